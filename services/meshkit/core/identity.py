@@ -1,0 +1,48 @@
+"""Who is calling. Made from a verified token only, never from a field of a request."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NewType
+from uuid import UUID
+
+TenantId = NewType("TenantId", UUID)
+
+
+class Role(StrEnum):
+    """What a caller is to its tenant."""
+
+    #: May do everything within the tenant.
+    ADMIN = "admin"
+    #: Runs the installation: makes tenants, reads the state of the mesh.
+    OPERATOR = "operator"
+    #: Reads everything within the tenant and changes nothing.
+    AUDITOR = "auditor"
+    #: Works with agents and sessions of the tenant.
+    TENANT_USER = "tenant_user"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """A verified subject of one tenant."""
+
+    tenant: TenantId
+    #: Who it is within the tenant, such as `key_…`.
+    subject: str
+    roles: frozenset[Role]
+    #: Project that the token is bound to; None means any.
+    project: str | None = None
+    #: Permissions that the token is narrowed to; None means all that the roles grant.
+    scopes: frozenset[str] | None = None
+    #: Run on whose behalf the token was exchanged; None for a live caller.
+    run_id: str | None = None
+    #: The token itself, to be passed on when calling a neighbour for this principal.
+    token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """A principal and, when a service calls on its behalf, that service."""
+
+    principal: Principal
+    #: Name of the calling service, proven by its workload assertion; None for an outside caller.
+    peer: str | None = None
