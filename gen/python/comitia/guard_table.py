@@ -1,0 +1,81 @@
+"""Who may call which RPC, how often and for how long. Made by `make gen` from the guard annotations; do not edit."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What one RPC asks of its caller; `comitia/common/v1/guard.proto` explains the fields."""
+
+    #: Permission that one of the caller's roles must grant. Empty only when the RPC is open.
+    permission: str
+    #: Calls a tenant may start per second at the edge. 0 means the edge's default.
+    per_tenant_per_second: int
+    #: Longest duration of a call. 0 means the default of 30.
+    max_seconds: int
+    #: True when the call needs no identity.
+    open: bool
+    #: Services that may call; empty for a public RPC.
+    peers: frozenset[str]
+
+
+#: Guard of every RPC by its name on the wire.
+GUARDS: dict[str, Guard] = {
+    "/comitia.cost.v1.BudgetService/BatchSpend": Guard("budgets.spend", 0, 3600, False, frozenset({"inference", "memory", "tools"})),
+    "/comitia.cost.v1.BudgetService/CreateBudget": Guard("budgets.write", 50, 5, False, frozenset({"orchestrator"})),
+    "/comitia.cost.v1.BudgetService/GetBudget": Guard("budgets.read", 0, 5, False, frozenset()),
+    "/comitia.cost.v1.BudgetService/ListBudgets": Guard("budgets.read", 0, 5, False, frozenset()),
+    "/comitia.cost.v1.BudgetService/MarkDispatched": Guard("budgets.spend", 0, 10, False, frozenset({"inference", "memory", "tools"})),
+    "/comitia.cost.v1.BudgetService/Release": Guard("budgets.spend", 0, 10, False, frozenset({"inference", "memory", "tools"})),
+    "/comitia.cost.v1.BudgetService/Reserve": Guard("budgets.spend", 0, 10, False, frozenset({"inference", "memory", "tools"})),
+    "/comitia.cost.v1.BudgetService/SetBudgetLimit": Guard("budgets.limit", 10, 5, False, frozenset()),
+    "/comitia.cost.v1.BudgetService/Settle": Guard("budgets.spend", 0, 10, False, frozenset({"inference", "memory", "tools"})),
+    "/comitia.cost.v1.LedgerService/GetCostSummary": Guard("costs.read", 0, 10, False, frozenset()),
+    "/comitia.cost.v1.LedgerService/ListCostEvents": Guard("costs.read", 0, 5, False, frozenset()),
+    "/comitia.cost.v1.PricingService/ListPrices": Guard("prices.read", 0, 5, False, frozenset()),
+    "/comitia.gateway.v1.IdentityService/CreateApiKey": Guard("api_keys.write", 10, 5, False, frozenset()),
+    "/comitia.gateway.v1.IdentityService/ExchangeApiKey": Guard("", 50, 5, True, frozenset()),
+    "/comitia.gateway.v1.IdentityService/ExchangeGrant": Guard("", 0, 5, True, frozenset({"orchestrator"})),
+    "/comitia.gateway.v1.IdentityService/IssueGrant": Guard("grants.issue", 0, 5, False, frozenset({"orchestrator"})),
+    "/comitia.gateway.v1.IdentityService/ListApiKeys": Guard("api_keys.read", 0, 5, False, frozenset()),
+    "/comitia.gateway.v1.IdentityService/RevokeApiKey": Guard("api_keys.write", 10, 5, False, frozenset()),
+    "/comitia.gateway.v1.IdentityService/WhoAmI": Guard("identity.read", 0, 5, False, frozenset()),
+    "/comitia.gateway.v1.StatusService/GetMeshStatus": Guard("", 20, 5, True, frozenset()),
+    "/comitia.gateway.v1.StatusService/GetOpenApi": Guard("", 20, 5, True, frozenset()),
+    "/comitia.gateway.v1.TenantService/CreateTenant": Guard("tenants.write", 10, 10, False, frozenset()),
+    "/comitia.gateway.v1.TenantService/ListTenants": Guard("tenants.read", 0, 5, False, frozenset()),
+    "/comitia.inference.v1.InferenceService/CountTokens": Guard("inference.generate", 0, 10, False, frozenset()),
+    "/comitia.inference.v1.InferenceService/Embed": Guard("inference.embed", 200, 60, False, frozenset()),
+    "/comitia.inference.v1.InferenceService/Generate": Guard("inference.generate", 200, 300, False, frozenset()),
+    "/comitia.inference.v1.InferenceService/StreamGenerate": Guard("inference.generate", 200, 300, False, frozenset()),
+    "/comitia.inference.v1.ModelService/ListModels": Guard("models.read", 0, 10, False, frozenset()),
+    "/comitia.memory.v1.MemoryService/ForgetMemory": Guard("memories.write", 0, 10, False, frozenset()),
+    "/comitia.memory.v1.MemoryService/GetMemory": Guard("memories.read", 0, 5, False, frozenset()),
+    "/comitia.memory.v1.MemoryService/ListMemories": Guard("memories.read", 0, 5, False, frozenset()),
+    "/comitia.memory.v1.MemoryService/Recall": Guard("memories.read", 500, 10, False, frozenset()),
+    "/comitia.memory.v1.MemoryService/Remember": Guard("memories.write", 500, 10, False, frozenset()),
+    "/comitia.orchestrator.v1.AgentService/CreateAgent": Guard("agents.write", 50, 5, False, frozenset()),
+    "/comitia.orchestrator.v1.AgentService/GetAgent": Guard("agents.read", 0, 5, False, frozenset()),
+    "/comitia.orchestrator.v1.AgentService/ListAgents": Guard("agents.read", 0, 5, False, frozenset()),
+    "/comitia.orchestrator.v1.SessionService/AdvanceSession": Guard("sessions.control", 0, 10, False, frozenset()),
+    "/comitia.orchestrator.v1.SessionService/CancelSession": Guard("sessions.control", 0, 10, False, frozenset()),
+    "/comitia.orchestrator.v1.SessionService/GetSession": Guard("sessions.read", 0, 5, False, frozenset()),
+    "/comitia.orchestrator.v1.SessionService/ListSessions": Guard("sessions.read", 0, 5, False, frozenset()),
+    "/comitia.orchestrator.v1.SessionService/ListTurns": Guard("sessions.read", 0, 10, False, frozenset()),
+    "/comitia.orchestrator.v1.SessionService/StartSession": Guard("sessions.start", 50, 10, False, frozenset()),
+    "/comitia.orchestrator.v1.SessionService/WatchSession": Guard("sessions.read", 0, 3600, False, frozenset()),
+    "/comitia.policy.v1.BundleService/ActivateBundle": Guard("policies.write", 10, 10, False, frozenset()),
+    "/comitia.policy.v1.BundleService/CreateBundle": Guard("policies.write", 10, 10, False, frozenset()),
+    "/comitia.policy.v1.BundleService/GetBundle": Guard("policies.read", 0, 5, False, frozenset()),
+    "/comitia.policy.v1.BundleService/ListBundles": Guard("policies.read", 0, 5, False, frozenset()),
+    "/comitia.policy.v1.PolicyService/BatchEvaluate": Guard("policies.evaluate", 0, 3600, False, frozenset({"inference", "memory", "tools"})),
+    "/comitia.policy.v1.PolicyService/Evaluate": Guard("policies.evaluate", 500, 10, False, frozenset()),
+    "/comitia.policy.v1.ViolationService/ListViolations": Guard("violations.read", 0, 5, False, frozenset()),
+    "/comitia.policy.v1.ViolationService/WatchViolations": Guard("violations.read", 0, 3600, False, frozenset()),
+    "/comitia.tools.v1.ToolService/GetTool": Guard("tools.read", 0, 5, False, frozenset()),
+    "/comitia.tools.v1.ToolService/InvokeTool": Guard("tools.invoke", 100, 120, False, frozenset()),
+    "/comitia.tools.v1.ToolService/ListTools": Guard("tools.read", 0, 5, False, frozenset()),
+    "/comitia.tools.v1.ToolService/RegisterTool": Guard("tools.write", 20, 5, False, frozenset()),
+    "/comitia.tools.v1.ToolService/SearchTools": Guard("tools.read", 0, 10, False, frozenset()),
+    "/comitia.tools.v1.ToolService/StreamInvokeTool": Guard("tools.invoke", 100, 120, False, frozenset()),
+}

@@ -1,0 +1,76 @@
+"""Checks the guard of every RPC and writes the table that servers refuse and limit calls by."""
+
+import re
+from collections.abc import Sequence
+
+from protos.codegen.contract import OWN, Contract, GuardOption, Rpc
+from protos.codegen.errors import CodegenError
+
+#: How the comment of a public RPC says that it has no REST form, and why.
+NO_REST = re.compile(r"\b(REST|HTTP)\b")
+
+HEAD = '''"""Who may call which RPC, how often and for how long. Made by `make gen` from the guard annotations; do not edit."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What one RPC asks of its caller; `comitia/common/v1/guard.proto` explains the fields."""
+
+    #: Permission that one of the caller's roles must grant. Empty only when the RPC is open.
+    permission: str
+    #: Calls a tenant may start per second at the edge. 0 means the edge's default.
+    per_tenant_per_second: int
+    #: Longest duration of a call. 0 means the default of 30.
+    max_seconds: int
+    #: True when the call needs no identity.
+    open: bool
+    #: Services that may call; empty for a public RPC.
+    peers: frozenset[str]
+
+
+#: Guard of every RPC by its name on the wire.
+GUARDS: dict[str, Guard] = {
+'''
+
+
+def check(contract: Contract) -> None:
+    """Raises CodegenError naming every RPC whose annotations are missing or contradict each other."""
+    services = {file.package.removeprefix(OWN).split(".")[0] for file in contract.own_files()}
+    problems = [problem for rpc in contract.rpcs() for problem in _problems(rpc, services)]
+    if problems:
+        raise CodegenError("\n".join(problems))
+
+
+def render(rpcs: Sequence[Rpc]) -> str:
+    """The guard table as a Python module."""
+    rows = [f'    "{rpc.path}": {_literal(rpc.guard)},\n' for rpc in rpcs if rpc.guard is not None]
+    return HEAD + "".join(rows) + "}\n"
+
+
+def _literal(guard: GuardOption) -> str:
+    peers = ", ".join(f'"{peer}"' for peer in sorted(guard.peers))
+    return (
+        f'Guard("{guard.permission}", {guard.per_tenant_per_second}, {guard.max_seconds}, '
+        f"{guard.open}, frozenset({{{peers}}}))" if peers else
+        f'Guard("{guard.permission}", {guard.per_tenant_per_second}, {guard.max_seconds}, {guard.open}, frozenset())'
+    )
+
+
+def _problems(rpc: Rpc, services: set[str]) -> list[str]:
+    where = f"{rpc.file.name}: {rpc.service.name}.{rpc.method.name}"
+    guard = rpc.guard
+    if guard is None:
+        return [f"{where} has no guard. Add `option (comitia.common.v1.guard) = {{permission: …}};` to it."]
+    found: list[str] = []
+    if guard.open == bool(guard.permission):
+        found.append(f"{where} needs either a permission or `open: true` in its guard, and not both.")
+    unknown = sorted(guard.peers - services)
+    if unknown:
+        found.append(f"{where} names peers that are no service: {', '.join(unknown)}.")
+    if guard.peers and rpc.http:
+        found.append(f"{where} is internal (its guard names peers), so it must not have google.api.http.")
+    if not guard.peers and not rpc.http and not NO_REST.search(rpc.comment):
+        found.append(f"{where} is public but has no google.api.http. Add it, or say in its comment why REST has no form of it.")
+    return found

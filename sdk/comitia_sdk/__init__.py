@@ -1,0 +1,1 @@
+"""What users of Comitia import: client and CLI."""
