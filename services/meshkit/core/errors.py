@@ -53,13 +53,21 @@ class MeshError(Exception):
     reason: ClassVar[str] = "INTERNAL"
 
     def __init__(
-        self, message: str, /, *, field: str | None = None, retry_after: timedelta | None = None, **metadata: object
+        self,
+        message: str,
+        /,
+        *,
+        field: str | None = None,
+        retry_after: timedelta | None = None,
+        **metadata: object,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
         self.retry_after = retry_after
-        self.metadata = {key: str(value) for key, value in metadata.items() if value is not None}
+        self.metadata = {
+            key: str(value) for key, value in metadata.items() if value is not None
+        }
 
 
 class Invalid(MeshError):
@@ -94,7 +102,12 @@ class NotFound(MeshError):
     reason = "NOT_FOUND"
 
     def __init__(self, noun: str, name: str, /, **metadata: object) -> None:
-        super().__init__(f"{noun} {name!r} does not exist", resource_type=noun, resource_name=name, **metadata)
+        super().__init__(
+            f"{noun} {name!r} does not exist",
+            resource_type=noun,
+            resource_name=name,
+            **metadata,
+        )
 
 
 class AlreadyExists(MeshError):
@@ -104,7 +117,12 @@ class AlreadyExists(MeshError):
     reason = "ALREADY_EXISTS"
 
     def __init__(self, noun: str, name: str, /, **metadata: object) -> None:
-        super().__init__(f"{noun} {name!r} already exists", resource_type=noun, resource_name=name, **metadata)
+        super().__init__(
+            f"{noun} {name!r} already exists",
+            resource_type=noun,
+            resource_name=name,
+            **metadata,
+        )
 
 
 class Precondition(MeshError):
@@ -128,7 +146,8 @@ class RequestIdReused(Conflict):
 
     def __init__(self, request_id: str) -> None:
         super().__init__(
-            f"request_id {request_id!r} was used before with another body; use a new one", request_id=request_id
+            f"request_id {request_id!r} was used before with another body; use a new one",
+            request_id=request_id,
         )
 
 
@@ -146,7 +165,12 @@ class Unavailable(MeshError):
     reason = "UNAVAILABLE"
 
     def __init__(
-        self, dependency: str, /, *, retry_after: timedelta = timedelta(seconds=1), **metadata: object
+        self,
+        dependency: str,
+        /,
+        *,
+        retry_after: timedelta = timedelta(seconds=1),
+        **metadata: object,
     ) -> None:
         super().__init__(
             f"{dependency} does not answer right now; try again shortly",

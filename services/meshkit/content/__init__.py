@@ -1,0 +1,39 @@
+"""The nouns that all seven services speak, and their one conversion to and from proto (`content.proto`)."""
+
+from services.meshkit.content.call import CallContext, CallId
+from services.meshkit.content.label import Confidentiality, Integrity, Label, join
+from services.meshkit.content.part import (
+    BlobPart,
+    DocumentPart,
+    ImagePart,
+    Message,
+    MessageRole,
+    Part,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    text_of,
+    text_part,
+)
+from services.meshkit.content.usage import Usage
+
+__all__ = [
+    "BlobPart",
+    "CallContext",
+    "CallId",
+    "Confidentiality",
+    "DocumentPart",
+    "ImagePart",
+    "Integrity",
+    "Label",
+    "Message",
+    "MessageRole",
+    "Part",
+    "TextPart",
+    "ToolCallPart",
+    "ToolResultPart",
+    "Usage",
+    "join",
+    "text_of",
+    "text_part",
+]

@@ -1,0 +1,34 @@
+"""Identity of an outward call and what travels with it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallId:
+    """The same id, within a tenant, always means the same intent."""
+
+    #: `run_…`, or `direct_…` for a call made without a run.
+    run_id: str
+    #: Place of the step in the run, such as `rounds/2/Athena`.
+    path: str = ""
+    #: Changes only by an explicit decision, never on retry.
+    attempt_group: int = 0
+    #: Position of the call within its step, from 0.
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.run_id}/{self.path}#{self.attempt_group}.{self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContext:
+    """What travels with every outward call made for a run."""
+
+    call_id: CallId
+    #: Budget nodes that the call spends from besides the tenant's own.
+    budget_ids: tuple[str, ...] = ()
+    agent_name: str = ""
+    agent_version: str = ""
+    project: str = ""
+    #: Region the content must stay in; empty means no rule.
+    residency_region: str = ""

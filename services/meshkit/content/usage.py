@@ -1,0 +1,36 @@
+"""Token counts in classes that do not overlap."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one call; each class >= 0, and their sum is everything that was billed."""
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    #: Answer tokens without reasoning.
+    output: int = 0
+    reasoning: int = 0
+    audio_in: int = 0
+    audio_out: int = 0
+    image: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            **{
+                name: getattr(self, name) + getattr(other, name)
+                for name in USAGE_CLASSES
+            }
+        )
+
+    @property
+    def total(self) -> int:
+        """Sum over all classes."""
+        return sum(int(getattr(self, name)) for name in USAGE_CLASSES)
+
+
+#: Names of the classes, in the order of the proto.
+USAGE_CLASSES: tuple[str, ...] = tuple(item.name for item in fields(Usage))
