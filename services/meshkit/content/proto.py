@@ -101,7 +101,7 @@ def _whole_numbers(value: object) -> object:
     return value
 
 
-def struct_from_dict(value: object) -> struct_pb2.Struct:
+def struct_from_dict(value: dict[str, object]) -> struct_pb2.Struct:
     """Writes a JSON object."""
     message = struct_pb2.Struct()
     json_format.ParseDict(value, message)

@@ -17,6 +17,7 @@
 Services derive their own errors from these and give each a `reason` of its own.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
 from typing import ClassVar
@@ -77,7 +78,8 @@ class Invalid(MeshError):
     reason = "INVALID_FIELD"
 
     def __init__(self, field: str, sentence: str, /, **metadata: object) -> None:
-        super().__init__(f"{field}: {sentence}", field=field, **metadata)
+        super().__init__(f"{field}: {sentence}", field=field)
+        self._add_metadata(metadata)
         self.sentence = sentence
 
 
@@ -176,8 +178,8 @@ class Unavailable(MeshError):
             f"{dependency} does not answer right now; try again shortly",
             retry_after=retry_after,
             dependency=dependency,
-            **metadata,
         )
+        self._add_metadata(metadata)
 
 
 class DeadlineExceeded(MeshError):
