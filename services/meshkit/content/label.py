@@ -42,9 +42,7 @@ class Label:
     sources: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if len(self.sources) > MAX_SOURCES or (
-            ANY_SOURCE in self.sources and len(self.sources) > 1
-        ):
+        if len(self.sources) > MAX_SOURCES or (ANY_SOURCE in self.sources and len(self.sources) > 1):
             object.__setattr__(self, "sources", frozenset({ANY_SOURCE}))
 
     def joined(self, other: "Label") -> "Label":
@@ -65,9 +63,7 @@ class Label:
 
 
 #: The identity of `joined`: what nothing was read for.
-BOTTOM: Final = Label(
-    integrity=Integrity.TRUSTED, confidentiality=Confidentiality.PUBLIC
-)
+BOTTOM: Final = Label(integrity=Integrity.TRUSTED, confidentiality=Confidentiality.PUBLIC)
 
 #: What content of unknown origin is taken for.
 UNKNOWN: Final = Label()

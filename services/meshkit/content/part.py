@@ -70,9 +70,7 @@ class BlobPart:
     owner: str
 
 
-PartContent = (
-    TextPart | ImagePart | DocumentPart | ToolCallPart | ToolResultPart | BlobPart
-)
+PartContent = TextPart | ImagePart | DocumentPart | ToolCallPart | ToolResultPart | BlobPart
 
 
 @dataclass(frozen=True, slots=True)

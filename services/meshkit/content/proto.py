@@ -38,9 +38,7 @@ def label_to_proto(label: Label) -> content_pb2.Label:
     """Writes a label; sources are sorted so that equal labels have equal bytes."""
     return content_pb2.Label(
         integrity=cast(content_pb2.Integrity.ValueType, int(label.integrity)),
-        confidentiality=cast(
-            content_pb2.Confidentiality.ValueType, int(label.confidentiality)
-        ),
+        confidentiality=cast(content_pb2.Confidentiality.ValueType, int(label.confidentiality)),
         sources=sorted(label.sources),
     )
 
@@ -50,13 +48,9 @@ def label_from_proto(message: content_pb2.Label) -> Label:
     integrity = int(message.integrity)
     confidentiality = int(message.confidentiality)
     return Label(
-        integrity=Integrity(integrity)
-        if integrity in set(Integrity)
-        else Integrity.UNTRUSTED,
+        integrity=Integrity(integrity) if integrity in set(Integrity) else Integrity.UNTRUSTED,
         confidentiality=(
-            Confidentiality(confidentiality)
-            if confidentiality in set(Confidentiality)
-            else Confidentiality.TENANT
+            Confidentiality(confidentiality) if confidentiality in set(Confidentiality) else Confidentiality.TENANT
         ),
         sources=frozenset(message.sources),
     )
@@ -64,9 +58,7 @@ def label_from_proto(message: content_pb2.Label) -> Label:
 
 def usage_to_proto(usage: Usage) -> usage_pb2.Usage:
     """Writes token counts."""
-    return usage_pb2.Usage(
-        **{f"{name}_tokens": getattr(usage, name) for name in USAGE_CLASSES}
-    )
+    return usage_pb2.Usage(**{f"{name}_tokens": getattr(usage, name) for name in USAGE_CLASSES})
 
 
 def usage_from_proto(message: usage_pb2.Usage, *, field: str = "usage") -> Usage:
@@ -92,10 +84,7 @@ def _whole_numbers(value: object) -> object:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     if isinstance(value, dict):
-        return {
-            key: _whole_numbers(item)
-            for key, item in cast(dict[str, object], value).items()
-        }
+        return {key: _whole_numbers(item) for key, item in cast(dict[str, object], value).items()}
     if isinstance(value, list):
         return [_whole_numbers(item) for item in cast(list[object], value)]
     return value
@@ -120,9 +109,7 @@ def part_to_proto(part: Part) -> content_pb2.Part:
                 label=label,
             )
         case DocumentPart(media_type=media_type, data=data, title=title):
-            document = content_pb2.DocumentPart(
-                media_type=media_type, data=data, title=title
-            )
+            document = content_pb2.DocumentPart(media_type=media_type, data=data, title=title)
             return content_pb2.Part(document=document, label=label)
         case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
             tool_call = content_pb2.ToolCallPart(
@@ -132,16 +119,10 @@ def part_to_proto(part: Part) -> content_pb2.Part:
             )
             return content_pb2.Part(tool_call=tool_call, label=label)
         case ToolResultPart(tool_call_id=call, name=name, text=text, failed=failed):
-            result = content_pb2.ToolResultPart(
-                tool_call_id=call, name=name, text=text, failed=failed
-            )
+            result = content_pb2.ToolResultPart(tool_call_id=call, name=name, text=text, failed=failed)
             return content_pb2.Part(tool_result=result, label=label)
-        case BlobPart(
-            blob_id=blob_id, media_type=media_type, size_bytes=size, owner=owner
-        ):
-            blob = content_pb2.BlobPart(
-                blob_id=blob_id, media_type=media_type, size_bytes=size, owner=owner
-            )
+        case BlobPart(blob_id=blob_id, media_type=media_type, size_bytes=size, owner=owner):
+            blob = content_pb2.BlobPart(blob_id=blob_id, media_type=media_type, size_bytes=size, owner=owner)
             return content_pb2.Part(blob=blob, label=label)
 
 
@@ -158,14 +139,10 @@ def _content_from_proto(message: content_pb2.Part, field: str) -> PartContent:
         case "text":
             return TextPart(message.text.text)
         case "image":
-            return ImagePart(
-                media_type=message.image.media_type, data=message.image.data
-            )
+            return ImagePart(media_type=message.image.media_type, data=message.image.data)
         case "document":
             document = message.document
-            return DocumentPart(
-                media_type=document.media_type, data=document.data, title=document.title
-            )
+            return DocumentPart(media_type=document.media_type, data=document.data, title=document.title)
         case "tool_call":
             call = message.tool_call
             return ToolCallPart(
@@ -201,17 +178,12 @@ def parts_to_proto(parts: Iterable[Part]) -> list[content_pb2.Part]:
     return [part_to_proto(part) for part in parts]
 
 
-def parts_from_proto(
-    messages: Iterable[content_pb2.Part], *, field: str = "parts"
-) -> tuple[Part, ...]:
+def parts_from_proto(messages: Iterable[content_pb2.Part], *, field: str = "parts") -> tuple[Part, ...]:
     """Reads parts in order.
 
     Raises: Invalid (naming the part): it is empty, or there are more than 256.
     """
-    parts = tuple(
-        part_from_proto(message, field=f"{field}[{index}]")
-        for index, message in enumerate(messages)
-    )
+    parts = tuple(part_from_proto(message, field=f"{field}[{index}]") for index, message in enumerate(messages))
     if len(parts) > _MAX_PARTS:
         raise Invalid(field, f"must not have more than {_MAX_PARTS} parts")
     return parts
@@ -226,9 +198,7 @@ def message_to_proto(message: Message) -> content_pb2.Message:
     )
 
 
-def message_from_proto(
-    message: content_pb2.Message, *, field: str = "message"
-) -> Message:
+def message_from_proto(message: content_pb2.Message, *, field: str = "message") -> Message:
     """Reads a message.
 
     Raises: Invalid (naming the place under `field`): no role, no parts, or an empty part.

@@ -19,12 +19,7 @@ class Usage:
     image: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            **{
-                name: getattr(self, name) + getattr(other, name)
-                for name in USAGE_CLASSES
-            }
-        )
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in USAGE_CLASSES})
 
     @property
     def total(self) -> int:

@@ -66,9 +66,11 @@ class MeshError(Exception):
         self.message = message
         self.field = field
         self.retry_after = retry_after
-        self.metadata = {
-            key: str(value) for key, value in metadata.items() if value is not None
-        }
+        self.metadata: dict[str, str] = {}
+        self._add_metadata(metadata)
+
+    def _add_metadata(self, values: Mapping[str, object]) -> None:
+        self.metadata.update({key: str(value) for key, value in values.items() if value is not None})
 
 
 class Invalid(MeshError):
@@ -104,12 +106,8 @@ class NotFound(MeshError):
     reason = "NOT_FOUND"
 
     def __init__(self, noun: str, name: str, /, **metadata: object) -> None:
-        super().__init__(
-            f"{noun} {name!r} does not exist",
-            resource_type=noun,
-            resource_name=name,
-            **metadata,
-        )
+        super().__init__(f"{noun} {name!r} does not exist", resource_type=noun, resource_name=name)
+        self._add_metadata(metadata)
 
 
 class AlreadyExists(MeshError):
@@ -119,12 +117,8 @@ class AlreadyExists(MeshError):
     reason = "ALREADY_EXISTS"
 
     def __init__(self, noun: str, name: str, /, **metadata: object) -> None:
-        super().__init__(
-            f"{noun} {name!r} already exists",
-            resource_type=noun,
-            resource_name=name,
-            **metadata,
-        )
+        super().__init__(f"{noun} {name!r} already exists", resource_type=noun, resource_name=name)
+        self._add_metadata(metadata)
 
 
 class Precondition(MeshError):

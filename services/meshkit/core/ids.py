@@ -55,11 +55,7 @@ def to_uuid(type_id: str, prefix: str, *, field: str = "id") -> UUID:
     Raises: Invalid (naming `field`): the prefix differs, or the rest is not 26 characters of base32 within 128 bits.
     """
     head, _, suffix = type_id.rpartition("_")
-    if (
-        head != prefix
-        or len(suffix) != _SUFFIX_LENGTH
-        or suffix[0] not in _ALPHABET[:8]
-    ):
+    if head != prefix or len(suffix) != _SUFFIX_LENGTH or suffix[0] not in _ALPHABET[:8]:
         raise Invalid(
             field,
             f"is no id of the form {prefix}_…; copy it from the answer that made it",

@@ -24,16 +24,10 @@ def clamp_page_size(asked: int) -> int:
 
 def encode_page_token(*position: str | int) -> str:
     """Writes the place after the last row of a page as an opaque token."""
-    return (
-        base64.urlsafe_b64encode(json.dumps(position, separators=(",", ":")).encode())
-        .decode()
-        .rstrip("=")
-    )
+    return base64.urlsafe_b64encode(json.dumps(position, separators=(",", ":")).encode()).decode().rstrip("=")
 
 
-def decode_page_token(
-    token: str, *types: type[str] | type[int]
-) -> tuple[str | int, ...] | None:
+def decode_page_token(token: str, *types: type[str] | type[int]) -> tuple[str | int, ...] | None:
     """Reads the place from a token, or None for the first page.
 
     Args:
@@ -49,11 +43,7 @@ def decode_page_token(
     if len(token) > _MAX_TOKEN_LENGTH:
         raise wrong
     try:
-        position: object = json.loads(
-            base64.b64decode(
-                token + "=" * (-len(token) % 4), altchars=b"-_", validate=True
-            )
-        )
+        position: object = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
     except (binascii.Error, ValueError) as cause:
         raise wrong from cause
     if not isinstance(position, list):
@@ -63,11 +53,7 @@ def decode_page_token(
         raise wrong
     checked: list[str | int] = []
     for value, expected in zip(values, types, strict=True):
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, str | int)
-            or not isinstance(value, expected)
-        ):
+        if isinstance(value, bool) or not isinstance(value, str | int) or not isinstance(value, expected):
             raise wrong
         checked.append(value)
     return tuple(checked)

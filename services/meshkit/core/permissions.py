@@ -36,9 +36,7 @@ _WORK: Final = frozenset(
         "tools.invoke",
     }
 )
-_GOVERN: Final = frozenset(
-    {"api_keys.write", "budgets.limit", "policies.write", "tools.write"}
-)
+_GOVERN: Final = frozenset({"api_keys.write", "budgets.limit", "policies.write", "tools.write"})
 _OPERATE: Final = frozenset({"identity.read", "tenants.read", "tenants.write"})
 
 #: Permissions that each role grants. A caller with several roles has the union.
