@@ -1,0 +1,1 @@
+"""Postgres: engine, tenant scope, row-level security, migrations, outbox, stored answers, data keys."""

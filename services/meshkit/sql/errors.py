@@ -1,0 +1,67 @@
+"""What the database says, as errors of the mesh. Mapped once, here."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+
+import asyncpg
+from sqlalchemy import exc
+
+from services.meshkit.core.errors import Conflict, Exhausted, Unavailable
+
+#: deadlock_detected, serialization_failure, lock_not_available
+_CONFLICT_STATES: Final = frozenset({"40P01", "40001", "55P03"})
+#: admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections, query_canceled by timeout
+_AWAY_STATES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})
+
+
+class TransactionConflict(Conflict):
+    """Two transactions stood in each other's way. Redo the whole step."""
+
+    reason = "TRANSACTION_CONFLICT"
+
+
+class DatabaseBusy(Exhausted):
+    """Every connection of the pool is taken. Try again shortly."""
+
+    reason = "DATABASE_BUSY"
+
+
+@contextmanager
+def mapped_errors() -> Generator[None]:
+    """Turns outages, a full pool and lost races into mesh errors; constraint violations pass for the repository."""
+    try:
+        yield
+    except exc.TimeoutError as cause:
+        raise DatabaseBusy(
+            "every database connection is in use; try again shortly",
+            retry_after=timedelta(seconds=1),
+        ) from cause
+    except exc.DBAPIError as cause:
+        driver = cause.driver_exception if cause.orig is not None else cause
+        state = driver.sqlstate if isinstance(driver, asyncpg.PostgresError) else None
+        if state in _CONFLICT_STATES:
+            raise TransactionConflict(
+                "another change got in the way; reload and try again"
+            ) from cause
+        if cause.connection_invalidated or state in _AWAY_STATES:
+            raise Unavailable("postgres") from cause
+        raise
+    except (
+        asyncpg.PostgresConnectionError,
+        asyncpg.CannotConnectNowError,
+        OSError,
+    ) as cause:
+        raise Unavailable("postgres") from cause
+    except asyncpg.InternalClientError as cause:
+        raise Unavailable("postgres") from cause
+
+
+def violates(error: exc.IntegrityError, constraint: str) -> bool:
+    """Tells whether this constraint was the one that refused the row."""
+    driver = error.driver_exception
+    return (
+        isinstance(driver, asyncpg.IntegrityConstraintViolationError)
+        and driver.constraint_name == constraint
+    )

@@ -1,0 +1,146 @@
+"""Runs a service's migrations, forwards and back.
+
+They are files `services/<service>/storage/migrations/versions/NNNN_pre_<what>.py` (before the new code) and
+`NNNN_post_<what>.py` (after it) with `revision`, `down_revision`, `upgrade(op)` and `downgrade(op)`. The operations are
+an argument: alembic's global `op` belongs to one thread at a time, and seven services migrate at once.
+"""
+
+import asyncio
+import importlib.util
+import re
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+from zlib import crc32
+
+from alembic.autogenerate import compare_metadata
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext, StampStep
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, MetaData, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from services.meshkit.sql.engine import asyncpg_url
+from services.meshkit.sql.identifiers import checked, quoted
+from services.meshkit.sql.rls import UNTENANTED
+from services.meshkit.sql.roles import roles_of
+
+_FILE: Final = re.compile(r"(\d{4})_(pre|post)_[a-z0-9_]+\.py")
+_LOCK_SPACE: Final = 0x636F6D
+_Plan = Callable[
+    [Any, Any], Iterable[StampStep]
+]  # alembic's own shape: heads in any of its forms, and its context
+
+
+def upgrade(service_package: str, url: str, *, to: str = "head") -> None:
+    """Brings a service's database up to a revision. For threads without a running loop; see `migrate`.
+
+    Args:
+        service_package: `services.tools`.
+        url: of the `migrator` role, or of an administrator, who then acts as that role.
+        to: `head` or a number such as `0007`.
+    """
+    asyncio.run(migrate(service_package, url, to=to))
+
+
+def downgrade(service_package: str, url: str, *, to: str = "base") -> None:
+    """Takes a service's database back to a revision; `base` is before the first."""
+    asyncio.run(migrate(service_package, url, to=to, back=True))
+
+
+async def migrate(
+    service_package: str, url: str, *, to: str = "head", back: bool = False
+) -> None:
+    """Moves a service's database to a revision, all steps in one transaction.
+
+    Concurrency: one runner per service and database at a time, by an advisory lock; the others wait, then find
+    nothing to do.
+    """
+    script = _scripts(service_package)
+    service = service_package.rpartition(".")[2]
+
+    def plan(heads: Any, _context: Any) -> Any:
+        return (
+            script._downgrade_revs(to, heads)
+            if back
+            else script._upgrade_revs(to, heads)
+        )  # pyright: ignore[reportPrivateUsage]
+
+    await _on_connection(url, partial(_run, service=service, plan=plan))
+
+
+async def drift(service_package: str, url: str, tables: MetaData) -> list[str]:
+    """Lists where `tables.py` and the migrated database differ; empty when they agree."""
+    service = service_package.rpartition(".")[2]
+    found: list[str] = []
+
+    def compare(connection: Connection) -> None:
+        context = MigrationContext.configure(
+            connection,
+            opts={"version_table": version_table(service), "compare_type": True},
+        )
+        found.extend(
+            str(difference) for difference in compare_metadata(context, tables)
+        )
+
+    await _on_connection(url, compare)
+    return found
+
+
+def version_table(service: str) -> str:
+    """Names the table that keeps a service's revision."""
+    return checked(f"schema_version_{service}")
+
+
+def _scripts(service_package: str) -> ScriptDirectory:
+    spec = importlib.util.find_spec(service_package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"{service_package} is no package")
+    folder = Path(
+        spec.submodule_search_locations[0], "storage", "migrations", "versions"
+    )
+    for file in folder.glob("*.py"):
+        if file.name != "__init__.py" and _FILE.fullmatch(file.name) is None:
+            raise ValueError(
+                f"{file.name} must be called NNNN_pre_<what>.py or NNNN_post_<what>.py"
+            )
+    return ScriptDirectory(str(folder.parent), version_locations=[str(folder)])
+
+
+async def _on_connection(url: str, work: Callable[[Connection], None]) -> None:
+    engine = create_async_engine(asyncpg_url(url), poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(work)
+            await connection.commit()
+    finally:
+        await engine.dispose()
+
+
+def _run(connection: Connection, *, service: str, plan: _Plan) -> None:
+    table = version_table(service)
+    connection.execute(
+        text("SELECT pg_advisory_lock(:space, :service)"),
+        {"space": _LOCK_SPACE, "service": crc32(service.encode()) & 0x7FFFFFFF},
+    )
+    _become_migrator(connection)
+    # Ends the transaction of the lock, which belongs to the session: what another runner did is visible from here on.
+    connection.commit()
+    context = MigrationContext.configure(
+        connection, opts={"fn": plan, "version_table": table}
+    )
+    with context.begin_transaction():
+        context.run_migrations(op=Operations(context))
+    comment = UNTENANTED + "the revision of this database"
+    connection.execute(text(f"COMMENT ON TABLE {quoted(table)} IS '{comment}'"))
+
+
+def _become_migrator(connection: Connection) -> None:
+    """Acts as the owner of the tables, so that an administrator's migrations leave the same owners."""
+    migrator = roles_of(checked(connection.engine.url.database or "")).migrator
+    if connection.execute(
+        text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": migrator}
+    ).scalar():
+        connection.execute(text(f"SET ROLE {quoted(migrator)}"))

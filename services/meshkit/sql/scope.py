@@ -1,0 +1,102 @@
+"""Transactions that see one tenant (or the tenants of one batch) and nothing else.
+
+A request's transaction is three round trips: BEGIN with its tenant setting, the statement, COMMIT.
+"""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.engine import PreambleConnection
+from services.meshkit.sql.errors import mapped_errors
+from services.meshkit.sql.finish import finish
+
+#: Most tenants that one batch may touch.
+MAX_TENANTS: Final = 1_000
+
+
+class Scope(AsyncConnection):
+    """A connection inside one transaction. `commit` is explicit and, once begun, is not interrupted."""
+
+    __slots__ = ()
+
+    async def commit(self) -> None:
+        """Commits; a caller that is cancelled meanwhile is told after the commit has ended.
+
+        The scope has no tenant afterwards: a further statement on a tenant's table fails. Open a new scope.
+        """
+        await finish(super().commit())
+
+    @property
+    def driver(self) -> PreambleConnection:
+        """The asyncpg connection underneath, for the few statements that Core cannot say."""
+        proxy = (
+            self.sync_connection.connection
+            if self.sync_connection is not None
+            else None
+        )
+        driver = proxy.driver_connection if proxy is not None else None
+        if not isinstance(driver, PreambleConnection):
+            raise TypeError("open the engine with sql_engine")
+        return driver
+
+
+@asynccontextmanager
+async def tenant_scope(
+    engine: AsyncEngine,
+    tenants: TenantId | Iterable[TenantId],
+    *,
+    read_only: bool = False,
+) -> AsyncGenerator[Scope]:
+    """Opens a transaction that sees the rows of these tenants only.
+
+    Leaving without `await scope.commit()` rolls back. Begins with the first statement, so an unused scope costs nothing.
+
+    Args:
+        engine: of the `app` role.
+        tenants: from verified identities; one for a request, 1 to 1,000 for a batch.
+    Raises: Unavailable: Postgres is away. DatabaseBusy: no free connection. TransactionConflict: redo the step.
+    """
+    async with _scope(engine, _preamble(tenants, read_only=read_only)) as scope:
+        yield scope
+
+
+@asynccontextmanager
+async def maintenance_scope(
+    engine: AsyncEngine, *, read_only: bool = False
+) -> AsyncGenerator[Scope]:
+    """Opens a transaction for background work over all tenants; the engine's role must be `maintenance`.
+
+    With an engine of the `app` role every statement on a tenant's table fails. Leaving without commit rolls back.
+    """
+    async with _scope(
+        engine, "SET TRANSACTION READ ONLY" if read_only else ""
+    ) as scope:
+        yield scope
+
+
+@asynccontextmanager
+async def _scope(engine: AsyncEngine, preamble: str) -> AsyncGenerator[Scope]:
+    with mapped_errors():
+        scope = Scope(engine)
+        async with scope:
+            driver = scope.driver
+            driver.preamble = preamble
+            try:
+                yield scope
+            finally:
+                driver.preamble = ""
+
+
+def _preamble(tenants: TenantId | Iterable[TenantId], *, read_only: bool) -> str:
+    """Writes the setting. Simple queries take no parameters; the text is made of UUIDs only, which cannot quote."""
+    some = (tenants,) if isinstance(tenants, UUID) else tuple(tenants)
+    if not 1 <= len(some) <= MAX_TENANTS:
+        raise ValueError(f"a scope is for 1 to {MAX_TENANTS} tenants, not {len(some)}")
+    listed = ",".join(str(UUID(int=tenant.int)) for tenant in some)
+    setting = f"SELECT set_config('app.tenants','{{{listed}}}',true)"
+    return f"SET TRANSACTION READ ONLY;{setting}" if read_only else setting
