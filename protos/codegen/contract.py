@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from google.api.field_behavior_pb2 import FieldBehavior, field_behavior
 from google.api.http_pb2 import HttpRule
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.descriptor_pb2 import (
+    DescriptorProto,
+    EnumDescriptorProto,
+    FieldDescriptorProto,
     FileDescriptorProto,
+    FieldOptions,
     FileDescriptorSet,
     MethodDescriptorProto,
     ServiceDescriptorProto,
@@ -59,6 +64,24 @@ class Rpc:
         return f"/{self.file.package}.{self.service.name}/{self.method.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message and where it stands."""
+
+    file: FileDescriptorProto
+    at: Location
+    proto: DescriptorProto
+
+
+@dataclass(frozen=True, slots=True)
+class Enum:
+    """An enum and where it stands."""
+
+    file: FileDescriptorProto
+    at: Location
+    proto: EnumDescriptorProto
+
+
 class Contract:
     """The descriptor set with its custom options and comments at hand."""
 
@@ -70,6 +93,11 @@ class Contract:
         options = self._pool.FindMessageTypeByName("google.protobuf.MethodOptions")
         self._options = message_factory.GetMessageClass(options)
         self._comments = {file.name: _comments(file) for file in files.file}
+        #: By full name with a leading dot, as fields name their types.
+        self.messages: dict[str, Message] = {}
+        self.enums: dict[str, Enum] = {}
+        for file in files.file:
+            self._index(file)
 
     def comment(self, file: FileDescriptorProto, path: Location) -> str:
         """The comment before a declaration, or else behind it, as plain text."""
@@ -81,10 +109,30 @@ class Contract:
             if file.package.startswith(OWN):
                 yield file
 
+    def behaviors(self, field: FieldDescriptorProto) -> frozenset[str]:
+        """Names of the field's `google.api.field_behavior`, such as REQUIRED."""
+        options = FieldOptions.FromString(field.options.SerializeToString())
+        return frozenset(FieldBehavior.Name(value) for value in options.Extensions[field_behavior])
+
     def rpcs(self) -> list[Rpc]:
         """Our RPCs, sorted by name on the wire."""
         found = [rpc for file in self.own_files() for rpc in self._rpcs_of(file)]
         return sorted(found, key=lambda rpc: rpc.path)
+
+    def _index(self, file: FileDescriptorProto) -> None:
+        def nested(prefix: str, at: Location, message: DescriptorProto) -> None:
+            name = f"{prefix}.{message.name}"
+            self.messages[name] = Message(file, at, message)
+            for index, enum in enumerate(message.enum_type):
+                self.enums[f"{name}.{enum.name}"] = Enum(file, (*at, NESTED_ENUM, index), enum)
+            for index, inner in enumerate(message.nested_type):
+                nested(name, (*at, NESTED_MESSAGE, index), inner)
+
+        prefix = f".{file.package}" if file.package else ""
+        for index, message in enumerate(file.message_type):
+            nested(prefix, (MESSAGE, index), message)
+        for index, enum in enumerate(file.enum_type):
+            self.enums[f"{prefix}.{enum.name}"] = Enum(file, (ENUM, index), enum)
 
     def _rpcs_of(self, file: FileDescriptorProto) -> Iterator[Rpc]:
         for at, service in enumerate(file.service):
@@ -98,7 +146,9 @@ class Contract:
                     http=self._http(method),
                 )
 
-    def _option(self, method: MethodDescriptorProto, name: str) -> Any:  # a message class of our own pool has no static type
+    def _option(
+        self, method: MethodDescriptorProto, name: str
+    ) -> Any:  # a message class of our own pool has no static type
         options = self._options.FromString(method.options.SerializeToString())
         try:
             extension = self._pool.FindExtensionByName(name)

@@ -53,8 +53,9 @@ def _literal(guard: GuardOption) -> str:
     peers = ", ".join(f'"{peer}"' for peer in sorted(guard.peers))
     return (
         f'Guard("{guard.permission}", {guard.per_tenant_per_second}, {guard.max_seconds}, '
-        f"{guard.open}, frozenset({{{peers}}}))" if peers else
-        f'Guard("{guard.permission}", {guard.per_tenant_per_second}, {guard.max_seconds}, {guard.open}, frozenset())'
+        f"{guard.open}, frozenset({{{peers}}}))"
+        if peers
+        else f'Guard("{guard.permission}", {guard.per_tenant_per_second}, {guard.max_seconds}, {guard.open}, frozenset())'
     )
 
 
@@ -72,5 +73,7 @@ def _problems(rpc: Rpc, services: set[str]) -> list[str]:
     if guard.peers and rpc.http:
         found.append(f"{where} is internal (its guard names peers), so it must not have google.api.http.")
     if not guard.peers and not rpc.http and not NO_REST.search(rpc.comment):
-        found.append(f"{where} is public but has no google.api.http. Add it, or say in its comment why REST has no form of it.")
+        found.append(
+            f"{where} is public but has no google.api.http. Add it, or say in its comment why REST has no form of it."
+        )
     return found

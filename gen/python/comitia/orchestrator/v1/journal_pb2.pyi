@@ -4,7 +4,6 @@ isort:skip_file
 Facts of a run, as they lie in the journal. Never on the wire of a public RPC."""
 
 from collections import abc as _abc
-from comitia.common.v1 import usage_pb2 as _usage_pb2
 from comitia.orchestrator.v1 import agent_pb2 as _agent_pb2
 from comitia.orchestrator.v1 import session_pb2 as _session_pb2
 from google.protobuf import descriptor as _descriptor
@@ -80,6 +79,7 @@ class JournalEntry(_message.Message):
     RUN_WAITING_FIELD_NUMBER: _builtins.int
     RUN_PARKED_FIELD_NUMBER: _builtins.int
     RUN_RESUMED_FIELD_NUMBER: _builtins.int
+    RUN_ADVANCED_FIELD_NUMBER: _builtins.int
     RUN_CANCELLING_FIELD_NUMBER: _builtins.int
     RUN_ENDED_FIELD_NUMBER: _builtins.int
     path: _builtins.str
@@ -111,6 +111,8 @@ class JournalEntry(_message.Message):
     @_builtins.property
     def run_resumed(self) -> Global___RunResumed: ...
     @_builtins.property
+    def run_advanced(self) -> Global___RunAdvanced: ...
+    @_builtins.property
     def run_cancelling(self) -> Global___RunCancelling: ...
     @_builtins.property
     def run_ended(self) -> Global___RunEnded: ...
@@ -130,14 +132,15 @@ class JournalEntry(_message.Message):
         run_waiting: Global___RunWaiting | None = ...,
         run_parked: Global___RunParked | None = ...,
         run_resumed: Global___RunResumed | None = ...,
+        run_advanced: Global___RunAdvanced | None = ...,
         run_cancelling: Global___RunCancelling | None = ...,
         run_ended: Global___RunEnded | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "fact", b"fact", "record_time", b"record_time", "round_scored", b"round_scored", "run_cancelling", b"run_cancelling", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_started", b"step_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "fact", b"fact", "record_time", b"record_time", "round_scored", b"round_scored", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_started", b"step_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "fact", b"fact", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_cancelling", b"run_cancelling", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_started", b"step_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "fact", b"fact", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_started", b"step_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_cancelling", "run_ended"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -180,7 +183,7 @@ class RunStarted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
-    class PromptDigestsEntry(_message.Message):
+    class PromptsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         KEY_FIELD_NUMBER: _builtins.int
@@ -203,7 +206,7 @@ class RunStarted(_message.Message):
     PROGRAM_VERSION_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
     AGENTS_FIELD_NUMBER: _builtins.int
-    PROMPT_DIGESTS_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
     GRANT_ID_FIELD_NUMBER: _builtins.int
     MODEL_OVERRIDE_FIELD_NUMBER: _builtins.int
     program: _builtins.str
@@ -223,8 +226,8 @@ class RunStarted(_message.Message):
         """The agents' pinned versions, whole, in order of speech."""
 
     @_builtins.property
-    def prompt_digests(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Digests of the prompt files, hex, by file name."""
+    def prompts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The prompt files' text by file name, so that the run renders the same for ever."""
 
     def __init__(
         self,
@@ -233,13 +236,13 @@ class RunStarted(_message.Message):
         program_version: _builtins.int = ...,
         session: _session_pb2.Session | None = ...,
         agents: _abc.Iterable[_agent_pb2.Agent] | None = ...,
-        prompt_digests: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        prompts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         grant_id: _builtins.str = ...,
         model_override: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "grant_id", b"grant_id", "model_override", b"model_override", "program", b"program", "program_version", b"program_version", "prompt_digests", b"prompt_digests", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "grant_id", b"grant_id", "model_override", b"model_override", "program", b"program", "program_version", b"program_version", "prompts", b"prompts", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -257,13 +260,13 @@ class StepStarted(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     ATTEMPT_GROUP_FIELD_NUMBER: _builtins.int
     program: _builtins.str
-    """Program that decides it: `turn` or `score`."""
+    """Program that decides it: `turn`."""
     program_version: _builtins.int
     """Version of that program."""
     round: _builtins.int
     """Round, from 1."""
     agent: _builtins.str
-    """Speaker, `name@version`. Empty for a score."""
+    """Speaker, `name@version`."""
     attempt_group: _builtins.int
     """Changes only by an explicit decision."""
     def __init__(
@@ -357,7 +360,6 @@ class CallFailed(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
-    RETRYABLE_FIELD_NUMBER: _builtins.int
     call_index: _builtins.int
     """Which call of the step."""
     kind: Global___CallKind.ValueType
@@ -366,8 +368,6 @@ class CallFailed(_message.Message):
     """Reason, such as `LAW_BLOCKED`."""
     message: _builtins.str
     """The error's sentence."""
-    retryable: _builtins.bool
-    """True when the same call may be tried again."""
     def __init__(
         self,
         *,
@@ -375,11 +375,10 @@ class CallFailed(_message.Message):
         kind: Global___CallKind.ValueType = ...,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
-        retryable: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "kind", b"kind", "message", b"message", "reason", b"reason", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "kind", b"kind", "message", b"message", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -392,24 +391,20 @@ class StepCompleted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TURN_FIELD_NUMBER: _builtins.int
-    SCORE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def turn(self) -> _session_pb2.Turn: ...
-    @_builtins.property
-    def score(self) -> _session_pb2.RoundScore: ...
+    def turn(self) -> _session_pb2.Turn:
+        """The recorded turn."""
+
     def __init__(
         self,
         *,
         turn: _session_pb2.Turn | None = ...,
-        score: _session_pb2.RoundScore | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "score", b"score", "turn", b"turn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "score", b"score", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["turn", "score"]  # noqa: Y015
-    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepCompleted: _TypeAlias = StepCompleted  # noqa: Y015
 
@@ -513,7 +508,7 @@ Global___RunParked: _TypeAlias = RunParked  # noqa: Y015
 
 @_typing.final
 class RunResumed(_message.Message):
-    """The run goes on."""
+    """What parked the run has passed; the run goes on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -527,6 +522,28 @@ class RunResumed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunResumed: _TypeAlias = RunResumed  # noqa: Y015
+
+@_typing.final
+class RunAdvanced(_message.Message):
+    """The next round of a waiting run begins."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """Who asked, such as `key_…`."""
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunAdvanced: _TypeAlias = RunAdvanced  # noqa: Y015
 
 @_typing.final
 class RunCancelling(_message.Message):
@@ -561,7 +578,6 @@ class RunEnded(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     TOPIC_FINAL_FIELD_NUMBER: _builtins.int
     CONVERGED_FIELD_NUMBER: _builtins.int
-    USAGE_FIELD_NUMBER: _builtins.int
     state: _session_pb2.SessionState.ValueType
     """SUCCEEDED, FAILED or CANCELLED."""
     reason: _builtins.str
@@ -572,10 +588,6 @@ class RunEnded(_message.Message):
     """The topic as it stood at the end."""
     converged: _builtins.bool
     """True when it ended because the agents converged."""
-    @_builtins.property
-    def usage(self) -> _usage_pb2.Usage:
-        """What it used in all."""
-
     def __init__(
         self,
         *,
@@ -584,11 +596,10 @@ class RunEnded(_message.Message):
         message: _builtins.str = ...,
         topic_final: _builtins.str = ...,
         converged: _builtins.bool = ...,
-        usage: _usage_pb2.Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["converged", b"converged", "message", b"message", "reason", b"reason", "state", b"state", "topic_final", b"topic_final", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["converged", b"converged", "message", b"message", "reason", b"reason", "state", b"state", "topic_final", b"topic_final"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
