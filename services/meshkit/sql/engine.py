@@ -25,9 +25,7 @@ class PreambleConnection(asyncpg.Connection):  # type: ignore[type-arg]
     #: Sent once, right after the next BEGIN. Set by `scope.py` only, from UUIDs and constants.
     preamble: str = ""
 
-    async def execute(
-        self, query: str, *args: object, timeout: float | None = None
-    ) -> str:
+    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
         """See `asyncpg.Connection.execute`."""
         if self.preamble and query.startswith("BEGIN"):
             query, self.preamble = f"{query.rstrip(';')};{self.preamble}", ""
@@ -96,8 +94,6 @@ def _refuse_closed(
 ) -> None:
     """Makes the pool replace a connection whose socket has gone; unlike a ping it costs no round trip."""
     del connection
-    driver: Any = (
-        proxy.driver_connection
-    )  # typed as the DBAPI's own object by SQLAlchemy
+    driver: Any = proxy.driver_connection  # typed as the DBAPI's own object by SQLAlchemy
     if driver is None or driver.is_closed():
         raise exc.DisconnectionError("the server closed this connection")

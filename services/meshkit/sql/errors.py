@@ -42,9 +42,7 @@ def mapped_errors() -> Generator[None]:
         driver = cause.driver_exception if cause.orig is not None else cause
         state = driver.sqlstate if isinstance(driver, asyncpg.PostgresError) else None
         if state in _CONFLICT_STATES:
-            raise TransactionConflict(
-                "another change got in the way; reload and try again"
-            ) from cause
+            raise TransactionConflict("another change got in the way; reload and try again") from cause
         if cause.connection_invalidated or state in _AWAY_STATES:
             raise Unavailable("postgres") from cause
         raise
@@ -61,7 +59,4 @@ def mapped_errors() -> Generator[None]:
 def violates(error: exc.IntegrityError, constraint: str) -> bool:
     """Tells whether this constraint was the one that refused the row."""
     driver = error.driver_exception
-    return (
-        isinstance(driver, asyncpg.IntegrityConstraintViolationError)
-        and driver.constraint_name == constraint
-    )
+    return isinstance(driver, asyncpg.IntegrityConstraintViolationError) and driver.constraint_name == constraint

@@ -12,9 +12,7 @@ def checked(name: str) -> str:
     Raises: ValueError: it is not; names come from our own code, so this is a bug of ours.
     """
     if _NAME.fullmatch(name) is None:
-        raise ValueError(
-            f"{name!r} is no plain lower-case SQL name of at most 63 characters"
-        )
+        raise ValueError(f"{name!r} is no plain lower-case SQL name of at most 63 characters")
     return name
 
 

@@ -29,9 +29,7 @@ from services.meshkit.sql.roles import roles_of
 
 _FILE: Final = re.compile(r"(\d{4})_(pre|post)_[a-z0-9_]+\.py")
 _LOCK_SPACE: Final = 0x636F6D
-_Plan = Callable[
-    [Any, Any], Iterable[StampStep]
-]  # alembic's own shape: heads in any of its forms, and its context
+_Plan = Callable[[Any, Any], Iterable[StampStep]]  # alembic's own shape: heads in any of its forms, and its context
 
 
 def upgrade(service_package: str, url: str, *, to: str = "head") -> None:
@@ -50,9 +48,7 @@ def downgrade(service_package: str, url: str, *, to: str = "base") -> None:
     asyncio.run(migrate(service_package, url, to=to, back=True))
 
 
-async def migrate(
-    service_package: str, url: str, *, to: str = "head", back: bool = False
-) -> None:
+async def migrate(service_package: str, url: str, *, to: str = "head", back: bool = False) -> None:
     """Moves a service's database to a revision, all steps in one transaction.
 
     Concurrency: one runner per service and database at a time, by an advisory lock; the others wait, then find
@@ -62,11 +58,7 @@ async def migrate(
     service = service_package.rpartition(".")[2]
 
     def plan(heads: Any, _context: Any) -> Any:
-        return (
-            script._downgrade_revs(to, heads)
-            if back
-            else script._upgrade_revs(to, heads)
-        )  # pyright: ignore[reportPrivateUsage]
+        return script._downgrade_revs(to, heads) if back else script._upgrade_revs(to, heads)  # pyright: ignore[reportPrivateUsage]
 
     await _on_connection(url, partial(_run, service=service, plan=plan))
 
@@ -81,9 +73,7 @@ async def drift(service_package: str, url: str, tables: MetaData) -> list[str]:
             connection,
             opts={"version_table": version_table(service), "compare_type": True},
         )
-        found.extend(
-            str(difference) for difference in compare_metadata(context, tables)
-        )
+        found.extend(str(difference) for difference in compare_metadata(context, tables))
 
     await _on_connection(url, compare)
     return found
@@ -98,14 +88,10 @@ def _scripts(service_package: str) -> ScriptDirectory:
     spec = importlib.util.find_spec(service_package)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"{service_package} is no package")
-    folder = Path(
-        spec.submodule_search_locations[0], "storage", "migrations", "versions"
-    )
+    folder = Path(spec.submodule_search_locations[0], "storage", "migrations", "versions")
     for file in folder.glob("*.py"):
         if file.name != "__init__.py" and _FILE.fullmatch(file.name) is None:
-            raise ValueError(
-                f"{file.name} must be called NNNN_pre_<what>.py or NNNN_post_<what>.py"
-            )
+            raise ValueError(f"{file.name} must be called NNNN_pre_<what>.py or NNNN_post_<what>.py")
     return ScriptDirectory(str(folder.parent), version_locations=[str(folder)])
 
 
@@ -128,9 +114,7 @@ def _run(connection: Connection, *, service: str, plan: _Plan) -> None:
     _become_migrator(connection)
     # Ends the transaction of the lock, which belongs to the session: what another runner did is visible from here on.
     connection.commit()
-    context = MigrationContext.configure(
-        connection, opts={"fn": plan, "version_table": table}
-    )
+    context = MigrationContext.configure(connection, opts={"fn": plan, "version_table": table})
     with context.begin_transaction():
         context.run_migrations(op=Operations(context))
     comment = UNTENANTED + "the revision of this database"
@@ -140,7 +124,5 @@ def _run(connection: Connection, *, service: str, plan: _Plan) -> None:
 def _become_migrator(connection: Connection) -> None:
     """Acts as the owner of the tables, so that an administrator's migrations leave the same owners."""
     migrator = roles_of(checked(connection.engine.url.database or "")).migrator
-    if connection.execute(
-        text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": migrator}
-    ).scalar():
+    if connection.execute(text("SELECT 1 FROM pg_roles WHERE rolname = :name"), {"name": migrator}).scalar():
         connection.execute(text(f"SET ROLE {quoted(migrator)}"))

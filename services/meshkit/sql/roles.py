@@ -8,9 +8,7 @@ from sqlalchemy import URL, make_url
 
 from services.meshkit.sql.identifiers import checked, quoted
 
-_ROLE_LOCK: Final = (
-    0x636F6D69  # one session at a time makes roles: they belong to the whole cluster
-)
+_ROLE_LOCK: Final = 0x636F6D69  # one session at a time makes roles: they belong to the whole cluster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +51,7 @@ class RolePasswords:
     migrator: str | None = None
 
 
-async def provision(
-    admin_url: str, database: str, passwords: RolePasswords | None = None
-) -> DatabaseUrls:
+async def provision(admin_url: str, database: str, passwords: RolePasswords | None = None) -> DatabaseUrls:
     """Makes the database and its roles where they are missing; harmless to repeat.
 
     Args:
@@ -76,19 +72,11 @@ async def provision(
         await connection.execute("SELECT pg_advisory_lock($1)", _ROLE_LOCK)
         for role, password in pairs:
             await _ensure_role(connection, role, password)
-        await connection.execute(
-            f"GRANT {quoted(roles.maintenance)} TO {quoted(roles.migrator)}"
-        )
+        await connection.execute(f"GRANT {quoted(roles.maintenance)} TO {quoted(roles.migrator)}")
         await connection.execute(f"GRANT {quoted(roles.migrator)} TO CURRENT_USER")
-        if not await connection.fetchval(
-            "SELECT 1 FROM pg_database WHERE datname = $1", database
-        ):
-            await connection.execute(
-                f"CREATE DATABASE {quoted(database)} OWNER {quoted(roles.migrator)}"
-            )
-        await connection.execute(
-            f"REVOKE ALL ON DATABASE {quoted(database)} FROM PUBLIC"
-        )
+        if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", database):
+            await connection.execute(f"CREATE DATABASE {quoted(database)} OWNER {quoted(roles.migrator)}")
+        await connection.execute(f"REVOKE ALL ON DATABASE {quoted(database)} FROM PUBLIC")
         await connection.execute(
             f"GRANT CONNECT ON DATABASE {quoted(database)} TO {quoted(roles.app)}, {quoted(roles.maintenance)}"
         )
@@ -112,13 +100,9 @@ def _as(url: URL, role: str, password: str | None) -> str:
     return made.render_as_string(hide_password=False)
 
 
-async def _ensure_role(
-    connection: "asyncpg.Connection[asyncpg.Record]", role: str, password: str | None
-) -> None:
+async def _ensure_role(connection: "asyncpg.Connection[asyncpg.Record]", role: str, password: str | None) -> None:
     if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role):
-        await connection.execute(
-            f"CREATE ROLE {quoted(role)} LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE"
-        )
+        await connection.execute(f"CREATE ROLE {quoted(role)} LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE")
     if password is not None:
         # ALTER ROLE takes no parameters; the server itself quotes the literal.
         statement = await connection.fetchval(

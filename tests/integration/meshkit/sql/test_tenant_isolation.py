@@ -57,18 +57,14 @@ async def engines(make_database: MakeDatabase) -> AsyncIterator[Engines]:
 
 def _make_note_table(connection: Connection) -> None:
     op = Operations(MigrationContext.configure(connection))
-    op.execute(
-        "CREATE TABLE note (id uuid PRIMARY KEY, tenant_id uuid NOT NULL, words text NOT NULL)"
-    )
+    op.execute("CREATE TABLE note (id uuid PRIMARY KEY, tenant_id uuid NOT NULL, words text NOT NULL)")
     tenant_table(op, "note")
 
 
 async def _write(engine: AsyncEngine, tenant: TenantId, words: str) -> UUID:
     note = uuid4()
     async with tenant_scope(engine, tenant) as scope:
-        await scope.execute(
-            NOTE.insert().values(id=note, tenant_id=tenant, words=words)
-        )
+        await scope.execute(NOTE.insert().values(id=note, tenant_id=tenant, words=words))
         await scope.commit()
     return note
 
@@ -95,9 +91,7 @@ async def test_a_batch_sees_the_rows_of_its_tenants(engines: Engines) -> None:
 async def test_a_row_of_another_tenant_cannot_be_inserted(engines: Engines) -> None:
     with pytest.raises(exc.ProgrammingError, match="row-level security"):
         async with tenant_scope(engines.app, ANNA) as scope:
-            await scope.execute(
-                NOTE.insert().values(id=uuid4(), tenant_id=BERT, words="forged")
-            )
+            await scope.execute(NOTE.insert().values(id=uuid4(), tenant_id=BERT, words="forged"))
 
 
 async def test_rows_of_another_tenant_are_neither_changed_nor_deleted(
@@ -105,9 +99,7 @@ async def test_rows_of_another_tenant_are_neither_changed_nor_deleted(
 ) -> None:
     note = await _write(engines.app, BERT, "bert's")
     async with tenant_scope(engines.app, ANNA) as scope:
-        changed = await scope.execute(
-            NOTE.update().where(NOTE.c.id == note).values(words="stolen")
-        )
+        changed = await scope.execute(NOTE.update().where(NOTE.c.id == note).values(words="stolen"))
         deleted = await scope.execute(NOTE.delete().where(NOTE.c.id == note))
         await scope.commit()
     assert (changed.rowcount, deleted.rowcount) == (0, 0)
@@ -118,9 +110,7 @@ async def test_a_row_cannot_be_given_to_another_tenant(engines: Engines) -> None
     note = await _write(engines.app, ANNA, "anna's")
     with pytest.raises(exc.ProgrammingError, match="row-level security"):
         async with tenant_scope(engines.app, ANNA) as scope:
-            await scope.execute(
-                NOTE.update().where(NOTE.c.id == note).values(tenant_id=BERT)
-            )
+            await scope.execute(NOTE.update().where(NOTE.c.id == note).values(tenant_id=BERT))
 
 
 async def test_without_the_setting_a_statement_fails_on_a_fresh_and_on_a_used_connection(
@@ -164,25 +154,19 @@ async def test_tenants_do_not_leak_through_a_pool_under_load(engines: Engines) -
         await _write(engines.app, tenant, str(tenant))
         return set(await _words(engines.app, tenant)) == {str(tenant)}
 
-    assert all(
-        await asyncio.gather(*(write_and_read(tenant) for tenant in tenants * 10))
-    )
+    assert all(await asyncio.gather(*(write_and_read(tenant) for tenant in tenants * 10)))
 
 
 async def test_leaving_without_commit_rolls_back(engines: Engines) -> None:
     async with tenant_scope(engines.app, ANNA) as scope:
-        await scope.execute(
-            NOTE.insert().values(id=uuid4(), tenant_id=ANNA, words="lost")
-        )
+        await scope.execute(NOTE.insert().values(id=uuid4(), tenant_id=ANNA, words="lost"))
     assert await _words(engines.app, ANNA) == []
 
 
 async def test_a_read_only_scope_refuses_to_write(engines: Engines) -> None:
     with pytest.raises(exc.DBAPIError, match="read-only"):
         async with tenant_scope(engines.app, ANNA, read_only=True) as scope:
-            await scope.execute(
-                NOTE.insert().values(id=uuid4(), tenant_id=ANNA, words="no")
-            )
+            await scope.execute(NOTE.insert().values(id=uuid4(), tenant_id=ANNA, words="no"))
 
 
 async def test_the_maintenance_role_sees_all_tenants_and_the_app_role_cannot_pretend(
@@ -211,11 +195,7 @@ async def test_the_app_role_cannot_take_another_role_or_switch_the_rules_off(
 
 
 @pytest.mark.parametrize("count", [0, 1_001])
-async def test_a_scope_is_for_one_to_a_thousand_tenants(
-    engines: Engines, count: int
-) -> None:
+async def test_a_scope_is_for_one_to_a_thousand_tenants(engines: Engines, count: int) -> None:
     with pytest.raises(ValueError, match="1 to 1000"):
-        async with tenant_scope(
-            engines.app, [TenantId(UUID(int=number)) for number in range(count)]
-        ):
+        async with tenant_scope(engines.app, [TenantId(UUID(int=number)) for number in range(count)]):
             pass
