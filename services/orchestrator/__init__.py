@@ -1,0 +1,1 @@
+"""Runs: agents deliberate, durably, on the record."""

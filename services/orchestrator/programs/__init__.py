@@ -1,0 +1,1 @@
+"""Pure deciders: facts in, commands out. No clock, no dice, no IO."""

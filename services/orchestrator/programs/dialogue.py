@@ -1,0 +1,195 @@
+"""Several agents deliberating in rounds, until they converge, stagnate or have had all their rounds.
+
+RunStarted ─▶ round 1 ─▶ (score) ─▶ RoundScored ─▶ round 2 … ─▶ EndRun
+              turns:                    │
+              one after the other,      └─▶ WaitForAdvance ─▶ RunAdvanced ─▶ next round
+              or all at once
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from comitia.inference.v1 import inference_service_pb2
+from comitia.orchestrator.v1 import agent_pb2, journal_pb2, session_pb2
+from services.orchestrator.programs.commands import (
+    Command,
+    EndRun,
+    MakeCall,
+    ScoreRound,
+    StartStep,
+    WaitForAdvance,
+)
+from services.orchestrator.programs.prompting import Said
+from services.orchestrator.programs.similarity import jaccard, mean_pairwise_cosine, mean_pairwise_jaccard, words_of
+from services.orchestrator.programs.turn import TurnInputs
+
+NAME: Final = "dialogue"
+VERSION: Final = 1
+#: Turns kept for a prompt that has to do without recall.
+_KEPT_TURNS: Final = 6
+_DEFAULT_JACCARD: Final = 0.8
+_DEFAULT_STAGNATION: Final = 0.95
+#: Convergence is a movement: one round alone shows none.
+_FIRST_JUDGED_ROUND: Final = 2
+
+
+@dataclass(slots=True, kw_only=True)
+class DialogueState:
+    """Where a session is. Changed by `decide` only."""
+
+    started: journal_pb2.RunStarted
+    round: int = 0
+    turns: int = 0
+    #: What each agent said in the current round, by `name@version`.
+    current: dict[str, str] = field(default_factory=dict[str, str])
+    #: What each agent said in the round before.
+    previous: dict[str, str] = field(default_factory=dict[str, str])
+    #: The latest turns, oldest first.
+    said: list[Said] = field(default_factory=list[Said])
+    ended: bool = False
+
+    @property
+    def session(self) -> session_pb2.Session:
+        """The session as it was asked for."""
+        return self.started.session
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The agents, `name@version`, in order of speech."""
+        return self.session.agents
+
+
+def begin(entry: journal_pb2.JournalEntry) -> tuple[DialogueState, tuple[Command, ...]]:
+    """Starts a session from its RunStarted fact."""
+    state = DialogueState(started=entry.run_started)
+    return state, _next_round(state)
+
+
+def decide(state: DialogueState, entry: journal_pb2.JournalEntry) -> tuple[DialogueState, tuple[Command, ...]]:
+    """Takes a fact of the session and says what comes next."""
+    if state.ended:
+        return state, ()
+    match entry.WhichOneof("fact"):
+        case "step_completed":
+            return state, _on_turn(state, entry.step_completed.turn)
+        case "step_failed":
+            failure = entry.step_failed
+            return state, _end(state, session_pb2.SESSION_STATE_FAILED, failure.reason, failure.message)
+        case "call_answered":
+            answer = inference_service_pb2.EmbedResponse.FromString(entry.call_answered.response)
+            cosine = mean_pairwise_cosine([list(embedding.values) for embedding in answer.embeddings])
+            return state, (_score(state, semantic=cosine),)
+        case "call_failed":
+            return state, (_score(state, semantic=None),)
+        case "round_scored":
+            return state, _on_score(state, entry.round_scored.score)
+        case "run_advanced":
+            return state, _next_round(state)
+        case "run_cancelling":
+            message = f"cancelled by {entry.run_cancelling.by}"
+            return state, _end(state, session_pb2.SESSION_STATE_CANCELLED, "CANCELLED", message)
+        case _:
+            return state, ()
+
+
+def inputs_of(state: DialogueState, started: journal_pb2.StepStarted) -> TurnInputs:
+    """Gathers what a turn of this session is made from."""
+    position = list(state.names).index(started.agent)
+    agent: agent_pb2.Agent = state.started.agents[position]
+    return TurnInputs(
+        session=state.session,
+        agent=agent,
+        others=tuple(other.name for other in state.started.agents if other.name != agent.name),
+        position=position + 1,
+        index=(started.round - 1) * len(state.names) + position + 1,
+        round=started.round,
+        said=tuple(state.said),
+        prompts=state.started.prompts,
+        model=state.started.model_override,
+    )
+
+
+def _next_round(state: DialogueState) -> tuple[Command, ...]:
+    state.round += 1
+    state.previous, state.current = state.current, {}
+    speakers = state.names
+    if state.session.strategy != session_pb2.SESSION_STRATEGY_PARALLEL:
+        speakers = speakers[:1]
+    return tuple(_turn_of(state, name) for name in speakers)
+
+
+def _turn_of(state: DialogueState, name: str) -> StartStep:
+    short = name.partition("@")[0]
+    alone = sum(1 for other in state.started.agents if other.name == short) == 1
+    return StartStep(path=f"rounds/{state.round}/{short if alone else name}", round=state.round, agent=name)
+
+
+def _on_turn(state: DialogueState, turn: session_pb2.Turn) -> tuple[Command, ...]:
+    name = f"{turn.agent_name}@{turn.agent_version}"
+    state.current[name] = turn.output.content
+    state.turns += 1
+    if state.session.strategy != session_pb2.SESSION_STRATEGY_PARALLEL:
+        state.said.append(Said(speaker=turn.agent_name, text=turn.output.content))
+    if len(state.current) < len(state.names):
+        if state.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL:
+            return ()
+        return (_turn_of(state, state.names[len(state.current)]),)
+    if state.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL:
+        state.said.extend(
+            Said(speaker=speaker.partition("@")[0], text=state.current[speaker]) for speaker in state.names
+        )
+    del state.said[: -max(_KEPT_TURNS, len(state.names))]
+    texts = [state.current[speaker] for speaker in state.names]
+    if state.session.convergence.semantic_threshold > 0 and len(texts) > 1 and all(texts):
+        return (
+            MakeCall(
+                path=f"scores/{state.round}",
+                index=0,
+                kind=journal_pb2.CALL_KIND_EMBED,
+                request=inference_service_pb2.EmbedRequest(texts=texts),
+            ),
+        )
+    return (_score(state, semantic=None),)
+
+
+def _score(state: DialogueState, *, semantic: float | None) -> ScoreRound:
+    policy = state.session.convergence
+    texts = [state.current[name] for name in state.names]
+    score = session_pb2.RoundScore(round=state.round, jaccard=mean_pairwise_jaccard(texts))
+    if semantic is not None:
+        score.semantic = semantic
+    if state.previous:
+        repeats = [jaccard(words_of(state.previous[name]), words_of(state.current[name])) for name in state.names]
+        score.stagnation = sum(repeats) / len(repeats)
+        score.stagnant = policy.enabled and min(repeats) >= (policy.stagnation_threshold or _DEFAULT_STAGNATION)
+    if policy.enabled and state.round >= _FIRST_JUDGED_ROUND and len(texts) > 1:
+        agreed_in_words = score.jaccard >= (policy.jaccard_threshold or _DEFAULT_JACCARD)
+        agreed_in_meaning = semantic is not None and semantic >= policy.semantic_threshold
+        score.converged = agreed_in_words or agreed_in_meaning
+    return ScoreRound(score=score)
+
+
+def _on_score(state: DialogueState, score: session_pb2.RoundScore) -> tuple[Command, ...]:
+    if score.converged or score.stagnant or state.round >= state.session.max_rounds:
+        reason = "CONVERGED" if score.converged else "STAGNANT" if score.stagnant else ""
+        return _end(state, session_pb2.SESSION_STATE_SUCCEEDED, reason, "", converged=score.converged)
+    if state.session.manual_advance:
+        return (WaitForAdvance(round=state.round),)
+    return _next_round(state)
+
+
+def _end(
+    state: DialogueState,
+    final: session_pb2.SessionState.ValueType,
+    reason: str,
+    message: str,
+    *,
+    converged: bool = False,
+) -> tuple[Command, ...]:
+    state.ended = True
+    topic = state.session.topic_start
+    succeeded = final == session_pb2.SESSION_STATE_SUCCEEDED
+    if succeeded and state.session.mode == session_pb2.SESSION_MODE_CONSENSUS and state.said:
+        topic = state.said[-1].text
+    return (EndRun(state=final, reason=reason, message=message, topic_final=topic, converged=converged),)

@@ -1,0 +1,1 @@
+"""What callers ask of the orchestrator, one verb a file."""

@@ -1,0 +1,1 @@
+"""Makes the outward calls of a run."""
