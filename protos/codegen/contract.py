@@ -111,7 +111,7 @@ class Contract:
 
     def behaviors(self, field: FieldDescriptorProto) -> frozenset[str]:
         """Names of the field's `google.api.field_behavior`, such as REQUIRED."""
-        options = FieldOptions.FromString(field.options.SerializeToString())
+        options: Any = FieldOptions.FromString(field.options.SerializeToString())  # the stubs know no extensions
         return frozenset(FieldBehavior.Name(value) for value in options.Extensions[field_behavior])
 
     def rpcs(self) -> list[Rpc]:
@@ -149,7 +149,7 @@ class Contract:
     def _option(
         self, method: MethodDescriptorProto, name: str
     ) -> Any:  # a message class of our own pool has no static type
-        options = self._options.FromString(method.options.SerializeToString())
+        options: Any = self._options.FromString(method.options.SerializeToString())
         try:
             extension = self._pool.FindExtensionByName(name)
         except KeyError as missing:

@@ -9,7 +9,7 @@ from protos.codegen.errors import CodegenError
 #: How the comment of a public RPC says that it has no REST form, and why.
 NO_REST = re.compile(r"\b(REST|HTTP)\b")
 
-HEAD = '''"""Who may call which RPC, how often and for how long. Made by `make gen` from the guard annotations; do not edit."""
+HEAD = '''"""Who may call which RPC, how often and for how long. Made by `make gen` from the guards; do not edit."""
 
 from dataclasses import dataclass
 
@@ -51,12 +51,8 @@ def render(rpcs: Sequence[Rpc]) -> str:
 
 def _literal(guard: GuardOption) -> str:
     peers = ", ".join(f'"{peer}"' for peer in sorted(guard.peers))
-    return (
-        f'Guard("{guard.permission}", {guard.per_tenant_per_second}, {guard.max_seconds}, '
-        f"{guard.open}, frozenset({{{peers}}}))"
-        if peers
-        else f'Guard("{guard.permission}", {guard.per_tenant_per_second}, {guard.max_seconds}, {guard.open}, frozenset())'
-    )
+    fields = [f'"{guard.permission}"', guard.per_tenant_per_second, guard.max_seconds, guard.open]
+    return f"Guard({', '.join(map(str, fields))}, frozenset({f'{{{peers}}}' if peers else ''}))"
 
 
 def _problems(rpc: Rpc, services: set[str]) -> list[str]:
@@ -74,6 +70,6 @@ def _problems(rpc: Rpc, services: set[str]) -> list[str]:
         found.append(f"{where} is internal (its guard names peers), so it must not have google.api.http.")
     if not guard.peers and not rpc.http and not NO_REST.search(rpc.comment):
         found.append(
-            f"{where} is public but has no google.api.http. Add it, or say in its comment why REST has no form of it."
+            f"{where} is public without google.api.http. Add it, or say in its comment why it has no REST form."
         )
     return found

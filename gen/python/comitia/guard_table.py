@@ -1,4 +1,4 @@
-"""Who may call which RPC, how often and for how long. Made by `make gen` from the guard annotations; do not edit."""
+"""Who may call which RPC, how often and for how long. Made by `make gen` from the guards; do not edit."""
 
 from dataclasses import dataclass
 
