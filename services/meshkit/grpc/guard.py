@@ -1,0 +1,136 @@
+"""Who may call which RPC. The table is generated from the annotations in the protos; here it is applied."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from services.meshkit.core.errors import Internal, PermissionDenied
+from services.meshkit.core.identity import Principal
+from services.meshkit.core.permissions import permissions_of
+from services.meshkit.grpc.identity import AUTHORIZATION, WORKLOAD, TokenMissing, TokenVerifier, WorkloadVerifier
+
+#: Longest duration of an RPC whose annotation names none, seconds.
+DEFAULT_MAX_SECONDS: Final = 30
+
+#: What anyone may call, and what needs no annotation: health and reflection.
+EXEMPT_SERVICES: Final = (
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
+
+
+class Guard(Protocol):
+    """What one RPC asks of its caller; `comitia/common/v1/guard.proto` explains the fields."""
+
+    @property
+    def permission(self) -> str: ...
+    @property
+    def max_seconds(self) -> int: ...
+    @property
+    def open(self) -> bool: ...
+    @property
+    def peers(self) -> frozenset[str]: ...
+
+
+class GuardMissing(Internal):
+    """The RPC has no guard annotation, so it is refused. Our bug: annotate it and run `make gen`."""
+
+    reason = "GUARD_MISSING"
+
+
+class PermissionMissing(PermissionDenied):
+    """None of the caller's roles grants what the RPC asks for, or the token is narrowed to less."""
+
+    reason = "PERMISSION_MISSING"
+
+    def __init__(self, permission: str) -> None:
+        super().__init__(
+            f"this needs the permission {permission!r}; ask an administrator of your tenant for a role that grants it",
+            permission=permission,
+        )
+
+
+class PeerNotAllowed(PermissionDenied):
+    """The RPC is internal, and the caller is none of the services that may call it."""
+
+    reason = "PEER_NOT_ALLOWED"
+
+    def __init__(self) -> None:
+        super().__init__("this call is open to certain services of the mesh only")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """What a caller has proven."""
+
+    principal: Principal | None = None
+    peer: str | None = None
+
+
+class Admission:
+    """Decides whether a call may begin."""
+
+    def __init__(self, guards: Mapping[str, Guard], *, tokens: TokenVerifier, workloads: WorkloadVerifier) -> None:
+        self._guards = guards
+        self.tokens = tokens
+        self._workloads = workloads
+
+    def guard(self, method: str) -> Guard:
+        """Gives the guard of an RPC.
+
+        Raises: GuardMissing.
+        """
+        guard = self._guards.get(method)
+        if guard is None:
+            raise GuardMissing(f"{method} has no guard annotation", method=method)
+        return guard
+
+    def admit(self, method: str, metadata: Iterable[tuple[str, str | bytes]], *, batch: bool = False) -> Admitted:
+        """Verifies who calls and whether they may.
+
+        Args:
+            batch: True for a stream whose items name their own identities. Such a stream may come without a token
+                if only certain services may open it; each item is then checked on its own.
+        Raises: GuardMissing, TokenMissing, Unauthenticated, PermissionDenied.
+        """
+        guard = self.guard(method)
+        token, assertion = _credentials(metadata)
+        peer = None if assertion is None else self._workloads.verify(assertion)
+        if guard.peers and peer not in guard.peers:
+            raise PeerNotAllowed
+        if guard.open or (batch and guard.peers and token is None):
+            return Admitted(peer=peer)
+        if token is None:
+            raise TokenMissing("send the metadata `authorization: Bearer <token>`; `comitia token` prints a token")
+        principal = self.tokens.verify(token).principal
+        check_permission(principal, guard.permission)
+        return Admitted(principal=principal, peer=peer)
+
+
+def check_permission(principal: Principal, permission: str) -> None:
+    """Raises PermissionMissing unless a role of the principal grants `permission` and no scope takes it away."""
+    granted = permission in permissions_of(principal.roles)
+    if not granted or (principal.scopes is not None and permission not in principal.scopes):
+        raise PermissionMissing(permission)
+
+
+def is_exempt(method: str) -> bool:
+    """True for health and reflection, the only RPCs without a guard."""
+    return method.startswith(_EXEMPT_PREFIXES)
+
+
+_EXEMPT_PREFIXES: Final = tuple(f"/{service}/" for service in EXEMPT_SERVICES)
+
+
+def _credentials(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str | None, str | None]:
+    token: str | None = None
+    assertion: str | None = None
+    for key, value in metadata:
+        if key == AUTHORIZATION and isinstance(value, str):
+            scheme, _, rest = value.partition(" ")
+            if scheme.lower() == "bearer":
+                token = rest.strip()
+        elif key == WORKLOAD and isinstance(value, str):
+            assertion = value
+    return token, assertion

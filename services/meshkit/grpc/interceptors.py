@@ -1,0 +1,271 @@
+"""What happens around every RPC, from the outside in: errors, telemetry, deadline, identity and guard, decoding.
+
+Each layer is a decorator over the one shape that all four kinds of RPC are brought into: a coroutine that takes the
+raw request (or an iterator of raw requests) and returns the answer, or writes its answers and returns None. The layers
+of an RPC are put together once, at its first call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+from uuid import uuid4
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from google.rpc import status_pb2
+
+from services.meshkit.core.errors import DeadlineExceeded, Internal, Invalid, MeshError
+from services.meshkit.grpc.call import Call, Drain, current_call, enter_call
+from services.meshkit.grpc.errors import DETAILS_TRAILER, STATUS_OF, code_of, remote_error, to_status
+from services.meshkit.grpc.guard import DEFAULT_MAX_SECONDS, Admission, GuardMissing, is_exempt
+from services.meshkit.telemetry import metrics, names
+from services.meshkit.telemetry.logs import logger
+from services.meshkit.telemetry.scope import Scope, current_scope, enter_scope
+from services.meshkit.telemetry.tracing import span
+
+# The request and the context are whatever gRPC hands over for the kind of the RPC.
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+    RpcHandler = grpc.RpcMethodHandler[Any, Any]
+    Handler = Callable[[Any, Context], Awaitable[Any]]
+
+log = logger(__name__)
+
+
+class MalformedRequest(Invalid):
+    """The bytes of the request are no such message, or a text in it is not UTF-8. Fix the client."""
+
+    reason = "MALFORMED_REQUEST"
+
+    def __init__(self) -> None:
+        super().__init__("request", "cannot be read: its bytes are no such message or hold text that is not UTF-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rpc:
+    """An RPC of this server, as its layers see it."""
+
+    service: str
+    method: str
+    handler: RpcHandler
+    admission: Admission
+    drain: Drain
+
+    @property
+    def domain(self) -> str:
+        """Domain of the errors of this service."""
+        return f"{self.service}.comitia"
+
+
+class MeshInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every RPC but health and reflection in the layers of the mesh."""
+
+    def __init__(self, *, service: str, admission: Admission, drain: Drain) -> None:
+        self._service = service
+        self._admission = admission
+        self._drain = drain
+        self._wrapped: dict[str, RpcHandler] = {}
+
+    async def intercept_service(  # pyright: ignore[reportIncompatibleMethodOverride]  # the base is generic per call
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[RpcHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> RpcHandler | None:
+        """See `grpc.aio.ServerInterceptor`. The wrapped handlers are as many as the RPCs that exist."""
+        method = handler_call_details.method
+        known = self._wrapped.get(method)
+        if known is not None:
+            return known
+        handler = cast("RpcHandler | None", await continuation(handler_call_details))
+        if handler is None or is_exempt(method):
+            return handler
+        rpc = Rpc(service=self._service, method=method, handler=handler, admission=self._admission, drain=self._drain)
+        wrapped = _wrap(rpc)
+        self._wrapped[method] = wrapped
+        return wrapped
+
+
+def _wrap(rpc: Rpc) -> RpcHandler:
+    handle = _decoding(rpc)
+    for layer in (_identity, _deadline, _telemetry, _errors):
+        handle = layer(rpc, handle)
+    make: Any = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[rpc.handler.request_streaming, rpc.handler.response_streaming]
+    return make(handle, request_deserializer=None, response_serializer=rpc.handler.response_serializer)
+
+
+def _errors(rpc: Rpc, inner: Handler) -> Handler:
+    """Puts every failure on the wire as a status with its reason. The one place where nothing escapes."""
+
+    async def handle(request: Any, context: Context) -> Any:
+        try:
+            return await inner(request, context)
+        except grpc.aio.AbortError:
+            raise
+        except MeshError as error:
+            failure = error
+            if isinstance(error, Internal):
+                log.error("our own rules were broken", method=rpc.method, error=repr(error), exc_info=error)
+        except grpc.aio.AioRpcError as error:
+            failure = remote_error(error)
+        except Exception as error:  # noqa: BLE001  # the outermost interceptor: nothing escapes
+            failure = _incident(rpc, error)
+        return await _abort(context, to_status(failure, domain=rpc.domain))
+
+    return handle
+
+
+async def _abort(context: Context, status: status_pb2.Status) -> NoReturn:
+    trailer = ((DETAILS_TRAILER, status.SerializeToString()),)
+    await context.abort(code_of(status), status.message, trailing_metadata=trailer)
+
+
+def _incident(rpc: Rpc, error: Exception) -> MeshError:
+    incident = uuid4().hex
+    metrics.INCIDENTS.labels(rpc.method).inc()
+    log.error("a call failed unexpectedly", method=rpc.method, exc_info=error, **{names.LOG_INCIDENT_ID: incident})
+    return Internal(f"something went wrong on our side; report the incident {incident}", incident_id=incident)
+
+
+def _telemetry(rpc: Rpc, inner: Handler) -> Handler:
+    """Measures the call, opens its span and writes a line when it is done."""
+    in_flight = metrics.RPC_IN_FLIGHT.labels(rpc.service)
+    succeeded = metrics.RPC_DURATION.labels(rpc.method, "OK")
+
+    async def handle(request: Any, context: Context) -> Any:
+        started = time.perf_counter()
+        in_flight.inc()
+        enter_scope(Scope(service=rpc.service, correlation_id=_metadata(context, "x-request-id")))
+        try:
+            with span(rpc.method, traceparent=_metadata(context, "traceparent") or None):
+                answer = await inner(request, context)
+        except BaseException as error:
+            seconds = time.perf_counter() - started
+            code = _code_name(error)
+            metrics.RPC_DURATION.labels(rpc.method, code).observe(seconds)
+            log.info("call failed", method=rpc.method, code=code, seconds=round(seconds, 6), error=_reason(error))
+            raise
+        else:
+            seconds = time.perf_counter() - started
+            succeeded.observe(seconds)
+            log.debug("call done", method=rpc.method, code="OK", seconds=round(seconds, 6))
+            return answer
+        finally:
+            in_flight.dec()
+
+    return handle
+
+
+def _deadline(rpc: Rpc, inner: Handler) -> Handler:
+    """Ends the call when its client stops waiting or when its guard says so, whichever comes first."""
+    try:
+        longest = float(rpc.admission.guard(rpc.method).max_seconds or DEFAULT_MAX_SECONDS)
+    except GuardMissing:
+        # Refused by the next layer, at every call.
+        longest = float(DEFAULT_MAX_SECONDS)
+
+    async def handle(request: Any, context: Context) -> Any:
+        asked = cast(float | None, context.time_remaining())
+        seconds = longest if asked is None else min(asked, longest)
+        expires = asyncio.get_running_loop().time() + seconds
+        enter_call(Call(method=rpc.method, expires=expires, drain=rpc.drain))
+        timer = asyncio.timeout_at(expires)
+        try:
+            async with timer:
+                return await inner(request, context)
+        except TimeoutError as error:
+            if not timer.expired():
+                raise
+            raise DeadlineExceeded(
+                f"the answer was not ready within {seconds:.3f} s", seconds=f"{seconds:.3f}"
+            ) from error
+
+    return handle
+
+
+def _identity(rpc: Rpc, inner: Handler) -> Handler:
+    """Lets in who may come in, and tells the servicer who it is."""
+    batch = bool(rpc.handler.request_streaming and rpc.handler.response_streaming)
+
+    async def handle(request: Any, context: Context) -> Any:
+        metadata: Any = context.invocation_metadata() or ()
+        admitted = rpc.admission.admit(rpc.method, metadata, batch=batch)
+        call = current_call()
+        if call is not None:
+            call.principal, call.peer = admitted.principal, admitted.peer
+        if admitted.principal is not None and admitted.principal.run_id is not None:
+            enter_scope(replace(current_scope(), correlation_id=admitted.principal.run_id))
+        return await inner(request, context)
+
+    return handle
+
+
+def _decoding(rpc: Rpc) -> Handler:
+    """Reads the request inside the layers, so that bytes we cannot read are the caller's error with a reason."""
+    handler: Any = rpc.handler
+    decode: Callable[[bytes], Any] = _decoder(handler.request_deserializer)
+    if handler.response_streaming:
+        behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        async def stream(raw: Any, context: Context) -> None:
+            request = _decoded(raw, decode) if handler.request_streaming else decode(raw)
+            async with aclosing(behaviour(request, context)) as answers:
+                async for answer in answers:
+                    await context.write(answer)
+
+        return stream
+    behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+    async def unary(raw: Any, context: Context) -> Any:
+        return await behaviour(_decoded(raw, decode) if handler.request_streaming else decode(raw), context)
+
+    return unary
+
+
+def _decoder(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def decode(raw: bytes) -> Any:
+        try:
+            return parse(raw)
+        except DecodeError as error:
+            raise MalformedRequest from error
+
+    return decode
+
+
+async def _decoded(raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> AsyncGenerator[Any]:
+    async for item in raw:
+        yield decode(item)
+
+
+def _metadata(context: Context, key: str) -> str:
+    metadata: Any = context.invocation_metadata() or ()
+    for name, value in metadata:
+        if name == key and isinstance(value, str):
+            return value
+    return ""
+
+
+def _code_name(error: BaseException) -> str:
+    match error:
+        case MeshError():
+            return STATUS_OF[error.kind].name
+        case grpc.aio.AioRpcError():
+            return error.code().name
+        case asyncio.CancelledError():
+            return grpc.StatusCode.CANCELLED.name
+        case _:
+            return grpc.StatusCode.INTERNAL.name
+
+
+def _reason(error: BaseException) -> str:
+    return error.reason if isinstance(error, MeshError) else type(error).__name__

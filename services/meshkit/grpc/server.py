@@ -1,0 +1,214 @@
+"""One gRPC server of the mesh: its services, its background work, its start and its drain.
+
+Several servers may live on one loop (single process).
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+
+from services.meshkit.core.clock import Clock, SystemClock
+from services.meshkit.core.errors import Internal
+from services.meshkit.grpc.call import Drain
+from services.meshkit.grpc.guard import EXEMPT_SERVICES, Admission, Guard, GuardMissing
+from services.meshkit.grpc.health import HealthServicer
+from services.meshkit.grpc.identity import TokenVerifier, WorkloadVerifier
+from services.meshkit.grpc.interceptors import MeshInterceptor
+from services.meshkit.grpc.reflection import add_reflection
+from services.meshkit.grpc.signed_token import KeySetFile
+from services.meshkit.settings import ServiceSettings
+from services.meshkit.telemetry.logs import logger
+from services.meshkit.telemetry.metrics_page import metrics_page
+from services.meshkit.telemetry.scope import scoped
+
+#: Largest message either way, bytes; larger content travels as a blob.
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+_MAX_STREAMS_PER_CONNECTION: Final = 1000
+#: A connection is closed for new calls after this long, so that clients find new replicas.
+_MAX_CONNECTION_AGE_MS: Final = 10 * 60 * 1000
+#: Calls that live on an aged connection may take this long to end.
+_MAX_CONNECTION_AGE_GRACE_MS: Final = 60 * 60 * 1000
+
+#: Adds a servicer to a server: `partial(add_ToolServiceServicer_to_server, servicer)`.
+Registration = Callable[[Any], None]
+#: Work that the server owns: runs from start to stop, is cancelled after the drain; a failure stops the server.
+Background = Callable[[], Awaitable[None]]
+#: Says in a sentence why the server cannot take work right now, None when it can.
+Readiness = Callable[[], Awaitable[str | None]]
+
+log = logger(__name__)
+
+
+class AddressTaken(Internal):
+    """The address to listen on is in use or not ours. Stop what uses it or choose another."""
+
+    reason = "ADDRESS_TAKEN"
+
+
+async def always_ready() -> str | None:
+    """Readiness of a server without dependencies that it cannot start without."""
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """What to serve, and how."""
+
+    #: Name of the service, such as `tools`; errors carry the domain `tools.comitia`.
+    name: str
+    #: `host:port`; port 0 takes any free one.
+    listen: str
+    registrations: Sequence[Registration]
+    admission: Admission
+    background: Sequence[Background] = ()
+    #: Asked once a second; health follows it.
+    ready: Readiness = always_ready
+    metrics_listen: str | None = None
+    drain_seconds: float = 10.0
+    max_concurrent_calls: int = 2000
+    #: None speaks plain text, for loopback and tests.
+    credentials: grpc.ServerCredentials | None = None
+    clock: Clock = field(default_factory=SystemClock)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """A server that runs."""
+
+    port: int
+    metrics_port: int | None
+    #: Full names of its services.
+    services: tuple[str, ...]
+    health: HealthServicer
+    drain: Drain
+
+
+def admission(settings: ServiceSettings, guards: Mapping[str, Guard], *, clock: Clock) -> Admission:
+    """Makes the admission of a service from its settings and the generated table.
+
+    Raises: KeyUnreadable: a key set file is missing or broken.
+    """
+    return Admission(
+        guards,
+        tokens=TokenVerifier(KeySetFile(settings.jwks_path, clock=clock), clock=clock),
+        workloads=WorkloadVerifier(KeySetFile(settings.workload_jwks_path, clock=clock), clock=clock),
+    )
+
+
+@asynccontextmanager
+async def serve(server: Server) -> AsyncGenerator[Serving]:
+    """Serves while the block runs, then drains.
+
+    Draining: health says NOT_SERVING, no new call is taken, running ones have `drain_seconds`, then background work is
+    cancelled. Raises: AddressTaken; and what background work raised, as an ExceptionGroup.
+    """
+    drain = Drain()
+    interceptor = MeshInterceptor(service=server.name, admission=server.admission, drain=drain)
+    grpc_server = grpc.aio.server(
+        interceptors=(interceptor,), options=_options(), maximum_concurrent_rpcs=server.max_concurrent_calls
+    )
+    services = _register(grpc_server, server)
+    health = HealthServicer(services)
+    _add_health(grpc_server, health)
+    add_reflection(grpc_server, (*services, EXEMPT_SERVICES[0]))
+    port = _bind(grpc_server, server)
+    async with metrics_page(server.metrics_listen) as metrics_port, asyncio.TaskGroup() as tasks:
+        with scoped(service=server.name):
+            running = [tasks.create_task(_run(work), name=f"{server.name}-background") for work in server.background]
+            running.append(tasks.create_task(_follow_readiness(server, health), name=f"{server.name}-readiness"))
+            await grpc_server.start()
+            log.info("server started", listen=server.listen, port=port, services=services)
+        try:
+            yield Serving(port=port, metrics_port=metrics_port, services=services, health=health, drain=drain)
+        finally:
+            await health.drain()
+            drain.begin()
+            await grpc_server.stop(server.drain_seconds)
+            for task in running:
+                task.cancel()
+            log.info("server stopped", service=server.name)
+
+
+async def _run(work: Background) -> None:
+    await work()
+
+
+async def _follow_readiness(server: Server, health: HealthServicer) -> None:
+    told: str | None = None
+    while True:
+        reason = await server.ready()
+        await health.set_serving(reason is None)
+        if reason != told:
+            told = reason
+            log.warning("not ready", why=reason) if reason else log.info("ready")
+        await server.clock.sleep(1.0)
+
+
+def _bind(grpc_server: grpc.aio.Server, server: Server) -> int:
+    try:
+        if server.credentials is None:
+            return grpc_server.add_insecure_port(server.listen)
+        return grpc_server.add_secure_port(server.listen, server.credentials)
+    except RuntimeError as error:
+        raise AddressTaken(
+            f"{server.name} cannot listen on {server.listen}; stop what uses it or choose another address",
+            listen=server.listen,
+        ) from error
+
+
+def _register(grpc_server: grpc.aio.Server, server: Server) -> tuple[str, ...]:
+    """Adds the servicers and gives their full names. An RPC without a guard is logged here and refused when called."""
+    recorder = _Recorder(grpc_server)
+    for registration in server.registrations:
+        registration(recorder)
+    for method in recorder.methods:
+        try:
+            server.admission.guard(method)
+        except GuardMissing as error:
+            log.error("an RPC has no guard annotation and is refused", method=method, reason=error.reason)
+    return tuple(dict.fromkeys(recorder.services))
+
+
+class _Recorder:
+    """Stands in for the server while generated code registers, and notes what it registers."""
+
+    def __init__(self, grpc_server: grpc.aio.Server) -> None:
+        self._grpc_server = grpc_server
+        self.services: list[str] = []
+        self.methods: list[str] = []
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        self.services.extend(
+            handler.service_name() for handler in handlers if isinstance(handler, grpc.ServiceRpcHandler)
+        )
+        self._grpc_server.add_generic_rpc_handlers(tuple(handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        self.methods.extend(f"/{service}/{method}" for method in handlers)
+        registered: Any = self._grpc_server
+        registered.add_registered_method_handlers(service, handlers)
+
+
+def _add_health(grpc_server: grpc.aio.Server, health: HealthServicer) -> None:
+    add = cast(Callable[[Any, Any], None], health_pb2_grpc.add_HealthServicer_to_server)  # pyright: ignore[reportUnknownMemberType]
+    add(health, grpc_server)
+
+
+def _options() -> list[tuple[str, Any]]:
+    return [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_concurrent_streams", _MAX_STREAMS_PER_CONNECTION),
+        ("grpc.max_connection_age_ms", _MAX_CONNECTION_AGE_MS),
+        ("grpc.max_connection_age_grace_ms", _MAX_CONNECTION_AGE_GRACE_MS),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        # Two servers on one port would share its calls in silence; better one of them says so.
+        ("grpc.so_reuseport", 0),
+    ]

@@ -1,0 +1,96 @@
+"""The life of one service process: read settings, build, serve, drain on SIGTERM."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import Final, NoReturn, Protocol, TypeVar, cast
+
+import uvloop
+from pydantic import ValidationError
+
+from services.meshkit.core.clock import Clock, SystemClock
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.ids import IdSource, SystemIds
+from services.meshkit.grpc.server import Server, serve
+from services.meshkit.settings import ServiceSettings
+from services.meshkit.telemetry.logs import logger
+from services.meshkit.telemetry.setup import setup
+from services.meshkit.testing import failpoints
+
+#: Something broke while serving.
+EXIT_CRASHED: Final = 1
+#: The settings are wrong.
+EXIT_SETTINGS: Final = 2
+#: The service could not start: a port is taken, a dependency does not answer.
+EXIT_START: Final = 3
+
+S = TypeVar("S", bound=ServiceSettings)
+S_contra = TypeVar("S_contra", bound=ServiceSettings, contravariant=True)
+
+log = logger(__name__)
+
+
+class Wiring(Protocol[S_contra]):
+    """Builds everything a service needs and gives the server that is to run."""
+
+    def __call__(self, settings: S_contra, /, *, clock: Clock, ids: IdSource) -> AbstractAsyncContextManager[Server]:
+        """Opens what the service needs; leaving the block closes it."""
+        ...
+
+
+def run_service(name: str, settings_type: type[S], wiring: Wiring[S]) -> NoReturn:
+    """Runs a service until SIGTERM or SIGINT, then exits. This is all that its `__main__.py` does.
+
+    Exits with 0 after a drain; with 1 when something broke while serving, 2 when the settings are wrong, 3 when it
+    could not start, each after one sentence on standard error.
+    """
+    settings = read_settings(name, settings_type)
+    setup(name, settings)
+    failpoints.arm(settings.failpoints)
+    sys.exit(uvloop.run(_serve_until_told(name, settings, wiring)))
+
+
+def read_settings(name: str, settings_type: type[S]) -> S:
+    """Reads settings from the environment, or exits with one sentence that names every wrong variable."""
+    try:
+        return settings_type.model_validate({})
+    except ValidationError as error:
+        prefix = str(settings_type.model_config.get("env_prefix", ""))
+        wrong = "; ".join(
+            f"{prefix}{'_'.join(str(part) for part in problem['loc'])}".upper() + f": {problem['msg'].lower()}"
+            for problem in error.errors(include_input=False, include_url=False, include_context=False)
+        )
+        _say(f"{name} cannot start: {wrong}")
+        sys.exit(EXIT_SETTINGS)
+
+
+async def _serve_until_told(name: str, settings: S, wiring: Wiring[S]) -> int:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    started = False
+    try:
+        async with wiring(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server):
+            started = True
+            await told.wait()
+    except (MeshError, OSError, ExceptionGroup) as error:
+        log.error("the service ends", exc_info=error)
+        for cause in _causes(error):
+            _say(f"{name} {'broke' if started else 'cannot start'}: {cause}")
+        return EXIT_CRASHED if started else EXIT_START
+    return 0
+
+
+def _causes(error: Exception) -> Iterator[Exception]:
+    if isinstance(error, ExceptionGroup):
+        for part in cast(ExceptionGroup[Exception], error).exceptions:
+            yield from _causes(part)
+    else:
+        yield error
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")

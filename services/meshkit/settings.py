@@ -1,0 +1,56 @@
+"""The settings that every service has. A service derives its own class with its prefix and its own knobs."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, StringConstraints
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: An address as `host:port`; IPv6 hosts stand in brackets.
+HostPort = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\[\]\s]+):\d{1,5}$")]
+
+
+class ServiceSettings(BaseSettings):
+    """Settings shared by all services, read once from the environment.
+
+    Derive with `model_config = SettingsConfigDict(env_prefix="COMITIA_TOOLS_")`; the rest is inherited.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    listen: HostPort = Field(description="Address the gRPC server listens on; port 0 takes any free one.")
+    metrics_listen: HostPort | None = Field(
+        default=None, description="Address of the Prometheus page `/metrics`. Without it there is no such page."
+    )
+    database_url: SecretStr = Field(description="Database of the service as role `app`, bound by row-level security.")
+    maintenance_database_url: SecretStr = Field(
+        description="The same database as role `maintenance`, for background work across tenants."
+    )
+    nats_url: SecretStr = Field(default=SecretStr("nats://127.0.0.1:4222"), description="Address of NATS.")
+    jwks_path: Path = Field(description="Key set that access tokens are verified with; re-read when it changes.")
+    workload_key_path: Path = Field(description="Private key with which this service signs its workload assertions.")
+    workload_jwks_path: Path = Field(description="Key set that the assertions of the neighbours are verified with.")
+    kek_path: Path = Field(description="File of the key that wraps the tenants' data keys.")
+    gateway_target: HostPort = Field(default="127.0.0.1:7401", description="Address of the gateway.")
+    orchestrator_target: HostPort = Field(default="127.0.0.1:7402", description="Address of the orchestrator.")
+    inference_target: HostPort = Field(default="127.0.0.1:7403", description="Address of inference.")
+    policy_target: HostPort = Field(default="127.0.0.1:7404", description="Address of policy.")
+    memory_target: HostPort = Field(default="127.0.0.1:7405", description="Address of memory.")
+    tools_target: HostPort = Field(default="127.0.0.1:7406", description="Address of tools.")
+    cost_target: HostPort = Field(default="127.0.0.1:7407", description="Address of cost.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe log line that is written. Finished calls are logged at `debug`."
+    )
+    drain_seconds: float = Field(
+        default=10.0, ge=0, le=3600, description="Longest time running calls may take to finish after SIGTERM."
+    )
+    max_concurrent_calls: int = Field(
+        default=2000, ge=1, description="Calls served at once; one more is refused with RESOURCE_EXHAUSTED."
+    )
+    otlp_endpoint: str | None = Field(
+        default=None, description="OTLP collector for traces, `http://host:4317`. Without it no trace is recorded."
+    )
+    failpoints: str = Field(
+        default="",
+        description="Failures to provoke, `name=kill,name=delay:50@3`. For crash tests; empty in production.",
+    )

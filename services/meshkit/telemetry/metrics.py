@@ -1,0 +1,59 @@
+"""The instruments of the process, one per name, and the page that shows them.
+
+A process has one page, so the instruments live at module level, as prometheus-client means them to.
+"""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from services.meshkit.telemetry import names
+
+_RPC_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_MODEL_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
+_BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+RPC_DURATION = Histogram(
+    names.RPC_SERVER_DURATION_SECONDS, "Time to answer an RPC.", ["method", "code"], buckets=_RPC_BUCKETS
+)
+RPC_IN_FLIGHT = Gauge(names.RPC_SERVER_IN_FLIGHT, "RPCs being worked on.", ["service"])
+INCIDENTS = Counter(names.INCIDENTS_TOTAL, "Errors that were nobody's plan.", ["method"])
+INFERENCE_LATENCY = Histogram(
+    names.INFERENCE_LATENCY_SECONDS,
+    "Time from a prompt to the end of its answer.",
+    ["provider", "model", "outcome"],
+    buckets=_MODEL_BUCKETS,
+)
+TOKENS_CONSUMED = Counter(names.TOKENS_CONSUMED_TOTAL, "Tokens used.", ["provider", "model", "token_class"])
+VIOLATIONS = Counter(names.VIOLATIONS_TOTAL, "Violations of rules.", ["severity", "rule"])
+COST = Counter(names.COST_NANO_USD_TOTAL, "Money spent, in billionths of a US dollar.", ["provider", "model"])
+SESSION_ROUNDS = Histogram(
+    names.SESSION_ROUNDS, "Rounds of a finished session.", ["mode", "converged"], buckets=(1, 2, 3, 5, 8, 13, 21, 50)
+)
+TOOL_INVOCATIONS = Counter(names.TOOL_INVOCATIONS_TOTAL, "Tool calls by how they ended.", ["tool", "status"])
+STEP_DURATION = Histogram(
+    names.STEP_DURATION_SECONDS, "Time of a step of a run.", ["program", "step"], buckets=_MODEL_BUCKETS
+)
+QUEUE_ITEMS = Gauge(names.QUEUE_ITEMS, "Things waiting in a bounded queue.", ["queue"])
+QUEUE_REFUSED = Counter(names.QUEUE_REFUSED_TOTAL, "Things refused by a full queue.", ["queue"])
+BATCH_ITEMS = Histogram(names.BATCH_ITEMS, "Items that went together.", ["queue"], buckets=_BATCH_BUCKETS)
+
+
+class BoundedLabel:
+    """Keeps the values of a label few: the first `most` that come are kept, the rest becomes `other`.
+
+    For values that users choose, such as names of models, rules and tools.
+    """
+
+    def __init__(self, *, most: int = 100) -> None:
+        self._most = most
+        self._seen: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        """Gives the label value to use for `value`."""
+        if value in self._seen:
+            return value
+        if len(self._seen) >= self._most:
+            return "other"
+        self._seen.add(value)
+        return value

@@ -1,0 +1,57 @@
+"""Names of metrics, spans and log fields. The only place where they are spelled.
+
+Units are base units and stand in the name. Labels are few and bounded; no id is ever a label.
+"""
+
+from typing import Final
+
+# --- metrics ---------------------------------------------------------------------------------------------------------
+
+#: Time a server took to answer an RPC. Labels: method, code.
+RPC_SERVER_DURATION_SECONDS: Final = "comitia_rpc_server_duration_seconds"
+#: RPCs that a server is working on. Labels: service.
+RPC_SERVER_IN_FLIGHT: Final = "comitia_rpc_server_in_flight"
+#: Errors that were nobody's plan, each with an incident id in the log. Labels: method.
+INCIDENTS_TOTAL: Final = "comitia_incidents_total"
+#: Time from a prompt to the end of its answer. Labels: provider, model, outcome.
+INFERENCE_LATENCY_SECONDS: Final = "comitia_inference_latency_seconds"
+#: Tokens used, by class. Labels: provider, model, token_class.
+TOKENS_CONSUMED_TOTAL: Final = "comitia_tokens_consumed_total"
+#: Violations of rules. Labels: severity, rule.
+VIOLATIONS_TOTAL: Final = "comitia_violations_total"
+#: Money spent, in billionths of a US dollar. Labels: provider, model.
+COST_NANO_USD_TOTAL: Final = "comitia_cost_nano_usd_total"
+#: Rounds that a finished session took. Labels: mode, converged.
+SESSION_ROUNDS: Final = "comitia_session_rounds"
+#: Tool calls by how they ended. Labels: tool, status.
+TOOL_INVOCATIONS_TOTAL: Final = "comitia_tool_invocations_total"
+#: Time a step of a run took. Labels: program, step.
+STEP_DURATION_SECONDS: Final = "comitia_step_duration_seconds"
+#: Things waiting in a bounded queue. Labels: queue.
+QUEUE_ITEMS: Final = "comitia_queue_items"
+#: Things refused because their queue was full. Labels: queue.
+QUEUE_REFUSED_TOTAL: Final = "comitia_queue_refused_total"
+#: Items that travelled or were committed together. Labels: queue.
+BATCH_ITEMS: Final = "comitia_batch_items"
+
+# --- spans -----------------------------------------------------------------------------------------------------------
+
+#: One turn of one agent in a round of a session.
+SPAN_TURN: Final = "session.round.turn"
+#: One call of a model, law and money included.
+SPAN_INFERENCE: Final = "agent.inference"
+#: The rules applied to one piece of content.
+SPAN_MONITOR: Final = "monitor.sequence"
+#: One call of a tool.
+SPAN_TOOL: Final = "tool.invoke"
+
+# --- log fields ------------------------------------------------------------------------------------------------------
+
+#: Service that wrote the line.
+LOG_SERVICE: Final = "service"
+#: Session or run the line belongs to; without one, the request id of the edge.
+LOG_CORRELATION_ID: Final = "correlation_id"
+#: Trace the line belongs to, 32 hexadecimal digits.
+LOG_TRACE_ID: Final = "trace_id"
+#: Finds the log line of an INTERNAL error that a caller reports.
+LOG_INCIDENT_ID: Final = "incident_id"

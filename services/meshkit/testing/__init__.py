@@ -1,0 +1,1 @@
+"""What tests need to own time, ids, faults and crashes, and a real server inside the test."""
