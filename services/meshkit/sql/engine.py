@@ -25,7 +25,12 @@ class PreambleConnection(asyncpg.Connection):  # type: ignore[type-arg]
     #: Sent once, right after the next BEGIN. Set by `scope.py` only, from UUIDs and constants.
     preamble: str = ""
 
-    async def execute(self, query: str, *args: object, timeout: float | None = None) -> str:
+    async def execute(
+        self,
+        query: str,
+        *args: object,
+        timeout: float | None = None,
+    ) -> str:
         """See `asyncpg.Connection.execute`."""
         if self.preamble and query.startswith("BEGIN"):
             query, self.preamble = f"{query.rstrip(';')};{self.preamble}", ""

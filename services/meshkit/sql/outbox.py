@@ -201,9 +201,9 @@ async def outbox_lag(engine: AsyncEngine) -> tuple[int, timedelta]:
     async with maintenance_scope(engine, read_only=True) as scope:
         row = (
             await scope.execute(
-                select(
-                    func.count(), func.coalesce(func.now() - func.min(_TABLE.c.created_time), timedelta())
-                ).where(_TABLE.c.parked_reason.is_(None))
+                select(func.count(), func.coalesce(func.now() - func.min(_TABLE.c.created_time), timedelta())).where(
+                    _TABLE.c.parked_reason.is_(None)
+                )
             )
         ).one()
     return int(row[0]), row[1]

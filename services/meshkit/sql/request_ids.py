@@ -70,7 +70,8 @@ _KEEP: Final = text("""
     UPDATE request_id SET answer = :answer
     WHERE tenant_id = :tenant AND method = :method AND request_id = :request_id""")
 _EXPIRE: Final = text("""
-    DELETE FROM request_id WHERE ctid = ANY(ARRAY(SELECT ctid FROM request_id WHERE expire_time <= now() LIMIT :most))""")
+    DELETE FROM request_id
+    WHERE ctid = ANY(ARRAY(SELECT ctid FROM request_id WHERE expire_time <= now() LIMIT :most))""")
 
 
 async def claim(connection: AsyncConnection, key: RequestKey, body: bytes) -> bytes | None:

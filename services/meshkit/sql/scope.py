@@ -52,7 +52,7 @@ async def tenant_scope(
 ) -> AsyncGenerator[Scope]:
     """Opens a transaction that sees the rows of these tenants only.
 
-    Leaving without `await scope.commit()` rolls back. Begins with the first statement, so an unused scope costs nothing.
+    Leaving without `await scope.commit()` rolls back. It begins with the first statement: an unused scope is free.
 
     Args:
         engine: of the `app` role.
@@ -99,7 +99,7 @@ async def driver_scope(
 ) -> AsyncGenerator[DriverScope]:
     """Opens a transaction like `tenant_scope`, or like `maintenance_scope` with None, without Core in between.
 
-    Statements go to `scope.driver` with `$1` parameters. Group commits use `INSERT … SELECT FROM unnest($1::uuid[], …)`.
+    Statements go to `scope.driver`, with `$1` parameters. Groups: `INSERT … SELECT FROM unnest($1::uuid[], …)`.
     """
     with mapped_errors():
         proxy = await engine.raw_connection()
