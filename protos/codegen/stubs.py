@@ -15,8 +15,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from protos.codegen.errors import CodegenError
 
-#: Not imported by our protos, but Envoy needs it to write error details as JSON.
-ERROR_DETAILS = "google/rpc/error_details.proto"
+#: What errors are made of on the wire. Ours need not import them, but Envoy writes them as JSON.
+ERRORS = ("google/rpc/error_details.proto", "google/rpc/status.proto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def descriptor_set(tree: ProtoTree, scratch: Path) -> FileDescriptorSet:
     """Compiles our protos, all they import, and the standard services to one descriptor set with comments."""
     target = scratch / "own.binpb"
     flags = [f"--descriptor_set_out={target}", "--include_imports", "--include_source_info"]
-    _protoc(tree, flags, [*tree.own_files(), ERROR_DETAILS])
+    _protoc(tree, flags, [*tree.own_files(), *ERRORS])
     files = FileDescriptorSet.FromString(target.read_bytes())
     present = {file.name for file in files.file}
     files.file.extend(file for file in standard_services() if file.name not in present)
