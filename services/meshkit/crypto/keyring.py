@@ -1,0 +1,213 @@
+"""Seals and opens payloads with the data keys of tenants.
+
+An envelope is version (1 byte) ‖ key id (16) ‖ nonce (12) ‖ AES-256-GCM ciphertext and tag (16): 45 bytes more than
+the content. Tenant and key id are authenticated with the caller's `aad`, so an envelope opens in its own place only.
+"""
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import IdSource
+from services.meshkit.crypto.errors import KeyDestroyed, KeyNotLoaded, SealBroken
+from services.meshkit.crypto.ports import DataKeys, KeyWrapper
+
+#: What an envelope adds to its content.
+ENVELOPE_BYTES: Final = 45
+#: Longest content: what AES-GCM of the library takes in one piece.
+MAX_PLAINTEXT_BYTES: Final = 2**31 - 1
+_VERSION: Final = b"\x01"
+_HEAD_BYTES: Final = 17
+_NONCE_BYTES: Final = 12
+#: Random nonces are safe for 2**32 messages of one key, all processes together (NIST SP 800-38D, 8.3).
+_MESSAGES_PER_KEY_AND_PROCESS: Final = 2**28
+#: A key that was fresh at `load` stays usable for the caller's next synchronous calls.
+_GRACE_SECONDS: Final = 5.0
+
+
+@dataclass(slots=True)
+class _DataKey:
+    id: UUID
+    #: Version and key id, as they stand at the start of the envelope.
+    head: bytes
+    cipher: AESGCM
+    #: On the monotonic clock; after it the store is asked again.
+    stale_at: float
+    sealed: int = 0
+
+
+class KeyRing:
+    """Holds the data keys of the tenants that are busy, at most `capacity`, each for at most `ttl`.
+
+    Args:
+        capacity: most keys in memory; the one not used for longest goes first.
+        ttl: so long (and 5 s more) after another process destroyed a key it may still be used here.
+    """
+
+    def __init__(
+        self,
+        keys: DataKeys,
+        wrapper: KeyWrapper,
+        *,
+        clock: Clock,
+        ids: IdSource,
+        capacity: int = 4_096,
+        ttl: timedelta = timedelta(seconds=60),
+    ) -> None:
+        self._store = keys
+        self._wrapper = wrapper
+        self._clock = clock
+        self._ids = ids
+        self._capacity = capacity
+        self._ttl = ttl.total_seconds()
+        self._keys: OrderedDict[tuple[TenantId, UUID], _DataKey] = OrderedDict()
+        self._sealing: dict[TenantId, UUID] = {}
+        self._loading: dict[TenantId, asyncio.Lock] = {}
+
+    async def seal(self, tenant: TenantId, plaintext: bytes, *, aad: bytes) -> bytes:
+        """Seals content for a tenant; makes the tenant's first key if there is none.
+
+        Args:
+            aad: names the place of the envelope (table, row, column); the same is needed to open it.
+        """
+        await self.load(tenant)
+        return self.seal_sync(tenant, plaintext, aad=aad)
+
+    async def open(self, tenant: TenantId, envelope: bytes, *, aad: bytes) -> bytes:
+        """Opens an envelope.
+
+        Raises: SealBroken: damaged, or sealed for another tenant or place. KeyDestroyed: its key is gone.
+        """
+        key_id = _key_id(envelope)
+        if self._fresh(tenant, key_id) is None:
+            await self._fetch(tenant, key_id)
+        return self.open_sync(tenant, envelope, aad=aad)
+
+    async def load(self, *tenants: TenantId) -> None:
+        """Makes sure that `seal_sync` works for these tenants in the next moments, before an await of the caller's."""
+        for tenant in tenants:
+            if self._sealing_key(tenant) is None:
+                await self._load(tenant)
+
+    def seal_sync(self, tenant: TenantId, plaintext: bytes, *, aad: bytes) -> bytes:
+        """Seals like `seal`, without waiting, for hot paths that called `load` before.
+
+        Raises: KeyNotLoaded: they did not.
+        """
+        key = self._sealing_key(tenant, grace=_GRACE_SECONDS)
+        if key is None:
+            raise KeyNotLoaded("load the tenant's key before sealing without waiting")
+        if len(plaintext) > MAX_PLAINTEXT_BYTES:
+            raise ValueError("content of 2 GiB and more goes to the object store in pieces")
+        key.sealed += 1
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return key.head + nonce + key.cipher.encrypt(nonce, plaintext, _bound(key.head, tenant, aad))
+
+    def open_sync(self, tenant: TenantId, envelope: bytes, *, aad: bytes) -> bytes:
+        """Opens like `open`, without waiting, when the key is in memory.
+
+        Raises: KeyNotLoaded: it is not. SealBroken: as `open`.
+        """
+        key = self._fresh(tenant, _key_id(envelope), grace=_GRACE_SECONDS)
+        if key is None:
+            raise KeyNotLoaded("the key of this envelope is not in memory")
+        nonce = envelope[_HEAD_BYTES : _HEAD_BYTES + _NONCE_BYTES]
+        try:
+            return key.cipher.decrypt(nonce, envelope[_HEAD_BYTES + _NONCE_BYTES :], _bound(key.head, tenant, aad))
+        except InvalidTag as cause:
+            raise SealBroken("the payload is damaged or was moved from another tenant or place") from cause
+
+    async def destroy(self, tenant: TenantId) -> int:
+        """Destroys every key of a tenant, here at once and in other processes within `ttl`; returns how many.
+
+        What they sealed can never be opened again. The next `seal` makes a new key.
+        """
+        count = await self._store.destroy_all(tenant)
+        self._sealing.pop(tenant, None)
+        for held in [key for key in self._keys if key[0] == tenant]:
+            del self._keys[held]
+        return count
+
+    def _sealing_key(self, tenant: TenantId, *, grace: float = 0.0) -> _DataKey | None:
+        key_id = self._sealing.get(tenant)
+        key = None if key_id is None else self._fresh(tenant, key_id, grace=grace)
+        return None if key is None or key.sealed >= _MESSAGES_PER_KEY_AND_PROCESS else key
+
+    def _fresh(self, tenant: TenantId, key_id: UUID, *, grace: float = 0.0) -> _DataKey | None:
+        key = self._keys.get((tenant, key_id))
+        if key is None or key.stale_at + grace <= self._clock.monotonic():
+            return None
+        self._keys.move_to_end((tenant, key_id))
+        return key
+
+    async def _load(self, tenant: TenantId) -> None:
+        """Fetches or makes the tenant's sealing key; callers at the same time wait for one."""
+        lock = self._loading.setdefault(tenant, asyncio.Lock())
+        try:
+            async with lock:
+                if self._sealing_key(tenant) is not None:
+                    return
+                used_up = self._keys.get((tenant, self._sealing[tenant])) if tenant in self._sealing else None
+                found = await self._store.newest(tenant)
+                if found is None or (
+                    used_up is not None and used_up.id == found[0] and used_up.sealed >= _MESSAGES_PER_KEY_AND_PROCESS
+                ):
+                    found = await self._make(tenant)
+                key_id, wrapped = found
+                await self._take(tenant, key_id, wrapped)
+                self._sealing[tenant] = key_id
+        finally:
+            if not lock.locked():
+                self._loading.pop(tenant, None)
+
+    async def _make(self, tenant: TenantId) -> tuple[UUID, bytes]:
+        # Two processes may each make one: both stay valid, and both seal with the newer from the next load on.
+        key_id = self._ids.uuid()
+        wrapped = await self._wrapper.wrap(AESGCM.generate_key(256), context=_context(tenant, key_id))
+        await self._store.add(tenant, key_id, wrapped)
+        return key_id, wrapped
+
+    async def _fetch(self, tenant: TenantId, key_id: UUID) -> None:
+        wrapped = await self._store.find(tenant, key_id)
+        if wrapped is None:
+            self._keys.pop((tenant, key_id), None)
+            raise KeyDestroyed(key_id)
+        await self._take(tenant, key_id, wrapped)
+
+    async def _take(self, tenant: TenantId, key_id: UUID, wrapped: bytes) -> None:
+        stale_at = self._clock.monotonic() + self._ttl
+        known = self._keys.get((tenant, key_id))
+        if known is not None:
+            known.stale_at = stale_at
+        else:
+            key = await self._wrapper.unwrap(wrapped, context=_context(tenant, key_id))
+            self._keys[tenant, key_id] = _DataKey(key_id, _VERSION + key_id.bytes, AESGCM(key), stale_at)
+        self._keys.move_to_end((tenant, key_id))
+        while len(self._keys) > self._capacity:
+            (oldest, oldest_id), _ = self._keys.popitem(last=False)
+            if self._sealing.get(oldest) == oldest_id:
+                del self._sealing[oldest]
+
+
+def _key_id(envelope: bytes) -> UUID:
+    if len(envelope) < ENVELOPE_BYTES or envelope[:1] != _VERSION:
+        raise SealBroken("the payload is no envelope of ours, or was cut short")
+    return UUID(bytes=bytes(envelope[1:_HEAD_BYTES]))
+
+
+def _bound(head: bytes, tenant: TenantId, aad: bytes) -> bytes:
+    """What is authenticated beside the content; head and tenant have a fixed length, so nothing can shift."""
+    return head + tenant.bytes + aad
+
+
+def _context(tenant: TenantId, key_id: UUID) -> bytes:
+    return b"comitia.data_key.v1" + tenant.bytes + key_id.bytes

@@ -1,0 +1,246 @@
+"""Sealing with fakes for the store; the wrapper is the real key file."""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import SystemIds
+from services.meshkit.crypto import keyring as module
+from services.meshkit.crypto.commitments import commit, new_salt, verifies
+from services.meshkit.crypto.errors import KekFileUnsafe, KeyDestroyed, KeyNotLoaded, SealBroken
+from services.meshkit.crypto.kek_file import KekFile, create_kek_file
+from services.meshkit.crypto.keyring import ENVELOPE_BYTES, KeyRing
+
+ANNA, BERT = TenantId(UUID(int=1)), TenantId(UUID(int=2))
+
+
+@dataclass
+class StoppedClock:
+    seconds: float = 0.0
+
+    def now(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@dataclass
+class MemoryDataKeys:
+    rows: dict[tuple[TenantId, UUID], bytes | None] = field(default_factory=dict[tuple[TenantId, UUID], bytes | None])
+    reads: int = 0
+
+    async def newest(self, tenant: TenantId) -> tuple[UUID, bytes] | None:
+        self.reads += 1
+        await asyncio.sleep(0)
+        mine = [(key, row) for (owner, key), row in self.rows.items() if owner == tenant and row is not None]
+        return max(mine, default=None)
+
+    async def find(self, tenant: TenantId, key_id: UUID) -> bytes | None:
+        self.reads += 1
+        return self.rows.get((tenant, key_id))
+
+    async def add(self, tenant: TenantId, key_id: UUID, wrapped: bytes) -> None:
+        await asyncio.sleep(0)
+        self.rows[tenant, key_id] = wrapped
+
+    async def destroy_all(self, tenant: TenantId) -> int:
+        mine = [key for key, row in self.rows.items() if key[0] == tenant and row is not None]
+        self.rows.update(dict.fromkeys(mine))
+        return len(mine)
+
+
+@dataclass
+class Rig:
+    keys: MemoryDataKeys
+    clock: StoppedClock
+    wrapper: KekFile
+
+    def ring(self, *, capacity: int = 10) -> KeyRing:
+        return KeyRing(self.keys, self.wrapper, clock=self.clock, ids=SystemIds(), capacity=capacity)
+
+
+def a_rig() -> Rig:
+    return Rig(MemoryDataKeys(), StoppedClock(), KekFile({b"k" * 8: b"s" * 32}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(plaintext=st.binary(max_size=2_000), aad=st.binary(max_size=50))
+async def test_what_was_sealed_opens(plaintext: bytes, aad: bytes) -> None:
+    ring = a_rig().ring()
+    envelope = await ring.seal(ANNA, plaintext, aad=aad)
+    assert len(envelope) == len(plaintext) + ENVELOPE_BYTES
+    assert await ring.open(ANNA, envelope, aad=aad) == plaintext
+
+
+@settings(max_examples=60, deadline=None)
+@given(plaintext=st.binary(max_size=200), aad=st.binary(max_size=20), other=st.binary(max_size=20))
+async def test_it_opens_only_in_its_place(plaintext: bytes, aad: bytes, other: bytes) -> None:
+    ring = a_rig().ring()
+    envelope = await ring.seal(ANNA, plaintext, aad=aad)
+    if other != aad:
+        with pytest.raises(SealBroken):
+            await ring.open(ANNA, envelope, aad=other)
+    with pytest.raises(KeyDestroyed):
+        await ring.open(BERT, envelope, aad=aad)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), plaintext=st.binary(max_size=100))
+async def test_a_cut_or_changed_envelope_is_refused(data: st.DataObject, plaintext: bytes) -> None:
+    ring = a_rig().ring()
+    envelope = await ring.seal(ANNA, plaintext, aad=b"row")
+    cut = data.draw(st.integers(0, len(envelope) - 1))
+    with pytest.raises(SealBroken):
+        await ring.open(ANNA, envelope[:cut], aad=b"row")
+    place = data.draw(st.integers(0, len(envelope) - 1))
+    changed = bytearray(envelope)
+    changed[place] ^= data.draw(st.integers(1, 255))
+    with pytest.raises((SealBroken, KeyDestroyed)):
+        await ring.open(ANNA, bytes(changed), aad=b"row")
+
+
+async def test_a_key_copied_to_another_tenant_does_not_open() -> None:
+    rig = a_rig()
+    envelope = await rig.ring().seal(ANNA, b"secret", aad=b"row")
+    [((_, key_id), wrapped)] = rig.keys.rows.items()
+    rig.keys.rows[BERT, key_id] = wrapped
+    with pytest.raises(SealBroken):
+        await rig.ring().open(BERT, envelope, aad=b"row")
+
+
+async def test_two_envelopes_of_one_text_differ() -> None:
+    ring = a_rig().ring()
+    assert await ring.seal(ANNA, b"same", aad=b"") != await ring.seal(ANNA, b"same", aad=b"")
+
+
+async def test_concurrent_first_seals_make_one_key() -> None:
+    rig = a_rig()
+    ring = rig.ring()
+    await asyncio.gather(*(ring.seal(ANNA, b"x", aad=b"") for _ in range(20)))
+    assert len(rig.keys.rows) == 1
+
+
+async def test_another_process_opens_with_the_stored_key() -> None:
+    rig = a_rig()
+    envelope = await rig.ring().seal(ANNA, b"hello", aad=b"row")
+    assert await rig.ring().open(ANNA, envelope, aad=b"row") == b"hello"
+
+
+async def test_a_destroyed_key_opens_nothing_and_the_next_seal_makes_a_new_one() -> None:
+    rig = a_rig()
+    ring = rig.ring()
+    envelope = await ring.seal(ANNA, b"hello", aad=b"row")
+    assert await ring.destroy(ANNA) == 1
+    with pytest.raises(KeyDestroyed):
+        await ring.open(ANNA, envelope, aad=b"row")
+    fresh = await ring.seal(ANNA, b"again", aad=b"row")
+    assert await ring.open(ANNA, fresh, aad=b"row") == b"again"
+
+
+async def test_another_process_forgets_a_destroyed_key_within_its_ttl() -> None:
+    rig = a_rig()
+    here, there = rig.ring(), rig.ring()
+    envelope = await here.seal(ANNA, b"hello", aad=b"row")
+    await there.open(ANNA, envelope, aad=b"row")
+    await here.destroy(ANNA)
+    rig.clock.seconds = 61
+    with pytest.raises(KeyDestroyed):
+        await there.open(ANNA, envelope, aad=b"row")
+    await there.seal(ANNA, b"new", aad=b"row")
+    assert sum(row is not None for row in rig.keys.rows.values()) == 1
+
+
+async def test_the_synchronous_way_needs_a_loaded_key() -> None:
+    ring = a_rig().ring()
+    with pytest.raises(KeyNotLoaded):
+        ring.seal_sync(ANNA, b"x", aad=b"")
+    await ring.load(ANNA, BERT)
+    assert ring.open_sync(BERT, ring.seal_sync(BERT, b"x", aad=b""), aad=b"") == b"x"
+
+
+async def test_a_key_that_goes_stale_right_after_load_still_seals() -> None:
+    rig = a_rig()
+    ring = rig.ring()
+    await ring.load(ANNA)
+    rig.clock.seconds = 60
+    assert ring.open_sync(ANNA, ring.seal_sync(ANNA, b"x", aad=b""), aad=b"") == b"x"
+    rig.clock.seconds = 65
+    with pytest.raises(KeyNotLoaded):
+        ring.seal_sync(ANNA, b"x", aad=b"")
+
+
+async def test_the_cache_is_bounded() -> None:
+    rig = a_rig()
+    ring = rig.ring(capacity=2)
+    envelopes = {TenantId(UUID(int=n)): await ring.seal(TenantId(UUID(int=n)), b"x", aad=b"") for n in range(1, 6)}
+    for tenant, envelope in envelopes.items():
+        assert await ring.open(tenant, envelope, aad=b"") == b"x"
+    with pytest.raises(KeyNotLoaded):
+        ring.seal_sync(ANNA, b"x", aad=b"")
+
+
+async def test_a_key_is_replaced_before_its_nonces_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MESSAGES_PER_KEY_AND_PROCESS", 3)
+    rig = a_rig()
+    ring = rig.ring()
+    envelopes = [await ring.seal(ANNA, b"x", aad=b"") for _ in range(7)]
+    assert len(rig.keys.rows) == 3
+    assert [await ring.open(ANNA, envelope, aad=b"") for envelope in envelopes] == [b"x"] * 7
+
+
+async def test_the_key_file_is_private_and_rotates(tmp_path: Path) -> None:
+    path = tmp_path / "kek"
+    create_kek_file(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    old_text = path.read_text()
+    create_kek_file(path)
+    assert path.read_text() == old_text
+    wrapped = await (await KekFile.read(path)).wrap(b"d" * 32, context=b"c")
+    path.write_text("0011223344556677 " + "QUFB" * 10 + "QUE=\n" + old_text)
+    rotated = await KekFile.read(path)
+    assert await rotated.unwrap(wrapped, context=b"c") == b"d" * 32
+    with pytest.raises(SealBroken):
+        await rotated.unwrap(wrapped, context=b"other")
+    with pytest.raises(SealBroken):
+        await KekFile({b"x" * 8: b"y" * 32}).unwrap(wrapped, context=b"c")
+
+
+@pytest.mark.parametrize("content", ["", "nonsense", "zz QUFB", "00112233 QUFB", "0011223344556677 QUFB"])
+async def test_a_wrong_key_file_is_refused_with_its_path(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "kek"
+    path.write_text(content)
+    path.chmod(0o600)
+    with pytest.raises(KekFileUnsafe, match="kek"):
+        await KekFile.read(path)
+
+
+async def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "kek"
+    create_kek_file(path)
+    path.chmod(0o640)
+    with pytest.raises(KekFileUnsafe, match="chmod 600"):
+        await KekFile.read(path)
+    with pytest.raises(KekFileUnsafe, match="cannot read"):
+        await KekFile.read(tmp_path / "missing")
+
+
+@given(plaintext=st.binary(max_size=500))
+def test_a_commitment_verifies_with_its_salt_and_text_only(plaintext: bytes) -> None:
+    salt = new_salt()
+    made = commit(salt, plaintext)
+    assert len(made) == 32
+    assert verifies(made, salt, plaintext)
+    assert not verifies(made, salt, plaintext + b"x")
+    assert not verifies(made, new_salt(), plaintext)
+    assert not verifies(made, salt[:-1], salt[-1:] + plaintext)
