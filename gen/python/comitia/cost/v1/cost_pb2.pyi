@@ -102,6 +102,28 @@ COST_KIND_TOOL: CostKind.ValueType  # 3
 """A call of a tool."""
 Global___CostKind: _TypeAlias = CostKind  # noqa: Y015
 
+class _BudgetAlertCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetAlertCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetAlertCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_ALERT_CAUSE_UNSPECIFIED: _BudgetAlertCause.ValueType  # 0
+    BUDGET_ALERT_CAUSE_EXHAUSTED: _BudgetAlertCause.ValueType  # 1
+    """A call was refused because too much is spent. Told once until the limit changes."""
+    BUDGET_ALERT_CAUSE_OVERRUN: _BudgetAlertCause.ValueType  # 2
+    """A settlement or a lowered limit took it beyond its limit."""
+
+class BudgetAlertCause(_BudgetAlertCause, metaclass=_BudgetAlertCauseEnumTypeWrapper):
+    """What people should know about a budget."""
+
+BUDGET_ALERT_CAUSE_UNSPECIFIED: BudgetAlertCause.ValueType  # 0
+BUDGET_ALERT_CAUSE_EXHAUSTED: BudgetAlertCause.ValueType  # 1
+"""A call was refused because too much is spent. Told once until the limit changes."""
+BUDGET_ALERT_CAUSE_OVERRUN: BudgetAlertCause.ValueType  # 2
+"""A settlement or a lowered limit took it beyond its limit."""
+Global___BudgetAlertCause: _TypeAlias = BudgetAlertCause  # noqa: Y015
+
 @_typing.final
 class Budget(_message.Message):
     """A hard limit on money. A hold never takes `spent + held` above the limit."""
@@ -220,6 +242,7 @@ class CostEvent(_message.Message):
     PRICE_DIGEST_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
+    REVERSAL_FIELD_NUMBER: _builtins.int
     cost_event_id: _builtins.str
     """Id, `cost_…`."""
     hold_id: _builtins.str
@@ -237,16 +260,20 @@ class CostEvent(_message.Message):
     path: _builtins.str
     """Place in that run."""
     cost_nano_usd: _builtins.int
-    """What was charged, nano-USD."""
+    """What was charged, nano-USD; negative in a reversal."""
     assumed: _builtins.bool
     """True when usage was never reported and the bound was charged."""
     price_digest: _builtins.str
     """Digest of the price row that was applied, hex."""
     project: _builtins.str
     """Project the cost is counted for. Optional."""
+    reversal: _builtins.bool
+    """True when it takes back an assumed charge whose usage became known: `usage` and `cost_nano_usd` are negative then,
+    and the real charge is an event of its own. So sums over events are always right.
+    """
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
-        """Tokens, in disjoint classes."""
+        """Tokens, in disjoint classes; negative in a reversal."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -269,10 +296,11 @@ class CostEvent(_message.Message):
         price_digest: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         project: _builtins.str = ...,
+        reversal: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "assumed", b"assumed", "cost_event_id", b"cost_event_id", "cost_nano_usd", b"cost_nano_usd", "create_time", b"create_time", "hold_id", b"hold_id", "kind", b"kind", "model", b"model", "path", b"path", "price_digest", b"price_digest", "project", b"project", "provider", b"provider", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "assumed", b"assumed", "cost_event_id", b"cost_event_id", "cost_nano_usd", b"cost_nano_usd", "create_time", b"create_time", "hold_id", b"hold_id", "kind", b"kind", "model", b"model", "path", b"path", "price_digest", b"price_digest", "project", b"project", "provider", b"provider", "reversal", b"reversal", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,6 +327,7 @@ class Price(_message.Message):
     IMAGE_NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    MIN_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """Who is paid."""
     model: _builtins.str
@@ -325,6 +354,8 @@ class Price(_message.Message):
     """Where the price comes from."""
     digest: _builtins.str
     """SHA-256 of the row, hex."""
+    min_prompt_tokens: _builtins.int
+    """Holds for calls whose prompt has at least so many tokens. 0, except where long prompts cost more."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """From when it holds."""
@@ -351,11 +382,46 @@ class Price(_message.Message):
         image_nano_usd_per_million: _builtins.int = ...,
         source: _builtins.str = ...,
         digest: _builtins.str = ...,
+        min_prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_in_nano_usd_per_million", b"audio_in_nano_usd_per_million", "audio_out_nano_usd_per_million", b"audio_out_nano_usd_per_million", "cache_read_nano_usd_per_million", b"cache_read_nano_usd_per_million", "cache_write_1h_nano_usd_per_million", b"cache_write_1h_nano_usd_per_million", "cache_write_5m_nano_usd_per_million", b"cache_write_5m_nano_usd_per_million", "digest", b"digest", "end_time", b"end_time", "image_nano_usd_per_million", b"image_nano_usd_per_million", "input_nano_usd_per_million", b"input_nano_usd_per_million", "model", b"model", "output_nano_usd_per_million", b"output_nano_usd_per_million", "provider", b"provider", "reasoning_nano_usd_per_million", b"reasoning_nano_usd_per_million", "source", b"source", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_in_nano_usd_per_million", b"audio_in_nano_usd_per_million", "audio_out_nano_usd_per_million", b"audio_out_nano_usd_per_million", "cache_read_nano_usd_per_million", b"cache_read_nano_usd_per_million", "cache_write_1h_nano_usd_per_million", b"cache_write_1h_nano_usd_per_million", "cache_write_5m_nano_usd_per_million", b"cache_write_5m_nano_usd_per_million", "digest", b"digest", "end_time", b"end_time", "image_nano_usd_per_million", b"image_nano_usd_per_million", "input_nano_usd_per_million", b"input_nano_usd_per_million", "min_prompt_tokens", b"min_prompt_tokens", "model", b"model", "output_nano_usd_per_million", b"output_nano_usd_per_million", "provider", b"provider", "reasoning_nano_usd_per_million", b"reasoning_nano_usd_per_million", "source", b"source", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Price: _TypeAlias = Price  # noqa: Y015
+
+@_typing.final
+class BudgetAlert(_message.Message):
+    """Body of the events `comitia.cost.budget.exhausted.v1` and `comitia.cost.budget.overrun.v1`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    cause: Global___BudgetAlertCause.ValueType
+    """What happened."""
+    @_builtins.property
+    def budget(self) -> Global___Budget:
+        """The budget as it was then."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        budget: Global___Budget | None = ...,
+        cause: Global___BudgetAlertCause.ValueType = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cause", b"cause", "create_time", b"create_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetAlert: _TypeAlias = BudgetAlert  # noqa: Y015

@@ -130,7 +130,8 @@ class BudgetServiceServicer:
         Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
         Idempotent per `request_id`.
-        Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN,
+        Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`),
+        NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -162,7 +163,8 @@ class BudgetServiceServicer:
         """Frees a hold whose call was never sent, or whose provider said that it charges nothing.
         Internal, so without `google.api.http`: see Reserve.
 
-        Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED.
+        Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED,
+        FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

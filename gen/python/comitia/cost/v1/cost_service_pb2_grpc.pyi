@@ -59,7 +59,8 @@ class BudgetServiceStub:
     Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
     Idempotent per `request_id`.
-    Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN,
+    Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`),
+    NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD.
     """
     MarkDispatched: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.MarkDispatchedRequest, _cost_service_pb2.MarkDispatchedResponse]
@@ -79,7 +80,8 @@ class BudgetServiceStub:
     """Frees a hold whose call was never sent, or whose provider said that it charges nothing.
     Internal, so without `google.api.http`: see Reserve.
 
-    Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED.
+    Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED,
+    FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set).
     """
     BatchSpend: _grpc.StreamStreamMultiCallable[_cost_service_pb2.BatchSpendRequest, _cost_service_pb2.BatchSpendResponse]
     """Reserve, MarkDispatched, Settle and Release of many calls on one stream; each gets its own answer or error.
@@ -117,7 +119,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
     Idempotent per `request_id`.
-    Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN,
+    Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`),
+    NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD.
     """
     MarkDispatched: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.MarkDispatchedRequest, _cost_service_pb2.MarkDispatchedResponse]  # type: ignore[assignment]
@@ -137,7 +140,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     """Frees a hold whose call was never sent, or whose provider said that it charges nothing.
     Internal, so without `google.api.http`: see Reserve.
 
-    Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED.
+    Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED,
+    FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set).
     """
     BatchSpend: _aio.StreamStreamMultiCallable[_cost_service_pb2.BatchSpendRequest, _cost_service_pb2.BatchSpendResponse]  # type: ignore[assignment]
     """Reserve, MarkDispatched, Settle and Release of many calls on one stream; each gets its own answer or error.
@@ -202,7 +206,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
         Idempotent per `request_id`.
-        Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN,
+        Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`),
+        NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD.
         """
 
@@ -240,7 +245,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Frees a hold whose call was never sent, or whose provider said that it charges nothing.
         Internal, so without `google.api.http`: see Reserve.
 
-        Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED.
+        Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED,
+        FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set).
         """
 
     @_abc_1.abstractmethod
