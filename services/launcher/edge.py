@@ -1,0 +1,189 @@
+"""Renders the configuration of the edge: `deploy/envoy/*.yaml.j2` filled in from the guard table and `EdgeSettings`.
+
+What may pass is decided by the contracts alone: an RPC without `guard.peers` is public and has a route under its exact
+name; an internal one has none.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from comitia.guard_table import GUARDS, Guard
+from services.launcher.edge_refusals import REFUSALS
+
+_ROOT: Final = Path(__file__).parents[2]
+_TEMPLATES: Final = _ROOT / "deploy" / "envoy"
+#: Open to anyone, answered by the gateway for all seven.
+_EXEMPT_SERVICES: Final = (
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
+#: Headers by which the inside of the mesh, or gRPC itself, identifies callers and calls.
+_INTERNAL_HEADERS: Final = (
+    "comitia-workload",
+    "forwarded",
+    "grpc-previous-rpc-attempts",
+    "grpc-retry-pushback-ms",
+    "grpc-tags-bin",
+    "grpc-trace-bin",
+    "lb-token",
+    "via",
+    "x-client-cert",
+    "x-real-ip",
+)
+_INTERNAL_HEADER_PREFIXES: Final = ("x-comitia-", "x-envoy-", "x-forwarded-", "endpoint-load-metrics")
+_DEFAULT_SECONDS: Final = 30
+#: Long enough for what the services answer at most (4 MiB of protobuf), as JSON.
+_MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host name or IP address, and a port."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Reads `host:port`; IPv6 hosts stand in brackets."""
+        host, _, port = text.rpartition(":")
+        return cls(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """Certificate of the edge, PEM."""
+
+    certificate_chain: Path
+    private_key: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettings:
+    """What an installation decides about its edge."""
+
+    listen: Address
+    #: Envoy's own admin page. Loopback only.
+    admin: Address
+    #: gRPC address of each of the seven services, by name. A name that resolves to several addresses is balanced over.
+    services: Mapping[str, Address]
+    #: Key set that access tokens are verified with; Envoy follows it when it is replaced.
+    jwks: Path
+    descriptors: Path = _ROOT / "gen" / "descriptors" / "comitia.binpb"
+    #: File of the access log; None writes it to stdout.
+    access_log: Path | None = None
+    #: None speaks plain text, for the loopback.
+    tls: TlsFiles | None = None
+    #: Calls per second that a tenant may start of an RPC whose guard names no number.
+    default_per_second: int = 100
+    #: Multiplies the limit of every RPC; benchmarks raise it.
+    rate_factor: float = 1.0
+    #: Calls per second that this edge takes in all.
+    edge_per_second: int = 5000
+    #: Largest JSON body, bytes. Equal to the largest gRPC message of the services.
+    max_request_bytes: int = 4 * 1024 * 1024
+    max_connections: int = 10_000
+    #: Tenants whose buckets are kept per RPC; the least recently seen is forgotten first.
+    max_tenants_counted: int = 1000
+    #: Origins from which browsers may call; none by default.
+    cors_origins: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.admin.host not in ("127.0.0.1", "::1"):
+            raise ValueError(f"the admin page of the edge must listen on the loopback, not on {self.admin.host}")
+        missing = {_service_of(path) for path in GUARDS} - self.services.keys()
+        if missing:
+            raise ValueError(f"the edge needs the addresses of {', '.join(sorted(missing))}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicRpc:
+    """An RPC that may be called from outside, as its route needs it."""
+
+    #: `/comitia.tools.v1.ToolService/InvokeTool`.
+    path: str
+    #: Service behind it, such as `tools`.
+    service: str
+    open: bool
+    max_seconds: int
+    per_second: int
+
+
+def render_edge(settings: EdgeSettings) -> str:
+    """Gives the whole Envoy configuration as YAML."""
+    rpcs = public_rpcs(GUARDS, settings)
+    values: dict[str, Any] = {
+        "admin": settings.admin,
+        "listen": settings.listen,
+        "services": settings.services,
+        "jwks": settings.jwks.absolute(),
+        "descriptors": settings.descriptors.absolute(),
+        "log_path": settings.access_log.absolute() if settings.access_log else None,
+        "tls": settings.tls,
+        "cors_origins": settings.cors_origins,
+        "edge_per_second": settings.edge_per_second,
+        "max_connections": settings.max_connections,
+        "max_request_bytes": settings.max_request_bytes,
+        "max_response_bytes": _MAX_RESPONSE_BYTES,
+        "max_tenants_counted": settings.max_tenants_counted,
+        "rpcs": rpcs,
+        "transcoded_services": sorted({rpc.path.split("/")[1] for rpc in rpcs}),
+        "open_paths_regex": _open_paths([rpc.path for rpc in rpcs if rpc.open]),
+        "exempt_services": _EXEMPT_SERVICES,
+        "internal_headers": _INTERNAL_HEADERS,
+        "internal_header_prefixes": _INTERNAL_HEADER_PREFIXES,
+    }
+    environment = Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=False)  # noqa: S701  # YAML, not HTML
+    parts = {
+        "filters": _part(environment, "filters", values),
+        "routes": _part(environment, "routes", values),
+        "access_log": _part(environment, "access_log", values),
+        "refusals": _part(environment, "refusals", {"refusals": REFUSALS}),
+    }
+    whole = _part(environment, "edge", values | parts)
+    return yaml.dump(whole, Dumper=_PlainDumper, sort_keys=False, width=120)
+
+
+def public_rpcs(guards: Mapping[str, Guard], settings: EdgeSettings) -> list[PublicRpc]:
+    """Lists the RPCs that the edge has routes to, by name."""
+    return [
+        PublicRpc(
+            path=path,
+            service=_service_of(path),
+            open=guard.open,
+            max_seconds=guard.max_seconds or _DEFAULT_SECONDS,
+            per_second=max(1, int((guard.per_tenant_per_second or settings.default_per_second) * settings.rate_factor)),
+        )
+        for path, guard in sorted(guards.items())
+        if not guard.peers
+    ]
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes repeated parts in full, where YAML would point back with an anchor."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """See `yaml.representer`; `data` is whatever a document holds."""
+        return True
+
+
+def _service_of(path: str) -> str:
+    """Gives the service in the package of an RPC: `/comitia.tools.v1.…` is of `tools`."""
+    return path.split(".")[1]
+
+
+def _open_paths(paths: list[str]) -> str:
+    exact = [re.escape(path) for path in paths]
+    return "|".join([*exact, *(f"/{re.escape(service)}/.*" for service in _EXEMPT_SERVICES)])
+
+
+def _part(environment: Environment, name: str, values: Mapping[str, Any]) -> Any:
+    """Fills in one template and reads the YAML, so that a template can stand inside another as plain JSON."""
+    return yaml.safe_load(environment.get_template(f"{name}.yaml.j2").render(values))
