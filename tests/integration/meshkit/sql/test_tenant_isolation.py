@@ -1,16 +1,12 @@
 """Forced row-level security on real Postgres, as the role that serves requests."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
-from alembic.operations import Operations
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import (
     Column,
-    Connection,
     MetaData,
     Table,
     Text,
@@ -21,11 +17,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.rls import tenant_table
-from services.meshkit.sql.scope import maintenance_scope, tenant_scope
-from tests.integration.conftest import MakeDatabase
+from services.meshkit.sql.errors import DatabaseBusy, TransactionConflict
+from services.meshkit.sql.scope import driver_scope, maintenance_scope, tenant_scope
+from tests.integration.meshkit.sql.conftest import Engines
 
 ANNA, BERT = TenantId(UUID(int=1)), TenantId(UUID(int=2))
 NOTE = Table(
@@ -35,30 +32,6 @@ NOTE = Table(
     Column("tenant_id", Uuid),
     Column("words", Text),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Engines:
-    app: AsyncEngine
-    maintenance: AsyncEngine
-
-
-@pytest.fixture
-async def engines(make_database: MakeDatabase) -> AsyncIterator[Engines]:
-    urls = await make_database("notes")
-    async with sql_engine(urls.migrator) as owner, owner.begin() as connection:
-        await connection.run_sync(_make_note_table)
-    async with (
-        sql_engine(urls.app, pool_size=2) as app,
-        sql_engine(urls.maintenance, pool_size=2) as maintenance,
-    ):
-        yield Engines(app, maintenance)
-
-
-def _make_note_table(connection: Connection) -> None:
-    op = Operations(MigrationContext.configure(connection))
-    op.execute("CREATE TABLE note (id uuid PRIMARY KEY, tenant_id uuid NOT NULL, words text NOT NULL)")
-    tenant_table(op, "note")
 
 
 async def _write(engine: AsyncEngine, tenant: TenantId, words: str) -> UUID:
@@ -199,3 +172,93 @@ async def test_a_scope_is_for_one_to_a_thousand_tenants(engines: Engines, count:
     with pytest.raises(ValueError, match="1 to 1000"):
         async with tenant_scope(engines.app, [TenantId(UUID(int=number)) for number in range(count)]):
             pass
+
+
+async def test_a_cancelled_caller_does_not_interrupt_its_commit(engines: Engines) -> None:
+    async def write(note: UUID) -> None:
+        caller = asyncio.current_task()
+        assert caller is not None
+        async with tenant_scope(engines.app, ANNA) as scope:
+            await scope.execute(NOTE.insert().values(id=note, tenant_id=ANNA, words=str(note)))
+            asyncio.get_running_loop().call_soon(caller.cancel)
+            await scope.commit()
+
+    for _ in range(20):
+        note = uuid4()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.ensure_future(write(note))
+        assert str(note) in await _words(engines.app, ANNA)
+
+
+async def test_the_driver_scope_sees_its_tenants_only_and_commits_explicitly(engines: Engines) -> None:
+    insert = "INSERT INTO note SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[])"
+    async with driver_scope(engines.app, [ANNA, BERT]) as scope:
+        await scope.driver.execute(insert, [uuid4(), uuid4()], [ANNA, BERT], ["a", "b"])
+        await scope.commit()
+    async with driver_scope(engines.app, ANNA) as scope:
+        await scope.driver.execute(insert, [uuid4()], [ANNA], ["lost"])
+    async with driver_scope(engines.app, ANNA, read_only=True) as scope:
+        assert [row["words"] for row in await scope.driver.fetch("SELECT words FROM note")] == ["a"]
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        async with driver_scope(engines.app, ANNA) as scope:
+            await scope.driver.execute(insert, [uuid4()], [BERT], ["forged"])
+    async with driver_scope(engines.maintenance, None) as scope:
+        assert await scope.driver.fetchval("SELECT count(*) FROM note") == 2
+    async with engines.app.connect() as connection:
+        with pytest.raises(exc.DBAPIError):
+            await connection.execute(select(NOTE))
+
+
+async def test_a_transaction_costs_three_round_trips(engines: Engines) -> None:
+    await _write(engines.app, ANNA, "warm")
+    sent: list[str] = []
+
+    async with tenant_scope(engines.app, ANNA) as scope:
+        scope.driver.add_query_logger(lambda record: sent.append(record.query))
+        await scope.execute(NOTE.insert().values(id=uuid4(), tenant_id=ANNA, words="x"))
+        await scope.commit()
+    # The prepared INSERT is the third; asyncpg does not log those.
+    assert [query.split("(")[0] for query in sent] == ["BEGIN;SELECT set_config", "COMMIT;"]
+
+
+async def test_a_full_pool_says_that_it_is_busy(engines: Engines) -> None:
+    async with (
+        sql_engine(engines.urls.app, pool_size=1, pool_timeout_seconds=0.05) as engine,
+        tenant_scope(engine, ANNA) as scope,
+    ):
+        await scope.execute(select(NOTE))
+        with pytest.raises(DatabaseBusy):
+            async with tenant_scope(engine, ANNA):
+                pass
+
+
+async def test_a_deadlock_is_a_conflict_and_a_constraint_stays_itself(engines: Engines) -> None:
+    one, two = await _write(engines.app, ANNA, "1"), await _write(engines.app, ANNA, "2")
+    holds = asyncio.Barrier(2)
+
+    async def lock(first: UUID, second: UUID) -> None:
+        async with tenant_scope(engines.app, ANNA) as scope:
+            await scope.execute(select(NOTE).where(NOTE.c.id == first).with_for_update())
+            await holds.wait()
+            await scope.execute(select(NOTE).where(NOTE.c.id == second).with_for_update())
+
+    outcomes = await asyncio.gather(lock(one, two), lock(two, one), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes if outcome is not None] == [TransactionConflict]
+    with pytest.raises(exc.IntegrityError):
+        async with tenant_scope(engines.app, ANNA) as scope:
+            await scope.execute(NOTE.insert().values(id=one, tenant_id=ANNA, words="again"))
+
+
+async def test_a_closed_connection_is_replaced_and_an_absent_server_is_unavailable(
+    engines: Engines, postgres: str
+) -> None:
+    await _write(engines.app, ANNA, "before")
+    admin = await asyncpg.connect(postgres)
+    await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE '%_app'")
+    await admin.close()
+    await asyncio.sleep(0.05)
+    assert await _words(engines.app, ANNA) == ["before"]
+    async with sql_engine("postgresql://nobody@127.0.0.1:1/none") as engine:
+        with pytest.raises(Unavailable):
+            async with tenant_scope(engine, ANNA) as scope:
+                await scope.execute(select(NOTE))
