@@ -27,6 +27,8 @@ INFERENCE_LATENCY = Histogram(
 TOKENS_CONSUMED = Counter(names.TOKENS_CONSUMED_TOTAL, "Tokens used.", ["provider", "model", "token_class"])
 VIOLATIONS = Counter(names.VIOLATIONS_TOTAL, "Violations of rules.", ["severity", "rule"])
 COST = Counter(names.COST_NANO_USD_TOTAL, "Money spent, in billionths of a US dollar.", ["provider", "model"])
+HOLDS = Counter(names.HOLDS_TOTAL, "Holds by the state they came to.", ["state"])
+SPEND_REFUSED = Counter(names.SPEND_REFUSED_TOTAL, "Spending that was refused.", ["reason"])
 SESSION_ROUNDS = Histogram(
     names.SESSION_ROUNDS, "Rounds of a finished session.", ["mode", "converged"], buckets=(1, 2, 3, 5, 8, 13, 21, 50)
 )

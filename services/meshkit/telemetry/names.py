@@ -21,6 +21,10 @@ TOKENS_CONSUMED_TOTAL: Final = "comitia_tokens_consumed_total"
 VIOLATIONS_TOTAL: Final = "comitia_violations_total"
 #: Money spent, in billionths of a US dollar. Labels: provider, model.
 COST_NANO_USD_TOTAL: Final = "comitia_cost_nano_usd_total"
+#: Holds by the state they came to. Labels: state.
+HOLDS_TOTAL: Final = "comitia_holds_total"
+#: Spending that was refused. Labels: reason.
+SPEND_REFUSED_TOTAL: Final = "comitia_spend_refused_total"
 #: Rounds that a finished session took. Labels: mode, converged.
 SESSION_ROUNDS: Final = "comitia_session_rounds"
 #: Tool calls by how they ended. Labels: tool, status.
