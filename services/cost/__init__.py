@@ -1,0 +1,1 @@
+"""Cost: budgets that are never overspent, prices, and the ledger of what was paid."""

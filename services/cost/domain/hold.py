@@ -1,0 +1,142 @@
+"""Holds: money set aside for one call, and the states it goes through.
+
+reserved ──▶ dispatched ──▶ settled            (usage known)
+   │             ├────────▶ released           (the provider says that it charges nothing)
+   │             └─ expiry ▶ assumed ─▶ settled or released by late news
+   ├─ released   (never sent)
+   └─ expiry ─▶ released
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import IntEnum
+from typing import NewType
+from uuid import UUID
+
+from services.cost.domain.budget import NOTHING, BudgetId
+from services.cost.domain.errors import (
+    HoldAlreadyDispatched,
+    HoldAlreadySettled,
+    HoldNotDispatched,
+    HoldNotReserved,
+    SettledDifferently,
+)
+from services.meshkit.content import CallContext, Usage
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.money import NanoUsd
+
+HoldId = NewType("HoldId", UUID)
+
+
+class HoldState(IntEnum):
+    """Where a hold is in its life."""
+
+    RESERVED = 1
+    DISPATCHED = 2
+    SETTLED = 3
+    RELEASED = 4
+    ASSUMED = 5
+
+
+#: States that hold money.
+OPEN_STATES: tuple[HoldState, ...] = (HoldState.RESERVED, HoldState.DISPATCHED)
+
+
+class CostKind(IntEnum):
+    """What kind of thing is paid for."""
+
+    GENERATE = 1
+    EMBED = 2
+    TOOL = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purpose:
+    """What is paid for, and for whom."""
+
+    kind: CostKind
+    #: Who is paid, such as `openai`.
+    provider: str
+    #: Model or tool.
+    model: str
+    context: CallContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Money set aside for one call."""
+
+    id: HoldId
+    tenant: TenantId
+    #: UUID of the attempt; a repeat finds this hold.
+    request_id: UUID
+    #: Hash of what was asked, so that the same id with another request is noticed.
+    request_digest: bytes
+    state: HoldState = HoldState.RESERVED
+    #: Budgets that it is held in, in id order; the tenant's own is among them.
+    budgets: tuple[BudgetId, ...]
+    purpose: Purpose
+    #: Upper bound of the call's usage.
+    bound: Usage
+    #: Price of that bound, nano-USD: what is held.
+    amount: NanoUsd
+    #: Digest of the price that bound and charge are computed with; None for tools.
+    price: bytes | None
+    #: What was charged, once settled or assumed.
+    charged: NanoUsd = NOTHING
+    #: Real usage, once settled.
+    usage: Usage | None = None
+    expires: datetime
+    created: datetime
+
+    @property
+    def held(self) -> NanoUsd:
+        """Money that it keeps from other calls right now."""
+        return self.amount if self.state in OPEN_STATES else NOTHING
+
+    def dispatch(self, now: datetime) -> "Hold":
+        """Marks that the call is about to leave; harmless to repeat.
+
+        Raises: HoldNotReserved: it is past its expiry, or has ended.
+        """
+        if self.state is HoldState.DISPATCHED:
+            return self
+        if self.state is not HoldState.RESERVED:
+            raise HoldNotReserved(self.id, state=self.state.name.lower())
+        if now >= self.expires:
+            raise HoldNotReserved(self.id, state="expired")
+        return replace(self, state=HoldState.DISPATCHED)
+
+    def settle(self, usage: Usage, charge: NanoUsd) -> "Hold":
+        """Charges what the call really cost; late usage corrects an assumed charge. Harmless to repeat.
+
+        Raises: HoldNotDispatched: nothing was sent, as far as we know. SettledDifferently: another usage stands.
+        """
+        if self.state is HoldState.SETTLED:
+            if usage != self.usage:
+                raise SettledDifferently(self.id)
+            return self
+        if self.state not in (HoldState.DISPATCHED, HoldState.ASSUMED):
+            raise HoldNotDispatched(self.id, state=self.state.name.lower())
+        return replace(self, state=HoldState.SETTLED, charged=charge, usage=usage)
+
+    def release(self, *, dispatched_unbilled: bool) -> "Hold":
+        """Frees the money of a call that was never sent or is not billed. Harmless to repeat.
+
+        Raises: HoldAlreadySettled. HoldAlreadyDispatched: the call may have left and nobody says that it is free.
+        """
+        if self.state is HoldState.RELEASED:
+            return self
+        if self.state is HoldState.SETTLED:
+            raise HoldAlreadySettled(self.id)
+        if self.state is not HoldState.RESERVED and not dispatched_unbilled:
+            raise HoldAlreadyDispatched(self.id, state=self.state.name.lower())
+        return replace(self, state=HoldState.RELEASED, charged=NOTHING)
+
+    def expire(self, now: datetime) -> "Hold":
+        """Ends a hold that nobody settled in time: free if nothing was sent, else charged at its bound as assumed."""
+        if self.state not in OPEN_STATES or now < self.expires:
+            return self
+        if self.state is HoldState.RESERVED:
+            return replace(self, state=HoldState.RELEASED)
+        return replace(self, state=HoldState.ASSUMED, charged=self.amount)

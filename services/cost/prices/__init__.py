@@ -1,0 +1,1 @@
+"""The shipped price table and the script that makes it."""

@@ -1,0 +1,38 @@
+"""The settings of cost."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.meshkit.settings import ServiceSettings
+
+
+class CostSettings(ServiceSettings):
+    """Read once from `COMITIA_COST_…`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COMITIA_COST_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    tenant_limit_nano_usd: int = Field(
+        default=100_000_000_000,
+        ge=0,
+        le=2**62,
+        description="Limit of a tenant's own budget when it is made, nano-USD; SetBudgetLimit changes it afterwards.",
+    )
+    free_providers: tuple[str, ...] = Field(
+        default=("local", "stub"),
+        description="Providers that charge nothing, whatever the model: models of this machine. A JSON list.",
+    )
+    sweep_seconds: float = Field(
+        default=1.0, gt=0, le=60, description="Pause between two looks for holds that nobody settled in time."
+    )
+    price_refresh_seconds: float = Field(
+        default=60.0, gt=0, le=3600, description="How long a price changed by another replica may go unseen."
+    )
+    spend_batch_items: int = Field(
+        default=512, ge=1, le=4096, description="Most operations that share one transaction."
+    )
+    spend_queue_items: int = Field(
+        default=8192, ge=1, description="Operations that may wait; one more is refused with RESOURCE_EXHAUSTED."
+    )
+    pool_size: int = Field(default=6, ge=2, le=64, description="Connections of the role `app`.")

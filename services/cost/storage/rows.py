@@ -1,0 +1,110 @@
+"""Rows to domain objects and back; pure."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import RowMapping
+
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope
+from services.cost.domain.cost_event import CostEvent, CostEventId
+from services.cost.domain.hold import CostKind, Hold, HoldId, HoldState, Purpose
+from services.meshkit.content import CallContext, CallId, Usage
+from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.money import NanoUsd
+
+# A row as SQLAlchemy gives it: its values have the types of the columns in `tables.py`.
+Row = RowMapping
+
+
+def counts_of(usage: Usage) -> list[int]:
+    """Writes token counts in the order of the classes."""
+    return [
+        usage.input,
+        usage.cache_read,
+        usage.cache_write_5m,
+        usage.cache_write_1h,
+        usage.output,
+        usage.reasoning,
+        usage.audio_in,
+        usage.audio_out,
+        usage.image,
+    ]
+
+
+def usage_of(counts: Sequence[int]) -> Usage:
+    """Reads token counts in the order of the classes."""
+    return Usage(**dict(zip(USAGE_CLASSES, counts, strict=True)))
+
+
+def budget_of(row: Row) -> Budget:
+    """Reads a budget."""
+    return Budget(
+        id=BudgetId(_uuid(row["id"])),
+        tenant=TenantId(_uuid(row["tenant_id"])),
+        scope=BudgetScope(row["scope"]),
+        run_id=row["run_id"],
+        limit=NanoUsd(row["limit_nano_usd"]),
+        spent=NanoUsd(row["spent_nano_usd"]),
+        held=NanoUsd(row["held_nano_usd"]),
+        overrun=NanoUsd(row["overrun_nano_usd"]),
+        exhausted=row["exhausted"],
+        created=row["created_time"],
+    )
+
+
+def hold_of(row: Row) -> Hold:
+    """Reads a hold."""
+    return Hold(
+        id=HoldId(_uuid(row["id"])),
+        tenant=TenantId(_uuid(row["tenant_id"])),
+        request_id=_uuid(row["request_id"]),
+        request_digest=row["request_digest"],
+        state=HoldState(row["state"]),
+        budgets=tuple(BudgetId(_uuid(budget)) for budget in row["budget_ids"]),
+        purpose=_purpose_of(row),
+        bound=usage_of(row["bound"]),
+        amount=NanoUsd(row["amount_nano_usd"]),
+        price=row["price_digest"],
+        charged=NanoUsd(row["charged_nano_usd"]),
+        usage=None if row["usage"] is None else usage_of(row["usage"]),
+        expires=row["expire_time"],
+        created=row["created_time"],
+    )
+
+
+def cost_event_of(row: Row) -> CostEvent:
+    """Reads an entry of the ledger."""
+    return CostEvent(
+        id=CostEventId(_uuid(row["id"])),
+        tenant=TenantId(_uuid(row["tenant_id"])),
+        hold=HoldId(_uuid(row["hold_id"])),
+        purpose=_purpose_of(row),
+        usage=Usage(**{name: int(row[f"{name}_tokens"]) for name in USAGE_CLASSES}),
+        cost=NanoUsd(row["cost_nano_usd"]),
+        assumed=row["assumed"],
+        reversal=row["reversal"],
+        price=row["price_digest"],
+        created=row["created_time"],
+    )
+
+
+def _purpose_of(row: Row) -> Purpose:
+    return Purpose(
+        kind=CostKind(row["kind"]),
+        provider=row["provider"],
+        model=row["model"],
+        context=CallContext(
+            call_id=CallId(
+                run_id=row["run_id"], path=row["path"], attempt_group=row["attempt_group"], index=row["call_index"]
+            ),
+            agent_name=row["agent_name"],
+            agent_version=row["agent_version"],
+            project=row["project"],
+        ),
+    )
+
+
+def _uuid(value: Any) -> UUID:
+    return value if type(value) is UUID else UUID(int=value.int)

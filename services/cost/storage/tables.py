@@ -1,0 +1,148 @@
+"""The tables of cost, as its queries see them. The migrations make them."""
+
+from typing import Final
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
+
+from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.sql.outbox import outbox_table
+
+METADATA: Final = MetaData()
+
+#: A run has one budget.
+UX_BUDGET_RUN: Final = "ux_budget_run"
+#: No transaction may leave more spent and held than limit and overrun allow.
+CK_BUDGET_LIMIT: Final = "ck_budget_limit"
+#: A request makes one hold.
+UQ_HOLD_REQUEST: Final = "uq_hold_request"
+
+
+def _time(name: str, *, nullable: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, BigInteger, nullable=False)
+
+
+BUDGET: Final = Table(
+    "budget",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("scope", SmallInteger, nullable=False),
+    Column("run_id", Text),
+    _count("limit_nano_usd"),
+    _count("spent_nano_usd"),
+    _count("held_nano_usd"),
+    _count("overrun_nano_usd"),
+    Column("exhausted", Boolean, nullable=False),
+    _time("created_time"),
+    CheckConstraint("spent_nano_usd + held_nano_usd <= limit_nano_usd + overrun_nano_usd", name=CK_BUDGET_LIMIT),
+    CheckConstraint(
+        "limit_nano_usd >= 0 AND spent_nano_usd >= 0 AND held_nano_usd >= 0 AND overrun_nano_usd >= 0",
+        name="ck_budget_not_negative",
+    ),
+    Index(UX_BUDGET_RUN, "tenant_id", "run_id", unique=True, postgresql_where=Column("run_id").isnot(None)),
+    Index("ix_budget_page", "tenant_id", "created_time", "id"),
+)
+
+HOLD: Final = Table(
+    "hold",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("request_id", Uuid, nullable=False),
+    Column("request_digest", LargeBinary, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("budget_ids", ARRAY(Uuid), nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("attempt_group", Integer, nullable=False),
+    Column("call_index", Integer, nullable=False),
+    Column("agent_name", Text, nullable=False),
+    Column("agent_version", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    # Token counts in the order of the classes.
+    Column("bound", ARRAY(BigInteger), nullable=False),
+    Column("usage", ARRAY(BigInteger)),
+    _count("amount_nano_usd"),
+    _count("charged_nano_usd"),
+    Column("price_digest", LargeBinary),
+    _time("expire_time"),
+    _time("created_time"),
+    CheckConstraint("amount_nano_usd >= 0 AND charged_nano_usd >= 0", name="ck_hold_not_negative"),
+    UniqueConstraint("tenant_id", "request_id", name=UQ_HOLD_REQUEST),
+    Index("ix_hold_due", "expire_time", postgresql_where=Column("state").in_((1, 2))),
+)
+
+COST_EVENT: Final = Table(
+    "cost_event",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("hold_id", Uuid, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("attempt_group", Integer, nullable=False),
+    Column("call_index", Integer, nullable=False),
+    Column("agent_name", Text, nullable=False),
+    Column("agent_version", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    *(_count(f"{name}_tokens") for name in USAGE_CLASSES),
+    _count("cost_nano_usd"),
+    Column("assumed", Boolean, nullable=False),
+    # True when it takes an assumed entry back; its numbers are negative.
+    Column("reversal", Boolean, nullable=False),
+    Column("price_digest", LargeBinary),
+    _time("created_time"),
+    Index("ix_cost_event_page", "tenant_id", "created_time", "id"),
+    Index("ix_cost_event_run", "tenant_id", "run_id", "created_time", "id"),
+)
+
+PRICE: Final = Table(
+    "price",
+    METADATA,
+    Column("digest", LargeBinary, primary_key=True),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("aliases", ARRAY(Text), nullable=False),
+    _time("start_time"),
+    _time("end_time", nullable=True),
+    Column("source", Text, nullable=False),
+)
+
+PRICE_TIER: Final = Table(
+    "price_tier",
+    METADATA,
+    Column("digest", LargeBinary, ForeignKey("price.digest"), nullable=False),
+    _count("min_prompt_tokens"),
+    *(_count(f"{name}_nano_usd_per_million") for name in USAGE_CLASSES),
+    PrimaryKeyConstraint("digest", "min_prompt_tokens", name="pk_price_tier"),
+)
+
+OUTBOX: Final = outbox_table(METADATA)

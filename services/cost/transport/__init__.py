@@ -1,0 +1,1 @@
+"""The outside calls in: gRPC, and the messages cost publishes."""

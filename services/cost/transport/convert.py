@@ -1,0 +1,250 @@
+"""Proto to domain and back, both ways; pure."""
+
+from dataclasses import replace
+from typing import Final, cast
+
+from comitia.common.v1 import content_pb2, usage_pb2
+from comitia.cost.v1 import cost_pb2, cost_service_pb2
+from services.cost.domain.budget import Budget, BudgetId, tenant_budget_id
+from services.cost.domain.cost_event import CostEvent
+from services.cost.domain.hold import CostKind, Hold, HoldId, Purpose
+from services.cost.domain.price import Price
+from services.cost.domain.spend_book import AlertCause, BudgetAlert
+from services.cost.transport import fields
+from services.cost.usecases.ports import Dimension, Summary, SummaryQuery
+from services.cost.usecases.spend import Dispatch, Operation, Release, Reserve, Settle
+from services.meshkit.content import CallContext, Usage
+from services.meshkit.content.proto import call_id_to_proto, context_from_proto, usage_from_proto, usage_to_proto
+from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.core.money import NanoUsd
+
+_MOST_BUDGETS: Final = 16
+_MOST_NAME: Final = 200
+#: Most tokens of one class in one call.
+_MOST_TOKENS: Final = 10**10
+#: Name of the tenant's own budget in requests.
+_OWN_BUDGET: Final = "tenant"
+_KINDS: Final = {int(kind): kind for kind in CostKind}
+_DIMENSIONS: Final = {0: Dimension.MODEL, **{int(dimension): dimension for dimension in Dimension}}
+_CAUSES: Final = {
+    AlertCause.EXHAUSTED: cost_pb2.BUDGET_ALERT_CAUSE_EXHAUSTED,
+    AlertCause.OVERRUN: cost_pb2.BUDGET_ALERT_CAUSE_OVERRUN,
+}
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def to_operation(item: cost_service_pb2.BatchSpendRequest.Item, principal: Principal) -> Operation:
+    """Reads an item of a batch stream. Raises: Invalid."""
+    match item.WhichOneof("operation"):
+        case "reserve":
+            return to_reserve(item.reserve, principal)
+        case "mark_dispatched":
+            return to_dispatch(item.mark_dispatched, principal)
+        case "settle":
+            return to_settle(item.settle, principal)
+        case "release":
+            return to_release(item.release, principal)
+        case _:
+            raise Invalid("operation", "must be one of reserve, mark_dispatched, settle, release")
+
+
+def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -> Reserve:
+    """Reads what to hold. Raises: Invalid."""
+    kind = _KINDS.get(request.kind)
+    if kind is None:
+        raise Invalid("kind", "must be one of GENERATE, EMBED, TOOL")
+    if request.tool_cost_nano_usd < 0:
+        raise Invalid("tool_cost_nano_usd", "must not be negative")
+    if request.tool_cost_nano_usd and kind is not CostKind.TOOL:
+        raise Invalid("tool_cost_nano_usd", "must be 0 for models, whose price comes from the price table")
+    if kind is not CostKind.TOOL and not request.HasField("bound"):
+        raise Invalid("bound", "is required for models; a call that cannot be bounded cannot be held")
+    context = _context(request.context, principal)
+    return Reserve(
+        tenant=principal.tenant,
+        request_id=fields.uuid_of(request.request_id, "request_id"),
+        purpose=Purpose(
+            kind=kind,
+            provider=fields.text_of(request.provider, "provider", most=_MOST_NAME, required=True),
+            model=fields.text_of(request.model, "model", most=_MOST_NAME, required=True),
+            context=context,
+        ),
+        budgets=_budgets(context),
+        bound=Usage() if kind is CostKind.TOOL else _usage(request.bound, "bound"),
+        tool_cost=NanoUsd(request.tool_cost_nano_usd),
+        ttl=fields.ttl_of(request.ttl),
+    )
+
+
+def to_dispatch(request: cost_service_pb2.MarkDispatchedRequest, principal: Principal) -> Dispatch:
+    """Reads which hold is about to leave. Raises: Invalid."""
+    return Dispatch(tenant=principal.tenant, hold=_hold_id(request.hold_id))
+
+
+def to_settle(request: cost_service_pb2.SettleRequest, principal: Principal) -> Settle:
+    """Reads what a call used. Raises: Invalid."""
+    return Settle(tenant=principal.tenant, hold=_hold_id(request.hold_id), usage=_usage(request.usage, "usage"))
+
+
+def to_release(request: cost_service_pb2.ReleaseRequest, principal: Principal) -> Release:
+    """Reads which hold to free. Raises: Invalid."""
+    return Release(
+        tenant=principal.tenant,
+        hold=_hold_id(request.hold_id),
+        dispatched_unbilled=request.dispatched_unbilled,
+    )
+
+
+def to_budget_id(text: str, tenant: TenantId) -> BudgetId:
+    """Reads the name of a budget; `tenant` is the tenant's own. Raises: Invalid."""
+    return tenant_budget_id(tenant) if text == _OWN_BUDGET else BudgetId(to_uuid(text, "budget", field="budget_id"))
+
+
+def to_run_filter(run_id: str) -> str | None:
+    """Reads an optional run. Raises: Invalid."""
+    return fields.text_of(run_id, "run_id", most=_MOST_NAME) or None
+
+
+def to_summary_query(request: cost_service_pb2.GetCostSummaryRequest) -> SummaryQuery:
+    """Reads what to add up. Raises: Invalid."""
+    by = _DIMENSIONS.get(request.by)
+    if by is None:
+        raise Invalid("by", "must be one of MODEL, PROVIDER, AGENT, RUN, PROJECT, KIND")
+    start = fields.time_of(request.start_time, "start_time") if request.HasField("start_time") else None
+    end = fields.time_of(request.end_time, "end_time") if request.HasField("end_time") else None
+    if start is not None and end is not None and end < start:
+        raise Invalid("end_time", "must not be before start_time")
+    return SummaryQuery(by=by, start=start, end=end, run_id=to_run_filter(request.run_id))
+
+
+def _hold_id(text: str) -> HoldId:
+    return HoldId(to_uuid(text, "hold", field="hold_id"))
+
+
+def _usage(message: usage_pb2.Usage, field: str) -> Usage:
+    usage = usage_from_proto(message, field=field)
+    for name in USAGE_CLASSES:
+        if getattr(usage, name) > _MOST_TOKENS:
+            raise Invalid(f"{field}.{name}_tokens", f"must be at most {_MOST_TOKENS}")
+    return usage
+
+
+def _context(message: content_pb2.CallContext, principal: Principal) -> CallContext:
+    context = context_from_proto(message)
+    call = context.call_id
+    fields.text_of(call.run_id, "context.call_id.run_id", most=_MOST_NAME, required=True)
+    fields.text_of(call.path, "context.call_id.path", most=1024)
+    fields.text_of(context.agent_name, "context.agent_name", most=_MOST_NAME)
+    fields.text_of(context.agent_version, "context.agent_version", most=_MOST_NAME)
+    fields.text_of(context.project, "context.project", most=_MOST_NAME)
+    # A token bound to a project counts for that project, whatever the caller says.
+    return context if principal.project is None else replace(context, project=principal.project)
+
+
+def _budgets(context: CallContext) -> tuple[BudgetId, ...]:
+    if len(context.budget_ids) > _MOST_BUDGETS:
+        raise Invalid("context.budget_ids", f"must name at most {_MOST_BUDGETS} budgets")
+    return tuple(
+        BudgetId(to_uuid(name, "budget", field=f"context.budget_ids[{index}]"))
+        for index, name in enumerate(context.budget_ids)
+    )
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def hold_to_proto(hold: Hold) -> cost_pb2.Hold:
+    """Writes a hold."""
+    return cost_pb2.Hold(
+        hold_id=from_uuid("hold", hold.id),
+        state=cast(cost_pb2.HoldState.ValueType, int(hold.state)),
+        amount_nano_usd=hold.amount,
+        charged_nano_usd=hold.charged,
+        expire_time=fields.timestamp_of(hold.expires),
+        call_id=call_id_to_proto(hold.purpose.context.call_id),
+    )
+
+
+def budget_to_proto(budget: Budget) -> cost_pb2.Budget:
+    """Writes a budget."""
+    return cost_pb2.Budget(
+        budget_id=from_uuid("budget", budget.id),
+        scope=cast(cost_pb2.BudgetScope.ValueType, int(budget.scope)),
+        run_id=budget.run_id or "",
+        limit_nano_usd=budget.limit,
+        spent_nano_usd=budget.spent,
+        held_nano_usd=budget.held,
+        overrun_nano_usd=budget.overrun,
+        create_time=fields.timestamp_of(budget.created),
+    )
+
+
+def cost_event_to_proto(event: CostEvent) -> cost_pb2.CostEvent:
+    """Writes an entry of the ledger."""
+    context = event.purpose.context
+    return cost_pb2.CostEvent(
+        cost_event_id=from_uuid("cost", event.id),
+        hold_id=from_uuid("hold", event.hold),
+        kind=cast(cost_pb2.CostKind.ValueType, int(event.purpose.kind)),
+        provider=event.purpose.provider,
+        model=event.purpose.model,
+        agent_name=context.agent_name,
+        run_id=context.call_id.run_id,
+        path=context.call_id.path,
+        usage=usage_to_proto(event.usage),
+        cost_nano_usd=event.cost,
+        assumed=event.assumed,
+        reversal=event.reversal,
+        price_digest="" if event.price is None else event.price.hex(),
+        create_time=fields.timestamp_of(event.created),
+        project=context.project,
+    )
+
+
+def prices_to_proto(price: Price) -> list[cost_pb2.Price]:
+    """Writes a price, one message per tier."""
+    return [
+        cost_pb2.Price(
+            provider=price.provider,
+            model=price.model,
+            start_time=fields.timestamp_of(price.start),
+            end_time=None if price.end is None else fields.timestamp_of(price.end),
+            **{f"{name}_nano_usd_per_million": getattr(tier.rates, name) for name in USAGE_CLASSES},
+            source=price.source,
+            digest=price.digest.hex(),
+            min_prompt_tokens=tier.min_prompt_tokens,
+        )
+        for tier in price.tiers
+    ]
+
+
+def summary_to_proto(summary: Summary) -> cost_service_pb2.GetCostSummaryResponse:
+    """Writes sums of charges."""
+    return cost_service_pb2.GetCostSummaryResponse(
+        lines=[
+            cost_service_pb2.GetCostSummaryResponse.Line(
+                key=line.key,
+                event_count=line.events,
+                usage=usage_to_proto(line.usage),
+                cost_nano_usd=line.cost,
+                assumed_nano_usd=line.assumed,
+            )
+            for line in summary.lines
+        ],
+        total_nano_usd=summary.cost,
+        assumed_nano_usd=summary.assumed,
+        event_count=summary.events,
+    )
+
+
+def alert_to_message(alert: BudgetAlert) -> tuple[str, bytes]:
+    """Writes an alert as the subject and body of a message."""
+    body = cost_pb2.BudgetAlert(
+        budget=budget_to_proto(alert.budget), cause=_CAUSES[alert.cause], create_time=fields.timestamp_of(alert.at)
+    )
+    return f"comitia.cost.budget.{alert.cause}.v1", body.SerializeToString()

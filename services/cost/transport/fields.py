@@ -1,0 +1,76 @@
+"""Reads single fields of requests and says which one is wrong."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.paging import decode_page_token, encode_page_token
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LEAST_TTL: Final = 1
+_MOST_TTL: Final = 3600
+
+
+def text_of(value: str, field: str, *, most: int, required: bool = False) -> str:
+    """Accepts text without NUL, which no database stores, of at most `most` characters."""
+    if required and not value:
+        raise Invalid(field, "is required")
+    if len(value) > most:
+        raise Invalid(field, f"must have at most {most} characters")
+    if "\x00" in value:
+        raise Invalid(field, "must not hold the character NUL")
+    return value
+
+
+def uuid_of(value: str, field: str) -> UUID:
+    """Accepts a UUID in its usual form."""
+    try:
+        if len(value) == 36:
+            return UUID(value)
+    except ValueError:
+        pass
+    raise Invalid(field, "must be a UUID such as 0190b3c4-6a5e-7c1d-8f2a-3b4c5d6e7f80")
+
+
+def ttl_of(value: Duration, field: str = "ttl") -> timedelta:
+    """Accepts 1 s to 1 h."""
+    nanos = value.seconds * 1_000_000_000 + value.nanos
+    if not _LEAST_TTL * 1_000_000_000 <= nanos <= _MOST_TTL * 1_000_000_000:
+        raise Invalid(field, f"must be {_LEAST_TTL} s to {_MOST_TTL} s")
+    return timedelta(microseconds=nanos // 1000)
+
+
+def time_of(value: Timestamp, field: str) -> datetime:
+    """Accepts a moment of the years 1 to 9999."""
+    try:
+        return _EPOCH + timedelta(seconds=value.seconds, microseconds=value.nanos // 1000)
+    except OverflowError as cause:
+        raise Invalid(field, "must lie in the years 1 to 9999") from cause
+
+
+def timestamp_of(moment: datetime) -> Timestamp:
+    """Writes a moment."""
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def place_token(moment: datetime, row: UUID) -> str:
+    """Writes the place after a row of a list ordered by time and id."""
+    return encode_page_token((moment - _EPOCH) // timedelta(microseconds=1), str(row))
+
+
+def place_of(token: str) -> tuple[datetime, UUID] | None:
+    """Reads that place, None for the first page."""
+    position = decode_page_token(token, int, str)
+    if position is None:
+        return None
+    micros, row = position
+    try:
+        return _EPOCH + timedelta(microseconds=int(micros)), UUID(str(row))
+    except (OverflowError, ValueError) as cause:
+        raise Invalid("page_token", "is not a token of this list; send next_page_token unchanged") from cause

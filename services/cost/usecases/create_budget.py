@@ -1,0 +1,38 @@
+"""Makes the budget of a run."""
+
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope
+from services.cost.domain.errors import BudgetExists
+from services.cost.usecases.ports import BeginWork
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import IdSource
+from services.meshkit.core.money import NanoUsd
+
+
+class CreateBudget:
+    """Gives a run a hard limit, once."""
+
+    def __init__(self, *, begin: BeginWork, clock: Clock, ids: IdSource) -> None:
+        self._begin = begin
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(self, tenant: TenantId, run_id: str, limit: NanoUsd) -> Budget:
+        """Makes the budget, or gives the one that the run has with the same limit.
+
+        Raises: BudgetExists: the run has one with another limit.
+        """
+        wanted = Budget(
+            id=BudgetId(self._ids.uuid()),
+            tenant=tenant,
+            scope=BudgetScope.RUN,
+            run_id=run_id,
+            limit=limit,
+            created=self._clock.now(),
+        )
+        async with self._begin((tenant,)) as work:
+            budget = await work.add_budget(wanted)
+            await work.commit()
+        if budget.limit != limit:
+            raise BudgetExists(run_id, limit=budget.limit)
+        return budget

@@ -1,0 +1,167 @@
+"""What cost needs from outside."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import Protocol
+from uuid import UUID
+
+from services.cost.domain.budget import Budget, BudgetId
+from services.cost.domain.cost_event import CostEvent
+from services.cost.domain.hold import HoldId
+from services.cost.domain.price import Price
+from services.cost.domain.spend_book import Changes, SpendBook
+from services.meshkit.content import Usage
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.money import NanoUsd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpendNeeds:
+    """Which rows a transaction is about."""
+
+    #: Tenants of the transaction; it sees no row of another.
+    tenants: frozenset[TenantId]
+    #: Tenants whose own budget is made if it is missing.
+    spenders: frozenset[TenantId] = frozenset()
+    #: Budgets to lock.
+    budgets: frozenset[BudgetId] = frozenset()
+    #: Requests that may have made their hold before.
+    requests: frozenset[tuple[TenantId, UUID]] = frozenset()
+    #: Holds whose money moves; their budgets are locked too.
+    moved: frozenset[HoldId] = frozenset()
+    #: Holds that only change their state.
+    marked: frozenset[HoldId] = frozenset()
+
+
+class UnitOfWork(Protocol):
+    """One transaction. Leaving it without `commit` rolls everything back."""
+
+    async def load(self, needs: SpendNeeds, *, now: datetime) -> SpendBook:
+        """Locks the rows, budgets first and each kind in id order, and gives them as a book. Call it once."""
+        ...
+
+    async def add_budget(self, budget: Budget) -> Budget:
+        """Adds a run's budget; gives the one that the run has already, if it has one."""
+        ...
+
+    async def save(self, changes: Changes) -> None:
+        """Writes what the book changed, alerts included."""
+        ...
+
+    async def commit(self) -> None:
+        """Makes it durable."""
+        ...
+
+
+class BeginWork(Protocol):
+    """Opens a transaction for some tenants."""
+
+    def __call__(self, tenants: Iterable[TenantId], /) -> AbstractAsyncContextManager[UnitOfWork]: ...
+
+
+class Sweep(Protocol):
+    """One transaction of background work over all tenants."""
+
+    async def load_due(self, *, now: datetime, most: int) -> SpendBook | None:
+        """Locks open holds past their time and their budgets, oldest first; None when there are none.
+
+        Holds that another transaction is working on are left to it.
+        """
+        ...
+
+    async def save(self, changes: Changes) -> None:
+        """Writes what the book changed, alerts included."""
+        ...
+
+    async def commit(self) -> None:
+        """Makes it durable."""
+        ...
+
+
+class BeginSweep(Protocol):
+    """Opens a transaction of background work."""
+
+    def __call__(self) -> AbstractAsyncContextManager[Sweep]: ...
+
+
+class BudgetReader(Protocol):
+    """Reads budgets of one tenant."""
+
+    async def get(self, tenant: TenantId, budget: BudgetId) -> Budget:
+        """Raises: BudgetNotFound."""
+        ...
+
+    async def page(self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None) -> list[Budget]:
+        """Lists budgets, newest first, from the one after `after` on."""
+        ...
+
+
+class Dimension(IntEnum):
+    """What charges are added up by."""
+
+    MODEL = 1
+    PROVIDER = 2
+    AGENT = 3
+    RUN = 4
+    PROJECT = 5
+    KIND = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryQuery:
+    """Which charges to add up, and by what."""
+
+    by: Dimension
+    start: datetime | None = None
+    end: datetime | None = None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryLine:
+    """Charges with one value of the dimension, added up."""
+
+    key: str
+    events: int
+    usage: Usage
+    cost: NanoUsd
+    assumed: NanoUsd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Lines, dearest first, and what all charges come to, those beyond the last line included."""
+
+    lines: tuple[SummaryLine, ...]
+    events: int
+    cost: NanoUsd
+    assumed: NanoUsd
+
+
+class LedgerReader(Protocol):
+    """Reads cost events of one tenant."""
+
+    async def page(
+        self, tenant: TenantId, *, run_id: str | None, size: int, after: tuple[datetime, UUID] | None
+    ) -> list[CostEvent]:
+        """Lists entries, newest first, from the one after `after` on."""
+        ...
+
+    async def summary(self, tenant: TenantId, query: SummaryQuery, *, most_lines: int) -> Summary:
+        """Adds up entries."""
+        ...
+
+
+class PriceStore(Protocol):
+    """Keeps the price table, which belongs to no tenant."""
+
+    async def all(self) -> list[Price]:
+        """Reads every price, past ones too."""
+        ...
+
+    async def replace_current(self, prices: Sequence[Price], *, now: datetime) -> int:
+        """Adds prices that are not there yet and ends those they replace; gives how many it added."""
+        ...

@@ -1,0 +1,33 @@
+"""Changes the limit of a budget."""
+
+from services.cost.domain.budget import Budget, BudgetId, tenant_budget_id
+from services.cost.usecases.ports import BeginWork, SpendNeeds
+from services.cost.usecases.report import report
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.money import NanoUsd
+
+
+class SetBudgetLimit:
+    """Raises or lowers a limit. A limit below what is spent and held shows as overrun, and is an alert."""
+
+    def __init__(self, *, begin: BeginWork, clock: Clock) -> None:
+        self._begin = begin
+        self._clock = clock
+
+    async def __call__(self, tenant: TenantId, budget: BudgetId, limit: NanoUsd) -> Budget:
+        """Raises: BudgetNotFound."""
+        own = budget == tenant_budget_id(tenant)
+        needs = SpendNeeds(
+            tenants=frozenset((tenant,)),
+            spenders=frozenset((tenant,)) if own else frozenset(),
+            budgets=frozenset((budget,)),
+        )
+        async with self._begin((tenant,)) as work:
+            book = await work.load(needs, now=self._clock.now())
+            changed = book.set_limit(tenant, budget, limit)
+            changes = book.changes()
+            await work.save(changes)
+            await work.commit()
+        report(changes)
+        return changed

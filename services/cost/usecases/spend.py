@@ -1,0 +1,180 @@
+"""Reserve, dispatch, settle and release: any number of them in one transaction, each with its own outcome."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Final
+from uuid import UUID
+
+from services.cost.domain.budget import MAX_CHARGE, BudgetId, tenant_budget_id
+from services.cost.domain.hold import CostKind, Hold, HoldId, Purpose
+from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.usecases.ports import BeginWork, SpendNeeds
+from services.cost.usecases.prices import CurrentPrices
+from services.cost.usecases.report import report
+from services.meshkit.content import Usage
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import Invalid, MeshError
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import IdSource
+from services.meshkit.core.money import NanoUsd
+from services.meshkit.testing.failpoints import failpoint, register
+
+AFTER_RESERVE_COMMIT: Final = "cost.after_reserve_commit"
+BEFORE_SETTLE_COMMIT: Final = "cost.before_settle_commit"
+AFTER_SETTLE_COMMIT: Final = "cost.after_settle_commit"
+register(AFTER_RESERVE_COMMIT, BEFORE_SETTLE_COMMIT, AFTER_SETTLE_COMMIT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reserve:
+    """Hold the bound of a call."""
+
+    tenant: TenantId
+    request_id: UUID
+    purpose: Purpose
+    #: Budgets besides the tenant's own.
+    budgets: tuple[BudgetId, ...]
+    bound: Usage
+    #: Price of the call, for tools.
+    tool_cost: NanoUsd
+    ttl: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dispatch:
+    """Mark that a held call is about to leave."""
+
+    tenant: TenantId
+    hold: HoldId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settle:
+    """Charge what a call used."""
+
+    tenant: TenantId
+    hold: HoldId
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Free a hold."""
+
+    tenant: TenantId
+    hold: HoldId
+    dispatched_unbilled: bool
+
+
+Operation = Reserve | Dispatch | Settle | Release
+#: What became of an operation: its hold, or why it was refused.
+Outcome = Hold | MeshError
+
+
+class Spend:
+    """Decides a frame of operations in one transaction. A refused one never fails its neighbours."""
+
+    def __init__(self, *, begin: BeginWork, prices: CurrentPrices, clock: Clock, ids: IdSource) -> None:
+        self._begin = begin
+        self._prices = prices
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Carries out operations in order; gives one outcome each.
+
+        Raises: MeshError: the transaction failed as a whole, and nothing of it happened.
+        Concurrency: budgets are locked first, in id order, then holds, so frames never deadlock.
+        """
+        now = self._clock.now()
+        wanted = [self._wanted(operation, now) for operation in operations]
+        needs = _needs(operations, wanted)
+        async with self._begin(needs.tenants) as work:
+            book = await work.load(needs, now=now)
+            await self._prices.ensure(book.pinned_prices())
+            outcomes = [self._decide(book, operation, want) for operation, want in zip(operations, wanted, strict=True)]
+            changes = book.changes()
+            if not changes.empty:
+                await work.save(changes)
+                if changes.settled:
+                    await failpoint(BEFORE_SETTLE_COMMIT)
+                await work.commit()
+        report(changes, outcomes)
+        await _after_commit(changes)
+        return outcomes
+
+    def _wanted(self, operation: Operation, now: datetime) -> Outcome | None:
+        """Makes the hold that a Reserve asks for, or says why there is none; None for other operations."""
+        if not isinstance(operation, Reserve):
+            return None
+        try:
+            return self._priced(operation, now)
+        except MeshError as refusal:
+            return refusal
+
+    def _priced(self, order: Reserve, now: datetime) -> Hold:
+        if order.purpose.kind is CostKind.TOOL:
+            amount, digest = order.tool_cost, None
+        else:
+            price = self._prices.book.find(order.purpose.provider, order.purpose.model, at=now)
+            amount, digest = price.bound(order.bound), price.digest
+        if amount > MAX_CHARGE:
+            raise Invalid("bound", f"prices at more than {MAX_CHARGE} nano-USD for one call")
+        return Hold(
+            id=HoldId(self._ids.uuid()),
+            tenant=order.tenant,
+            request_id=order.request_id,
+            request_digest=_digest(order),
+            budgets=tuple(sorted({tenant_budget_id(order.tenant), *order.budgets})),
+            purpose=order.purpose,
+            bound=order.bound,
+            amount=amount,
+            price=digest,
+            expires=now + order.ttl,
+            created=now,
+        )
+
+    def _decide(self, book: SpendBook, operation: Operation, wanted: Outcome | None) -> Outcome:
+        try:
+            match operation:
+                case Reserve():
+                    return book.reserve(wanted) if isinstance(wanted, Hold) else _refused(wanted)
+                case Dispatch(tenant=tenant, hold=hold):
+                    return book.dispatch(tenant, hold)
+                case Settle(tenant=tenant, hold=hold, usage=usage):
+                    return book.settle(tenant, hold, usage, self._prices.pinned)
+                case Release(tenant=tenant, hold=hold, dispatched_unbilled=unbilled):
+                    return book.release(tenant, hold, dispatched_unbilled=unbilled)
+        except MeshError as refusal:
+            return refusal
+
+
+def _refused(wanted: MeshError | None) -> MeshError:
+    return wanted if wanted is not None else Invalid("operation", "asks for nothing")
+
+
+def _needs(operations: Sequence[Operation], wanted: Sequence[Outcome | None]) -> SpendNeeds:
+    holds = [want for want in wanted if isinstance(want, Hold)]
+    return SpendNeeds(
+        tenants=frozenset(operation.tenant for operation in operations),
+        spenders=frozenset(hold.tenant for hold in holds),
+        budgets=frozenset(budget for hold in holds for budget in hold.budgets),
+        requests=frozenset((hold.tenant, hold.request_id) for hold in holds),
+        moved=frozenset(operation.hold for operation in operations if isinstance(operation, Settle | Release)),
+        marked=frozenset(operation.hold for operation in operations if isinstance(operation, Dispatch)),
+    )
+
+
+def _digest(order: Reserve) -> bytes:
+    """Hashes what makes a repeat the same request: all but its ttl."""
+    content = (order.purpose, order.budgets, order.bound, order.tool_cost)
+    return sha256(repr(content).encode()).digest()[:16]
+
+
+async def _after_commit(changes: Changes) -> None:
+    if changes.new_holds:
+        await failpoint(AFTER_RESERVE_COMMIT)
+    if changes.settled:
+        await failpoint(AFTER_SETTLE_COMMIT)

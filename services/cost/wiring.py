@@ -1,0 +1,97 @@
+"""Builds cost: the only file that names every concrete class."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from comitia.cost.v1.cost_service_pb2_grpc import (
+    add_BudgetServiceServicer_to_server,
+    add_LedgerServiceServicer_to_server,
+    add_PricingServiceServicer_to_server,
+)
+from comitia.guard_table import GUARDS
+from services.cost.domain.hold import Hold
+from services.cost.prices.snapshot import shipped_prices
+from services.cost.settings import CostSettings
+from services.cost.storage.budget_repository import BudgetRepository
+from services.cost.storage.ledger_repository import LedgerRepository
+from services.cost.storage.price_repository import PriceRepository
+from services.cost.storage.unit_of_work import SpendStore
+from services.cost.transport.budget_servicer import BudgetServicer
+from services.cost.transport.convert import alert_to_message
+from services.cost.transport.ledger_servicer import LedgerServicer
+from services.cost.transport.pricing_servicer import PricingServicer
+from services.cost.usecases.create_budget import CreateBudget
+from services.cost.usecases.expire_holds import ExpireHolds
+from services.cost.usecases.get_budget import GetBudget
+from services.cost.usecases.prices import CurrentPrices, import_prices
+from services.cost.usecases.set_budget_limit import SetBudgetLimit
+from services.cost.usecases.spend import Operation, Spend
+from services.cost.usecases.spend_together import SpendTogether
+from services.meshkit.batching.group_commit import GroupCommit
+from services.meshkit.bus.bus import bus
+from services.meshkit.bus.subjects import service_stream
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource
+from services.meshkit.core.money import NanoUsd
+from services.meshkit.grpc.server import Server, admission
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.outbox import OutboxRelay
+
+
+@asynccontextmanager
+async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
+    """Opens what cost needs and gives its server; leaving the block commits what waits and closes everything."""
+    async with (
+        sql_engine(
+            settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="cost"
+        ) as app,
+        sql_engine(
+            settings.maintenance_database_url.get_secret_value(), pool_size=3, application_name="cost-maintenance"
+        ) as maintenance,
+        bus(settings.nats_url.get_secret_value(), streams=(service_stream("cost"),)) as events,
+    ):
+        relay = OutboxRelay(maintenance, events)
+        store = SpendStore(
+            app=app,
+            maintenance=maintenance,
+            ids=ids,
+            tenant_limit=NanoUsd(settings.tenant_limit_nano_usd),
+            encode=alert_to_message,
+            published=relay.wake,
+        )
+        price_table = PriceRepository(maintenance)
+        await import_prices(price_table, shipped_prices(), free_providers=settings.free_providers, now=clock.now())
+        prices = CurrentPrices(price_table, clock=clock, refresh_seconds=settings.price_refresh_seconds)
+        await prices.refresh()
+        spend = Spend(begin=store.begin, prices=prices, clock=clock, ids=ids)
+        budgets = BudgetRepository(app)
+        async with GroupCommit[Operation, Hold](
+            spend, name="cost.spend", max_items=settings.spend_batch_items, max_waiting=settings.spend_queue_items
+        ) as group:
+            budget_servicer = BudgetServicer(
+                spend=SpendTogether(group),
+                create_budget=CreateBudget(begin=store.begin, clock=clock, ids=ids),
+                get_budget=GetBudget(begin=store.begin, budgets=budgets, clock=clock),
+                set_budget_limit=SetBudgetLimit(begin=store.begin, clock=clock),
+                budgets=budgets,
+            )
+            yield Server(
+                name="cost",
+                listen=settings.listen,
+                registrations=(
+                    partial(add_BudgetServiceServicer_to_server, budget_servicer),
+                    partial(add_LedgerServiceServicer_to_server, LedgerServicer(ledger=LedgerRepository(app))),
+                    partial(add_PricingServiceServicer_to_server, PricingServicer(prices=prices, clock=clock)),
+                ),
+                admission=admission(settings, GUARDS, clock=clock),
+                background=(
+                    relay,
+                    prices,
+                    ExpireHolds(begin=store.sweep, clock=clock, every_seconds=settings.sweep_seconds),
+                ),
+                metrics_listen=settings.metrics_listen,
+                drain_seconds=settings.drain_seconds,
+                max_concurrent_calls=settings.max_concurrent_calls,
+                clock=clock,
+            )
