@@ -5,9 +5,13 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from services.meshkit.core.errors import Unauthenticated
 from services.meshkit.core.identity import Caller, Principal
+
+if TYPE_CHECKING:
+    from services.meshkit.grpc.guard import Admission
 
 
 class Drain:
@@ -39,11 +43,14 @@ class Drain:
 class Call:
     """One RPC being answered."""
 
+    #: Name of the service that answers.
+    service: str
     #: Full name, `/comitia.tools.v1.ToolService/InvokeTool`.
     method: str
     #: Time of the event loop at which the answer is no longer wanted.
     expires: float
     drain: Drain
+    admission: "Admission"
     principal: Principal | None = None
     #: Name of the calling service, proven by its assertion.
     peer: str | None = None

@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
-from uuid import uuid4
 
 import grpc
 import grpc.aio
@@ -24,7 +23,8 @@ from services.meshkit.core.errors import DeadlineExceeded, Internal, Invalid, Me
 from services.meshkit.grpc.call import Call, Drain, current_call, enter_call
 from services.meshkit.grpc.errors import DETAILS_TRAILER, STATUS_OF, code_of, remote_error, to_status
 from services.meshkit.grpc.guard import DEFAULT_MAX_SECONDS, Admission, GuardMissing, is_exempt
-from services.meshkit.telemetry import metrics, names
+from services.meshkit.grpc.incidents import incident
+from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.scope import Scope, current_scope, enter_scope
 from services.meshkit.telemetry.tracing import span
@@ -119,7 +119,7 @@ def _errors(rpc: Rpc, inner: Handler) -> Handler:
         except grpc.aio.AioRpcError as error:
             failure = remote_error(error)
         except Exception as error:  # noqa: BLE001  # the outermost interceptor: nothing escapes
-            failure = _incident(rpc, error)
+            failure = incident(error, method=rpc.method)
         return await _abort(context, to_status(failure, domain=rpc.domain))
 
     return handle
@@ -128,13 +128,6 @@ def _errors(rpc: Rpc, inner: Handler) -> Handler:
 async def _abort(context: Context, status: status_pb2.Status) -> NoReturn:
     trailer = ((DETAILS_TRAILER, status.SerializeToString()),)
     await context.abort(code_of(status), status.message, trailing_metadata=trailer)
-
-
-def _incident(rpc: Rpc, error: Exception) -> MeshError:
-    incident = uuid4().hex
-    metrics.INCIDENTS.labels(rpc.method).inc()
-    log.error("a call failed unexpectedly", method=rpc.method, exc_info=error, **{names.LOG_INCIDENT_ID: incident})
-    return Internal(f"something went wrong on our side; report the incident {incident}", incident_id=incident)
 
 
 def _telemetry(rpc: Rpc, inner: Handler) -> Handler:
@@ -178,7 +171,9 @@ def _deadline(rpc: Rpc, inner: Handler) -> Handler:
         asked = cast(float | None, context.time_remaining())
         seconds = longest if asked is None else min(asked, longest)
         expires = asyncio.get_running_loop().time() + seconds
-        enter_call(Call(method=rpc.method, expires=expires, drain=rpc.drain))
+        enter_call(
+            Call(service=rpc.service, method=rpc.method, expires=expires, drain=rpc.drain, admission=rpc.admission)
+        )
         timer = asyncio.timeout_at(expires)
         try:
             async with timer:

@@ -1,0 +1,172 @@
+"""The client side of a batch stream: concurrent calls become one frame, a call that comes alone leaves at once."""
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from types import TracebackType
+from typing import Any, Final, Generic, Self
+
+from services.meshkit.batching.client_stream import Waiting
+from services.meshkit.batching.dispatcher import QueueFull
+from services.meshkit.batching.frames import MAX_FRAME_BYTES, Answer, Item, MakeFrame
+from services.meshkit.batching.lane import Lane
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import DeadlineExceeded, Exhausted, Unavailable
+from services.meshkit.core.identity import Principal
+from services.meshkit.core.retry import Backoff
+from services.meshkit.grpc.call import seconds_left
+from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.scope import current_scope
+
+#: How often calls are looked through for those whose time is up, seconds.
+_SWEEP_SECONDS: Final = 0.05
+_BACKOFF: Final = Backoff(first_seconds=0.05, most_seconds=1.0)
+#: What the header and the token of an item may add to its size, bytes.
+_OVERHEAD_BYTES: Final = 256
+_MAX_ITEM_BYTES: Final = MAX_FRAME_BYTES - 128 * 1024
+
+
+class ItemTooLarge(Exhausted):
+    """The request does not fit into a frame. Send large content as a blob."""
+
+    reason = "ITEM_TOO_LARGE"
+
+
+class Coalescer(Generic[Item, Answer]):
+    """Sends the calls of one loop tick as one frame on an open batch stream and gives each caller its own answer.
+
+        async with Coalescer(stub.BatchEvaluate, frame=pb.BatchEvaluateRequest, name="policy", ...) as evaluations:
+            answer = await evaluations.call(pb.BatchEvaluateRequest.Item(subject=...), principal=caller.principal)
+
+    A stream that breaks fails what was in flight on it with UNAVAILABLE, and the next call opens another. A stream
+    that the server ends well, to drain, loses nothing: what the server had not begun goes to the next one.
+
+    Args:
+        open_stream: the batch method of a stub.
+        frame: class of the request frame.
+        name: of the queue, in metrics and errors.
+        max_waiting: calls that may wait for answers; one more is refused with QueueFull.
+        streams: open side by side; each new one goes to the next replica, each call to the least loaded.
+        stream_seconds: age at which a stream is replaced, so that new replicas get work.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[], Any],
+        *,
+        frame: MakeFrame,
+        name: str,
+        clock: Clock,
+        random: Random,
+        max_waiting: int = 8192,
+        streams: int = 1,
+        stream_seconds: float = 240.0,
+        backoff: Backoff = _BACKOFF,
+    ) -> None:
+        self._name = name
+        self._clock = clock
+        self._max_waiting = max_waiting
+        self._waiting = 0
+        self._busy = asyncio.Event()
+        self._depth = metrics.QUEUE_ITEMS.labels(name)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._lanes = [
+            Lane(
+                open_stream,
+                name=name,
+                make_frame=frame,
+                clock=clock,
+                random=random,
+                backoff=backoff,
+                stream_seconds=stream_seconds,
+            )
+            for _ in range(streams)
+        ]
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(lane.run(), name=f"{self._name}-lane") for lane in self._lanes]
+        self._tasks.append(asyncio.create_task(self._sweep(), name=f"{self._name}-sweep"))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the streams; who still waits gets UNAVAILABLE."""
+        tasks, self._tasks = self._tasks, []
+        left = [waiting for lane in self._lanes for waiting in lane.waiting()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for waiting in left:
+            if not waiting.future.done():
+                waiting.future.set_exception(Unavailable(self._name))
+
+    async def call(self, item: Item, *, principal: Principal, timeout_seconds: float = 30.0) -> Answer:
+        """Sends `item` for `principal` and gives its answer.
+
+        The header of the item is filled in here. A call made while answering an RPC never waits longer than its own
+        caller does. A caller that is cancelled takes its item back.
+
+        Raises: QueueFull; ItemTooLarge; DeadlineExceeded; Unavailable; the error the item was answered with.
+        """
+        if not self._tasks:
+            raise Unavailable(self._name)
+        if self._waiting >= self._max_waiting:
+            metrics.QUEUE_REFUSED.labels(self._name).inc()
+            raise QueueFull(self._name, most=self._max_waiting)
+        waiting = self._prepared(item, principal, timeout_seconds)
+        lane = self._lanes[0] if len(self._lanes) == 1 else min(self._lanes, key=_load)
+        lane.send(waiting)
+        self._waiting += 1
+        self._busy.set()
+        try:
+            return await waiting.future
+        except asyncio.CancelledError:
+            lane.forget(waiting)
+            raise
+        finally:
+            self._waiting -= 1
+
+    def _prepared(self, item: Item, principal: Principal, timeout_seconds: float) -> Waiting:
+        size = item.ByteSize() + _OVERHEAD_BYTES
+        if size > _MAX_ITEM_BYTES:
+            raise ItemTooLarge("the request does not fit into a frame", size_bytes=size, most_bytes=_MAX_ITEM_BYTES)
+        left = seconds_left()
+        seconds = timeout_seconds if left is None else min(left, timeout_seconds)
+        header = item.header
+        ends = self._clock.now().timestamp() + seconds
+        whole = int(ends)
+        deadline = header.deadline_time
+        deadline.seconds = whole
+        deadline.nanos = int((ends - whole) * 1e9)
+        scope = current_scope()
+        if scope.traceparent:
+            header.traceparent = scope.traceparent
+        loop = asyncio.get_running_loop()
+        return Waiting(
+            item=item,
+            token=principal.token,
+            size_bytes=size,
+            expires=loop.time() + seconds,
+            future=loop.create_future(),
+        )
+
+    async def _sweep(self) -> None:
+        """Ends the wait of those whose time is up. Looks now and then instead of setting a timer per call."""
+        while True:
+            if not self._waiting:
+                self._busy.clear()
+                self._depth.set(0)
+                await self._busy.wait()
+            await self._clock.sleep(_SWEEP_SECONDS)
+            self._depth.set(self._waiting)
+            now = asyncio.get_running_loop().time()
+            for lane in self._lanes:
+                for waiting in lane.waiting():
+                    if waiting.expires <= now and not waiting.future.done():
+                        waiting.future.set_exception(DeadlineExceeded("the answer was not ready in time"))
+                        lane.forget(waiting)
+
+
+def _load(lane: Lane) -> int:
+    return lane.load

@@ -1,0 +1,140 @@
+"""Collects what concurrent callers ask for and hands it to one function in batches."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from services.meshkit.core.errors import ErrorKind, Exhausted, Internal, MeshError, Unavailable
+from services.meshkit.telemetry import metrics
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+#: Handles a batch: one result per item, in order. A `MeshError` as a result fails that item only.
+HandleMany = Callable[[Sequence[Item]], Awaitable[Sequence[Result | MeshError]]]
+
+
+class QueueFull(Exhausted):
+    """Too much is waiting already. Slow down and try again."""
+
+    reason = "QUEUE_FULL"
+
+    def __init__(self, queue: str, *, most: int) -> None:
+        super().__init__(f"the queue {queue!r} holds {most} already; try again shortly", queue=queue, most=most)
+
+
+def is_poison(error: Exception) -> bool:
+    """True unless the error would hit any batch alike, such as a database that is down."""
+    everybody = (ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED)
+    return not (isinstance(error, MeshError) and error.kind in everybody)
+
+
+class BatchDispatcher(Generic[Item, Result]):
+    """Runs `handle` on everything that is waiting, again and again.
+
+    A call that comes alone is handled alone and at once; under load, what piles up while a batch is handled becomes
+    the next batch.
+
+    Args:
+        handle: must leave nothing behind when it raises, for then the batch is split in halves and tried again until
+            the item at fault stands alone.
+        name: of the queue, in metrics and errors.
+        max_items: in one batch.
+        max_waiting: calls that may wait; one more is refused with QueueFull.
+        workers: batches handled at the same time.
+        poison: says whether an error can be one item's fault; when not, the whole batch fails with it.
+    """
+
+    def __init__(
+        self,
+        handle: HandleMany[Item, Result],
+        *,
+        name: str,
+        max_items: int = 512,
+        max_waiting: int = 8192,
+        workers: int = 4,
+        poison: Callable[[Exception], bool] = is_poison,
+    ) -> None:
+        self._handle = handle
+        self._name = name
+        self._max_items = max_items
+        self._max_waiting = max_waiting
+        self._workers = workers
+        self._poison = poison
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._depth = metrics.QUEUE_ITEMS.labels(name)
+        self._sizes = metrics.BATCH_ITEMS.labels(name)
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._work(), name=f"{self._name}-{n}") for n in range(self._workers)]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Handles what is waiting, then stops."""
+        self._closing = True
+        self._wake.set()
+        await asyncio.gather(*self._tasks)
+
+    async def call(self, item: Item) -> Result:
+        """Has `item` handled and gives its result. A caller that is cancelled stops waiting; the item is handled yet.
+
+        Raises: QueueFull; Unavailable: the dispatcher is closed; what the handler raised or returned for this item.
+        """
+        if self._closing or not self._tasks:
+            raise Unavailable(self._name)
+        if len(self._waiting) >= self._max_waiting:
+            metrics.QUEUE_REFUSED.labels(self._name).inc()
+            raise QueueFull(self._name, most=self._max_waiting)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        self._wake.set()
+        return await future
+
+    async def _work(self) -> None:
+        waiting = self._waiting
+        while True:
+            while not waiting:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+            batch = [waiting.popleft() for _ in range(min(len(waiting), self._max_items))]
+            self._depth.set(len(waiting))
+            self._sizes.observe(len(batch))
+            await self._settle(batch)
+
+    async def _settle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._handle([item for item, _ in batch])
+        except Exception as error:  # noqa: BLE001  # a consumer loop: the callers get it, the loop goes on
+            if len(batch) > 1 and self._poison(error):
+                middle = len(batch) // 2
+                await self._settle(batch[:middle])
+                await self._settle(batch[middle:])
+                return
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        except BaseException:
+            for _, future in batch:
+                future.cancel()
+            raise
+        if len(results) != len(batch):
+            wrong = Internal(f"the queue {self._name!r} got {len(results)} results for {len(batch)} items")
+            results = [wrong] * len(batch)
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, MeshError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

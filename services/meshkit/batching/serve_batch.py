@@ -1,0 +1,98 @@
+"""The server side of a batch stream: many items in a frame, each with its own identity, deadline and answer.
+
+async def BatchEvaluate(self, request_iterator, context):
+    async for frame in serve_batch(request_iterator, self._evaluate_many, answers=pb.BatchEvaluateResponse):
+        yield frame
+
+async def _evaluate_many(self, items: Sequence[BatchItem[pb.BatchEvaluateRequest.Item]]):
+    return [pb.BatchEvaluateResponse.Item(verdict=...) for item in items]
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+from services.meshkit.batching.frames import Answer, AnswerFrame, Item, MakeFrame, RequestFrame
+from services.meshkit.batching.stream_session import BatchItem, StreamSession
+from services.meshkit.core.errors import Cancelled, Internal, MeshError
+
+#: Handles the items of one frame: one answer per item, in order. A `MeshError` as an answer fails that item only; a
+#: raised error fails the items of the frame.
+HandleFrame = Callable[[Sequence[BatchItem[Item]]], Awaitable[Sequence[Answer | MeshError]]]
+#: Handles one item. Items run side by side and fail alone.
+HandleItem = Callable[[BatchItem[Item]], Awaitable[Answer]]
+
+
+async def serve_batch(
+    frames: AsyncIterator[RequestFrame[Item]],
+    handle_frame: HandleFrame[Item, Answer],
+    *,
+    answers: MakeFrame,
+    max_in_flight: int = 4096,
+) -> AsyncGenerator[AnswerFrame[Answer]]:
+    """Answers a batch stream frame by frame; several frames are handled at once.
+
+    Ends well when the client has sent its last item or the server drains; then every item that was read has its answer.
+
+    Args:
+        answers: class of the answer frame, which has a field `items`.
+        max_in_flight: items being handled; beyond it the stream is not read on.
+    """
+    session = StreamSession(answers, max_in_flight=max_in_flight)
+
+    def start(items: list[BatchItem[Item]]) -> None:
+        session.start(_whole_frame(session, items, handle_frame))
+
+    async for frame in session.run(frames, start):
+        yield frame
+
+
+async def serve_items(
+    frames: AsyncIterator[RequestFrame[Item]],
+    handle_item: HandleItem[Item, Answer],
+    *,
+    answers: MakeFrame,
+    max_in_flight: int = 1024,
+) -> AsyncGenerator[AnswerFrame[Answer]]:
+    """Answers a batch stream item by item, as `serve_batch`: for work that waits on the outside world.
+
+    A cancelled item is cancelled where it stands, and so is one whose deadline passes.
+    """
+    session = StreamSession(answers, max_in_flight=max_in_flight)
+
+    def start(items: list[BatchItem[Item]]) -> None:
+        for item in items:
+            session.start(_single(session, item, handle_item), item)
+
+    async for frame in session.run(frames, start):
+        yield frame
+
+
+async def _whole_frame(
+    session: StreamSession, items: list[BatchItem[Any]], handle_frame: HandleFrame[Any, Any]
+) -> None:
+    outcomes: Sequence[Any]
+    timer = asyncio.timeout_at(max(item.expires for item in items))
+    try:
+        async with timer:
+            outcomes = await handle_frame(items)
+        if len(outcomes) != len(items):
+            outcomes = [Internal(f"{len(outcomes)} answers for {len(items)} items")] * len(items)
+    except Exception as error:  # noqa: BLE001  # a consumer loop: the items of the frame get it, the stream goes on
+        failure = session.failure(error, timed_out=timer.expired())
+        outcomes = [failure] * len(items)
+    for item, outcome in zip(items, outcomes, strict=True):
+        session.answer(item, Cancelled("the client took the item back") if item.cancelled else outcome)
+
+
+async def _single(session: StreamSession, item: BatchItem[Any], handle_item: HandleItem[Any, Any]) -> None:
+    timer = asyncio.timeout_at(item.expires)
+    try:
+        async with timer:
+            outcome = await handle_item(item)
+    except asyncio.CancelledError:
+        session.answer(item, Cancelled("the client took the item back"))
+        raise
+    except Exception as error:  # noqa: BLE001  # a consumer loop: the item gets it, the stream goes on
+        outcome = session.failure(error, timed_out=timer.expired())
+    session.answer(item, outcome)

@@ -1,0 +1,230 @@
+"""What one batch stream of a server is doing: who its items speak for, which are in flight, what is ready to send."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic
+
+import grpc.aio
+from google.protobuf import message_factory
+
+from comitia.common.v1.batch_pb2 import ItemHeader
+from services.meshkit.batching.frames import MAX_FRAME_BYTES, MAX_FRAME_ITEMS, Item, MakeFrame
+from services.meshkit.core.errors import DeadlineExceeded, Exhausted, Internal, MeshError
+from services.meshkit.core.identity import Caller, Principal
+from services.meshkit.grpc.call import Call, current_call
+from services.meshkit.grpc.errors import remote_error, to_status
+from services.meshkit.grpc.incidents import incident
+from services.meshkit.grpc.stream_identities import StreamIdentities
+from services.meshkit.telemetry import metrics
+
+#: Longest time for an item that names no deadline, seconds.
+_ITEM_SECONDS: Final = 30.0
+
+
+class FrameTooLarge(Exhausted):
+    """A frame holds more items than it may. Send smaller frames."""
+
+    reason = "FRAME_TOO_LARGE"
+
+
+class AnswerTooLarge(Exhausted):
+    """The answer of one item does not fit into a frame. Ask for less, or by the unary call."""
+
+    reason = "ANSWER_TOO_LARGE"
+
+
+@dataclass(slots=True, kw_only=True)
+class BatchItem(Generic[Item]):
+    """One item of a batch stream, its identity verified and its permission checked."""
+
+    item_id: int
+    message: Item
+    principal: Principal
+    #: Service that sent it.
+    peer: str | None
+    #: Time of the event loop at which the answer is no longer wanted.
+    expires: float
+    #: W3C trace context of the item, empty without one.
+    traceparent: str
+    #: True once the client has taken the item back. Work that has not begun may be left out.
+    cancelled: bool = False
+    #: The task that works on this item alone.
+    task: "asyncio.Task[None] | None" = None
+
+    @property
+    def caller(self) -> Caller:
+        """The caller, as `caller_of` gives it for a unary call."""
+        return Caller(principal=self.principal, peer=self.peer)
+
+
+class StreamSession:
+    """Reads frames, keeps items in flight within a bound, and sends answers as they come, many to a frame."""
+
+    # Items and answers are messages of the service that owns the stream: `Any` here, typed in `serve_batch`.
+
+    def __init__(self, answers: MakeFrame, *, max_in_flight: int) -> None:
+        call = current_call()
+        if call is None:
+            raise Internal("a batch stream is served outside of an RPC")
+        self._call: Call = call
+        self._domain = f"{call.service}.comitia"
+        self._make_frame = answers
+        self._make_item = _item_class(answers)
+        self._identities = StreamIdentities(call.admission, method=call.method)
+        self._max_in_flight = max_in_flight
+        self._in_flight: dict[int, BatchItem[Any]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ready: list[Any] = []
+        self._reading = True
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+        self._sizes = metrics.BATCH_ITEMS.labels(call.method)
+
+    async def run(
+        self, frames: AsyncIterator[Any], start: Callable[[list[BatchItem[Any]]], None]
+    ) -> AsyncGenerator[Any]:
+        """Reads `frames`, has `start` begin the work on the items of each, and gives the frames of answers."""
+        reader = asyncio.create_task(self._read(frames, start), name="batch-reader")
+        try:
+            with self._call.drain.notify(lambda: _cancel(reader)):
+                while self._reading or self._in_flight or self._ready:
+                    if not self._ready:
+                        self._changed.clear()
+                        await self._changed.wait()
+                    ready, self._ready = self._ready, []
+                    for frame in self._framed(ready):
+                        yield frame
+            if not reader.cancelled():
+                await reader
+        finally:
+            reader.cancel()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(reader, *self._tasks, return_exceptions=True)
+
+    def start(self, work: Coroutine[Any, Any, None], item: BatchItem[Any] | None = None) -> None:
+        """Begins work; with `item`, taking that item back cancels it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if item is not None:
+            item.task = task
+
+    def answer(self, item: BatchItem[Any], outcome: Any) -> None:
+        """Takes the answer of an item, or the error it failed with."""
+        if self._in_flight.pop(item.item_id, None) is None:
+            return
+        if isinstance(outcome, MeshError):
+            outcome = self._failed(item.item_id, outcome)
+        else:
+            outcome.status.item_id = item.item_id
+        self._put(outcome)
+
+    def failure(self, error: Exception, *, timed_out: bool) -> MeshError:
+        """Gives the error that the items of a failed handler get."""
+        match error:
+            case MeshError():
+                return error
+            case TimeoutError() if timed_out:
+                return DeadlineExceeded("the answer was not ready in time")
+            case grpc.aio.AioRpcError():
+                return remote_error(error)
+            case _:
+                return incident(error, method=self._call.method)
+
+    async def _read(self, frames: AsyncIterator[Any], start: Callable[[list[BatchItem[Any]]], None]) -> None:
+        try:
+            async for frame in frames:
+                if len(frame.items) > MAX_FRAME_ITEMS:
+                    raise FrameTooLarge(f"a frame may hold at most {MAX_FRAME_ITEMS} items", most=MAX_FRAME_ITEMS)
+                if frame.HasField("identities"):
+                    self._identities.extend(frame.identities)
+                self._sizes.observe(len(frame.items))
+                items = self._admitted(frame.items)
+                if items:
+                    start(items)
+                while len(self._in_flight) >= self._max_in_flight:
+                    self._room.clear()
+                    await self._room.wait()
+        finally:
+            self._reading = False
+            self._changed.set()
+
+    def _admitted(self, messages: Iterable[Any]) -> list[BatchItem[Any]]:
+        """Verifies the items of a frame; those that may not begin are answered at once."""
+        wall, loop_time = time.time(), asyncio.get_running_loop().time()
+        longest = min(self._call.expires, loop_time + _ITEM_SECONDS)
+        items: list[BatchItem[Any]] = []
+        for message in messages:
+            header: ItemHeader = message.header
+            item_id = header.item_id
+            if header.cancel:
+                self._take_back(item_id)
+                continue
+            expires = longest
+            if header.HasField("deadline_time"):
+                deadline = header.deadline_time
+                expires = min(longest, loop_time + deadline.seconds + deadline.nanos / 1e9 - wall)
+            try:
+                principal = self._identities.principal(header.identity_index, now=wall)
+                if expires <= loop_time:
+                    raise DeadlineExceeded("the deadline of the item had passed when it came")
+            except MeshError as error:
+                self._put(self._failed(item_id, error))
+                continue
+            item = BatchItem[Any](
+                item_id=item_id,
+                message=message,
+                principal=principal,
+                peer=self._call.peer,
+                expires=expires,
+                traceparent=header.traceparent,
+            )
+            self._in_flight[item_id] = item
+            items.append(item)
+        return items
+
+    def _take_back(self, item_id: int) -> None:
+        item = self._in_flight.get(item_id)
+        if item is not None:
+            item.cancelled = True
+            if item.task is not None:
+                item.task.cancel()
+
+    def _failed(self, item_id: int, error: MeshError) -> Any:
+        answer = self._make_item()
+        answer.status.item_id = item_id
+        answer.status.error.CopyFrom(to_status(error, domain=self._domain))
+        return answer
+
+    def _put(self, answer: Any) -> None:
+        self._ready.append(answer)
+        self._changed.set()
+        self._room.set()
+
+    def _framed(self, answers: Sequence[Any]) -> Iterator[Any]:
+        """Packs answers into frames within the bounds."""
+        for first in range(0, len(answers), MAX_FRAME_ITEMS):
+            yield from self._within_bytes(answers[first : first + MAX_FRAME_ITEMS])
+
+    def _within_bytes(self, answers: Sequence[Any]) -> Iterator[Any]:
+        frame = self._make_frame(items=answers)
+        if frame.ByteSize() <= MAX_FRAME_BYTES:
+            yield frame
+        elif len(answers) == 1:
+            too_large = AnswerTooLarge("the answer does not fit into a frame", most_bytes=MAX_FRAME_BYTES)
+            yield self._make_frame(items=[self._failed(answers[0].status.item_id, too_large)])
+        else:
+            middle = len(answers) // 2
+            yield from self._within_bytes(answers[:middle])
+            yield from self._within_bytes(answers[middle:])
+
+
+def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+
+
+def _item_class(answers: Any) -> Callable[[], Any]:
+    return message_factory.GetMessageClass(answers.DESCRIPTOR.fields_by_name["items"].message_type)
