@@ -2,7 +2,7 @@
 
 from services.cost.settings import CostSettings
 from services.cost.wiring import cost
-from services.meshkit.grpc.process import run_service
+from services.meshkit.process import run_service
 
 if __name__ == "__main__":
     run_service("cost", CostSettings, cost)

@@ -5,6 +5,7 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from comitia.cost.v1 import cost_service_pb2 as pb
+from comitia.cost.v1.cost_pb2 import Price
 from comitia.cost.v1.cost_service_pb2_grpc import PricingServiceServicer
 from services.cost.transport import convert, fields
 from services.cost.usecases.prices import CurrentPrices
@@ -36,7 +37,9 @@ class PricingServicer(PricingServiceServicer):
         last = shown[-1] if len(rows) > size else None
         return pb.ListPricesResponse(
             prices=shown,
-            next_page_token=""
-            if last is None
-            else encode_page_token(last.provider, last.model, last.min_prompt_tokens),
+            next_page_token="" if last is None else _place(last),
         )
+
+
+def _place(row: Price) -> str:
+    return encode_page_token(row.provider, row.model, row.min_prompt_tokens)

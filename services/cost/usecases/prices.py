@@ -60,7 +60,7 @@ class CurrentPrices:
 async def import_prices(
     store: PriceStore, shipped: Sequence[Price], *, free_providers: Iterable[str], now: datetime
 ) -> int:
-    """Brings the table up to the shipped prices and to those of providers that charge nothing; gives how many are new."""
+    """Brings the table up to the shipped prices and those of free providers; gives how many are new."""
     added = await store.replace_current([*shipped, *(free_price(name) for name in free_providers)], now=now)
     if added:
         log.info("prices imported", added=added)
