@@ -1,1 +1,1 @@
-"""Makes the outward calls of a run."""
+"""Makes the outward calls of a run, patiently."""

@@ -1,0 +1,46 @@
+"""Tokens of runs: a grant and our workload assertion, exchanged at the gateway."""
+
+from collections import OrderedDict
+from datetime import datetime, timedelta
+from typing import Final
+
+import grpc.aio
+
+from comitia.gateway.v1 import identity_service_pb2, identity_service_pb2_grpc
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import Principal
+from services.meshkit.grpc.errors import remote_errors
+from services.orchestrator.engine.run import OwnedRun
+
+#: Tokens kept; the least recently used goes first.
+_MAX_TOKENS: Final = 10_000
+#: A token is exchanged anew this long before it stops working.
+_MARGIN: Final = timedelta(seconds=90)
+_SECONDS: Final = 5.0
+
+
+class RunTokens:
+    """Implements `worker.caller.RunTokens`."""
+
+    def __init__(self, gateway: grpc.aio.Channel, *, clock: Clock) -> None:
+        self._identity = identity_service_pb2_grpc.IdentityServiceStub(gateway)
+        self._clock = clock
+        self._tokens: OrderedDict[str, tuple[Principal, datetime]] = OrderedDict()
+
+    async def principal(self, run: OwnedRun) -> Principal:
+        """See `RunTokens.principal`."""
+        kept = self._tokens.get(run.run_id)
+        if kept is not None and kept[1] > self._clock.now():
+            self._tokens.move_to_end(run.run_id)
+            return kept[0]
+        request = identity_service_pb2.ExchangeGrantRequest(grant_id=run.grant_id, run_id=run.run_id)
+        with remote_errors():
+            answer = await self._identity.ExchangeGrant(request, timeout=_SECONDS)
+        principal = Principal(
+            tenant=run.tenant, subject=run.grant_id, roles=frozenset(), run_id=run.run_id, token=answer.access_token
+        )
+        fresh_until = answer.expire_time.ToDatetime(tzinfo=self._clock.now().tzinfo) - _MARGIN
+        self._tokens[run.run_id] = (principal, fresh_until)
+        while len(self._tokens) > _MAX_TOKENS:
+            self._tokens.popitem(last=False)
+        return principal

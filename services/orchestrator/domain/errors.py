@@ -1,0 +1,99 @@
+"""What the orchestrator refuses, and why.
+
+NotFound      ├── AgentNotFound
+              └── SessionNotFound
+AlreadyExists └── AgentVersionExists
+Precondition  ├── SessionNotWaiting
+              ├── SessionAlreadyTerminal
+              └── RunDiverged
+Exhausted     └── RunsAtLimit
+Conflict      └── LeaseLost
+"""
+
+from datetime import timedelta
+
+from services.meshkit.core.errors import AlreadyExists, Conflict, Exhausted, NotFound, Precondition
+
+
+class AgentNotFound(NotFound):
+    """No such agent, or no such version of it. Create it, or look at the list of agents."""
+
+    reason = "AGENT_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__("agent", name)
+
+
+class SessionNotFound(NotFound):
+    """No such session in the caller's tenant."""
+
+    reason = "SESSION_NOT_FOUND"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("session", session_id)
+
+
+class AgentVersionExists(AlreadyExists):
+    """The version exists with another definition. A version never changes: choose the next one."""
+
+    reason = "AGENT_VERSION_EXISTS"
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__("agent", f"{name}@{version}")
+
+
+class SessionNotWaiting(Precondition):
+    """Only a session that waits can be advanced."""
+
+    reason = "SESSION_NOT_WAITING"
+
+    def __init__(self, session_id: str, state: str) -> None:
+        super().__init__(
+            f"session {session_id} is {state}, not waiting; only a session with manual_advance waits after each round",
+            session_id=session_id,
+            state=state,
+        )
+
+
+class SessionAlreadyTerminal(Precondition):
+    """The session has ended. Start a new one."""
+
+    reason = "SESSION_ALREADY_TERMINAL"
+
+    def __init__(self, session_id: str, state: str) -> None:
+        super().__init__(f"session {session_id} has ended as {state}", session_id=session_id, state=state)
+
+
+class RunDiverged(Precondition):
+    """The recorded facts do not follow from the program. The run is left as it is for an operator."""
+
+    reason = "RUN_DIVERGED"
+
+    def __init__(self, run_id: str, sequence: int) -> None:
+        super().__init__(
+            f"run {run_id} cannot go on: fact {sequence} is not what its program decides",
+            run_id=run_id,
+            sequence=sequence,
+        )
+
+
+class RunsAtLimit(Exhausted):
+    """This replica drives as many runs as it may. Retry, or add a replica."""
+
+    reason = "RUNS_AT_LIMIT"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} sessions are running already; wait for one to end, or add a replica",
+            retry_after=timedelta(seconds=5),
+            limit=limit,
+        )
+
+
+class LeaseLost(Conflict):
+    """Another replica drives the run now; what this one was about to write is void (INV-2)."""
+
+    reason = "LEASE_LOST"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} is driven by another replica", run_id=run_id)

@@ -1,0 +1,230 @@
+"""Drives one run: applies facts, commits them, and only then makes the calls that they ask for (INV-1)."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import MeshError
+from services.meshkit.telemetry.logs import logger
+from services.meshkit.testing.failpoints import failpoint
+from services.orchestrator.engine.facts import Replay, advance
+from services.orchestrator.engine.ports import Calls, LiveEvents, RunStore
+from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand
+from services.orchestrator.programs import run as program
+from services.orchestrator.programs.view import TERMINAL_STATES, project
+
+log = logger(__name__)
+
+#: Place of a call in its run.
+CallKey = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverParts:
+    """What every driver of a replica shares."""
+
+    store: RunStore
+    calls: Calls
+    live: LiveEvents
+    clock: Clock
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """What arrived for a run and is not recorded yet."""
+
+    entries: list[journal_pb2.JournalEntry] = field(default_factory=list[journal_pb2.JournalEntry])
+    commands: list[UUID] = field(default_factory=list[UUID])
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class RunDriver:
+    """The only writer of one run while its lease holds. `drive` ends when the run has ended or is taken away."""
+
+    def __init__(self, run: OwnedRun, parts: DriverParts) -> None:
+        self.run = run
+        self._parts = parts
+        self._state = program.RunState()
+        self._view = session_pb2.Session()
+        self._sequence = 0
+        self._inbox = _Inbox()
+        self._outstanding: dict[CallKey, journal_pb2.JournalEntry] = {}
+        self._in_flight: dict[CallKey, asyncio.Task[None]] = {}
+        #: Steps whose calls are being tried again, and whether a fact says so.
+        self._parked: set[str] = set()
+        self._park_noted = False
+        self._seen_commands: set[UUID] = set()
+
+    @property
+    def ended(self) -> bool:
+        """True once the run has its final state."""
+        return self._view.state in TERMINAL_STATES
+
+    def adopt(self, state: program.RunState, first: Commit) -> None:
+        """Takes over a run that was just recorded, without reading it back."""
+        self._state = state
+        self._take(first.entries)
+
+    async def recover(self) -> None:
+        """Reads the journal and rebuilds where the run is.
+
+        Raises: RunDiverged, UnknownProgram: the run cannot go on in this release.
+        """
+        replay = Replay(self.run.run_id)
+        while batch := await self._parts.store.entries(self.run.tenant, self.run.run_id, after=self._sequence):
+            for _, entry in batch:
+                replay.feed(entry)
+            self._take([entry for _, entry in batch])
+        replay.finish()
+        self._state = replay.state
+        self._park_noted = self._view.state == session_pb2.SESSION_STATE_PARKED
+
+    def tell(self, commands: Sequence[RunCommand]) -> None:
+        """Hands over commands that wait for this run; ones that came before are ignored."""
+        for command in commands:
+            if command.command_id in self._seen_commands:
+                continue
+            self._seen_commands.add(command.command_id)
+            self._inbox.commands.append(command.command_id)
+            self._inbox.arrived.set()
+            entry = journal_pb2.JournalEntry()
+            if command.kind == "cancel":
+                entry.run_cancelling.by = command.by
+            elif self._view.state == session_pb2.SESSION_STATE_WAITING:
+                entry.run_advanced.by = command.by
+            else:
+                continue
+            self._inbox.entries.append(entry)
+
+    async def drive(self) -> None:
+        """Goes on with the run until it has ended.
+
+        Raises: LeaseLost: another replica drives it now. CancelledError: this replica stops; calls are cancelled and
+        will be made again by whoever goes on.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while not self.ended:
+                    self._dispatch(tasks)
+                    await self._inbox.arrived.wait()
+                    await self._commit_inbox()
+                for task in self._in_flight.values():
+                    task.cancel()
+        finally:
+            await self._tell_watchers()
+
+    def _dispatch(self, tasks: asyncio.TaskGroup) -> None:
+        for key, intended in self._outstanding.items():
+            if key not in self._in_flight:
+                self._in_flight[key] = tasks.create_task(self._call(key, intended), name=f"call {key}")
+
+    async def _call(self, key: CallKey, intended: journal_pb2.JournalEntry) -> None:
+        """Makes one call and puts its outcome into the inbox."""
+        path, index = key
+        kind = intended.call_intended.kind
+        entry = journal_pb2.JournalEntry(path=path)
+        started = self._started()
+        await failpoint("orchestrator.before_call")
+        try:
+            answer = await self._parts.calls.make(self.run, started, intended, self)
+            entry.call_answered.CopyFrom(
+                journal_pb2.CallAnswered(
+                    call_index=index, kind=kind, response=answer.SerializeToString(deterministic=True)
+                )
+            )
+        except MeshError as error:
+            log.info("call failed", run_id=self.run.run_id, path=path, kind=kind, reason=error.reason)
+            entry.call_failed.CopyFrom(
+                journal_pb2.CallFailed(call_index=index, kind=kind, reason=error.reason, message=error.message)
+            )
+        await failpoint("orchestrator.after_answer")
+        self._unpark(path)
+        self._put(entry)
+
+    async def _commit_inbox(self) -> None:
+        """Records everything that has arrived, with all that follows from it, in one transaction."""
+        inbox, self._inbox = self._inbox, _Inbox()
+        outside = [entry for entry in inbox.entries if self._is_news(entry)]
+        if not outside and not inbox.commands:
+            return
+        at = Timestamp()
+        at.FromDatetime(self._parts.clock.now())
+        self._state, entries = advance(self._state, outside, at)
+        first = self._sequence + 1
+        self._take(entries)
+        commit = Commit(first_sequence=first, entries=tuple(entries), view=self._view, commands=tuple(inbox.commands))
+        await failpoint("orchestrator.before_commit")
+        await self._parts.store.commit(self.run, commit)
+        await failpoint("orchestrator.after_commit")
+        await self._tell_watchers()
+
+    def _is_news(self, entry: journal_pb2.JournalEntry) -> bool:
+        """Refuses a second result of a call (INV-3), and anything for a run that has ended."""
+        match entry.WhichOneof("fact"):
+            case "call_answered":
+                return not self.ended and (entry.path, entry.call_answered.call_index) in self._outstanding
+            case "call_failed":
+                return not self.ended and (entry.path, entry.call_failed.call_index) in self._outstanding
+            case _:
+                return not self.ended
+
+    def _take(self, entries: Sequence[journal_pb2.JournalEntry]) -> None:
+        """Applies facts to the view and to the calls that are still to be answered."""
+        for entry in entries:
+            self._sequence += 1
+            project(self._view, entry, self._sequence)
+            match entry.WhichOneof("fact"):
+                case "call_intended":
+                    self._outstanding[(entry.path, entry.call_intended.call_index)] = entry
+                case "call_answered":
+                    self._settle_call((entry.path, entry.call_answered.call_index))
+                case "call_failed":
+                    self._settle_call((entry.path, entry.call_failed.call_index))
+                case "run_ended":
+                    self._outstanding.clear()
+                case _:
+                    pass
+
+    def _settle_call(self, key: CallKey) -> None:
+        self._outstanding.pop(key, None)
+        self._in_flight.pop(key, None)
+
+    def _started(self) -> journal_pb2.RunStarted:
+        if self._state.session is None:
+            raise ValueError("a run is driven after its first fact")
+        return self._state.session.started
+
+    async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
+        """See `Outcome.delta`."""
+        event = session_service_pb2.WatchSessionResponse(
+            sequence=self._sequence,
+            text_delta=session_service_pb2.TextDelta(path=path, text=text, restart=restart),
+        )
+        event.event_time.FromDatetime(self._parts.clock.now())
+        await self._parts.live.publish(self.run.tenant, self.run.run_id, event)
+
+    def parked(self, path: str, reason: str, message: str) -> None:
+        """See `Outcome.parked`."""
+        self._parked.add(path)
+        if not self._park_noted:
+            self._park_noted = True
+            self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason=reason, message=message)))
+
+    def _unpark(self, path: str) -> None:
+        self._parked.discard(path)
+        if self._park_noted and not self._parked:
+            self._park_noted = False
+            self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed()))
+
+    def _put(self, entry: journal_pb2.JournalEntry) -> None:
+        self._inbox.entries.append(entry)
+        self._inbox.arrived.set()
+
+    async def _tell_watchers(self) -> None:
+        event = session_service_pb2.WatchSessionResponse(sequence=self._sequence)
+        await self._parts.live.publish(self.run.tenant, self.run.run_id, event)

@@ -1,0 +1,114 @@
+"""What the engine needs from storage, from the worker and from the live bus."""
+
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
+from services.meshkit.core.identity import TenantId
+from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
+
+
+class RunStore(Protocol):
+    """Keeps runs, their journals and their leases."""
+
+    async def started_before(self, key: StartKey) -> str | None:
+        """Gives the run that this request started, None if none. Raises: RequestIdReused."""
+        ...
+
+    async def create(self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None) -> str | None:
+        """Records a new run with its first facts, leased to `owner`.
+
+        Returns: None, or the id of the run that a concurrent repeat of the request started (then nothing is written).
+        Raises: RequestIdReused.
+        """
+        ...
+
+    async def commit(self, run: OwnedRun, commit: Commit) -> None:
+        """Writes facts and view in one transaction that checks the lease. Raises: LeaseLost."""
+        ...
+
+    async def entries(
+        self, tenant: TenantId, run_id: str, *, after: int = 0
+    ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
+        """Gives the recorded facts after a sequence with their sequences, in order, a bounded number at a time."""
+        ...
+
+    async def claim(self, owner: str, *, most: int, restarted: bool) -> Sequence[OwnedRun]:
+        """Leases runs that nobody drives.
+
+        Args:
+            owner: `replica/incarnation`.
+            restarted: take also the runs of the replica's earlier incarnations, whose leases need not run out first.
+        """
+        ...
+
+    async def extend(self, owner: str, runs: Collection[OwnedRun]) -> Collection[str]:
+        """Extends leases; gives the ids of the runs whose lease still holds."""
+        ...
+
+    async def release(self, owner: str, runs: Collection[OwnedRun]) -> None:
+        """Ends leases at once, so that another replica can go on."""
+        ...
+
+    async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> None:
+        """Stores a command for the run's owner."""
+        ...
+
+    async def commands(self, run_ids: Collection[str]) -> Mapping[str, Sequence[RunCommand]]:
+        """Gives the waiting commands of these runs, oldest first."""
+        ...
+
+    async def is_waiting(self, tenant: TenantId, command: RunCommand) -> bool:
+        """Says whether a command still waits for its run's owner."""
+        ...
+
+
+class Outcome(Protocol):
+    """What a call in flight reports to the run that makes it."""
+
+    async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
+        """Shows text of a turn in progress, already passed by law."""
+        ...
+
+    def parked(self, path: str, reason: str, message: str) -> None:
+        """Says that the call cannot go on for now and is being tried again."""
+        ...
+
+
+class Calls(Protocol):
+    """Makes outward calls."""
+
+    async def make(
+        self, run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry, outcome: Outcome
+    ) -> Message:
+        """Makes the call of a CallIntended fact, patiently: what may pass is tried again.
+
+        Returns: the callee's answer.
+        Raises: MeshError: the failure that the program has to decide on.
+        """
+        ...
+
+
+class LiveEvents(Protocol):
+    """Tells watchers and owners right now; may lose anything."""
+
+    async def publish(self, tenant: TenantId, run_id: str, event: session_service_pb2.WatchSessionResponse) -> None:
+        """Sends a text delta, or with no event in it the news that facts were recorded."""
+        ...
+
+    def watch(
+        self, tenant: TenantId, run_id: str
+    ) -> AbstractAsyncContextManager[AsyncIterator[session_service_pb2.WatchSessionResponse]]:
+        """Listens to what `publish` sends."""
+        ...
+
+    async def wake_owner(self, run_id: str) -> None:
+        """Tells the run's owner that a command waits."""
+        ...
+
+    def wakes(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
+        """Listens to `wake_owner`; gives run ids."""
+        ...

@@ -1,0 +1,24 @@
+"""Every knob of the orchestrator."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.meshkit.settings import ServiceSettings
+
+
+class OrchestratorSettings(ServiceSettings):
+    """Read once from `COMITIA_ORCHESTRATOR_…`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COMITIA_ORCHESTRATOR_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    replica: str = Field(
+        default="orchestrator-0",
+        pattern=r"^[a-z0-9-]{1,63}$",
+        description="Name of this replica, the same after a restart: it takes up its own runs without waiting.",
+    )
+    max_runs: int = Field(
+        default=500, ge=1, le=100_000, description="Sessions driven at once; one more is refused with RUNS_AT_LIMIT."
+    )
+    database_connections: int = Field(default=8, ge=2, le=100, description="Most connections to the database per role.")

@@ -1,0 +1,102 @@
+"""Agents in Postgres, as canonical JSON with its digest."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final, cast
+
+import rfc8785
+from sqlalchemy import RowMapping, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.scope import Scope, tenant_scope
+from services.orchestrator.domain.agent import Agent, MemoryPolicy, parse_version
+from services.orchestrator.domain.errors import AgentNotFound, AgentVersionExists
+from services.orchestrator.storage.tables import AGENT
+
+#: Fields that are no part of the definition.
+_STORED_APART: Final = frozenset({"digest", "create_time"})
+
+
+class AgentRepository:
+    """Implements `usecases.ports.AgentStore`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def add(self, tenant: TenantId, agent: Agent) -> Agent:
+        """See `AgentStore.add`."""
+        definition = _definition_of(agent)
+        digest = sha256(definition).digest()
+        major, minor, patch = parse_version(agent.version, field="agent.version")
+        statement = (
+            insert(AGENT)
+            .values(
+                tenant_id=tenant,
+                name=agent.name,
+                version=agent.version,
+                major=major,
+                minor=minor,
+                patch=patch,
+                definition=definition,
+                digest=digest,
+            )
+            .on_conflict_do_nothing()
+        )
+        async with tenant_scope(self._engine, tenant) as scope:
+            await scope.execute(statement)
+            stored = await self._one(scope, tenant, agent.name, agent.version)
+            if stored["digest"] != digest:
+                raise AgentVersionExists(agent.name, agent.version)
+            await scope.commit()
+        return _agent_of(stored)
+
+    async def find(self, tenant: TenantId, name: str, version: str) -> Agent:
+        """See `AgentStore.find`."""
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            return _agent_of(await self._one(scope, tenant, name, version))
+
+    async def resolve(self, tenant: TenantId, references: Sequence[tuple[str, str]]) -> Sequence[Agent]:
+        """See `AgentStore.resolve`."""
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            return [_agent_of(await self._one(scope, tenant, name, version)) for name, version in references]
+
+    async def page(self, tenant: TenantId, *, after: tuple[str, str] | None, most: int) -> Sequence[Agent]:
+        """Gives agents by name, then version, those after the pair (name, version)."""
+        columns = AGENT.c
+        place = (columns.name, columns.major, columns.minor, columns.patch)
+        statement = select(AGENT).where(columns.tenant_id == tenant).order_by(*place).limit(most)
+        if after is not None:
+            name, version = after
+            statement = statement.where(tuple_(*place) > (name, *parse_version(version, field="page_token")))
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            rows = (await scope.execute(statement)).mappings().all()
+        return [_agent_of(row) for row in rows]
+
+    async def _one(self, scope: Scope, tenant: TenantId, name: str, version: str) -> RowMapping:
+        columns = AGENT.c
+        statement = select(AGENT).where(columns.tenant_id == tenant, columns.name == name)
+        if version:
+            statement = statement.where(columns.version == version)
+        statement = statement.order_by(columns.major.desc(), columns.minor.desc(), columns.patch.desc()).limit(1)
+        row = (await scope.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise AgentNotFound(f"{name}@{version}" if version else name)
+        return row
+
+
+def _definition_of(agent: Agent) -> bytes:
+    fields = {key: value for key, value in asdict(agent).items() if key not in _STORED_APART}
+    return rfc8785.dumps({**fields, "tools": list(agent.tools), "style": dict(agent.style)})
+
+
+def _agent_of(row: RowMapping) -> Agent:
+    fields: dict[str, Any] = json.loads(row["definition"])
+    fields["tools"] = tuple(fields["tools"])
+    fields["memory"] = MemoryPolicy(**fields["memory"])
+    agent = Agent(**fields)
+    return replace(agent, digest=row["digest"].hex(), create_time=cast(datetime, row["create_time"]))

@@ -1,0 +1,266 @@
+"""Runs, their journals and leases in Postgres. Writes go through asyncpg itself: they are the hot path."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
+from hashlib import sha256
+from typing import Final
+
+from asyncpg import Record
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.sql.request_ids import RequestKey, claim, keep
+from services.meshkit.sql.scope import driver_scope, tenant_scope
+from services.orchestrator.domain.errors import LeaseLost, SessionNotFound
+from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
+
+#: Life of a lease, in database time. An owner that does not extend it in time loses its runs.
+LEASE: Final = timedelta(seconds=15)
+SHARDS: Final = 64
+#: Journal rows read at once in recovery and by watchers.
+_ROWS_AT_ONCE: Final = 64
+_START_METHOD: Final = "comitia.orchestrator.v1.SessionService/StartSession"
+
+_INSERT_RUN: Final = """
+    INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, owner, lease_epoch, lease_until)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + $10::interval)"""
+_INSERT_ROW: Final = """
+    INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
+    VALUES ($1, $2, $3, $4, $5, $6)"""
+_INSERT_TURNS: Final = """
+    INSERT INTO turn_place (tenant_id, run_id, turn, sequence)
+    SELECT $1, $2, place.turn, place.sequence FROM unnest($3::int[], $4::bigint[]) AS place (turn, sequence)"""
+_UPDATE_RUN: Final = """
+    UPDATE run SET state = $3, view = $4, last_sequence = $5
+    WHERE run_id = $1 AND lease_epoch = $2 AND lease_until > now()"""
+_DELETE_COMMANDS: Final = "DELETE FROM run_command WHERE run_id = $1 AND command_id = ANY($2::uuid[])"
+_CLAIM: Final = """
+    UPDATE run SET owner = $1, lease_epoch = lease_epoch + 1, lease_until = now() + $4::interval
+    WHERE run_id IN (
+        SELECT run_id FROM run
+        WHERE state < 5 AND (lease_until < now() OR ($3 AND split_part(owner, '/', 1) = $5 AND owner <> $1))
+        ORDER BY lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
+    RETURNING tenant_id, run_id, grant_id, lease_epoch"""
+_EXTEND: Final = """
+    UPDATE run SET lease_until = now() + $4::interval
+    FROM unnest($2::uuid[], $3::bigint[]) AS held (run_id, epoch)
+    WHERE run.run_id = held.run_id AND run.lease_epoch = held.epoch AND run.owner = $1
+    RETURNING run.run_id"""
+_RELEASE: Final = """
+    UPDATE run SET lease_until = now() - interval '1 microsecond', owner = NULL
+    FROM unnest($2::uuid[], $3::bigint[]) AS held (run_id, epoch)
+    WHERE run.run_id = held.run_id AND run.lease_epoch = held.epoch AND run.owner = $1"""
+
+
+class SqlRunStore:
+    """Implements `engine.ports.RunStore`, and answers what callers ask of runs."""
+
+    def __init__(self, *, app: AsyncEngine, maintenance: AsyncEngine, codec: JournalCodec) -> None:
+        self._app = app
+        self._maintenance = maintenance
+        self._codec = codec
+
+    async def started_before(self, key: StartKey) -> str | None:
+        """See `RunStore.started_before`."""
+        async with tenant_scope(self._app, key.tenant) as scope:
+            # Claimed to compare the body, and rolled back: the claim that counts stands in `create`.
+            answer = await claim(scope, _request_key(key), key.body)
+        return None if answer is None else answer.decode()
+
+    async def create(self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None) -> str | None:
+        """See `RunStore.create`."""
+        run_uuid = to_uuid(run.run_id, "run")
+        view = await self._codec.seal_view(run.tenant, first.view)
+        payload, commitments = await self._codec.seal(run.tenant, run.run_id, first.first_sequence, first.entries)
+        async with tenant_scope(self._app, run.tenant) as scope:
+            if key is not None:
+                earlier = await claim(scope, _request_key(key), key.body)
+                if earlier is not None:
+                    return earlier.decode()
+                await keep(scope, _request_key(key), run.run_id.encode())
+            shard = int.from_bytes(sha256(run_uuid.bytes).digest()[:2], "big") % SHARDS
+            sequence = first.first_sequence + len(first.entries) - 1
+            state = int(first.view.state)
+            await scope.exec_driver_sql(
+                _INSERT_RUN,
+                (run.tenant, run_uuid, shard, state, view, sequence, run.grant_id, owner, run.epoch, LEASE),
+            )
+            await scope.exec_driver_sql(
+                _INSERT_ROW,
+                (run.tenant, run_uuid, first.first_sequence, len(first.entries), payload, commitments),
+            )
+            await scope.commit()
+        return None
+
+    async def commit(self, run: OwnedRun, commit: Commit) -> None:
+        """See `RunStore.commit`."""
+        run_uuid = to_uuid(run.run_id, "run")
+        sequence = commit.first_sequence + len(commit.entries) - 1
+        turns = _turns_of(commit)
+        view = await self._codec.seal_view(run.tenant, commit.view)
+        payload, commitments = await self._codec.seal(run.tenant, run.run_id, commit.first_sequence, commit.entries)
+        async with driver_scope(self._app, run.tenant) as scope:
+            updated = await scope.driver.execute(
+                _UPDATE_RUN, run_uuid, run.epoch, int(commit.view.state), view, sequence
+            )
+            if updated != "UPDATE 1":
+                raise LeaseLost(run.run_id)
+            if commit.entries:
+                await scope.driver.execute(
+                    _INSERT_ROW, run.tenant, run_uuid, commit.first_sequence, len(commit.entries), payload, commitments
+                )
+            if turns:
+                await scope.driver.execute(
+                    _INSERT_TURNS, run.tenant, run_uuid, [turn for turn, _ in turns], [place for _, place in turns]
+                )
+            if commit.commands:
+                await scope.driver.execute(_DELETE_COMMANDS, run_uuid, list(commit.commands))
+            await scope.commit()
+
+    async def entries(
+        self, tenant: TenantId, run_id: str, *, after: int = 0
+    ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
+        """See `RunStore.entries`."""
+        rows = await self._rows(
+            tenant,
+            "SELECT first_sequence, payload FROM journal WHERE run_id = $1 AND first_sequence + entry_count > $2 + 1"
+            " ORDER BY first_sequence LIMIT $3",
+            to_uuid(run_id, "run"),
+            after,
+            _ROWS_AT_ONCE,
+        )
+        found: list[tuple[int, journal_pb2.JournalEntry]] = []
+        for row in rows:
+            opened = await self._codec.open(tenant, run_id, row["first_sequence"], row["payload"])
+            found += [
+                (sequence, entry)
+                for sequence, entry in enumerate(opened.entries, row["first_sequence"])
+                if sequence > after
+            ]
+        return found
+
+    async def claim(self, owner: str, *, most: int, restarted: bool) -> Sequence[OwnedRun]:
+        """See `RunStore.claim`."""
+        async with driver_scope(self._maintenance, None) as scope:
+            replica = owner.partition("/")[0]
+            rows = await scope.driver.fetch(_CLAIM, owner, most, restarted, LEASE, replica)
+            await scope.commit()
+        return [
+            OwnedRun(
+                tenant=TenantId(row["tenant_id"]),
+                run_id=from_uuid("run", row["run_id"]),
+                grant_id=row["grant_id"],
+                epoch=row["lease_epoch"],
+            )
+            for row in rows
+        ]
+
+    async def extend(self, owner: str, runs: Collection[OwnedRun]) -> Collection[str]:
+        """See `RunStore.extend`."""
+        ids, epochs = _leases(runs)
+        async with driver_scope(self._maintenance, None) as scope:
+            rows = await scope.driver.fetch(_EXTEND, owner, ids, epochs, LEASE)
+            await scope.commit()
+        return {from_uuid("run", row["run_id"]) for row in rows}
+
+    async def release(self, owner: str, runs: Collection[OwnedRun]) -> None:
+        """See `RunStore.release`."""
+        ids, epochs = _leases(runs)
+        async with driver_scope(self._maintenance, None) as scope:
+            await scope.driver.execute(_RELEASE, owner, ids, epochs)
+            await scope.commit()
+
+    async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> None:
+        """See `RunStore.add_command`."""
+        async with driver_scope(self._app, tenant) as scope:
+            await scope.driver.execute(
+                "INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject) VALUES ($1, $2, $3, $4, $5)",
+                *(tenant, to_uuid(run_id, "run"), command.command_id, command.kind, command.by),
+            )
+            await scope.commit()
+
+    async def commands(self, run_ids: Collection[str]) -> Mapping[str, Sequence[RunCommand]]:
+        """See `RunStore.commands`."""
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            rows = await scope.driver.fetch(
+                "SELECT run_id, command_id, kind, subject FROM run_command WHERE run_id = ANY($1::uuid[])"
+                " ORDER BY command_id LIMIT 1000",
+                [to_uuid(run_id, "run") for run_id in run_ids],
+            )
+        found: defaultdict[str, list[RunCommand]] = defaultdict(list)
+        for row in rows:
+            command = RunCommand(command_id=row["command_id"], kind=row["kind"], by=row["subject"])
+            found[from_uuid("run", row["run_id"])].append(command)
+        return found
+
+    async def is_waiting(self, tenant: TenantId, command: RunCommand) -> bool:
+        """See `RunStore.is_waiting`."""
+        rows = await self._rows(tenant, "SELECT 1 FROM run_command WHERE command_id = $1", command.command_id)
+        return bool(rows)
+
+    async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
+        """Gives a session as it stands. Raises: SessionNotFound."""
+        rows = await self._rows(tenant, "SELECT view FROM run WHERE run_id = $1", to_uuid(run_id, "run"))
+        if not rows:
+            raise SessionNotFound(run_id)
+        return await self._codec.open_view(tenant, run_id, rows[0]["view"])
+
+    async def views(self, tenant: TenantId, *, before: str | None, most: int) -> Sequence[session_pb2.Session]:
+        """Gives sessions newest first, those older than the run `before`."""
+        rows = await self._rows(
+            tenant,
+            "SELECT run_id, view FROM run WHERE $1::uuid IS NULL OR run_id < $1 ORDER BY run_id DESC LIMIT $2",
+            None if before is None else to_uuid(before, "run", field="page_token"),
+            most,
+        )
+        return [await self._codec.open_view(tenant, from_uuid("run", row["run_id"]), row["view"]) for row in rows]
+
+    async def turns(
+        self, tenant: TenantId, run_id: str, *, after: int, most: int
+    ) -> Sequence[tuple[int, session_pb2.Turn]]:
+        """Gives recorded turns after turn number `after`, in order, with their numbers. Raises: SessionNotFound."""
+        run_uuid = to_uuid(run_id, "run")
+        rows = await self._rows(
+            tenant,
+            "SELECT place.turn, place.sequence, row.first_sequence, row.payload FROM turn_place AS place"
+            " CROSS JOIN LATERAL (SELECT first_sequence, payload FROM journal WHERE run_id = $1"
+            "  AND first_sequence <= place.sequence ORDER BY first_sequence DESC LIMIT 1) AS row"
+            " WHERE place.run_id = $1 AND place.turn > $2 ORDER BY place.turn LIMIT $3",
+            *(run_uuid, after, most),
+        )
+        if not rows:
+            await self.view(tenant, run_id)
+        found: list[tuple[int, session_pb2.Turn]] = []
+        for row in rows:
+            opened = await self._codec.open(tenant, run_id, row["first_sequence"], row["payload"])
+            position: int = row["sequence"] - row["first_sequence"]
+            entry = opened.entries[position]
+            found.append((row["turn"], entry.step_completed.turn))
+        return found
+
+    async def _rows(self, tenant: TenantId, statement: str, *values: object) -> Sequence[Record]:
+        async with driver_scope(self._app, tenant, read_only=True) as scope:
+            return await scope.driver.fetch(statement, *values)
+
+
+def _turns_of(commit: Commit) -> list[tuple[int, int]]:
+    """Gives number and sequence of the turns that a commit records."""
+    places = [
+        sequence
+        for sequence, entry in enumerate(commit.entries, commit.first_sequence)
+        if entry.WhichOneof("fact") == "step_completed"
+    ]
+    first = commit.view.turn_count - len(places) + 1
+    return list(enumerate(places, first))
+
+
+def _leases(runs: Collection[OwnedRun]) -> tuple[list[object], list[int]]:
+    return [to_uuid(run.run_id, "run") for run in runs], [run.epoch for run in runs]
+
+
+def _request_key(key: StartKey) -> RequestKey:
+    return RequestKey(tenant=key.tenant, method=_START_METHOD, request_id=key.request_id)

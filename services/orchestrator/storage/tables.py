@@ -1,0 +1,121 @@
+"""Tables of the orchestrator's database."""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+
+from services.meshkit.sql.data_keys import data_key_table
+from services.meshkit.sql.request_ids import request_id_table
+
+METADATA: Final = MetaData()
+
+AGENT: Final = Table(
+    "agent",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    # The version's numbers, so that 1.10.0 comes after 1.9.0.
+    Column("major", Integer, nullable=False),
+    Column("minor", Integer, nullable=False),
+    Column("patch", Integer, nullable=False),
+    # Canonical JSON of the definition.
+    Column("definition", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("tenant_id", "name", "version", name="pk_agent"),
+    Index("ix_agent_version", "tenant_id", "name", "major", "minor", "patch"),
+)
+
+SHARD: Final = Table(
+    "shard",
+    METADATA,
+    Column("shard", SmallInteger, nullable=False),
+    # Names the database that holds the shard's runs, so that shards can spread over several.
+    Column("database_name", Text, nullable=False),
+    PrimaryKeyConstraint("shard", name="pk_shard"),
+)
+
+RUN: Final = Table(
+    "run",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    Column("shard", SmallInteger, ForeignKey("shard.shard", name="fk_run_shard"), nullable=False),
+    # Number of the session's state; terminal states never change.
+    Column("state", SmallInteger, nullable=False),
+    # What callers see of the run, sealed.
+    Column("view", LargeBinary, nullable=False),
+    Column("last_sequence", BigInteger, nullable=False),
+    Column("grant_id", Text, nullable=False),
+    # `replica/incarnation` that drives the run; null when nobody does.
+    Column("owner", Text),
+    # Fencing number: grows with every change of hands.
+    Column("lease_epoch", BigInteger, nullable=False),
+    # Until when the owner may write, in database time.
+    Column("lease_until", DateTime(timezone=True)),
+    Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("run_id", name="pk_run"),
+    Index("ix_run_tenant", "tenant_id", "run_id"),
+    Index("ix_run_lease", "lease_until", postgresql_where=text("state < 5")),
+)
+
+JOURNAL: Final = Table(
+    "journal",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    # Sequence of the row's first fact; the others follow without gap.
+    Column("first_sequence", BigInteger, nullable=False),
+    Column("entry_count", SmallInteger, nullable=False),
+    # The facts of one commit, sealed with the tenant's data key.
+    Column("payload", LargeBinary, nullable=False),
+    # SHA-256 commitment of each fact, 32 bytes each, in order.
+    Column("commitments", LargeBinary, nullable=False),
+    Column("record_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("run_id", "first_sequence", name="pk_journal"),
+    # A run id begins with its time of creation, so ranges of ids are ranges of time.
+    postgresql_partition_by="RANGE (run_id)",
+)
+
+TURN_PLACE: Final = Table(
+    "turn_place",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    # Number of the turn in the order of its record, from 1.
+    Column("turn", Integer, nullable=False),
+    # Sequence of the fact that holds it.
+    Column("sequence", BigInteger, nullable=False),
+    PrimaryKeyConstraint("run_id", "turn", name="pk_turn_place"),
+)
+
+RUN_COMMAND: Final = Table(
+    "run_command",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    Column("command_id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    PrimaryKeyConstraint("run_id", "command_id", name="pk_run_command"),
+)
+
+REQUEST_ID: Final = request_id_table(METADATA)
+DATA_KEY: Final = data_key_table(METADATA)

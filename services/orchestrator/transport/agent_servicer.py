@@ -1,0 +1,66 @@
+"""gRPC face of agents."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from grpc.aio import ServicerContext
+
+from comitia.orchestrator.v1 import agent_service_pb2 as pb
+from comitia.orchestrator.v1 import agent_service_pb2_grpc
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.grpc.call import caller_of
+from services.orchestrator.domain.agent import Agent, split_reference
+from services.orchestrator.transport import convert
+from services.orchestrator.usecases.create_agent import CreateAgent
+
+
+class AgentReader(Protocol):
+    """Reads agents of a tenant."""
+
+    async def find(self, tenant: TenantId, name: str, version: str) -> Agent:
+        """Gives a version, the highest when `version` is empty. Raises: AgentNotFound."""
+        ...
+
+    async def page(self, tenant: TenantId, *, after: tuple[str, str] | None, most: int) -> Sequence[Agent]:
+        """Gives agents by name, then version, those after the pair (name, version)."""
+        ...
+
+
+class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
+    """Converts, calls one use case or the repository, converts back."""
+
+    def __init__(self, *, create_agent: CreateAgent, agents: AgentReader) -> None:
+        self._create_agent = create_agent
+        self._agents = agents
+
+    async def CreateAgent(
+        self, request: pb.CreateAgentRequest, context: ServicerContext[pb.CreateAgentRequest, pb.CreateAgentResponse]
+    ) -> pb.CreateAgentResponse:
+        """See the contract."""
+        stored = await self._create_agent(caller_of(context), convert.agent_from_proto(request.agent))
+        return pb.CreateAgentResponse(agent=convert.agent_to_proto(stored))
+
+    async def GetAgent(
+        self, request: pb.GetAgentRequest, context: ServicerContext[pb.GetAgentRequest, pb.GetAgentResponse]
+    ) -> pb.GetAgentResponse:
+        """See the contract."""
+        name, version = split_reference(request.name, field="name")
+        if version and request.version not in ("", version):
+            raise Invalid("version", f"must be empty or {version}, as the name says")
+        tenant = caller_of(context).principal.tenant
+        agent = await self._agents.find(tenant, name, version or request.version)
+        return pb.GetAgentResponse(agent=convert.agent_to_proto(agent))
+
+    async def ListAgents(
+        self, request: pb.ListAgentsRequest, context: ServicerContext[pb.ListAgentsRequest, pb.ListAgentsResponse]
+    ) -> pb.ListAgentsResponse:
+        """See the contract."""
+        size = clamp_page_size(request.page_size)
+        place = decode_page_token(request.page_token, str, str)
+        after = None if place is None else (str(place[0]), str(place[1]))
+        found = await self._agents.page(caller_of(context).principal.tenant, after=after, most=size + 1)
+        page = found[:size]
+        more = encode_page_token(page[-1].name, page[-1].version) if len(found) > size else ""
+        return pb.ListAgentsResponse(agents=[convert.agent_to_proto(agent) for agent in page], next_page_token=more)

@@ -1,0 +1,105 @@
+"""Proto to domain and back; pure."""
+
+from uuid import UUID
+
+from comitia.orchestrator.v1 import agent_pb2, session_service_pb2
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Caller
+from services.meshkit.core.money import NanoUsd
+from services.orchestrator.domain.agent import Agent, MemoryPolicy
+from services.orchestrator.domain.session import Convergence, SessionSpec
+from services.orchestrator.engine.run import StartKey
+from services.orchestrator.usecases.start_session import StartSessionCommand
+
+
+def agent_from_proto(message: agent_pb2.Agent) -> Agent:
+    """Reads a definition; what is output only is ignored.
+
+    Raises: Invalid: the kind is none that this release has.
+    """
+    if message.kind not in (agent_pb2.AGENT_KIND_UNSPECIFIED, agent_pb2.AGENT_KIND_LLM):
+        raise Invalid("agent.kind", "must be AGENT_KIND_LLM")
+    return Agent(
+        name=message.name,
+        version=message.version,
+        instructions=message.instructions,
+        description=message.description,
+        model=message.model,
+        max_output_tokens=message.max_output_tokens,
+        temperature=message.temperature if message.HasField("temperature") else None,
+        tools=tuple(message.tools),
+        max_tool_calls=message.max_tool_calls,
+        memory=MemoryPolicy(
+            recent_turns=message.memory.recent_turns,
+            semantic_matches=message.memory.semantic_matches,
+            required=message.memory.required,
+        ),
+        style=dict(message.style),
+    )
+
+
+def agent_to_proto(agent: Agent) -> agent_pb2.Agent:
+    """Writes a version."""
+    message = agent_pb2.Agent(
+        name=agent.name,
+        version=agent.version,
+        kind=agent_pb2.AGENT_KIND_LLM,
+        instructions=agent.instructions,
+        description=agent.description,
+        model=agent.model,
+        max_output_tokens=agent.max_output_tokens,
+        temperature=agent.temperature,
+        tools=agent.tools,
+        max_tool_calls=agent.max_tool_calls,
+        memory=agent_pb2.MemoryPolicy(
+            recent_turns=agent.memory.recent_turns,
+            semantic_matches=agent.memory.semantic_matches,
+            required=agent.memory.required,
+        ),
+        style=agent.style,
+        digest=agent.digest,
+    )
+    if agent.create_time is not None:
+        message.create_time.FromDatetime(agent.create_time)
+    return message
+
+
+def to_start_command(request: session_service_pb2.StartSessionRequest, *, caller: Caller) -> StartSessionCommand:
+    """Reads what a session is asked for.
+
+    Raises: Invalid: `request_id` is no UUID.
+    """
+    policy = request.convergence
+    spec = SessionSpec(
+        topic=request.topic,
+        mode=request.mode,
+        strategy=request.strategy,
+        agents=tuple(request.agents),
+        max_rounds=request.max_rounds,
+        convergence=Convergence(
+            enabled=policy.enabled,
+            jaccard=policy.jaccard_threshold,
+            semantic=policy.semantic_threshold,
+            stagnation=policy.stagnation_threshold,
+        ),
+        manual_advance=request.manual_advance,
+        max_cost=NanoUsd(request.max_cost_nano_usd),
+        metadata=dict(request.metadata),
+        model=request.model,
+    )
+    return StartSessionCommand(caller=caller, spec=spec, key=_key_of(request, caller))
+
+
+def _key_of(request: session_service_pb2.StartSessionRequest, caller: Caller) -> StartKey | None:
+    if not request.request_id:
+        return None
+    try:
+        request_id = UUID(request.request_id)
+    except ValueError as cause:
+        raise Invalid("request_id", "must be a UUID, such as 3f6b2c1e-8f5a-4f0e-9a51-0d2f6c1b7e42") from cause
+    body = session_service_pb2.StartSessionRequest()
+    body.CopyFrom(request)
+    body.ClearField("request_id")
+    return StartKey(
+        tenant=caller.principal.tenant, request_id=request_id, body=body.SerializeToString(deterministic=True)
+    )

@@ -1,0 +1,136 @@
+"""gRPC face of sessions."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+from grpc.aio import ServicerContext
+
+from comitia.orchestrator.v1 import session_pb2, session_service_pb2_grpc
+from comitia.orchestrator.v1 import session_service_pb2 as pb
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import to_uuid
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.grpc.call import caller_of
+from services.orchestrator.engine.watch import RunWatch
+from services.orchestrator.transport import convert
+from services.orchestrator.usecases.start_session import StartSession
+from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
+
+
+class SessionReader(Protocol):
+    """Reads sessions of a tenant."""
+
+    async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
+        """Gives a session as it stands. Raises: SessionNotFound."""
+        ...
+
+    async def views(self, tenant: TenantId, *, before: str | None, most: int) -> Sequence[session_pb2.Session]:
+        """Gives sessions newest first, those older than the run `before`."""
+        ...
+
+    async def turns(
+        self, tenant: TenantId, run_id: str, *, after: int, most: int
+    ) -> Sequence[tuple[int, session_pb2.Turn]]:
+        """Gives recorded turns after turn number `after`, with their numbers. Raises: SessionNotFound."""
+        ...
+
+
+class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
+    """Converts, calls one use case or the reader, converts back."""
+
+    def __init__(
+        self,
+        *,
+        start_session: StartSession,
+        advance_session: AdvanceSession,
+        cancel_session: CancelSession,
+        sessions: SessionReader,
+        watch: RunWatch,
+    ) -> None:
+        self._start_session = start_session
+        self._advance_session = advance_session
+        self._cancel_session = cancel_session
+        self._sessions = sessions
+        self._watch = watch
+
+    async def StartSession(
+        self,
+        request: pb.StartSessionRequest,
+        context: ServicerContext[pb.StartSessionRequest, pb.StartSessionResponse],
+    ) -> pb.StartSessionResponse:
+        """See the contract."""
+        caller = caller_of(context)
+        session_id = await self._start_session(convert.to_start_command(request, caller=caller))
+        return pb.StartSessionResponse(session=await self._sessions.view(caller.principal.tenant, session_id))
+
+    async def GetSession(
+        self, request: pb.GetSessionRequest, context: ServicerContext[pb.GetSessionRequest, pb.GetSessionResponse]
+    ) -> pb.GetSessionResponse:
+        """See the contract."""
+        session_id = _session_id(request.session_id)
+        session = await self._sessions.view(caller_of(context).principal.tenant, session_id)
+        return pb.GetSessionResponse(session=session)
+
+    async def ListSessions(
+        self,
+        request: pb.ListSessionsRequest,
+        context: ServicerContext[pb.ListSessionsRequest, pb.ListSessionsResponse],
+    ) -> pb.ListSessionsResponse:
+        """See the contract."""
+        size = clamp_page_size(request.page_size)
+        place = decode_page_token(request.page_token, str)
+        before = None if place is None else str(place[0])
+        found = await self._sessions.views(caller_of(context).principal.tenant, before=before, most=size + 1)
+        page = found[:size]
+        more = encode_page_token(page[-1].session_id) if len(found) > size else ""
+        return pb.ListSessionsResponse(sessions=page, next_page_token=more)
+
+    async def ListTurns(
+        self, request: pb.ListTurnsRequest, context: ServicerContext[pb.ListTurnsRequest, pb.ListTurnsResponse]
+    ) -> pb.ListTurnsResponse:
+        """See the contract."""
+        size = clamp_page_size(request.page_size)
+        place = decode_page_token(request.page_token, int)
+        after = 0 if place is None else int(place[0])
+        tenant = caller_of(context).principal.tenant
+        found = await self._sessions.turns(tenant, _session_id(request.session_id), after=after, most=size + 1)
+        page = found[:size]
+        more = encode_page_token(page[-1][0]) if len(found) > size else ""
+        return pb.ListTurnsResponse(turns=[turn for _, turn in page], next_page_token=more)
+
+    async def WatchSession(
+        self,
+        request: pb.WatchSessionRequest,
+        context: ServicerContext[pb.WatchSessionRequest, pb.WatchSessionResponse],
+    ) -> AsyncGenerator[pb.WatchSessionResponse]:
+        """See the contract."""
+        if request.after_sequence < 0:
+            raise Invalid("after_sequence", "must be 0 or the sequence of an event")
+        tenant = caller_of(context).principal.tenant
+        session_id = _session_id(request.session_id)
+        async for event in self._watch.events(tenant, session_id, after=request.after_sequence):
+            yield event
+
+    async def AdvanceSession(
+        self,
+        request: pb.AdvanceSessionRequest,
+        context: ServicerContext[pb.AdvanceSessionRequest, pb.AdvanceSessionResponse],
+    ) -> pb.AdvanceSessionResponse:
+        """See the contract."""
+        session = await self._advance_session(caller_of(context), _session_id(request.session_id))
+        return pb.AdvanceSessionResponse(session=session)
+
+    async def CancelSession(
+        self,
+        request: pb.CancelSessionRequest,
+        context: ServicerContext[pb.CancelSessionRequest, pb.CancelSessionResponse],
+    ) -> pb.CancelSessionResponse:
+        """See the contract."""
+        session = await self._cancel_session(caller_of(context), _session_id(request.session_id))
+        return pb.CancelSessionResponse(session=session)
+
+
+def _session_id(session_id: str) -> str:
+    to_uuid(session_id, "run", field="session_id")
+    return session_id

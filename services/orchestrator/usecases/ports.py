@@ -1,0 +1,76 @@
+"""What the orchestrator's use cases need from others."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from comitia.orchestrator.v1 import agent_pb2, journal_pb2, session_pb2
+from services.meshkit.core.identity import Caller, Principal, TenantId
+from services.meshkit.core.money import NanoUsd
+from services.orchestrator.domain.agent import Agent
+from services.orchestrator.engine.run import OwnedRun, StartKey
+
+
+class AgentStore(Protocol):
+    """Stores agents by tenant."""
+
+    async def add(self, tenant: TenantId, agent: Agent) -> Agent:
+        """Stores a version; the same definition again gives the stored one.
+
+        Raises: AgentVersionExists: the version exists with another definition.
+        """
+        ...
+
+    async def find(self, tenant: TenantId, name: str, version: str) -> Agent:
+        """Gives a version, the highest when `version` is empty. Raises: AgentNotFound."""
+        ...
+
+    async def resolve(self, tenant: TenantId, references: Sequence[tuple[str, str]]) -> Sequence[Agent]:
+        """Gives the versions of pairs (name, version or empty), in order. Raises: AgentNotFound."""
+        ...
+
+
+class Neighbours(Protocol):
+    """What has to stand at the neighbours before a run begins."""
+
+    async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd) -> str:
+        """Makes the run's budget at cost; gives its id. Idempotent per run."""
+        ...
+
+    async def issue_grant(self, caller: Caller, run_id: str) -> str:
+        """Has the gateway store a grant for the run; gives its id. Idempotent per run."""
+        ...
+
+
+class AgentFacts(Protocol):
+    """Writes agents as the facts that a run pins."""
+
+    def __call__(self, agent: Agent) -> agent_pb2.Agent:
+        """Converts one version."""
+        ...
+
+
+class Runs(Protocol):
+    """The engine, as use cases see it."""
+
+    async def started_before(self, key: StartKey) -> str | None:
+        """Gives the id of the run that this request started earlier, None if it did not. Raises: RequestIdReused."""
+        ...
+
+    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> str:
+        """Records a run and begins to drive it; gives its id, or that of the run a concurrent repeat started.
+
+        Raises: RunsAtLimit, RequestIdReused.
+        """
+        ...
+
+    async def command(self, principal: Principal, run_id: str, kind: str) -> None:
+        """Stores a command (`advance`, `cancel`) for the run's owner and waits until it was taken, at most 2 s."""
+        ...
+
+
+class SessionViews(Protocol):
+    """Sessions as callers see them."""
+
+    async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
+        """Gives a session as it stands. Raises: SessionNotFound."""
+        ...

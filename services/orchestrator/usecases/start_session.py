@@ -1,0 +1,102 @@
+"""Starts a session of several agents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from services.meshkit.core.identity import Caller
+from services.meshkit.core.ids import IdSource
+from services.orchestrator.domain.agent import Agent, split_reference
+from services.orchestrator.domain.session import DEFAULT_MAX_COST, DEFAULT_ROUNDS, SessionSpec, Strategy
+from services.orchestrator.engine.run import OwnedRun, StartKey
+from services.orchestrator.programs import dialogue
+from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Neighbours, Runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartSessionCommand:
+    """Who asks for what."""
+
+    caller: Caller
+    spec: SessionSpec
+    #: None when the caller sent no `request_id`.
+    key: StartKey | None = field(default=None, repr=False)
+
+
+class StartSession:
+    """Pins everything the session is made of, opens its budget, takes a grant, and records the run."""
+
+    def __init__(
+        self,
+        *,
+        agents: AgentStore,
+        neighbours: Neighbours,
+        runs: Runs,
+        ids: IdSource,
+        prompts: Mapping[str, str],
+        agent_facts: AgentFacts,
+    ) -> None:
+        self._agents = agents
+        self._neighbours = neighbours
+        self._runs = runs
+        self._ids = ids
+        self._prompts = prompts
+        self._agent_facts = agent_facts
+
+    async def __call__(self, command: StartSessionCommand) -> str:
+        """Gives the id of the session, or of the one that an earlier request with this key started.
+
+        Raises: Invalid, AgentNotFound, RunsAtLimit, RequestIdReused, and what cost or the gateway refuse.
+        """
+        spec = command.spec.checked()
+        if command.key is not None:
+            earlier = await self._runs.started_before(command.key)
+            if earlier is not None:
+                return earlier
+        tenant = command.caller.principal.tenant
+        references = [
+            split_reference(reference, field=f"agents[{index}]") for index, reference in enumerate(spec.agents)
+        ]
+        agents = await self._agents.resolve(tenant, references)
+        run_id = self._ids.new("run")
+        limit = spec.max_cost or DEFAULT_MAX_COST
+        budget_id = await self._neighbours.open_budget(command.caller, run_id, limit)
+        grant_id = await self._neighbours.issue_grant(command.caller, run_id)
+        started = journal_pb2.RunStarted(
+            program=dialogue.NAME,
+            program_version=dialogue.VERSION,
+            session=_session_of(spec, run_id=run_id, agents=agents, budget_id=budget_id, limit=limit),
+            agents=[self._agent_facts(agent) for agent in agents],
+            prompts=self._prompts,
+            grant_id=grant_id,
+            model_override=spec.model,
+        )
+        run = OwnedRun(tenant=tenant, run_id=run_id, grant_id=grant_id, epoch=1)
+        return await self._runs.start(command.key, run, started)
+
+
+def _session_of(
+    spec: SessionSpec, *, run_id: str, agents: Sequence[Agent], budget_id: str, limit: int
+) -> session_pb2.Session:
+    """Writes the request with its defaults filled in, as the first fact of the run."""
+    convergence = session_pb2.ConvergencePolicy(
+        enabled=spec.convergence.enabled,
+        jaccard_threshold=spec.convergence.jaccard,
+        semantic_threshold=spec.convergence.semantic,
+        stagnation_threshold=spec.convergence.stagnation,
+    )
+    return session_pb2.Session(
+        session_id=run_id,
+        topic_start=spec.topic,
+        topic_final=spec.topic,
+        mode=cast(session_pb2.SessionMode.ValueType, spec.mode),
+        strategy=cast(session_pb2.SessionStrategy.ValueType, spec.strategy or int(Strategy.ROUND_ROBIN)),
+        agents=[f"{agent.name}@{agent.version}" for agent in agents],
+        max_rounds=spec.max_rounds or DEFAULT_ROUNDS,
+        convergence=convergence,
+        manual_advance=spec.manual_advance,
+        metadata=spec.metadata,
+        max_cost_nano_usd=limit,
+        budget_id=budget_id,
+    )

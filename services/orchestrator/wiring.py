@@ -1,0 +1,106 @@
+"""Names every concrete class of the orchestrator, top to bottom."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from random import Random
+
+from comitia.guard_table import GUARDS
+from comitia.orchestrator.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
+from comitia.orchestrator.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from services.meshkit.bus.bus import bus
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource
+from services.meshkit.crypto.kek_file import KekFile
+from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.grpc.channel import channel
+from services.meshkit.grpc.identity import WorkloadSigner
+from services.meshkit.grpc.server import Server, admission
+from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.sql.data_keys import SqlDataKeys
+from services.meshkit.sql.engine import sql_engine
+from services.orchestrator.clients.live_events import NatsLiveEvents
+from services.orchestrator.clients.neighbours import TurnNeighbours
+from services.orchestrator.clients.run_preparation import RunPreparation
+from services.orchestrator.clients.run_tokens import RunTokens
+from services.orchestrator.engine.driver import DriverParts
+from services.orchestrator.engine.engine import Engine, EngineLimits
+from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.watch import RunWatch
+from services.orchestrator.prompts import load_prompts
+from services.orchestrator.settings import OrchestratorSettings
+from services.orchestrator.storage.agent_repository import AgentRepository
+from services.orchestrator.storage.run_store import SqlRunStore
+from services.orchestrator.transport.agent_servicer import AgentServicer
+from services.orchestrator.transport.convert import agent_to_proto
+from services.orchestrator.transport.session_servicer import SessionServicer
+from services.orchestrator.usecases.create_agent import CreateAgent
+from services.orchestrator.usecases.start_session import StartSession
+from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
+from services.orchestrator.worker.caller import Caller
+
+
+@asynccontextmanager
+async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
+    """Opens everything the orchestrator needs; leaving hands its runs back and closes it."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        size = settings.database_connections
+        app = await enter(sql_engine(settings.database_url.get_secret_value(), pool_size=size))
+        maintenance = await enter(sql_engine(settings.maintenance_database_url.get_secret_value(), pool_size=size))
+        nats = await enter(bus(settings.nats_url.get_secret_value()))
+        signer = WorkloadSigner("orchestrator", SigningKey.read(settings.workload_key_path), clock=clock)
+        connect = partial(channel, identity=signer)
+        gateway = await enter(connect(settings.gateway_target))
+        memory = await enter(connect(settings.memory_target))
+        inference = await enter(connect(settings.inference_target))
+        tools = await enter(connect(settings.tools_target))
+        cost = await enter(connect(settings.cost_target))
+
+        keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
+        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys))
+        live = NatsLiveEvents(nats)
+        calls = Caller(
+            neighbours=TurnNeighbours(memory=memory, inference=inference, tools=tools),
+            tokens=RunTokens(gateway, clock=clock),
+            clock=clock,
+            random=Random(),
+        )
+        engine = Engine(
+            owner=f"{settings.replica}/{ids.uuid()}",
+            parts=DriverParts(store=store, calls=calls, live=live, clock=clock),
+            ids=ids,
+            limits=EngineLimits(max_runs=settings.max_runs),
+        )
+        agents = AgentRepository(app)
+        sessions = SessionServicer(
+            start_session=StartSession(
+                agents=agents,
+                neighbours=RunPreparation(cost=cost, gateway=gateway),
+                runs=engine,
+                ids=ids,
+                prompts=load_prompts(),
+                agent_facts=agent_to_proto,
+            ),
+            advance_session=AdvanceSession(runs=engine, views=store),
+            cancel_session=CancelSession(runs=engine, views=store),
+            sessions=store,
+            watch=RunWatch(journal=store, live=live),
+        )
+        await enter(engine.running_block())
+        yield Server(
+            name="orchestrator",
+            listen=settings.listen,
+            registrations=[
+                partial(
+                    add_AgentServiceServicer_to_server,
+                    AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
+                ),
+                partial(add_SessionServiceServicer_to_server, sessions),
+            ],
+            admission=admission(settings, GUARDS, clock=clock),
+            metrics_listen=settings.metrics_listen,
+            drain_seconds=settings.drain_seconds,
+            max_concurrent_calls=settings.max_concurrent_calls,
+            clock=clock,
+        )

@@ -1,0 +1,176 @@
+"""Makes the call of a CallIntended fact: adds its context, asks the neighbour, tries again what may pass."""
+
+from collections.abc import Awaitable, Callable
+from itertools import chain, repeat
+from random import Random
+from typing import Final, Protocol
+
+from google.protobuf.message import Message
+
+from comitia.common.v1 import content_pb2
+from comitia.inference.v1 import inference_service_pb2
+from comitia.memory.v1 import memory_service_pb2
+from comitia.orchestrator.v1 import journal_pb2
+from comitia.tools.v1 import tool_service_pb2
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import Principal
+from services.meshkit.core.retry import Backoff
+from services.meshkit.telemetry import names
+from services.meshkit.telemetry.scope import scoped
+from services.meshkit.telemetry.tracing import span
+from services.orchestrator.engine.ports import Outcome
+from services.orchestrator.engine.run import OwnedRun
+from services.orchestrator.worker.patience import PARK_AFTER, may_pass, patience_with
+
+_MAX_WAIT_SECONDS: Final = 5.0
+
+
+class Neighbours(Protocol):
+    """The services that a turn asks, each call on behalf of a principal and within a time."""
+
+    async def recall(
+        self, principal: Principal, request: memory_service_pb2.RecallRequest, *, seconds: float
+    ) -> memory_service_pb2.RecallResponse:
+        """Asks memory."""
+        ...
+
+    async def remember(
+        self, principal: Principal, request: memory_service_pb2.RememberRequest, *, seconds: float
+    ) -> memory_service_pb2.RememberResponse:
+        """Writes to memory. Idempotent per call id."""
+        ...
+
+    async def generate(
+        self,
+        principal: Principal,
+        request: inference_service_pb2.StreamGenerateRequest,
+        *,
+        seconds: float,
+        on_text: Callable[[str, bool], Awaitable[None]],
+    ) -> Message:
+        """Asks a model; `on_text` gets each piece of text, and whether what came before is void."""
+        ...
+
+    async def embed(
+        self, principal: Principal, request: inference_service_pb2.EmbedRequest, *, seconds: float
+    ) -> inference_service_pb2.EmbedResponse:
+        """Embeds texts."""
+        ...
+
+    async def describe_tools(
+        self, principal: Principal, request: tool_service_pb2.ListToolsRequest, *, seconds: float
+    ) -> tool_service_pb2.ListToolsResponse:
+        """Fetches tool definitions."""
+        ...
+
+    async def invoke_tool(
+        self, principal: Principal, request: tool_service_pb2.InvokeToolRequest, *, seconds: float
+    ) -> tool_service_pb2.Invocation:
+        """Calls a tool."""
+        ...
+
+
+class RunTokens(Protocol):
+    """Acts for a run when its starter is long gone."""
+
+    async def principal(self, run: OwnedRun) -> Principal:
+        """Gives whom the run acts for, with a token that is fresh. Raises: MeshError: revoked, or no answer."""
+        ...
+
+
+class Caller:
+    """Makes outward calls of runs."""
+
+    def __init__(self, *, neighbours: Neighbours, tokens: RunTokens, clock: Clock, random: Random) -> None:
+        self._neighbours = neighbours
+        self._tokens = tokens
+        self._clock = clock
+        self._random = random
+        self._backoff = Backoff(first_seconds=0.1, most_seconds=_MAX_WAIT_SECONDS)
+
+    async def make(
+        self, run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry, outcome: Outcome
+    ) -> Message:
+        """See `Calls.make`."""
+        kind = intended.call_intended.kind
+        patience = patience_with(kind)
+        waits = chain(self._backoff.waits(self._random), repeat(_MAX_WAIT_SECONDS))
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                with (
+                    scoped(correlation_id=run.run_id),
+                    span(names.SPAN_TURN, **{"comitia.run_id": run.run_id, "comitia.path": intended.path}),
+                ):
+                    principal = await self._tokens.principal(run)
+                    return await self._ask(principal, _context(run, started, intended), intended, outcome, tries)
+            except MeshError as error:
+                if not may_pass(error) or (patience.tries is not None and tries >= patience.tries):
+                    raise
+                if tries >= PARK_AFTER and patience.tries is None:
+                    outcome.parked(intended.path, error.reason, error.message)
+                wait = next(waits)
+                if error.retry_after is not None:
+                    wait = max(wait, min(error.retry_after.total_seconds(), _MAX_WAIT_SECONDS))
+                await self._clock.sleep(wait)
+
+    async def _ask(
+        self,
+        principal: Principal,
+        context: content_pb2.CallContext,
+        intended: journal_pb2.JournalEntry,
+        outcome: Outcome,
+        tries: int,
+    ) -> Message:
+        neighbours, call = self._neighbours, intended.call_intended
+        seconds = patience_with(call.kind).seconds
+        match call.kind:
+            case journal_pb2.CALL_KIND_DESCRIBE_TOOLS:
+                names_ = tool_service_pb2.ListToolsRequest.FromString(call.request)
+                return await neighbours.describe_tools(principal, names_, seconds=seconds)
+            case journal_pb2.CALL_KIND_RECALL:
+                recall = memory_service_pb2.RecallRequest.FromString(call.request)
+                recall.context.CopyFrom(context)
+                return await neighbours.recall(principal, recall, seconds=seconds)
+            case journal_pb2.CALL_KIND_REMEMBER:
+                remember = memory_service_pb2.RememberRequest.FromString(call.request)
+                remember.context.CopyFrom(context)
+                return await neighbours.remember(principal, remember, seconds=seconds)
+            case journal_pb2.CALL_KIND_EMBED:
+                embed = inference_service_pb2.EmbedRequest.FromString(call.request)
+                embed.context.CopyFrom(context)
+                return await neighbours.embed(principal, embed, seconds=seconds)
+            case journal_pb2.CALL_KIND_TOOL:
+                invoke = tool_service_pb2.InvokeToolRequest.FromString(call.request)
+                invoke.context.CopyFrom(context)
+                return await neighbours.invoke_tool(principal, invoke, seconds=seconds)
+            case _:
+                generate = inference_service_pb2.StreamGenerateRequest.FromString(call.request)
+                generate.context.CopyFrom(context)
+                if tries > 1:
+                    await outcome.delta(intended.path, "", restart=True)
+
+                async def show(text: str, restart: bool) -> None:
+                    await outcome.delta(intended.path, text, restart=restart)
+
+                return await neighbours.generate(principal, generate, seconds=seconds, on_text=show)
+
+
+def _context(
+    run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry
+) -> content_pb2.CallContext:
+    """Says who calls from where, and what the call spends from."""
+    context = content_pb2.CallContext(
+        call_id=content_pb2.CallId(run_id=run.run_id, path=intended.path, call_index=intended.call_intended.call_index),
+        budget_ids=[started.session.budget_id],
+        project=started.session.metadata.get("project", ""),
+        residency_region=started.session.residency_region,
+    )
+    speaker = intended.path.rpartition("/")[2]
+    for agent in started.agents:
+        if speaker in (agent.name, f"{agent.name}@{agent.version}"):
+            context.agent_name = agent.name
+            context.agent_version = agent.version
+    return context

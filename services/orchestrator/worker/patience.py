@@ -1,0 +1,47 @@
+"""How long each kind of call is tried before its failure is given to the program."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from comitia.orchestrator.v1 import journal_pb2
+from services.meshkit.core.errors import ErrorKind, MeshError
+
+#: Failures that may pass by themselves.
+_PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED})
+#: Limits that a person has to raise; trying again would only wait for nothing.
+_STANDING_LIMITS: Final = frozenset({"BUDGET_EXHAUSTED"})
+#: Tries after which the run is shown as parked.
+PARK_AFTER: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How one kind of call is made."""
+
+    #: Longest single try, seconds.
+    seconds: float
+    #: Tries in all; None: for as long as the run lives.
+    tries: int | None
+
+
+_PATIENCE: Final[Mapping[int, Patience]] = {
+    journal_pb2.CALL_KIND_DESCRIBE_TOOLS: Patience(seconds=10, tries=None),
+    journal_pb2.CALL_KIND_RECALL: Patience(seconds=10, tries=3),
+    journal_pb2.CALL_KIND_GENERATE: Patience(seconds=300, tries=None),
+    journal_pb2.CALL_KIND_TOOL: Patience(seconds=120, tries=None),
+    journal_pb2.CALL_KIND_REMEMBER: Patience(seconds=10, tries=8),
+    journal_pb2.CALL_KIND_EMBED: Patience(seconds=60, tries=3),
+}
+
+
+def patience_with(kind: int) -> Patience:
+    """Says how a call of this kind is made."""
+    return _PATIENCE[kind]
+
+
+def may_pass(error: MeshError) -> bool:
+    """Says whether the same call can succeed later without anybody's help."""
+    if error.kind is ErrorKind.EXHAUSTED:
+        return error.reason not in _STANDING_LIMITS and error.retry_after is not None
+    return error.kind in _PASSING
