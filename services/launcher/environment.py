@@ -1,0 +1,154 @@
+"""The environment of each child: what the launcher knows, under the names that the services' settings read.
+
+A service gets its own variables and those of nobody else: no other service's database, no administrator's address, and
+keys of model providers only in inference.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import SplitResult, quote, urlsplit
+
+from services.launcher.errors import LauncherError
+from services.launcher.layout import DataDir
+from services.launcher.ports import metrics_port_name
+from services.launcher.services import SERVICES
+
+#: Roles of each service's database, as `meshkit.sql.roles` names them.
+ROLES: Final = ("app", "maintenance", "migrator")
+
+_PREFIX: Final = "COMITIA_"
+#: What every program may need from the shell that started the mesh.
+_ORDINARY: Final = frozenset(
+    "HOME LANG LANGUAGE LOGNAME PATH PYTHONPATH PYTHONDEVMODE PYTHONWARNINGS SHELL SSL_CERT_DIR SSL_CERT_FILE TMPDIR "
+    "TZ USER VIRTUAL_ENV COVERAGE_PROCESS_START HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy".split()
+)
+_ORDINARY_PREFIXES: Final = ("LC_", "OTEL_")
+_PROVIDER_PREFIXES: Final = ("OPENAI_", "ANTHROPIC_")
+#: The launcher's own; each service is told its part by another name.
+_LAUNCHERS: Final = frozenset({"COMITIA_POSTGRES_URL", "COMITIA_NATS_URL", "COMITIA_MILVUS_URL", "COMITIA_DATA_DIR"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshFacts:
+    """Everything that is settled before the first service starts."""
+
+    data: DataDir
+    ports: Mapping[str, int]
+    #: Environment of the launcher with the caller's settings on top.
+    user: Mapping[str, str] = field(repr=False)
+    #: Administrator's address of Postgres.
+    postgres_url: str = field(repr=False)
+    nats_url: str = field(repr=False)
+    #: Passwords by `<service>/<role>`.
+    passwords: Mapping[str, str] = field(repr=False)
+    #: OpenAI-compatible base address of the local model, where it runs.
+    local_model_url: str | None = None
+    #: Address of a Milvus server; without it memory uses Milvus Lite in its data directory.
+    milvus_url: str | None = None
+
+
+def database_name(service: str) -> str:
+    """Names a service's database."""
+    return f"comitia_{service}"
+
+
+def database_url(admin_url: str, service: str, role: str, password: str) -> str:
+    """Gives the address of a service's database as one of its roles, on the administrator's server."""
+    admin = urlsplit(admin_url)
+    place = admin.netloc.rpartition("@")[2]
+    name = f"{database_name(service)}_{role}"
+    return SplitResult(
+        "postgresql", f"{name}:{quote(password, safe='')}@{place}", f"/{database_name(service)}", admin.query, ""
+    ).geturl()
+
+
+def ordinary_environment(user: Mapping[str, str]) -> dict[str, str]:
+    """Keeps what every program may need: paths, language, proxies; no secret of anybody."""
+    return {name: value for name, value in user.items() if name in _ORDINARY or name.startswith(_ORDINARY_PREFIXES)}
+
+
+def service_environment(service: str, facts: MeshFacts) -> dict[str, str]:
+    """Resolves the environment of one service. A variable that the user has set wins."""
+    own = _own_prefix(service)
+    computed = {own + name: value for name, value in _own_settings(service, facts).items()}
+    return {
+        # Two arenas instead of eight per core: a service has few threads, and memory is what a laptop lacks.
+        "MALLOC_ARENA_MAX": "2",
+        **ordinary_environment(facts.user),
+        **computed,
+        **_from_user(service, facts.user),
+    }
+
+
+def whole_environment(facts: MeshFacts) -> dict[str, str]:
+    """Resolves the environment of a process that holds all seven."""
+    merged: dict[str, str] = {}
+    for service in SERVICES:
+        merged.update(service_environment(service, facts))
+    return merged
+
+
+def asked_ports(user: Mapping[str, str]) -> dict[str, int]:
+    """Reads the ports that the user gave services by `COMITIA_<SERVICE>_LISTEN`.
+
+    Raises: LauncherError: one is no `host:port`.
+    """
+    asked: dict[str, int] = {}
+    for service in SERVICES:
+        for name, variable in ((service, "LISTEN"), (metrics_port_name(service), "METRICS_LISTEN")):
+            given = user.get(_own_prefix(service) + variable)
+            if given is None:
+                continue
+            port = given.rpartition(":")[2]
+            if not port.isdecimal() or not 0 < int(port) < 65536:
+                raise LauncherError(
+                    f"{_own_prefix(service)}{variable} is {given!r}; it must be host:port with a port from 1 to 65535"
+                )
+            asked[name] = int(port)
+    return asked
+
+
+def _own_prefix(service: str) -> str:
+    return f"{_PREFIX}{service.upper()}_"
+
+
+def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
+    data = facts.data
+    settings = {
+        "LISTEN": f"127.0.0.1:{facts.ports[service]}",
+        "METRICS_LISTEN": f"127.0.0.1:{facts.ports[metrics_port_name(service)]}",
+        "DATABASE_URL": database_url(facts.postgres_url, service, "app", facts.passwords[f"{service}/app"]),
+        "MAINTENANCE_DATABASE_URL": database_url(
+            facts.postgres_url, service, "maintenance", facts.passwords[f"{service}/maintenance"]
+        ),
+        "NATS_URL": facts.nats_url,
+        "JWKS_PATH": str(data.jwks),
+        "WORKLOAD_KEY_PATH": str(data.workload_key(service)),
+        "WORKLOAD_JWKS_PATH": str(data.workload_jwks),
+        "KEK_PATH": str(data.kek),
+        "DATA_DIR": str(data.of(service)),
+    }
+    for neighbour in SERVICES:
+        if neighbour != service:
+            settings[f"{neighbour.upper()}_TARGET"] = f"127.0.0.1:{facts.ports[neighbour]}"
+    if service == "gateway":
+        settings["SIGNING_KEY_PATH"] = str(data.signing_key)
+        settings["BOOTSTRAP_KEY_PATH"] = str(data.bootstrap_key)
+    if service == "inference" and facts.local_model_url is not None:
+        settings["LOCAL_MODEL_URL"] = facts.local_model_url
+    if service == "memory" and facts.milvus_url is not None:
+        settings["MILVUS_URL"] = facts.milvus_url
+    return settings
+
+
+def _from_user(service: str, user: Mapping[str, str]) -> dict[str, str]:
+    others = tuple(_own_prefix(name) for name in SERVICES if name != service)
+    kept = {
+        name: value
+        for name, value in user.items()
+        if name.startswith(_PREFIX) and not name.startswith(others) and name not in _LAUNCHERS
+    }
+    if service == "inference":
+        kept.update({name: value for name, value in user.items() if name.startswith(_PROVIDER_PREFIXES)})
+    return kept

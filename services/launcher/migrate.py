@@ -1,0 +1,56 @@
+"""Makes and migrates the seven databases from a process of its own.
+
+    COMITIA_POSTGRES_URL=postgresql://admin@host/postgres python -m services.launcher.migrate
+
+The passwords of the roles come from the data directory and are made there where missing. The launcher runs it at each
+start with new migrations, because SQLAlchemy and alembic would double the launcher's own memory.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+from services.launcher.databases import make_databases, report_line, wait_for_server
+from services.launcher.errors import LauncherError
+from services.launcher.keys import role_passwords
+from services.launcher.layout import find_data_dir, prepare
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs from the command line. Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.launcher.migrate", description="Makes and migrates the seven databases."
+    )
+    parser.add_argument("--data-dir", type=Path, help="default: COMITIA_DATA_DIR, else ~/.comitia")
+    parser.add_argument("--wait-seconds", type=float, default=0.0, help="wait this long for the server; default 0")
+    chosen = parser.parse_args(arguments)
+    admin_url = os.environ.get("COMITIA_POSTGRES_URL")
+    if not admin_url:
+        print("COMITIA_POSTGRES_URL is not set; give the address of an administrator of Postgres", file=sys.stderr)
+        return 2
+    data = find_data_dir(chosen.data_dir, os.environ)
+    try:
+        prepare(data)
+        asyncio.run(_make(admin_url, role_passwords(data), chosen.wait_seconds))
+    except LauncherError as failure:
+        print(failure.sentence, file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _make(admin_url: str, passwords: Mapping[str, str], wait_seconds: float) -> None:
+    import_module("services.meshkit.sql.migrations")  # takes a second, in which the server may still be starting
+    await wait_for_server(admin_url, wait_seconds)
+    await make_databases(admin_url, passwords, _print)
+
+
+def _print(service: str, seconds: float) -> None:
+    print(report_line(service, seconds), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""What a caller of the launcher chooses, and what it is told while it waits."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOptions:
+    """How to start a mesh."""
+
+    #: Everything the mesh keeps. None: `COMITIA_DATA_DIR`, else `~/.comitia`.
+    data_dir: Path | None = None
+    #: All seven services on one loop in the launcher's own process.
+    single_process: bool = False
+    #: Leave the mesh running in the background and return when it is healthy.
+    detach: bool = False
+    #: Port of the edge. None: the remembered one, else 7400; 0: any free one. Taken: a `LauncherError`.
+    edge_port: int | None = None
+    #: Address on which the edge listens.
+    edge_host: str = "127.0.0.1"
+    #: Choose every port that is not remembered at random; for tests that share a machine.
+    random_ports: bool = False
+    #: Run the local model beside the mesh. None: when its wheels are installed.
+    local_model: bool | None = None
+    #: Start Envoy. Without it the services are reached at their own ports only.
+    edge: bool = True
+    #: Longest wait for one child to become healthy.
+    healthy_seconds: float = 60.0
+    #: Settings handed to the services on top of the launcher's own environment; they win.
+    environment: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class StepState(StrEnum):
+    """Where a step of starting or stopping stands."""
+
+    STARTED = "started"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One change of one step, for a display."""
+
+    #: `postgres`, `nats`, `databases`, `migrations`, a service, `local-model`, `edge`, `mesh`.
+    step: str
+    state: StepState
+    #: Since the step started; 0 at its start.
+    seconds: float = 0.0
+    #: What a person may want to know beside it, such as the address; often empty.
+    detail: str = ""
+
+
+def options_to_json(options: UpOptions) -> str:
+    """Writes options for a launcher in the background."""
+    return json.dumps({**asdict(options), "data_dir": str(options.data_dir) if options.data_dir else None})
+
+
+def options_from_json(text: str) -> UpOptions:
+    """Reads what `options_to_json` wrote."""
+    found = json.loads(text)
+    found["data_dir"] = Path(found["data_dir"]) if found["data_dir"] else None
+    return UpOptions(**found)

@@ -1,0 +1,116 @@
+"""Which local port each part of the mesh listens on: remembered, free, and out of the way of outgoing connections."""
+
+import socket
+from collections.abc import Iterable, Mapping
+from random import Random
+from typing import Final
+
+from services.launcher.errors import LauncherError
+from services.launcher.services import SERVICES
+
+_HOST: Final = "127.0.0.1"
+_METRICS: Final = "_metrics"
+
+#: Where a first mesh on a machine listens.
+PREFERRED: Final[Mapping[str, int]] = {
+    "edge": 7400,
+    "gateway": 7401,
+    "orchestrator": 7402,
+    "inference": 7403,
+    "policy": 7404,
+    "memory": 7405,
+    "tools": 7406,
+    "cost": 7407,
+    "gateway_metrics": 7411,
+    "orchestrator_metrics": 7412,
+    "inference_metrics": 7413,
+    "policy_metrics": 7414,
+    "memory_metrics": 7415,
+    "tools_metrics": 7416,
+    "cost_metrics": 7417,
+    "nats": 7422,
+    "postgres": 7432,
+    "local_model": 7450,
+    "edge_admin": 7499,
+}
+#: Substitutes come from below Linux' range for outgoing connections (32768 and up), or one of those could sit on a
+#: remembered port when the mesh comes back.
+_SUBSTITUTES: Final = range(20_000, 32_000)
+_MOST_TRIES: Final = 2_000
+
+
+def metrics_port_name(service: str) -> str:
+    """Names the port of a service's metrics page."""
+    return service + _METRICS
+
+
+def port_names() -> tuple[str, ...]:
+    """Lists every port of a mesh."""
+    return ("edge", "edge_admin", "postgres", "nats", "local_model", *SERVICES, *map(metrics_port_name, SERVICES))
+
+
+def is_free(port: int, *, host: str = _HOST) -> bool:
+    """Tells whether a server could listen on the port now.
+
+    gRPC servers share ports by SO_REUSEPORT without a word, so this asks without it.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def choose(
+    *,
+    remembered: Mapping[str, int],
+    asked: Mapping[str, int],
+    external: Iterable[str] = (),
+    dice: Random,
+    random_only: bool = False,
+    edge_host: str = _HOST,
+) -> dict[str, int]:
+    """Chooses a free port for every part of the mesh.
+
+    Args:
+        remembered: ports of the last run, kept where still free.
+        asked: ports that the user named; 0 means any.
+        external: ports that `asked` names but another machine or process serves, so they need not be free.
+        random_only: no preferred ports, so that meshes side by side do not race for them.
+    Raises: LauncherError: a port asked for is taken, or asked for twice.
+    """
+    elsewhere = set(external)
+    chosen: dict[str, int] = {}
+    for name, port in asked.items():
+        if port == 0:
+            continue
+        host = edge_host if name == "edge" else _HOST
+        if port in chosen.values():
+            raise LauncherError(f"port {port} is asked for twice, once for {name}; give each part its own")
+        if name not in elsewhere and not is_free(port, host=host):
+            raise LauncherError(
+                f"port {port} on {host}, asked for by {name}, is taken by another program; stop that or choose another"
+            )
+        chosen[name] = port
+    for name in port_names():
+        if name in chosen:
+            continue
+        wishes = [remembered.get(name)] if asked.get(name) != 0 else []
+        if not random_only and asked.get(name) != 0:
+            wishes.append(PREFERRED[name])
+        host = edge_host if name == "edge" else _HOST
+        used = set(chosen.values())
+        kept = next((port for port in wishes if port and port not in used and is_free(port, host=host)), None)
+        chosen[name] = kept or _substitute(used, dice, host)
+    return chosen
+
+
+def _substitute(used: set[int], dice: Random, host: str) -> int:
+    for _ in range(_MOST_TRIES):
+        port = dice.choice(_SUBSTITUTES)
+        if port not in used and is_free(port, host=host):
+            return port
+    raise LauncherError("no free port between 20000 and 32000; stop some servers and try again")
