@@ -1,0 +1,49 @@
+"""The gateway's own refusals."""
+
+from services.meshkit.core.errors import Internal, PermissionDenied, Unauthenticated
+from services.meshkit.core.identity import Role
+
+
+class ApiKeyInvalid(Unauthenticated):
+    """The key is unknown, wrong, expired or revoked. The answer does not say which."""
+
+    reason = "API_KEY_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("the API key is not valid; check it for typing errors, or ask an administrator for a new one")
+
+
+class GrantInvalid(Unauthenticated):
+    """The grant is unknown, revoked or for another run, or the key behind it no longer works."""
+
+    reason = "GRANT_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("the grant is not valid; the run needs a new one from a caller who may start it")
+
+
+class RoleNotHeld(PermissionDenied):
+    """The caller asked for a role that it does not hold itself. Ask someone who holds it."""
+
+    reason = "ROLE_NOT_HELD"
+
+    def __init__(self, role: Role) -> None:
+        super().__init__(
+            f"you do not hold the role {role.value!r}, so you cannot give it to a key; ask someone who does",
+            role=role.value,
+        )
+
+
+class GrantNeedsKey(PermissionDenied):
+    """Work that outlives its caller stands on an API key, and the caller's identity has none behind it."""
+
+    reason = "GRANT_NEEDS_KEY"
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"{subject!r} is no API key, and only work started with one may outlive its caller")
+
+
+class BootstrapKeyDiffers(Internal):
+    """The key file holds another secret than the key of this id that the database knows. Restore one of the two."""
+
+    reason = "BOOTSTRAP_KEY_DIFFERS"

@@ -1,0 +1,37 @@
+"""Every knob of the gateway."""
+
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.meshkit.settings import ServiceSettings
+
+_GEN: Final = Path(__file__).parents[2] / "gen"
+
+
+class GatewaySettings(ServiceSettings):
+    """Settings of the gateway, `COMITIA_GATEWAY_…`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COMITIA_GATEWAY_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    signing_key_path: Path = Field(description="Private JWK (Ed25519) with which access tokens are signed.")
+    bootstrap_key_path: Path | None = Field(
+        default=None,
+        description="File with the API key that a fresh installation starts with (tenant `local`, roles admin and "
+        "operator), made by the launcher. Without it nothing is made.",
+    )
+    key_cache_seconds: float = Field(
+        default=5.0, ge=0, le=5, description="How long a verified API key is trusted without another look."
+    )
+    max_cached_keys: int = Field(default=4096, ge=1, description="Verified API keys remembered at once.")
+    pool_size: int = Field(default=8, ge=1, description="Most database connections per role.")
+    descriptors_path: Path = Field(
+        default=_GEN / "descriptors" / "comitia.binpb", description="Descriptor set that reflection answers from."
+    )
+    openapi_path: Path = Field(
+        default=_GEN / "openapi" / "comitia.json", description="OpenAPI document of the REST face."
+    )

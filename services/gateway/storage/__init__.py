@@ -1,0 +1,1 @@
+"""Tenants, keys, grants and the audit trail in Postgres."""

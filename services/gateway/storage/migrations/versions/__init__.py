@@ -1,0 +1,1 @@
+"""One file per step, run by `services.meshkit.sql.migrations`."""

@@ -1,0 +1,202 @@
+"""One transaction of the gateway."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.gateway.domain.api_key import ApiKey
+from services.gateway.domain.grant import Grant
+from services.gateway.domain.secret import KEY_PREFIX
+from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
+from services.gateway.storage.rows import key_of, tenant_of
+from services.gateway.storage.tables import API_KEY, AUDIT, GRANT, PK_API_KEY, TENANT, UQ_GRANT_RUN, UQ_TENANT_NAME
+from services.gateway.usecases.ports import Repeatable
+from services.meshkit.core.errors import AlreadyExists, NotFound
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import IdSource, from_uuid
+from services.meshkit.sql.errors import violates
+from services.meshkit.sql.request_ids import RequestKey, claim, keep
+from services.meshkit.sql.scope import Scope, tenant_scope
+
+
+class SqlUnitOfWork:
+    """Implements `usecases.ports.UnitOfWork`."""
+
+    def __init__(self, scope: Scope, ids: IdSource) -> None:
+        self._scope = scope
+        self.keys = SqlApiKeys(scope)
+        self.tenants = SqlTenants(scope)
+        self.grants = SqlGrants(scope)
+        self.audit = SqlAuditTrail(scope, ids)
+        self.requests = SqlRequests(scope)
+
+    async def commit(self) -> None:
+        """See `UnitOfWork.commit`."""
+        await self._scope.commit()
+
+
+class SqlBeginWork:
+    """Implements `usecases.ports.BeginWork`."""
+
+    def __init__(self, engine: AsyncEngine, ids: IdSource) -> None:
+        self._engine = engine
+        self._ids = ids
+
+    @asynccontextmanager
+    async def __call__(self, *tenants: TenantId) -> AsyncGenerator[SqlUnitOfWork]:
+        """See `BeginWork`."""
+        async with tenant_scope(self._engine, tenants) as scope:
+            yield SqlUnitOfWork(scope, self._ids)
+
+
+class SqlApiKeys:
+    """Implements `usecases.ports.ApiKeys`."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def add(self, key: ApiKey) -> None:
+        """See `ApiKeys.add`. Raises: AlreadyExists: only for a bootstrap key, whose id comes from a file."""
+        values = {
+            "id": key.id,
+            "tenant_id": key.tenant,
+            "display_name": key.display_name,
+            "roles": sorted(key.roles),
+            "project": key.project,
+            "salt": key.hash.salt,
+            "digest": key.hash.digest,
+            "create_time": key.create_time,
+            "expire_time": key.expire_time,
+            "revoke_time": key.revoke_time,
+        }
+        try:
+            await self._scope.execute(insert(API_KEY).values(values))
+        except IntegrityError as error:
+            if violates(error, PK_API_KEY):
+                raise AlreadyExists("API key", key.subject) from error
+            raise
+
+    async def get(self, tenant: TenantId, key: UUID) -> ApiKey:
+        """See `ApiKeys.get`."""
+        statement = select(API_KEY).where(API_KEY.c.tenant_id == tenant, API_KEY.c.id == key)
+        row = (await self._scope.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("API key", from_uuid(KEY_PREFIX, key))
+        return key_of(row)
+
+    async def revoke(self, tenant: TenantId, key: UUID, now: datetime) -> ApiKey:
+        """See `ApiKeys.revoke`."""
+        statement = (
+            update(API_KEY)
+            .where(API_KEY.c.tenant_id == tenant, API_KEY.c.id == key)
+            .values(revoke_time=func.coalesce(API_KEY.c.revoke_time, now))
+            .returning(API_KEY)
+        )
+        row = (await self._scope.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("API key", from_uuid(KEY_PREFIX, key))
+        return key_of(row)
+
+
+class SqlTenants:
+    """Implements `usecases.ports.Tenants`."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def add(self, tenant: Tenant) -> None:
+        """See `Tenants.add`."""
+        values = {
+            "tenant_id": tenant.id,
+            "name": tenant.name,
+            "residency_region": tenant.residency_region,
+            "create_time": tenant.create_time,
+        }
+        try:
+            await self._scope.execute(insert(TENANT).values(values))
+        except IntegrityError as error:
+            if violates(error, UQ_TENANT_NAME):
+                raise AlreadyExists("tenant", tenant.name) from error
+            raise
+
+    async def get(self, tenant: TenantId) -> Tenant:
+        """See `Tenants.get`."""
+        statement = select(TENANT).where(TENANT.c.tenant_id == tenant)
+        row = (await self._scope.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("tenant", from_uuid(TENANT_PREFIX, tenant))
+        return tenant_of(row)
+
+
+class SqlGrants:
+    """Implements `usecases.ports.Grants`."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def add(self, grant: Grant) -> UUID:
+        """See `Grants.add`."""
+        statement = (
+            upsert(GRANT)
+            .values(
+                id=grant.id,
+                tenant_id=grant.tenant,
+                run_id=grant.run,
+                api_key_id=grant.key,
+                roles=sorted(grant.roles),
+                project=grant.project,
+                scopes=None if grant.scopes is None else sorted(grant.scopes),
+                create_time=grant.create_time,
+            )
+            # An update without effect, so that the row which stands comes back.
+            .on_conflict_do_update(constraint=UQ_GRANT_RUN, set_={"run_id": grant.run})
+            .returning(GRANT.c.id)
+        )
+        found: UUID = (await self._scope.execute(statement)).scalar_one()
+        return found
+
+
+class SqlAuditTrail:
+    """Implements `usecases.ports.AuditTrail`."""
+
+    def __init__(self, scope: Scope, ids: IdSource) -> None:
+        self._scope = scope
+        self._ids = ids
+
+    async def add(self, action: str, subject: str, *, by: str, tenant: TenantId) -> None:
+        """See `AuditTrail.add`."""
+        values = {
+            "id": self._ids.uuid(),
+            "tenant_id": tenant,
+            "action": action,
+            "subject": subject,
+            "actor": by,
+            "record_time": func.now(),
+        }
+        await self._scope.execute(insert(AUDIT).values(values))
+
+
+class SqlRequests:
+    """Implements `usecases.ports.Requests`: the kept answer is the id of what was made."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def claim(self, tenant: TenantId, request: Repeatable) -> UUID | None:
+        """See `Requests.claim`."""
+        answer = await claim(self._scope, _key(tenant, request), request.body)
+        return None if answer is None else UUID(bytes=answer)
+
+    async def keep(self, tenant: TenantId, request: Repeatable, made: UUID) -> None:
+        """See `Requests.keep`."""
+        await keep(self._scope, _key(tenant, request), made.bytes)
+
+
+def _key(tenant: TenantId, request: Repeatable) -> RequestKey:
+    return RequestKey(tenant=tenant, method=request.method, request_id=request.request_id)

@@ -1,0 +1,55 @@
+"""Reflection for the edge: the public face of all seven services, from the merged descriptor set."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+from comitia.guard_table import Guard
+from services.meshkit.grpc.guard import EXEMPT_SERVICES
+
+_REFLECTION: Final = tuple(service for service in EXEMPT_SERVICES if service.startswith("grpc.reflection."))
+
+
+def public_face(descriptors: bytes, guards: Mapping[str, Guard]) -> tuple[descriptor_pool.DescriptorPool, list[str]]:
+    """Reads a descriptor set without what outside callers cannot reach: RPCs for certain services only.
+
+    Returns: a pool, and the full names of the services that have a public RPC, health and reflection included.
+    """
+    pool = descriptor_pool.DescriptorPool()
+    services: list[str] = []
+    for file in descriptor_pb2.FileDescriptorSet.FromString(descriptors).file:
+        for service in file.service:
+            name = f"{file.package}.{service.name}"
+            public = [method for method in service.method if not _internal(guards.get(f"/{name}/{method.name}"))]
+            del service.method[:]
+            service.method.extend(public)
+            if public:
+                services.append(name)
+        pool.Add(file)
+    return pool, sorted(services)
+
+
+def add_to_server(server: Any, *, descriptors: bytes, guards: Mapping[str, Guard]) -> None:
+    """Answers reflection, v1 and v1alpha, for the whole mesh.
+
+    Registered before the server's own reflection, and gRPC asks in the order of registration, so this one answers.
+    """
+    pool, services = public_face(descriptors, guards)
+    servicer: Any = ReflectionServicer(services, pool=pool)
+    for name in _REFLECTION:
+        handler = grpc.stream_stream_rpc_method_handler(
+            servicer.ServerReflectionInfo,
+            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}),)
+        )
+
+
+def _internal(guard: Guard | None) -> bool:
+    return guard is not None and bool(guard.peers)

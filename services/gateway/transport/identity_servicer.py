@@ -1,0 +1,90 @@
+"""gRPC face of identities."""
+
+from typing import Any, Final
+from uuid import UUID
+
+from comitia.gateway.v1 import identity_service_pb2 as pb
+from comitia.gateway.v1.identity_service_pb2_grpc import IdentityServiceServicer
+from services.gateway.domain.grant import GRANT_PREFIX, RUN_PREFIX
+from services.gateway.domain.secret import KEY_PREFIX
+from services.gateway.domain.tenant import TENANT_PREFIX
+from services.gateway.transport import convert
+from services.gateway.usecases.create_api_key import CreateApiKey
+from services.gateway.usecases.exchange_api_key import ExchangeApiKey
+from services.gateway.usecases.exchange_grant import ExchangeGrant
+from services.gateway.usecases.issue_grant import IssueGrant
+from services.gateway.usecases.ports import ApiKeyReader
+from services.gateway.usecases.revoke_api_key import RevokeApiKey
+from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.grpc.call import caller_of
+
+_CREATE: Final = "comitia.gateway.v1.IdentityService/CreateApiKey"
+
+
+class IdentityServicer(IdentityServiceServicer):
+    """Converts, calls one use case, converts back. No decisions here."""
+
+    def __init__(
+        self,
+        *,
+        exchange_api_key: ExchangeApiKey,
+        create_api_key: CreateApiKey,
+        revoke_api_key: RevokeApiKey,
+        issue_grant: IssueGrant,
+        exchange_grant: ExchangeGrant,
+        keys: ApiKeyReader,
+    ) -> None:
+        self._exchange_api_key = exchange_api_key
+        self._create_api_key = create_api_key
+        self._revoke_api_key = revoke_api_key
+        self._issue_grant = issue_grant
+        self._exchange_grant = exchange_grant
+        self._keys = keys
+
+    async def ExchangeApiKey(self, request: pb.ExchangeApiKeyRequest, context: Any) -> pb.ExchangeApiKeyResponse:
+        """See `identity_service.proto`, as the other methods."""
+        token = await self._exchange_api_key(request.api_key)
+        return pb.ExchangeApiKeyResponse(access_token=token.token, expire_time=convert.timestamp(token.expire_time))
+
+    async def WhoAmI(self, request: pb.WhoAmIRequest, context: Any) -> pb.WhoAmIResponse:
+        principal = caller_of(context).principal
+        return pb.WhoAmIResponse(
+            tenant_id=from_uuid(TENANT_PREFIX, principal.tenant),
+            subject=principal.subject,
+            roles=convert.roles_to_proto(principal.roles),
+            project=principal.project or "",
+        )
+
+    async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
+        repeatable = convert.to_repeatable(request, request.request_id, method=_CREATE)
+        made = await self._create_api_key(caller_of(context), convert.to_key_wish(request), repeatable)
+        secret = "" if made.presented is None else made.presented.text
+        return pb.CreateApiKeyResponse(api_key=convert.key_to_proto(made.key), secret=secret)
+
+    async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
+        size = clamp_page_size(request.page_size)
+        place = decode_page_token(request.page_token, str)
+        after: UUID | None = None if place is None else to_uuid(str(place[0]), KEY_PREFIX, field="page_token")
+        found = await self._keys.page(caller_of(context).principal.tenant, after=after, most=size + 1)
+        more = len(found) > size
+        return pb.ListApiKeysResponse(
+            api_keys=[convert.key_to_proto(key) for key in found[:size]],
+            next_page_token=encode_page_token(found[size - 1].subject) if more else "",
+        )
+
+    async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
+        key_id = to_uuid(request.api_key_id, KEY_PREFIX, field="api_key_id")
+        key = await self._revoke_api_key(caller_of(context), key_id)
+        return pb.RevokeApiKeyResponse(api_key=convert.key_to_proto(key))
+
+    async def IssueGrant(self, request: pb.IssueGrantRequest, context: Any) -> pb.IssueGrantResponse:
+        grant = await self._issue_grant(caller_of(context), to_uuid(request.run_id, RUN_PREFIX, field="run_id"))
+        return pb.IssueGrantResponse(grant_id=from_uuid(GRANT_PREFIX, grant))
+
+    async def ExchangeGrant(self, request: pb.ExchangeGrantRequest, context: Any) -> pb.ExchangeGrantResponse:
+        token = await self._exchange_grant(
+            to_uuid(request.grant_id, GRANT_PREFIX, field="grant_id"),
+            run=to_uuid(request.run_id, RUN_PREFIX, field="run_id"),
+        )
+        return pb.ExchangeGrantResponse(access_token=token.token, expire_time=convert.timestamp(token.expire_time))

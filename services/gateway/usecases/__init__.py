@@ -1,0 +1,1 @@
+"""What can be done with identities and tenants, one verb a file."""

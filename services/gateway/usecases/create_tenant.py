@@ -1,0 +1,64 @@
+"""Makes a tenant."""
+
+from dataclasses import dataclass
+
+from services.gateway.domain.api_key import KeyWish
+from services.gateway.domain.secret import PresentedKey
+from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
+from services.gateway.usecases.create_api_key import KeyMaker
+from services.gateway.usecases.ports import BeginWork, Repeatable, UnitOfWork
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import Caller, Role, TenantId
+from services.meshkit.core.ids import IdSource, from_uuid
+
+#: The first key of every tenant.
+FIRST_KEY = KeyWish(display_name="first admin key", roles=(Role.ADMIN,), project=None, expire_time=None)
+
+
+@dataclass(frozen=True, slots=True)
+class NewTenant:
+    """A tenant and, when it was made just now, its first key."""
+
+    tenant: Tenant
+    admin_key: PresentedKey | None
+
+
+class CreateTenant:
+    """Makes a tenant and its first admin key, in one transaction that sees the new tenant and the caller's."""
+
+    def __init__(self, *, begin: BeginWork, maker: KeyMaker, clock: Clock, ids: IdSource) -> None:
+        self._begin = begin
+        self._maker = maker
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(
+        self, caller: Caller, *, name: str, residency_region: str, request: Repeatable | None
+    ) -> NewTenant:
+        """Raises: Invalid, AlreadyExists, RequestIdReused."""
+        home = caller.principal.tenant
+        tenant = Tenant(
+            id=TenantId(self._ids.uuid()),
+            name=name,
+            create_time=self._clock.now(),
+            residency_region=residency_region,
+        ).checked()
+        async with self._begin(home, tenant.id) as work:
+            made = None if request is None else await work.requests.claim(home, request)
+            if made is None:
+                admin_key = await self._make(work, caller, tenant)
+                if request is not None:
+                    await work.requests.keep(home, request, tenant.id)
+                await work.commit()
+                return NewTenant(tenant, admin_key)
+        async with self._begin(TenantId(made)) as work:
+            return NewTenant(await work.tenants.get(TenantId(made)), None)
+
+    async def _make(self, work: UnitOfWork, caller: Caller, tenant: Tenant) -> PresentedKey:
+        await work.tenants.add(tenant)
+        key, presented = self._maker.make(tenant.id, FIRST_KEY)
+        await work.keys.add(key)
+        subject, by = from_uuid(TENANT_PREFIX, tenant.id), caller.principal.subject
+        await work.audit.add("tenant.created", subject, by=by, tenant=caller.principal.tenant)
+        await work.audit.add("tenant.created", subject, by=by, tenant=tenant.id)
+        return presented

@@ -1,0 +1,38 @@
+"""Exchanges a grant for an access token."""
+
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from services.gateway.domain.errors import GrantInvalid
+from services.gateway.domain.grant import GRANT_PREFIX
+from services.gateway.usecases.exchange_api_key import AccessToken
+from services.gateway.usecases.ports import IdentityDirectory, TokenSigner
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource, from_uuid
+
+#: Life of a token for a grant.
+TOKEN_LIFE: Final = timedelta(minutes=10)
+
+
+class ExchangeGrant:
+    """Gives a run a token of minutes, after looking again at the grant and at the key behind it."""
+
+    def __init__(self, *, directory: IdentityDirectory, signer: TokenSigner, clock: Clock, ids: IdSource) -> None:
+        self._directory = directory
+        self._signer = signer
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(self, grant_id: UUID, *, run: UUID) -> AccessToken:
+        """Raises: GrantInvalid."""
+        found = await self._directory.grant(grant_id)
+        if found is None:
+            raise GrantInvalid
+        grant, key = found
+        now = self._clock.now()
+        principal = grant.principal(key, run=run, now=now)
+        token = self._signer.sign(
+            principal, life=TOKEN_LIFE, token_id=self._ids.uuid().hex, grant=from_uuid(GRANT_PREFIX, grant.id)
+        )
+        return AccessToken(token=token, expire_time=now + TOKEN_LIFE)

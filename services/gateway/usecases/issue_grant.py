@@ -1,0 +1,46 @@
+"""Stores a grant for a run."""
+
+from uuid import UUID
+
+from services.gateway.domain.errors import GrantNeedsKey
+from services.gateway.domain.grant import GRANT_PREFIX, Grant
+from services.gateway.domain.secret import KEY_PREFIX
+from services.gateway.usecases.ports import BeginWork
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Caller
+from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
+
+
+class IssueGrant:
+    """Lets a run go on as its caller after the call has ended. One grant per run; a repeat gives the same."""
+
+    def __init__(self, *, begin: BeginWork, clock: Clock, ids: IdSource) -> None:
+        self._begin = begin
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(self, caller: Caller, run: UUID) -> UUID:
+        """Gives the id of the grant. Raises: GrantNeedsKey."""
+        principal = caller.principal
+        try:
+            key = to_uuid(principal.subject, KEY_PREFIX)
+        except Invalid as error:
+            raise GrantNeedsKey(principal.subject) from error
+        grant = Grant(
+            id=self._ids.uuid(),
+            tenant=principal.tenant,
+            run=run,
+            key=key,
+            roles=principal.roles,
+            project=principal.project,
+            scopes=principal.scopes,
+            create_time=self._clock.now(),
+        )
+        async with self._begin(principal.tenant) as work:
+            kept = await work.grants.add(grant)
+            if kept == grant.id:
+                subject = from_uuid(GRANT_PREFIX, grant.id)
+                await work.audit.add("grant.issued", subject, by=principal.subject, tenant=principal.tenant)
+            await work.commit()
+        return kept

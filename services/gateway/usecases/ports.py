@@ -1,0 +1,178 @@
+"""What the gateway's use cases need from outside."""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Protocol
+from uuid import UUID
+
+from services.gateway.domain.api_key import ApiKey
+from services.gateway.domain.grant import Grant
+from services.gateway.domain.tenant import Tenant
+from services.meshkit.core.identity import Principal, TenantId
+
+
+class ApiKeys(Protocol):
+    """Keys within one transaction."""
+
+    async def add(self, key: ApiKey) -> None:
+        """Stores a new key."""
+        ...
+
+    async def get(self, tenant: TenantId, key: UUID) -> ApiKey:
+        """Raises: NotFound."""
+        ...
+
+    async def revoke(self, tenant: TenantId, key: UUID, now: datetime) -> ApiKey:
+        """Ends a key, unless it has ended. Raises: NotFound."""
+        ...
+
+
+class Tenants(Protocol):
+    """Tenants within one transaction."""
+
+    async def add(self, tenant: Tenant) -> None:
+        """Stores a new tenant. Raises: AlreadyExists: the name is taken."""
+        ...
+
+    async def get(self, tenant: TenantId) -> Tenant:
+        """Raises: NotFound."""
+        ...
+
+
+class Grants(Protocol):
+    """Grants within one transaction."""
+
+    async def add(self, grant: Grant) -> UUID:
+        """Stores a grant; gives its id, or the id of the grant that the run has already."""
+        ...
+
+
+class AuditTrail(Protocol):
+    """Rows that tell who changed what, written with the change itself."""
+
+    async def add(self, action: str, subject: str, *, by: str, tenant: TenantId) -> None:
+        """Adds a row.
+
+        Args:
+            action: such as `api_key.created`.
+            subject: id of what was changed.
+            by: subject of the caller.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeatable:
+    """What makes two requests the same."""
+
+    #: Full name of the RPC.
+    method: str
+    request_id: UUID
+    #: The request without its id, serialised deterministically.
+    body: bytes
+
+
+class Requests(Protocol):
+    """Request ids that were answered."""
+
+    async def claim(self, tenant: TenantId, request: Repeatable) -> UUID | None:
+        """Gives the id of what the first request made, None for the first. Raises: RequestIdReused."""
+        ...
+
+    async def keep(self, tenant: TenantId, request: Repeatable, made: UUID) -> None:
+        """Remembers what the request made."""
+        ...
+
+
+class UnitOfWork(Protocol):
+    """One transaction. Leaving it without `commit` rolls everything back."""
+
+    @property
+    def keys(self) -> ApiKeys: ...
+    @property
+    def tenants(self) -> Tenants: ...
+    @property
+    def grants(self) -> Grants: ...
+    @property
+    def audit(self) -> AuditTrail: ...
+    @property
+    def requests(self) -> Requests: ...
+
+    async def commit(self) -> None:
+        """Makes it durable."""
+        ...
+
+
+class BeginWork(Protocol):
+    """Opens a transaction that sees these tenants."""
+
+    def __call__(self, *tenants: TenantId) -> AbstractAsyncContextManager[UnitOfWork]: ...
+
+
+class IdentityDirectory(Protocol):
+    """Finds identities when the tenant is not known yet: that is what they are to tell."""
+
+    async def key(self, key: UUID) -> ApiKey | None:
+        """Finds a key."""
+        ...
+
+    async def grant(self, grant: UUID) -> tuple[Grant, ApiKey] | None:
+        """Finds a grant and the key behind it."""
+        ...
+
+    async def tenant_named(self, name: str) -> Tenant | None:
+        """Finds a tenant."""
+        ...
+
+
+class TenantReader(Protocol):
+    """Reads tenants, for operators."""
+
+    async def tenants(self, *, after: str | None, most: int) -> list[Tenant]:
+        """Lists tenants by name, from the one after `after` on."""
+        ...
+
+
+class ApiKeyReader(Protocol):
+    """Reads keys of one tenant, revoked ones included."""
+
+    async def page(self, tenant: TenantId, *, after: UUID | None, most: int) -> list[ApiKey]:
+        """Lists keys, newest first, from the one after `after` on."""
+        ...
+
+
+class TokenSigner(Protocol):
+    """Signs access tokens."""
+
+    def sign(self, principal: Principal, *, life: timedelta, token_id: str, grant: str | None = None) -> str:
+        """Makes a token that proves `principal` for `life`."""
+        ...
+
+
+class Randomness(Protocol):
+    """Random bytes that nobody can foresee."""
+
+    def __call__(self, size: int, /) -> bytes: ...
+
+
+class Health(Enum):
+    """How a service is."""
+
+    SERVING = "serving"
+    NOT_SERVING = "not_serving"
+    UNREACHABLE = "unreachable"
+
+
+class HealthProbe(Protocol):
+    """Asks one service how it is."""
+
+    @property
+    def name(self) -> str:
+        """Name of the service."""
+        ...
+
+    async def __call__(self) -> Health:
+        """Never raises: no answer is an answer."""
+        ...
