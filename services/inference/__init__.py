@@ -1,0 +1,1 @@
+"""Asks language and embedding models, under law and money."""

@@ -1,0 +1,35 @@
+"""Which models the settings configure, in the order in which the chain tries them."""
+
+from services.inference.domain.deployment import Adapter, Deployment, Deployments, Task
+from services.inference.settings import InferenceSettings
+
+
+def configured(settings: InferenceSettings) -> Deployments:
+    """Lists the deployments: OpenAI, Anthropic, the compatible server, the local model; the stub only by name."""
+    found: list[Deployment] = []
+    if settings.openai_api_key is not None:
+        found += _pair(
+            Adapter.OPENAI, settings.openai_model, settings.openai_embedding_model, region=settings.openai_region
+        )
+    if settings.anthropic_api_key is not None:
+        found += _pair(Adapter.ANTHROPIC, settings.anthropic_model, None, region=settings.anthropic_region)
+    if settings.compatible_base_url is not None:
+        found += _pair(
+            Adapter.OPENAI_COMPATIBLE,
+            settings.compatible_model,
+            settings.compatible_embedding_model,
+            region=settings.compatible_region,
+        )
+    if settings.local_model_url is not None:
+        found += _pair(Adapter.LOCAL, settings.local_model, settings.local_embedding_model)
+    if settings.stub_enabled:
+        found.append(Deployment(name="stub", adapter=Adapter.STUB, model="stub", in_default_chain=False))
+    return Deployments(found)
+
+
+def _pair(adapter: Adapter, model: str, embedding_model: str | None, *, region: str = "") -> list[Deployment]:
+    pair = [Deployment(name=f"{adapter}/{model}", adapter=adapter, model=model, region=region)]
+    if embedding_model is not None:
+        name = f"{adapter}/{embedding_model}"
+        pair.append(Deployment(name=name, adapter=adapter, model=embedding_model, task=Task.EMBED, region=region))
+    return pair

@@ -1,0 +1,95 @@
+"""Models that the mesh can ask, and the chain in which it asks them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from services.inference.domain.errors import ModelNotFound, NoEmbedderConfigured, NoModelConfigured
+
+#: The name that stands for the chain.
+DEFAULT: Final = "default"
+
+
+class Adapter(StrEnum):
+    """Who speaks to a deployment; also the provider that the ledger pays."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    OPENAI_COMPATIBLE = "openai_compatible"
+    LOCAL = "local"
+    STUB = "stub"
+
+    @property
+    def inside_mesh(self) -> bool:
+        """True when content does not leave the mesh for it, so that no rule of residency can be broken."""
+        return self in (Adapter.LOCAL, Adapter.STUB)
+
+
+class Task(StrEnum):
+    """What a model does."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One model behind one adapter."""
+
+    #: Name to ask for, such as `openai/gpt-4o-mini`.
+    name: str
+    adapter: Adapter
+    #: Model as the provider names it.
+    model: str
+    task: Task = Task.GENERATE
+    in_default_chain: bool = True
+    #: Region it runs in; empty means unknown.
+    region: str = ""
+
+    def keeps_in(self, region: str) -> bool:
+        """Says whether content that must stay in `region` may go there: `eu` covers `eu` and `eu-west-1`."""
+        if not region or self.adapter.inside_mesh:
+            return True
+        return self.region == region or self.region.startswith(f"{region}-")
+
+
+class Deployments:
+    """All configured deployments, in the chain's order; those to be asked for by name come last."""
+
+    def __init__(self, deployments: Sequence[Deployment]) -> None:
+        self.all: Final = (
+            *(one for one in deployments if one.in_default_chain),
+            *(one for one in deployments if not one.in_default_chain),
+        )
+
+    def generators(self, name: str, *, region: str = "") -> tuple[Deployment, ...]:
+        """Gives the deployments to try for a model name, in order; at least one.
+
+        Raises: ModelNotFound, NoModelConfigured.
+        """
+        found = self._named(name, Task.GENERATE)
+        if not found and name not in ("", DEFAULT):
+            raise ModelNotFound(name)
+        allowed = tuple(one for one in found if one.keeps_in(region))
+        if not allowed:
+            raise NoModelConfigured(region=region if found else "")
+        return allowed
+
+    def embedder(self, name: str, *, region: str = "") -> Deployment:
+        """Gives the deployment that embeds. No chain: vectors of different models never compare.
+
+        Raises: ModelNotFound, NoEmbedderConfigured, NoModelConfigured (none in the region).
+        """
+        found = self._named(name, Task.EMBED)
+        if not found:
+            raise NoEmbedderConfigured if name in ("", DEFAULT) else ModelNotFound(name)
+        if not found[0].keeps_in(region):
+            raise NoModelConfigured(region=region)
+        return found[0]
+
+    def _named(self, name: str, task: Task) -> tuple[Deployment, ...]:
+        of_task = tuple(one for one in self.all if one.task is task)
+        if name in ("", DEFAULT):
+            return tuple(one for one in of_task if one.in_default_chain)
+        return tuple(one for one in of_task if one.name == name)

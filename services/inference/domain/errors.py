@@ -1,0 +1,173 @@
+"""What can go wrong when a model is asked.
+
+MeshError
+├── NotFound ─────────── ModelNotFound             MODEL_NOT_FOUND
+├── Precondition ─┬───── NoModelConfigured         NO_MODEL_CONFIGURED
+│                 ├───── NoEmbedderConfigured      NO_EMBEDDER_CONFIGURED
+│                 ├───── CallNotBounded            CALL_NOT_BOUNDED
+│                 └───── ProviderRefused           PROVIDER_REFUSED       ┐
+├── Exhausted ─────────┬ ProviderRateLimited       PROVIDER_RATE_LIMITED  ├ ProviderFailure
+├── Unavailable-kind ──│ ProviderUnavailable       PROVIDER_UNAVAILABLE   ┘
+│                      └ ModelBusy                 TOO_MANY_MODEL_CALLS
+├── PermissionDenied ─── LawBlocked                LAW_BLOCKED
+└── Conflict ─────────── CallArgumentsDiffer       CALL_ARGUMENTS_DIFFER
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import Enum
+from typing import Final
+
+from services.meshkit.content import CallId, Usage
+from services.meshkit.core.errors import (
+    Conflict,
+    ErrorKind,
+    Exhausted,
+    MeshError,
+    NotFound,
+    PermissionDenied,
+    Precondition,
+)
+
+
+class ModelNotFound(NotFound):
+    """No deployment has this name. ListModels names those that exist."""
+
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__("model", name)
+
+
+class NoModelConfigured(Precondition):
+    """No deployment may answer: none is configured, or none runs where the content must stay."""
+
+    reason = "NO_MODEL_CONFIGURED"
+
+    def __init__(self, *, region: str = "") -> None:
+        if region:
+            sentence = f"no model runs in the region {region!r}, where the content must stay; configure one there"
+        else:
+            sentence = "no model is configured; set an API key, a base URL or start the local model"
+        super().__init__(sentence, region=region or None)
+
+
+class NoEmbedderConfigured(Precondition):
+    """No deployment makes vectors. Start the local model or configure one."""
+
+    reason = "NO_EMBEDDER_CONFIGURED"
+
+    def __init__(self) -> None:
+        super().__init__("no embedding model is configured; start the local model or name one in the settings")
+
+
+class CallNotBounded(Precondition):
+    """Nobody can say what the call costs at most, so no money can be held for it."""
+
+    reason = "CALL_NOT_BOUNDED"
+
+    def __init__(self, field: str, sentence: str) -> None:
+        super().__init__(f"{field}: {sentence}", field=field)
+
+
+class LawBlocked(PermissionDenied):
+    """The law stops the call. The verdict names the rules."""
+
+    reason = "LAW_BLOCKED"
+
+    def __init__(self, *, verdict_id: str, stage: str, rules: tuple[str, ...], bundle: str) -> None:
+        named = ", ".join(rules) or "unnamed"
+        super().__init__(
+            f"the law {bundle!r} stopped this call {stage} the model; rules: {named}",
+            verdict_id=verdict_id,
+            stage=stage,
+            rules=named,
+            bundle=bundle,
+        )
+
+
+class CallArgumentsDiffer(Conflict):
+    """The same call id came before with other arguments. Adopt the recorded intent, or use another id."""
+
+    reason = "CALL_ARGUMENTS_DIFFER"
+
+    def __init__(self, call_id: CallId) -> None:
+        super().__init__(f"the call {call_id} was made before with other arguments", call_id=call_id)
+
+
+class ModelBusy(Exhausted):
+    """As many model calls are running as this replica makes at once. Try again shortly."""
+
+    reason = "TOO_MANY_MODEL_CALLS"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"{most} model calls are running already; try again shortly", retry_after=timedelta(seconds=1), most=most
+        )
+
+
+class Charge(Enum):
+    """What is known about the price of a failed attempt."""
+
+    #: The provider charges nothing: nothing was sent, or it answered with an error instead of an answer.
+    NOTHING = "nothing"
+    #: Something was sent and nobody reported usage: the hold expires into `assumed`.
+    UNKNOWN = "unknown"
+
+
+class ProviderFailure(MeshError):
+    """An attempt at one deployment failed.
+
+    Args:
+        charge: what is owed for it: a class of charge, or real usage.
+        said: short codes that the provider gave.
+    """
+
+    reason = "PROVIDER_FAILED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        deployment: str,
+        charge: Charge | Usage = Charge.NOTHING,
+        retry_after: timedelta | None = None,
+        said: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, deployment=deployment)
+        self._add_metadata(dict(said or {}))
+        self.charge: Charge | Usage = charge
+
+
+class ProviderRefused(ProviderFailure):
+    """The provider says no: the key is wrong, or it does not take the request. Repeating does not help."""
+
+    kind = ErrorKind.PRECONDITION
+    reason = "PROVIDER_REFUSED"
+
+
+class ProviderRateLimited(ProviderFailure):
+    """The provider asks to wait."""
+
+    kind = ErrorKind.EXHAUSTED
+    reason = "PROVIDER_RATE_LIMITED"
+
+
+class ProviderUnavailable(ProviderFailure):
+    """The provider does not answer, or with something that is no answer."""
+
+    kind = ErrorKind.UNAVAILABLE
+    reason = "PROVIDER_UNAVAILABLE"
+
+
+#: How promising a repeat is, best first: decides which of several failures of a chain the caller is told.
+_HOPE: Final = (ProviderRateLimited, ProviderUnavailable, ProviderRefused)
+
+
+def most_hopeful(failures: list[MeshError]) -> MeshError:
+    """Picks the failure of a chain that tells the caller best whether a repeat may help; the last one at a tie."""
+    for kind in _HOPE:
+        for failure in reversed(failures):
+            if isinstance(failure, kind):
+                return failure
+    return failures[-1]

@@ -1,0 +1,136 @@
+"""How many tokens a call can be billed for at most, known before a byte leaves.
+
+A token of the byte-level and SentencePiece vocabularies in use covers at least one byte of the text as the tokeniser
+sees it. So the bytes of the prompt bound its tokens, once two things are added: what a tokeniser's normalisation can
+make longer (NFKC), and what a provider's template writes around requests, messages and tools. Output is bounded by the
+limit that every adapter sends along.
+
+The bound names counts, not money: the cost service prices `input` at the dearest class a prompt token can fall into.
+Source: DESIGN section 4; the overheads are generous readings of OpenAI's and Anthropic's published examples, and
+`tests/unit/inference/test_money_bound.py` fuzzes them against real vocabularies.
+"""
+
+import unicodedata
+from dataclasses import dataclass, field
+from typing import Final
+
+from services.inference.domain.deployment import Adapter
+from services.inference.domain.errors import CallNotBounded
+from services.inference.domain.prompt import Prompt, ToolDefinition
+from services.meshkit.content import (
+    BlobPart,
+    DocumentPart,
+    ImagePart,
+    Part,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+)
+
+#: Media that can be shown to a model, each with the most tokens one picture takes, is in `Overhead.media`.
+_PICTURES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overhead:
+    """What a dialect adds to the bytes of a prompt, in tokens."""
+
+    request: int
+    message: int
+    #: Once, when any tool is shown: the hidden instructions for using tools.
+    tools: int
+    #: For each tool, besides its name, description and schema.
+    tool: int
+    #: For each key of a tool's schema: providers rewrite schemas in a syntax of their own.
+    schema_key: int = 4
+    #: Most tokens of one picture by media type; what is missing cannot be bounded.
+    media: dict[str, int] = field(default_factory=dict[str, int])
+
+
+#: OpenAI: 2833 + 8 * 5667 is gpt-4o-mini's price of the largest picture (2048 x 768 after scaling, 8 tiles).
+#: Anthropic: the largest picture of the models with high resolution takes 4,784 tokens.
+#: Compatible servers: templates such as Harmony write a page of their own; pictures depend on the model.
+OVERHEADS: Final[dict[Adapter, Overhead]] = {
+    Adapter.OPENAI: Overhead(request=64, message=16, tools=256, tool=64, media=dict.fromkeys(_PICTURES, 48_169)),
+    Adapter.ANTHROPIC: Overhead(request=64, message=16, tools=1_024, tool=64, media=dict.fromkeys(_PICTURES, 5_000)),
+    Adapter.OPENAI_COMPATIBLE: Overhead(request=1_024, message=32, tools=1_024, tool=128, schema_key=8),
+    Adapter.LOCAL: Overhead(request=256, message=32, tools=1_024, tool=128, schema_key=8),
+    Adapter.STUB: Overhead(request=0, message=8, tools=0, tool=64),
+}
+
+
+def bound_of(prompt: Prompt, adapter: Adapter) -> Usage:
+    """Gives the most that a call can be billed for.
+
+    Raises: CallNotBounded: a part whose tokens nobody can bound.
+    """
+    overhead = OVERHEADS[adapter]
+    tokens = overhead.request
+    for index, message in enumerate(prompt.messages):
+        tokens += overhead.message + _text(message.name)
+        for number, part in enumerate(message.parts):
+            tokens += _part(part, overhead, f"messages[{index}].parts[{number}]")
+    if prompt.tools:
+        tokens += overhead.tools + sum(_tool(tool, overhead) for tool in prompt.tools)
+    return Usage(input=tokens, output=prompt.max_output_tokens)
+
+
+def embedding_bound(texts: tuple[str, ...]) -> Usage:
+    """Gives the most tokens that embedding these texts can be billed for."""
+    return Usage(input=sum(_text(text) + 16 for text in texts))
+
+
+def _part(part: Part, overhead: Overhead, place: str) -> int:
+    match part.content:
+        case TextPart(text):
+            return _text(text) + 2
+        case ToolResultPart(tool_call_id=call, name=name, text=text):
+            return overhead.message + _text(call) + _text(name) + _text(text)
+        case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
+            return overhead.message + _text(call) + _text(name) + _json(dict(arguments), overhead)
+        case ImagePart(media_type=media_type):
+            most = overhead.media.get(media_type)
+            if most is None:
+                raise CallNotBounded(f"{place}.image.media_type", f"nobody can bound the tokens of {media_type!r} here")
+            return most
+        case DocumentPart(media_type="text/plain", data=data, title=title):
+            return overhead.message + 4 * len(data) + _text(title)
+        case DocumentPart(media_type=media_type):
+            raise CallNotBounded(
+                f"{place}.document.media_type", f"nobody can bound the tokens of {media_type!r}; send its text instead"
+            )
+        case BlobPart():
+            raise CallNotBounded(f"{place}.blob", "a blob is not read here; send its content inline")
+
+
+def _tool(tool: ToolDefinition, overhead: Overhead) -> int:
+    return overhead.tool + _text(tool.name) + _text(tool.description) + _json(dict(tool.input_schema), overhead)
+
+
+def _json(value: object, overhead: Overhead) -> int:
+    """Bounds a JSON value however a provider writes it: all its strings, and a toll for each node around them."""
+    if isinstance(value, str):
+        # Escapes make a character up to six bytes long in JSON: `\\u0001`.
+        return _text(value) + 5 * sum(1 for character in value if character < " " or character in '"\\') + 4
+    if isinstance(value, dict):
+        pairs: dict[object, object] = value  # pyright: ignore[reportUnknownVariableType]
+        return 4 + sum(
+            overhead.schema_key + _json(str(key), overhead) + _json(item, overhead) for key, item in pairs.items()
+        )
+    if isinstance(value, list | tuple):
+        items: list[object] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+        return 4 + sum(4 + _json(item, overhead) for item in items)
+    return len(str(value)) + 4
+
+
+def _text(text: str) -> int:
+    """Bounds the tokens of a text by its bytes, before or after a tokeniser's normalisation, whichever are more."""
+    size = len(text.encode("utf-8", "surrogatepass"))
+    if text.isascii():
+        return size
+    return max(
+        size,
+        len(unicodedata.normalize("NFKC", text).encode("utf-8", "surrogatepass")),
+        len(unicodedata.normalize("NFKD", text).encode("utf-8", "surrogatepass")),
+    )

@@ -1,0 +1,217 @@
+"""What a model is asked, and the limits of it."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from services.meshkit.content import (
+    BlobPart,
+    DocumentPart,
+    ImagePart,
+    Label,
+    Message,
+    MessageRole,
+    Part,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    join,
+)
+from services.meshkit.core.errors import Invalid
+
+MAX_PROMPT_BYTES: Final = 256 * 1024
+#: Parts over all messages: what the law judges at once.
+MAX_PARTS: Final = 256
+MAX_TOOLS: Final = 32
+MAX_OUTPUT_TOKENS: Final = 32_768
+DEFAULT_OUTPUT_TOKENS: Final = 512
+MAX_STOP_SEQUENCES: Final = 4
+MAX_STOP_LENGTH: Final = 64
+MAX_NAME_LENGTH: Final = 64
+MAX_TEMPERATURE: Final = 2.0
+
+#: What all providers accept as the name of a tool.
+_TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolDefinition:
+    """A tool as it is shown to a model."""
+
+    name: str
+    description: str = ""
+    #: JSON Schema of its arguments; open by nature.
+    input_schema: Mapping[str, object]
+
+    def schema_json(self) -> str:
+        """Writes the schema as compact JSON."""
+        return _compact(self.input_schema)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A conversation and how it is to be continued."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[ToolDefinition, ...] = ()
+    max_output_tokens: int = DEFAULT_OUTPUT_TOKENS
+    temperature: float | None = None
+    stop_sequences: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All parts of all messages, in order: what the law looks at."""
+        return tuple(part for message in self.messages for part in message.parts)
+
+    def label(self, *, model: str) -> Label:
+        """Gives the label of an answer to this prompt: the join of all that was read, and the model as a source."""
+        read = join(part.label for part in self.parts)
+        return replace(read, sources=read.sources | {f"model:{model}"})
+
+    def with_parts(self, parts: tuple[Part, ...]) -> "Prompt":
+        """Gives the same prompt with its parts replaced one by one, as the law redacted them."""
+        if len(parts) != len(self.parts):
+            raise ValueError(f"{len(self.parts)} parts cannot be replaced by {len(parts)}")
+        rest = iter(parts)
+        messages = tuple(replace(message, parts=tuple(next(rest) for _ in message.parts)) for message in self.messages)
+        return replace(self, messages=messages)
+
+    def arguments_hash(self, model: str) -> bytes:
+        """Gives SHA-256 over everything that makes this intent this intent, labels included.
+
+        Labels count because a repeat with a higher label must not get an answer that carries the lower one.
+        """
+        intent = {
+            "model": model,
+            "messages": [
+                {"role": message.role, "name": message.name, "parts": [_part_identity(part) for part in message.parts]}
+                for message in self.messages
+            ],
+            "tools": [[tool.name, tool.description, tool.input_schema] for tool in self.tools],
+            "max_output_tokens": self.max_output_tokens,
+            "temperature": self.temperature,
+            "stop": self.stop_sequences,
+        }
+        return hashlib.sha256(_compact(intent).encode("utf-8", "surrogatepass")).digest()
+
+
+def checked_prompt(prompt: Prompt) -> Prompt:
+    """Gives the prompt back when it keeps all limits.
+
+    Raises: Invalid, naming the field.
+    """
+    if not prompt.messages:
+        raise Invalid("messages", "must hold at least one message")
+    if len(prompt.parts) > MAX_PARTS:
+        raise Invalid("messages", f"must not hold more than {MAX_PARTS} parts in all")
+    if not 1 <= prompt.max_output_tokens <= MAX_OUTPUT_TOKENS:
+        raise Invalid("max_output_tokens", f"must be 1 to {MAX_OUTPUT_TOKENS}, or 0 for {DEFAULT_OUTPUT_TOKENS}")
+    _check_sampling(prompt)
+    _check_tools(prompt.tools)
+    _check_messages(prompt.messages)
+    size = sum(_size(part) for part in prompt.parts) + sum(
+        len(tool.description.encode()) + len(tool.schema_json()) for tool in prompt.tools
+    )
+    if size > MAX_PROMPT_BYTES:
+        raise Invalid(
+            "messages",
+            f"must be at most {MAX_PROMPT_BYTES} bytes in all, tools included; these are {size}",
+            bytes=size,
+            most=MAX_PROMPT_BYTES,
+        )
+    return prompt
+
+
+def _check_sampling(prompt: Prompt) -> None:
+    temperature = prompt.temperature
+    if temperature is not None and not (math.isfinite(temperature) and 0 <= temperature <= MAX_TEMPERATURE):
+        raise Invalid("temperature", f"must be 0 to {MAX_TEMPERATURE:g}")
+    if len(prompt.stop_sequences) > MAX_STOP_SEQUENCES:
+        raise Invalid("stop_sequences", f"must not hold more than {MAX_STOP_SEQUENCES}")
+    for index, stop in enumerate(prompt.stop_sequences):
+        if not stop.strip() or len(stop) > MAX_STOP_LENGTH:
+            raise Invalid(f"stop_sequences[{index}]", f"must be 1 to {MAX_STOP_LENGTH} characters, not only spaces")
+
+
+def _check_tools(tools: tuple[ToolDefinition, ...]) -> None:
+    if len(tools) > MAX_TOOLS:
+        raise Invalid("tools", f"must not hold more than {MAX_TOOLS}")
+    seen: set[str] = set()
+    for index, tool in enumerate(tools):
+        if _TOOL_NAME.fullmatch(tool.name) is None:
+            raise Invalid(f"tools[{index}].name", "must be 1 to 64 letters, digits, `_` and `-`")
+        if tool.name in seen:
+            raise Invalid(f"tools[{index}].name", f"{tool.name!r} stands twice in the list")
+        if tool.input_schema.get("type", "object") != "object":
+            raise Invalid(f"tools[{index}].input_schema.type", "must be `object`")
+        seen.add(tool.name)
+
+
+def _check_messages(messages: tuple[Message, ...]) -> None:
+    called: set[str] = set()
+    for index, message in enumerate(messages):
+        place = f"messages[{index}]"
+        if len(message.name) > MAX_NAME_LENGTH:
+            raise Invalid(f"{place}.name", f"must be at most {MAX_NAME_LENGTH} characters")
+        for number, part in enumerate(message.parts):
+            _check_part(message.role, part, called, f"{place}.parts[{number}]")
+    if all(message.role is MessageRole.SYSTEM for message in messages):
+        raise Invalid("messages", "must hold at least one message that is not SYSTEM")
+
+
+def _check_part(role: MessageRole, part: Part, called: set[str], place: str) -> None:
+    match part.content:
+        case ToolCallPart(tool_call_id=call, name=name):
+            if role is not MessageRole.ASSISTANT:
+                raise Invalid(place, "a tool call stands in a message of the role ASSISTANT only")
+            if not call or _TOOL_NAME.fullmatch(name) is None:
+                raise Invalid(f"{place}.tool_call", "must have an id and the name of a tool")
+            called.add(call)
+        case ToolResultPart(tool_call_id=call):
+            if role is not MessageRole.TOOL:
+                raise Invalid(place, "a tool result stands in a message of the role TOOL only")
+            if call not in called:
+                raise Invalid(f"{place}.tool_result.tool_call_id", "answers no tool call of an earlier message")
+        case TextPart():
+            if role is MessageRole.TOOL:
+                raise Invalid(place, "a message of the role TOOL holds tool results only")
+        case ImagePart() | DocumentPart() | BlobPart():
+            if role is not MessageRole.USER:
+                raise Invalid(place, "pictures, documents and blobs stand in messages of the role USER only")
+
+
+def _size(part: Part) -> int:
+    match part.content:
+        case TextPart(text) | ToolResultPart(text=text):
+            return len(text.encode())
+        case ImagePart(data=data) | DocumentPart(data=data):
+            return len(data)
+        case ToolCallPart(name=name, arguments=arguments):
+            return len(name) + len(_compact(arguments))
+        case BlobPart(size_bytes=size):
+            return max(0, size)
+
+
+def _part_identity(part: Part) -> list[object]:
+    label = [int(part.label.integrity), int(part.label.confidentiality), sorted(part.label.sources)]
+    match part.content:
+        case TextPart(text):
+            return ["text", text, label]
+        case ImagePart(media_type=media_type, data=data):
+            return ["image", media_type, hashlib.sha256(data).hexdigest(), label]
+        case DocumentPart(media_type=media_type, data=data, title=title):
+            return ["document", media_type, hashlib.sha256(data).hexdigest(), title, label]
+        case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
+            return ["tool_call", call, name, dict(arguments), label]
+        case ToolResultPart(tool_call_id=call, name=name, text=text, failed=failed):
+            return ["tool_result", call, name, text, failed, label]
+        case BlobPart(blob_id=blob_id, owner=owner):
+            return ["blob", blob_id, owner, label]
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Adapters to providers, one file each, behind `usecases.ports.ModelProvider`. Only these open sockets."""

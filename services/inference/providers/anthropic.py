@@ -1,0 +1,125 @@
+"""Anthropic: the messages wire, streamed, with the cache classes of its usage."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from services.inference.domain.answer import Finished, StopReason, TextDelta
+from services.inference.domain.deployment import Deployment
+from services.inference.domain.prompt import Prompt
+from services.inference.providers import failures
+from services.inference.providers.anthropic_wire import Block, Delta, Event, UsageCounter, request_body, stop_reason_of
+from services.inference.providers.http import ProviderHttp
+from services.inference.providers.openai import Endpoint
+from services.inference.providers.openai_wire import tool_call
+from services.inference.usecases.ports import Clearance
+from services.meshkit.content import ToolCallPart
+
+_DECODER: Final = msgspec.json.Decoder(Event)
+_VERSION: Final = "2023-06-01"
+
+
+class AnthropicProvider:
+    """Asks Anthropic."""
+
+    def __init__(self, http: ProviderHttp, endpoint: Endpoint) -> None:
+        self._http = http
+        self._url = f"{endpoint.base_url}/v1/messages"
+        self._headers = {"x-api-key": endpoint.key, "anthropic-version": _VERSION}
+
+    async def stream(
+        self, deployment: Deployment, prompt: Prompt, clearance: Clearance, *, seconds: float
+    ) -> AsyncGenerator[TextDelta | Finished]:
+        """See `ModelProvider.stream`."""
+        body = request_body(prompt, model=deployment.model)
+        answer = _Reader(deployment)
+        events = self._http.events(deployment.name, self._url, self._headers, body, clearance, seconds=seconds)
+        async with aclosing(events):
+            async for event in events:
+                text = answer.take(event.data)
+                if text:
+                    yield TextDelta(text)
+                if answer.stopped:
+                    break
+        yield answer.finished()
+
+
+@dataclass(slots=True)
+class _ToolUse:
+    """A tool call that is arriving."""
+
+    id: str
+    name: str
+    pieces: list[str] = field(default_factory=list[str])
+
+
+class _Reader:
+    """Puts one answer together from its events."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._name = deployment.name
+        self._model = deployment.model
+        self._usage = UsageCounter()
+        self._stop_reason: str | None = None
+        self._tool_uses: dict[int, _ToolUse] = {}
+        self.stopped = False
+
+    def take(self, data: bytes) -> str:
+        """Takes an event and gives its text. Types that are new to us are passed over, as the dialect asks."""
+        try:
+            event = _DECODER.decode(data)
+        except msgspec.MsgspecError as cause:
+            raise failures.garbage(self._name) from cause
+        match event.type:
+            case "message_start" if event.message is not None:
+                self._usage.start(event.message.usage)
+                self._model = event.message.model or self._model
+            case "content_block_start" if event.content_block is not None:
+                return self._start_block(event.index, event.content_block)
+            case "content_block_delta" if event.delta is not None:
+                return self._extend_block(event.index, event.delta)
+            case "message_delta":
+                self._usage.end(event.usage)
+                if event.delta is not None:
+                    self._stop_reason = event.delta.stop_reason or self._stop_reason
+            case "message_stop":
+                self.stopped = True
+            case "error":
+                raise failures.error_event(self._name, data)
+            case _:
+                pass
+        return ""
+
+    def _start_block(self, index: int, block: Block) -> str:
+        if block.type == "tool_use":
+            self._tool_uses[index] = _ToolUse(block.id, block.name)
+        return block.text
+
+    def _extend_block(self, index: int, delta: Delta) -> str:
+        tool_use = self._tool_uses.get(index)
+        if tool_use is not None and delta.partial_json:
+            tool_use.pieces.append(delta.partial_json)
+        return delta.text or ""
+
+    def finished(self) -> Finished:
+        """Gives the end of the answer.
+
+        Raises: ProviderUnavailable: the stream ended before the answer did, or a tool call makes no sense.
+        """
+        if not self.stopped or self._stop_reason is None:
+            raise failures.cut_off(self._name)
+        usage = self._usage.total()
+        reason = stop_reason_of(self._stop_reason)
+        calls: tuple[ToolCallPart, ...] = ()
+        if reason is not StopReason.LENGTH:
+            # A tool call that the limit cut off cannot be made.
+            try:
+                calls = tuple(tool_call(use.id, use.name, "".join(use.pieces)) for use in self._tool_uses.values())
+            except msgspec.MsgspecError as cause:
+                raise failures.garbage(self._name, usage=usage) from cause
+        return Finished(
+            stop_reason=StopReason.TOOL_CALLS if calls else reason, usage=usage, tool_calls=calls, model=self._model
+        )

@@ -1,0 +1,225 @@
+"""The messages dialect as it stands on the wire, and its conversions. Pure.
+
+Source: the Anthropic API reference; `tests/contract/wire` checks requests and answers against the official SDK's types.
+"""
+
+import base64
+from typing import Any, Final
+
+import msgspec
+
+from services.inference.domain.answer import StopReason
+from services.inference.domain.prompt import Prompt
+from services.meshkit.content import (
+    DocumentPart,
+    ImagePart,
+    Message,
+    MessageRole,
+    Part,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+)
+
+#: The dialect's own most; ours goes to 2.
+_MAX_TEMPERATURE: Final = 1.0
+_STOPS: Final = {
+    "end_turn": StopReason.STOP,
+    "stop_sequence": StopReason.STOP,
+    "max_tokens": StopReason.LENGTH,
+    "model_context_window_exceeded": StopReason.LENGTH,
+    "tool_use": StopReason.TOOL_CALLS,
+    "refusal": StopReason.CONTENT_FILTER,
+}
+
+
+class CacheCreation(msgspec.Struct):
+    """Tokens written to caches, by how long those live."""
+
+    ephemeral_5m_input_tokens: int | None = None
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class OutputDetails(msgspec.Struct):
+    """How the answer's tokens divide."""
+
+    thinking_tokens: int | None = None
+
+
+class WireUsage(msgspec.Struct):
+    """Tokens as the dialect counts them: the input classes are disjoint, thinking is part of the output."""
+
+    input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation: CacheCreation | None = None
+    output_tokens: int | None = None
+    output_tokens_details: OutputDetails | None = None
+
+
+class MessageStart(msgspec.Struct):
+    """The message of a `message_start`."""
+
+    model: str | None = None
+    usage: WireUsage | None = None
+
+
+class Block(msgspec.Struct):
+    """A content block as it starts."""
+
+    type: str
+    id: str = ""
+    name: str = ""
+    text: str = ""
+    input: dict[str, Any] | None = None
+
+
+class Delta(msgspec.Struct):
+    """What a `content_block_delta` or `message_delta` adds."""
+
+    type: str | None = None
+    text: str | None = None
+    partial_json: str | None = None
+    stop_reason: str | None = None
+
+
+class Event(msgspec.Struct):
+    """One event of a stream, of any type."""
+
+    type: str
+    index: int = 0
+    message: MessageStart | None = None
+    content_block: Block | None = None
+    delta: Delta | None = None
+    usage: WireUsage | None = None
+
+
+def request_body(prompt: Prompt, *, model: str) -> bytes:
+    """Writes the request. Only parameters whose price is bounded are ever sent; always streamed."""
+    body: dict[str, object] = {
+        "model": model,
+        "max_tokens": prompt.max_output_tokens,
+        "messages": _turns(prompt.messages),
+        "stream": True,
+    }
+    system = "\n\n".join(
+        part.content.text
+        for message in prompt.messages
+        if message.role is MessageRole.SYSTEM
+        for part in message.parts
+        if isinstance(part.content, TextPart) and part.content.text.strip()
+    )
+    if system:
+        body["system"] = system
+    if prompt.temperature is not None:
+        body["temperature"] = min(prompt.temperature, _MAX_TEMPERATURE)
+    if prompt.stop_sequences:
+        body["stop_sequences"] = list(prompt.stop_sequences)
+    if prompt.tools:
+        body["tools"] = [
+            {
+                "name": tool.name,
+                "description": tool.description,
+                "input_schema": {"type": "object", **tool.input_schema},
+            }
+            for tool in prompt.tools
+        ]
+    return msgspec.json.encode(body)
+
+
+def _turns(messages: tuple[Message, ...]) -> list[dict[str, object]]:
+    """Writes the messages, neighbours of one role as one turn: the dialect wants roles in alternation."""
+    turns: list[dict[str, object]] = []
+    blocks: list[dict[str, object]] = []
+    speaking = ""
+    for message in messages:
+        if message.role is MessageRole.SYSTEM:
+            continue
+        role = "assistant" if message.role is MessageRole.ASSISTANT else "user"
+        written = _blocks(message)
+        if not written:
+            continue
+        if role != speaking:
+            blocks = []
+            turns.append({"role": role, "content": blocks})
+            speaking = role
+        blocks.extend(written)
+    return turns
+
+
+def _blocks(message: Message) -> list[dict[str, object]]:
+    prefix = f"{message.name}: " if message.name else ""
+    blocks: list[dict[str, object]] = []
+    for part in message.parts:
+        block = _block(part, prefix)
+        if block is None:
+            continue
+        if block["type"] == "text":
+            prefix = ""
+        blocks.append(block)
+    return blocks
+
+
+def _block(part: Part, prefix: str) -> dict[str, object] | None:
+    match part.content:
+        case TextPart(text):
+            # An empty text block is refused by the provider.
+            return {"type": "text", "text": f"{prefix}{text}"} if text.strip() else None
+        case ImagePart(media_type=media_type, data=data):
+            encoded = base64.b64encode(data).decode()
+            return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": encoded}}
+        case DocumentPart(data=data, title=title):
+            # Only plain text passes the money bound.
+            source = {"type": "text", "media_type": "text/plain", "data": data.decode("utf-8", "replace")}
+            return {"type": "document", "source": source, **({"title": title} if title else {})}
+        case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
+            return {"type": "tool_use", "id": call, "name": name, "input": dict(arguments)}
+        case ToolResultPart(tool_call_id=call, text=text, failed=failed):
+            result: dict[str, object] = {"type": "tool_result", "tool_use_id": call, "content": text}
+            return {**result, "is_error": True} if failed else result
+        case _:
+            return None
+
+
+class UsageCounter:
+    """Keeps the newest counts of a stream: each event repeats what it knows, cumulatively."""
+
+    def __init__(self) -> None:
+        self._start: WireUsage | None = None
+        self._end: WireUsage | None = None
+
+    def start(self, usage: WireUsage | None) -> None:
+        """Takes the counts of `message_start`."""
+        self._start = usage
+
+    def end(self, usage: WireUsage | None) -> None:
+        """Takes the counts of `message_delta`."""
+        self._end = usage or self._end
+
+    def total(self) -> Usage | None:
+        """Gives the tokens in classes that do not overlap; None when they were not all said, or make no sense."""
+        start, end = self._start, self._end
+        if start is None or end is None or end.output_tokens is None:
+            return None
+        written = _last(end.cache_creation_input_tokens, start.cache_creation_input_tokens)
+        hour = (start.cache_creation or CacheCreation()).ephemeral_1h_input_tokens or 0
+        thinking = (end.output_tokens_details or OutputDetails()).thinking_tokens or 0
+        counts = {
+            "input": _last(end.input_tokens, start.input_tokens),
+            "cache_read": _last(end.cache_read_input_tokens, start.cache_read_input_tokens),
+            "cache_write_5m": written - min(hour, written),
+            "cache_write_1h": min(hour, written),
+            "output": end.output_tokens - min(thinking, end.output_tokens),
+            "reasoning": min(thinking, end.output_tokens),
+        }
+        return None if min(counts.values()) < 0 else Usage(**counts)
+
+
+def _last(newest: int | None, first: int | None) -> int:
+    return newest if newest is not None else first or 0
+
+
+def stop_reason_of(stop_reason: str) -> StopReason:
+    """Gives why the model stopped."""
+    return _STOPS.get(stop_reason, StopReason.STOP)

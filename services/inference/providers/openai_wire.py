@@ -1,0 +1,255 @@
+"""The chat-completions dialect as it stands on the wire, and its conversions. Pure.
+
+Source: the OpenAI API reference; `tests/contract/wire` checks requests and answers against the official SDK's types.
+"""
+
+import base64
+import re
+from typing import Any, Final, Literal
+
+import msgspec
+
+from services.inference.domain.answer import StopReason
+from services.inference.domain.prompt import Prompt
+from services.meshkit.content import (
+    DocumentPart,
+    ImagePart,
+    Message,
+    MessageRole,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+)
+
+#: Which field carries the limit of the answer: OpenAI renamed it, the servers that speak its dialect did not.
+LimitField = Literal["max_completion_tokens", "max_tokens"]
+
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_STOPS: Final = {
+    "stop": StopReason.STOP,
+    "length": StopReason.LENGTH,
+    "max_tokens": StopReason.LENGTH,
+    "tool_calls": StopReason.TOOL_CALLS,
+    "function_call": StopReason.TOOL_CALLS,
+    "content_filter": StopReason.CONTENT_FILTER,
+}
+
+
+class PromptDetails(msgspec.Struct):
+    """How the prompt's tokens divide."""
+
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    audio_tokens: int | None = None
+
+
+class CompletionDetails(msgspec.Struct):
+    """How the answer's tokens divide."""
+
+    reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+
+
+class WireUsage(msgspec.Struct):
+    """Tokens as the dialect counts them: details are contained in the totals."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: PromptDetails | None = None
+    completion_tokens_details: CompletionDetails | None = None
+
+
+class FunctionDelta(msgspec.Struct):
+    """A piece of a tool call. Some servers send the arguments as an object instead of text."""
+
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class ToolCallDelta(msgspec.Struct):
+    """A piece of one of the tool calls. Some servers leave out the index, or the id."""
+
+    index: int | None = None
+    id: str | None = None
+    function: FunctionDelta | None = None
+
+
+class Delta(msgspec.Struct):
+    """What a chunk adds."""
+
+    content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+
+
+class Choice(msgspec.Struct):
+    """One of the answers; only one is ever asked for."""
+
+    delta: Delta | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(msgspec.Struct):
+    """One event of a stream."""
+
+    choices: list[Choice] = []
+    usage: WireUsage | None = None
+    model: str | None = None
+    error: msgspec.Raw | None = None
+
+
+def request_body(prompt: Prompt, *, model: str, limit_field: LimitField, names: bool) -> bytes:
+    """Writes the request. Only parameters whose price is bounded are ever sent; one answer, always streamed.
+
+    Args:
+        names: True where the dialect's `name` reaches the model; else the name is written into the text.
+    """
+    body: dict[str, object] = {
+        "model": model,
+        "messages": [item for message in prompt.messages for item in _messages(message, names=names)],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        limit_field: prompt.max_output_tokens,
+    }
+    if prompt.temperature is not None:
+        body["temperature"] = prompt.temperature
+    if prompt.stop_sequences:
+        body["stop"] = list(prompt.stop_sequences)
+    if prompt.tools:
+        body["tools"] = [
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": {"type": "object", **tool.input_schema},
+                },
+            }
+            for tool in prompt.tools
+        ]
+    return msgspec.json.encode(body)
+
+
+def _messages(message: Message, *, names: bool) -> list[dict[str, object]]:
+    if message.role is MessageRole.TOOL:
+        return [
+            {"role": "tool", "tool_call_id": part.content.tool_call_id, "content": part.content.text}
+            for part in message.parts
+            if isinstance(part.content, ToolResultPart)
+        ]
+    written: dict[str, object] = {"role": str(message.role)}
+    named = names and _NAME.fullmatch(message.name) is not None
+    if named:
+        written["name"] = message.name
+    prefix = f"{message.name}: " if message.name and not named else ""
+    calls = [part.content for part in message.parts if isinstance(part.content, ToolCallPart)]
+    if calls:
+        written["tool_calls"] = [_tool_call(call) for call in calls]
+    content = _content(message, prefix)
+    if content or not calls:
+        written["content"] = content
+    return [written]
+
+
+def _content(message: Message, prefix: str) -> str | list[dict[str, object]]:
+    """Gives plain text where there is only text: every server takes that, not every one takes lists."""
+    texts = [part.content.text for part in message.parts if isinstance(part.content, TextPart)]
+    if all(isinstance(part.content, TextPart | ToolCallPart) for part in message.parts):
+        joined = "\n".join(texts)
+        return f"{prefix}{joined}" if joined else ""
+    items: list[dict[str, object]] = [{"type": "text", "text": prefix.strip()}] if prefix else []
+    for part in message.parts:
+        match part.content:
+            case TextPart(text):
+                items.append({"type": "text", "text": text})
+            case ImagePart(media_type=media_type, data=data):
+                url = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+                items.append({"type": "image_url", "image_url": {"url": url}})
+            case DocumentPart(data=data, title=title):
+                # Only plain text passes the money bound.
+                heading = f"{title}\n\n" if title else ""
+                items.append({"type": "text", "text": heading + data.decode("utf-8", "replace")})
+            case _:
+                continue
+    return items
+
+
+def _tool_call(call: ToolCallPart) -> dict[str, object]:
+    arguments = msgspec.json.encode(dict(call.arguments)).decode()
+    return {"id": call.tool_call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+def usage_of(usage: WireUsage) -> Usage | None:
+    """Gives the tokens in classes that do not overlap; None when the counts make no sense."""
+    prompt = usage.prompt_tokens_details or PromptDetails()
+    completion = usage.completion_tokens_details or CompletionDetails()
+    cached, written, heard = prompt.cached_tokens or 0, prompt.cache_write_tokens or 0, prompt.audio_tokens or 0
+    reasoning, spoken = completion.reasoning_tokens or 0, completion.audio_tokens or 0
+    counts = (usage.prompt_tokens, usage.completion_tokens, cached, written, heard, reasoning, spoken)
+    if min(counts) < 0 or usage.prompt_tokens + usage.completion_tokens == 0:
+        return None
+    return Usage(
+        input=max(0, usage.prompt_tokens - cached - written - heard),
+        cache_read=cached,
+        # The dialect knows one kind of written cache; its price stands in this class.
+        cache_write_5m=written,
+        output=max(0, usage.completion_tokens - reasoning - spoken),
+        reasoning=reasoning,
+        audio_in=heard,
+        audio_out=spoken,
+    )
+
+
+def stop_reason_of(finish_reason: str, *, tool_calls: bool) -> StopReason:
+    """Gives why the model stopped. Some servers say `stop` for tool calls, or `eos_token` for the end."""
+    if tool_calls:
+        return StopReason.TOOL_CALLS
+    return _STOPS.get(finish_reason, StopReason.STOP)
+
+
+class ToolCalls:
+    """Puts tool calls together from their pieces."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[str, str, list[str]]] = []
+        self._places: dict[int, int] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def add(self, piece: ToolCallDelta) -> None:
+        """Takes the next piece."""
+        function = piece.function or FunctionDelta()
+        place = self._places.get(piece.index) if piece.index is not None else None
+        if place is None and (piece.index is not None or function.name or not self._calls):
+            place = len(self._calls)
+            if piece.index is not None:
+                self._places[piece.index] = place
+            self._calls.append((piece.id or f"call_{place}", function.name or "", []))
+        elif place is None:
+            place = len(self._calls) - 1
+        call, name, arguments = self._calls[place]
+        self._calls[place] = (call, name or function.name or "", arguments)
+        if isinstance(function.arguments, str):
+            arguments.append(function.arguments)
+        elif function.arguments is not None:
+            arguments.append(msgspec.json.encode(function.arguments).decode())
+
+    def whole(self) -> tuple[ToolCallPart, ...]:
+        """Gives the calls.
+
+        Raises: msgspec.MsgspecError: the arguments of one are no JSON object, or it has no name.
+        """
+        return tuple(tool_call(call, name, "".join(arguments)) for call, name, arguments in self._calls)
+
+
+def tool_call(call: str, name: str, arguments: str) -> ToolCallPart:
+    """Makes a tool call of its written arguments.
+
+    Raises: msgspec.MsgspecError: they are no JSON object, or the name is missing.
+    """
+    if not name:
+        raise msgspec.ValidationError("a tool call has no name")
+    parsed = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
+    return ToolCallPart(tool_call_id=call, name=name, arguments=parsed)

@@ -1,0 +1,67 @@
+"""The stub: answers without a model, only when asked for by name, and every answer says so (INV-17).
+
+The same prompt gets the same answer, so that tests and benchmarks can rely on it.
+"""
+
+import hashlib
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from services.inference.domain.answer import Finished, StopReason, TextDelta
+from services.inference.domain.deployment import Deployment
+from services.inference.domain.prompt import Prompt
+from services.inference.usecases.ports import Clearance
+from services.meshkit.content import Usage, text_of
+
+_NOTICE: Final = "This is the stub model, not a language model."
+_VIEWS: Final = (
+    "The strongest point so far deserves a closer look.",
+    "The costs fall on those who decide least.",
+    "A small trial would tell more than another argument.",
+    "The evidence points one way and the incentives another.",
+    "What was said before holds under one condition.",
+    "The exception matters more than the rule here.",
+    "Both sides agree on more than they say.",
+    "The question should be narrowed before it is answered.",
+)
+#: Bytes that count as one token, rounded up; below the money bound by construction.
+_BYTES_PER_TOKEN: Final = 4
+
+
+class StubProvider:
+    """Answers from the hash of the prompt. Opens no socket, and takes its clearance like all others."""
+
+    async def stream(
+        self, deployment: Deployment, prompt: Prompt, clearance: Clearance, *, seconds: float
+    ) -> AsyncGenerator[TextDelta | Finished]:
+        """See `ModelProvider.stream`."""
+        del clearance, seconds
+        sentences = _sentences(prompt)
+        text = " ".join(sentences)
+        most = prompt.max_output_tokens * _BYTES_PER_TOKEN
+        stop_reason = StopReason.STOP
+        if len(text) > most:
+            text, stop_reason = text[:most], StopReason.LENGTH
+        start = 0
+        while start < len(text):
+            end = text.find(". ", start) + 2
+            piece = text[start:] if end == 1 else text[start:end]
+            start += len(piece)
+            yield TextDelta(piece)
+        usage = Usage(input=_tokens(text_of(prompt.parts)), output=_tokens(text))
+        yield Finished(stop_reason=stop_reason, usage=usage, model=deployment.model)
+
+
+def _sentences(prompt: Prompt) -> list[str]:
+    digest = hashlib.sha256()
+    for message in prompt.messages:
+        digest.update(
+            f"{message.role}\x00{message.name}\x00{text_of(message.parts)}\x00".encode("utf-8", "surrogatepass")
+        )
+    picks = digest.digest()
+    views = list(dict.fromkeys(_VIEWS[pick % len(_VIEWS)] for pick in picks[:3]))
+    return [_NOTICE, *views, f"Prompt {picks.hex()[:12]}."]
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text.encode("utf-8", "surrogatepass")) // _BYTES_PER_TOKEN)

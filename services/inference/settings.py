@@ -1,0 +1,81 @@
+"""The settings of inference."""
+
+from typing import Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from services.meshkit.settings import ServiceSettings
+
+
+class InferenceSettings(ServiceSettings):
+    """Read once from `COMITIA_INFERENCE_…`.
+
+    What is configured here becomes the chain `default`, in this order: OpenAI, Anthropic, the compatible server, the
+    local model. The first that answers is taken.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="COMITIA_INFERENCE_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    openai_api_key: SecretStr | None = Field(default=None, description="Key of OpenAI; without it OpenAI is not asked.")
+    openai_base_url: str = Field(default="https://api.openai.com/v1", description="Where OpenAI's dialect is spoken.")
+    openai_model: str = Field(default="gpt-4o-mini", description="Model of OpenAI that is asked.")
+    openai_embedding_model: str | None = Field(
+        default=None,
+        description="Model of OpenAI that embeds, such as `text-embedding-3-small`. None: it does not embed.",
+    )
+    openai_region: str = Field(default="", description="Region that OpenAI's address stands in; empty means unknown.")
+    anthropic_api_key: SecretStr | None = Field(
+        default=None, description="Key of Anthropic; without it Anthropic is not asked."
+    )
+    anthropic_base_url: str = Field(default="https://api.anthropic.com", description="Address of Anthropic.")
+    anthropic_model: str = Field(default="claude-haiku-4-5", description="Model of Anthropic that is asked.")
+    anthropic_region: str = Field(default="", description="Region that Anthropic's address stands in; empty: unknown.")
+    compatible_base_url: str | None = Field(
+        default=None,
+        description="Address of a server that speaks OpenAI's dialect, such as `http://127.0.0.1:11434/v1` for Ollama.",
+    )
+    compatible_api_key: SecretStr | None = Field(default=None, description="Key of that server, if it wants one.")
+    compatible_model: str = Field(default="", description="Model of that server. Required with its address.")
+    compatible_embedding_model: str | None = Field(
+        default=None, description="Model of that server that embeds. None: it does not embed."
+    )
+    compatible_region: str = Field(default="", description="Region that the server stands in; empty means unknown.")
+    local_model_url: str | None = Field(
+        default=None, description="Address of `python -m services.inference.local`, such as `http://127.0.0.1:7413`."
+    )
+    local_model: str = Field(default="smollm2-135m-instruct", description="Model that the local process answers with.")
+    local_embedding_model: str = Field(
+        default="all-minilm-l6-v2", description="Model that the local process embeds with."
+    )
+    stub_enabled: bool = Field(
+        default=False,
+        description="True to let callers ask for the model `stub`, which is none. For tests and benchmarks.",
+    )
+    max_model_calls: int = Field(
+        default=256, ge=1, le=10_000, description="Model calls made at once; one more is refused with a retry hint."
+    )
+    max_embedding_calls: int = Field(
+        default=128, ge=1, le=10_000, description="Embedding calls made at once; one more is refused with a retry hint."
+    )
+    max_provider_connections: int = Field(default=256, ge=1, le=10_000, description="Sockets to providers at any time.")
+    vector_cache_entries: int = Field(
+        default=10_000, ge=0, le=1_000_000, description="Vectors kept in memory, about 1.6 KB each for 384 components."
+    )
+    call_retention_hours: float = Field(
+        default=72.0, gt=0, le=24 * 365, description="How long the answer to a call id is kept for repeats."
+    )
+    sweep_seconds: float = Field(
+        default=15.0, gt=0, le=3600, description="Pause between two looks for answers that are not settled yet."
+    )
+    pool_size: int = Field(default=6, ge=2, le=64, description="Connections of the role `app`.")
+
+    @model_validator(mode="after")
+    def _compatible_names_its_model(self) -> Self:
+        if self.compatible_base_url is not None and not self.compatible_model:
+            raise ValueError(
+                "COMITIA_INFERENCE_COMPATIBLE_MODEL must name the model of COMITIA_INFERENCE_COMPATIBLE_BASE_URL"
+            )
+        return self

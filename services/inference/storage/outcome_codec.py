@@ -1,0 +1,144 @@
+"""Outcomes of calls as bytes, before they are sealed. A version stands first, so that old rows stay readable."""
+
+from typing import Any, Final
+
+import msgspec
+
+from services.inference.domain.answer import Answer, RuleOutcome, StopReason
+from services.inference.domain.call import Blocked
+from services.meshkit.content import Confidentiality, Integrity, Label, Part, TextPart, ToolCallPart, Usage
+from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.core.errors import Internal
+
+
+class _Rule(msgspec.Struct, array_like=True):
+    rule: str
+    status: str
+    elapsed_us: int
+    stage: str
+
+
+class _Call(msgspec.Struct, array_like=True):
+    tool_call_id: str
+    name: str
+    # A JSON object, open by nature.
+    arguments: dict[str, Any]
+
+
+class _Part(msgspec.Struct, array_like=True):
+    text: str | None
+    call: _Call | None
+    integrity: int
+    confidentiality: int
+    sources: list[str]
+
+
+class _Answer(msgspec.Struct, tag="answer_v1"):
+    parts: list[_Part]
+    stop_reason: str
+    usage: list[int]
+    usage_known: bool
+    provider: str
+    model: str
+    hold_id: str
+    verdict_ids: list[str]
+    bundle_digest: str
+    rules: list[_Rule]
+    provider_us: int
+    stub: bool
+    failed_attempts: list[str]
+
+
+class _Blocked(msgspec.Struct, tag="blocked_v1"):
+    verdict_id: str
+    rules: list[str]
+    bundle: str
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(_Answer | _Blocked)
+
+
+def encode_outcome(outcome: Answer | Blocked) -> bytes:
+    """Writes an outcome. The price is no part of it: it is known later, and stands in a column."""
+    if isinstance(outcome, Blocked):
+        return _ENCODER.encode(_Blocked(outcome.verdict_id, list(outcome.rules), outcome.bundle))
+    return _ENCODER.encode(
+        _Answer(
+            parts=[_part_to_row(part) for part in outcome.parts],
+            stop_reason=outcome.stop_reason,
+            usage=usage_to_list(outcome.usage),
+            usage_known=outcome.usage_known,
+            provider=outcome.provider,
+            model=outcome.model,
+            hold_id=outcome.hold_id,
+            verdict_ids=list(outcome.verdict_ids),
+            bundle_digest=outcome.bundle_digest,
+            rules=[_Rule(rule.rule, rule.status, rule.elapsed_us, rule.stage) for rule in outcome.rules],
+            provider_us=outcome.provider_us,
+            stub=outcome.stub,
+            failed_attempts=list(outcome.failed_attempts),
+        )
+    )
+
+
+def decode_outcome(data: bytes) -> Answer | Blocked:
+    """Reads what `encode_outcome` wrote."""
+    try:
+        row = _DECODER.decode(data)
+    except msgspec.MsgspecError as cause:
+        raise Internal("a recorded outcome cannot be read; its writer was newer or broken") from cause
+    if isinstance(row, _Blocked):
+        return Blocked(verdict_id=row.verdict_id, rules=tuple(row.rules), bundle=row.bundle)
+    return Answer(
+        parts=tuple(_part_from_row(part) for part in row.parts),
+        stop_reason=StopReason(row.stop_reason),
+        usage=usage_from_list(row.usage),
+        usage_known=row.usage_known,
+        provider=row.provider,
+        model=row.model,
+        hold_id=row.hold_id,
+        cost_nano_usd=0,
+        verdict_ids=tuple(row.verdict_ids),
+        bundle_digest=row.bundle_digest,
+        rules=tuple(
+            RuleOutcome(rule=rule.rule, status=rule.status, elapsed_us=rule.elapsed_us, stage=rule.stage)
+            for rule in row.rules
+        ),
+        provider_us=row.provider_us,
+        stub=row.stub,
+        failed_attempts=tuple(row.failed_attempts),
+    )
+
+
+def usage_to_list(usage: Usage) -> list[int]:
+    """Writes token counts in the order of `USAGE_CLASSES`."""
+    return [int(getattr(usage, name)) for name in USAGE_CLASSES]
+
+
+def usage_from_list(counts: list[int]) -> Usage:
+    """Reads token counts; classes that are newer than the row count as zero."""
+    return Usage(**dict(zip(USAGE_CLASSES, counts, strict=False)))
+
+
+def _part_to_row(part: Part) -> _Part:
+    label = (int(part.label.integrity), int(part.label.confidentiality), sorted(part.label.sources))
+    match part.content:
+        case TextPart(text):
+            return _Part(text, None, *label)
+        case ToolCallPart(tool_call_id=call, name=name, arguments=arguments):
+            return _Part(None, _Call(call, name, dict(arguments)), *label)
+        case _:
+            raise Internal("a model answers with text and tool calls only", part=type(part.content).__name__)
+
+
+def _part_from_row(row: _Part) -> Part:
+    label = Label(
+        integrity=Integrity(row.integrity),
+        confidentiality=Confidentiality(row.confidentiality),
+        sources=frozenset(row.sources),
+    )
+    if row.call is not None:
+        call = row.call
+        return Part(ToolCallPart(tool_call_id=call.tool_call_id, name=call.name, arguments=call.arguments), label)
+    return Part(TextPart(row.text or ""), label)

@@ -1,0 +1,51 @@
+"""The tables of inference. `migrations/` makes them."""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    func,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from services.meshkit.sql.data_keys import data_key_table
+
+metadata: Final = MetaData()
+
+PK_CALL: Final = "pk_call"
+
+call: Final = Table(
+    "call",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("run_id", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("attempt_group", Integer, nullable=False),
+    Column("call_index", Integer, nullable=False),
+    # SHA-256 of the intent: the same id never stands for another one.
+    Column("arguments_hash", LargeBinary, nullable=False),
+    # Null, like all that follows, until the call has an outcome.
+    Column("hold_id", Text),
+    # The answer, or that the law stopped it; sealed.
+    Column("outcome", LargeBinary),
+    # Token counts in the order of `USAGE_CLASSES`.
+    Column("usage_tokens", ARRAY(BigInteger)),
+    Column("settle_state", Text),
+    Column("charged_nano_usd", BigInteger),
+    # Access token to settle with after a crash; sealed, null as soon as it is not needed.
+    Column("token", LargeBinary),
+    Column("created_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("recorded_time", DateTime(timezone=True)),
+    PrimaryKeyConstraint("tenant_id", "run_id", "path", "attempt_group", "call_index", name=PK_CALL),
+)
+
+data_key: Final = data_key_table(metadata)

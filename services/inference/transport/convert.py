@@ -1,0 +1,169 @@
+"""Proto to domain and back, pure."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from comitia.common.v1 import content_pb2
+from comitia.inference.v1 import generation_pb2, inference_service_pb2
+from services.inference.domain.answer import Answer, Restarted, StopReason, StreamEvent, TextDelta
+from services.inference.domain.deployment import DEFAULT, Deployment, Task
+from services.inference.domain.prompt import DEFAULT_OUTPUT_TOKENS, Prompt, ToolDefinition, checked_prompt
+from services.inference.usecases.embed import Vectors
+from services.meshkit.content import CallContext, Message
+from services.meshkit.content.proto import (
+    context_from_proto,
+    message_from_proto,
+    parts_to_proto,
+    struct_to_dict,
+    usage_to_proto,
+)
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Caller
+from services.meshkit.core.ids import IdSource
+
+_STOP_REASONS: Final = {
+    StopReason.STOP: generation_pb2.STOP_REASON_STOP,
+    StopReason.LENGTH: generation_pb2.STOP_REASON_LENGTH,
+    StopReason.TOOL_CALLS: generation_pb2.STOP_REASON_TOOL_CALLS,
+    StopReason.CONTENT_FILTER: generation_pb2.STOP_REASON_CONTENT_FILTER,
+}
+_TASKS: Final = {
+    Task.GENERATE: generation_pb2.MODEL_TASK_GENERATE,
+    Task.EMBED: generation_pb2.MODEL_TASK_EMBED,
+}
+_MAX_PATH: Final = 512
+_MAX_RUN_ID: Final = 128
+_MAX_BUDGETS: Final = 16
+
+GenerateLike = inference_service_pb2.GenerateRequest | inference_service_pb2.StreamGenerateRequest
+HasPrompt = GenerateLike | inference_service_pb2.CountTokensRequest
+
+
+def prompt_of(request: GenerateLike) -> Prompt:
+    """Reads and checks a prompt.
+
+    Raises: Invalid, naming the field.
+    """
+    prompt = Prompt(
+        messages=_messages(request),
+        tools=_tools(request),
+        max_output_tokens=request.max_output_tokens or DEFAULT_OUTPUT_TOKENS,
+        temperature=request.temperature if request.HasField("temperature") else None,
+        stop_sequences=tuple(request.stop_sequences),
+    )
+    return checked_prompt(prompt)
+
+
+def counted_prompt_of(request: inference_service_pb2.CountTokensRequest) -> Prompt:
+    """Reads and checks a prompt that is only to be counted.
+
+    Raises: Invalid, naming the field.
+    """
+    return checked_prompt(Prompt(messages=_messages(request), tools=_tools(request)))
+
+
+def _messages(request: HasPrompt) -> tuple[Message, ...]:
+    return tuple(
+        message_from_proto(message, field=f"messages[{index}]") for index, message in enumerate(request.messages)
+    )
+
+
+def _tools(request: HasPrompt) -> tuple[ToolDefinition, ...]:
+    return tuple(
+        ToolDefinition(name=tool.name, description=tool.description, input_schema=struct_to_dict(tool.input_schema))
+        for tool in request.tools
+    )
+
+
+def model_of(name: str) -> str:
+    """Reads the name of a model; empty means the chain."""
+    if len(name) > 256:
+        raise Invalid("model", "must be at most 256 characters; ListModels names those that exist")
+    return name or DEFAULT
+
+
+def context_of(message: content_pb2.CallContext, caller: Caller, ids: IdSource) -> tuple[CallContext, bool]:
+    """Reads whose call it is, and whether it can be repeated by its id; a direct caller without an id gets one.
+
+    Raises: Invalid, naming the field.
+    """
+    context = context_from_proto(message)
+    call = context.call_id
+    if len(call.run_id) > _MAX_RUN_ID:
+        raise Invalid("context.call_id.run_id", f"must be at most {_MAX_RUN_ID} characters")
+    if len(call.path) > _MAX_PATH:
+        raise Invalid("context.call_id.path", f"must be at most {_MAX_PATH} characters")
+    if "\x00" in call.run_id + call.path:
+        raise Invalid("context.call_id", "must not hold the character NUL")
+    if call.attempt_group < 0:
+        raise Invalid("context.call_id.attempt_group", "must not be negative")
+    if call.index < 0:
+        raise Invalid("context.call_id.call_index", "must not be negative")
+    if len(context.budget_ids) > _MAX_BUDGETS:
+        raise Invalid("context.budget_ids", f"must not hold more than {_MAX_BUDGETS}")
+    if call.run_id:
+        return context, True
+    if caller.peer is not None:
+        raise Invalid("context.call_id.run_id", "is required of a service of the mesh")
+    return replace(context, call_id=replace(call, run_id=ids.new("direct"))), False
+
+
+def generation_to_proto(answer: Answer) -> generation_pb2.Generation:
+    """Writes an answer."""
+    return generation_pb2.Generation(
+        parts=parts_to_proto(answer.parts),
+        stop_reason=_STOP_REASONS[answer.stop_reason],
+        usage=usage_to_proto(answer.usage),
+        provider=answer.provider,
+        model=answer.model,
+        hold_id=answer.hold_id,
+        cost_nano_usd=answer.cost_nano_usd,
+        verdict_ids=answer.verdict_ids,
+        bundle_digest=answer.bundle_digest,
+        rules=[
+            generation_pb2.RuleOutcome(rule=rule.rule, status=rule.status, elapsed_us=rule.elapsed_us, stage=rule.stage)
+            for rule in answer.rules
+        ],
+        provider_us=answer.provider_us,
+        stub=answer.stub,
+        replayed=answer.replayed,
+        failed_attempts=answer.failed_attempts,
+    )
+
+
+def event_to_proto(event: StreamEvent, sequence: int) -> inference_service_pb2.StreamGenerateResponse:
+    """Writes an event of a stream."""
+    match event:
+        case TextDelta(text):
+            return inference_service_pb2.StreamGenerateResponse(sequence=sequence, text_delta=text)
+        case Restarted(deployment):
+            return inference_service_pb2.StreamGenerateResponse(sequence=sequence, restarted_by=deployment)
+        case Answer():
+            generation = generation_to_proto(event)
+            return inference_service_pb2.StreamGenerateResponse(sequence=sequence, generation=generation)
+
+
+def vectors_to_proto(made: Vectors) -> inference_service_pb2.EmbedResponse:
+    """Writes vectors."""
+    return inference_service_pb2.EmbedResponse(
+        embeddings=[generation_pb2.Embedding(values=vector) for vector in made.vectors],
+        model=made.model,
+        usage=usage_to_proto(made.usage),
+    )
+
+
+def deployments_to_proto(listed: Sequence[tuple[Deployment, bool]]) -> list[generation_pb2.ModelDeployment]:
+    """Writes deployments, each with whether it is priced."""
+    return [
+        generation_pb2.ModelDeployment(
+            name=deployment.name,
+            adapter=deployment.adapter,
+            model=deployment.model,
+            task=_TASKS[deployment.task],
+            in_default_chain=deployment.in_default_chain,
+            priced=priced,
+            region=deployment.region,
+        )
+        for deployment, priced in listed
+    ]

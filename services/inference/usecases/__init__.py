@@ -1,0 +1,1 @@
+"""One verb per file: generate, stream_generate, embed, sweep."""

@@ -1,0 +1,33 @@
+"""One call of a model as it was asked for."""
+
+from dataclasses import dataclass
+
+from services.inference.domain.call import CallKey
+from services.inference.domain.prompt import Prompt
+from services.meshkit.content import CallContext
+from services.meshkit.core.identity import Principal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A checked request to generate."""
+
+    principal: Principal
+    context: CallContext
+    #: `default` or the name of a deployment.
+    model: str
+    prompt: Prompt
+    #: False for a direct call without an id of its own: nobody can repeat it.
+    repeatable: bool
+    #: Time of the monotonic clock at which the answer is no longer wanted.
+    deadline: float
+
+    @property
+    def key(self) -> CallKey:
+        """Which call this is, of whom."""
+        return CallKey(tenant=self.principal.tenant, call_id=self.context.call_id)
+
+    @property
+    def arguments_hash(self) -> bytes:
+        """Identity of the intent."""
+        return self.prompt.arguments_hash(self.model)

@@ -1,0 +1,257 @@
+"""One attempt at one deployment: law before and money, then the provider. Each attempt has a hold of its own."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+
+from services.inference.domain.answer import Finished, RuleOutcome, StopReason, TextDelta
+from services.inference.domain.deployment import Deployment, Task
+from services.inference.domain.errors import Charge, ProviderFailure, ProviderUnavailable
+from services.inference.domain.law import Stage, Subject, Verdict
+from services.inference.domain.money_bound import bound_of
+from services.inference.domain.prompt import Prompt
+from services.inference.domain.text_gate import TextGate
+from services.inference.usecases.asked import Asked
+from services.inference.usecases.calls_in_flight import Release
+from services.inference.usecases.ports import (
+    Clearance,
+    DispatchedHold,
+    HoldClient,
+    LawGate,
+    ModelProvider,
+    ReservedHold,
+)
+from services.meshkit.content import Label, Part, Usage, text_of, text_part
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import DeadlineExceeded, MeshError
+from services.meshkit.sql.finish import finish
+from services.meshkit.telemetry.logs import logger
+from services.meshkit.testing.failpoints import failpoint, register
+
+log = logger(__name__)
+
+#: A hold outlives the deadline of its call by this long: time to record and settle.
+_HOLD_MARGIN_SECONDS: Final = 60.0
+_HOLD_MOST_SECONDS: Final = 3600.0
+
+AFTER_RESERVE: Final = "inference.after_reserve"
+AFTER_MARK_DISPATCHED: Final = "inference.after_mark_dispatched"
+AFTER_ANSWER: Final = "inference.after_answer"
+register(AFTER_RESERVE, AFTER_MARK_DISPATCHED, AFTER_ANSWER)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawAnswer:
+    """What a provider answered, before the law has seen the whole of it."""
+
+    deployment: Deployment
+    hold: DispatchedHold
+    before: Verdict
+    #: Outcomes of rules that did something while the answer streamed.
+    during: tuple[RuleOutcome, ...]
+    during_verdict_ids: tuple[str, ...]
+    parts: tuple[Part, ...]
+    finished: Finished
+    provider_us: int
+    gate: TextGate
+
+
+class Attempt:
+    """Asks one deployment once."""
+
+    def __init__(
+        self,
+        asked: Asked,
+        deployment: Deployment,
+        provider: ModelProvider,
+        *,
+        law: LawGate,
+        holds: HoldClient,
+        clock: Clock,
+    ) -> None:
+        self._asked = asked
+        self._deployment = deployment
+        self._provider = provider
+        self._law = law
+        self._holds = holds
+        self._clock = clock
+        self._gate = TextGate()
+        self._during: list[RuleOutcome] = []
+        self._during_verdict_ids: list[str] = []
+
+    @property
+    def showed_text(self) -> bool:
+        """True when text of this attempt was released."""
+        return bool(self._gate.released)
+
+    async def run(self, release: Release | None) -> RawAnswer:
+        """Makes the attempt.
+
+        Args:
+            release: shows text while it comes, once the law has passed it; None to wait for the whole answer.
+        Raises: ProviderFailure, after its hold was dealt with; LawBlocked; what law and money raise.
+        """
+        asked = self._asked
+        async with self._cleared() as (prompt, before, clearance):
+            label = asked.prompt.label(model=self._deployment.model)
+            started = time.perf_counter_ns()
+            finished = await self._receive(prompt, clearance, label, release)
+            elapsed = (time.perf_counter_ns() - started) // 1000
+            await failpoint(AFTER_ANSWER)
+            return RawAnswer(
+                deployment=self._deployment,
+                hold=clearance.hold,
+                before=before,
+                during=tuple(self._during),
+                during_verdict_ids=tuple(self._during_verdict_ids),
+                parts=_parts(self._gate.text, finished, label),
+                finished=finished,
+                provider_us=elapsed,
+                gate=self._gate,
+            )
+
+    @asynccontextmanager
+    async def _cleared(self) -> AsyncGenerator[tuple[Prompt, Verdict, Clearance]]:
+        """Gets law and money for what is sent, and deals with the hold when the attempt fails."""
+        asked, principal = self._asked, self._asked.principal
+        verdict, hold = await self._law_and_hold()
+        sent = False
+        try:
+            prompt = asked.prompt
+            if verdict.parts:
+                prompt = prompt.with_parts(verdict.parts)
+                hold = await self._cover(hold, prompt)
+            await failpoint(AFTER_RESERVE)
+            dispatched = await self._holds.mark_dispatched(principal, hold)
+            await failpoint(AFTER_MARK_DISPATCHED)
+            sent = True
+            yield prompt, verdict, Clearance(hold=dispatched, verdict_id=verdict.id)
+        except ProviderFailure as failure:
+            await finish(self._pay(hold, failure.charge))
+            raise
+        except BaseException:
+            # Not sent: the money is free again. Sent and broken off: nobody knows, so the bound is charged.
+            await finish(self._pay(hold, Charge.UNKNOWN if sent else Charge.NOTHING))
+            raise
+
+    async def _law_and_hold(self) -> tuple[Verdict, ReservedHold]:
+        asked = self._asked
+        bound = bound_of(asked.prompt, self._deployment.adapter)
+        subject = Subject(
+            stage=Stage.BEFORE,
+            parts=asked.prompt.parts,
+            measures={"input_tokens_bound": bound.input, "max_output_tokens": bound.output},
+            context=asked.context,
+            target=self._deployment.model,
+        )
+        verdict, hold = await asyncio.gather(
+            self._law.evaluate(asked.principal, subject), self._reserve(bound), return_exceptions=True
+        )
+        if isinstance(hold, BaseException):
+            raise verdict if isinstance(verdict, BaseException) else hold
+        try:
+            if isinstance(verdict, BaseException):
+                raise verdict
+            verdict.raise_if_blocked(Stage.BEFORE)
+        except BaseException:
+            await finish(self._pay(hold, Charge.NOTHING))
+            raise
+        return verdict, hold
+
+    async def _reserve(self, bound: Usage) -> ReservedHold:
+        seconds = min(self._seconds_left() + _HOLD_MARGIN_SECONDS, _HOLD_MOST_SECONDS)
+        return await self._holds.reserve(
+            self._asked.principal,
+            self._asked.context,
+            task=Task.GENERATE,
+            provider=self._deployment.adapter,
+            model=self._deployment.model,
+            bound=bound,
+            ttl=timedelta(seconds=seconds),
+        )
+
+    async def _cover(self, hold: ReservedHold, prompt: Prompt) -> ReservedHold:
+        """Holds more when the law made the prompt longer than what was reserved for."""
+        bound = bound_of(prompt, self._deployment.adapter)
+        if bound.input <= bound_of(self._asked.prompt, self._deployment.adapter).input:
+            return hold
+        await self._holds.release(self._asked.principal, hold.id, dispatched_unbilled=False)
+        return await self._reserve(bound)
+
+    async def _receive(self, prompt: Prompt, clearance: Clearance, label: Label, release: Release | None) -> Finished:
+        finished: Finished | None = None
+        stream = self._provider.stream(self._deployment, prompt, clearance, seconds=self._seconds_left())
+        async with aclosing(stream):
+            async for piece in stream:
+                if isinstance(piece, Finished):
+                    finished = piece
+                    break
+                self._gate.add(piece.text)
+                if release is not None:
+                    await self._show(label, release)
+        if finished is None:
+            raise ProviderUnavailable(
+                f"{self._deployment.name} ended without an answer",
+                charge=Charge.UNKNOWN,
+                deployment=self._deployment.name,
+            )
+        says_nothing = not self._gate.text.strip() and not finished.tool_calls
+        if says_nothing and finished.stop_reason is not StopReason.CONTENT_FILTER:
+            raise ProviderUnavailable(
+                f"{self._deployment.name} answered with nothing",
+                charge=finished.usage or Charge.UNKNOWN,
+                deployment=self._deployment.name,
+            )
+        return finished
+
+    async def _show(self, label: Label, release: Release) -> None:
+        """Releases what is due, if the law passes all of the text so far. A blocking verdict ends the attempt."""
+        text = self._gate.due()
+        if text is None:
+            return
+        subject = Subject(
+            stage=Stage.DURING,
+            parts=(text_part(text, label),),
+            context=self._asked.context,
+            target=self._deployment.model,
+        )
+        verdict = await self._law.evaluate(self._asked.principal, subject)
+        acted = [outcome for outcome in verdict.rules if outcome.status != "pass"]
+        if acted:
+            self._during = acted
+            self._during_verdict_ids.append(verdict.id)
+        verdict.raise_if_blocked(Stage.DURING)
+        fresh = self._gate.passed(text_of(verdict.parts) if verdict.parts else text)
+        if fresh:
+            release(TextDelta(fresh))
+
+    async def _pay(self, hold: ReservedHold, charge: Charge | Usage) -> None:
+        """Deals with the hold of a failed attempt. While cost is down, the hold expires by itself, on the safe side."""
+        principal = self._asked.principal
+        try:
+            if isinstance(charge, Usage):
+                await self._holds.settle(principal, hold.id, charge)
+            elif charge is Charge.NOTHING:
+                await self._holds.release(principal, hold.id, dispatched_unbilled=True)
+        except MeshError as error:
+            log.warning("a failed attempt's hold is left to expire", hold_id=hold.id, error=error.message)
+
+    def _seconds_left(self) -> float:
+        left = self._asked.deadline - self._clock.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded("the time of this call is used up")
+        return left
+
+
+def _parts(text: str, finished: Finished, label: Label) -> tuple[Part, ...]:
+    texts = (text_part(text, label),) if text else ()
+    return (*texts, *(Part(call, label) for call in finished.tool_calls))
+
+
+def labelled(parts: tuple[Part, ...], label: Label) -> tuple[Part, ...]:
+    """Gives the parts with labels that are not below `label`, whatever a verdict wrote on them."""
+    return tuple(replace(part, label=part.label.joined(label)) for part in parts)

@@ -1,0 +1,179 @@
+"""Embeds texts: what is known comes from the cache, the rest from the embedder, under money and, outside, law."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from services.inference.domain.deployment import Adapter, Deployment, Deployments, Task
+from services.inference.domain.errors import Charge, ModelBusy, ProviderFailure
+from services.inference.domain.law import Stage, Subject
+from services.inference.domain.money_bound import embedding_bound
+from services.inference.domain.vector_cache import Vector, VectorCache
+from services.inference.usecases.ports import Clearance, Embedded, EmbeddingProvider, HoldClient, LawGate
+from services.meshkit.content import CallContext, Label, Usage, text_part
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import DeadlineExceeded, Invalid, MeshError
+from services.meshkit.core.identity import Principal
+from services.meshkit.sql.finish import finish
+from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
+
+MAX_TEXTS: Final = 256
+MAX_CHARACTERS: Final = 32_000
+_HOLD_MARGIN_SECONDS: Final = 30.0
+_QUEUE: Final = "inference_embeddings"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedVectors:
+    """A request to embed."""
+
+    principal: Principal
+    context: CallContext
+    #: `default` or the name of a deployment.
+    model: str
+    texts: tuple[str, ...]
+    #: Time of the monotonic clock at which the vectors are no longer wanted.
+    deadline: float
+
+    def check(self) -> None:
+        """Raises Invalid, naming the field, unless all limits are kept."""
+        if not 1 <= len(self.texts) <= MAX_TEXTS:
+            raise Invalid("texts", f"must hold 1 to {MAX_TEXTS} texts")
+        for index, text in enumerate(self.texts):
+            if not text.strip() or len(text) > MAX_CHARACTERS:
+                raise Invalid(f"texts[{index}]", f"must be 1 to {MAX_CHARACTERS} characters, not only white space")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """Unit vectors, one for each text, and what making the missing ones used."""
+
+    vectors: tuple[Vector, ...]
+    model: str
+    usage: Usage
+
+
+class Embed:
+    """Makes vectors. Law judges texts that leave the mesh; for the local model nothing leaves, and the vector of a text
+    goes nowhere but back to who sent it.
+
+    Small calls at the same time are put together by the embedder itself: there they share a run of the model, and here
+    each keeps its own hold and usage.
+    """
+
+    def __init__(
+        self,
+        *,
+        deployments: Deployments,
+        embedders: Mapping[Adapter, EmbeddingProvider],
+        law: LawGate,
+        holds: HoldClient,
+        cache: VectorCache,
+        clock: Clock,
+        most_calls: int,
+    ) -> None:
+        self._deployments = deployments
+        self._embedders = embedders
+        self._law = law
+        self._holds = holds
+        self._cache = cache
+        self._clock = clock
+        self._most_calls = most_calls
+        self._running = 0
+
+    async def __call__(self, asked: AskedVectors) -> Vectors:
+        """Gives the vectors.
+
+        Raises: Invalid, NoEmbedderConfigured, ModelNotFound, ModelBusy, ProviderFailure, LawBlocked; what money raises.
+        """
+        asked.check()
+        deployment = self._deployments.embedder(asked.model, region=asked.context.residency_region)
+        tenant = asked.principal.tenant
+        known = {text: self._cache.get(tenant, deployment.model, text) for text in dict.fromkeys(asked.texts)}
+        missing = tuple(text for text, vector in known.items() if vector is None)
+        usage = Usage()
+        if missing:
+            made = await self._bounded(asked, deployment, missing)
+            usage = made.usage or Usage()
+            for text, vector in zip(missing, made.vectors, strict=True):
+                known[text] = vector
+                self._cache.put(tenant, deployment.model, text, vector)
+        vectors = tuple(vector for text in asked.texts if (vector := known[text]) is not None)
+        return Vectors(vectors=vectors, model=deployment.model, usage=usage)
+
+    async def _bounded(self, asked: AskedVectors, deployment: Deployment, texts: tuple[str, ...]) -> Embedded:
+        if self._running >= self._most_calls:
+            metrics.QUEUE_REFUSED.labels(_QUEUE).inc()
+            raise ModelBusy(self._most_calls)
+        self._running += 1
+        metrics.QUEUE_ITEMS.labels(_QUEUE).set(self._running)
+        try:
+            return await self._make(asked, deployment, texts)
+        finally:
+            self._running -= 1
+            metrics.QUEUE_ITEMS.labels(_QUEUE).set(self._running)
+
+    async def _make(self, asked: AskedVectors, deployment: Deployment, texts: tuple[str, ...]) -> Embedded:
+        principal = asked.principal
+        seconds = asked.deadline - self._clock.monotonic()
+        if seconds <= 0:
+            raise DeadlineExceeded("the time of this call is used up")
+        verdict_id = await self._judge(asked, deployment, texts)
+        hold = await self._holds.reserve(
+            principal,
+            asked.context,
+            task=Task.EMBED,
+            provider=deployment.adapter,
+            model=deployment.model,
+            bound=embedding_bound(texts),
+            ttl=timedelta(seconds=seconds + _HOLD_MARGIN_SECONDS),
+        )
+        charge: Charge | Usage = Charge.NOTHING
+        try:
+            dispatched = await self._holds.mark_dispatched(principal, hold)
+            charge = Charge.UNKNOWN
+            clearance = Clearance(hold=dispatched, verdict_id=verdict_id)
+            embedder = self._embedders[deployment.adapter]
+            made = await embedder.embed(deployment, texts, clearance, seconds=seconds)
+            charge = made.usage or Charge.UNKNOWN
+        except ProviderFailure as failure:
+            charge = failure.charge
+            raise
+        finally:
+            await finish(self._pay(principal, hold.id, charge))
+        self._count(deployment, made.usage)
+        return made
+
+    async def _judge(self, asked: AskedVectors, deployment: Deployment, texts: tuple[str, ...]) -> str:
+        if deployment.adapter.inside_mesh:
+            return ""
+        subject = Subject(
+            stage=Stage.BEFORE,
+            parts=tuple(text_part(text, Label()) for text in texts),
+            context=asked.context,
+            target=deployment.model,
+        )
+        verdict = await self._law.evaluate(asked.principal, subject)
+        verdict.raise_if_blocked(Stage.BEFORE)
+        if verdict.parts:
+            # A vector of other words than the caller's would be kept, and found, under the caller's words.
+            raise Invalid("texts", "hold what the law redacts; redact them before embedding", verdict_id=verdict.id)
+        return verdict.id
+
+    async def _pay(self, principal: Principal, hold_id: str, charge: Charge | Usage) -> None:
+        """Settles or frees the hold. While cost is down it expires by itself, on the safe side."""
+        try:
+            if isinstance(charge, Usage):
+                await self._holds.settle(principal, hold_id, charge)
+            elif charge is Charge.NOTHING:
+                await self._holds.release(principal, hold_id, dispatched_unbilled=True)
+        except MeshError as error:
+            log.warning("an embedding's hold is left to expire", hold_id=hold_id, error=error.message)
+
+    def _count(self, deployment: Deployment, usage: Usage | None) -> None:
+        if usage is not None:
+            metrics.TOKENS_CONSUMED.labels(deployment.adapter, deployment.model, "input").inc(usage.input)

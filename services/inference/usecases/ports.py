@@ -1,0 +1,173 @@
+"""What the use cases need from outside: law, money, providers and a memory of calls."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from services.inference.domain.answer import Finished, TextDelta
+from services.inference.domain.call import CallKey, PendingSettlement, RecordedCall
+from services.inference.domain.deployment import Deployment, Task
+from services.inference.domain.law import Subject, Verdict
+from services.inference.domain.prompt import Prompt
+from services.meshkit.content import CallContext, Usage
+from services.meshkit.core.identity import Principal
+from services.meshkit.core.money import NanoUsd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedHold:
+    """Money set aside; nothing may be sent with it yet. Made by the hold client only."""
+
+    id: str
+    #: Upper bound of the price that is held.
+    amount: NanoUsd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispatchedHold:
+    """A hold that the ledger knows to be in use: what a provider's socket takes. Made by the hold client only."""
+
+    id: str
+    amount: NanoUsd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clearance:
+    """Leave to open a socket to a provider: the ledger knows the hold, and the law passed what is sent (INV-7)."""
+
+    hold: DispatchedHold
+    #: Verdict on what is sent. Empty only where nothing leaves the mesh: embedding by the local model.
+    verdict_id: str
+
+
+class LawGate(Protocol):
+    """Has content judged under the tenant's law."""
+
+    async def evaluate(self, principal: Principal, subject: Subject) -> Verdict:
+        """Gives the verdict; one that blocks is an answer, not an error.
+
+        Raises: Unavailable: the law cannot be asked; nothing may go on.
+        """
+        ...
+
+
+class HoldClient(Protocol):
+    """Holds money for calls and charges what they used."""
+
+    async def reserve(
+        self,
+        principal: Principal,
+        context: CallContext,
+        *,
+        task: Task,
+        provider: str,
+        model: str,
+        bound: Usage,
+        ttl: timedelta,
+    ) -> ReservedHold:
+        """Holds the bound of one attempt in every budget of the call.
+
+        Raises: BUDGET_EXHAUSTED, PRICE_UNKNOWN as cost says them; Unavailable: nothing may be spent blind.
+        """
+        ...
+
+    async def mark_dispatched(self, principal: Principal, hold: ReservedHold) -> DispatchedHold:
+        """Records durably that the call is about to leave."""
+        ...
+
+    async def settle(self, principal: Principal, hold_id: str, usage: Usage) -> NanoUsd:
+        """Charges real usage and gives what was charged. Idempotent for the same usage."""
+        ...
+
+    async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
+        """Frees a hold whose call was never sent, or for which the provider charges nothing."""
+        ...
+
+
+class ModelProvider(Protocol):
+    """Speaks to one provider in its dialect. Only providers open sockets, and only with a clearance."""
+
+    def stream(
+        self, deployment: Deployment, prompt: Prompt, clearance: Clearance, *, seconds: float
+    ) -> AsyncGenerator[TextDelta | Finished]:
+        """Asks and gives the answer as it comes; the last item is `Finished`.
+
+        Closing the generator closes the socket, so that the provider stops.
+
+        Args:
+            seconds: longest time until the end of the answer.
+        Raises: ProviderFailure, with what is owed; also when the stream ends without `Finished`.
+        """
+        ...
+
+
+class EmbeddingProvider(Protocol):
+    """Embeds texts in a provider's dialect."""
+
+    async def embed(
+        self, deployment: Deployment, texts: tuple[str, ...], clearance: Clearance, *, seconds: float
+    ) -> "Embedded":
+        """Gives one unit vector for each text, in order.
+
+        Raises: ProviderFailure.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """Vectors of unit length and what they used."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    #: None when the provider did not say.
+    usage: Usage | None
+
+
+class CallStore(Protocol):
+    """Remembers calls by id. Every method sees one tenant's calls, but for `pending` and `forget_expired`."""
+
+    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
+        """Records the intent of a call, or gives the outcome that it has already; None: make it.
+
+        Raises: CallArgumentsDiffer: the id came before with another hash.
+        """
+        ...
+
+    async def record(self, recorded: RecordedCall, *, token: str) -> RecordedCall:
+        """Makes an outcome durable. The first one stands: gives it, or an earlier one if there is one.
+
+        Args:
+            token: access token to settle with after a crash; kept sealed, and only while settling is pending.
+        """
+        ...
+
+    async def mark_settled(self, settlements: "Sequence[Settlement]") -> None:
+        """Records what became of the money of recorded calls."""
+        ...
+
+    async def pending(self, *, before: datetime, most: int) -> list[PendingSettlement]:
+        """Gives recorded calls of all tenants whose settlement was pending before a time, oldest first."""
+        ...
+
+    async def forget_expired(self, *, before: datetime, most: int) -> int:
+        """Deletes calls older than a time that are not pending; returns how many."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What became of the money of one recorded call."""
+
+    key: CallKey
+    hold_id: str
+    #: What was charged; None: no token was left, the hold expires into `assumed`.
+    charged: NanoUsd | None
+
+
+class PriceList(Protocol):
+    """Says which models have a price."""
+
+    async def priced(self, principal: Principal, deployments: Sequence[Deployment]) -> frozenset[str]:
+        """Gives the names of those deployments whose calls a hard budget can hold."""
+        ...

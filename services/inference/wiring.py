@@ -1,0 +1,173 @@
+"""Builds inference: the only file that names every concrete class."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from random import Random
+
+from comitia.cost.v1 import cost_service_pb2
+from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub, PricingServiceStub
+from comitia.guard_table import GUARDS
+from comitia.inference.v1.inference_service_pb2_grpc import (
+    add_InferenceServiceServicer_to_server,
+    add_ModelServiceServicer_to_server,
+)
+from comitia.policy.v1 import policy_service_pb2
+from comitia.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
+from services.inference.chain import configured
+from services.inference.clients.hold_client import CostHoldClient, Operations
+from services.inference.clients.law_gate import Evaluations, PolicyLawGate
+from services.inference.clients.price_list import CostPriceList
+from services.inference.domain.deployment import Adapter
+from services.inference.domain.vector_cache import VectorCache
+from services.inference.providers.anthropic import AnthropicProvider
+from services.inference.providers.embeddings import OpenAiEmbeddings
+from services.inference.providers.http import ProviderHttp, provider_http
+from services.inference.providers.openai import Endpoint, OpenAiProvider
+from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
+from services.inference.providers.stub import StubProvider
+from services.inference.settings import InferenceSettings
+from services.inference.storage.call_repository import CallRepository
+from services.inference.transport.inference_servicer import InferenceServicer, ModelServicer
+from services.inference.usecases.calls_in_flight import CallsInFlight
+from services.inference.usecases.embed import Embed
+from services.inference.usecases.generate import Generate
+from services.inference.usecases.list_models import ListModels
+from services.inference.usecases.model_call import ModelCall
+from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
+from services.inference.usecases.stream_generate import StreamGenerate
+from services.inference.usecases.sweep import Sweep
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource
+from services.meshkit.crypto.kek_file import KekFile
+from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.grpc.channel import channel
+from services.meshkit.grpc.identity import WorkloadSigner
+from services.meshkit.grpc.server import Server, admission
+from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.sql.data_keys import SqlDataKeys
+from services.meshkit.sql.engine import sql_engine
+
+
+@asynccontextmanager
+async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
+    """Opens what inference needs and gives its server; leaving the block closes everything."""
+    identity = WorkloadSigner("inference", SigningKey.read(settings.workload_key_path), clock=clock)
+    async with (
+        sql_engine(
+            settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="inference"
+        ) as app,
+        sql_engine(
+            settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="inference-maintenance"
+        ) as maintenance,
+        channel(settings.policy_target, identity=identity) as to_policy,
+        channel(settings.cost_target, identity=identity) as to_cost,
+        provider_http(connections=settings.max_provider_connections) as http,
+        Evaluations(
+            PolicyServiceStub(to_policy).BatchEvaluate,
+            frame=policy_service_pb2.BatchEvaluateRequest,
+            name="policy",
+            clock=clock,
+            random=Random(),
+        ) as evaluations,
+        Operations(
+            BudgetServiceStub(to_cost).BatchSpend,
+            frame=cost_service_pb2.BatchSpendRequest,
+            name="cost",
+            clock=clock,
+            random=Random(),
+        ) as operations,
+    ):
+        keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
+        calls = CallRepository(app, maintenance, keys=keys)
+        law = PolicyLawGate(evaluations)
+        holds = CostHoldClient(operations, ids=ids)
+        deployments = configured(settings)
+        model_call = ModelCall(
+            deployments=deployments,
+            providers=_providers(settings, http),
+            law=law,
+            holds=holds,
+            calls=calls,
+            clock=clock,
+        )
+        in_flight = CallsInFlight(most=settings.max_model_calls)
+        servicer = InferenceServicer(
+            generate=Generate(model_call=model_call, in_flight=in_flight),
+            stream_generate=StreamGenerate(model_call=model_call, in_flight=in_flight),
+            embed=Embed(
+                deployments=deployments,
+                embedders=_embedders(settings, http),
+                law=law,
+                holds=holds,
+                cache=VectorCache(most=settings.vector_cache_entries),
+                clock=clock,
+                most_calls=settings.max_embedding_calls,
+            ),
+            deployments=deployments,
+            clock=clock,
+            ids=ids,
+        )
+        prices = CostPriceList(PricingServiceStub(to_cost), clock=clock)
+        models = ModelServicer(list_models=ListModels(deployments=deployments, prices=prices))
+        yield Server(
+            name="inference",
+            listen=settings.listen,
+            registrations=(
+                partial(add_InferenceServiceServicer_to_server, servicer),
+                partial(add_ModelServiceServicer_to_server, models),
+            ),
+            admission=admission(settings, GUARDS, clock=clock),
+            background=(
+                Sweep(
+                    calls=calls,
+                    holds=holds,
+                    clock=clock,
+                    every_seconds=settings.sweep_seconds,
+                    retention=timedelta(hours=settings.call_retention_hours),
+                ),
+            ),
+            metrics_listen=settings.metrics_listen,
+            drain_seconds=settings.drain_seconds,
+            max_concurrent_calls=settings.max_concurrent_calls,
+            clock=clock,
+        )
+
+
+def _providers(settings: InferenceSettings, http: ProviderHttp) -> dict[Adapter, ModelProvider]:
+    """Makes the adapters of what is configured."""
+    providers: dict[Adapter, ModelProvider] = {}
+    endpoints = _endpoints(settings)
+    if Adapter.OPENAI in endpoints:
+        providers[Adapter.OPENAI] = OpenAiProvider(http, endpoints[Adapter.OPENAI])
+    if settings.anthropic_api_key is not None:
+        endpoint = Endpoint(
+            base_url=settings.anthropic_base_url.rstrip("/"), key=settings.anthropic_api_key.get_secret_value()
+        )
+        providers[Adapter.ANTHROPIC] = AnthropicProvider(http, endpoint)
+    for adapter in (Adapter.OPENAI_COMPATIBLE, Adapter.LOCAL):
+        if adapter in endpoints:
+            providers[adapter] = OpenAiCompatibleProvider(http, endpoints[adapter])
+    if settings.stub_enabled:
+        providers[Adapter.STUB] = StubProvider()
+    return providers
+
+
+def _embedders(settings: InferenceSettings, http: ProviderHttp) -> dict[Adapter, EmbeddingProvider]:
+    return {adapter: OpenAiEmbeddings(http, endpoint) for adapter, endpoint in _endpoints(settings).items()}
+
+
+def _endpoints(settings: InferenceSettings) -> dict[Adapter, Endpoint]:
+    """Gives the addresses at which OpenAI's dialect is spoken."""
+    endpoints: dict[Adapter, Endpoint] = {}
+    if settings.openai_api_key is not None:
+        endpoints[Adapter.OPENAI] = Endpoint(
+            base_url=settings.openai_base_url.rstrip("/"), key=settings.openai_api_key.get_secret_value()
+        )
+    if settings.compatible_base_url is not None:
+        key = settings.compatible_api_key.get_secret_value() if settings.compatible_api_key is not None else ""
+        endpoints[Adapter.OPENAI_COMPATIBLE] = Endpoint(base_url=settings.compatible_base_url.rstrip("/"), key=key)
+    if settings.local_model_url is not None:
+        endpoints[Adapter.LOCAL] = Endpoint(base_url=f"{settings.local_model_url.rstrip('/')}/v1")
+    return endpoints
