@@ -1,0 +1,181 @@
+"""The orchestrator on real Postgres and NATS; the neighbours' answers come from a `World`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+from google.protobuf.message import Message
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comitia.guard_table import GUARDS
+from comitia.orchestrator.v1 import agent_service_pb2_grpc, journal_pb2, session_service_pb2_grpc
+from services.meshkit.bus.bus import bus
+from services.meshkit.core.clock import SystemClock
+from services.meshkit.core.identity import Caller, Principal, TenantId
+from services.meshkit.core.ids import SystemIds
+from services.meshkit.core.money import NanoUsd
+from services.meshkit.crypto.kek_file import KekFile, create_kek_file
+from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.grpc.channel import call_metadata
+from services.meshkit.sql.data_keys import SqlDataKeys
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.migrations import migrate
+from services.meshkit.sql.roles import DatabaseUrls
+from services.meshkit.testing.local_server import LocalServer, local_server
+from services.orchestrator.clients.live_events import NatsLiveEvents
+from services.orchestrator.engine.driver import DriverParts
+from services.orchestrator.engine.engine import Engine, EngineLimits
+from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.ports import Outcome
+from services.orchestrator.engine.run import OwnedRun
+from services.orchestrator.engine.watch import RunWatch
+from services.orchestrator.prompts import load_prompts
+from services.orchestrator.storage.agent_repository import AgentRepository
+from services.orchestrator.storage.run_store import SqlRunStore
+from services.orchestrator.transport.agent_servicer import AgentServicer
+from services.orchestrator.transport.convert import agent_to_proto
+from services.orchestrator.transport.session_servicer import SessionServicer
+from services.orchestrator.usecases.create_agent import CreateAgent
+from services.orchestrator.usecases.start_session import StartSession
+from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
+from tests.integration.conftest import MakeDatabase, NatsServer
+from tests.support.sessions import World
+
+OTHER_TENANT = TenantId(SystemIds().uuid())
+
+
+class WorldCalls:
+    """Implements `engine.ports.Calls` by asking the world; can hold answers back."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.open = asyncio.Event()
+        self.open.set()
+        self.parked_first = False
+
+    async def make(
+        self, run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry, outcome: Outcome
+    ) -> Message:
+        """See `Calls.make`."""
+        if self.parked_first:
+            outcome.parked(intended.path, "UNAVAILABLE", "the neighbour does not answer")
+            await asyncio.sleep(0)
+        await outcome.delta(intended.path, "live ")
+        await self.open.wait()
+        return self.world.answer(intended)
+
+
+class Preparation:
+    """Implements `usecases.ports.Neighbours`."""
+
+    async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd) -> str:
+        """See `Neighbours.open_budget`."""
+        return "budget_01jd0000000000000000000000"
+
+    async def issue_grant(self, caller: Caller, run_id: str) -> str:
+        """See `Neighbours.issue_grant`."""
+        return "grant_01jd0000000000000000000000"
+
+
+@dataclass(slots=True, kw_only=True)
+class Replica:
+    """One running orchestrator."""
+
+    server: LocalServer
+    engine: Engine
+    store: SqlRunStore
+    calls: WorldCalls
+    agents: "agent_service_pb2_grpc.AgentServiceAsyncStub"
+    sessions: "session_service_pb2_grpc.SessionServiceAsyncStub"
+
+    def as_tenant(self, tenant: TenantId | None = None) -> tuple[tuple[str, str], ...]:
+        """Gives the metadata of an administrator of the tenant."""
+        principal: Principal = (
+            self.server.keys.principal() if tenant is None else self.server.keys.principal(tenant=tenant)
+        )
+        return call_metadata(principal)
+
+
+@dataclass(slots=True, kw_only=True)
+class House:
+    """Starts and stops replicas on one database."""
+
+    urls: DatabaseUrls
+    nats: NatsServer
+    folder: Path
+    world: World
+
+    async def replica(self, stack: AsyncExitStack, *, name: str = "one", max_runs: int = 50) -> Replica:
+        """Starts a replica that lives until the stack is left."""
+        clock, ids = SystemClock(), SystemIds()
+        app: AsyncEngine = await stack.enter_async_context(sql_engine(self.urls.app, pool_size=4))
+        maintenance = await stack.enter_async_context(sql_engine(self.urls.maintenance, pool_size=4))
+        nats = await stack.enter_async_context(bus(self.nats.url, token=self.nats.token))
+        await nats.wait_connected()
+        kek = self.folder / "kek"
+        create_kek_file(kek)
+        keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=clock, ids=ids)
+        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys))
+        live = NatsLiveEvents(nats)
+        calls = WorldCalls(self.world)
+        parts = DriverParts(store=store, calls=calls, live=live, clock=clock)
+        owner = f"{name}/{ids.uuid()}"
+        engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
+        agents = AgentRepository(app)
+        start = StartSession(
+            agents=agents,
+            neighbours=Preparation(),
+            runs=engine,
+            ids=ids,
+            prompts=load_prompts(),
+            agent_facts=agent_to_proto,
+        )
+        sessions = SessionServicer(
+            start_session=start,
+            advance_session=AdvanceSession(runs=engine, views=store),
+            cancel_session=CancelSession(runs=engine, views=store),
+            sessions=store,
+            watch=RunWatch(journal=store, live=live),
+        )
+        await stack.enter_async_context(engine.running_block())
+        folder = self.folder / owner.replace("/", "-")
+        folder.mkdir()
+        server = await stack.enter_async_context(
+            local_server(
+                partial(
+                    agent_service_pb2_grpc.add_AgentServiceServicer_to_server,
+                    AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
+                ),
+                partial(session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
+                guards=GUARDS,
+                folder=folder,
+                name="orchestrator",
+            )
+        )
+        return Replica(
+            server=server,
+            engine=engine,
+            store=store,
+            calls=calls,
+            agents=agent_service_pb2_grpc.AgentServiceStub(server.channel),
+            sessions=session_service_pb2_grpc.SessionServiceStub(server.channel),
+        )
+
+
+@pytest.fixture
+async def house(make_database: MakeDatabase, nats_server: NatsServer, tmp_path: Path) -> House:
+    """Gives a migrated database on which replicas can start."""
+    urls = await make_database("orchestrator")
+    await migrate("services.orchestrator", urls.migrator)
+    return House(urls=urls, nats=nats_server, folder=tmp_path, world=World())
+
+
+@pytest.fixture
+async def replica(house: House) -> AsyncIterator[Replica]:
+    """Gives one running replica."""
+    async with AsyncExitStack() as stack:
+        yield await house.replica(stack)
