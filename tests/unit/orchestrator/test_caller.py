@@ -1,0 +1,141 @@
+"""How patiently a run's calls are made: what may pass is tried again, what stands is reported."""
+
+from datetime import timedelta
+from random import Random
+
+import pytest
+from google.protobuf.message import Message
+
+from comitia.memory.v1 import memory_service_pb2
+from comitia.orchestrator.v1 import journal_pb2
+from services.meshkit.core.errors import Exhausted, MeshError, PermissionDenied, Unavailable
+from services.meshkit.core.identity import Principal
+from services.meshkit.testing.mesh_keys import TENANT
+from services.orchestrator.engine.run import OwnedRun
+from services.orchestrator.worker.caller import Caller
+from services.orchestrator.worker.patience import may_pass
+from tests.support.sessions import a_start
+
+RUN = OwnedRun(tenant=TENANT, run_id="run_01jd0000000000000000000000", grant_id="grant_x", epoch=1)
+
+
+class BudgetExhausted(Exhausted):
+    """As cost says it."""
+
+    reason = "BUDGET_EXHAUSTED"
+
+
+class Slowly:
+    """A clock whose waits cost nothing and are noted."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+class Tokens:
+    """Implements `RunTokens`."""
+
+    async def principal(self, run: OwnedRun) -> Principal:
+        """See `RunTokens.principal`."""
+        return Principal(tenant=run.tenant, subject="grant_x", roles=frozenset(), token="t")
+
+
+class Memory:
+    """Fails as often as it is told, then answers."""
+
+    def __init__(self, *failures: MeshError) -> None:
+        self.failures = list(failures)
+        self.requests: list[memory_service_pb2.RecallRequest] = []
+
+    async def recall(
+        self, principal: Principal, request: memory_service_pb2.RecallRequest, *, seconds: float
+    ) -> memory_service_pb2.RecallResponse:
+        """See `Neighbours.recall`."""
+        return await self._answer(request)
+
+    async def describe_tools(self, principal: Principal, request: Message, *, seconds: float) -> Message:
+        """See `Neighbours.describe_tools`."""
+        return await self._answer(memory_service_pb2.RecallRequest())
+
+    async def _answer(self, request: memory_service_pb2.RecallRequest) -> memory_service_pb2.RecallResponse:
+        self.requests.append(request)
+        if self.failures:
+            raise self.failures.pop(0)
+        return memory_service_pb2.RecallResponse(truncated=True)
+
+
+class Noted:
+    """Implements `Outcome`."""
+
+    def __init__(self) -> None:
+        self.parks: list[str] = []
+
+    async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
+        """See `Outcome.delta`."""
+
+    def parked(self, path: str, reason: str, message: str) -> None:
+        """See `Outcome.parked`."""
+        self.parks.append(reason)
+
+
+def an_intent(kind: journal_pb2.CallKind.ValueType = journal_pb2.CALL_KIND_RECALL) -> journal_pb2.JournalEntry:
+    return journal_pb2.JournalEntry(
+        path="rounds/1/Athena", call_intended=journal_pb2.CallIntended(call_index=2, kind=kind)
+    )
+
+
+async def make(
+    memory: Memory, kind: journal_pb2.CallKind.ValueType = journal_pb2.CALL_KIND_RECALL
+) -> tuple[Message, Slowly, Noted]:
+    clock, noted = Slowly(), Noted()
+    caller = Caller(neighbours=memory, tokens=Tokens(), clock=clock, random=Random(1))  # type: ignore[arg-type]
+    return await caller.make(RUN, a_start(), an_intent(kind), noted), clock, noted
+
+
+async def test_a_call_carries_its_place_its_budget_and_its_speaker() -> None:
+    memory = Memory()
+    await make(memory)
+    context = memory.requests[0].context
+    assert (context.call_id.run_id, context.call_id.path, context.call_id.call_index) == (
+        RUN.run_id,
+        "rounds/1/Athena",
+        2,
+    )
+    assert (context.agent_name, context.agent_version, len(context.budget_ids)) == ("Athena", "1.0.0", 1)
+
+
+async def test_what_may_pass_is_tried_again_with_growing_waits() -> None:
+    answer, clock, noted = await make(Memory(Unavailable("memory"), Unavailable("memory")))
+    assert isinstance(answer, memory_service_pb2.RecallResponse)
+    assert len(clock.waits) == 2
+    assert not noted.parks, "a recall is given up rather than waited for"
+
+
+async def test_a_recall_is_given_up_after_three_tries() -> None:
+    memory = Memory(*[Unavailable("memory")] * 9)
+    with pytest.raises(Unavailable):
+        await make(memory)
+    assert len(memory.requests) == 3
+
+
+async def test_a_call_that_must_be_made_parks_the_run_and_goes_on() -> None:
+    _, clock, noted = await make(Memory(*[Unavailable("tools")] * 6), journal_pb2.CALL_KIND_DESCRIBE_TOOLS)
+    assert noted.parks == ["UNAVAILABLE"] * 4
+    assert max(clock.waits) <= 5.0
+
+
+async def test_a_refusal_is_reported_at_once() -> None:
+    memory = Memory(PermissionDenied("no"))
+    with pytest.raises(PermissionDenied):
+        await make(memory)
+    assert len(memory.requests) == 1
+
+
+def test_a_used_up_budget_does_not_pass_by_waiting() -> None:
+    soon = timedelta(seconds=1)
+    assert not may_pass(BudgetExhausted("used up", retry_after=soon))
+    assert may_pass(Exhausted("slow down", retry_after=soon))
+    assert not may_pass(Exhausted("too many"))
