@@ -14,6 +14,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from comitia.guard_table import GUARDS, Guard
+from services.launcher.edge_bodies import body_rules
 from services.launcher.edge_refusals import REFUSALS
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -141,6 +142,10 @@ def render_edge(settings: EdgeSettings) -> str:
         "internal_header_prefixes": _INTERNAL_HEADER_PREFIXES,
     }
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=False)  # noqa: S701  # YAML, not HTML
+    rules = body_rules(settings.descriptors.read_bytes())
+    values["bodies_lua"] = environment.get_template("bodies.lua.j2").render(
+        bodies=rules.bodies, messages=rules.messages
+    )
     parts = {
         "filters": _part(environment, "filters", values),
         "routes": _part(environment, "routes", values),

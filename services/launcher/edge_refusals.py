@@ -28,6 +28,8 @@ class Refusal:
     details: str = ""
     comparison: Literal["EQ", "GE"] = "EQ"
     retry_seconds: int | None = None
+    #: Field at fault; may hold operators.
+    field: str = ""
 
     @property
     def body(self) -> dict[str, Any]:
@@ -37,6 +39,9 @@ class Refusal:
         ]
         if self.retry_seconds:
             details.append({"@type": f"{_TYPE}RetryInfo", "retry_delay": f"{self.retry_seconds}s"})
+        if self.field:
+            violation = {"field": self.field, "description": self.message}
+            details.append({"@type": f"{_TYPE}BadRequest", "field_violations": [violation]})
         return {"code": self.code, "message": self.message, "details": details}
 
     @property
@@ -57,6 +62,14 @@ _TOKEN_HELP: Final = "send `authorization: Bearer <token>` (`comitia token` prin
 
 #: In order: the first that fits speaks.
 REFUSALS: Final = (
+    Refusal(
+        status=400,
+        details="lua_response",
+        code=code_pb2.INVALID_ARGUMENT,
+        reason="UNKNOWN_FIELD",
+        message=f"%RESP(X-COMITIA-FIELD)% {_WHY}; see GET /v1/openapi.json for the fields it has",
+        field="%RESP(X-COMITIA-FIELD)%",
+    ),
     Refusal(
         status=400,
         details="grpc_json_transcode",

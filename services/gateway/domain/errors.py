@@ -23,7 +23,7 @@ class GrantInvalid(Unauthenticated):
 
 
 class RoleNotHeld(PermissionDenied):
-    """The caller asked for a role that it does not hold itself. Ask someone who holds it."""
+    """The caller asked for a role that may do more than the caller itself. Ask someone who holds it."""
 
     reason = "ROLE_NOT_HELD"
 

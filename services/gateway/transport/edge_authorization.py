@@ -5,6 +5,7 @@ the edge ever sees a key. There is no route to this service at the edge.
 """
 
 import base64
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -79,7 +80,10 @@ def _denied(status: status_pb2.Status, *, grpc_caller: bool) -> Any:
         headers, body = [_header("grpc-status-details-bin", details)], status.message
     else:
         headers = [_header("content-type", "application/json")]
-        body = json_format.MessageToJson(status, preserving_proto_field_name=True, indent=None)
+        written = json_format.MessageToDict(
+            status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+        body = json.dumps(written, separators=(",", ":"))
     headers.append(_header("x-comitia-refused", ApiKeyInvalid.reason))
     http = _http_status.HttpStatus(code=_http_status.Unauthorized)
     return _auth.CheckResponse(

@@ -1,0 +1,96 @@
+"""A real Envoy in front of servers inside the test."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.launcher.edge import Address, EdgeSettings, render_edge
+
+_LIMIT_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningEdge:
+    """An Envoy that serves."""
+
+    address: str
+    admin: str
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """Base of REST calls."""
+        return f"http://{self.address}"
+
+
+def envoy() -> str:
+    """Path of the Envoy of this environment."""
+    return str(Path(sys.executable).with_name("envoy"))
+
+
+@asynccontextmanager
+async def running_edge(settings: EdgeSettings, folder: Path) -> AsyncGenerator[RunningEdge]:
+    """Runs Envoy with these settings until the block ends. Ports 0 are chosen by the kernel."""
+    config, ports = folder / "edge.yaml", folder / "admin.address"
+    config.write_text(render_edge(settings))
+    with (folder / "envoy.log").open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(envoy(), "-c", str(config), "--admin-address-path", str(ports), "--concurrency", "1"),
+            *("--use-dynamic-base-id", "-l", os.environ.get("COMITIA_TEST_ENVOY_LOG", "warning")),
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            admin = await _admin_address(process, ports, folder / "envoy.log")
+            address = await _listener(admin)
+            yield RunningEdge(address=address, admin=admin, log=settings.access_log or folder / "envoy.log")
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+
+def edge_settings(services: dict[str, str], *, jwks: Path, log: Path, **more: object) -> EdgeSettings:
+    """Makes the settings of an edge on free ports in front of these services; those not named answer to nobody."""
+    names = ("gateway", "orchestrator", "inference", "policy", "memory", "tools", "cost")
+    return EdgeSettings(
+        listen=Address("127.0.0.1", 0),
+        admin=Address("127.0.0.1", 0),
+        services={name: Address.parse(services.get(name, "127.0.0.1:1")) for name in names},
+        jwks=jwks,
+        access_log=log,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+async def _admin_address(process: asyncio.subprocess.Process, ports: Path, log: Path) -> str:
+    async with asyncio.timeout(_LIMIT_SECONDS):
+        while not (ports.exists() and ports.read_text()):
+            if process.returncode is not None:
+                raise RuntimeError(f"envoy ended with {process.returncode}: {log.read_text()[-2000:]}")
+            await asyncio.sleep(0.02)
+    return ports.read_text()
+
+
+async def _listener(admin: str) -> str:
+    """Waits until the edge takes calls; gives its address."""
+    async with asyncio.timeout(_LIMIT_SECONDS):
+        while "LIVE" not in await _get(admin, "/ready"):
+            await asyncio.sleep(0.02)
+        line = ""
+        while not line:
+            line = next((row for row in (await _get(admin, "/listeners")).splitlines() if row.startswith("edge::")), "")
+    return line.removeprefix("edge::")
+
+
+async def _get(address: str, path: str) -> str:
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    return answer.decode()
