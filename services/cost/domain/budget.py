@@ -19,6 +19,7 @@ NOTHING: Final = NanoUsd(0)
 MAX_LIMIT: Final = 2**62
 #: Largest charge of one call: a million dollars. What is above is a mistake of the caller.
 MAX_CHARGE: Final = 10**15
+_NEARLY_SPENT_TENTHS: Final = 9
 
 
 class BudgetScope(IntEnum):
@@ -51,7 +52,7 @@ class Budget:
     held: NanoUsd = NOTHING
     #: What settlements or a lowered limit took beyond the limit. A hold never raises it.
     overrun: NanoUsd = NOTHING
-    #: True from the first call refused because too much was spent until the limit changes or money comes back.
+    #: True from the first call that was refused when nearly all was spent, until the limit changes or money comes back.
     exhausted: bool = False
     created: datetime
 
@@ -98,8 +99,13 @@ class Budget:
         """Changes the limit. One below what is spent and held is accepted and shown as overrun."""
         return replace(self, limit=limit, overrun=_overrun(limit, self.spent + self.held), exhausted=False)
 
+    @property
+    def nearly_spent(self) -> bool:
+        """True when so much is spent that a refusal means "used up", not "this call asks for too much"."""
+        return self.spent * 10 >= self.limit * _NEARLY_SPENT_TENTHS
+
     def used_up(self) -> "Budget":
-        """Marks that a call was refused because too much is spent."""
+        """Marks that a call was refused when nearly all was spent."""
         return replace(self, exhausted=True)
 
 

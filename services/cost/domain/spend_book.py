@@ -23,7 +23,7 @@ PriceOf = Callable[[bytes], Price]
 class AlertCause(StrEnum):
     """What happened to a budget that people should know."""
 
-    #: A call was refused because too much is spent.
+    #: A call was refused when nearly all was spent.
     EXHAUSTED = "exhausted"
     #: A settlement or a lowered limit took it beyond its limit.
     OVERRUN = "overrun"
@@ -188,7 +188,7 @@ class SpendBook:
         cause = budget.refusal(amount)
         if cause is None:
             return
-        if cause is RefusalCause.SPENT and not budget.exhausted:
+        if cause is RefusalCause.SPENT and budget.nearly_spent and not budget.exhausted:
             budget = self._put(budget.used_up())
             self._dirty.alerts.append(BudgetAlert(budget=budget, cause=AlertCause.EXHAUSTED, at=self._now))
         raise BudgetExhausted(budget.id, asked=amount, left=budget.left, cause=cause)

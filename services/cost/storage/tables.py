@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.sql.outbox import outbox_table
+from services.meshkit.sql.rls import UNTENANTED
 
 METADATA: Final = MetaData()
 
@@ -33,6 +34,7 @@ UX_BUDGET_RUN: Final = "ux_budget_run"
 CK_BUDGET_LIMIT: Final = "ck_budget_limit"
 #: A request makes one hold.
 UQ_HOLD_REQUEST: Final = "uq_hold_request"
+_FOR_ALL: Final = UNTENANTED + "prices are the same for all tenants"
 
 
 def _time(name: str, *, nullable: bool = False) -> Column[object]:
@@ -134,6 +136,7 @@ PRICE: Final = Table(
     _time("start_time"),
     _time("end_time", nullable=True),
     Column("source", Text, nullable=False),
+    comment=_FOR_ALL,
 )
 
 PRICE_TIER: Final = Table(
@@ -143,6 +146,7 @@ PRICE_TIER: Final = Table(
     _count("min_prompt_tokens"),
     *(_count(f"{name}_nano_usd_per_million") for name in USAGE_CLASSES),
     PrimaryKeyConstraint("digest", "min_prompt_tokens", name="pk_price_tier"),
+    comment=_FOR_ALL,
 )
 
 OUTBOX: Final = outbox_table(METADATA)

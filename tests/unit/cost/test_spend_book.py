@@ -14,6 +14,7 @@ from services.cost.domain.budget import MAX_CHARGE, Budget, BudgetId, tenant_bud
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetExhausted, BudgetNotFound, HoldNotFound, RefusalCause
 from services.cost.domain.hold import Hold, HoldId, HoldState
+from services.cost.domain.price import Price
 from services.cost.domain.spend_book import AlertCause, SpendBook
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Invalid, MeshError, RequestIdReused
@@ -23,7 +24,7 @@ from tests.support.money import ANNA, BERT, MINUTE, NOON, a_budget, a_hold, a_pr
 PRICE = a_price()
 
 
-def price_of(digest: bytes) -> object:
+def price_of(digest: bytes) -> Price:
     assert digest == PRICE.digest
     return PRICE
 
@@ -63,6 +64,13 @@ def test_a_refusal_because_too_much_is_spent_is_told_once() -> None:
     changes = book.changes()
     assert [alert.cause for alert in changes.alerts] == [AlertCause.EXHAUSTED]
     assert changes.budgets[0].exhausted
+
+
+def test_a_call_that_asks_for_too_much_does_not_mean_that_the_budget_is_used_up() -> None:
+    book = a_book(a_budget(10, spent=8))
+    with pytest.raises(BudgetExhausted):
+        book.reserve(a_hold(3))
+    assert book.changes().empty
 
 
 def test_a_repeated_request_gets_its_first_hold_and_holds_nothing_more() -> None:

@@ -1,0 +1,281 @@
+"""One suite for the transactions of spending, on the fake and on real Postgres."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.cost_event import CostEvent
+from services.cost.domain.errors import BudgetNotFound, HoldNotFound
+from services.cost.domain.hold import Hold, HoldState
+from services.cost.domain.price import Price
+from services.cost.storage.budget_repository import BudgetRepository
+from services.cost.storage.ledger_repository import LedgerRepository
+from services.cost.storage.tables import METADATA
+from services.cost.storage.unit_of_work import SpendStore
+from services.cost.transport.convert import alert_to_message
+from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
+from services.meshkit.content import Usage
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import SystemIds
+from services.meshkit.core.money import NanoUsd
+from services.meshkit.sql.catalogue import audit_catalogue
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.migrations import drift, migrate
+from services.meshkit.sql.roles import DatabaseUrls, provision
+from services.meshkit.sql.scope import maintenance_scope
+from tests.support.memory_spend_store import MemorySpendStore
+from tests.support.money import MINUTE, NOON, a_hold, a_price
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Store(Protocol):
+    def begin(self, tenants: Any, /) -> AbstractAsyncContextManager[UnitOfWork]: ...
+    def sweep(self) -> AbstractAsyncContextManager[Sweep]: ...
+    async def get(self, tenant: TenantId, budget: BudgetId) -> Budget: ...
+    async def page(self, tenant: TenantId, *, size: int, after: Any) -> list[Budget]: ...
+    async def entries(self, tenant: TenantId) -> list[CostEvent]: ...
+
+
+class PostgresStore:
+    """The real unit of work and the real readers, as one store."""
+
+    def __init__(self, store: SpendStore, budgets: BudgetRepository, ledger: LedgerRepository) -> None:
+        self.begin, self.sweep = store.begin, store.sweep
+        self.get, self.page = budgets.get, budgets.page
+        self._ledger = ledger
+
+    async def entries(self, tenant: TenantId) -> list[CostEvent]:
+        return (await self._ledger.page(tenant, run_id=None, size=100, after=None))[::-1]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def urls(postgres: str) -> DatabaseUrls:
+    made = await provision(postgres, f"comitia_cost_{secrets.token_hex(4)}")
+    await migrate("services.cost", made.migrator)
+    return made
+
+
+@asynccontextmanager
+async def postgres_store(urls: DatabaseUrls) -> AsyncIterator[PostgresStore]:
+    async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
+        spending = SpendStore(
+            app=app,
+            maintenance=maintenance,
+            ids=SystemIds(),
+            tenant_limit=NanoUsd(1000),
+            encode=alert_to_message,
+            published=lambda: None,
+        )
+        yield PostgresStore(spending, BudgetRepository(app), LedgerRepository(app))
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def backend(request: pytest.FixtureRequest) -> DatabaseUrls | None:
+    """The database to use, None for the fake."""
+    return None if request.param == "memory" else request.getfixturevalue("urls")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def store(backend: DatabaseUrls | None) -> AsyncIterator[Store]:
+    if backend is None:
+        yield MemorySpendStore()
+        return
+    async with postgres_store(backend) as real:
+        yield real
+
+
+@pytest.fixture
+def tenant() -> TenantId:
+    return TenantId(uuid4())
+
+
+def reserving(*holds: Hold) -> SpendNeeds:
+    return SpendNeeds(
+        tenants=frozenset(hold.tenant for hold in holds),
+        spenders=frozenset(hold.tenant for hold in holds),
+        budgets=frozenset(budget for hold in holds for budget in hold.budgets),
+        requests=frozenset((hold.tenant, hold.request_id) for hold in holds),
+    )
+
+
+def moving(*holds: Hold, tenants: frozenset[TenantId] | None = None) -> SpendNeeds:
+    return SpendNeeds(
+        tenants=tenants or frozenset(hold.tenant for hold in holds), moved=frozenset(hold.id for hold in holds)
+    )
+
+
+async def reserve(store: Store, *holds: Hold, commit: bool = True) -> None:
+    needs = reserving(*holds)
+    async with store.begin(needs.tenants) as work:
+        book = await work.load(needs, now=NOON)
+        for hold in holds:
+            book.reserve(hold)
+        await work.save(book.changes())
+        if commit:
+            await work.commit()
+
+
+async def settle(store: Store, hold: Hold, tokens: int) -> None:
+    async with store.begin((hold.tenant,)) as work:
+        book = await work.load(moving(hold), now=NOON)
+        book.dispatch(hold.tenant, hold.id)
+        book.settle(hold.tenant, hold.id, Usage(input=tokens), price_of)
+        await work.save(book.changes())
+        await work.commit()
+
+
+def price_of(digest: bytes) -> Price:
+    assert digest == a_price().digest
+    return a_price()
+
+
+async def own(store: Store, tenant: TenantId) -> Budget:
+    return await store.get(tenant, tenant_budget_id(tenant))
+
+
+async def test_a_tenants_first_hold_makes_its_budget(store: Store, tenant: TenantId) -> None:
+    await reserve(store, a_hold(10, tenant=tenant))
+    budget = await own(store, tenant)
+    assert (budget.limit, budget.held, budget.scope, budget.created) == (1000, 10, BudgetScope.TENANT, NOON)
+
+
+async def test_what_is_not_committed_never_happened(store: Store, tenant: TenantId) -> None:
+    await reserve(store, a_hold(10, tenant=tenant), commit=False)
+    with pytest.raises(BudgetNotFound):
+        await own(store, tenant)
+    await reserve(store, a_hold(7, tenant=tenant))
+    assert (await own(store, tenant)).held == 7
+
+
+async def test_a_hold_comes_back_as_it_was_written(store: Store, tenant: TenantId) -> None:
+    hold = a_hold(10, tenant=tenant)
+    await reserve(store, hold)
+    again = a_hold(10, tenant=tenant, request_id=hold.request_id)
+    async with store.begin((tenant,)) as work:
+        found = (await work.load(reserving(again), now=NOON)).reserve(again)
+    assert (found.id, found.bound, found.budgets, found.price) == (hold.id, hold.bound, hold.budgets, hold.price)
+    assert (found.expires, found.created, found.state) == (hold.expires, hold.created, HoldState.RESERVED)
+    assert found.purpose.context.call_id == hold.purpose.context.call_id
+
+
+async def test_a_settlement_moves_money_in_every_budget_and_writes_one_entry(store: Store, tenant: TenantId) -> None:
+    async with store.begin((tenant,)) as work:
+        run = await work.add_budget(
+            Budget(
+                id=BudgetId(uuid4()),
+                tenant=tenant,
+                scope=BudgetScope.RUN,
+                run_id="run_1",
+                limit=NanoUsd(50),
+                created=NOON,
+            )
+        )
+        await work.commit()
+    hold = a_hold(10, tenant=tenant, budgets=(run.id,))
+    await reserve(store, hold)
+    await settle(store, hold, 4)
+    for budget in (await own(store, tenant), await store.get(tenant, run.id)):
+        assert (budget.spent, budget.held) == (4, 0)
+    (entry,) = await store.entries(tenant)
+    assert (entry.hold, entry.cost, entry.usage, entry.assumed) == (hold.id, 4, Usage(input=4), False)
+
+
+async def test_a_run_has_one_budget(store: Store, tenant: TenantId) -> None:
+    made: list[Budget] = []
+    for limit in (50, 60):
+        async with store.begin((tenant,)) as work:
+            wanted = Budget(
+                id=BudgetId(uuid4()),
+                tenant=tenant,
+                scope=BudgetScope.RUN,
+                run_id="run_1",
+                limit=NanoUsd(limit),
+                created=NOON,
+            )
+            made.append(await work.add_budget(wanted))
+            await work.commit()
+    assert made[0] == made[1]
+    assert await store.page(tenant, size=10, after=None) == [made[0]]
+
+
+async def test_rows_of_a_tenant_outside_the_transaction_are_not_there(store: Store, tenant: TenantId) -> None:
+    stranger = TenantId(uuid4())
+    hold = a_hold(10, tenant=tenant)
+    await reserve(store, hold)
+    async with store.begin((stranger,)) as work:
+        book = await work.load(moving(hold, tenants=frozenset((stranger,))), now=NOON)
+        with pytest.raises(HoldNotFound):
+            book.release(tenant, hold.id, dispatched_unbilled=True)
+    with pytest.raises(BudgetNotFound):
+        await store.get(stranger, tenant_budget_id(tenant))
+    assert await store.page(stranger, size=10, after=None) == []
+    assert await store.entries(stranger) == []
+
+
+async def test_the_sweep_sees_holds_of_all_tenants_that_are_due_and_no_others(store: Store) -> None:
+    anna, bert = TenantId(uuid4()), TenantId(uuid4())
+    late = NOON + timedelta(days=30)
+    holds = [a_hold(1, tenant=anna), a_hold(2, tenant=bert), a_hold(4, tenant=bert, expires=late)]
+    await reserve(store, *holds)
+    async with store.sweep() as sweep:
+        assert await sweep.load_due(now=NOON, most=10) is None
+    async with store.sweep() as sweep:
+        book = await sweep.load_due(now=NOON + MINUTE, most=1000)
+        assert book is not None
+        book.expire_due()
+        await sweep.save(book.changes())
+        await sweep.commit()
+    assert [(await own(store, tenant)).held for tenant in (anna, bert)] == [0, 4]
+
+
+async def test_a_sweep_is_bounded_and_begins_with_the_oldest(store: Store, tenant: TenantId) -> None:
+    old = NOON - timedelta(days=300)
+    await reserve(store, a_hold(1, tenant=tenant, expires=old), a_hold(2, tenant=tenant, expires=old + MINUTE))
+    async with store.sweep() as sweep:
+        book = await sweep.load_due(now=old + 2 * MINUTE, most=1)
+        assert book is not None
+        assert [hold.amount for hold in book.expire_due()] == [1]
+
+
+async def test_budgets_are_paged_newest_first(store: Store, tenant: TenantId) -> None:
+    async with store.begin((tenant,)) as work:
+        for number in range(5):
+            await work.add_budget(
+                Budget(
+                    id=BudgetId(UUID(int=tenant.int ^ number)),
+                    tenant=tenant,
+                    scope=BudgetScope.RUN,
+                    run_id=f"run_{number}",
+                    limit=NanoUsd(1),
+                    created=NOON + number // 2 * MINUTE,
+                )
+            )
+        await work.commit()
+    first = await store.page(tenant, size=3, after=None)
+    rest = await store.page(tenant, size=3, after=(first[-1].created, first[-1].id))
+    whole = [(budget.created, budget.id) for budget in (*first, *rest)]
+    assert len(whole) == 5
+    assert whole == sorted(whole, reverse=True)
+
+
+async def test_every_table_is_guarded_and_described(urls: DatabaseUrls) -> None:
+    async with sql_engine(urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+        guards = await audit_catalogue(scope)
+    assert [guard for guard in guards if guard.faults] == []
+    assert {guard.name for guard in guards if guard.untenanted is None} == {"budget", "hold", "cost_event", "outbox"}
+    assert await drift("services.cost", urls.migrator, METADATA) == []
+
+
+async def test_migrations_go_back_and_forth(postgres: str) -> None:
+    made = await provision(postgres, f"comitia_cost_{secrets.token_hex(4)}")
+    await migrate("services.cost", made.migrator)
+    await migrate("services.cost", made.migrator, to="base", back=True)
+    await migrate("services.cost", made.migrator)

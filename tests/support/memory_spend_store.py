@@ -1,0 +1,119 @@
+"""The ledger in memory: behaves as the database does, transactions and tenants included."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.cost_event import CostEvent
+from services.cost.domain.errors import BudgetNotFound
+from services.cost.domain.hold import OPEN_STATES, Hold, HoldId
+from services.cost.domain.spend_book import BudgetAlert, Changes, SpendBook
+from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.money import NanoUsd
+
+
+@dataclass(slots=True)
+class _Rows:
+    budgets: dict[BudgetId, Budget] = field(default_factory=dict[BudgetId, Budget])
+    holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
+    entries: list[CostEvent] = field(default_factory=list[CostEvent])
+    alerts: list[BudgetAlert] = field(default_factory=list[BudgetAlert])
+
+    def copy(self) -> "_Rows":
+        return _Rows(dict(self.budgets), dict(self.holds), list(self.entries), list(self.alerts))
+
+
+class MemorySpendStore:
+    """Opens transactions one after the other, as if each locked everything."""
+
+    def __init__(self, *, tenant_limit: int = 1000) -> None:
+        self.rows = _Rows()
+        self.tenant_limit = NanoUsd(tenant_limit)
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def begin(self, tenants: Iterable[TenantId], /) -> AsyncGenerator[UnitOfWork]:
+        async with self._lock:
+            yield _Work(self, frozenset(tenants))
+
+    @asynccontextmanager
+    async def sweep(self) -> AsyncGenerator[Sweep]:
+        async with self._lock:
+            yield _Work(self, None)
+
+    async def get(self, tenant: TenantId, budget: BudgetId) -> Budget:
+        found = self.rows.budgets.get(budget)
+        if found is None or found.tenant != tenant:
+            raise BudgetNotFound(budget)
+        return found
+
+    async def page(self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None) -> list[Budget]:
+        mine = [budget for budget in self.rows.budgets.values() if budget.tenant == tenant]
+        mine.sort(key=lambda budget: (budget.created, budget.id), reverse=True)
+        return [budget for budget in mine if after is None or (budget.created, budget.id) < after][:size]
+
+    async def entries(self, tenant: TenantId) -> list[CostEvent]:
+        return [entry for entry in self.rows.entries if entry.tenant == tenant]
+
+
+class _Work:
+    def __init__(self, store: MemorySpendStore, tenants: frozenset[TenantId] | None) -> None:
+        self._store = store
+        self._tenants = tenants
+        self._rows = store.rows.copy()
+
+    async def load(self, needs: SpendNeeds, *, now: datetime) -> SpendBook:
+        for tenant in needs.spenders:
+            own = Budget(
+                id=tenant_budget_id(tenant),
+                tenant=tenant,
+                scope=BudgetScope.TENANT,
+                run_id=None,
+                limit=self._store.tenant_limit,
+                created=now,
+            )
+            self._rows.budgets.setdefault(own.id, own)
+        holds = [
+            hold
+            for hold in self._rows.holds.values()
+            if self._sees(hold.tenant)
+            and (hold.id in needs.moved | needs.marked or (hold.tenant, hold.request_id) in needs.requests)
+        ]
+        wanted = set(needs.budgets) | {name for hold in holds if hold.id in needs.moved for name in hold.budgets}
+        budgets = [self._rows.budgets[name] for name in wanted if name in self._rows.budgets]
+        return SpendBook([one for one in budgets if self._sees(one.tenant)], holds, now=now, new_id=uuid4)
+
+    async def load_due(self, *, now: datetime, most: int) -> SpendBook | None:
+        due = [hold for hold in self._rows.holds.values() if hold.state in OPEN_STATES and hold.expires <= now]
+        if not due:
+            return None
+        due = sorted(due, key=lambda hold: hold.expires)[:most]
+        budgets = {name for hold in due for name in hold.budgets}
+        return SpendBook([self._rows.budgets[name] for name in budgets], due, now=now, new_id=uuid4)
+
+    async def add_budget(self, budget: Budget) -> Budget:
+        for known in self._rows.budgets.values():
+            if known.tenant == budget.tenant and known.run_id == budget.run_id is not None:
+                return known
+        self._rows.budgets[budget.id] = budget
+        return budget
+
+    async def save(self, changes: Changes) -> None:
+        for budget in changes.budgets:
+            assert budget.spent + budget.held <= budget.limit + budget.overrun
+            self._rows.budgets[budget.id] = budget
+        for hold in (*changes.new_holds, *changes.holds):
+            self._rows.holds[hold.id] = hold
+        self._rows.entries += changes.entries
+        self._rows.alerts += changes.alerts
+
+    async def commit(self) -> None:
+        self._store.rows = self._rows
+
+    def _sees(self, tenant: TenantId) -> bool:
+        return self._tenants is None or tenant in self._tenants
