@@ -110,7 +110,7 @@ class _BudgetAlertCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Budg
     DESCRIPTOR: _descriptor.EnumDescriptor
     BUDGET_ALERT_CAUSE_UNSPECIFIED: _BudgetAlertCause.ValueType  # 0
     BUDGET_ALERT_CAUSE_EXHAUSTED: _BudgetAlertCause.ValueType  # 1
-    """A call was refused because too much is spent. Told once until the limit changes."""
+    """A call was refused when nine tenths or more were spent. Told once until the limit changes."""
     BUDGET_ALERT_CAUSE_OVERRUN: _BudgetAlertCause.ValueType  # 2
     """A settlement or a lowered limit took it beyond its limit."""
 
@@ -119,7 +119,7 @@ class BudgetAlertCause(_BudgetAlertCause, metaclass=_BudgetAlertCauseEnumTypeWra
 
 BUDGET_ALERT_CAUSE_UNSPECIFIED: BudgetAlertCause.ValueType  # 0
 BUDGET_ALERT_CAUSE_EXHAUSTED: BudgetAlertCause.ValueType  # 1
-"""A call was refused because too much is spent. Told once until the limit changes."""
+"""A call was refused when nine tenths or more were spent. Told once until the limit changes."""
 BUDGET_ALERT_CAUSE_OVERRUN: BudgetAlertCause.ValueType  # 2
 """A settlement or a lowered limit took it beyond its limit."""
 Global___BudgetAlertCause: _TypeAlias = BudgetAlertCause  # noqa: Y015
