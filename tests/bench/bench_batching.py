@@ -70,7 +70,7 @@ async def serve_until_stdin_closes(folder: Path) -> None:
     server = Server(
         name="cost",
         listen="127.0.0.1:0",
-        registrations=[partial(rpc.add_BudgetServiceServicer_to_server, BudgetServicer())],
+        registrations=[partial(rpc.add_BudgetServiceServicer_to_server, BudgetServicer())],  # pyright: ignore[reportAbstractUsage]
         admission=keys.admission(GUARDS),
         drain_seconds=1.0,
     )

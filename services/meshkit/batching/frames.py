@@ -33,7 +33,8 @@ class AnswerItem(Protocol):
 Item = TypeVar("Item", bound=RequestItem)
 Answer = TypeVar("Answer", bound=AnswerItem)
 Item_co = TypeVar("Item_co", bound=RequestItem, covariant=True)
-Answer_co = TypeVar("Answer_co", bound=AnswerItem, covariant=True)
+#: Class of an answer frame: a message with the answers in `items`.
+FrameOut = TypeVar("FrameOut")
 
 
 class RequestFrame(Protocol[Item_co]):
@@ -43,13 +44,6 @@ class RequestFrame(Protocol[Item_co]):
     def identities(self) -> IdentityTable: ...
     @property
     def items(self) -> Sequence[Item_co]: ...
-
-
-class AnswerFrame(Protocol[Answer_co]):
-    """A frame of answers."""
-
-    @property
-    def items(self) -> Sequence[Answer_co]: ...
 
 
 class MakeFrame(Protocol):

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from services.meshkit.batching.frames import Answer, AnswerFrame, Item, MakeFrame, RequestFrame
+from services.meshkit.batching.frames import Answer, FrameOut, Item, RequestFrame
 from services.meshkit.batching.stream_session import BatchItem, StreamSession
 from services.meshkit.core.errors import Cancelled, Internal, MeshError
 
@@ -27,9 +27,9 @@ async def serve_batch(
     frames: AsyncIterator[RequestFrame[Item]],
     handle_frame: HandleFrame[Item, Answer],
     *,
-    answers: MakeFrame,
+    answers: type[FrameOut],
     max_in_flight: int = 4096,
-) -> AsyncGenerator[AnswerFrame[Answer]]:
+) -> AsyncGenerator[FrameOut]:
     """Answers a batch stream frame by frame; several frames are handled at once.
 
     Ends well when the client has sent its last item or the server drains; then every item that was read has its answer.
@@ -51,9 +51,9 @@ async def serve_items(
     frames: AsyncIterator[RequestFrame[Item]],
     handle_item: HandleItem[Item, Answer],
     *,
-    answers: MakeFrame,
+    answers: type[FrameOut],
     max_in_flight: int = 1024,
-) -> AsyncGenerator[AnswerFrame[Answer]]:
+) -> AsyncGenerator[FrameOut]:
     """Answers a batch stream item by item, as `serve_batch`: for work that waits on the outside world.
 
     A cancelled item is cancelled where it stands, and so is one whose deadline passes.

@@ -69,6 +69,11 @@ class TokenVerifier:
         self._generation = keys.generation
         self._verified: dict[str, tuple[float, VerifiedToken]] = {}
 
+    @property
+    def remembered(self) -> int:
+        """How many verified tokens are remembered."""
+        return len(self._verified)
+
     def verify(self, token: str) -> VerifiedToken:
         """Gives what the token proves.
 

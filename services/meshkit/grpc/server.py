@@ -117,22 +117,37 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
     health = HealthServicer(services)
     _add_health(grpc_server, health)
     add_reflection(grpc_server, (*services, EXEMPT_SERVICES[0]))
-    port = _bind(grpc_server, server)
-    async with metrics_page(server.metrics_listen) as metrics_port, asyncio.TaskGroup() as tasks:
-        with scoped(service=server.name):
-            running = [tasks.create_task(_run(work), name=f"{server.name}-background") for work in server.background]
-            running.append(tasks.create_task(_follow_readiness(server, health), name=f"{server.name}-readiness"))
+    port = await _bind(grpc_server, server)
+    own: BaseException | None = None
+    try:
+        async with metrics_page(server.metrics_listen) as metrics_port, asyncio.TaskGroup() as tasks:
+            running = _start_background(server, health, tasks)
             await grpc_server.start()
-            log.info("server started", listen=server.listen, port=port, services=services)
-        try:
-            yield Serving(port=port, metrics_port=metrics_port, services=services, health=health, drain=drain)
-        finally:
-            await health.drain()
-            drain.begin()
-            await grpc_server.stop(server.drain_seconds)
-            for task in running:
-                task.cancel()
-            log.info("server stopped", service=server.name)
+            log.info("server started", service=server.name, listen=server.listen, port=port, services=services)
+            try:
+                yield Serving(port=port, metrics_port=metrics_port, services=services, health=health, drain=drain)
+            except BaseException as error:
+                own = error
+                raise
+            finally:
+                await health.drain()
+                drain.begin()
+                await grpc_server.stop(server.drain_seconds)
+                for task in running:
+                    task.cancel()
+                log.info("server stopped", service=server.name)
+    except BaseExceptionGroup as group:
+        # What the block itself raised is nobody's group.
+        if own is not None and group.exceptions == (own,):
+            raise own from own.__cause__
+        raise
+
+
+def _start_background(server: Server, health: HealthServicer, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+    with scoped(service=server.name):
+        running = [tasks.create_task(_run(work), name=f"{server.name}-background") for work in server.background]
+        running.append(tasks.create_task(_follow_readiness(server, health), name=f"{server.name}-readiness"))
+    return running
 
 
 async def _run(work: Background) -> None:
@@ -150,12 +165,13 @@ async def _follow_readiness(server: Server, health: HealthServicer) -> None:
         await server.clock.sleep(1.0)
 
 
-def _bind(grpc_server: grpc.aio.Server, server: Server) -> int:
+async def _bind(grpc_server: grpc.aio.Server, server: Server) -> int:
     try:
         if server.credentials is None:
             return grpc_server.add_insecure_port(server.listen)
         return grpc_server.add_secure_port(server.listen, server.credentials)
     except RuntimeError as error:
+        await grpc_server.stop(None)
         raise AddressTaken(
             f"{server.name} cannot listen on {server.listen}; stop what uses it or choose another address",
             listen=server.listen,

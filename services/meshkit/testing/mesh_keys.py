@@ -12,6 +12,7 @@ from services.meshkit.grpc.guard import Admission, Guard
 from services.meshkit.grpc.identity import TokenSigner, TokenVerifier, WorkloadSigner, WorkloadVerifier
 from services.meshkit.grpc.signed_token import KeySetFile, SigningKey, key_set
 
+SERVICES = ("gateway", "orchestrator", "inference", "policy", "memory", "tools", "cost")
 #: The tenant of tests that need only one.
 TENANT = TenantId(UUID("01900000-0000-7000-8000-000000000001"))
 
@@ -26,9 +27,7 @@ class MeshKeys:
     workload_keys: Mapping[str, SigningKey]
 
     @classmethod
-    def make(
-        cls, folder: Path, *, clock: Clock, services: tuple[str, ...] = ("inference", "orchestrator")
-    ) -> "MeshKeys":
+    def make(cls, folder: Path, *, clock: Clock, services: tuple[str, ...] = SERVICES) -> "MeshKeys":
         """Makes keys for these services and writes the key sets."""
         access_key = SigningKey.generate("access-1")
         workload_keys = {service: SigningKey.generate(service) for service in services}

@@ -1,0 +1,102 @@
+"""The error table: every kind has a status, every reason is unique, nothing is lost on the wire."""
+
+import importlib
+import pkgutil
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from google.rpc import error_details_pb2
+
+import services
+from services.meshkit.core.errors import (
+    AlreadyExists,
+    Conflict,
+    ErrorKind,
+    Exhausted,
+    Invalid,
+    MeshError,
+    NotFound,
+    Precondition,
+    Unavailable,
+)
+from services.meshkit.grpc.errors import STATUS_OF, RemoteError, from_status, to_status
+
+
+def all_errors(kind: type[MeshError] = MeshError) -> Iterator[type[MeshError]]:
+    for derived in kind.__subclasses__():
+        # A name with `_` is a base that services derive from and never raise.
+        if not derived.__name__.startswith("_"):
+            yield derived
+        yield from all_errors(derived)
+
+
+def import_error_modules() -> None:
+    for module in pkgutil.walk_packages(services.__path__, "services."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
+def test_every_kind_has_a_status_of_its_own() -> None:
+    assert set(STATUS_OF) == set(ErrorKind)
+    assert len(set(STATUS_OF.values())) == len(ErrorKind)
+
+
+def test_every_error_has_a_kind_and_a_reason_that_no_other_error_has() -> None:
+    import_error_modules()
+    by_reason: defaultdict[str, set[str]] = defaultdict(set)
+    for error in all_errors():
+        assert error.kind in STATUS_OF, error
+        by_reason[error.reason].add(f"{error.__module__}.{error.__qualname__}")
+    assert not {reason: names for reason, names in by_reason.items() if len(names) > 1}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Invalid("topic", "is empty; say what to talk about", limit=5),
+        NotFound("run", "run_1"),
+        AlreadyExists("agent", "Athena"),
+        Precondition("the run has ended", run_id="run_1"),
+        Conflict("somebody was faster"),
+        Exhausted("the budget is used up", budget="budget_1", retry_after=timedelta(seconds=3)),
+        Unavailable("postgres"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_survives_the_wire(error: MeshError) -> None:
+    back = from_status(to_status(error, domain="cost.comitia"))
+    assert (back.kind, back.reason, back.message) == (error.kind, error.reason, error.message)
+    assert (back.metadata, back.retry_after, back.field) == (error.metadata, error.retry_after, error.field)
+    assert isinstance(back, RemoteError)
+    assert back.domain == "cost.comitia"
+
+
+def test_the_domain_of_a_neighbour_is_kept_when_its_error_is_passed_on() -> None:
+    remote = from_status(to_status(Exhausted("used up"), domain="cost.comitia"))
+    info = error_details_pb2.ErrorInfo()
+    assert to_status(remote, domain="inference.comitia").details[0].Unpack(info)
+    assert info.domain == "cost.comitia"
+
+
+@pytest.mark.parametrize(
+    ("error", "detail"),
+    [
+        (Invalid("a", "is wrong"), error_details_pb2.BadRequest),
+        (NotFound("run", "run_1"), error_details_pb2.ResourceInfo),
+        (AlreadyExists("run", "run_1"), error_details_pb2.ResourceInfo),
+        (Precondition("no"), error_details_pb2.PreconditionFailure),
+        (Exhausted("no"), error_details_pb2.QuotaFailure),
+        (Unavailable("postgres"), error_details_pb2.RetryInfo),
+    ],
+    ids=lambda value: getattr(value, "__name__", type(value).__name__),
+)
+def test_each_kind_carries_its_standard_detail(error: MeshError, detail: type) -> None:
+    status = to_status(error, domain="x.comitia")
+    assert any(packed.Is(detail.DESCRIPTOR) for packed in status.details)
+
+
+def test_an_endless_message_still_fits_into_the_trailers() -> None:
+    status = to_status(Invalid("x" * 9000, "y" * 100_000, **{f"k{n}": "z" * 9000 for n in range(99)}), domain="x")
+    assert status.ByteSize() < 7000
