@@ -1,7 +1,8 @@
 """The experiment behind decision 0001: what the seams of a turn cost, and which ones to keep.
 
 Seven skeletons, each a process; one embedded Postgres with a database per service; every variant of the turn at
-1, 16 and 64 sessions. Prints one JSON line per figure. `BENCH_SHORT=1` runs fewer variants once.
+1, 16 and 64 sessions. Prints one JSON line per figure. `BENCH_SHORT=1` runs fewer variants once. Variants named as
+arguments are compared closely: these alone, four rounds.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +34,15 @@ HERE = Path(__file__).parent
 SHORT = os.environ.get("BENCH_SHORT") == "1"
 ROUNDS, WARM_SECONDS, SECONDS = (1, 0.3, 0.8) if SHORT else (2, 0.4, 2.0)
 SESSIONS = (1, 16, 64)
+NAMED = sys.argv[1:]
+NAMED_ROUNDS, NAMED_SESSIONS = 4, (1, 4, 16, 64)
 #: A measurement is taken again, twice at most, if others keep more of the machine busy than this.
 STRANGER_CORES = 0.3
 TENANTS = [uuid5(NAMESPACE_URL, f"tenant-{n}") for n in range(8)]
 OTHER_ROWS = 20_000
 HOT = ["policy", "cost"]
 ALL = [*HOT, "memory", "inference"]
-CHOSEN = {"grouped": True, "frames": ALL, "overlap": True, "next_intent": True}
+CHOSEN = {"grouped": True, "frames": ALL, "merged": True, "law_first": True, "overlap": True, "next_intent": True}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     # Where law and money live.
@@ -62,10 +66,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grouped_frames_all_outside": {"grouped": True, "frames": ALL, "inside": False},
     # One change at a time on top of the above.
     "frames_all_merged_mark": {"grouped": True, "frames": ALL, "merged": True},
+    "frames_all_law_first": {"grouped": True, "frames": ALL, "merged": True, "law_first": True},
     "frames_all_settle_late": {"grouped": True, "frames": ALL, "settle_late": True},
     "frames_all_overlap": {"grouped": True, "frames": ALL, "overlap": True},
     "frames_all_next_intent": {"grouped": True, "frames": ALL, "next_intent": True},
-    # What the page recommends, and the same with the mark merged, and with a tool call.
+    # What the page recommends, the same without streams, and the same with a tool call.
     "chosen": CHOSEN,
     "chosen_but_unary": CHOSEN | {"frames": []},
     "chosen_merged_mark": {"grouped": True, "frames": ALL, "overlap": True, "next_intent": True, "merged": True},
@@ -194,8 +199,9 @@ class Mesh:
         times = postmaster.cpu_times()
         seconds["postgres"] = times.user + times.system + times.children_user + times.children_system
         for backend in postmaster.children(recursive=True):
-            times = backend.cpu_times()
-            seconds["postgres"] += times.user + times.system
+            with suppress(psutil.NoSuchProcess):  # Autovacuum comes and goes; the postmaster inherits its times.
+                times = backend.cpu_times()
+                seconds["postgres"] += times.user + times.system
         return seconds
 
     async def write_transactions(self) -> dict[str, int]:
@@ -270,7 +276,7 @@ def report_samples(variant: str, sessions: int, samples: list[Sample]) -> None:
     turns = len(latencies)
     rates = [len(sample.latencies_us) / sample.seconds for sample in samples]
     strangers = max(sample.strangers for sample in samples)
-    note = f"{turns} turns in {len(samples)} rounds; at most {strangers:.2f} cores busy with other work meanwhile"
+    note = f"{turns} turns, rounds {min(rates):.0f} to {max(rates):.0f}; at most {strangers:.2f} cores busy with others"
     quantiles = statistics.quantiles(latencies, n=100)
     report(f"{name}.turns_per_s", statistics.median(rates), "1/s", "higher", note)
     report(f"{name}.added_p50", quantiles[49] / 1000, "ms", "lower", "a stub model that takes no time")
@@ -300,9 +306,10 @@ async def report_postgres(mesh: Mesh) -> None:
 
 async def main() -> None:
     report_parts(TENANTS[0])
-    variants = [name for name in VARIANTS if not SHORT or name in IN_SHORT]
-    cases = [(variant, sessions) for variant in variants for sessions in SESSIONS]
-    cases += [(variant, 4) for variant in variants if variant.startswith("chosen")]
+    variants = NAMED or [name for name in VARIANTS if not SHORT or name in IN_SHORT]
+    cases = [(variant, sessions) for variant in variants for sessions in (NAMED_SESSIONS if NAMED else SESSIONS)]
+    if not NAMED:
+        cases += [(variant, 4) for variant in variants if variant.startswith("chosen")]
     samples: dict[tuple[str, int], list[Sample]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as directory:
         mesh = Mesh(Path(directory) / "postgres")
@@ -311,7 +318,7 @@ async def main() -> None:
             await report_commits(mesh.host, TENANTS[0])
             await mesh.configure({"grouped": True})
             await report_hops(mesh.peers["policy"], mesh.tokens[0])
-            for n in range(ROUNDS):
+            for n in range(NAMED_ROUNDS if NAMED else ROUNDS):
                 for variant, sessions in random.Random(n).sample(cases, len(cases)):
                     samples[variant, sessions].append(await measure_undisturbed(mesh, variant, sessions))
             for case in cases:

@@ -15,6 +15,13 @@ from service import STUB_ANSWER, TOPIC
 from store import Store, Write
 from wire import Peer, pb
 
+ONE_TRIP = """
+    create function remember(tenants text, tenant uuid[], run uuid[], data text[]) returns void language plpgsql as $$
+    begin
+        perform set_config('app.tenants', tenants, true);
+        insert into memory (tenant, run, data) select * from unnest($2, $3, $4);
+    end $$"""
+
 
 def report(figure: str, value: float, unit: str, better: str, note: str) -> None:
     line = {"bench": "seams", "figure": figure, "value": round(value, 3), "unit": unit, "better": better, "note": note}
@@ -78,6 +85,17 @@ async def report_commits(host: str, tenant: UUID) -> None:
     )
     await time_calls("commit_64", "the same with 64 rows, per row", group, 64)
     owner.cancel()
+    admin = await asyncpg.connect(host=host, user="postgres", database="memory")
+    await admin.execute(ONE_TRIP)
+    await admin.close()
+
+    async def in_one_trip() -> None:
+        async with pool.acquire() as connection:
+            await connection.execute(
+                "select remember($1, $2, $3, $4)", f"{{{tenant}}}", [tenant], [uuid4()], [STUB_ANSWER]
+            )
+
+    await time_calls("commit_1_one_trip", "the same inside a function of the invoker, one trip", in_one_trip, 1)
     await pool.close()
 
 

@@ -3,8 +3,6 @@
 It prints its address, answers until stdin closes, and holds what the service does in a turn and nothing else.
 """
 
-# ruff: noqa: N802 (gRPC names the methods)
-
 import asyncio
 import hashlib
 import json
@@ -44,6 +42,8 @@ class Flags:
     grouped: bool = False
     #: Reserve also marks the hold as dispatched.
     merged: bool = False
+    #: Law on the prompt first, then Reserve, instead of both at once; with `merged`, law has agreed to what is marked.
+    law_first: bool = False
     #: Settle in an owner task, after the answer has been returned.
     settle_late: bool = False
     #: After the model's answer: record, settle and the verdict at once instead of in a row.
@@ -108,11 +108,13 @@ class Skeleton:
         return hold
 
     async def before(self, caller: Caller, request: Any) -> tuple[bytes, str]:
-        """Law on the prompt beside the hold; then the hold is marked, since bytes are about to leave."""
-        verdict, hold = await asyncio.gather(
-            self.call("Policy.Evaluate", pb.EvaluateRequest(call_id=request.call_id, text=request.prompt), caller),
-            self.reserve(caller, request.run),
-        )
+        """Law on the prompt and the hold; the hold is marked last, since bytes are about to leave."""
+        law = self.call("Policy.Evaluate", pb.EvaluateRequest(call_id=request.call_id, text=request.prompt), caller)
+        if self.flags.law_first:
+            verdict = await law
+            hold = await self.reserve(caller, request.run)
+        else:
+            verdict, hold = await asyncio.gather(law, self.reserve(caller, request.run))
         if not self.flags.merged:
             await self.call("Cost.MarkDispatched", pb.MarkDispatchedRequest(hold=hold), caller)
         return hold, verdict.verdict
