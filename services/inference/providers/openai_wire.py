@@ -243,6 +243,13 @@ class ToolCalls:
         """
         return tuple(tool_call(call, name, "".join(arguments)) for call, name, arguments in self._calls)
 
+    def written(self) -> list[dict[str, object]]:
+        """Gives the calls as the dialect writes them, arguments as they came."""
+        return [
+            {"id": call, "type": "function", "function": {"name": name, "arguments": "".join(arguments)}}
+            for call, name, arguments in self._calls
+        ]
+
 
 def tool_call(call: str, name: str, arguments: str) -> ToolCallPart:
     """Makes a tool call of its written arguments.
