@@ -30,7 +30,7 @@ class CostSettings(ServiceSettings):
         default=60.0, gt=0, le=3600, description="How long a price changed by another replica may go unseen."
     )
     spend_batch_items: int = Field(
-        default=512, ge=1, le=4096, description="Most operations that share one transaction."
+        default=512, ge=1, le=1000, description="Most operations that share one transaction."
     )
     spend_queue_items: int = Field(
         default=8192, ge=1, description="Operations that may wait; one more is refused with RESOURCE_EXHAUSTED."

@@ -1,8 +1,6 @@
 """Rows to domain objects and back; pure."""
 
 from collections.abc import Sequence
-from typing import Any
-from uuid import UUID
 
 from sqlalchemy import RowMapping
 
@@ -14,7 +12,8 @@ from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 
-# A row as SQLAlchemy gives it: its values have the types of the columns in `tables.py`.
+# A row as SQLAlchemy gives it: its values have the types of the columns in `tables.py`. Its UUIDs are of asyncpg's
+# own class, which equals, sorts and hashes as the standard one and is faster.
 Row = RowMapping
 
 
@@ -41,8 +40,8 @@ def usage_of(counts: Sequence[int]) -> Usage:
 def budget_of(row: Row) -> Budget:
     """Reads a budget."""
     return Budget(
-        id=BudgetId(_uuid(row["id"])),
-        tenant=TenantId(_uuid(row["tenant_id"])),
+        id=BudgetId(row["id"]),
+        tenant=TenantId(row["tenant_id"]),
         scope=BudgetScope(row["scope"]),
         run_id=row["run_id"],
         limit=NanoUsd(row["limit_nano_usd"]),
@@ -57,12 +56,12 @@ def budget_of(row: Row) -> Budget:
 def hold_of(row: Row) -> Hold:
     """Reads a hold."""
     return Hold(
-        id=HoldId(_uuid(row["id"])),
-        tenant=TenantId(_uuid(row["tenant_id"])),
-        request_id=_uuid(row["request_id"]),
+        id=HoldId(row["id"]),
+        tenant=TenantId(row["tenant_id"]),
+        request_id=row["request_id"],
         request_digest=row["request_digest"],
         state=HoldState(row["state"]),
-        budgets=tuple(BudgetId(_uuid(budget)) for budget in row["budget_ids"]),
+        budgets=tuple(BudgetId(budget) for budget in row["budget_ids"]),
         purpose=_purpose_of(row),
         bound=usage_of(row["bound"]),
         amount=NanoUsd(row["amount_nano_usd"]),
@@ -77,9 +76,9 @@ def hold_of(row: Row) -> Hold:
 def cost_event_of(row: Row) -> CostEvent:
     """Reads an entry of the ledger."""
     return CostEvent(
-        id=CostEventId(_uuid(row["id"])),
-        tenant=TenantId(_uuid(row["tenant_id"])),
-        hold=HoldId(_uuid(row["hold_id"])),
+        id=CostEventId(row["id"]),
+        tenant=TenantId(row["tenant_id"]),
+        hold=HoldId(row["hold_id"]),
         purpose=_purpose_of(row),
         usage=Usage(**{name: int(row[f"{name}_tokens"]) for name in USAGE_CLASSES}),
         cost=NanoUsd(row["cost_nano_usd"]),
@@ -104,7 +103,3 @@ def _purpose_of(row: Row) -> Purpose:
             project=row["project"],
         ),
     )
-
-
-def _uuid(value: Any) -> UUID:
-    return value if type(value) is UUID else UUID(int=value.int)

@@ -2,16 +2,16 @@
 
 from typing import Final
 
+from services.cost.usecases.outage import passes
 from services.cost.usecases.ports import BeginSweep
 from services.cost.usecases.report import report
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.errors import MeshError
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.testing.failpoints import failpoint, register
 
 BEFORE_EXPIRY: Final = "cost.before_expiry"
 register(BEFORE_EXPIRY)
-_PASSING: Final = (ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED, ErrorKind.CONFLICT)
 
 log = logger(__name__)
 
@@ -35,7 +35,7 @@ class ExpireHolds:
                 while await self.once():
                     pass
             except MeshError as error:
-                if error.kind not in _PASSING:
+                if not passes(error):
                     raise
                 log.warning("expiry of holds waits", reason=error.reason, cause=error.message)
             await self._clock.sleep(self._every_seconds)

@@ -1,5 +1,6 @@
 """What a committed transaction tells operators: counters and log lines."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -22,14 +23,17 @@ _SENTENCES: Final = {
 
 def report(changes: Changes, outcomes: Sequence[Hold | MeshError] = ()) -> None:
     """Counts what was charged, held and refused, and raises alerts in the log. Call it after the commit."""
+    paid: Counter[tuple[str, str]] = Counter()
     for entry in changes.entries:
         if entry.cost > 0:
-            metrics.COST.labels(_provider(entry.purpose.provider), _model(entry.purpose.model)).inc(entry.cost)
-    for hold in (*changes.new_holds, *changes.holds):
-        metrics.HOLDS.labels(hold.state.name.lower()).inc()
-    for outcome in outcomes:
-        if isinstance(outcome, MeshError):
-            metrics.SPEND_REFUSED.labels(outcome.reason).inc()
+            paid[entry.purpose.provider, entry.purpose.model] += entry.cost
+    for (provider, model), amount in paid.items():
+        metrics.COST.labels(_provider(provider), _model(model)).inc(amount)
+    for state, count in Counter(hold.state for hold in (*changes.new_holds, *changes.holds)).items():
+        metrics.HOLDS.labels(state.name.lower()).inc(count)
+    refused = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, MeshError))
+    for reason, count in refused.items():
+        metrics.SPEND_REFUSED.labels(reason).inc(count)
     _alert(changes.alerts)
 
 

@@ -1,13 +1,18 @@
 """Budgets, their limits and their alerts over gRPC on real Postgres."""
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import exc, text
 
 from comitia.common.v1.usage_pb2 import Usage
 from comitia.cost.v1 import cost_pb2
 from comitia.cost.v1 import cost_service_pb2 as pb
+from services.meshkit.bus.bus import bus
+from services.meshkit.bus.consumer import Consumer, Message
+from services.meshkit.bus.subjects import service_stream
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.scope import maintenance_scope
+from tests.integration.conftest import NatsServer
 from tests.integration.cost.conftest import CostMesh, StartCost
 from tests.support.money import a_reserve, a_run_id
 
@@ -82,6 +87,25 @@ async def test_usage_beyond_the_bound_is_charged_shown_as_overrun_and_told_on_th
     alert = cost_pb2.BudgetAlert.FromString(row.body)
     assert row.subject == "comitia.cost.budget.overrun.v1"
     assert (alert.cause, alert.budget.spent_nano_usd) == (cost_pb2.BUDGET_ALERT_CAUSE_OVERRUN, 600_000)
+
+
+async def test_an_alert_reaches_the_stream_of_cost(start_cost: StartCost, nats_server: NatsServer) -> None:
+    url = nats_server.url.replace("://", f"://{nats_server.token}@")
+    async with start_cost(nats_url=SecretStr(url)) as mesh, bus(url, streams=(service_stream("cost"),)) as listener:
+        await listener.wait_connected()
+        heard: asyncio.Queue[Message] = asyncio.Queue()
+        consumer = Consumer(listener, service_stream("cost"), "cost-test", heard.put)
+        listening = asyncio.ensure_future(consumer())
+        try:
+            await mesh.caller().reserve()
+            await mesh.caller().limit(1)
+            message = await asyncio.wait_for(heard.get(), 10)
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+    alert = cost_pb2.BudgetAlert.FromString(message.body)
+    assert message.subject == "comitia.cost.budget.overrun.v1"
+    assert (alert.budget.overrun_nano_usd, alert.budget.limit_nano_usd) == (BOUND - 1, 1)
 
 
 async def test_a_used_up_budget_is_told_on_the_bus_once(mesh: CostMesh) -> None:
