@@ -1,0 +1,221 @@
+"""The same client for code without an event loop: each method of the asynchronous one, blocking.
+
+The work is done by one loop in a thread of its own.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from comitia.gateway.v1 import status_service_pb2
+from comitia_sdk import aio
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Group = TypeVar("Group")
+
+
+class _Loop:
+    """One event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="comitia-sdk", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Runs a coroutine to its end; a keyboard interrupt cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Stops the loop."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+
+class _Blocking(Generic[Group]):
+    """A group of methods whose asynchronous twin does the work."""
+
+    def __init__(self, loop: _Loop, group: Group) -> None:
+        self.loop = loop
+        self.group = group
+
+
+def _blocking(
+    method: Callable[Concatenate[Group, Arguments], Awaitable[Result]],
+) -> Callable[Concatenate[_Blocking[Group], Arguments], Result]:
+    """Makes the blocking form of an asynchronous method."""
+
+    def call(self: _Blocking[Group], *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        async def work() -> Result:
+            return await method(self.group, *arguments, **named)
+
+        return self.loop.run(work())
+
+    call.__doc__ = method.__doc__
+    call.__name__ = method.__name__
+    return call
+
+
+def _iterating(
+    method: Callable[Concatenate[Group, Arguments], AsyncGenerator[Result]],
+) -> Callable[Concatenate[_Blocking[Group], Arguments], Iterator[Result]]:
+    """Makes the blocking form of an asynchronous generator."""
+
+    def call(self: _Blocking[Group], *arguments: Arguments.args, **named: Arguments.kwargs) -> Iterator[Result]:
+        generator = method(self.group, *arguments, **named)
+
+        async def following() -> list[Result]:
+            async for item in generator:
+                return [item]
+            return []
+
+        async def finish() -> None:
+            await generator.aclose()
+
+        try:
+            while found := self.loop.run(following()):
+                yield from found
+        finally:
+            self.loop.run(finish())
+
+    call.__doc__ = method.__doc__
+    call.__name__ = method.__name__
+    return call
+
+
+class Agents(_Blocking[aio.AsyncAgents]):
+    """Immutable versions of agents."""
+
+    create = _blocking(aio.AsyncAgents.create)
+    apply = _blocking(aio.AsyncAgents.apply)
+    get = _blocking(aio.AsyncAgents.get)
+    list = _iterating(aio.AsyncAgents.list)
+
+
+class Sessions(_Blocking[aio.AsyncSessions]):
+    """Sessions of several agents."""
+
+    start = _blocking(aio.AsyncSessions.start)
+    get = _blocking(aio.AsyncSessions.get)
+    list = _iterating(aio.AsyncSessions.list)
+    turns = _iterating(aio.AsyncSessions.turns)
+    watch = _iterating(aio.AsyncSessions.watch)
+    advance = _blocking(aio.AsyncSessions.advance)
+    cancel = _blocking(aio.AsyncSessions.cancel)
+
+
+class Models(_Blocking[aio.AsyncModels]):
+    """Language and embedding models, under law and money."""
+
+    list = _blocking(aio.AsyncModels.list)
+    generate = _blocking(aio.AsyncModels.generate)
+    stream = _iterating(aio.AsyncModels.stream)
+    embed = _blocking(aio.AsyncModels.embed)
+
+
+class Policies(_Blocking[aio.AsyncPolicies]):
+    """Law: bundles of rules, and what broke them."""
+
+    apply = _blocking(aio.AsyncPolicies.apply)
+    get = _blocking(aio.AsyncPolicies.get)
+    activate = _blocking(aio.AsyncPolicies.activate)
+    list = _iterating(aio.AsyncPolicies.list)
+    violations = _iterating(aio.AsyncPolicies.violations)
+    watch_violations = _iterating(aio.AsyncPolicies.watch_violations)
+
+
+class Memories(_Blocking[aio.AsyncMemories]):
+    """What agents remember."""
+
+    remember = _blocking(aio.AsyncMemories.remember)
+    recall = _blocking(aio.AsyncMemories.recall)
+    get = _blocking(aio.AsyncMemories.get)
+    list = _iterating(aio.AsyncMemories.list)
+    forget = _blocking(aio.AsyncMemories.forget)
+
+
+class Tools(_Blocking[aio.AsyncTools]):
+    """Tools, under law and money."""
+
+    register = _blocking(aio.AsyncTools.register)
+    get = _blocking(aio.AsyncTools.get)
+    list = _iterating(aio.AsyncTools.list)
+    search = _blocking(aio.AsyncTools.search)
+    invoke = _blocking(aio.AsyncTools.invoke)
+
+
+class Costs(_Blocking[aio.AsyncCosts]):
+    """Money: what was spent, and how much may be."""
+
+    summary = _blocking(aio.AsyncCosts.summary)
+    events = _iterating(aio.AsyncCosts.events)
+    budget = _blocking(aio.AsyncCosts.budget)
+    set_limit = _blocking(aio.AsyncCosts.set_limit)
+    prices = _iterating(aio.AsyncCosts.prices)
+
+
+class Identity(_Blocking[aio.AsyncIdentity]):
+    """API keys and tenants."""
+
+    whoami = _blocking(aio.AsyncIdentity.whoami)
+    token = _blocking(aio.AsyncIdentity.token)
+    create_key = _blocking(aio.AsyncIdentity.create_key)
+    list_keys = _iterating(aio.AsyncIdentity.list_keys)
+    revoke_key = _blocking(aio.AsyncIdentity.revoke_key)
+    create_tenant = _blocking(aio.AsyncIdentity.create_tenant)
+    list_tenants = _iterating(aio.AsyncIdentity.list_tenants)
+
+
+class Client:
+    """A client of one mesh, for code without an event loop. Arguments as `AsyncClient`.
+
+    with Client() as client:
+        session = client.sessions.start("Tabs or spaces?", agents=["Athena", "Apollo"])
+        for event in client.sessions.watch(session.session_id):
+            ...
+    """
+
+    def __init__(self, url: str = "", *, api_key: str = "", access_token: str = "") -> None:
+        self._loop = _Loop()
+        try:
+            self._client = self._loop.run(_make(url, api_key, access_token))
+        except BaseException:
+            self._loop.close()
+            raise
+        self.url = self._client.url
+        self.agents = Agents(self._loop, self._client.agents)
+        self.sessions = Sessions(self._loop, self._client.sessions)
+        self.models = Models(self._loop, self._client.models)
+        self.policies = Policies(self._loop, self._client.policies)
+        self.memories = Memories(self._loop, self._client.memories)
+        self.tools = Tools(self._loop, self._client.tools)
+        self.costs = Costs(self._loop, self._client.costs)
+        self.identity = Identity(self._loop, self._client.identity)
+
+    def status(self) -> status_service_pb2.GetMeshStatusResponse:
+        """Asks how the seven services are. Needs no key. Raises: MeshUnavailable."""
+        return self._loop.run(self._client.status())
+
+    def close(self) -> None:
+        """Closes the connection and ends the thread."""
+        self._loop.run(self._client.close())
+        self._loop.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_failure: object) -> None:
+        self.close()
+
+
+async def _make(url: str, api_key: str, access_token: str) -> aio.AsyncClient:
+    """Makes the client on its loop, where its channel lives."""
+    return aio.AsyncClient(url, api_key=api_key, access_token=access_token)
