@@ -1,0 +1,1 @@
+"""Law: bundles of rules, verdicts under them, and what broke them."""

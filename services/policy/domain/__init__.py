@@ -1,0 +1,1 @@
+"""What law is made of: bundles, subjects, verdicts, violations."""

@@ -1,0 +1,138 @@
+"""Violations in Postgres, numbered per tenant."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from sqlalchemy import RowMapping, Select, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.scope import driver_scope, tenant_scope
+from services.policy.domain.subject import Operation, Stage
+from services.policy.domain.verdict import Action, Severity
+from services.policy.domain.violation import Violation
+from services.policy.storage.tables import VIOLATION, VIOLATION_HEAD
+from services.policy.usecases.ports import ViolationFilter
+
+# One statement: the heads move by the number of new violations, and each violation takes its place below them. Tenants
+# come in order, so two commits never wait for each other in a circle.
+_ADD: Final = """
+    WITH moved AS (
+        INSERT INTO violation_head AS head (tenant_id, sequence)
+        SELECT * FROM unnest($1::uuid[], $2::bigint[])
+        ON CONFLICT (tenant_id) DO UPDATE SET sequence = head.sequence + excluded.sequence
+        RETURNING tenant_id, sequence
+    )
+    INSERT INTO violation (tenant_id, sequence, id, verdict_id, rule, severity, action, stage, operation, rationale,
+                           run_id, path, agent_name, bundle, created_time)
+    SELECT new.tenant_id, moved.sequence - new.behind, new.id, new.verdict_id, new.rule, new.severity, new.action,
+           new.stage, new.operation, new.rationale, new.run_id, new.path, new.agent_name, new.bundle, new.created_time
+    FROM unnest($3::uuid[], $4::bigint[], $5::uuid[], $6::text[], $7::text[], $8::smallint[], $9::smallint[],
+                $10::smallint[], $11::smallint[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
+                $17::timestamptz[])
+         AS new (tenant_id, behind, id, verdict_id, rule, severity, action, stage, operation, rationale, run_id, path,
+                 agent_name, bundle, created_time)
+    JOIN moved USING (tenant_id)"""
+
+
+class ViolationRepository:
+    """Implements `usecases.ports.ViolationStore`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def add(self, groups: Sequence[Sequence[Violation]]) -> None:
+        """See `ViolationStore.add`."""
+        violations = [violation for group in groups for violation in group]
+        if not violations:
+            return
+        totals = Counter(violation.tenant for violation in violations)
+        tenants = sorted(totals)
+        left = Counter(totals)
+        rows: list[tuple[Any, ...]] = []
+        for violation in violations:
+            left[violation.tenant] -= 1
+            rows.append(_row_of(violation, behind=left[violation.tenant]))
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        async with driver_scope(self._engine, tenants) as scope:
+            await scope.driver.execute(_ADD, tenants, [totals[tenant] for tenant in tenants], *columns)
+            await scope.commit()
+
+    async def newest(
+        self, tenant: TenantId, wanted: ViolationFilter, *, before: int | None, most: int
+    ) -> Sequence[Violation]:
+        """See `ViolationStore.newest`."""
+        statement = _wanted(tenant, wanted).order_by(VIOLATION.c.sequence.desc()).limit(most)
+        if before is not None:
+            statement = statement.where(VIOLATION.c.sequence < before)
+        return await self._all(tenant, statement)
+
+    async def following(
+        self, tenant: TenantId, wanted: ViolationFilter, *, after: int, most: int
+    ) -> Sequence[Violation]:
+        """See `ViolationStore.following`."""
+        statement = _wanted(tenant, wanted).where(VIOLATION.c.sequence > after)
+        return await self._all(tenant, statement.order_by(VIOLATION.c.sequence).limit(most))
+
+    async def heads(self, tenants: Iterable[TenantId]) -> dict[TenantId, int]:
+        """See `ViolationStore.heads`."""
+        statement = select(VIOLATION_HEAD.c.tenant_id, VIOLATION_HEAD.c.sequence)
+        async with tenant_scope(self._engine, tenants, read_only=True) as scope:
+            return {TenantId(row.tenant_id): row.sequence for row in await scope.execute(statement)}
+
+    async def _all(self, tenant: TenantId, statement: Select[Any]) -> list[Violation]:
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            return [_violation_of(row) for row in (await scope.execute(statement)).mappings()]
+
+
+def _wanted(tenant: TenantId, wanted: ViolationFilter) -> Select[Any]:
+    statement = select(VIOLATION).where(VIOLATION.c.tenant_id == tenant)
+    if wanted.run_id:
+        # The second condition lets the partial index serve.
+        statement = statement.where(VIOLATION.c.run_id == wanted.run_id, VIOLATION.c.run_id != "")
+    if wanted.rule:
+        statement = statement.where(VIOLATION.c.rule == wanted.rule)
+    if wanted.min_severity is not None:
+        statement = statement.where(VIOLATION.c.severity >= int(wanted.min_severity))
+    return statement
+
+
+def _row_of(violation: Violation, *, behind: int) -> tuple[Any, ...]:
+    return (
+        violation.tenant,
+        behind,
+        violation.id,
+        violation.verdict_id,
+        violation.rule,
+        int(violation.severity),
+        int(violation.action),
+        int(violation.stage),
+        int(violation.operation),
+        violation.rationale,
+        violation.run_id,
+        violation.path,
+        violation.agent_name,
+        violation.bundle,
+        violation.created,
+    )
+
+
+def _violation_of(row: RowMapping) -> Violation:
+    return Violation(
+        id=row["id"],
+        tenant=TenantId(row["tenant_id"]),
+        verdict_id=row["verdict_id"],
+        rule=row["rule"],
+        severity=Severity(row["severity"]),
+        action=Action(row["action"]),
+        stage=Stage(row["stage"]),
+        operation=Operation(row["operation"]),
+        rationale=row["rationale"],
+        run_id=row["run_id"],
+        path=row["path"],
+        agent_name=row["agent_name"],
+        bundle=row["bundle"],
+        created=row["created_time"],
+        sequence=row["sequence"],
+    )

@@ -1,0 +1,50 @@
+"""gRPC face of bundles."""
+
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from comitia.policy.v1 import policy_service_pb2 as pb
+from comitia.policy.v1.policy_service_pb2_grpc import BundleServiceServicer
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.grpc.call import caller_of
+from services.policy.transport import convert
+from services.policy.usecases.activate_bundle import ActivateBundle
+from services.policy.usecases.create_bundle import CreateBundle
+from services.policy.usecases.read_bundles import ReadBundles
+
+Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
+
+
+class BundleServicer(BundleServiceServicer):
+    """Converts, calls one use case, converts back. No decisions here."""
+
+    def __init__(self, *, create: CreateBundle, activate: ActivateBundle, read: ReadBundles) -> None:
+        self._create = create
+        self._activate = activate
+        self._read = read
+
+    async def CreateBundle(self, request: pb.CreateBundleRequest, context: Context) -> pb.CreateBundleResponse:
+        bundle = await self._create(convert.to_create_command(request, caller_of(context).principal))
+        return pb.CreateBundleResponse(bundle=convert.bundle_to_proto(bundle))
+
+    async def GetBundle(self, request: pb.GetBundleRequest, context: Context) -> pb.GetBundleResponse:
+        name, version = convert.to_reference(request.bundle)
+        bundle = await self._read.get(caller_of(context).principal.tenant, name, version)
+        return pb.GetBundleResponse(bundle=convert.bundle_to_proto(bundle))
+
+    async def ListBundles(self, request: pb.ListBundlesRequest, context: Context) -> pb.ListBundlesResponse:
+        size = clamp_page_size(request.page_size)
+        place = decode_page_token(request.page_token, str, str)
+        after = None if place is None else (str(place[0]), str(place[1]))
+        found = await self._read.page(caller_of(context).principal.tenant, after=after, most=size + 1)
+        shown = found[:size]
+        return pb.ListBundlesResponse(
+            bundles=[convert.bundle_to_proto(bundle) for bundle in shown],
+            next_page_token=encode_page_token(shown[-1].name, shown[-1].version) if len(found) > size else "",
+        )
+
+    async def ActivateBundle(self, request: pb.ActivateBundleRequest, context: Context) -> pb.ActivateBundleResponse:
+        name, version = convert.to_reference(request.bundle, versioned=True)
+        bundle = await self._activate(caller_of(context).principal, name, version)
+        return pb.ActivateBundleResponse(bundle=convert.bundle_to_proto(bundle))

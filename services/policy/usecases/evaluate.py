@@ -1,0 +1,186 @@
+"""Judges subjects under the law of their tenants, and records what broke it before anybody hears of it."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import IdSource
+from services.meshkit.telemetry import names
+from services.meshkit.telemetry.tracing import span
+from services.policy.domain.subject import Subject
+from services.policy.domain.verdict import Judgement, Verdict
+from services.policy.domain.violation import Violation
+from services.policy.rules.texts import size_of
+from services.policy.usecases.laws import Law, Laws
+from services.policy.usecases.off_loop import Threads
+from services.policy.usecases.record_violations import RecordViolations
+
+#: Content up to this size, bytes, is judged on the loop: a thread would cost more.
+_INLINE_BYTES: Final = 64 * 1024
+#: The loop is given back after this long, seconds.
+_SLICE_SECONDS: Final = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One subject and whose law it is under."""
+
+    tenant: TenantId
+    subject: Subject
+    #: W3C trace context, empty without one.
+    traceparent: str = ""
+
+
+#: What became of a question.
+Answer = Verdict | MeshError
+
+
+class Evaluate:
+    """Answers questions, each by itself: what fails for one does not touch the others."""
+
+    def __init__(self, *, laws: Laws, record: RecordViolations, threads: Threads, clock: Clock, ids: IdSource) -> None:
+        self._laws = laws
+        self._record = record
+        self._threads = threads
+        self._clock = clock
+        self._ids = ids
+
+    async def one(self, question: Question) -> Verdict:
+        """Answers one question.
+
+        Raises: NoBundle; MeshError: a violation could not be recorded, so there is no verdict.
+        """
+        law = self._laws.peek(question.tenant) or await self._laws.of(question.tenant)
+        if _is_large(question.subject):
+            verdict = await self._judged_aside(question, law)
+        else:
+            verdict = self._judged(question, law)
+        if verdict.judgement.matched:
+            await self._record(self._violations(question, verdict), question.subject)
+        return verdict
+
+    async def many(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        """Answers the questions of a frame, in order."""
+        laws = await self._laws_of({question.tenant for question in questions})
+        answers: dict[int, Answer] = {}
+        aside: list[tuple[int, Law]] = []
+        sliced = self._clock.monotonic()
+        for index, question in enumerate(questions):
+            law = laws[question.tenant]
+            if isinstance(law, MeshError):
+                answers[index] = law
+            elif _is_large(question.subject):
+                aside.append((index, law))
+            else:
+                answers[index] = self._judged(question, law)
+                if self._clock.monotonic() - sliced > _SLICE_SECONDS:
+                    await asyncio.sleep(0)
+                    sliced = self._clock.monotonic()
+        if aside:
+            await self._judge_aside(questions, aside, answers)
+        await self._record_all(questions, answers)
+        return [answers[index] for index in range(len(questions))]
+
+    async def _laws_of(self, tenants: Iterable[TenantId]) -> dict[TenantId, Law | MeshError]:
+        laws: dict[TenantId, Law | MeshError] = {}
+        missing: list[TenantId] = []
+        for tenant in tenants:
+            law = self._laws.peek(tenant)
+            if law is None:
+                missing.append(tenant)
+            else:
+                laws[tenant] = law
+
+        async def load(tenant: TenantId) -> None:
+            try:
+                laws[tenant] = await self._laws.of(tenant)
+            except MeshError as error:
+                laws[tenant] = error
+
+        async with asyncio.TaskGroup() as tasks:
+            for tenant in missing:
+                tasks.create_task(load(tenant))
+        return laws
+
+    async def _judge_aside(
+        self, questions: Sequence[Question], large: Sequence[tuple[int, Law]], answers: dict[int, Answer]
+    ) -> None:
+        async def judge(index: int, law: Law) -> None:
+            try:
+                answers[index] = await self._judged_aside(questions[index], law)
+            except MeshError as error:
+                answers[index] = error
+
+        async with asyncio.TaskGroup() as tasks:
+            for index, law in large:
+                tasks.create_task(judge(index, law))
+
+    async def _record_all(self, questions: Sequence[Question], answers: dict[int, Answer]) -> None:
+        async def record(index: int, verdict: Verdict) -> None:
+            try:
+                await self._record(self._violations(questions[index], verdict), questions[index].subject)
+            except MeshError as error:
+                answers[index] = error
+
+        async with asyncio.TaskGroup() as tasks:
+            for index, answer in answers.items():
+                if isinstance(answer, Verdict) and answer.judgement.matched:
+                    tasks.create_task(record(index, answer))
+
+    def _judged(self, question: Question, law: Law) -> Verdict:
+        with _monitored(question, law):
+            return self._verdict(law.compiled.judge(question.subject, timer=self._clock.monotonic), law)
+
+    async def _judged_aside(self, question: Question, law: Law) -> Verdict:
+        with _monitored(question, law):
+            judgement = await self._threads.run(
+                lambda: law.compiled.judge(question.subject, timer=self._clock.monotonic)
+            )
+        return self._verdict(judgement, law)
+
+    def _verdict(self, judgement: Judgement, law: Law) -> Verdict:
+        return Verdict(id=self._ids.new("verdict"), judgement=judgement, bundle_digest=law.digest, bundle=law.reference)
+
+    def _violations(self, question: Question, verdict: Verdict) -> tuple[Violation, ...]:
+        subject = question.subject
+        call = subject.context.call_id
+        now = self._clock.now()
+        return tuple(
+            Violation(
+                id=self._ids.uuid(),
+                tenant=question.tenant,
+                verdict_id=verdict.id,
+                rule=result.rule,
+                severity=result.severity,
+                action=result.action,
+                stage=subject.stage,
+                operation=subject.operation,
+                rationale=result.rationale,
+                run_id=call.run_id if call.run_id.startswith("run_") else "",
+                path=call.path,
+                agent_name=subject.context.agent_name,
+                bundle=verdict.bundle,
+                created=now,
+            )
+            for result in verdict.judgement.matched
+            if result.action is not None
+        )
+
+
+def _is_large(subject: Subject) -> bool:
+    return sum(size_of(part) for part in subject.parts) > _INLINE_BYTES
+
+
+def _monitored(question: Question, law: Law) -> AbstractContextManager[None]:
+    return span(
+        names.SPAN_MONITOR,
+        traceparent=question.traceparent or None,
+        stage=question.subject.stage.name,
+        operation=question.subject.operation.name,
+        bundle=law.reference,
+    )

@@ -1,0 +1,111 @@
+"""Builds policy: the only file that names every concrete class."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from comitia.guard_table import GUARDS
+from comitia.policy.v1.policy_service_pb2_grpc import (
+    add_BundleServiceServicer_to_server,
+    add_PolicyServiceServicer_to_server,
+    add_ViolationServiceServicer_to_server,
+)
+from services.meshkit.batching.group_commit import GroupCommit
+from services.meshkit.bus.bus import bus
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource
+from services.meshkit.grpc.server import Server, admission
+from services.meshkit.sql.engine import sql_engine
+from services.policy.clients.wakes import NatsWakes
+from services.policy.rules.shipped import load_shipped
+from services.policy.settings import PolicySettings
+from services.policy.storage.bundle_repository import BundleRepository
+from services.policy.storage.violation_repository import ViolationRepository
+from services.policy.transport.bundle_servicer import BundleServicer
+from services.policy.transport.policy_servicer import PolicyServicer
+from services.policy.transport.violation_servicer import ViolationServicer
+from services.policy.usecases.activate_bundle import ActivateBundle
+from services.policy.usecases.create_bundle import CreateBundle
+from services.policy.usecases.evaluate import Evaluate
+from services.policy.usecases.laws import Laws
+from services.policy.usecases.off_loop import Threads
+from services.policy.usecases.read_bundles import ReadBundles
+from services.policy.usecases.record_violations import CommitViolations, Group, RecordViolations
+from services.policy.usecases.violation_news import ViolationNews
+from services.policy.usecases.watch_violations import WatchViolations
+
+
+@asynccontextmanager
+async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
+    """Opens what policy needs and gives its server; leaving the block records what waits and closes everything."""
+    async with (
+        sql_engine(
+            settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="policy"
+        ) as app,
+        sql_engine(
+            settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="policy-maintenance"
+        ) as maintenance,
+        bus(settings.nats_url.get_secret_value()) as events,
+        Threads(threads=settings.threads, most_waiting=settings.max_waiting_for_threads) as threads,
+    ):
+        wakes = NatsWakes(events)
+        shipped = await threads.run(load_shipped)
+        bundles = BundleRepository(app=app, maintenance=maintenance, clock=clock)
+        violations = ViolationRepository(app)
+        laws = Laws(
+            store=bundles,
+            shipped=shipped,
+            wakes=wakes,
+            clock=clock,
+            off_loop=threads.run,
+            poll_seconds=settings.law_poll_seconds,
+            most_tenants=settings.max_known_tenants,
+            most_bundles=settings.max_compiled_bundles,
+        )
+        news = ViolationNews(
+            store=violations,
+            wakes=wakes,
+            clock=clock,
+            poll_seconds=settings.watch_poll_seconds,
+            most=settings.max_watches,
+        )
+        activate = ActivateBundle(store=bundles, shipped=shipped, laws=laws, wakes=wakes)
+        create = CreateBundle(
+            store=bundles,
+            shipped=shipped,
+            activate=activate,
+            parse_off_loop=threads.run,
+            clock=clock,
+            ids=ids,
+            most_bundles=settings.max_bundles_per_tenant,
+        )
+        commit = CommitViolations(store=violations, wakes=wakes, recorded=news.recorded)
+        async with GroupCommit[Group, None](
+            commit,
+            name="policy.violations",
+            max_items=settings.record_batch_items,
+            max_waiting=settings.record_queue_items,
+        ) as commits:
+            evaluate = Evaluate(laws=laws, record=RecordViolations(commits), threads=threads, clock=clock, ids=ids)
+            bundle_servicer = BundleServicer(
+                create=create, activate=activate, read=ReadBundles(store=bundles, shipped=shipped)
+            )
+            violation_servicer = ViolationServicer(
+                violations=violations, watch=WatchViolations(store=violations, news=news)
+            )
+            yield Server(
+                name="policy",
+                listen=settings.listen,
+                registrations=(
+                    partial(add_PolicyServiceServicer_to_server, PolicyServicer(evaluate=evaluate)),
+                    partial(add_BundleServiceServicer_to_server, bundle_servicer),
+                    partial(add_ViolationServiceServicer_to_server, violation_servicer),
+                ),
+                admission=admission(settings, GUARDS, clock=clock),
+                background=(laws, news),
+                ready=laws.ready,
+                metrics_listen=settings.metrics_listen,
+                drain_seconds=settings.drain_seconds,
+                max_concurrent_calls=settings.max_concurrent_calls,
+                clock=clock,
+            )
