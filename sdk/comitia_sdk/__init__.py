@@ -9,23 +9,27 @@ with Client() as client:
             print(event.turn_completed.output.content)
 """
 
-from comitia_sdk.aio import AsyncClient
-from comitia_sdk.errors import (
-    AlreadyExists,
-    ComitiaError,
-    Conflict,
-    FailedPrecondition,
-    InternalFailure,
-    InvalidRequest,
-    LimitReached,
-    MeshUnavailable,
-    NotFound,
-    PermissionDenied,
-    TimedOut,
-    Unauthenticated,
-)
-from comitia_sdk.money import nano_usd, usd
-from comitia_sdk.sync import Client
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from comitia_sdk.aio import AsyncClient
+    from comitia_sdk.errors import (
+        AlreadyExists,
+        ComitiaError,
+        Conflict,
+        FailedPrecondition,
+        InternalFailure,
+        InvalidRequest,
+        LimitReached,
+        MeshUnavailable,
+        NotFound,
+        PermissionDenied,
+        TimedOut,
+        Unauthenticated,
+    )
+    from comitia_sdk.money import nano_usd, usd
+    from comitia_sdk.sync import Client
 
 __all__ = [
     "AlreadyExists",
@@ -45,3 +49,12 @@ __all__ = [
     "nano_usd",
     "usd",
 ]
+
+_HOMES = {"AsyncClient": "aio", "Client": "sync", "nano_usd": "money", "usd": "money"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use: gRPC and the contracts take a moment, and `comitia --help` needs neither."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

