@@ -10,6 +10,7 @@ Source: DESIGN section 4; the overheads are generous readings of OpenAI's and An
 `tests/unit/inference/test_money_bound.py` fuzzes them against real vocabularies.
 """
 
+import json
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Final
@@ -111,8 +112,8 @@ def _tool(tool: ToolDefinition, overhead: Overhead) -> int:
 def _json(value: object, overhead: Overhead) -> int:
     """Bounds a JSON value however a provider writes it: all its strings, and a toll for each node around them."""
     if isinstance(value, str):
-        # Escapes make a character up to six bytes long in JSON: `\\u0001`.
-        return _text(value) + 5 * sum(1 for character in value if character < " " or character in '"\\') + 4
+        # A provider may write it with escapes: a character outside ASCII then takes up to twelve bytes.
+        return max(_text(value), len(json.dumps(value))) + 4
     if isinstance(value, dict):
         pairs: dict[object, object] = value  # pyright: ignore[reportUnknownVariableType]
         return 4 + sum(

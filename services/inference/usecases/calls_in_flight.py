@@ -31,6 +31,11 @@ class Flight:
         self._news = asyncio.Event()
         self._task: asyncio.Task[Answer] | None = None
 
+    @property
+    def ended(self) -> bool:
+        """True once the call has its outcome."""
+        return self._task is not None and self._task.done()
+
     def start(self, work: Coroutine[object, object, Answer]) -> asyncio.Task[Answer]:
         """Begins the call in a task of its own, so that it ends in order whatever happens to its askers."""
         task = asyncio.create_task(work, name="model-call")
@@ -99,7 +104,7 @@ class CallsInFlight:
         Raises: CallArgumentsDiffer: the call in flight has other arguments. ModelBusy: too many calls.
         """
         flight = self._flights.get(key)
-        if flight is None:
+        if flight is None or flight.ended:
             flight = self._begin(key, arguments_hash, work, streamed=streamed)
         elif flight.arguments_hash != arguments_hash:
             raise CallArgumentsDiffer(key.call_id)
@@ -127,7 +132,8 @@ class CallsInFlight:
         self._depth.set(len(self._flights))
 
         def end(task: asyncio.Task[Answer]) -> None:
-            del self._flights[key]
+            if self._flights.get(key) is flight:
+                del self._flights[key]
             self._depth.set(len(self._flights))
             if not task.cancelled():
                 task.exception()  # Looked at here, so that one nobody waited for is not called unhandled.

@@ -1,0 +1,443 @@
+"""A provider that speaks OpenAI's and Anthropic's wire formats, misbehaves on request, and meters what it served.
+
+In a test: `async with fake_provider() as provider: ...`. As a process of its own, for tests of the whole mesh:
+`python -m tests.support.fake_provider --port 8099`; then `GET /meter` and `POST /behave` take the place of attributes.
+
+What it writes is synthetic: `tests/contract/wire` checks it against the official SDKs.
+"""
+
+import argparse
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from aiohttp import web
+
+KEY = "sk-test-key"
+Dialect = Literal["openai", "anthropic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """What the provider does with one request. The default answers."""
+
+    text: str = "Rivers meet. They argue about the sea!"
+    #: Tool calls as (id, name, arguments as JSON).
+    tool_calls: tuple[tuple[str, str, str], ...] = ()
+    #: As the dialect writes it; empty for the usual one.
+    finish: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    #: False: a server that does not report usage.
+    usage: bool = True
+    #: False: a server that ends its stream without `[DONE]`.
+    done: bool = True
+    #: Seconds before the answer, and between its pieces.
+    wait: float = 0.0
+    pause: float = 0.0
+    #: Any other than 200 refuses with a body in the dialect.
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    #: Sent instead of an answer.
+    raw: str | None = None
+    #: The connection breaks after so many events.
+    cut_after: int | None = None
+
+
+@dataclass
+class Served:
+    """One request as the meter counts it."""
+
+    dialect: Dialect
+    model: str
+    body: dict[str, Any]
+    headers: dict[str, str]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    #: True when the whole answer was sent: what a provider bills for certain.
+    confirmed: bool = False
+    #: True when the client went away before the end.
+    abandoned: bool = False
+
+
+@dataclass
+class Meter:
+    """Everything that was asked and answered."""
+
+    calls: list[Served] = field(default_factory=list[Served])
+
+    @property
+    def confirmed(self) -> list[Served]:
+        return [call for call in self.calls if call.confirmed]
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(call.prompt_tokens for call in self.confirmed)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(call.completion_tokens for call in self.confirmed)
+
+
+class FakeProvider:
+    """Serves both dialects on one port."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+        self.behaviours: deque[Behaviour] = deque()
+        self.default = Behaviour()
+        self.address = ""
+        self.news = asyncio.Condition()
+
+    @property
+    def openai_base_url(self) -> str:
+        return f"{self.address}/v1"
+
+    @property
+    def anthropic_base_url(self) -> str:
+        return self.address
+
+    def next(self, *behaviours: Behaviour) -> None:
+        """Queues what happens to the next requests."""
+        self.behaviours.extend(behaviours)
+
+    async def until(self, condition: Any, *, seconds: float = 5.0) -> None:
+        """Waits until `condition(meter)` holds."""
+        async with asyncio.timeout(seconds), self.news:
+            await self.news.wait_for(lambda: condition(self.meter))
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=8 * 1024 * 1024)
+        application.add_routes(
+            [
+                web.post("/v1/chat/completions", self._openai),
+                web.post("/v1/embeddings", self._embeddings),
+                web.post("/v1/messages", self._anthropic),
+                web.get("/meter", self._meter),
+                web.post("/behave", self._behave),
+            ]
+        )
+        return application
+
+    async def _openai(self, request: web.Request) -> web.StreamResponse:
+        served = await self._begin(request, "openai")
+        behaviour = self._take()
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            behaviour = Behaviour(status=401)
+        if behaviour.status != 200:
+            error = {"message": "no", "type": _openai_type(behaviour.status), "param": None, "code": None}
+            return _refuse(behaviour, {"error": error})
+        self._count(served, behaviour)
+        if not served.body.get("stream"):
+            return await self._whole(request, served, behaviour, openai_completion(served, behaviour))
+        usage = bool((served.body.get("stream_options") or {}).get("include_usage"))
+        events = [f"data: {json.dumps(chunk)}\n\n" for chunk in openai_chunks(served, behaviour, usage=usage)]
+        if behaviour.done:
+            events.append("data: [DONE]\n\n")
+        return await self._stream(request, served, behaviour, events)
+
+    async def _anthropic(self, request: web.Request) -> web.StreamResponse:
+        served = await self._begin(request, "anthropic")
+        behaviour = self._take()
+        if request.headers.get("x-api-key") != KEY:
+            behaviour = Behaviour(status=401)
+        if behaviour.status != 200:
+            error = {"type": _anthropic_type(behaviour.status), "message": "no"}
+            return _refuse(behaviour, {"type": "error", "error": error, "request_id": "req_synthetic"})
+        self._count(served, behaviour)
+        if not served.body.get("stream"):
+            return await self._whole(request, served, behaviour, anthropic_message(served, behaviour))
+        events = [
+            f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in anthropic_events(served, behaviour)
+        ]
+        return await self._stream(request, served, behaviour, events)
+
+    async def _embeddings(self, request: web.Request) -> web.StreamResponse:
+        served = await self._begin(request, "openai")
+        behaviour = self._take()
+        if behaviour.status != 200:
+            return _refuse(behaviour, {"error": {"message": "no", "type": _openai_type(behaviour.status)}})
+        texts: list[str] = served.body["input"]
+        served.prompt_tokens = sum(_tokens(text) for text in texts)
+        data = [
+            {"object": "embedding", "index": index, "embedding": [float(len(text)), 1.0, 0.5]}
+            for index, text in enumerate(texts)
+        ]
+        used = {"prompt_tokens": served.prompt_tokens, "total_tokens": served.prompt_tokens}
+        answer: dict[str, Any] = {"object": "list", "model": served.model, "data": data}
+        if behaviour.usage:
+            answer["usage"] = used
+        return await self._whole(request, served, behaviour, answer)
+
+    async def _meter(self, _: web.Request) -> web.Response:
+        calls = [{**asdict(call), "body": None, "headers": None} for call in self.meter.calls]
+        return web.json_response(
+            {
+                "calls": calls,
+                "confirmed": len(self.meter.confirmed),
+                "prompt_tokens": self.meter.prompt_tokens,
+                "completion_tokens": self.meter.completion_tokens,
+            }
+        )
+
+    async def _behave(self, request: web.Request) -> web.Response:
+        asked: dict[str, Any] = await request.json()
+        if asked.pop("default", False):
+            self.default = Behaviour(**asked)
+        else:
+            self.next(Behaviour(**asked))
+        return web.json_response({"queued": len(self.behaviours)})
+
+    async def _begin(self, request: web.Request, dialect: Dialect) -> Served:
+        body: dict[str, Any] = await request.json()
+        served = Served(dialect, body["model"], body, {name.lower(): text for name, text in request.headers.items()})
+        await self._tell(served)
+        return served
+
+    async def _tell(self, served: Served) -> None:
+        async with self.news:
+            if served not in self.meter.calls:
+                self.meter.calls.append(served)
+            self.news.notify_all()
+
+    def _take(self) -> Behaviour:
+        return self.behaviours.popleft() if self.behaviours else self.default
+
+    def _count(self, served: Served, behaviour: Behaviour) -> None:
+        served.prompt_tokens = behaviour.prompt_tokens or max(1, _tokens(json.dumps(served.body["messages"])))
+        said = _tokens(behaviour.text) + sum(_tokens(arguments) for _, _, arguments in behaviour.tool_calls)
+        served.completion_tokens = (behaviour.completion_tokens or said) + behaviour.reasoning_tokens
+
+    async def _whole(
+        self, request: web.Request, served: Served, behaviour: Behaviour, answer: dict[str, Any]
+    ) -> web.Response:
+        await asyncio.sleep(behaviour.wait)
+        served.confirmed = behaviour.raw is None
+        await self._tell(served)
+        return web.Response(
+            text=json.dumps(answer) if behaviour.raw is None else behaviour.raw, content_type="application/json"
+        )
+
+    async def _stream(
+        self, request: web.Request, served: Served, behaviour: Behaviour, events: list[str]
+    ) -> web.StreamResponse:
+        try:
+            await asyncio.sleep(behaviour.wait)
+            response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+            await response.prepare(request)
+            for number, event in enumerate(events if behaviour.raw is None else [behaviour.raw]):
+                if number == behaviour.cut_after:
+                    assert request.transport is not None
+                    request.transport.abort()
+                    return response
+                await response.write(event.encode())
+                await asyncio.sleep(behaviour.pause)
+            await response.write_eof()
+            served.confirmed = behaviour.raw is None
+        except (ConnectionError, asyncio.CancelledError):
+            served.abandoned = True
+            raise
+        finally:
+            await asyncio.shield(self._tell(served))
+        return response
+
+
+def openai_chunks(served: Served, behaviour: Behaviour, *, usage: bool) -> list[dict[str, Any]]:
+    """Writes a stream as OpenAI does: a role, pieces, a reason, and usage where it was asked for."""
+    shape = {"id": "chatcmpl-synthetic", "object": "chat.completion.chunk", "created": 1, "model": served.model}
+
+    def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return {**shape, "choices": [choice], "usage": None}
+
+    chunks = [chunk({"role": "assistant", "content": "", "refusal": None})]
+    chunks += [chunk({"content": piece}) for piece in _pieces(behaviour.text)]
+    for index, (call, name, arguments) in enumerate(behaviour.tool_calls):
+        start = {"index": index, "id": call, "type": "function", "function": {"name": name, "arguments": ""}}
+        chunks.append(chunk({"tool_calls": [start]}))
+        chunks += [
+            chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]}) for piece in _pieces(arguments)
+        ]
+    chunks.append(chunk({}, behaviour.finish or ("tool_calls" if behaviour.tool_calls else "stop")))
+    if usage and behaviour.usage:
+        chunks.append({**shape, "choices": [], "usage": _openai_usage(served, behaviour)})
+    if not usage or not behaviour.usage:
+        for item in chunks:
+            del item["usage"]
+    return chunks
+
+
+def openai_completion(served: Served, behaviour: Behaviour) -> dict[str, Any]:
+    """Writes a whole answer as OpenAI does."""
+    message: dict[str, Any] = {"role": "assistant", "content": behaviour.text or None, "refusal": None}
+    if behaviour.tool_calls:
+        message["tool_calls"] = [
+            {"id": call, "type": "function", "function": {"name": name, "arguments": arguments}}
+            for call, name, arguments in behaviour.tool_calls
+        ]
+    finish = behaviour.finish or ("tool_calls" if behaviour.tool_calls else "stop")
+    return {
+        "id": "chatcmpl-synthetic",
+        "object": "chat.completion",
+        "created": 1,
+        "model": served.model,
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
+        "usage": _openai_usage(served, behaviour),
+    }
+
+
+def _openai_usage(served: Served, behaviour: Behaviour) -> dict[str, Any]:
+    return {
+        "prompt_tokens": served.prompt_tokens,
+        "completion_tokens": served.completion_tokens,
+        "total_tokens": served.prompt_tokens + served.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": behaviour.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": behaviour.reasoning_tokens,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def anthropic_events(served: Served, behaviour: Behaviour) -> list[dict[str, Any]]:
+    """Writes a stream as Anthropic does: blocks that start, grow and stop, usage at the start and at the end."""
+    start = {**anthropic_message(served, behaviour), "content": [], "stop_reason": None}
+    start["usage"] = {**start["usage"], "output_tokens": 1}
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": start}]
+    index = 0
+    if behaviour.text:
+        block = {"type": "text", "text": "", "citations": None}
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events.append({"type": "ping"})
+        events += [
+            {"type": "content_block_delta", "index": index, "delta": {"type": "text_delta", "text": piece}}
+            for piece in _pieces(behaviour.text)
+        ]
+        events.append({"type": "content_block_stop", "index": index})
+        index += 1
+    for call, name, arguments in behaviour.tool_calls:
+        block = {"type": "tool_use", "id": call, "name": name, "input": {}, "caller": {"type": "direct"}}
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events += [
+            {
+                "type": "content_block_delta",
+                "index": index,
+                "delta": {"type": "input_json_delta", "partial_json": piece},
+            }
+            for piece in ("", *_pieces(arguments))
+        ]
+        events.append({"type": "content_block_stop", "index": index})
+        index += 1
+    end: dict[str, Any] = {"output_tokens": served.completion_tokens}
+    if behaviour.reasoning_tokens:
+        end["output_tokens_details"] = {"thinking_tokens": behaviour.reasoning_tokens}
+    delta = {"stop_reason": _anthropic_finish(behaviour), "stop_sequence": None}
+    events.append({"type": "message_delta", "delta": delta, "usage": end})
+    events.append({"type": "message_stop"})
+    return events
+
+
+def anthropic_message(served: Served, behaviour: Behaviour) -> dict[str, Any]:
+    """Writes a whole answer as Anthropic does."""
+    content: list[dict[str, Any]] = []
+    if behaviour.text:
+        content.append({"type": "text", "text": behaviour.text, "citations": None})
+    content += [
+        {"type": "tool_use", "id": call, "name": name, "input": json.loads(arguments), "caller": {"type": "direct"}}
+        for call, name, arguments in behaviour.tool_calls
+    ]
+    usage: dict[str, Any] = {
+        "input_tokens": served.prompt_tokens - behaviour.cached_tokens - behaviour.cache_write_tokens,
+        "cache_creation_input_tokens": behaviour.cache_write_tokens,
+        "cache_read_input_tokens": behaviour.cached_tokens,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": behaviour.cache_write_tokens,
+            "ephemeral_1h_input_tokens": 0,
+        },
+        "output_tokens": served.completion_tokens,
+        "service_tier": "standard",
+    }
+    if behaviour.reasoning_tokens:
+        usage["output_tokens_details"] = {"thinking_tokens": behaviour.reasoning_tokens}
+    return {
+        "id": "msg_synthetic",
+        "type": "message",
+        "role": "assistant",
+        "model": served.model,
+        "content": content,
+        "stop_reason": _anthropic_finish(behaviour),
+        "stop_sequence": None,
+        "usage": usage,
+    }
+
+
+def _anthropic_finish(behaviour: Behaviour) -> str:
+    return behaviour.finish or ("tool_use" if behaviour.tool_calls else "end_turn")
+
+
+def _refuse(behaviour: Behaviour, body: dict[str, Any]) -> web.Response:
+    text = json.dumps(body) if behaviour.raw is None else behaviour.raw
+    return web.Response(
+        status=behaviour.status, text=text, content_type="application/json", headers=dict(behaviour.headers)
+    )
+
+
+def _openai_type(status: int) -> str:
+    kinds = {401: "invalid_request_error", 429: "requests", 400: "invalid_request_error"}
+    return kinds.get(status, "server_error")
+
+
+def _anthropic_type(status: int) -> str:
+    kinds = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
+    kinds |= {404: "not_found_error", 429: "rate_limit_error", 529: "overloaded_error"}
+    return kinds.get(status, "api_error")
+
+
+def _pieces(text: str) -> list[str]:
+    """Cuts text as a model's tokens would: words with the space before them."""
+    words = text.split(" ")
+    return [word if index == 0 else f" {word}" for index, word in enumerate(words)] if text else []
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text) // 4)
+
+
+@asynccontextmanager
+async def fake_provider(*, port: int = 0) -> AsyncGenerator[FakeProvider]:
+    """Serves on the loopback while the block runs."""
+    provider = FakeProvider()
+    runner = web.AppRunner(provider.application(), handler_cancellation=True, shutdown_timeout=0.2)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        provider.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield provider
+    finally:
+        await runner.cleanup()
+
+
+async def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    async with fake_provider(port=parser.parse_args().port) as provider:
+        print(provider.address, flush=True)
+        await asyncio.Event().wait()
+
+
+async def collected(stream: AsyncIterator[Any]) -> list[Any]:
+    """Gives everything a stream gives."""
+    return [item async for item in stream]
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

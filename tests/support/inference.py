@@ -1,0 +1,289 @@
+"""Builders and fakes of inference. The fakes keep state and behave; faults are queued."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from services.inference.domain.answer import Finished, RuleOutcome, StopReason, TextDelta
+from services.inference.domain.call import CallKey, PendingSettlement, RecordedCall, SettleState
+from services.inference.domain.deployment import Adapter, Deployment, Task
+from services.inference.domain.errors import CallArgumentsDiffer, Charge
+from services.inference.domain.law import Subject, Verdict
+from services.inference.domain.prompt import Prompt
+from services.inference.usecases.asked import Asked
+from services.inference.usecases.ports import Clearance, DispatchedHold, ReservedHold, Settlement
+from services.meshkit.content import (
+    CallContext,
+    CallId,
+    Integrity,
+    Label,
+    Message,
+    MessageRole,
+    Part,
+    TextPart,
+    Usage,
+    text_of,
+    text_part,
+)
+from services.meshkit.core.errors import Exhausted, Precondition
+from services.meshkit.core.identity import Principal, Role
+from services.meshkit.core.money import NanoUsd
+from services.meshkit.testing.fake_clock import FakeClock
+from services.meshkit.testing.fault_queue import FaultQueue
+from services.meshkit.testing.mesh_keys import TENANT
+
+USER = Label(integrity=Integrity.USER, sources=frozenset({"user:anna"}))
+ANNA = Principal(tenant=TENANT, subject="key_anna", roles=frozenset({Role.TENANT_USER}), token="token-of-anna")
+
+OPENAI = Deployment(name="openai/gpt-test", adapter=Adapter.OPENAI, model="gpt-test")
+ANTHROPIC = Deployment(name="anthropic/claude-test", adapter=Adapter.ANTHROPIC, model="claude-test")
+LOCAL = Deployment(name="local/small", adapter=Adapter.LOCAL, model="small")
+STUB = Deployment(name="stub", adapter=Adapter.STUB, model="stub", in_default_chain=False)
+
+
+def a_message(text: str = "Should cities ban cars?", role: MessageRole = MessageRole.USER, **changes: Any) -> Message:
+    return Message(role=role, parts=(text_part(text, changes.pop("label", USER)),), **changes)
+
+
+def a_prompt(*texts: str, **changes: Any) -> Prompt:
+    messages = tuple(a_message(text) for text in texts) or (a_message(),)
+    values: dict[str, Any] = {"messages": messages, "max_output_tokens": 64, **changes}
+    return Prompt(**values)
+
+
+def a_context(path: str = "rounds/1/Athena", **changes: Any) -> CallContext:
+    return CallContext(call_id=CallId(run_id="run_1", path=path), **changes)
+
+
+def an_asked(prompt: Prompt | None = None, **changes: Any) -> Asked:
+    values: dict[str, Any] = {
+        "principal": ANNA,
+        "context": a_context(),
+        "model": "default",
+        "prompt": prompt or a_prompt(),
+        "repeatable": True,
+        "deadline": 60.0,
+    }
+    return Asked(**{**values, **changes})
+
+
+class FakeLaw:
+    """Blocks and redacts words; remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.blocked: dict[str, str] = {}
+        self.redacted: dict[str, str] = {}
+        self.seen: list[Subject] = []
+        self.faults = FaultQueue()
+
+    def block(self, word: str, *, stage: str = "") -> None:
+        """Blocks content with `word`, at one stage or at all."""
+        self.blocked[word] = stage
+
+    def redact(self, word: str, replacement: str) -> None:
+        self.redacted[word] = replacement
+
+    def at(self, stage: str) -> list[Subject]:
+        return [subject for subject in self.seen if subject.stage == stage]
+
+    async def evaluate(self, principal: Principal, subject: Subject) -> Verdict:
+        self.faults.hit()
+        self.seen.append(subject)
+        text = text_of(subject.parts)
+        hit = [word for word, stage in self.blocked.items() if word in text and stage in ("", subject.stage)]
+        parts = tuple(self._redact(part) for part in subject.parts)
+        changed = parts != subject.parts
+        status = "block" if hit else "redact" if changed else "pass"
+        return Verdict(
+            id=f"verdict_{len(self.seen)}",
+            allowed=not hit,
+            rules=(RuleOutcome(rule="words", status=status, elapsed_us=7, stage=subject.stage),),
+            parts=parts if changed else (),
+            bundle_digest="ab" * 32,
+            bundle="words@1.0.0",
+        )
+
+    def _redact(self, part: Part) -> Part:
+        if not isinstance(part.content, TextPart):
+            return part
+        text = part.content.text
+        for word, replacement in self.redacted.items():
+            text = text.replace(word, replacement)
+        return replace(part, content=TextPart(text))
+
+
+@dataclass
+class FakeHold:
+    """A hold as the fake ledger keeps it."""
+
+    id: str
+    task: Task
+    provider: str
+    model: str
+    bound: Usage
+    context: CallContext
+    ttl: timedelta
+    #: reserved, dispatched, settled or released.
+    state: str = "reserved"
+    usage: Usage | None = None
+
+
+class BudgetExhausted(Exhausted):
+    reason = "BUDGET_EXHAUSTED_IN_TEST"
+
+
+class PriceUnknown(Precondition):
+    reason = "PRICE_UNKNOWN"
+
+
+class FakeHolds:
+    """A ledger in memory: one nano-USD a token, refuses what a real one refuses."""
+
+    def __init__(self, *, limit: int = 10**9) -> None:
+        self.holds: dict[str, FakeHold] = {}
+        self.limit = limit
+        self.unpriced: set[str] = set()
+        self.tokens: list[str] = []
+        self.reserving, self.dispatching, self.settling = FaultQueue(), FaultQueue(), FaultQueue()
+
+    @property
+    def states(self) -> list[str]:
+        return [hold.state for hold in self.holds.values()]
+
+    @property
+    def charged(self) -> int:
+        return sum(hold.usage.total for hold in self.holds.values() if hold.usage is not None)
+
+    async def reserve(self, principal: Principal, context: CallContext, **order: Any) -> ReservedHold:
+        self.reserving.hit()
+        if order["model"] in self.unpriced:
+            raise PriceUnknown("no price")
+        held = sum(hold.bound.total for hold in self.holds.values() if hold.state in ("reserved", "dispatched"))
+        if self.charged + held + order["bound"].total > self.limit:
+            raise BudgetExhausted("the budget is used up")
+        hold = FakeHold(id=f"hold_{len(self.holds) + 1}", context=context, **order)
+        self.holds[hold.id] = hold
+        return ReservedHold(id=hold.id, amount=NanoUsd(hold.bound.total))
+
+    async def mark_dispatched(self, principal: Principal, hold: ReservedHold) -> DispatchedHold:
+        self.dispatching.hit()
+        self._move(hold.id, "dispatched", allowed={"reserved", "dispatched"})
+        return DispatchedHold(id=hold.id, amount=hold.amount)
+
+    async def settle(self, principal: Principal, hold_id: str, usage: Usage) -> NanoUsd:
+        self.settling.hit()
+        self.tokens.append(principal.token)
+        self._move(hold_id, "settled", allowed={"dispatched", "settled"})
+        hold = self.holds[hold_id]
+        assert hold.usage in (None, usage), "settled twice, and differently"
+        hold.usage = usage
+        return NanoUsd(usage.total)
+
+    async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
+        allowed = {"reserved", "released"} | ({"dispatched"} if dispatched_unbilled else set[str]())
+        self._move(hold_id, "released", allowed=allowed)
+
+    def _move(self, hold_id: str, state: str, *, allowed: set[str]) -> None:
+        hold = self.holds[hold_id]
+        assert hold.state in allowed, f"{hold_id} is {hold.state}, not {allowed}"
+        hold.state = state
+
+
+class MemoryCallStore:
+    """Calls in memory, with the rules of the real table."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock = clock
+        self.hashes: dict[CallKey, bytes] = {}
+        self.calls: dict[CallKey, tuple[RecordedCall, str, datetime]] = {}
+        self.recording, self.marking = FaultQueue(), FaultQueue()
+
+    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
+        if self.hashes.setdefault(key, arguments_hash) != arguments_hash:
+            raise CallArgumentsDiffer(key.call_id)
+        return self.calls[key][0] if key in self.calls else None
+
+    async def record(self, recorded: RecordedCall, *, token: str) -> RecordedCall:
+        self.recording.hit()
+        self.hashes.setdefault(recorded.key, recorded.arguments_hash)
+        if recorded.key not in self.calls:
+            self.calls[recorded.key] = (recorded, token, self._clock.now())
+        return self.calls[recorded.key][0]
+
+    async def mark_settled(self, settlements: Sequence[Settlement]) -> None:
+        self.marking.hit()
+        for one in settlements:
+            call, _, when = self.calls.get(one.key, (None, "", self._clock.now()))
+            if call is None or call.hold_id != one.hold_id or call.settle_state is not SettleState.PENDING:
+                continue
+            state = SettleState.LAPSED if one.charged is None else SettleState.SETTLED
+            self.calls[one.key] = (replace(call, settle_state=state, charged=one.charged), "", when)
+
+    async def pending(self, *, before: datetime, most: int) -> list[PendingSettlement]:
+        found = [
+            PendingSettlement(key=call.key, hold_id=call.hold_id, usage=call.usage, token=token, recorded_time=when)
+            for call, token, when in self.calls.values()
+            if call.settle_state is SettleState.PENDING and when < before
+        ]
+        return sorted(found, key=lambda one: one.recorded_time)[:most]
+
+    async def forget_expired(self, *, before: datetime, most: int) -> int:
+        old = [
+            key
+            for key, (call, _, when) in self.calls.items()
+            if when < before and call.settle_state is not SettleState.PENDING
+        ][:most]
+        for key in old:
+            del self.calls[key]
+            del self.hashes[key]
+        return len(old)
+
+
+Script = Sequence[TextDelta | Finished | BaseException]
+
+
+USED = Usage(input=10, output=5)
+
+
+def says(*texts: str, usage: Usage | None = USED, **changes: Any) -> Script:
+    """An answer in pieces."""
+    values: dict[str, Any] = {"stop_reason": StopReason.STOP, "usage": usage, "model": "answered-as"}
+    return (*(TextDelta(text) for text in texts), Finished(**{**values, **changes}))
+
+
+@dataclass
+class ScriptedProvider:
+    """Answers as it is told, in order; the last script is used again."""
+
+    scripts: list[Script] = field(default_factory=list[Script])
+    asked: list[tuple[Deployment, Prompt, Clearance]] = field(
+        default_factory=list[tuple[Deployment, Prompt, Clearance]]
+    )
+    #: Streams that were closed before their end.
+    closed: int = 0
+    #: Called before each piece, such as to wait.
+    before_piece: Any = None
+
+    async def stream(
+        self, deployment: Deployment, prompt: Prompt, clearance: Clearance, *, seconds: float
+    ) -> AsyncGenerator[TextDelta | Finished]:
+        self.asked.append((deployment, prompt, clearance))
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        ended = False
+        try:
+            for piece in script:
+                if self.before_piece is not None:
+                    await self.before_piece()
+                if isinstance(piece, BaseException):
+                    raise piece
+                ended = isinstance(piece, Finished)
+                yield piece
+        finally:
+            if not ended:
+                self.closed += 1
+
+
+def failing(error: type[Any], charge: Charge | Usage = Charge.NOTHING, *texts: str) -> Script:
+    """An attempt that fails after these pieces."""
+    return (*(TextDelta(text) for text in texts), error("it failed", deployment="test", charge=charge))

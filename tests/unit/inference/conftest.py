@@ -1,0 +1,92 @@
+"""One core with fakes around it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from services.inference.domain.answer import Answer, StreamEvent
+from services.inference.domain.deployment import Adapter, Deployment, Deployments
+from services.inference.usecases.asked import Asked
+from services.inference.usecases.calls_in_flight import CallsInFlight
+from services.inference.usecases.generate import Generate
+from services.inference.usecases.model_call import ModelCall
+from services.inference.usecases.stream_generate import StreamGenerate
+from services.meshkit.testing.fake_clock import FakeClock
+from tests.support.inference import (
+    ANTHROPIC,
+    LOCAL,
+    OPENAI,
+    STUB,
+    FakeHolds,
+    FakeLaw,
+    MemoryCallStore,
+    ScriptedProvider,
+    an_asked,
+    says,
+)
+
+
+@dataclass
+class Room:
+    """Inference without its walls."""
+
+    clock: FakeClock
+    law: FakeLaw
+    holds: FakeHolds
+    calls: MemoryCallStore
+    providers: dict[Adapter, ScriptedProvider]
+    in_flight: CallsInFlight
+    generate: Generate
+    stream_generate: StreamGenerate
+
+    @property
+    def openai(self) -> ScriptedProvider:
+        return self.providers[Adapter.OPENAI]
+
+    @property
+    def anthropic(self) -> ScriptedProvider:
+        return self.providers[Adapter.ANTHROPIC]
+
+    async def ask(self, asked: Asked | None = None, **changes: Any) -> Answer:
+        return await self.generate(asked or an_asked(**changes))
+
+    async def watch(self, asked: Asked | None = None, **changes: Any) -> list[StreamEvent]:
+        return [event async for event in self.events(asked, **changes)]
+
+    def events(self, asked: Asked | None = None, **changes: Any) -> AsyncGenerator[StreamEvent]:
+        return self.stream_generate(asked or an_asked(**changes))
+
+
+def make_room(deployments: Sequence[Deployment] = (OPENAI, ANTHROPIC, LOCAL, STUB), *, most: int = 8) -> Room:
+    clock = FakeClock()
+    law, holds, calls = FakeLaw(), FakeHolds(), MemoryCallStore(clock)
+    providers = {one.adapter: ScriptedProvider([says("Yes. ", "No.")]) for one in deployments}
+    core = ModelCall(
+        deployments=Deployments(deployments), providers=providers, law=law, holds=holds, calls=calls, clock=clock
+    )
+    in_flight = CallsInFlight(most=most)
+    return Room(
+        clock=clock,
+        law=law,
+        holds=holds,
+        calls=calls,
+        providers=providers,
+        in_flight=in_flight,
+        generate=Generate(model_call=core, in_flight=in_flight),
+        stream_generate=StreamGenerate(model_call=core, in_flight=in_flight),
+    )
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Lets others run until a condition holds, 5 seconds at most."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def room() -> Room:
+    return make_room()

@@ -1,0 +1,350 @@
+"""The core of a call: chain, money, law, record, repeats."""
+
+import asyncio
+
+import pytest
+
+from services.inference.domain.call import SettleState
+from services.inference.domain.errors import (
+    CallArgumentsDiffer,
+    Charge,
+    LawBlocked,
+    ModelBusy,
+    ModelNotFound,
+    NoModelConfigured,
+    ProviderRateLimited,
+    ProviderRefused,
+    ProviderUnavailable,
+)
+from services.meshkit.content import Integrity, Label, TextPart, ToolCallPart, Usage, text_of
+from services.meshkit.core.errors import MeshError, Unavailable
+from services.meshkit.testing import failpoints
+from tests.support.inference import (
+    LOCAL,
+    USED,
+    BudgetExhausted,
+    a_context,
+    a_message,
+    a_prompt,
+    an_asked,
+    failing,
+    says,
+)
+from tests.unit.inference.conftest import Room, make_room, until
+
+
+async def test_the_answer_names_who_gave_it_what_it_cost_and_which_verdicts_it_passed(room: Room) -> None:
+    answer = await room.ask()
+    assert text_of(answer.parts) == "Yes. No."
+    assert (answer.provider, answer.model, answer.hold_id) == ("openai", "answered-as", "hold_1")
+    assert (answer.usage, answer.cost_nano_usd) == (USED, 15)
+    assert answer.verdict_ids == ("verdict_1", "verdict_2")
+    assert [rule.stage for rule in answer.rules] == ["before", "after"]
+    assert not answer.stub
+    assert not answer.replayed
+    assert room.holds.states == ["settled"]
+
+
+async def test_the_hold_covers_the_bound_of_the_prompt_and_the_longest_answer(room: Room) -> None:
+    await room.ask(prompt=a_prompt("x" * 1000, max_output_tokens=77))
+    hold = room.holds.holds["hold_1"]
+    assert hold.bound.input >= 1000
+    assert hold.bound.output == 77
+    assert (hold.provider, hold.model) == ("openai", "gpt-test")
+
+
+async def test_the_provider_gets_the_dispatched_hold_and_the_verdict(room: Room) -> None:
+    await room.ask()
+    _, _, clearance = room.openai.asked[0]
+    assert clearance.hold.id == "hold_1"
+    assert clearance.verdict_id == "verdict_1"
+
+
+@pytest.mark.parametrize("failure", [ProviderRefused, ProviderRateLimited, ProviderUnavailable])
+async def test_a_failed_attempt_moves_on_to_the_next_with_a_hold_of_its_own(
+    room: Room, failure: type[MeshError]
+) -> None:
+    room.openai.scripts = [failing(failure)]
+    answer = await room.ask()
+    assert answer.provider == "anthropic"
+    assert answer.failed_attempts == (f"openai/gpt-test: {failure.reason}",)
+    assert room.holds.states == ["released", "settled"]
+
+
+async def test_an_attempt_that_may_have_been_billed_keeps_its_hold(room: Room) -> None:
+    room.openai.scripts = [failing(ProviderUnavailable, Charge.UNKNOWN, "half an ans")]
+    await room.ask()
+    assert room.holds.states == ["dispatched", "settled"], "the first expires into `assumed`"
+
+
+async def test_an_empty_answer_is_paid_for_and_not_taken(room: Room) -> None:
+    room.openai.scripts = [says("  ", usage=Usage(input=3, output=1))]
+    answer = await room.ask()
+    assert answer.provider == "anthropic"
+    assert room.holds.holds["hold_1"].usage == Usage(input=3, output=1)
+
+
+async def test_a_stream_without_an_end_never_looks_successful(room: Room) -> None:
+    room = make_room([LOCAL])
+    room.providers[LOCAL.adapter].scripts = [says("Half an ")[:-1]]
+    with pytest.raises(ProviderUnavailable):
+        await room.ask()
+    assert room.holds.states == ["dispatched"]
+    assert not room.calls.calls
+
+
+async def test_when_all_fail_the_caller_hears_the_most_hopeful_failure(room: Room) -> None:
+    room.openai.scripts = [failing(ProviderRateLimited)]
+    room.anthropic.scripts = [failing(ProviderRefused)]
+    room.providers[LOCAL.adapter].scripts = [failing(ProviderUnavailable)]
+    with pytest.raises(ProviderRateLimited):
+        await room.ask()
+    assert room.holds.states == ["released"] * 3
+
+
+async def test_a_model_asked_for_by_name_is_the_only_one_tried(room: Room) -> None:
+    room.anthropic.scripts = [failing(ProviderUnavailable)]
+    with pytest.raises(ProviderUnavailable):
+        await room.ask(model="anthropic/claude-test")
+    assert not room.openai.asked
+
+
+async def test_the_stub_answers_by_name_only_and_says_so(room: Room) -> None:
+    assert (await room.ask(model="stub")).stub
+    for provider in (room.openai, room.anthropic, room.providers[LOCAL.adapter]):
+        provider.scripts = [failing(ProviderUnavailable)]
+    with pytest.raises(ProviderUnavailable):
+        await room.ask(context=a_context("another"))
+
+
+async def test_unknown_models_are_not_found(room: Room) -> None:
+    with pytest.raises(ModelNotFound):
+        await room.ask(model="openai/gpt-99")
+
+
+async def test_without_any_model_the_chain_says_what_to_configure() -> None:
+    with pytest.raises(NoModelConfigured):
+        await make_room([]).ask()
+
+
+async def test_content_stays_in_its_region(room: Room) -> None:
+    answer = await room.ask(context=a_context(residency_region="eu"))
+    assert answer.provider == "local"
+    with pytest.raises(NoModelConfigured):
+        await room.ask(context=a_context("other", residency_region="eu"), model="openai/gpt-test")
+    assert not room.openai.asked
+
+
+async def test_a_model_without_a_price_is_passed_over_in_the_chain(room: Room) -> None:
+    room.holds.unpriced.add("gpt-test")
+    answer = await room.ask()
+    assert answer.provider == "anthropic"
+    assert answer.failed_attempts == ("openai/gpt-test: PRICE_UNKNOWN",)
+
+
+async def test_a_used_up_budget_ends_the_call(room: Room) -> None:
+    room.holds.limit = 10
+    with pytest.raises(BudgetExhausted):
+        await room.ask()
+    assert not room.openai.asked
+
+
+async def test_money_that_cannot_be_asked_stops_the_call(room: Room) -> None:
+    room.holds.reserving.next(Unavailable("cost"))
+    with pytest.raises(Unavailable):
+        await room.ask()
+    room.holds.dispatching.next(Unavailable("cost"))
+    with pytest.raises(Unavailable):
+        await room.ask()
+    assert not room.openai.asked
+
+
+async def test_law_that_cannot_be_asked_stops_the_call_and_frees_the_money(room: Room) -> None:
+    room.law.faults.next(Unavailable("policy"))
+    with pytest.raises(Unavailable):
+        await room.ask()
+    assert not room.openai.asked
+    assert room.holds.states == ["released"]
+
+
+async def test_law_stops_a_prompt_before_a_byte_leaves(room: Room) -> None:
+    room.law.block("cars")
+    with pytest.raises(LawBlocked) as blocked:
+        await room.ask()
+    assert blocked.value.metadata["stage"] == "before"
+    assert not room.openai.asked
+    assert room.holds.states == ["released"]
+
+
+async def test_law_redacts_a_prompt_and_the_hold_covers_the_longer_text(room: Room) -> None:
+    room.law.redact("cars", "[vehicles, in the wording of the law that applies here]")
+    await room.ask()
+    _, prompt, _ = room.openai.asked[0]
+    assert "[vehicles" in text_of(prompt.parts)
+    assert room.holds.states == ["released", "settled"]
+    first, second = room.holds.holds.values()
+    assert second.bound.input > first.bound.input
+
+
+async def test_law_redacts_an_answer(room: Room) -> None:
+    room.law.redact("No", "[...]")
+    assert text_of((await room.ask()).parts) == "Yes. [...]."
+
+
+async def test_law_stops_an_answer_that_is_paid_for_once_and_stays_stopped(room: Room) -> None:
+    room.law.block("No.", stage="after")
+    for _ in range(2):
+        with pytest.raises(LawBlocked) as blocked:
+            await room.ask()
+        assert blocked.value.metadata["verdict_id"] == "verdict_2"
+    assert len(room.openai.asked) == 1
+    assert room.holds.states == ["settled"]
+
+
+async def test_an_answer_that_nobody_could_judge_is_paid_for_and_goes_nowhere(room: Room) -> None:
+    room.law.faults.next(Unavailable("policy"), after=1)
+    with pytest.raises(Unavailable):
+        await room.ask()
+    assert room.holds.states == ["settled"]
+    assert not room.calls.calls
+
+
+async def test_the_answer_carries_the_join_of_what_was_read_and_its_model(room: Room) -> None:
+    web = Label(integrity=Integrity.UNTRUSTED, sources=frozenset({"tool:http_get"}))
+    prompt = a_prompt()
+    prompt = a_prompt(messages=(*prompt.messages, a_message("a page", label=web)))
+    label = (await room.ask(prompt=prompt)).parts[0].label
+    assert label.integrity is Integrity.UNTRUSTED
+    assert label.sources == {"user:anna", "tool:http_get", "model:gpt-test"}
+
+
+async def test_tool_calls_come_back_labelled(room: Room) -> None:
+    call = ToolCallPart(tool_call_id="call_1", name="search", arguments={"q": "trams"})
+    room.openai.scripts = [says(tool_calls=(call,))]
+    (part,) = (await room.ask()).parts
+    assert part.content == call
+    assert part.label.integrity is Integrity.USER
+
+
+async def test_usage_that_nobody_reported_leaves_the_hold_to_be_assumed(room: Room) -> None:
+    room.openai.scripts = [says("Yes.", usage=None)]
+    answer = await room.ask()
+    assert not answer.usage_known
+    assert answer.cost_nano_usd == room.holds.holds["hold_1"].bound.total
+    assert room.holds.states == ["dispatched"]
+    (stored,) = room.calls.calls.values()
+    assert stored[0].settle_state is SettleState.ASSUMED
+
+
+async def test_a_repeat_gets_the_recorded_answer(room: Room) -> None:
+    first = await room.ask()
+    again = await room.ask()
+    assert again.replayed
+    assert (again.parts, again.cost_nano_usd, again.hold_id) == (first.parts, first.cost_nano_usd, first.hold_id)
+    assert len(room.openai.asked) == 1
+    assert len(room.holds.holds) == 1
+
+
+async def test_the_same_id_with_other_arguments_is_refused(room: Room) -> None:
+    await room.ask()
+    with pytest.raises(CallArgumentsDiffer):
+        await room.ask(prompt=a_prompt("Something else?"))
+    raised = a_prompt(messages=(a_message(label=Label()),))
+    with pytest.raises(CallArgumentsDiffer):
+        await room.ask(prompt=raised)
+
+
+async def test_a_repeat_at_the_same_time_attaches_to_the_call_in_flight(room: Room) -> None:
+    gate = asyncio.Event()
+    room.openai.before_piece = gate.wait
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        asks = [tasks.create_task(room.ask()) for _ in range(3)]
+        await until(lambda: room.openai.asked)
+        with pytest.raises(CallArgumentsDiffer):
+            await room.ask(prompt=a_prompt("Something else?"))
+        gate.set()
+    assert len({ask.result().hold_id for ask in asks}) == 1
+    assert len(room.openai.asked) == 1
+
+
+async def test_one_who_leaves_does_not_stop_the_call_for_the_others_but_the_last_one_does(room: Room) -> None:
+    gate = asyncio.Event()
+    room.openai.before_piece = gate.wait
+    asks = [asyncio.ensure_future(room.ask()) for _ in range(2)]
+    await until(lambda: room.openai.asked)
+    asks[0].cancel()
+    await asyncio.wait(asks[:1])
+    assert room.openai.closed == 0
+    asks[1].cancel()
+    await asyncio.wait(asks)
+    assert room.openai.closed == 1
+    assert room.holds.states == ["dispatched"], "something was sent, so the bound stays held"
+
+
+async def test_a_caller_who_leaves_while_the_answer_is_recorded_does_not_interrupt_it(room: Room) -> None:
+    failpoints.arm("inference.after_record=delay:50")
+    try:
+        ask = asyncio.ensure_future(room.ask())
+        await until(lambda: room.calls.calls)
+        ask.cancel()
+        await asyncio.wait([ask])
+    finally:
+        failpoints.arm("")
+    assert ask.cancelled()
+    assert room.holds.states == ["settled"]
+    assert (await room.ask()).replayed
+
+
+async def test_more_calls_than_may_run_at_once_are_refused() -> None:
+    room = make_room(most=1)
+    gate = asyncio.Event()
+    room.openai.before_piece = gate.wait
+    first = asyncio.ensure_future(room.ask())
+    await until(lambda: room.openai.asked)
+    with pytest.raises(ModelBusy):
+        await room.ask(context=a_context("another"))
+    gate.set()
+    await first
+
+
+async def test_a_settlement_that_failed_is_made_up_by_a_repeat(room: Room) -> None:
+    room.holds.settling.next(Unavailable("cost"))
+    first = await room.ask()
+    assert room.holds.states == ["dispatched"]
+    assert first.cost_nano_usd == room.holds.holds["hold_1"].bound.total, "the most it can be, until it is known"
+    again = await room.ask()
+    assert (again.cost_nano_usd, room.holds.states) == (15, ["settled"])
+
+
+@pytest.mark.parametrize(
+    ("point", "states"),
+    [
+        ("after_reserve", ["released", "settled"]),
+        ("after_mark_dispatched", ["released", "settled"]),
+        ("after_answer", ["dispatched", "settled"]),
+        ("after_record", ["settled"]),
+        ("before_settle", ["settled"]),
+        ("after_settle", ["settled"]),
+    ],
+)
+async def test_a_failure_at_any_point_leaves_nothing_unaccounted(room: Room, point: str, states: list[str]) -> None:
+    failpoints.arm(f"inference.{point}=error@1")
+    try:
+        with pytest.raises(failpoints.FailpointHit):
+            await room.ask()
+    finally:
+        failpoints.arm("")
+    answer = await room.ask()
+    assert text_of(answer.parts) == "Yes. No."
+    assert room.holds.states == states
+    assert answer.replayed is (point in ("after_record", "before_settle", "after_settle"))
+
+
+async def test_a_direct_call_is_recorded_without_being_claimed(room: Room) -> None:
+    await room.ask(an_asked(repeatable=False))
+    assert len(room.calls.calls) == 1
+
+
+async def test_parts_are_text_only_when_there_is_text(room: Room) -> None:
+    answer = await room.ask()
+    assert [type(part.content) for part in answer.parts] == [TextPart]
