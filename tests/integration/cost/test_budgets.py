@@ -1,5 +1,7 @@
 """Budgets, their limits and their alerts over gRPC on real Postgres."""
 
+import asyncio
+
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import exc, text
