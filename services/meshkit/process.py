@@ -11,7 +11,7 @@ import uvloop
 from pydantic import ValidationError
 
 from services.meshkit.core.clock import Clock, SystemClock
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import Invalid, MeshError
 from services.meshkit.core.ids import IdSource, SystemIds
 from services.meshkit.grpc.server import Server, serve
 from services.meshkit.settings import ServiceSettings
@@ -48,7 +48,11 @@ def run_service(name: str, settings_type: type[S], wiring: Wiring[S]) -> NoRetur
     """
     settings = read_settings(name, settings_type)
     setup(name, settings)
-    failpoints.arm(settings.failpoints)
+    try:
+        failpoints.arm(settings.failpoints)
+    except Invalid as error:
+        _say(f"{name} cannot start: {error}")
+        sys.exit(EXIT_SETTINGS)
     sys.exit(uvloop.run(_serve_until_told(name, settings, wiring)))
 
 

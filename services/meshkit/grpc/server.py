@@ -122,9 +122,9 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
     try:
         async with metrics_page(server.metrics_listen) as metrics_port, asyncio.TaskGroup() as tasks:
             running = _start_background(server, health, tasks)
-            await grpc_server.start()
-            log.info("server started", service=server.name, listen=server.listen, port=port, services=services)
             try:
+                await grpc_server.start()
+                log.info("server started", service=server.name, listen=server.listen, port=port, services=services)
                 yield Serving(port=port, metrics_port=metrics_port, services=services, health=health, drain=drain)
             except BaseException as error:
                 own = error

@@ -33,6 +33,13 @@ SESSION_ROUNDS = Histogram(
     names.SESSION_ROUNDS, "Rounds of a finished session.", ["mode", "converged"], buckets=(1, 2, 3, 5, 8, 13, 21, 50)
 )
 TOOL_INVOCATIONS = Counter(names.TOOL_INVOCATIONS_TOTAL, "Tool calls by how they ended.", ["tool", "status"])
+MEMORIES_EMBEDDED = Counter(names.MEMORIES_EMBEDDED_TOTAL, "Memories by how far their vectors came.", ["outcome"])
+MEMORY_RECALL_DURATION = Histogram(
+    names.MEMORY_RECALL_DURATION_SECONDS, "Time of a part of a recall.", ["part"], buckets=_RPC_BUCKETS
+)
+MEMORY_SEMANTIC_SKIPPED = Counter(
+    names.MEMORY_SEMANTIC_SKIPPED_TOTAL, "Recalls that went without similarity.", ["reason"]
+)
 STEP_DURATION = Histogram(
     names.STEP_DURATION_SECONDS, "Time of a step of a run.", ["program", "step"], buckets=_MODEL_BUCKETS
 )

@@ -29,6 +29,12 @@ SPEND_REFUSED_TOTAL: Final = "comitia_spend_refused_total"
 SESSION_ROUNDS: Final = "comitia_session_rounds"
 #: Tool calls by how they ended. Labels: tool, status.
 TOOL_INVOCATIONS_TOTAL: Final = "comitia_tool_invocations_total"
+#: Memories by how far their vectors came: placed, recorded, placed_again, failed. Labels: outcome.
+MEMORIES_EMBEDDED_TOTAL: Final = "comitia_memories_embedded_total"
+#: Time a part of a recall took: ring, embed, search. Labels: part.
+MEMORY_RECALL_DURATION_SECONDS: Final = "comitia_memory_recall_duration_seconds"
+#: Recalls that went without similarity. Labels: reason.
+MEMORY_SEMANTIC_SKIPPED_TOTAL: Final = "comitia_memory_semantic_skipped_total"
 #: Time a step of a run took. Labels: program, step.
 STEP_DURATION_SECONDS: Final = "comitia_step_duration_seconds"
 #: Things waiting in a bounded queue. Labels: queue.

@@ -1,5 +1,6 @@
 """Spans by OpenTelemetry. Trace ids travel on even when nothing is recorded."""
 
+import re
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +14,8 @@ from opentelemetry.util.types import AttributeValue
 from services.meshkit.telemetry.scope import current_scope, enter_scope
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
+#: Version 00 of the W3C trace context; other versions start alike.
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class _Recording:
@@ -47,14 +50,14 @@ def span(name: str, *, traceparent: str | None = None, **attributes: AttributeVa
         traceparent: W3C trace context of the caller; without it the span is a child of the running one.
     """
     scope = current_scope()
-    parent = traceparent or scope.traceparent
+    parent = traceparent if traceparent and _TRACEPARENT.fullmatch(traceparent) else None
     if not _Recording.on:
-        if parent and parent != scope.traceparent:
-            enter_scope(replace(scope, traceparent=parent, trace_id=_trace_id(parent)))
+        if parent is not None:
+            enter_scope(replace(scope, traceparent=parent, trace_id=parent[3:35]))
         yield
         return
     tracer = trace.get_tracer("comitia")
-    with tracer.start_as_current_span(name, context=_context(traceparent), attributes=attributes) as started:
+    with tracer.start_as_current_span(name, context=_context(parent), attributes=attributes) as started:
         carrier: dict[str, str] = {}
         _PROPAGATOR.inject(carrier)
         enter_scope(
@@ -72,8 +75,3 @@ def span(name: str, *, traceparent: str | None = None, **attributes: AttributeVa
 
 def _context(traceparent: str | None) -> Context | None:
     return _PROPAGATOR.extract({"traceparent": traceparent}) if traceparent else None
-
-
-def _trace_id(traceparent: str) -> str:
-    parts = traceparent.split("-")
-    return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 else ""

@@ -91,9 +91,9 @@ def _parse(entry: str) -> tuple[str, _Armed]:
     except ValueError as error:
         raise _misspelt(entry) from error
     match action:
-        case "kill" | "error" if not milliseconds:
+        case "kill" | "error" if name and not milliseconds:
             return name, _Armed(action=action, only_hit=only_hit)
-        case "delay" if milliseconds:
+        case "delay" if name and milliseconds:
             return name, _Armed(action=action, delay_seconds=delay_seconds, only_hit=only_hit)
         case _:
             raise _misspelt(entry)

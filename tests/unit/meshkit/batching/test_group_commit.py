@@ -1,0 +1,143 @@
+"""Group commit and dispatcher: nothing is lost, nothing waits when idle, poison stands alone."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.meshkit.batching.dispatcher import BatchDispatcher, QueueFull
+from services.meshkit.batching.group_commit import GroupCommit
+from services.meshkit.core.errors import Conflict, Internal, MeshError, Unavailable
+
+
+class Table:
+    """A table whose transactions fail as a whole when one row is poison."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+        self.commits: list[int] = []
+        self.tries = 0
+        self.open = asyncio.Event()
+        self.open.set()
+        self.down = False
+
+    async def commit(self, items: Sequence[int]) -> Sequence[int | MeshError]:
+        self.tries += 1
+        await self.open.wait()
+        if self.down:
+            raise Unavailable("postgres")
+        if any(item < 0 for item in items):
+            raise ValueError("poison")
+        self.rows.extend(item for item in items if item % 7)
+        self.commits.append(len(items))
+        return [Conflict("multiples of seven are taken") if item % 7 == 0 else item * 10 for item in items]
+
+
+async def test_a_write_that_comes_alone_is_committed_at_once() -> None:
+    table = Table()
+    async with GroupCommit(table.commit, name="test") as group:
+        assert [await group.submit(1), await group.submit(2)] == [10, 20]
+    assert table.commits == [1, 1]
+
+
+async def test_what_queues_during_a_commit_becomes_the_next_one() -> None:
+    table = Table()
+    async with GroupCommit(table.commit, name="test") as group:
+        table.open.clear()
+        waiting = [asyncio.create_task(group.submit(1))]
+        await asyncio.sleep(0.01)
+        waiting += [asyncio.create_task(group.submit(n)) for n in range(2, 7)]
+        await asyncio.sleep(0.01)
+        table.open.set()
+        assert await asyncio.gather(*waiting) == [10, 20, 30, 40, 50, 60]
+    assert table.commits == [1, 5]
+
+
+@given(items=st.lists(st.integers(min_value=-3, max_value=40), min_size=1, max_size=60))
+def test_poison_fails_its_own_caller_and_no_other(items: list[int]) -> None:
+    async def run() -> tuple[Table, list[int | BaseException]]:
+        table = Table()
+        async with GroupCommit(table.commit, name="test", max_items=16) as group:
+            return table, await asyncio.gather(*(group.submit(n) for n in items), return_exceptions=True)
+
+    table, outcomes = asyncio.run(run())
+    for item, outcome in zip(items, outcomes, strict=True):
+        if item < 0:
+            assert isinstance(outcome, ValueError)
+        elif item % 7 == 0:
+            assert isinstance(outcome, Conflict)
+        else:
+            assert outcome == item * 10
+    assert sorted(table.rows) == sorted(item for item in items if item > 0 and item % 7)
+
+
+async def test_a_database_that_is_down_is_not_asked_for_every_item() -> None:
+    table = Table()
+    table.down = True
+    async with GroupCommit(table.commit, name="test") as group:
+        outcomes = await asyncio.gather(*(group.submit(n) for n in range(1, 65)), return_exceptions=True)
+    assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+    assert table.tries == 1
+
+
+async def test_a_cancelled_caller_does_not_interrupt_the_commit() -> None:
+    table = Table()
+    table.open.clear()
+    async with GroupCommit(table.commit, name="test") as group:
+        caller = asyncio.create_task(group.submit(1))
+        await asyncio.sleep(0.01)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        table.open.set()
+    assert table.rows == [1]
+
+
+async def test_closing_commits_what_is_queued() -> None:
+    table = Table()
+    async with GroupCommit(table.commit, name="test") as group:
+        waiting = [asyncio.create_task(group.submit(n)) for n in (1, 2, 3)]
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*waiting) == [10, 20, 30]
+    with pytest.raises(Unavailable):
+        await group.submit(4)
+
+
+async def test_a_full_queue_refuses_at_the_door() -> None:
+    table = Table()
+    table.open.clear()
+    async with GroupCommit(table.commit, name="test", max_items=1, max_waiting=2) as group:
+        first = asyncio.create_task(group.submit(1))
+        await asyncio.sleep(0.01)
+        waiting = [asyncio.create_task(group.submit(n)) for n in (2, 3)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(QueueFull):
+            await group.submit(4)
+        table.open.set()
+        assert await asyncio.gather(first, *waiting) == [10, 20, 30]
+
+
+async def test_a_handler_that_forgets_an_item_fails_the_batch() -> None:
+    async def forget(items: Sequence[int]) -> Sequence[int]:
+        return items[1:]
+
+    async with BatchDispatcher(forget, name="test") as dispatcher:
+        outcomes = await asyncio.gather(*(dispatcher.call(n) for n in (1, 2)), return_exceptions=True)
+    assert all(isinstance(outcome, Internal) for outcome in outcomes)
+
+
+async def test_workers_handle_batches_side_by_side() -> None:
+    running = most = 0
+
+    async def handle(items: Sequence[int]) -> Sequence[int]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        return items
+
+    async with BatchDispatcher(handle, name="test", max_items=1, workers=3) as dispatcher:
+        await asyncio.gather(*(dispatcher.call(n) for n in range(9)))
+    assert most == 3
