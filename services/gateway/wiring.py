@@ -9,7 +9,7 @@ from typing import Any
 
 from comitia.gateway.v1 import identity_service_pb2_grpc, status_service_pb2_grpc, tenant_service_pb2_grpc
 from comitia.guard_table import GUARDS
-from services.gateway.clients.health_probe import GrpcHealthProbe
+from services.gateway.clients.health_probe import GrpcHealthProbe, health_probe
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.api_key_reader import SqlApiKeyReader
 from services.gateway.storage.identity_directory import SqlIdentityDirectory
@@ -29,8 +29,7 @@ from services.gateway.usecases.mesh_status import MeshStatus
 from services.gateway.usecases.revoke_api_key import RevokeApiKey
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
-from services.meshkit.grpc.channel import channel
-from services.meshkit.grpc.identity import TokenSigner, WorkloadSigner
+from services.meshkit.grpc.identity import TokenSigner
 from services.meshkit.grpc.server import Registration, Server, admission
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.sql.engine import sql_engine
@@ -73,7 +72,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             create_tenant=CreateTenant(begin=begin, maker=maker, clock=clock, ids=ids), tenants=directory
         )
         status = StatusServicer(
-            status=MeshStatus(await _probes(stack, settings, clock)),
+            status=MeshStatus(await _probes(stack, settings)),
             version=version("comitia"),
             openapi=settings.openapi_path.read_bytes(),
         )
@@ -81,7 +80,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             name="gateway",
             listen=settings.listen,
             registrations=_registrations(settings, identity, tenants, status, EdgeAuthorization(exchange)),
-            admission=admission(settings, GUARDS | edge_authorization.GUARD, clock=clock),
+            admission=admission(settings, GUARDS | edge_authorization.GUARD | edge_reflection.GUARD, clock=clock),
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,
@@ -89,8 +88,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
         )
 
 
-async def _probes(stack: AsyncExitStack, settings: GatewaySettings, clock: Clock) -> list[GrpcHealthProbe]:
-    signer = WorkloadSigner("gateway", SigningKey.read(settings.workload_key_path), clock=clock)
+async def _probes(stack: AsyncExitStack, settings: GatewaySettings) -> list[GrpcHealthProbe]:
     targets = {
         "cost": settings.cost_target,
         "gateway": settings.gateway_target,
@@ -100,10 +98,7 @@ async def _probes(stack: AsyncExitStack, settings: GatewaySettings, clock: Clock
         "policy": settings.policy_target,
         "tools": settings.tools_target,
     }
-    return [
-        GrpcHealthProbe(name, await stack.enter_async_context(channel(target, identity=signer)))
-        for name, target in targets.items()
-    ]
+    return [await stack.enter_async_context(health_probe(name, target)) for name, target in targets.items()]
 
 
 def _registrations(

@@ -75,7 +75,7 @@ class EdgeSettings:
     admin: Address
     #: gRPC address of each of the seven services, by name. A name that resolves to several addresses is balanced over.
     services: Mapping[str, Address]
-    #: Key set that access tokens are verified with; Envoy follows it when it is replaced.
+    #: Key set that access tokens are verified with; read when Envoy starts.
     jwks: Path
     descriptors: Path = _ROOT / "gen" / "descriptors" / "comitia.binpb"
     #: File of the access log; None writes it to stdout.
@@ -137,7 +137,6 @@ def render_edge(settings: EdgeSettings) -> str:
         "rpcs": rpcs,
         "transcoded_services": sorted({rpc.path.split("/")[1] for rpc in rpcs}),
         "open_paths_regex": _open_paths([rpc.path for rpc in rpcs if rpc.open]),
-        "exempt_services": _EXEMPT_SERVICES,
         "internal_headers": _INTERNAL_HEADERS,
         "internal_header_prefixes": _INTERNAL_HEADER_PREFIXES,
     }

@@ -7,7 +7,7 @@ default. The edge refuses them instead; `deploy/envoy/bodies.lua.j2` does so wit
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from google.api import annotations_pb2, http_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -59,8 +59,8 @@ def body_rules(descriptors: bytes) -> BodyRules:
 
 
 def _bodies(method: MethodDescriptor) -> Iterator[tuple[Body, Descriptor]]:
-    options = descriptor_pb2.MethodOptions.FromString(method.GetOptions().SerializeToString())
-    rule = options.Extensions[annotations_pb2.http]
+    options: Any = descriptor_pb2.MethodOptions.FromString(method.GetOptions().SerializeToString())
+    rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]  # extensions of options have no types
     for binding in (rule, *rule.additional_bindings):
         if not binding.body:
             continue

@@ -3,6 +3,7 @@
 import base64
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 from google.protobuf.any_pb2 import Any as AnyProto
 from google.protobuf.duration_pb2 import Duration
@@ -30,6 +31,11 @@ class Refusal:
     retry_seconds: int | None = None
     #: Field at fault; may hold operators.
     field: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The message without operators, percent-encoded as a header must be."""
+        return quote(self.message.replace(f": {_WHY}", ""), safe=" `'()/:;,.<>=-")
 
     @property
     def body(self) -> dict[str, Any]:

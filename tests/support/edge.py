@@ -40,7 +40,13 @@ async def running_edge(settings: EdgeSettings, folder: Path) -> AsyncGenerator[R
     with (folder / "envoy.log").open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *(envoy(), "-c", str(config), "--admin-address-path", str(ports), "--concurrency", "1"),
-            *("--use-dynamic-base-id", "-l", os.environ.get("COMITIA_TEST_ENVOY_LOG", "warning")),
+            *(
+                "--use-dynamic-base-id",
+                "--file-flush-interval-msec",
+                "50",
+                "-l",
+                os.environ.get("COMITIA_TEST_ENVOY_LOG", "warning"),
+            ),
             stdout=output,
             stderr=output,
         )
@@ -69,17 +75,21 @@ def edge_settings(services: dict[str, str], *, jwks: Path, log: Path, **more: ob
 
 async def _admin_address(process: asyncio.subprocess.Process, ports: Path, log: Path) -> str:
     async with asyncio.timeout(_LIMIT_SECONDS):
-        while not (ports.exists() and ports.read_text()):
+        while not (address := _text(ports)):
             if process.returncode is not None:
-                raise RuntimeError(f"envoy ended with {process.returncode}: {log.read_text()[-2000:]}")
+                raise RuntimeError(f"envoy ended with {process.returncode}: {_text(log)[-2000:]}")
             await asyncio.sleep(0.02)
-    return ports.read_text()
+    return address
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 async def _listener(admin: str) -> str:
     """Waits until the edge takes calls; gives its address."""
     async with asyncio.timeout(_LIMIT_SECONDS):
-        while "LIVE" not in await _get(admin, "/ready"):
+        while "LIVE" not in await _get(admin, "/ready"):  # noqa: ASYNC110  # another process cannot set an event
             await asyncio.sleep(0.02)
         line = ""
         while not line:

@@ -12,7 +12,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import gateway
 from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.core.ids import SystemIds
-from services.meshkit.grpc.server import serve
+from services.meshkit.grpc.server import Serving, serve
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.testing.mesh_keys import MeshKeys
@@ -29,6 +29,7 @@ class RunningGateway:
     #: The bootstrap key: tenant `local`, roles admin and operator.
     admin_key: str
     urls: DatabaseUrls
+    serving: Serving
 
 
 def new_key_text() -> str:
@@ -61,7 +62,9 @@ async def running_gateway(
         folder, keys, urls, targets={f"{name}_target": "127.0.0.1:1" for name in NEIGHBOURS} | (targets or {})
     ).model_copy(update={"key_cache_seconds": key_cache_seconds})
     async with gateway(settings, clock=moment, ids=SystemIds()) as server, serve(server) as serving:
-        yield RunningGateway(target=f"127.0.0.1:{serving.port}", keys=keys, admin_key=admin_key, urls=urls)
+        yield RunningGateway(
+            target=f"127.0.0.1:{serving.port}", keys=keys, admin_key=admin_key, urls=urls, serving=serving
+        )
 
 
 NEIGHBOURS = ("gateway", "orchestrator", "inference", "policy", "memory", "tools", "cost")

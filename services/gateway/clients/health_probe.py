@@ -1,5 +1,7 @@
 """Asks a service for its health by `grpc.health.v1`."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import grpc
@@ -12,12 +14,17 @@ _PROBE_SECONDS: Final = 2.0
 
 
 class GrpcHealthProbe:
-    """Implements `usecases.ports.HealthProbe` over a channel to the service."""
+    """Implements `usecases.ports.HealthProbe`."""
 
     def __init__(self, name: str, channel: grpc.aio.Channel) -> None:
-        self.name = name
+        self._name = name
         make: Any = health_pb2_grpc.HealthStub
         self._stub = make(channel)
+
+    @property
+    def name(self) -> str:
+        """See `HealthProbe.name`."""
+        return self._name
 
     async def __call__(self) -> Health:
         """See `HealthProbe`."""
@@ -27,3 +34,15 @@ class GrpcHealthProbe:
             return Health.UNREACHABLE
         serving = answer.status == health_pb2.HealthCheckResponse.SERVING
         return Health.SERVING if serving else Health.NOT_SERVING
+
+
+@asynccontextmanager
+async def health_probe(name: str, target: str) -> AsyncGenerator[GrpcHealthProbe]:
+    """Opens a channel for probes only.
+
+    Not `meshkit.grpc.channel`: that one keeps calls away from a service that says NOT_SERVING, which is just what a
+    probe wants to hear. Looks again every second at a service that is away.
+    """
+    options = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(target, options=options) as opened:
+        yield GrpcHealthProbe(name, opened)

@@ -1,4 +1,8 @@
-"""Reflection for the edge: the public face of all seven services, from the merged descriptor set."""
+"""Reflection as the edge shows it: the public face of all seven services, from the merged descriptor set.
+
+The gateway's own port answers `grpc.reflection.…` for the gateway alone, as every service does for itself. The edge
+sends what callers outside ask to the service here, under a name of its own; v1 and v1alpha are the same on the wire.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -9,9 +13,12 @@ from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from comitia.guard_table import Guard
-from services.meshkit.grpc.guard import EXEMPT_SERVICES
 
-_REFLECTION: Final = tuple(service for service in EXEMPT_SERVICES if service.startswith("grpc.reflection."))
+#: `deploy/envoy/routes.yaml.j2` sends reflection here.
+_SERVICE: Final = "comitia.edge.ServerReflection"
+_METHOD: Final = "ServerReflectionInfo"
+#: Guard of the one RPC, which is no public contract.
+GUARD: Final = {f"/{_SERVICE}/{_METHOD}": Guard("", 0, 300, True, frozenset())}
 
 
 def public_face(descriptors: bytes, guards: Mapping[str, Guard]) -> tuple[descriptor_pool.DescriptorPool, list[str]]:
@@ -34,21 +41,15 @@ def public_face(descriptors: bytes, guards: Mapping[str, Guard]) -> tuple[descri
 
 
 def add_to_server(server: Any, *, descriptors: bytes, guards: Mapping[str, Guard]) -> None:
-    """Answers reflection, v1 and v1alpha, for the whole mesh.
-
-    Registered before the server's own reflection, and gRPC asks in the order of registration, so this one answers.
-    """
+    """Registers reflection for the whole mesh."""
     pool, services = public_face(descriptors, guards)
     servicer: Any = ReflectionServicer(services, pool=pool)
-    for name in _REFLECTION:
-        handler = grpc.stream_stream_rpc_method_handler(
-            servicer.ServerReflectionInfo,
-            request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-            response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-        )
-        server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": handler}),)
-        )
+    handler = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
 
 
 def _internal(guard: Guard | None) -> bool:

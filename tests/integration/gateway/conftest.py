@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc.aio
 import pytest
@@ -15,6 +16,11 @@ from services.meshkit.grpc.channel import channel
 from tests.integration.conftest import MakeDatabase
 from tests.support.gateway import RunningGateway, running_gateway
 
+if TYPE_CHECKING:
+    from comitia.gateway.v1.identity_service_pb2_grpc import IdentityServiceAsyncStub
+    from comitia.gateway.v1.status_service_pb2_grpc import StatusServiceAsyncStub
+    from comitia.gateway.v1.tenant_service_pb2_grpc import TenantServiceAsyncStub
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -24,9 +30,9 @@ class Face:
 
     gateway: RunningGateway
     channel: grpc.aio.Channel
-    identity: IdentityServiceStub
-    tenants: TenantServiceStub
-    status: StatusServiceStub
+    identity: "IdentityServiceAsyncStub"
+    tenants: "TenantServiceAsyncStub"
+    status: "StatusServiceAsyncStub"
 
     async def login(self, key: str) -> Metadata:
         """Exchanges a key; gives the metadata of calls."""

@@ -1,0 +1,52 @@
+"""Rate limits through a real Envoy with settings of its own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import aiohttp
+
+from services.meshkit.core.identity import TenantId
+from services.meshkit.testing.mesh_keys import MeshKeys
+from tests.integration.conftest import MakeDatabase
+from tests.integration.edge.conftest import reason_of
+from tests.support.edge import RunningEdge, edge_settings, running_edge
+from tests.support.gateway import RunningGateway, running_gateway
+
+
+@asynccontextmanager
+async def an_edge(
+    make_database: MakeDatabase, folder: Path, *, rate_factor: float = 1.0
+) -> AsyncIterator[tuple[RunningGateway, RunningEdge]]:
+    async with running_gateway(make_database, folder) as gateway:
+        plain = edge_settings({"gateway": gateway.target}, jwks=gateway.keys.jwks_path, log=folder / "access.log")
+        async with running_edge(replace(plain, rate_factor=rate_factor), folder) as edge:
+            yield gateway, edge
+
+
+def bearer(keys: MeshKeys, tenant: int) -> dict[str, str]:
+    return {"authorization": f"Bearer {keys.principal(tenant=TenantId(UUID(int=tenant))).token}"}
+
+
+async def test_a_tenant_that_asks_too_often_is_told_to_wait_and_others_are_not(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    async with (
+        an_edge(make_database, tmp_path, rate_factor=0.02) as (gateway, edge),
+        aiohttp.ClientSession() as http,
+    ):
+
+        async def ask(tenant: int) -> tuple[int, dict[str, str], object]:
+            async with http.get(edge.url + "/v1/whoami", headers=bearer(gateway.keys, tenant)) as answer:
+                return answer.status, dict(answer.headers), await answer.json()
+
+        answers = [await ask(1) for _ in range(6)]
+        other = await ask(2)
+    refused = [answer for answer in answers if answer[0] == 429]
+    assert len(refused) >= 1
+    assert answers[0][0] == 200
+    assert other[0] == 200
+    assert reason_of(refused[0][2]) == "RATE_LIMITED"
+    assert refused[0][1]["Retry-After"] == "1"

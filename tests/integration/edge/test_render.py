@@ -1,0 +1,96 @@
+"""Every configuration that the edge can be rendered as is one that Envoy accepts."""
+
+import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from comitia.guard_table import GUARDS
+from services.launcher.edge import Address, EdgeSettings, TlsFiles, public_rpcs, render_edge
+from services.meshkit.core.clock import SystemClock
+from services.meshkit.testing.mesh_keys import MeshKeys
+from tests.support.edge import edge_settings, envoy
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> EdgeSettings:
+    keys = MeshKeys.make(tmp_path, clock=SystemClock())
+    return edge_settings({}, jwks=keys.jwks_path, log=tmp_path / "access.log")
+
+
+def certificate(folder: Path) -> TlsFiles:
+    """Makes a certificate that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    files = TlsFiles(certificate_chain=folder / "edge.pem", private_key=folder / "edge.key")
+    files.certificate_chain.write_bytes(made.public_bytes(pem))
+    files.private_key.write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()))
+    return files
+
+
+@pytest.mark.parametrize("variant", ["plain", "stdout log", "tls", "cors", "names", "ipv6"])
+def test_envoy_accepts_what_is_rendered(settings: EdgeSettings, tmp_path: Path, variant: str) -> None:
+    chosen = {
+        "plain": settings,
+        "stdout log": replace(settings, access_log=None),
+        "tls": replace(settings, tls=certificate(tmp_path)),
+        "cors": replace(settings, cors_origins=("https://app.example",)),
+        "names": replace(settings, services={name: Address(f"{name}.mesh", 7400) for name in settings.services}),
+        "ipv6": replace(settings, listen=Address.parse("[::1]:0"), admin=Address("::1", 0)),
+    }[variant]
+    config = tmp_path / "edge.yaml"
+    config.write_text(render_edge(chosen))
+    command = [envoy(), "--mode", "validate", "-c", str(config), "-l", "warning"]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stderr[-2000:]
+    assert "deprecated" not in checked.stderr.lower(), checked.stderr
+
+
+def test_exactly_the_public_rpcs_have_a_route(settings: EdgeSettings) -> None:
+    config = yaml.safe_load(render_edge(settings))
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    exact = {route["match"]["path"]: route for route in routes if "path" in route["match"]}
+    assert exact.keys() == {path for path, guard in GUARDS.items() if not guard.peers}
+    for path, route in exact.items():
+        authn = route["typed_per_filter_config"]["envoy.filters.http.jwt_authn"]
+        assert authn.get("disabled", False) is GUARDS[path].open
+        assert route["route"]["cluster"] == path.split(".")[1]
+    others = [route["match"]["prefix"] for route in routes if "prefix" in route["match"]]
+    assert others == [
+        "/grpc.health.v1.Health/",
+        "/grpc.reflection.v1.ServerReflection/",
+        "/grpc.reflection.v1alpha.ServerReflection/",
+        "/",
+    ]
+
+
+def test_rates_come_from_the_guards(settings: EdgeSettings) -> None:
+    by_path = {rpc.path: rpc for rpc in public_rpcs(GUARDS, replace(settings, rate_factor=2.0))}
+    assert by_path["/comitia.gateway.v1.IdentityService/ExchangeApiKey"].per_second == 100
+    assert by_path["/comitia.gateway.v1.IdentityService/WhoAmI"].per_second == 200
+
+
+def test_the_admin_page_is_never_opened_to_others(settings: EdgeSettings) -> None:
+    with pytest.raises(ValueError, match="loopback"):
+        replace(settings, admin=Address("0.0.0.0", 9901))
+
+
+def test_a_service_without_an_address_is_noticed(settings: EdgeSettings) -> None:
+    with pytest.raises(ValueError, match="cost"):
+        replace(settings, services={name: at for name, at in settings.services.items() if name != "cost"})

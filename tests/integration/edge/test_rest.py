@@ -1,0 +1,161 @@
+"""REST through a real Envoy: transcoding, aliases, verbs, bodies, errors."""
+
+import asyncio
+import io
+import json
+
+import pytest
+from yarl import URL
+
+from tests.integration.edge.conftest import Outside, reason_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+def a_description(size: int) -> io.BytesIO:
+    return io.BytesIO(json.dumps({"agent": {"description": "x" * size}}).encode())
+
+
+async def test_an_answer_has_every_field_under_its_proto_name(outside: Outside) -> None:
+    status, body = await outside.rest("GET", "/v1/agents/Athena?version=1.0.0")
+    assert status == 200
+    assert (body["agent"]["name"], body["agent"]["version"]) == ("Athena", "1.0.0")
+    assert body["agent"]["max_output_tokens"] == 0
+    assert body["agent"]["tools"] == []
+    assert "maxOutputTokens" not in body["agent"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "json_body", "expected"),
+    [
+        ("GET", "/agents/Athena", None, {"agent.name": "Athena"}),
+        ("POST", "/v1/agents", {"agent": {"name": "A"}}, {"agent.name": "A"}),
+        ("POST", "/agents", {"agent": {"name": "A"}}, {"agent.name": "A"}),
+        ("GET", "/sessions/run_1/turns?page_size=7", None, {"next_page_token": "run_1/7"}),
+        ("GET", "/v1/sessions/run_1/turns?pageSize=7", None, {"next_page_token": "run_1/7"}),
+        ("POST", "/v1/sessions/run_1:advance", {}, {"session.session_id": "run_1"}),
+        ("POST", "/sessions/run_1/advance", {}, {"session.session_id": "run_1"}),
+        ("POST", "/sessions/run_1/advance", None, {"session.session_id": "run_1"}),
+        ("GET", "//v1///agents/Athena", None, {"agent.name": "Athena"}),
+        ("GET", "/v1/x/../agents/Athena", None, {"agent.name": "Athena"}),
+        ("GET", "/v1/agents/Ath%C3%A9na%20II", None, {"agent.name": "Athéna II"}),
+    ],
+)
+async def test_canonical_paths_aliases_and_verbs_reach_their_rpc(
+    outside: Outside, verb: str, path: str, json_body: object, expected: dict[str, str]
+) -> None:
+    status, body = await outside.rest(verb, path, json=json_body)
+    assert status == 200, body
+    for field, value in expected.items():
+        found = body
+        for name in field.split("."):
+            found = found[name]
+        assert found == value
+
+
+async def test_a_file_like_answer_is_itself(outside: Outside) -> None:
+    async with outside.http.get(outside.edge.url + "/v1/openapi.json") as answer:
+        assert (answer.status, answer.content_type) == (200, "application/json")
+        assert json.loads(await answer.read())["openapi"].startswith("3.1")
+
+
+async def test_an_error_of_a_service_is_json_with_its_details(outside: Outside) -> None:
+    status, body = await outside.rest("GET", "/v1/agents/nobody")
+    assert (status, body["code"], body["message"]) == (404, 5, "agent 'nobody' does not exist")
+    kinds = {detail["@type"].rpartition(".")[2]: detail for detail in body["details"]}
+    assert kinds["ErrorInfo"]["domain"] == "orchestrator.comitia"
+    assert kinds["ResourceInfo"]["resource_name"] == "nobody"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"agent": {"name": "A"', "MALFORMED_REQUEST"),
+        (b"not json", "MALFORMED_REQUEST"),
+        (b'{"agent": {"name": "\xff\xfe"}}', "MALFORMED_REQUEST"),
+        (b'{"agent": {"name": 7.5, "max_output_tokens": "many"}}', "MALFORMED_REQUEST"),
+        (b'{"agent": {"max_output_tokens": 99999999999999}}', "MALFORMED_REQUEST"),
+        (b'{"agent": {"kind": "AGENT_KIND_GOD"}}', "MALFORMED_REQUEST"),
+        (b'{"agent": {"name": "A", "max_output_token": 5}}', "UNKNOWN_FIELD"),
+        (b'{"agent": {"memory": {"recent": 5}}}', "UNKNOWN_FIELD"),
+        (b'{"agent": {}, "tenant": "other"}', "UNKNOWN_FIELD"),
+        (b'{"agent": {"na\\u006de": "A"}}', "UNKNOWN_FIELD"),
+        (b'{"agent": ' + b'{"memory":' * 5000 + b"1" + b"}" * 5001, "UNKNOWN_FIELD"),
+    ],
+)
+async def test_a_body_that_does_not_fit_is_refused_with_a_reason(outside: Outside, body: bytes, reason: str) -> None:
+    before = outside.agents.calls
+    status, answer = await outside.rest("POST", "/v1/agents", data=body)
+    assert (status, answer["code"], reason_of(answer)) == (400, 3, reason)
+    assert outside.agents.calls == before
+
+
+async def test_an_unknown_field_is_named(outside: Outside) -> None:
+    status, answer = await outside.rest("POST", "/v1/agents", json={"agent": {"memory": {"recent": 5}}})
+    violations = [detail["field_violations"] for detail in answer["details"] if "field_violations" in detail]
+    assert status == 400
+    assert violations[0][0]["field"] == "agent.memory.recent"
+
+
+async def test_free_form_parts_of_a_body_are_free(outside: Outside) -> None:
+    agent = {"name": "A", "style": {"rigour, really": 0.5, "x": 1}, "temperature": 0.2}
+    status, answer = await outside.rest("POST", "/v1/agents", json={"agent": agent})
+    assert (status, answer["agent"]["style"]) == (200, {"rigour, really": 0.5, "x": 1})
+
+
+async def test_an_unknown_query_parameter_is_refused(outside: Outside) -> None:
+    status, answer = await outside.rest("GET", "/v1/agents?page_sise=5")
+    assert (status, reason_of(answer)) == (400, "MALFORMED_REQUEST")
+    assert "page_sise" in answer["message"]
+
+
+async def test_a_body_may_not_contradict_the_path(outside: Outside) -> None:
+    status, answer = await outside.rest("POST", "/v1/sessions/run_1:advance", json={"session_id": "run_2"})
+    assert (status, reason_of(answer)) == (400, "MALFORMED_REQUEST")
+
+
+async def test_a_body_of_five_megabytes_is_too_large_and_one_below_the_limit_is_not(outside: Outside) -> None:
+    status, answer = await outside.rest("POST", "/v1/agents", data=a_description(5_000_000))
+    assert (status, reason_of(answer)) == (413, "REQUEST_TOO_LARGE")
+    status, answer = await outside.rest("POST", "/v1/agents", data=a_description(3_900_000))
+    assert (status, len(answer["agent"]["description"])) == (200, 3_900_000)
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "status", "reason"),
+    [
+        ("GET", "/v1/nowhere", 404, "NO_SUCH_METHOD"),
+        ("DELETE", "/v1/agents/Athena", 404, "NO_SUCH_METHOD"),
+        ("GET", "/", 404, "NO_SUCH_METHOD"),
+        ("GET", "/admin", 404, "NO_SUCH_METHOD"),
+        ("GET", "/v1/agents%2FAthena", 400, "MALFORMED_HTTP"),
+        ("GET", "/v1/agents/%5Cx", 400, "MALFORMED_HTTP"),
+        ("POST", "/comitia.orchestrator.v1.AgentService/GetAgent", 404, "NO_SUCH_METHOD"),
+        ("POST", "/envoy.service.auth.v3.Authorization/Check", 404, "NO_SUCH_METHOD"),
+        ("GET", "/v1/violations", 503, "SERVICE_UNAVAILABLE"),
+    ],
+)
+async def test_what_the_edge_refuses_it_refuses_in_our_words(
+    outside: Outside, verb: str, path: str, status: int, reason: str
+) -> None:
+    url = URL(outside.edge.url + path, encoded=True)
+    async with outside.http.request(verb, url, headers=outside.bearer) as answer:
+        body = await answer.json()
+    assert (answer.status, reason_of(body)) == (status, reason)
+    assert answer.headers["x-comitia-refused"] == reason
+
+
+async def test_the_access_log_tells_who_and_what_and_no_secret(outside: Outside) -> None:
+    await outside.rest("GET", "/v1/whoami", headers={"x-api-key": outside.gateway.admin_key})
+    await outside.rest("POST", "/v1/token", data=f'{{"api_key": "{outside.gateway.admin_key}", ')
+    await outside.rest("GET", f"/v1/whoami?key={outside.gateway.admin_key}")
+    async with asyncio.timeout(10):
+        while outside.edge.log.read_text().count("/v1/whoami") < 2:  # noqa: ASYNC110  # another process cannot set an event
+            await asyncio.sleep(0.05)
+    text = outside.edge.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    mine = next(line for line in lines if line["path"] == "/v1/whoami")
+    assert mine["rpc"] == "/comitia.gateway.v1.IdentityService/WhoAmI"
+    assert mine["subject"].removeprefix("key_") == outside.gateway.admin_key.split("_")[1]
+    assert outside.gateway.admin_key.split("_")[2] not in text
+    assert outside.token not in text
