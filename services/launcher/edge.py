@@ -19,7 +19,7 @@ from services.launcher.edge_refusals import REFUSALS
 
 _ROOT: Final = Path(__file__).parents[2]
 _TEMPLATES: Final = _ROOT / "deploy" / "envoy"
-#: Open to anyone, answered by the gateway for all seven.
+#: Open to anyone, answered by the gateway.
 _EXEMPT_SERVICES: Final = (
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
@@ -40,6 +40,8 @@ _INTERNAL_HEADERS: Final = (
 )
 _INTERNAL_HEADER_PREFIXES: Final = ("x-comitia-", "x-envoy-", "x-forwarded-", "endpoint-load-metrics")
 _DEFAULT_SECONDS: Final = 30
+#: Largest JSON body. Equal to the largest gRPC message of the services; the refusal of a larger one names it.
+_MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
 #: Long enough for what the services answer at most (4 MiB of protobuf), as JSON.
 _MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 
@@ -88,8 +90,6 @@ class EdgeSettings:
     rate_factor: float = 1.0
     #: Calls per second that this edge takes in all.
     edge_per_second: int = 5000
-    #: Largest JSON body, bytes. Equal to the largest gRPC message of the services.
-    max_request_bytes: int = 4 * 1024 * 1024
     max_connections: int = 10_000
     #: Tenants whose buckets are kept per RPC; the least recently seen is forgotten first.
     max_tenants_counted: int = 1000
@@ -131,7 +131,7 @@ def render_edge(settings: EdgeSettings) -> str:
         "cors_origins": settings.cors_origins,
         "edge_per_second": settings.edge_per_second,
         "max_connections": settings.max_connections,
-        "max_request_bytes": settings.max_request_bytes,
+        "max_request_bytes": _MAX_REQUEST_BYTES,
         "max_response_bytes": _MAX_RESPONSE_BYTES,
         "max_tenants_counted": settings.max_tenants_counted,
         "rpcs": rpcs,

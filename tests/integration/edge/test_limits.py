@@ -1,14 +1,22 @@
-"""Rate limits through a real Envoy with settings of its own."""
+"""Rate limits, and a gateway that is down, through a real Envoy with settings of its own."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
 import aiohttp
+import grpc
+import grpc.aio
+import pytest
 
+from comitia.gateway.v1.identity_service_pb2 import WhoAmIRequest
+from comitia.gateway.v1.identity_service_pb2_grpc import IdentityServiceStub
+from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import TenantId
+from services.meshkit.grpc.errors import remote_error
 from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.integration.conftest import MakeDatabase
 from tests.integration.edge.conftest import reason_of
@@ -50,3 +58,30 @@ async def test_a_tenant_that_asks_too_often_is_told_to_wait_and_others_are_not(
     assert other[0] == 200
     assert reason_of(refused[0][2]) == "RATE_LIMITED"
     assert refused[0][1]["Retry-After"] == "1"
+
+
+async def test_without_the_gateway_a_key_has_to_wait_and_hears_so(tmp_path: Path) -> None:
+    keys = MeshKeys.make(tmp_path, clock=SystemClock())
+    settings = edge_settings({}, jwks=keys.jwks_path, log=tmp_path / "access.log")
+    async with running_edge(settings, tmp_path) as edge, aiohttp.ClientSession() as http:
+        async with http.get(edge.url + "/v1/agents", headers={"x-api-key": "ck_any"}) as answer:
+            assert (answer.status, reason_of(await answer.json())) == (503, "SERVICE_UNAVAILABLE")
+        async with grpc.aio.insecure_channel(edge.address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await IdentityServiceStub(channel).WhoAmI(WhoAmIRequest(), metadata=(("x-api-key", "ck_any"),))
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert remote_error(raised.value).reason == "SERVICE_UNAVAILABLE"
+
+
+async def test_the_limit_of_the_whole_edge_is_told_in_the_same_words(tmp_path: Path) -> None:
+    keys = MeshKeys.make(tmp_path, clock=SystemClock())
+    settings = replace(edge_settings({}, jwks=keys.jwks_path, log=tmp_path / "access.log"), edge_per_second=1)
+    async with running_edge(settings, tmp_path) as edge, aiohttp.ClientSession() as http:
+        answers = [await http.get(edge.url + "/v1/nowhere") for _ in range(5)]
+        reasons = [reason_of(await answer.json()) for answer in answers]
+        async with grpc.aio.insecure_channel(edge.address) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await IdentityServiceStub(channel).WhoAmI(WhoAmIRequest())
+    assert reasons[-1] == "RATE_LIMITED"
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert remote_error(raised.value).retry_after == timedelta(seconds=1)
