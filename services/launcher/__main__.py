@@ -4,27 +4,36 @@ python -m services.launcher --report-to <file descriptor>        options as JSON
 """
 
 import argparse
-import asyncio
 import sys
+from functools import partial
+
+import uvloop
 
 from services.launcher.background import Teller
+from services.launcher.bring_up import ServiceCommand, service_command
 from services.launcher.errors import LauncherError
 from services.launcher.mesh import run
-from services.launcher.options import options_from_json
+from services.launcher.options import Progress, options_from_json
 
 
-def main() -> int:
+def main(command: ServiceCommand = service_command) -> int:
     """Runs a mesh until it is told to end. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m services.launcher", description=__doc__)
     parser.add_argument("--report-to", type=int, required=True, help="file descriptor of a pipe")
     teller = Teller(parser.parse_args().report_to)
     try:
-        asyncio.run(run(options_from_json(sys.stdin.read()), teller.progress, teller.ready))
+        options = options_from_json(sys.stdin.read())
+        uvloop.run(run(options, partial(_tell, teller), teller.ready, command=command))
     except LauncherError as failure:
         teller.failure(failure)
         print(failure.sentence, file=sys.stderr)
         return 1
     return 0
+
+
+def _tell(teller: Teller, progress: Progress) -> None:
+    teller.progress(progress)
+    print(f"{progress.step} {progress.state} {progress.seconds:.2f} s {progress.detail}", flush=True)
 
 
 if __name__ == "__main__":

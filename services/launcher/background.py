@@ -7,41 +7,52 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any, Final
 
-from services.launcher.bring_up import CHECKOUT, Report, user_environment
+from services.launcher.bring_up import CHECKOUT, user_environment
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir, find_data_dir, prepare
-from services.launcher.options import Progress, StepState, UpOptions, options_to_json
+from services.launcher.options import Progress, Report, StepState, UpOptions, options_to_json
 from services.launcher.record import Addresses
 
+#: The launcher as a program.
+LAUNCHER: Final = (sys.executable, "-m", "services.launcher")
 #: Lines of the pipe are short; a sentence with a log's end is the longest.
 _LINE_BYTES: Final = 1024 * 1024
 
 
-async def start(options: UpOptions, report: Report) -> Addresses:
+async def start(options: UpOptions, report: Report, *, program: Sequence[str] = LAUNCHER) -> Addresses:
     """Starts a launcher in the background and returns when its mesh is healthy.
 
+    Args:
+        program: the launcher; tests put one whose services are dummies.
     Raises: LauncherError: what the launcher says, or that it ended without a word.
     Cancelled: the launcher is told to end.
     """
     data = find_data_dir(options.data_dir, user_environment(options))
     prepare(data)
-    launcher, receiving = _spawn(data, replace(options, detach=False, data_dir=data.root))
+    launcher, receiving = _spawn(data, replace(options, detach=False, data_dir=data.root), program)
     try:
-        return await _follow(receiving, report, log=str(data.log("launcher")))
+        addresses = await _follow(receiving, report, log=str(data.log("launcher")))
     except asyncio.CancelledError:
         launcher.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(launcher.wait)
         raise
+    except LauncherError:
+        await asyncio.to_thread(launcher.wait)
+        raise
+    launcher.returncode = 0  # left alone on purpose, which Popen would warn about
+    return addresses
 
 
-def _spawn(data: DataDir, options: UpOptions) -> tuple[subprocess.Popen[bytes], int]:
+def _spawn(data: DataDir, options: UpOptions, program: Sequence[str]) -> tuple[subprocess.Popen[bytes], int]:
     """Starts the launcher. Returns it and the end of the pipe that it reports through."""
     receiving, sending = os.pipe()
     with data.log("launcher").open("ab") as log, os.fdopen(sending, "wb") as pipe:
         launcher = subprocess.Popen(
-            [sys.executable, "-m", "services.launcher", "--report-to", str(pipe.fileno())],
+            [*program, "--report-to", str(pipe.fileno())],
             cwd=CHECKOUT,
             stdin=subprocess.PIPE,
             stdout=log,

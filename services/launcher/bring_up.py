@@ -30,7 +30,7 @@ from services.launcher.environment import (
 from services.launcher.errors import LauncherError
 from services.launcher.health import always, grpc_serving
 from services.launcher.layout import DataDir, read_state, write_private, write_state
-from services.launcher.options import Progress, StepState, UpOptions
+from services.launcher.options import Progress, Report, StepState, UpOptions
 from services.launcher.services import SERVICES
 from services.launcher.single_process import ServicesTogether
 from services.meshkit.core.ids import SystemIds
@@ -45,8 +45,6 @@ STOP_ORDER: Final = (
     ("local-model", "nats"),
     ("postgres",),
 )
-#: Told each change of each step.
-Report = Callable[[Progress], None]
 #: Gives the program and arguments of a service.
 ServiceCommand = Callable[[str], tuple[str, ...]]
 
@@ -206,9 +204,13 @@ class BringUp:
         await self.supervisor.start(spec, healthy_seconds=self.options.healthy_seconds)
 
     async def _start_postgres(self) -> None:
-        if self._room is not None:
-            async with self.step("postgres", detail=f"127.0.0.1:{self._room.port}"):
-                await self._start(await postgres.prepare_postgres(self._room, ordinary_environment(self.user)))
+        if self._room is None:
+            return
+        fresh = not postgres.is_made(self._room)
+        async with self.step("postgres", detail=f"127.0.0.1:{self._room.port}"):
+            await self._start(await postgres.prepare_postgres(self._room, ordinary_environment(self.user)))
+        if fresh:
+            await asyncio.to_thread(postgres.sync_cluster, self._room)
 
     async def _migrate(self) -> None:
         """Runs `migrate.py`, unless this very cluster is known to have all of it."""

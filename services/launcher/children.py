@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Final
 from services.launcher.child import ChildProcess, ChildSpec, describe_exit
 from services.launcher.errors import LauncherError
 from services.launcher.health import Probe
+from services.launcher.options import Progress, Report, StepState
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.retry import Backoff
 
@@ -53,14 +54,16 @@ class Supervisor:
     """Owns the children and one task for each.
 
     Args:
+        report: told each child that died after `keep`, and when it is back.
         changed: called after each change of a child's state.
     Concurrency: one loop, in the main thread.
     """
 
-    def __init__(self, *, clock: Clock, dice: Random, changed: Callable[[], None]) -> None:
+    def __init__(self, *, clock: Clock, dice: Random, report: Report, changed: Callable[[], None]) -> None:
         self.children: dict[str, Child] = {}
         self._clock = clock
         self._dice = dice
+        self._report = report
         self._changed = changed
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._keeping = False
@@ -74,7 +77,10 @@ class Supervisor:
         Raises: LauncherError: it died, or was not healthy in time.
         """
         child = self.children[spec.name] = Child(spec)
-        process = self._spawn(child)
+        try:
+            process = self._spawn(child)
+        except OSError as cause:
+            raise LauncherError(f"{spec.name} cannot be started: {cause}") from cause
         healthy = asyncio.create_task(self._until_healthy(spec.probe))
         ended = asyncio.create_task(process.wait())
         try:
@@ -159,10 +165,21 @@ class Supervisor:
                 return
             if self._clock.monotonic() - born > _FORGIVEN_AFTER_SECONDS:
                 waits = _BACKOFF.waits(self._dice)
-            self._move(child, ChildState.WAITING)
-            await self._clock.sleep(next(waits))
+            await self._bring_back(child, describe_exit(code), waits)
+
+    async def _bring_back(self, child: Child, end: str, waits: Iterator[float]) -> None:
+        self._move(child, ChildState.WAITING)
+        for seconds in waits:
+            detail = f"ended with {end}; starts again in {seconds:.1f} s; see {child.spec.log}"
+            self._report(Progress(step=child.spec.name, state=StepState.FAILED, detail=detail))
+            await self._clock.sleep(seconds)
             child.restarts += 1
-            self._spawn(child)
+            try:
+                self._spawn(child)
+            except OSError as cause:  # no memory, no process left: so is the next wait longer
+                end = str(cause)
+            else:
+                return
 
     async def _lifetime(self, child: Child, process: ChildProcess) -> int:
         """Waits for a child's end, noting meanwhile when it becomes healthy."""
@@ -178,6 +195,8 @@ class Supervisor:
     async def _note_health(self, child: Child) -> None:
         await self._until_healthy(child.spec.probe)
         self._move(child, ChildState.HEALTHY)
+        seconds = self._clock.now().timestamp() - child.started
+        self._report(Progress(step=child.spec.name, state=StepState.DONE, seconds=seconds, detail="serves again"))
 
     async def _until_healthy(self, probe: Probe) -> None:
         while not await probe():

@@ -11,8 +11,5 @@ class LauncherError(Exception):
 
 def first_failure(group: BaseExceptionGroup[LauncherError]) -> LauncherError:
     """Gives the first error of a group of tasks that ended together; the others mostly follow from it."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-    assert isinstance(found, LauncherError)
-    return found
+    found = group.exceptions[0]
+    return first_failure(found) if isinstance(found, BaseExceptionGroup) else found

@@ -1,6 +1,7 @@
 """Asks whether a child is ready, each kind in its own way. A probe answers True or False and never raises."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, cast
@@ -16,6 +17,15 @@ _SERVING: Final = b"\x08\x01"
 async def always() -> bool:
     """Probe of a child that nobody waits for."""
     return True
+
+
+def both(first: Probe, second: Probe) -> Probe:
+    """Probes one, and when that is well, the other."""
+
+    async def probe() -> bool:
+        return await first() and await second()
+
+    return probe
 
 
 def grpc_serving(port: int, *, host: str = "127.0.0.1") -> Probe:
@@ -35,42 +45,44 @@ def grpc_serving(port: int, *, host: str = "127.0.0.1") -> Probe:
             except grpc.aio.AioRpcError:
                 return False
 
-    async def probe_listening() -> bool:
-        return await listening(port, host=host)() and await probe()
-
-    return probe_listening
+    return both(listening(port, host=host), probe)
 
 
 def listening(port: int, *, host: str = "127.0.0.1") -> Probe:
     """Probes that something accepts connections."""
 
     async def probe() -> bool:
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                _, writer = await asyncio.open_connection(host, port)
-        except (OSError, TimeoutError):
-            return False
-        writer.close()
-        return True
+        return await _say(host, port, b"") is not None
 
     return probe
 
 
 def http_ok(port: int, path: str, *, host: str = "127.0.0.1") -> Probe:
     """Probes that a GET answers 200."""
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
 
     async def probe() -> bool:
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                reader, writer = await asyncio.open_connection(host, port)
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-                line = await reader.readline()
-        except (OSError, TimeoutError):
-            return False
-        writer.close()
-        return b" 200 " in line
+        answer = await _say(host, port, request)
+        return answer is not None and answer.split(b"\r\n", 1)[0].endswith(b" 200 OK")
 
     return probe
+
+
+async def _say(host: str, port: int, request: bytes) -> bytes | None:
+    """Connects, says something if there is something to say, and gives the first bytes of the answer; None: nobody."""
+    loop = asyncio.get_running_loop()
+    # A bare socket, since it is closed at once: a stream would linger until the loop finds time for it.
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as client:
+        client.setblocking(False)
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                await loop.sock_connect(client, (host, port))
+                if not request:
+                    return b""
+                await loop.sock_sendall(client, request)
+                return await loop.sock_recv(client, 4096)
+        except (OSError, TimeoutError):
+            return None
 
 
 def file_says(path: Path, line: int, word: str) -> Probe:

@@ -10,11 +10,11 @@ from random import Random
 from typing import Final
 
 from services.launcher import background
-from services.launcher.bring_up import STOP_ORDER, BringUp, Report, ServiceCommand, service_command, user_environment
+from services.launcher.bring_up import STOP_ORDER, BringUp, ServiceCommand, service_command, user_environment
 from services.launcher.children import Supervisor
 from services.launcher.errors import LauncherError, first_failure
 from services.launcher.layout import DataDir, find_data_dir, hold, prepare
-from services.launcher.options import Progress, StepState, UpOptions
+from services.launcher.options import Progress, Report, StepState, UpOptions
 from services.launcher.record import Addresses, ChildRecord, MeshRecord, write_record
 from services.launcher.services import SERVICES
 from services.launcher.single_process import ServicesTogether
@@ -35,9 +35,9 @@ class Mesh:
         self._resources = ExitStack()
         self._addresses: Addresses | None = None
         clock = SystemClock()
-        self._supervisor = Supervisor(clock=clock, dice=Random(), changed=self._write_record)
+        self._supervisor = Supervisor(clock=clock, dice=Random(), report=report, changed=self._write_record)
         self._together = (
-            ServicesTogether(clock=clock, ids=SystemIds(), report=self._service_serves)
+            ServicesTogether(clock=clock, ids=SystemIds(), report=self._service_serves, log=data.log("services"))
             if options.single_process
             else None
         )
@@ -113,6 +113,8 @@ class Mesh:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._parts.start_edge())
             group.create_task(self._parts.start_local_model())
+            if self._together is not None:
+                group.create_task(self._together.preload())
             await self._parts.start_servers()
             await self._parts.start_services()
 

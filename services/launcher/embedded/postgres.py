@@ -5,6 +5,7 @@ forbidden; `leash.py` does either.
 """
 
 import asyncio
+import contextlib
 import os
 import pwd
 import shutil
@@ -17,7 +18,7 @@ from typing import Final
 
 from services.launcher.child import ChildSpec, run_short
 from services.launcher.errors import LauncherError
-from services.launcher.health import file_says
+from services.launcher.health import both, file_says, listening
 from services.launcher.layout import write_private
 
 ADMIN: Final = "postgres"
@@ -41,6 +42,7 @@ _SETTINGS: Final[Mapping[str, str]] = {
     "shared_buffers": "64MB",
     "wal_level": "minimal",  # nobody replicates from here
     "max_wal_senders": "0",
+    "max_logical_replication_workers": "0",
     "max_wal_size": "1GB",
     "checkpoint_timeout": "10min",
     "jit": "off",  # the wheel has no LLVM
@@ -96,7 +98,7 @@ async def prepare_postgres(room: PostgresRoom, environment: Mapping[str, str]) -
     """
     programs = find_programs(room.directory)
     identity = await asyncio.to_thread(_identity, programs)
-    if not (room.directory / "PG_VERSION").exists():
+    if not is_made(room):
         await _make_cluster(room, programs, identity, environment)
     _write_settings(room)
     _hand_over(room.directory, identity)
@@ -104,14 +106,35 @@ async def prepare_postgres(room: PostgresRoom, environment: Mapping[str, str]) -
         name="postgres",
         command=(str(programs / "postgres"), "-D", str(room.directory)),
         environment=environment,
-        # A file left by a killed server names another pid, and Postgres rewrites it before it listens.
-        probe=file_says(room.directory / "postmaster.pid", _STATUS_LINE, "ready"),
+        # Both: a killed server leaves a file that says `ready`, and a recovering one listens already.
+        probe=both(file_says(room.directory / "postmaster.pid", _STATUS_LINE, "ready"), listening(room.port)),
         log=room.log,
         port=room.port,
         identity=identity,
         stop_signal=signal.SIGINT,  # "fast": ends sessions, writes a checkpoint
         death_signal=signal.SIGQUIT,  # "immediate": its children end with it, the next start recovers
     )
+
+
+def sync_cluster(room: PostgresRoom) -> None:
+    """Forces a new cluster to the disk. For a thread, beside the rest of the start: it takes seconds on a busy disk.
+
+    The server itself forces only what it writes; initdb would do this before anything else could begin.
+    """
+    for folder, _, files in os.walk(room.directory):
+        for name in (*files, "."):
+            # What the running server removes meanwhile needs no forcing; sockets cannot be opened.
+            with contextlib.suppress(OSError):
+                descriptor = os.open(Path(folder, name), os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+
+def is_made(room: PostgresRoom) -> bool:
+    """Tells whether there is a cluster."""
+    return (room.directory / "PG_VERSION").exists()
 
 
 async def _make_cluster(room: PostgresRoom, programs: Path, identity: str, environment: Mapping[str, str]) -> None:
@@ -128,7 +151,13 @@ async def _make_cluster(room: PostgresRoom, programs: Path, identity: str, envir
             run_short,
             (
                 *(str(programs / "initdb"), "-D", str(draft), "-U", ADMIN, f"--pwfile={password}"),
-                *("--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8"),
+                *(
+                    "--auth=scram-sha-256",
+                    "--encoding=UTF8",
+                    "--locale-provider=builtin",
+                    "--locale=C.UTF-8",
+                    "--no-sync",
+                ),
             ),
             environment,
             identity=identity,

@@ -1,0 +1,115 @@
+from pathlib import Path
+from random import Random
+
+import pytest
+from pydantic_settings import SettingsConfigDict
+
+from services.launcher import ports
+from services.launcher.environment import (
+    ROLES,
+    MeshFacts,
+    asked_ports,
+    database_url,
+    ordinary_environment,
+    service_environment,
+    whole_environment,
+)
+from services.launcher.errors import LauncherError
+from services.launcher.layout import DataDir
+from services.launcher.services import SERVICES
+from services.meshkit.settings import ServiceSettings
+
+ADMIN_URL = "postgresql://postgres:top@127.0.0.1:7432/postgres"
+
+
+def facts(user: dict[str, str] | None = None, **changes: str) -> MeshFacts:
+    return MeshFacts(
+        data=DataDir(Path("/data")),
+        ports=ports.choose(remembered={}, asked={}, dice=Random(1), random_only=True),
+        user=user or {},
+        postgres_url=ADMIN_URL,
+        nats_url="nats://token@127.0.0.1:7422",
+        passwords={f"{service}/{role}": f"{service}-{role}-pw" for service in SERVICES for role in ROLES},
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_finds_every_setting_that_all_services_have(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = facts()
+    for name, value in service_environment(service, known).items():
+        monkeypatch.setenv(name, value)
+
+    class Settings(ServiceSettings):
+        model_config = SettingsConfigDict(env_prefix=f"COMITIA_{service.upper()}_", frozen=True, extra="ignore")
+
+    settings = Settings.model_validate({})
+    assert settings.listen == f"127.0.0.1:{known.ports[service]}"
+    assert settings.database_url.get_secret_value().endswith(f"/comitia_{service}")
+    assert settings.workload_key_path == known.data.workload_key(service)
+    neighbours = [name for name in SERVICES if name != service]
+    assert [getattr(settings, f"{name}_target") for name in neighbours] == [
+        f"127.0.0.1:{known.ports[name]}" for name in neighbours
+    ]
+
+
+def test_a_service_is_told_nothing_of_the_others() -> None:
+    user = {"COMITIA_TOOLS_SECRET": "t", "COMITIA_POSTGRES_URL": ADMIN_URL, "OPENAI_API_KEY": "k", "AWS_SECRET": "a"}
+
+    environment = service_environment("cost", facts(user))
+
+    told = " ".join(environment.values())
+    assert not environment.keys() & user.keys()
+    assert "top" not in told
+    assert "tools-app-pw" not in told
+
+
+@pytest.mark.parametrize("key", ["OPENAI_API_KEY", "ANTHROPIC_API_KEY"])
+def test_only_inference_sees_the_keys_of_model_providers(key: str) -> None:
+    seeing = [service for service in SERVICES if key in service_environment(service, facts({key: "k"}))]
+
+    assert seeing == ["inference"]
+
+
+def test_what_the_user_sets_wins() -> None:
+    user = {"COMITIA_COST_LOG_LEVEL": "debug", "COMITIA_COST_KEK_PATH": "/mine", "COMITIA_ANYTHING": "for all"}
+
+    assert service_environment("cost", facts(user)).items() >= user.items()
+
+
+def test_a_single_process_is_told_the_same_as_seven() -> None:
+    known = facts({"OPENAI_API_KEY": "k"})
+
+    for service in SERVICES:
+        assert whole_environment(known).items() >= service_environment(service, known).items()
+
+
+def test_inference_is_told_of_the_local_model_where_it_runs() -> None:
+    with_model = service_environment("inference", facts(local_model_url="http://127.0.0.1:7450/v1"))
+
+    assert with_model["COMITIA_INFERENCE_LOCAL_MODEL_URL"] == "http://127.0.0.1:7450/v1"
+    assert "COMITIA_INFERENCE_LOCAL_MODEL_URL" not in service_environment("inference", facts())
+
+
+def test_a_servers_own_program_sees_no_secret() -> None:
+    user = {"PATH": "/bin", "LC_ALL": "C", "OPENAI_API_KEY": "k", "COMITIA_NATS_URL": "nats://x"}
+
+    assert ordinary_environment(user) == {"PATH": "/bin", "LC_ALL": "C"}
+
+
+def test_a_database_address_keeps_the_place_and_the_options_of_the_administrators() -> None:
+    found = database_url("postgresql://root:p%40ss@db.example:6432/any?sslmode=require", "tools", "app", "a/b")
+
+    assert found == "postgresql://comitia_tools_app:a%2Fb@db.example:6432/comitia_tools?sslmode=require"
+
+
+def test_listen_addresses_of_the_user_are_ports_asked_for() -> None:
+    user = {"COMITIA_TOOLS_LISTEN": "127.0.0.1:5001", "COMITIA_COST_METRICS_LISTEN": "0.0.0.0:9000"}
+
+    assert asked_ports(user) == {"tools": 5001, "cost_metrics": 9000}
+
+
+@pytest.mark.parametrize("listen", ["5001x", "host:", "host:0", "host:70000"])
+def test_a_listen_address_without_a_port_is_refused(listen: str) -> None:
+    with pytest.raises(LauncherError, match=r"COMITIA_TOOLS_LISTEN is .*; it must be host:port"):
+        asked_ports({"COMITIA_TOOLS_LISTEN": listen})
