@@ -310,8 +310,8 @@ def _openai_usage(served: Served, behaviour: Behaviour) -> dict[str, Any]:
 
 def anthropic_events(served: Served, behaviour: Behaviour) -> list[dict[str, Any]]:
     """Writes a stream as Anthropic does: blocks that start, grow and stop, usage at the start and at the end."""
-    start = {**anthropic_message(served, behaviour), "content": [], "stop_reason": None}
-    start["usage"] = {**start["usage"], "output_tokens": 1}
+    start = anthropic_message(served, behaviour) | {"content": [], "stop_reason": None}
+    start["usage"]["output_tokens"] = 1
     events: list[dict[str, Any]] = [{"type": "message_start", "message": start}]
     index = 0
     if behaviour.text:

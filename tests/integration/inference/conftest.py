@@ -1,0 +1,209 @@
+"""Inference as its callers see it: the real service and the real cost on real Postgres; law and provider are fakes."""
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc.aio
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from comitia.common.v1 import content_pb2
+from comitia.cost.v1 import cost_pb2, cost_service_pb2
+from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub, LedgerServiceStub
+from comitia.inference.v1 import inference_service_pb2 as pb
+from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub, ModelServiceStub
+from services.cost.settings import CostSettings
+from services.cost.wiring import cost
+from services.inference.settings import InferenceSettings
+from services.inference.wiring import inference
+from services.meshkit.core.clock import SystemClock
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import Principal
+from services.meshkit.core.ids import SystemIds
+from services.meshkit.crypto.kek_file import create_kek_file
+from services.meshkit.grpc.channel import call_metadata, channel
+from services.meshkit.grpc.errors import remote_error
+from services.meshkit.grpc.server import serve
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.migrations import migrate
+from services.meshkit.sql.roles import DatabaseUrls
+from services.meshkit.sql.scope import maintenance_scope
+from services.meshkit.testing.mesh_keys import MeshKeys
+from tests.integration.conftest import MakeDatabase, free_port
+from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
+from tests.support.fake_provider import KEY, FakeProvider, fake_provider
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Money:
+    """The real cost service."""
+
+    target: str
+    #: Carries the assertion of inference.
+    channel: grpc.aio.Channel
+    outside: grpc.aio.Channel
+
+
+@dataclass(kw_only=True)
+class InferenceMesh:
+    """A running inference service and one tenant's caller."""
+
+    target: str
+    keys: MeshKeys
+    urls: DatabaseUrls
+    principal: Principal
+    law: FakePolicy
+    provider: FakeProvider
+    money: Money
+    channel: grpc.aio.Channel
+
+    def speaking_as(self, principal: Principal) -> "InferenceMesh":
+        return InferenceMesh(**{**vars(self), "principal": principal})
+
+    async def call(self, method: str, request: Any, **options: Any) -> Any:
+        stub: Any = ModelServiceStub(self.channel) if method == "ListModels" else InferenceServiceStub(self.channel)
+        try:
+            return await getattr(stub, method)(request, metadata=call_metadata(self.principal), **options)
+        except grpc.aio.AioRpcError as error:
+            raise remote_error(error) from None
+
+    async def refused(self, method: str, request: Any, **options: Any) -> str:
+        """Calls an RPC that must fail; gives kind, reason and field."""
+        try:
+            answer = await self.call(method, request, **options)
+        except MeshError as error:
+            return "/".join(part for part in (error.kind.value, error.reason, error.field) if part)
+        raise AssertionError(f"{method} was not refused: {answer}")
+
+    async def generate(self, **changes: Any) -> Any:
+        return (await self.call("Generate", a_request(**changes))).generation
+
+    def stream(self, **changes: Any) -> Any:
+        request = a_request(pb.StreamGenerateRequest, **changes)
+        return InferenceServiceStub(self.channel).StreamGenerate(request, metadata=call_metadata(self.principal))
+
+    async def budget(self) -> cost_pb2.Budget:
+        request = cost_service_pb2.GetBudgetRequest(budget_id="tenant")
+        stub: Any = BudgetServiceStub(self.money.outside)
+        return (await stub.GetBudget(request, metadata=call_metadata(self.principal))).budget
+
+    async def limit(self, nano_usd: int) -> None:
+        request = cost_service_pb2.SetBudgetLimitRequest(budget_id="tenant", limit_nano_usd=nano_usd)
+        stub: Any = BudgetServiceStub(self.money.outside)
+        await stub.SetBudgetLimit(request, metadata=call_metadata(self.principal))
+
+    async def charges(self) -> list[cost_pb2.CostEvent]:
+        stub: Any = LedgerServiceStub(self.money.outside)
+        request = cost_service_pb2.ListCostEventsRequest()
+        return list((await stub.ListCostEvents(request, metadata=call_metadata(self.principal))).cost_events)
+
+    async def rows(self, columns: str = "*") -> list[Any]:
+        """Reads the calls behind the service's back."""
+        async with sql_engine(self.urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+            return list((await scope.execute(text(f"SELECT {columns} FROM call ORDER BY created_time"))).all())
+
+
+class StartInference(Protocol):
+    """Starts inference; what it is given goes into the settings."""
+
+    def __call__(self, **changes: Any) -> AbstractAsyncContextManager[InferenceMesh]: ...
+
+
+def a_message(text_: str = "Should cities ban cars?", role: int = content_pb2.MESSAGE_ROLE_USER) -> content_pb2.Message:
+    label = content_pb2.Label(integrity=content_pb2.INTEGRITY_USER, sources=["user:anna"])
+    part = content_pb2.Part(text=content_pb2.TextPart(text=text_), label=label)
+    return content_pb2.Message(role=role, parts=[part])  # type: ignore[arg-type]
+
+
+def a_context(path: str = "", run_id: str = "run_01", **changes: Any) -> content_pb2.CallContext:
+    return content_pb2.CallContext(call_id=content_pb2.CallId(run_id=run_id, path=path), **changes)
+
+
+def a_request(kind: Any = pb.GenerateRequest, *texts: str, path: str = "", **changes: Any) -> Any:
+    values: dict[str, Any] = {"messages": [a_message(one) for one in texts] or [a_message()], "max_output_tokens": 64}
+    if path:
+        values["context"] = a_context(path)
+    return kind(**{**values, **changes})
+
+
+@asynccontextmanager
+async def _money(make_database: MakeDatabase, keys: MeshKeys, folder: Path) -> AsyncGenerator[Money]:
+    urls = await make_database("cost")
+    await migrate("services.cost", urls.migrator)
+    settings = CostSettings(**_settings("cost", urls, keys, folder))
+    async with (
+        cost(settings, clock=SystemClock(), ids=SystemIds()) as server,
+        serve(server) as running,
+        channel(f"127.0.0.1:{running.port}", identity=keys.workload("inference")) as inside,
+        grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as outside,
+    ):
+        yield Money(target=f"127.0.0.1:{running.port}", channel=inside, outside=outside)
+
+
+def _settings(service: str, urls: DatabaseUrls, keys: MeshKeys, folder: Path) -> dict[str, Any]:
+    return {
+        "listen": "127.0.0.1:0",
+        "database_url": SecretStr(urls.app),
+        "maintenance_database_url": SecretStr(urls.maintenance),
+        # Nobody listens there.
+        "nats_url": SecretStr(f"nats://127.0.0.1:{free_port()}"),
+        "jwks_path": keys.jwks_path,
+        "workload_key_path": keys.key_path(service),
+        "workload_jwks_path": keys.workload_jwks_path,
+        "kek_path": folder / "kek",
+        "drain_seconds": 1.0,
+    }
+
+
+@pytest.fixture
+async def start(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[StartInference]:
+    """Gives a function that starts inference beside one cost service, one law and one provider."""
+    keys = keys_in(tmp_path / "keys", SystemClock())
+    create_kek_file(tmp_path / "kek")
+    urls = await make_database("inference")
+    await migrate("services.inference", urls.migrator)
+    async with (
+        fake_provider() as provider,
+        fake_policy(keys) as law,
+        _money(make_database, keys, tmp_path) as money,
+    ):
+
+        @asynccontextmanager
+        async def started(**changes: Any) -> AsyncGenerator[InferenceMesh]:
+            values = _settings("inference", urls, keys, tmp_path) | {
+                "policy_target": law.target,
+                "cost_target": money.target,
+                "openai_api_key": SecretStr(KEY),
+                "openai_base_url": provider.openai_base_url,
+                "stub_enabled": True,
+            }
+            settings = InferenceSettings(**{**values, **changes})
+            async with (
+                inference(settings, clock=SystemClock(), ids=SystemIds()) as server,
+                serve(server) as running,
+                grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as opened,
+            ):
+                yield InferenceMesh(
+                    target=f"127.0.0.1:{running.port}",
+                    keys=keys,
+                    urls=urls,
+                    principal=keys.principal(),
+                    law=law,
+                    provider=provider,
+                    money=money,
+                    channel=opened,
+                )
+
+        yield partial(started)
+
+
+@pytest.fixture
+async def mesh(start: StartInference) -> AsyncIterator[InferenceMesh]:
+    """Inference with OpenAI and the stub configured."""
+    async with start() as running:
+        yield running
