@@ -78,6 +78,7 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -
         bound=Usage() if kind is CostKind.TOOL else _usage(request.bound, "bound"),
         tool_cost=NanoUsd(request.tool_cost_nano_usd),
         ttl=fields.ttl_of(request.ttl),
+        dispatched=request.dispatched,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from services.cost.domain.budget import MAX_CHARGE, BudgetId, tenant_budget_id
-from services.cost.domain.hold import CostKind, Hold, HoldId, Purpose
+from services.cost.domain.hold import CostKind, Hold, HoldId, HoldState, Purpose
 from services.cost.domain.spend_book import Changes, SpendBook
 from services.cost.usecases.ports import BeginWork, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices
@@ -40,6 +40,8 @@ class Reserve:
     #: Price of the call, for tools.
     tool_cost: NanoUsd
     ttl: timedelta
+    #: True when the call leaves right away.
+    dispatched: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,7 @@ class Spend:
             bound=order.bound,
             amount=amount,
             price=digest,
+            state=HoldState.DISPATCHED if order.dispatched else HoldState.RESERVED,
             expires=now + order.ttl,
             created=now,
         )
@@ -169,7 +172,7 @@ def _needs(operations: Sequence[Operation], wanted: Sequence[Outcome | None]) ->
 
 def _digest(order: Reserve) -> bytes:
     """Hashes what makes a repeat the same request: all but its ttl."""
-    content = (order.purpose, order.budgets, order.bound, order.tool_cost)
+    content = (order.purpose, order.budgets, order.bound, order.tool_cost, order.dispatched)
     return sha256(repr(content).encode()).digest()[:16]
 
 

@@ -98,8 +98,5 @@ def text_part(text: str, label: Label) -> Part:
 
 def text_of(parts: Iterable[Part]) -> str:
     """Joins the text of text parts and tool results with newlines; other parts say nothing."""
-    texts: list[str] = []
-    for part in parts:
-        if isinstance(part.content, TextPart | ToolResultPart):
-            texts.append(part.content.text)
-    return "\n".join(texts)
+    said = (part.content for part in parts)
+    return "\n".join(content.text for content in said if isinstance(content, TextPart | ToolResultPart))

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import Final, cast
 
-from comitia.common.v1 import content_pb2, usage_pb2
 from google.protobuf import json_format, struct_pb2
 
+from comitia.common.v1 import content_pb2, usage_pb2
 from services.meshkit.content.call import CallContext, CallId
 from services.meshkit.content.label import Confidentiality, Integrity, Label
 from services.meshkit.content.part import (

@@ -1,7 +1,7 @@
 """Follows a run: what is recorded, in order and from any point, and live text in between."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Final, Protocol
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
@@ -35,16 +35,18 @@ class RunWatch:
         self._live = live
 
     async def events(
-        self, tenant: TenantId, run_id: str, *, after: int
+        self, tenant: TenantId, run_id: str, *, after: int, stopped: Callable[[], bool]
     ) -> AsyncGenerator[session_service_pb2.WatchSessionResponse]:
         """Gives recorded events after a sequence and live text, until the run has ended.
 
+        Args:
+            stopped: true once this replica stops; the stream then ends, and its client resumes at another replica.
         Raises: SessionNotFound.
         """
         await self._journal.view(tenant, run_id)
         view = session_pb2.Session()
         async with self._live.watch(tenant, run_id) as news:
-            while True:
+            while not stopped():
                 async for event in self._recorded(tenant, run_id, view):
                     if event.sequence > after:
                         yield event

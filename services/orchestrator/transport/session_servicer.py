@@ -11,7 +11,7 @@ from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
-from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.call import caller_of, current_call
 from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.transport import convert
 from services.orchestrator.usecases.start_session import StartSession
@@ -109,7 +109,14 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
             raise Invalid("after_sequence", "must be 0 or the sequence of an event")
         tenant = caller_of(context).principal.tenant
         session_id = _session_id(request.session_id)
-        async for event in self._watch.events(tenant, session_id, after=request.after_sequence):
+        call = current_call()
+        events = self._watch.events(
+            tenant,
+            session_id,
+            after=request.after_sequence,
+            stopped=lambda: call is not None and call.drain.begun,
+        )
+        async for event in events:
             yield event
 
     async def AdvanceSession(

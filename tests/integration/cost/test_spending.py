@@ -62,6 +62,18 @@ async def test_settling_twice_charges_once_and_another_usage_is_refused(mesh: Co
     assert await anna.refused("MarkDispatched", mark) == "precondition/HOLD_NOT_RESERVED"
 
 
+async def test_a_call_that_leaves_at_once_is_held_as_dispatched_in_one_commit(mesh: CostMesh) -> None:
+    anna = mesh.caller()
+    request = a_reserve()
+    request.dispatched = True
+    hold = (await anna.call("Reserve", request)).hold
+    assert hold.state == cost_pb2.HOLD_STATE_DISPATCHED
+    assert (await anna.dispatch(hold)).state == cost_pb2.HOLD_STATE_DISPATCHED
+    refused = pb.ReleaseRequest(hold_id=hold.hold_id)
+    assert await anna.refused("Release", refused) == "precondition/HOLD_ALREADY_DISPATCHED"
+    assert (await anna.settle(hold, input_tokens=10, output_tokens=5)).state == cost_pb2.HOLD_STATE_SETTLED
+
+
 async def test_a_released_hold_frees_its_money(mesh: CostMesh) -> None:
     anna = mesh.caller()
     hold = await anna.reserve()

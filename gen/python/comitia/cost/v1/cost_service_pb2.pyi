@@ -259,6 +259,7 @@ class ReserveRequest(_message.Message):
     BOUND_FIELD_NUMBER: _builtins.int
     TOOL_COST_NANO_USD_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
+    DISPATCHED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID of this attempt. A second try after a lost one takes a new one, and a second hold. Required."""
     kind: _cost_pb2.CostKind.ValueType
@@ -269,6 +270,10 @@ class ReserveRequest(_message.Message):
     """Model or tool. Required."""
     tool_cost_nano_usd: _builtins.int
     """Price of the call, nano-USD, for tools. 0 for models, whose price is the bound at the price table."""
+    dispatched: _builtins.bool
+    """True when the call leaves as soon as this is answered: the hold is made as dispatched, in one commit instead of two.
+    False for callers that hold first and decide later; they use MarkDispatched.
+    """
     @_builtins.property
     def context(self) -> _content_pb2.CallContext:
         """Call and budgets. The tenant's own budget is always among them. Required."""
@@ -292,10 +297,11 @@ class ReserveRequest(_message.Message):
         bound: _usage_pb2.Usage | None = ...,
         tool_cost_nano_usd: _builtins.int = ...,
         ttl: _duration_pb2.Duration | None = ...,
+        dispatched: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "context", b"context", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "context", b"context", "kind", b"kind", "model", b"model", "provider", b"provider", "request_id", b"request_id", "tool_cost_nano_usd", b"tool_cost_nano_usd", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "context", b"context", "dispatched", b"dispatched", "kind", b"kind", "model", b"model", "provider", b"provider", "request_id", b"request_id", "tool_cost_nano_usd", b"tool_cost_nano_usd", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -220,7 +220,7 @@ async def _driven(folder: Path, keys: MeshKeys) -> list[dict[str, object]]:
     server = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "tests.bench.bench_cost",
+        "tests.bench.cost",
         str(folder),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -170,7 +170,7 @@ async def main() -> None:
         server = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "tests.bench.bench_batching",
+            "tests.bench.batching",
             name,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

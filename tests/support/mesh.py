@@ -1,0 +1,142 @@
+"""A whole mesh for tests: started by the launcher on free ports in a folder of its own, with a provider that we own."""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.request import Request, urlopen
+
+from services.launcher import background, status
+from services.launcher.options import Progress, UpOptions
+from services.launcher.record import Addresses
+from tests.support.fake_provider import KEY
+
+CHECKOUT: Final = Path(__file__).parents[2]
+_TIMEOUT_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderProcess:
+    """The fake provider as a process of its own."""
+
+    address: str
+
+    def meter(self) -> dict[str, Any]:
+        """Gives what was asked and answered so far."""
+        with urlopen(f"{self.address}/meter", timeout=_TIMEOUT_SECONDS) as answer:
+            return json.load(answer)
+
+    def behave(self, **behaviour: object) -> None:
+        """Queues what happens to the next request; with `default=True`, to all that have nothing queued."""
+        body = json.dumps(behaviour).encode()
+        request = Request(f"{self.address}/behave", data=body, headers={"content-type": "application/json"})
+        with urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+            answer.read()
+
+
+@dataclass(slots=True, kw_only=True)
+class RunningMesh:
+    """A healthy mesh."""
+
+    addresses: Addresses
+    provider: ProviderProcess
+    data_dir: Path
+    #: Steps of the start with their seconds.
+    steps: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def url(self) -> str:
+        """Address of the edge."""
+        assert self.addresses.edge_url is not None
+        return self.addresses.edge_url
+
+    @property
+    def target(self) -> str:
+        """`host:port` of the edge, for gRPC."""
+        assert self.addresses.edge_target is not None
+        return self.addresses.edge_target
+
+    @property
+    def admin_key(self) -> str:
+        """The first administrator's API key."""
+        return Path(self.addresses.admin_key_path).read_text(encoding="utf-8").strip()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment of commands that use this mesh."""
+        return {**os.environ, "COMITIA_DATA_DIR": str(self.data_dir), "NO_COLOR": "1", "COLUMNS": "160"}
+
+    def pids(self) -> Mapping[str, int]:
+        """Gives the process of each part."""
+        return {child.name: child.pid for child in status.status(self.data_dir).children}
+
+    def comitia(self, *arguments: str, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Runs the command line against this mesh."""
+        command = [str(Path(sys.executable).with_name("comitia")), *arguments]
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=100, check=False, cwd=CHECKOUT
+        )
+        if check is not None:
+            assert done.returncode == check, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+
+@contextmanager
+def running_provider() -> Iterator[ProviderProcess]:
+    """Runs the fake provider while the block runs."""
+    command = [sys.executable, "-m", "tests.support.fake_provider"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+    try:
+        assert process.stdout is not None
+        yield ProviderProcess(process.stdout.readline().strip())
+    finally:
+        process.terminate()
+        process.wait(10)
+        process.stdout.close()
+
+
+@contextmanager
+def running_mesh(
+    *, single_process: bool = False, local_model: bool = False, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningMesh]:
+    """Runs a mesh on free ports while the block runs. Its default chain asks the fake provider as OpenAI."""
+    # Not pytest's tmp_path: as root, Postgres runs as another user, who must be able to enter the folder.
+    folder = Path(tempfile.mkdtemp(prefix="comitia-mesh-"))
+    folder.chmod(0o755)
+    with running_provider() as provider:
+        settings = {
+            "COMITIA_INFERENCE_OPENAI_API_KEY": KEY,
+            "COMITIA_INFERENCE_OPENAI_BASE_URL": f"{provider.address}/v1",
+            "COMITIA_INFERENCE_OPENAI_EMBEDDING_MODEL": "text-embedding-3-small",
+            "COMITIA_INFERENCE_STUB_ENABLED": "true",
+            **(environment or {}),
+        }
+        options = UpOptions(
+            data_dir=folder,
+            single_process=single_process,
+            detach=True,
+            random_ports=True,
+            edge_port=0,
+            local_model=local_model,
+            environment=settings,
+        )
+        steps: dict[str, float] = {}
+
+        def note(progress: Progress) -> None:
+            steps[progress.step] = progress.seconds
+
+        try:
+            addresses = asyncio.run(background.start(options, note))
+            yield RunningMesh(addresses=addresses, provider=provider, data_dir=folder, steps=steps)
+        finally:
+            status.down(folder)
+            shutil.rmtree(folder, ignore_errors=True)
