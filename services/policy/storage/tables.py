@@ -19,6 +19,8 @@ from sqlalchemy import (
     text,
 )
 
+from services.meshkit.sql.rls import UNTENANTED
+
 METADATA: Final = MetaData()
 
 BUNDLE: Final = Table(
@@ -62,6 +64,7 @@ LAW_CHANGE: Final = Table(
     METADATA,
     Column("single", Boolean, primary_key=True, server_default=text("true")),
     Column("change", BigInteger, nullable=False),
+    comment=f"{UNTENANTED}counts activations over all tenants",
 )
 
 VIOLATION: Final = Table(

@@ -4,36 +4,51 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import RowMapping, Select, select
+from sqlalchemy import RowMapping, Select, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.identity import TenantId
-from services.meshkit.sql.scope import driver_scope, tenant_scope
+from services.meshkit.sql.scope import tenant_scope
 from services.policy.domain.subject import Operation, Stage
 from services.policy.domain.verdict import Action, Severity
 from services.policy.domain.violation import Violation
 from services.policy.storage.tables import VIOLATION, VIOLATION_HEAD
 from services.policy.usecases.ports import ViolationFilter
 
+_COLUMNS: Final = {
+    "tenant_id": "uuid",
+    "behind": "bigint",
+    "id": "uuid",
+    "verdict_id": "text",
+    "rule": "text",
+    "severity": "smallint",
+    "action": "smallint",
+    "stage": "smallint",
+    "operation": "smallint",
+    "rationale": "text",
+    "run_id": "text",
+    "path": "text",
+    "agent_name": "text",
+    "bundle": "text",
+    "created_time": "timestamptz",
+}
+_STORED: Final = ", ".join(name for name in _COLUMNS if name not in ("tenant_id", "behind"))
 # One statement: the heads move by the number of new violations, and each violation takes its place below them. Tenants
-# come in order, so two commits never wait for each other in a circle.
-_ADD: Final = """
+# come in order, so two commits never wait for each other in a circle. Names and types are our own constants.
+_ADD: Final = text(
+    f"""
     WITH moved AS (
         INSERT INTO violation_head AS head (tenant_id, sequence)
-        SELECT * FROM unnest($1::uuid[], $2::bigint[])
+        SELECT * FROM unnest(CAST(:tenants AS uuid[]), CAST(:counts AS bigint[]))
         ON CONFLICT (tenant_id) DO UPDATE SET sequence = head.sequence + excluded.sequence
         RETURNING tenant_id, sequence
     )
-    INSERT INTO violation (tenant_id, sequence, id, verdict_id, rule, severity, action, stage, operation, rationale,
-                           run_id, path, agent_name, bundle, created_time)
-    SELECT new.tenant_id, moved.sequence - new.behind, new.id, new.verdict_id, new.rule, new.severity, new.action,
-           new.stage, new.operation, new.rationale, new.run_id, new.path, new.agent_name, new.bundle, new.created_time
-    FROM unnest($3::uuid[], $4::bigint[], $5::uuid[], $6::text[], $7::text[], $8::smallint[], $9::smallint[],
-                $10::smallint[], $11::smallint[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
-                $17::timestamptz[])
-         AS new (tenant_id, behind, id, verdict_id, rule, severity, action, stage, operation, rationale, run_id, path,
-                 agent_name, bundle, created_time)
-    JOIN moved USING (tenant_id)"""
+    INSERT INTO violation (tenant_id, sequence, {_STORED})
+    SELECT tenant_id, moved.sequence - behind, {_STORED}
+    FROM unnest({", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _COLUMNS.items())})
+         AS new ({", ".join(_COLUMNS)})
+    JOIN moved USING (tenant_id)"""  # noqa: S608
+)
 
 
 class ViolationRepository:
@@ -55,8 +70,9 @@ class ViolationRepository:
             left[violation.tenant] -= 1
             rows.append(_row_of(violation, behind=left[violation.tenant]))
         columns = [list(column) for column in zip(*rows, strict=True)]
-        async with driver_scope(self._engine, tenants) as scope:
-            await scope.driver.execute(_ADD, tenants, [totals[tenant] for tenant in tenants], *columns)
+        values = {"tenants": tenants, "counts": [totals[tenant] for tenant in tenants]}
+        async with tenant_scope(self._engine, tenants) as scope:
+            await scope.execute(_ADD, {**values, **dict(zip(_COLUMNS, columns, strict=True))})
             await scope.commit()
 
     async def newest(

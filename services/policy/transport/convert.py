@@ -96,7 +96,7 @@ def _subject(message: pb.Subject) -> Subject:
 def _parts(message: pb.Subject) -> tuple[Part, ...]:
     try:
         parts = parts_from_proto(message.parts, field="subject.parts")
-    except json_format.Error as cause:
+    except (json_format.Error, ValueError) as cause:
         raise Invalid("subject.parts", "holds a number that JSON does not know, such as NaN") from cause
     for index, part in enumerate(parts):
         if isinstance(part.content, TextPart | ToolResultPart) and _too_long(part.content.text):

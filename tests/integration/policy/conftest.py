@@ -121,7 +121,7 @@ async def _make_starter(postgres: str, folder: Path) -> StartPolicy:
     urls = await provision(postgres, f"comitia_policy_{secrets.token_hex(4)}")
     await migrate("services.policy", urls.migrator)
     clock = SystemClock()
-    keys = MeshKeys.make(folder, clock=clock, services=("inference", "orchestrator", "policy"))
+    keys = MeshKeys.make(folder, clock=clock, services=("inference", "tools", "memory", "orchestrator", "policy"))
 
     @asynccontextmanager
     async def start(**changes: Any) -> AsyncIterator[PolicyMesh]:
@@ -177,5 +177,5 @@ def armed() -> Iterator[Callable[[str], None]]:
 async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 5.0) -> None:
     """Waits until the condition holds, at most so many seconds."""
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110  # what it waits for happens in a server
             await asyncio.sleep(0.02)

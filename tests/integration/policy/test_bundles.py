@@ -1,5 +1,7 @@
 """Bundles on the wire: stored, found, made law, refused."""
 
+from typing import Any
+
 import pytest
 
 from comitia.policy.v1 import policy_service_pb2 as pb
@@ -50,6 +52,7 @@ async def test_name_and_version_may_come_with_the_request(mesh: PolicyMesh) -> N
     assert (bundle.name, bundle.version) == ("mine", "2.10.0")
     refusal = await caller.refusal("CreateBundle", pb.CreateBundleRequest(source=a_bundle(), name="other"))
     assert (refusal.reason, "leave one of them out" in refusal.message) == ("INVALID_FIELD", True)
+    missing: dict[str, Any]
     for missing in ({}, {"name": "mine"}, {"name": "mine", "version": "1"}, {"name": "a b", "version": "1.0.0"}):
         request = pb.CreateBundleRequest(source=source, **missing)
         assert await caller.refused("CreateBundle", request) == "invalid/INVALID_FIELD"
