@@ -156,7 +156,8 @@ class BringUp:
                     local_model.prepare_local_model(
                         port=self.facts.ports["local_model"],
                         log=self.data.log("local-model"),
-                        environment=service_environment("inference", self.facts),
+                        environment=ordinary_environment(self.user),
+                        user=self.user,
                         directory=CHECKOUT,
                     )
                 )

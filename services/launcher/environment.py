@@ -42,7 +42,7 @@ class MeshFacts:
     nats_url: str = field(repr=False)
     #: Passwords by `<service>/<role>`.
     passwords: Mapping[str, str] = field(repr=False)
-    #: OpenAI-compatible base address of the local model, where it runs.
+    #: Address of the local model, where it runs.
     local_model_url: str | None = None
     #: Address of a Milvus server; without it memory uses Milvus Lite in its data directory.
     milvus_url: str | None = None

