@@ -34,6 +34,12 @@ _WORDS: Final[dict[str, bool | None]] = {
 _QUOTED: Final = ("'", '"', "|", ">")
 _Loader: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+#: Tags that YAML gives by itself. Times and merge keys are then taken for the text they are.
+_TAGS: Final = frozenset(
+    f"tag:yaml.org,2002:{name}"
+    for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge", "map", "seq")
+)
+
 Path = tuple[str | int, ...]
 
 
@@ -116,13 +122,16 @@ class _Reader:
 
     def value(self, node: Node, path: Path) -> object:
         self.lines[path] = node.start_mark.line + 1
+        if node.tag not in _TAGS:
+            self._fault(node, path, f"has the tag {node.tag!r}; tags are not taken")
+            return None
         match node:
             case MappingNode():
                 return self._mapping(node, path)
             case SequenceNode():
                 return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
             case ScalarNode():
-                return self._scalar(node, path)
+                return _scalar(node)
             case _:
                 return None
 
@@ -138,32 +147,21 @@ class _Reader:
                 values[key] = self.value(value_node, (*path, key))
         return values
 
-    def _scalar(self, node: ScalarNode, path: Path) -> object:
-        text: str = node.value
-        if not _plain_tag(node):
-            self._fault(node, path, f"has the tag {node.tag!r}; tags are not taken")
-            return None
-        if node.style in _QUOTED or node.tag == "tag:yaml.org,2002:str":
-            return text
-        if text in _WORDS:
-            return _WORDS[text]
-        if _INTEGER.fullmatch(text):
-            return int(text)
-        if _NUMBER.fullmatch(text) and math.isfinite(float(text)):
-            return float(text)
-        return text
-
     def _fault(self, node: Node, path: Path, sentence: str) -> None:
         self.faults.append(Fault(field=field_of(path), line=node.start_mark.line + 1, sentence=sentence))
 
 
-def _plain_tag(node: ScalarNode) -> bool:
-    return node.tag in _TAGS
-
-
-_TAGS: Final = frozenset(
-    f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")
-)
+def _scalar(node: ScalarNode) -> object:
+    text: str = node.value
+    if node.style in _QUOTED or node.tag == "tag:yaml.org,2002:str":
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _NUMBER.fullmatch(text) and math.isfinite(float(text)):
+        return float(text)
+    return text
 
 
 def field_of(path: Path) -> str:
