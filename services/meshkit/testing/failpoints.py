@@ -1,13 +1,16 @@
 """Named places in the code where a test makes the process fail: `await failpoint("inference.after_reserve")`.
 
 Off unless the settings name some; then `name=kill`, `name=error` or `name=delay:50` (milliseconds), each optionally
-`@3` for the third hit only. Several are separated by commas.
+`@3` for the third hit only. `name=kill:/some/folder` kills at a hit that finds a file of that name in the folder, and
+takes the file away first: so a test says when, and a process that was started again lives. Several are separated by
+commas.
 """
 
 import asyncio
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from services.meshkit.core.errors import Internal, Invalid
@@ -28,6 +31,8 @@ class FailpointHit(Internal):
 class _Armed:
     action: Action
     delay_seconds: float = 0.0
+    #: Fails only when it can take this file away.
+    asked_by: Path | None = None
     #: Fails at this hit only, counted from 1; None fails at every hit.
     only_hit: int | None = None
     hits: int = 0
@@ -72,6 +77,8 @@ async def _hit(name: str) -> None:
     armed.hits += 1
     if armed.only_hit is not None and armed.hits != armed.only_hit:
         return
+    if armed.asked_by is not None and not _taken(armed.asked_by):
+        return
     match armed.action:
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -81,23 +88,34 @@ async def _hit(name: str) -> None:
             await asyncio.sleep(armed.delay_seconds)
 
 
+def _taken(file: Path) -> bool:
+    """Takes a file away; of several processes one succeeds."""
+    try:
+        file.unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def _parse(entry: str) -> tuple[str, _Armed]:
     name, _, rest = entry.partition("=")
     what, _, hit = rest.partition("@")
-    action, _, milliseconds = what.partition(":")
+    action, _, detail = what.partition(":")
     try:
         only_hit = int(hit) if hit else None
-        delay_seconds = int(milliseconds) / 1000 if milliseconds else 0.0
+        match action:
+            case "kill" | "error" if name and (not detail or detail.startswith("/")):
+                asked_by = Path(detail, name) if detail else None
+                return name, _Armed(action=action, only_hit=only_hit, asked_by=asked_by)
+            case "delay" if name and detail:
+                return name, _Armed(action=action, delay_seconds=int(detail) / 1000, only_hit=only_hit)
+            case _:
+                raise _misspelt(entry)
     except ValueError as error:
         raise _misspelt(entry) from error
-    match action:
-        case "kill" | "error" if name and not milliseconds:
-            return name, _Armed(action=action, only_hit=only_hit)
-        case "delay" if name and milliseconds:
-            return name, _Armed(action=action, delay_seconds=delay_seconds, only_hit=only_hit)
-        case _:
-            raise _misspelt(entry)
 
 
 def _misspelt(entry: str) -> Invalid:
-    return Invalid("failpoints", f"{entry!r} is not name=kill, name=error or name=delay:50, with or without @3")
+    return Invalid(
+        "failpoints", f"{entry!r} is not name=kill, name=error, name=kill:/folder or name=delay:50, with or without @3"
+    )

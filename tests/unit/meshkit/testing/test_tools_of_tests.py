@@ -4,6 +4,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,7 +86,18 @@ class TestFailpoints:
         await failpoint("a")
         await failpoint("b")
 
-    @pytest.mark.parametrize("text", ["a", "a=", "a=burn", "a=delay", "a=delay:x", "a=kill:5", "a=error@x", "=kill"])
+    async def test_a_file_says_when(self, tmp_path: Path) -> None:
+        failpoints.arm(f"a=error:{tmp_path},b=error:{tmp_path}")
+        await failpoint("a")
+        (tmp_path / "a").touch()
+        await failpoint("b")
+        with pytest.raises(FailpointHit):
+            await failpoint("a")
+        await failpoint("a")
+
+    @pytest.mark.parametrize(
+        "text", ["a", "a=", "a=burn", "a=delay", "a=delay:x", "a=kill:5", "a=delay:/x", "a=error@x", "=kill"]
+    )
     def test_a_misspelt_description_is_refused(self, text: str) -> None:
         with pytest.raises(Invalid):
             failpoints.arm(text)
