@@ -32,6 +32,9 @@ class FakePolicy(PolicyServiceServicer):
     def stages(self) -> list[str]:
         return [policy_pb2.Stage.Name(subject.stage).removeprefix("STAGE_").lower() for subject in self.seen]
 
+    async def Evaluate(self, request: pb.EvaluateRequest, context: Any) -> pb.EvaluateResponse:
+        return pb.EvaluateResponse(verdict=self._verdict(request.subject))
+
     async def BatchEvaluate(
         self, request_iterator: AsyncIterator[pb.BatchEvaluateRequest], context: Any
     ) -> AsyncIterator[pb.BatchEvaluateResponse]:
@@ -39,8 +42,10 @@ class FakePolicy(PolicyServiceServicer):
             yield frame
 
     async def _judge(self, item: BatchItem[pb.BatchEvaluateRequest.Item]) -> pb.BatchEvaluateResponse.Item:
+        return pb.BatchEvaluateResponse.Item(verdict=self._verdict(item.message.subject))
+
+    def _verdict(self, subject: policy_pb2.Subject) -> policy_pb2.Verdict:
         self.faults.hit()
-        subject = item.message.subject
         self.seen.append(subject)
         texts = [part.text.text for part in subject.parts]
         blocked = any(word in text for word in self.blocked for text in texts)
@@ -58,7 +63,7 @@ class FakePolicy(PolicyServiceServicer):
                 for word, replacement in self.redacted.items():
                     part.text.text = part.text.text.replace(word, replacement)
             verdict.results[0].action = policy_pb2.ACTION_REDACT
-        return pb.BatchEvaluateResponse.Item(verdict=verdict)
+        return verdict
 
 
 @asynccontextmanager

@@ -310,8 +310,9 @@ def _openai_usage(served: Served, behaviour: Behaviour) -> dict[str, Any]:
 
 def anthropic_events(served: Served, behaviour: Behaviour) -> list[dict[str, Any]]:
     """Writes a stream as Anthropic does: blocks that start, grow and stop, usage at the start and at the end."""
-    start = anthropic_message(served, behaviour) | {"content": [], "stop_reason": None}
+    start = anthropic_message(served, behaviour)
     start["usage"]["output_tokens"] = 1
+    start.update(content=[], stop_reason=None)
     events: list[dict[str, Any]] = [{"type": "message_start", "message": start}]
     index = 0
     if behaviour.text:
@@ -352,7 +353,7 @@ def anthropic_message(served: Served, behaviour: Behaviour) -> dict[str, Any]:
     if behaviour.text:
         content.append({"type": "text", "text": behaviour.text, "citations": None})
     content += [
-        {"type": "tool_use", "id": call, "name": name, "input": json.loads(arguments), "caller": {"type": "direct"}}
+        {"type": "tool_use", "id": call, "name": name, "input": _object(arguments), "caller": {"type": "direct"}}
         for call, name, arguments in behaviour.tool_calls
     ]
     usage: dict[str, Any] = {
@@ -400,6 +401,13 @@ def _anthropic_type(status: int) -> str:
     kinds = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
     kinds |= {404: "not_found_error", 429: "rate_limit_error", 529: "overloaded_error"}
     return kinds.get(status, "api_error")
+
+
+def _object(arguments: str) -> dict[str, Any]:
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return {}
 
 
 def _pieces(text: str) -> list[str]:

@@ -33,7 +33,7 @@ def whole_answer(chunks: list[bytes]) -> dict[str, object]:
             reason = choice.finish_reason or reason
             if choice.delta is not None:
                 text.append(choice.delta.content or "")
-                for piece in choice.delta.tool_calls or ():
+                for piece in choice.delta.calls:
                     calls.add(piece)
     message: dict[str, object] = {"role": "assistant", "content": "".join(text)}
     if calls:

@@ -23,15 +23,14 @@ _DEFAULT_WAIT: Final = timedelta(seconds=5)
 _MOST_WAIT: Final = timedelta(hours=1)
 
 
-class _Body(msgspec.Struct):
-    error: msgspec.Raw | None = None
-    type: str | None = None
-
-
 class _Error(msgspec.Struct):
     type: str | None = None
     code: str | int | None = None
     param: str | None = None
+
+
+class _Body(msgspec.Struct):
+    error: _Error
 
 
 def status_failure(deployment: str, status: int, headers: Mapping[str, str], body: bytes) -> ProviderFailure:
@@ -136,8 +135,7 @@ def empty(deployment: str, *, usage: Usage | None) -> ProviderFailure:
 def _codes(body: bytes) -> dict[str, str]:
     """Reads the short code and the field at fault out of an error body, whatever its dialect; else nothing."""
     try:
-        raw = msgspec.json.decode(body, type=_Body).error
-        error = msgspec.json.decode(raw, type=_Error) if raw is not None else _Error()
+        error = msgspec.json.decode(body, type=_Body).error
     except msgspec.MsgspecError:
         return {}
     code = str(error.code) if error.code is not None else error.type

@@ -89,7 +89,7 @@ class _Reader:
             chunk = _DECODER.decode(data)
         except msgspec.MsgspecError as cause:
             raise failures.garbage(self._deployment.name) from cause
-        if chunk.error is not None:
+        if chunk.failed:
             raise failures.error_event(self._deployment.name, data)
         if chunk.usage is not None:
             self._usage = usage_of(chunk.usage) or self._usage
@@ -100,7 +100,7 @@ class _Reader:
             if choice.delta is None:
                 continue
             texts += [choice.delta.content or "", choice.delta.refusal or ""]
-            for piece in choice.delta.tool_calls or ():
+            for piece in choice.delta.calls:
                 self._tool_calls.add(piece)
         return "".join(texts)
 

@@ -80,7 +80,15 @@ class Delta(msgspec.Struct):
 
     content: str | None = None
     refusal: str | None = None
-    tool_calls: list[ToolCallDelta] | None = None
+    # Older TGI sends the one call itself instead of a list.
+    tool_calls: list[ToolCallDelta] | ToolCallDelta | None = None
+
+    @property
+    def calls(self) -> list[ToolCallDelta]:
+        """The pieces of tool calls, none or more."""
+        if isinstance(self.tool_calls, ToolCallDelta):
+            return [self.tool_calls]
+        return self.tool_calls or []
 
 
 class Choice(msgspec.Struct):
@@ -96,7 +104,12 @@ class Chunk(msgspec.Struct):
     choices: list[Choice] = []
     usage: WireUsage | None = None
     model: str | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def failed(self) -> bool:
+        """True when the event says that the answer broke off."""
+        return bytes(self.error) not in (b"", b"null")
 
 
 def request_body(prompt: Prompt, *, model: str, limit_field: LimitField, names: bool) -> bytes:

@@ -17,8 +17,12 @@ from services.inference.usecases.ports import Settlement
 from services.meshkit.content import CallId
 from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
+from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.scope import maintenance_scope, tenant_scope
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
 
 _FORGET: Final = text("""
     DELETE FROM call WHERE ctid = ANY(ARRAY(
@@ -133,14 +137,21 @@ class CallRepository:
             tenant=TenantId(row.tenant_id),
             call_id=CallId(run_id=row.run_id, path=row.path, attempt_group=row.attempt_group, index=row.call_index),
         )
-        token = await self._keys.open(key.tenant, bytes(row.token), aad=_place(key, "token"))
         return PendingSettlement(
             key=key,
             hold_id=row.hold_id,
             usage=usage_from_list(row.usage_tokens),
-            token=token.decode(),
+            token=await self._token(key, bytes(row.token)),
             recorded_time=row.recorded_time,
         )
+
+    async def _token(self, key: CallKey, sealed: bytes) -> str:
+        """Opens a token; one whose key was destroyed is as good as none, and must not hold up the others."""
+        try:
+            return (await self._keys.open(key.tenant, sealed, aad=_place(key, "token"))).decode()
+        except (KeyDestroyed, SealBroken) as error:
+            log.warning("a token to settle with cannot be opened", call_id=str(key.call_id), error=error.message)
+            return ""
 
 
 async def _find(scope: AsyncConnection, key: CallKey) -> Row[Any]:

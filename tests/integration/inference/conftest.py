@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,7 +63,7 @@ class InferenceMesh:
     channel: grpc.aio.Channel
 
     def speaking_as(self, principal: Principal) -> "InferenceMesh":
-        return InferenceMesh(**{**vars(self), "principal": principal})
+        return replace(self, principal=principal)
 
     async def call(self, method: str, request: Any, **options: Any) -> Any:
         stub: Any = ModelServiceStub(self.channel) if method == "ListModels" else InferenceServiceStub(self.channel)
@@ -84,7 +84,7 @@ class InferenceMesh:
         return (await self.call("Generate", a_request(**changes))).generation
 
     def stream(self, **changes: Any) -> Any:
-        request = a_request(pb.StreamGenerateRequest, **changes)
+        request = a_request(kind=pb.StreamGenerateRequest, **changes)
         return InferenceServiceStub(self.channel).StreamGenerate(request, metadata=call_metadata(self.principal))
 
     async def budget(self) -> cost_pb2.Budget:
@@ -124,7 +124,7 @@ def a_context(path: str = "", run_id: str = "run_01", **changes: Any) -> content
     return content_pb2.CallContext(call_id=content_pb2.CallId(run_id=run_id, path=path), **changes)
 
 
-def a_request(kind: Any = pb.GenerateRequest, *texts: str, path: str = "", **changes: Any) -> Any:
+def a_request(*texts: str, kind: Any = pb.GenerateRequest, path: str = "", **changes: Any) -> Any:
     values: dict[str, Any] = {"messages": [a_message(one) for one in texts] or [a_message()], "max_output_tokens": 64}
     if path:
         values["context"] = a_context(path)
@@ -135,7 +135,7 @@ def a_request(kind: Any = pb.GenerateRequest, *texts: str, path: str = "", **cha
 async def _money(make_database: MakeDatabase, keys: MeshKeys, folder: Path) -> AsyncGenerator[Money]:
     urls = await make_database("cost")
     await migrate("services.cost", urls.migrator)
-    settings = CostSettings(**_settings("cost", urls, keys, folder))
+    settings = CostSettings.model_validate(_settings("cost", urls, keys, folder))
     async with (
         cost(settings, clock=SystemClock(), ids=SystemIds()) as server,
         serve(server) as running,
@@ -182,7 +182,7 @@ async def start(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[St
                 "openai_base_url": provider.openai_base_url,
                 "stub_enabled": True,
             }
-            settings = InferenceSettings(**{**values, **changes})
+            settings = InferenceSettings.model_validate({**values, **changes})
             async with (
                 inference(settings, clock=SystemClock(), ids=SystemIds()) as server,
                 serve(server) as running,

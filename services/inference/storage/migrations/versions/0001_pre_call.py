@@ -31,7 +31,7 @@ def upgrade(op: Operations) -> None:
                 (hold_id IS NULL) = (outcome IS NULL) AND (hold_id IS NULL) = (recorded_time IS NULL)
                 AND (hold_id IS NULL) = (settle_state IS NULL) AND (hold_id IS NULL) = (usage_tokens IS NULL)),
             CONSTRAINT ck_call_settle_state CHECK (settle_state IN ('pending', 'settled', 'assumed', 'lapsed')),
-            CONSTRAINT ck_call_token CHECK (token IS NULL OR settle_state = 'pending')
+            CONSTRAINT ck_call_token CHECK ((token IS NOT NULL) = (settle_state IS NOT DISTINCT FROM 'pending'))
         )""")
     op.execute("CREATE INDEX ix_call_pending ON call (recorded_time) WHERE settle_state = 'pending'")
     op.execute("CREATE INDEX ix_call_created_time ON call (created_time)")

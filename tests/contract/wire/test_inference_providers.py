@@ -1,0 +1,463 @@
+"""Our adapters against the official SDKs: both ask the same server, and must understand the same answers."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from anthropic.types.message_create_params import MessageCreateParamsStreaming
+from openai.types.chat.completion_create_params import CompletionCreateParamsStreaming
+from pydantic import TypeAdapter
+
+from services.inference.domain.answer import Finished, StopReason, TextDelta
+from services.inference.domain.deployment import Adapter, Deployment, Task
+from services.inference.domain.errors import (
+    Charge,
+    ProviderFailure,
+    ProviderRateLimited,
+    ProviderRefused,
+    ProviderUnavailable,
+)
+from services.inference.domain.prompt import Prompt, ToolDefinition
+from services.inference.providers.anthropic import AnthropicProvider
+from services.inference.providers.embeddings import OpenAiEmbeddings
+from services.inference.providers.http import ProviderHttp, provider_http
+from services.inference.providers.openai import Endpoint, OpenAiProvider
+from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
+from services.inference.usecases.ports import Clearance, DispatchedHold, ModelProvider
+from services.meshkit.content import (
+    DocumentPart,
+    ImagePart,
+    Message,
+    MessageRole,
+    Part,
+    ToolCallPart,
+    ToolResultPart,
+    Usage,
+    text_part,
+)
+from services.meshkit.core.money import NanoUsd
+from tests.support.fake_provider import KEY, Behaviour, FakeProvider, fake_provider
+from tests.support.inference import USER, a_message, a_prompt
+from tests.support.record_fixtures import CASES, FIXTURES, synthetic
+
+CLEARANCE = Clearance(hold=DispatchedHold(id="hold_1", amount=NanoUsd(1)), verdict_id="verdict_1")
+DEPLOYMENTS = {
+    "openai": Deployment(name="openai/gpt-4o-mini", adapter=Adapter.OPENAI, model="gpt-4o-mini"),
+    "anthropic": Deployment(name="anthropic/claude", adapter=Adapter.ANTHROPIC, model="claude-haiku-4-5"),
+    "compatible": Deployment(name="openai_compatible/llama", adapter=Adapter.OPENAI_COMPATIBLE, model="llama"),
+}
+TOOL = ToolDefinition(name="search", description="Finds.", input_schema={"properties": {"q": {"type": "string"}}})
+CALL = ToolCallPart(tool_call_id="call_1", name="search", arguments={"q": "trams"})
+RICH = Prompt(
+    messages=(
+        a_message("Be brief.", MessageRole.SYSTEM),
+        a_message("What is this?", name="Athena"),
+        Message(
+            role=MessageRole.USER,
+            parts=(
+                text_part("Look:", USER),
+                Part(ImagePart(media_type="image/png", data=b"\x89PNG"), USER),
+                Part(DocumentPart(media_type="text/plain", data=b"A page.", title="Page"), USER),
+            ),
+            name="Ares the Loud",
+        ),
+        Message(role=MessageRole.ASSISTANT, parts=(text_part("I will search.", USER), Part(CALL, USER))),
+        Message(
+            role=MessageRole.TOOL,
+            parts=(Part(ToolResultPart(tool_call_id="call_1", name="search", text="found", failed=True), USER),),
+        ),
+    ),
+    tools=(TOOL,),
+    max_output_tokens=99,
+    temperature=1.5,
+    stop_sequences=("END",),
+)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeProvider]:
+    async with fake_provider() as provider:
+        yield provider
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[ProviderHttp]:
+    async with provider_http(connections=4) as opened:
+        yield opened
+
+
+def adapter_of(dialect: str, http: ProviderHttp, server: FakeProvider, *, key: str = KEY) -> ModelProvider:
+    if dialect == "anthropic":
+        return AnthropicProvider(http, Endpoint(base_url=server.anthropic_base_url, key=key))
+    endpoint = Endpoint(base_url=server.openai_base_url, key=key)
+    return OpenAiProvider(http, endpoint) if dialect == "openai" else OpenAiCompatibleProvider(http, endpoint)
+
+
+async def ask(
+    provider: ModelProvider, dialect: str, prompt: Prompt | None = None, *, seconds: float = 5.0
+) -> tuple[str, Finished]:
+    """Asks to the end; gives the text and the end."""
+    texts: list[str] = []
+    stream = provider.stream(DEPLOYMENTS[dialect], prompt or a_prompt(), CLEARANCE, seconds=seconds)
+    async with aclosing(stream):
+        async for piece in stream:
+            if isinstance(piece, Finished):
+                return "".join(texts), piece
+            texts.append(piece.text)
+    raise AssertionError("a stream ended without Finished and without an error")
+
+
+async def failure_of(provider: ModelProvider, dialect: str, **changes: Any) -> ProviderFailure:
+    with pytest.raises(ProviderFailure) as failed:
+        await ask(provider, dialect, **changes)
+    return failed.value
+
+
+def fixtures() -> list[Any]:
+    return [pytest.param(path, id=path.stem) for path in sorted(FIXTURES.glob("*.json"))]
+
+
+def test_there_is_a_fixture_for_every_case() -> None:
+    assert {path.stem for path in FIXTURES.glob("*.json")} == {
+        f"{dialect}_{case}" for dialect in ("openai", "anthropic") for case in CASES
+    }
+
+
+@pytest.mark.parametrize("path", fixtures())
+def test_synthetic_fixtures_are_what_the_builder_writes_today(path: Path) -> None:
+    kept = json.loads(path.read_text())
+    if not kept["synthetic"]:
+        return
+    made = json.loads(json.dumps(synthetic(kept["dialect"], kept["case"])))
+    assert {**kept, "sdk": None} == {**made, "sdk": None}
+
+
+@pytest.mark.parametrize("path", fixtures())
+async def test_we_read_a_stream_as_the_official_sdk_does(path: Path, server: FakeProvider, http: ProviderHttp) -> None:
+    fixture = json.loads(path.read_text())  # noqa: ASYNC240
+    dialect: str = fixture["dialect"]
+    server.next(Behaviour(raw=fixture["stream"]), Behaviour(raw=fixture["stream"]))
+    text, finished = await ask(adapter_of(dialect, http, server), dialect)
+    sdk = await (read_by_openai if dialect == "openai" else read_by_anthropic)(server)
+    assert (text, finished.model) == (sdk["text"], sdk["model"])
+    calls = [(call.tool_call_id, call.name, dict(call.arguments)) for call in finished.tool_calls]
+    assert calls == sdk["calls"]
+    assert finished.stop_reason == sdk["stop"]
+    assert finished.usage == sdk["usage"]
+
+
+async def read_by_openai(server: FakeProvider) -> dict[str, Any]:
+    """Reads a stream by the SDK's own helper; written down by hand is only how its usage divides."""
+    async with openai.AsyncOpenAI(base_url=server.openai_base_url, api_key=KEY, max_retries=0) as client:
+        manager = client.chat.completions.stream(
+            model="gpt-4o-mini",
+            messages=[{"role": "user", "content": "x"}],
+            tools=[{"type": "function", "function": {"name": "search"}}],
+            stream_options={"include_usage": True},
+        )
+        text, finish, model, usage = "", None, "", None
+        calls: dict[int, list[str]] = {}
+        async with manager as stream:
+            async for event in stream:
+                if event.type != "chunk":
+                    continue
+                chunk = event.chunk
+                model, usage = chunk.model, chunk.usage or usage
+                for choice in chunk.choices:
+                    finish = choice.finish_reason or finish
+                    text += choice.delta.content or ""
+                    for piece in choice.delta.tool_calls or ():
+                        call = calls.setdefault(piece.index, ["", "", ""])
+                        call[0] += piece.id or ""
+                        assert piece.function is not None
+                        call[1] += piece.function.name or ""
+                        call[2] += piece.function.arguments or ""
+    assert usage is not None
+    assert usage.prompt_tokens_details is not None
+    assert usage.completion_tokens_details is not None
+    cached = usage.prompt_tokens_details.cached_tokens or 0
+    reasoning = usage.completion_tokens_details.reasoning_tokens or 0
+    return {
+        "text": text,
+        "model": model,
+        "calls": [(call, name, json.loads(arguments)) for call, name, arguments in calls.values()],
+        "stop": {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}.get(finish or "", finish),
+        "usage": Usage(
+            input=usage.prompt_tokens - cached,
+            cache_read=cached,
+            output=usage.completion_tokens - reasoning,
+            reasoning=reasoning,
+        ),
+    }
+
+
+async def read_by_anthropic(server: FakeProvider) -> dict[str, Any]:
+    async with (
+        anthropic.AsyncAnthropic(base_url=server.anthropic_base_url, api_key=KEY, max_retries=0) as client,
+        client.messages.stream(
+            model="claude-haiku-4-5", max_tokens=9, messages=[{"role": "user", "content": "x"}]
+        ) as stream,
+    ):
+        message = await stream.get_final_message()
+    usage = message.usage
+    thinking = usage.output_tokens_details.thinking_tokens if usage.output_tokens_details else 0
+    stops = {"end_turn": "stop", "max_tokens": "length", "tool_use": "tool_calls", "refusal": "content_filter"}
+    return {
+        "text": "".join(block.text for block in message.content if block.type == "text"),
+        "model": message.model,
+        "calls": [(block.id, block.name, block.input) for block in message.content if block.type == "tool_use"],
+        "stop": stops[message.stop_reason or ""],
+        "usage": Usage(
+            input=usage.input_tokens,
+            cache_read=usage.cache_read_input_tokens or 0,
+            cache_write_5m=usage.cache_creation_input_tokens or 0,
+            output=usage.output_tokens - thinking,
+            reasoning=thinking,
+        ),
+    }
+
+
+async def test_our_request_is_one_that_openais_types_allow(server: FakeProvider, http: ProviderHttp) -> None:
+    await ask(adapter_of("openai", http, server), "openai", RICH)
+    (served,) = server.meter.calls
+    TypeAdapter(CompletionCreateParamsStreaming).validate_python(served.body)
+    assert served.body["max_completion_tokens"] == 99
+    assert served.body["stream_options"] == {"include_usage": True}
+    roles = [message["role"] for message in served.body["messages"]]
+    assert roles == ["system", "user", "user", "assistant", "tool"]
+    assert served.body["messages"][1]["name"] == "Athena"
+    assert served.body["messages"][2]["content"][0] == {"type": "text", "text": "Ares the Loud:"}
+    assert "name" not in served.body["messages"][2]
+
+
+async def test_our_request_is_one_that_anthropics_types_allow(server: FakeProvider, http: ProviderHttp) -> None:
+    await ask(adapter_of("anthropic", http, server), "anthropic", RICH)
+    (served,) = server.meter.calls
+    TypeAdapter(MessageCreateParamsStreaming).validate_python(served.body)
+    assert (served.body["system"], served.body["max_tokens"]) == ("Be brief.", 99)
+    assert served.body["temperature"] == 1.0, "the dialect's own most"
+    assert [turn["role"] for turn in served.body["messages"]] == ["user", "assistant", "user"]
+    assert served.body["messages"][0]["content"][0]["text"] == "Athena: What is this?"
+    assert served.headers["anthropic-version"] == "2023-06-01"
+
+
+async def test_a_compatible_server_gets_the_older_name_of_the_limit_and_names_as_text(
+    server: FakeProvider, http: ProviderHttp
+) -> None:
+    await ask(
+        adapter_of("compatible", http, server), "compatible", a_prompt(messages=(a_message("Hi.", name="Athena"),))
+    )
+    (served,) = server.meter.calls
+    assert served.body["max_tokens"] == 64
+    assert served.body["messages"] == [{"role": "user", "content": "Athena: Hi."}]
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "compatible"])
+@pytest.mark.parametrize(
+    ("behaviour", "failure", "charge"),
+    [
+        (Behaviour(status=400), ProviderRefused, Charge.NOTHING),
+        (Behaviour(status=401), ProviderRefused, Charge.NOTHING),
+        (Behaviour(status=403), ProviderRefused, Charge.NOTHING),
+        (Behaviour(status=404), ProviderRefused, Charge.NOTHING),
+        (Behaviour(status=429), ProviderRateLimited, Charge.NOTHING),
+        (Behaviour(status=500), ProviderUnavailable, Charge.NOTHING),
+        (Behaviour(status=503, raw="<html>busy</html>"), ProviderUnavailable, Charge.NOTHING),
+        (Behaviour(status=529), ProviderUnavailable, Charge.NOTHING),
+        (Behaviour(status=504), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(raw="<html>hello</html>"), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(raw='data: {"choices": 7}\n\n'), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(raw="data: not json\n\n"), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(raw=""), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(raw="data: " + "x" * (1024 * 1024 + 1)), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(cut_after=0), ProviderUnavailable, Charge.UNKNOWN),
+        (Behaviour(cut_after=3), ProviderUnavailable, Charge.UNKNOWN),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else None,
+)
+async def test_misbehaviour_is_mapped_once(
+    server: FakeProvider,
+    http: ProviderHttp,
+    dialect: str,
+    behaviour: Behaviour,
+    failure: type[ProviderFailure],
+    charge: Charge,
+) -> None:
+    server.next(behaviour)
+    error = await failure_of(adapter_of(dialect, http, server), dialect)
+    assert isinstance(error, failure)
+    assert error.charge is charge
+    assert error.metadata["deployment"] == DEPLOYMENTS[dialect].name
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+async def test_every_cut_of_a_stream_is_a_failure(server: FakeProvider, http: ProviderHttp, dialect: str) -> None:
+    provider = adapter_of(dialect, http, server)
+    cuts = 0
+    while True:
+        server.next(Behaviour(cut_after=cuts))
+        try:
+            await ask(provider, dialect)
+        except ProviderUnavailable:
+            cuts += 1
+        else:
+            break
+    assert cuts > 10
+    assert len(server.meter.confirmed) == 1, "only the whole stream was taken for an answer"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "event"),
+    [
+        ("openai", 'data: {"error": {"message": "x", "type": "server_error", "code": "oops"}}\n\n'),
+        (
+            "anthropic",
+            'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}\n\n',
+        ),
+    ],
+)
+async def test_an_error_inside_a_stream_breaks_it_off(
+    server: FakeProvider, http: ProviderHttp, dialect: str, event: str
+) -> None:
+    server.next(Behaviour(raw=event))
+    error = await failure_of(adapter_of(dialect, http, server), dialect)
+    assert isinstance(error, ProviderUnavailable)
+    assert error.metadata["code"] in ("oops", "overloaded_error")
+
+
+async def test_the_wait_that_a_provider_asks_for_is_passed_on(server: FakeProvider, http: ProviderHttp) -> None:
+    provider = adapter_of("openai", http, server)
+    for name, value, seconds in (("retry-after", "7", 7.0), ("retry-after-ms", "250", 0.25)):
+        server.next(Behaviour(status=429, headers=((name, value),)))
+        error = await failure_of(provider, "openai")
+        assert error.retry_after is not None
+        assert error.retry_after.total_seconds() == seconds
+
+
+async def test_a_wrong_key_is_refused_and_never_repeated_in_the_error(server: FakeProvider, http: ProviderHttp) -> None:
+    for dialect in ("openai", "anthropic"):
+        error = await failure_of(adapter_of(dialect, http, server, key="sk-wrong-secret"), dialect)
+        assert isinstance(error, ProviderRefused)
+        assert "wrong-secret" not in str(error) + repr(error.metadata)
+
+
+async def test_nobody_at_the_address_costs_nothing(http: ProviderHttp, server: FakeProvider) -> None:
+    provider = OpenAiProvider(http, Endpoint(base_url="http://127.0.0.1:1/v1", key=KEY))
+    error = await failure_of(provider, "openai")
+    assert isinstance(error, ProviderUnavailable)
+    assert error.charge is Charge.NOTHING
+
+
+async def test_an_answer_that_takes_too_long_may_be_billed(http: ProviderHttp, server: FakeProvider) -> None:
+    server.next(Behaviour(wait=5))
+    error = await failure_of(adapter_of("openai", http, server), "openai", seconds=0.05)
+    assert (type(error), error.charge) == (ProviderUnavailable, Charge.UNKNOWN)
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+async def test_closing_the_stream_reaches_the_provider(http: ProviderHttp, server: FakeProvider, dialect: str) -> None:
+    server.next(Behaviour(text="word " * 500, pause=0.02))
+    stream = adapter_of(dialect, http, server).stream(DEPLOYMENTS[dialect], a_prompt(), CLEARANCE, seconds=30)
+    assert isinstance(await anext(stream), TextDelta)
+    await stream.aclose()
+    await server.until(lambda meter: meter.calls[0].abandoned)
+    assert not server.meter.confirmed
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+async def test_cancelling_the_asker_reaches_the_provider(
+    http: ProviderHttp, server: FakeProvider, dialect: str
+) -> None:
+    server.next(Behaviour(wait=30))
+    asking = asyncio.ensure_future(ask(adapter_of(dialect, http, server), dialect, seconds=60))
+    await server.until(lambda meter: meter.calls)
+    asking.cancel()
+    await asyncio.wait([asking])
+    await server.until(lambda meter: meter.calls[0].abandoned)
+
+
+async def test_a_server_that_reports_no_usage_leaves_it_unknown(http: ProviderHttp, server: FakeProvider) -> None:
+    server.next(Behaviour(usage=False))
+    _, finished = await ask(adapter_of("compatible", http, server), "compatible")
+    assert finished.usage is None
+
+
+async def test_a_compatible_server_may_leave_out_the_done_at_the_end(http: ProviderHttp, server: FakeProvider) -> None:
+    server.next(Behaviour(done=False), Behaviour(done=False))
+    text, _ = await ask(adapter_of("compatible", http, server), "compatible")
+    assert text == Behaviour().text
+    assert isinstance(await failure_of(adapter_of("openai", http, server), "openai"), ProviderUnavailable)
+
+
+#: How servers that speak the dialect depart from it, as their documentation and issues show.
+QUIRKS = {
+    "ollama-tool-call-without-index": (
+        ('{"choices":[{"index":0,"delta":{"role":"assistant","content":"","tool_calls":[{"id":"call_9","type":"function",'
+        '"function":{"name":"search","arguments":"{\\"q\\":1}"}}]},"finish_reason":null}]}'),
+        '{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]}',
+    ),
+    "tgi-arguments-as-an-object": (
+        ('{"choices":[{"index":0,"delta":{"tool_calls":{"index":0,"id":"","function":{"name":"search",'
+        '"arguments":{"q":1}}}},"finish_reason":"eos_token"}]}'),
+    ),
+    "vllm-null-details": (
+        ('{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"search",'
+        '"arguments":"{\\"q\\":"}}]}}]}'),
+        '{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":" 1}"}}]}}]}',
+        '{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls","stop_reason":null}]}',
+        '{"choices":[],"usage":{"prompt_tokens":4,"total_tokens":9,"completion_tokens":5,"prompt_tokens_details":null}}',
+    ),
+}
+
+
+@pytest.mark.parametrize("quirk", QUIRKS)
+async def test_tool_calls_are_read_through_the_quirks_of_servers(
+    http: ProviderHttp, server: FakeProvider, quirk: str
+) -> None:
+    server.next(Behaviour(raw="".join(f"data: {chunk}\n\n" for chunk in QUIRKS[quirk]) + "data: [DONE]\n\n"))
+    _, finished = await ask(adapter_of("compatible", http, server), "compatible")
+    (call,) = finished.tool_calls
+    assert (call.name, dict(call.arguments)) == ("search", {"q": 1})
+    assert call.tool_call_id
+    assert finished.stop_reason is StopReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+async def test_a_tool_call_that_makes_no_sense_is_paid_for_and_not_taken(
+    http: ProviderHttp, server: FakeProvider, dialect: str
+) -> None:
+    server.next(Behaviour(text="", tool_calls=(("c", "search", '{"q": tru'),)))
+    error = await failure_of(adapter_of(dialect, http, server), dialect)
+    assert isinstance(error, ProviderUnavailable)
+    assert isinstance(error.charge, Usage), "the provider reported usage, so it is owed"
+
+
+async def test_embeddings_come_back_in_order_and_at_length_one(http: ProviderHttp, server: FakeProvider) -> None:
+    embedder = OpenAiEmbeddings(http, Endpoint(base_url=server.openai_base_url, key=KEY))
+    deployment = replace(DEPLOYMENTS["openai"], model="text-embedding-3-small", task=Task.EMBED)
+    made = await embedder.embed(deployment, ("one", "three"), CLEARANCE, seconds=5)
+    async with openai.AsyncOpenAI(base_url=server.openai_base_url, api_key=KEY, max_retries=0) as client:
+        same = await client.embeddings.create(
+            model="text-embedding-3-small", input=["one", "three"], encoding_format="float"
+        )
+    for ours, theirs in zip(made.vectors, same.data, strict=True):
+        length = sum(value * value for value in theirs.embedding) ** 0.5
+        assert ours == pytest.approx([value / length for value in theirs.embedding])
+    assert made.usage == Usage(input=same.usage.prompt_tokens)
+
+
+@pytest.mark.parametrize(
+    "raw", ['{"data": []}', '{"data": [{"embedding": []}]}', '{"data": [{"embedding": [0.0]}]}', "nonsense", "{}"]
+)
+async def test_vectors_that_are_none_are_refused(http: ProviderHttp, server: FakeProvider, raw: str) -> None:
+    embedder = OpenAiEmbeddings(http, Endpoint(base_url=server.openai_base_url, key=KEY))
+    server.next(Behaviour(raw=raw))
+    with pytest.raises(ProviderUnavailable):
+        await embedder.embed(DEPLOYMENTS["openai"], ("one",), CLEARANCE, seconds=5)

@@ -1,0 +1,198 @@
+"""Vectors under money, from the cache where they are known."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from services.inference.domain.deployment import Adapter, Deployment, Deployments, Task
+from services.inference.domain.errors import (
+    Charge,
+    LawBlocked,
+    ModelBusy,
+    NoEmbedderConfigured,
+    NoModelConfigured,
+    ProviderUnavailable,
+)
+from services.inference.domain.vector_cache import VectorCache
+from services.inference.usecases.embed import AskedVectors, Embed
+from services.inference.usecases.ports import Clearance, Embedded
+from services.meshkit.content import Usage
+from services.meshkit.core.errors import DeadlineExceeded, Invalid, Unavailable
+from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.testing.fake_clock import FakeClock
+from services.meshkit.testing.fault_queue import FaultQueue
+from services.meshkit.testing.mesh_keys import TENANT
+from tests.support.inference import ANNA, FakeHolds, FakeLaw, a_context
+
+LOCAL = Deployment(name="local/mini", adapter=Adapter.LOCAL, model="mini", task=Task.EMBED)
+OPENAI = Deployment(name="openai/embed", adapter=Adapter.OPENAI, model="embed", task=Task.EMBED, region="us")
+
+
+class FakeEmbedder:
+    """Gives vectors that tell texts apart."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self.faults = FaultQueue()
+        self.gate: asyncio.Event | None = None
+        self.reports_usage = True
+
+    async def embed(
+        self, deployment: Deployment, texts: tuple[str, ...], clearance: Clearance, *, seconds: float
+    ) -> Embedded:
+        self.asked.append(texts)
+        if self.gate is not None:
+            await self.gate.wait()
+        self.faults.hit()
+        usage = Usage(input=len(texts)) if self.reports_usage else None
+        return Embedded(vectors=tuple((0.0, 1.0 / len(text)) for text in texts), usage=usage)
+
+
+class Room:
+    def __init__(self, *deployments: Deployment, most_calls: int = 4) -> None:
+        self.law, self.holds, self.embedder = FakeLaw(), FakeHolds(), FakeEmbedder()
+        self.cache = VectorCache(most=3)
+        self.embed = Embed(
+            deployments=Deployments(deployments),
+            embedders={one.adapter: self.embedder for one in deployments},
+            law=self.law,
+            holds=self.holds,
+            cache=self.cache,
+            clock=FakeClock(),
+            most_calls=most_calls,
+        )
+
+    async def ask(self, *texts: str, **changes: Any) -> Any:
+        values: dict[str, Any] = {
+            "principal": ANNA,
+            "context": a_context(),
+            "model": "default",
+            "texts": texts,
+            "deadline": 10.0,
+        }
+        return await self.embed(AskedVectors(**{**values, **changes}))
+
+
+async def test_each_text_is_made_once_and_paid_for() -> None:
+    room = Room(LOCAL)
+    made = await room.ask("a", "bb", "a")
+    assert made.vectors == ((0.0, 1.0), (0.0, 0.5), (0.0, 1.0))
+    assert (made.model, made.usage) == ("mini", Usage(input=2))
+    assert room.embedder.asked == [("a", "bb")]
+    assert room.holds.states == ["settled"]
+
+
+async def test_what_is_known_costs_nothing() -> None:
+    room = Room(LOCAL)
+    await room.ask("a", "bb")
+    again = await room.ask("bb", "ccc")
+    assert room.embedder.asked[1] == ("ccc",)
+    assert again.vectors[0] == (0.0, 0.5)
+    assert (await room.ask("a")).usage == Usage()
+    assert len(room.holds.holds) == 2
+
+
+async def test_another_tenant_finds_nothing_in_the_cache() -> None:
+    room = Room(LOCAL)
+    await room.ask("a")
+    bert = Principal(tenant=TenantId(uuid4()), subject="key_bert", roles=frozenset(), token="t")
+    await room.ask("a", principal=bert)
+    assert len(room.embedder.asked) == 2
+
+
+async def test_only_what_leaves_the_mesh_is_judged() -> None:
+    inside, outside = Room(LOCAL), Room(OPENAI)
+    for room in (inside, outside):
+        room.law.block("secret")
+    await inside.ask("a secret")
+    with pytest.raises(LawBlocked):
+        await outside.ask("a secret")
+    assert not outside.embedder.asked
+    assert not outside.holds.holds
+
+
+async def test_a_text_that_law_redacts_gets_no_vector_of_other_words() -> None:
+    room = Room(OPENAI)
+    room.law.redact("Bob", "[name]")
+    with pytest.raises(Invalid):
+        await room.ask("I am Bob")
+    assert not room.holds.holds
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [
+        (ProviderUnavailable("x", deployment="d", charge=Charge.NOTHING), "released"),
+        (ProviderUnavailable("x", deployment="d", charge=Charge.UNKNOWN), "dispatched"),
+        (ProviderUnavailable("x", deployment="d", charge=Usage(input=1)), "settled"),
+        (RuntimeError("a bug of ours"), "dispatched"),
+    ],
+)
+async def test_a_failure_is_charged_for_what_is_known(fault: Exception, state: str) -> None:
+    room = Room(LOCAL)
+    room.embedder.faults.next(fault)
+    with pytest.raises(type(fault)):
+        await room.ask("a")
+    assert room.holds.states == [state]
+    assert len(room.cache) == 0
+
+
+async def test_unknown_usage_leaves_the_hold_to_be_assumed() -> None:
+    room = Room(LOCAL)
+    room.embedder.reports_usage = False
+    await room.ask("a")
+    assert room.holds.states == ["dispatched"]
+
+
+async def test_without_money_nothing_is_sent() -> None:
+    room = Room(LOCAL)
+    room.holds.dispatching.next(Unavailable("cost"))
+    with pytest.raises(Unavailable):
+        await room.ask("a")
+    assert not room.embedder.asked
+    assert room.holds.states == ["released"]
+
+
+async def test_more_calls_than_may_run_at_once_are_refused() -> None:
+    room = Room(LOCAL, most_calls=1)
+    room.embedder.gate = asyncio.Event()
+    first = asyncio.ensure_future(room.ask("a"))
+    async with asyncio.timeout(5):
+        while not room.embedder.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    with pytest.raises(ModelBusy):
+        await room.ask("b")
+    room.embedder.gate.set()
+    await first
+    await room.ask("b")
+
+
+async def test_who_embeds_must_be_configured_and_in_the_region() -> None:
+    with pytest.raises(NoEmbedderConfigured):
+        await Room().ask("a")
+    with pytest.raises(NoModelConfigured):
+        await Room(OPENAI).ask("a", context=a_context(residency_region="eu"))
+    await Room(LOCAL).ask("a", context=a_context(residency_region="eu"))
+
+
+async def test_a_call_whose_time_is_up_is_not_begun() -> None:
+    room = Room(LOCAL)
+    with pytest.raises(DeadlineExceeded):
+        await room.ask("a", deadline=0.0)
+    assert not room.holds.holds
+
+
+def test_the_cache_keeps_the_newest_within_its_bound() -> None:
+    cache = VectorCache(most=2)
+    for text in ("a", "b"):
+        cache.put(TENANT, "m", text, (1.0,))
+    assert cache.get(TENANT, "m", "a") == (1.0,)
+    cache.put(TENANT, "m", "c", (1.0,))
+    assert len(cache) == 2
+    assert cache.get(TENANT, "m", "b") is None
+    assert cache.get(TENANT, "other", "a") is None
+    empty = VectorCache(most=0)
+    empty.put(TENANT, "m", "a", (1.0,))
+    assert len(empty) == 0
