@@ -1,7 +1,7 @@
 """Builds policy: the only file that names every concrete class."""
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from comitia.guard_table import GUARDS
@@ -13,6 +13,7 @@ from comitia.policy.v1.policy_service_pb2_grpc import (
 from services.meshkit.batching.group_commit import GroupCommit
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.server import Server, admission
 from services.meshkit.sql.engine import sql_engine
@@ -62,6 +63,8 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
             most_tenants=settings.max_known_tenants,
             most_bundles=settings.max_compiled_bundles,
         )
+        with suppress(MeshError):  # without a database it starts too, and is not ready until it has looked
+            await laws.look()
         news = ViolationNews(
             store=violations,
             wakes=wakes,

@@ -1,15 +1,19 @@
 """Builders of what policy judges and stores."""
 
 from typing import Any, Final
+from uuid import uuid4
 
 from comitia.common.v1 import content_pb2
 from comitia.policy.v1 import policy_pb2
 from comitia.policy.v1 import policy_service_pb2 as pb
 from services.meshkit.content import CallContext, CallId, Label, Part, text_part
+from services.meshkit.testing.fake_clock import NOON
+from services.policy.domain.bundle import Bundle, BundleId
 from services.policy.domain.subject import Operation, Stage, Subject
 from services.policy.domain.verdict import Judgement
 from services.policy.rules.compiled import CompiledBundle
 from services.policy.rules.parse import parse_bundle
+from services.policy.usecases.ports import NewBundle
 
 #: Sits in the place of a secret; rationales must never repeat it.
 CANARY: Final = "xylophone-4711"
@@ -27,6 +31,21 @@ rules:
     action: {action}
     keywords: ["{keyword}"]
 """
+
+
+def a_new_bundle(*, name: str = "house", version: str = "1.0.0", source: str = "", digest: str = "") -> NewBundle:
+    """Gives a bundle that is to be stored."""
+    source = source or a_bundle(name=name, version=version)
+    bundle = Bundle(
+        id=BundleId(uuid4()),
+        name=name,
+        version=version,
+        digest=digest or parse_bundle(source).digest,
+        source=source,
+        rule_count=1,
+        created=NOON,
+    )
+    return NewBundle(bundle=bundle, by="key_test")
 
 
 def rules(*lines: str) -> str:
