@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Final
 from uuid import UUID
 
+from asyncpg import InterfaceError, PostgresError
 from asyncpg.transaction import Transaction
+from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
@@ -86,11 +88,20 @@ class DriverScope:
         self._open = False
         await finish(self._transaction.commit())
 
-    async def close(self) -> None:
-        """Rolls back what was not committed."""
-        if self._open and not self.driver.is_closed():
+    async def close(self, *, started: bool) -> bool:
+        """Rolls back what was not committed.
+
+        Returns: False when the connection's state is not certain, as after a BEGIN that was cancelled; it must go.
+        """
+        if not started or self.driver.is_closed():
+            return False
+        if self._open:
             self._open = False
-            await finish(self._transaction.rollback())
+            try:
+                await self._transaction.rollback()
+            except (InterfaceError, PostgresError, OSError):
+                return False
+        return not self.driver.is_in_transaction()
 
 
 @asynccontextmanager
@@ -110,14 +121,22 @@ async def driver_scope(
             driver.preamble = "" if tenants is None else _preamble(tenants, read_only=False)
             transaction = driver.transaction(readonly=read_only)
             scope = DriverScope(driver, transaction)
+            started = False
             try:
                 await transaction.start()
+                started = True
                 yield scope
             finally:
                 driver.preamble = ""
-                await scope.close()
+                await finish(_leave(scope, proxy, started=started))
         finally:
             await finish(greenlet_spawn(proxy.close))
+
+
+async def _leave(scope: DriverScope, proxy: PoolProxiedConnection, *, started: bool) -> None:
+    """Rolls back, and throws away a connection that could carry its transaction to the next caller."""
+    if not await scope.close(started=started):
+        await greenlet_spawn(proxy.invalidate)
 
 
 @asynccontextmanager

@@ -262,3 +262,29 @@ async def test_a_closed_connection_is_replaced_and_an_absent_server_is_unavailab
         with pytest.raises(Unavailable):
             async with tenant_scope(engine, ANNA) as scope:
                 await scope.execute(select(NOTE))
+
+
+@pytest.mark.parametrize("form", ["core", "driver"])
+async def test_a_cancelled_reader_leaves_no_transaction_to_the_next_caller(engines: Engines, form: str) -> None:
+    """Cancelled anywhere, also within BEGIN, a connection never carries its read-only transaction or tenant on."""
+
+    async def read() -> None:
+        if form == "driver":
+            async with driver_scope(engines.app, BERT, read_only=True) as scope:
+                await scope.driver.fetch("SELECT words FROM note")
+        else:
+            await _words(engines.app, BERT)
+
+    for number in range(120):
+        readers = [asyncio.ensure_future(read()) for _ in range(4)]
+        for _ in range(number % 40):
+            await asyncio.sleep(0)
+        for reader in readers:
+            reader.cancel()
+        outcomes = await asyncio.gather(*readers, return_exceptions=True)
+        assert all(outcome is None or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes), outcomes
+        async with driver_scope(engines.app, ANNA) as scope:
+            written = await scope.driver.execute("INSERT INTO note VALUES ($1, $2, 'after')", uuid4(), ANNA)
+            assert written == "INSERT 0 1"
+            assert await scope.driver.fetchval("SELECT count(*) FROM note WHERE tenant_id = $1", BERT) == 0
+            await scope.commit()
