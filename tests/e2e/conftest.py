@@ -1,16 +1,39 @@
 """One mesh for the whole test session, and clients of it."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
+
+from comitia.orchestrator.v1 import agent_pb2, session_pb2
 from comitia_sdk.aio import AsyncClient
 from comitia_sdk.sync import Client
+from tests.support.mesh import ProviderProcess, RunningMesh, running_mesh
 
-from tests.support.mesh import RunningMesh, running_mesh
+Found = TypeVar("Found")
+ENDED = (
+    session_pb2.SESSION_STATE_SUCCEEDED,
+    session_pb2.SESSION_STATE_FAILED,
+    session_pb2.SESSION_STATE_CANCELLED,
+)
+_HERE = Path(__file__).parent
+_numbers = count(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks the tests of this folder, and keeps them on one worker, so that they share one mesh."""
+    for item in items:
+        if item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.e2e)
+            if config.pluginmanager.hasplugin("xdist"):
+                item.add_marker(pytest.mark.xdist_group("mesh"))
 
 
 @pytest.fixture(scope="session")
@@ -102,3 +125,97 @@ async def rest(mesh: RunningMesh) -> AsyncIterator[Rest]:
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         yield Rest(session, mesh.url, mesh.admin_key)
+
+
+async def until(ask: Callable[[], Awaitable[Found]], *, seconds: float = 20) -> Found:
+    """Asks until the answer is true, and gives it."""
+    async with asyncio.timeout(seconds):
+        while not (found := await ask()):  # noqa: ASYNC110  # another process cannot set an event
+            await asyncio.sleep(0.02)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """A tenant of its own: its money, law and memories are those of one test."""
+
+    name: str
+    #: In topics and answers it tells the calls of this tenant from all others at the provider.
+    mark: str
+    key: str
+    client: AsyncClient
+    rest: Rest
+    provider: ProviderProcess
+
+    async def cast(self, *names: str, **definition: Any) -> list[str]:
+        """Makes agents of these names and one definition."""
+        return [(await self.client.agents.create(name, **definition)).name for name in names]
+
+    async def start(self, *agents: str, about: str = "", **wishes: Any) -> session_pb2.Session:
+        """Starts a session whose topic holds the mark."""
+        return await self.client.sessions.start(f"{about or 'Rivers'} {self.mark}", agents=agents, **wishes)
+
+    async def ended(self, session_id: str, *, seconds: float = 20) -> session_pb2.Session:
+        """Waits until a session has ended."""
+        async with asyncio.timeout(seconds):
+            async for event in self.client.sessions.watch(session_id):
+                if event.WhichOneof("event") == "session_ended":
+                    return event.session_ended
+        raise AssertionError(f"the watch of {session_id} ended before the session did")
+
+    async def until_state(
+        self, session_id: str, state: session_pb2.SessionState.ValueType, *, seconds: float = 20
+    ) -> session_pb2.Session:
+        """Waits until a session is in a state."""
+
+        async def there() -> session_pb2.Session | None:
+            session = await self.client.sessions.get(session_id)
+            assert session.state not in ENDED or session.state == state, f"it ended instead: {session}"
+            return session if session.state == state else None
+
+        return await until(there, seconds=seconds)
+
+    async def turns(self, session_id: str) -> list[session_pb2.Turn]:
+        """Gives the recorded turns."""
+        return [turn async for turn in self.client.sessions.turns(session_id)]
+
+    async def agents(self) -> list[agent_pb2.Agent]:
+        """Gives all agents."""
+        return [agent async for agent in self.client.agents.list()]
+
+    def says(self, *texts: str, match: tuple[str, ...] = (), **behaviour: Any) -> None:
+        """Queues answers of the provider to prompts of this tenant, or to those that hold more."""
+        for text in texts:
+            self.provider.behave(text=text, match=[self.mark, *match], **behaviour)
+
+
+MakeTenant = Callable[[], Awaitable[Tenant]]
+
+
+@pytest.fixture
+async def make_tenant(mesh: RunningMesh, client: AsyncClient) -> AsyncIterator[MakeTenant]:
+    """Gives a maker of tenants of their own."""
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)))
+
+        async def make() -> Tenant:
+            number = next(_numbers)
+            name = f"tenant-{number}"
+            made = await client.identity.create_tenant(name)
+            key = made.admin_api_key
+            return Tenant(
+                name=name,
+                mark=f"mark{number:04d}x",
+                key=key,
+                client=await stack.enter_async_context(AsyncClient(mesh.url, api_key=key)),
+                rest=Rest(session, mesh.url, key),
+                provider=mesh.provider,
+            )
+
+        yield make
+
+
+@pytest.fixture
+async def tenant(make_tenant: MakeTenant) -> Tenant:
+    """Gives a tenant of its own."""
+    return await make_tenant()

@@ -25,6 +25,8 @@ Dialect = Literal["openai", "anthropic"]
 class Behaviour:
     """What the provider does with one request. The default answers."""
 
+    #: Texts that a prompt must hold for this to be meant; none: for the next request, whatever it is.
+    match: tuple[str, ...] = ()
     text: str = "Rivers meet. They argue about the sea!"
     #: Tool calls as (id, name, arguments as JSON).
     tool_calls: tuple[tuple[str, str, str], ...] = ()
@@ -66,6 +68,11 @@ class Served:
     #: True when the client went away before the end.
     abandoned: bool = False
 
+    @property
+    def text(self) -> str:
+        """The body as a text to search in."""
+        return json.dumps(self.body, ensure_ascii=False)
+
 
 @dataclass
 class Meter:
@@ -105,7 +112,7 @@ class FakeProvider:
         return self.address
 
     def next(self, *behaviours: Behaviour) -> None:
-        """Queues what happens to the next requests."""
+        """Queues what happens to the next requests, or to the next whose prompt holds what the behaviour matches."""
         self.behaviours.extend(behaviours)
 
     async def until(self, condition: Any, *, seconds: float = 5.0) -> None:
@@ -128,7 +135,7 @@ class FakeProvider:
 
     async def _openai(self, request: web.Request) -> web.StreamResponse:
         served = await self._begin(request, "openai")
-        behaviour = self._take()
+        behaviour = self._take(served)
         if request.headers.get("authorization") != f"Bearer {KEY}":
             behaviour = Behaviour(status=401)
         if behaviour.status != 200:
@@ -145,7 +152,7 @@ class FakeProvider:
 
     async def _anthropic(self, request: web.Request) -> web.StreamResponse:
         served = await self._begin(request, "anthropic")
-        behaviour = self._take()
+        behaviour = self._take(served)
         if request.headers.get("x-api-key") != KEY:
             behaviour = Behaviour(status=401)
         if behaviour.status != 200:
@@ -161,7 +168,7 @@ class FakeProvider:
 
     async def _embeddings(self, request: web.Request) -> web.StreamResponse:
         served = await self._begin(request, "openai")
-        behaviour = self._take()
+        behaviour = self._take(served)
         if behaviour.status != 200:
             return _refuse(behaviour, {"error": {"message": "no", "type": _openai_type(behaviour.status)}})
         texts: list[str] = served.body["input"]
@@ -176,19 +183,23 @@ class FakeProvider:
             answer["usage"] = used
         return await self._whole(request, served, behaviour, answer)
 
-    async def _meter(self, _: web.Request) -> web.Response:
-        calls = [{**asdict(call), "body": None, "headers": None} for call in self.meter.calls]
+    async def _meter(self, request: web.Request) -> web.Response:
+        """Shows the calls, or those whose body holds `?containing=`; their bodies with `?bodies=1`."""
+        wanted, bodies = request.query.get("containing", ""), "bodies" in request.query
+        meter = Meter([call for call in self.meter.calls if wanted in call.text])
+        calls = [{**asdict(call), "body": call.body if bodies else None, "headers": None} for call in meter.calls]
         return web.json_response(
             {
                 "calls": calls,
-                "confirmed": len(self.meter.confirmed),
-                "prompt_tokens": self.meter.prompt_tokens,
-                "completion_tokens": self.meter.completion_tokens,
+                "confirmed": len(meter.confirmed),
+                "prompt_tokens": meter.prompt_tokens,
+                "completion_tokens": meter.completion_tokens,
             }
         )
 
     async def _behave(self, request: web.Request) -> web.Response:
         asked: dict[str, Any] = await request.json()
+        asked["match"] = tuple(asked.get("match", ()))
         if asked.pop("default", False):
             self.default = Behaviour(**asked)
         else:
@@ -207,8 +218,15 @@ class FakeProvider:
                 self.meter.calls.append(served)
             self.news.notify_all()
 
-    def _take(self) -> Behaviour:
-        return self.behaviours.popleft() if self.behaviours else self.default
+    def _take(self, served: Served) -> Behaviour:
+        for behaviour in self.behaviours:
+            # Embeddings are made in their own time, so a behaviour that matches a prompt never meets one.
+            if not behaviour.match or (
+                "messages" in served.body and all(part in served.text for part in behaviour.match)
+            ):
+                self.behaviours.remove(behaviour)
+                return behaviour
+        return self.default
 
     def _count(self, served: Served, behaviour: Behaviour) -> None:
         served.prompt_tokens = behaviour.prompt_tokens or max(1, _tokens(json.dumps(served.body["messages"])))

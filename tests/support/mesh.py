@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from services.launcher import background, status
@@ -29,13 +30,17 @@ class ProviderProcess:
 
     address: str
 
-    def meter(self) -> dict[str, Any]:
-        """Gives what was asked and answered so far."""
-        with urlopen(f"{self.address}/meter", timeout=_TIMEOUT_SECONDS) as answer:
+    def meter(self, containing: str = "") -> dict[str, Any]:
+        """Gives what was asked and answered so far; only calls whose body holds a text, with their bodies."""
+        asked = f"?bodies=1&containing={quote(containing)}" if containing else ""
+        with urlopen(f"{self.address}/meter{asked}", timeout=_TIMEOUT_SECONDS) as answer:
             return json.load(answer)
 
     def behave(self, **behaviour: object) -> None:
-        """Queues what happens to the next request; with `default=True`, to all that have nothing queued."""
+        """Queues what happens to the next request; with `default=True`, to all that have nothing queued.
+
+        With `match=[…]`, to the next one whose prompt holds these texts.
+        """
         body = json.dumps(behaviour).encode()
         request = Request(f"{self.address}/behave", data=body, headers={"content-type": "application/json"})
         with urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
@@ -49,7 +54,8 @@ class RunningMesh:
     addresses: Addresses
     provider: ProviderProcess
     data_dir: Path
-    #: Steps of the start with their seconds.
+    options: UpOptions
+    #: Steps of the last start with their seconds.
     steps: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
@@ -73,6 +79,14 @@ class RunningMesh:
     def environment(self) -> dict[str, str]:
         """Environment of commands that use this mesh."""
         return {**os.environ, "COMITIA_DATA_DIR": str(self.data_dir), "NO_COLOR": "1", "COLUMNS": "160"}
+
+    def start_again(self) -> None:
+        """Starts it once more on the same data and the same ports, after its launcher has ended."""
+        asyncio.run(background.start(self.options, self.note))
+
+    def note(self, progress: Progress) -> None:
+        """Keeps how long each step of a start took."""
+        self.steps[progress.step] = progress.seconds
 
     def pids(self) -> Mapping[str, int]:
         """Gives the process of each part."""
@@ -106,18 +120,30 @@ def running_provider() -> Iterator[ProviderProcess]:
 
 @contextmanager
 def running_mesh(
-    *, single_process: bool = False, local_model: bool = False, environment: Mapping[str, str] | None = None
+    *,
+    single_process: bool = False,
+    local_model: bool = False,
+    openai: bool = True,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningMesh]:
-    """Runs a mesh on free ports while the block runs. Its default chain asks the fake provider as OpenAI."""
+    """Runs a mesh on free ports while the block runs.
+
+    Args:
+        openai: its default chain asks the fake provider as OpenAI, before the local model.
+        environment: settings on top.
+    """
     # Not pytest's tmp_path: as root, Postgres runs as another user, who must be able to enter the folder.
     folder = Path(tempfile.mkdtemp(prefix="comitia-mesh-"))
     folder.chmod(0o755)
     with running_provider() as provider:
-        settings = {
+        chain = {
             "COMITIA_INFERENCE_OPENAI_API_KEY": KEY,
             "COMITIA_INFERENCE_OPENAI_BASE_URL": f"{provider.address}/v1",
             "COMITIA_INFERENCE_OPENAI_EMBEDDING_MODEL": "text-embedding-3-small",
+        }
+        settings = {
             "COMITIA_INFERENCE_STUB_ENABLED": "true",
+            **(chain if openai else {}),
             **(environment or {}),
         }
         options = UpOptions(
@@ -130,13 +156,9 @@ def running_mesh(
             environment=settings,
         )
         steps: dict[str, float] = {}
-
-        def note(progress: Progress) -> None:
-            steps[progress.step] = progress.seconds
-
         try:
-            addresses = asyncio.run(background.start(options, note))
-            yield RunningMesh(addresses=addresses, provider=provider, data_dir=folder, steps=steps)
+            addresses = asyncio.run(background.start(options, lambda step: steps.update({step.step: step.seconds})))
+            yield RunningMesh(addresses=addresses, provider=provider, data_dir=folder, options=options, steps=steps)
         finally:
             status.down(folder)
             shutil.rmtree(folder, ignore_errors=True)
