@@ -1,0 +1,8 @@
+"""Runs memory: `python -m services.memory`."""
+
+from services.memory.settings import MemorySettings
+from services.memory.wiring import memory
+from services.meshkit.process import run_service
+
+if __name__ == "__main__":
+    run_service("memory", MemorySettings, memory)

@@ -1,0 +1,1 @@
+"""Memories in Postgres, the system of record."""

@@ -1,0 +1,72 @@
+"""Reads memories of one tenant."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.memory.domain.errors import MemoryNotFound
+from services.memory.domain.memory import Memory, MemoryId, name_of
+from services.memory.storage.sealed_rows import COLUMNS, SealedRows
+from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.scope import driver_scope
+
+# The queries are put together from constants of this module alone.
+_THERE: Final = f"SELECT {COLUMNS} FROM memory WHERE tenant_id = $1 AND forget_time IS NULL"  # noqa: S608
+_GET: Final = f"{_THERE} AND memory_id = $2"
+_RING: Final = f"{_THERE} AND session_id = $2 AND expire_time > $3 ORDER BY create_time DESC, memory_id DESC LIMIT $4"
+_THOSE: Final = f"{_THERE} AND memory_id = ANY($2::uuid[]) AND ($3 = '' OR agent_name = $3)"
+_NEWEST: Final = "ORDER BY create_time DESC, memory_id DESC LIMIT $2"
+
+
+class SqlMemoryReader:
+    """Implements `MemoryReader`."""
+
+    def __init__(self, engine: AsyncEngine, rows: SealedRows) -> None:
+        self._engine = engine
+        self._rows = rows
+
+    async def get(self, tenant: TenantId, memory: MemoryId) -> Memory:
+        """See `MemoryReader.get`."""
+        found = await self._fetch(tenant, _GET, memory)
+        if not found:
+            raise MemoryNotFound(name_of(memory))
+        return found[0]
+
+    async def ring(self, tenant: TenantId, session: UUID, *, now: datetime, most: int) -> Sequence[Memory]:
+        """See `MemoryReader.ring`."""
+        return await self._fetch(tenant, _RING, session, now, most)
+
+    async def those_of(self, tenant: TenantId, memories: Collection[MemoryId], *, agent: str) -> Sequence[Memory]:
+        """See `MemoryReader.those_of`."""
+        return await self._fetch(tenant, _THOSE, list(memories), agent)
+
+    async def page(
+        self,
+        tenant: TenantId,
+        *,
+        size: int,
+        after: tuple[datetime, UUID] | None,
+        session: UUID | None,
+        agent: str,
+    ) -> Sequence[Memory]:
+        """See `MemoryReader.page`."""
+        values: list[Any] = [size]
+        query = _THERE
+        if after is not None:
+            query += f" AND (create_time, memory_id) < (${len(values) + 2}, ${len(values) + 3})"
+            values += after
+        if session is not None:
+            query += f" AND session_id = ${len(values) + 2}"
+            values.append(session)
+        if agent:
+            query += f" AND agent_name = ${len(values) + 2}"
+            values.append(agent)
+        return await self._fetch(tenant, f"{query} {_NEWEST}", *values)
+
+    async def _fetch(self, tenant: TenantId, query: str, *values: object) -> list[Memory]:
+        async with driver_scope(self._engine, tenant, read_only=True) as scope:
+            rows = await scope.driver.fetch(query, tenant, *values)
+        return await self._rows.memories(rows)

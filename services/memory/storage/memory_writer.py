@@ -1,0 +1,137 @@
+"""Writes memories through asyncpg itself, many callers in one transaction."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from json import dumps
+from typing import Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.memory.domain.errors import MemoryNotFound
+from services.memory.domain.memory import Memory, MemoryId, Placement, name_of
+from services.memory.storage.sealed_rows import COLUMNS, Row, SealedRows, uuid_of
+from services.memory.usecases.ports import Stored
+from services.meshkit.batching.group_commit import GroupCommit
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.scope import DriverScope, driver_scope
+
+_INSERT: Final = """
+    INSERT INTO memory (tenant_id, memory_id, session_id, agent_name, tags, payload, call_key, request_digest,
+                        verdict_id, create_time, expire_time, placement)
+    SELECT tenant_id, memory_id, session_id, agent_name, ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)),
+           payload, call_key, request_digest, verdict_id, create_time, expire_time, placement
+    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[],
+                $9::text[], $10::timestamptz[], $11::timestamptz[], $12::smallint[])
+      AS new (tenant_id, memory_id, session_id, agent_name, tags, payload, call_key, request_digest, verdict_id,
+              create_time, expire_time, placement)
+    ON CONFLICT ON CONSTRAINT uq_memory_call DO NOTHING
+    RETURNING memory_id"""
+_OF_CALLS: Final = f"""
+    SELECT {COLUMNS}, call_key FROM memory
+    WHERE (tenant_id, call_key) IN (SELECT * FROM unnest($1::uuid[], $2::bytea[]))"""  # noqa: S608  # constants
+#: What was never claimed to be embedded has no vector anywhere.
+_FORGET: Final = """
+    UPDATE memory
+    SET payload = NULL, tags = '{}', vector = NULL, embed_model = NULL, embed_dimensions = NULL, forget_time = $3,
+        placement = CASE WHEN placement = 0 OR (placement = 1 AND vector IS NULL AND lease_until IS NULL) THEN 0 ELSE 4
+                    END
+    WHERE tenant_id = $1 AND memory_id = $2 AND forget_time IS NULL
+    RETURNING placement"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRow:
+    """A memory on its way into the table."""
+
+    memory: Memory
+    payload: bytes
+    call_key: bytes
+    digest: bytes
+
+
+class SqlMemoryWriter:
+    """Implements `MemoryWriter`. Run its `group` as long as it is used."""
+
+    def __init__(self, engine: AsyncEngine, rows: SealedRows, *, max_items: int, max_waiting: int) -> None:
+        self._engine = engine
+        self._rows = rows
+        self._group = GroupCommit[NewRow, Stored](
+            self._commit, name="memory.remember", max_items=max_items, max_waiting=max_waiting
+        )
+
+    @property
+    def group(self) -> AbstractAsyncContextManager[object]:
+        """Commits what waits while the block runs."""
+        return self._group
+
+    async def add(self, memory: Memory, *, call_key: bytes, digest: bytes) -> Stored:
+        """See `MemoryWriter.add`."""
+        payload = await self._rows.seal(memory)
+        return await self._group.submit(NewRow(memory=memory, payload=payload, call_key=call_key, digest=digest))
+
+    async def of_call(self, tenant: TenantId, call_key: bytes) -> Stored | None:
+        """See `MemoryWriter.of_call`."""
+        async with driver_scope(self._engine, tenant, read_only=True) as scope:
+            row = await scope.driver.fetchrow(_OF_CALLS, [tenant], [call_key])
+        return None if row is None else await self._stored(row)
+
+    async def forget(self, tenant: TenantId, memory: MemoryId, *, now: datetime) -> bool:
+        """See `MemoryWriter.forget`."""
+        async with driver_scope(self._engine, tenant) as scope:
+            placement = await scope.driver.fetchval(_FORGET, tenant, memory, now)
+            if placement is None:
+                if not await scope.driver.fetchval(
+                    "SELECT true FROM memory WHERE tenant_id = $1 AND memory_id = $2", tenant, memory
+                ):
+                    raise MemoryNotFound(name_of(memory))
+                return False
+            await scope.commit()
+        return placement == Placement.ERASING
+
+    async def _commit(self, batch: Sequence[NewRow]) -> Sequence[Stored | MeshError]:
+        # In one order everywhere, so that two replicas with the same calls do not lock each other out.
+        new = sorted(batch, key=lambda row: (row.memory.tenant, row.call_key))
+        async with driver_scope(self._engine, {row.memory.tenant for row in new}) as scope:
+            made = {uuid_of(row["memory_id"]) for row in await scope.driver.fetch(_INSERT, *_arrays(new))}
+            repeated = [row for row in new if row.memory.id not in made]
+            earlier = await self._earlier(scope, repeated) if repeated else {}
+            await scope.commit()
+        return [
+            Stored(memory=row.memory, digest=row.digest)
+            if row.memory.id in made
+            else await self._stored(earlier[row.memory.tenant, row.call_key])
+            for row in batch
+        ]
+
+    async def _earlier(self, scope: DriverScope, repeated: Sequence[NewRow]) -> dict[tuple[TenantId, bytes], Row]:
+        tenants = [row.memory.tenant for row in repeated]
+        rows = await scope.driver.fetch(_OF_CALLS, tenants, [row.call_key for row in repeated])
+        return {(TenantId(uuid_of(row["tenant_id"])), bytes(row["call_key"])): row for row in rows}
+
+    async def _stored(self, row: Row) -> Stored:
+        return Stored(memory=await self._rows.memory(row), digest=bytes(row["request_digest"]))
+
+
+def _arrays(rows: Sequence[NewRow]) -> list[list[object]]:
+    """Turns rows into one array per parameter of the insert."""
+    values = [
+        (
+            row.memory.tenant,
+            row.memory.id,
+            row.memory.session,
+            row.memory.agent,
+            dumps(row.memory.tags),
+            row.payload,
+            row.call_key,
+            row.digest,
+            row.memory.verdict_id,
+            row.memory.created,
+            row.memory.expires,
+            int(row.memory.placement),
+        )
+        for row in rows
+    ]
+    return [list(column) for column in zip(*values, strict=True)]

@@ -1,0 +1,206 @@
+"""proto <-> domain, both ways; pure but for the id that a direct call gets."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Final
+from uuid import UUID
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from comitia.common.v1 import content_pb2
+from comitia.memory.v1 import memory_service_pb2 as pb
+from services.memory.domain.memory import (
+    Memory,
+    MemoryId,
+    Placement,
+    Remembrance,
+    checked_agent,
+    checked_parts,
+    checked_ring_ttl,
+    checked_tags,
+    name_of,
+)
+from services.memory.domain.recall import Recalled, RecallQuery
+from services.meshkit.content import CallContext, Integrity, Part
+from services.meshkit.content.proto import context_from_proto, context_to_proto, parts_from_proto, parts_to_proto
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Caller
+from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
+from services.meshkit.core.paging import decode_page_token, encode_page_token
+
+_MAX_RUN_ID: Final = 256
+_MAX_PATH: Final = 1024
+_MAX_NAME: Final = 200
+_MAX_BUDGETS: Final = 16
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def to_remembrance(request: pb.RememberRequest, caller: Caller, ids: IdSource) -> Remembrance:
+    """Reads what to remember. Raises: Invalid, naming the field."""
+    parts = parts_from_proto(request.parts)
+    return Remembrance(
+        tenant=caller.principal.tenant,
+        from_mesh=caller.peer is not None,
+        context=context_of(request.context, caller, ids),
+        session=session_of(request.session_id),
+        agent=checked_agent(request.agent_name),
+        parts=checked_parts(parts if caller.peer is not None else tuple(_raised(part) for part in parts)),
+        tags=checked_tags(request.tags),
+        ring_ttl=checked_ring_ttl(request.ring_ttl_seconds),
+        digest=_digest(request),
+    )
+
+
+def to_recall(request: pb.RecallRequest, caller: Caller, ids: IdSource) -> RecallQuery:
+    """Reads what to recall. Raises: Invalid, naming the field."""
+    return RecallQuery(
+        context=context_of(request.context, caller, ids),
+        query=request.query,
+        session=session_of(request.session_id),
+        agent=checked_agent(request.agent_name),
+        recent_turns=request.recent_turns,
+        semantic_matches=request.semantic_matches,
+        min_score=request.min_score,
+        max_tokens=request.max_tokens,
+    ).checked()
+
+
+def context_of(message: content_pb2.CallContext, caller: Caller, ids: IdSource) -> CallContext:
+    """Reads whose call it is; a direct caller without an id gets one that nobody can repeat.
+
+    Raises: Invalid, naming the field.
+    """
+    context = context_from_proto(message)
+    call = context.call_id
+    for field, text, most in (
+        ("call_id.run_id", call.run_id, _MAX_RUN_ID),
+        ("call_id.path", call.path, _MAX_PATH),
+        ("agent_name", context.agent_name, _MAX_NAME),
+        ("agent_version", context.agent_version, _MAX_NAME),
+        ("project", context.project, _MAX_NAME),
+        ("residency_region", context.residency_region, _MAX_NAME),
+    ):
+        if len(text) > most or "\x00" in text:
+            raise Invalid(f"context.{field}", f"must have at most {most} characters, none of them NUL")
+    if call.attempt_group < 0:
+        raise Invalid("context.call_id.attempt_group", "must not be negative")
+    if call.index < 0:
+        raise Invalid("context.call_id.call_index", "must not be negative")
+    if len(context.budget_ids) > _MAX_BUDGETS:
+        raise Invalid("context.budget_ids", f"must name at most {_MAX_BUDGETS} budgets")
+    for index, budget in enumerate(context.budget_ids):
+        to_uuid(budget, "budget", field=f"context.budget_ids[{index}]")
+    if caller.principal.project is not None:
+        # A token bound to a project counts for that project, whatever the caller says.
+        context = replace(context, project=caller.principal.project)
+    if call.run_id:
+        return context
+    if caller.peer is not None:
+        raise Invalid("context.call_id.run_id", "is required of a service of the mesh")
+    return replace(context, call_id=replace(call, run_id=ids.new("direct")))
+
+
+def session_of(session_id: str) -> UUID | None:
+    """Reads the id of a session; None when it is left out. Raises: Invalid."""
+    return to_uuid(session_id, "run", field="session_id") if session_id else None
+
+
+def memory_id_of(memory_id: str) -> MemoryId:
+    """Reads the id of a memory. Raises: Invalid."""
+    return MemoryId(to_uuid(memory_id, "memory", field="memory_id"))
+
+
+def place_of(token: str) -> tuple[datetime, UUID] | None:
+    """Reads where a list goes on, None for its beginning. Raises: Invalid."""
+    position = decode_page_token(token, int, str)
+    if position is None:
+        return None
+    micros, memory = position
+    try:
+        return _EPOCH + timedelta(microseconds=int(micros)), UUID(str(memory))
+    except (OverflowError, ValueError) as cause:
+        raise Invalid("page_token", "is not a token of this list; send next_page_token unchanged") from cause
+
+
+def place_after(memory: Memory) -> str:
+    """Writes where a list goes on after a memory."""
+    return encode_page_token((memory.created - _EPOCH) // timedelta(microseconds=1), str(memory.id))
+
+
+def _raised(part: Part) -> Part:
+    """Content of an outside caller is at most as trusted as a user's, whatever its label says."""
+    if part.label.integrity is not Integrity.TRUSTED:
+        return part
+    return replace(part, label=replace(part.label, integrity=Integrity.USER))
+
+
+def _digest(request: pb.RememberRequest) -> bytes:
+    """Identity of the intent: all that is asked for, without the call it is asked by."""
+    intent = pb.RememberRequest()
+    intent.CopyFrom(request)
+    intent.ClearField("context")
+    return sha256(intent.SerializeToString(deterministic=True)).digest()
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def memory_to_proto(memory: Memory) -> pb.Memory:
+    """Writes a memory."""
+    message = pb.Memory(
+        memory_id=name_of(memory.id),
+        session_id="" if memory.session is None else from_uuid("run", memory.session),
+        agent_name=memory.agent,
+        parts=parts_to_proto(memory.parts),
+        tags=memory.tags,
+        create_time=_timestamp(memory.created),
+        embedded=memory.placement is Placement.PLACED,
+    )
+    if memory.expires is not None:
+        message.expire_time.CopyFrom(_timestamp(memory.expires))
+    return message
+
+
+def memories_to_proto(memories: Iterable[Memory]) -> list[pb.Memory]:
+    """Writes memories in order."""
+    return [memory_to_proto(memory) for memory in memories]
+
+
+def recalled_to_proto(recalled: Recalled) -> pb.RecallResponse:
+    """Writes the answer to a recall."""
+    return pb.RecallResponse(
+        recent=memories_to_proto(recalled.recent),
+        semantic=[
+            pb.ScoredMemory(memory=memory_to_proto(match.memory), score=match.score) for match in recalled.semantic
+        ],
+        semantic_skipped=recalled.semantic_skipped,
+        truncated=recalled.truncated,
+    )
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+# --- what is sealed in rows ------------------------------------------------------------------------------------------
+
+
+class ProtoPayload:
+    """Writes parts and context as a `RememberRequest` without the rest. A `PayloadCodec`."""
+
+    def encode(self, parts: tuple[Part, ...], context: CallContext) -> bytes:
+        """See `PayloadCodec.encode`."""
+        message = pb.RememberRequest(context=context_to_proto(context), parts=parts_to_proto(parts))
+        return message.SerializeToString()
+
+    def decode(self, payload: bytes) -> tuple[tuple[Part, ...], CallContext]:
+        """See `PayloadCodec.decode`."""
+        message = pb.RememberRequest.FromString(payload)
+        return parts_from_proto(message.parts), context_from_proto(message.context)

@@ -1,0 +1,78 @@
+"""gRPC face of memory."""
+
+from typing import Any
+
+from grpc.aio import ServicerContext
+
+from comitia.memory.v1 import memory_service_pb2 as pb
+from comitia.memory.v1.memory_service_pb2_grpc import MemoryServiceServicer
+from services.memory.domain.memory import checked_agent
+from services.memory.transport import convert
+from services.memory.usecases.forget_memory import ForgetMemory
+from services.memory.usecases.ports import MemoryReader
+from services.memory.usecases.recall import Recall
+from services.memory.usecases.remember import Remember
+from services.meshkit.core.ids import IdSource
+from services.meshkit.core.paging import clamp_page_size
+from services.meshkit.grpc.call import caller_of
+
+Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
+
+
+class MemoryServicer(MemoryServiceServicer):
+    """Converts, calls one use case or the repository, converts back. No decisions here."""
+
+    def __init__(
+        self,
+        *,
+        remember: Remember,
+        recall: Recall,
+        forget_memory: ForgetMemory,
+        memories: MemoryReader,
+        ids: IdSource,
+    ) -> None:
+        self._remember = remember
+        self._recall = recall
+        self._forget_memory = forget_memory
+        self._memories = memories
+        self._ids = ids
+
+    async def Remember(self, request: pb.RememberRequest, context: Context) -> pb.RememberResponse:
+        """See the contract."""
+        caller = caller_of(context)
+        memory = await self._remember(caller.principal, convert.to_remembrance(request, caller, self._ids))
+        return pb.RememberResponse(memory=convert.memory_to_proto(memory), verdict_id=memory.verdict_id)
+
+    async def Recall(self, request: pb.RecallRequest, context: Context) -> pb.RecallResponse:
+        """See the contract."""
+        caller = caller_of(context)
+        recalled = await self._recall(caller.principal, convert.to_recall(request, caller, self._ids))
+        return convert.recalled_to_proto(recalled)
+
+    async def GetMemory(self, request: pb.GetMemoryRequest, context: Context) -> pb.GetMemoryResponse:
+        """See the contract."""
+        memory_id = convert.memory_id_of(request.memory_id)
+        memory = await self._memories.get(caller_of(context).principal.tenant, memory_id)
+        return pb.GetMemoryResponse(memory=convert.memory_to_proto(memory))
+
+    async def ListMemories(self, request: pb.ListMemoriesRequest, context: Context) -> pb.ListMemoriesResponse:
+        """See the contract."""
+        size = clamp_page_size(request.page_size)
+        found = await self._memories.page(
+            caller_of(context).principal.tenant,
+            size=size + 1,
+            after=convert.place_of(request.page_token),
+            session=convert.session_of(request.session_id),
+            agent=checked_agent(request.agent_name),
+        )
+        page = found[:size]
+        return pb.ListMemoriesResponse(
+            memories=convert.memories_to_proto(page),
+            next_page_token=convert.place_after(page[-1]) if len(found) > size else "",
+        )
+
+    async def ForgetMemory(self, request: pb.ForgetMemoryRequest, context: Context) -> pb.ForgetMemoryResponse:
+        """See the contract."""
+        memory_id = convert.memory_id_of(request.memory_id)
+        await self._forget_memory(caller_of(context).principal.tenant, memory_id)
+        return pb.ForgetMemoryResponse()

@@ -1,0 +1,1 @@
+"""What memory does, one verb per file, and what it needs for that."""

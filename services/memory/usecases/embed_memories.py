@@ -1,0 +1,241 @@
+"""Embeds what was remembered, in the background, with the token of a caller of the same tenant.
+
+An embedding needs a principal, for it costs money. So Remember leaves its caller's token here right after its commit.
+Rows that a crash left behind wait for the next caller of their tenant, whose Remember or Recall leaves a token too.
+"""
+
+import asyncio
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from services.memory.domain.memory import Memory, MemoryId, Placement
+from services.memory.domain.vector import Embedding, Space
+from services.memory.usecases.ports import Embedder, EmbedWork, PlacedVector, VectorStore
+from services.meshkit.content import CallContext
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.grpc.incidents import incident
+from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.logs import logger
+from services.meshkit.testing import failpoints
+from services.meshkit.testing.failpoints import failpoint
+
+#: Texts of one call to inference, and their size together.
+_BATCH_ITEMS: Final = 64
+_BATCH_BYTES: Final = 1_000_000
+#: What a call to inference may take, seconds.
+_EMBED_SECONDS: Final = 30.0
+#: Pause after inference or Postgres did not answer, doubled while they do not.
+_FIRST_PAUSE_SECONDS: Final = 1.0
+_MOST_PAUSE_SECONDS: Final = 60.0
+#: Pairs of tenant and space whose older vectors were looked for in this process.
+_MOST_SEEN: Final = 10_000
+_QUEUE: Final = "memory.embed"
+
+failpoints.register("memory.after_upsert")
+log = logger(__name__)
+
+
+class EmbedMemories:
+    """A bounded queue of tenants that have something to embed, each with the token of its last caller.
+
+    It holds no texts: what is to be embedded is read from Postgres when its turn comes, many memories at a time.
+
+    Args:
+        max_tenants: in the queue; one more is left to its next caller.
+        look_seconds: a tenant that only recalls is looked after at most this often.
+        workers: tenants served at the same time.
+        place: told when vectors are recorded and could not be put into the store.
+    """
+
+    def __init__(
+        self,
+        *,
+        work: EmbedWork,
+        embedder: Embedder,
+        vectors: VectorStore,
+        place: Callable[[], None],
+        clock: Clock,
+        max_tenants: int,
+        look_seconds: float,
+        workers: int = 2,
+    ) -> None:
+        self._work = work
+        self._embedder = embedder
+        self._vectors = vectors
+        self._place = place
+        self._clock = clock
+        self._max_tenants = max_tenants
+        self._look_seconds = look_seconds
+        self._workers = workers
+        self._waiting: OrderedDict[TenantId, Principal] = OrderedDict()
+        #: When each tenant may be looked after again, and when one that was refused may be served again.
+        self._looked: OrderedDict[TenantId, float] = OrderedDict()
+        self._resting: OrderedDict[TenantId, float] = OrderedDict()
+        self._seen: OrderedDict[tuple[TenantId, Space], None] = OrderedDict()
+        self._wake = asyncio.Event()
+        self._paused_until = 0.0
+        self._pause_seconds = _FIRST_PAUSE_SECONDS
+        self._depth = metrics.QUEUE_ITEMS.labels(_QUEUE)
+        self._sizes = metrics.BATCH_ITEMS.labels(_QUEUE)
+
+    def wake(self, principal: Principal) -> None:
+        """Queues a tenant that has something to embed; its latest token is the one to use."""
+        tenant = principal.tenant
+        if self._clock.monotonic() < self._resting.get(tenant, 0.0):
+            return
+        if tenant not in self._waiting and len(self._waiting) >= self._max_tenants:
+            metrics.QUEUE_REFUSED.labels(_QUEUE).inc()
+            return
+        self._waiting[tenant] = principal
+        self._depth.set(len(self._waiting))
+        self._wake.set()
+
+    def look(self, principal: Principal) -> None:
+        """Queues a tenant that may have something left from before, now and then."""
+        now = self._clock.monotonic()
+        if now < self._looked.get(principal.tenant, now):
+            return
+        self._remember_until(self._looked, principal.tenant, now + self._look_seconds)
+        self.wake(principal)
+
+    async def __call__(self) -> None:
+        """Works until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(self._workers):
+                tasks.create_task(self._serve(), name=f"{_QUEUE}-{number}")
+
+    async def embed_tenant(self, principal: Principal) -> int:
+        """Embeds all that waits of the principal's tenant; returns how many memories.
+
+        Raises: MeshError: inference or Postgres do not answer; what is left waits for the next caller.
+        """
+        count = 0
+        while batch := await self._work.claim(principal.tenant, most=_BATCH_ITEMS):
+            self._sizes.observe(len(batch))
+            count += await self._embed(principal, batch)
+        return count
+
+    async def _serve(self) -> None:
+        while True:
+            while not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            pause = self._paused_until - self._clock.monotonic()
+            if pause > 0:
+                await self._clock.sleep(pause)
+                continue
+            _, principal = self._waiting.popitem(last=False)
+            self._depth.set(len(self._waiting))
+            try:
+                await self.embed_tenant(principal)
+                self._pause_seconds = _FIRST_PAUSE_SECONDS
+            except MeshError as error:
+                self._failed(principal, error)
+            except Exception as error:  # noqa: BLE001  # a consumer loop: the rows stay pending, the loop goes on
+                self._failed(principal, incident(error, method=_QUEUE))
+
+    def _failed(self, principal: Principal, error: MeshError) -> None:
+        """An outage pauses everybody and is tried again; a refusal is the tenant's own and waits for a later caller."""
+        metrics.MEMORIES_EMBEDDED.labels("failed").inc()
+        log.info("memories wait to be embedded", reason=error.reason, cause=error.message)
+        now = self._clock.monotonic()
+        if error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE):
+            self._waiting.setdefault(principal.tenant, principal)
+            self._paused_until = now + self._pause_seconds
+            self._pause_seconds = min(self._pause_seconds * 2, _MOST_PAUSE_SECONDS)
+        elif error.kind not in (ErrorKind.UNAUTHENTICATED, ErrorKind.DENIED):
+            # No embedder, no money: the next caller of this moment would be refused as well.
+            self._remember_until(self._resting, principal.tenant, now + self._look_seconds)
+
+    def _remember_until(self, times: OrderedDict[TenantId, float], tenant: TenantId, until: float) -> None:
+        times[tenant] = until
+        times.move_to_end(tenant)
+        if len(times) > self._max_tenants:
+            times.popitem(last=False)
+
+    async def _embed(self, principal: Principal, batch: Sequence[Memory]) -> int:
+        left = {memory.id for memory in batch}
+        try:
+            for context, group in _groups(batch):
+                texts = [memory.embeddable_text for memory in group]
+                made = await self._embedder.embed(principal, context, texts, seconds=_EMBED_SECONDS)
+                await self._record(principal.tenant, list(zip(group, made, strict=True)))
+                left.difference_update(memory.id for memory in group)
+                await self._outdate(principal, made[0].space)
+        except MeshError:
+            await self._work.give_back(principal.tenant, left)
+            raise
+        return len(batch)
+
+    async def _record(self, tenant: TenantId, made: Sequence[tuple[Memory, Embedding]]) -> None:
+        """Puts vectors into the store and records them. The record is what counts: without the store it waits."""
+        space = made[0][1].space
+        placement = Placement.PLACED
+        try:
+            await self._vectors.upsert(
+                space,
+                [
+                    PlacedVector(tenant=tenant, memory=memory.id, agent=memory.agent, vector=embedding.vector)
+                    for memory, embedding in made
+                ],
+            )
+        except MeshError as error:
+            log.info("vectors wait for the vector store", reason=error.reason)
+            placement = Placement.RECORDED
+        await failpoint("memory.after_upsert")
+        ids = [(memory.id, embedding) for memory, embedding in made]
+        there = await self._work.record(tenant, ids, placement)
+        metrics.MEMORIES_EMBEDDED.labels(placement.name.lower()).inc(len(there))
+        await self._delete_forgotten({memory.id for memory, _ in made} - set(there))
+        if placement is Placement.RECORDED:
+            self._place()
+
+    async def _delete_forgotten(self, gone: set[MemoryId]) -> None:
+        """Deletes vectors of memories that were forgotten meanwhile; the sweep does it if the store is away."""
+        if gone:
+            with _left_to_sweep():
+                await self._vectors.delete(gone)
+
+    async def _outdate(self, principal: Principal, space: Space) -> None:
+        """Has older vectors of other models made anew, once per tenant and space in the life of the process."""
+        key = (principal.tenant, space)
+        if key in self._seen:
+            return
+        self._seen[key] = None
+        if len(self._seen) > _MOST_SEEN:
+            self._seen.popitem(last=False)
+        count = await self._work.outdate(principal.tenant, space)
+        if count:
+            log.info("the embedding model changed; memories are embedded again", model=space.model, memories=count)
+            self.wake(principal)
+
+
+@contextmanager
+def _left_to_sweep() -> Iterator[None]:
+    try:
+        yield
+    except MeshError as error:
+        log.info("vectors of forgotten memories wait to be deleted", reason=error.reason)
+
+
+def _groups(batch: Sequence[Memory]) -> Iterator[tuple[CallContext, list[Memory]]]:
+    """Puts together what spends from the same budgets and must stay in the same region, within the size of a call."""
+    alike: defaultdict[tuple[tuple[str, ...], str, str], list[Memory]] = defaultdict(list)
+    for memory in batch:
+        context = memory.context
+        alike[context.budget_ids, context.project, context.residency_region].append(memory)
+    for memories in alike.values():
+        group: list[Memory] = []
+        size = 0
+        for memory in memories:
+            bytes_more = len(memory.embeddable_text.encode())
+            if group and size + bytes_more > _BATCH_BYTES:
+                yield group[0].context, group
+                group, size = [], 0
+            group.append(memory)
+            size += bytes_more
+        yield group[0].context, group

@@ -1,0 +1,1 @@
+"""Vector stores behind one port. They find; what is found is read from Postgres."""

@@ -1,0 +1,128 @@
+"""Milvus behind the port of vector stores: a server by address, or Milvus Lite in a folder of this service.
+
+One collection per space. Tenants share it by a partition key, and every search filters by tenant (and agent) as UUIDs
+that we make ourselves, so nothing a caller wrote is ever part of a filter. What is found is only a hint: rows are read
+from Postgres under row-level security.
+
+The library is heavy, so it is imported, in a thread, when the first vector is stored or looked for.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Self, TypeVar
+
+import grpc
+
+from services.memory.domain.errors import VectorsUnavailable
+from services.memory.domain.memory import MemoryId
+from services.memory.domain.vector import Space, Vector
+from services.memory.usecases.ports import Match, PlacedVector
+from services.memory.vectors.milvus_client import MilvusClient
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.logs import logger
+
+#: Pause after Milvus could not be opened; callers meanwhile are told at once.
+_REOPEN_SECONDS: Final = 5.0
+#: Searches at the same time, in threads and waiting for one; one more goes without similarity.
+_SEARCH_THREADS: Final = 4
+_MAX_SEARCHES: Final = 32
+_QUEUE: Final = "memory.search"
+
+Result = TypeVar("Result")
+
+log = logger(__name__)
+
+
+class MilvusVectors:
+    """Vectors in Milvus. A `VectorStore`.
+
+    Args:
+        url: of a server; None for Milvus Lite.
+        data_dir: where Milvus Lite keeps its files; one process at a time.
+    """
+
+    def __init__(self, *, url: str | None, data_dir: Path, clock: Clock) -> None:
+        self._url = url
+        self._data_dir = data_dir
+        self._clock = clock
+        self._opening: asyncio.Future[MilvusClient] | None = None
+        self._reopen_at = 0.0
+        self._searches = 0
+        self._readers = ThreadPoolExecutor(_SEARCH_THREADS, thread_name_prefix="milvus-search")
+        # One thread: Milvus Lite takes one writer at a time, and a caller that stops waiting changes nothing of that.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="milvus-write")
+        self._depth = metrics.QUEUE_ITEMS.labels(_QUEUE)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_unused: object) -> None:
+        """Lets running calls end and closes what was opened."""
+        await asyncio.to_thread(self._readers.shutdown)
+        if self._opening is not None:
+            await asyncio.wait((self._opening,))
+            if self._opening.exception() is None:
+                await asyncio.get_running_loop().run_in_executor(self._writer, self._opening.result().close)
+        await asyncio.to_thread(self._writer.shutdown)
+
+    async def upsert(self, space: Space, vectors: Sequence[PlacedVector]) -> None:
+        """See `VectorStore.upsert`."""
+        await self._call(self._writer, lambda client: client.upsert(space, vectors))
+
+    async def search(self, space: Space, tenant: TenantId, vector: Vector, *, agent: str, most: int) -> Sequence[Match]:
+        """See `VectorStore.search`."""
+        if self._searches >= _MAX_SEARCHES:
+            metrics.QUEUE_REFUSED.labels(_QUEUE).inc()
+            raise VectorsUnavailable("milvus", searches=self._searches)
+        self._searches += 1
+        self._depth.set(self._searches)
+        try:
+            return await self._call(
+                self._readers, lambda client: client.search(space, tenant, vector, agent=agent, most=most)
+            )
+        finally:
+            self._searches -= 1
+            self._depth.set(self._searches)
+
+    async def delete(self, memories: Collection[MemoryId]) -> None:
+        """See `VectorStore.delete`."""
+        await self._call(self._writer, lambda client: client.delete(memories))
+
+    async def count(self, space: Space) -> int:
+        """See `VectorStore.count`."""
+        return await self._call(self._writer, lambda client: client.count(space))
+
+    async def drop(self, space: Space) -> None:
+        """See `VectorStore.drop`."""
+        await self._call(self._writer, lambda client: client.drop(space))
+
+    async def _call(self, threads: ThreadPoolExecutor, work: Callable[[MilvusClient], Result]) -> Result:
+        """Runs a call in a thread; failures of Milvus come as one error of ours."""
+        client = await self._opened()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, work, client)
+        except (client.failure, grpc.RpcError, OSError) as cause:
+            log.info("milvus failed", error=repr(cause))
+            raise VectorsUnavailable("milvus") from cause
+
+    async def _opened(self) -> MilvusClient:
+        """Gives the client. Who stops waiting for it leaves the opening to the next one."""
+        if self._opening is None or (self._opening.done() and self._opening.exception() is not None):
+            now = self._clock.monotonic()
+            if now < self._reopen_at:
+                raise VectorsUnavailable("milvus")
+            self._reopen_at = now + _REOPEN_SECONDS
+            self._opening = asyncio.get_running_loop().run_in_executor(
+                self._writer, MilvusClient, self._url, self._data_dir
+            )
+        if not self._opening.done():
+            await asyncio.wait((self._opening,))
+        failure = self._opening.exception()
+        if failure is not None:
+            log.warning("milvus cannot be opened; recall goes without similarity", error=repr(failure))
+            raise VectorsUnavailable("milvus") from failure
+        return self._opening.result()

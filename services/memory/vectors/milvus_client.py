@@ -1,0 +1,174 @@
+"""Blocking calls to Milvus, for threads: collections, rows and filters. See `milvus.py` for who calls them.
+
+The synchronous client, because Milvus Lite does not answer all that the asynchronous one asks.
+"""
+
+import importlib
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID, uuid5
+
+from services.memory.domain.errors import VectorSpaceMissing, VectorsUnavailable
+from services.memory.domain.memory import MemoryId
+from services.memory.domain.vector import Space, Vector
+from services.memory.usecases.ports import Match, PlacedVector
+from services.meshkit.core.identity import TenantId
+
+_PREFIX: Final = "comitia_memory_"
+_LITE_FILE: Final = "vectors.db"
+#: Longest single call, seconds; who waits for a recall waits less.
+_CALL_SECONDS: Final = 10.0
+_HEX: Final = 32
+#: Milvus Lite looks through rows that are not in a segment one by one in Python: so many cost ~10 ms a search.
+_LITE_LOOSE_ROWS: Final = 256
+#: Rows that one delete may name.
+_DELETE_ITEMS: Final = 256
+
+
+class MilvusClient:
+    """One connection. Reads may come from several threads at once, writes from one thread only."""
+
+    def __init__(self, url: str | None, folder: Path) -> None:
+        self._lite = None if url is not None else folder / _LITE_FILE
+        # pymilvus has no types worth the name, and is imported late: it is heavy.
+        pymilvus: Any = importlib.import_module("pymilvus")
+        self._types: Any = pymilvus.DataType
+        self._client: Any = pymilvus.MilvusClient(
+            uri=url if self._lite is None else _start_lite(self._lite), timeout=_CALL_SECONDS
+        )
+        #: What a call raises when Milvus fails.
+        self.failure: type[Exception] = pymilvus.MilvusException
+        self._ready: set[Space] = set()
+        self._loose_rows = 0
+
+    def close(self) -> None:
+        """Ends the connection, and Milvus Lite with it."""
+        self._client.close()
+        if self._lite is not None:
+            _lite_servers().release_server(str(self._lite))
+
+    def upsert(self, space: Space, vectors: Sequence[PlacedVector]) -> None:
+        """See `VectorStore.upsert`."""
+        rows = [
+            {
+                "id": vector.memory.hex,
+                "tenant": vector.tenant.hex,
+                "agent": _agent_key(vector.tenant, vector.agent).hex,
+                "vector": vector.vector.tolist(),
+            }
+            for vector in vectors
+        ]
+        name = _collection(space)
+        if not self._is_there(space):
+            self._create(space)
+        self._client.upsert(name, rows, timeout=_CALL_SECONDS)
+        self._loose_rows += len(rows)
+        if self._lite is not None and self._loose_rows >= _LITE_LOOSE_ROWS:
+            self._client.flush(name, timeout=_CALL_SECONDS)
+            self._loose_rows = 0
+
+    def search(self, space: Space, tenant: TenantId, vector: Vector, *, agent: str, most: int) -> list[Match]:
+        """See `VectorStore.search`."""
+        if not self._is_there(space):
+            raise VectorSpaceMissing(space.model)
+        where = f'tenant == "{tenant.hex}"'
+        if agent:
+            where += f' and agent == "{_agent_key(tenant, agent).hex}"'
+        try:
+            # The key alone is wanted; without a field named, Milvus Lite sends them all.
+            answers = self._client.search(
+                _collection(space),
+                data=[vector.tolist()],
+                filter=where,
+                limit=most,
+                output_fields=["id"],
+                timeout=_CALL_SECONDS,
+            )
+        except self.failure:
+            self._ready.discard(space)
+            if not self._client.has_collection(_collection(space), timeout=_CALL_SECONDS):
+                raise VectorSpaceMissing(space.model) from None
+            raise
+        return [Match(MemoryId(UUID(hit["id"])), _cosine(float(hit["distance"]))) for hit in answers[0]]
+
+    def delete(self, memories: Iterable[MemoryId]) -> None:
+        """See `VectorStore.delete`."""
+        ids = [memory.hex for memory in memories]
+        names: list[str] = self._client.list_collections(timeout=_CALL_SECONDS)
+        for name in names:
+            for start in range(0, len(ids) if name.startswith(_PREFIX) else 0, _DELETE_ITEMS):
+                self._client.delete(name, ids=ids[start : start + _DELETE_ITEMS], timeout=_CALL_SECONDS)
+
+    def count(self, space: Space) -> int:
+        """See `VectorStore.count`."""
+        self._ready.discard(space)
+        if not self._is_there(space):
+            return 0
+        answer = self._client.query(
+            _collection(space),
+            filter="",
+            output_fields=["count(*)"],
+            consistency_level="Strong",
+            timeout=_CALL_SECONDS,
+        )
+        return int(answer[0]["count(*)"])
+
+    def drop(self, space: Space) -> None:
+        """See `VectorStore.drop`."""
+        self._ready.discard(space)
+        self._client.drop_collection(_collection(space), timeout=_CALL_SECONDS)
+
+    def _is_there(self, space: Space) -> bool:
+        """Tells whether a space exists, and has it loaded the first time."""
+        if space in self._ready:
+            return True
+        name = _collection(space)
+        if not self._client.has_collection(name, timeout=_CALL_SECONDS):
+            return False
+        self._client.load_collection(name, timeout=_CALL_SECONDS)
+        self._ready.add(space)
+        return True
+
+    def _create(self, space: Space) -> None:
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", self._types.VARCHAR, max_length=_HEX, is_primary=True)
+        schema.add_field("tenant", self._types.VARCHAR, max_length=_HEX, is_partition_key=True)
+        schema.add_field("agent", self._types.VARCHAR, max_length=_HEX)
+        schema.add_field("vector", self._types.FLOAT_VECTOR, dim=space.dimensions)
+        index = self._client.prepare_index_params()
+        # Milvus Lite: exact, and quick enough for what one machine remembers. A server picks its own index.
+        index.add_index("vector", index_type="AUTOINDEX" if self._lite is None else "FLAT", metric_type="COSINE")
+        name = _collection(space)
+        self._client.create_collection(name, schema=schema, timeout=_CALL_SECONDS)
+        # Not waited for: an empty index is made at once, and waiting asks what Milvus Lite does not answer.
+        self._client.create_index(name, index, sync=False, timeout=_CALL_SECONDS)
+        self._client.load_collection(name, timeout=_CALL_SECONDS)
+        self._ready.add(space)
+
+
+def _agent_key(tenant: TenantId, agent: str) -> UUID:
+    """Stands for an agent in filters, which never hold what callers wrote."""
+    return uuid5(tenant, agent)
+
+
+def _collection(space: Space) -> str:
+    return f"{_PREFIX}{sha256(f'{space.model}/{space.dimensions}'.encode()).hexdigest()[:24]}"
+
+
+def _cosine(found: float) -> float:
+    return max(-1.0, min(1.0, found))
+
+
+def _start_lite(file: Path) -> str:
+    """Starts Milvus Lite in threads of this process, on a free port of the loopback; gives its address."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    address: str | None = _lite_servers().start_and_get_uri(str(file))
+    if address is None:
+        raise VectorsUnavailable("milvus lite", folder=file.parent)
+    return address
+
+
+def _lite_servers() -> Any:  # milvus-lite has no types
+    return importlib.import_module("milvus_lite.server_manager").server_manager_instance

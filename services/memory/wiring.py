@@ -1,0 +1,136 @@
+"""Builds memory: the only file that names every concrete class."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from random import Random
+
+from comitia.guard_table import GUARDS
+from comitia.memory.v1.memory_service_pb2_grpc import add_MemoryServiceServicer_to_server
+from comitia.policy.v1 import policy_service_pb2
+from comitia.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
+from services.memory.clients.embedder import InferenceEmbedder
+from services.memory.clients.law_gate import Evaluations, PolicyLawGate
+from services.memory.settings import MemorySettings
+from services.memory.storage.embed_work import SqlEmbedWork
+from services.memory.storage.memory_reader import SqlMemoryReader
+from services.memory.storage.memory_writer import SqlMemoryWriter
+from services.memory.storage.placement_work import SqlPlacementWork
+from services.memory.storage.sealed_rows import SealedRows
+from services.memory.transport.convert import ProtoPayload
+from services.memory.transport.memory_servicer import MemoryServicer
+from services.memory.usecases.embed_memories import EmbedMemories
+from services.memory.usecases.forget_memory import ForgetMemory
+from services.memory.usecases.place_vectors import PlaceVectors
+from services.memory.usecases.query_vectors import QueryVectors
+from services.memory.usecases.recall import Recall
+from services.memory.usecases.remember import Remember
+from services.memory.vectors.milvus import MilvusVectors
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource
+from services.meshkit.crypto.kek_file import KekFile
+from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.grpc.channel import channel
+from services.meshkit.grpc.identity import WorkloadSigner
+from services.meshkit.grpc.server import Server, admission
+from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.sql.data_keys import SqlDataKeys
+from services.meshkit.sql.engine import sql_engine
+
+
+@asynccontextmanager
+async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
+    """Opens what memory needs and gives its server; leaving the block commits what waits and closes everything."""
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        app = await enter(
+            sql_engine(
+                settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="memory"
+            )
+        )
+        maintenance = await enter(
+            sql_engine(
+                settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="memory-maintenance"
+            )
+        )
+        signer = WorkloadSigner("memory", SigningKey.read(settings.workload_key_path), clock=clock)
+        to_policy = await enter(channel(settings.policy_target, identity=signer))
+        to_inference = await enter(channel(settings.inference_target, identity=signer))
+        evaluations = await enter(
+            Evaluations(
+                PolicyServiceStub(to_policy).BatchEvaluate,
+                frame=policy_service_pb2.BatchEvaluateRequest,
+                name="policy",
+                clock=clock,
+                random=Random(),
+            )
+        )
+        vectors = await enter(
+            MilvusVectors(
+                url=None if settings.milvus_url is None else settings.milvus_url.get_secret_value(),
+                data_dir=settings.data_dir,
+                clock=clock,
+            )
+        )
+        rows = SealedRows(
+            KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids), ProtoPayload()
+        )
+        reader = SqlMemoryReader(app, rows)
+        writer = SqlMemoryWriter(
+            app, rows, max_items=settings.remember_batch_items, max_waiting=settings.remember_queue_items
+        )
+        await enter(writer.group)
+        embed_work = SqlEmbedWork(app, rows, lease=timedelta(seconds=settings.embed_lease_seconds))
+        placement_work = SqlPlacementWork(maintenance, rows)
+        embedder = InferenceEmbedder(to_inference, model=settings.embedding_model)
+        place = PlaceVectors(
+            work=placement_work,
+            vectors=vectors,
+            clock=clock,
+            sweep_seconds=settings.sweep_seconds,
+            check_seconds=settings.check_seconds,
+        )
+        embed = EmbedMemories(
+            work=embed_work,
+            embedder=embedder,
+            vectors=vectors,
+            place=place.sweep_soon,
+            clock=clock,
+            max_tenants=settings.embed_queue_tenants,
+            look_seconds=settings.embed_look_seconds,
+        )
+        servicer = MemoryServicer(
+            remember=Remember(law=PolicyLawGate(evaluations), memories=writer, wake=embed.wake, clock=clock, ids=ids),
+            recall=Recall(
+                memories=reader,
+                placements=embed_work,
+                queries=QueryVectors(
+                    embedder,
+                    clock=clock,
+                    per_tenant=settings.query_vectors_per_tenant,
+                    tenants=settings.query_vector_tenants,
+                ),
+                vectors=vectors,
+                look=embed.look,
+                check=place.check_soon,
+                clock=clock,
+                similarity_seconds=settings.similarity_seconds,
+            ),
+            forget_memory=ForgetMemory(
+                memories=writer, placements=placement_work, vectors=vectors, sweep=place.sweep_soon, clock=clock
+            ),
+            memories=reader,
+            ids=ids,
+        )
+        yield Server(
+            name="memory",
+            listen=settings.listen,
+            registrations=(partial(add_MemoryServiceServicer_to_server, servicer),),
+            admission=admission(settings, GUARDS, clock=clock),
+            background=(embed, place),
+            metrics_listen=settings.metrics_listen,
+            drain_seconds=settings.drain_seconds,
+            max_concurrent_calls=settings.max_concurrent_calls,
+            clock=clock,
+        )

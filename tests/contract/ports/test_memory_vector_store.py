@@ -1,0 +1,141 @@
+"""One suite for vector stores, on the fake and on Milvus Lite."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from services.memory.domain.errors import VectorSpaceMissing
+from services.memory.domain.memory import MemoryId
+from services.memory.domain.vector import Space
+from services.memory.usecases.ports import PlacedVector, VectorStore
+from services.memory.vectors.milvus import MilvusVectors
+from services.meshkit.core.clock import SystemClock
+from services.meshkit.core.identity import TenantId
+from tests.support.brute_force_vectors import BruteForceVectors
+from tests.support.hashing_embedder import vector_of
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DIMENSIONS = 32
+
+
+@pytest_asyncio.fixture(params=["brute_force", "milvus_lite"], scope="module", loop_scope="module")
+async def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VectorStore]:
+    if request.param == "brute_force":
+        yield BruteForceVectors()
+        return
+    folder = tmp_path_factory.mktemp("milvus")
+    async with MilvusVectors(url=None, data_dir=folder, clock=SystemClock()) as milvus:
+        yield milvus
+
+
+@pytest.fixture
+def space() -> Space:
+    """A space of the test's own."""
+    return Space(model=f"model-{uuid4()}", dimensions=DIMENSIONS)
+
+
+@pytest.fixture
+def tenant() -> TenantId:
+    return TenantId(uuid4())
+
+
+def a_vector(tenant: TenantId, text: str, *, agent: str = "Athena", memory: MemoryId | None = None) -> PlacedVector:
+    return PlacedVector(
+        tenant=tenant, memory=memory or MemoryId(uuid4()), agent=agent, vector=vector_of(text, DIMENSIONS)
+    )
+
+
+async def test_finds_the_most_similar_first(store: VectorStore, space: Space, tenant: TenantId) -> None:
+    cars, tax, trees = (a_vector(tenant, text) for text in ("ban cars in cities", "tax cars", "plant trees"))
+    await store.upsert(space, [cars, tax, trees])
+    found = await store.search(space, tenant, vector_of("ban cars in cities", DIMENSIONS), agent="", most=2)
+    assert [match.memory for match in found] == [cars.memory, tax.memory]
+    assert found[0].score == pytest.approx(1.0, abs=1e-5)
+    assert found[0].score > found[1].score > -1
+
+
+async def test_another_tenants_vectors_are_never_found(store: VectorStore, space: Space, tenant: TenantId) -> None:
+    await store.upsert(space, [a_vector(TenantId(uuid4()), "ban cars"), a_vector(tenant, "plant trees")])
+    found = await store.search(space, tenant, vector_of("ban cars", DIMENSIONS), agent="", most=50)
+    assert len(found) == 1
+    assert not await store.search(space, TenantId(uuid4()), vector_of("ban cars", DIMENSIONS), agent="", most=50)
+
+
+@pytest.mark.parametrize("name", ["Solon", '" or tenant != "', "Σόλων\\"])
+async def test_an_agent_finds_its_own_only(store: VectorStore, space: Space, tenant: TenantId, name: str) -> None:
+    own = a_vector(tenant, "ban cars", agent=name)
+    await store.upsert(space, [own, a_vector(tenant, "ban cars", agent="Athena"), a_vector(tenant, "cars", agent="")])
+    found = await store.search(space, tenant, vector_of("ban cars", DIMENSIONS), agent=name, most=50)
+    assert [match.memory for match in found] == [own.memory]
+    assert len(await store.search(space, tenant, vector_of("ban cars", DIMENSIONS), agent="", most=50)) == 3
+
+
+async def test_upsert_again_leaves_one_vector(store: VectorStore, space: Space, tenant: TenantId) -> None:
+    first = a_vector(tenant, "ban cars")
+    again = a_vector(tenant, "plant trees", memory=first.memory)
+    await store.upsert(space, [first])
+    await store.upsert(space, [again])
+    assert await store.count(space) == 1
+    (found,) = await store.search(space, tenant, vector_of("plant trees", DIMENSIONS), agent="", most=5)
+    assert (found.memory, round(found.score, 4)) == (first.memory, 1.0)
+
+
+async def test_delete_takes_what_is_there(store: VectorStore, space: Space, tenant: TenantId) -> None:
+    kept, gone = a_vector(tenant, "ban cars"), a_vector(tenant, "ban cars")
+    await store.upsert(space, [kept, gone])
+    for _ in range(2):
+        await store.delete([gone.memory, MemoryId(uuid4())])
+    found = await store.search(space, tenant, gone.vector, agent="", most=5)
+    assert [match.memory for match in found] == [kept.memory]
+    assert await store.count(space) == 1
+
+
+async def test_spaces_do_not_mix(store: VectorStore, space: Space, tenant: TenantId) -> None:
+    other = Space(model=space.model, dimensions=16)
+    await store.upsert(space, [a_vector(tenant, "ban cars")])
+    with pytest.raises(VectorSpaceMissing):
+        await store.search(other, tenant, vector_of("ban cars", 16), agent="", most=5)
+    assert await store.count(other) == 0
+
+
+async def test_a_dropped_space_is_missing_until_it_is_filled(
+    store: VectorStore, space: Space, tenant: TenantId
+) -> None:
+    vector = a_vector(tenant, "ban cars")
+    await store.upsert(space, [vector])
+    for _ in range(2):
+        await store.drop(space)
+    assert await store.count(space) == 0
+    with pytest.raises(VectorSpaceMissing):
+        await store.search(space, tenant, vector.vector, agent="", most=5)
+    await store.upsert(space, [vector])
+    assert [match.memory for match in await store.search(space, tenant, vector.vector, agent="", most=5)] == [
+        vector.memory
+    ]
+
+
+async def test_many_vectors_are_all_found(store: VectorStore, space: Space, tenant: TenantId) -> None:
+    vectors = [a_vector(tenant, f"memory number {number}") for number in range(600)]
+    for start in range(0, len(vectors), 50):
+        await store.upsert(space, vectors[start : start + 50])
+    assert await store.count(space) == len(vectors)
+    wanted = vectors[123]
+    found = await store.search(space, tenant, wanted.vector, agent="Athena", most=1)
+    assert [match.memory for match in found] == [wanted.memory]
+    await store.delete([vector.memory for vector in vectors[:500]])
+    assert await store.count(space) == 100
+
+
+async def test_milvus_lite_keeps_vectors_when_it_is_opened_again(tmp_path: Path) -> None:
+    space, tenant = Space("model", DIMENSIONS), TenantId(uuid4())
+    vector = a_vector(tenant, "ban cars")
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        await milvus.upsert(space, [vector])
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        assert await milvus.count(space) == 1
+        (found,) = await milvus.search(space, tenant, vector.vector, agent="Athena", most=5)
+    assert found.memory == vector.memory
