@@ -26,10 +26,13 @@ class PolicySettings(ServiceSettings):
         default=1000, ge=1, description="Bundle versions a tenant may store; one more is refused."
     )
     threads: int = Field(
-        default=2, ge=1, le=64, description="Threads that compile bundles and judge content above 64 KB."
+        default=2, ge=1, le=64, description="Threads that compile bundles and judge by bundles that tenants wrote."
     )
     max_waiting_for_threads: int = Field(
-        default=1024, ge=1, description="Pieces of such work that may wait; one more is refused."
+        default=4096, ge=1, description="Pieces of such work that may wait; one more is refused."
+    )
+    max_waiting_slow: int = Field(
+        default=64, ge=1, description="Verdicts that may wait for the one thread of bundles that took too long before."
     )
     record_batch_items: int = Field(
         default=256, ge=1, le=1000, description="Most verdicts whose violations share one transaction."

@@ -47,7 +47,8 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
             settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="policy-maintenance"
         ) as maintenance,
         bus(settings.nats_url.get_secret_value()) as events,
-        Threads(threads=settings.threads, most_waiting=settings.max_waiting_for_threads) as threads,
+        Threads("policy.threads", threads=settings.threads, most_waiting=settings.max_waiting_for_threads) as threads,
+        Threads("policy.slow", threads=1, most_waiting=settings.max_waiting_slow) as slow_threads,
     ):
         wakes = NatsWakes(events)
         shipped = await threads.run(load_shipped)
@@ -89,7 +90,14 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
             max_items=settings.record_batch_items,
             max_waiting=settings.record_queue_items,
         ) as commits:
-            evaluate = Evaluate(laws=laws, record=RecordViolations(commits), threads=threads, clock=clock, ids=ids)
+            evaluate = Evaluate(
+                laws=laws,
+                record=RecordViolations(commits),
+                threads=threads,
+                slow_threads=slow_threads,
+                clock=clock,
+                ids=ids,
+            )
             bundle_servicer = BundleServicer(
                 create=create, activate=activate, read=ReadBundles(store=bundles, shipped=shipped)
             )

@@ -15,7 +15,7 @@ Span = tuple[int, int]
 
 #: Largest program of one expression of a user, and of a whole bundle, in RE2 instructions (16 bytes each).
 MAX_PROGRAM: Final = 10_000
-MAX_BUNDLE_PROGRAM: Final = 150_000
+MAX_BUNDLE_PROGRAM: Final = 40_000
 #: Memory of one expression and of one set, program and states, bytes.
 _EXPRESSION_MEMORY: Final = 2 * 1024 * 1024
 _OWN_MEMORY: Final = 8 * 1024 * 1024

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from services.meshkit.core.clock import Clock
@@ -20,8 +22,11 @@ from services.policy.usecases.laws import Law, Laws
 from services.policy.usecases.off_loop import Threads
 from services.policy.usecases.record_violations import RecordViolations
 
-#: Content up to this size, bytes, is judged on the loop: a thread would cost more.
+#: Content up to this size, bytes, is judged on the loop by a shipped bundle, for a thread would cost more. What tenants
+#: write themselves is always judged on threads: nobody can tell beforehand how long their expressions take.
 _INLINE_BYTES: Final = 64 * 1024
+#: Content that shares a thread job with others of its law, bytes.
+_JOB_BYTES: Final = 256 * 1024
 #: The loop is given back after this long, seconds.
 _SLICE_SECONDS: Final = 0.005
 
@@ -43,10 +48,20 @@ Answer = Verdict | MeshError
 class Evaluate:
     """Answers questions, each by itself: what fails for one does not touch the others."""
 
-    def __init__(self, *, laws: Laws, record: RecordViolations, threads: Threads, clock: Clock, ids: IdSource) -> None:
+    def __init__(
+        self,
+        *,
+        laws: Laws,
+        record: RecordViolations,
+        threads: Threads,
+        slow_threads: Threads,
+        clock: Clock,
+        ids: IdSource,
+    ) -> None:
         self._laws = laws
         self._record = record
         self._threads = threads
+        self._slow_threads = slow_threads
         self._clock = clock
         self._ids = ids
 
@@ -56,10 +71,10 @@ class Evaluate:
         Raises: NoBundle; MeshError: a violation could not be recorded, so there is no verdict.
         """
         law = self._laws.peek(question.tenant) or await self._laws.of(question.tenant)
-        if _is_large(question.subject):
-            verdict = await self._judged_aside(question, law)
-        else:
+        if law.shipped and _size_of(question.subject) <= _INLINE_BYTES:
             verdict = self._judged(question, law)
+        else:
+            (verdict,) = await self._judged_aside([question], law)
         if verdict.judgement.matched:
             await self._record(self._violations(question, verdict), question.subject)
         return verdict
@@ -68,21 +83,23 @@ class Evaluate:
         """Answers the questions of a frame, in order."""
         laws = await self._laws_of({question.tenant for question in questions})
         answers: dict[int, Answer] = {}
-        aside: list[tuple[int, Law]] = []
+        jobs: dict[str, _Jobs] = {}
         sliced = self._clock.monotonic()
         for index, question in enumerate(questions):
             law = laws[question.tenant]
             if isinstance(law, MeshError):
                 answers[index] = law
-            elif _is_large(question.subject):
-                aside.append((index, law))
-            else:
-                answers[index] = self._judged(question, law)
-                if self._clock.monotonic() - sliced > _SLICE_SECONDS:
-                    await asyncio.sleep(0)
-                    sliced = self._clock.monotonic()
-        if aside:
-            await self._judge_aside(questions, aside, answers)
+                continue
+            size = _size_of(question.subject)
+            if not law.shipped or size > _INLINE_BYTES:
+                jobs.setdefault(law.reference + law.digest, _Jobs(law)).add(index, size)
+                continue
+            answers[index] = self._judged(question, law)
+            if self._clock.monotonic() - sliced > _SLICE_SECONDS:
+                await asyncio.sleep(0)
+                sliced = self._clock.monotonic()
+        if jobs:
+            await self._judge_aside(questions, jobs.values(), answers)
         await self._record_all(questions, answers)
         return [answers[index] for index in range(len(questions))]
 
@@ -108,17 +125,20 @@ class Evaluate:
         return laws
 
     async def _judge_aside(
-        self, questions: Sequence[Question], large: Sequence[tuple[int, Law]], answers: dict[int, Answer]
+        self, questions: Sequence[Question], jobs: Iterable["_Jobs"], answers: dict[int, Answer]
     ) -> None:
-        async def judge(index: int, law: Law) -> None:
+        async def judge(law: Law, indices: Sequence[int]) -> None:
             try:
-                answers[index] = await self._judged_aside(questions[index], law)
+                verdicts = await self._judged_aside([questions[index] for index in indices], law)
             except MeshError as error:
-                answers[index] = error
+                answers.update(dict.fromkeys(indices, error))
+            else:
+                answers.update(zip(indices, verdicts, strict=True))
 
         async with asyncio.TaskGroup() as tasks:
-            for index, law in large:
-                tasks.create_task(judge(index, law))
+            for of_law in jobs:
+                for indices in of_law.groups:
+                    tasks.create_task(judge(of_law.law, indices))
 
     async def _record_all(self, questions: Sequence[Question], answers: dict[int, Answer]) -> None:
         async def record(index: int, verdict: Verdict) -> None:
@@ -136,12 +156,19 @@ class Evaluate:
         with _monitored(question, law):
             return self._verdict(law.compiled.judge(question.subject, timer=self._clock.monotonic), law)
 
-    async def _judged_aside(self, question: Question, law: Law) -> Verdict:
-        with _monitored(question, law):
-            judgement = await self._threads.run(
-                lambda: law.compiled.judge(question.subject, timer=self._clock.monotonic)
-            )
-        return self._verdict(judgement, law)
+    async def _judged_aside(self, questions: Sequence[Question], law: Law) -> list[Verdict]:
+        timer = self._clock.monotonic
+
+        def judge() -> list[Judgement]:
+            judgements: list[Judgement] = []
+            for question in questions:
+                with _monitored(question, law):
+                    judgements.append(law.compiled.judge(question.subject, timer=timer))
+            return judgements
+
+        threads = self._slow_threads if law.compiled.slow else self._threads
+        judgements = await threads.run(partial(copy_context().run, judge))
+        return [self._verdict(judgement, law) for judgement in judgements]
 
     def _verdict(self, judgement: Judgement, law: Law) -> Verdict:
         return Verdict(id=self._ids.new("verdict"), judgement=judgement, bundle_digest=law.digest, bundle=law.reference)
@@ -172,8 +199,25 @@ class Evaluate:
         )
 
 
-def _is_large(subject: Subject) -> bool:
-    return sum(size_of(part) for part in subject.parts) > _INLINE_BYTES
+class _Jobs:
+    """Questions of a frame under one law, in groups that each take a thread for a short while."""
+
+    def __init__(self, law: Law) -> None:
+        self.law = law
+        self.groups: list[list[int]] = []
+        self._room = 0
+
+    def add(self, index: int, size: int) -> None:
+        """Puts a question into the last group, or into one of its own."""
+        if not self.groups or size > self._room:
+            self.groups.append([])
+            self._room = _JOB_BYTES
+        self.groups[-1].append(index)
+        self._room -= size
+
+
+def _size_of(subject: Subject) -> int:
+    return sum(size_of(part) for part in subject.parts)
 
 
 def _monitored(question: Question, law: Law) -> AbstractContextManager[None]:

@@ -35,6 +35,8 @@ class Law:
     reference: str
     digest: str
     compiled: CompiledBundle
+    #: True for a bundle that ships with the mesh, whose expressions are known to be quick.
+    shipped: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,14 @@ class Laws:
         known = self._known.get(tenant)
         if known is None:
             return None
-        compiled = self._pinned.get(known.digest)
+        pinned = self._pinned.get(known.digest)
+        compiled = pinned or self._compiled.get(known.digest)
         if compiled is None:
-            compiled = self._compiled.get(known.digest)
-            if compiled is None:
-                return None
+            return None
+        if pinned is None:
             self._compiled.move_to_end(known.digest)
         self._known.move_to_end(tenant)
-        return Law(known.reference, known.digest, compiled)
+        return Law(known.reference, known.digest, compiled, shipped=pinned is not None)
 
     async def of(self, tenant: TenantId) -> Law:
         """Gives the tenant's law.
@@ -130,11 +132,12 @@ class Laws:
             active = await self._store.active(tenant)
             shipped = self._shipped.default if active is None else self._shipped.find(active.name, active.version)
             if shipped is not None:
-                law = Law(shipped.bundle.reference, shipped.bundle.digest, shipped.compiled)
+                law = Law(shipped.bundle.reference, shipped.bundle.digest, shipped.compiled, shipped=True)
             else:
                 assert active is not None
                 bundle = await self._store.find(tenant, active.name, active.version)
-                law = Law(bundle.reference, bundle.digest, await self._ready_to_judge(bundle.digest, bundle.source))
+                compiled = await self._ready_to_judge(bundle.digest, bundle.source)
+                law = Law(bundle.reference, bundle.digest, compiled, shipped=bundle.digest in self._pinned)
         except MeshError as cause:
             log.warning("a law could not be loaded", tenant=str(tenant), error=cause.message)
             raise NoBundle from cause
@@ -143,7 +146,7 @@ class Laws:
         return law
 
     async def _ready_to_judge(self, digest: str, source: str) -> CompiledBundle:
-        kept = self._compiled.get(digest)
+        kept = self._pinned.get(digest) or self._compiled.get(digest)
         if kept is None:
             kept = await self._off_loop(lambda: CompiledBundle(parse_bundle(source).rules))
         return kept

@@ -4,24 +4,27 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Self, TypeVar
 
 from services.meshkit.batching.dispatcher import QueueFull
 from services.meshkit.telemetry import metrics
 
 Result = TypeVar("Result")
 
-_QUEUE: Final = "policy.threads"
-
 
 class Threads:
-    """A bounded pool of threads with a bounded queue. Use as a context manager."""
+    """A bounded pool of threads with a bounded queue. Use as a context manager.
 
-    def __init__(self, *, threads: int, most_waiting: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="policy")
+    Args:
+        name: of the queue, in metrics and errors.
+    """
+
+    def __init__(self, name: str, *, threads: int, most_waiting: int) -> None:
+        self._name = name
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._most = most_waiting
         self._waiting = 0
-        self._depth = metrics.QUEUE_ITEMS.labels(_QUEUE)
+        self._depth = metrics.QUEUE_ITEMS.labels(self._name)
 
     async def __aenter__(self) -> Self:
         return self
@@ -38,8 +41,8 @@ class Threads:
         Raises: QueueFull; what `work` raises.
         """
         if self._waiting >= self._most:
-            metrics.QUEUE_REFUSED.labels(_QUEUE).inc()
-            raise QueueFull(_QUEUE, most=self._most)
+            metrics.QUEUE_REFUSED.labels(self._name).inc()
+            raise QueueFull(self._name, most=self._most)
         self._waiting += 1
         self._depth.set(self._waiting)
         try:

@@ -1,6 +1,8 @@
 """Verdicts on the wire, one by one and in batches."""
 
+import asyncio
 import time
+from random import Random
 from typing import Any
 
 import pytest
@@ -201,3 +203,20 @@ async def test_a_bundle_made_by_one_item_of_the_mesh_judges_the_next(mesh: Polic
     assert (await answers_of(caller, frame))[1].allowed
     await caller.create(a_bundle())
     assert not (await answers_of(caller, frame))[1].allowed
+
+
+async def test_a_bundle_that_takes_long_does_not_hold_up_other_tenants(mesh: PolicyMesh) -> None:
+    hostile = mesh.caller()
+    lines = [f"name: r{number}, type: regex, pattern: '(?:a|b)*a(?:a|b){{{100 + number}}}c'" for number in range(20)]
+    await hostile.create("name: evil\nversion: 1.0.0\n" + rules(*lines))
+    other = mesh.caller(tenant=TenantId(SystemIds().uuid()))
+    await other.evaluate("warm")
+    random = Random(1)
+    working = asyncio.ensure_future(hostile.evaluate("".join(random.choices("ab", k=20_000))))
+    waits: list[float] = []
+    while not working.done():
+        began = time.perf_counter()
+        await other.evaluate("fine")
+        waits.append(time.perf_counter() - began)
+    assert (await working).allowed
+    assert max(waits) < 0.5

@@ -258,6 +258,16 @@ def test_a_set_that_runs_out_of_memory_fails_nothing_open() -> None:
     assert [result.action for result in judgement.results] == [Action.WARN, None]
 
 
+def test_a_bundle_whose_verdict_took_too_long_is_slow_until_it_was_quick_again() -> None:
+    compiled = CompiledBundle(parse_bundle(rules("name: a, type: keyword, keywords: [x]")).rules)
+    ticking = iter(range(1000))
+    compiled.judge(a_subject("y"), timer=lambda: float(next(ticking)))
+    assert compiled.slow
+    for _ in range(100):
+        compiled.judge(a_subject("y"), timer=lambda: 0.0)
+    assert not compiled.slow
+
+
 # --- properties ------------------------------------------------------------------------------------------------------
 
 WORDS = st.sampled_from(["ab", "abc", "bc", "c a", "x", "ß", "straße", "日本", "a.b", "++", "é"])
