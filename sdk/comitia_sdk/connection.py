@@ -1,16 +1,17 @@
-"""One connection to the edge: identity, deadlines, errors."""
+"""One connection to the edge: identity, deadlines, errors, pages."""
 
 import asyncio
+import ipaddress
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import grpc
 import grpc.aio
 
 from comitia.gateway.v1 import identity_service_pb2, identity_service_pb2_grpc
-from comitia_sdk.errors import ComitiaError, Unauthenticated, from_rpc_error
+from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, Unauthenticated, from_rpc_error
 
 #: Time that a call may take when the caller names none, seconds.
 DEFAULT_TIMEOUT: Final = 30.0
@@ -30,12 +31,43 @@ class Unary(Protocol[Request, Response]):
         ...
 
 
+class Stream(Protocol[Response]):
+    """A server stream in progress."""
+
+    def __aiter__(self) -> AsyncIterator[Response]:
+        """Gives its messages."""
+        ...
+
+    def cancel(self) -> bool:
+        """Ends it."""
+        ...
+
+
 class Streaming(Protocol[Request, Response]):
     """A server-streaming RPC of a generated stub."""
 
-    def __call__(self, request: Request, *, timeout: float | None, metadata: Any) -> AsyncIterable[Response]:
+    def __call__(self, request: Request, *, timeout: float | None, metadata: Any) -> Stream[Response]:
         """Starts the call."""
         ...
+
+
+class PagedRequest(Protocol):
+    """A request for one page of a list."""
+
+    page_token: str
+
+
+class Page(Protocol):
+    """One page of a list."""
+
+    @property
+    def next_page_token(self) -> str:
+        """What fetches the next page; empty on the last one."""
+        ...
+
+
+OnePage = TypeVar("OnePage", bound=Page)
+PageRequest = TypeVar("PageRequest", bound=PagedRequest)
 
 
 class Connection:
@@ -45,19 +77,19 @@ class Connection:
         url: `http://host:port` or `https://host:port`.
         api_key: `ck_…`, exchanged for access tokens as needed.
         access_token: used as it is, instead of a key; not renewed.
+    Raises: InvalidRequest: the address is none.
     """
 
     def __init__(self, url: str, *, api_key: str = "", access_token: str = "") -> None:
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ComitiaError(f"{url!r} is no address of a mesh; it looks like http://127.0.0.1:7400", reason="URL")
-        target = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        target, secure = _target(url)
         options = [
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.max_reconnect_backoff_ms", 2_000),
+            # A proxy of the company is no way to this machine.
+            ("grpc.enable_http_proxy", 0 if is_this_machine(url) else 1),
         ]
-        if parts.scheme == "https":
+        if secure:
             self.channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
         else:
             self.channel = grpc.aio.insecure_channel(target, options=options)
@@ -69,7 +101,7 @@ class Connection:
         self._renewing = asyncio.Lock()
 
     async def close(self) -> None:
-        """Closes the channel."""
+        """Closes the channel. Closing it again changes nothing."""
         await self.channel.close()
 
     async def access_token(self) -> str:
@@ -79,14 +111,11 @@ class Connection:
                 return self._token
             if not self._api_key:
                 raise Unauthenticated(
-                    "no API key; set COMITIA_API_KEY, pass api_key, or start a mesh with `comitia up`",
+                    f"no API key for {self.url}; set COMITIA_API_KEY, or start a mesh here with `comitia up --detach`",
                     reason="API_KEY_MISSING",
                 )
             request = identity_service_pb2.ExchangeApiKeyRequest(api_key=self._api_key)
-            try:
-                answer = await self._identity.ExchangeApiKey(request, timeout=DEFAULT_TIMEOUT)
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from error
+            answer = await self.call_open(self._identity.ExchangeApiKey, request)
             self._token = answer.access_token
             self._renew_at = answer.expire_time.seconds - _MARGIN
             return self._token
@@ -95,11 +124,18 @@ class Connection:
         self, rpc: Unary[Request, Response], request: Request, *, timeout: float = DEFAULT_TIMEOUT
     ) -> Response:
         """Makes a unary call. Raises: ComitiaError."""
-        metadata = await self._metadata()
+        token = await self.access_token()
         try:
-            return await rpc(request, timeout=timeout, metadata=metadata)
+            return await rpc(request, timeout=timeout, metadata=_bearer(token))
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            if not self._renewable(error, token):
+                raise self._explained(error) from error
+        # Nothing has happened yet: a refused identity is refused at the door.
+        token = await self.access_token()
+        try:
+            return await rpc(request, timeout=timeout, metadata=_bearer(token))
+        except grpc.aio.AioRpcError as error:
+            raise self._explained(error) from error
 
     async def call_open(
         self, rpc: Unary[Request, Response], request: Request, *, timeout: float = DEFAULT_TIMEOUT
@@ -108,18 +144,86 @@ class Connection:
         try:
             return await rpc(request, timeout=timeout, metadata=None)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            raise self._explained(error) from error
+
+    async def pages(self, rpc: Unary[PageRequest, OnePage], request: PageRequest) -> AsyncGenerator[OnePage]:
+        """Fetches the pages of a list, one by one. Raises: ComitiaError."""
+        while True:
+            page = await self.call(rpc, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def stream(
         self, rpc: Streaming[Request, Response], request: Request, *, timeout: float | None = None
     ) -> AsyncGenerator[Response]:
-        """Makes a streaming call and gives its messages. Raises: ComitiaError."""
-        metadata = await self._metadata()
-        try:
-            async for message in rpc(request, timeout=timeout, metadata=metadata):
-                yield message
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+        """Makes a streaming call and gives its messages; leaving it ends the call. Raises: ComitiaError."""
+        for last in (False, True):
+            token = await self.access_token()
+            call = rpc(request, timeout=timeout, metadata=_bearer(token))
+            begun = False
+            try:
+                async for message in call:
+                    begun = True
+                    yield message
+            except grpc.aio.AioRpcError as error:
+                if last or begun or not self._renewable(error, token):
+                    raise self._explained(error) from error
+            else:
+                return
+            finally:
+                call.cancel()
 
-    async def _metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {await self.access_token()}"),)
+    def _renewable(self, error: grpc.aio.AioRpcError, token: str) -> bool:
+        """Tells whether a call may go through with a new token, and sees to it that one is fetched.
+
+        A token can stop working early: this machine's clock is behind, or the mesh has other keys than before.
+        """
+        if error.code() is not grpc.StatusCode.UNAUTHENTICATED or not self._api_key:
+            return False
+        if token == self._token:
+            self._renew_at = 0.0
+        return True
+
+    def _explained(self, error: grpc.aio.AioRpcError) -> ComitiaError:
+        """Reads a failure; one without a reason of the mesh's own never reached it."""
+        found = from_rpc_error(error)
+        if isinstance(found, MeshUnavailable) and found.reason == grpc.StatusCode.UNAVAILABLE.name:
+            metadata = {"url": self.url, "cause": found.message}
+            return MeshUnavailable(
+                f"the mesh at {self.url} does not answer", reason="MESH_UNREACHABLE", metadata=metadata
+            )
+        return found
+
+
+def is_this_machine(url: str) -> bool:
+    """Tells whether an address can only mean this machine."""
+    try:
+        host = _parts(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _target(url: str) -> tuple[str, bool]:
+    """Gives `host:port` and whether TLS is spoken. Raises: InvalidRequest."""
+    sentence = f"{url!r} is no address of a mesh; it looks like http://127.0.0.1:7400"
+    try:
+        parts = _parts(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidRequest(sentence, reason="INVALID_FIELD", field="url") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidRequest(sentence, reason="INVALID_FIELD", field="url")
+    secure = parts.scheme == "https"
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{host}:{port or (443 if secure else 80)}", secure
+
+
+def _parts(url: str) -> SplitResult:
+    return urlsplit(url if "//" in url else f"http://{url}")
+
+
+def _bearer(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),)

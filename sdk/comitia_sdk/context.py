@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 DEFAULT_URL = "http://127.0.0.1:7400"
 
@@ -24,23 +24,40 @@ def find_context(
     """Finds address and key.
 
     The address is `url`, else `COMITIA_URL`, else that of the mesh in the data directory, else `http://127.0.0.1:7400`.
-    The key is `api_key`, else `COMITIA_API_KEY`, else the admin key of the mesh in the data directory.
+    The key is `api_key`, else `COMITIA_API_KEY`, else the admin key of the mesh in the data directory; but that one is
+    given to nobody else: with the address of another mesh no key is found.
     """
     variables = os.environ if environment is None else environment
-    folder = data_dir or Path(variables.get("COMITIA_DATA_DIR") or Path.home() / ".comitia")
-    addresses = _running(folder)
-    found_url = url or variables.get("COMITIA_URL", "") or str(addresses.get("edge_url") or DEFAULT_URL)
-    found_key = api_key or variables.get("COMITIA_API_KEY", "") or _read(str(addresses.get("admin_key_path") or ""))
+    addresses = _running(find_data_dir(data_dir, variables))
+    own_url = str(addresses.get("edge_url") or DEFAULT_URL)
+    found_url = url or variables.get("COMITIA_URL", "") or own_url
+    found_key = api_key or variables.get("COMITIA_API_KEY", "").strip()
+    if not found_key and _same_place(found_url, own_url):
+        found_key = _read(str(addresses.get("admin_key_path") or ""))
     return Context(url=found_url, api_key=found_key)
+
+
+def find_data_dir(asked: Path | None, environment: Mapping[str, str]) -> Path:
+    """Finds where a mesh on this machine keeps everything: as asked, else `COMITIA_DATA_DIR`, else `~/.comitia`."""
+    return asked or Path(environment.get("COMITIA_DATA_DIR") or Path.home() / ".comitia").expanduser()
+
+
+def _same_place(one: str, other: str) -> bool:
+    def plain(url: str) -> str:
+        whole = url if "//" in url else f"http://{url}"
+        return whole.rstrip("/").lower().replace("//localhost", "//127.0.0.1")
+
+    return plain(one) == plain(other)
 
 
 def _running(folder: Path) -> dict[str, Any]:
     """Reads the addresses of the mesh that the launcher noted in the data directory."""
     try:
-        record: dict[str, Any] = json.loads((folder / "mesh.json").read_bytes())
+        record: Any = json.loads((folder / "mesh.json").read_bytes())
     except (OSError, ValueError):
         return {}
-    return record.get("addresses") or {}
+    addresses: Any = cast(dict[str, Any], record).get("addresses") if isinstance(record, dict) else None
+    return cast(dict[str, Any], addresses) if isinstance(addresses, dict) else {}
 
 
 def _read(path: str) -> str:

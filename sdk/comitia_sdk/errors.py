@@ -15,6 +15,7 @@ ComitiaError
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -121,7 +122,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> ComitiaError:
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for detail in _details(error):
         for message in (info, bad, retry):
-            detail.Unpack(message)
+            if detail.TypeName() == message.DESCRIPTOR.full_name:
+                with suppress(DecodeError):
+                    message.MergeFromString(detail.value)
     return kind(
         error.details() or error.code().name,
         reason=info.reason or error.code().name,
@@ -132,11 +135,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> ComitiaError:
 
 
 def _details(error: grpc.aio.AioRpcError) -> list[any_pb2.Any]:
-    trailers = error.trailing_metadata() or ()
-    for key, value in trailers:
+    for key, value in error.trailing_metadata() or ():
         if key == _STATUS_KEY and isinstance(value, bytes):
-            try:
+            with suppress(DecodeError):  # a peer that is not ours; the status itself still holds
                 return list(status_pb2.Status.FromString(value).details)
-            except DecodeError:
-                return []
     return []

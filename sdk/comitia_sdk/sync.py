@@ -6,10 +6,13 @@ The work is done by one loop in a thread of its own.
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 from comitia.gateway.v1 import status_service_pb2
 from comitia_sdk import aio
+
+#: Longest wait for a call to end that the keyboard interrupted, seconds.
+_LET_GO_SECONDS: Final = 5.0
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -24,20 +27,50 @@ class _Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="comitia-sdk", daemon=True)
         self._thread.start()
 
+    @property
+    def closed(self) -> bool:
+        """True once it has been stopped."""
+        return self._loop.is_closed()
+
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Runs a coroutine to its end; a keyboard interrupt cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Runs a coroutine to its end; a keyboard interrupt cancels it and waits until it has let go.
+
+        Raises: RuntimeError: the client is closed.
+        """
+        if self._loop.is_closed():
+            work.close()
+            raise RuntimeError("the client is closed")
+        ended = threading.Event()
+
+        async def tracked() -> Result:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(tracked(), self._loop)
         try:
             return future.result()
         except KeyboardInterrupt:
             future.cancel()
+            ended.wait(_LET_GO_SECONDS)
             raise
 
     def close(self) -> None:
-        """Stops the loop."""
+        """Ends what still runs and stops the loop. Closing it again changes nothing."""
+        if self._loop.is_closed():
+            return
+        self.run(self._finish())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
+        self._thread.join()
         self._loop.close()
+
+    async def _finish(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
 
 
 class _Blocking(Generic[Group]):
@@ -84,7 +117,8 @@ def _iterating(
             while found := self.loop.run(following()):
                 yield from found
         finally:
-            self.loop.run(finish())
+            if not self.loop.closed:
+                self.loop.run(finish())
 
     call.__doc__ = method.__doc__
     call.__name__ = method.__name__
@@ -118,6 +152,7 @@ class Models(_Blocking[aio.AsyncModels]):
     list = _blocking(aio.AsyncModels.list)
     generate = _blocking(aio.AsyncModels.generate)
     stream = _iterating(aio.AsyncModels.stream)
+    count_tokens = _blocking(aio.AsyncModels.count_tokens)
     embed = _blocking(aio.AsyncModels.embed)
 
 
@@ -130,6 +165,7 @@ class Policies(_Blocking[aio.AsyncPolicies]):
     list = _iterating(aio.AsyncPolicies.list)
     violations = _iterating(aio.AsyncPolicies.violations)
     watch_violations = _iterating(aio.AsyncPolicies.watch_violations)
+    evaluate = _blocking(aio.AsyncPolicies.evaluate)
 
 
 class Memories(_Blocking[aio.AsyncMemories]):
@@ -150,6 +186,7 @@ class Tools(_Blocking[aio.AsyncTools]):
     list = _iterating(aio.AsyncTools.list)
     search = _blocking(aio.AsyncTools.search)
     invoke = _blocking(aio.AsyncTools.invoke)
+    stream = _iterating(aio.AsyncTools.stream)
 
 
 class Costs(_Blocking[aio.AsyncCosts]):
@@ -158,6 +195,7 @@ class Costs(_Blocking[aio.AsyncCosts]):
     summary = _blocking(aio.AsyncCosts.summary)
     events = _iterating(aio.AsyncCosts.events)
     budget = _blocking(aio.AsyncCosts.budget)
+    budgets = _iterating(aio.AsyncCosts.budgets)
     set_limit = _blocking(aio.AsyncCosts.set_limit)
     prices = _iterating(aio.AsyncCosts.prices)
 
@@ -205,9 +243,10 @@ class Client:
         return self._loop.run(self._client.status())
 
     def close(self) -> None:
-        """Closes the connection and ends the thread."""
-        self._loop.run(self._client.close())
-        self._loop.close()
+        """Closes the connection and ends the thread. Closing it again changes nothing."""
+        if not self._loop.closed:
+            self._loop.run(self._client.close())
+            self._loop.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,46 +1,67 @@
 """`comitia agent`: immutable versions of agents."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from importlib.resources import files
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.failure import EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.output import Form, FormOption, moment, show_one, show_rows
-from comitia_sdk.cli.reading import read_mapping
+from comitia_sdk.cli.reading import FileArgument, parse_into, read_mapping
 
 if TYPE_CHECKING:
     from comitia.orchestrator.v1.agent_pb2 import Agent
+    from comitia_sdk.sync import Client
 
-app = typer.Typer(no_args_is_help=True, help="Immutable versions of agents.")
+app = typer.Typer(no_args_is_help=True, help="Agents: immutable versions of a persona, its model and its limits.")
+
+#: The agents that ship with Comitia, in order of speech.
+SHIPPED: Final = ("Athena", "Apollo")
 
 
-def agent_from_file(path: Path) -> "Agent":
-    """Reads an agent's definition from YAML or JSON. Raises: CommandFailed."""
-    from google.protobuf.json_format import ParseDict, ParseError
-
+def agent_from(values: dict[str, Any], *, where: str) -> "Agent":
+    """Reads an agent's definition; its version is 1.0.0 unless it says otherwise. Raises: CommandFailed."""
     from comitia.orchestrator.v1.agent_pb2 import Agent
 
-    try:
-        return ParseDict(read_mapping(path), Agent())
-    except ParseError as error:
-        raise CommandFailed(f"{path} is no agent: {error}", code=EXIT_USAGE) from error
+    return parse_into(Agent(), {"version": "1.0.0", **values}, where=where)
+
+
+def apply_shipped(mesh: "Client") -> list[str]:
+    """Makes the shipped agents, where they are not there yet. Returns their names with versions."""
+    import yaml
+
+    names: list[str] = []
+    for name in SHIPPED:
+        stored = mesh.agents.apply(agent_from(yaml.safe_load(_shipped_text(name)), where=name))
+        names.append(f"{stored.name}@{stored.version}")
+    return names
 
 
 @app.command()
-def create(
-    file: Annotated[Path, typer.Argument(help="YAML or JSON definition; `-` reads standard input.")],
-    output: FormOption = Form.TABLE,
-) -> None:
-    """Makes a version of an agent from a file.
+def create(file: FileArgument, output: FormOption = Form.TABLE) -> None:
+    """Makes a version of an agent from a file. A version never changes; for a change, make a new one.
 
     Example:  comitia agent create athena.yaml
     """
-    definition = agent_from_file(file)
+    definition = agent_from(read_mapping(file), where=str(file))
     with client() as mesh:
         agent = mesh.agents.apply(definition)
     show_one(output, agent, _lines(agent))
+
+
+@app.command()
+def example(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Athena or Apollo.")] = SHIPPED[0],
+) -> None:
+    """Prints the definition of an agent that ships with Comitia, to begin your own with.
+
+    Example:  comitia agent example > mine.yaml
+    """
+    known = {shipped.lower(): shipped for shipped in SHIPPED}
+    if name.lower() not in known:
+        raise CommandFailed(f"{name!r} does not ship with Comitia; there are: {', '.join(SHIPPED)}", code=EXIT_USAGE)
+    typer.echo(_shipped_text(known[name.lower()]), nl=False)
 
 
 @app.command("list")
@@ -52,18 +73,13 @@ def list_(output: FormOption = Form.TABLE) -> None:
     with client() as mesh:
         agents = list(mesh.agents.list())
     rows = [(f"{agent.name}@{agent.version}", agent.model or "default", agent.description) for agent in agents]
-    show_rows(
-        output,
-        agents,
-        ("agent", "model", "what it is"),
-        rows,
-        empty="no agents yet; make one with `comitia agent create FILE`",
-    )
+    empty = "no agents yet; make one with `comitia agent create FILE`"
+    show_rows(output, agents, ("agent", "model", "what it is"), rows, empty=empty)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="`name`, its highest version, or `name@version`.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="`name` (its highest version) or `name@version`.")],
     output: FormOption = Form.TABLE,
 ) -> None:
     """Shows one version.
@@ -75,12 +91,18 @@ def show(
     show_one(output, agent, _lines(agent))
 
 
+def _shipped_text(name: str) -> str:
+    place = files("comitia_sdk").joinpath("templates", "agents", f"{name.lower()}.yaml")
+    return place.read_text(encoding="utf-8")
+
+
 def _lines(agent: "Agent") -> list[tuple[str, str]]:
     return [
         ("agent", f"{agent.name}@{agent.version}"),
         ("description", agent.description),
         ("instructions", agent.instructions),
         ("model", agent.model or "default"),
+        ("longest answer", f"{agent.max_output_tokens or 512} tokens"),
         ("tools", ", ".join(agent.tools)),
         ("digest", agent.digest),
         ("made", moment(agent.create_time)),

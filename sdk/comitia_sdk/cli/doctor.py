@@ -7,14 +7,22 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from comitia_sdk.cli.failure import EXIT_REFUSED
 from comitia_sdk.cli.output import Form, FormOption, show_json
+from comitia_sdk.context import find_data_dir
+
+if TYPE_CHECKING:
+    from comitia_sdk.sync import Client
 
 _NEEDED_BYTES: Final = 2 * 1024**3
+_NEEDED_MEMORY: Final = 1_200_000_000
+_SET_A_KEY: Final = (
+    "set OPENAI_API_KEY or ANTHROPIC_API_KEY before `comitia up`, or run `make setup` for the local model"
+)
 #: Two readings of the clock this far apart in real time show whether it is stepped or frozen.
 _CLOCK_SECONDS: Final = 0.05
 _CLOCK_TOLERANCE: Final = 0.5
@@ -45,10 +53,12 @@ class Check:
 def doctor(output: FormOption = Form.TABLE) -> None:
     """Checks this machine and the mesh on it, and says what to do about what is missing.
 
+    Exits with 1 when something is missing that the mesh needs.
+
     Example:  comitia doctor
     """
-    examinations = (_python, _system, _disk, _clock, _namespaces, *_part_checks(), _ports, _mesh, _models)
-    checks = [examine() for examine in examinations]
+    examinations = (_python, _system, _memory, _disk, _clock, _namespaces, *_part_checks(), _port)
+    checks = [*(examine() for examine in examinations), *_mesh_checks()]
     if output is Form.JSON:
         show_json([asdict(check) for check in checks])
     else:
@@ -80,12 +90,21 @@ def _system() -> Check:
     return Check(name="system", state="note", found=found, advice="`comitia up` is tried on Linux only")
 
 
-def _data_dir() -> Path:
-    return Path(os.environ.get("COMITIA_DATA_DIR") or Path.home() / ".comitia")
+def _memory() -> Check:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        [free] = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError):
+        return Check(name="memory", state="note", found="unknown")
+    found = f"{free / 1e9:.1f} GB free"
+    if free < _NEEDED_MEMORY and not _answers():
+        advice = "`comitia up --single-process` takes half as much"
+        return Check(name="memory", state="note", found=found, advice=advice)
+    return Check(name="memory", state="ok", found=found)
 
 
 def _disk() -> Check:
-    place = _data_dir()
+    place = find_data_dir(None, os.environ).absolute()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
@@ -137,47 +156,93 @@ def _part_checks() -> list[Callable[[], Check]]:
     return [check_of(name, distribution) for name, distribution in _PARTS.items()]
 
 
-def _ports() -> Check:
+def _port() -> Check:
     import socket
 
     from comitia_sdk.context import DEFAULT_URL, find_context
 
     port = int(DEFAULT_URL.rpartition(":")[2])
-    with socket.socket() as probe:
-        taken = probe.connect_ex(("127.0.0.1", port)) == 0
-    if not taken:
-        return Check(name="port", state="ok", found=f"{port} is free")
-    if find_context().url.endswith(f":{port}"):
+    if find_context().url.endswith(f":{port}") and _answers():
         return Check(name="port", state="ok", found=f"{port} is the mesh's")
-    return Check(name="port", state="note", found=f"{port} is taken", advice="start with `comitia up --port N`")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return Check(name="port", state="note", found=f"{port} is taken", advice="start with `comitia up --port 0`")
+    return Check(name="port", state="ok", found=f"{port} is free")
 
 
-def _mesh() -> Check:
+def _answers() -> bool:
     from comitia_sdk.errors import ComitiaError
     from comitia_sdk.sync import Client
 
     try:
         with Client() as client:
-            found = client.status()
+            client.status()
     except ComitiaError:
-        return Check(name="mesh", state="note", found="not running", advice="start it with `comitia up --detach`")
-    down = [service.name for service in found.services if service.health != 1]
+        return False
+    return True
+
+
+def _mesh_checks() -> list[Check]:
+    """Looks at the mesh and at what it can ask; without a mesh, at what one would find."""
+    from comitia_sdk.errors import ComitiaError, MeshUnavailable
+    from comitia_sdk.sync import Client
+
+    try:
+        with Client() as client:
+            checks = [_services(client)]
+            try:
+                checks.append(_chain(client))
+            except ComitiaError as error:
+                advice = (
+                    "look at `comitia status`" if isinstance(error, MeshUnavailable) else "is COMITIA_API_KEY right?"
+                )
+                checks.append(Check(name="models", state="missing", found=error.message, advice=advice))
+            return checks
+    except ComitiaError as error:
+        where = os.environ.get("COMITIA_URL")
+        if where:
+            return [Check(name="mesh", state="missing", found=error.message, advice="is COMITIA_URL right?")]
+        down = Check(name="mesh", state="note", found="not running", advice="start it with `comitia up --detach`")
+        return [down, _models_to_come()]
+
+
+def _services(client: "Client") -> Check:
+    from comitia.gateway.v1.status_service_pb2 import SERVICE_HEALTH_SERVING
+
+    found = client.status()
+    down = [service.name for service in found.services if service.health != SERVICE_HEALTH_SERVING]
     if down:
         advice = f"look at `comitia logs {down[0]}`"
         return Check(name="mesh", state="missing", found=f"not serving: {', '.join(down)}", advice=advice)
-    return Check(name="mesh", state="ok", found=f"{len(found.services)} services serving, version {found.version}")
+    services = f"{len(found.services)} services serving"
+    return Check(name="mesh", state="ok", found=f"{services} at {client.url}, version {found.version}")
 
 
-def _models() -> Check:
-    from comitia_sdk.errors import ComitiaError
-    from comitia_sdk.sync import Client
+def _chain(client: "Client") -> Check:
+    from comitia.inference.v1.generation_pb2 import MODEL_TASK_GENERATE
 
-    try:
-        with Client() as client:
-            chain = [one.name for one in client.models.list() if one.in_default_chain and one.task == 1]
-    except ComitiaError as error:
-        return Check(name="model chain", state="note", found=f"unknown: {error.message}")
+    models = client.models.list()
+    chain = [one.name for one in models if one.in_default_chain and one.task == MODEL_TASK_GENERATE]
     if chain:
-        return Check(name="model chain", state="ok", found=" > ".join(chain))
-    advice = "set OPENAI_API_KEY or ANTHROPIC_API_KEY before `comitia up`, or run `make setup` for the local model"
-    return Check(name="model chain", state="missing", found="empty", advice=advice)
+        return Check(name="models", state="ok", found=" > ".join(chain))
+    return Check(name="models", state="missing", found="none", advice=_SET_A_KEY)
+
+
+def _models_to_come() -> Check:
+    """Says what a mesh that is started now would ask."""
+    from importlib.util import find_spec
+
+    kinds = {
+        "OpenAI": ("OPENAI_API_KEY", "COMITIA_INFERENCE_OPENAI_API_KEY"),
+        "Anthropic": ("ANTHROPIC_API_KEY", "COMITIA_INFERENCE_ANTHROPIC_API_KEY"),
+        "a compatible server": ("COMITIA_INFERENCE_COMPATIBLE_BASE_URL",),
+    }
+    found = [kind for kind, names in kinds.items() if any(os.environ.get(name) for name in names)]
+    if find_spec("xllamacpp") is not None:
+        found.append("the local model")
+    if found:
+        return Check(name="models", state="ok", found=f"`comitia up` would ask {' > '.join(found)}")
+    return Check(name="models", state="missing", found="none", advice=_SET_A_KEY)

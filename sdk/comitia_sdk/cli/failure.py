@@ -1,6 +1,6 @@
 """Failures as one sentence on standard error, and the exit code that belongs to them."""
 
-from typing import Final
+from typing import Any, Final
 
 import typer
 
@@ -8,6 +8,9 @@ EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_STUB: Final = 4
+
+#: What typer raises for a command line that it cannot read; it has a name for its subclass only.
+_WRONG_USAGE: Final[type[Exception]] = typer.BadParameter.__mro__[1]
 
 
 class CommandFailed(Exception):
@@ -20,20 +23,42 @@ class CommandFailed(Exception):
 
 def report_failure(failure: Exception) -> int:
     """Says what failed on standard error. Returns the exit code."""
-    from comitia_sdk.errors import ComitiaError, MeshUnavailable
-
-    code = EXIT_REFUSED
-    sentence = str(failure)
-    if isinstance(failure, CommandFailed):
-        code = failure.code
-    elif isinstance(failure, MeshUnavailable) and failure.reason == "UNAVAILABLE":
-        code = EXIT_UNREACHABLE
-        sentence = "the mesh does not answer; start it with `comitia up --detach`, or set COMITIA_URL"
-    elif isinstance(failure, ComitiaError):
-        sentence = f"{failure.message} [{failure.reason}]" if failure.reason else failure.message
-    elif type(failure).__name__ == "LauncherError":
-        sentence = str(failure)
-    else:
-        sentence = f"unexpected {type(failure).__name__}: {failure}; run again with `comitia --debug …` for the details"
+    if isinstance(failure, _WRONG_USAGE):
+        return _report_usage(failure)
+    sentence, code = _sentence(failure)
     typer.secho(f"comitia: {sentence}", fg=typer.colors.RED, err=True)
     return code
+
+
+def _sentence(failure: Exception) -> tuple[str, int]:
+    if isinstance(failure, CommandFailed):
+        return str(failure), failure.code
+    if type(failure).__name__ == "LauncherError":  # cannot be imported where there is no checkout
+        return str(failure), EXIT_REFUSED
+
+    from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, TimedOut
+
+    if isinstance(failure, MeshUnavailable) and failure.reason == "MESH_UNREACHABLE":
+        return f"{failure.message}; start one with `comitia up --detach`, or set COMITIA_URL", EXIT_UNREACHABLE
+    if isinstance(failure, ComitiaError):
+        code = EXIT_REFUSED
+        if isinstance(failure, InvalidRequest):
+            code = EXIT_USAGE
+        elif isinstance(failure, MeshUnavailable | TimedOut):
+            code = EXIT_UNREACHABLE
+        return f"{failure.message} [{failure.reason}]" if failure.reason else failure.message, code
+    what = f"unexpected {type(failure).__name__}: {failure}"
+    return f"{what}; run it again as `comitia --debug …` for the details", EXIT_REFUSED
+
+
+def _report_usage(failure: Exception) -> int:
+    """Says in one sentence what is wrong with the command line, and where its help is."""
+    wrong: Any = failure  # its class has no public name
+    if type(failure).__name__ == "NoArgsIsHelpError":  # the help is the message
+        wrong.show()
+        return EXIT_USAGE
+    said = str(wrong.format_message()).strip().rstrip(".").replace("\n", " ")
+    command = wrong.ctx.command_path if wrong.ctx is not None else "comitia"
+    sentence = f"{said[:1].lower()}{said[1:]}; see `{command} --help`"
+    typer.secho(f"comitia: {sentence}", fg=typer.colors.RED, err=True)
+    return EXIT_USAGE

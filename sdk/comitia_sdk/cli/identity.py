@@ -10,12 +10,12 @@ from comitia_sdk.cli.output import Form, FormOption, as_json, moment, show_json,
 if TYPE_CHECKING:
     from comitia.gateway.v1.identity_pb2 import ApiKey
 
-keys = typer.Typer(no_args_is_help=True, help="API keys.")
+keys = typer.Typer(no_args_is_help=True, help="API keys of your tenant.")
 tenants = typer.Typer(no_args_is_help=True, help="Tenants, for operators of the installation.")
 
 
 def token() -> None:
-    """Prints an access token of 15 minutes, for grpcurl and curl.
+    """Prints an access token of 15 minutes, for grpcurl, curl and other clients.
 
     Example:  grpcurl -plaintext -H "authorization: Bearer $(comitia token)" 127.0.0.1:7400 list
     """
@@ -23,10 +23,33 @@ def token() -> None:
         typer.echo(mesh.identity.token())
 
 
+def whoami(output: FormOption = Form.TABLE) -> None:
+    """Says who you are to the mesh: tenant, key and roles.
+
+    Example:  comitia whoami
+    """
+    from comitia.gateway.v1.identity_pb2 import Role
+    from comitia_sdk.enums import short_name
+
+    with client() as mesh:
+        me = mesh.identity.whoami()
+        url = mesh.url
+    roles = ", ".join(short_name(Role, role) for role in me.roles)
+    lines = [("mesh", url), ("tenant", me.tenant_id), ("subject", me.subject), ("roles", roles)]
+    show_one(output, me, [*lines, ("project", me.project)])
+
+
 @keys.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Name for people.")],
-    role: Annotated[list[str] | None, typer.Option(help="admin, operator, auditor or tenant_user; repeat.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name for people.")],
+    role: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ROLE",
+            help="admin, operator, auditor or tenant_user; repeat for several. Default: tenant_user.",
+            show_default=False,
+        ),
+    ] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Makes an API key. Its secret is shown once.
@@ -54,8 +77,11 @@ def list_keys(output: FormOption = Form.TABLE) -> None:
 
 
 @keys.command("revoke")
-def revoke_key(api_key_id: str, output: FormOption = Form.TABLE) -> None:
-    """Revokes an API key.
+def revoke_key(
+    api_key_id: Annotated[str, typer.Argument(metavar="KEY", help="Id of the key, `key_…`; see `comitia key list`.")],
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Revokes an API key. Tokens that were given for it live out their 15 minutes.
 
     Example:  comitia key revoke key_01j…
     """
@@ -65,7 +91,10 @@ def revoke_key(api_key_id: str, output: FormOption = Form.TABLE) -> None:
 
 
 @tenants.command("create")
-def create_tenant(name: str, output: FormOption = Form.TABLE) -> None:
+def create_tenant(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Unique; lower-case letters, digits and `-`.")],
+    output: FormOption = Form.TABLE,
+) -> None:
     """Makes a tenant and its first admin key, which is shown once.
 
     Example:  comitia tenant create acme

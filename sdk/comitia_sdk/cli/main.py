@@ -1,6 +1,6 @@
 """`comitia`: starts a mesh, runs agents on it, and shows what they did and cost.
 
-Exit codes: 0 done · 1 refused or failed · 2 used wrongly · 3 the mesh does not answer · 4 the stub answered in a demo.
+Exit codes: 0 done · 1 refused or failed · 2 used wrongly · 3 the mesh does not answer · 4 the stub answered a demo.
 Heavy imports stand inside the commands, so that `--help` stays fast.
 """
 
@@ -10,7 +10,9 @@ from typing import Annotated, Final
 import typer
 
 from comitia_sdk.cli import agents, demo, doctor, identity, law, mesh, models, money, sessions, tools
-from comitia_sdk.cli.failure import EXIT_REFUSED, report_failure
+from comitia_sdk.cli.failure import report_failure
+
+_INTERRUPTED: Final = 130
 
 app: Final = typer.Typer(
     name="comitia",
@@ -19,8 +21,9 @@ app: Final = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start with:  [bold]comitia up --detach[/bold]  then  [bold]comitia demo[/bold]. "
-    "Exit codes: 0 done, 1 refused, 2 used wrongly, 3 mesh not reachable, 4 the stub answered a demo.",
+    epilog="Begin with  [bold]comitia demo[/bold].  "
+    "Another mesh than the one on this machine is named by COMITIA_URL and COMITIA_API_KEY.  "
+    "Exit codes: 0 done, 1 refused or failed, 2 used wrongly, 3 the mesh does not answer, 4 the stub answered a demo.",
 )
 
 MESH: Final = "The mesh on this machine"
@@ -40,6 +43,7 @@ app.command("violations", rich_help_panel=WORK)(law.violations)
 app.command("models", rich_help_panel=WORK)(models.models)
 app.command("costs", rich_help_panel=WORK)(money.costs)
 app.add_typer(money.app, name="budget", rich_help_panel=WORK)
+app.command("whoami", rich_help_panel=WORK)(identity.whoami)
 app.command("token", rich_help_panel=WORK)(identity.token)
 app.add_typer(identity.keys, name="key", rich_help_panel=WORK)
 app.add_typer(identity.tenants, name="tenant", rich_help_panel=WORK)
@@ -66,13 +70,11 @@ def options(
 def run() -> None:
     """Runs the command line. Shows one sentence for a failure, never a stack trace without `--debug`."""
     try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
+        code = app(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
     except Exception as failure:
         if _Debug.on:
             raise
-        sys.exit(report_failure(failure))
-    sys.exit(EXIT_REFUSED)
+        code = report_failure(failure)
+    sys.exit(code if isinstance(code, int) else 0)

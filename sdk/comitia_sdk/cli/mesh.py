@@ -1,14 +1,17 @@
 """`comitia up`, `down`, `status`, `logs`: the mesh on this machine."""
 
+import os
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from comitia_sdk.cli.failure import EXIT_UNREACHABLE, CommandFailed
-from comitia_sdk.cli.output import Form, FormOption, show_json
+from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE, CommandFailed
+from comitia_sdk.cli.output import Form, FormOption, as_json, show_json, show_rows
 
 if TYPE_CHECKING:
     from services.launcher.options import UpOptions
@@ -17,7 +20,12 @@ if TYPE_CHECKING:
 
 DataDirOption = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Where the mesh keeps everything. Default: ~/.comitia", show_default=False),
+    typer.Option(
+        "--data-dir",
+        metavar="FOLDER",
+        help="Where the mesh keeps everything. Default: COMITIA_DATA_DIR, else ~/.comitia",
+        show_default=False,
+    ),
 ]
 _FOLLOW_SECONDS: Final = 0.2
 _NO_CHECKOUT: Final = (
@@ -29,16 +37,28 @@ _NO_CHECKOUT: Final = (
 def up(
     data_dir: DataDirOption = None,
     single_process: Annotated[
-        bool, typer.Option("--single-process", help="All services in one process: half the memory.")
+        bool, typer.Option("--single-process", help="All services in one process; takes half the memory.")
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running in the background.")] = False,
-    port: Annotated[int | None, typer.Option(help="Port of the edge. Default: 7400", show_default=False)] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="PORT",
+            help="Where callers reach it; 0 takes any free one. Default: that of the last start, else 7400.",
+            show_default=False,
+        ),
+    ] = None,
     local_model: Annotated[
         bool | None,
-        typer.Option(help="Run the local model beside it. Default: when it is installed.", show_default=False),
+        typer.Option(help="Run the small local model, too. Default: when it is installed.", show_default=False),
     ] = None,
 ) -> None:
-    """Starts the whole mesh: Postgres, NATS, seven services, Envoy.
+    """Starts the whole mesh: Postgres, NATS, seven services and Envoy.
+
+    Stays in the foreground until Ctrl-C, unless told to --detach. Data is kept; a second start goes on where the first
+    one ended. Keys of model providers are taken from the environment: OPENAI_API_KEY, ANTHROPIC_API_KEY.
 
     Example:  comitia up --detach
     """
@@ -46,7 +66,7 @@ def up(
     options: UpOptions = launcher.UpOptions(
         data_dir=data_dir, single_process=single_process, detach=detach, edge_port=port, local_model=local_model
     )
-    start_mesh(options, _next_commands)
+    start_mesh(options, lambda addresses: _next_commands(addresses, detach=detach))
 
 
 def down(data_dir: DataDirOption = None) -> None:
@@ -61,10 +81,15 @@ def down(data_dir: DataDirOption = None) -> None:
 
 
 def status(data_dir: DataDirOption = None, output: FormOption = Form.TABLE) -> None:
-    """Shows every part of the mesh with its memory.
+    """Shows how the mesh is: every process on this machine with its memory, or the services of a mesh elsewhere.
+
+    Asks the mesh that COMITIA_URL names, where it is set. Exits with 1 when a part is not well, 3 without a mesh.
 
     Example:  comitia status -o json
     """
+    if data_dir is None and os.environ.get("COMITIA_URL"):
+        _status_elsewhere(output)
+        return
     found: MeshStatus = import_launcher().status(data_dir)
     if output is Form.JSON:
         from dataclasses import asdict
@@ -76,26 +101,49 @@ def status(data_dir: DataDirOption = None, output: FormOption = Form.TABLE) -> N
         _show_status(found)
     if not found.running:
         raise typer.Exit(EXIT_UNREACHABLE)
+    if any(child.state != "healthy" for child in found.children):
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def _status_elsewhere(output: Form) -> None:
+    """Asks the edge of a mesh for the health of its services."""
+    from comitia.gateway.v1.status_service_pb2 import ServiceHealth
+    from comitia_sdk.enums import short_name
+
+    with client() as mesh:
+        found, url = mesh.status(), mesh.url
+    if output is Form.JSON:
+        show_json(as_json(found))
+    else:
+        rows = [(service.name, short_name(ServiceHealth, service.health)) for service in found.services]
+        show_rows(output, [], ("service", "health"), rows, empty="the mesh names no services")
+        typer.echo(f"address {url}, version {found.version}")
+    if not found.serving:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 def logs(
-    part: Annotated[str, typer.Argument(help="A service, postgres, nats, envoy, launcher or local-model.")] = "",
+    part: Annotated[
+        str, typer.Argument(metavar="[PART]", help="A service, postgres, nats, edge, launcher …; without it: which.")
+    ] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Shows what a part of the mesh has logged, or which logs there are.
+    """Shows what a part of the mesh on this machine has logged, or which logs there are.
 
     Example:  comitia logs orchestrator -f
     """
     paths: dict[str, Path] = import_launcher().log_paths(data_dir)
+    if not part and not paths:
+        typer.echo("no logs yet; start the mesh with `comitia up --detach`")
     if not part:
         for name, path in paths.items():
             typer.echo(f"{name:<14} {path}")
         return
     if part not in paths:
-        known = ", ".join(paths) or "none yet; start the mesh with `comitia up`"
-        raise CommandFailed(f"there is no log of {part!r}; there are: {known}")
+        known = ", ".join(paths) or "none yet; start the mesh with `comitia up --detach`"
+        raise CommandFailed(f"there is no log of {part!r}; there are: {known}", code=EXIT_USAGE)
     _show_log(paths[part], lines=lines, follow=follow)
 
 
@@ -180,41 +228,48 @@ class _StepDisplay:
             self._status.update(f"starting {', '.join(self._running)}")
 
 
-def _next_commands(addresses: "Addresses") -> None:
+def _next_commands(addresses: "Addresses", *, detach: bool) -> None:
+    from comitia_sdk.context import find_data_dir
+
+    usual = find_data_dir(None, os.environ).absolute() == Path(addresses.data_dir)
+    # Without it, the next command would look for the mesh in the usual place.
+    place = "" if usual else f"COMITIA_DATA_DIR={addresses.data_dir} "
     typer.echo("")
     if addresses.edge_url:
-        typer.echo(f"mesh       {addresses.edge_url}   (REST, SSE, gRPC, gRPC-Web on one port)")
+        typer.echo(f"mesh       {addresses.edge_url}   (gRPC, gRPC-Web, REST and SSE on one port)")
     typer.echo(f"admin key  {addresses.admin_key_path}")
-    typer.echo("next       comitia demo")
+    typer.echo(f"next       {place}comitia demo")
+    typer.echo(f"end        {f'{place}comitia down' if detach else 'Ctrl-C'}")
 
 
 def _show_status(found: "MeshStatus") -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("part", "state", "port", "pid", "up", "memory", "restarts", box=box.SIMPLE_HEAD)
-    for child in found.children:
-        memory = f"{child.pss_bytes / 1_000_000:.0f} MB" if child.pss_bytes else ""
-        cells = (
+    rows = [
+        (
             child.name,
             child.state,
             str(child.port or ""),
             str(child.pid),
-            f"{child.uptime_seconds:.0f} s",
-            memory,
+            _span(child.uptime_seconds),
+            f"{child.pss_bytes / 1_000_000:.0f} MB" if child.pss_bytes else "",
+            str(child.restarts or ""),
         )
-        table.add_row(*cells, str(child.restarts or ""))
-    Console().print(table)
+        for child in found.children
+    ]
+    show_rows(Form.TABLE, [], ("part", "state", "port", "pid", "up", "memory", "restarts"), rows, empty="")
     typer.echo(f"memory in all {found.pss_bytes / 1_000_000:.0f} MB")
     if found.addresses and found.addresses.edge_url:
         typer.echo(f"address {found.addresses.edge_url}")
 
 
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{rest} s"
+
+
 def _show_log(path: Path, *, lines: int, follow: bool) -> None:
     with path.open(encoding="utf-8", errors="replace") as log:
-        last = log.readlines()[-lines:] if lines else []
-        typer.echo("".join(last), nl=False)
+        typer.echo("".join(deque(log, maxlen=lines)), nl=False)
         while follow:
             line = log.readline()
             if line:

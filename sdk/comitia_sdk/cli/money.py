@@ -6,6 +6,7 @@ import typer
 
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, show_json, show_one, show_rows
+from comitia_sdk.cli.reading import read_dollars
 
 if TYPE_CHECKING:
     from comitia.cost.v1.cost_pb2 import Budget
@@ -14,11 +15,13 @@ app = typer.Typer(no_args_is_help=True, help="Hard limits on money.")
 
 
 def costs(
-    by: Annotated[str, typer.Option(help="model, provider, agent, run, project or kind.")] = "model",
-    session: Annotated[str, typer.Option(help="Only this session.")] = "",
+    by: Annotated[
+        str, typer.Option(metavar="WHAT", help="Add up by model, provider, agent, run, project or kind.")
+    ] = "model",
+    session: Annotated[str, typer.Option(metavar="SESSION", help="Only this session.")] = "",
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Shows what was spent.
+    """Adds up what was spent.
 
     Example:  comitia costs --by agent --session run_01j…
     """
@@ -45,7 +48,9 @@ def costs(
 
 @app.command()
 def show(
-    budget_id: Annotated[str, typer.Argument(help="`budget_…`, or `tenant`.")] = "tenant",
+    budget_id: Annotated[
+        str, typer.Argument(metavar="[BUDGET]", help="`budget_…`, or `tenant` for the tenant's own.")
+    ] = "tenant",
     output: FormOption = Form.TABLE,
 ) -> None:
     """Shows a budget.
@@ -57,25 +62,45 @@ def show(
     show_one(output, budget, _lines(budget))
 
 
+@app.command("list")
+def list_(output: FormOption = Form.TABLE) -> None:
+    """Lists budgets, newest first: the tenant's own and one for each session.
+
+    Example:  comitia budget list
+    """
+    from comitia.cost.v1.cost_pb2 import BudgetScope
+    from comitia_sdk.enums import short_name
+
+    with client() as mesh:
+        found = list(mesh.costs.budgets())
+    rows = [
+        (
+            one.budget_id,
+            short_name(BudgetScope, one.scope),
+            dollars(one.limit_nano_usd),
+            dollars(one.spent_nano_usd),
+            dollars(one.held_nano_usd),
+            one.run_id,
+        )
+        for one in found
+    ]
+    empty = "no budgets yet; the tenant's own is made with its first call"
+    show_rows(output, found, ("budget", "of", "limit", "spent", "held", "session"), rows, empty=empty)
+
+
 @app.command("set")
 def set_(
-    limit: Annotated[str, typer.Argument(help="The new limit in dollars.")],
-    budget_id: Annotated[str, typer.Option("--budget", help="`budget_…`, or `tenant`.")] = "tenant",
+    limit: Annotated[str, typer.Argument(metavar="DOLLARS", help="The new limit.")],
+    budget_id: Annotated[
+        str, typer.Option("--budget", metavar="BUDGET", help="`budget_…`, or `tenant` for the tenant's own.")
+    ] = "tenant",
     output: FormOption = Form.TABLE,
 ) -> None:
     """Changes a budget's limit.
 
     Example:  comitia budget set 25.00
     """
-    from decimal import InvalidOperation
-
-    from comitia_sdk.cli.failure import EXIT_USAGE, CommandFailed
-    from comitia_sdk.money import nano_usd
-
-    try:
-        amount = nano_usd(limit)
-    except InvalidOperation as error:
-        raise CommandFailed(f"{limit!r} is no amount in dollars, such as 25.00", code=EXIT_USAGE) from error
+    amount = read_dollars(limit)
     with client() as mesh:
         budget = mesh.costs.set_limit(amount, budget_id=budget_id)
     show_one(output, budget, _lines(budget))

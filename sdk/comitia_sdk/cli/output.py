@@ -1,16 +1,23 @@
 """Answers as a table for people or as JSON for programs."""
 
 import json
+import shutil
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
+
+_GAP: Final = "  "
+_LEAST_LAST_COLUMN: Final = 20
+#: Control characters, which could move the cursor or colour the screen, are left out of what others wrote.
+_SILENT: Final = {number: None for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
 
 
 class Form(StrEnum):
@@ -20,14 +27,16 @@ class Form(StrEnum):
     JSON = "json"
 
 
-FormOption = Annotated[Form, typer.Option("--output", "-o", help="How to write the answer.")]
+FormOption = Annotated[
+    Form, typer.Option("--output", "-o", help="For people (table) or as the REST face writes it (json).")
+]
 
 
 def as_json(message: "Message") -> dict[str, Any]:
-    """Gives a message as the REST face writes it."""
+    """Gives a message as the REST face writes it: every field, under its name in the contract."""
     from google.protobuf.json_format import MessageToDict
 
-    return MessageToDict(message, preserving_proto_field_name=True)
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
 
 
 def show_json(value: object) -> None:
@@ -35,10 +44,17 @@ def show_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def plain(text: str) -> str:
+    """Gives a text that others wrote as it may stand on a terminal."""
+    return text.translate(_SILENT)
+
+
 def show_rows(
     form: Form, messages: Iterable["Message"], columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str
 ) -> None:
     """Writes a list: JSON of the messages, or a table with these columns.
+
+    On a terminal the last column is cut to fit; elsewhere every row is one whole line.
 
     Args:
         empty: the sentence for a list without rows.
@@ -46,30 +62,46 @@ def show_rows(
     if form is Form.JSON:
         show_json([as_json(message) for message in messages])
         return
-    listed = list(rows)
+    listed = [[" ".join(plain(cell).split()) for cell in row] for row in rows]
     if not listed:
         typer.echo(empty)
         return
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.cells import cell_len, set_cell_size
 
-    table = Table(*columns, box=box.SIMPLE_HEAD)
-    for row in listed:
-        table.add_row(*(escape(cell) for cell in row))
-    Console().print(table)
+    kept = [number for number in range(len(columns)) if any(row[number] for row in listed)]
+    widths = {number: max(cell_len(row[number]) for row in (columns, *listed)) for number in kept}
+    if sys.stdout.isatty():
+        taken = sum(widths[number] + len(_GAP) for number in kept[:-1])
+        left = max(_LEAST_LAST_COLUMN, shutil.get_terminal_size().columns - taken)
+        widths[kept[-1]] = min(widths[kept[-1]], left)
+    for row in (columns, *listed):
+        cells = [
+            row[number]
+            if cell_len(row[number]) <= widths[number] and number == kept[-1]
+            else _fit(row[number], widths[number], cell_len(row[number]), set_cell_size)
+            for number in kept
+        ]
+        typer.secho(_GAP.join(cells).rstrip(), dim=row is columns)
+
+
+def _fit(text: str, width: int, length: int, resize: Any) -> str:
+    return resize(text, width) if length <= width else f"{resize(text, width - 1)}…"
 
 
 def show_one(form: Form, message: "Message", lines: Iterable[tuple[str, str]]) -> None:
     """Writes one thing: its JSON, or a line for each of its values."""
     if form is Form.JSON:
         show_json(as_json(message))
-        return
-    listed = [(name, value) for name, value in lines if value]
+    else:
+        show_lines(lines)
+
+
+def show_lines(lines: Iterable[tuple[str, str]], *, indent: str = "") -> None:
+    """Writes names and values below each other; without those that are empty."""
+    listed = [(name, plain(value)) for name, value in lines if value]
     width = max((len(name) for name, _ in listed), default=0)
     for name, value in listed:
-        typer.echo(f"{name:<{width}}  {value}")
+        typer.echo(f"{indent}{name:<{width}}{_GAP}{value}")
 
 
 def moment(time: "Timestamp") -> str:
@@ -83,6 +115,6 @@ def dollars(nano_usd: int) -> str:
     """Writes money without losing digits: `$0.000123`."""
     from comitia_sdk.money import usd
 
-    text = f"{usd(nano_usd):.9f}".rstrip("0")
+    text = f"{abs(usd(nano_usd)):.9f}".rstrip("0")
     whole, _, rest = text.partition(".")
-    return f"${whole}.{rest:0<2}"
+    return f"{'-' if nano_usd < 0 else ''}${whole}.{rest:0<2}"

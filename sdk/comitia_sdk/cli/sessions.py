@@ -1,41 +1,63 @@
 """`comitia session`: sessions of several agents."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.follow import follow_session, require_success, score_words, show_turn
 from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, show_json, show_one, show_rows
+from comitia_sdk.cli.reading import read_dollars
 
 if TYPE_CHECKING:
     from comitia.orchestrator.v1.session_pb2 import Session
+    from comitia_sdk.sync import Client
 
-app = typer.Typer(no_args_is_help=True, help="Sessions of several agents.")
+app = typer.Typer(no_args_is_help=True, help="Sessions: several agents deliberate on a topic.")
 
-SessionId = Annotated[str, typer.Argument(help="Id of the session, `run_…`.")]
+SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="Id of the session, `run_…`.")]
+MODES: Final = "debate, brainstorm, consensus or dialogue."
+STRATEGIES: Final = "Who speaks when: round_robin (each hears those before) or parallel (all at once)."
 
 
 @app.command()
 def start(
-    topic: Annotated[str, typer.Argument(help="What to deliberate on.")],
-    agent: Annotated[list[str], typer.Option("--agent", "-a", help="Who takes part; repeat for each.")],
-    mode: Annotated[str, typer.Option(help="debate, brainstorm, consensus or dialogue.")] = "debate",
-    strategy: Annotated[str, typer.Option(help="round_robin or parallel.")] = "round_robin",
-    rounds: Annotated[int, typer.Option(help="Most rounds, 1 to 100.")] = 3,
-    convergence: Annotated[bool, typer.Option(help="End the session once the agents agree.")] = True,
-    manual: Annotated[bool, typer.Option(help="Wait for `comitia session advance` after each round.")] = False,
-    max_cost: Annotated[str, typer.Option(help="Hard limit in dollars.")] = "1.00",
-    model: Annotated[str, typer.Option(help="Model for every agent in place of its own.")] = "",
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="What to deliberate on.")],
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--agent",
+            "-a",
+            metavar="NAME",
+            help="Who takes part, `name` or `name@version`; repeat for each. Default: Athena and Apollo, who ship with "
+            "Comitia.",
+            show_default=False,
+        ),
+    ] = None,
+    mode: Annotated[str, typer.Option(metavar="MODE", help=MODES)] = "debate",
+    strategy: Annotated[str, typer.Option(metavar="NAME", help=STRATEGIES)] = "round_robin",
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="Most rounds.")] = 3,
+    convergence: Annotated[
+        bool, typer.Option("--convergence/--all-rounds", help="End as soon as the agents agree, or play all rounds.")
+    ] = True,
+    manual: Annotated[bool, typer.Option("--manual", help="Wait for `comitia session advance` after a round.")] = False,
+    max_cost: Annotated[str, typer.Option(metavar="DOLLARS", help="Hard limit of the session.")] = "1.00",
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Model for every agent in place of its own; see `comitia models`.")
+    ] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it until it ends.")] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Starts a session.
+    """Starts a session and returns at once; with -f, shows it until it ends.
 
-    Example:  comitia session start "Tabs or spaces?" -a Athena -a Apollo --rounds 2 -f
+    Example:  comitia session start "Tabs or spaces?" -f
     """
-    from comitia_sdk.money import nano_usd
-
+    limit = read_dollars(max_cost)
     with client() as mesh:
+        if not agent:
+            from comitia_sdk.cli.agents import apply_shipped
+
+            agent = apply_shipped(mesh)
         session = mesh.sessions.start(
             topic,
             agents=agent,
@@ -44,14 +66,15 @@ def start(
             max_rounds=rounds,
             convergence=convergence,
             manual_advance=manual,
-            max_cost_nano_usd=nano_usd(max_cost),
+            max_cost_nano_usd=limit,
             model=model,
         )
         if follow:
-            from comitia_sdk.cli.follow import follow_session
-
-            session = follow_session(mesh, session.session_id, output)
+            _follow(mesh, session.session_id, output)
+            return
     show_one(output, session, lines_of(session))
+    if output is Form.TABLE:
+        typer.echo(f"\nwatch it with `comitia session watch {session.session_id}`")
 
 
 @app.command("list")
@@ -63,11 +86,18 @@ def list_(output: FormOption = Form.TABLE) -> None:
     with client() as mesh:
         sessions = list(mesh.sessions.list())
     rows = [
-        (one.session_id, state_of(one), str(one.turn_count), dollars(one.cost_nano_usd), one.topic_start[:60])
+        (
+            one.session_id,
+            state_of(one),
+            moment(one.start_time),
+            str(one.turn_count),
+            dollars(one.cost_nano_usd),
+            one.topic_start,
+        )
         for one in sessions
     ]
-    empty = "no sessions yet; start one with `comitia session start`, or run `comitia demo`"
-    show_rows(output, sessions, ("session", "state", "turns", "cost", "topic"), rows, empty=empty)
+    empty = "no sessions yet; start one with `comitia session start TOPIC`, or run `comitia demo`"
+    show_rows(output, sessions, ("session", "state", "started", "turns", "cost", "topic"), rows, empty=empty)
 
 
 @app.command()
@@ -92,30 +122,31 @@ def turns(session_id: SessionId, output: FormOption = Form.TABLE) -> None:
     if output is Form.JSON:
         show_json([as_json(turn) for turn in recorded])
         return
+    if not recorded:
+        typer.echo("no turns yet")
     for turn in recorded:
-        typer.secho(f"{turn.index}. {turn.agent_name} (round {turn.round}, {turn.cost.model})", bold=True)
-        typer.echo(f"{turn.output.content}\n")
+        show_turn(turn)
 
 
 @app.command()
 def watch(
     session_id: SessionId,
-    after: Annotated[int, typer.Option(help="Only events after this sequence.")] = 0,
+    after: Annotated[int, typer.Option(min=0, metavar="SEQUENCE", help="Only events after this sequence.")] = 0,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Follows a session until it ends.
+    """Shows what happened and what happens, until the session ends. Ctrl-C stops watching, not the session.
+
+    As JSON, each event is one line.
 
     Example:  comitia session watch run_01j…
     """
-    from comitia_sdk.cli.follow import follow_session
-
     with client() as mesh:
-        follow_session(mesh, session_id, output, after=after)
+        _follow(mesh, session_id, output, after=after)
 
 
 @app.command()
 def advance(session_id: SessionId, output: FormOption = Form.TABLE) -> None:
-    """Begins the next round of a session that waits.
+    """Begins the next round of a session that was started with --manual.
 
     Example:  comitia session advance run_01j…
     """
@@ -145,18 +176,32 @@ def state_of(session: "Session") -> str:
 
 def lines_of(session: "Session") -> list[tuple[str, str]]:
     """Gives what a person wants to know of a session."""
-    reason = f"{session.state_reason}: {session.state_message}" if session.state_message else session.state_reason
+    from comitia.orchestrator.v1.session_pb2 import SessionMode, SessionStrategy
+    from comitia_sdk.enums import short_name
+
+    reason = f"{session.state_message} [{session.state_reason}]" if session.state_message else session.state_reason
+    kind = f"{short_name(SessionMode, session.mode)}, {short_name(SessionStrategy, session.strategy)}"
+    last = session.topic_final if session.topic_final != session.topic_start else ""
     return [
         ("session", session.session_id),
         ("topic", session.topic_start),
+        ("outcome", last),
         ("state", state_of(session)),
         ("why", reason),
+        ("mode", kind),
         ("agents", ", ".join(session.agents)),
-        ("rounds", f"{session.rounds_executed} of at most {session.max_rounds}"),
-        ("turns", str(session.turn_count)),
-        ("converged", "yes" if session.converged else ""),
+        ("rounds", f"{session.rounds_executed} of at most {session.max_rounds}, {session.turn_count} turns"),
+        ("last round", score_words(session.scores[-1]) if session.scores else ""),
         ("tokens", f"{session.usage.input_tokens} in, {session.usage.output_tokens} out"),
-        ("cost", f"{dollars(session.cost_nano_usd)} of {dollars(session.max_cost_nano_usd)}"),
+        ("cost", f"{dollars(session.cost_nano_usd)} of at most {dollars(session.max_cost_nano_usd)}"),
         ("started", moment(session.start_time)),
         ("ended", moment(session.end_time)),
     ]
+
+
+def _follow(mesh: "Client", session_id: str, output: Form, *, after: int = 0) -> None:
+    session = follow_session(mesh, session_id, output, after=after)
+    if output is Form.TABLE:
+        typer.echo("")
+        show_one(output, session, lines_of(session))
+    require_success(session)

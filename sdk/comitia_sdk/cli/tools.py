@@ -7,12 +7,14 @@ import typer
 
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
-from comitia_sdk.cli.output import Form, FormOption, as_json, show_json, show_one, show_rows
+from comitia_sdk.cli.output import Form, FormOption, as_json, plain, show_json, show_one, show_rows
 
 if TYPE_CHECKING:
     from comitia.tools.v1.tool_service_pb2 import Tool
 
-app = typer.Typer(no_args_is_help=True, help="Tools, under law and money.")
+app = typer.Typer(no_args_is_help=True, help="Tools that agents call, under law and on a budget.")
+
+ToolName = Annotated[str, typer.Argument(metavar="NAME", help="`name` (its highest version) or `name@version`.")]
 
 
 @app.command("list")
@@ -24,11 +26,17 @@ def list_(output: FormOption = Form.TABLE) -> None:
     with client() as mesh:
         tools = list(mesh.tools.list())
     rows = [(f"{tool.name}@{tool.version}", tool.description) for tool in tools]
-    show_rows(output, tools, ("tool", "what it does"), rows, empty="no tools")
+    show_rows(
+        output,
+        tools,
+        ("tool", "what it does"),
+        rows,
+        empty="no tools; those that ship with the mesh are missing, look at `comitia status`",
+    )
 
 
 @app.command()
-def show(name: str, output: FormOption = Form.TABLE) -> None:
+def show(name: ToolName, output: FormOption = Form.TABLE) -> None:
     """Shows a tool with its schema.
 
     Example:  comitia tool show calculator
@@ -40,8 +48,8 @@ def show(name: str, output: FormOption = Form.TABLE) -> None:
 
 @app.command()
 def invoke(
-    name: str,
-    arguments: Annotated[str, typer.Argument(help="Arguments as a JSON object.")],
+    name: ToolName,
+    arguments: Annotated[str, typer.Argument(metavar="[JSON]", help="Arguments as a JSON object.")] = "{}",
     output: FormOption = Form.TABLE,
 ) -> None:
     """Calls a tool and shows its result.
@@ -50,16 +58,16 @@ def invoke(
     """
     try:
         values: object = json.loads(arguments)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise CommandFailed(f"the arguments are no JSON: {error}", code=EXIT_USAGE) from error
     if not isinstance(values, dict):
-        raise CommandFailed("the arguments must be a JSON object", code=EXIT_USAGE)
+        raise CommandFailed('the arguments must be a JSON object, such as {"expression": "6*7"}', code=EXIT_USAGE)
     with client() as mesh:
         invocation = mesh.tools.invoke(name, cast(dict[str, Any], values))
     if output is Form.JSON:
         show_json(as_json(invocation))
     else:
-        typer.echo("\n".join(part.text.text or part.tool_result.text for part in invocation.parts))
+        typer.echo(plain("\n".join(part.text.text or part.tool_result.text for part in invocation.parts)))
     if invocation.failed:
         raise typer.Exit(EXIT_REFUSED)
 

@@ -1,0 +1,1 @@
+"""What the client can do, one module for each noun of the contracts."""

@@ -1,0 +1,66 @@
+"""Agents: immutable versions of a persona, its model and its limits."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+from comitia.orchestrator.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc
+from comitia_sdk.connection import Connection
+
+
+class AsyncAgents:
+    """Immutable versions of agents."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._stub = agent_service_pb2_grpc.AgentServiceStub(connection.channel)
+
+    async def create(
+        self,
+        name: str,
+        version: str = "1.0.0",
+        *,
+        instructions: str = "",
+        description: str = "",
+        model: str = "",
+        max_output_tokens: int = 0,
+        temperature: float | None = None,
+        tools: Sequence[str] = (),
+        max_tool_calls: int = 0,
+        recent_turns: int = 0,
+        semantic_matches: int = 0,
+        memory_required: bool = False,
+        style: Mapping[str, float] | None = None,
+    ) -> agent_pb2.Agent:
+        """Makes a version of an agent; the same definition again changes nothing. Raises: AlreadyExists."""
+        agent = agent_pb2.Agent(
+            name=name,
+            version=version,
+            instructions=instructions,
+            description=description,
+            model=model,
+            max_output_tokens=max_output_tokens,
+            temperature=temperature,
+            tools=tools,
+            max_tool_calls=max_tool_calls,
+            memory=agent_pb2.MemoryPolicy(
+                recent_turns=recent_turns, semantic_matches=semantic_matches, required=memory_required
+            ),
+            style=style or {},
+        )
+        return await self.apply(agent)
+
+    async def apply(self, agent: agent_pb2.Agent) -> agent_pb2.Agent:
+        """Makes a version from a whole definition. Raises: AlreadyExists."""
+        request = agent_service_pb2.CreateAgentRequest(agent=agent)
+        return (await self._connection.call(self._stub.CreateAgent, request)).agent
+
+    async def get(self, name: str, version: str = "") -> agent_pb2.Agent:
+        """Fetches a version, the highest when none is named. Raises: NotFound."""
+        request = agent_service_pb2.GetAgentRequest(name=name, version=version)
+        return (await self._connection.call(self._stub.GetAgent, request)).agent
+
+    async def list(self, *, page_size: int = 0) -> AsyncGenerator[agent_pb2.Agent]:
+        """Gives all versions, by name, then version."""
+        request = agent_service_pb2.ListAgentsRequest(page_size=page_size)
+        async for page in self._connection.pages(self._stub.ListAgents, request):
+            for agent in page.agents:
+                yield agent
