@@ -88,7 +88,8 @@ async def stored(request: Any, urls: DatabaseUrls, tmp_path: Path) -> AsyncItera
 
 
 def a_key(tenant: TenantId | None = None, **changes: Any) -> CallKey:
-    call_id = CallId(**{"run_id": "run_1", "path": "rounds/1/Athena", **changes})
+    values: dict[str, Any] = {"run_id": "run_1", "path": "rounds/1/Athena", **changes}
+    call_id = CallId(**values)
     return CallKey(tenant=tenant or TenantId(uuid4()), call_id=call_id)
 
 

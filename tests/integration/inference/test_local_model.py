@@ -36,7 +36,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 def _installed() -> str:
     try:
-        weights.language_model(), weights.embedding_model(), weights.embedding_tokenizer()
+        for find in (weights.language_model, weights.embedding_model, weights.embedding_tokenizer):
+            find()
     except weights.WeightsMissing as missing:
         return missing.message
     return ""
