@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from services.policy.domain.errors import BundleEmpty, BundleFaulty, Fault, RegexRefused
 from services.policy.rules.engine import MAX_BUNDLE_PROGRAM, Refused, program_size
-from services.policy.rules.keyword import finder_expression
+from services.policy.rules.keyword import finder_expression, screen_expression
 from services.policy.rules.source import Path, Read, Unreadable, field_of, read_source
 from services.policy.rules.spec import MAX_RULES, RULE_TYPES, Head, KeywordRule, RegexRule, Rule
 
@@ -126,9 +126,11 @@ class _Parser:
         for index, rule in rules:
             for path, expression in _expressions(index, rule):
                 try:
+                    if isinstance(rule, KeywordRule):
+                        program_size(finder_expression(rule), own=True)
                     total += program_size(expression, own=isinstance(rule, KeywordRule))
                 except Refused as error:
-                    refusal = f"RE2 refuses the pattern: {error.why}"
+                    refusal = f"RE2 refuses {_what(rule)}: {error.why}"
                     self._faults.append(self._fault(path, refusal, rule.name, regex=True))
         if total > MAX_BUNDLE_PROGRAM:
             sentence = f"all keywords and patterns together are too large ({total} of {MAX_BUNDLE_PROGRAM} RE2 steps)"
@@ -141,7 +143,7 @@ class _Parser:
 def _expressions(index: int, rule: Rule) -> Iterator[tuple[Path, str]]:
     match rule:
         case KeywordRule():
-            yield ("rules", index, "keywords"), finder_expression(rule)
+            yield ("rules", index, "keywords"), screen_expression(rule)
         case RegexRule(pattern=str(pattern)):
             yield ("rules", index, "pattern"), pattern
         case RegexRule():
@@ -149,6 +151,10 @@ def _expressions(index: int, rule: Rule) -> Iterator[tuple[Path, str]]:
                 yield ("rules", index, "patterns", position), pattern
         case _:
             return
+
+
+def _what(rule: Rule) -> str:
+    return "the keywords, which are too many or too long" if isinstance(rule, KeywordRule) else "the pattern"
 
 
 def _name_of(item: object) -> str:
