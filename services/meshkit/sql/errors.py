@@ -40,19 +40,29 @@ def mapped_errors() -> Generator[None]:
         ) from cause
     except exc.DBAPIError as cause:
         driver = cause.driver_exception if cause.orig is not None else cause
-        state = driver.sqlstate if isinstance(driver, asyncpg.PostgresError) else None
-        if state in _CONFLICT_STATES:
-            raise TransactionConflict("another change got in the way; reload and try again") from cause
-        if cause.connection_invalidated or state in _AWAY_STATES:
+        _raise_mapped(driver, cause)
+        if cause.connection_invalidated:
             raise Unavailable("postgres") from cause
         raise
-    except (
-        asyncpg.PostgresConnectionError,
-        asyncpg.CannotConnectNowError,
-        OSError,
-    ) as cause:
+    except asyncpg.PostgresError as cause:
+        _raise_mapped(cause, cause)
+        raise
+    except asyncpg.InterfaceError as cause:
+        # A socket that was lost a moment ago; any other misuse of the driver is ours and stays visible.
+        if "closed" in str(cause):
+            raise Unavailable("postgres") from cause
+        raise
+    except (asyncpg.InternalClientError, OSError) as cause:
         raise Unavailable("postgres") from cause
-    except asyncpg.InternalClientError as cause:
+
+
+def _raise_mapped(driver: object, cause: BaseException) -> None:
+    """Raises the mesh error for what the server or the driver said, if there is one."""
+    if not isinstance(driver, asyncpg.PostgresError):
+        return
+    if driver.sqlstate in _CONFLICT_STATES:
+        raise TransactionConflict("another change got in the way; reload and try again") from cause
+    if driver.sqlstate in _AWAY_STATES or isinstance(driver, asyncpg.PostgresConnectionError):
         raise Unavailable("postgres") from cause
 
 

@@ -31,13 +31,22 @@ _INSERT_RUN: Final = """
 _INSERT_ROW: Final = """
     INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
     VALUES ($1, $2, $3, $4, $5, $6)"""
-_INSERT_TURNS: Final = """
-    INSERT INTO turn_place (tenant_id, run_id, turn, sequence)
-    SELECT $1, $2, place.turn, place.sequence FROM unnest($3::int[], $4::bigint[]) AS place (turn, sequence)"""
-_UPDATE_RUN: Final = """
-    UPDATE run SET state = $3, view = $4, last_sequence = $5
-    WHERE run_id = $1 AND lease_epoch = $2 AND lease_until > now()"""
-_DELETE_COMMANDS: Final = "DELETE FROM run_command WHERE run_id = $1 AND command_id = ANY($2::uuid[])"
+#: One statement, because each round trip is half of what a commit costs. Nothing is written without the lease (INV-2).
+_COMMIT: Final = """
+    WITH fenced AS (
+        UPDATE run SET state = $4, view = $5, last_sequence = $6
+        WHERE run_id = $2 AND lease_epoch = $3 AND lease_until > now() RETURNING run_id),
+    facts AS (
+        INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
+        SELECT $1, run_id, $7, $8::smallint, $9, $10 FROM fenced WHERE $8::smallint > 0),
+    turns AS (
+        INSERT INTO turn_place (tenant_id, run_id, turn, sequence)
+        SELECT $1, fenced.run_id, place.turn, place.sequence
+        FROM fenced, unnest($11::int[], $12::bigint[]) AS place (turn, sequence)),
+    done AS (
+        DELETE FROM run_command USING fenced
+        WHERE run_command.run_id = fenced.run_id AND command_id = ANY($13::uuid[]))
+    SELECT count(*) FROM fenced"""
 _CLAIM: Final = """
     UPDATE run SET owner = $1, lease_epoch = lease_epoch + 1, lease_until = now() + $4::interval
     WHERE run_id IN (
@@ -104,21 +113,14 @@ class SqlRunStore:
         view = await self._codec.seal_view(run.tenant, commit.view)
         payload, commitments = await self._codec.seal(run.tenant, run.run_id, commit.first_sequence, commit.entries)
         async with driver_scope(self._app, run.tenant) as scope:
-            updated = await scope.driver.execute(
-                _UPDATE_RUN, run_uuid, run.epoch, int(commit.view.state), view, sequence
+            fenced = await scope.driver.fetchval(
+                _COMMIT,
+                *(run.tenant, run_uuid, run.epoch, int(commit.view.state), view, sequence),
+                *(commit.first_sequence, len(commit.entries), payload, commitments),
+                *([turn for turn, _ in turns], [place for _, place in turns], list(commit.commands)),
             )
-            if updated != "UPDATE 1":
+            if fenced != 1:
                 raise LeaseLost(run.run_id)
-            if commit.entries:
-                await scope.driver.execute(
-                    _INSERT_ROW, run.tenant, run_uuid, commit.first_sequence, len(commit.entries), payload, commitments
-                )
-            if turns:
-                await scope.driver.execute(
-                    _INSERT_TURNS, run.tenant, run_uuid, [turn for turn, _ in turns], [place for _, place in turns]
-                )
-            if commit.commands:
-                await scope.driver.execute(_DELETE_COMMANDS, run_uuid, list(commit.commands))
             await scope.commit()
 
     async def entries(
