@@ -20,7 +20,7 @@ from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.integration.conftest import MakeDatabase, free_port, make_database, nats_server, postgres
-from tests.integration.inference.conftest import InferenceMesh, _money, a_request
+from tests.integration.inference.conftest import InferenceMesh, a_request, running_cost
 from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
 from tests.support.fake_provider import KEY, FakeProvider, fake_provider
 
@@ -95,7 +95,7 @@ async def test_a_killed_call_is_answered_once_and_paid_for_as_metered(
     async with (
         fake_provider() as provider,
         fake_policy(keys) as law,
-        _money(make_database, keys, tmp_path) as money,
+        running_cost(make_database, keys, tmp_path) as money,
     ):
         process = Process(environment_of(urls, keys, tmp_path, law, provider, money.target))
         principal = keys.principal()

@@ -22,12 +22,16 @@ class FakePolicy(PolicyServiceServicer):
     """Blocks and redacts the words it is given; remembers what it judged."""
 
     def __init__(self) -> None:
+        self.target = ""
+        self._ids = SystemIds()
+        self.forget()
+
+    def forget(self) -> None:
+        """Starts anew."""
         self.blocked: set[str] = set()
         self.redacted: dict[str, str] = {}
         self.seen: list[policy_pb2.Subject] = []
         self.faults = FaultQueue()
-        self.target = ""
-        self._ids = SystemIds()
 
     def stages(self) -> list[str]:
         return [policy_pb2.Stage.Name(subject.stage).removeprefix("STAGE_").lower() for subject in self.seen]

@@ -97,11 +97,15 @@ class FakeProvider:
     """Serves both dialects on one port."""
 
     def __init__(self) -> None:
+        self.address = ""
+        self.news = asyncio.Condition()
+        self.forget()
+
+    def forget(self) -> None:
+        """Starts anew."""
         self.meter = Meter()
         self.behaviours: deque[Behaviour] = deque()
         self.default = Behaviour()
-        self.address = ""
-        self.news = asyncio.Condition()
 
     @property
     def openai_base_url(self) -> str:
@@ -209,13 +213,12 @@ class FakeProvider:
     async def _begin(self, request: web.Request, dialect: Dialect) -> Served:
         body: dict[str, Any] = await request.json()
         served = Served(dialect, body["model"], body, {name.lower(): text for name, text in request.headers.items()})
-        await self._tell(served)
+        self.meter.calls.append(served)
+        await self._tell()
         return served
 
-    async def _tell(self, served: Served) -> None:
+    async def _tell(self) -> None:
         async with self.news:
-            if served not in self.meter.calls:
-                self.meter.calls.append(served)
             self.news.notify_all()
 
     def _take(self, served: Served) -> Behaviour:
@@ -238,7 +241,7 @@ class FakeProvider:
     ) -> web.Response:
         await asyncio.sleep(behaviour.wait)
         served.confirmed = behaviour.raw is None
-        await self._tell(served)
+        await self._tell()
         return web.Response(
             text=json.dumps(answer) if behaviour.raw is None else behaviour.raw, content_type="application/json"
         )
@@ -263,7 +266,7 @@ class FakeProvider:
             served.abandoned = True
             raise
         finally:
-            await asyncio.shield(self._tell(served))
+            await asyncio.shield(self._tell())
         return response
 
 

@@ -1,14 +1,16 @@
 """Inference as its callers see it: the real service and the real cost on real Postgres; law and provider are fakes."""
 
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 import grpc.aio
 import pytest
+import pytest_asyncio
 from pydantic import SecretStr
 from sqlalchemy import text
 
@@ -23,7 +25,7 @@ from services.inference.settings import InferenceSettings
 from services.inference.wiring import inference
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import MeshError
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.crypto.kek_file import create_kek_file
 from services.meshkit.grpc.channel import call_metadata, channel
@@ -31,7 +33,7 @@ from services.meshkit.grpc.errors import remote_error
 from services.meshkit.grpc.server import serve
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
-from services.meshkit.sql.roles import DatabaseUrls
+from services.meshkit.sql.roles import DatabaseUrls, provision
 from services.meshkit.sql.scope import maintenance_scope
 from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.integration.conftest import MakeDatabase, free_port
@@ -103,9 +105,10 @@ class InferenceMesh:
         return list((await stub.ListCostEvents(request, metadata=call_metadata(self.principal))).cost_events)
 
     async def rows(self, columns: str = "*") -> list[Any]:
-        """Reads the calls behind the service's back."""
+        """Reads the tenant's calls behind the service's back."""
+        query = text(f"SELECT {columns} FROM call WHERE tenant_id = :tenant ORDER BY created_time")
         async with sql_engine(self.urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
-            return list((await scope.execute(text(f"SELECT {columns} FROM call ORDER BY created_time"))).all())
+            return list((await scope.execute(query, {"tenant": self.principal.tenant})).all())
 
 
 class StartInference(Protocol):
@@ -132,7 +135,7 @@ def a_request(*texts: str, kind: Any = pb.GenerateRequest, path: str = "", **cha
 
 
 @asynccontextmanager
-async def _money(make_database: MakeDatabase, keys: MeshKeys, folder: Path) -> AsyncGenerator[Money]:
+async def running_cost(make_database: MakeDatabase, keys: MeshKeys, folder: Path) -> AsyncGenerator[Money]:
     urls = await make_database("cost")
     await migrate("services.cost", urls.migrator)
     settings = CostSettings.model_validate(_settings("cost", urls, keys, folder))
@@ -160,50 +163,90 @@ def _settings(service: str, urls: DatabaseUrls, keys: MeshKeys, folder: Path) ->
     }
 
 
-@pytest.fixture
-async def start(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[StartInference]:
-    """Gives a function that starts inference beside one cost service, one law and one provider."""
-    keys = keys_in(tmp_path / "keys", SystemClock())
-    create_kek_file(tmp_path / "kek")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What inference stands among: one database, one cost, one law and one provider for all tests of a module."""
+
+    folder: Path
+    keys: MeshKeys
+    urls: DatabaseUrls
+    money: Money
+    law: FakePolicy
+    provider: FakeProvider
+
+    @asynccontextmanager
+    async def start(self, **changes: Any) -> AsyncGenerator[InferenceMesh]:
+        values = _settings("inference", self.urls, self.keys, self.folder) | {
+            "policy_target": self.law.target,
+            "cost_target": self.money.target,
+            "openai_api_key": SecretStr(KEY),
+            "openai_base_url": self.provider.openai_base_url,
+            "stub_enabled": True,
+        }
+        settings = InferenceSettings.model_validate({**values, **changes})
+        async with (
+            inference(settings, clock=SystemClock(), ids=SystemIds()) as server,
+            serve(server) as running,
+            grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as opened,
+        ):
+            yield InferenceMesh(
+                target=f"127.0.0.1:{running.port}",
+                keys=self.keys,
+                urls=self.urls,
+                principal=self.keys.principal(),
+                law=self.law,
+                provider=self.provider,
+                money=self.money,
+                channel=opened,
+            )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def surroundings(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Surroundings]:
+    folder = tmp_path_factory.mktemp("inference")
+    keys = keys_in(folder / "keys", SystemClock())
+    create_kek_file(folder / "kek")
+
+    async def make_database(service: str) -> DatabaseUrls:
+        return await provision(postgres, f"comitia_{service}_{secrets.token_hex(4)}")
+
     urls = await make_database("inference")
     await migrate("services.inference", urls.migrator)
     async with (
         fake_provider() as provider,
         fake_policy(keys) as law,
-        _money(make_database, keys, tmp_path) as money,
+        running_cost(make_database, keys, folder) as money,
     ):
+        yield Surroundings(folder=folder, keys=keys, urls=urls, money=money, law=law, provider=provider)
 
-        @asynccontextmanager
-        async def started(**changes: Any) -> AsyncGenerator[InferenceMesh]:
-            values = _settings("inference", urls, keys, tmp_path) | {
-                "policy_target": law.target,
-                "cost_target": money.target,
-                "openai_api_key": SecretStr(KEY),
-                "openai_base_url": provider.openai_base_url,
-                "stub_enabled": True,
-            }
-            settings = InferenceSettings.model_validate({**values, **changes})
-            async with (
-                inference(settings, clock=SystemClock(), ids=SystemIds()) as server,
-                serve(server) as running,
-                grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as opened,
-            ):
-                yield InferenceMesh(
-                    target=f"127.0.0.1:{running.port}",
-                    keys=keys,
-                    urls=urls,
-                    principal=keys.principal(),
-                    law=law,
-                    provider=provider,
-                    money=money,
-                    channel=opened,
-                )
 
-        yield partial(started)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running_inference(surroundings: Surroundings) -> AsyncIterator[InferenceMesh]:
+    async with surroundings.start() as running:
+        yield running
 
 
 @pytest.fixture
-async def mesh(start: StartInference) -> AsyncIterator[InferenceMesh]:
+def fresh(surroundings: Surroundings) -> Principal:
+    """Makes law and provider forget the test before, and gives a tenant that nobody has seen."""
+    surroundings.law.forget()
+    surroundings.provider.forget()
+    return surroundings.keys.principal(tenant=TenantId(uuid4()))
+
+
+@pytest.fixture
+def mesh(running_inference: InferenceMesh, fresh: Principal) -> InferenceMesh:
     """Inference with OpenAI and the stub configured."""
-    async with start() as running:
-        yield running
+    return running_inference.speaking_as(fresh)
+
+
+@pytest.fixture
+def start(surroundings: Surroundings, fresh: Principal) -> StartInference:
+    """Gives a function that starts another inference service with settings of its own."""
+
+    @asynccontextmanager
+    async def started(**changes: Any) -> AsyncGenerator[InferenceMesh]:
+        async with surroundings.start(**changes) as running:
+            yield running.speaking_as(fresh)
+
+    return started

@@ -4,18 +4,20 @@ import pytest
 
 from comitia.inference.v1 import generation_pb2
 from comitia.inference.v1 import inference_service_pb2 as pb
-from tests.integration.inference.conftest import InferenceMesh, StartInference, a_message, a_request
+from tests.integration.inference.conftest import InferenceMesh, StartInference, Surroundings, a_message, a_request
 from tests.support.fake_provider import KEY, Behaviour
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 def embedding(*texts: str, **changes: object) -> pb.EmbedRequest:
     return pb.EmbedRequest(texts=texts, **changes)  # type: ignore[arg-type]
 
 
-async def test_the_local_model_embeds_under_money_and_what_is_known_is_not_asked_again(start: StartInference) -> None:
-    async with start() as mesh:
-        address = mesh.provider.address
-    async with start(local_model_url=address) as mesh:
+async def test_the_local_model_embeds_under_money_and_what_is_known_is_not_asked_again(
+    start: StartInference, surroundings: Surroundings
+) -> None:
+    async with start(local_model_url=surroundings.provider.address) as mesh:
         made = await mesh.call("Embed", embedding("one", "three", "one"))
         assert made.model == "all-minilm-l6-v2"
         assert made.embeddings[0] == made.embeddings[2] != made.embeddings[1]

@@ -17,8 +17,17 @@ from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.grpc.errors import remote_error
 from services.meshkit.testing import failpoints
-from tests.integration.inference.conftest import InferenceMesh, StartInference, a_context, a_message, a_request
+from tests.integration.inference.conftest import (
+    InferenceMesh,
+    StartInference,
+    Surroundings,
+    a_context,
+    a_message,
+    a_request,
+)
 from tests.support.fake_provider import KEY, Behaviour
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ANSWER = Behaviour().text
 
@@ -96,10 +105,8 @@ async def test_the_same_id_of_another_tenant_is_another_call(mesh: InferenceMesh
     assert len(await other.charges()) == 1
 
 
-async def test_the_next_model_of_the_chain_takes_over(start: StartInference) -> None:
-    async with start(anthropic_api_key=KEY, anthropic_base_url="") as mesh:
-        pass
-    async with start(anthropic_api_key=KEY, anthropic_base_url=mesh.provider.anthropic_base_url) as mesh:
+async def test_the_next_model_of_the_chain_takes_over(start: StartInference, surroundings: Surroundings) -> None:
+    async with start(anthropic_api_key=KEY, anthropic_base_url=surroundings.provider.anthropic_base_url) as mesh:
         mesh.provider.next(Behaviour(status=500))
         answer = await mesh.generate()
         assert answer.provider == "anthropic"
