@@ -399,17 +399,23 @@ async def test_a_compatible_server_may_leave_out_the_done_at_the_end(http: Provi
 #: How servers that speak the dialect depart from it, as their documentation and issues show.
 QUIRKS = {
     "ollama-tool-call-without-index": (
-        ('{"choices":[{"index":0,"delta":{"role":"assistant","content":"","tool_calls":[{"id":"call_9","type":"function",'
-        '"function":{"name":"search","arguments":"{\\"q\\":1}"}}]},"finish_reason":null}]}'),
+        (
+            '{"choices":[{"index":0,"delta":{"role":"assistant","content":"","tool_calls":[{"id":"call_9","type":"function",'
+            '"function":{"name":"search","arguments":"{\\"q\\":1}"}}]},"finish_reason":null}]}'
+        ),
         '{"choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]}',
     ),
     "tgi-arguments-as-an-object": (
-        ('{"choices":[{"index":0,"delta":{"tool_calls":{"index":0,"id":"","function":{"name":"search",'
-        '"arguments":{"q":1}}}},"finish_reason":"eos_token"}]}'),
+        (
+            '{"choices":[{"index":0,"delta":{"tool_calls":{"index":0,"id":"","function":{"name":"search",'
+            '"arguments":{"q":1}}}},"finish_reason":"eos_token"}]}'
+        ),
     ),
     "vllm-null-details": (
-        ('{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"search",'
-        '"arguments":"{\\"q\\":"}}]}}]}'),
+        (
+            '{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"search",'
+            '"arguments":"{\\"q\\":"}}]}}]}'
+        ),
         '{"choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":" 1}"}}]}}]}',
         '{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls","stop_reason":null}]}',
         '{"choices":[],"usage":{"prompt_tokens":4,"total_tokens":9,"completion_tokens":5,"prompt_tokens_details":null}}',
