@@ -22,7 +22,6 @@ from sqlalchemy import (
 
 from services.meshkit.sql.data_keys import data_key_table
 from services.meshkit.sql.request_ids import request_id_table
-from services.meshkit.sql.rls import UNTENANTED
 
 METADATA: Final = MetaData()
 
@@ -51,7 +50,6 @@ SHARD: Final = Table(
     # Names the database that holds the shard's runs, so that shards can spread over several.
     Column("database_name", Text, nullable=False),
     PrimaryKeyConstraint("shard", name="pk_shard"),
-    comment=f"{UNTENANTED}names the database of each shard, the same for all tenants",
 )
 
 RUN: Final = Table(
