@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from services.meshkit.core.errors import Unauthenticated
@@ -94,3 +94,21 @@ def seconds_left() -> float | None:
     if call is None:
         return None
     return max(0.0, call.expires - asyncio.get_running_loop().time())
+
+
+@contextmanager
+def beyond_the_caller(seconds: float) -> Generator[None]:
+    """Gives calls of the block at least so much time, even when that of the RPC they are made for is used up.
+
+    For what has to follow once something has taken place, such as paying for it.
+    """
+    call = _current.get()
+    if call is None:
+        yield
+        return
+    expires = max(call.expires, asyncio.get_running_loop().time() + seconds)
+    _current.set(replace(call, expires=expires))
+    try:
+        yield
+    finally:
+        _current.set(call)

@@ -1,0 +1,51 @@
+"""Whose call it is, read from a request and checked by the service that is asked to let bytes out."""
+
+from dataclasses import replace
+from typing import Final
+
+from comitia.common.v1 import content_pb2
+from services.meshkit.content.call import CallContext
+from services.meshkit.content.proto import context_from_proto
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Caller
+from services.meshkit.core.ids import IdSource, to_uuid
+
+_MOST_NAME: Final = 128
+_MOST_PATH: Final = 512
+_MOST_BUDGETS: Final = 16
+
+
+def received_context(message: content_pb2.CallContext, caller: Caller, ids: IdSource) -> tuple[CallContext, bool]:
+    """Reads whose call it is, and whether it can be repeated by its id; a direct caller without an id gets one.
+
+    A token that is bound to a project counts for that project, whatever the request says.
+
+    Raises: Invalid, naming the field.
+    """
+    context = context_from_proto(message)
+    call = context.call_id
+    for field, value, most in (
+        ("call_id.run_id", call.run_id, _MOST_NAME),
+        ("call_id.path", call.path, _MOST_PATH),
+        ("agent_name", context.agent_name, _MOST_NAME),
+        ("agent_version", context.agent_version, _MOST_NAME),
+        ("project", context.project, _MOST_NAME),
+        ("residency_region", context.residency_region, _MOST_NAME),
+    ):
+        if len(value) > most or "\x00" in value:
+            raise Invalid(f"context.{field}", f"must have at most {most} characters, none of them NUL")
+    if call.attempt_group < 0:
+        raise Invalid("context.call_id.attempt_group", "must not be negative")
+    if call.index < 0:
+        raise Invalid("context.call_id.call_index", "must not be negative")
+    if len(context.budget_ids) > _MOST_BUDGETS:
+        raise Invalid("context.budget_ids", f"must name at most {_MOST_BUDGETS} budgets")
+    for index, budget in enumerate(context.budget_ids):
+        to_uuid(budget, "budget", field=f"context.budget_ids[{index}]")
+    if caller.principal.project is not None:
+        context = replace(context, project=caller.principal.project)
+    if call.run_id:
+        return context, True
+    if caller.peer is not None:
+        raise Invalid("context.call_id.run_id", "is required of a service of the mesh")
+    return replace(context, call_id=replace(call, run_id=ids.new("direct"))), False

@@ -1,0 +1,1 @@
+"""What runs when a tool is called. Only this room opens sockets to tools, and only with a clearance."""

@@ -1,0 +1,117 @@
+"""Which addresses a tool may connect to: only those that every machine of the internet may.
+
+A name is resolved once, all of its addresses are checked, and the socket is opened to one of these: there is no second
+look-up in which a name could come to mean another machine.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+#: Gives the addresses of a host, as text.
+Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
+
+#: Addresses of clouds' own services that look like any other.
+_CLOUD_SERVICES: Final = (IPv4Network("168.63.129.16/32"),)
+#: Prefixes under which IPv6 carries an IPv4 address, and where in its 128 bits that one ends.
+_TRANSLATED: Final = (
+    (IPv6Network("64:ff9b::/96"), 0),
+    (IPv6Network("2002::/16"), 80),
+    (IPv6Network("::/96"), 0),
+    (IPv6Network("::ffff:0:0:0/96"), 0),
+)
+
+
+class AddressRefused(Exception):
+    """A host stands at an address that tools may not reach. The model reads why."""
+
+
+class AddressRule:
+    """Says which addresses may be connected to.
+
+    Args:
+        allow_private: True to let tools reach loopback and private networks, for tests and closed networks. Link-local
+            addresses, where clouds keep their credentials, stay refused.
+    """
+
+    def __init__(self, *, allow_private: bool = False) -> None:
+        self._allow_private = allow_private
+
+    def check(self, host: str, address: str) -> None:
+        """Raises AddressRefused unless the address may be connected to."""
+        try:
+            found = ip_address(address.partition("%")[0])
+        except ValueError as cause:
+            raise AddressRefused(f"{host} is no address that can be reached") from cause
+        if not all(self._is_open(form) for form in _forms(found)):
+            raise AddressRefused(f"{host} is not a public address; tools may not reach it")
+
+    def _is_open(self, address: IPv4Address | IPv6Address) -> bool:
+        if address.is_link_local or address.is_multicast or address.is_unspecified:
+            return False
+        if isinstance(address, IPv4Address) and any(address in network for network in _CLOUD_SERVICES):
+            return False
+        if self._allow_private and (address.is_loopback or address.is_private):
+            return True
+        return address.is_global and not address.is_reserved and not address.is_loopback
+
+
+def literal_address(host: str) -> str | None:
+    """Gives the host back when it is a number instead of a name, however it is written, else None."""
+    return host if ":" in host or host.replace(".", "").isdigit() else None
+
+
+def _forms(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
+    """Gives what an address means: itself, or the IPv4 address that it carries. `::1` is no such carrier."""
+    if isinstance(address, IPv4Address) or address.is_loopback or address.is_unspecified:
+        return [address]
+    if address.ipv4_mapped is not None:
+        return [address.ipv4_mapped]
+    if address.teredo is not None:
+        return [address, *address.teredo]
+    for network, shift in _TRANSLATED:
+        if address in network:
+            return [IPv4Address((int(address) >> shift) & 0xFFFFFFFF)]
+    return [address]
+
+
+class CheckedResolver(AbstractResolver):
+    """Resolves names for aiohttp and refuses a name if any of its addresses is refused."""
+
+    def __init__(self, rule: AddressRule, lookup: Lookup) -> None:
+        self._rule = rule
+        self._lookup = lookup
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """See `AbstractResolver`. Raises: AddressRefused; OSError: no such name."""
+        addresses = await self._lookup(host, port)
+        if not addresses:
+            raise OSError(f"{host} has no address")
+        for address in addresses:
+            self._rule.check(host, address)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        """See `AbstractResolver`."""
+
+
+async def system_lookup(host: str, port: int) -> Sequence[str]:
+    """Asks the system's resolver."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))

@@ -1,0 +1,1 @@
+"""We call out: law, money and the embedder."""

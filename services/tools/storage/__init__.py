@@ -1,0 +1,1 @@
+"""Postgres behind the ports: tools and the calls that were made of them, sealed."""

@@ -1,0 +1,112 @@
+"""Tools in Postgres, as canonical JSON with its digest. A `ToolStore`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from sqlalchemy import Row, Select, and_, func, or_, select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.elements import ColumnElement
+
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import IdSource, from_uuid
+from services.meshkit.sql.scope import Scope, tenant_scope
+from services.tools.domain.errors import ToolVersionExists, TooManyTools
+from services.tools.domain.reference import Reference, parse_version
+from services.tools.domain.tool import Tool
+from services.tools.storage.definition_codec import decode_definition
+from services.tools.storage.tables import PK_TOOL, TOOL
+
+#: Versions of one tenant, all tools together.
+MAX_VERSIONS: Final = 10_000
+
+_PLACE: Final = (TOOL.c.name, TOOL.c.major, TOOL.c.minor, TOOL.c.patch)
+_HIGHEST_FIRST: Final = (TOOL.c.name, TOOL.c.major.desc(), TOOL.c.minor.desc(), TOOL.c.patch.desc())
+
+
+class ToolRepository:
+    """Stores the tenants' tools. Rows are added, never changed."""
+
+    def __init__(self, engine: AsyncEngine, *, ids: IdSource) -> None:
+        self._engine = engine
+        self._ids = ids
+
+    async def add(self, tenant: TenantId, tool: Tool) -> Tool:
+        """See `ToolStore.add`."""
+        major, minor, patch = parse_version(tool.version, field="tool.version")
+        statement = (
+            insert(TOOL)
+            .values(
+                tenant_id=tenant,
+                tool_id=self._ids.uuid(),
+                name=tool.name,
+                major=major,
+                minor=minor,
+                patch=patch,
+                definition=tool.canonical,
+                digest=tool.digest,
+            )
+            .on_conflict_do_nothing(constraint=PK_TOOL)
+        )
+        async with tenant_scope(self._engine, tenant) as scope:
+            await scope.execute(statement)
+            stored = await self._version(scope, tenant, tool)
+            if stored.digest != tool.digest:
+                raise ToolVersionExists(tool.reference)
+            if await self._count(scope, tenant) > MAX_VERSIONS:
+                raise TooManyTools(MAX_VERSIONS)
+            await scope.commit()
+        return _tool_of(stored)
+
+    async def find(self, tenant: TenantId, references: Sequence[Reference]) -> Sequence[Tool]:
+        """See `ToolStore.find`."""
+        exact = [_is(reference) for reference in references if reference.version]
+        names = [reference.name for reference in references if not reference.version]
+        found: list[Tool] = []
+        if exact:
+            found += await self._read(tenant, select(TOOL).where(TOOL.c.tenant_id == tenant, or_(*exact)))
+        if names:
+            found += await self._read(tenant, _highest(tenant).where(TOOL.c.name.in_(names)))
+        return found
+
+    async def page(self, tenant: TenantId, *, after: tuple[str, str] | None, most: int) -> Sequence[Tool]:
+        """See `ToolStore.page`."""
+        statement = select(TOOL).where(TOOL.c.tenant_id == tenant).order_by(*_PLACE).limit(most)
+        if after is not None:
+            name, version = after
+            statement = statement.where(tuple_(*_PLACE) > (name, *parse_version(version, field="page_token")))
+        return await self._read(tenant, statement)
+
+    async def newest(self, tenant: TenantId, *, most: int) -> Sequence[Tool]:
+        """See `ToolStore.newest`."""
+        return await self._read(tenant, _highest(tenant).limit(most))
+
+    async def _read(self, tenant: TenantId, statement: Select[Any]) -> list[Tool]:
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            return [_tool_of(row) for row in (await scope.execute(statement)).all()]
+
+    async def _version(self, scope: Scope, tenant: TenantId, wanted: Tool) -> Row[Any]:
+        statement = select(TOOL).where(TOOL.c.tenant_id == tenant, _is(Reference(wanted.name, wanted.version)))
+        return (await scope.execute(statement)).one()
+
+    async def _count(self, scope: Scope, tenant: TenantId) -> int:
+        statement = select(func.count()).select_from(TOOL).where(TOOL.c.tenant_id == tenant)
+        return (await scope.execute(statement)).scalar_one()
+
+
+def _highest(tenant: TenantId) -> Select[Any]:
+    """Asks for the highest version of each tool."""
+    return select(TOOL).distinct(TOOL.c.name).where(TOOL.c.tenant_id == tenant).order_by(*_HIGHEST_FIRST)
+
+
+def _is(reference: Reference) -> ColumnElement[bool]:
+    if not reference.version:
+        return TOOL.c.name == reference.name
+    major, minor, patch = parse_version(reference.version, field="version")
+    return and_(TOOL.c.name == reference.name, TOOL.c.major == major, TOOL.c.minor == minor, TOOL.c.patch == patch)
+
+
+def _tool_of(row: Row[Any]) -> Tool:
+    found = decode_definition(bytes(row.definition))
+    return replace(found, id=from_uuid("tool", row.tool_id), create_time=row.create_time)

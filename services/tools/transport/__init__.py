@@ -1,0 +1,1 @@
+"""gRPC in: convert, call one use case, convert back."""

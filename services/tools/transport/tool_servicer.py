@@ -1,0 +1,102 @@
+"""The gRPC face of tools."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Final
+
+from comitia.tools.v1 import tool_service_pb2 as pb
+from comitia.tools.v1.tool_service_pb2_grpc import ToolServiceServicer
+from services.meshkit.content.received_context import received_context
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.grpc.call import caller_of, seconds_left
+from services.tools.domain.reference import parse_reference
+from services.tools.transport import convert
+from services.tools.usecases.asked import Asked
+from services.tools.usecases.catalogue import Catalogue
+from services.tools.usecases.invoke_tool import InvokeTool
+from services.tools.usecases.register_tool import RegisterTool
+from services.tools.usecases.search_tools import SearchTools
+from services.tools.usecases.stream_invoke_tool import StreamInvokeTool
+
+#: Time kept back from the caller's deadline, so that the failure of a slow tool still gets through, seconds.
+_MARGIN_SECONDS: Final = 0.25
+
+
+class ToolServicer(ToolServiceServicer):
+    """Converts, calls one use case or the catalogue, converts back. No decisions here."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        register_tool: RegisterTool,
+        search_tools: SearchTools,
+        invoke_tool: InvokeTool,
+        stream_invoke_tool: StreamInvokeTool,
+        clock: Clock,
+        ids: IdSource,
+    ) -> None:
+        self._catalogue = catalogue
+        self._register_tool = register_tool
+        self._search_tools = search_tools
+        self._invoke_tool = invoke_tool
+        self._stream_invoke_tool = stream_invoke_tool
+        self._clock = clock
+        self._ids = ids
+
+    async def RegisterTool(self, request: pb.RegisterToolRequest, context: object) -> pb.RegisterToolResponse:
+        tenant = caller_of(context).principal.tenant
+        stored = await self._register_tool(tenant, convert.tool_from_proto(request.tool))
+        return pb.RegisterToolResponse(tool=convert.tool_to_proto(stored))
+
+    async def GetTool(self, request: pb.GetToolRequest, context: object) -> pb.GetToolResponse:
+        reference = parse_reference(request.name, field="name")
+        tool = await self._catalogue.find(caller_of(context).principal.tenant, reference)
+        return pb.GetToolResponse(tool=convert.tool_to_proto(tool))
+
+    async def ListTools(self, request: pb.ListToolsRequest, context: object) -> pb.ListToolsResponse:
+        tenant = caller_of(context).principal.tenant
+        size = clamp_page_size(request.page_size)
+        place = decode_page_token(request.page_token, str, str)
+        after = None if place is None else (str(place[0]), str(place[1]))
+        if request.names:
+            references = [parse_reference(name, field=f"names[{index}]") for index, name in enumerate(request.names)]
+            found = await self._catalogue.named(tenant, references, after=after, most=size + 1)
+        else:
+            found = await self._catalogue.page(tenant, after=after, most=size + 1)
+        page = found[:size]
+        more = encode_page_token(page[-1].name, page[-1].version) if len(found) > size else ""
+        return pb.ListToolsResponse(tools=[convert.tool_to_proto(tool) for tool in page], next_page_token=more)
+
+    async def SearchTools(self, request: pb.SearchToolsRequest, context: object) -> pb.SearchToolsResponse:
+        found = await self._search_tools(caller_of(context).principal, convert.query_of(request))
+        return convert.found_to_proto(found)
+
+    async def InvokeTool(self, request: pb.InvokeToolRequest, context: object) -> pb.InvokeToolResponse:
+        invocation = await self._invoke_tool(self._asked(request, context))
+        return pb.InvokeToolResponse(invocation=convert.invocation_to_proto(invocation))
+
+    async def StreamInvokeTool(
+        self, request: pb.StreamInvokeToolRequest, context: object
+    ) -> AsyncGenerator[pb.StreamInvokeToolResponse]:
+        sequence = 0
+        async with aclosing(self._stream_invoke_tool(self._asked(request, context))) as events:
+            async for event in events:
+                sequence += 1
+                yield convert.event_to_proto(event, sequence)
+
+    def _asked(self, request: convert.InvokeLike, context: object) -> Asked:
+        caller = caller_of(context)
+        whose, repeatable = received_context(request.context, caller, self._ids)
+        left = seconds_left()
+        return Asked(
+            principal=caller.principal,
+            context=whose,
+            reference=parse_reference(request.name, field="name"),
+            arguments=convert.arguments_of(request),
+            choice=convert.choice_of(request, caller),
+            repeatable=repeatable,
+            deadline=self._clock.monotonic() + (60.0 if left is None else left - _MARGIN_SECONDS),
+        )

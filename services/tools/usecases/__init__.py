@@ -1,0 +1,1 @@
+"""One verb per file: register, list, search, invoke, sweep."""

@@ -1,0 +1,136 @@
+"""Builds tools: the only file that names every concrete class."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from random import Random
+
+from comitia.cost.v1 import cost_service_pb2
+from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub
+from comitia.guard_table import GUARDS
+from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from comitia.policy.v1 import policy_service_pb2
+from comitia.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
+from comitia.tools.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_server
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource
+from services.meshkit.crypto.kek_file import KekFile
+from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.grpc.channel import channel
+from services.meshkit.grpc.identity import WorkloadSigner
+from services.meshkit.grpc.server import Server, admission
+from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.sql.data_keys import SqlDataKeys
+from services.meshkit.sql.engine import sql_engine
+from services.tools.builtins.calculator import Calculator
+from services.tools.builtins.executors import Executors
+from services.tools.builtins.http_get import HttpGet, HttpGetTemplate
+from services.tools.builtins.http_reader import http_reader
+from services.tools.clients.embedder import InferenceEmbedder
+from services.tools.clients.hold_client import CostHoldClient, Operations
+from services.tools.clients.law_gate import Evaluations, PolicyLawGate
+from services.tools.domain.compiled_schemas import CompiledSchemas
+from services.tools.domain.rate_limit import RateLimits
+from services.tools.domain.result_cache import ResultCache
+from services.tools.domain.shipped import shipped_tools
+from services.tools.settings import ToolsSettings
+from services.tools.storage.invocation_repository import InvocationRepository
+from services.tools.storage.tool_repository import ToolRepository
+from services.tools.transport.tool_servicer import ToolServicer
+from services.tools.usecases.calls_in_flight import CallsInFlight
+from services.tools.usecases.catalogue import Catalogue
+from services.tools.usecases.invoke_tool import InvokeTool
+from services.tools.usecases.judgement import Judgement
+from services.tools.usecases.paid_run import PaidRun
+from services.tools.usecases.register_tool import RegisterTool
+from services.tools.usecases.search_tools import DefinitionVectors, SearchTools
+from services.tools.usecases.stream_invoke_tool import StreamInvokeTool
+from services.tools.usecases.sweep import Sweep
+from services.tools.usecases.tool_call import ToolCall
+
+
+@asynccontextmanager
+async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
+    """Opens what tools needs and gives its server; leaving the block closes everything."""
+    identity = WorkloadSigner("tools", SigningKey.read(settings.workload_key_path), clock=clock)
+    shipped = shipped_tools(settings.http_allowed_hosts)
+    async with (
+        sql_engine(
+            settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="tools"
+        ) as app,
+        sql_engine(
+            settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="tools-maintenance"
+        ) as maintenance,
+        channel(settings.policy_target, identity=identity) as to_policy,
+        channel(settings.cost_target, identity=identity) as to_cost,
+        channel(settings.inference_target, identity=identity) as to_inference,
+        http_reader(connections=settings.max_connections, allow_private=settings.allow_private_addresses) as reader,
+        Evaluations(
+            PolicyServiceStub(to_policy).BatchEvaluate,
+            frame=policy_service_pb2.BatchEvaluateRequest,
+            name="policy",
+            clock=clock,
+            random=Random(),
+        ) as evaluations,
+        Operations(
+            BudgetServiceStub(to_cost).BatchSpend,
+            frame=cost_service_pb2.BatchSpendRequest,
+            name="cost",
+            clock=clock,
+            random=Random(),
+        ) as operations,
+        CallsInFlight(most=settings.max_tool_calls) as in_flight,
+    ):
+        keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
+        catalogue = Catalogue(tools=ToolRepository(app, ids=ids), shipped=shipped)
+        calls = InvocationRepository(app, maintenance, keys=keys)
+        holds = CostHoldClient(operations, ids=ids)
+        schemas = CompiledSchemas()
+        judgement = Judgement(law=PolicyLawGate(evaluations), schemas=schemas)
+        executors = Executors(calculator=Calculator(), http_get=HttpGet(reader), template=HttpGetTemplate(reader))
+        tool_call = ToolCall(
+            catalogue=catalogue,
+            judgement=judgement,
+            paid_run=PaidRun(
+                executor_of=executors.of, judgement=judgement, schemas=schemas, holds=holds, calls=calls, clock=clock
+            ),
+            schemas=schemas,
+            calls=calls,
+            limits=RateLimits(now=clock.monotonic),
+            cache=ResultCache(now=clock.monotonic, most_bytes=settings.cache_bytes),
+        )
+        servicer = ToolServicer(
+            catalogue=catalogue,
+            register_tool=RegisterTool(catalogue=catalogue),
+            search_tools=SearchTools(
+                catalogue=catalogue,
+                embedder=InferenceEmbedder(InferenceServiceStub(to_inference), ids=ids),
+                vectors=DefinitionVectors(),
+                clock=clock,
+                embed_seconds=settings.embed_seconds,
+            ),
+            invoke_tool=InvokeTool(tool_call=tool_call, in_flight=in_flight),
+            stream_invoke_tool=StreamInvokeTool(tool_call=tool_call, in_flight=in_flight),
+            clock=clock,
+            ids=ids,
+        )
+        yield Server(
+            name="tools",
+            listen=settings.listen,
+            registrations=(partial(add_ToolServiceServicer_to_server, servicer),),
+            admission=admission(settings, GUARDS, clock=clock),
+            background=(
+                Sweep(
+                    calls=calls,
+                    holds=holds,
+                    clock=clock,
+                    every_seconds=settings.sweep_seconds,
+                    retention=timedelta(hours=settings.call_retention_hours),
+                ),
+            ),
+            metrics_listen=settings.metrics_listen,
+            drain_seconds=settings.drain_seconds,
+            max_concurrent_calls=settings.max_concurrent_calls,
+            clock=clock,
+        )
