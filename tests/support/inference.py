@@ -12,7 +12,7 @@ from services.inference.domain.errors import CallArgumentsDiffer, Charge
 from services.inference.domain.law import Subject, Verdict
 from services.inference.domain.prompt import Prompt
 from services.inference.usecases.asked import Asked
-from services.inference.usecases.ports import Clearance, DispatchedHold, ReservedHold, Settlement
+from services.inference.usecases.ports import Clearance, DispatchedHold, Settlement
 from services.meshkit.content import (
     CallContext,
     CallId,
@@ -145,7 +145,7 @@ class FakeHolds:
         self.limit = limit
         self.unpriced: set[str] = set()
         self.tokens: list[str] = []
-        self.reserving, self.dispatching, self.settling = FaultQueue(), FaultQueue(), FaultQueue()
+        self.reserving, self.settling = FaultQueue(), FaultQueue()
 
     @property
     def states(self) -> list[str]:
@@ -155,7 +155,7 @@ class FakeHolds:
     def charged(self) -> int:
         return sum(hold.usage.total for hold in self.holds.values() if hold.usage is not None)
 
-    async def reserve(self, principal: Principal, context: CallContext, **order: Any) -> ReservedHold:
+    async def hold(self, principal: Principal, context: CallContext, **order: Any) -> DispatchedHold:
         self.reserving.hit()
         if order["model"] in self.unpriced:
             raise PriceUnknown("no price")
@@ -164,12 +164,8 @@ class FakeHolds:
             raise BudgetExhausted("the budget is used up")
         hold = FakeHold(id=f"hold_{len(self.holds) + 1}", context=context, **order)
         self.holds[hold.id] = hold
-        return ReservedHold(id=hold.id, amount=NanoUsd(hold.bound.total))
-
-    async def mark_dispatched(self, principal: Principal, hold: ReservedHold) -> DispatchedHold:
-        self.dispatching.hit()
-        self._move(hold.id, "dispatched", allowed={"reserved", "dispatched"})
-        return DispatchedHold(id=hold.id, amount=hold.amount)
+        self._move(hold.id, "dispatched", allowed={"reserved"})
+        return DispatchedHold(id=hold.id, amount=NanoUsd(hold.bound.total))
 
     async def settle(self, principal: Principal, hold_id: str, usage: Usage) -> NanoUsd:
         self.settling.hit()

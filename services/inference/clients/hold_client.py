@@ -11,7 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from comitia.cost.v1 import cost_pb2, cost_service_pb2
 from services.inference.domain.deployment import Task
-from services.inference.usecases.ports import DispatchedHold, ReservedHold
+from services.inference.usecases.ports import DispatchedHold
 from services.meshkit.batching.coalescer import Coalescer
 from services.meshkit.content import CallContext, Usage
 from services.meshkit.content.proto import context_to_proto, usage_to_proto
@@ -34,7 +34,7 @@ class CostHoldClient:
         self._operations = operations
         self._ids = ids
 
-    async def reserve(
+    async def hold(
         self,
         principal: Principal,
         context: CallContext,
@@ -44,8 +44,8 @@ class CostHoldClient:
         model: str,
         bound: Usage,
         ttl: timedelta,
-    ) -> ReservedHold:
-        """See `HoldClient.reserve`."""
+    ) -> DispatchedHold:
+        """See `HoldClient.hold`."""
         life = Duration()
         life.FromTimedelta(ttl)
         asked = cost_service_pb2.ReserveRequest(
@@ -56,15 +56,10 @@ class CostHoldClient:
             model=model,
             bound=usage_to_proto(bound),
             ttl=life,
+            dispatched=True,
         )
         hold = await self._call(principal, Item(reserve=asked))
-        return ReservedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))
-
-    async def mark_dispatched(self, principal: Principal, hold: ReservedHold) -> DispatchedHold:
-        """See `HoldClient.mark_dispatched`."""
-        asked = cost_service_pb2.MarkDispatchedRequest(hold_id=hold.id)
-        marked = await self._call(principal, Item(mark_dispatched=asked))
-        return DispatchedHold(id=marked.hold_id, amount=NanoUsd(marked.amount_nano_usd))
+        return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))
 
     async def settle(self, principal: Principal, hold_id: str, usage: Usage) -> NanoUsd:
         """See `HoldClient.settle`. Takes its time even when the caller's is used up: the money is spent already."""

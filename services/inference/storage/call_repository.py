@@ -71,6 +71,7 @@ class CallRepository:
             "outcome": outcome,
             "usage_tokens": usage_to_list(recorded.usage),
             "settle_state": recorded.settle_state,
+            "charged_nano_usd": recorded.charged,
             "token": sealed_token,
             "recorded_time": func.now(),
         }

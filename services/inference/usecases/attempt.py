@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -23,7 +23,6 @@ from services.inference.usecases.ports import (
     HoldClient,
     LawGate,
     ModelProvider,
-    ReservedHold,
 )
 from services.meshkit.content import Label, Part, Usage, text_of, text_part
 from services.meshkit.core.clock import Clock
@@ -39,9 +38,8 @@ _HOLD_MARGIN_SECONDS: Final = 60.0
 _HOLD_MOST_SECONDS: Final = 3600.0
 
 AFTER_RESERVE: Final = "inference.after_reserve"
-AFTER_MARK_DISPATCHED: Final = "inference.after_mark_dispatched"
 AFTER_ANSWER: Final = "inference.after_answer"
-register(AFTER_RESERVE, AFTER_MARK_DISPATCHED, AFTER_ANSWER)
+register(AFTER_RESERVE, AFTER_ANSWER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,20 +114,15 @@ class Attempt:
 
     @asynccontextmanager
     async def _cleared(self) -> AsyncGenerator[tuple[Prompt, Verdict, Clearance]]:
-        """Gets law and money for what is sent, and deals with the hold when the attempt fails."""
-        asked, principal = self._asked, self._asked.principal
-        verdict, hold = await self._law_and_hold()
+        """Gets law, then money, for what is sent, and deals with the hold when the attempt fails."""
+        verdict = await self._judged()
+        prompt = self._asked.prompt.with_parts(verdict.parts) if verdict.parts else self._asked.prompt
+        hold = await self._hold(bound_of(prompt, self._deployment.adapter))
         sent = False
         try:
-            prompt = asked.prompt
-            if verdict.parts:
-                prompt = prompt.with_parts(verdict.parts)
-                hold = await self._cover(hold, prompt)
             await failpoint(AFTER_RESERVE)
-            dispatched = await self._holds.mark_dispatched(principal, hold)
-            await failpoint(AFTER_MARK_DISPATCHED)
             sent = True
-            yield prompt, verdict, Clearance(hold=dispatched, verdict_id=verdict.id)
+            yield prompt, verdict, Clearance(hold=hold, verdict_id=verdict.id)
         except ProviderFailure as failure:
             await finish(self._pay(hold, failure.charge))
             raise
@@ -138,7 +131,8 @@ class Attempt:
             await finish(self._pay(hold, Charge.UNKNOWN if sent else Charge.NOTHING))
             raise
 
-    async def _law_and_hold(self) -> tuple[Verdict, ReservedHold]:
+    async def _judged(self) -> Verdict:
+        """Has the prompt judged. Raises: LawBlocked."""
         asked = self._asked
         bound = bound_of(asked.prompt, self._deployment.adapter)
         subject = Subject(
@@ -148,23 +142,13 @@ class Attempt:
             context=asked.context,
             target=self._deployment.model,
         )
-        verdict, hold = await asyncio.gather(
-            self._law.evaluate(asked.principal, subject), self._reserve(bound), return_exceptions=True
-        )
-        if isinstance(hold, BaseException):
-            raise verdict if isinstance(verdict, BaseException) else hold
-        try:
-            if isinstance(verdict, BaseException):
-                raise verdict
-            verdict.raise_if_blocked(Stage.BEFORE)
-        except BaseException:
-            await finish(self._pay(hold, Charge.NOTHING))
-            raise
-        return verdict, hold
+        verdict = await self._law.evaluate(asked.principal, subject)
+        verdict.raise_if_blocked(Stage.BEFORE)
+        return verdict
 
-    async def _reserve(self, bound: Usage) -> ReservedHold:
+    async def _hold(self, bound: Usage) -> DispatchedHold:
         seconds = min(self._seconds_left() + _HOLD_MARGIN_SECONDS, _HOLD_MOST_SECONDS)
-        return await self._holds.reserve(
+        return await self._holds.hold(
             self._asked.principal,
             self._asked.context,
             task=Task.GENERATE,
@@ -174,25 +158,33 @@ class Attempt:
             ttl=timedelta(seconds=seconds),
         )
 
-    async def _cover(self, hold: ReservedHold, prompt: Prompt) -> ReservedHold:
-        """Holds more when the law made the prompt longer than what was reserved for."""
-        bound = bound_of(prompt, self._deployment.adapter)
-        if bound.input <= bound_of(self._asked.prompt, self._deployment.adapter).input:
-            return hold
-        await self._holds.release(self._asked.principal, hold.id, dispatched_unbilled=False)
-        return await self._reserve(bound)
-
     async def _receive(self, prompt: Prompt, clearance: Clearance, label: Label, release: Release | None) -> Finished:
+        """Takes the answer in. The law reads along beside it: it never keeps the provider waiting.
+
+        What has not been released when the answer is whole is left to the verdict on the whole.
+        """
         finished: Finished | None = None
         stream = self._provider.stream(self._deployment, prompt, clearance, seconds=self._seconds_left())
-        async with aclosing(stream):
-            async for piece in stream:
-                if isinstance(piece, Finished):
-                    finished = piece
-                    break
-                self._gate.add(piece.text)
-                if release is not None:
-                    await self._show(label, release)
+        showing: asyncio.Task[None] | None = None
+        try:
+            async with aclosing(stream):
+                async for piece in stream:
+                    if isinstance(piece, Finished):
+                        finished = piece
+                        break
+                    self._gate.add(piece.text)
+                    if release is None or (showing is not None and not showing.done()):
+                        continue
+                    if showing is not None:
+                        showing.result()
+                    text = self._gate.due()
+                    if text is not None:
+                        showing = asyncio.create_task(self._show(text, label, release), name="law during")
+        finally:
+            if showing is not None:
+                showing.cancel()
+                with suppress(asyncio.CancelledError):
+                    await showing
         if finished is None:
             raise ProviderUnavailable(
                 f"{self._deployment.name} ended without an answer",
@@ -208,11 +200,8 @@ class Attempt:
             )
         return finished
 
-    async def _show(self, label: Label, release: Release) -> None:
+    async def _show(self, text: str, label: Label, release: Release) -> None:
         """Releases what is due, if the law passes all of the text so far. A blocking verdict ends the attempt."""
-        text = self._gate.due()
-        if text is None:
-            return
         subject = Subject(
             stage=Stage.DURING,
             parts=(text_part(text, label),),
@@ -229,7 +218,7 @@ class Attempt:
         if fresh:
             release(TextDelta(fresh))
 
-    async def _pay(self, hold: ReservedHold, charge: Charge | Usage) -> None:
+    async def _pay(self, hold: DispatchedHold, charge: Charge | Usage) -> None:
         """Deals with the hold of a failed attempt. While cost is down, the hold expires by itself, on the safe side."""
         principal = self._asked.principal
         try:

@@ -123,7 +123,7 @@ class Embed:
         if seconds <= 0:
             raise DeadlineExceeded("the time of this call is used up")
         verdict_id = await self._judge(asked, deployment, texts)
-        hold = await self._holds.reserve(
+        hold = await self._holds.hold(
             principal,
             asked.context,
             task=Task.EMBED,
@@ -132,11 +132,9 @@ class Embed:
             bound=embedding_bound(texts),
             ttl=timedelta(seconds=seconds + _HOLD_MARGIN_SECONDS),
         )
-        charge: Charge | Usage = Charge.NOTHING
+        charge: Charge | Usage = Charge.UNKNOWN
         try:
-            dispatched = await self._holds.mark_dispatched(principal, hold)
-            charge = Charge.UNKNOWN
-            clearance = Clearance(hold=dispatched, verdict_id=verdict_id)
+            clearance = Clearance(hold=hold, verdict_id=verdict_id)
             embedder = self._embedders[deployment.adapter]
             made = await embedder.embed(deployment, texts, clearance, seconds=seconds)
             charge = made.usage or Charge.UNKNOWN

@@ -1,9 +1,14 @@
 """The core that Generate and StreamGenerate share: the chain of attempts, the record, the settlement.
 
-claim the call id ─▶ for each deployment: law before ∥ reserve ─▶ mark dispatched ─▶ provider (law during)
-                 ─▶ law after ─▶ record the answer, settlement pending ─▶ settle ─▶ mark settled ─▶ answer
+claim the call id ─▶ for each deployment: law before ─▶ hold, as leaving now ─▶ provider (law during)
+                 ─▶ law after ∥ settle ─▶ record the answer and what was charged ─▶ answer
+
+Money is settled as soon as the usage is known, whatever becomes of the answer: a crash before the record leaves a
+ledger that equals the provider's. When cost does not answer, the record says that settling is pending, and the sweeper
+does it.
 """
 
+import asyncio
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +29,7 @@ from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Principal
+from services.meshkit.core.money import NanoUsd
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics, names
 from services.meshkit.telemetry.logs import logger
@@ -32,10 +38,11 @@ from services.meshkit.testing.failpoints import failpoint, register
 
 log = logger(__name__)
 
+BEFORE_RECORD: Final = "inference.before_record"
 AFTER_RECORD: Final = "inference.after_record"
 BEFORE_SETTLE: Final = "inference.before_settle"
 AFTER_SETTLE: Final = "inference.after_settle"
-register(AFTER_RECORD, BEFORE_SETTLE, AFTER_SETTLE)
+register(BEFORE_RECORD, AFTER_RECORD, BEFORE_SETTLE, AFTER_SETTLE)
 
 #: What cost says when nobody knows a model's price: the chain then goes on, for a later model may have one.
 _PRICE_UNKNOWN: Final = "PRICE_UNKNOWN"
@@ -129,10 +136,21 @@ class ModelCall:
             metrics.INFERENCE_LATENCY.labels(deployment.adapter, model, outcome).observe(perf_counter() - started)
 
     async def _conclude(self, asked: Asked, raw: RawAnswer, failed: tuple[str, ...]) -> Answer:
-        """Judges, records and settles an answer. Never interrupted: the money is spent already."""
-        judged = await self._judge(asked, raw, failed)
+        """Judges, settles and records an answer. Never interrupted: the money is spent already."""
         usage = raw.finished.usage
-        state = SettleState.ASSUMED if usage is None else SettleState.PENDING
+        judged, charged = await asyncio.gather(
+            self._judge(asked, raw, failed), self._settle(asked.principal, raw.hold.id, usage), return_exceptions=True
+        )
+        if isinstance(charged, BaseException):
+            raise charged
+        if isinstance(judged, BaseException):
+            # Unjudged, the answer goes nowhere; what it used is charged all the same.
+            raise judged
+        if usage is None:
+            state = SettleState.ASSUMED
+        else:
+            state = SettleState.PENDING if charged is None else SettleState.SETTLED
+            self._count(raw.deployment, usage)
         call = RecordedCall(
             key=asked.key,
             arguments_hash=asked.arguments_hash,
@@ -140,13 +158,11 @@ class ModelCall:
             hold_id=raw.hold.id,
             usage=usage or Usage(),
             settle_state=state,
+            charged=charged,
         )
+        await failpoint(BEFORE_RECORD)
         standing = await self._calls.record(call, token=asked.principal.token)
         await failpoint(AFTER_RECORD)
-        if usage is not None:
-            self._count(raw.deployment, usage)
-            charged = await self._settle(asked.principal, call)
-            call = replace(call, charged=charged)
         if standing.hold_id != call.hold_id:
             return await self._replay(asked.principal, standing)
         return _outcome(call, bound=raw.hold.amount)
@@ -165,12 +181,7 @@ class ModelCall:
             context=asked.context,
             target=raw.deployment.model,
         )
-        try:
-            after = await self._law.evaluate(asked.principal, subject)
-        except MeshError:
-            # Unjudged, the answer goes nowhere; what it used is still owed.
-            await self._settle_unrecorded(asked.principal, raw)
-            raise
+        after = await self._law.evaluate(asked.principal, subject)
         if not after.allowed:
             try:
                 after.raise_if_blocked(Stage.AFTER)
@@ -195,33 +206,34 @@ class ModelCall:
             failed_attempts=failed,
         )
 
-    async def _settle(self, principal: Principal, call: RecordedCall) -> int | None:
-        """Charges a recorded call. When cost does not answer, the sweeper or a repeat does it later."""
+    async def _settle(self, principal: Principal, hold_id: str, usage: Usage | None) -> NanoUsd | None:
+        """Charges known usage. None: unknown, or cost does not answer; the sweeper or a repeat settles later."""
+        if usage is None:
+            return None
         await failpoint(BEFORE_SETTLE)
         try:
-            charged = await self._holds.settle(principal, call.hold_id, call.usage)
+            charged = await self._holds.settle(principal, hold_id, usage)
         except MeshError as error:
-            log.warning("settlement is left to the sweeper", hold_id=call.hold_id, error=error.message)
+            log.warning("settlement is left to the sweeper", hold_id=hold_id, error=error.message)
             return None
         await failpoint(AFTER_SETTLE)
+        return charged
+
+    async def _settle_late(self, principal: Principal, call: RecordedCall) -> NanoUsd | None:
+        """Charges a recorded call whose settlement was left pending, and notes it."""
+        charged = await self._settle(principal, call.hold_id, call.usage)
+        if charged is None:
+            return None
         try:
             await self._calls.mark_settled([Settlement(key=call.key, hold_id=call.hold_id, charged=charged)])
         except MeshError as error:
             log.warning("a settled call stays marked as pending", hold_id=call.hold_id, error=error.message)
         return charged
 
-    async def _settle_unrecorded(self, principal: Principal, raw: RawAnswer) -> None:
-        if raw.finished.usage is None:
-            return
-        try:
-            await self._holds.settle(principal, raw.hold.id, raw.finished.usage)
-        except MeshError as error:
-            log.warning("a hold is left to expire", hold_id=raw.hold.id, error=error.message)
-
     async def _replay(self, principal: Principal, call: RecordedCall) -> Answer:
         """Gives a recorded outcome again, and settles it first if that was left undone."""
         if call.settle_state is SettleState.PENDING:
-            call = replace(call, charged=await finish(self._settle(principal, call)))
+            call = replace(call, charged=await finish(self._settle_late(principal, call)))
         return replace(_outcome(call, bound=0), replayed=True)
 
     def _count(self, deployment: Deployment, usage: Usage) -> None:

@@ -16,19 +16,11 @@ from services.meshkit.core.money import NanoUsd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReservedHold:
-    """Money set aside; nothing may be sent with it yet. Made by the hold client only."""
+class DispatchedHold:
+    """Money set aside for a call that leaves now: what a provider's socket takes. Made by the hold client only."""
 
     id: str
     #: Upper bound of the price that is held.
-    amount: NanoUsd
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchedHold:
-    """A hold that the ledger knows to be in use: what a provider's socket takes. Made by the hold client only."""
-
-    id: str
     amount: NanoUsd
 
 
@@ -55,7 +47,7 @@ class LawGate(Protocol):
 class HoldClient(Protocol):
     """Holds money for calls and charges what they used."""
 
-    async def reserve(
+    async def hold(
         self,
         principal: Principal,
         context: CallContext,
@@ -65,15 +57,12 @@ class HoldClient(Protocol):
         model: str,
         bound: Usage,
         ttl: timedelta,
-    ) -> ReservedHold:
-        """Holds the bound of one attempt in every budget of the call.
+    ) -> DispatchedHold:
+        """Holds the bound of one attempt in every budget of the call, durably marked as leaving now.
 
+        Ask the law first: from here on, a crash charges the bound. Source: docs/decisions/0001-seams-of-a-turn.md
         Raises: BUDGET_EXHAUSTED, PRICE_UNKNOWN as cost says them; Unavailable: nothing may be spent blind.
         """
-        ...
-
-    async def mark_dispatched(self, principal: Principal, hold: ReservedHold) -> DispatchedHold:
-        """Records durably that the call is about to leave."""
         ...
 
     async def settle(self, principal: Principal, hold_id: str, usage: Usage) -> NanoUsd:
@@ -81,7 +70,7 @@ class HoldClient(Protocol):
         ...
 
     async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
-        """Frees a hold whose call was never sent, or for which the provider charges nothing."""
+        """Frees a hold whose call never left after all, or for which the provider charges nothing."""
         ...
 
 

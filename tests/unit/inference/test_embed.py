@@ -148,11 +148,11 @@ async def test_unknown_usage_leaves_the_hold_to_be_assumed() -> None:
 
 async def test_without_money_nothing_is_sent() -> None:
     room = Room(LOCAL)
-    room.holds.dispatching.next(Unavailable("cost"))
+    room.holds.reserving.next(Unavailable("cost"))
     with pytest.raises(Unavailable):
         await room.ask("a")
     assert not room.embedder.asked
-    assert room.holds.states == ["released"]
+    assert room.holds.states == []
 
 
 async def test_more_calls_than_may_run_at_once_are_refused() -> None:

@@ -152,7 +152,7 @@ async def test_the_stub_keeps_the_limit_of_the_answer() -> None:
     assert len(text) <= 12
 
 
-@pytest.mark.parametrize("made", ["ReservedHold", "DispatchedHold"])
+@pytest.mark.parametrize("made", ["DispatchedHold"])
 def test_only_the_hold_client_makes_holds(made: str) -> None:
     makers = [path for path in _sources() if made in _called(path)]
     assert [path.name for path in makers] == ["hold_client.py"]

@@ -12,6 +12,28 @@ from tests.support.inference import failing, says
 from tests.unit.inference.conftest import Room, until
 
 
+async def a_moment() -> None:
+    """Passes the time in which the law reads along; a real provider takes longer for each piece."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def room(room: Room) -> Room:
+    """Gives a room whose provider takes a moment for each piece."""
+    room.openai.before_piece = room.anthropic.before_piece = a_moment
+    return room
+
+
+async def test_a_fast_answer_is_not_kept_waiting_by_the_law(room: Room) -> None:
+    room.openai.before_piece = None
+    room.openai.scripts = [says("One. ", "Two. ", "Three. ", "Four.")]
+    events = await room.watch()
+    assert shown(list(events)) == "One. Two. Three. Four."
+    assert len(room.law.at("during")) <= 1
+    assert len(room.law.at("after")) == 1
+
+
 def shown(events: list[object]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
@@ -92,6 +114,7 @@ async def test_who_attaches_late_sees_everything_from_the_start(room: Room) -> N
 
     async def wait_at_the_third() -> None:
         nonlocal pieces
+        await a_moment()
         pieces += 1
         if pieces == 3:
             await gate.wait()
@@ -116,6 +139,7 @@ async def test_a_reader_who_leaves_stops_the_provider(room: Room) -> None:
 
     async def wait_at_the_third() -> None:
         nonlocal pieces
+        await a_moment()
         pieces += 1
         if pieces == 3:
             await never.wait()
