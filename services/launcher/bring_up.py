@@ -50,6 +50,7 @@ ServiceCommand = Callable[[str], tuple[str, ...]]
 
 #: Directory that `services` is imported from, wherever the mesh is started.
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
+_PAUSE_SECONDS: Final = 0.05
 _MIGRATED: Final = "comitia.migrated"
 _ADMIN_KEY_PREFIX: Final = "key"
 
@@ -145,6 +146,20 @@ class BringUp:
                 await envoy.validate(spec)
                 write_state(self.data, {**state, "edge_checked": digest})
             await self._start(spec)
+
+    async def open_edge(self) -> None:
+        """Waits until Envoy has found the services, so that the first call after the start is answered.
+
+        Raises: LauncherError: it does not find them.
+        """
+        if not self.options.edge:
+            return
+        found = envoy.finds(self.facts.ports["edge_admin"], SERVICES)
+        end = time.monotonic() + self.options.healthy_seconds
+        while not await found():
+            if time.monotonic() > end:
+                raise LauncherError(f"the edge finds no way to the services; see {self.data.log('edge')}")
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def start_local_model(self) -> None:
         """Starts the local model, when it is wanted. The mesh serves without it, unless it was asked for by name."""

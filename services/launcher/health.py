@@ -10,6 +10,7 @@ from typing import Any, Final, cast
 Probe = Callable[[], Awaitable[bool]]
 
 _PROBE_SECONDS: Final = 2.0
+_MAX_ANSWER_BYTES: Final = 64 * 1024
 #: `grpc.health.v1.HealthCheckResponse{status: SERVING}` on the wire.
 _SERVING: Final = b"\x08\x01"
 
@@ -68,8 +69,19 @@ def http_ok(port: int, path: str, *, host: str = "127.0.0.1") -> Probe:
     return probe
 
 
+def http_says(port: int, path: str, expected: Callable[[str], bool], *, host: str = "127.0.0.1") -> Probe:
+    """Probes that a GET answers with a text that is as expected."""
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
+
+    async def probe() -> bool:
+        answer = await _say(host, port, request)
+        return answer is not None and expected(answer.decode(errors="replace"))
+
+    return probe
+
+
 async def _say(host: str, port: int, request: bytes) -> bytes | None:
-    """Connects, says something if there is something to say, and gives the first bytes of the answer; None: nobody."""
+    """Connects, says something if there is something to say, and gives the answer up to a bound; None: nobody."""
     loop = asyncio.get_running_loop()
     # A bare socket, since it is closed at once: a stream would linger until the loop finds time for it.
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as client:
@@ -80,7 +92,10 @@ async def _say(host: str, port: int, request: bytes) -> bytes | None:
                 if not request:
                     return b""
                 await loop.sock_sendall(client, request)
-                return await loop.sock_recv(client, 4096)
+                answer = b""
+                while len(answer) < _MAX_ANSWER_BYTES and (piece := await loop.sock_recv(client, 4096)):
+                    answer += piece
+                return answer
         except (OSError, TimeoutError):
             return None
 

@@ -117,6 +117,7 @@ class Mesh:
                 group.create_task(self._together.preload())
             await self._parts.start_servers()
             await self._parts.start_services()
+        await self._parts.open_edge()
 
     def _service_serves(self, service: str, seconds: float) -> None:
         self._report(Progress(step=service, state=StepState.DONE, seconds=seconds))

