@@ -166,9 +166,11 @@ class EmbedMemories:
                 await self._record(principal.tenant, list(zip(group, made, strict=True)))
                 left.difference_update(memory.id for memory in group)
                 await self._outdate(principal, made[0].space)
-        except MeshError:
-            await self._work.give_back(principal.tenant, left)
-            raise
+        finally:
+            # Also when the server stops: the next process need not wait out the lease.
+            if left:
+                with _passed_over("claimed memories wait out their lease"):
+                    await self._work.give_back(principal.tenant, left)
         return len(batch)
 
     async def _record(self, tenant: TenantId, made: Sequence[tuple[Memory, Embedding]]) -> None:
@@ -197,7 +199,7 @@ class EmbedMemories:
     async def _delete_forgotten(self, gone: set[MemoryId]) -> None:
         """Deletes vectors of memories that were forgotten meanwhile; the sweep does it if the store is away."""
         if gone:
-            with _left_to_sweep():
+            with _passed_over("vectors of forgotten memories wait to be deleted"):
                 await self._vectors.delete(gone)
 
     async def _outdate(self, principal: Principal, space: Space) -> None:
@@ -215,11 +217,12 @@ class EmbedMemories:
 
 
 @contextmanager
-def _left_to_sweep() -> Iterator[None]:
+def _passed_over(sentence: str) -> Iterator[None]:
+    """Logs what fails in the block and is made up for elsewhere."""
     try:
         yield
     except MeshError as error:
-        log.info("vectors of forgotten memories wait to be deleted", reason=error.reason)
+        log.info(sentence, reason=error.reason)
 
 
 def _groups(batch: Sequence[Memory]) -> Iterator[tuple[CallContext, list[Memory]]]:

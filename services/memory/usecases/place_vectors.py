@@ -19,6 +19,7 @@ _BATCH: Final = 256
 #: Pause after the vector store or Postgres did not answer, doubled while they do not.
 _FIRST_PAUSE_SECONDS: Final = 1.0
 _MOST_PAUSE_SECONDS: Final = 60.0
+_FIRST_CHECK_SECONDS: Final = 5.0
 #: A difference in numbers counts when it is still there after this long: forgetting takes two steps.
 _LOOK_AGAIN_SECONDS: Final = 1.0
 
@@ -26,7 +27,7 @@ log = logger(__name__)
 
 
 class PlaceVectors:
-    """Sweeps now and then, at once when told, and compares the numbers of rows and vectors at start.
+    """Sweeps now and then, at once when told, and compares the numbers of rows and vectors, first soon after the start.
 
     Args:
         sweep_seconds: longest pause between two sweeps.
@@ -47,7 +48,8 @@ class PlaceVectors:
         self._clock = clock
         self._sweep_seconds = sweep_seconds
         self._check_seconds = check_seconds
-        self._check_at = 0.0
+        # Not in the first moments: a mesh that starts has other things to do than to load a vector store.
+        self._check_at = clock.monotonic() + min(_FIRST_CHECK_SECONDS, check_seconds)
         self._told = asyncio.Event()
 
     def sweep_soon(self) -> None:
@@ -56,7 +58,7 @@ class PlaceVectors:
 
     def check_soon(self) -> None:
         """Asks for a comparison: a space that should be there was missed."""
-        self._check_at = 0.0
+        self._check_at = self._clock.monotonic()
         self._told.set()
 
     async def __call__(self) -> None:

@@ -60,6 +60,7 @@ class Recall:
         self._check = check
         self._clock = clock
         self._similarity_seconds = similarity_seconds
+        self._reasons = metrics.BoundedLabel(most=50)
 
     async def __call__(self, principal: Principal, query: RecallQuery) -> Recalled:
         """Gives what was found, within the token budget.
@@ -98,7 +99,7 @@ class Recall:
             reason = VectorSpaceMissing.reason
         except MeshError as error:
             reason = error.reason
-        metrics.MEMORY_SEMANTIC_SKIPPED.labels(reason).inc()
+        metrics.MEMORY_SEMANTIC_SKIPPED.labels(self._reasons(reason)).inc()
         log.debug("recall goes without similarity", reason=reason)
         return None
 

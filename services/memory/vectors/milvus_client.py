@@ -4,6 +4,7 @@ The synchronous client, because Milvus Lite does not answer all that the asynchr
 """
 
 import importlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,10 @@ _CALL_SECONDS: Final = 10.0
 _HEX: Final = 32
 #: Milvus Lite looks through rows that are not in a segment one by one in Python: so many cost ~10 ms a search.
 _LITE_LOOSE_ROWS: Final = 256
+#: Milvus Lite looks at every row of the partitions it is told to search, and does not choose them by the tenant itself:
+#: so many groups of tenants with so many groups of agents each have one. A search of one agent looks at one of 32.
+_LITE_TENANT_GROUPS: Final = 8
+_LITE_AGENT_GROUPS: Final = 4
 #: Rows that one delete may name.
 _DELETE_ITEMS: Final = 256
 
@@ -36,7 +41,7 @@ class MilvusClient:
         pymilvus: Any = importlib.import_module("pymilvus")
         self._types: Any = pymilvus.DataType
         self._client: Any = pymilvus.MilvusClient(
-            uri=url if self._lite is None else _start_lite(self._lite), timeout=_CALL_SECONDS
+            uri=url if self._lite is None else start_lite(self._lite), timeout=_CALL_SECONDS
         )
         #: What a call raises when Milvus fails.
         self.failure: type[Exception] = pymilvus.MilvusException
@@ -51,20 +56,18 @@ class MilvusClient:
 
     def upsert(self, space: Space, vectors: Sequence[PlacedVector]) -> None:
         """See `VectorStore.upsert`."""
-        rows = [
-            {
-                "id": vector.memory.hex,
-                "tenant": vector.tenant.hex,
-                "agent": _agent_key(vector.tenant, vector.agent).hex,
-                "vector": vector.vector.tolist(),
-            }
-            for vector in vectors
-        ]
         name = _collection(space)
         if not self._is_there(space):
             self._create(space)
-        self._client.upsert(name, rows, timeout=_CALL_SECONDS)
-        self._loose_rows += len(rows)
+        groups: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
+        for vector in vectors:
+            agent = _agent_key(vector.tenant, vector.agent)
+            row = {"id": vector.memory.hex, "tenant": vector.tenant.hex, "agent": agent.hex}
+            group = "" if self._lite is None else _lite_partition(vector.tenant, agent)
+            groups[group].append({**row, "vector": vector.vector.tolist()})
+        for group, rows in groups.items():
+            self._client.upsert(name, rows, partition_name=group, timeout=_CALL_SECONDS)
+        self._loose_rows += len(vectors)
         if self._lite is not None and self._loose_rows >= _LITE_LOOSE_ROWS:
             self._client.flush(name, timeout=_CALL_SECONDS)
             self._loose_rows = 0
@@ -73,9 +76,10 @@ class MilvusClient:
         """See `VectorStore.search`."""
         if not self._is_there(space):
             raise VectorSpaceMissing(space.model)
+        agent_key = _agent_key(tenant, agent) if agent else None
         where = f'tenant == "{tenant.hex}"'
-        if agent:
-            where += f' and agent == "{_agent_key(tenant, agent).hex}"'
+        if agent_key is not None:
+            where += f' and agent == "{agent_key.hex}"'
         try:
             # The key alone is wanted; without a field named, Milvus Lite sends them all.
             answers = self._client.search(
@@ -84,6 +88,7 @@ class MilvusClient:
                 filter=where,
                 limit=most,
                 output_fields=["id"],
+                partition_names=None if self._lite is None else _lite_partitions(tenant, agent_key),
                 timeout=_CALL_SECONDS,
             )
         except self.failure:
@@ -134,7 +139,7 @@ class MilvusClient:
     def _create(self, space: Space) -> None:
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", self._types.VARCHAR, max_length=_HEX, is_primary=True)
-        schema.add_field("tenant", self._types.VARCHAR, max_length=_HEX, is_partition_key=True)
+        schema.add_field("tenant", self._types.VARCHAR, max_length=_HEX, is_partition_key=self._lite is None)
         schema.add_field("agent", self._types.VARCHAR, max_length=_HEX)
         schema.add_field("vector", self._types.FLOAT_VECTOR, dim=space.dimensions)
         index = self._client.prepare_index_params()
@@ -144,8 +149,26 @@ class MilvusClient:
         self._client.create_collection(name, schema=schema, timeout=_CALL_SECONDS)
         # Not waited for: an empty index is made at once, and waiting asks what Milvus Lite does not answer.
         self._client.create_index(name, index, sync=False, timeout=_CALL_SECONDS)
+        for group in _LITE_PARTITIONS if self._lite is not None else ():
+            self._client.create_partition(name, group, timeout=_CALL_SECONDS)
         self._client.load_collection(name, timeout=_CALL_SECONDS)
         self._ready.add(space)
+
+
+def _lite_partition(tenant: TenantId, agent: UUID) -> str:
+    return f"group_{tenant.int % _LITE_TENANT_GROUPS}_{agent.int % _LITE_AGENT_GROUPS}"
+
+
+def _lite_partitions(tenant: TenantId, agent: UUID | None) -> list[str]:
+    """Names where rows of a tenant lie, or those of one of its agents."""
+    if agent is not None:
+        return [_lite_partition(tenant, agent)]
+    return [_lite_partition(tenant, UUID(int=group)) for group in range(_LITE_AGENT_GROUPS)]
+
+
+_LITE_PARTITIONS: Final = tuple(
+    partition for group in range(_LITE_TENANT_GROUPS) for partition in _lite_partitions(TenantId(UUID(int=group)), None)
+)
 
 
 def _agent_key(tenant: TenantId, agent: str) -> UUID:
@@ -161,7 +184,7 @@ def _cosine(found: float) -> float:
     return max(-1.0, min(1.0, found))
 
 
-def _start_lite(file: Path) -> str:
+def start_lite(file: Path) -> str:
     """Starts Milvus Lite in threads of this process, on a free port of the loopback; gives its address."""
     file.parent.mkdir(parents=True, exist_ok=True)
     address: str | None = _lite_servers().start_and_get_uri(str(file))
