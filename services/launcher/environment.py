@@ -130,7 +130,8 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
         "DATA_DIR": str(data.of(service)),
     }
     for neighbour in SERVICES:
-        if neighbour != service:
+        # The gateway asks all seven how they are, itself among them.
+        if neighbour != service or service == "gateway":
             settings[f"{neighbour.upper()}_TARGET"] = f"127.0.0.1:{facts.ports[neighbour]}"
     if service == "gateway":
         settings["SIGNING_KEY_PATH"] = str(data.signing_key)
