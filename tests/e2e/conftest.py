@@ -127,8 +127,8 @@ async def rest(mesh: RunningMesh) -> AsyncIterator[Rest]:
         yield Rest(session, mesh.url, mesh.admin_key)
 
 
-async def until(ask: Callable[[], Awaitable[Found]], *, seconds: float = 20) -> Found:
-    """Asks until the answer is true, and gives it."""
+async def until(ask: Callable[[], Awaitable[Found | None]], *, seconds: float = 20) -> Found:
+    """Asks until there is a true answer, and gives it."""
     async with asyncio.timeout(seconds):
         while not (found := await ask()):  # noqa: ASYNC110  # another process cannot set an event
             await asyncio.sleep(0.02)

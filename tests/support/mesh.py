@@ -16,7 +16,7 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 from services.launcher import background, status
-from services.launcher.options import Progress, UpOptions
+from services.launcher.options import UpOptions
 from services.launcher.record import Addresses
 from tests.support.fake_provider import KEY
 
@@ -80,13 +80,9 @@ class RunningMesh:
         """Environment of commands that use this mesh."""
         return {**os.environ, "COMITIA_DATA_DIR": str(self.data_dir), "NO_COLOR": "1", "COLUMNS": "160"}
 
-    def start_again(self) -> None:
+    async def start_again(self) -> None:
         """Starts it once more on the same data and the same ports, after its launcher has ended."""
-        asyncio.run(background.start(self.options, self.note))
-
-    def note(self, progress: Progress) -> None:
-        """Keeps how long each step of a start took."""
-        self.steps[progress.step] = progress.seconds
+        await background.start(self.options, lambda step: self.steps.update({step.step: step.seconds}))
 
     def pids(self) -> Mapping[str, int]:
         """Gives the process of each part."""
@@ -109,8 +105,8 @@ def running_provider() -> Iterator[ProviderProcess]:
     """Runs the fake provider while the block runs."""
     command = [sys.executable, "-m", "tests.support.fake_provider"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         yield ProviderProcess(process.stdout.readline().strip())
     finally:
         process.terminate()

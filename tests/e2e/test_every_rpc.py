@@ -1,0 +1,247 @@
+"""Every public RPC answers through the edge, by gRPC and by every REST path that it has."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Final
+
+import grpc.aio
+import pytest
+from google.protobuf.json_format import MessageToDict, Parse
+from google.protobuf.message import Message
+
+from comitia.orchestrator.v1 import session_pb2
+from comitia_sdk.sync import Client
+from tests.e2e.conftest import Rest
+from tests.support.mesh import RunningMesh
+from tests.support.public_rpcs import PUBLIC, RestCall, Rpc
+
+Request = dict[str, Any]
+RULES: Final = """
+rules:
+  - name: no_swords
+    type: keyword
+    keywords: [sword]
+    action: warn
+"""
+
+
+@dataclass(kw_only=True)
+class World:
+    """A tenant in which there is one of everything."""
+
+    client: Client
+    #: May make tenants.
+    operator: Client
+    api_key: str
+    token: str
+    agent: str = "Athena"
+    ended_session: str = ""
+    memory: str = ""
+    bundle: str = ""
+    numbers: Iterator[int] = field(default_factory=count)
+
+    def fresh(self, noun: str) -> str:
+        """Gives a name that nobody has."""
+        return f"{noun}-{next(self.numbers)}"
+
+    def session(self, *, wait_for: session_pb2.SessionState.ValueType) -> str:
+        """Starts a session that waits after each round, and follows it to a state."""
+        session = self.client.sessions.start("Rivers", agents=[self.agent], max_rounds=2, manual_advance=True)
+        for event in self.client.sessions.watch(session.session_id):
+            if event.state_changed.state == wait_for:
+                return session.session_id
+        raise AssertionError(f"{session.session_id} ended")
+
+
+WAITING: Final = session_pb2.SESSION_STATE_WAITING
+
+
+def a_prompt(**fields: Any) -> Request:
+    return {"messages": [{"role": "MESSAGE_ROLE_USER", "parts": [{"text": {"text": "Rivers?"}}]}], **fields}
+
+
+def a_tool(name: str) -> Request:
+    schema = {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]}
+    return {
+        "name": name.replace("-", "_"),
+        "description": "Computes.",
+        "input_schema": schema,
+        "execution_mode": "EXECUTION_MODE_BUILTIN",
+        "builtin": "calculator",
+    }
+
+
+def a_calculation() -> Request:
+    return {"name": "calculator", "arguments": {"expression": "6 * 7"}}
+
+
+def a_question(text: str) -> Request:
+    part = {"text": {"text": text}}
+    return {"subject": {"operation": "OPERATION_GENERATE", "stage": "STAGE_BEFORE", "parts": [part]}}
+
+
+#: A request for each public RPC, made anew for each call.
+REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
+    "AgentService/CreateAgent": lambda world: {"agent": {"name": world.fresh("Agent"), "version": "1.0.0"}},
+    "AgentService/GetAgent": lambda world: {"name": world.agent, "version": "1.0.0"},
+    "AgentService/ListAgents": lambda _: {"page_size": 1},
+    "BudgetService/GetBudget": lambda _: {"budget_id": "tenant"},
+    "BudgetService/ListBudgets": lambda _: {"page_size": 1},
+    "BudgetService/SetBudgetLimit": lambda _: {"budget_id": "tenant", "limit_nano_usd": "50000000000"},
+    "BundleService/ActivateBundle": lambda world: {"bundle": world.bundle},
+    "BundleService/CreateBundle": lambda world: {
+        "name": world.fresh("bundle"),
+        "version": "1.0.0",
+        "source": RULES,
+        "keep_inactive": True,
+    },
+    "BundleService/GetBundle": lambda world: {"bundle": world.bundle},
+    "BundleService/ListBundles": lambda _: {"page_size": 1},
+    "IdentityService/CreateApiKey": lambda _: {"display_name": "walk", "roles": ["ROLE_TENANT_USER"]},
+    "IdentityService/ExchangeApiKey": lambda world: {"api_key": world.api_key},
+    "IdentityService/ListApiKeys": lambda _: {"page_size": 1},
+    "IdentityService/RevokeApiKey": lambda world: {
+        "api_key_id": world.client.identity.create_key("short-lived").api_key.api_key_id
+    },
+    "IdentityService/WhoAmI": lambda _: {},
+    "InferenceService/CountTokens": lambda _: a_prompt(),
+    "InferenceService/Embed": lambda world: {"texts": [world.fresh("A text"), "Another"]},
+    "InferenceService/Generate": lambda _: a_prompt(max_output_tokens=16),
+    "InferenceService/StreamGenerate": lambda _: a_prompt(model="stub"),
+    "LedgerService/GetCostSummary": lambda world: {"by": "COST_DIMENSION_AGENT", "run_id": world.ended_session},
+    "LedgerService/ListCostEvents": lambda world: {"run_id": world.ended_session, "page_size": 1},
+    "MemoryService/ForgetMemory": lambda world: {"memory_id": world.client.memories.remember("Forget me.").memory_id},
+    "MemoryService/GetMemory": lambda world: {"memory_id": world.memory},
+    "MemoryService/ListMemories": lambda world: {"session_id": world.ended_session, "page_size": 1},
+    "MemoryService/Recall": lambda world: {"query": "rivers", "session_id": world.ended_session, "recent_turns": 3},
+    "MemoryService/Remember": lambda _: {"parts": [{"text": {"text": "Rivers meet."}}], "tags": ["walk"]},
+    "ModelService/ListModels": lambda _: {},
+    "PolicyService/Evaluate": lambda _: a_question("a word and a sword"),
+    "PricingService/ListPrices": lambda _: {"provider": "openai", "page_size": 1},
+    "SessionService/AdvanceSession": lambda world: {"session_id": world.session(wait_for=WAITING)},
+    "SessionService/CancelSession": lambda world: {"session_id": world.session(wait_for=WAITING)},
+    "SessionService/GetSession": lambda world: {"session_id": world.ended_session},
+    "SessionService/ListSessions": lambda _: {"page_size": 1},
+    "SessionService/ListTurns": lambda world: {"session_id": world.ended_session, "page_size": 1},
+    "SessionService/StartSession": lambda world: {
+        "topic": "Rivers",
+        "mode": "SESSION_MODE_DIALOGUE",
+        "agents": [world.agent],
+        "max_rounds": 1,
+        "model": "stub",
+    },
+    "SessionService/WatchSession": lambda world: {"session_id": world.ended_session},
+    "StatusService/GetMeshStatus": lambda _: {},
+    "StatusService/GetOpenApi": lambda _: {},
+    "TenantService/CreateTenant": lambda world: {"name": world.fresh("walked-tenant")},
+    "TenantService/ListTenants": lambda _: {"page_size": 1},
+    "ToolService/GetTool": lambda _: {"name": "calculator"},
+    "ToolService/InvokeTool": lambda _: a_calculation(),
+    "ToolService/ListTools": lambda _: {"page_size": 1},
+    "ToolService/RegisterTool": lambda world: {"tool": a_tool(world.fresh("tool"))},
+    "ToolService/SearchTools": lambda _: {"query": "compute a sum"},
+    "ToolService/StreamInvokeTool": lambda _: a_calculation(),
+    "ViolationService/ListViolations": lambda _: {"rule": "no_swords", "page_size": 1},
+    "ViolationService/WatchViolations": lambda _: {},
+}
+#: What of an answer shows that it is no empty one.
+TELLING: Final[Mapping[str, str]] = {
+    "GetAgent": "agent.name",
+    "GetBudget": "budget.limit_nano_usd",
+    "GetCostSummary": "total_nano_usd",
+    "Embed": "embeddings",
+    "Generate": "generation.hold_id",
+    "GetMemory": "memory.parts",
+    "GetMeshStatus": "serving",
+    "InvokeTool": "invocation.parts",
+    "ListCostEvents": "cost_events",
+    "ListTurns": "turns",
+    "ListViolations": "violations",
+    "Recall": "recent",
+    "WatchSession": "session_started.topic_start",
+    "WatchViolations": "violation.rule",
+}
+#: RPCs for operators of the installation.
+OPERATORS: Final = "TenantService/"
+#: What was driven so far: RPC and way.
+DRIVEN: Final[set[tuple[str, str]]] = set()
+
+
+@pytest.fixture(scope="module")
+def world(mesh: RunningMesh) -> Iterator[World]:
+    with Client(mesh.url, api_key=mesh.admin_key) as operator:
+        key = operator.identity.create_tenant("walker").admin_api_key
+        with Client(mesh.url, api_key=key) as client:
+            world = World(client=client, operator=operator, api_key=key, token=client.identity.token())
+            client.agents.create(world.agent)
+            world.bundle = f"walk@{client.policies.apply(RULES, name='walk', version='1.0.0').version}"
+            session = client.sessions.start("Rivers and a sword", agents=[world.agent], max_rounds=1)
+            world.ended_session = session.session_id
+            for _ in client.sessions.watch(session.session_id):
+                pass
+            world.memory = client.memories.remember("Rivers meet.").memory_id
+            yield world
+
+
+def credentials(rpc: Rpc, world: World) -> str:
+    return world.operator.identity.token() if rpc.name.startswith(OPERATORS) else world.token
+
+
+async def by_grpc(mesh: RunningMesh, rpc: Rpc, request: Request, token: str) -> Message:
+    """Makes the call; gives the answer, or the first message of the stream."""
+    metadata = (("authorization", f"Bearer {token}"),)
+    async with asyncio.timeout(20), grpc.aio.insecure_channel(mesh.target) as channel:
+        call = rpc.on(channel)(rpc.message(request), metadata=metadata)
+        if not rpc.streams:
+            return await call
+        first = await call.read()
+        call.cancel()
+        return first
+
+
+async def by_rest(rest: Rest, rpc: Rpc, call: RestCall, token: str) -> Message | None:
+    """Makes the call; gives the answer or the first event, None when it is a document."""
+    headers = {"authorization": f"Bearer {token}"}
+    async with (
+        asyncio.timeout(20),
+        rest.session.request(call.verb, rest.url + call.path, json=call.body, headers=headers) as answer,
+    ):
+        kind = "text/event-stream" if rpc.streams else "application/json"
+        assert (answer.status, answer.content_type) == (200, kind), await answer.text()
+        if rpc.method.output_type.full_name == "google.api.HttpBody":
+            assert json.loads(await answer.text())
+            return None
+        text = await answer.content.readline() if rpc.streams else await answer.read()
+        return Parse(text.removeprefix(b"data:"), rpc.response_class())
+
+
+def check(rpc: Rpc, answer: Message) -> None:
+    told = MessageToDict(answer, preserving_proto_field_name=True)
+    if rpc.method.name in TELLING:
+        for name in TELLING[rpc.method.name].split("."):
+            assert told.get(name), f"{rpc.name} left {name} empty: {answer}"
+            told = told[name]
+
+
+@pytest.mark.parametrize("rpc", PUBLIC, ids=lambda rpc: rpc.name)
+async def test_a_public_rpc_answers_by_grpc_and_by_rest(mesh: RunningMesh, rest: Rest, world: World, rpc: Rpc) -> None:
+    assert rpc.name in REQUESTS, f"{rpc.name} is new: say in REQUESTS how it is called"
+    make = REQUESTS[rpc.name]
+    check(rpc, await by_grpc(mesh, rpc, make(world), credentials(rpc, world)))
+    DRIVEN.add((rpc.path, "grpc"))
+    bindings = len(rpc.rest(make(world)))
+    for number in range(bindings):
+        answer = await by_rest(rest, rpc, rpc.rest(make(world))[number], credentials(rpc, world))
+        if answer is not None:
+            check(rpc, answer)
+    DRIVEN.add((rpc.path, "rest"))
+
+
+def test_nothing_public_is_left_out(request: pytest.FixtureRequest) -> None:
+    assert {rpc.name for rpc in PUBLIC} == REQUESTS.keys()
+    walked = [item for item in request.session.items if item.name.startswith("test_a_public_rpc_answers")]
+    if len(walked) == len(PUBLIC):
+        assert {(rpc.path, way) for rpc in PUBLIC for way in ("grpc", "rest")} == DRIVEN

@@ -1,0 +1,120 @@
+"""Every public RPC as callers outside see it: read from the contracts, so that a new one is there by itself."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from google.api import annotations_pb2, http_pb2
+from google.protobuf import descriptor_pb2, message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+
+from comitia.guard_table import GUARDS, Guard
+
+_PLACE: Final = re.compile(r"{([a-z_.]+)}")
+_VERBS: Final = ("get", "put", "post", "delete", "patch")
+#: Files with services, by package.
+_FILES: Final[Mapping[str, tuple[str, ...]]] = {
+    "cost": ("cost_service_pb2",),
+    "gateway": ("identity_service_pb2", "status_service_pb2", "tenant_service_pb2"),
+    "inference": ("inference_service_pb2",),
+    "memory": ("memory_service_pb2",),
+    "orchestrator": ("agent_service_pb2", "session_service_pb2"),
+    "policy": ("policy_service_pb2",),
+    "tools": ("tool_service_pb2",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RestCall:
+    """A request to be made."""
+
+    verb: str
+    path: str
+    body: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rpc:
+    """An RPC of the contracts."""
+
+    #: `/comitia.tools.v1.ToolService/InvokeTool`.
+    path: str
+    guard: Guard
+    method: MethodDescriptor
+
+    @property
+    def name(self) -> str:
+        """`ToolService/InvokeTool`."""
+        return self.path.rpartition(".")[2]
+
+    @property
+    def streams(self) -> bool:
+        """True when the answer is a stream."""
+        return self.method.server_streaming
+
+    @property
+    def request_class(self) -> type[Message]:
+        """Class of the request."""
+        return message_factory.GetMessageClass(self.method.input_type)
+
+    @property
+    def response_class(self) -> type[Message]:
+        """Class of the answer, or of each message of the stream."""
+        return message_factory.GetMessageClass(self.method.output_type)
+
+    def message(self, fields: Mapping[str, Any]) -> Message:
+        """Makes the request for gRPC."""
+        return ParseDict(dict(fields), self.request_class())
+
+    def on(self, channel: Any) -> Any:
+        """Gives the RPC on a channel, to be called with a request."""
+        kind = channel.unary_stream if self.streams else channel.unary_unary
+        return kind(
+            self.path,
+            request_serializer=self.request_class.SerializeToString,
+            response_deserializer=self.response_class.FromString,
+        )
+
+    def rest(self, fields: Mapping[str, Any]) -> list[RestCall]:
+        """Gives the requests for REST: the canonical one, then those of other paths."""
+        return [_rest_call(binding, fields) for binding in self._bindings()]
+
+    def _bindings(self) -> Iterator[http_pb2.HttpRule]:
+        options: Any = descriptor_pb2.MethodOptions.FromString(self.method.GetOptions().SerializeToString())
+        rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]  # extensions of options have no types
+        yield rule
+        yield from rule.additional_bindings
+
+
+def _rest_call(binding: http_pb2.HttpRule, fields: Mapping[str, Any]) -> RestCall:
+    verb = next(verb for verb in _VERBS if getattr(binding, verb))
+    left = dict(fields)
+
+    def fill(place: re.Match[str]) -> str:
+        return quote(str(left.pop(place[1])), safe="@")
+
+    path = _PLACE.sub(fill, getattr(binding, verb))
+    if binding.body == "*":
+        return RestCall(verb.upper(), path, left)
+    return RestCall(verb.upper(), f"{path}?{urlencode(left, doseq=True)}" if left else path, None)
+
+
+def _rpcs() -> Iterator[Rpc]:
+    for package, files in _FILES.items():
+        for file in files:
+            module = import_module(f"comitia.{package}.v1.{file}")
+            for service in module.DESCRIPTOR.services_by_name.values():
+                for method in service.methods:
+                    path = f"/{service.full_name}/{method.name}"
+                    yield Rpc(path=path, guard=GUARDS[path], method=method)
+
+
+_FOUND: Final = {rpc.path: rpc for rpc in _rpcs()}
+assert _FOUND.keys() == GUARDS.keys(), f"name the files of {GUARDS.keys() - _FOUND.keys()} above"
+PUBLIC: Final = tuple(rpc for rpc in _FOUND.values() if not rpc.guard.peers)
+INTERNAL: Final = tuple(rpc for rpc in _FOUND.values() if rpc.guard.peers)
