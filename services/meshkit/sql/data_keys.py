@@ -1,15 +1,18 @@
 """The wrapped data keys of tenants. Stores for `meshkit.crypto.KeyRing`."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from alembic.operations import Operations
 from sqlalchemy import Column, DateTime, LargeBinary, MetaData, PrimaryKeyConstraint, Table, Uuid, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.rls import tenant_table
 from services.meshkit.sql.scope import tenant_scope
+
+if TYPE_CHECKING:
+    # Only migrations have it at hand; a service does without its 9 MB.
+    from alembic.operations import Operations
 
 DATA_KEYS: Final = "data_key"
 
@@ -30,7 +33,7 @@ def data_key_table(metadata: MetaData) -> Table:
     )
 
 
-def create_data_keys(op: Operations) -> None:
+def create_data_keys(op: "Operations") -> None:
     """Makes the table in a migration. Keys are destroyed, never deleted: what they sealed stays provably sealed."""
     op.execute(
         "CREATE TABLE data_key (tenant_id uuid NOT NULL, key_id uuid NOT NULL, wrapped bytea,"

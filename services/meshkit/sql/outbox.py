@@ -9,11 +9,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
 import structlog
-from alembic.operations import Operations
 from sqlalchemy import Column, DateTime, Index, LargeBinary, MetaData, Table, Text, Uuid, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -21,6 +20,10 @@ from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.rls import tenant_table
 from services.meshkit.sql.scope import maintenance_scope
+
+if TYPE_CHECKING:
+    # Only migrations have it at hand; a service does without its 9 MB.
+    from alembic.operations import Operations
 
 log = structlog.get_logger()
 
@@ -65,7 +68,7 @@ def outbox_table(metadata: MetaData) -> Table:
     )
 
 
-def create_outbox(op: Operations) -> None:
+def create_outbox(op: "Operations") -> None:
     """Makes the outbox in a migration. Requests may only add to it."""
     op.execute(
         "CREATE TABLE outbox (id uuid PRIMARY KEY, tenant_id uuid NOT NULL, subject text NOT NULL, body bytea NOT NULL,"

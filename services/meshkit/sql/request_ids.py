@@ -3,16 +3,19 @@
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from alembic.operations import Operations
 from sqlalchemy import Column, DateTime, LargeBinary, MetaData, PrimaryKeyConstraint, Table, Text, Uuid, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.meshkit.core.errors import Internal, RequestIdReused
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.rls import tenant_table
+
+if TYPE_CHECKING:
+    # Only migrations have it at hand; a service does without its 9 MB.
+    from alembic.operations import Operations
 
 #: How long an answer is kept.
 RETENTION: Final = timedelta(hours=24)
@@ -45,7 +48,7 @@ def request_id_table(metadata: MetaData) -> Table:
     )
 
 
-def create_request_ids(op: Operations) -> None:
+def create_request_ids(op: "Operations") -> None:
     """Makes the table in a migration."""
     op.execute(
         "CREATE TABLE request_id (tenant_id uuid NOT NULL, method text NOT NULL, request_id uuid NOT NULL,"

@@ -5,12 +5,14 @@ Every table belongs to tenants (`tenant_table`) or stands on the short list of t
 """
 
 from collections.abc import Sequence
-from typing import Final, Literal
-
-from alembic.operations import Operations
+from typing import TYPE_CHECKING, Final, Literal
 
 from services.meshkit.sql.identifiers import checked, literal, quoted
 from services.meshkit.sql.roles import roles_of
+
+if TYPE_CHECKING:
+    # Only migrations have it at hand; a service does without its 9 MB.
+    from alembic.operations import Operations
 
 Verb = Literal["SELECT", "INSERT", "UPDATE", "DELETE"]
 
@@ -22,7 +24,7 @@ MAINTENANCE_POLICY: Final = "maintenance_rows"
 
 
 def tenant_table(
-    op: Operations,
+    op: "Operations",
     name: str,
     *,
     app: Sequence[Verb] = ALL_VERBS,
@@ -55,7 +57,7 @@ def tenant_table(
 
 
 def untenanted_table(
-    op: Operations,
+    op: "Operations",
     name: str,
     *,
     reason: str,
@@ -75,7 +77,7 @@ def untenanted_table(
     )
 
 
-def partition(op: Operations, name: str, *, of: str, bounds: str) -> None:
+def partition(op: "Operations", name: str, *, of: str, bounds: str) -> None:
     """Makes a partition of a tenant's table. It has no grants: rows are reached through its parent only.
 
     Args:
@@ -91,7 +93,7 @@ def partition(op: Operations, name: str, *, of: str, bounds: str) -> None:
     )
 
 
-def database_of(op: Operations) -> str:
+def database_of(op: "Operations") -> str:
     """Names the database that the migration runs on."""
     name = op.get_bind().engine.url.database
     if name is None:
@@ -99,7 +101,7 @@ def database_of(op: Operations) -> str:
     return checked(name)
 
 
-def run_together(op: Operations, statements: Sequence[str]) -> None:
+def run_together(op: "Operations", statements: Sequence[str]) -> None:
     """Runs several statements in one round trip."""
     body = ";\n".join(statements)
     op.execute(f"DO $comitia$ BEGIN\n{body};\nEND $comitia$")
