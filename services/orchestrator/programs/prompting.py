@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
-from jinja2 import StrictUndefined
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from comitia.orchestrator.v1 import session_pb2
@@ -64,4 +65,10 @@ def render_system(prompts: Mapping[str, str], *, agent: str, instructions: str, 
 
 
 def _render(source: str, **values: object) -> str:
-    return _ENVIRONMENT.from_string(source).render(**values).strip()
+    return _compiled(source).render(**values).strip()
+
+
+@lru_cache(maxsize=256)
+def _compiled(source: str) -> Template:
+    """Compiles a prompt file once: a quarter of the orchestrator's time went there."""
+    return _ENVIRONMENT.from_string(source)
