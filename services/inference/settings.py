@@ -2,10 +2,15 @@
 
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.meshkit.settings import ServiceSettings
+
+
+def _or_as_the_sdk(variable: str) -> AliasChoices:
+    """Reads our own variable, else the one that the provider's own SDK reads."""
+    return AliasChoices(f"COMITIA_INFERENCE_{variable}", variable)
 
 
 class InferenceSettings(ServiceSettings):
@@ -19,8 +24,16 @@ class InferenceSettings(ServiceSettings):
         env_prefix="COMITIA_INFERENCE_", frozen=True, extra="ignore", hide_input_in_errors=True
     )
 
-    openai_api_key: SecretStr | None = Field(default=None, description="Key of OpenAI; without it OpenAI is not asked.")
-    openai_base_url: str = Field(default="https://api.openai.com/v1", description="Where OpenAI's dialect is spoken.")
+    openai_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=_or_as_the_sdk("OPENAI_API_KEY"),
+        description="Key of OpenAI; without it OpenAI is not asked.",
+    )
+    openai_base_url: str = Field(
+        default="https://api.openai.com/v1",
+        validation_alias=_or_as_the_sdk("OPENAI_BASE_URL"),
+        description="Where OpenAI's dialect is spoken.",
+    )
     openai_model: str = Field(default="gpt-4o-mini", description="Model of OpenAI that is asked.")
     openai_embedding_model: str | None = Field(
         default=None,
@@ -28,9 +41,15 @@ class InferenceSettings(ServiceSettings):
     )
     openai_region: str = Field(default="", description="Region that OpenAI's address stands in; empty means unknown.")
     anthropic_api_key: SecretStr | None = Field(
-        default=None, description="Key of Anthropic; without it Anthropic is not asked."
+        default=None,
+        validation_alias=_or_as_the_sdk("ANTHROPIC_API_KEY"),
+        description="Key of Anthropic; without it Anthropic is not asked.",
     )
-    anthropic_base_url: str = Field(default="https://api.anthropic.com", description="Address of Anthropic.")
+    anthropic_base_url: str = Field(
+        default="https://api.anthropic.com",
+        validation_alias=_or_as_the_sdk("ANTHROPIC_BASE_URL"),
+        description="Address of Anthropic.",
+    )
     anthropic_model: str = Field(default="claude-haiku-4-5", description="Model of Anthropic that is asked.")
     anthropic_region: str = Field(default="", description="Region that Anthropic's address stands in; empty: unknown.")
     compatible_base_url: str | None = Field(
@@ -71,6 +90,12 @@ class InferenceSettings(ServiceSettings):
         default=15.0, gt=0, le=3600, description="Pause between two looks for answers that are not settled yet."
     )
     pool_size: int = Field(default=6, ge=2, le=64, description="Connections of the role `app`.")
+
+    @field_validator("openai_api_key", "anthropic_api_key", "compatible_api_key")
+    @classmethod
+    def _empty_is_none(cls, key: SecretStr | None) -> SecretStr | None:
+        """Takes an empty variable for one that is not set: the way to switch a provider off."""
+        return key if key is not None and key.get_secret_value() else None
 
     @model_validator(mode="after")
     def _compatible_names_its_model(self) -> Self:

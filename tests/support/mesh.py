@@ -135,6 +135,7 @@ def running_mesh(
         chain = {
             "COMITIA_INFERENCE_OPENAI_API_KEY": KEY,
             "COMITIA_INFERENCE_OPENAI_BASE_URL": f"{provider.address}/v1",
+            "COMITIA_INFERENCE_ANTHROPIC_API_KEY": "",
             "COMITIA_INFERENCE_OPENAI_EMBEDDING_MODEL": "text-embedding-3-small",
         }
         settings = {
