@@ -1,5 +1,6 @@
 """The settings of tools."""
 
+import json
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -17,8 +18,8 @@ class ToolsSettings(ServiceSettings):
 
     http_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Hosts that the shipped `http_get` may ask, separated by commas, such as `api.example.com,"
-        "*.wikipedia.org`; `*` for any public one. Empty: none.",
+        description="Hosts that the shipped `http_get` may ask, separated by commas or as a JSON list, such as"
+        " `api.example.com,*.wikipedia.org`; `*` for any public one. Empty: none.",
     )
     allow_private_addresses: bool = Field(
         default=False,
@@ -45,6 +46,8 @@ class ToolsSettings(ServiceSettings):
     @field_validator("http_allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            return json.loads(value)
         if isinstance(value, str):
             return tuple(host.strip() for host in value.split(",") if host.strip())
         return value

@@ -6,6 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
+
+from comitia.common.v1 import content_pb2
 from comitia.guard_table import GUARDS
 from comitia.policy.v1 import policy_pb2
 from comitia.policy.v1 import policy_service_pb2 as pb
@@ -51,7 +54,7 @@ class FakePolicy(PolicyServiceServicer):
     def _verdict(self, subject: policy_pb2.Subject) -> policy_pb2.Verdict:
         self.faults.hit()
         self.seen.append(subject)
-        texts = [part.text.text for part in subject.parts]
+        texts = [_text(part) for part in subject.parts]
         blocked = any(word in text for word in self.blocked for text in texts)
         action = policy_pb2.ACTION_BLOCK if blocked else policy_pb2.ACTION_UNSPECIFIED
         verdict = policy_pb2.Verdict(
@@ -65,9 +68,22 @@ class FakePolicy(PolicyServiceServicer):
             verdict.parts.extend(subject.parts)
             for part in verdict.parts:
                 for word, replacement in self.redacted.items():
-                    part.text.text = part.text.text.replace(word, replacement)
+                    _replace(part, word, replacement)
             verdict.results[0].action = policy_pb2.ACTION_REDACT
         return verdict
+
+
+def _text(part: content_pb2.Part) -> str:
+    return str(MessageToDict(part.tool_call.arguments)) if part.HasField("tool_call") else part.text.text
+
+
+def _replace(part: content_pb2.Part, word: str, replacement: str) -> None:
+    if not part.HasField("tool_call"):
+        part.text.text = part.text.text.replace(word, replacement)
+        return
+    for value in part.tool_call.arguments.fields.values():
+        if value.HasField("string_value"):
+            value.string_value = value.string_value.replace(word, replacement)
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ look-up in which a name could come to mean another machine.
 """
 
 import asyncio
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -15,8 +16,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 #: Gives the addresses of a host, as text.
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 
-#: Addresses of clouds' own services that look like any other.
-_CLOUD_SERVICES: Final = (IPv4Network("168.63.129.16/32"),)
+_NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
+#: Addresses of clouds' own services and of relays, which look like any other.
+_NEVER: Final = (IPv4Network("168.63.129.16/32"), IPv4Network("192.0.0.0/24"), IPv4Network("192.88.99.0/24"))
 #: Prefixes under which IPv6 carries an IPv4 address, and where in its 128 bits that one ends.
 _TRANSLATED: Final = (
     (IPv6Network("64:ff9b::/96"), 0),
@@ -53,7 +55,7 @@ class AddressRule:
     def _is_open(self, address: IPv4Address | IPv6Address) -> bool:
         if address.is_link_local or address.is_multicast or address.is_unspecified:
             return False
-        if isinstance(address, IPv4Address) and any(address in network for network in _CLOUD_SERVICES):
+        if isinstance(address, IPv4Address) and any(address in network for network in _NEVER):
             return False
         if self._allow_private and (address.is_loopback or address.is_private):
             return True
@@ -61,8 +63,14 @@ class AddressRule:
 
 
 def literal_address(host: str) -> str | None:
-    """Gives the host back when it is a number instead of a name, however it is written, else None."""
-    return host if ":" in host or host.replace(".", "").isdigit() else None
+    """Gives the host without a dot at its end when it is a number instead of a name, else None.
+
+    As browsers see it: no name ends in a number, so `127.1`, `2130706433` and `0x7f.1` are numbers, and only those in
+    the usual form pass `AddressRule`.
+    """
+    number = host.rstrip(".")
+    last = number.rpartition(".")[2]
+    return number if ":" in host or _NUMBER.fullmatch(last) else None
 
 
 def _forms(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:

@@ -27,8 +27,8 @@ MAX_RESPONSE_BYTES: Final = 262_144
 MAX_ARGUMENT_BYTES: Final = 64 * 1024
 _MAX_DESCRIPTION: Final = 1_000
 _MAX_RATE: Final = 1_000_000
-#: Dearest call: 1,000 USD.
-_MAX_COST: Final = 1_000 * 1_000_000_000
+#: Dearest call, a million USD: what the ledger takes at most.
+_MAX_COST: Final = 10**15
 _MAX_AGENTS: Final = 64
 _MAX_AGENT_NAME: Final = 64
 _MAX_TIMEOUT_SECONDS: Final = 60

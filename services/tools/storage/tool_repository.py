@@ -22,7 +22,6 @@ from services.tools.storage.tables import PK_TOOL, TOOL
 MAX_VERSIONS: Final = 10_000
 
 _PLACE: Final = (TOOL.c.name, TOOL.c.major, TOOL.c.minor, TOOL.c.patch)
-_HIGHEST_FIRST: Final = (TOOL.c.name, TOOL.c.major.desc(), TOOL.c.minor.desc(), TOOL.c.patch.desc())
 
 
 class ToolRepository:
@@ -96,8 +95,11 @@ class ToolRepository:
 
 
 def _highest(tenant: TenantId) -> Select[Any]:
-    """Asks for the highest version of each tool."""
-    return select(TOOL).distinct(TOOL.c.name).where(TOOL.c.tenant_id == tenant).order_by(*_HIGHEST_FIRST)
+    """Asks for the highest version of each tool, by name."""
+    columns, higher = TOOL.c, TOOL.alias("higher").c
+    is_higher = tuple_(higher.major, higher.minor, higher.patch) > tuple_(columns.major, columns.minor, columns.patch)
+    beaten = select(higher.name).where(higher.tenant_id == tenant, higher.name == columns.name, is_higher).exists()
+    return select(TOOL).where(columns.tenant_id == tenant, ~beaten).order_by(columns.name)
 
 
 def _is(reference: Reference) -> ColumnElement[bool]:

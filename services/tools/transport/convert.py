@@ -142,5 +142,5 @@ def found_to_proto(found: Found) -> pb.SearchToolsResponse:
 def _object(message: struct_pb2.Struct, field: str) -> dict[str, object]:
     try:
         return struct_to_dict(message)
-    except json_format.Error as cause:
+    except (json_format.Error, ValueError) as cause:
         raise Invalid(field, "must be JSON: no number may be infinite or not a number") from cause
