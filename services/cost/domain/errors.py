@@ -126,7 +126,8 @@ class PriceUnknown(Precondition):
 
     def __init__(self, provider: str, model: str) -> None:
         super().__init__(
-            f"the price of model {model!r} of {provider!r} is unknown; ListPrices shows the models that have one",
+            f"the price of model {model!r} of {provider!r} is unknown, so nothing can be held for it; ListPrices shows"
+            " the models that have one, and COMITIA_COST_FREE_PROVIDERS names providers that charge nothing",
             provider=provider,
             model=model,
         )
