@@ -75,9 +75,16 @@ def usage_from_proto(message: usage_pb2.Usage, *, field: str = "usage") -> Usage
     return Usage(**counts)
 
 
-def struct_to_dict(message: struct_pb2.Struct) -> dict[str, object]:
-    """Reads a JSON object; whole numbers come back as int, as JSON writers mean them."""
-    return cast(dict[str, object], _whole_numbers(json_format.MessageToDict(message)))
+def struct_to_dict(message: struct_pb2.Struct, *, field: str = "arguments") -> dict[str, object]:
+    """Reads a JSON object; whole numbers come back as int, as JSON writers mean them.
+
+    Raises: Invalid (naming `field`): it holds a number that JSON does not have.
+    """
+    try:
+        values = json_format.MessageToDict(message)
+    except (ValueError, json_format.SerializeToJsonError) as cause:
+        raise Invalid(field, "must hold finite numbers only") from cause
+    return cast(dict[str, object], _whole_numbers(values))
 
 
 def _whole_numbers(value: object) -> object:
