@@ -27,6 +27,8 @@ from services.meshkit.telemetry.logs import logger
 
 #: Pause after Milvus could not be opened; callers meanwhile are told at once.
 _REOPEN_SECONDS: Final = 5.0
+#: So long after the last vector the store is taken to be idle.
+_IDLE_SECONDS: Final = 1.0
 #: Searches at the same time, in threads and waiting for one; one more goes without similarity.
 _SEARCH_THREADS: Final = 4
 _MAX_SEARCHES: Final = 32
@@ -51,6 +53,8 @@ class MilvusVectors:
         self._clock = clock
         self._opening: asyncio.Future[MilvusClient] | None = None
         self._reopen_at = 0.0
+        self._packing: asyncio.Task[None] | None = None
+        self._written = 0
         self._searches = 0
         self._readers = ThreadPoolExecutor(_SEARCH_THREADS, thread_name_prefix="milvus-search")
         # One thread: Milvus Lite takes one writer at a time, and a caller that stops waiting changes nothing of that.
@@ -62,6 +66,9 @@ class MilvusVectors:
 
     async def __aexit__(self, *_unused: object) -> None:
         """Lets running calls end and closes what was opened."""
+        if self._packing is not None:
+            self._packing.cancel()
+            await asyncio.wait((self._packing,))
         await asyncio.to_thread(self._readers.shutdown)
         if self._opening is not None:
             await asyncio.wait((self._opening,))
@@ -72,6 +79,9 @@ class MilvusVectors:
     async def upsert(self, space: Space, vectors: Sequence[PlacedVector]) -> None:
         """See `VectorStore.upsert`."""
         await self._call(self._writer, lambda client: client.upsert(space, vectors))
+        self._written += 1
+        if self._url is None and (self._packing is None or self._packing.done()):
+            self._packing = asyncio.create_task(self._pack_when_idle(), name="milvus-pack")
 
     async def search(self, space: Space, tenant: TenantId, vector: Vector, *, agent: str, most: int) -> Sequence[Match]:
         """See `VectorStore.search`."""
@@ -99,6 +109,16 @@ class MilvusVectors:
     async def drop(self, space: Space) -> None:
         """See `VectorStore.drop`."""
         await self._call(self._writer, lambda client: client.drop(space))
+
+    async def _pack_when_idle(self) -> None:
+        seen = -1
+        while seen != self._written:
+            seen = self._written
+            await self._clock.sleep(_IDLE_SECONDS)
+        try:
+            await self._call(self._writer, lambda client: client.pack())
+        except VectorsUnavailable:
+            log.info("vectors are packed later")
 
     async def _call(self, threads: ThreadPoolExecutor, work: Callable[[MilvusClient], Result]) -> Result:
         """Runs a call in a thread; failures of Milvus come as one error of ours."""

@@ -22,8 +22,10 @@ _LITE_FILE: Final = "vectors.db"
 #: Longest single call, seconds; who waits for a recall waits less.
 _CALL_SECONDS: Final = 10.0
 _HEX: Final = 32
-#: Milvus Lite looks through rows that are not in a segment one by one in Python: so many cost ~10 ms a search.
+#: Milvus Lite looks through rows that are not in a segment one by one in Python, ~40 us each at every search: so many
+#: are put into a segment at once, and so many when nothing else is to do. Small segments are merged by and by.
 _LITE_LOOSE_ROWS: Final = 256
+_LITE_IDLE_ROWS: Final = 32
 #: Milvus Lite looks at every row of the partitions it is told to search, and does not choose them by the tenant itself:
 #: so many groups of tenants with so many groups of agents each have one. A search of one agent looks at one of 32.
 _LITE_TENANT_GROUPS: Final = 8
@@ -46,7 +48,8 @@ class MilvusClient:
         #: What a call raises when Milvus fails.
         self.failure: type[Exception] = pymilvus.MilvusException
         self._ready: set[Space] = set()
-        self._loose_rows = 0
+        #: Rows of Milvus Lite that are in no segment yet, by collection.
+        self._loose: defaultdict[str, int] = defaultdict(int)
 
     def close(self) -> None:
         """Ends the connection, and Milvus Lite with it."""
@@ -65,12 +68,19 @@ class MilvusClient:
             row = {"id": vector.memory.hex, "tenant": vector.tenant.hex, "agent": agent.hex}
             group = "" if self._lite is None else _lite_partition(vector.tenant, agent)
             groups[group].append({**row, "vector": vector.vector.tolist()})
+        # Should it be gone after all, the next attempt makes it anew.
+        self._ready.discard(space)
         for group, rows in groups.items():
             self._client.upsert(name, rows, partition_name=group, timeout=_CALL_SECONDS)
-        self._loose_rows += len(vectors)
-        if self._lite is not None and self._loose_rows >= _LITE_LOOSE_ROWS:
-            self._client.flush(name, timeout=_CALL_SECONDS)
-            self._loose_rows = 0
+        self._ready.add(space)
+        if self._lite is not None:
+            self._loose[name] += len(vectors)
+            self._pack(name, _LITE_LOOSE_ROWS)
+
+    def pack(self) -> None:
+        """Makes searches quick while nothing else is to do."""
+        for name in tuple(self._loose):
+            self._pack(name, _LITE_IDLE_ROWS)
 
     def search(self, space: Space, tenant: TenantId, vector: Vector, *, agent: str, most: int) -> list[Match]:
         """See `VectorStore.search`."""
@@ -123,7 +133,16 @@ class MilvusClient:
     def drop(self, space: Space) -> None:
         """See `VectorStore.drop`."""
         self._ready.discard(space)
+        self._loose.pop(_collection(space), None)
         self._client.drop_collection(_collection(space), timeout=_CALL_SECONDS)
+
+    def _pack(self, name: str, least: int) -> None:
+        if self._loose[name] < least:
+            return
+        del self._loose[name]
+        self._client.flush(name, timeout=_CALL_SECONDS)
+        # Writing a segment takes buffers many times its size, which would stay with the process.
+        _arrow().default_memory_pool().release_unused()
 
     def _is_there(self, space: Space) -> bool:
         """Tells whether a space exists, and has it loaded the first time."""
@@ -187,6 +206,8 @@ def _cosine(found: float) -> float:
 def start_lite(file: Path) -> str:
     """Starts Milvus Lite in threads of this process, on a free port of the loopback; gives its address."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    # Its own allocator keeps what it once had; that of the system gives it back.
+    _arrow().set_memory_pool(_arrow().system_memory_pool())
     address: str | None = _lite_servers().start_and_get_uri(str(file))
     if address is None:
         raise VectorsUnavailable("milvus lite", folder=file.parent)
@@ -195,3 +216,7 @@ def start_lite(file: Path) -> str:
 
 def _lite_servers() -> Any:  # milvus-lite has no types
     return importlib.import_module("milvus_lite.server_manager").server_manager_instance
+
+
+def _arrow() -> Any:
+    return importlib.import_module("pyarrow")

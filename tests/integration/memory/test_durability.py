@@ -64,7 +64,15 @@ async def memory_process(
         await process.wait()
 
 
-@pytest.mark.parametrize("failpoint", ["memory.before_commit", "memory.after_commit", "memory.after_upsert"])
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        # Each takes seconds: two processes come and go.
+        pytest.param("memory.before_commit", marks=pytest.mark.faults),
+        "memory.after_commit",
+        pytest.param("memory.after_upsert", marks=pytest.mark.faults),
+    ],
+)
 async def test_a_crash_and_a_retry_leave_one_memory_that_is_found(around: Neighbours, failpoint: str) -> None:
     request = a_remember("ban cars", context=a_context("rounds/1/Athena"))
     async with memory_process(around, failpoints=f"{failpoint}=kill") as (mesh, process):

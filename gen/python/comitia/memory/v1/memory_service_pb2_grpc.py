@@ -74,7 +74,8 @@ class MemoryServiceServicer:
         """Stores one memory. It is in the session's ring at once, and found by similarity after it has been embedded.
 
         Idempotent per call id: a repeat answers with the first memory.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, ABORTED/CALL_ARGUMENTS_DIFFER (the call id came
+        before with something else to remember).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,8 @@ class MemoryServiceStub:
     """Stores one memory. It is in the session's ring at once, and found by similarity after it has been embedded.
 
     Idempotent per call id: a repeat answers with the first memory.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, ABORTED/CALL_ARGUMENTS_DIFFER (the call id came
+    before with something else to remember).
     """
     Recall: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.RecallRequest, _memory_service_pb2.RecallResponse]
     """Finds memories for a query: the session's latest turns, and the most similar of the scope.
@@ -72,7 +73,8 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """Stores one memory. It is in the session's ring at once, and found by similarity after it has been embedded.
 
     Idempotent per call id: a repeat answers with the first memory.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, ABORTED/CALL_ARGUMENTS_DIFFER (the call id came
+    before with something else to remember).
     """
     Recall: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.RecallRequest, _memory_service_pb2.RecallResponse]  # type: ignore[assignment]
     """Finds memories for a query: the session's latest turns, and the most similar of the scope.
@@ -107,7 +109,8 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores one memory. It is in the session's ring at once, and found by similarity after it has been embedded.
 
         Idempotent per call id: a repeat answers with the first memory.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, ABORTED/CALL_ARGUMENTS_DIFFER (the call id came
+        before with something else to remember).
         """
 
     @_abc_1.abstractmethod
