@@ -111,6 +111,7 @@ class RunDriver:
             async with asyncio.TaskGroup() as tasks:
                 while not self.ended:
                     self._dispatch(tasks)
+                    await self._tell_watchers()
                     await self._inbox.arrived.wait()
                     await self._commit_inbox()
                 for task in self._in_flight.values():
@@ -161,7 +162,6 @@ class RunDriver:
         await failpoint("orchestrator.before_commit")
         await self._parts.store.commit(self.run, commit)
         await failpoint("orchestrator.after_commit")
-        await self._tell_watchers()
 
     def _is_news(self, entry: journal_pb2.JournalEntry) -> bool:
         """Refuses a second result of a call (INV-3), and anything for a run that has ended."""
