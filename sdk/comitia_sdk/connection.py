@@ -214,7 +214,7 @@ def _target(url: str) -> tuple[str, bool]:
         port = parts.port
     except ValueError as error:
         raise InvalidRequest(sentence, reason="INVALID_FIELD", field="url") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or " " in parts.hostname:
         raise InvalidRequest(sentence, reason="INVALID_FIELD", field="url")
     secure = parts.scheme == "https"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

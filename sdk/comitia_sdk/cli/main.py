@@ -53,18 +53,23 @@ class _Debug:
     on = False
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"comitia {version('comitia')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the stack trace of a failure.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Runs multi-agent LLM systems: under law, on a budget, on the record."""
     _Debug.on = debug
-    if version:
-        from importlib.metadata import version as version_of
-
-        typer.echo(version_of("comitia"))
-        raise typer.Exit
 
 
 def run() -> None:

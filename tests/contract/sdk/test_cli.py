@@ -1,0 +1,395 @@
+"""The command line against a fake mesh: every command, its JSON, its exit codes, its sentences."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf.json_format import ParseDict
+
+from comitia.orchestrator.v1 import agent_pb2, session_pb2, session_service_pb2
+from comitia.policy.v1 import policy_pb2
+from services.meshkit.core.errors import ErrorKind
+from tests.contract.sdk.conftest import Comitia
+from tests.support.fake_mesh import ADMIN_KEY, Broken, FakeMesh, Refused
+
+COMITIA = str(Path(sys.executable).with_name("comitia"))
+
+
+@pytest.fixture
+def athena(tmp_path: Path) -> Path:
+    path = tmp_path / "athena.yaml"
+    path.write_text("name: Athena\ninstructions: Argue.\ntools: [calculator]\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def session(comitia: Comitia) -> str:
+    started = comitia("session", "start", "Tabs or spaces?", "--rounds", "2", "-o", "json")
+    return str(json.loads(started.out)["session_id"])
+
+
+@pytest.fixture
+def violation(mesh: FakeMesh) -> None:
+    mesh.law.found = [
+        policy_pb2.Violation(
+            violation_id="violation_1",
+            rule="no_secrets",
+            severity=policy_pb2.SEVERITY_SEVERE,
+            action=policy_pb2.ACTION_BLOCK,
+            stage=policy_pb2.STAGE_AFTER,
+            rationale="names a secret",
+            run_id="run_1",
+        )
+    ]
+
+
+@pytest.mark.usefixtures("session", "violation")
+@pytest.mark.parametrize(
+    ("command", "shows"),
+    [
+        ("agent list", "Athena@1.0.0"),
+        ("agent show Athena", "Athena@1.0.0"),
+        ("session list", "run_1"),
+        ("session show run_1", "Tabs or spaces?"),
+        ("session turns run_1", "Apollo speaks in round 2."),
+        ("session start again", "comitia session watch run_2"),
+        ("tool list", "calculator@1.0.0"),
+        ("tool show calculator", "Computes an expression."),
+        ('tool invoke calculator {"expression":"6*7"}', "42"),
+        ("policy list", "ground@1.0.0"),
+        ("policy show ground", "ground@1.0.0"),
+        ("policy activate ground", "law"),
+        ("policy check hello", "may go on under ground@1.0.0"),
+        ("violations", "no_secrets"),
+        ("violations --session run_1 --rule no_secrets", "names a secret"),
+        ("violations --session run_2", "no violations"),
+        ("models", "openai/gpt-4o-mini"),
+        ("costs", "$0.000123"),
+        ("costs --by agent --session run_1", "total $0.000123"),
+        ("budget show", "$10.00"),
+        ("budget list", "budget_1"),
+        ("budget set 25.00", "$25.00"),
+        ("whoami", "admin, operator"),
+        ("key create ci --role auditor", "ck_2_made"),
+        ("key list", "no keys"),
+        ("tenant create acme", "ck_acme_made"),
+        ("tenant list", "no tenants"),
+        ("status", "orchestrator"),
+    ],
+)
+def test_each_command_shows_its_answer_to_people_and_to_programs(comitia: Comitia, command: str, shows: str) -> None:
+    arguments = command.split(" ")
+
+    assert shows in comitia(*arguments).out
+    assert isinstance(json.loads(comitia(*arguments, "-o", "json").out), dict | list)
+
+
+def test_the_token_is_alone_on_its_line(comitia: Comitia) -> None:
+    assert comitia("token").out == "token-1\n"
+
+
+def test_json_is_what_the_rest_face_writes(comitia: Comitia, session: str) -> None:
+    shown = json.loads(comitia("session", "show", session, "-o", "json").out)
+
+    assert shown["cost_nano_usd"] == "4000"  # 64 bits are a string in JSON
+    assert shown["converged"] is False  # what is not set is there, too
+    assert ParseDict(shown, session_pb2.Session()).turn_count == 4
+
+
+def test_an_agent_is_made_from_a_file_from_standard_input_and_from_the_example(
+    comitia: Comitia, athena: Path, mesh: FakeMesh
+) -> None:
+    assert "Athena@1.0.0" in comitia("agent", "create", str(athena)).out
+    example = yaml.safe_load(comitia("agent", "example", "apollo").out)
+    path = athena.with_name("apollo.json")
+    path.write_text(json.dumps(example), encoding="utf-8")
+    comitia("agent", "create", str(path))
+
+    assert set(mesh.agents.versions) == {"Athena@1.0.0", "Apollo@1.0.0"}
+    comitia("agent", "example", "Zeus", code=2)
+
+
+def test_a_session_without_agents_is_held_by_those_that_ship(comitia: Comitia, mesh: FakeMesh, session: str) -> None:
+    assert mesh.sessions.played[session].session.agents == ["Athena@1.0.0", "Apollo@1.0.0"]
+    assert mesh.sessions.played[session].session.convergence.enabled
+
+
+def test_options_of_a_session_reach_the_mesh(comitia: Comitia, mesh: FakeMesh, athena: Path) -> None:
+    comitia("agent", "create", str(athena))
+    options = "--mode consensus --strategy parallel --rounds 5 --all-rounds --manual --max-cost 0.25 --model stub"
+    comitia("session", "start", "Tabs?", "-a", "Athena@1.0.0", *options.split())
+
+    [played] = mesh.sessions.played.values()
+    assert played.session.mode == session_pb2.SESSION_MODE_CONSENSUS
+    assert played.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL
+    assert (played.session.max_rounds, played.session.max_cost_nano_usd) == (5, 250_000_000)
+    assert (played.session.convergence.enabled, played.session.manual_advance) == (False, True)
+    assert played.model == "stub"
+
+
+def test_following_shows_each_turn_once_and_the_end(comitia: Comitia) -> None:
+    shown = comitia("session", "start", "Tabs or spaces?", "--rounds", "1", "-f").out
+
+    assert shown.count("Athena speaks in round 1.") == 1
+    assert shown.count("Apollo speaks in round 1.") == 1
+    assert "round 1: how alike the turns are, 0 to 1: words 0.25, meaning 0.50" in shown
+    assert "1 rules passed" in shown
+    assert "succeeded" in shown
+
+
+def test_following_as_json_gives_one_event_a_line(comitia: Comitia, session: str) -> None:
+    for lines in (
+        comitia("session", "watch", session, "-o", "json").out.splitlines(),
+        comitia("session", "start", "Again?", "-f", "-o", "json").out.splitlines(),
+    ):
+        events = [ParseDict(json.loads(line), session_service_pb2.WatchSessionResponse()) for line in lines]
+        assert events[-1].WhichOneof("event") == "session_ended"
+
+
+def test_watching_after_a_sequence_leaves_out_what_came_before(comitia: Comitia, session: str) -> None:
+    lines = comitia("session", "watch", session, "--after", "6", "-o", "json").out.splitlines()
+
+    assert json.loads(lines[0])["sequence"] == "7"
+
+
+def test_a_session_that_waits_says_how_to_go_on(comitia: Comitia) -> None:
+    shown = comitia("session", "start", "Tabs?", "--manual", "--rounds", "2", "-o", "json").out
+    session = json.loads(shown)["session_id"]
+
+    assert "running" not in comitia("session", "show", session).out
+    assert "succeeded" in comitia("session", "advance", session).out
+    refused = comitia("session", "advance", session, code=1)
+    assert refused.err == "comitia: the session does not wait for anybody [SESSION_NOT_WAITING]"
+
+
+def test_a_session_that_failed_fails_the_command_that_followed_it(comitia: Comitia, mesh: FakeMesh) -> None:
+    mesh.sessions.fail_with = "BUDGET_EXHAUSTED"
+    failed = comitia("session", "start", "Tabs?", "-f", code=1)
+
+    assert failed.err == "comitia: the session has failed: the budget is used up"
+    comitia("session", "watch", "run_1", "-o", "json", code=1)
+
+
+def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
+    mesh.sessions.hold = True
+    comitia("session", "start", "Tabs?")
+
+    assert "cancelled" in comitia("session", "cancel", "run_1").out
+    comitia("session", "cancel", "run_1", code=1)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("agent show Nobody", 1, "comitia: agent 'Nobody' does not exist [NOT_FOUND]"),
+        ("session show run_9", 1, "comitia: session 'run_9' does not exist [NOT_FOUND]"),
+        ("session watch run_9", 1, "comitia: session 'run_9' does not exist [NOT_FOUND]"),
+        (
+            "session start x --mode debat",
+            2,
+            "comitia: mode: 'debat' is none of debate, brainstorm, consensus, dialogue; did you mean debate? [INVALID",
+        ),
+        ("session start x --strategy all", 2, "comitia: strategy: 'all' is none of round_robin, parallel"),
+        ("session start x -a Nobody", 1, "comitia: agent 'Nobody' does not exist [NOT_FOUND]"),
+        ("session start x --rounds 0", 2, "comitia: invalid value for '--rounds': "),
+        ("session start x --rounds 10000", 2, "comitia: invalid value for '--rounds': "),
+        ("session start x --max-cost lots", 2, "comitia: 'lots' is no amount in dollars, such as 25.00"),
+        ("session start", 2, "comitia: missing argument 'TOPIC'; see `comitia session start --help`"),
+        ("session start x --rouns 2", 2, "comitia: no such option: --rouns"),
+        ("sesion", 2, "comitia: no such command 'sesion'. Did you mean 'session'?"),
+        ("budget set -- -5", 2, "comitia: '-5' is no amount in dollars, such as 25.00"),
+        ("budget show budget_9", 1, "comitia: budget 'budget_9' does not exist [NOT_FOUND]"),
+        ("costs --by moon", 2, "comitia: by: 'moon' is none of model, "),
+        ("key create ci --role king", 2, "comitia: roles: 'king' is none of admin, operator, auditor, tenant_user"),
+        ("key revoke key_9", 1, "comitia: API key 'key_9' does not exist [NOT_FOUND]"),
+        ("tool invoke calculator {", 2, "comitia: the arguments are no JSON: "),
+        ("tool invoke calculator []", 2, "comitia: the arguments must be a JSON object, such as "),
+        ("policy apply none.yaml", 2, "comitia: none.yaml cannot be read: No such file or directory"),
+        ("agent create none.yaml", 2, "comitia: none.yaml cannot be read: No such file or directory"),
+        ("demo --file none.yaml", 2, "comitia: none.yaml cannot be read: No such file or directory"),
+        ("agent list -o xml", 2, "comitia: invalid value for '--output' / '-o': "),
+        ("up --port 99999", 2, "comitia: invalid value for '--port': "),
+        ("logs nothing", 2, "comitia: there is no log of 'nothing'; there are: none yet; "),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_an_exit_code(
+    comitia: Comitia, command: str, code: int, said: str
+) -> None:
+    refused = comitia(*command.split(), code=code)
+
+    assert refused.err.startswith(said), refused.err
+    assert refused.out == ""
+
+
+def test_what_the_law_stops_and_a_tool_that_fails_exit_with_one(comitia: Comitia) -> None:
+    assert "is stopped under ground@1.0.0: 1 of 1 rules matched" in comitia("policy", "check", "a secret", code=1).out
+    assert "no expression" in comitia("tool", "invoke", "calculator", code=1).out
+
+
+def test_a_bundle_is_sent_as_it_was_written(comitia: Comitia, mesh: FakeMesh, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules:  # mine\n  - name: café\n", encoding="utf-8")
+    comitia("policy", "apply", str(rules), "--name", "mine", "--keep-inactive")
+
+    assert mesh.law.bundles[-1].source == "rules:  # mine\n  - name: café\n"
+    assert not mesh.law.bundles[-1].active
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name: Athena\n  tools: [a\n", ":2:8: mapping values are not allowed here"),
+        (b"name: caf\xe9\n", ":1: this is no UTF-8 text"),
+        (b"x" * 5_000_000, " is larger than 1 MB; nothing was sent"),
+        (b"nmae: Athena\n", ": there is no field 'nmae'; did you mean name?"),
+        (b"instructions: Argue.\n", "agent.name: must be"),
+    ],
+)
+def test_a_file_that_is_no_agent_is_refused_before_anything_is_stored(
+    comitia: Comitia, mesh: FakeMesh, tmp_path: Path, content: bytes, said: str
+) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_bytes(content)
+
+    assert said in comitia("agent", "create", str(path), code=2).err
+    assert not mesh.agents.versions
+
+
+def test_a_wrong_key_says_so(comitia: Comitia, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMITIA_API_KEY", "ck_wrong_key")
+
+    assert comitia("agent", "list", code=1).err == (
+        "comitia: the API key is unknown, expired or revoked [API_KEY_INVALID]"
+    )
+
+
+def test_a_missing_key_says_where_to_get_one(comitia: Comitia, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COMITIA_API_KEY")
+
+    assert "set COMITIA_API_KEY" in comitia("agent", "list", code=1).err
+
+
+@pytest.mark.parametrize("command", ["agent list", "session start x", "token", "status", "demo", "whoami"])
+def test_a_mesh_that_does_not_answer_is_exit_code_three(
+    comitia: Comitia, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COMITIA_URL", "http://127.0.0.1:1")
+
+    assert comitia(*command.split(), code=3).err == (
+        "comitia: the mesh at http://127.0.0.1:1 does not answer; "
+        "start one with `comitia up --detach`, or set COMITIA_URL"
+    )
+
+
+def test_a_part_that_does_not_answer_is_exit_code_three_too(comitia: Comitia, mesh: FakeMesh) -> None:
+    mesh.fail_next("ListModels", Refused(ErrorKind.UNAVAILABLE, "SERVICE_UNAVAILABLE", "inference does not answer"))
+
+    assert comitia("models", code=3).err == "comitia: inference does not answer [SERVICE_UNAVAILABLE]"
+
+
+def test_a_mesh_with_a_part_down_is_not_well(comitia: Comitia, mesh: FakeMesh) -> None:
+    mesh.status.down.add("memory")
+
+    assert "unreachable" in comitia("status", code=1).out
+
+
+def test_without_a_mesh_there_is_nothing_to_see(comitia: Comitia, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COMITIA_URL")
+
+    assert comitia("status", code=3).out == "no mesh is running; start one with `comitia up --detach`\n"
+    assert comitia("down").out == "no mesh is running\n"
+    assert "no logs yet" in comitia("logs").out
+
+
+def test_the_log_of_a_part_is_shown_from_its_end(comitia: Comitia, tmp_path: Path) -> None:
+    logs = tmp_path / "no-mesh" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "cost.log").write_text("".join(f"line {n}\n" for n in range(100)), encoding="utf-8")
+
+    assert "cost" in comitia("logs").out
+    assert comitia("logs", "cost", "-n", "2").out == "line 98\nline 99\n"
+    assert comitia("logs", "cost", "-n", "0").out == ""
+
+
+def test_an_unexpected_failure_is_one_sentence_unless_asked_for_more(
+    comitia: Comitia, mesh: FakeMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.fail_next("ListAgents", Broken(message="<html>"))
+    comitia("agent", "list", code=3)
+    monkeypatch.setattr("comitia_sdk.cli.agents.show_rows", lambda *_, **__: 1 / 0)
+    said = comitia("agent", "list", code=1).err
+    assert said == (
+        "comitia: unexpected ZeroDivisionError: division by zero; run it again as `comitia --debug …` for the details"
+    )
+
+
+def test_what_others_wrote_cannot_move_the_cursor(comitia: Comitia, mesh: FakeMesh) -> None:
+    mesh.sessions.says = "\x1b[2J\x1b]0;owned\x07{agent} speaks\r\x9b31m."
+    shown = comitia("session", "start", "a\x1b[31m\ntopic", "--rounds", "1", "-f").out
+    shown += comitia("session", "list").out + comitia("session", "turns", "run_1").out
+
+    assert "Athena speaks" in shown
+    assert not {"\x1b", "\x07", "\r", "\x9b"} & set(shown)
+
+
+@pytest.mark.usefixtures("session")
+def test_rows_are_whole_lines_where_no_terminal_is(comitia: Comitia) -> None:
+    comitia("session", "start", "x" * 500)
+    listed = comitia("session", "list").out.splitlines()
+
+    assert len(listed) == 3
+    assert "x" * 500 in listed[1]
+    assert len({line.index("run_") if "run_" in line else 0 for line in listed}) == 1
+
+
+def test_the_version_is_told(comitia: Comitia) -> None:
+    assert comitia("--version").out == "comitia 0.1.0\n"
+
+
+COMMANDS = (
+    "|up|down|status|logs|demo|doctor|models|costs|violations|token|whoami|agent|agent create|agent example|agent list"
+    "|agent show|session|session start|session list|session show|session turns|session watch|session advance"
+    "|session cancel|tool|tool list|tool show|tool invoke|policy|policy apply|policy list|policy show|policy activate"
+    "|policy check|budget|budget show|budget list|budget set|key|key create|key list|key revoke|tenant|tenant create"
+    "|tenant list"
+).split("|")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself_with_an_example(comitia: Comitia, command: str) -> None:
+    explained = comitia(*command.split(), "--help").out
+
+    groups = ("", "agent", "session", "tool", "policy", "budget", "key", "tenant")
+    assert command in groups or "Example:" in explained
+    assert "_option" not in explained
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; sys.argv = ['comitia', '--help']\n"
+        "from comitia_sdk.cli.main import run\n"
+        "try: run()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'grpc', 'google.protobuf', 'yaml', 'asyncio', 'services'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_installed_command_works_in_pipes(mesh: FakeMesh) -> None:
+    for number in range(2000):
+        mesh.agents.versions[f"Agent{number}@1.0.0"] = agent_pb2.Agent(name=f"Agent{number}", version="1.0.0")
+    environment = {**os.environ, "COMITIA_URL": mesh.url, "COMITIA_API_KEY": ADMIN_KEY}
+    line = f"{COMITIA} agent list -o json | head -1; {COMITIA} agent example | {COMITIA} agent create -"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=60, env=environment, check=False
+    )
+
+    assert done.stdout.startswith("[\n")
+    assert "Athena@1.0.0" in done.stdout
+    assert done.stderr == ""

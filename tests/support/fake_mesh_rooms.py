@@ -1,0 +1,367 @@
+"""The smaller rooms of the fake mesh: who calls, law, money, models, memory, tools, health."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from comitia.common.v1 import content_pb2, usage_pb2
+from comitia.cost.v1 import cost_pb2, cost_service_pb2
+from comitia.gateway.v1 import identity_pb2, identity_service_pb2, status_service_pb2, tenant_service_pb2
+from comitia.inference.v1 import generation_pb2, inference_service_pb2
+from comitia.memory.v1 import memory_service_pb2
+from comitia.policy.v1 import policy_pb2, policy_service_pb2
+from comitia.tools.v1 import tool_service_pb2
+from services.meshkit.core.errors import ErrorKind, Invalid, MeshError, NotFound
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+
+Row = TypeVar("Row")
+NOON = Timestamp(seconds=1_750_000_000)
+
+
+def one_page(rows: Sequence[Row], request: Any) -> tuple[list[Row], str]:
+    """Cuts a page out of a list. Returns it and the token of the next one."""
+    size = clamp_page_size(request.page_size)
+    place = decode_page_token(request.page_token, int)
+    start = int(place[0]) if place else 0
+    more = start + size < len(rows)
+    return list(rows[start : start + size]), encode_page_token(start + size) if more else ""
+
+
+class Refused(MeshError):
+    """A refusal as the mesh would make it."""
+
+    reason = "REFUSED"
+
+    def __init__(
+        self,
+        kind: ErrorKind,
+        reason: str,
+        message: str,
+        *,
+        field: str | None = None,
+        retry_after: timedelta | None = None,
+        **metadata: object,
+    ) -> None:
+        super().__init__(message, field=field, retry_after=retry_after, **metadata)
+        self.__dict__["kind"] = kind
+        self.__dict__["reason"] = reason
+
+
+@dataclass(slots=True)
+class Identity:
+    """API keys, tokens and tenants."""
+
+    keys: dict[str, list[str]]
+    give_token: Callable[[], tuple[str, float]]
+    made: list[identity_pb2.ApiKey] = field(default_factory=list[identity_pb2.ApiKey])
+    tenants: list[identity_pb2.Tenant] = field(default_factory=list[identity_pb2.Tenant])
+
+    def ExchangeApiKey(self, request: Any, _context: Any) -> identity_service_pb2.ExchangeApiKeyResponse:
+        if request.api_key not in self.keys:
+            raise Refused(ErrorKind.UNAUTHENTICATED, "API_KEY_INVALID", "the API key is unknown, expired or revoked")
+        token, end = self.give_token()
+        return identity_service_pb2.ExchangeApiKeyResponse(access_token=token, expire_time=Timestamp(seconds=int(end)))
+
+    def WhoAmI(self, _request: Any, _context: Any) -> identity_service_pb2.WhoAmIResponse:
+        return identity_service_pb2.WhoAmIResponse(
+            tenant_id="tenant_1", subject="key_1", roles=[identity_pb2.ROLE_ADMIN, identity_pb2.ROLE_OPERATOR]
+        )
+
+    def CreateApiKey(self, request: Any, _context: Any) -> identity_service_pb2.CreateApiKeyResponse:
+        if not request.display_name:
+            raise Invalid("display_name", "must be 1 to 100 characters")
+        key = identity_pb2.ApiKey(
+            api_key_id=f"key_{len(self.made) + 2}",
+            display_name=request.display_name,
+            roles=request.roles,
+            project=request.project,
+            create_time=NOON,
+        )
+        secret = f"ck_{len(self.made) + 2}_made"
+        self.made.insert(0, key)
+        self.keys[secret] = []
+        return identity_service_pb2.CreateApiKeyResponse(api_key=key, secret=secret)
+
+    def ListApiKeys(self, request: Any, _context: Any) -> identity_service_pb2.ListApiKeysResponse:
+        page, token = one_page(self.made, request)
+        return identity_service_pb2.ListApiKeysResponse(api_keys=page, next_page_token=token)
+
+    def RevokeApiKey(self, request: Any, _context: Any) -> identity_service_pb2.RevokeApiKeyResponse:
+        for key in self.made:
+            if key.api_key_id == request.api_key_id:
+                key.revoke_time.CopyFrom(NOON)
+                return identity_service_pb2.RevokeApiKeyResponse(api_key=key)
+        raise NotFound("API key", request.api_key_id)
+
+    def CreateTenant(self, request: Any, _context: Any) -> tenant_service_pb2.CreateTenantResponse:
+        tenant = identity_pb2.Tenant(tenant_id=f"tenant_{len(self.tenants) + 2}", name=request.name, create_time=NOON)
+        self.tenants.append(tenant)
+        return tenant_service_pb2.CreateTenantResponse(tenant=tenant, admin_api_key=f"ck_{request.name}_made")
+
+    def ListTenants(self, request: Any, _context: Any) -> tenant_service_pb2.ListTenantsResponse:
+        page, token = one_page(self.tenants, request)
+        return tenant_service_pb2.ListTenantsResponse(tenants=page, next_page_token=token)
+
+
+@dataclass(slots=True)
+class Law:
+    """One bundle is law; the word `secret` breaks it."""
+
+    bundles: list[policy_pb2.Bundle] = field(
+        default_factory=lambda: [
+            policy_pb2.Bundle(
+                bundle_id="bundle_1", name="ground", version="1.0.0", digest="ab12", rule_count=1, active=True
+            )
+        ]
+    )
+    found: list[policy_pb2.Violation] = field(default_factory=list[policy_pb2.Violation])
+
+    def CreateBundle(self, request: Any, _context: Any) -> policy_service_pb2.CreateBundleResponse:
+        if not request.source.strip():
+            raise Invalid("source", "holds no rules")
+        bundle = policy_pb2.Bundle(
+            bundle_id=f"bundle_{len(self.bundles) + 1}",
+            name=request.name or "mine",
+            version=request.version or "1.0.0",
+            source=request.source,
+            rule_count=1,
+            active=not request.keep_inactive,
+            create_time=NOON,
+        )
+        self.bundles.append(bundle)
+        return policy_service_pb2.CreateBundleResponse(bundle=bundle)
+
+    def _bundle(self, name: str) -> policy_pb2.Bundle:
+        for bundle in self.bundles:
+            if name in (bundle.name, f"{bundle.name}@{bundle.version}"):
+                return bundle
+        raise NotFound("bundle", name)
+
+    def GetBundle(self, request: Any, _context: Any) -> policy_service_pb2.GetBundleResponse:
+        return policy_service_pb2.GetBundleResponse(bundle=self._bundle(request.bundle))
+
+    def ActivateBundle(self, request: Any, _context: Any) -> policy_service_pb2.ActivateBundleResponse:
+        bundle = self._bundle(request.bundle)
+        for other in self.bundles:
+            other.active = other is bundle
+        return policy_service_pb2.ActivateBundleResponse(bundle=bundle)
+
+    def ListBundles(self, request: Any, _context: Any) -> policy_service_pb2.ListBundlesResponse:
+        page, token = one_page(self.bundles, request)
+        return policy_service_pb2.ListBundlesResponse(bundles=page, next_page_token=token)
+
+    def Evaluate(self, request: Any, _context: Any) -> policy_service_pb2.EvaluateResponse:
+        text = request.subject.parts[0].text.text
+        result = policy_pb2.RuleResult(rule="no_secrets", severity=policy_pb2.SEVERITY_SEVERE)
+        if "secret" in text:
+            result.action, result.rationale = policy_pb2.ACTION_BLOCK, "names a secret"
+        verdict = policy_pb2.Verdict(
+            verdict_id="verdict_1", allowed=not result.action, results=[result], bundle="ground@1.0.0"
+        )
+        return policy_service_pb2.EvaluateResponse(verdict=verdict)
+
+    def ListViolations(self, request: Any, _context: Any) -> policy_service_pb2.ListViolationsResponse:
+        rows = [
+            one for one in reversed(self.found) if request.run_id in ("", one.run_id) and request.rule in ("", one.rule)
+        ]
+        page, token = one_page(rows, request)
+        return policy_service_pb2.ListViolationsResponse(violations=page, next_page_token=token)
+
+    def WatchViolations(self, request: Any, _context: Any) -> Iterator[policy_service_pb2.WatchViolationsResponse]:
+        for one in self.found:
+            if one.sequence > request.after_sequence:
+                yield policy_service_pb2.WatchViolationsResponse(sequence=one.sequence, violation=one)
+
+
+@dataclass(slots=True)
+class Money:
+    """The tenant's budget and a few charges."""
+
+    budgets: list[cost_pb2.Budget] = field(
+        default_factory=lambda: [
+            cost_pb2.Budget(
+                budget_id="budget_1",
+                scope=cost_pb2.BUDGET_SCOPE_TENANT,
+                limit_nano_usd=10_000_000_000,
+                spent_nano_usd=123_000,
+            )
+        ]
+    )
+    events: list[cost_pb2.CostEvent] = field(default_factory=list[cost_pb2.CostEvent])
+
+    def GetBudget(self, request: Any, _context: Any) -> cost_service_pb2.GetBudgetResponse:
+        return cost_service_pb2.GetBudgetResponse(budget=self._budget(request.budget_id))
+
+    def _budget(self, budget_id: str) -> cost_pb2.Budget:
+        for budget in self.budgets:
+            if budget_id in (budget.budget_id, "tenant"):
+                return budget
+        raise NotFound("budget", budget_id)
+
+    def ListBudgets(self, request: Any, _context: Any) -> cost_service_pb2.ListBudgetsResponse:
+        page, token = one_page(self.budgets, request)
+        return cost_service_pb2.ListBudgetsResponse(budgets=page, next_page_token=token)
+
+    def SetBudgetLimit(self, request: Any, _context: Any) -> cost_service_pb2.SetBudgetLimitResponse:
+        budget = self._budget(request.budget_id)
+        budget.limit_nano_usd = request.limit_nano_usd
+        return cost_service_pb2.SetBudgetLimitResponse(budget=budget)
+
+    def GetCostSummary(self, _request: Any, _context: Any) -> cost_service_pb2.GetCostSummaryResponse:
+        line = cost_service_pb2.GetCostSummaryResponse.Line(
+            key="gpt-4o-mini",
+            event_count=4,
+            usage=usage_pb2.Usage(input_tokens=100, output_tokens=50),
+            cost_nano_usd=123_000,
+        )
+        return cost_service_pb2.GetCostSummaryResponse(lines=[line], total_nano_usd=123_000, event_count=4)
+
+    def ListCostEvents(self, request: Any, _context: Any) -> cost_service_pb2.ListCostEventsResponse:
+        page, token = one_page(self.events, request)
+        return cost_service_pb2.ListCostEventsResponse(cost_events=page, next_page_token=token)
+
+    def ListPrices(self, request: Any, _context: Any) -> cost_service_pb2.ListPricesResponse:
+        page, token = one_page([cost_pb2.Price(provider="openai", model="gpt-4o-mini")], request)
+        return cost_service_pb2.ListPricesResponse(prices=page, next_page_token=token)
+
+
+@dataclass(slots=True)
+class Models:
+    """One model in the chain, and the stub by name."""
+
+    deployments: list[generation_pb2.ModelDeployment] = field(
+        default_factory=lambda: [
+            generation_pb2.ModelDeployment(
+                name="openai/gpt-4o-mini",
+                adapter="openai",
+                task=generation_pb2.MODEL_TASK_GENERATE,
+                in_default_chain=True,
+                priced=True,
+            ),
+            generation_pb2.ModelDeployment(name="stub", adapter="stub", task=generation_pb2.MODEL_TASK_GENERATE),
+        ]
+    )
+
+    def ListModels(self, _request: Any, _context: Any) -> inference_service_pb2.ListModelsResponse:
+        return inference_service_pb2.ListModelsResponse(models=self.deployments)
+
+    def Generate(self, request: Any, _context: Any) -> inference_service_pb2.GenerateResponse:
+        return inference_service_pb2.GenerateResponse(generation=_generation(f"heard: {_prompt(request)}"))
+
+    def StreamGenerate(self, request: Any, _context: Any) -> Iterator[inference_service_pb2.StreamGenerateResponse]:
+        for number, piece in enumerate(("heard: ", _prompt(request)), start=1):
+            yield inference_service_pb2.StreamGenerateResponse(sequence=number, text_delta=piece)
+        whole = _generation(f"heard: {_prompt(request)}")
+        yield inference_service_pb2.StreamGenerateResponse(sequence=3, generation=whole)
+
+    def CountTokens(self, request: Any, _context: Any) -> inference_service_pb2.CountTokensResponse:
+        return inference_service_pb2.CountTokensResponse(input_tokens_bound=len(_prompt(request)))
+
+    def Embed(self, request: Any, _context: Any) -> inference_service_pb2.EmbedResponse:
+        vectors = [generation_pb2.Embedding(values=[1.0, 0.0]) for _ in request.texts]
+        return inference_service_pb2.EmbedResponse(embeddings=vectors)
+
+
+def _prompt(request: Any) -> str:
+    return request.messages[0].parts[0].text.text
+
+
+def _generation(text: str) -> generation_pb2.Generation:
+    return generation_pb2.Generation(parts=[content_pb2.Part(text=content_pb2.TextPart(text=text))], provider="openai")
+
+
+@dataclass(slots=True)
+class Memory:
+    """Memories in a list."""
+
+    held: list[memory_service_pb2.Memory] = field(default_factory=list[memory_service_pb2.Memory])
+
+    def Remember(self, request: Any, _context: Any) -> memory_service_pb2.RememberResponse:
+        memory = memory_service_pb2.Memory(memory_id=f"memory_{len(self.held) + 1}", parts=request.parts)
+        self.held.insert(0, memory)
+        return memory_service_pb2.RememberResponse(memory=memory)
+
+    def Recall(self, _request: Any, _context: Any) -> memory_service_pb2.RecallResponse:
+        matches = [memory_service_pb2.ScoredMemory(memory=one, score=0.9) for one in self.held]
+        return memory_service_pb2.RecallResponse(semantic=matches)
+
+    def GetMemory(self, request: Any, _context: Any) -> memory_service_pb2.GetMemoryResponse:
+        for memory in self.held:
+            if memory.memory_id == request.memory_id:
+                return memory_service_pb2.GetMemoryResponse(memory=memory)
+        raise NotFound("memory", request.memory_id)
+
+    def ListMemories(self, request: Any, _context: Any) -> memory_service_pb2.ListMemoriesResponse:
+        page, token = one_page(self.held, request)
+        return memory_service_pb2.ListMemoriesResponse(memories=page, next_page_token=token)
+
+    def ForgetMemory(self, request: Any, _context: Any) -> memory_service_pb2.ForgetMemoryResponse:
+        self.held = [memory for memory in self.held if memory.memory_id != request.memory_id]
+        return memory_service_pb2.ForgetMemoryResponse()
+
+
+@dataclass(slots=True)
+class Tools:
+    """A calculator that knows one sum."""
+
+    registered: list[tool_service_pb2.Tool] = field(
+        default_factory=lambda: [
+            tool_service_pb2.Tool(name="calculator", version="1.0.0", description="Computes an expression.")
+        ]
+    )
+
+    def RegisterTool(self, request: Any, _context: Any) -> tool_service_pb2.RegisterToolResponse:
+        self.registered.append(request.tool)
+        return tool_service_pb2.RegisterToolResponse(tool=request.tool)
+
+    def GetTool(self, request: Any, _context: Any) -> tool_service_pb2.GetToolResponse:
+        for tool in self.registered:
+            if tool.name == request.name:
+                return tool_service_pb2.GetToolResponse(tool=tool)
+        raise NotFound("tool", request.name)
+
+    def ListTools(self, request: Any, _context: Any) -> tool_service_pb2.ListToolsResponse:
+        page, token = one_page(self.registered, request)
+        return tool_service_pb2.ListToolsResponse(tools=page, next_page_token=token)
+
+    def SearchTools(self, _request: Any, _context: Any) -> tool_service_pb2.SearchToolsResponse:
+        matches = [tool_service_pb2.SearchToolsResponse.Match(tool=tool, score=1.0) for tool in self.registered]
+        return tool_service_pb2.SearchToolsResponse(matches=matches)
+
+    def InvokeTool(self, request: Any, _context: Any) -> tool_service_pb2.InvokeToolResponse:
+        return tool_service_pb2.InvokeToolResponse(invocation=_invocation(request))
+
+    def StreamInvokeTool(self, request: Any, _context: Any) -> Iterator[tool_service_pb2.StreamInvokeToolResponse]:
+        yield tool_service_pb2.StreamInvokeToolResponse(sequence=1, text_delta="4")
+        yield tool_service_pb2.StreamInvokeToolResponse(sequence=2, invocation=_invocation(request))
+
+
+def _invocation(request: Any) -> tool_service_pb2.Invocation:
+    known = dict(request.arguments).get("expression") == "6*7"
+    text = content_pb2.TextPart(text="42" if known else "this is no expression")
+    return tool_service_pb2.Invocation(
+        parts=[content_pb2.Part(text=text)], failed=not known, tool=f"{request.name}@1.0.0"
+    )
+
+
+@dataclass(slots=True)
+class Status:
+    """Health of the seven."""
+
+    down: set[str] = field(default_factory=set[str])
+
+    def GetMeshStatus(self, _request: Any, _context: Any) -> status_service_pb2.GetMeshStatusResponse:
+        names = ("cost", "gateway", "inference", "memory", "orchestrator", "policy", "tools")
+        services = [
+            status_service_pb2.GetMeshStatusResponse.Service(
+                name=name,
+                health=status_service_pb2.SERVICE_HEALTH_UNREACHABLE
+                if name in self.down
+                else status_service_pb2.SERVICE_HEALTH_SERVING,
+            )
+            for name in names
+        ]
+        return status_service_pb2.GetMeshStatusResponse(services=services, version="0.1.0", serving=not self.down)
