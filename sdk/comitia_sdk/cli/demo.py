@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TOPIC: Final = "Cities should ban cars from their centres."
 _DEFAULT_ROUNDS: Final = 2
+#: Cosine similarity from which turns count as saying the same.
+_SAME_MEANING: Final = 0.95
 _FIELDS: Final = frozenset({"topic", "mode", "strategy", "rounds", "model", "agents"})
 _NO_MODEL: Final = (
     "no language model is configured; set OPENAI_API_KEY or ANTHROPIC_API_KEY before `comitia up`, "
@@ -80,7 +82,9 @@ def demo(
 
 
 def _debate(mesh: "Client", plan: _Plan) -> tuple["Session", "list[Turn]"]:
-    _show_model(mesh, plan.model)
+    from comitia.orchestrator.v1.session_pb2 import ConvergencePolicy
+
+    has_embedder = _show_model(mesh, plan.model)
     names = [_apply(mesh, one, number) for number, one in enumerate(plan.agents, start=1)] or apply_shipped(mesh)
     session = mesh.sessions.start(
         plan.topic,
@@ -88,7 +92,7 @@ def _debate(mesh: "Client", plan: _Plan) -> tuple["Session", "list[Turn]"]:
         mode=plan.mode,
         strategy=plan.strategy,
         max_rounds=plan.rounds,
-        convergence=True,
+        convergence=ConvergencePolicy(enabled=True, semantic_threshold=_SAME_MEANING if has_embedder else 0.0),
         model=plan.model,
     )
     who = " and ".join(name.partition("@")[0] for name in session.agents)
@@ -162,16 +166,20 @@ def _apply(mesh: "Client", agent: str | dict[str, Any], number: int) -> str:
     return f"{stored.name}@{stored.version}"
 
 
-def _show_model(mesh: "Client", asked: str) -> None:
-    from comitia.inference.v1.generation_pb2 import MODEL_TASK_GENERATE
+def _show_model(mesh: "Client", asked: str) -> bool:
+    """Says who will be asked; tells whether the mesh has an embedder to compare turns by meaning."""
+    from comitia.inference.v1.generation_pb2 import MODEL_TASK_EMBED, MODEL_TASK_GENERATE
 
-    chain = [one.name for one in mesh.models.list() if one.in_default_chain and one.task == MODEL_TASK_GENERATE]
-    if asked:
-        typer.echo(f"model: {asked}")
-    elif chain:
-        typer.echo(f"models, the first that answers: {', '.join(chain)}")
-    else:
+    models = mesh.models.list()
+    known = [one.name for one in models if one.task == MODEL_TASK_GENERATE]
+    chain = [one.name for one in models if one.in_default_chain and one.task == MODEL_TASK_GENERATE]
+    if not asked and not chain:
         raise CommandFailed(_NO_MODEL)
+    if asked not in ("", "default", *known):
+        sentence = f"there is no model {asked!r}; there are: {', '.join(known) or 'none'}"
+        raise CommandFailed(sentence, code=EXIT_USAGE)
+    typer.echo(f"model: {asked}" if asked else f"models, the first that answers: {', '.join(chain)}")
+    return any(one.in_default_chain and one.task == MODEL_TASK_EMBED for one in models)
 
 
 def _show_end(mesh: "Client", session: "Session", turns: "list[Turn]", *, mesh_stays: bool) -> None:

@@ -40,6 +40,15 @@ def start(
     convergence: Annotated[
         bool, typer.Option("--convergence/--all-rounds", help="End as soon as the agents agree, or play all rounds.")
     ] = True,
+    meaning: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SIMILARITY",
+            help="Agents also agree when their turns are this alike in meaning; 0: by words alone. Asks the embedder.",
+        ),
+    ] = 0.0,
     manual: Annotated[bool, typer.Option("--manual", help="Wait for `comitia session advance` after a round.")] = False,
     max_cost: Annotated[str, typer.Option(metavar="DOLLARS", help="Hard limit of the session.")] = "1.00",
     model: Annotated[
@@ -52,6 +61,8 @@ def start(
 
     Example:  comitia session start "Tabs or spaces?" -f
     """
+    from comitia.orchestrator.v1.session_pb2 import ConvergencePolicy
+
     limit = read_dollars(max_cost)
     with client() as mesh:
         if not agent:
@@ -64,7 +75,7 @@ def start(
             mode=mode,
             strategy=strategy,
             max_rounds=rounds,
-            convergence=convergence,
+            convergence=ConvergencePolicy(enabled=convergence, semantic_threshold=meaning),
             manual_advance=manual,
             max_cost_nano_usd=limit,
             model=model,

@@ -121,14 +121,14 @@ def test_a_session_without_agents_is_held_by_those_that_ship(comitia: Comitia, m
 def test_options_of_a_session_reach_the_mesh(comitia: Comitia, mesh: FakeMesh, athena: Path) -> None:
     comitia("agent", "create", str(athena))
     options = "--mode consensus --strategy parallel --rounds 5 --all-rounds --manual --max-cost 0.25 --model stub"
-    comitia("session", "start", "Tabs?", "-a", "Athena@1.0.0", *options.split())
+    comitia("session", "start", "Tabs?", "-a", "Athena@1.0.0", "--meaning", "0.9", *options.split())
 
     [played] = mesh.sessions.played.values()
     assert played.session.mode == session_pb2.SESSION_MODE_CONSENSUS
     assert played.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL
     assert (played.session.max_rounds, played.session.max_cost_nano_usd) == (5, 250_000_000)
     assert (played.session.convergence.enabled, played.session.manual_advance) == (False, True)
-    assert played.model == "stub"
+    assert (played.model, played.session.convergence.semantic_threshold) == ("stub", 0.9)
 
 
 def test_following_shows_each_turn_once_and_the_end(comitia: Comitia) -> None:

@@ -58,6 +58,13 @@ def test_a_mesh_without_a_model_says_how_to_get_one(comitia: Comitia, mesh: Fake
     assert not mesh.sessions.played
 
 
+def test_a_model_that_is_none_is_refused_before_a_session_starts(comitia: Comitia, mesh: FakeMesh) -> None:
+    refused = comitia("demo", "--model", "gpt-9", code=2)
+
+    assert refused.err == "comitia: there is no model 'gpt-9'; there are: openai/gpt-4o-mini, stub"
+    assert not mesh.sessions.played
+
+
 def test_a_file_says_what_is_played_and_options_win(comitia: Comitia, mesh: FakeMesh, tmp_path: Path) -> None:
     mesh.agents.versions.clear()
     plan = tmp_path / "plan.yaml"
