@@ -4,26 +4,36 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, and_, func, select, text, update
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Row, and_, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.elements import ColumnElement
 
 from services.inference.domain.call import CallKey, PendingSettlement, RecordedCall, SettleState
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome, usage_from_list, usage_to_list
-from services.inference.storage.tables import PK_CALL, call
+from services.inference.storage.tables import call
 from services.inference.usecases.ports import Settlement
 from services.meshkit.content import CallId
 from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
 from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
 from services.meshkit.crypto.keyring import KeyRing
-from services.meshkit.sql.scope import maintenance_scope, tenant_scope
+from services.meshkit.sql.scope import driver_scope, maintenance_scope, tenant_scope
 from services.meshkit.telemetry.logs import logger
 
 log = logger(__name__)
 
+_CLAIM: Final = """
+    INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash)
+    VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO NOTHING RETURNING true"""
+_RECORD: Final = """
+    INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash,
+        hold_id, outcome, usage_tokens, settle_state, charged_nano_usd, token, recorded_time)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now())
+    ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO UPDATE SET hold_id = EXCLUDED.hold_id, outcome = EXCLUDED.outcome,
+        usage_tokens = EXCLUDED.usage_tokens, settle_state = EXCLUDED.settle_state,
+        charged_nano_usd = EXCLUDED.charged_nano_usd, token = EXCLUDED.token, recorded_time = EXCLUDED.recorded_time
+    WHERE call.hold_id IS NULL RETURNING true"""
 _FORGET: Final = text("""
     DELETE FROM call WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM call
@@ -45,17 +55,9 @@ class CallRepository:
 
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
         """See `CallStore.claim`."""
-        statement = (
-            insert(call)
-            .values(**_names(key), arguments_hash=arguments_hash)
-            .on_conflict_do_nothing(constraint=PK_CALL)
-            .returning(call.c.tenant_id)
-        )
-        async with tenant_scope(self._app, key.tenant) as scope:
-            if (await scope.execute(statement)).first() is not None:
-                await scope.commit()
-                return None
-            row = await _find(scope, key)
+        if await self._insert(key, _CLAIM, arguments_hash):
+            return None
+        row = await self._find(key)
         if row.arguments_hash != arguments_hash:
             raise CallArgumentsDiffer(key.call_id)
         return None if row.hold_id is None else await self._recorded(key, row)
@@ -66,27 +68,33 @@ class CallRepository:
         pending = recorded.settle_state is SettleState.PENDING
         outcome = await self._keys.seal(key.tenant, encode_outcome(recorded.outcome), aad=_place(key, "outcome"))
         sealed_token = await self._keys.seal(key.tenant, token.encode(), aad=_place(key, "token")) if pending else None
-        values: dict[str, object] = {
-            "hold_id": recorded.hold_id,
-            "outcome": outcome,
-            "usage_tokens": usage_to_list(recorded.usage),
-            "settle_state": recorded.settle_state,
-            "charged_nano_usd": recorded.charged,
-            "token": sealed_token,
-            "recorded_time": func.now(),
-        }
-        statement = (
-            insert(call)
-            .values(**_names(key), arguments_hash=recorded.arguments_hash, **values)
-            .on_conflict_do_update(constraint=PK_CALL, set_=values, where=call.c.hold_id.is_(None))
-            .returning(call.c.tenant_id)
+        done = await self._insert(
+            key,
+            _RECORD,
+            recorded.arguments_hash,
+            recorded.hold_id,
+            outcome,
+            usage_to_list(recorded.usage),
+            str(recorded.settle_state),
+            recorded.charged,
+            sealed_token,
         )
-        async with tenant_scope(self._app, key.tenant) as scope:
-            if (await scope.execute(statement)).first() is not None:
-                await scope.commit()
-                return recorded
-            row = await _find(scope, key)
-        return await self._recorded(key, row)
+        return recorded if done else await self._recorded(key, await self._find(key))
+
+    async def _insert(self, key: CallKey, statement: str, *values: object) -> bool:
+        """Writes a row by asyncpg itself, twice in each call of a model; false when another row stands."""
+        async with driver_scope(self._app, key.tenant) as scope:
+            if await scope.driver.fetchval(statement, *_names(key).values(), *values) is None:
+                return False
+            await scope.commit()
+        return True
+
+    async def _find(self, key: CallKey) -> Row[Any]:
+        async with tenant_scope(self._app, key.tenant, read_only=True) as scope:
+            row = (await scope.execute(select(call).where(_is(key)))).one_or_none()
+        if row is None:
+            raise Internal("a call that was there a moment ago is gone", call_id=key.call_id)
+        return row
 
     async def mark_settled(self, settlements: Sequence[Settlement]) -> None:
         """See `CallStore.mark_settled`."""
@@ -153,13 +161,6 @@ class CallRepository:
         except (KeyDestroyed, SealBroken) as error:
             log.warning("a token to settle with cannot be opened", call_id=str(key.call_id), error=error.message)
             return ""
-
-
-async def _find(scope: AsyncConnection, key: CallKey) -> Row[Any]:
-    row = (await scope.execute(select(call).where(_is(key)))).one_or_none()
-    if row is None:
-        raise Internal("a call that was there a moment ago is gone", call_id=key.call_id)
-    return row
 
 
 def _names(key: CallKey) -> dict[str, object]:
