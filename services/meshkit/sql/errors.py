@@ -7,6 +7,7 @@ from typing import Final
 
 import asyncpg
 from sqlalchemy import exc
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
 from services.meshkit.core.errors import Conflict, Exhausted, Unavailable
 
@@ -43,6 +44,10 @@ def mapped_errors() -> Generator[None]:
         _raise_mapped(driver, cause)
         if cause.connection_invalidated:
             raise Unavailable("postgres") from cause
+        raise
+    except AsyncAdapt_asyncpg_dbapi.Error as cause:
+        # Core does not wrap what a pool raises that connects for a raw connection.
+        _raise_mapped(cause.__cause__, cause)
         raise
     except asyncpg.PostgresError as cause:
         _raise_mapped(cause, cause)
