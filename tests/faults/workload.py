@@ -1,0 +1,111 @@
+"""Sessions that run one after the other while parts of the mesh die, started and followed as a patient client does."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+from uuid import uuid4
+
+from comitia.orchestrator.v1 import session_pb2
+from comitia_sdk.aio import AsyncClient
+from comitia_sdk.errors import MeshUnavailable, TimedOut
+from services.orchestrator.programs.view import TERMINAL_STATES
+from tests.support.mesh import ProviderProcess
+
+ROUNDS: Final = 2
+AGENTS: Final = ("Ada", "Boole")
+#: What the fake model says: the law has something to note, and a model with tools calls one.
+ANSWER: Final = "Rivers meet, do not distribute. They argue about the sea!"
+_TOOL_CALL: Final = ("call_1", "calculator", '{"expression": "6 * 7"}')
+_PAUSE_SECONDS: Final = 0.1
+_SESSION_SECONDS: Final = 100.0
+_STRATEGIES: Final = ("round_robin", "parallel")
+
+Result = TypeVar("Result")
+
+
+async def patiently(call: Callable[[], Awaitable[Result]], *, seconds: float = 60.0) -> Result:
+    """Makes a call again for as long as the mesh does not answer."""
+    async with asyncio.timeout(seconds):
+        while True:
+            with suppress(MeshUnavailable, TimedOut):
+                return await call()
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def prepare(client: AsyncClient, provider: ProviderProcess) -> None:
+    """Makes the agents and tells the model what to say."""
+    provider.behave(default=True, text=ANSWER, tool_calls=[_TOOL_CALL], wait=0.01)
+    for name in AGENTS:
+        await client.agents.create(
+            name, instructions="Be brief.", tools=["calculator"], max_tool_calls=1, semantic_matches=2
+        )
+
+
+@dataclass
+class Workload:
+    """Keeps some sessions going until it is told to stop; then lets the last ones end."""
+
+    client: AsyncClient
+    at_once: int = 3
+    #: Sessions that were started, in order.
+    started: list[str] = field(default_factory=list[str])
+    #: Sessions that have ended.
+    ended: list[session_pb2.Session] = field(default_factory=list[session_pb2.Session])
+
+    async def during(self, trouble: Awaitable[None], *, least: int = 3) -> list[session_pb2.Session]:
+        """Runs sessions while the trouble lasts, at least so many. Returns all of them, ended."""
+        stop = asyncio.Event()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for lane in range(self.at_once):
+                    tasks.create_task(self._lane(lane, stop, least))
+                await trouble
+                stop.set()
+        except* AssertionError as failures:
+            raise failures.exceptions[0] from None
+        return self.ended
+
+    async def _lane(self, lane: int, stop: asyncio.Event, least: int) -> None:
+        while not stop.is_set() or len(self.started) < least:
+            self.ended.append(await self.one(strategy=_STRATEGIES[(lane + len(self.started)) % 2]))
+
+    async def one(self, *, strategy: str = "round_robin", rounds: int = ROUNDS) -> session_pb2.Session:
+        """Runs one session to its end."""
+        session_id = await self.start(strategy=strategy, rounds=rounds)
+        return await self.until_ended(session_id)
+
+    async def start(self, *, strategy: str = "round_robin", rounds: int = ROUNDS, manual: bool = False) -> str:
+        """Starts a session, once, however often that has to be asked for. Returns its id."""
+        request_id = str(uuid4())
+        session = await patiently(
+            lambda: self.client.sessions.start(
+                f"Where do rivers argue? {request_id}",
+                agents=AGENTS,
+                strategy=strategy,
+                max_rounds=rounds,
+                manual_advance=manual,
+                request_id=request_id,
+            )
+        )
+        self.started.append(session.session_id)
+        return session.session_id
+
+    async def until_ended(self, session_id: str) -> session_pb2.Session:
+        """Waits for a session's end."""
+        return await self._until(session_id, TERMINAL_STATES)
+
+    async def until_state(self, session_id: str, state: session_pb2.SessionState.ValueType) -> session_pb2.Session:
+        """Waits until a session is in a state."""
+        return await self._until(session_id, frozenset({state}))
+
+    async def _until(self, session_id: str, states: Collection[int]) -> session_pb2.Session:
+        session = session_pb2.Session()
+        end = time.monotonic() + _SESSION_SECONDS
+        while session.state not in states:
+            assert time.monotonic() < end, f"not there within {_SESSION_SECONDS} s: {session}"
+            session = await patiently(lambda: self.client.sessions.get(session_id))
+            await asyncio.sleep(_PAUSE_SECONDS)
+        return session

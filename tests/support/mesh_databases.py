@@ -1,0 +1,28 @@
+"""Ways into the databases of a running mesh, for tests that check what services keep."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+from services.launcher.environment import database_url
+from services.launcher.keys import role_passwords
+from services.launcher.layout import DataDir, read_state
+from tests.support.mesh import RunningMesh
+
+
+def service_url(mesh: RunningMesh, service: str, role: str) -> str:
+    """Gives the address of a service's database as one of its roles."""
+    data = DataDir(mesh.data_dir)
+    place = f"postgresql://postgres@127.0.0.1:{read_state(data)['ports']['postgres']}/postgres"
+    return database_url(place, service, role, role_passwords(data)[f"{service}/{role}"])
+
+
+@asynccontextmanager
+async def connected(mesh: RunningMesh, service: str) -> AsyncIterator[asyncpg.Connection]:
+    """Opens a service's database as its maintenance role, which sees all tenants."""
+    connection = await asyncpg.connect(service_url(mesh, service, "maintenance"))
+    try:
+        yield connection
+    finally:
+        await connection.close()
