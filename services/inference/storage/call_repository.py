@@ -25,13 +25,14 @@ log = logger(__name__)
 
 _CLAIM: Final = """
     INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash)
-    VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO NOTHING RETURNING true"""
+    VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO NOTHING RETURNING true"""
 _RECORD: Final = """
     INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash,
         hold_id, outcome, usage_tokens, settle_state, charged_nano_usd, token, recorded_time)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now())
-    ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO UPDATE SET hold_id = EXCLUDED.hold_id, outcome = EXCLUDED.outcome,
-        usage_tokens = EXCLUDED.usage_tokens, settle_state = EXCLUDED.settle_state,
+    ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO UPDATE
+    SET hold_id = EXCLUDED.hold_id, outcome = EXCLUDED.outcome, usage_tokens = EXCLUDED.usage_tokens, settle_state = EXCLUDED.settle_state,
         charged_nano_usd = EXCLUDED.charged_nano_usd, token = EXCLUDED.token, recorded_time = EXCLUDED.recorded_time
     WHERE call.hold_id IS NULL RETURNING true"""
 _FORGET: Final = text("""
