@@ -32,8 +32,9 @@ _RECORD: Final = """
         hold_id, outcome, usage_tokens, settle_state, charged_nano_usd, token, recorded_time)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now())
     ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO UPDATE
-    SET hold_id = EXCLUDED.hold_id, outcome = EXCLUDED.outcome, usage_tokens = EXCLUDED.usage_tokens, settle_state = EXCLUDED.settle_state,
-        charged_nano_usd = EXCLUDED.charged_nano_usd, token = EXCLUDED.token, recorded_time = EXCLUDED.recorded_time
+    SET hold_id = EXCLUDED.hold_id, outcome = EXCLUDED.outcome, usage_tokens = EXCLUDED.usage_tokens,
+        settle_state = EXCLUDED.settle_state, charged_nano_usd = EXCLUDED.charged_nano_usd,
+        token = EXCLUDED.token, recorded_time = EXCLUDED.recorded_time
     WHERE call.hold_id IS NULL RETURNING true"""
 _FORGET: Final = text("""
     DELETE FROM call WHERE ctid = ANY(ARRAY(
