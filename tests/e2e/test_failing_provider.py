@@ -1,0 +1,129 @@
+"""A provider that refuses, hesitates or talks nonsense: sessions park or fail with the reason, nothing half-written."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+import pytest
+
+from comitia.orchestrator.v1 import session_pb2
+from comitia_sdk.errors import FailedPrecondition, LimitReached, MeshUnavailable
+from tests.e2e.conftest import Tenant
+
+PARKED = session_pb2.SESSION_STATE_PARKED
+SUCCEEDED = session_pb2.SESSION_STATE_SUCCEEDED
+#: Tries after which a session is shown as parked.
+TRIES: Final = 3
+#: What a provider that asks to wait says, so that nobody waits long.
+SOON: Final = [["retry-after-ms", "10"]]
+
+#: Failures that may pass: what the provider does, and the reason that the parked session shows.
+PASSING: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
+    "429": ({"status": 429, "headers": SOON}, "PROVIDER_RATE_LIMITED"),
+    "500": ({"status": 500, "headers": SOON}, "PROVIDER_UNAVAILABLE"),
+    "html": ({"raw": "<html>Bad gateway</html>"}, "PROVIDER_UNAVAILABLE"),
+    "nonsense": ({"raw": "data: {nonsense}\n\n"}, "PROVIDER_UNAVAILABLE"),
+    "nothing": ({"raw": ""}, "PROVIDER_UNAVAILABLE"),
+    "silence": ({"text": ""}, "PROVIDER_UNAVAILABLE"),
+    "a break": ({"cut_after": 2}, "PROVIDER_UNAVAILABLE"),
+}
+
+
+@pytest.fixture
+async def cast(tenant: Tenant) -> Tenant:
+    """Gives a tenant with one agent."""
+    await tenant.cast("Ada")
+    return tenant
+
+
+async def parked_then_ended(tenant: Tenant, what: str) -> tuple[list[str], session_pb2.Session]:
+    """Runs a session whose provider fails three times; gives the reasons it was parked for, and how it ended."""
+    behaviour, _ = PASSING[what]
+    case = f"case {what}."
+    for _ in range(TRIES):
+        tenant.provider.behave(match=[tenant.mark, case], **behaviour)
+    tenant.says(f"At last, {what}", match=(case,))
+    session = await tenant.start("Ada", about=case, max_rounds=1)
+    reasons: list[str] = []
+    async with asyncio.timeout(40):
+        async for event in tenant.client.sessions.watch(session.session_id):
+            if event.state_changed.state == PARKED:
+                assert len(event.state_changed.state_message) > 20
+                reasons.append(event.state_changed.state_reason)
+            if event.WhichOneof("event") == "session_ended":
+                return reasons, event.session_ended
+    raise AssertionError("the watch ended before the session")
+
+
+async def test_a_session_parks_with_the_reason_and_goes_on_by_itself(cast: Tenant) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        running = {what: tasks.create_task(parked_then_ended(cast, what)) for what in PASSING}
+    for what, task in running.items():
+        reasons, ended = task.result()
+        assert (reasons, ended.state) == ([PASSING[what][1]], SUCCEEDED), what
+        [turn] = await cast.turns(ended.session_id)
+        assert turn.output.content == f"At last, {what}"
+        assert turn.tool_uses == []
+        calls = [call for call in cast.provider.meter(f"case {what}.")["calls"] if "messages" in call["body"]]
+        assert len(calls) == TRIES + 1
+    # What the provider counts as answered is charged, once, and nothing else: silence is an answer that costs.
+    confirmed = [call for call in cast.provider.meter(cast.mark)["calls"] if call["confirmed"]]
+    [charged] = [line for line in (await cast.client.costs.summary(by="kind")).lines if line.key == "generate"]
+    assert len(confirmed) == charged.event_count == len(PASSING) + TRIES
+    assert charged.usage.input_tokens == sum(call["prompt_tokens"] for call in confirmed)
+    assert charged.usage.output_tokens == sum(call["completion_tokens"] for call in confirmed)
+    memories = [memory async for memory in cast.client.memories.list()]
+    assert len(memories) == len(PASSING)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_a_session_fails_when_the_provider_refuses_for_good(cast: Tenant, status: int) -> None:
+    cast.provider.behave(match=[cast.mark], status=status)
+    session = await cast.start("Ada", max_rounds=2)
+    ended = await cast.ended(session.session_id)
+    assert (ended.state, ended.state_reason) == (session_pb2.SESSION_STATE_FAILED, "PROVIDER_REFUSED")
+    assert str(status) in ended.state_message
+    assert (ended.turn_count, ended.rounds_executed, ended.cost_nano_usd) == (0, 0, 0)
+    assert await cast.turns(session.session_id) == []
+    assert [memory async for memory in cast.client.memories.list()] == []
+    budget = await cast.client.costs.budget(ended.budget_id)
+    assert (budget.spent_nano_usd, budget.held_nano_usd, budget.overrun_nano_usd) == (0, 0, 0)
+    assert len(cast.provider.meter(cast.mark)["calls"]) == 1
+
+
+async def test_when_one_of_two_fails_the_session_fails_once(tenant: Tenant) -> None:
+    await tenant.cast("Ada", "Bob")
+    tenant.provider.behave(match=[tenant.mark, "You are Ada."], status=401)
+    tenant.says("Too late", match=("You are Bob.",), wait=0.3)
+    session = await tenant.start("Ada", "Bob", strategy="parallel", max_rounds=2)
+    ended = await tenant.ended(session.session_id)
+    assert (ended.state_reason, ended.turn_count) == ("PROVIDER_REFUSED", 0)
+    assert await tenant.turns(session.session_id) == []
+    again = await tenant.client.sessions.get(session.session_id)
+    assert again == ended
+
+
+async def test_a_direct_caller_is_told_what_the_provider_did(tenant: Tenant) -> None:
+    generate = tenant.client.models.generate
+    tenant.provider.behave(match=[tenant.mark], status=401)
+    with pytest.raises(FailedPrecondition) as refused:
+        await generate(f"Hello {tenant.mark}")
+    assert (refused.value.reason, refused.value.metadata["status"]) == ("PROVIDER_REFUSED", "401")
+    assert "check the key" in refused.value.message
+    tenant.provider.behave(match=[tenant.mark], status=429, headers=[["retry-after", "7"]])
+    with pytest.raises(LimitReached) as limited:
+        await generate(f"Hello {tenant.mark}")
+    assert limited.value.reason == "PROVIDER_RATE_LIMITED"
+    assert limited.value.retry_after is not None
+    assert limited.value.retry_after.total_seconds() == 7
+    for behaviour in ({"status": 500}, {"raw": "<html>"}, {"raw": ""}, {"cut_after": 1}):
+        tenant.provider.behave(match=[tenant.mark], **behaviour)
+        body = {"messages": [{"role": "MESSAGE_ROLE_USER", "parts": [{"text": {"text": f"Hello {tenant.mark}"}}]}]}
+        answer = await tenant.rest.ask("POST", "/v1/generate", body)
+        assert (answer.status, answer.reason) == (503, "PROVIDER_UNAVAILABLE")
+        assert "openai/gpt-4o-mini" in answer.body["message"]
+    tenant.provider.behave(match=[tenant.mark], status=500)
+    with pytest.raises(MeshUnavailable):
+        async for _ in tenant.client.models.stream(f"Hello {tenant.mark}"):
+            pass
+    assert (await tenant.client.costs.summary()).total_nano_usd == 0
