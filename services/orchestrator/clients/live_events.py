@@ -29,7 +29,7 @@ class NatsLiveEvents:
     ) -> AsyncGenerator[AsyncIterator[session_service_pb2.WatchSessionResponse]]:
         """See `LiveEvents.watch`."""
         async with self._bus.subscribe_live(_progress(tenant, run_id)) as messages:
-            yield _events(messages)
+            yield _Events(messages)
 
     async def wake_owner(self, run_id: str) -> None:
         """See `LiveEvents.wake_owner`."""
@@ -42,9 +42,18 @@ class NatsLiveEvents:
             yield (message.body.decode(errors="replace") async for message in messages)
 
 
-async def _events(messages: LiveSubscription) -> AsyncGenerator[session_service_pb2.WatchSessionResponse]:
-    async for message in messages:
-        yield session_service_pb2.WatchSessionResponse.FromString(message.body)
+class _Events:
+    """Reads messages as events. No generator: a reader that gives up waiting would end it, and hear nothing more."""
+
+    def __init__(self, messages: LiveSubscription) -> None:
+        self._messages = messages
+
+    def __aiter__(self) -> "_Events":
+        return self
+
+    async def __anext__(self) -> session_service_pb2.WatchSessionResponse:
+        message = await anext(self._messages)
+        return session_service_pb2.WatchSessionResponse.FromString(message.body)
 
 
 def _progress(tenant: TenantId, run_id: str) -> str:

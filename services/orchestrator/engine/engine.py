@@ -63,10 +63,14 @@ class Engine:
         """See `Runs.started_before`."""
         return await self._parts.store.started_before(key)
 
-    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> str:
-        """See `Runs.start`."""
+    def refuse_when_full(self) -> None:
+        """See `Runs.refuse_when_full`."""
         if self.running >= self._limits.max_runs:
             raise RunsAtLimit(self._limits.max_runs)
+
+    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> str:
+        """See `Runs.start`."""
+        self.refuse_when_full()
         at = Timestamp()
         at.FromDatetime(self._parts.clock.now())
         state, entries = advance(program.RunState(), [journal_pb2.JournalEntry(run_started=started)], at)
@@ -162,6 +166,13 @@ class Engine:
                 await driver.recover()
             except (RunDiverged, program.UnknownProgram) as error:
                 log.error("run cannot go on in this release", run_id=run.run_id, cause=str(error))
+                continue
+            except MeshError as error:
+                log.warning("run cannot be read now", run_id=run.run_id, cause=str(error))
+                continue
+            except Exception:
+                # A consumer loop: a journal that cannot be read must not stop the runs that were claimed with it.
+                log.exception("run set aside", run_id=run.run_id)
                 continue
             log.info("run taken up", run_id=run.run_id, epoch=run.epoch)
             self._begin(driver)

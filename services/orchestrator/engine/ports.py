@@ -102,7 +102,7 @@ class LiveEvents(Protocol):
     def watch(
         self, tenant: TenantId, run_id: str
     ) -> AbstractAsyncContextManager[AsyncIterator[session_service_pb2.WatchSessionResponse]]:
-        """Listens to what `publish` sends."""
+        """Listens to what `publish` sends. Waiting for the next may be given up and begun again."""
         ...
 
     async def wake_owner(self, run_id: str) -> None:

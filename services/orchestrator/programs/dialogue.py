@@ -12,6 +12,8 @@ from typing import Final
 
 from comitia.inference.v1 import inference_service_pb2
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2, session_pb2
+from services.meshkit.content import join
+from services.meshkit.content.proto import label_from_proto
 from services.orchestrator.programs.commands import (
     Command,
     EndRun,
@@ -42,11 +44,13 @@ class DialogueState:
     round: int = 0
     turns: int = 0
     #: What each agent said in the current round, by `name@version`.
-    current: dict[str, str] = field(default_factory=dict[str, str])
+    current: dict[str, Said] = field(default_factory=dict[str, Said])
     #: What each agent said in the round before.
-    previous: dict[str, str] = field(default_factory=dict[str, str])
+    previous: dict[str, Said] = field(default_factory=dict[str, Said])
     #: The latest turns, oldest first.
     said: list[Said] = field(default_factory=list[Said])
+    #: True between WaitForAdvance and the first RunAdvanced after it.
+    waiting: bool = False
     ended: bool = False
 
     @property
@@ -85,7 +89,8 @@ def decide(state: DialogueState, entry: journal_pb2.JournalEntry) -> tuple[Dialo
         case "round_scored":
             return state, _on_score(state, entry.round_scored.score)
         case "run_advanced":
-            return state, _next_round(state)
+            # Two people may advance at the same moment; the second one asks for a round that has begun.
+            return state, _next_round(state) if state.waiting else ()
         case "run_cancelling":
             message = f"cancelled by {entry.run_cancelling.by}"
             return state, _end(state, session_pb2.SESSION_STATE_CANCELLED, "CANCELLED", message)
@@ -111,6 +116,7 @@ def inputs_of(state: DialogueState, started: journal_pb2.StepStarted) -> TurnInp
 
 
 def _next_round(state: DialogueState) -> tuple[Command, ...]:
+    state.waiting = False
     state.round += 1
     state.previous, state.current = state.current, {}
     speakers = state.names
@@ -127,20 +133,23 @@ def _turn_of(state: DialogueState, name: str) -> StartStep:
 
 def _on_turn(state: DialogueState, turn: session_pb2.Turn) -> tuple[Command, ...]:
     name = f"{turn.agent_name}@{turn.agent_version}"
-    state.current[name] = turn.output.content
+    said = Said(
+        speaker=turn.agent_name,
+        text=turn.output.content,
+        label=join(label_from_proto(part.label) for part in turn.output.parts),
+    )
+    state.current[name] = said
     state.turns += 1
     if state.session.strategy != session_pb2.SESSION_STRATEGY_PARALLEL:
-        state.said.append(Said(speaker=turn.agent_name, text=turn.output.content))
+        state.said.append(said)
     if len(state.current) < len(state.names):
         if state.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL:
             return ()
         return (_turn_of(state, state.names[len(state.current)]),)
     if state.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL:
-        state.said.extend(
-            Said(speaker=speaker.partition("@")[0], text=state.current[speaker]) for speaker in state.names
-        )
+        state.said.extend(state.current[speaker] for speaker in state.names)
     del state.said[: -max(_KEPT_TURNS, len(state.names))]
-    texts = [state.current[speaker] for speaker in state.names]
+    texts = [state.current[speaker].text for speaker in state.names]
     if state.session.convergence.semantic_threshold > 0 and len(texts) > 1 and all(texts):
         return (
             MakeCall(
@@ -155,12 +164,14 @@ def _on_turn(state: DialogueState, turn: session_pb2.Turn) -> tuple[Command, ...
 
 def _score(state: DialogueState, *, semantic: float | None) -> ScoreRound:
     policy = state.session.convergence
-    texts = [state.current[name] for name in state.names]
+    texts = [state.current[name].text for name in state.names]
     score = session_pb2.RoundScore(round=state.round, jaccard=mean_pairwise_jaccard(texts))
     if semantic is not None:
         score.semantic = semantic
     if state.previous:
-        repeats = [jaccard(words_of(state.previous[name]), words_of(state.current[name])) for name in state.names]
+        repeats = [
+            jaccard(words_of(state.previous[name].text), words_of(state.current[name].text)) for name in state.names
+        ]
         score.stagnation = sum(repeats) / len(repeats)
         score.stagnant = policy.enabled and min(repeats) >= (policy.stagnation_threshold or _DEFAULT_STAGNATION)
     if policy.enabled and state.round >= _FIRST_JUDGED_ROUND and len(texts) > 1:
@@ -175,6 +186,7 @@ def _on_score(state: DialogueState, score: session_pb2.RoundScore) -> tuple[Comm
         reason = "CONVERGED" if score.converged else "STAGNANT" if score.stagnant else ""
         return _end(state, session_pb2.SESSION_STATE_SUCCEEDED, reason, "", converged=score.converged)
     if state.session.manual_advance:
+        state.waiting = True
         return (WaitForAdvance(round=state.round),)
     return _next_round(state)
 

@@ -9,6 +9,7 @@ from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from comitia.orchestrator.v1 import session_pb2
+from services.meshkit.content import Label
 
 #: Prompt file of each mode.
 PROMPT_FILES: Final[Mapping[int, str]] = {
@@ -33,6 +34,8 @@ class Said:
 
     speaker: str
     text: str
+    #: Not below the label of any part of the text: who is shown it, has read it (INV-10).
+    label: Label
 
     @property
     def shown(self) -> str:

@@ -167,12 +167,19 @@ def _take_recall(state: TurnState, recalled: memory_service_pb2.RecallResponse) 
     """Renders the prompt from what was recalled; the label of the prompt is the join of all that it shows."""
     inputs = state.inputs
     shown = [memory for memory in recalled.recent if _is_before(memory, inputs)]
-    recent = [Said(speaker=memory.agent_name, text=_text_of(memory.parts)) for memory in shown]
+    recent = [
+        Said(
+            speaker=memory.agent_name,
+            text=_text_of(memory.parts),
+            label=join(label_from_proto(part.label) for part in memory.parts),
+        )
+        for memory in shown
+    ]
     if state.turn.without_recall:
         recent = list(inputs.said)
     state.label = join(
         [_USER]
-        + [label_from_proto(part.label) for memory in shown for part in memory.parts]
+        + [said.label for said in recent]
         + [label_from_proto(part.label) for match in recalled.semantic for part in match.memory.parts]
     )
     scene = Scene(

@@ -1,6 +1,7 @@
 """gRPC face of sessions."""
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 from grpc.aio import ServicerContext
@@ -116,8 +117,9 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
             after=request.after_sequence,
             stopped=lambda: call is not None and call.drain.begun,
         )
-        async for event in events:
-            yield event
+        async with aclosing(events):
+            async for event in events:
+                yield event
 
     async def AdvanceSession(
         self,

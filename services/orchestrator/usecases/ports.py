@@ -56,6 +56,10 @@ class Runs(Protocol):
         """Gives the id of the run that this request started earlier, None if it did not. Raises: RequestIdReused."""
         ...
 
+    def refuse_when_full(self) -> None:
+        """Raises RunsAtLimit while no further run can be taken; asked before anything is made for one."""
+        ...
+
     async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> str:
         """Records a run and begins to drive it; gives its id, or that of the run a concurrent repeat started.
 

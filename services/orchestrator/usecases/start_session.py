@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource
 from services.orchestrator.domain.agent import Agent, split_reference
@@ -54,11 +55,13 @@ class StartSession:
             earlier = await self._runs.started_before(command.key)
             if earlier is not None:
                 return earlier
+        self._runs.refuse_when_full()
         tenant = command.caller.principal.tenant
         references = [
             split_reference(reference, field=f"agents[{index}]") for index, reference in enumerate(spec.agents)
         ]
         agents = await self._agents.resolve(tenant, references)
+        _refuse_twice(agents)
         run_id = self._ids.new("run")
         limit = spec.max_cost or DEFAULT_MAX_COST
         budget_id = await self._neighbours.open_budget(command.caller, run_id, limit)
@@ -74,6 +77,18 @@ class StartSession:
         )
         run = OwnedRun(tenant=tenant, run_id=run_id, grant_id=grant_id, epoch=1)
         return await self._runs.start(command.key, run, started)
+
+
+def _refuse_twice(agents: Sequence[Agent]) -> None:
+    """`Athena` and `Athena@1.0.0` may be one and the same, which only shows when versions are known.
+
+    Raises: Invalid.
+    """
+    seen: set[tuple[str, str]] = set()
+    for index, agent in enumerate(agents):
+        if (agent.name, agent.version) in seen:
+            raise Invalid(f"agents[{index}]", f"names {agent.name}@{agent.version} a second time")
+        seen.add((agent.name, agent.version))
 
 
 def _session_of(

@@ -75,10 +75,14 @@ class WorldCalls:
 
 
 class Preparation:
-    """Implements `usecases.ports.Neighbours`."""
+    """Implements `usecases.ports.Neighbours`; counts what it made."""
+
+    def __init__(self) -> None:
+        self.budgets = 0
 
     async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd) -> str:
         """See `Neighbours.open_budget`."""
+        self.budgets += 1
         return "budget_01jd0000000000000000000000"
 
     async def issue_grant(self, caller: Caller, run_id: str) -> str:
@@ -94,6 +98,7 @@ class Replica:
     engine: Engine
     store: SqlRunStore
     calls: WorldCalls
+    preparation: Preparation
     agents: "agent_service_pb2_grpc.AgentServiceAsyncStub"
     sessions: "session_service_pb2_grpc.SessionServiceAsyncStub"
 
@@ -131,9 +136,10 @@ class House:
         owner = f"{name}/{ids.uuid()}"
         engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
         agents = AgentRepository(app)
+        preparation = Preparation()
         start = StartSession(
             agents=agents,
-            neighbours=Preparation(),
+            neighbours=preparation,
             runs=engine,
             ids=ids,
             prompts=load_prompts(),
@@ -166,6 +172,7 @@ class House:
             engine=engine,
             store=store,
             calls=calls,
+            preparation=preparation,
             agents=agent_service_pb2_grpc.AgentServiceStub(server.channel),
             sessions=session_service_pb2_grpc.SessionServiceStub(server.channel),
         )

@@ -238,6 +238,7 @@ async def test_more_runs_than_the_replica_may_drive_are_refused(house: House) ->
         await start(replica)
         code, reason, _ = await refused(lambda: start(replica))
         assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RUNS_AT_LIMIT")
+        assert replica.preparation.budgets == 1, "nothing was made for the one that was refused"
         replica.calls.open.set()
 
 
