@@ -88,11 +88,12 @@ class RunningMesh:
         """Gives the process of each part."""
         return {child.name: child.pid for child in status.status(self.data_dir).children}
 
-    def comitia(self, *arguments: str, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-        """Runs the command line against this mesh."""
+    def comitia(self, *arguments: str, check: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs the command line against this mesh, with an environment on top."""
         command = [str(Path(sys.executable).with_name("comitia")), *arguments]
+        variables = {**self.environment, **environment}
         done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=100, check=False, cwd=CHECKOUT
+            command, env=variables, capture_output=True, text=True, timeout=100, check=False, cwd=CHECKOUT
         )
         if check is not None:
             assert done.returncode == check, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"

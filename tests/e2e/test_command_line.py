@@ -1,0 +1,156 @@
+"""The command line against a whole mesh: what people read, and what programs parse."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comitia_sdk.sync import Client
+from tests.support.mesh import RunningMesh
+
+AGENT = """
+name: {name}
+version: 1.0.0
+instructions: Speak of rivers.
+memory: {{recent_turns: 3}}
+"""
+RULES = "rules: [{name: no_swords, type: keyword, keywords: [sword], action: warn}]"
+
+
+class Shell:
+    """The command line with a key of its own."""
+
+    def __init__(self, mesh: RunningMesh, key: str) -> None:
+        self.mesh = mesh
+        self.key = key
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        """Gives what a command printed."""
+        done = self.mesh.comitia(*arguments, check=code, COMITIA_URL=self.mesh.url, COMITIA_API_KEY=self.key)
+        assert not done.stderr or code, done.stderr
+        return done.stdout if code == 0 else done.stderr
+
+    def json(self, *arguments: str) -> Any:
+        """Gives the JSON that a command printed."""
+        return json.loads(self.run(*arguments, "-o", "json"))
+
+
+@pytest.fixture(scope="module")
+def shell(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Gives the command line of a tenant of its own, with two agents."""
+    with Client(mesh.url, api_key=mesh.admin_key) as operator:
+        shell = Shell(mesh, operator.identity.create_tenant("commander").admin_api_key)
+    folder = tmp_path_factory.mktemp("agents")
+    for name in ("Ada", "Bob"):
+        file = folder / f"{name}.yaml"
+        file.write_text(AGENT.format(name=name))
+        assert shell.json("agent", "create", str(file))["name"] == name
+    return shell
+
+
+def test_status_shows_every_part_with_its_memory(mesh: RunningMesh) -> None:
+    told = json.loads(mesh.comitia("status", "-o", "json").stdout)
+    names = {child["name"] for child in told["children"]}
+    assert names >= {"postgres", "nats", "edge", "gateway", "orchestrator", "inference", "policy", "memory", "tools"}
+    assert (told["running"], told["ready"]) == (True, True)
+    assert all(child["state"] == "healthy" for child in told["children"])
+    assert 100e6 < told["pss_bytes"] < 900e6
+    shown = mesh.comitia("status").stdout
+    assert all(name in shown for name in names)
+
+
+def test_agents_are_made_listed_and_shown(shell: Shell) -> None:
+    assert [agent["name"] for agent in shell.json("agent", "list")] == ["Ada", "Bob"]
+    assert "Ada@1.0.0" in shell.run("agent", "list")
+    assert shell.json("agent", "show", "Ada")["memory"]["recent_turns"] == 3
+    assert "AGENT_NOT_FOUND" in shell.run("agent", "show", "Nobody", code=1)
+
+
+def test_a_session_is_followed_to_its_end(shell: Shell) -> None:
+    arguments = ("session", "start", "Rivers", "-a", "Ada", "-a", "Bob", "--rounds", "1", "-f")
+    shown = shell.run(*arguments)
+    assert shown.index("Ada") < shown.index("Bob")
+    assert "Rivers meet. They argue about the sea!" in shown
+    assert re.search(r"state +succeeded", shown)
+    run = re.search(r"run_\w+", shown)
+    assert run is not None
+    assert shell.json("session", "show", run[0])["state"] == "SESSION_STATE_SUCCEEDED"
+    turns = shell.json("session", "turns", run[0])
+    assert [turn["agent_name"] for turn in turns] == ["Ada", "Bob"]
+    assert run[0] in [session["session_id"] for session in shell.json("session", "list")]
+    costs = shell.json("costs", "--by", "agent", "--session", run[0])
+    assert sum(int(line["event_count"]) for line in costs["lines"] if line["key"] in ("Ada", "Bob")) >= 2
+    assert int(costs["total_nano_usd"]) > 0
+    assert "total $0.0" in shell.run("costs")
+
+
+def test_a_followed_session_as_json_is_one_event_a_line(shell: Shell) -> None:
+    arguments = ("session", "start", "Rivers", "-a", "Ada", "--rounds", "1", "-f", "-o", "json")
+    text = shell.run(*arguments)
+    decoder, events, place = json.JSONDecoder(), [], 0
+    while place < len(text.rstrip()):
+        event, place = decoder.raw_decode(text, place)
+        place += len(text[place:]) - len(text[place:].lstrip())
+        events.append(event)
+    assert "session_started" in events[0]
+    assert events[-1]["session_ended"]["state"] == "SESSION_STATE_SUCCEEDED"
+
+
+def test_law_is_applied_and_what_broke_it_is_shown(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(RULES)
+    applied = shell.json("policy", "apply", str(file), "--name", "arms", "--version", "1.0.0")
+    assert (applied["name"], applied["active"]) == ("arms", True)
+    assert {one["name"] for one in shell.json("policy", "list")} == {"ground", "arms"}
+    shell.run("session", "start", "A sword", "-a", "Ada", "--rounds", "1", "-f")
+    assert {one["rule"] for one in shell.json("violations", "--rule", "no_swords")} == {"no_swords"}
+    assert "no_swords" in shell.run("violations")
+    file.write_text("rules: [{name: r, type: regex, pattern: '(a)\\1'}]")
+    refused = shell.run("policy", "apply", str(file), "--name", "bad", "--version", "1.0.0", code=2)
+    assert "REGEX_REFUSED" in refused
+    assert "source.rules[0].pattern" in refused
+
+
+def test_keys_are_made_used_and_revoked(shell: Shell) -> None:
+    made = shell.json("key", "create", "ci", "--role", "tenant_user")
+    user = Shell(shell.mesh, made["secret"])
+    assert "PERMISSION" in user.run("key", "create", "more", code=1)
+    assert {key["display_name"] for key in shell.json("key", "list")} >= {"ci"}
+    assert shell.json("key", "revoke", made["api_key"]["api_key_id"])["revoke_time"]
+    assert shell.run("token").count(".") == 2
+
+
+def test_tenants_are_made_by_operators_only(mesh: RunningMesh, shell: Shell) -> None:
+    made = json.loads(mesh.comitia("tenant", "create", "by-command", "-o", "json").stdout)
+    assert made["admin_api_key"].startswith("ck_")
+    assert "by-command" in mesh.comitia("tenant", "list").stdout
+    assert "PERMISSION" in shell.run("tenant", "list", code=1)
+
+
+def test_a_tool_is_called(shell: Shell) -> None:
+    assert shell.run("tool", "invoke", "calculator", '{"expression": "6 * 7"}').strip() == "42"
+    invocation = shell.json("tool", "invoke", "calculator", '{"expression": "6 * 7"}')
+    assert invocation["parts"][0]["text"]["text"] == "42"
+    assert {tool["name"] for tool in shell.json("tool", "list")} == {"calculator", "http_get"}
+    assert "JSON" in shell.run("tool", "invoke", "calculator", "{6 * 7", code=2)
+
+
+def test_models_and_budgets_are_shown(shell: Shell) -> None:
+    assert shell.json("models")[0]["name"] == "openai/gpt-4o-mini"
+    assert int(shell.json("budget", "set", "25.00")["limit_nano_usd"]) == 25 * 10**9
+    assert "$25.00" in shell.run("budget", "show")
+
+
+def test_doctor_finds_a_healthy_mesh(mesh: RunningMesh) -> None:
+    checks = {check["name"]: check for check in json.loads(mesh.comitia("doctor", "-o", "json").stdout)}
+    assert checks["mesh"]["state"] == "ok"
+    assert "openai/gpt-4o-mini" in checks["models"]["found"]
+    assert "missing" not in {check["state"] for check in checks.values()}
+
+
+def test_a_mesh_that_is_not_there_is_one_sentence(mesh: RunningMesh) -> None:
+    done = mesh.comitia("agent", "list", check=3, COMITIA_URL="http://127.0.0.1:9", COMITIA_API_KEY="ck_x")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "comitia up" in done.stderr
