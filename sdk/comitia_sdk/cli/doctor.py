@@ -169,7 +169,7 @@ def _port() -> Check:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return Check(name="port", state="note", found=f"{port} is taken", advice="start with `comitia up --port 0`")
+            return Check(name="port", state="note", found=f"{port} is taken; a new mesh takes another")
     return Check(name="port", state="ok", found=f"{port} is free")
 
 

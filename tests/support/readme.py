@@ -1,0 +1,36 @@
+"""The snippets of README.md: what its code blocks say about how they are run."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CHECKOUT: Final = Path(__file__).parents[2]
+README: Final = CHECKOUT / "README.md"
+_BLOCK: Final = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """One code block, as ```` ```bash run=mesh shows=word ````."""
+
+    language: str
+    #: `fresh`: on a fresh machine. `setup`: before those of `mesh`. `mesh`: on a running mesh. `own-key`: starts one.
+    run: str
+    #: What its output holds.
+    shows: str
+    code: str
+
+    @property
+    def name(self) -> str:
+        """Its language and first line, for test ids."""
+        return f"{self.language}: {self.code.splitlines()[0][:50]}"
+
+
+def snippets() -> list[Snippet]:
+    """Gives the code blocks of README.md that name a language, in order."""
+    found: list[Snippet] = []
+    for language, marks, code in _BLOCK.findall(README.read_text(encoding="utf-8")):
+        values = dict(mark.partition("=")[::2] for mark in marks.split())
+        found.append(Snippet(language, values.get("run", ""), values.get("shows", ""), code))
+    return found
