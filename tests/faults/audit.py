@@ -93,7 +93,7 @@ async def _check_session(client: AsyncClient, session: session_pb2.Session) -> l
 async def _check_journals(mesh: RunningMesh, sessions: Sequence[session_pb2.Session]) -> None:
     """Replays each run (INV-4), checks one result for each call (INV-3), and that callers see what is recorded."""
     owners = await _tenants_of(mesh)
-    async with sql_engine(service_url(mesh, "orchestrator", "app"), pool_size=2) as app:
+    async with sql_engine(service_url(mesh.data_dir, "orchestrator", "app"), pool_size=2) as app:
         keys = KeyRing(
             SqlDataKeys(app), await KekFile.read(DataDir(mesh.data_dir).kek), clock=SystemClock(), ids=SystemIds()
         )
@@ -124,7 +124,7 @@ async def _check_journals(mesh: RunningMesh, sessions: Sequence[session_pb2.Sess
 
 
 async def _tenants_of(mesh: RunningMesh) -> Mapping[str, TenantId]:
-    async with connected(mesh, "orchestrator") as connection:
+    async with connected(mesh.data_dir, "orchestrator") as connection:
         rows = await connection.fetch("SELECT run_id, tenant_id FROM run")
     return {str(row["run_id"]): TenantId(row["tenant_id"]) for row in rows}
 
@@ -146,7 +146,7 @@ async def _check_memories(client: AsyncClient, session_id: str, turns: Sequence[
 async def _until_settled(mesh: RunningMesh) -> None:
     """Waits until the sweeper has settled every recorded answer."""
     end = time.monotonic() + _SETTLE_SECONDS
-    async with connected(mesh, "inference") as connection:
+    async with connected(mesh.data_dir, "inference") as connection:
         while pending := await connection.fetchval("SELECT count(*) FROM call WHERE settle_state = 'pending'"):
             assert time.monotonic() < end, f"{pending} recorded answers are not settled"
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -201,7 +201,7 @@ def _check_bill(
 
 async def _books(mesh: RunningMesh) -> tuple[list[asyncpg.Record], list[asyncpg.Record], list[asyncpg.Record]]:
     """Reads holds, budgets and the ledger in one snapshot."""
-    async with connected(mesh, "cost") as connection, connection.transaction(isolation="repeatable_read"):
+    async with connected(mesh.data_dir, "cost") as connection, connection.transaction(isolation="repeatable_read"):
         return (
             await connection.fetch("SELECT * FROM hold"),
             await connection.fetch("SELECT * FROM budget"),

@@ -2,26 +2,26 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import asyncpg
 
 from services.launcher.environment import database_url
 from services.launcher.keys import role_passwords
 from services.launcher.layout import DataDir, read_state
-from tests.support.mesh import RunningMesh
 
 
-def service_url(mesh: RunningMesh, service: str, role: str) -> str:
+def service_url(data_dir: Path, service: str, role: str) -> str:
     """Gives the address of a service's database as one of its roles."""
-    data = DataDir(mesh.data_dir)
+    data = DataDir(data_dir)
     place = f"postgresql://postgres@127.0.0.1:{read_state(data)['ports']['postgres']}/postgres"
     return database_url(place, service, role, role_passwords(data)[f"{service}/{role}"])
 
 
 @asynccontextmanager
-async def connected(mesh: RunningMesh, service: str) -> AsyncIterator[asyncpg.Connection]:
+async def connected(data_dir: Path, service: str) -> AsyncIterator[asyncpg.Connection]:
     """Opens a service's database as its maintenance role, which sees all tenants."""
-    connection = await asyncpg.connect(service_url(mesh, service, "maintenance"))
+    connection = await asyncpg.connect(service_url(data_dir, service, "maintenance"))
     try:
         yield connection
     finally:
