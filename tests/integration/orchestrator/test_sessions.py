@@ -120,6 +120,29 @@ async def test_live_text_reaches_a_watcher_before_the_turn_is_recorded(replica: 
     assert kinds.index("text_delta") < kinds.index("turn_completed")
 
 
+async def test_live_text_still_reaches_a_watcher_after_a_silence(replica: Replica) -> None:
+    replica.calls.open.clear()
+    session = await start(replica, manual_advance=True)
+    replica.calls.open.set()
+    await until(replica, session.session_id, session_pb2.SESSION_STATE_WAITING)
+    replica.calls.open.clear()
+    request = pb.WatchSessionRequest(session_id=session.session_id)
+    advance = pb.AdvanceSessionRequest(session_id=session.session_id)
+    kinds: list[str | None] = []
+
+    async def later() -> None:
+        await asyncio.sleep(1.3)  # Longer than a watcher waits for news before it reads the journal by itself.
+        await replica.sessions.AdvanceSession(advance, metadata=replica.as_tenant())
+
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        group.create_task(later())
+        async for event in replica.sessions.WatchSession(request, metadata=replica.as_tenant()):
+            kinds.append(event.WhichOneof("event"))
+            if kinds[-1] == "text_delta":
+                replica.calls.open.set()
+    assert "text_delta" in kinds
+
+
 async def test_a_manual_session_waits_and_advances(replica: Replica) -> None:
     session = await start(replica, manual_advance=True)
     await until(replica, session.session_id, session_pb2.SESSION_STATE_WAITING)
@@ -213,6 +236,7 @@ async def test_another_tenants_session_does_not_exist(replica: Replica) -> None:
         ({"strategy": 9}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "strategy"),
         ({"agents": []}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "agents"),
         ({"agents": ["Athena", "Athena"]}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "agents"),
+        ({"agents": ["Athena", "Athena@1.0.0"]}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "agents[1]"),
         ({"agents": ["Nobody"]}, grpc.StatusCode.NOT_FOUND, "AGENT_NOT_FOUND", ""),
         ({"agents": ["Athena@9.9.9"]}, grpc.StatusCode.NOT_FOUND, "AGENT_NOT_FOUND", ""),
         ({"agents": ["Athena@new"]}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "agents[0]"),

@@ -3,15 +3,18 @@
 import random
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
 from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from services.meshkit.content import Integrity, Label
+from services.meshkit.content.proto import label_from_proto, label_to_proto
 from services.meshkit.core.errors import Exhausted, MeshError
 from services.orchestrator.domain.errors import RunDiverged
-from services.orchestrator.engine.facts import Replay
+from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.programs.run import UnknownProgram
 from services.orchestrator.programs.view import project
 from tests.support.sessions import World, a_generation, a_start, an_agent, facts_of, play
@@ -96,6 +99,16 @@ def test_a_manual_session_waits_after_each_round() -> None:
     assert journal[-1].WhichOneof("fact") == "run_waiting"
 
 
+def test_two_who_advance_at_the_same_moment_begin_one_round() -> None:
+    waiting = play(a_start(manual_advance=True, max_rounds=3), World())
+    replay = Replay("run")
+    for entry in waiting:
+        replay.feed(entry)
+    both = [journal_pb2.JournalEntry(run_advanced=journal_pb2.RunAdvanced(by=by)) for by in ("Ada", "Bob")]
+    _, facts = advance(replay.state, both, Timestamp(seconds=99))
+    assert [entry.step_started.round for entry in facts_of(facts, "step_started")] == [2]
+
+
 def test_consensus_ends_on_the_last_statement() -> None:
     journal = play(a_start(mode=session_pb2.SESSION_MODE_CONSENSUS, max_rounds=1), World())
     assert ending_of(journal).topic_final == turns_of(journal)[-1].output.content
@@ -112,6 +125,26 @@ def test_a_turn_goes_on_without_memory_and_says_so() -> None:
     turns = turns_of(play(a_start(max_rounds=1), World(memory_down=True)))
     assert all(turn.without_recall and not turn.memory_id for turn in turns)
     assert turns[0].output.content in turns[1].input.prompt
+
+
+@pytest.mark.parametrize("strategy", [1, 2])
+def test_without_memory_too_a_prompt_is_labelled_by_what_it_shows(
+    strategy: session_pb2.SessionStrategy.ValueType,
+) -> None:
+    tainted = a_generation("the page says so")
+    tainted.parts[0].label.CopyFrom(
+        label_to_proto(Label(integrity=Integrity.UNTRUSTED, sources=frozenset({"tool:web"})))
+    )
+    world = World(memory_down=True, generations={"rounds/1/Athena": [tainted]})
+    play(a_start(strategy=strategy, max_rounds=2), world)
+    asked = {
+        entry.path: inference_service_pb2.StreamGenerateRequest.FromString(entry.call_intended.request)
+        for entry in world.requests
+        if entry.call_intended.kind == journal_pb2.CALL_KIND_GENERATE
+    }
+    label = label_from_proto(asked["rounds/2/Apollo"].messages[-1].parts[0].label)
+    assert label.integrity is Integrity.UNTRUSTED
+    assert "tool:web" in label.sources
 
 
 def test_an_agent_that_requires_memory_fails_without_it() -> None:
