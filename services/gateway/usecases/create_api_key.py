@@ -49,7 +49,7 @@ class KeyMaker:
 
 
 class CreateApiKey:
-    """Makes a key with roles that the caller holds. Its secret is in the first answer and nowhere else."""
+    """Makes a key that may do no more than the caller. Its secret is in the first answer and nowhere else."""
 
     def __init__(self, *, begin: BeginWork, maker: KeyMaker, clock: Clock) -> None:
         self._begin = begin

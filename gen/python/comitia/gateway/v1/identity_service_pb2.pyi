@@ -132,7 +132,9 @@ class CreateApiKeyRequest(_message.Message):
     """UUID that makes a repeat harmless. Optional."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_identity_pb2.Role.ValueType]:
-        """Roles of the key, at least one, each held by the caller."""
+        """Roles of the key, at least one. None may do more than the caller: who administers a tenant may make keys for its
+        users and auditors.
+        """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:

@@ -100,7 +100,7 @@ class IdentityServiceServicer:
         """Makes an API key. The secret is in this answer and nowhere else.
 
         Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (nobody grants a role it does not hold),
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
         ABORTED/REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -129,6 +129,7 @@ class IdentityServiceServicer:
         Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
 
         Idempotent per `run_id`.
+        Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (the caller's identity has no API key behind it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,7 @@ class IdentityServiceStub:
     """Makes an API key. The secret is in this answer and nowhere else.
 
     Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (nobody grants a role it does not hold),
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
     ABORTED/REQUEST_ID_REUSED.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListApiKeysRequest, _identity_service_pb2.ListApiKeysResponse]
@@ -63,6 +63,7 @@ class IdentityServiceStub:
     Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
 
     Idempotent per `run_id`.
+    Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (the caller's identity has no API key behind it).
     """
     ExchangeGrant: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ExchangeGrantRequest, _identity_service_pb2.ExchangeGrantResponse]
     """Exchanges a grant for an access token of 10 minutes, bound to the grant's run.
@@ -90,7 +91,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """Makes an API key. The secret is in this answer and nowhere else.
 
     Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (nobody grants a role it does not hold),
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
     ABORTED/REQUEST_ID_REUSED.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListApiKeysRequest, _identity_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
@@ -106,6 +107,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
 
     Idempotent per `run_id`.
+    Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (the caller's identity has no API key behind it).
     """
     ExchangeGrant: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ExchangeGrantRequest, _identity_service_pb2.ExchangeGrantResponse]  # type: ignore[assignment]
     """Exchanges a grant for an access token of 10 minutes, bound to the grant's run.
@@ -148,7 +150,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes an API key. The secret is in this answer and nowhere else.
 
         Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (nobody grants a role it does not hold),
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
         ABORTED/REQUEST_ID_REUSED.
         """
 
@@ -182,6 +184,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
 
         Idempotent per `run_id`.
+        Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (the caller's identity has no API key behind it).
         """
 
     @_abc_1.abstractmethod

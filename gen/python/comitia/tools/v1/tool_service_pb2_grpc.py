@@ -79,7 +79,8 @@ class ToolServiceServicer:
         """Registers a version of a tool. A version never changes.
 
         The same definition under the same name and version answers with the version that exists.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/SCHEMA_INVALID, ALREADY_EXISTS/TOOL_VERSION_EXISTS.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/SCHEMA_INVALID, ALREADY_EXISTS/TOOL_VERSION_EXISTS,
+        RESOURCE_EXHAUSTED/TOO_MANY_TOOLS (the tenant has as many versions as it may have).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,8 @@ class ToolServiceStub:
     """Registers a version of a tool. A version never changes.
 
     The same definition under the same name and version answers with the version that exists.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/SCHEMA_INVALID, ALREADY_EXISTS/TOOL_VERSION_EXISTS.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/SCHEMA_INVALID, ALREADY_EXISTS/TOOL_VERSION_EXISTS,
+    RESOURCE_EXHAUSTED/TOO_MANY_TOOLS (the tenant has as many versions as it may have).
     """
     GetTool: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.GetToolRequest, _tool_service_pb2.GetToolResponse]
     """Fetches a tool by `name`, its highest version, or by `name@version`.
@@ -79,7 +80,8 @@ class ToolServiceAsyncStub(ToolServiceStub):
     """Registers a version of a tool. A version never changes.
 
     The same definition under the same name and version answers with the version that exists.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/SCHEMA_INVALID, ALREADY_EXISTS/TOOL_VERSION_EXISTS.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/SCHEMA_INVALID, ALREADY_EXISTS/TOOL_VERSION_EXISTS,
+    RESOURCE_EXHAUSTED/TOO_MANY_TOOLS (the tenant has as many versions as it may have).
     """
     GetTool: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.GetToolRequest, _tool_service_pb2.GetToolResponse]  # type: ignore[assignment]
     """Fetches a tool by `name`, its highest version, or by `name@version`.
@@ -121,7 +123,8 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         """Registers a version of a tool. A version never changes.
 
         The same definition under the same name and version answers with the version that exists.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/SCHEMA_INVALID, ALREADY_EXISTS/TOOL_VERSION_EXISTS.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/SCHEMA_INVALID, ALREADY_EXISTS/TOOL_VERSION_EXISTS,
+        RESOURCE_EXHAUSTED/TOO_MANY_TOOLS (the tenant has as many versions as it may have).
         """
 
     @_abc_1.abstractmethod
