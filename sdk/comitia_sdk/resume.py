@@ -37,6 +37,7 @@ async def resumed(
     after: int,
     *,
     recorded: Callable[[OneEvent], bool],
+    last: Callable[[OneEvent], bool],
     over: Callable[[int], Awaitable[bool]],
 ) -> AsyncGenerator[OneEvent]:
     """Gives a stream's events; a stream that breaks is taken up after its last recorded event, which never comes twice.
@@ -44,11 +45,12 @@ async def resumed(
     Args:
         open_after: opens the stream after a sequence.
         recorded: tells whether an event will come again; the others are only live.
+        last: tells whether nothing comes after an event; the stream then ends however it ends.
         over: asked when the stream ends in peace: whether nothing comes after this sequence any more.
     Raises: ComitiaError: it could not be opened at all, was refused, or broke too many times in a row.
     """
     tries = 0
-    begun = False
+    begun = ended = False
     while True:
         opened = time.monotonic()
         heard = False
@@ -61,12 +63,13 @@ async def resumed(
                         if event.sequence <= after:
                             continue
                         after = event.sequence
+                    ended = ended or last(event)
                     yield event
         except ComitiaError as error:
             if not _may_pass(error):
                 raise
             failure = error
-        if failure is None and await over(after):
+        if ended or (failure is None and await over(after)):
             return
         well = heard or time.monotonic() - opened > _WELL
         begun = begun or well

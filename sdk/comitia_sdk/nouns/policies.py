@@ -67,7 +67,8 @@ class AsyncPolicies:
         async def over(_sequence: int) -> bool:
             return False
 
-        async with aclosing(resumed(open_after, after_sequence, recorded=lambda _: True, over=over)) as events:
+        following = resumed(open_after, after_sequence, recorded=lambda _: True, last=lambda _: False, over=over)
+        async with aclosing(following) as events:
             async for event in events:
                 yield event.violation
 

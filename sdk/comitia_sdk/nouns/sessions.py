@@ -109,11 +109,10 @@ class AsyncSessions:
             session = await self.get(session_id)
             return session.state in _ENDED and session.sequence <= sequence
 
-        async with aclosing(resumed(open_after, after_sequence, recorded=_recorded, over=over)) as events:
+        following = resumed(open_after, after_sequence, recorded=_recorded, last=_last, over=over)
+        async with aclosing(following) as events:
             async for event in events:
                 yield event
-                if event.WhichOneof("event") == "session_ended":
-                    return
 
     async def advance(self, session_id: str) -> session_pb2.Session:
         """Begins the next round of a session that waits. Raises: NotFound, FailedPrecondition."""
@@ -128,3 +127,7 @@ class AsyncSessions:
 
 def _recorded(event: session_service_pb2.WatchSessionResponse) -> bool:
     return event.WhichOneof("event") != "text_delta"
+
+
+def _last(event: session_service_pb2.WatchSessionResponse) -> bool:
+    return event.WhichOneof("event") == "session_ended"

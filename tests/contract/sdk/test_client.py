@@ -206,6 +206,12 @@ async def test_a_session_is_started_followed_and_listed(client: AsyncClient) -> 
     assert (held.max_cost_nano_usd, held.convergence.enabled) == (500, True)
 
 
+async def test_watching_to_the_end_takes_one_call(mesh: FakeMesh, client: AsyncClient) -> None:
+    await all_of(client.sessions.watch(await a_session(client)))
+
+    assert (mesh.calls["WatchSession"], mesh.calls["GetSession"]) == (1, 0)
+
+
 async def test_a_repeated_start_with_one_request_id_starts_one_session(client: AsyncClient) -> None:
     request_id = str(uuid4())
 

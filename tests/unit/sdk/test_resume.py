@@ -12,6 +12,7 @@ from comitia_sdk.resume import resumed
 class Event:
     sequence: int
     live: bool = False
+    last: bool = False
 
 
 @dataclass
@@ -76,6 +77,13 @@ async def test_a_stream_that_ends_in_peace_before_its_time_goes_on() -> None:
 @pytest.mark.parametrize("failure", [TimedOut("an hour has passed"), InternalFailure("reset", reason="INTERNAL")])
 async def test_the_end_of_time_and_of_the_connection_are_breaks(failure: ComitiaError) -> None:
     assert len(await follow(Streams([([Event(1)], failure), ([Event(2)], None)], []))) == 2
+
+
+@pytest.mark.parametrize("failure", [None, MeshUnavailable("stopped right after it")])
+async def test_after_the_last_event_a_stream_ends_however_it_ends(failure: ComitiaError | None) -> None:
+    streams = Streams([([Event(1), Event(2, last=True)], failure)], [])
+
+    assert len(await follow(streams, over=lambda _: False)) == 2
 
 
 @pytest.mark.parametrize("failure", [NotFound("gone"), InternalFailure("our fault", reason="INCIDENT")])
