@@ -47,7 +47,10 @@ async def follow(streams: Streams, *, over: Callable[[int], bool] = lambda _: Tr
         return over(sequence)
 
     return [
-        event async for event in resumed(streams.open_after, 0, recorded=lambda event: not event.live, over=is_over)
+        event
+        async for event in resumed(
+            streams.open_after, 0, recorded=lambda event: not event.live, last=lambda event: event.last, over=is_over
+        )
     ]
 
 
