@@ -224,3 +224,10 @@ async def test_the_key_of_another_tenant_opens_its_own_door_only(neat: Tenant, m
     assert (answer.status, answer.reason) == (404, "AGENT_NOT_FOUND")
     answer = await neat.rest.ask("POST", "/v1/sessions", a_start(tenant="tenant_1"))
     assert (answer.status, answer.reason, answer.field) == (400, "UNKNOWN_FIELD", "tenant")
+
+
+async def test_what_is_left_out_has_the_default_that_the_contract_names(neat: Tenant) -> None:
+    answer = await neat.rest.ask("POST", "/v1/sessions", {**START, "max_rounds": 0})
+    session = answer.body["session"]
+    assert (session["max_rounds"], session["strategy"]) == (3, "SESSION_STRATEGY_ROUND_ROBIN")
+    assert (session["max_cost_nano_usd"], session["convergence"]["enabled"]) == (str(10**9), False)
