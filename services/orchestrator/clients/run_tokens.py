@@ -14,8 +14,9 @@ from services.orchestrator.engine.run import OwnedRun
 
 #: Tokens kept; the least recently used goes first.
 _MAX_TOKENS: Final = 10_000
-#: A token is exchanged anew this long before it stops working.
-_MARGIN: Final = timedelta(seconds=90)
+#: A token is exchanged anew this long before it stops working: longer than any call lasts (`worker.patience`), so that
+#: law and money still take it at the end of the call.
+MARGIN: Final = timedelta(seconds=330)
 _SECONDS: Final = 5.0
 
 
@@ -39,7 +40,7 @@ class RunTokens:
         principal = Principal(
             tenant=run.tenant, subject=run.grant_id, roles=frozenset(), run_id=run.run_id, token=answer.access_token
         )
-        fresh_until = answer.expire_time.ToDatetime(tzinfo=self._clock.now().tzinfo) - _MARGIN
+        fresh_until = answer.expire_time.ToDatetime(tzinfo=self._clock.now().tzinfo) - MARGIN
         self._tokens[run.run_id] = (principal, fresh_until)
         while len(self._tokens) > _MAX_TOKENS:
             self._tokens.popitem(last=False)

@@ -11,9 +11,10 @@ from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.errors import Exhausted, MeshError, PermissionDenied, Unavailable
 from services.meshkit.core.identity import Principal
 from services.meshkit.testing.mesh_keys import TENANT
+from services.orchestrator.clients.run_tokens import MARGIN
 from services.orchestrator.engine.run import OwnedRun
 from services.orchestrator.worker.caller import Caller
-from services.orchestrator.worker.patience import may_pass
+from services.orchestrator.worker.patience import may_pass, patience_with
 from tests.support.sessions import a_start
 
 RUN = OwnedRun(tenant=TENANT, run_id="run_01jd0000000000000000000000", grant_id="grant_x", epoch=1)
@@ -139,3 +140,8 @@ def test_a_used_up_budget_does_not_pass_by_waiting() -> None:
     assert not may_pass(BudgetExhausted("used up", retry_after=soon))
     assert may_pass(Exhausted("slow down", retry_after=soon))
     assert not may_pass(Exhausted("too many"))
+
+
+def test_a_token_outlives_the_longest_call_it_is_used_for() -> None:
+    kinds = [kind for kind in journal_pb2.CallKind.values() if kind != journal_pb2.CALL_KIND_UNSPECIFIED]
+    assert MARGIN.total_seconds() > max(patience_with(kind).seconds for kind in kinds)
