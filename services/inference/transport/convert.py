@@ -1,26 +1,21 @@
 """Proto to domain and back, pure."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
-from comitia.common.v1 import content_pb2
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
 from services.inference.domain.answer import Answer, Restarted, StopReason, StreamEvent, TextDelta
 from services.inference.domain.deployment import DEFAULT, Deployment, Task
 from services.inference.domain.prompt import DEFAULT_OUTPUT_TOKENS, Prompt, ToolDefinition, checked_prompt
 from services.inference.usecases.embed import Vectors
-from services.meshkit.content import CallContext, Message
+from services.meshkit.content import Message
 from services.meshkit.content.proto import (
-    context_from_proto,
     message_from_proto,
     parts_to_proto,
     struct_to_dict,
     usage_to_proto,
 )
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import Caller
-from services.meshkit.core.ids import IdSource
 
 _STOP_REASONS: Final = {
     StopReason.STOP: generation_pb2.STOP_REASON_STOP,
@@ -32,9 +27,6 @@ _TASKS: Final = {
     Task.GENERATE: generation_pb2.MODEL_TASK_GENERATE,
     Task.EMBED: generation_pb2.MODEL_TASK_EMBED,
 }
-_MAX_PATH: Final = 512
-_MAX_RUN_ID: Final = 128
-_MAX_BUDGETS: Final = 16
 
 GenerateLike = inference_service_pb2.GenerateRequest | inference_service_pb2.StreamGenerateRequest
 HasPrompt = GenerateLike | inference_service_pb2.CountTokensRequest
@@ -81,32 +73,6 @@ def model_of(name: str) -> str:
     if len(name) > 256:
         raise Invalid("model", "must be at most 256 characters; ListModels names those that exist")
     return name or DEFAULT
-
-
-def context_of(message: content_pb2.CallContext, caller: Caller, ids: IdSource) -> tuple[CallContext, bool]:
-    """Reads whose call it is, and whether it can be repeated by its id; a direct caller without an id gets one.
-
-    Raises: Invalid, naming the field.
-    """
-    context = context_from_proto(message)
-    call = context.call_id
-    if len(call.run_id) > _MAX_RUN_ID:
-        raise Invalid("context.call_id.run_id", f"must be at most {_MAX_RUN_ID} characters")
-    if len(call.path) > _MAX_PATH:
-        raise Invalid("context.call_id.path", f"must be at most {_MAX_PATH} characters")
-    if "\x00" in call.run_id + call.path:
-        raise Invalid("context.call_id", "must not hold the character NUL")
-    if call.attempt_group < 0:
-        raise Invalid("context.call_id.attempt_group", "must not be negative")
-    if call.index < 0:
-        raise Invalid("context.call_id.call_index", "must not be negative")
-    if len(context.budget_ids) > _MAX_BUDGETS:
-        raise Invalid("context.budget_ids", f"must not hold more than {_MAX_BUDGETS}")
-    if call.run_id:
-        return context, True
-    if caller.peer is not None:
-        raise Invalid("context.call_id.run_id", "is required of a service of the mesh")
-    return replace(context, call_id=replace(call, run_id=ids.new("direct"))), False
 
 
 def generation_to_proto(answer: Answer) -> generation_pb2.Generation:

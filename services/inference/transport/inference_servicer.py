@@ -13,6 +13,7 @@ from services.inference.usecases.embed import AskedVectors, Embed
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.stream_generate import StreamGenerate
+from services.meshkit.content.received_context import received_context
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.call import caller_of, seconds_left
@@ -56,7 +57,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: object) -> pb.EmbedResponse:
         caller = caller_of(context)
-        whose, _ = convert.context_of(request.context, caller, self._ids)
+        whose, _ = received_context(request.context, caller, self._ids)
         asked = AskedVectors(
             principal=caller.principal,
             context=whose,
@@ -74,7 +75,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     def _asked(self, request: convert.GenerateLike, context: object) -> Asked:
         caller = caller_of(context)
-        whose, repeatable = convert.context_of(request.context, caller, self._ids)
+        whose, repeatable = received_context(request.context, caller, self._ids)
         return Asked(
             principal=caller.principal,
             context=whose,

@@ -18,6 +18,8 @@ DEFAULT_MAX_COST: Final = NanoUsd(1 * NANO_PER_USD)
 MAX_METADATA: Final = 32
 MAX_METADATA_KEY: Final = 64
 MAX_METADATA_VALUE: Final = 256
+#: The value of the key `project`, to which every call of the session is charged.
+MAX_PROJECT: Final = 128
 MAX_MODEL: Final = 200
 
 
@@ -112,3 +114,6 @@ class SessionSpec:
                     f"metadata[{key[:MAX_METADATA_KEY]!r}]",
                     f"must be a key of 1 to {MAX_METADATA_KEY} characters and a value of at most {MAX_METADATA_VALUE}",
                 )
+        project = self.metadata.get("project", "")
+        if len(project) > MAX_PROJECT or "\x00" in project:
+            raise Invalid("metadata['project']", f"must have at most {MAX_PROJECT} characters, none of them NUL")

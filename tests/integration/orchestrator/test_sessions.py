@@ -245,6 +245,12 @@ async def test_another_tenants_session_does_not_exist(replica: Replica) -> None:
         ({"max_cost_nano_usd": -5}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "max_cost_nano_usd"),
         ({"request_id": "x"}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "request_id"),
         ({"metadata": {"k": "v" * 300}}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "metadata['k']"),
+        (
+            {"metadata": {"project": "p" * 200}},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_FIELD",
+            "metadata['project']",
+        ),
     ],
 )
 async def test_a_bad_request_is_refused_with_field_and_reason(
