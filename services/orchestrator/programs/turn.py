@@ -87,6 +87,8 @@ class TurnState:
     messages: list[content_pb2.Message] = field(default_factory=list[content_pb2.Message])
     label: Label = _USER
     tool_calls_left: int = 0
+    #: True once the model was told that its tool calls are used up.
+    told_of_limit: bool = False
     usage: Usage = field(default_factory=Usage)
     generation: generation_pb2.Generation | None = None
     turn: session_pb2.Turn = field(default_factory=session_pb2.Turn)
@@ -217,13 +219,12 @@ def _is_before(memory: memory_service_pb2.Memory, inputs: TurnInputs) -> bool:
 
 def _generate(state: TurnState) -> MakeCall:
     agent = state.inputs.agent
-    offered = state.tools if state.tool_calls_left > 0 else []
     request = inference_service_pb2.StreamGenerateRequest(
         model=state.inputs.model or agent.model,
         messages=state.messages,
         tools=[
             generation_pb2.ToolDefinition(name=tool.name, description=tool.description, input_schema=tool.input_schema)
-            for tool in offered
+            for tool in state.tools
         ],
         max_output_tokens=agent.max_output_tokens,
         temperature=agent.temperature if agent.HasField("temperature") else None,
@@ -242,12 +243,35 @@ def _on_generation(state: TurnState, generation: generation_pb2.Generation) -> t
     for rule in generation.rules:
         turn.monitors.add(name=rule.rule, status=rule.status, elapsed_ms=rule.elapsed_us / 1000, stage=rule.stage)
     asked = [part.tool_call for part in generation.parts if part.WhichOneof("kind") == "tool_call"]
-    if asked and state.tool_calls_left > 0:
-        state.messages.append(content_pb2.Message(role=content_pb2.MESSAGE_ROLE_ASSISTANT, parts=generation.parts))
-        state.label = join([state.label] + [label_from_proto(part.label) for part in generation.parts])
+    return _on_tool_wishes(state, generation, asked) if asked else (_remember(state, generation),)
+
+
+def _on_tool_wishes(
+    state: TurnState, generation: generation_pb2.Generation, asked: list[content_pb2.ToolCallPart]
+) -> tuple[Command, ...]:
+    """Makes the calls, or tells the model once that there are no more; then only its text counts.
+
+    The definitions stay in the request all the while: a conversation that holds tool calls without them is refused by
+    some providers.
+    """
+    if state.tool_calls_left == 0 and state.told_of_limit:
+        if any(part.WhichOneof("kind") == "text" for part in generation.parts):
+            return (_remember(state, generation),)
+        message = "the agent asks for more tool calls than max_tool_calls allows and says nothing; raise it"
+        return (FailStep(path=state.path, reason="TOOL_CALLS_EXHAUSTED", message=message),)
+    state.messages.append(content_pb2.Message(role=content_pb2.MESSAGE_ROLE_ASSISTANT, parts=generation.parts))
+    state.label = join([state.label] + [label_from_proto(part.label) for part in generation.parts])
+    if state.tool_calls_left > 0:
         state.waiting = asked
         return (_invoke(state),)
-    return (_remember(state, generation),)
+    return _refuse(state, asked)
+
+
+def _refuse(state: TurnState, asked: list[content_pb2.ToolCallPart]) -> tuple[Command, ...]:
+    """Answers tool calls beyond the turn's limit, so that each has a result, and asks the model again."""
+    state.told_of_limit = True
+    state.messages.extend(_refusal(call, state.label) for call in asked)
+    return (_generate(state),)
 
 
 def _invoke(state: TurnState) -> MakeCall:
@@ -283,10 +307,8 @@ def _answer_tool(state: TurnState, text: str, *, failed: bool, label: Label) -> 
     )
     if state.waiting and state.tool_calls_left > 0:
         return (_invoke(state),)
-    for refused in state.waiting:
-        state.messages.append(_refusal(refused, state.label))
-    state.waiting = []
-    return (_generate(state),)
+    beyond, state.waiting = state.waiting, []
+    return _refuse(state, beyond) if beyond else (_generate(state),)
 
 
 def _refusal(asked: content_pb2.ToolCallPart, label: Label) -> content_pb2.Message:

@@ -164,7 +164,7 @@ def test_a_tool_result_reaches_the_model_and_taints_what_follows() -> None:
     assert turn.cost.cost_nano_usd == 2 * 1_000 + 7
     last = [entry for entry in world.requests if entry.call_intended.kind == journal_pb2.CALL_KIND_GENERATE][-1]
     asked = inference_service_pb2.StreamGenerateRequest.FromString(last.call_intended.request)
-    assert not asked.tools, "the turn's only tool call is used up"
+    assert asked.tools, "a conversation with tool calls keeps their definitions"
     assert asked.messages[-1].parts[0].tool_result.text == "42"
 
 
@@ -177,6 +177,17 @@ def test_tool_calls_beyond_the_limit_are_answered_with_a_refusal() -> None:
     [turn] = turns_of(journal)
     assert len(turn.tool_uses) == 1
     assert turn.output.content == "done"
+
+
+def test_a_model_that_only_wants_tools_is_told_once_and_then_fails_its_turn() -> None:
+    agent = an_agent("Hephaestus", tools=["calculator"], max_tool_calls=1)
+    wishes = [a_generation("", tool="calculator") for _ in range(3)]
+    world = World(generations={"rounds/1/Hephaestus": list(wishes)})
+    ending = ending_of(play(a_start(agent, max_rounds=1), world))
+    assert (ending.state, ending.reason) == (session_pb2.SESSION_STATE_FAILED, "TOOL_CALLS_EXHAUSTED")
+    asked = [entry for entry in world.requests if entry.call_intended.kind == journal_pb2.CALL_KIND_GENERATE]
+    last = inference_service_pb2.StreamGenerateRequest.FromString(asked[-1].call_intended.request)
+    assert last.messages[-1].parts[0].tool_result.failed
 
 
 def test_what_is_remembered_carries_the_labels_of_the_answer() -> None:
