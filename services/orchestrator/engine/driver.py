@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.testing.failpoints import failpoint
 from services.orchestrator.engine.facts import Replay, advance
@@ -19,6 +20,9 @@ from services.orchestrator.programs import run as program
 from services.orchestrator.programs.view import TERMINAL_STATES, project
 
 log = logger(__name__)
+
+#: Pause before a commit that the database did not take is tried again.
+_COMMIT_RETRY_SECONDS: Final = 0.2
 
 #: Place of a call in its run.
 CallKey = tuple[str, int]
@@ -160,8 +164,25 @@ class RunDriver:
         self._take(entries)
         commit = Commit(first_sequence=first, entries=tuple(entries), view=self._view, commands=tuple(inbox.commands))
         await failpoint("orchestrator.before_commit")
-        await self._parts.store.commit(self.run, commit)
+        await self._write(commit)
         await failpoint("orchestrator.after_commit")
+
+    async def _write(self, commit: Commit) -> None:
+        """Commits, patiently while the database is away: the lease decides how long this replica may try.
+
+        A commit whose outcome was lost on the way is refused the second time by the journal's key; the run is then
+        taken up again from what is recorded.
+        """
+        while True:
+            try:
+                await self._parts.store.commit(self.run, commit)
+            except MeshError as error:
+                if error.kind not in (ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED):
+                    raise
+                log.warning("a commit waits for the database", run_id=self.run.run_id, cause=error.message)
+                await self._parts.clock.sleep(_COMMIT_RETRY_SECONDS)
+            else:
+                return
 
     def _is_news(self, entry: journal_pb2.JournalEntry) -> bool:
         """Refuses a second result of a call (INV-3), and anything for a run that has ended."""

@@ -11,12 +11,14 @@ import pytest
 
 from comitia.orchestrator.v1 import agent_pb2, agent_service_pb2, session_pb2
 from comitia.orchestrator.v1 import session_service_pb2 as pb
+from services.meshkit.core.errors import Unavailable
 from services.meshkit.grpc.errors import remote_error
 from services.meshkit.sql.catalogue import audit_catalogue
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import drift, migrate
 from services.meshkit.sql.scope import maintenance_scope
 from services.orchestrator.engine.facts import Replay
+from services.orchestrator.engine.run import Commit, OwnedRun
 from services.orchestrator.storage.tables import METADATA
 from tests.integration.orchestrator.conftest import OTHER_TENANT, House, Replica
 from tests.support.sessions import a_generation
@@ -206,6 +208,25 @@ async def test_a_parked_session_says_why_and_goes_on(replica: Replica) -> None:
     ended = await until(replica, session.session_id, *TERMINAL)
     assert ended.state == session_pb2.SESSION_STATE_SUCCEEDED
     assert not ended.state_reason
+
+
+async def test_a_session_outlasts_a_database_that_is_away_for_a_moment(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, failures = replica.store.commit, [Unavailable("postgres"), Unavailable("postgres")]
+
+    async def commit_or_fail(run: OwnedRun, facts: Commit) -> None:
+        if failures:
+            raise failures.pop()
+        await commit(run, facts)
+
+    monkeypatch.setattr(replica.store, "commit", commit_or_fail)
+    session = await start(replica)
+    ended = await until(replica, session.session_id, *TERMINAL)
+    assert ended.state == session_pb2.SESSION_STATE_SUCCEEDED
+    assert not failures
+    asked = [(entry.path, entry.call_intended.call_index) for entry in replica.calls.world.requests]
+    assert len(asked) == len(set(asked)), "no call was made twice"
 
 
 async def test_another_tenants_session_does_not_exist(replica: Replica) -> None:
