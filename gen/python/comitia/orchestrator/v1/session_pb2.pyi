@@ -420,7 +420,7 @@ class Turn(_message.Message):
     index: _builtins.int
     """Place in the session, from 1."""
     agent_name: _builtins.str
-    """Who spoke, `name@version`."""
+    """Who spoke, such as `Athena`."""
     agent_version: _builtins.str
     """Version of the speaker."""
     bundle_digest: _builtins.str
