@@ -6,6 +6,7 @@ import socket
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +16,8 @@ settings.register_profile("comitia", deadline=None, print_blob=True, suppress_he
 settings.register_profile("ci", settings.get_profile("comitia"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "comitia")
 
+#: Folders whose tests share a mesh: one worker runs all tests of one, so that each mesh is started once.
+SHARING_A_MESH = ("tests/e2e/", "tests/faults/")
 LOCAL_NAMES = frozenset({"", "localhost", "0.0.0.0", "::", "ip6-localhost"})
 
 
@@ -76,6 +79,25 @@ def refused_addresses() -> Iterator[list[str]]:
     yield _loopback_only.refused
     left, _loopback_only.refused[:] = list(_loopback_only.refused), []
     assert not left, f"the test tried to reach {', '.join(left)}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps tests that share a mesh on one worker.
+
+    The mark `xdist_group` alone does not: xdist 3.8 writes the group into the id of a test where pytest 9.2 no longer
+    looks for it, so every test would be a group of its own.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling  # only where it is installed and asked for
+
+    class Scheduling(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            shared = next((folder for folder in SHARING_A_MESH if nodeid.startswith(folder)), None)
+            return shared or super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 def skipped_suites(reports: dict[str, list[pytest.TestReport]]) -> list[str]:

@@ -29,7 +29,7 @@ _numbers = count(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks the tests of this folder, and keeps them on one worker, so that they share one mesh."""
+    """Marks the tests of this folder. They share one mesh, so one worker runs them: see `tests/conftest.py`."""
     for item in items:
         if item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.e2e)
