@@ -2,8 +2,6 @@
 
 from typing import Final
 
-from google.protobuf import json_format, struct_pb2
-
 from comitia.tools.v1 import tool_service_pb2 as pb
 from services.meshkit.content import Integrity, Label
 from services.meshkit.content.label import Confidentiality
@@ -38,12 +36,14 @@ def tool_from_proto(message: pb.Tool) -> Tool:
             allowed_hosts=tuple(message.http_get.allowed_hosts),
             max_response_bytes=message.http_get.max_response_bytes,
         )
-    output_schema = _object(message.output_schema, "tool.output_schema") if message.HasField("output_schema") else None
+    output_schema = (
+        struct_to_dict(message.output_schema, field="tool.output_schema") if message.HasField("output_schema") else None
+    )
     return Tool(
         name=message.name,
         version=message.version,
         description=message.description,
-        input_schema=_object(message.input_schema, "tool.input_schema"),
+        input_schema=struct_to_dict(message.input_schema, field="tool.input_schema"),
         output_schema=output_schema,
         mode=mode,
         builtin=message.builtin,
@@ -93,7 +93,7 @@ def tool_to_proto(tool: Tool) -> pb.Tool:
 
 def arguments_of(request: InvokeLike) -> dict[str, object]:
     """Reads the arguments of a call. Raises: Invalid: they hold a number that JSON has not."""
-    return _object(request.arguments, "arguments")
+    return struct_to_dict(request.arguments, field="arguments")
 
 
 def choice_of(request: InvokeLike, caller: Caller) -> Label:
@@ -137,10 +137,3 @@ def found_to_proto(found: Found) -> pb.SearchToolsResponse:
         ],
         lexical_only=found.lexical_only,
     )
-
-
-def _object(message: struct_pb2.Struct, field: str) -> dict[str, object]:
-    try:
-        return struct_to_dict(message)
-    except (json_format.Error, ValueError) as cause:
-        raise Invalid(field, "must be JSON: no number may be infinite or not a number") from cause
