@@ -63,8 +63,12 @@ def _messages(request: HasPrompt) -> tuple[Message, ...]:
 
 def _tools(request: HasPrompt) -> tuple[ToolDefinition, ...]:
     return tuple(
-        ToolDefinition(name=tool.name, description=tool.description, input_schema=struct_to_dict(tool.input_schema))
-        for tool in request.tools
+        ToolDefinition(
+            name=tool.name,
+            description=tool.description,
+            input_schema=struct_to_dict(tool.input_schema, field=f"tools[{index}].input_schema"),
+        )
+        for index, tool in enumerate(request.tools)
     )
 
 
