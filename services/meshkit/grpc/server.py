@@ -224,7 +224,9 @@ def _options() -> list[tuple[str, Any]]:
         ("grpc.max_connection_age_ms", _MAX_CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", _MAX_CONNECTION_AGE_GRACE_MS),
         ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        # Our channels also ping while no call runs; without this the server hangs up on every idle neighbour.
+        ("grpc.keepalive_permit_without_calls", 1),
         # Two servers on one port would share its calls in silence; better one of them says so.
         ("grpc.so_reuseport", 0),
     ]
