@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -82,7 +82,8 @@ class RunningMesh:
 
     async def start_again(self) -> None:
         """Starts it once more on the same data and the same ports, after its launcher has ended."""
-        await background.start(self.options, lambda step: self.steps.update({step.step: step.seconds}))
+        remembered = replace(self.options, edge_port=None)
+        await background.start(remembered, lambda step: self.steps.update({step.step: step.seconds}))
 
     def pids(self) -> Mapping[str, int]:
         """Gives the process of each part."""
