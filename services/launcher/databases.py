@@ -16,14 +16,16 @@ from services.launcher.services import SERVICES
 _CONNECT_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.05
 _MIGRATIONS: Final = Path("storage", "migrations", "versions")
+_ONE_TRIPS: Final = Path("storage", "one_trips.py")
 
 
 def migrations_of(service: str) -> tuple[Path, ...]:
-    """Lists the migration files of a service, oldest first."""
+    """Lists the files that make a service's schema: migrations, oldest first, then transactions of one round trip."""
     spec = find_spec(f"services.{service}")
     if spec is None or not spec.submodule_search_locations:
         return ()
-    return tuple(sorted(Path(spec.submodule_search_locations[0], _MIGRATIONS).glob("[0-9]*.py")))
+    folder = Path(spec.submodule_search_locations[0])
+    return (*sorted((folder / _MIGRATIONS).glob("[0-9]*.py")), *folder.glob(_ONE_TRIPS.as_posix()))
 
 
 def schema_digest() -> str:

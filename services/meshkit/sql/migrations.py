@@ -2,13 +2,14 @@
 
 They are files `services/<service>/storage/migrations/versions/NNNN_pre_<what>.py` (before the new code) and
 `NNNN_post_<what>.py` (after it) with `revision`, `down_revision`, `upgrade(op)` and `downgrade(op)`. The operations are
-an argument: alembic's global `op` belongs to one thread at a time, and seven services migrate at once.
+an argument: alembic's global `op` belongs to one thread at a time, and seven services migrate at once. After the last,
+the service's transactions of one round trip are installed (`storage/one_trips.py`).
 """
 
 import asyncio
 import importlib.util
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from services.meshkit.sql.engine import asyncpg_url
 from services.meshkit.sql.identifiers import checked, quoted
+from services.meshkit.sql.one_trip import MARK, OneTrip
 from services.meshkit.sql.rls import UNTENANTED
 from services.meshkit.sql.roles import roles_of
 
@@ -60,7 +62,8 @@ async def migrate(service_package: str, url: str, *, to: str = "head", back: boo
     def plan(heads: Any, _context: Any) -> Any:
         return script._downgrade_revs(to, heads) if back else script._upgrade_revs(to, heads)  # pyright: ignore[reportPrivateUsage]
 
-    await _on_connection(url, partial(_run, service=service, plan=plan))
+    work = () if back else _one_trips(service_package)
+    await _on_connection(url, partial(_run, service=service, plan=plan, one_trips=work))
 
 
 async def drift(service_package: str, url: str, tables: MetaData) -> list[str]:
@@ -115,7 +118,16 @@ async def _on_connection(url: str, work: Callable[[Connection], None]) -> None:
         await engine.dispose()
 
 
-def _run(connection: Connection, *, service: str, plan: _Plan) -> None:
+def _one_trips(service_package: str) -> Sequence[OneTrip]:
+    """Finds the transactions of one round trip that a service lists as `ONE_TRIPS`, if it has any."""
+    name = f"{service_package}.storage.one_trips"
+    if importlib.util.find_spec(name) is None:
+        return ()
+    listed: tuple[OneTrip, ...] = importlib.import_module(name).ONE_TRIPS
+    return listed
+
+
+def _run(connection: Connection, *, service: str, plan: _Plan, one_trips: Sequence[OneTrip]) -> None:
     table = version_table(service)
     connection.execute(
         text("SELECT pg_advisory_lock(:space, :service)"),
@@ -127,8 +139,29 @@ def _run(connection: Connection, *, service: str, plan: _Plan) -> None:
     context = MigrationContext.configure(connection, opts={"fn": plan, "version_table": table})
     with context.begin_transaction():
         context.run_migrations(op=Operations(context))
+        if context.get_current_heads():
+            _install(connection, one_trips)
+        else:
+            _uninstall_all(connection)
     comment = UNTENANTED + "the revision of this database"
     connection.execute(text(f"COMMENT ON TABLE {quoted(table)} IS '{comment}'"))
+
+
+def _install(connection: Connection, one_trips: Sequence[OneTrip]) -> None:
+    """Makes the functions. Those of other releases stay, since their code may still be running."""
+    roles = roles_of(checked(connection.engine.url.database or ""))
+    for work in one_trips:
+        for statement in work.statements((roles.app, roles.maintenance)):
+            connection.exec_driver_sql(statement)
+
+
+def _uninstall_all(connection: Connection) -> None:
+    functions = connection.execute(
+        text("SELECT oid::regprocedure::text FROM pg_proc WHERE obj_description(oid, 'pg_proc') = :mark"),
+        {"mark": MARK},
+    ).scalars()
+    for function in functions.all():
+        connection.exec_driver_sql(f"DROP FUNCTION {function}")  # the server itself quotes a regprocedure
 
 
 def _become_migrator(connection: Connection) -> None:

@@ -154,9 +154,16 @@ async def _scope(engine: AsyncEngine, preamble: str) -> AsyncGenerator[Scope]:
 
 def _preamble(tenants: TenantId | Iterable[TenantId], *, read_only: bool) -> str:
     """Writes the setting. Simple queries take no parameters; the text is made of UUIDs only, which cannot quote."""
+    setting = f"SELECT set_config('app.tenants','{listed_tenants(tenants)}',true)"
+    return f"SET TRANSACTION READ ONLY;{setting}" if read_only else setting
+
+
+def listed_tenants(tenants: TenantId | Iterable[TenantId]) -> str:
+    """Writes tenants as the setting `app.tenants` wants them: `{uuid,uuid}`.
+
+    Raises: ValueError: not 1 to 1,000.
+    """
     some = (tenants,) if isinstance(tenants, UUID) else tuple(tenants)
     if not 1 <= len(some) <= MAX_TENANTS:
         raise ValueError(f"a scope is for 1 to {MAX_TENANTS} tenants, not {len(some)}")
-    listed = ",".join(str(UUID(int=tenant.int)) for tenant in some)
-    setting = f"SELECT set_config('app.tenants','{{{listed}}}',true)"
-    return f"SET TRANSACTION READ ONLY;{setting}" if read_only else setting
+    return f"{{{','.join(str(UUID(int=tenant.int)) for tenant in some)}}}"

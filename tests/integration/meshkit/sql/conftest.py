@@ -60,6 +60,28 @@ SECOND = '''
         op.drop_column("note", "length")
 '''
 
+ONE_TRIPS = '''
+    """Its transactions of one round trip."""
+
+    from services.meshkit.sql.one_trip import OneTrip
+
+    ADD_TWO = OneTrip(
+        name="add_two_notes",
+        arguments=("uuid", "uuid[]", "text"),
+        returns="bigint",
+        body="""INSERT INTO note (id, tenant_id, words) SELECT id, $1, $3 FROM unnest($2[:1]) AS id;
+            INSERT INTO note (id, tenant_id, words) SELECT id, $1, $3 FROM unnest($2[2:]) AS id;
+            RETURN (SELECT count(*) FROM note);""",
+    )
+    WORDS = OneTrip(
+        name="words_of_notes",
+        arguments=(),
+        returns="TABLE (words text)",
+        body="RETURN QUERY SELECT words FROM note ORDER BY words;",
+    )
+    ONE_TRIPS = (ADD_TWO, WORDS)
+'''
+
 
 @pytest.fixture
 def ledgerette(tmp_path: Path) -> Iterator[str]:
@@ -69,10 +91,12 @@ def ledgerette(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "ledgerette" / "__init__.py").touch()
     (versions / "0001_pre_make_tables.py").write_text(dedent(FIRST))
     (versions / "0002_post_add_length.py").write_text(dedent(SECOND))
+    (tmp_path / "ledgerette" / "storage" / "one_trips.py").write_text(dedent(ONE_TRIPS))
     sys.path.insert(0, str(tmp_path))
     yield "ledgerette"
     sys.path.remove(str(tmp_path))
-    sys.modules.pop("ledgerette", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ledgerette"]:
+        del sys.modules[name]
 
 
 @dataclass(frozen=True, slots=True)

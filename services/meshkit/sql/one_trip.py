@@ -1,0 +1,98 @@
+"""Transactions in one round trip, for hot paths whose work is one statement, or several without Python in between.
+
+BEGIN with the scope, the statement and COMMIT are three trips; a function of the invoker that sets the scope and works
+is one, at half the caller's CPU (docs/decisions/0001). The function's name ends in a hash of its text, so old and new
+code find their own while both run.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
+
+from asyncpg import Record
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import greenlet_spawn
+
+from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.engine import PreambleConnection
+from services.meshkit.sql.errors import mapped_errors
+from services.meshkit.sql.finish import finish
+from services.meshkit.sql.identifiers import checked, literal, quoted
+from services.meshkit.sql.scope import listed_tenants
+
+#: Marks our functions in the catalogue, for those who take them down again.
+MARK: Final = "comitia: one trip"
+_DIGITS: Final = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneTrip:
+    """A transaction as a function of the database; the migrator installs those in a service's `ONE_TRIPS`."""
+
+    #: Lower case; the hash of the text is added to it.
+    name: str
+    #: SQL types of `$1`, `$2`, … in the body.
+    arguments: Sequence[str]
+    #: `void`, a type, or `TABLE (name type, …)`; then the body says `RETURN QUERY`.
+    returns: str
+    #: PL/pgSQL statements. Where a column and a result share a name, the column is meant.
+    body: str
+    #: What callers send.
+    call: str = field(init=False)
+    #: The name in the database.
+    function: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        text = "\0".join((self.name, *self.arguments, self.returns, self.body))
+        function = checked(f"{self.name}_{sha256(text.encode()).hexdigest()[:_DIGITS]}")
+        places = ", ".join(f"${place}" for place in range(1, len(self.arguments) + 2))
+        object.__setattr__(self, "function", function)
+        object.__setattr__(self, "call", f"SELECT * FROM {quoted(function)}({places})")  # noqa: S608 - a checked name
+
+    def statements(self, roles: Iterable[str]) -> tuple[str, ...]:
+        """Gives what makes the function and lets these roles, and nobody else, call it. Harmless to repeat."""
+        types = ", ".join((*self.arguments, "text"))
+        scope = f"${len(self.arguments) + 1}"
+        mark = literal(MARK)
+        create = f"""CREATE OR REPLACE FUNCTION {quoted(self.function)}({types}) RETURNS {self.returns}
+            LANGUAGE plpgsql SECURITY INVOKER AS $one_trip$
+            #variable_conflict use_column
+            BEGIN
+            PERFORM set_config('app.tenants', {scope}, true);
+            {self.body}
+            END
+            $one_trip$"""
+        return (
+            create,
+            f"REVOKE ALL ON FUNCTION {quoted(self.function)}({types}) FROM PUBLIC",
+            *(f"GRANT EXECUTE ON FUNCTION {quoted(self.function)}({types}) TO {quoted(role)}" for role in roles),
+            f"COMMENT ON FUNCTION {quoted(self.function)}({types}) IS {mark}",
+        )
+
+
+async def one_trip(
+    engine: AsyncEngine, tenants: TenantId | Iterable[TenantId] | None, work: OneTrip, *values: object
+) -> list[Record]:
+    """Runs the transaction and commits it; a caller that is cancelled meanwhile is told after its end.
+
+    Args:
+        tenants: from verified identities, 1 to 1,000; None for the `maintenance` role, whose policies need none.
+    Returns: the rows of a `TABLE`, else one row of one value.
+    Raises: Unavailable: Postgres is away, and it is not known whether the work was done. DatabaseBusy: no free
+        connection. TransactionConflict: redo the step. An error writes nothing.
+    """
+    scope = "{}" if tenants is None else listed_tenants(tenants)
+    return await finish(_run(engine, work, (*values, scope)))
+
+
+async def _run(engine: AsyncEngine, work: OneTrip, values: tuple[object, ...]) -> list[Record]:
+    with mapped_errors():
+        proxy = await engine.raw_connection()
+        try:
+            driver = proxy.driver_connection
+            if not isinstance(driver, PreambleConnection):
+                raise TypeError("open the engine with sql_engine")
+            return await driver.fetch(work.call, *values)
+        finally:
+            await greenlet_spawn(proxy.close)

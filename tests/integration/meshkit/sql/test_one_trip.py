@@ -1,0 +1,99 @@
+"""Transactions of one round trip: the same isolation and the same all-or-nothing as any other."""
+
+import asyncio
+from importlib import import_module
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.migrations import downgrade, migrate
+from services.meshkit.sql.one_trip import OneTrip, one_trip
+from tests.integration.meshkit.sql.conftest import Engines
+
+ANNA, BERT = TenantId(UUID(int=1)), TenantId(UUID(int=2))
+
+
+@pytest.fixture
+def add_two() -> OneTrip:
+    found: OneTrip = import_module("ledgerette.storage.one_trips").ADD_TWO
+    return found
+
+
+@pytest.fixture
+def words_of() -> OneTrip:
+    found: OneTrip = import_module("ledgerette.storage.one_trips").WORDS
+    return found
+
+
+async def test_it_writes_all_and_sees_its_own_tenant_only(
+    engines: Engines, add_two: OneTrip, words_of: OneTrip
+) -> None:
+    await one_trip(engines.app, BERT, add_two, BERT, [uuid4(), uuid4()], "bert's")
+    seen = await one_trip(engines.app, ANNA, add_two, ANNA, [uuid4(), uuid4()], "anna's")
+    assert seen[0][0] == 2
+    assert [row["words"] for row in await one_trip(engines.app, ANNA, words_of)] == ["anna's", "anna's"]
+    assert len(await one_trip(engines.app, (ANNA, BERT), words_of)) == 4
+
+
+async def test_the_scope_ends_with_it(engines: Engines, words_of: OneTrip) -> None:
+    await one_trip(engines.app, ANNA, words_of)
+    connection = await asyncpg.connect(engines.urls.app)
+    try:
+        await connection.fetch(words_of.call, f"{{{ANNA}}}")
+        assert await connection.fetchval("SELECT current_setting('app.tenants', true)") in (None, "")
+    finally:
+        await connection.close()
+
+
+async def test_background_work_sees_every_tenant(engines: Engines, add_two: OneTrip, words_of: OneTrip) -> None:
+    await one_trip(engines.app, BERT, add_two, BERT, [uuid4(), uuid4()], "bert's")
+    assert len(await one_trip(engines.maintenance, None, words_of)) == 2
+    assert await one_trip(engines.app, None, words_of) == []
+
+
+async def test_writing_for_another_tenant_is_refused_and_leaves_nothing(
+    engines: Engines, add_two: OneTrip, words_of: OneTrip
+) -> None:
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await one_trip(engines.app, ANNA, add_two, BERT, [uuid4(), uuid4()], "forged")
+    again = uuid4()
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await one_trip(engines.app, ANNA, add_two, ANNA, [again, again], "twice")
+    assert await one_trip(engines.maintenance, None, words_of) == []
+
+
+async def test_a_cancelled_caller_does_not_interrupt_it(engines: Engines, add_two: OneTrip, words_of: OneTrip) -> None:
+    caller = asyncio.ensure_future(one_trip(engines.app, ANNA, add_two, ANNA, [uuid4(), uuid4()], "kept"))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert len(await one_trip(engines.app, ANNA, words_of)) == 2
+
+
+async def test_other_roles_may_not_call_it(engines: Engines, words_of: OneTrip) -> None:
+    connection = await asyncpg.connect(engines.urls.migrator)
+    try:
+        granted = await connection.fetchval(
+            "SELECT array_agg(grantee::regrole::text) FROM pg_proc, aclexplode(proacl) WHERE proname = $1",
+            words_of.function,
+        )
+    finally:
+        await connection.close()
+    assert not [role for role in granted if role in ("-", "public")]
+
+
+async def test_going_back_to_the_beginning_takes_the_functions_too(engines: Engines, ledgerette: str) -> None:
+    await migrate(ledgerette, engines.urls.migrator)
+    await asyncio.to_thread(downgrade, ledgerette, engines.urls.migrator)
+    connection = await asyncpg.connect(engines.urls.migrator)
+    try:
+        left = await connection.fetchval(
+            "SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace AND prolang <> 0"
+            " AND proname ~ '_[0-9a-f]{12}$'"
+        )
+    finally:
+        await connection.close()
+    assert left == 0
