@@ -45,6 +45,12 @@ def test_every_public_rpc_is_described_and_no_internal_one(mesh: RunningMesh) ->
         assert f"rpc {rpc.method.name} " not in described
 
 
+def test_every_public_rpc_is_described_by_its_own_name(mesh: RunningMesh) -> None:
+    names = [rpc.path[1:].replace("/", ".") for rpc in PUBLIC]
+    for name in names:
+        assert f"{name} is a method" in grpcurl(mesh, "describe", name)
+
+
 @pytest.mark.parametrize("service", sorted(SEVEN))
 def test_a_call_to_each_works_with_the_token_that_comitia_prints(mesh: RunningMesh, token: str, service: str) -> None:
     method, say, found = {

@@ -9,10 +9,9 @@ from typing import Any, Final
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
-from grpc_reflection.v1alpha import reflection_pb2
-from grpc_reflection.v1alpha._async import ReflectionServicer
 
 from comitia.guard_table import Guard
+from services.meshkit.grpc.reflection import ReflectionServicer
 
 #: `deploy/envoy/routes.yaml.j2` sends reflection here.
 _SERVICE: Final = "comitia.edge.ServerReflection"
@@ -43,12 +42,7 @@ def public_face(descriptors: bytes, guards: Mapping[str, Guard]) -> tuple[descri
 def add_to_server(server: Any, *, descriptors: bytes, guards: Mapping[str, Guard]) -> None:
     """Registers reflection for the whole mesh."""
     pool, services = public_face(descriptors, guards)
-    servicer: Any = ReflectionServicer(services, pool=pool)
-    handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
+    handler = ReflectionServicer(services, pool=pool).handler()
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {_METHOD: handler}),))
 
 

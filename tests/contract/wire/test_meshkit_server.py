@@ -318,6 +318,17 @@ class TestReflectionAndHealth:
     async def test_grpcurl_describes_a_service(self, server: LocalServer, service: str) -> None:
         assert f"{service} is a service" in await self.grpcurl(server.target, "describe", service)
 
+    @pytest.mark.parametrize(
+        ("symbol", "kind"),
+        [
+            ("comitia.policy.v1.BundleService.GetBundle", "a method"),
+            ("comitia.policy.v1.Bundle.version", "a field"),
+            ("comitia.policy.v1.Severity.SEVERITY_MAJOR", "an enum value"),
+        ],
+    )
+    async def test_grpcurl_describes_what_is_inside(self, server: LocalServer, symbol: str, kind: str) -> None:
+        assert f"{symbol} is {kind}" in await self.grpcurl(server.target, "describe", symbol)
+
     async def test_grpcurl_calls_with_a_token(self, server: LocalServer) -> None:
         header = f"authorization: Bearer {server.keys.principal().token}"
         answer = await self.grpcurl("-H", header, server.target, "comitia.policy.v1.BundleService/GetBundle")

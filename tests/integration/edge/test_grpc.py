@@ -93,6 +93,36 @@ async def test_grpcurl_describes_public_rpcs_and_no_internal_one(outside: Outsid
     assert code == 0, described
 
 
+@pytest.mark.parametrize(
+    ("symbol", "kind"),
+    [
+        ("comitia.orchestrator.v1.SessionService.StartSession", "a method"),
+        ("comitia.orchestrator.v1.Agent.instructions", "a field"),
+        ("comitia.orchestrator.v1.WatchSessionResponse.event", "a one-of"),
+        ("comitia.orchestrator.v1.SessionState.SESSION_STATE_FAILED", "an enum value"),
+    ],
+)
+async def test_grpcurl_describes_what_is_inside(outside: Outside, symbol: str, kind: str) -> None:
+    code, described = await grpcurl(outside, "EDGE", "describe", symbol)
+    assert (code, f"{symbol} is {kind}" in described) == (0, True), described
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    [
+        "comitia.gateway.v1.IdentityService.IssueGrant",
+        "comitia.orchestrator.v1.SessionService.Nothing",
+        "comitia.orchestrator.v1.SessionState.NOTHING",
+        "comitia",
+        "nothing",
+    ],
+)
+async def test_grpcurl_describes_nothing_that_is_internal_or_absent(outside: Outside, symbol: str) -> None:
+    code, described = await grpcurl(outside, "EDGE", "describe", symbol)
+    assert code != 0
+    assert "not found" in described
+
+
 async def test_grpcurl_calls_by_reflection_alone(outside: Outside) -> None:
     code, answer = await grpcurl(
         outside, "EDGE", "comitia.orchestrator.v1.AgentService/GetAgent", say='{"name": "Athena"}'
