@@ -34,10 +34,17 @@ def follow_session(mesh: "Client", session_id: str, form: Form = Form.TABLE, *, 
     return last if last is not None else mesh.sessions.get(session_id)
 
 
+def state_of(session: "Session") -> str:
+    """Gives the state's short name."""
+    from comitia.orchestrator.v1.session_pb2 import SessionState
+    from comitia_sdk.enums import short_name
+
+    return short_name(SessionState, session.state)
+
+
 def require_success(session: "Session") -> None:
     """Checks how a session ended. Raises: CommandFailed: it failed or was cancelled."""
     from comitia.orchestrator.v1 import session_pb2
-    from comitia_sdk.cli.sessions import state_of
 
     if session.state != session_pb2.SESSION_STATE_SUCCEEDED:
         why = session.state_message or session.state_reason or "no reason was given"
@@ -154,8 +161,6 @@ class _Screen:
         typer.secho(f"\nround {score.round}: {score_words(score)}", bold=True)
 
     def _state(self, session: "Session") -> None:
-        from comitia_sdk.cli.sessions import state_of
-
         self._let_go()
         state = state_of(session)
         why = session.state_message

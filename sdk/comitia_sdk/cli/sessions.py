@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from comitia_sdk.cli.connect import client
-from comitia_sdk.cli.follow import follow_session, require_success, score_words, show_turn
+from comitia_sdk.cli.follow import follow_session, require_success, score_words, show_turn, state_of
 from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, show_json, show_one, show_rows
 from comitia_sdk.cli.reading import read_dollars
 
@@ -175,14 +175,6 @@ def cancel(session_id: SessionId, output: FormOption = Form.TABLE) -> None:
     with client() as mesh:
         session = mesh.sessions.cancel(session_id)
     show_one(output, session, lines_of(session))
-
-
-def state_of(session: "Session") -> str:
-    """Gives the state's short name."""
-    from comitia.orchestrator.v1.session_pb2 import SessionState
-    from comitia_sdk.enums import short_name
-
-    return short_name(SessionState, session.state)
 
 
 def lines_of(session: "Session") -> list[tuple[str, str]]:
