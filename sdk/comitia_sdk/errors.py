@@ -128,7 +128,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> ComitiaError:
     return kind(
         error.details() or error.code().name,
         reason=info.reason or error.code().name,
-        field=bad.field_violations[0].field if bad.field_violations else "",
+        field=bad.field_violations[0].field if bad.field_violations else info.metadata.get("field", ""),
         metadata=info.metadata,
         retry_after=retry.retry_delay.ToTimedelta() if retry.HasField("retry_delay") else None,
     )

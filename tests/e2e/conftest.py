@@ -83,10 +83,13 @@ class RestAnswer:
 
     @property
     def field(self) -> str:
-        """Field of a refusal."""
+        """Field of a refusal: of a request that is wrong in itself, or of one that names what is not there."""
         for detail in self.body.get("details", []):
             for violation in detail.get("field_violations", []):
                 return str(violation["field"])
+        for detail in self.body.get("details", []):
+            if named := detail.get("metadata", {}).get("field"):
+                return str(named)
         return ""
 
 

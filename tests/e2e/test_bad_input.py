@@ -51,8 +51,8 @@ def a_prompt(**fields: Any) -> dict[str, Any]:
 
 
 WRONG: Final[Mapping[str, Wrong]] = {
-    "an unknown agent": Wrong("/v1/sessions", a_start(agents=["Nobody"]), 404, "AGENT_NOT_FOUND"),
-    "an unknown version": Wrong("/v1/sessions", a_start(agents=["Ada@9.9.9"]), 404, "AGENT_NOT_FOUND"),
+    "an unknown agent": Wrong("/v1/sessions", a_start(agents=["Nobody"]), 404, "AGENT_NOT_FOUND", "agents[0]"),
+    "an unknown version": Wrong("/v1/sessions", a_start(agents=["Ada@9.9.9"]), 404, "AGENT_NOT_FOUND", "agents[0]"),
     "no version at all": a_wrong_start("agents[0]", agents=["Ada@latest"]),
     "an unknown mode": Wrong("/v1/sessions", a_start(mode="SESSION_MODE_WAR"), 400, "MALFORMED_REQUEST"),
     "an unknown mode by number": a_wrong_start("mode", mode=77),
@@ -62,6 +62,7 @@ WRONG: Final[Mapping[str, Wrong]] = {
     "an agent twice": a_wrong_start("agents", agents=["Ada", "Ada"]),
     "too many agents": a_wrong_start("agents", agents=[f"Agent{number}" for number in range(17)]),
     "10,000 rounds": a_wrong_start("max_rounds", max_rounds=10_000),
+    "0 rounds": a_wrong_start("max_rounds", max_rounds=0),
     "-1 rounds": a_wrong_start("max_rounds", max_rounds=-1),
     "an empty topic": a_wrong_start("topic", topic=""),
     "a blank topic": a_wrong_start("topic", topic=" \n\t"),
@@ -171,6 +172,7 @@ async def test_the_same_is_refused_by_grpc(neat: Tenant) -> None:
     attempts: list[tuple[type[ComitiaError], str, str, dict[str, Any]]] = [
         (InvalidRequest, "INVALID_FIELD", "topic", {"about": "x" * 16_001}),
         (InvalidRequest, "INVALID_FIELD", "max_rounds", {"max_rounds": 10_000}),
+        (InvalidRequest, "INVALID_FIELD", "max_rounds", {"max_rounds": 0}),
         (InvalidRequest, "INVALID_FIELD", "mode", {"mode": "war"}),
         (InvalidRequest, "INVALID_FIELD", "request_id", {"request_id": "once"}),
         (LimitReached, "RESOURCE_EXHAUSTED", "", {"about": "x" * 5_000_000}),
@@ -227,7 +229,7 @@ async def test_the_key_of_another_tenant_opens_its_own_door_only(neat: Tenant, m
 
 
 async def test_what_is_left_out_has_the_default_that_the_contract_names(neat: Tenant) -> None:
-    answer = await neat.rest.ask("POST", "/v1/sessions", {**START, "max_rounds": 0})
+    answer = await neat.rest.ask("POST", "/v1/sessions", START)
     session = answer.body["session"]
     assert (session["max_rounds"], session["strategy"]) == (3, "SESSION_STRATEGY_ROUND_ROBIN")
     assert (session["max_cost_nano_usd"], session["convergence"]["enabled"]) == (str(10**9), False)

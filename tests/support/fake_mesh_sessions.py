@@ -110,7 +110,7 @@ class Sessions:
             mode=request.mode,
             strategy=request.strategy,
             agents=names,
-            max_rounds=request.max_rounds or 3,
+            max_rounds=request.max_rounds if request.HasField("max_rounds") else 3,
             convergence=request.convergence,
             manual_advance=request.manual_advance,
             max_cost_nano_usd=request.max_cost_nano_usd or 1_000_000_000,

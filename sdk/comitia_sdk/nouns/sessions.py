@@ -31,7 +31,7 @@ class AsyncSessions:
         agents: Sequence[str],
         mode: str = "debate",
         strategy: str = "round_robin",
-        max_rounds: int = 0,
+        max_rounds: int | None = None,
         convergence: session_pb2.ConvergencePolicy | bool = False,
         manual_advance: bool = False,
         max_cost_nano_usd: int = 0,
@@ -45,7 +45,7 @@ class AsyncSessions:
             agents: `name` or `name@version`, in order of speech.
             mode: debate, brainstorm, consensus or dialogue.
             strategy: round_robin or parallel.
-            max_rounds: 1 to 100; 0 means 3.
+            max_rounds: 1 to 100; None means 3.
             manual_advance: True to wait for `advance` after each round.
             max_cost_nano_usd: hard limit; 0 means 1 USD. `comitia_sdk.nano_usd("0.50")` gives it from dollars.
             model: asked for every agent in place of its own.

@@ -105,8 +105,10 @@ class NotFound(MeshError):
     kind = ErrorKind.NOT_FOUND
     reason = "NOT_FOUND"
 
-    def __init__(self, noun: str, name: str, /, **metadata: object) -> None:
-        super().__init__(f"{noun} {name!r} does not exist", resource_type=noun, resource_name=name)
+    def __init__(self, noun: str, name: str, /, *, field: str | None = None, **metadata: object) -> None:
+        sentence = f"{noun} {name!r} does not exist"
+        sentence = sentence if field is None else f"{field}: {sentence}"
+        super().__init__(sentence, field=field, resource_type=noun, resource_name=name)
         self._add_metadata(metadata)
 
 

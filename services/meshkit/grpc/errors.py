@@ -67,6 +67,9 @@ def to_status(error: MeshError, *, domain: str) -> status_pb2.Status:
     metadata = {
         key: _clip(value, _MAX_METADATA_VALUE) for key, value in list(error.metadata.items())[:_MAX_METADATA_ENTRIES]
     }
+    if error.field is not None and error.kind is not ErrorKind.INVALID:
+        # BadRequest is for requests that are wrong in themselves; what names, say, an absent thing says so here.
+        metadata.setdefault("field", _clip(error.field, _MAX_METADATA_VALUE))
     origin = error.domain if isinstance(error, RemoteError) and error.domain else domain
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=origin, metadata=metadata)]
     details.extend(_details_by_kind(error, message))
@@ -129,7 +132,7 @@ def from_status(status: status_pb2.Status) -> MeshError:
         status.message, kind=kind, reason=info.reason or kind.name, domain=info.domain, metadata=dict(info.metadata)
     )
     error.retry_after = retry.retry_delay.ToTimedelta() if retry.HasField("retry_delay") else None
-    error.field = request.field_violations[0].field if request.field_violations else None
+    error.field = request.field_violations[0].field if request.field_violations else info.metadata.get("field")
     return error
 
 

@@ -20,8 +20,8 @@ class AgentNotFound(NotFound):
 
     reason = "AGENT_NOT_FOUND"
 
-    def __init__(self, name: str) -> None:
-        super().__init__("agent", name)
+    def __init__(self, name: str, *, field: str | None = None) -> None:
+        super().__init__("agent", name, field=field)
 
 
 class SessionNotFound(NotFound):

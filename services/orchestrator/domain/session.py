@@ -60,7 +60,8 @@ class SessionSpec:
     strategy: int
     #: `name` or `name@version`, in order of speech.
     agents: Sequence[str]
-    max_rounds: int = 0
+    #: None means the default.
+    max_rounds: int | None = None
     convergence: Convergence = field(default_factory=Convergence)
     manual_advance: bool = False
     #: 0 means the default.
@@ -76,8 +77,9 @@ class SessionSpec:
             raise Invalid("mode", f"must be one of {', '.join(f'SESSION_MODE_{mode.name}' for mode in Mode)}")
         if self.strategy not in {0, *Strategy}:
             raise Invalid("strategy", f"must be one of {', '.join(f'SESSION_STRATEGY_{one.name}' for one in Strategy)}")
-        if not 0 <= self.max_rounds <= MAX_ROUNDS:
-            raise Invalid("max_rounds", f"must be 1 to {MAX_ROUNDS}, or 0 for {DEFAULT_ROUNDS}; is {self.max_rounds}")
+        if self.max_rounds is not None and not 1 <= self.max_rounds <= MAX_ROUNDS:
+            sentence = f"must be 1 to {MAX_ROUNDS}, or left out for {DEFAULT_ROUNDS}; is {self.max_rounds}"
+            raise Invalid("max_rounds", sentence)
         if not 0 <= self.max_cost <= MAX_NANO_USD:
             raise Invalid("max_cost_nano_usd", "must be > 0, or 0 for the default of 1 USD")
         if len(self.model) > MAX_MODEL:

@@ -63,7 +63,10 @@ class AgentRepository:
     async def resolve(self, tenant: TenantId, references: Sequence[tuple[str, str]]) -> Sequence[Agent]:
         """See `AgentStore.resolve`."""
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            return [_agent_of(await self._one(scope, tenant, name, version)) for name, version in references]
+            return [
+                _agent_of(await self._one(scope, tenant, name, version, field=f"agents[{index}]"))
+                for index, (name, version) in enumerate(references)
+            ]
 
     async def page(self, tenant: TenantId, *, after: tuple[str, str] | None, most: int) -> Sequence[Agent]:
         """Gives agents by name, then version, those after the pair (name, version)."""
@@ -77,7 +80,9 @@ class AgentRepository:
             rows = (await scope.execute(statement)).mappings().all()
         return [_agent_of(row) for row in rows]
 
-    async def _one(self, scope: Scope, tenant: TenantId, name: str, version: str) -> RowMapping:
+    async def _one(
+        self, scope: Scope, tenant: TenantId, name: str, version: str, *, field: str | None = None
+    ) -> RowMapping:
         columns = AGENT.c
         statement = select(AGENT).where(columns.tenant_id == tenant, columns.name == name)
         if version:
@@ -85,7 +90,7 @@ class AgentRepository:
         statement = statement.order_by(columns.major.desc(), columns.minor.desc(), columns.patch.desc()).limit(1)
         row = (await scope.execute(statement)).mappings().one_or_none()
         if row is None:
-            raise AgentNotFound(f"{name}@{version}" if version else name)
+            raise AgentNotFound(f"{name}@{version}" if version else name, field=field)
         return row
 
 

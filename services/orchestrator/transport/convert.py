@@ -75,7 +75,7 @@ def to_start_command(request: session_service_pb2.StartSessionRequest, *, caller
         mode=request.mode,
         strategy=request.strategy,
         agents=tuple(request.agents),
-        max_rounds=request.max_rounds,
+        max_rounds=request.max_rounds if request.HasField("max_rounds") else None,
         convergence=Convergence(
             enabled=policy.enabled,
             jaccard=policy.jaccard_threshold,

@@ -25,7 +25,10 @@ class AgentStore(Protocol):
         ...
 
     async def resolve(self, tenant: TenantId, references: Sequence[tuple[str, str]]) -> Sequence[Agent]:
-        """Gives the versions of pairs (name, version or empty), in order. Raises: AgentNotFound."""
+        """Gives the versions of a session's agents, pairs (name, version or empty), in order.
+
+        Raises: AgentNotFound: `field` says which, such as `agents[1]`.
+        """
         ...
 
 

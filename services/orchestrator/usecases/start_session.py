@@ -108,7 +108,7 @@ def _session_of(
         mode=cast(session_pb2.SessionMode.ValueType, spec.mode),
         strategy=cast(session_pb2.SessionStrategy.ValueType, spec.strategy or int(Strategy.ROUND_ROBIN)),
         agents=[f"{agent.name}@{agent.version}" for agent in agents],
-        max_rounds=spec.max_rounds or DEFAULT_ROUNDS,
+        max_rounds=DEFAULT_ROUNDS if spec.max_rounds is None else spec.max_rounds,
         convergence=convergence,
         manual_advance=spec.manual_advance,
         metadata=spec.metadata,

@@ -112,7 +112,7 @@ async def test_each_refusal_is_an_exception_of_its_kind_with_its_details(
     error = refused.value
     assert type(error) is expected
     assert (error.reason, error.message, error.metadata["budget"]) == ("A_REASON", "a sentence", "budget_1")
-    assert error.field == ("name" if kind is ErrorKind.INVALID else "")
+    assert error.field == "name"
     may_pass = kind in (ErrorKind.EXHAUSTED, ErrorKind.UNAVAILABLE)
     assert error.retry_after == (timedelta(seconds=3) if may_pass else None)
 

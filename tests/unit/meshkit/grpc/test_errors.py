@@ -106,6 +106,15 @@ def test_each_kind_carries_its_standard_detail(error: MeshError, detail: type) -
     assert any(packed.Is(detail.DESCRIPTOR) for packed in status.details)
 
 
+def test_what_is_absent_still_says_which_field_named_it() -> None:
+    absent = NotFound("agent", "Nobody", field="agents[1]")
+    read = from_status(to_status(absent, domain="x.comitia"))
+    assert (read.field, read.metadata["field"]) == ("agents[1]", "agents[1]")
+    assert read.message == "agents[1]: agent 'Nobody' does not exist"
+    again = from_status(to_status(read, domain="y.comitia"))
+    assert again.field == "agents[1]"
+
+
 def test_an_endless_message_still_fits_into_the_trailers() -> None:
     status = to_status(Invalid("x" * 9000, "y" * 100_000, **{f"k{n}": "z" * 9000 for n in range(99)}), domain="x")
     assert status.ByteSize() < 7000

@@ -62,7 +62,7 @@ class StartSessionRequest(_message.Message):
     strategy: _session_pb2.SessionStrategy.ValueType
     """Who speaks when. Unspecified means ROUND_ROBIN."""
     max_rounds: _builtins.int
-    """Most rounds, 1 to 100. 0 means 3."""
+    """Most rounds. Absent means 3; 1 to 100, others are INVALID_ARGUMENT."""
     manual_advance: _builtins.bool
     """True to wait for AdvanceSession after each round."""
     max_cost_nano_usd: _builtins.int
@@ -92,7 +92,7 @@ class StartSessionRequest(_message.Message):
         mode: _session_pb2.SessionMode.ValueType = ...,
         strategy: _session_pb2.SessionStrategy.ValueType = ...,
         agents: _abc.Iterable[_builtins.str] | None = ...,
-        max_rounds: _builtins.int = ...,
+        max_rounds: _builtins.int | None = ...,
         convergence: _session_pb2.ConvergencePolicy | None = ...,
         manual_advance: _builtins.bool = ...,
         max_cost_nano_usd: _builtins.int = ...,
@@ -100,11 +100,13 @@ class StartSessionRequest(_message.Message):
         request_id: _builtins.str = ...,
         model: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["convergence", b"convergence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "convergence", b"convergence", "max_rounds", b"max_rounds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "convergence", b"convergence", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "model", b"model", "request_id", b"request_id", "strategy", b"strategy", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agents", b"agents", "convergence", b"convergence", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "model", b"model", "request_id", b"request_id", "strategy", b"strategy", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_rounds: _TypeAlias = _typing.Literal["max_rounds"]  # noqa: Y015
+    _WhichOneofArgType__max_rounds: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_rounds) -> _WhichOneofReturnType__max_rounds | None: ...
 
 Global___StartSessionRequest: _TypeAlias = StartSessionRequest  # noqa: Y015
 

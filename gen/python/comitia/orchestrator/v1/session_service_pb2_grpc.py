@@ -84,8 +84,8 @@ class SessionServiceServicer:
         """Starts a session and returns at once; follow it with GetSession or WatchSession.
 
         Idempotent per `request_id` for 24 h: a repeat answers with the first session.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
-        ABORTED/REQUEST_ID_REUSED.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
+        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

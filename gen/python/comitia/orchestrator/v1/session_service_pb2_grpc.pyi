@@ -40,8 +40,8 @@ class SessionServiceStub:
     """Starts a session and returns at once; follow it with GetSession or WatchSession.
 
     Idempotent per `request_id` for 24 h: a repeat answers with the first session.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
-    ABORTED/REQUEST_ID_REUSED.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
+    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """Fetches a session as it stands.
@@ -86,8 +86,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Starts a session and returns at once; follow it with GetSession or WatchSession.
 
     Idempotent per `request_id` for 24 h: a repeat answers with the first session.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
-    ABORTED/REQUEST_ID_REUSED.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
+    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Fetches a session as it stands.
@@ -135,8 +135,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a session and returns at once; follow it with GetSession or WatchSession.
 
         Idempotent per `request_id` for 24 h: a repeat answers with the first session.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
-        ABORTED/REQUEST_ID_REUSED.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
+        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
