@@ -12,11 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
 from services.meshkit.sql.scope import driver_scope, tenant_scope
 from services.orchestrator.domain.errors import LeaseLost, SessionNotFound
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
+from services.orchestrator.storage.one_trips import COMMIT_RUN, VIEW_OF_RUN
 
 #: Life of a lease, in database time. An owner that does not extend it in time loses its runs.
 LEASE: Final = timedelta(seconds=15)
@@ -31,22 +33,6 @@ _INSERT_RUN: Final = """
 _INSERT_ROW: Final = """
     INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
     VALUES ($1, $2, $3, $4, $5, $6)"""
-#: One statement, because each round trip is half of what a commit costs. Nothing is written without the lease (INV-2).
-_COMMIT: Final = """
-    WITH fenced AS (
-        UPDATE run SET state = $4, view = $5, last_sequence = $6
-        WHERE run_id = $2 AND lease_epoch = $3 AND lease_until > now() RETURNING run_id),
-    facts AS (
-        INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
-        SELECT $1, run_id, $7, $8::smallint, $9, $10 FROM fenced WHERE $8::smallint > 0),
-    turns AS (
-        INSERT INTO turn_place (tenant_id, run_id, turn, sequence)
-        SELECT $1, fenced.run_id, place.turn, place.sequence
-        FROM fenced, unnest($11::int[], $12::bigint[]) AS place (turn, sequence)),
-    done AS (
-        DELETE FROM run_command USING fenced
-        WHERE run_command.run_id = fenced.run_id AND command_id = ANY($13::uuid[]))
-    SELECT count(*) FROM fenced"""
 _CLAIM: Final = """
     UPDATE run SET owner = $1, lease_epoch = lease_epoch + 1, lease_until = now() + $4::interval
     WHERE run_id IN (
@@ -112,16 +98,16 @@ class SqlRunStore:
         turns = _turns_of(commit)
         view = await self._codec.seal_view(run.tenant, commit.view)
         payload, commitments = await self._codec.seal(run.tenant, run.run_id, commit.first_sequence, commit.entries)
-        async with driver_scope(self._app, run.tenant) as scope:
-            fenced = await scope.driver.fetchval(
-                _COMMIT,
-                *(run.tenant, run_uuid, run.epoch, int(commit.view.state), view, sequence),
-                *(commit.first_sequence, len(commit.entries), payload, commitments),
-                *([turn for turn, _ in turns], [place for _, place in turns], list(commit.commands)),
-            )
-            if fenced != 1:
-                raise LeaseLost(run.run_id)
-            await scope.commit()
+        (answer,) = await one_trip(
+            self._app,
+            run.tenant,
+            COMMIT_RUN,
+            *(run.tenant, run_uuid, run.epoch, int(commit.view.state), view, sequence),
+            *(commit.first_sequence, len(commit.entries), payload, commitments),
+            *([turn for turn, _ in turns], [place for _, place in turns], list(commit.commands)),
+        )
+        if not answer[0]:
+            raise LeaseLost(run.run_id)
 
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0
@@ -206,7 +192,7 @@ class SqlRunStore:
 
     async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
         """Gives a session as it stands. Raises: SessionNotFound."""
-        rows = await self._rows(tenant, "SELECT view FROM run WHERE run_id = $1", to_uuid(run_id, "run"))
+        rows = await one_trip(self._app, tenant, VIEW_OF_RUN, to_uuid(run_id, "run"))
         if not rows:
             raise SessionNotFound(run_id)
         return await self._codec.open_view(tenant, run_id, rows[0]["view"])
