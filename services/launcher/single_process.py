@@ -113,14 +113,17 @@ class ServicesTogether:
 def _load_all(log: Path) -> dict[str, tuple[Wiring, Any]]:
     """Imports the services, reads their settings, and turns their logs and traces on."""
     from services.meshkit.telemetry.setup import setup
-    from services.meshkit.testing import failpoints
 
     loaded = {service: (_import_wiring(service), _read_settings(service)) for service in SERVICES}
     # The log writes to what standard output is now; the terminal belongs to the progress display.
     with redirect_stdout(log.open("a", encoding="utf-8")):
         setup("comitia", loaded["gateway"][1])
     armed: set[str] = {settings.failpoints for _, settings in loaded.values() if settings.failpoints}
-    failpoints.arm(",".join(sorted(armed)))
+    if armed:
+        # Production loads nothing that fails on purpose.
+        from services.meshkit.testing import failpoints
+
+        failpoints.arm(",".join(sorted(armed)))
     return loaded
 
 

@@ -17,7 +17,6 @@ from services.meshkit.grpc.server import Server, serve
 from services.meshkit.settings import ServiceSettings
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.setup import setup
-from services.meshkit.testing import failpoints
 
 #: Something broke while serving.
 EXIT_CRASHED: Final = 1
@@ -48,11 +47,8 @@ def run_service(name: str, settings_type: type[S], wiring: Wiring[S]) -> NoRetur
     """
     settings = read_settings(name, settings_type)
     setup(name, settings)
-    try:
-        failpoints.arm(settings.failpoints)
-    except Invalid as error:
-        _say(f"{name} cannot start: {error}")
-        sys.exit(EXIT_SETTINGS)
+    if settings.failpoints:
+        _arm(name, settings.failpoints)
     sys.exit(uvloop.run(_serve_until_told(name, settings, wiring)))
 
 
@@ -67,6 +63,17 @@ def read_settings(name: str, settings_type: type[S]) -> S:
             for problem in error.errors(include_input=False, include_url=False, include_context=False)
         )
         _say(f"{name} cannot start: {wrong}")
+        sys.exit(EXIT_SETTINGS)
+
+
+def _arm(name: str, description: str) -> None:
+    """Makes this a process that fails on purpose. Loaded here only, so that production has nothing that does."""
+    from services.meshkit.testing import failpoints
+
+    try:
+        failpoints.arm(description)
+    except Invalid as error:
+        _say(f"{name} cannot start: {error}")
         sys.exit(EXIT_SETTINGS)
 
 

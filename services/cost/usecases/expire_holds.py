@@ -7,8 +7,8 @@ from services.cost.usecases.ports import BeginSweep
 from services.cost.usecases.report import report
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
+from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.telemetry.logs import logger
-from services.meshkit.testing.failpoints import failpoint, register
 
 BEFORE_EXPIRY: Final = "cost.before_expiry"
 register(BEFORE_EXPIRY)

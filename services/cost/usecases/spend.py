@@ -16,10 +16,10 @@ from services.cost.usecases.report import report
 from services.meshkit.content import Usage
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid, MeshError
+from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
-from services.meshkit.testing.failpoints import failpoint, register
 
 AFTER_RESERVE_COMMIT: Final = "cost.after_reserve_commit"
 BEFORE_SETTLE_COMMIT: Final = "cost.before_settle_commit"

@@ -27,9 +27,9 @@ from services.inference.usecases.ports import (
 from services.meshkit.content import Label, Part, Usage, text_of, text_part
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, MeshError
+from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry.logs import logger
-from services.meshkit.testing.failpoints import failpoint, register
 
 log = logger(__name__)
 

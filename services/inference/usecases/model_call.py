@@ -28,13 +28,13 @@ from services.meshkit.content import Usage, text_of
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
+from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics, names
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.tracing import span
-from services.meshkit.testing.failpoints import failpoint, register
 
 log = logger(__name__)
 

@@ -16,12 +16,11 @@ from services.memory.usecases.ports import Embedder, EmbedWork, PlacedVector, Ve
 from services.meshkit.content import CallContext
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.grpc.incidents import incident
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
-from services.meshkit.testing import failpoints
-from services.meshkit.testing.failpoints import failpoint
 
 #: Texts of one call to inference, and their size together.
 _BATCH_ITEMS: Final = 64
@@ -35,7 +34,7 @@ _MOST_PAUSE_SECONDS: Final = 60.0
 _MOST_SEEN: Final = 10_000
 _QUEUE: Final = "memory.embed"
 
-failpoints.register("memory.after_upsert")
+register("memory.after_upsert")
 log = logger(__name__)
 
 

@@ -9,12 +9,11 @@ from services.memory.usecases.ports import LawGate, MemoryWriter, Stored, Verdic
 from services.meshkit.content import Part
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Unavailable
+from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import IdSource
-from services.meshkit.testing import failpoints
-from services.meshkit.testing.failpoints import failpoint
 
-failpoints.register("memory.before_commit", "memory.after_commit")
+register("memory.before_commit", "memory.after_commit")
 
 
 class Remember:

@@ -1,9 +1,8 @@
-"""Named places in the code where a test makes the process fail: `await failpoint("inference.after_reserve")`.
+"""Arms failpoints: says where a process fails, and how. See `meshkit.core.failpoints`.
 
-Off unless the settings name some; then `name=kill`, `name=error` or `name=delay:50` (milliseconds), each optionally
-`@3` for the third hit only. `name=kill:/some/folder` kills at a hit that finds a file of that name in the folder, and
-takes the file away first: so a test says when, and a process that was started again lives. Several are separated by
-commas.
+A description is `name=kill`, `name=error` or `name=delay:50` (milliseconds), each optionally `@3` for the third hit
+only. `name=kill:/some/folder` kills at a hit that finds a file of that name in the folder, and takes the file away
+first: so a test says when, and a process that was started again lives. Several are separated by commas.
 """
 
 import asyncio
@@ -11,9 +10,10 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from services.meshkit.core.errors import Internal, Invalid
+from services.meshkit.core.failpoints import act_at
 from services.meshkit.telemetry.logs import logger
 
 Action = Literal["kill", "error", "delay"]
@@ -27,8 +27,20 @@ class FailpointHit(Internal):
     reason = "FAILPOINT"
 
 
+def arm(description: str) -> None:
+    """Arms what the setting `failpoints` describes; the empty text disarms everything.
+
+    Raises: Invalid: the text is malformed. A name that no module has is never hit.
+    """
+    armed = dict(_parse(entry.strip()) for entry in description.split(",") if entry.strip())
+    act_at(armed)
+    if armed:
+        log.warning("failpoints are armed; this is no production process", failpoints=description)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Armed:
+    name: str
     action: Action
     delay_seconds: float = 0.0
     #: Fails only when it can take this file away.
@@ -37,55 +49,19 @@ class _Armed:
     only_hit: int | None = None
     hits: int = 0
 
-
-_registered: Final[set[str]] = set()
-_armed: Final[dict[str, _Armed]] = {}
-
-
-def register(*names: str) -> None:
-    """Announces failpoints of a module, so that tests can list them and a misspelt one is refused."""
-    _registered.update(names)
-
-
-def registered() -> tuple[str, ...]:
-    """Gives the names of all failpoints of the modules that are loaded, sorted."""
-    return tuple(sorted(_registered))
-
-
-def arm(description: str) -> None:
-    """Arms what the setting `failpoints` describes; the empty text disarms everything.
-
-    Raises: Invalid: the text is malformed. An unknown name is logged, for its module may not be loaded yet.
-    """
-    armed = dict(_parse(entry.strip()) for entry in description.split(",") if entry.strip())
-    _armed.clear()
-    _armed.update(armed)
-    if armed:
-        log.warning("failpoints are armed; this is no production process", failpoints=description)
-
-
-async def failpoint(name: str) -> None:
-    """Fails here if a test asked for it; costs one look otherwise."""
-    if _armed:
-        await _hit(name)
-
-
-async def _hit(name: str) -> None:
-    armed = _armed.get(name)
-    if armed is None:
-        return
-    armed.hits += 1
-    if armed.only_hit is not None and armed.hits != armed.only_hit:
-        return
-    if armed.asked_by is not None and not _taken(armed.asked_by):
-        return
-    match armed.action:
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "error":
-            raise FailpointHit(f"failpoint {name!r}", failpoint=name)
-        case "delay":
-            await asyncio.sleep(armed.delay_seconds)
+    async def __call__(self) -> None:
+        self.hits += 1
+        if self.only_hit is not None and self.hits != self.only_hit:
+            return
+        if self.asked_by is not None and not _taken(self.asked_by):
+            return
+        match self.action:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "error":
+                raise FailpointHit(f"failpoint {self.name!r}", failpoint=self.name)
+            case "delay":
+                await asyncio.sleep(self.delay_seconds)
 
 
 def _taken(file: Path) -> bool:
@@ -106,9 +82,9 @@ def _parse(entry: str) -> tuple[str, _Armed]:
         match action:
             case "kill" | "error" if name and (not detail or detail.startswith("/")):
                 asked_by = Path(detail, name) if detail else None
-                return name, _Armed(action=action, only_hit=only_hit, asked_by=asked_by)
+                return name, _Armed(name=name, action=action, only_hit=only_hit, asked_by=asked_by)
             case "delay" if name and detail:
-                return name, _Armed(action=action, delay_seconds=int(detail) / 1000, only_hit=only_hit)
+                return name, _Armed(name=name, action=action, delay_seconds=int(detail) / 1000, only_hit=only_hit)
             case _:
                 raise _misspelt(entry)
     except ValueError as error:

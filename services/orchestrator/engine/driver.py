@@ -11,8 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.failpoints import failpoint
 from services.meshkit.telemetry.logs import logger
-from services.meshkit.testing.failpoints import failpoint
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.engine.ports import Calls, LiveEvents, RunStore
 from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from services.meshkit.batching.group_commit import GroupCommit
+from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
-from services.meshkit.testing.failpoints import failpoint, register
 from services.policy.domain.subject import Stage, Subject
 from services.policy.domain.violation import Violation
 from services.policy.usecases.ports import ViolationStore, Wakes

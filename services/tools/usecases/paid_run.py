@@ -14,10 +14,10 @@ from typing import Final
 
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, MeshError
+from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import Principal
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry.logs import logger
-from services.meshkit.testing.failpoints import failpoint, register
 from services.tools.domain.compiled_schemas import CompiledSchemas
 from services.tools.domain.invocation import Blocked, RecordedCall, SettleState, ToolOutput
 from services.tools.domain.tool import Tool

@@ -21,7 +21,7 @@ MAIN = """
     from services.meshkit.grpc.server import Server, admission
     from services.meshkit.process import run_service
     from services.meshkit.settings import ServiceSettings
-    from services.meshkit.testing.failpoints import failpoint
+    from services.meshkit.core.failpoints import failpoint
 
     class Settings(ServiceSettings):
         model_config = SettingsConfigDict(env_prefix="COMITIA_SAMPLE_")

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from services.meshkit.core.errors import Invalid, Unavailable
+from services.meshkit.core.failpoints import failpoint, register, registered
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.testing import failpoints
-from services.meshkit.testing.failpoints import FailpointHit, failpoint
+from services.meshkit.testing.failpoints import FailpointHit
 from services.meshkit.testing.fake_clock import NOON, FakeClock
 from services.meshkit.testing.fault_queue import FaultQueue
 from services.meshkit.testing.seeded_ids import SeededIds
@@ -103,16 +104,17 @@ class TestFailpoints:
             failpoints.arm(text)
 
     def test_names_are_listed_once_registered(self) -> None:
-        failpoints.register("test.b", "test.a")
-        assert [name for name in failpoints.registered() if name.startswith("test.")] == ["test.a", "test.b"]
+        register("test.b", "test.a")
+        assert [name for name in registered() if name.startswith("test.")] == ["test.a", "test.b"]
 
     def test_kill_leaves_no_time_to_clean_up(self) -> None:
         code = (
             "import asyncio, atexit\n"
+            "from services.meshkit.core.failpoints import failpoint\n"
             "from services.meshkit.testing import failpoints\n"
             "atexit.register(print, 'cleaned up')\n"
             "failpoints.arm('a=kill')\n"
-            "asyncio.run(failpoints.failpoint('a'))\n"
+            "asyncio.run(failpoint('a'))\n"
         )
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
         assert (ended.returncode, ended.stdout.count("cleaned up")) == (-signal.SIGKILL, 0)
