@@ -9,7 +9,6 @@ from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.common.v1 import content_pb2
 from comitia.memory.v1 import memory_service_pb2 as pb
 from services.memory.domain.memory import (
     Memory,
@@ -25,15 +24,12 @@ from services.memory.domain.memory import (
 from services.memory.domain.recall import Recalled, RecallQuery
 from services.meshkit.content import CallContext, Integrity, Part
 from services.meshkit.content.proto import context_from_proto, context_to_proto, parts_from_proto, parts_to_proto
+from services.meshkit.content.received_context import received_context
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
 from services.meshkit.core.paging import decode_page_token, encode_page_token
 
-_MAX_RUN_ID: Final = 256
-_MAX_PATH: Final = 1024
-_MAX_NAME: Final = 200
-_MAX_BUDGETS: Final = 16
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -46,7 +42,7 @@ def to_remembrance(request: pb.RememberRequest, caller: Caller, ids: IdSource) -
     return Remembrance(
         tenant=caller.principal.tenant,
         from_mesh=caller.peer is not None,
-        context=context_of(request.context, caller, ids),
+        context=received_context(request.context, caller, ids)[0],
         session=session_of(request.session_id),
         agent=checked_agent(request.agent_name),
         parts=checked_parts(parts if caller.peer is not None else tuple(_raised(part) for part in parts)),
@@ -59,7 +55,7 @@ def to_remembrance(request: pb.RememberRequest, caller: Caller, ids: IdSource) -
 def to_recall(request: pb.RecallRequest, caller: Caller, ids: IdSource) -> RecallQuery:
     """Reads what to recall. Raises: Invalid, naming the field."""
     return RecallQuery(
-        context=context_of(request.context, caller, ids),
+        context=received_context(request.context, caller, ids)[0],
         query=request.query,
         session=session_of(request.session_id),
         agent=checked_agent(request.agent_name),
@@ -68,41 +64,6 @@ def to_recall(request: pb.RecallRequest, caller: Caller, ids: IdSource) -> Recal
         min_score=request.min_score,
         max_tokens=request.max_tokens,
     ).checked()
-
-
-def context_of(message: content_pb2.CallContext, caller: Caller, ids: IdSource) -> CallContext:
-    """Reads whose call it is; a direct caller without an id gets one that nobody can repeat.
-
-    Raises: Invalid, naming the field.
-    """
-    context = context_from_proto(message)
-    call = context.call_id
-    for field, text, most in (
-        ("call_id.run_id", call.run_id, _MAX_RUN_ID),
-        ("call_id.path", call.path, _MAX_PATH),
-        ("agent_name", context.agent_name, _MAX_NAME),
-        ("agent_version", context.agent_version, _MAX_NAME),
-        ("project", context.project, _MAX_NAME),
-        ("residency_region", context.residency_region, _MAX_NAME),
-    ):
-        if len(text) > most or "\x00" in text:
-            raise Invalid(f"context.{field}", f"must have at most {most} characters, none of them NUL")
-    if call.attempt_group < 0:
-        raise Invalid("context.call_id.attempt_group", "must not be negative")
-    if call.index < 0:
-        raise Invalid("context.call_id.call_index", "must not be negative")
-    if len(context.budget_ids) > _MAX_BUDGETS:
-        raise Invalid("context.budget_ids", f"must name at most {_MAX_BUDGETS} budgets")
-    for index, budget in enumerate(context.budget_ids):
-        to_uuid(budget, "budget", field=f"context.budget_ids[{index}]")
-    if caller.principal.project is not None:
-        # A token bound to a project counts for that project, whatever the caller says.
-        context = replace(context, project=caller.principal.project)
-    if call.run_id:
-        return context
-    if caller.peer is not None:
-        raise Invalid("context.call_id.run_id", "is required of a service of the mesh")
-    return replace(context, call_id=replace(call, run_id=ids.new("direct")))
 
 
 def session_of(session_id: str) -> UUID | None:

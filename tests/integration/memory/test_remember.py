@@ -155,7 +155,7 @@ async def test_pictures_are_remembered_and_never_embedded(mesh: MemoryMesh) -> N
         ({"tags": ["a\nb"]}, "tags[0]"),
         ({"ring_ttl_seconds": -1}, "ring_ttl_seconds"),
         ({"ring_ttl_seconds": 2**62}, "ring_ttl_seconds"),
-        ({"context": a_context("p" * 1025)}, "context.call_id.path"),
+        ({"context": a_context("p" * 513)}, "context.call_id.path"),
         ({"context": a_context(budget_ids=["run_1"])}, "context.budget_ids[0]"),
         ({"context": a_context(budget_ids=["b"] * 17)}, "context.budget_ids"),
     ],

@@ -1,0 +1,74 @@
+"""Every service that lets bytes out reads whose call it is in the same way."""
+
+import pytest
+
+from comitia.common.v1 import content_pb2
+from services.meshkit.content.received_context import received_context
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Caller, Principal, Role
+from services.meshkit.core.ids import from_uuid
+from services.meshkit.testing.mesh_keys import TENANT
+from services.meshkit.testing.seeded_ids import SeededIds
+
+BUDGET = from_uuid("budget", SeededIds(1).uuid())
+
+
+def a_caller(*, peer: str | None = None, project: str | None = None) -> Caller:
+    principal = Principal(tenant=TENANT, subject="alice", roles=frozenset({Role.TENANT_USER}), project=project)
+    return Caller(principal=principal, peer=peer)
+
+
+def a_call(run_id: str = "run_1", **parts: object) -> content_pb2.CallContext:
+    values = {"path": "", "attempt_group": 0, "call_index": 0, **parts}
+    return content_pb2.CallContext(call_id=content_pb2.CallId(run_id=run_id, **values))  # type: ignore[arg-type]
+
+
+def test_a_call_with_an_id_can_be_repeated_by_it() -> None:
+    context, repeatable = received_context(a_call(path="rounds/1/Athena"), a_caller(), SeededIds(1))
+    assert (str(context.call_id), repeatable) == ("run_1/rounds/1/Athena#0.0", True)
+
+
+def test_a_direct_call_gets_an_id_that_nobody_can_repeat() -> None:
+    ids = SeededIds(1)
+    (one, repeatable), (two, _) = (received_context(content_pb2.CallContext(), a_caller(), ids) for _ in range(2))
+    assert not repeatable
+    assert one.call_id.run_id.startswith("direct_")
+    assert one.call_id != two.call_id
+
+
+def test_a_service_must_name_its_call() -> None:
+    with pytest.raises(Invalid) as refused:
+        received_context(content_pb2.CallContext(), a_caller(peer="orchestrator"), SeededIds(1))
+    assert refused.value.field == "context.call_id.run_id"
+
+
+def test_a_token_of_a_project_counts_for_that_project() -> None:
+    message = a_call()
+    message.project = "war"
+    context, _ = received_context(message, a_caller(project="peace"), SeededIds(1))
+    assert context.project == "peace"
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (a_call("r" * 129), "call_id.run_id"),
+        (a_call(path="p" * 513), "call_id.path"),
+        (a_call(path="a\x00b"), "call_id.path"),
+        (a_call(attempt_group=-1), "call_id.attempt_group"),
+        (a_call(call_index=-1), "call_id.call_index"),
+        (content_pb2.CallContext(agent_name="a" * 129), "agent_name"),
+        (content_pb2.CallContext(residency_region="e" * 129), "residency_region"),
+        (content_pb2.CallContext(budget_ids=[BUDGET] * 17), "budget_ids"),
+        (content_pb2.CallContext(budget_ids=[BUDGET, "run_1"]), "budget_ids[1]"),
+    ],
+)
+def test_what_is_wrong_is_named(message: content_pb2.CallContext, field: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        received_context(message, a_caller(), SeededIds(1))
+    assert refused.value.field == f"context.{field}"
+
+
+def test_the_longest_names_pass() -> None:
+    context, _ = received_context(a_call("r" * 128, path="p" * 512), a_caller(), SeededIds(1))
+    assert len(context.call_id.path) == 512
