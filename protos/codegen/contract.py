@@ -44,6 +44,10 @@ class GuardOption:
     max_seconds: int
     open: bool
     peers: frozenset[str]
+    audit: bool
+    per_subject_per_second: int
+    per_address_per_second: int
+    per_tenant_in_progress: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,10 @@ class Contract:
             max_seconds=guard.max_seconds,
             open=guard.open,
             peers=frozenset(guard.peers),
+            audit=guard.audit,
+            per_subject_per_second=guard.per_subject_per_second,
+            per_address_per_second=guard.per_address_per_second,
+            per_tenant_in_progress=guard.per_tenant_in_progress,
         )
 
     def _http(self, method: MethodDescriptorProto) -> tuple[HttpRule, ...]:

@@ -28,6 +28,14 @@ class Guard:
     open: bool
     #: Services that may call; empty for a public RPC.
     peers: frozenset[str]
+    #: True for a control-plane mutation, which leaves an audit row.
+    audit: bool = False
+    #: Calls one subject may start per second. 0 means no limit beside the tenant's.
+    per_subject_per_second: int = 0
+    #: Calls one client address may start per second. 0 means no limit beside the edge's.
+    per_address_per_second: int = 0
+    #: Calls a tenant may have in progress at once. 0 means no limit beside the server's.
+    per_tenant_in_progress: int = 0
 
 
 #: Guard of every RPC by its name on the wire.
@@ -52,7 +60,10 @@ def render(rpcs: Sequence[Rpc]) -> str:
 def _literal(guard: GuardOption) -> str:
     peers = ", ".join(f'"{peer}"' for peer in sorted(guard.peers))
     fields = [f'"{guard.permission}"', guard.per_tenant_per_second, guard.max_seconds, guard.open]
-    return f"Guard({', '.join(map(str, fields))}, frozenset({f'{{{peers}}}' if peers else ''}))"
+    fields.append(f"frozenset({f'{{{peers}}}' if peers else ''})")
+    rest = ("audit", "per_subject_per_second", "per_address_per_second", "per_tenant_in_progress")
+    fields += [f"{name}={getattr(guard, name)}" for name in rest if getattr(guard, name)]
+    return f"Guard({', '.join(map(str, fields))})"
 
 
 def _problems(rpc: Rpc, services: set[str]) -> list[str]:
@@ -66,6 +77,8 @@ def _problems(rpc: Rpc, services: set[str]) -> list[str]:
     unknown = sorted(guard.peers - services)
     if unknown:
         found.append(f"{where} names peers that are no service: {', '.join(unknown)}.")
+    if guard.audit and guard.open:
+        found.append(f"{where} is audited and open: an audit row needs somebody who did it.")
     if guard.peers and rpc.http:
         found.append(f"{where} is internal (its guard names peers), so it must not have google.api.http.")
     if not guard.peers and not rpc.http and not NO_REST.search(rpc.comment):

@@ -30,6 +30,10 @@ class Guard(_message.Message):
     PER_TENANT_PER_SECOND_FIELD_NUMBER: _builtins.int
     MAX_SECONDS_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
+    AUDIT_FIELD_NUMBER: _builtins.int
+    PER_SUBJECT_PER_SECOND_FIELD_NUMBER: _builtins.int
+    PER_ADDRESS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    PER_TENANT_IN_PROGRESS_FIELD_NUMBER: _builtins.int
     PEERS_FIELD_NUMBER: _builtins.int
     permission: _builtins.str
     """Permission that one of the caller's roles must grant, such as `sessions.start`. Empty only with `open`."""
@@ -39,6 +43,16 @@ class Guard(_message.Message):
     """Longest duration of a call, seconds; a longer client deadline is shortened to it. 0 means 30."""
     open: _builtins.bool
     """True when the call needs no identity, such as the exchange of an API key for a token."""
+    audit: _builtins.bool
+    """True for a control-plane mutation: it leaves exactly one audit row, written in the mutation's own transaction, or
+    by itself when the call was refused. The action recorded is `permission`, else the method.
+    """
+    per_subject_per_second: _builtins.int
+    """Calls one API key, user or service account may start per second. 0 means no limit beside the tenant's."""
+    per_address_per_second: _builtins.int
+    """Calls one client address may start per second, for RPCs that are open. 0 means no limit beside the edge's."""
+    per_tenant_in_progress: _builtins.int
+    """Calls a tenant may have in progress at once in the mesh. 0 means no limit beside the server's own."""
     @_builtins.property
     def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Services that may call this RPC, by name. When set, the RPC is internal: the caller proves with its workload
@@ -52,11 +66,15 @@ class Guard(_message.Message):
         per_tenant_per_second: _builtins.int = ...,
         max_seconds: _builtins.int = ...,
         open: _builtins.bool = ...,
+        audit: _builtins.bool = ...,
+        per_subject_per_second: _builtins.int = ...,
+        per_address_per_second: _builtins.int = ...,
+        per_tenant_in_progress: _builtins.int = ...,
         peers: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_seconds", b"max_seconds", "open", b"open", "peers", b"peers", "per_tenant_per_second", b"per_tenant_per_second", "permission", b"permission"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "max_seconds", b"max_seconds", "open", b"open", "peers", b"peers", "per_address_per_second", b"per_address_per_second", "per_subject_per_second", b"per_subject_per_second", "per_tenant_in_progress", b"per_tenant_in_progress", "per_tenant_per_second", b"per_tenant_per_second", "permission", b"permission"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -32,7 +32,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"comitia/cost/v1/cost_service.proto\x12\x0f\x63omitia.cost.v1\x1a\x1d\x63omitia/common/v1/batch.proto\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1d\x63omitia/common/v1/usage.proto\x1a\x1a\x63omitia/cost/v1/cost.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x13\x43reateBudgetRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0elimit_nano_usd\x18\x02 \x01(\x03\"?\n\x14\x43reateBudgetResponse\x12\'\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x17.comitia.cost.v1.Budget\"%\n\x10GetBudgetRequest\x12\x11\n\tbudget_id\x18\x01 \x01(\t\"<\n\x11GetBudgetResponse\x12\'\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x17.comitia.cost.v1.Budget\";\n\x12ListBudgetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x13ListBudgetsResponse\x12(\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x17.comitia.cost.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"B\n\x15SetBudgetLimitRequest\x12\x11\n\tbudget_id\x18\x01 \x01(\t\x12\x16\n\x0elimit_nano_usd\x18\x02 \x01(\x03\"A\n\x16SetBudgetLimitResponse\x12\'\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x17.comitia.cost.v1.Budget\"\xa0\x02\n\x0eReserveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.comitia.cost.v1.CostKind\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\'\n\x05\x62ound\x18\x06 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x1a\n\x12tool_cost_nano_usd\x18\x07 \x01(\x03\x12&\n\x03ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\ndispatched\x18\t \x01(\x08\"6\n\x0fReserveResponse\x12#\n\x04hold\x18\x01 \x01(\x0b\x32\x15.comitia.cost.v1.Hold\"(\n\x15MarkDispatchedRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\"=\n\x16MarkDispatchedResponse\x12#\n\x04hold\x18\x01 \x01(\x0b\x32\x15.comitia.cost.v1.Hold\"I\n\rSettleRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\'\n\x05usage\x18\x02 \x01(\x0b\x32\x18.comitia.common.v1.Usage\"5\n\x0eSettleResponse\x12#\n\x04hold\x18\x01 \x01(\x0b\x32\x15.comitia.cost.v1.Hold\">\n\x0eReleaseRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x1b\n\x13\x64ispatched_unbilled\x18\x02 \x01(\x08\"6\n\x0fReleaseResponse\x12#\n\x04hold\x18\x01 \x01(\x0b\x32\x15.comitia.cost.v1.Hold\"\xa3\x03\n\x11\x42\x61tchSpendRequest\x12\x34\n\nidentities\x18\x01 \x01(\x0b\x32 .comitia.common.v1.IdentityTable\x12\x36\n\x05items\x18\x02 \x03(\x0b\x32\'.comitia.cost.v1.BatchSpendRequest.Item\x1a\x9f\x02\n\x04Item\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemHeader\x12\x32\n\x07reserve\x18\x02 \x01(\x0b\x32\x1f.comitia.cost.v1.ReserveRequestH\x00\x12\x41\n\x0fmark_dispatched\x18\x03 \x01(\x0b\x32&.comitia.cost.v1.MarkDispatchedRequestH\x00\x12\x30\n\x06settle\x18\x04 \x01(\x0b\x32\x1e.comitia.cost.v1.SettleRequestH\x00\x12\x32\n\x07release\x18\x05 \x01(\x0b\x32\x1f.comitia.cost.v1.ReleaseRequestH\x00\x42\x0b\n\toperation\"\xa9\x01\n\x12\x42\x61tchSpendResponse\x12\x37\n\x05items\x18\x01 \x03(\x0b\x32(.comitia.cost.v1.BatchSpendResponse.Item\x1aZ\n\x04Item\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemStatus\x12#\n\x04hold\x18\x02 \x01(\x0b\x32\x15.comitia.cost.v1.Hold\"N\n\x15ListCostEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"b\n\x16ListCostEventsResponse\x12/\n\x0b\x63ost_events\x18\x01 \x03(\x0b\x32\x1a.comitia.cost.v1.CostEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb1\x01\n\x15GetCostSummaryRequest\x12*\n\x02\x62y\x18\x01 \x01(\x0e\x32\x1e.comitia.cost.v1.CostDimension\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06run_id\x18\x04 \x01(\t\"\xa1\x02\n\x16GetCostSummaryResponse\x12;\n\x05lines\x18\x01 \x03(\x0b\x32,.comitia.cost.v1.GetCostSummaryResponse.Line\x12\x16\n\x0etotal_nano_usd\x18\x02 \x01(\x03\x12\x18\n\x10\x61ssumed_nano_usd\x18\x03 \x01(\x03\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\x1a\x82\x01\n\x04Line\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x15\n\rcost_nano_usd\x18\x04 \x01(\x03\x12\x18\n\x10\x61ssumed_nano_usd\x18\x05 \x01(\x03\"L\n\x11ListPricesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\"U\n\x12ListPricesResponse\x12&\n\x06prices\x18\x01 \x03(\x0b\x32\x16.comitia.cost.v1.Price\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xcd\x01\n\rCostDimension\x12\x1e\n\x1a\x43OST_DIMENSION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43OST_DIMENSION_MODEL\x10\x01\x12\x1b\n\x17\x43OST_DIMENSION_PROVIDER\x10\x02\x12\x18\n\x14\x43OST_DIMENSION_AGENT\x10\x03\x12\x16\n\x12\x43OST_DIMENSION_RUN\x10\x04\x12\x1a\n\x16\x43OST_DIMENSION_PROJECT\x10\x05\x12\x17\n\x13\x43OST_DIMENSION_KIND\x10\x06\x32\xe7\t\n\rBudgetService\x12\x82\x01\n\x0c\x43reateBudget\x12$.comitia.cost.v1.CreateBudgetRequest\x1a%.comitia.cost.v1.CreateBudgetResponse\"%\x9a\xc2\x18!\n\rbudgets.write\x10\x32\x18\x05*\x0corchestrator\x12\x87\x01\n\tGetBudget\x12!.comitia.cost.v1.GetBudgetRequest\x1a\".comitia.cost.v1.GetBudgetResponse\"3\x9a\xc2\x18\x10\n\x0c\x62udgets.read\x18\x05\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/budgets/{budget_id}\x12\x81\x01\n\x0bListBudgets\x12#.comitia.cost.v1.ListBudgetsRequest\x1a$.comitia.cost.v1.ListBudgetsResponse\"\'\x9a\xc2\x18\x10\n\x0c\x62udgets.read\x18\x05\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/budgets\x12\xa5\x01\n\x0eSetBudgetLimit\x12&.comitia.cost.v1.SetBudgetLimitRequest\x1a\'.comitia.cost.v1.SetBudgetLimitResponse\"B\x9a\xc2\x18\x13\n\rbudgets.limit\x10\n\x18\x05\x82\xd3\xe4\x93\x02%\" /v1/budgets/{budget_id}:setLimit:\x01*\x12}\n\x07Reserve\x12\x1f.comitia.cost.v1.ReserveRequest\x1a .comitia.cost.v1.ReserveResponse\"/\x9a\xc2\x18+\n\rbudgets.spend\x18\n*\tinference*\x05tools*\x06memory\x12\x92\x01\n\x0eMarkDispatched\x12&.comitia.cost.v1.MarkDispatchedRequest\x1a\'.comitia.cost.v1.MarkDispatchedResponse\"/\x9a\xc2\x18+\n\rbudgets.spend\x18\n*\tinference*\x05tools*\x06memory\x12z\n\x06Settle\x12\x1e.comitia.cost.v1.SettleRequest\x1a\x1f.comitia.cost.v1.SettleResponse\"/\x9a\xc2\x18+\n\rbudgets.spend\x18\n*\tinference*\x05tools*\x06memory\x12}\n\x07Release\x12\x1f.comitia.cost.v1.ReleaseRequest\x1a .comitia.cost.v1.ReleaseResponse\"/\x9a\xc2\x18+\n\rbudgets.spend\x18\n*\tinference*\x05tools*\x06memory\x12\x8b\x01\n\nBatchSpend\x12\".comitia.cost.v1.BatchSpendRequest\x1a#.comitia.cost.v1.BatchSpendResponse\"0\x9a\xc2\x18,\n\rbudgets.spend\x18\x90\x1c*\tinference*\x05tools*\x06memory(\x01\x30\x01\x32\xbf\x02\n\rLedgerService\x12\x8c\x01\n\x0eListCostEvents\x12&.comitia.cost.v1.ListCostEventsRequest\x1a\'.comitia.cost.v1.ListCostEventsResponse\")\x9a\xc2\x18\x0e\n\ncosts.read\x18\x05\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/cost/events\x12\x9e\x01\n\x0eGetCostSummary\x12&.comitia.cost.v1.GetCostSummaryRequest\x1a\'.comitia.cost.v1.GetCostSummaryResponse\";\x9a\xc2\x18\x0e\n\ncosts.read\x18\n\x82\xd3\xe4\x93\x02#\x12\x10/v1/cost/summaryZ\x0f\x12\r/cost/summary2\x8e\x01\n\x0ePricingService\x12|\n\nListPrices\x12\".comitia.cost.v1.ListPricesRequest\x1a#.comitia.cost.v1.ListPricesResponse\"%\x9a\xc2\x18\x0f\n\x0bprices.read\x18\x05\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/pricesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"comitia/cost/v1/cost_service.proto\x12\x0f\x63omitia.cost.v1\x1a\x1d\x63omitia/common/v1/batch.proto\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1d\x63omitia/common/v1/usage.proto\x1a\x1a\x63omitia/cost/v1/cost.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x13\x43reateBudgetRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0elimit_nano_usd\x18\x02 \x01(\x03\"?\n\x14\x43reateBudgetResponse\x12\'\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x17.comitia.cost.v1.Budget\"%\n\x10GetBudgetRequest\x12\x11\n\tbudget_id\x18\x01 \x01(\t\"<\n\x11GetBudgetResponse\x12\'\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x17.comitia.cost.v1.Budget\";\n\x12ListBudgetsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x13ListBudgetsResponse\x12(\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x17.comitia.cost.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"V\n\x15SetBudgetLimitRequest\x12\x11\n\tbudget_id\x18\x01 \x01(\t\x12\x16\n\x0elimit_nano_usd\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"A\n\x16SetBudgetLimitResponse\x12\'\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x17.comitia.cost.v1.Budget\"\xa0\x02\n\x0eReserveRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12/\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\'\n\x04kind\x18\x03 \x01(\x0e\x32\x19.comitia.cost.v1.CostKind\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\'\n\x05\x62ound\x18\x06 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x1a\n\x12tool_cost_nano_usd\x18\x07 \x01(\x03\x12&\n\x03ttl\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\ndispatched\x18\t \x01(\x08\"6\n\x0fReserveResponse\x12#\n\x04hold\x18\x01 \x01(\x0b\x32\x15.comitia.cost.v1.Hold\"(\n\x15MarkDispatchedRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\"=\n\x16MarkDispatchedResponse\x12#\n\x04hold\x18\x01 \x01(\x0b\x32\x15.comitia.cost.v1.Hold\"I\n\rSettleRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\'\n\x05usage\x18\x02 \x01(\x0b\x32\x18.comitia.common.v1.Usage\"5\n\x0eSettleResponse\x12#\n\x04hold\x18\x01 \x01(\x0b\x32\x15.comitia.cost.v1.Hold\">\n\x0eReleaseRequest\x12\x0f\n\x07hold_id\x18\x01 \x01(\t\x12\x1b\n\x13\x64ispatched_unbilled\x18\x02 \x01(\x08\"6\n\x0fReleaseResponse\x12#\n\x04hold\x18\x01 \x01(\x0b\x32\x15.comitia.cost.v1.Hold\"\xa3\x03\n\x11\x42\x61tchSpendRequest\x12\x34\n\nidentities\x18\x01 \x01(\x0b\x32 .comitia.common.v1.IdentityTable\x12\x36\n\x05items\x18\x02 \x03(\x0b\x32\'.comitia.cost.v1.BatchSpendRequest.Item\x1a\x9f\x02\n\x04Item\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemHeader\x12\x32\n\x07reserve\x18\x02 \x01(\x0b\x32\x1f.comitia.cost.v1.ReserveRequestH\x00\x12\x41\n\x0fmark_dispatched\x18\x03 \x01(\x0b\x32&.comitia.cost.v1.MarkDispatchedRequestH\x00\x12\x30\n\x06settle\x18\x04 \x01(\x0b\x32\x1e.comitia.cost.v1.SettleRequestH\x00\x12\x32\n\x07release\x18\x05 \x01(\x0b\x32\x1f.comitia.cost.v1.ReleaseRequestH\x00\x42\x0b\n\toperation\"\xa9\x01\n\x12\x42\x61tchSpendResponse\x12\x37\n\x05items\x18\x01 \x03(\x0b\x32(.comitia.cost.v1.BatchSpendResponse.Item\x1aZ\n\x04Item\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemStatus\x12#\n\x04hold\x18\x02 \x01(\x0b\x32\x15.comitia.cost.v1.Hold\"N\n\x15ListCostEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"b\n\x16ListCostEventsResponse\x12/\n\x0b\x63ost_events\x18\x01 \x03(\x0b\x32\x1a.comitia.cost.v1.CostEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb1\x01\n\x15GetCostSummaryRequest\x12*\n\x02\x62y\x18\x01 \x01(\x0e\x32\x1e.comitia.cost.v1.CostDimension\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06run_id\x18\x04 \x01(\t\"\xa1\x02\n\x16GetCostSummaryResponse\x12;\n\x05lines\x18\x01 \x03(\x0b\x32,.comitia.cost.v1.GetCostSummaryResponse.Line\x12\x16\n\x0etotal_nano_usd\x18\x02 \x01(\x03\x12\x18\n\x10\x61ssumed_nano_usd\x18\x03 \x01(\x03\x12\x13\n\x0b\x65vent_count\x18\x04 \x01(\x03\x1a\x82\x01\n\x04Line\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x15\n\rcost_nano_usd\x18\x04 \x01(\x03\x12\x18\n\x10\x61ssumed_nano_usd\x18\x05 \x01(\x03\"L\n\x11ListPricesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\"U\n\x12ListPricesResponse\x12&\n\x06prices\x18\x01 \x03(\x0b\x32\x16.comitia.cost.v1.Price\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xcd\x01\n\rCostDimension\x12\x1e\n\x1a\x43OST_DIMENSION_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43OST_DIMENSION_MODEL\x10\x01\x12\x1b\n\x17\x43OST_DIMENSION_PROVIDER\x10\x02\x12\x18\n\x14\x43OST_DIMENSION_AGENT\x10\x03\x12\x16\n\x12\x43OST_DIMENSION_RUN\x10\x04\x12\x1a\n\x16\x43OST_DIMENSION_PROJECT\x10\x05\x12\x17\n\x13\x43OST_DIMENSION_KIND\x10\x06\x32\xeb\t\n\rBudgetService\x12\x84\x01\n\x0c\x43reateBudget\x12$.comitia.cost.v1.CreateBudgetRequest\x1a%.comitia.cost.v1.CreateBudgetResponse\"\'\x9a\xc2\x18#\n\rbudgets.write\x10\x32\x18\x05*\x0corchestrator0\x01\x12\x87\x01\n\tGetBudget\x12!.comitia.cost.v1.GetBudgetRequest\x1a\".comitia.cost.v1.GetBudgetResponse\"3\x9a\xc2\x18\x10\n\x0c\x62udgets.read\x18\x05\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/budgets/{budget_id}\x12\x81\x01\n\x0bListBudgets\x12#.comitia.cost.v1.ListBudgetsRequest\x1a$.comitia.cost.v1.ListBudgetsResponse\"\'\x9a\xc2\x18\x10\n\x0c\x62udgets.read\x18\x05\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/budgets\x12\xa7\x01\n\x0eSetBudgetLimit\x12&.comitia.cost.v1.SetBudgetLimitRequest\x1a\'.comitia.cost.v1.SetBudgetLimitResponse\"D\x9a\xc2\x18\x15\n\rbudgets.limit\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02%\" /v1/budgets/{budget_id}:setLimit:\x01*\x12}\n\x07Reserve\x12\x1f.comitia.cost.v1.ReserveRequest\x1a .comitia.cost.v1.ReserveResponse\"/\x9a\xc2\x18+\n\rbudgets.spend\x18\n*\tinference*\x05tools*\x06memory\x12\x92\x01\n\x0eMarkDispatched\x12&.comitia.cost.v1.MarkDispatchedRequest\x1a\'.comitia.cost.v1.MarkDispatchedResponse\"/\x9a\xc2\x18+\n\rbudgets.spend\x18\n*\tinference*\x05tools*\x06memory\x12z\n\x06Settle\x12\x1e.comitia.cost.v1.SettleRequest\x1a\x1f.comitia.cost.v1.SettleResponse\"/\x9a\xc2\x18+\n\rbudgets.spend\x18\n*\tinference*\x05tools*\x06memory\x12}\n\x07Release\x12\x1f.comitia.cost.v1.ReleaseRequest\x1a .comitia.cost.v1.ReleaseResponse\"/\x9a\xc2\x18+\n\rbudgets.spend\x18\n*\tinference*\x05tools*\x06memory\x12\x8b\x01\n\nBatchSpend\x12\".comitia.cost.v1.BatchSpendRequest\x1a#.comitia.cost.v1.BatchSpendResponse\"0\x9a\xc2\x18,\n\rbudgets.spend\x18\x90\x1c*\tinference*\x05tools*\x06memory(\x01\x30\x01\x32\xbf\x02\n\rLedgerService\x12\x8c\x01\n\x0eListCostEvents\x12&.comitia.cost.v1.ListCostEventsRequest\x1a\'.comitia.cost.v1.ListCostEventsResponse\")\x9a\xc2\x18\x0e\n\ncosts.read\x18\x05\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/cost/events\x12\x9e\x01\n\x0eGetCostSummary\x12&.comitia.cost.v1.GetCostSummaryRequest\x1a\'.comitia.cost.v1.GetCostSummaryResponse\";\x9a\xc2\x18\x0e\n\ncosts.read\x18\n\x82\xd3\xe4\x93\x02#\x12\x10/v1/cost/summaryZ\x0f\x12\r/cost/summary2\x8e\x01\n\x0ePricingService\x12|\n\nListPrices\x12\".comitia.cost.v1.ListPricesRequest\x1a#.comitia.cost.v1.ListPricesResponse\"%\x9a\xc2\x18\x0f\n\x0bprices.read\x18\x05\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/pricesb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,13 +40,13 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.cost.v1.cost_servic
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_BUDGETSERVICE'].methods_by_name['CreateBudget']._loaded_options = None
-  _globals['_BUDGETSERVICE'].methods_by_name['CreateBudget']._serialized_options = b'\232\302\030!\n\rbudgets.write\0202\030\005*\014orchestrator'
+  _globals['_BUDGETSERVICE'].methods_by_name['CreateBudget']._serialized_options = b'\232\302\030#\n\rbudgets.write\0202\030\005*\014orchestrator0\001'
   _globals['_BUDGETSERVICE'].methods_by_name['GetBudget']._loaded_options = None
   _globals['_BUDGETSERVICE'].methods_by_name['GetBudget']._serialized_options = b'\232\302\030\020\n\014budgets.read\030\005\202\323\344\223\002\031\022\027/v1/budgets/{budget_id}'
   _globals['_BUDGETSERVICE'].methods_by_name['ListBudgets']._loaded_options = None
   _globals['_BUDGETSERVICE'].methods_by_name['ListBudgets']._serialized_options = b'\232\302\030\020\n\014budgets.read\030\005\202\323\344\223\002\r\022\013/v1/budgets'
   _globals['_BUDGETSERVICE'].methods_by_name['SetBudgetLimit']._loaded_options = None
-  _globals['_BUDGETSERVICE'].methods_by_name['SetBudgetLimit']._serialized_options = b'\232\302\030\023\n\rbudgets.limit\020\n\030\005\202\323\344\223\002%\" /v1/budgets/{budget_id}:setLimit:\001*'
+  _globals['_BUDGETSERVICE'].methods_by_name['SetBudgetLimit']._serialized_options = b'\232\302\030\025\n\rbudgets.limit\020\n\030\0050\001\202\323\344\223\002%\" /v1/budgets/{budget_id}:setLimit:\001*'
   _globals['_BUDGETSERVICE'].methods_by_name['Reserve']._loaded_options = None
   _globals['_BUDGETSERVICE'].methods_by_name['Reserve']._serialized_options = b'\232\302\030+\n\rbudgets.spend\030\n*\tinference*\005tools*\006memory'
   _globals['_BUDGETSERVICE'].methods_by_name['MarkDispatched']._loaded_options = None
@@ -63,8 +63,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEDGERSERVICE'].methods_by_name['GetCostSummary']._serialized_options = b'\232\302\030\016\n\ncosts.read\030\n\202\323\344\223\002#\022\020/v1/cost/summaryZ\017\022\r/cost/summary'
   _globals['_PRICINGSERVICE'].methods_by_name['ListPrices']._loaded_options = None
   _globals['_PRICINGSERVICE'].methods_by_name['ListPrices']._serialized_options = b'\232\302\030\017\n\013prices.read\030\005\202\323\344\223\002\014\022\n/v1/prices'
-  _globals['_COSTDIMENSION']._serialized_start=2933
-  _globals['_COSTDIMENSION']._serialized_end=3138
+  _globals['_COSTDIMENSION']._serialized_start=2953
+  _globals['_COSTDIMENSION']._serialized_end=3158
   _globals['_CREATEBUDGETREQUEST']._serialized_start=304
   _globals['_CREATEBUDGETREQUEST']._serialized_end=365
   _globals['_CREATEBUDGETRESPONSE']._serialized_start=367
@@ -78,51 +78,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTBUDGETSRESPONSE']._serialized_start=594
   _globals['_LISTBUDGETSRESPONSE']._serialized_end=682
   _globals['_SETBUDGETLIMITREQUEST']._serialized_start=684
-  _globals['_SETBUDGETLIMITREQUEST']._serialized_end=750
-  _globals['_SETBUDGETLIMITRESPONSE']._serialized_start=752
-  _globals['_SETBUDGETLIMITRESPONSE']._serialized_end=817
-  _globals['_RESERVEREQUEST']._serialized_start=820
-  _globals['_RESERVEREQUEST']._serialized_end=1108
-  _globals['_RESERVERESPONSE']._serialized_start=1110
-  _globals['_RESERVERESPONSE']._serialized_end=1164
-  _globals['_MARKDISPATCHEDREQUEST']._serialized_start=1166
-  _globals['_MARKDISPATCHEDREQUEST']._serialized_end=1206
-  _globals['_MARKDISPATCHEDRESPONSE']._serialized_start=1208
-  _globals['_MARKDISPATCHEDRESPONSE']._serialized_end=1269
-  _globals['_SETTLEREQUEST']._serialized_start=1271
-  _globals['_SETTLEREQUEST']._serialized_end=1344
-  _globals['_SETTLERESPONSE']._serialized_start=1346
-  _globals['_SETTLERESPONSE']._serialized_end=1399
-  _globals['_RELEASEREQUEST']._serialized_start=1401
-  _globals['_RELEASEREQUEST']._serialized_end=1463
-  _globals['_RELEASERESPONSE']._serialized_start=1465
-  _globals['_RELEASERESPONSE']._serialized_end=1519
-  _globals['_BATCHSPENDREQUEST']._serialized_start=1522
-  _globals['_BATCHSPENDREQUEST']._serialized_end=1941
-  _globals['_BATCHSPENDREQUEST_ITEM']._serialized_start=1654
-  _globals['_BATCHSPENDREQUEST_ITEM']._serialized_end=1941
-  _globals['_BATCHSPENDRESPONSE']._serialized_start=1944
-  _globals['_BATCHSPENDRESPONSE']._serialized_end=2113
-  _globals['_BATCHSPENDRESPONSE_ITEM']._serialized_start=2023
-  _globals['_BATCHSPENDRESPONSE_ITEM']._serialized_end=2113
-  _globals['_LISTCOSTEVENTSREQUEST']._serialized_start=2115
-  _globals['_LISTCOSTEVENTSREQUEST']._serialized_end=2193
-  _globals['_LISTCOSTEVENTSRESPONSE']._serialized_start=2195
-  _globals['_LISTCOSTEVENTSRESPONSE']._serialized_end=2293
-  _globals['_GETCOSTSUMMARYREQUEST']._serialized_start=2296
-  _globals['_GETCOSTSUMMARYREQUEST']._serialized_end=2473
-  _globals['_GETCOSTSUMMARYRESPONSE']._serialized_start=2476
-  _globals['_GETCOSTSUMMARYRESPONSE']._serialized_end=2765
-  _globals['_GETCOSTSUMMARYRESPONSE_LINE']._serialized_start=2635
-  _globals['_GETCOSTSUMMARYRESPONSE_LINE']._serialized_end=2765
-  _globals['_LISTPRICESREQUEST']._serialized_start=2767
-  _globals['_LISTPRICESREQUEST']._serialized_end=2843
-  _globals['_LISTPRICESRESPONSE']._serialized_start=2845
-  _globals['_LISTPRICESRESPONSE']._serialized_end=2930
-  _globals['_BUDGETSERVICE']._serialized_start=3141
-  _globals['_BUDGETSERVICE']._serialized_end=4396
-  _globals['_LEDGERSERVICE']._serialized_start=4399
-  _globals['_LEDGERSERVICE']._serialized_end=4718
-  _globals['_PRICINGSERVICE']._serialized_start=4721
-  _globals['_PRICINGSERVICE']._serialized_end=4863
+  _globals['_SETBUDGETLIMITREQUEST']._serialized_end=770
+  _globals['_SETBUDGETLIMITRESPONSE']._serialized_start=772
+  _globals['_SETBUDGETLIMITRESPONSE']._serialized_end=837
+  _globals['_RESERVEREQUEST']._serialized_start=840
+  _globals['_RESERVEREQUEST']._serialized_end=1128
+  _globals['_RESERVERESPONSE']._serialized_start=1130
+  _globals['_RESERVERESPONSE']._serialized_end=1184
+  _globals['_MARKDISPATCHEDREQUEST']._serialized_start=1186
+  _globals['_MARKDISPATCHEDREQUEST']._serialized_end=1226
+  _globals['_MARKDISPATCHEDRESPONSE']._serialized_start=1228
+  _globals['_MARKDISPATCHEDRESPONSE']._serialized_end=1289
+  _globals['_SETTLEREQUEST']._serialized_start=1291
+  _globals['_SETTLEREQUEST']._serialized_end=1364
+  _globals['_SETTLERESPONSE']._serialized_start=1366
+  _globals['_SETTLERESPONSE']._serialized_end=1419
+  _globals['_RELEASEREQUEST']._serialized_start=1421
+  _globals['_RELEASEREQUEST']._serialized_end=1483
+  _globals['_RELEASERESPONSE']._serialized_start=1485
+  _globals['_RELEASERESPONSE']._serialized_end=1539
+  _globals['_BATCHSPENDREQUEST']._serialized_start=1542
+  _globals['_BATCHSPENDREQUEST']._serialized_end=1961
+  _globals['_BATCHSPENDREQUEST_ITEM']._serialized_start=1674
+  _globals['_BATCHSPENDREQUEST_ITEM']._serialized_end=1961
+  _globals['_BATCHSPENDRESPONSE']._serialized_start=1964
+  _globals['_BATCHSPENDRESPONSE']._serialized_end=2133
+  _globals['_BATCHSPENDRESPONSE_ITEM']._serialized_start=2043
+  _globals['_BATCHSPENDRESPONSE_ITEM']._serialized_end=2133
+  _globals['_LISTCOSTEVENTSREQUEST']._serialized_start=2135
+  _globals['_LISTCOSTEVENTSREQUEST']._serialized_end=2213
+  _globals['_LISTCOSTEVENTSRESPONSE']._serialized_start=2215
+  _globals['_LISTCOSTEVENTSRESPONSE']._serialized_end=2313
+  _globals['_GETCOSTSUMMARYREQUEST']._serialized_start=2316
+  _globals['_GETCOSTSUMMARYREQUEST']._serialized_end=2493
+  _globals['_GETCOSTSUMMARYRESPONSE']._serialized_start=2496
+  _globals['_GETCOSTSUMMARYRESPONSE']._serialized_end=2785
+  _globals['_GETCOSTSUMMARYRESPONSE_LINE']._serialized_start=2655
+  _globals['_GETCOSTSUMMARYRESPONSE_LINE']._serialized_end=2785
+  _globals['_LISTPRICESREQUEST']._serialized_start=2787
+  _globals['_LISTPRICESREQUEST']._serialized_end=2863
+  _globals['_LISTPRICESRESPONSE']._serialized_start=2865
+  _globals['_LISTPRICESRESPONSE']._serialized_end=2950
+  _globals['_BUDGETSERVICE']._serialized_start=3161
+  _globals['_BUDGETSERVICE']._serialized_end=4420
+  _globals['_LEDGERSERVICE']._serialized_start=4423
+  _globals['_LEDGERSERVICE']._serialized_end=4742
+  _globals['_PRICINGSERVICE']._serialized_start=4745
+  _globals['_PRICINGSERVICE']._serialized_end=4887
 # @@protoc_insertion_point(module_scope)

@@ -207,19 +207,23 @@ class SetBudgetLimitRequest(_message.Message):
 
     BUDGET_ID_FIELD_NUMBER: _builtins.int
     LIMIT_NANO_USD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     budget_id: _builtins.str
     """Which budget, `budget_…`, or `tenant`. Required."""
     limit_nano_usd: _builtins.int
     """The new limit, nano-USD, >= 0."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
     def __init__(
         self,
         *,
         budget_id: _builtins.str = ...,
         limit_nano_usd: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "limit_nano_usd", b"limit_nano_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "limit_nano_usd", b"limit_nano_usd", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,12 +63,18 @@ class ApiKey(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REVOKE_TIME_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    LAST_USE_TIME_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    PREVIOUS_SECRET_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     api_key_id: _builtins.str
     """Id of the key, `key_…`."""
     display_name: _builtins.str
     """Name given by its maker, at most 100 characters."""
     project: _builtins.str
     """Project the key is bound to. Empty means any."""
+    service_account_id: _builtins.str
+    """Service account it speaks for, `svc_…`. Empty when it speaks for itself."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """Roles that a token exchanged for this key carries."""
@@ -85,6 +91,18 @@ class ApiKey(_message.Message):
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
         """When it was revoked. Absent while it works."""
 
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Permissions that the key is narrowed to, such as `sessions.read`. Empty means all that its roles grant."""
+
+    @_builtins.property
+    def last_use_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was last used, to the minute. Absent when it never was."""
+
+    @_builtins.property
+    def previous_secret_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the secret before the current one stops working, after a rotation. Absent when there is none."""
+
     def __init__(
         self,
         *,
@@ -95,31 +113,143 @@ class ApiKey(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         revoke_time: _timestamp_pb2.Timestamp | None = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        last_use_time: _timestamp_pb2.Timestamp | None = ...,
+        service_account_id: _builtins.str = ...,
+        previous_secret_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "previous_secret_expire_time", b"previous_secret_expire_time", "revoke_time", b"revoke_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "project", b"project", "revoke_time", b"revoke_time", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "create_time", b"create_time", "display_name", b"display_name", "expire_time", b"expire_time", "last_use_time", b"last_use_time", "previous_secret_expire_time", b"previous_secret_expire_time", "project", b"project", "revoke_time", b"revoke_time", "roles", b"roles", "scopes", b"scopes", "service_account_id", b"service_account_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ApiKey: _TypeAlias = ApiKey  # noqa: Y015
 
 @_typing.final
-class Tenant(_message.Message):
-    """A tenant: a customer whose data, money and rules stand apart from everyone else's."""
+class ServiceAccount(_message.Message):
+    """A program that works for a tenant. Its keys come and go; its name and roles stay."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TENANT_ID_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
-    RESIDENCY_REGION_FIELD_NUMBER: _builtins.int
-    tenant_id: _builtins.str
-    """Id of the tenant, `tenant_…`."""
-    name: _builtins.str
-    """Unique name, 1 to 63 lower-case letters, digits and `-`."""
-    residency_region: _builtins.str
-    """Region its content must stay in, such as `eu`. Empty means no rule."""
+    DISABLE_TIME_FIELD_NUMBER: _builtins.int
+    service_account_id: _builtins.str
+    """Id, `svc_…`."""
+    display_name: _builtins.str
+    """Name for people, at most 100 characters."""
+    project: _builtins.str
+    """Project it is bound to. Empty means any."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
+        """Roles of tokens made for its keys."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was made."""
+
+    @_builtins.property
+    def disable_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was disabled, which ends all its keys. Absent while it works."""
+
+    def __init__(
+        self,
+        *,
+        service_account_id: _builtins.str = ...,
+        display_name: _builtins.str = ...,
+        roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
+        project: _builtins.str = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        disable_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disable_time", b"disable_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "disable_time", b"disable_time", "display_name", b"display_name", "project", b"project", "roles", b"roles", "service_account_id", b"service_account_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServiceAccount: _TypeAlias = ServiceAccount  # noqa: Y015
+
+@_typing.final
+class User(_message.Message):
+    """A person who signs in through an OpenID Connect issuer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    LAST_LOGIN_TIME_FIELD_NUMBER: _builtins.int
+    REMOVE_TIME_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """Id, `user_…`."""
+    email: _builtins.str
+    """Verified mail address, lower case. Unique in the tenant."""
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
+        """Roles in the tenant."""
+
+    @_builtins.property
+    def create_time(self) -> _timestamp_pb2.Timestamp:
+        """When the person was invited."""
+
+    @_builtins.property
+    def last_login_time(self) -> _timestamp_pb2.Timestamp:
+        """When the person last signed in. Absent when never."""
+
+    @_builtins.property
+    def remove_time(self) -> _timestamp_pb2.Timestamp:
+        """When the person was removed. Absent while signing in is possible."""
+
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        email: _builtins.str = ...,
+        roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
+        create_time: _timestamp_pb2.Timestamp | None = ...,
+        last_login_time: _timestamp_pb2.Timestamp | None = ...,
+        remove_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "last_login_time", b"last_login_time", "remove_time", b"remove_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "email", b"email", "last_login_time", b"last_login_time", "remove_time", b"remove_time", "roles", b"roles", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___User: _TypeAlias = User  # noqa: Y015
+
+@_typing.final
+class OidcIssuer(_message.Message):
+    """An OpenID Connect issuer whose word a tenant takes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OIDC_ISSUER_ID_FIELD_NUMBER: _builtins.int
+    ISSUER_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    TRUSTED_DOMAINS_FIELD_NUMBER: _builtins.int
+    DEFAULT_ROLES_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_FIELD_NUMBER: _builtins.int
+    oidc_issuer_id: _builtins.str
+    """Id, `issuer_…`."""
+    issuer: _builtins.str
+    """Issuer as in the `iss` claim, `https://…`; loopback `http://` is accepted. Discovery lies below it."""
+    client_id: _builtins.str
+    """Client id registered there for Comitia; the `aud` of its ID tokens."""
+    @_builtins.property
+    def trusted_domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Mail domains whose verified addresses get `default_roles` without an invitation. Empty means invited users only."""
+
+    @_builtins.property
+    def default_roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
+        """Roles of such people. Never OPERATOR."""
+
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -127,15 +257,17 @@ class Tenant(_message.Message):
     def __init__(
         self,
         *,
-        tenant_id: _builtins.str = ...,
-        name: _builtins.str = ...,
+        oidc_issuer_id: _builtins.str = ...,
+        issuer: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        trusted_domains: _abc.Iterable[_builtins.str] | None = ...,
+        default_roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
-        residency_region: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "name", b"name", "residency_region", b"residency_region", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "default_roles", b"default_roles", "issuer", b"issuer", "oidc_issuer_id", b"oidc_issuer_id", "trusted_domains", b"trusted_domains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Tenant: _TypeAlias = Tenant  # noqa: Y015
+Global___OidcIssuer: _TypeAlias = OidcIssuer  # noqa: Y015

@@ -28,7 +28,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)comitia/gateway/v1/identity_service.proto\x12\x12\x63omitia.gateway.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a!comitia/gateway/v1/identity.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"(\n\x15\x45xchangeApiKeyRequest\x12\x0f\n\x07\x61pi_key\x18\x01 \x01(\t\"_\n\x16\x45xchangeApiKeyResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0f\n\rWhoAmIRequest\"n\n\x0eWhoAmIResponse\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\'\n\x05roles\x18\x03 \x03(\x0e\x32\x18.comitia.gateway.v1.Role\x12\x0f\n\x07project\x18\x04 \x01(\t\"\xaa\x01\n\x13\x43reateApiKeyRequest\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\x12\'\n\x05roles\x18\x02 \x03(\x0e\x32\x18.comitia.gateway.v1.Role\x12\x0f\n\x07project\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"S\n\x14\x43reateApiKeyResponse\x12+\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\";\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListApiKeysResponse\x12,\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x1a.comitia.gateway.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\")\n\x13RevokeApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\"C\n\x14RevokeApiKeyResponse\x12+\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.ApiKey\"#\n\x11IssueGrantRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"&\n\x12IssueGrantResponse\x12\x10\n\x08grant_id\x18\x01 \x01(\t\"8\n\x14\x45xchangeGrantRequest\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"^\n\x15\x45xchangeGrantResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xde\x07\n\x0fIdentityService\x12\x87\x01\n\x0e\x45xchangeApiKey\x12).comitia.gateway.v1.ExchangeApiKeyRequest\x1a*.comitia.gateway.v1.ExchangeApiKeyResponse\"\x1e\x9a\xc2\x18\x06\x10\x32\x18\x05 \x01\x82\xd3\xe4\x93\x02\x0e\"\t/v1/token:\x01*\x12x\n\x06WhoAmI\x12!.comitia.gateway.v1.WhoAmIRequest\x1a\".comitia.gateway.v1.WhoAmIResponse\"\'\x9a\xc2\x18\x11\n\ridentity.read\x18\x05\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/whoami\x12\x92\x01\n\x0c\x43reateApiKey\x12\'.comitia.gateway.v1.CreateApiKeyRequest\x1a(.comitia.gateway.v1.CreateApiKeyResponse\"/\x9a\xc2\x18\x14\n\x0e\x61pi_keys.write\x10\n\x18\x05\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/api-keys:\x01*\x12\x89\x01\n\x0bListApiKeys\x12&.comitia.gateway.v1.ListApiKeysRequest\x1a\'.comitia.gateway.v1.ListApiKeysResponse\")\x9a\xc2\x18\x11\n\rapi_keys.read\x18\x05\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/api-keys\x12\xa6\x01\n\x0cRevokeApiKey\x12\'.comitia.gateway.v1.RevokeApiKeyRequest\x1a(.comitia.gateway.v1.RevokeApiKeyResponse\"C\x9a\xc2\x18\x14\n\x0e\x61pi_keys.write\x10\n\x18\x05\x82\xd3\xe4\x93\x02%\" /v1/api-keys/{api_key_id}:revoke:\x01*\x12\x7f\n\nIssueGrant\x12%.comitia.gateway.v1.IssueGrantRequest\x1a&.comitia.gateway.v1.IssueGrantResponse\"\"\x9a\xc2\x18\x1e\n\x0cgrants.issue\x18\x05*\x0corchestrator\x12|\n\rExchangeGrant\x12(.comitia.gateway.v1.ExchangeGrantRequest\x1a).comitia.gateway.v1.ExchangeGrantResponse\"\x16\x9a\xc2\x18\x12\x18\x05 \x01*\x0corchestratorb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)comitia/gateway/v1/identity_service.proto\x12\x12\x63omitia.gateway.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a!comitia/gateway/v1/identity.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"(\n\x15\x45xchangeApiKeyRequest\x12\x0f\n\x07\x61pi_key\x18\x01 \x01(\t\"_\n\x16\x45xchangeApiKeyResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x0f\n\rWhoAmIRequest\"n\n\x0eWhoAmIResponse\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\'\n\x05roles\x18\x03 \x03(\x0e\x32\x18.comitia.gateway.v1.Role\x12\x0f\n\x07project\x18\x04 \x01(\t\"\xd6\x01\n\x13\x43reateApiKeyRequest\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\x12\'\n\x05roles\x18\x02 \x03(\x0e\x32\x18.comitia.gateway.v1.Role\x12\x0f\n\x07project\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x0e\n\x06scopes\x18\x06 \x03(\t\x12\x1a\n\x12service_account_id\x18\x07 \x01(\t\"S\n\x14\x43reateApiKeyResponse\x12+\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\";\n\x12ListApiKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"\\\n\x13ListApiKeysResponse\x12,\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x1a.comitia.gateway.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x13RevokeApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"C\n\x14RevokeApiKeyResponse\x12+\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.ApiKey\"V\n\x13RotateApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x17\n\x0foverlap_seconds\x18\x02 \x01(\x05\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"S\n\x14RotateApiKeyResponse\x12+\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.ApiKey\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\x81\x01\n\x1b\x43reateServiceAccountRequest\x12\x14\n\x0c\x64isplay_name\x18\x01 \x01(\t\x12\'\n\x05roles\x18\x02 \x03(\x0e\x32\x18.comitia.gateway.v1.Role\x12\x0f\n\x07project\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"[\n\x1c\x43reateServiceAccountResponse\x12;\n\x0fservice_account\x18\x01 \x01(\x0b\x32\".comitia.gateway.v1.ServiceAccount\"C\n\x1aListServiceAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"t\n\x1bListServiceAccountsResponse\x12<\n\x10service_accounts\x18\x01 \x03(\x0b\x32\".comitia.gateway.v1.ServiceAccount\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"N\n\x1c\x44isableServiceAccountRequest\x12\x1a\n\x12service_account_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\\\n\x1d\x44isableServiceAccountResponse\x12;\n\x0fservice_account\x18\x01 \x01(\x0b\x32\".comitia.gateway.v1.ServiceAccount\"\x12\n\x10GetKeySetRequest\"\x9f\x01\n\x11GetKeySetResponse\x12\x37\n\x04keys\x18\x01 \x03(\x0b\x32).comitia.gateway.v1.GetKeySetResponse.Key\x1aQ\n\x03Key\x12\x0b\n\x03kty\x18\x01 \x01(\t\x12\x0b\n\x03\x63rv\x18\x02 \x01(\t\x12\t\n\x01x\x18\x03 \x01(\t\x12\x0b\n\x03kid\x18\x04 \x01(\t\x12\x0b\n\x03use\x18\x05 \x01(\t\x12\x0b\n\x03\x61lg\x18\x06 \x01(\t\"-\n\x17RotateSigningKeyRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"Y\n\x18RotateSigningKeyResponse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12-\n\tsign_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\x11IssueGrantRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"&\n\x12IssueGrantResponse\x12\x10\n\x08grant_id\x18\x01 \x01(\t\"8\n\x14\x45xchangeGrantRequest\x12\x10\n\x08grant_id\x18\x01 \x01(\t\x12\x0e\n\x06run_id\x18\x02 \x01(\t\"^\n\x15\x45xchangeGrantResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x8c\x10\n\x0fIdentityService\x12\x87\x01\n\x0e\x45xchangeApiKey\x12).comitia.gateway.v1.ExchangeApiKeyRequest\x1a*.comitia.gateway.v1.ExchangeApiKeyResponse\"\x1e\x9a\xc2\x18\x06\x18\x05 \x01@\x14\x82\xd3\xe4\x93\x02\x0e\"\t/v1/token:\x01*\x12x\n\x06WhoAmI\x12!.comitia.gateway.v1.WhoAmIRequest\x1a\".comitia.gateway.v1.WhoAmIResponse\"\'\x9a\xc2\x18\x11\n\ridentity.read\x18\x05\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/whoami\x12\x94\x01\n\x0c\x43reateApiKey\x12\'.comitia.gateway.v1.CreateApiKeyRequest\x1a(.comitia.gateway.v1.CreateApiKeyResponse\"1\x9a\xc2\x18\x16\n\x0e\x61pi_keys.write\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/api-keys:\x01*\x12\x89\x01\n\x0bListApiKeys\x12&.comitia.gateway.v1.ListApiKeysRequest\x1a\'.comitia.gateway.v1.ListApiKeysResponse\")\x9a\xc2\x18\x11\n\rapi_keys.read\x18\x05\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/api-keys\x12\xa8\x01\n\x0cRevokeApiKey\x12\'.comitia.gateway.v1.RevokeApiKeyRequest\x1a(.comitia.gateway.v1.RevokeApiKeyResponse\"E\x9a\xc2\x18\x16\n\x0e\x61pi_keys.write\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02%\" /v1/api-keys/{api_key_id}:revoke:\x01*\x12\xa8\x01\n\x0cRotateApiKey\x12\'.comitia.gateway.v1.RotateApiKeyRequest\x1a(.comitia.gateway.v1.RotateApiKeyResponse\"E\x9a\xc2\x18\x16\n\x0e\x61pi_keys.write\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02%\" /v1/api-keys/{api_key_id}:rotate:\x01*\x12\xbc\x01\n\x14\x43reateServiceAccount\x12/.comitia.gateway.v1.CreateServiceAccountRequest\x1a\x30.comitia.gateway.v1.CreateServiceAccountResponse\"A\x9a\xc2\x18\x1e\n\x16service_accounts.write\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x19\"\x14/v1/service-accounts:\x01*\x12\xb1\x01\n\x13ListServiceAccounts\x12..comitia.gateway.v1.ListServiceAccountsRequest\x1a/.comitia.gateway.v1.ListServiceAccountsResponse\"9\x9a\xc2\x18\x19\n\x15service_accounts.read\x18\x05\x82\xd3\xe4\x93\x02\x16\x12\x14/v1/service-accounts\x12\xdc\x01\n\x15\x44isableServiceAccount\x12\x30.comitia.gateway.v1.DisableServiceAccountRequest\x1a\x31.comitia.gateway.v1.DisableServiceAccountResponse\"^\x9a\xc2\x18\x1e\n\x16service_accounts.write\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x36\"1/v1/service-accounts/{service_account_id}:disable:\x01*\x12y\n\tGetKeySet\x12$.comitia.gateway.v1.GetKeySetRequest\x1a%.comitia.gateway.v1.GetKeySetResponse\"\x1f\x9a\xc2\x18\x06\x18\x05 \x01@\x14\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/jwks.json\x12\xaf\x01\n\x10RotateSigningKey\x12+.comitia.gateway.v1.RotateSigningKeyRequest\x1a,.comitia.gateway.v1.RotateSigningKeyResponse\"@\x9a\xc2\x18\x1a\n\x12signing_keys.write\x10\x01\x18\n0\x01\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/signing-keys:rotate:\x01*\x12\x7f\n\nIssueGrant\x12%.comitia.gateway.v1.IssueGrantRequest\x1a&.comitia.gateway.v1.IssueGrantResponse\"\"\x9a\xc2\x18\x1e\n\x0cgrants.issue\x18\x05*\x0corchestrator\x12|\n\rExchangeGrant\x12(.comitia.gateway.v1.ExchangeGrantRequest\x1a).comitia.gateway.v1.ExchangeGrantResponse\"\x16\x9a\xc2\x18\x12\x18\x05 \x01*\x0corchestratorb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,15 +36,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.gateway.v1.identity
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['ExchangeApiKey']._loaded_options = None
-  _globals['_IDENTITYSERVICE'].methods_by_name['ExchangeApiKey']._serialized_options = b'\232\302\030\006\0202\030\005 \001\202\323\344\223\002\016\"\t/v1/token:\001*'
+  _globals['_IDENTITYSERVICE'].methods_by_name['ExchangeApiKey']._serialized_options = b'\232\302\030\006\030\005 \001@\024\202\323\344\223\002\016\"\t/v1/token:\001*'
   _globals['_IDENTITYSERVICE'].methods_by_name['WhoAmI']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['WhoAmI']._serialized_options = b'\232\302\030\021\n\ridentity.read\030\005\202\323\344\223\002\014\022\n/v1/whoami'
   _globals['_IDENTITYSERVICE'].methods_by_name['CreateApiKey']._loaded_options = None
-  _globals['_IDENTITYSERVICE'].methods_by_name['CreateApiKey']._serialized_options = b'\232\302\030\024\n\016api_keys.write\020\n\030\005\202\323\344\223\002\021\"\014/v1/api-keys:\001*'
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateApiKey']._serialized_options = b'\232\302\030\026\n\016api_keys.write\020\n\030\0050\001\202\323\344\223\002\021\"\014/v1/api-keys:\001*'
   _globals['_IDENTITYSERVICE'].methods_by_name['ListApiKeys']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['ListApiKeys']._serialized_options = b'\232\302\030\021\n\rapi_keys.read\030\005\202\323\344\223\002\016\022\014/v1/api-keys'
   _globals['_IDENTITYSERVICE'].methods_by_name['RevokeApiKey']._loaded_options = None
-  _globals['_IDENTITYSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\232\302\030\024\n\016api_keys.write\020\n\030\005\202\323\344\223\002%\" /v1/api-keys/{api_key_id}:revoke:\001*'
+  _globals['_IDENTITYSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\232\302\030\026\n\016api_keys.write\020\n\030\0050\001\202\323\344\223\002%\" /v1/api-keys/{api_key_id}:revoke:\001*'
+  _globals['_IDENTITYSERVICE'].methods_by_name['RotateApiKey']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['RotateApiKey']._serialized_options = b'\232\302\030\026\n\016api_keys.write\020\n\030\0050\001\202\323\344\223\002%\" /v1/api-keys/{api_key_id}:rotate:\001*'
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateServiceAccount']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['CreateServiceAccount']._serialized_options = b'\232\302\030\036\n\026service_accounts.write\020\n\030\0050\001\202\323\344\223\002\031\"\024/v1/service-accounts:\001*'
+  _globals['_IDENTITYSERVICE'].methods_by_name['ListServiceAccounts']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['ListServiceAccounts']._serialized_options = b'\232\302\030\031\n\025service_accounts.read\030\005\202\323\344\223\002\026\022\024/v1/service-accounts'
+  _globals['_IDENTITYSERVICE'].methods_by_name['DisableServiceAccount']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['DisableServiceAccount']._serialized_options = b'\232\302\030\036\n\026service_accounts.write\020\n\030\0050\001\202\323\344\223\0026\"1/v1/service-accounts/{service_account_id}:disable:\001*'
+  _globals['_IDENTITYSERVICE'].methods_by_name['GetKeySet']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['GetKeySet']._serialized_options = b'\232\302\030\006\030\005 \001@\024\202\323\344\223\002\017\022\r/v1/jwks.json'
+  _globals['_IDENTITYSERVICE'].methods_by_name['RotateSigningKey']._loaded_options = None
+  _globals['_IDENTITYSERVICE'].methods_by_name['RotateSigningKey']._serialized_options = b'\232\302\030\032\n\022signing_keys.write\020\001\030\n0\001\202\323\344\223\002\034\"\027/v1/signing-keys:rotate:\001*'
   _globals['_IDENTITYSERVICE'].methods_by_name['IssueGrant']._loaded_options = None
   _globals['_IDENTITYSERVICE'].methods_by_name['IssueGrant']._serialized_options = b'\232\302\030\036\n\014grants.issue\030\005*\014orchestrator'
   _globals['_IDENTITYSERVICE'].methods_by_name['ExchangeGrant']._loaded_options = None
@@ -58,25 +70,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WHOAMIRESPONSE']._serialized_start=350
   _globals['_WHOAMIRESPONSE']._serialized_end=460
   _globals['_CREATEAPIKEYREQUEST']._serialized_start=463
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=633
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=635
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=718
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=720
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=779
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=781
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=873
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=875
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=916
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=918
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=985
-  _globals['_ISSUEGRANTREQUEST']._serialized_start=987
-  _globals['_ISSUEGRANTREQUEST']._serialized_end=1022
-  _globals['_ISSUEGRANTRESPONSE']._serialized_start=1024
-  _globals['_ISSUEGRANTRESPONSE']._serialized_end=1062
-  _globals['_EXCHANGEGRANTREQUEST']._serialized_start=1064
-  _globals['_EXCHANGEGRANTREQUEST']._serialized_end=1120
-  _globals['_EXCHANGEGRANTRESPONSE']._serialized_start=1122
-  _globals['_EXCHANGEGRANTRESPONSE']._serialized_end=1216
-  _globals['_IDENTITYSERVICE']._serialized_start=1219
-  _globals['_IDENTITYSERVICE']._serialized_end=2209
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=677
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=679
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=762
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=764
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=823
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=825
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=917
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=919
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=980
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=982
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1049
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=1051
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=1137
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=1139
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=1222
+  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_start=1225
+  _globals['_CREATESERVICEACCOUNTREQUEST']._serialized_end=1354
+  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_start=1356
+  _globals['_CREATESERVICEACCOUNTRESPONSE']._serialized_end=1447
+  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_start=1449
+  _globals['_LISTSERVICEACCOUNTSREQUEST']._serialized_end=1516
+  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_start=1518
+  _globals['_LISTSERVICEACCOUNTSRESPONSE']._serialized_end=1634
+  _globals['_DISABLESERVICEACCOUNTREQUEST']._serialized_start=1636
+  _globals['_DISABLESERVICEACCOUNTREQUEST']._serialized_end=1714
+  _globals['_DISABLESERVICEACCOUNTRESPONSE']._serialized_start=1716
+  _globals['_DISABLESERVICEACCOUNTRESPONSE']._serialized_end=1808
+  _globals['_GETKEYSETREQUEST']._serialized_start=1810
+  _globals['_GETKEYSETREQUEST']._serialized_end=1828
+  _globals['_GETKEYSETRESPONSE']._serialized_start=1831
+  _globals['_GETKEYSETRESPONSE']._serialized_end=1990
+  _globals['_GETKEYSETRESPONSE_KEY']._serialized_start=1909
+  _globals['_GETKEYSETRESPONSE_KEY']._serialized_end=1990
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_start=1992
+  _globals['_ROTATESIGNINGKEYREQUEST']._serialized_end=2037
+  _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_start=2039
+  _globals['_ROTATESIGNINGKEYRESPONSE']._serialized_end=2128
+  _globals['_ISSUEGRANTREQUEST']._serialized_start=2130
+  _globals['_ISSUEGRANTREQUEST']._serialized_end=2165
+  _globals['_ISSUEGRANTRESPONSE']._serialized_start=2167
+  _globals['_ISSUEGRANTRESPONSE']._serialized_end=2205
+  _globals['_EXCHANGEGRANTREQUEST']._serialized_start=2207
+  _globals['_EXCHANGEGRANTREQUEST']._serialized_end=2263
+  _globals['_EXCHANGEGRANTRESPONSE']._serialized_start=2265
+  _globals['_EXCHANGEGRANTRESPONSE']._serialized_end=2359
+  _globals['_IDENTITYSERVICE']._serialized_start=2362
+  _globals['_IDENTITYSERVICE']._serialized_end=4422
 # @@protoc_insertion_point(module_scope)

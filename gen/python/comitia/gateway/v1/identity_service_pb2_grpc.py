@@ -62,6 +62,36 @@ class IdentityServiceStub:
                 request_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RevokeApiKeyRequest.SerializeToString,
                 response_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RevokeApiKeyResponse.FromString,
                 _registered_method=True)
+        self.RotateApiKey = channel.unary_unary(
+                '/comitia.gateway.v1.IdentityService/RotateApiKey',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateApiKeyRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateApiKeyResponse.FromString,
+                _registered_method=True)
+        self.CreateServiceAccount = channel.unary_unary(
+                '/comitia.gateway.v1.IdentityService/CreateServiceAccount',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.CreateServiceAccountRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.CreateServiceAccountResponse.FromString,
+                _registered_method=True)
+        self.ListServiceAccounts = channel.unary_unary(
+                '/comitia.gateway.v1.IdentityService/ListServiceAccounts',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.ListServiceAccountsRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.ListServiceAccountsResponse.FromString,
+                _registered_method=True)
+        self.DisableServiceAccount = channel.unary_unary(
+                '/comitia.gateway.v1.IdentityService/DisableServiceAccount',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.DisableServiceAccountRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.DisableServiceAccountResponse.FromString,
+                _registered_method=True)
+        self.GetKeySet = channel.unary_unary(
+                '/comitia.gateway.v1.IdentityService/GetKeySet',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.GetKeySetRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.GetKeySetResponse.FromString,
+                _registered_method=True)
+        self.RotateSigningKey = channel.unary_unary(
+                '/comitia.gateway.v1.IdentityService/RotateSigningKey',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateSigningKeyRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateSigningKeyResponse.FromString,
+                _registered_method=True)
         self.IssueGrant = channel.unary_unary(
                 '/comitia.gateway.v1.IdentityService/IssueGrant',
                 request_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.IssueGrantRequest.SerializeToString,
@@ -124,6 +154,59 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RotateApiKey(self, request, context):
+        """Gives a key a new secret. The old one keeps working for `overlap_seconds`, so that callers can change over.
+
+        Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
+        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/API_KEY_ENDED, PERMISSION_DENIED/ROLE_NOT_HELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateServiceAccount(self, request, context):
+        """Makes a service account: a name and roles for a program, whose keys come and go.
+
+        Idempotent per `request_id` for 24 h.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListServiceAccounts(self, request, context):
+        """Lists the tenant's service accounts, newest first, disabled ones included.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableServiceAccount(self, request, context):
+        """Disables a service account and revokes all its keys. Disabling a disabled one changes nothing and succeeds.
+
+        Errors: NOT_FOUND/NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKeySet(self, request, context):
+        """Gives the public keys that verify access tokens, as a JSON Web Key Set (RFC 7517).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateSigningKey(self, request, context):
+        """Makes a new signing key for access tokens. It signs once every verifier can know it; the old one verifies until the
+        last of its tokens has ended.
+
+        Errors: ABORTED/ROTATION_IN_PROGRESS.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def IssueGrant(self, request, context):
         """Stores a grant: permission to go on working for the caller after the call has ended.
         Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
@@ -172,6 +255,36 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.RevokeApiKey,
                     request_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RevokeApiKeyRequest.FromString,
                     response_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RevokeApiKeyResponse.SerializeToString,
+            ),
+            'RotateApiKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateApiKey,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateApiKeyRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateApiKeyResponse.SerializeToString,
+            ),
+            'CreateServiceAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateServiceAccount,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.CreateServiceAccountRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.CreateServiceAccountResponse.SerializeToString,
+            ),
+            'ListServiceAccounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListServiceAccounts,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.ListServiceAccountsRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.ListServiceAccountsResponse.SerializeToString,
+            ),
+            'DisableServiceAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableServiceAccount,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.DisableServiceAccountRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.DisableServiceAccountResponse.SerializeToString,
+            ),
+            'GetKeySet': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeySet,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.GetKeySetRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.GetKeySetResponse.SerializeToString,
+            ),
+            'RotateSigningKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateSigningKey,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateSigningKeyRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateSigningKeyResponse.SerializeToString,
             ),
             'IssueGrant': grpc.unary_unary_rpc_method_handler(
                     servicer.IssueGrant,
@@ -322,6 +435,168 @@ class IdentityService:
             '/comitia.gateway.v1.IdentityService/RevokeApiKey',
             comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RevokeApiKeyRequest.SerializeToString,
             comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RevokeApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateApiKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.IdentityService/RotateApiKey',
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateApiKeyRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateApiKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateServiceAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.IdentityService/CreateServiceAccount',
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.CreateServiceAccountRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.CreateServiceAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListServiceAccounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.IdentityService/ListServiceAccounts',
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.ListServiceAccountsRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.ListServiceAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableServiceAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.IdentityService/DisableServiceAccount',
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.DisableServiceAccountRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.DisableServiceAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeySet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.IdentityService/GetKeySet',
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.GetKeySetRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.GetKeySetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateSigningKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.IdentityService/RotateSigningKey',
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateSigningKeyRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_identity__service__pb2.RotateSigningKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

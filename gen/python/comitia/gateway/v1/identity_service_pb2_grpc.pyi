@@ -58,6 +58,33 @@ class IdentityServiceStub:
 
     Errors: NOT_FOUND/NOT_FOUND.
     """
+    RotateApiKey: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.RotateApiKeyRequest, _identity_service_pb2.RotateApiKeyResponse]
+    """Gives a key a new secret. The old one keeps working for `overlap_seconds`, so that callers can change over.
+
+    Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
+    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/API_KEY_ENDED, PERMISSION_DENIED/ROLE_NOT_HELD.
+    """
+    CreateServiceAccount: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.CreateServiceAccountRequest, _identity_service_pb2.CreateServiceAccountResponse]
+    """Makes a service account: a name and roles for a program, whose keys come and go.
+
+    Idempotent per `request_id` for 24 h.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD.
+    """
+    ListServiceAccounts: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListServiceAccountsRequest, _identity_service_pb2.ListServiceAccountsResponse]
+    """Lists the tenant's service accounts, newest first, disabled ones included."""
+    DisableServiceAccount: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.DisableServiceAccountRequest, _identity_service_pb2.DisableServiceAccountResponse]
+    """Disables a service account and revokes all its keys. Disabling a disabled one changes nothing and succeeds.
+
+    Errors: NOT_FOUND/NOT_FOUND.
+    """
+    GetKeySet: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.GetKeySetRequest, _identity_service_pb2.GetKeySetResponse]
+    """Gives the public keys that verify access tokens, as a JSON Web Key Set (RFC 7517)."""
+    RotateSigningKey: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.RotateSigningKeyRequest, _identity_service_pb2.RotateSigningKeyResponse]
+    """Makes a new signing key for access tokens. It signs once every verifier can know it; the old one verifies until the
+    last of its tokens has ended.
+
+    Errors: ABORTED/ROTATION_IN_PROGRESS.
+    """
     IssueGrant: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.IssueGrantRequest, _identity_service_pb2.IssueGrantResponse]
     """Stores a grant: permission to go on working for the caller after the call has ended.
     Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
@@ -101,6 +128,33 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     Revoking a revoked key changes nothing and succeeds.
 
     Errors: NOT_FOUND/NOT_FOUND.
+    """
+    RotateApiKey: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.RotateApiKeyRequest, _identity_service_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
+    """Gives a key a new secret. The old one keeps working for `overlap_seconds`, so that callers can change over.
+
+    Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
+    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/API_KEY_ENDED, PERMISSION_DENIED/ROLE_NOT_HELD.
+    """
+    CreateServiceAccount: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.CreateServiceAccountRequest, _identity_service_pb2.CreateServiceAccountResponse]  # type: ignore[assignment]
+    """Makes a service account: a name and roles for a program, whose keys come and go.
+
+    Idempotent per `request_id` for 24 h.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD.
+    """
+    ListServiceAccounts: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListServiceAccountsRequest, _identity_service_pb2.ListServiceAccountsResponse]  # type: ignore[assignment]
+    """Lists the tenant's service accounts, newest first, disabled ones included."""
+    DisableServiceAccount: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.DisableServiceAccountRequest, _identity_service_pb2.DisableServiceAccountResponse]  # type: ignore[assignment]
+    """Disables a service account and revokes all its keys. Disabling a disabled one changes nothing and succeeds.
+
+    Errors: NOT_FOUND/NOT_FOUND.
+    """
+    GetKeySet: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.GetKeySetRequest, _identity_service_pb2.GetKeySetResponse]  # type: ignore[assignment]
+    """Gives the public keys that verify access tokens, as a JSON Web Key Set (RFC 7517)."""
+    RotateSigningKey: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.RotateSigningKeyRequest, _identity_service_pb2.RotateSigningKeyResponse]  # type: ignore[assignment]
+    """Makes a new signing key for access tokens. It signs once every verifier can know it; the old one verifies until the
+    last of its tokens has ended.
+
+    Errors: ABORTED/ROTATION_IN_PROGRESS.
     """
     IssueGrant: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.IssueGrantRequest, _identity_service_pb2.IssueGrantResponse]  # type: ignore[assignment]
     """Stores a grant: permission to go on working for the caller after the call has ended.
@@ -172,6 +226,69 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         Revoking a revoked key changes nothing and succeeds.
 
         Errors: NOT_FOUND/NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def RotateApiKey(
+        self,
+        request: _identity_service_pb2.RotateApiKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.RotateApiKeyResponse, _abc.Awaitable[_identity_service_pb2.RotateApiKeyResponse]]:
+        """Gives a key a new secret. The old one keeps working for `overlap_seconds`, so that callers can change over.
+
+        Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
+        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/API_KEY_ENDED, PERMISSION_DENIED/ROLE_NOT_HELD.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateServiceAccount(
+        self,
+        request: _identity_service_pb2.CreateServiceAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.CreateServiceAccountResponse, _abc.Awaitable[_identity_service_pb2.CreateServiceAccountResponse]]:
+        """Makes a service account: a name and roles for a program, whose keys come and go.
+
+        Idempotent per `request_id` for 24 h.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD.
+        """
+
+    @_abc_1.abstractmethod
+    def ListServiceAccounts(
+        self,
+        request: _identity_service_pb2.ListServiceAccountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.ListServiceAccountsResponse, _abc.Awaitable[_identity_service_pb2.ListServiceAccountsResponse]]:
+        """Lists the tenant's service accounts, newest first, disabled ones included."""
+
+    @_abc_1.abstractmethod
+    def DisableServiceAccount(
+        self,
+        request: _identity_service_pb2.DisableServiceAccountRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.DisableServiceAccountResponse, _abc.Awaitable[_identity_service_pb2.DisableServiceAccountResponse]]:
+        """Disables a service account and revokes all its keys. Disabling a disabled one changes nothing and succeeds.
+
+        Errors: NOT_FOUND/NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetKeySet(
+        self,
+        request: _identity_service_pb2.GetKeySetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.GetKeySetResponse, _abc.Awaitable[_identity_service_pb2.GetKeySetResponse]]:
+        """Gives the public keys that verify access tokens, as a JSON Web Key Set (RFC 7517)."""
+
+    @_abc_1.abstractmethod
+    def RotateSigningKey(
+        self,
+        request: _identity_service_pb2.RotateSigningKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_identity_service_pb2.RotateSigningKeyResponse, _abc.Awaitable[_identity_service_pb2.RotateSigningKeyResponse]]:
+        """Makes a new signing key for access tokens. It signs once every verifier can know it; the old one verifies until the
+        last of its tokens has ended.
+
+        Errors: ABORTED/ROTATION_IN_PROGRESS.
         """
 
     @_abc_1.abstractmethod

@@ -23,11 +23,14 @@ _sym_db = _symbol_database.Default()
 
 
 from comitia.common.v1 import guard_pb2 as comitia_dot_common_dot_v1_dot_guard__pb2
-from comitia.gateway.v1 import identity_pb2 as comitia_dot_gateway_dot_v1_dot_identity__pb2
+from comitia.common.v1 import tenant_data_pb2 as comitia_dot_common_dot_v1_dot_tenant__data__pb2
+from comitia.gateway.v1 import tenant_pb2 as comitia_dot_gateway_dot_v1_dot_tenant__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'comitia/gateway/v1/tenant_service.proto\x12\x12\x63omitia.gateway.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a!comitia/gateway/v1/identity.proto\x1a\x1cgoogle/api/annotations.proto\"Q\n\x13\x43reateTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10residency_region\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"Y\n\x14\x43reateTenantResponse\x12*\n\x06tenant\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.Tenant\x12\x15\n\radmin_api_key\x18\x02 \x01(\t\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x13ListTenantsResponse\x12+\n\x07tenants\x18\x01 \x03(\x0b\x32\x1a.comitia.gateway.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xac\x02\n\rTenantService\x12\x90\x01\n\x0c\x43reateTenant\x12\'.comitia.gateway.v1.CreateTenantRequest\x1a(.comitia.gateway.v1.CreateTenantResponse\"-\x9a\xc2\x18\x13\n\rtenants.write\x10\n\x18\n\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/tenants:\x01*\x12\x87\x01\n\x0bListTenants\x12&.comitia.gateway.v1.ListTenantsRequest\x1a\'.comitia.gateway.v1.ListTenantsResponse\"\'\x9a\xc2\x18\x10\n\x0ctenants.read\x18\x05\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/tenantsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'comitia/gateway/v1/tenant_service.proto\x12\x12\x63omitia.gateway.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a#comitia/common/v1/tenant_data.proto\x1a\x1f\x63omitia/gateway/v1/tenant.proto\x1a\x1cgoogle/api/annotations.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"Q\n\x13\x43reateTenantRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10residency_region\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"Y\n\x14\x43reateTenantResponse\x12*\n\x06tenant\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.Tenant\x12\x15\n\radmin_api_key\x18\x02 \x01(\t\";\n\x12ListTenantsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x13ListTenantsResponse\x12+\n\x07tenants\x18\x01 \x03(\x0b\x32\x1a.comitia.gateway.v1.Tenant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x10GetTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"?\n\x11GetTenantResponse\x12*\n\x06tenant\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.Tenant\"\x15\n\x13GetOwnTenantRequest\"B\n\x14GetOwnTenantResponse\x12*\n\x06tenant\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.Tenant\"\x86\x01\n\x13UpdateTenantRequest\x12*\n\x06tenant\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.Tenant\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"B\n\x14UpdateTenantResponse\x12*\n\x06tenant\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.Tenant\"y\n\x18SetSecurityPolicyRequest\x12;\n\x0fsecurity_policy\x18\x01 \x01(\x0b\x32\".comitia.gateway.v1.SecurityPolicy\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"G\n\x19SetSecurityPolicyResponse\x12*\n\x06tenant\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.Tenant\"M\n\x14SuspendTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"C\n\x15SuspendTenantResponse\x12*\n\x06tenant\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.Tenant\"<\n\x13ResumeTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"B\n\x14ResumeTenantResponse\x12*\n\x06tenant\x18\x01 \x01(\x0b\x32\x1a.comitia.gateway.v1.Tenant\"e\n\x13\x44\x65leteTenantRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x14\n\x0c\x63onfirm_name\x18\x02 \x01(\t\x12\x11\n\tplan_only\x18\x03 \x01(\x08\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"p\n\x14\x44\x65leteTenantResponse\x12,\n\x04plan\x18\x01 \x03(\x0b\x32\x1e.comitia.common.v1.ErasureStep\x12*\n\x06tenant\x18\x02 \x01(\x0b\x32\x1a.comitia.gateway.v1.Tenant\"&\n\x11GetErasureRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\"\xd2\x01\n\x12GetErasureResponse\x12\x15\n\rdone_services\x18\x01 \x03(\t\x12\x18\n\x10pending_services\x18\x02 \x03(\t\x12-\n\x05steps\x18\x03 \x03(\x0b\x32\x1e.comitia.common.v1.ErasureStep\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xca\x0c\n\rTenantService\x12\x92\x01\n\x0c\x43reateTenant\x12\'.comitia.gateway.v1.CreateTenantRequest\x1a(.comitia.gateway.v1.CreateTenantResponse\"/\x9a\xc2\x18\x15\n\rtenants.write\x10\n\x18\n0\x01\x82\xd3\xe4\x93\x02\x10\"\x0b/v1/tenants:\x01*\x12\x87\x01\n\x0bListTenants\x12&.comitia.gateway.v1.ListTenantsRequest\x1a\'.comitia.gateway.v1.ListTenantsResponse\"\'\x9a\xc2\x18\x10\n\x0ctenants.read\x18\x05\x82\xd3\xe4\x93\x02\r\x12\x0b/v1/tenants\x12\x8d\x01\n\tGetTenant\x12$.comitia.gateway.v1.GetTenantRequest\x1a%.comitia.gateway.v1.GetTenantResponse\"3\x9a\xc2\x18\x10\n\x0ctenants.read\x18\x05\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/tenants/{tenant_id}\x12\x8a\x01\n\x0cGetOwnTenant\x12\'.comitia.gateway.v1.GetOwnTenantRequest\x1a(.comitia.gateway.v1.GetOwnTenantResponse\"\'\x9a\xc2\x18\x11\n\ridentity.read\x18\x05\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/tenant\x12\xaa\x01\n\x0cUpdateTenant\x12\'.comitia.gateway.v1.UpdateTenantRequest\x1a(.comitia.gateway.v1.UpdateTenantResponse\"G\x9a\xc2\x18\x15\n\rtenants.write\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02(2\x1e/v1/tenants/{tenant.tenant_id}:\x06tenant\x12\xb8\x01\n\x11SetSecurityPolicy\x12,.comitia.gateway.v1.SetSecurityPolicyRequest\x1a-.comitia.gateway.v1.SetSecurityPolicyResponse\"F\x9a\xc2\x18\x1d\n\x15security_policy.write\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x1f\x1a\x1a/v1/tenant/security-policy:\x01*\x12\xa9\x01\n\rSuspendTenant\x12(.comitia.gateway.v1.SuspendTenantRequest\x1a).comitia.gateway.v1.SuspendTenantResponse\"C\x9a\xc2\x18\x15\n\rtenants.write\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02$\"\x1f/v1/tenants/{tenant_id}:suspend:\x01*\x12\xa5\x01\n\x0cResumeTenant\x12\'.comitia.gateway.v1.ResumeTenantRequest\x1a(.comitia.gateway.v1.ResumeTenantResponse\"B\x9a\xc2\x18\x15\n\rtenants.write\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/tenants/{tenant_id}:resume:\x01*\x12\xa5\x01\n\x0c\x44\x65leteTenant\x12\'.comitia.gateway.v1.DeleteTenantRequest\x1a(.comitia.gateway.v1.DeleteTenantResponse\"B\x9a\xc2\x18\x15\n\rtenants.write\x10\x05\x18\x1e\x30\x01\x82\xd3\xe4\x93\x02#\"\x1e/v1/tenants/{tenant_id}:delete:\x01*\x12\x98\x01\n\nGetErasure\x12%.comitia.gateway.v1.GetErasureRequest\x1a&.comitia.gateway.v1.GetErasureResponse\";\x9a\xc2\x18\x10\n\x0ctenants.read\x18\x05\x82\xd3\xe4\x93\x02!\x12\x1f/v1/tenants/{tenant_id}/erasureb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,17 +38,65 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.gateway.v1.tenant_s
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._loaded_options = None
-  _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._serialized_options = b'\232\302\030\023\n\rtenants.write\020\n\030\n\202\323\344\223\002\020\"\013/v1/tenants:\001*'
+  _globals['_TENANTSERVICE'].methods_by_name['CreateTenant']._serialized_options = b'\232\302\030\025\n\rtenants.write\020\n\030\n0\001\202\323\344\223\002\020\"\013/v1/tenants:\001*'
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._loaded_options = None
   _globals['_TENANTSERVICE'].methods_by_name['ListTenants']._serialized_options = b'\232\302\030\020\n\014tenants.read\030\005\202\323\344\223\002\r\022\013/v1/tenants'
-  _globals['_CREATETENANTREQUEST']._serialized_start=159
-  _globals['_CREATETENANTREQUEST']._serialized_end=240
-  _globals['_CREATETENANTRESPONSE']._serialized_start=242
-  _globals['_CREATETENANTRESPONSE']._serialized_end=331
-  _globals['_LISTTENANTSREQUEST']._serialized_start=333
-  _globals['_LISTTENANTSREQUEST']._serialized_end=392
-  _globals['_LISTTENANTSRESPONSE']._serialized_start=394
-  _globals['_LISTTENANTSRESPONSE']._serialized_end=485
-  _globals['_TENANTSERVICE']._serialized_start=488
-  _globals['_TENANTSERVICE']._serialized_end=788
+  _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['GetTenant']._serialized_options = b'\232\302\030\020\n\014tenants.read\030\005\202\323\344\223\002\031\022\027/v1/tenants/{tenant_id}'
+  _globals['_TENANTSERVICE'].methods_by_name['GetOwnTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['GetOwnTenant']._serialized_options = b'\232\302\030\021\n\ridentity.read\030\005\202\323\344\223\002\014\022\n/v1/tenant'
+  _globals['_TENANTSERVICE'].methods_by_name['UpdateTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['UpdateTenant']._serialized_options = b'\232\302\030\025\n\rtenants.write\020\n\030\0050\001\202\323\344\223\002(2\036/v1/tenants/{tenant.tenant_id}:\006tenant'
+  _globals['_TENANTSERVICE'].methods_by_name['SetSecurityPolicy']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['SetSecurityPolicy']._serialized_options = b'\232\302\030\035\n\025security_policy.write\020\n\030\0050\001\202\323\344\223\002\037\032\032/v1/tenant/security-policy:\001*'
+  _globals['_TENANTSERVICE'].methods_by_name['SuspendTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['SuspendTenant']._serialized_options = b'\232\302\030\025\n\rtenants.write\020\n\030\0050\001\202\323\344\223\002$\"\037/v1/tenants/{tenant_id}:suspend:\001*'
+  _globals['_TENANTSERVICE'].methods_by_name['ResumeTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['ResumeTenant']._serialized_options = b'\232\302\030\025\n\rtenants.write\020\n\030\0050\001\202\323\344\223\002#\"\036/v1/tenants/{tenant_id}:resume:\001*'
+  _globals['_TENANTSERVICE'].methods_by_name['DeleteTenant']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['DeleteTenant']._serialized_options = b'\232\302\030\025\n\rtenants.write\020\005\030\0360\001\202\323\344\223\002#\"\036/v1/tenants/{tenant_id}:delete:\001*'
+  _globals['_TENANTSERVICE'].methods_by_name['GetErasure']._loaded_options = None
+  _globals['_TENANTSERVICE'].methods_by_name['GetErasure']._serialized_options = b'\232\302\030\020\n\014tenants.read\030\005\202\323\344\223\002!\022\037/v1/tenants/{tenant_id}/erasure'
+  _globals['_CREATETENANTREQUEST']._serialized_start=261
+  _globals['_CREATETENANTREQUEST']._serialized_end=342
+  _globals['_CREATETENANTRESPONSE']._serialized_start=344
+  _globals['_CREATETENANTRESPONSE']._serialized_end=433
+  _globals['_LISTTENANTSREQUEST']._serialized_start=435
+  _globals['_LISTTENANTSREQUEST']._serialized_end=494
+  _globals['_LISTTENANTSRESPONSE']._serialized_start=496
+  _globals['_LISTTENANTSRESPONSE']._serialized_end=587
+  _globals['_GETTENANTREQUEST']._serialized_start=589
+  _globals['_GETTENANTREQUEST']._serialized_end=626
+  _globals['_GETTENANTRESPONSE']._serialized_start=628
+  _globals['_GETTENANTRESPONSE']._serialized_end=691
+  _globals['_GETOWNTENANTREQUEST']._serialized_start=693
+  _globals['_GETOWNTENANTREQUEST']._serialized_end=714
+  _globals['_GETOWNTENANTRESPONSE']._serialized_start=716
+  _globals['_GETOWNTENANTRESPONSE']._serialized_end=782
+  _globals['_UPDATETENANTREQUEST']._serialized_start=785
+  _globals['_UPDATETENANTREQUEST']._serialized_end=919
+  _globals['_UPDATETENANTRESPONSE']._serialized_start=921
+  _globals['_UPDATETENANTRESPONSE']._serialized_end=987
+  _globals['_SETSECURITYPOLICYREQUEST']._serialized_start=989
+  _globals['_SETSECURITYPOLICYREQUEST']._serialized_end=1110
+  _globals['_SETSECURITYPOLICYRESPONSE']._serialized_start=1112
+  _globals['_SETSECURITYPOLICYRESPONSE']._serialized_end=1183
+  _globals['_SUSPENDTENANTREQUEST']._serialized_start=1185
+  _globals['_SUSPENDTENANTREQUEST']._serialized_end=1262
+  _globals['_SUSPENDTENANTRESPONSE']._serialized_start=1264
+  _globals['_SUSPENDTENANTRESPONSE']._serialized_end=1331
+  _globals['_RESUMETENANTREQUEST']._serialized_start=1333
+  _globals['_RESUMETENANTREQUEST']._serialized_end=1393
+  _globals['_RESUMETENANTRESPONSE']._serialized_start=1395
+  _globals['_RESUMETENANTRESPONSE']._serialized_end=1461
+  _globals['_DELETETENANTREQUEST']._serialized_start=1463
+  _globals['_DELETETENANTREQUEST']._serialized_end=1564
+  _globals['_DELETETENANTRESPONSE']._serialized_start=1566
+  _globals['_DELETETENANTRESPONSE']._serialized_end=1678
+  _globals['_GETERASUREREQUEST']._serialized_start=1680
+  _globals['_GETERASUREREQUEST']._serialized_end=1718
+  _globals['_GETERASURERESPONSE']._serialized_start=1721
+  _globals['_GETERASURERESPONSE']._serialized_end=1931
+  _globals['_TENANTSERVICE']._serialized_start=1934
+  _globals['_TENANTSERVICE']._serialized_end=3544
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class TenantServiceStub:
-    """Makes tenants. For operators of the installation.
+    """Makes, limits, suspends and erases tenants. For operators of the installation; what a tenant may know and change of
+    itself are GetOwnTenant and SetSecurityPolicy.
     """
 
     def __init__(self, channel):
@@ -45,10 +46,51 @@ class TenantServiceStub:
                 request_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
                 response_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
                 _registered_method=True)
+        self.GetTenant = channel.unary_unary(
+                '/comitia.gateway.v1.TenantService/GetTenant',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetTenantRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetTenantResponse.FromString,
+                _registered_method=True)
+        self.GetOwnTenant = channel.unary_unary(
+                '/comitia.gateway.v1.TenantService/GetOwnTenant',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetOwnTenantRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetOwnTenantResponse.FromString,
+                _registered_method=True)
+        self.UpdateTenant = channel.unary_unary(
+                '/comitia.gateway.v1.TenantService/UpdateTenant',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.FromString,
+                _registered_method=True)
+        self.SetSecurityPolicy = channel.unary_unary(
+                '/comitia.gateway.v1.TenantService/SetSecurityPolicy',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SetSecurityPolicyRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SetSecurityPolicyResponse.FromString,
+                _registered_method=True)
+        self.SuspendTenant = channel.unary_unary(
+                '/comitia.gateway.v1.TenantService/SuspendTenant',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SuspendTenantRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SuspendTenantResponse.FromString,
+                _registered_method=True)
+        self.ResumeTenant = channel.unary_unary(
+                '/comitia.gateway.v1.TenantService/ResumeTenant',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ResumeTenantRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ResumeTenantResponse.FromString,
+                _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/comitia.gateway.v1.TenantService/DeleteTenant',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
+        self.GetErasure = channel.unary_unary(
+                '/comitia.gateway.v1.TenantService/GetErasure',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetErasureRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetErasureResponse.FromString,
+                _registered_method=True)
 
 
 class TenantServiceServicer:
-    """Makes tenants. For operators of the installation.
+    """Makes, limits, suspends and erases tenants. For operators of the installation; what a tenant may know and change of
+    itself are GetOwnTenant and SetSecurityPolicy.
     """
 
     def CreateTenant(self, request, context):
@@ -68,6 +110,82 @@ class TenantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetTenant(self, request, context):
+        """Gives a tenant.
+
+        Errors: NOT_FOUND/NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetOwnTenant(self, request, context):
+        """Gives the caller's own tenant, and how much of its quotas is used where that is known here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateTenant(self, request, context):
+        """Changes region and quotas of a tenant. Services follow within 5 s.
+
+        Errors: NOT_FOUND/NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD (an unknown or fixed path in `update_mask`),
+        ABORTED/ETAG_STALE, FAILED_PRECONDITION/TENANT_ENDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetSecurityPolicy(self, request, context):
+        """Replaces the rules of the caller's own tenant. Services follow within 5 s.
+
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, ABORTED/ETAG_STALE, FAILED_PRECONDITION/LOCKED_OUT (the caller's own network
+        is not among `allowed_networks`).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SuspendTenant(self, request, context):
+        """Stops a tenant within 5 s: every call of it is refused with PERMISSION_DENIED/TENANT_SUSPENDED. Nothing is lost.
+        Suspending a suspended tenant changes nothing and succeeds.
+
+        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/TENANT_ENDED, FAILED_PRECONDITION/OWN_TENANT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeTenant(self, request, context):
+        """Lets a suspended tenant work again. Resuming an active tenant changes nothing and succeeds.
+
+        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/TENANT_ENDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTenant(self, request, context):
+        """Erases a tenant from all services: its data keys are destroyed, its rows deleted; ledger and audit stay, without
+        content. With `plan_only` it says what would happen and changes nothing. There is no way back.
+        The work goes on after the answer; follow it with GetErasure.
+
+        Errors: NOT_FOUND/NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD (`confirm_name` is not the tenant's name),
+        FAILED_PRECONDITION/OWN_TENANT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetErasure(self, request, context):
+        """Says how far the erasure of a tenant is.
+
+        Errors: NOT_FOUND/NOT_FOUND (also when it is not being erased).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TenantServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -81,6 +199,46 @@ def add_TenantServiceServicer_to_server(servicer, server):
                     request_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.FromString,
                     response_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.SerializeToString,
             ),
+            'GetTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetTenant,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetTenantRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetTenantResponse.SerializeToString,
+            ),
+            'GetOwnTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOwnTenant,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetOwnTenantRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetOwnTenantResponse.SerializeToString,
+            ),
+            'UpdateTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateTenant,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.SerializeToString,
+            ),
+            'SetSecurityPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSecurityPolicy,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SetSecurityPolicyRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SetSecurityPolicyResponse.SerializeToString,
+            ),
+            'SuspendTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendTenant,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SuspendTenantRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SuspendTenantResponse.SerializeToString,
+            ),
+            'ResumeTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeTenant,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ResumeTenantRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ResumeTenantResponse.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.DeleteTenantResponse.SerializeToString,
+            ),
+            'GetErasure': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetErasure,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetErasureRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetErasureResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'comitia.gateway.v1.TenantService', rpc_method_handlers)
@@ -90,7 +248,8 @@ def add_TenantServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TenantService:
-    """Makes tenants. For operators of the installation.
+    """Makes, limits, suspends and erases tenants. For operators of the installation; what a tenant may know and change of
+    itself are GetOwnTenant and SetSecurityPolicy.
     """
 
     @staticmethod
@@ -137,6 +296,222 @@ class TenantService:
             '/comitia.gateway.v1.TenantService/ListTenants',
             comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ListTenantsRequest.SerializeToString,
             comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ListTenantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.TenantService/GetTenant',
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetTenantRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOwnTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.TenantService/GetOwnTenant',
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetOwnTenantRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetOwnTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.TenantService/UpdateTenant',
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.UpdateTenantRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.UpdateTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSecurityPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.TenantService/SetSecurityPolicy',
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SetSecurityPolicyRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SetSecurityPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.TenantService/SuspendTenant',
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SuspendTenantRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.SuspendTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.TenantService/ResumeTenant',
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ResumeTenantRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.ResumeTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.TenantService/DeleteTenant',
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.DeleteTenantRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.DeleteTenantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetErasure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.TenantService/GetErasure',
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetErasureRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_tenant__service__pb2.GetErasureResponse.FromString,
             options,
             channel_credentials,
             insecure,

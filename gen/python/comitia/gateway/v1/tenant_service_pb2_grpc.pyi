@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TenantServiceStub:
-    """Makes tenants. For operators of the installation."""
+    """Makes, limits, suspends and erases tenants. For operators of the installation; what a tenant may know and change of
+    itself are GetOwnTenant and SetSecurityPolicy.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -41,10 +43,55 @@ class TenantServiceStub:
     """
     ListTenants: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]
     """Lists the tenants of the installation by name."""
+    GetTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantRequest, _tenant_service_pb2.GetTenantResponse]
+    """Gives a tenant.
+
+    Errors: NOT_FOUND/NOT_FOUND.
+    """
+    GetOwnTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetOwnTenantRequest, _tenant_service_pb2.GetOwnTenantResponse]
+    """Gives the caller's own tenant, and how much of its quotas is used where that is known here."""
+    UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.UpdateTenantResponse]
+    """Changes region and quotas of a tenant. Services follow within 5 s.
+
+    Errors: NOT_FOUND/NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD (an unknown or fixed path in `update_mask`),
+    ABORTED/ETAG_STALE, FAILED_PRECONDITION/TENANT_ENDED.
+    """
+    SetSecurityPolicy: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.SetSecurityPolicyRequest, _tenant_service_pb2.SetSecurityPolicyResponse]
+    """Replaces the rules of the caller's own tenant. Services follow within 5 s.
+
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, ABORTED/ETAG_STALE, FAILED_PRECONDITION/LOCKED_OUT (the caller's own network
+    is not among `allowed_networks`).
+    """
+    SuspendTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.SuspendTenantRequest, _tenant_service_pb2.SuspendTenantResponse]
+    """Stops a tenant within 5 s: every call of it is refused with PERMISSION_DENIED/TENANT_SUSPENDED. Nothing is lost.
+    Suspending a suspended tenant changes nothing and succeeds.
+
+    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/TENANT_ENDED, FAILED_PRECONDITION/OWN_TENANT.
+    """
+    ResumeTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.ResumeTenantRequest, _tenant_service_pb2.ResumeTenantResponse]
+    """Lets a suspended tenant work again. Resuming an active tenant changes nothing and succeeds.
+
+    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/TENANT_ENDED.
+    """
+    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.DeleteTenantResponse]
+    """Erases a tenant from all services: its data keys are destroyed, its rows deleted; ledger and audit stay, without
+    content. With `plan_only` it says what would happen and changes nothing. There is no way back.
+    The work goes on after the answer; follow it with GetErasure.
+
+    Errors: NOT_FOUND/NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD (`confirm_name` is not the tenant's name),
+    FAILED_PRECONDITION/OWN_TENANT.
+    """
+    GetErasure: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetErasureRequest, _tenant_service_pb2.GetErasureResponse]
+    """Says how far the erasure of a tenant is.
+
+    Errors: NOT_FOUND/NOT_FOUND (also when it is not being erased).
+    """
 
 @_typing.type_check_only
 class TenantServiceAsyncStub(TenantServiceStub):
-    """Makes tenants. For operators of the installation."""
+    """Makes, limits, suspends and erases tenants. For operators of the installation; what a tenant may know and change of
+    itself are GetOwnTenant and SetSecurityPolicy.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.CreateTenantRequest, _tenant_service_pb2.CreateTenantResponse]  # type: ignore[assignment]
@@ -55,9 +102,54 @@ class TenantServiceAsyncStub(TenantServiceStub):
     """
     ListTenants: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ListTenantsRequest, _tenant_service_pb2.ListTenantsResponse]  # type: ignore[assignment]
     """Lists the tenants of the installation by name."""
+    GetTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetTenantRequest, _tenant_service_pb2.GetTenantResponse]  # type: ignore[assignment]
+    """Gives a tenant.
+
+    Errors: NOT_FOUND/NOT_FOUND.
+    """
+    GetOwnTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetOwnTenantRequest, _tenant_service_pb2.GetOwnTenantResponse]  # type: ignore[assignment]
+    """Gives the caller's own tenant, and how much of its quotas is used where that is known here."""
+    UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.UpdateTenantResponse]  # type: ignore[assignment]
+    """Changes region and quotas of a tenant. Services follow within 5 s.
+
+    Errors: NOT_FOUND/NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD (an unknown or fixed path in `update_mask`),
+    ABORTED/ETAG_STALE, FAILED_PRECONDITION/TENANT_ENDED.
+    """
+    SetSecurityPolicy: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.SetSecurityPolicyRequest, _tenant_service_pb2.SetSecurityPolicyResponse]  # type: ignore[assignment]
+    """Replaces the rules of the caller's own tenant. Services follow within 5 s.
+
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, ABORTED/ETAG_STALE, FAILED_PRECONDITION/LOCKED_OUT (the caller's own network
+    is not among `allowed_networks`).
+    """
+    SuspendTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.SuspendTenantRequest, _tenant_service_pb2.SuspendTenantResponse]  # type: ignore[assignment]
+    """Stops a tenant within 5 s: every call of it is refused with PERMISSION_DENIED/TENANT_SUSPENDED. Nothing is lost.
+    Suspending a suspended tenant changes nothing and succeeds.
+
+    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/TENANT_ENDED, FAILED_PRECONDITION/OWN_TENANT.
+    """
+    ResumeTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.ResumeTenantRequest, _tenant_service_pb2.ResumeTenantResponse]  # type: ignore[assignment]
+    """Lets a suspended tenant work again. Resuming an active tenant changes nothing and succeeds.
+
+    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/TENANT_ENDED.
+    """
+    DeleteTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.DeleteTenantRequest, _tenant_service_pb2.DeleteTenantResponse]  # type: ignore[assignment]
+    """Erases a tenant from all services: its data keys are destroyed, its rows deleted; ledger and audit stay, without
+    content. With `plan_only` it says what would happen and changes nothing. There is no way back.
+    The work goes on after the answer; follow it with GetErasure.
+
+    Errors: NOT_FOUND/NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD (`confirm_name` is not the tenant's name),
+    FAILED_PRECONDITION/OWN_TENANT.
+    """
+    GetErasure: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetErasureRequest, _tenant_service_pb2.GetErasureResponse]  # type: ignore[assignment]
+    """Says how far the erasure of a tenant is.
+
+    Errors: NOT_FOUND/NOT_FOUND (also when it is not being erased).
+    """
 
 class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Makes tenants. For operators of the installation."""
+    """Makes, limits, suspends and erases tenants. For operators of the installation; what a tenant may know and change of
+    itself are GetOwnTenant and SetSecurityPolicy.
+    """
 
     @_abc_1.abstractmethod
     def CreateTenant(
@@ -78,5 +170,96 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.ListTenantsResponse, _abc.Awaitable[_tenant_service_pb2.ListTenantsResponse]]:
         """Lists the tenants of the installation by name."""
+
+    @_abc_1.abstractmethod
+    def GetTenant(
+        self,
+        request: _tenant_service_pb2.GetTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.GetTenantResponse, _abc.Awaitable[_tenant_service_pb2.GetTenantResponse]]:
+        """Gives a tenant.
+
+        Errors: NOT_FOUND/NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetOwnTenant(
+        self,
+        request: _tenant_service_pb2.GetOwnTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.GetOwnTenantResponse, _abc.Awaitable[_tenant_service_pb2.GetOwnTenantResponse]]:
+        """Gives the caller's own tenant, and how much of its quotas is used where that is known here."""
+
+    @_abc_1.abstractmethod
+    def UpdateTenant(
+        self,
+        request: _tenant_service_pb2.UpdateTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.UpdateTenantResponse, _abc.Awaitable[_tenant_service_pb2.UpdateTenantResponse]]:
+        """Changes region and quotas of a tenant. Services follow within 5 s.
+
+        Errors: NOT_FOUND/NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD (an unknown or fixed path in `update_mask`),
+        ABORTED/ETAG_STALE, FAILED_PRECONDITION/TENANT_ENDED.
+        """
+
+    @_abc_1.abstractmethod
+    def SetSecurityPolicy(
+        self,
+        request: _tenant_service_pb2.SetSecurityPolicyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.SetSecurityPolicyResponse, _abc.Awaitable[_tenant_service_pb2.SetSecurityPolicyResponse]]:
+        """Replaces the rules of the caller's own tenant. Services follow within 5 s.
+
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, ABORTED/ETAG_STALE, FAILED_PRECONDITION/LOCKED_OUT (the caller's own network
+        is not among `allowed_networks`).
+        """
+
+    @_abc_1.abstractmethod
+    def SuspendTenant(
+        self,
+        request: _tenant_service_pb2.SuspendTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.SuspendTenantResponse, _abc.Awaitable[_tenant_service_pb2.SuspendTenantResponse]]:
+        """Stops a tenant within 5 s: every call of it is refused with PERMISSION_DENIED/TENANT_SUSPENDED. Nothing is lost.
+        Suspending a suspended tenant changes nothing and succeeds.
+
+        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/TENANT_ENDED, FAILED_PRECONDITION/OWN_TENANT.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeTenant(
+        self,
+        request: _tenant_service_pb2.ResumeTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.ResumeTenantResponse, _abc.Awaitable[_tenant_service_pb2.ResumeTenantResponse]]:
+        """Lets a suspended tenant work again. Resuming an active tenant changes nothing and succeeds.
+
+        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/TENANT_ENDED.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: _tenant_service_pb2.DeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.DeleteTenantResponse, _abc.Awaitable[_tenant_service_pb2.DeleteTenantResponse]]:
+        """Erases a tenant from all services: its data keys are destroyed, its rows deleted; ledger and audit stay, without
+        content. With `plan_only` it says what would happen and changes nothing. There is no way back.
+        The work goes on after the answer; follow it with GetErasure.
+
+        Errors: NOT_FOUND/NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD (`confirm_name` is not the tenant's name),
+        FAILED_PRECONDITION/OWN_TENANT.
+        """
+
+    @_abc_1.abstractmethod
+    def GetErasure(
+        self,
+        request: _tenant_service_pb2.GetErasureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_tenant_service_pb2.GetErasureResponse, _abc.Awaitable[_tenant_service_pb2.GetErasureResponse]]:
+        """Says how far the erasure of a tenant is.
+
+        Errors: NOT_FOUND/NOT_FOUND (also when it is not being erased).
+        """
 
 def add_TenantServiceServicer_to_server(servicer: TenantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -32,12 +32,15 @@ class GenerateRequest(_message.Message):
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`default` (the chain), or a name from ListModels. Empty means `default`."""
     max_output_tokens: _builtins.int
     """Longest answer, tokens, 1 to 32,768. 0 means 512."""
     temperature: _builtins.float
     """Sampling temperature, 0 to 2. Absent means the provider's default."""
+    request_id: _builtins.str
+    """UUID that makes a repeat by a direct caller harmless for 24 h: it becomes the call's id. Not with `context`. Optional."""
     @_builtins.property
     def context(self) -> _content_pb2.CallContext:
         """Identity of the call and what it spends from. Optional for a direct caller; a service must send it."""
@@ -64,10 +67,11 @@ class GenerateRequest(_message.Message):
         max_output_tokens: _builtins.int = ...,
         temperature: _builtins.float | None = ...,
         stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "context", b"context", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "context", b"context", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model", b"model", "stop_sequences", b"stop_sequences", "temperature", b"temperature", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "context", b"context", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model", b"model", "request_id", b"request_id", "stop_sequences", b"stop_sequences", "temperature", b"temperature", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
@@ -108,12 +112,15 @@ class StreamGenerateRequest(_message.Message):
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As GenerateRequest."""
     max_output_tokens: _builtins.int
     """As GenerateRequest."""
     temperature: _builtins.float
     """As GenerateRequest."""
+    request_id: _builtins.str
+    """UUID that makes a repeat by a direct caller harmless for 24 h: it becomes the call's id. Not with `context`. Optional."""
     @_builtins.property
     def context(self) -> _content_pb2.CallContext:
         """As GenerateRequest."""
@@ -140,10 +147,11 @@ class StreamGenerateRequest(_message.Message):
         max_output_tokens: _builtins.int = ...,
         temperature: _builtins.float | None = ...,
         stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "context", b"context", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "context", b"context", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model", b"model", "stop_sequences", b"stop_sequences", "temperature", b"temperature", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "context", b"context", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model", b"model", "request_id", b"request_id", "stop_sequences", b"stop_sequences", "temperature", b"temperature", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
@@ -194,8 +202,11 @@ class EmbedRequest(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`default` or a name from ListModels. Empty means `default`."""
+    request_id: _builtins.str
+    """UUID that makes a repeat by a direct caller harmless for 24 h: it becomes the call's id. Not with `context`. Optional."""
     @_builtins.property
     def context(self) -> _content_pb2.CallContext:
         """Identity of the call and what it spends from. Optional for a direct caller; a service must send it."""
@@ -210,10 +221,11 @@ class EmbedRequest(_message.Message):
         context: _content_pb2.CallContext | None = ...,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         model: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "model", b"model", "texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "model", b"model", "request_id", b"request_id", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -116,12 +116,15 @@ class RememberRequest(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     RING_TTL_SECONDS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Session it belongs to, `run_…`. Optional."""
     agent_name: _builtins.str
     """Agent it belongs to, `name`. Optional."""
     ring_ttl_seconds: _builtins.int
     """Seconds that it stays in the session's ring. 0 means a day."""
+    request_id: _builtins.str
+    """UUID that makes a repeat by a direct caller harmless for 24 h: it becomes the call's id. Not with `context`. Optional."""
     @_builtins.property
     def context(self) -> _content_pb2.CallContext:
         """Identity of the call. Optional for a direct caller; a service must send it."""
@@ -143,10 +146,11 @@ class RememberRequest(_message.Message):
         parts: _abc.Iterable[_content_pb2.Part] | None = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         ring_ttl_seconds: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "context", b"context", "parts", b"parts", "ring_ttl_seconds", b"ring_ttl_seconds", "session_id", b"session_id", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "context", b"context", "parts", b"parts", "request_id", b"request_id", "ring_ttl_seconds", b"ring_ttl_seconds", "session_id", b"session_id", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -369,16 +373,20 @@ class ForgetMemoryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MEMORY_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     memory_id: _builtins.str
     """Which memory, `memory_…`. Required."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
     def __init__(
         self,
         *,
         memory_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_id", b"memory_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_id", b"memory_id", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -177,6 +177,9 @@ class RegisterToolRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOOL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
     @_builtins.property
     def tool(self) -> Global___Tool:
         """The version to register."""
@@ -185,10 +188,11 @@ class RegisterToolRequest(_message.Message):
         self,
         *,
         tool: Global___Tool | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -406,8 +410,11 @@ class InvokeToolRequest(_message.Message):
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     CHOICE_LABEL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`name` or `name@version`. Required."""
+    request_id: _builtins.str
+    """UUID that makes a repeat by a direct caller harmless for 24 h: it becomes the call's id. Not with `context`. Optional."""
     @_builtins.property
     def arguments(self) -> _struct_pb2.Struct:
         """Arguments as the input schema asks for them, at most 64 KB."""
@@ -427,10 +434,11 @@ class InvokeToolRequest(_message.Message):
         arguments: _struct_pb2.Struct | None = ...,
         context: _content_pb2.CallContext | None = ...,
         choice_label: _content_pb2.Label | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "choice_label", b"choice_label", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "choice_label", b"choice_label", "context", b"context", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "choice_label", b"choice_label", "context", b"context", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -524,8 +532,11 @@ class StreamInvokeToolRequest(_message.Message):
     ARGUMENTS_FIELD_NUMBER: _builtins.int
     CONTEXT_FIELD_NUMBER: _builtins.int
     CHOICE_LABEL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As InvokeToolRequest."""
+    request_id: _builtins.str
+    """UUID that makes a repeat by a direct caller harmless for 24 h: it becomes the call's id. Not with `context`. Optional."""
     @_builtins.property
     def arguments(self) -> _struct_pb2.Struct:
         """As InvokeToolRequest."""
@@ -545,10 +556,11 @@ class StreamInvokeToolRequest(_message.Message):
         arguments: _struct_pb2.Struct | None = ...,
         context: _content_pb2.CallContext | None = ...,
         choice_label: _content_pb2.Label | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "choice_label", b"choice_label", "context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "choice_label", b"choice_label", "context", b"context", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "choice_label", b"choice_label", "context", b"context", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
