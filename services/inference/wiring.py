@@ -36,6 +36,7 @@ from services.inference.usecases.generate import Generate
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
+from services.inference.usecases.settled_notes import SettledNotes
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.inference.usecases.sweep import Sweep
 from services.meshkit.core.clock import Clock
@@ -81,6 +82,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
     ):
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
         calls = CallRepository(app, maintenance, keys=keys)
+        notes = SettledNotes(calls, clock=clock)
         law = PolicyLawGate(evaluations)
         holds = CostHoldClient(operations, ids=ids)
         deployments = configured(settings)
@@ -90,6 +92,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             law=law,
             holds=holds,
             calls=calls,
+            notes=notes,
             clock=clock,
         )
         in_flight = CallsInFlight(most=settings.max_model_calls)
@@ -120,6 +123,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             ),
             admission=admission(settings, GUARDS, clock=clock),
             background=(
+                notes,
                 Sweep(
                     calls=calls,
                     holds=holds,

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from services.inference.domain.answer import Finished, RuleOutcome, StopReason, TextDelta
-from services.inference.domain.call import CallKey, PendingSettlement, RecordedCall, SettleState
+from services.inference.domain.call import CallKey, PendingSettlement, RecordedCall, SettleState, Unjudged
 from services.inference.domain.deployment import Adapter, Deployment, Task
 from services.inference.domain.errors import CallArgumentsDiffer, Charge
 from services.inference.domain.law import Subject, Verdict
@@ -193,7 +193,7 @@ class MemoryCallStore:
         self._clock = clock
         self.hashes: dict[CallKey, bytes] = {}
         self.calls: dict[CallKey, tuple[RecordedCall, str, datetime]] = {}
-        self.recording, self.marking = FaultQueue(), FaultQueue()
+        self.recording, self.judging, self.marking = FaultQueue(), FaultQueue(), FaultQueue()
 
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
         if self.hashes.setdefault(key, arguments_hash) != arguments_hash:
@@ -205,6 +205,13 @@ class MemoryCallStore:
         self.hashes.setdefault(recorded.key, recorded.arguments_hash)
         if recorded.key not in self.calls:
             self.calls[recorded.key] = (recorded, token, self._clock.now())
+        return self.calls[recorded.key][0]
+
+    async def judge(self, recorded: RecordedCall) -> RecordedCall:
+        self.judging.hit()
+        standing, token, when = self.calls[recorded.key]
+        if isinstance(standing.outcome, Unjudged) and standing.hold_id == recorded.hold_id:
+            self.calls[recorded.key] = (replace(standing, outcome=recorded.outcome), token, when)
         return self.calls[recorded.key][0]
 
     async def mark_settled(self, settlements: Sequence[Settlement]) -> None:

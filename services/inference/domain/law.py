@@ -41,8 +41,12 @@ class Verdict:
     bundle_digest: str = ""
     bundle: str = ""
 
+    @property
+    def blocking(self) -> tuple[str, ...]:
+        """The rules that block."""
+        return tuple(outcome.rule for outcome in self.rules if outcome.status == "block")
+
     def raise_if_blocked(self, stage: Stage) -> None:
         """Raises LawBlocked unless the call may go on."""
         if not self.allowed:
-            blocking = tuple(outcome.rule for outcome in self.rules if outcome.status == "block")
-            raise LawBlocked(verdict_id=self.id, stage=stage, rules=blocking, bundle=self.bundle)
+            raise LawBlocked(verdict_id=self.id, stage=stage, rules=self.blocking, bundle=self.bundle)

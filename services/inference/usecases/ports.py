@@ -131,6 +131,13 @@ class CallStore(Protocol):
         """
         ...
 
+    async def judge(self, recorded: RecordedCall) -> RecordedCall:
+        """Puts an outcome in the place of the recorded answer that nobody had judged.
+
+        Returns: what stands, also when another has judged it meanwhile. What became of the money is not touched.
+        """
+        ...
+
     async def mark_settled(self, settlements: "Sequence[Settlement]") -> None:
         """Records what became of the money of recorded calls."""
         ...
