@@ -13,7 +13,7 @@ from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.grpc.call import beyond_the_caller
-from services.tools.usecases.ports import DispatchedHold, ReservedHold
+from services.tools.usecases.ports import DispatchedHold
 
 Item = cost_service_pb2.BatchSpendRequest.Item
 Operations = Coalescer[cost_service_pb2.BatchSpendRequest.Item, cost_service_pb2.BatchSpendResponse.Item]
@@ -30,10 +30,10 @@ class CostHoldClient:
         self._operations = operations
         self._ids = ids
 
-    async def reserve(
+    async def hold(
         self, principal: Principal, context: CallContext, *, tool: str, cost: NanoUsd, ttl: timedelta
-    ) -> ReservedHold:
-        """See `HoldClient.reserve`."""
+    ) -> DispatchedHold:
+        """See `HoldClient.hold`."""
         life = Duration()
         life.FromTimedelta(ttl)
         asked = cost_service_pb2.ReserveRequest(
@@ -44,15 +44,10 @@ class CostHoldClient:
             model=tool,
             tool_cost_nano_usd=cost,
             ttl=life,
+            dispatched=True,
         )
         hold = await self._call(principal, Item(reserve=asked))
-        return ReservedHold(id=hold.hold_id)
-
-    async def mark_dispatched(self, principal: Principal, hold: ReservedHold) -> DispatchedHold:
-        """See `HoldClient.mark_dispatched`."""
-        asked = cost_service_pb2.MarkDispatchedRequest(hold_id=hold.id)
-        marked = await self._call(principal, Item(mark_dispatched=asked))
-        return DispatchedHold(id=marked.hold_id)
+        return DispatchedHold(id=hold.hold_id)
 
     async def settle(self, principal: Principal, hold_id: str) -> NanoUsd:
         """See `HoldClient.settle`. Takes its time even when the caller's is used up: the call has taken place."""

@@ -18,15 +18,8 @@ Show = Callable[[str], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReservedHold:
-    """Money set aside; nothing may be sent with it yet. Made by the hold client only."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchedHold:
-    """A hold that the ledger knows to be in use. Made by the hold client only."""
+    """Money set aside for a call that leaves now: what a tool's socket takes. Made by the hold client only."""
 
     id: str
 
@@ -53,17 +46,14 @@ class LawGate(Protocol):
 class HoldClient(Protocol):
     """Holds money for calls and charges it."""
 
-    async def reserve(
+    async def hold(
         self, principal: Principal, context: CallContext, *, tool: str, cost: NanoUsd, ttl: timedelta
-    ) -> ReservedHold:
-        """Holds the price of one call in every budget that it spends from.
+    ) -> DispatchedHold:
+        """Holds the price of one call in every budget that it spends from, durably marked as leaving now.
 
+        Ask the law first: from here on, a crash charges the price. Source: docs/decisions/0001-seams-of-a-turn.md
         Raises: BUDGET_EXHAUSTED as cost says it; Unavailable: nothing may be spent blind.
         """
-        ...
-
-    async def mark_dispatched(self, principal: Principal, hold: ReservedHold) -> DispatchedHold:
-        """Records durably that the call is about to leave."""
         ...
 
     async def settle(self, principal: Principal, hold_id: str) -> NanoUsd:
@@ -71,7 +61,7 @@ class HoldClient(Protocol):
         ...
 
     async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
-        """Frees a hold whose call was never sent."""
+        """Frees a hold whose call never left after all."""
         ...
 
 

@@ -318,7 +318,7 @@ async def test_a_caller_with_little_time_gets_its_deadline_and_no_hold_stays(mes
 
 @pytest.mark.parametrize(
     ("point", "spent"),
-    [("after_reserve", 0), ("after_mark_dispatched", 0), ("after_execute", 13), ("before_settle", 13)],
+    [("after_reserve", 0), ("after_begin", 0), ("after_execute", 13), ("before_settle", 13)],
 )
 async def test_no_failure_on_the_way_leaves_a_hold_open(mesh: ToolsMesh, point: str, spent: int) -> None:
     await mesh.register(cost_nano_usd=13)
@@ -333,6 +333,16 @@ async def test_no_failure_on_the_way_leaves_a_hold_open(mesh: ToolsMesh, point: 
     budget = await mesh.budget()
     again = 0 if point == "before_settle" else 13
     assert (budget.spent_nano_usd, budget.held_nano_usd) == (spent + again, 0)
+
+
+async def test_the_ledger_knows_that_a_call_leaves_before_its_socket_opens(mesh: ToolsMesh) -> None:
+    await mesh.register(**a_template(mesh.site.url("/hang"), cost_nano_usd=3))
+    hanging = asyncio.create_task(mesh.invoke("weather", path="leaves"))
+    await _someone_came(mesh)
+    [row] = await mesh.rows("hold_id")
+    assert await mesh.not_released(row.hold_id) == "HOLD_ALREADY_DISPATCHED"
+    mesh.site.released.set()
+    assert (await hanging).hold_id == row.hold_id
 
 
 async def test_law_that_cannot_be_asked_stops_everything(mesh: ToolsMesh) -> None:
@@ -367,7 +377,7 @@ async def test_two_replicas_that_make_the_same_call_agree_on_one_result(mesh: To
 
 async def test_a_call_that_a_dead_replica_left_runs_again_under_a_new_hold(mesh: ToolsMesh, start: StartTools) -> None:
     await mesh.register(**a_template(mesh.site.url("/{city}"), cost_nano_usd=3))
-    failpoints.arm("tools.after_mark_dispatched=error@1")
+    failpoints.arm("tools.after_begin=error@1")
     asked = an_invoke("weather", arguments={"city": "Ulm"}, path="left")
     assert (await mesh.refused("InvokeTool", asked)).startswith("internal/")
     [left] = await mesh.rows()
