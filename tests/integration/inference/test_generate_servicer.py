@@ -112,6 +112,45 @@ async def test_the_same_id_of_another_tenant_is_another_call(mesh: InferenceMesh
     assert len(await other.charges()) == 1
 
 
+A_RUN = "run_01jd0000000000000000000000"
+ANOTHER_RUN = "run_01jd0000000000000000000001"
+
+
+@pytest.mark.parametrize("kind", [pb.GenerateRequest, pb.StreamGenerateRequest])
+@pytest.mark.parametrize(
+    ("run_of_token", "run_id"),
+    [
+        (None, A_RUN),
+        (None, "run_made_up"),
+        (None, "direct_01jd0000000000000000000000"),
+        (ANOTHER_RUN, A_RUN),
+        (ANOTHER_RUN, "essay_01"),
+    ],
+)
+async def test_nobody_takes_the_call_ids_of_a_run_but_that_run(
+    mesh: InferenceMesh, kind: Any, run_of_token: str | None, run_id: str
+) -> None:
+    run = mesh.speaking_as(mesh.keys.principal(tenant=mesh.principal.tenant, run_id=A_RUN))
+    await run.generate(context=a_context("rounds/1/Athena", run_id=A_RUN))
+    intruder = mesh.speaking_as(mesh.keys.principal(tenant=mesh.principal.tenant, run_id=run_of_token))
+    request = a_request(kind=kind, context=a_context("rounds/1/Athena", run_id=run_id))
+    refused = "invalid/INVALID_FIELD/context.call_id.run_id"
+    if kind is pb.GenerateRequest:
+        assert await intruder.refused("Generate", request) == refused
+    else:
+        with pytest.raises(grpc.aio.AioRpcError) as stopped:
+            async for _ in intruder.stream(context=request.context):
+                pass
+        assert remote_error(stopped.value).field == "context.call_id.run_id"
+    assert len(mesh.provider.meter.calls) == 1
+    assert (await run.generate(context=a_context("rounds/1/Athena", run_id=A_RUN))).replayed
+
+
+async def test_a_run_may_ask_without_a_call_id(mesh: InferenceMesh) -> None:
+    run = mesh.speaking_as(mesh.keys.principal(tenant=mesh.principal.tenant, run_id=A_RUN))
+    assert not (await run.generate()).replayed
+
+
 async def test_the_next_model_of_the_chain_takes_over(start: StartInference, surroundings: Surroundings) -> None:
     async with start(anthropic_api_key=KEY, anthropic_base_url=surroundings.provider.anthropic_base_url) as mesh:
         mesh.provider.next(Behaviour(status=500))
