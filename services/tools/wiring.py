@@ -23,6 +23,7 @@ from services.meshkit.grpc.server import Server, admission
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.telemetry import metrics
 from services.tools.builtins.calculator import Calculator
 from services.tools.builtins.executors import Executors
 from services.tools.builtins.http_get import HttpGet, HttpGetTemplate
@@ -86,7 +87,13 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
         catalogue = Catalogue(tools=ToolRepository(app, ids=ids), shipped=shipped)
         calls = InvocationRepository(app, maintenance, keys=keys)
         holds = CostHoldClient(operations, ids=ids)
-        schemas = CompiledSchemas()
+        schemas, vectors = CompiledSchemas(), DefinitionVectors()
+        limits = RateLimits(now=clock.monotonic)
+        results = ResultCache(now=clock.monotonic, most_bytes=settings.cache_bytes)
+        metrics.show_size("tools.results", results, size_bytes=lambda: results.size_bytes)
+        metrics.show_size("tools.rates", limits)
+        metrics.show_size("tools.schemas", schemas)
+        metrics.show_size("tools.definition_vectors", vectors)
         judgement = Judgement(law=PolicyLawGate(evaluations), schemas=schemas)
         executors = Executors(calculator=Calculator(), http_get=HttpGet(reader), template=HttpGetTemplate(reader))
         tool_call = ToolCall(
@@ -97,8 +104,8 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             ),
             schemas=schemas,
             calls=calls,
-            limits=RateLimits(now=clock.monotonic),
-            cache=ResultCache(now=clock.monotonic, most_bytes=settings.cache_bytes),
+            limits=limits,
+            cache=results,
         )
         servicer = ToolServicer(
             catalogue=catalogue,
@@ -106,7 +113,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             search_tools=SearchTools(
                 catalogue=catalogue,
                 embedder=InferenceEmbedder(InferenceServiceStub(to_inference), ids=ids),
-                vectors=DefinitionVectors(),
+                vectors=vectors,
                 clock=clock,
                 embed_seconds=settings.embed_seconds,
             ),

@@ -4,6 +4,7 @@ import asyncio
 from uuid import uuid4
 
 import pytest
+from prometheus_client import REGISTRY
 
 from comitia.common.v1 import content_pb2
 from comitia.tools.v1 import tool_service_pb2 as pb
@@ -189,6 +190,18 @@ async def test_another_tenant_may_use_the_same_call_id(mesh: ToolsMesh) -> None:
     await mesh.compute("1", path="shared")
     other = mesh.speaking_as(tenant=TenantId(uuid4()))
     assert text_of(await other.compute("2", path="shared")) == "2"
+
+
+async def test_the_metrics_page_shows_what_the_bounded_maps_hold(start: StartTools) -> None:
+    async with start() as mesh:
+        await mesh.register(**a_template(mesh.site.url("/{city}"), cache_ttl_seconds=60))
+        await mesh.invoke("weather", arguments={"city": "Ulm"})
+        held = {
+            cache: REGISTRY.get_sample_value("comitia_cache_items", {"cache": f"tools.{cache}"})
+            for cache in ("results", "rates", "schemas", "definition_vectors")
+        }
+        assert held == {"results": 1, "rates": 1, "schemas": 1, "definition_vectors": 0}
+        assert (REGISTRY.get_sample_value("comitia_cache_bytes", {"cache": "tools.results"}) or 0) > 0
 
 
 async def test_equal_calls_answer_from_cache_for_free_and_are_judged_anew(mesh: ToolsMesh) -> None:
