@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import time
 from collections.abc import Callable
@@ -71,6 +72,8 @@ class Mesh:
             await self.stop()
             raise
         self._supervisor.keep()
+        # As in `meshkit.process`: in a single process, calls need not wait for collections of what was imported.
+        gc.freeze()
         self._ready = True
         self._write_record()
 
