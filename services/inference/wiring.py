@@ -60,7 +60,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="inference"
         ) as app,
         sql_engine(
-            settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="inference-maintenance"
+            settings.maintenance_database_url.get_secret_value(), pool_size=1, application_name="inference-maintenance"
         ) as maintenance,
         channel(settings.policy_target, identity=identity) as to_policy,
         channel(settings.cost_target, identity=identity) as to_cost,
