@@ -27,6 +27,7 @@ THERE: Final = f"SELECT {COLUMNS} FROM memory WHERE tenant_id = $1 AND forget_ti
 #: Stores memories; gives those that calls among them had stored before.
 REMEMBER: Final = OneTrip(
     name="remember",
+    planned_once=True,
     arguments=(
         "uuid[]",  # 1 tenants
         "uuid[]",  # 2 memories
@@ -60,17 +61,19 @@ REMEMBER: Final = OneTrip(
             )
             SELECT coalesce(array_agg(memory_id), '{{}}') INTO made FROM stored;
             IF cardinality(made) < cardinality($2) THEN
-                RETURN QUERY SELECT {COLUMNS}, call_key FROM memory
-                WHERE (tenant_id, call_key) IN (
-                    SELECT asked.tenant_id, asked.call_key
-                    FROM unnest($1, $2, $7) AS asked (tenant_id, memory_id, call_key)
-                    WHERE asked.memory_id <> ALL(made));
+                FOR place IN 1 .. cardinality($2) LOOP
+                    IF $2[place] <> ALL(made) THEN
+                        RETURN QUERY SELECT {COLUMNS}, call_key FROM memory
+                            WHERE tenant_id = $1[place] AND call_key = $7[place];
+                    END IF;
+                END LOOP;
             END IF;
         END;""",  # noqa: S608
 )
 #: Gives the latest turns of session `$2` at the time `$3`, newest first.
 RING: Final = OneTrip(
     name="ring",
+    planned_once=True,
     arguments=("uuid", "uuid", "timestamptz", "int"),
     returns=f"TABLE ({_MEMORIES})",
     body=f"""
@@ -91,10 +94,10 @@ CLAIM: Final = OneTrip(
     returns=f"TABLE ({_MEMORIES})",
     body=f"""
         RETURN QUERY UPDATE memory SET lease_until = now() + $3
-        WHERE tenant_id = $1 AND memory_id IN (
+        WHERE tenant_id = $1 AND memory_id = ANY(ARRAY(
             SELECT memory_id FROM memory
             WHERE tenant_id = $1 AND placement = 1 AND (lease_until IS NULL OR lease_until < now())
-            ORDER BY memory_id LIMIT $2 FOR UPDATE SKIP LOCKED)
+            ORDER BY memory_id LIMIT $2 FOR UPDATE SKIP LOCKED))
         RETURNING {COLUMNS};""",  # noqa: S608
 )
 #: Records vectors and how far they have come; gives those whose memory is still there.
@@ -104,10 +107,10 @@ RECORD: Final = OneTrip(
     returns="TABLE (memory_id uuid)",
     body="""
         RETURN QUERY UPDATE memory
-        SET vector = made.vector, embed_model = $4, embed_dimensions = $5, placement = $6, lease_until = NULL
-        FROM unnest($2, $3) AS made (memory_id, vector)
-        WHERE memory.tenant_id = $1 AND memory.memory_id = made.memory_id AND memory.forget_time IS NULL
-        RETURNING memory.memory_id;""",
+        SET vector = $3[array_position($2, memory_id)], embed_model = $4, embed_dimensions = $5, placement = $6,
+            lease_until = NULL
+        WHERE tenant_id = $1 AND memory_id = ANY($2) AND forget_time IS NULL
+        RETURNING memory_id;""",
 )
 
 ONE_TRIPS: Final = (REMEMBER, RING, THOSE, CLAIM, RECORD)

@@ -88,3 +88,16 @@ async def test_a_call_that_two_replicas_take_makes_one_memory(
             answers = await asyncio.gather(*(one.call("Remember", request) for one in callers * 2))
             assert len({answer.memory.memory_id for answer in answers}) == 1
     assert len(await mesh.rows("memory_id")) == 10
+
+
+async def test_the_ring_planned_while_there_is_nothing_has_its_index(around: Neighbours) -> None:
+    query = RING.body.strip().removeprefix("RETURN QUERY ")
+    connection = await asyncpg.connect(around.urls.app)
+    try:
+        await connection.execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off")
+        await connection.execute(f"PREPARE ring ({', '.join(RING.arguments)}) AS {query}")
+        await connection.execute(f"SET app.tenants = '{{{TENANT}}}'")
+        plan = await connection.fetch(f"EXPLAIN EXECUTE ring ('{TENANT}', '{SESSION}', now(), 6)")
+    finally:
+        await connection.close()
+    assert "using ix_memory_ring" in str(plan)
