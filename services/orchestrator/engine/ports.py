@@ -104,7 +104,7 @@ class LiveEvents(Protocol):
     """Tells watchers and owners right now; may lose anything."""
 
     async def publish(self, tenant: TenantId, run_id: str, event: session_service_pb2.WatchSessionResponse) -> None:
-        """Sends a text delta, or with no event in it the news that facts were recorded."""
+        """Sends a text delta, or with no event in it the news that facts were recorded; to nobody, nothing."""
         ...
 
     def watch(
