@@ -1,16 +1,14 @@
 """A call as it is recorded: same id, same intent, same outcome."""
 
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
 from services.inference.domain.answer import Answer
 from services.inference.domain.errors import LawBlocked
-from services.inference.domain.law import Stage, Subject, Verdict
-from services.meshkit.content import CallContext, CallId, Part, Usage
+from services.meshkit.content import CallContext, CallId, CallKey, Part, Usage
+from services.meshkit.content.law import Stage, Subject, Verdict
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import TenantId
 
 
 class SettleState(StrEnum):
@@ -24,14 +22,6 @@ class SettleState(StrEnum):
     ASSUMED = "assumed"
     #: No token of the tenant was left to settle with: as ASSUMED, and visible as a reason of its own.
     LAPSED = "lapsed"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallKey:
-    """Which call, of whom."""
-
-    tenant: TenantId
-    call_id: CallId
 
 
 #: How the ids begin that the mesh makes: of runs, and of direct calls without an id.
@@ -121,18 +111,6 @@ class RecordedCall:
     settle_state: SettleState
     #: What was charged, once settled, nano-USD.
     charged: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingSettlement:
-    """Usage that cost has not confirmed yet, and the token to confirm it with."""
-
-    key: CallKey
-    hold_id: str
-    usage: Usage
-    #: Access token of the caller; kept sealed, and only until the call is settled.
-    token: str
-    recorded_time: datetime
 
 
 def _labelled(parts: tuple[Part, ...], before: tuple[Part, ...]) -> tuple[Part, ...]:

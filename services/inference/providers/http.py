@@ -9,7 +9,7 @@ import aiohttp
 
 from services.inference.providers import failures
 from services.inference.providers.sse import EventTooLarge, NotAnEvent, SseEvent, SseParser
-from services.inference.usecases.ports import Clearance
+from services.meshkit.calls.ports import Clearance
 
 #: Longest body of an error or of a whole answer, bytes; a stream may be longer in all.
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024

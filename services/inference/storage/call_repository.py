@@ -8,13 +8,13 @@ from asyncpg import Record
 from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.inference.domain.call import CallKey, PendingSettlement, RecordedCall, SettleState, Unjudged
+from services.inference.domain.call import RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.storage.one_trips import CLAIM_CALL, JUDGE_CALL, MARK_SETTLED, RECORD_CALL
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome, usage_from_list, usage_to_list
 from services.inference.storage.tables import call
-from services.inference.usecases.ports import Settlement
-from services.meshkit.content import CallId
+from services.meshkit.calls.ports import PendingSettlement, Settlement
+from services.meshkit.content import CallId, CallKey
 from services.meshkit.core.identity import TenantId
 from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
 from services.meshkit.crypto.keyring import KeyRing
@@ -139,7 +139,6 @@ class CallRepository:
             hold_id=row.hold_id,
             usage=usage_from_list(row.usage_tokens),
             token=await self._token(key, bytes(row.token)),
-            recorded_time=row.recorded_time,
         )
 
     async def _token(self, key: CallKey, sealed: bytes) -> str:

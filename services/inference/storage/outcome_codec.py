@@ -4,9 +4,10 @@ from typing import Any, Final
 
 import msgspec
 
-from services.inference.domain.answer import Answer, RuleOutcome, StopReason
+from services.inference.domain.answer import Answer, StopReason
 from services.inference.domain.call import Blocked, Outcome, Unjudged
 from services.meshkit.content import Confidentiality, Integrity, Label, Part, TextPart, ToolCallPart, Usage
+from services.meshkit.content.law import RuleOutcome
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.errors import Internal
 

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from services.inference.domain.call import CallKey
 from services.inference.domain.prompt import Prompt
-from services.meshkit.content import CallContext
+from services.meshkit.content import CallContext, CallKey
 from services.meshkit.core.identity import Principal
 
 

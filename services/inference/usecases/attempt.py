@@ -8,23 +8,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from services.inference.domain.answer import Finished, RuleOutcome, StopReason, TextDelta
+from services.inference.domain.answer import Finished, StopReason, TextDelta
 from services.inference.domain.deployment import Deployment, Task
 from services.inference.domain.errors import Charge, ProviderFailure, ProviderUnavailable
-from services.inference.domain.law import Stage, Subject, Verdict
+from services.inference.domain.law import raise_if_blocked
 from services.inference.domain.money_bound import bound_of
 from services.inference.domain.prompt import Prompt
 from services.inference.domain.text_gate import TextGate
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.ports import (
-    Clearance,
-    DispatchedHold,
-    HoldClient,
-    LawGate,
-    ModelProvider,
-)
+from services.inference.usecases.ports import HoldClient, ModelProvider
+from services.meshkit.calls.ports import Clearance, DispatchedHold, LawGate
 from services.meshkit.content import Label, Part, Usage, text_of, text_part
+from services.meshkit.content.law import RuleOutcome, Stage, Subject, Verdict
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, MeshError
 from services.meshkit.core.failpoints import failpoint, register
@@ -136,7 +132,7 @@ class Attempt:
         """Gets law, then money, for what is sent, and deals with the hold when the attempt fails."""
         before = self._before or judged_before(self._asked, self._deployment, law=self._law)
         verdict = await before
-        verdict.raise_if_blocked(Stage.BEFORE)
+        raise_if_blocked(verdict, Stage.BEFORE)
         prompt = self._asked.prompt.with_parts(verdict.parts) if verdict.parts else self._asked.prompt
         hold = await self._hold(bound_of(prompt, self._deployment.adapter))
         sent = False
@@ -219,7 +215,7 @@ class Attempt:
         if acted:
             self._during = acted
             self._during_verdict_ids.append(verdict.id)
-        verdict.raise_if_blocked(Stage.DURING)
+        raise_if_blocked(verdict, Stage.DURING)
         fresh = self._gate.passed(text_of(verdict.parts) if verdict.parts else text)
         if fresh:
             release(TextDelta(fresh))

@@ -20,13 +20,14 @@ from services.inference.domain.answer import Answer, Restarted, TextDelta
 from services.inference.domain.call import Blocked, Outcome, RecordedCall, SettleState, Unjudged
 from services.inference.domain.deployment import Adapter, Deployment, Deployments
 from services.inference.domain.errors import ProviderFailure, most_hopeful
-from services.inference.domain.law import Verdict
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer, judged_before
 from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.ports import CallStore, HoldClient, LawGate, ModelProvider, Settlement
+from services.inference.usecases.ports import CallStore, HoldClient, ModelProvider
 from services.inference.usecases.settled_notes import SettledNotes
+from services.meshkit.calls.ports import LawGate, Settlement
 from services.meshkit.content import Usage, text_of
+from services.meshkit.content.law import Verdict
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Internal, MeshError

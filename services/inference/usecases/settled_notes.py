@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from services.inference.usecases.ports import CallStore, Settlement
+from services.meshkit.calls.ports import Settlement, SettlementStore
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.telemetry import metrics
@@ -21,7 +21,7 @@ _MOST_WAITING: Final = 10_000
 class SettledNotes:
     """Writes notes in groups. One that is lost costs nothing: the sweep settles that call again, to the same effect."""
 
-    def __init__(self, calls: CallStore, *, clock: Clock) -> None:
+    def __init__(self, calls: SettlementStore, *, clock: Clock) -> None:
         self._calls = calls
         self._clock = clock
         self._waiting: list[Settlement] = []

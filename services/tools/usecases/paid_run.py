@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
+from services.meshkit.calls.ports import Clearance, DispatchedHold, Settlement
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, MeshError
 from services.meshkit.core.failpoints import failpoint, register
@@ -24,15 +25,7 @@ from services.tools.domain.invocation import Blocked, RecordedCall, SettleState,
 from services.tools.domain.tool import Tool
 from services.tools.usecases.calls_in_flight import Release
 from services.tools.usecases.judgement import Judgement, Run, StoppedByLaw
-from services.tools.usecases.ports import (
-    CallStore,
-    Clearance,
-    DispatchedHold,
-    HoldClient,
-    Settlement,
-    Show,
-    ToolExecutor,
-)
+from services.tools.usecases.ports import CallStore, HoldClient, Show, ToolExecutor
 
 log = logger(__name__)
 
@@ -175,7 +168,7 @@ class PaidRun:
     async def settle(self, principal: Principal, call: RecordedCall) -> None:
         """Charges a recorded call. When cost does not answer, the sweeper or a repeat does it later."""
         try:
-            charged = await self._holds.settle(principal, call.hold_id)
+            charged = await self._holds.settle(principal, call.hold_id, None)
         except MeshError as error:
             log.warning("settlement is left to the sweeper", hold_id=call.hold_id, error=error.message)
             return
@@ -187,7 +180,7 @@ class PaidRun:
     async def _charge(self, principal: Principal, hold_id: str) -> None:
         """Charges a call that left and has no record. While cost is down, the hold expires into `assumed`."""
         try:
-            await self._holds.settle(principal, hold_id)
+            await self._holds.settle(principal, hold_id, None)
         except MeshError as error:
             log.warning("a call's hold is left to expire", hold_id=hold_id, error=error.message)
 

@@ -13,13 +13,15 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.inference.domain.answer import Answer, RuleOutcome, StopReason
-from services.inference.domain.call import Blocked, CallKey, RecordedCall, SettleState, Unjudged
+from services.inference.domain.answer import Answer, StopReason
+from services.inference.domain.call import Blocked, RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.tables import metadata
-from services.inference.usecases.ports import CallStore, Settlement
-from services.meshkit.content import CallId, Label, Part, ToolCallPart, Usage, text_part
+from services.inference.usecases.ports import CallStore
+from services.meshkit.calls.ports import Settlement
+from services.meshkit.content import CallId, CallKey, Label, Part, ToolCallPart, Usage, text_part
+from services.meshkit.content.law import RuleOutcome
 from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds

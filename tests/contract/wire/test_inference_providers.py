@@ -30,7 +30,8 @@ from services.inference.providers.embeddings import OpenAiEmbeddings
 from services.inference.providers.http import ProviderHttp, provider_http
 from services.inference.providers.openai import Endpoint, OpenAiProvider
 from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
-from services.inference.usecases.ports import Clearance, DispatchedHold, ModelProvider
+from services.inference.usecases.ports import ModelProvider
+from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.content import (
     DocumentPart,
     ImagePart,

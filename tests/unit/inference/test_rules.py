@@ -15,7 +15,7 @@ from services.inference.domain.text_gate import TextGate
 from services.inference.providers.sse import MAX_EVENT_BYTES, EventTooLarge, NotAnEvent, SseEvent, SseParser
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
-from services.inference.usecases.ports import Clearance, DispatchedHold
+from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.core.money import NanoUsd
 from tests.support.inference import STUB, a_prompt
 
@@ -173,12 +173,6 @@ async def test_the_stub_keeps_the_limit_of_the_answer() -> None:
     assert len(text) <= 12
 
 
-@pytest.mark.parametrize("made", ["DispatchedHold"])
-def test_only_the_hold_client_makes_holds(made: str) -> None:
-    makers = [path for path in _sources() if made in _called(path)]
-    assert [path.name for path in makers] == ["hold_client.py"]
-
-
 def test_only_providers_open_sockets() -> None:
     openers = {path.parent.name for path in _sources() if _imports(path) & {"aiohttp", "httpx", "requests", "socket"}}
     assert openers == {"providers", "local"}
@@ -186,11 +180,6 @@ def test_only_providers_open_sockets() -> None:
 
 def _sources() -> list[Path]:
     return sorted((ROOT / "services" / "inference").rglob("*.py"))
-
-
-def _called(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
 
 
 def _imports(path: Path) -> set[str]:

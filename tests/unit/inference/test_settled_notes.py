@@ -3,7 +3,7 @@
 import asyncio
 
 from services.inference.domain.call import SettleState
-from services.inference.usecases.ports import Settlement
+from services.meshkit.calls.ports import Settlement
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.money import NanoUsd
 from tests.support.inference import a_context
