@@ -93,6 +93,7 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
             clock=clock,
             max_tenants=settings.embed_queue_tenants,
             look_seconds=settings.embed_look_seconds,
+            gather_seconds=settings.embed_gather_seconds,
         )
         law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_REMEMBER, timeout_seconds=_LAW_SECONDS)
         servicer = MemoryServicer(
