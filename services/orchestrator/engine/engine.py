@@ -234,19 +234,19 @@ class Engine:
     async def _keep_leases(self) -> None:
         while True:
             await self._parts.clock.sleep(_EXTEND_SECONDS)
-            owned = {run_id: driver.run for run_id, driver in self._drivers.items()}
+            owned = dict(self._drivers)
             if not owned:
                 continue
             try:
-                held = await self._parts.store.extend(self._owner, list(owned.values()))
+                held = await self._parts.store.extend(self._owner, [driver.run for driver in owned.values()])
             except MeshError as error:
                 log.warning("cannot extend leases", cause=str(error))
                 continue
             for run_id in owned.keys() - set(held):
-                task = self._tasks.get(run_id)
-                if task is not None:
+                # It may be driven under a newer lease by now.
+                if self._drivers.get(run_id) is owned[run_id]:
                     log.warning("lease lost", run_id=run_id)
-                    task.cancel()
+                    self._tasks[run_id].cancel()
 
     async def _hear_wakes(self) -> None:
         async with self._parts.live.wakes() as wakes:

@@ -1,7 +1,7 @@
 """A replica's runs: who drives them, what becomes of those that nobody drives, and what commands wait for."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -155,6 +155,33 @@ async def test_a_run_claimed_anew_is_driven_under_its_new_epoch(house: House) ->
         await house.clock.until_someone_sleeps(how_many=3)
         house.clock.advance(seconds=1)
         await until(lambda: stored.run.epoch == 2)
+        house.calls.open.set()
+        await until(succeeded(stored))
+
+
+async def test_news_of_an_old_lease_does_not_stop_the_driver_of_the_new_one(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extend, asked, answer = house.store.extend, asyncio.Event(), asyncio.Event()
+
+    async def extend_slowly(owner: str, runs: Collection[OwnedRun]) -> Collection[str]:
+        asked.set()
+        await answer.wait()
+        return await extend(owner, runs)
+
+    house.calls.open.clear()
+    async with house.replica() as engine:
+        stored = await house.start(engine)
+        monkeypatch.setattr(house.store, "extend", extend_slowly)
+        await house.clock.until_someone_sleeps(how_many=3)
+        house.clock.advance(seconds=4)
+        await asked.wait()
+        stored.until = house.clock.now() - timedelta(seconds=1)
+        await house.clock.until_someone_sleeps(how_many=2)
+        house.clock.advance(seconds=1)
+        await until(lambda: stored.run.epoch == 2)
+        answer.set()
+        await asyncio.sleep(0.01)
         house.calls.open.set()
         await until(succeeded(stored))
 
