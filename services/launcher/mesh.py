@@ -16,6 +16,7 @@ from services.launcher.children import Supervisor
 from services.launcher.errors import LauncherError, first_failure
 from services.launcher.layout import DataDir, find_data_dir, hold, prepare
 from services.launcher.options import Progress, Report, StepState, UpOptions
+from services.launcher.ports import PortClaims
 from services.launcher.record import Addresses, ChildRecord, MeshRecord, write_record
 from services.launcher.services import SERVICES
 from services.launcher.single_process import ServicesTogether
@@ -63,7 +64,7 @@ class Mesh:
         prepare(self._data)
         self._resources.enter_context(hold(self._data))
         try:
-            self._parts.settle()
+            self._parts.settle(self._resources.enter_context(PortClaims()))
             self._addresses = self._find_addresses()
             self._write_record()
             async with self._parts.step("mesh"):
