@@ -125,7 +125,7 @@ def arrays_of(changes: Changes, messages: Iterable[OutboxEntry]) -> list[list[ob
         [(message.id, message.tenant, message.subject, message.body) for message in messages],
     )
     arrays: list[list[object]] = []
-    for columns, rows in zip(GROUPS, groups, strict=True):
+    for columns, rows in zip(GROUPS.values(), groups, strict=True):
         arrays += map(list, zip(*rows, strict=True)) if rows else ([] for _ in columns)
     return arrays
 
