@@ -64,7 +64,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         await import_prices(price_table, shipped_prices(), free_providers=settings.free_providers, now=clock.now())
         prices = CurrentPrices(price_table, clock=clock, refresh_seconds=settings.price_refresh_seconds)
         await prices.refresh()
-        spend = Spend(begin=store.begin, prices=prices, clock=clock, ids=ids)
+        spend = Spend(begin=store.begin, last_seen=store, prices=prices, clock=clock, ids=ids)
         budgets = BudgetRepository(app)
         async with GroupCommit[Operation, Hold](
             spend, name="cost.spend", max_items=settings.spend_batch_items, max_waiting=settings.spend_queue_items

@@ -28,7 +28,7 @@ class GatewaySettings(ServiceSettings):
         default=5.0, ge=0, le=5, description="How long a verified API key is trusted without another look."
     )
     max_cached_keys: int = Field(default=4096, ge=1, description="Verified API keys remembered at once.")
-    pool_size: int = Field(default=8, ge=1, description="Most database connections per role.")
+    pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")
     descriptors_path: Path = Field(
         default=_GEN / "descriptors" / "comitia.binpb", description="Descriptor set that reflection answers from."
     )

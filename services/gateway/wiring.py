@@ -41,10 +41,16 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
     signer = TokenSigner(SigningKey.read(settings.signing_key_path), clock=clock)
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(
-            sql_engine(settings.database_url.get_secret_value(), pool_size=settings.pool_size)
+            sql_engine(
+                settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="gateway"
+            )
         )
         maintenance = await stack.enter_async_context(
-            sql_engine(settings.maintenance_database_url.get_secret_value(), pool_size=settings.pool_size)
+            sql_engine(
+                settings.maintenance_database_url.get_secret_value(),
+                pool_size=2,
+                application_name="gateway-maintenance",
+            )
         )
         directory = SqlIdentityDirectory(maintenance)
         begin = SqlBeginWork(engine, ids)

@@ -89,7 +89,9 @@ class InferenceSettings(ServiceSettings):
     sweep_seconds: float = Field(
         default=15.0, gt=0, le=3600, description="Pause between two looks for answers that are not settled yet."
     )
-    pool_size: int = Field(default=6, ge=2, le=64, description="Connections of the role `app`.")
+    pool_size: int = Field(
+        default=4, ge=2, le=64, description="Connections of the role `app`. A call takes one for two round trips."
+    )
 
     @field_validator("openai_api_key", "anthropic_api_key", "compatible_api_key")
     @classmethod

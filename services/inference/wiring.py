@@ -4,20 +4,16 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from random import Random
 
-from comitia.cost.v1 import cost_service_pb2
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub, PricingServiceStub
+from comitia.cost.v1.cost_service_pb2_grpc import PricingServiceStub
 from comitia.guard_table import GUARDS
 from comitia.inference.v1.inference_service_pb2_grpc import (
     add_InferenceServiceServicer_to_server,
     add_ModelServiceServicer_to_server,
 )
-from comitia.policy.v1 import policy_service_pb2
-from comitia.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
+from comitia.policy.v1 import policy_pb2
 from services.inference.chain import configured
-from services.inference.clients.hold_client import CostHoldClient, Operations
-from services.inference.clients.law_gate import Evaluations, PolicyLawGate
+from services.inference.clients.hold_client import CostHoldClient
 from services.inference.clients.price_list import CostPriceList
 from services.inference.domain.deployment import Adapter
 from services.inference.domain.vector_cache import VectorCache
@@ -36,8 +32,11 @@ from services.inference.usecases.generate import Generate
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
+from services.inference.usecases.settled_notes import SettledNotes
 from services.inference.usecases.stream_generate import StreamGenerate
-from services.inference.usecases.sweep import Sweep
+from services.meshkit.calls.cost_holds import operations
+from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
+from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.crypto.kek_file import KekFile
@@ -59,30 +58,19 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="inference"
         ) as app,
         sql_engine(
-            settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="inference-maintenance"
+            settings.maintenance_database_url.get_secret_value(), pool_size=1, application_name="inference-maintenance"
         ) as maintenance,
         channel(settings.policy_target, identity=identity) as to_policy,
         channel(settings.cost_target, identity=identity) as to_cost,
         provider_http(connections=settings.max_provider_connections) as http,
-        Evaluations(
-            PolicyServiceStub(to_policy).BatchEvaluate,
-            frame=policy_service_pb2.BatchEvaluateRequest,
-            name="policy",
-            clock=clock,
-            random=Random(),
-        ) as evaluations,
-        Operations(
-            BudgetServiceStub(to_cost).BatchSpend,
-            frame=cost_service_pb2.BatchSpendRequest,
-            name="cost",
-            clock=clock,
-            random=Random(),
-        ) as operations,
+        evaluations(to_policy, clock=clock) as to_law,
+        operations(to_cost, clock=clock) as to_money,
     ):
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
         calls = CallRepository(app, maintenance, keys=keys)
-        law = PolicyLawGate(evaluations)
-        holds = CostHoldClient(operations, ids=ids)
+        notes = SettledNotes(calls, clock=clock)
+        law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE)
+        holds = CostHoldClient(to_money, ids=ids)
         deployments = configured(settings)
         model_call = ModelCall(
             deployments=deployments,
@@ -90,6 +78,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             law=law,
             holds=holds,
             calls=calls,
+            notes=notes,
             clock=clock,
         )
         in_flight = CallsInFlight(most=settings.max_model_calls)
@@ -120,6 +109,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             ),
             admission=admission(settings, GUARDS, clock=clock),
             background=(
+                notes,
                 Sweep(
                     calls=calls,
                     holds=holds,

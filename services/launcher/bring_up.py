@@ -77,13 +77,15 @@ class BringUp:
     _room: postgres.PostgresRoom | None = field(init=False, default=None)
     _nats_token: str = field(init=False, default="", repr=False)
 
-    def settle(self) -> None:
+    def settle(self, claims: ports.PortClaims) -> None:
         """Chooses ports, makes keys, and so settles what all children are told.
 
+        Args:
+            claims: hold the ports from now on.
         Raises: LauncherError: a port is taken, a wheel is missing, or a setting cannot be read.
         """
         state = read_state(self.data)
-        chosen = self._choose_ports(state.get("ports", {}))
+        chosen = self._choose_ports(state.get("ports", {}), claims)
         write_state(self.data, {**state, "ports": chosen})
         keys.ensure_keys(self.data, SystemIds().new(_ADMIN_KEY_PREFIX).rpartition("_")[2])
         secrets = keys.read_secrets(self.data, ("postgres", "nats"))
@@ -195,13 +197,14 @@ class BringUp:
     def _done(self, name: str, state: StepState, began: float, detail: str) -> None:
         self.report(Progress(step=name, state=state, seconds=time.monotonic() - began, detail=detail))
 
-    def _choose_ports(self, remembered: Mapping[str, int]) -> dict[str, int]:
+    def _choose_ports(self, remembered: Mapping[str, int], claims: ports.PortClaims) -> dict[str, int]:
         asked = asked_ports(self.user)
         if self.options.edge_port is not None:
             asked["edge"] = self.options.edge_port
         return ports.choose(
             remembered=remembered,
             asked=asked,
+            claims=claims,
             dice=Random(),  # any free port will do
             random_only=self.options.random_ports,
             edge_host=self.options.edge_host,

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from comitia.guard_table import GUARDS, Guard
 from services.launcher.edge_bodies import body_rules
-from services.launcher.edge_refusals import REFUSALS
+from services.launcher.edge_refusals import MALFORMED, MAX_REQUEST_BYTES, REFUSALS, UNKNOWN_PLACE
 
 _ROOT: Final = Path(__file__).parents[2]
 _TEMPLATES: Final = _ROOT / "deploy" / "envoy"
@@ -40,8 +40,8 @@ _INTERNAL_HEADERS: Final = (
 )
 _INTERNAL_HEADER_PREFIXES: Final = ("x-comitia-", "x-envoy-", "x-forwarded-", "endpoint-load-metrics")
 _DEFAULT_SECONDS: Final = 30
-#: Largest JSON body. Equal to the largest gRPC message of the services; the refusal of a larger one names it.
-_MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
+#: What stands before a message of gRPC on the wire.
+_GRPC_PREFIX_BYTES: Final = 5
 #: Long enough for what the services answer at most (4 MiB of protobuf), as JSON.
 _MAX_RESPONSE_BYTES: Final = 16 * 1024 * 1024
 
@@ -131,7 +131,8 @@ def render_edge(settings: EdgeSettings) -> str:
         "cors_origins": settings.cors_origins,
         "edge_per_second": settings.edge_per_second,
         "max_connections": settings.max_connections,
-        "max_request_bytes": _MAX_REQUEST_BYTES,
+        "max_request_bytes": MAX_REQUEST_BYTES,
+        "max_body_bytes": MAX_REQUEST_BYTES + _GRPC_PREFIX_BYTES,
         "max_response_bytes": _MAX_RESPONSE_BYTES,
         "max_tenants_counted": settings.max_tenants_counted,
         "rpcs": rpcs,
@@ -143,7 +144,7 @@ def render_edge(settings: EdgeSettings) -> str:
     environment = Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=False)  # noqa: S701  # YAML, not HTML
     rules = body_rules(settings.descriptors.read_bytes())
     values["bodies_lua"] = environment.get_template("bodies.lua.j2").render(
-        bodies=rules.bodies, messages=rules.messages
+        bodies=rules.bodies, messages=rules.messages, malformed=MALFORMED, unknown_place=UNKNOWN_PLACE
     )
     parts = {
         "filters": _part(environment, "filters", values),

@@ -1,7 +1,8 @@
 """What the edge answers when it refuses a request itself, in the words and shape that every service uses."""
 
 import base64
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -14,6 +15,10 @@ _DOMAIN: Final = "edge.comitia"
 _TYPE: Final = "type.googleapis.com/google.rpc."
 #: What Envoy itself says about the request, such as the JSON error of the transcoder.
 _WHY: Final = "%LOCAL_REPLY_BODY%"
+#: Reason of a request that the transcoder cannot read.
+MALFORMED: Final = "MALFORMED_REQUEST"
+#: Field of such a request; `bodies.lua.j2` puts a more exact one in its place where it finds it.
+UNKNOWN_PLACE: Final = "request"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +35,9 @@ class Refusal:
     comparison: Literal["EQ", "GE"] = "EQ"
     retry_seconds: int | None = None
     #: Field at fault; may hold operators.
-    field: str = ""
+    at: str = ""
+    #: The values that the message mentions.
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def sentence(self) -> str:
@@ -41,12 +48,12 @@ class Refusal:
     def body(self) -> dict[str, Any]:
         """`google.rpc.Status` as open JSON, the way the transcoder writes those of the services."""
         details: list[dict[str, Any]] = [
-            {"@type": f"{_TYPE}ErrorInfo", "reason": self.reason, "domain": _DOMAIN, "metadata": {}}
+            {"@type": f"{_TYPE}ErrorInfo", "reason": self.reason, "domain": _DOMAIN, "metadata": dict(self.metadata)}
         ]
         if self.retry_seconds:
             details.append({"@type": f"{_TYPE}RetryInfo", "retry_delay": f"{self.retry_seconds}s"})
-        if self.field:
-            violation = {"field": self.field, "description": self.message}
+        if self.at:
+            violation = {"field": self.at, "description": self.message, "reason": self.reason}
             details.append({"@type": f"{_TYPE}BadRequest", "field_violations": [violation]})
         return {"code": self.code, "message": self.message, "details": details}
 
@@ -54,7 +61,9 @@ class Refusal:
     def details_header(self) -> str:
         """The same for gRPC, as the value of `grpc-status-details-bin`. Its message cannot hold operators."""
         status = status_pb2.Status(code=self.code, message=self.message.replace(f": {_WHY}", ""))
-        details: list[Message] = [error_details_pb2.ErrorInfo(reason=self.reason, domain=_DOMAIN)]
+        details: list[Message] = [
+            error_details_pb2.ErrorInfo(reason=self.reason, domain=_DOMAIN, metadata=self.metadata)
+        ]
         if self.retry_seconds:
             details.append(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=self.retry_seconds)))
         for detail in details:
@@ -66,6 +75,9 @@ class Refusal:
 
 _TOKEN_HELP: Final = "send `authorization: Bearer <token>` (`comitia token` prints one) or `x-api-key: ck_…`"
 
+#: Largest message, bytes: that of the services. Larger ones are refused here, in a form that names the limit.
+MAX_REQUEST_BYTES: Final = 4 * 1024 * 1024
+
 #: In order: the first that fits speaks.
 REFUSALS: Final = (
     Refusal(
@@ -74,14 +86,15 @@ REFUSALS: Final = (
         code=code_pb2.INVALID_ARGUMENT,
         reason="UNKNOWN_FIELD",
         message=f"%RESP(X-COMITIA-FIELD)% {_WHY}; see GET /v1/openapi.json for the fields it has",
-        field="%RESP(X-COMITIA-FIELD)%",
+        at="%RESP(X-COMITIA-FIELD)%",
     ),
     Refusal(
         status=400,
         details="grpc_json_transcode",
         code=code_pb2.INVALID_ARGUMENT,
-        reason="MALFORMED_REQUEST",
+        reason=MALFORMED,
         message=f"the request does not fit the API, see GET /v1/openapi.json: {_WHY}",
+        at=UNKNOWN_PLACE,
     ),
     Refusal(
         status=400,
@@ -132,6 +145,7 @@ REFUSALS: Final = (
         code=code_pb2.INVALID_ARGUMENT,
         reason="REQUEST_TOO_LARGE",
         message="the body is larger than the edge takes (4 MiB); send less, or the content in parts",
+        metadata={"limit_bytes": str(MAX_REQUEST_BYTES)},
     ),
     Refusal(
         status=429,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from services.launcher.children import Supervisor
 from services.launcher.errors import LauncherError, first_failure
 from services.launcher.layout import DataDir, find_data_dir, hold, prepare
 from services.launcher.options import Progress, Report, StepState, UpOptions
+from services.launcher.ports import PortClaims
 from services.launcher.record import Addresses, ChildRecord, MeshRecord, write_record
 from services.launcher.services import SERVICES
 from services.launcher.single_process import ServicesTogether
@@ -62,7 +64,7 @@ class Mesh:
         prepare(self._data)
         self._resources.enter_context(hold(self._data))
         try:
-            self._parts.settle()
+            self._parts.settle(self._resources.enter_context(PortClaims()))
             self._addresses = self._find_addresses()
             self._write_record()
             async with self._parts.step("mesh"):
@@ -71,6 +73,8 @@ class Mesh:
             await self.stop()
             raise
         self._supervisor.keep()
+        # As in `meshkit.process`: in a single process, calls need not wait for collections of what was imported.
+        gc.freeze()
         self._ready = True
         self._write_record()
 

@@ -1,9 +1,10 @@
 """Which local port each part of the mesh listens on: remembered, free, and out of the way of outgoing connections."""
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from random import Random
-from typing import Final
+from typing import Final, Self
 
 from services.launcher.errors import LauncherError
 from services.launcher.services import SERVICES
@@ -49,6 +50,36 @@ def port_names() -> tuple[str, ...]:
     return ("edge", "edge_admin", "postgres", "nats", "local_model", *SERVICES, *map(metrics_port_name, SERVICES))
 
 
+class PortClaims:
+    """Ports that a mesh has taken, from the choice until it ends, although most are bound only later.
+
+    A claim is a socket in Linux' abstract namespace: a name has one holder on the machine (or in the network namespace,
+    as ports do), whoever that is, and the kernel lets go of it however the holder ends.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[socket.socket] = []
+
+    def claim(self, port: int) -> bool:
+        """Takes a port; False when another mesh has it."""
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            claim.bind(f"\0comitia-port-{port}")
+        except OSError:
+            claim.close()
+            return False
+        self._held.append(claim)
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        for claim in self._held:
+            claim.close()
+        self._held.clear()
+
+
 def is_free(port: int, *, host: str = _HOST) -> bool:
     """Tells whether a server could listen on the port now.
 
@@ -69,6 +100,7 @@ def choose(
     remembered: Mapping[str, int],
     asked: Mapping[str, int],
     external: Iterable[str] = (),
+    claims: PortClaims,
     dice: Random,
     random_only: bool = False,
     edge_host: str = _HOST,
@@ -78,6 +110,7 @@ def choose(
     Args:
         remembered: ports of the last run, kept where still free.
         asked: ports that the user named; 0 means any.
+        claims: receives what is chosen, so that meshes that start at once never choose the same.
         external: ports that `asked` names but another machine or process serves, so they need not be free.
         random_only: no preferred ports, so that meshes side by side do not race for them.
     Raises: LauncherError: a port asked for is taken, or asked for twice.
@@ -90,7 +123,7 @@ def choose(
         host = edge_host if name == "edge" else _HOST
         if port in chosen.values():
             raise LauncherError(f"port {port} is asked for twice, once for {name}; give each part its own")
-        if name not in elsewhere and not is_free(port, host=host):
+        if name not in elsewhere and not (is_free(port, host=host) and claims.claim(port)):
             raise LauncherError(
                 f"port {port} on {host}, asked for by {name}, is taken by another program; stop that or choose another"
             )
@@ -103,14 +136,12 @@ def choose(
             wishes.append(PREFERRED[name])
         host = edge_host if name == "edge" else _HOST
         used = set(chosen.values())
-        kept = next((port for port in wishes if port and port not in used and is_free(port, host=host)), None)
-        chosen[name] = kept or _substitute(used, dice, host)
+        candidates = (port for port in chain(wishes, _substitutes(dice)) if port and port not in used)
+        chosen[name] = next(port for port in candidates if is_free(port, host=host) and claims.claim(port))
     return chosen
 
 
-def _substitute(used: set[int], dice: Random, host: str) -> int:
+def _substitutes(dice: Random) -> Iterator[int]:
     for _ in range(_MOST_TRIES):
-        port = dice.choice(_SUBSTITUTES)
-        if port not in used and is_free(port, host=host):
-            return port
+        yield dice.choice(_SUBSTITUTES)
     raise LauncherError("no free port between 20000 and 32000; stop some servers and try again")

@@ -43,6 +43,12 @@ class MemorySettings(ServiceSettings):
     embed_look_seconds: float = Field(
         default=30.0, ge=0, le=3600, description="How often recalls look for memories that a crash left unembedded."
     )
+    embed_gather_seconds: float = Field(
+        default=0.05,
+        ge=0,
+        le=10,
+        description="How long a new memory waits for others, so that answers go first and one call embeds them all.",
+    )
     embed_lease_seconds: float = Field(
         default=60.0, gt=0, le=3600, description="How long memories taken to be embedded belong to one process."
     )
@@ -56,4 +62,4 @@ class MemorySettings(ServiceSettings):
     remember_queue_items: int = Field(
         default=4096, ge=1, description="Memories that may wait to be stored; one more is refused."
     )
-    pool_size: int = Field(default=8, ge=2, le=64, description="Connections of the role `app`.")
+    pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")

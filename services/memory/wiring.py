@@ -4,14 +4,12 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from random import Random
+from typing import Final
 
 from comitia.guard_table import GUARDS
 from comitia.memory.v1.memory_service_pb2_grpc import add_MemoryServiceServicer_to_server
-from comitia.policy.v1 import policy_service_pb2
-from comitia.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
+from comitia.policy.v1 import policy_pb2
 from services.memory.clients.embedder import InferenceEmbedder
-from services.memory.clients.law_gate import Evaluations, PolicyLawGate
 from services.memory.settings import MemorySettings
 from services.memory.storage.embed_work import SqlEmbedWork
 from services.memory.storage.memory_reader import SqlMemoryReader
@@ -27,6 +25,7 @@ from services.memory.usecases.query_vectors import QueryVectors
 from services.memory.usecases.recall import Recall
 from services.memory.usecases.remember import Remember
 from services.memory.vectors.milvus import MilvusVectors
+from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.crypto.kek_file import KekFile
@@ -37,6 +36,9 @@ from services.meshkit.grpc.server import Server, admission
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
+
+#: Longest wait for a verdict: less than Remember may take, so that its caller learns what was down.
+_LAW_SECONDS: Final = 8.0
 
 
 @asynccontextmanager
@@ -57,15 +59,7 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
         signer = WorkloadSigner("memory", SigningKey.read(settings.workload_key_path), clock=clock)
         to_policy = await enter(channel(settings.policy_target, identity=signer))
         to_inference = await enter(channel(settings.inference_target, identity=signer))
-        evaluations = await enter(
-            Evaluations(
-                PolicyServiceStub(to_policy).BatchEvaluate,
-                frame=policy_service_pb2.BatchEvaluateRequest,
-                name="policy",
-                clock=clock,
-                random=Random(),
-            )
-        )
+        to_law = await enter(evaluations(to_policy, clock=clock))
         vectors = await enter(
             MilvusVectors(
                 url=None if settings.milvus_url is None else settings.milvus_url.get_secret_value(),
@@ -99,9 +93,11 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
             clock=clock,
             max_tenants=settings.embed_queue_tenants,
             look_seconds=settings.embed_look_seconds,
+            gather_seconds=settings.embed_gather_seconds,
         )
+        law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_REMEMBER, timeout_seconds=_LAW_SECONDS)
         servicer = MemoryServicer(
-            remember=Remember(law=PolicyLawGate(evaluations), memories=writer, wake=embed.wake, clock=clock, ids=ids),
+            remember=Remember(law=law, memories=writer, wake=embed.wake, clock=clock, ids=ids),
             recall=Recall(
                 memories=reader,
                 placements=embed_work,

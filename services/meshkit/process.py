@@ -1,6 +1,7 @@
 """The life of one service process: read settings, build, serve, drain on SIGTERM."""
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -49,7 +50,10 @@ def run_service(name: str, settings_type: type[S], wiring: Wiring[S]) -> NoRetur
     setup(name, settings)
     if settings.failpoints:
         _arm(name, settings.failpoints)
-    sys.exit(uvloop.run(_serve_until_told(name, settings, wiring)))
+    code = uvloop.run(_serve_until_told(name, settings, wiring))
+    # All is closed. Without this the interpreter looks at every object once more before it goes: half a second.
+    gc.freeze()
+    sys.exit(code)
 
 
 def read_settings(name: str, settings_type: type[S]) -> S:
@@ -86,6 +90,8 @@ async def _serve_until_told(name: str, settings: S, wiring: Wiring[S]) -> int:
     try:
         async with wiring(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server):
             started = True
+            # What was imported stays; a full collection need not look through it again while calls wait.
+            gc.freeze()
             await told.wait()
     except (MeshError, OSError, ExceptionGroup) as error:
         log.error("the service ends", exc_info=error)

@@ -19,7 +19,7 @@ from services.meshkit.grpc.server import Server, admission
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
-from services.orchestrator.clients.live_events import NatsLiveEvents
+from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.neighbours import TurnNeighbours
 from services.orchestrator.clients.run_preparation import RunPreparation
 from services.orchestrator.clients.run_tokens import RunTokens
@@ -59,7 +59,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
 
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
         store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys))
-        live = NatsLiveEvents(nats)
+        live = await enter(live_events(nats, clock=clock))
         calls = Caller(
             neighbours=TurnNeighbours(memory=memory, inference=inference, tools=tools),
             tokens=RunTokens(gateway, clock=clock),

@@ -46,4 +46,4 @@ class PolicySettings(ServiceSettings):
     max_watches: int = Field(
         default=500, ge=1, le=1000, description="Callers that may watch violations at one replica; one more is refused."
     )
-    pool_size: int = Field(default=6, ge=2, le=64, description="Connections of the role `app`.")
+    pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")

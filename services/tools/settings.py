@@ -41,7 +41,7 @@ class ToolsSettings(ServiceSettings):
     sweep_seconds: float = Field(
         default=15.0, gt=0, le=3600, description="Pause between two looks for results that are not settled yet."
     )
-    pool_size: int = Field(default=6, ge=2, le=64, description="Connections of the role `app`.")
+    pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")
 
     @field_validator("http_allowed_hosts", mode="before")
     @classmethod

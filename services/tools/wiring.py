@@ -4,15 +4,14 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
-from random import Random
 
-from comitia.cost.v1 import cost_service_pb2
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub
 from comitia.guard_table import GUARDS
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from comitia.policy.v1 import policy_service_pb2
-from comitia.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
+from comitia.policy.v1 import policy_pb2
 from comitia.tools.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_server
+from services.meshkit.calls.cost_holds import operations
+from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
+from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.crypto.kek_file import KekFile
@@ -23,13 +22,13 @@ from services.meshkit.grpc.server import Server, admission
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.telemetry import metrics
 from services.tools.builtins.calculator import Calculator
 from services.tools.builtins.executors import Executors
 from services.tools.builtins.http_get import HttpGet, HttpGetTemplate
 from services.tools.builtins.http_reader import http_reader
 from services.tools.clients.embedder import InferenceEmbedder
-from services.tools.clients.hold_client import CostHoldClient, Operations
-from services.tools.clients.law_gate import Evaluations, PolicyLawGate
+from services.tools.clients.hold_client import CostHoldClient
 from services.tools.domain.compiled_schemas import CompiledSchemas
 from services.tools.domain.rate_limit import RateLimits
 from services.tools.domain.result_cache import ResultCache
@@ -46,7 +45,6 @@ from services.tools.usecases.paid_run import PaidRun
 from services.tools.usecases.register_tool import RegisterTool
 from services.tools.usecases.search_tools import DefinitionVectors, SearchTools
 from services.tools.usecases.stream_invoke_tool import StreamInvokeTool
-from services.tools.usecases.sweep import Sweep
 from services.tools.usecases.tool_call import ToolCall
 
 
@@ -66,28 +64,23 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
         channel(settings.cost_target, identity=identity) as to_cost,
         channel(settings.inference_target, identity=identity) as to_inference,
         http_reader(connections=settings.max_connections, allow_private=settings.allow_private_addresses) as reader,
-        Evaluations(
-            PolicyServiceStub(to_policy).BatchEvaluate,
-            frame=policy_service_pb2.BatchEvaluateRequest,
-            name="policy",
-            clock=clock,
-            random=Random(),
-        ) as evaluations,
-        Operations(
-            BudgetServiceStub(to_cost).BatchSpend,
-            frame=cost_service_pb2.BatchSpendRequest,
-            name="cost",
-            clock=clock,
-            random=Random(),
-        ) as operations,
+        evaluations(to_policy, clock=clock) as to_law,
+        operations(to_cost, clock=clock) as to_money,
         CallsInFlight(most=settings.max_tool_calls) as in_flight,
     ):
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
         catalogue = Catalogue(tools=ToolRepository(app, ids=ids), shipped=shipped)
         calls = InvocationRepository(app, maintenance, keys=keys)
-        holds = CostHoldClient(operations, ids=ids)
-        schemas = CompiledSchemas()
-        judgement = Judgement(law=PolicyLawGate(evaluations), schemas=schemas)
+        holds = CostHoldClient(to_money, ids=ids)
+        schemas, vectors = CompiledSchemas(), DefinitionVectors()
+        limits = RateLimits(now=clock.monotonic)
+        results = ResultCache(now=clock.monotonic, most_bytes=settings.cache_bytes)
+        metrics.show_size("tools.results", results, size_bytes=lambda: results.size_bytes)
+        metrics.show_size("tools.rates", limits)
+        metrics.show_size("tools.schemas", schemas)
+        metrics.show_size("tools.definition_vectors", vectors)
+        law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_INVOKE_TOOL)
+        judgement = Judgement(law=law, schemas=schemas)
         executors = Executors(calculator=Calculator(), http_get=HttpGet(reader), template=HttpGetTemplate(reader))
         tool_call = ToolCall(
             catalogue=catalogue,
@@ -97,8 +90,8 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             ),
             schemas=schemas,
             calls=calls,
-            limits=RateLimits(now=clock.monotonic),
-            cache=ResultCache(now=clock.monotonic, most_bytes=settings.cache_bytes),
+            limits=limits,
+            cache=results,
         )
         servicer = ToolServicer(
             catalogue=catalogue,
@@ -106,7 +99,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             search_tools=SearchTools(
                 catalogue=catalogue,
                 embedder=InferenceEmbedder(InferenceServiceStub(to_inference), ids=ids),
-                vectors=DefinitionVectors(),
+                vectors=vectors,
                 clock=clock,
                 embed_seconds=settings.embed_seconds,
             ),

@@ -7,7 +7,7 @@ from typing import Any, Final
 import grpc.aio
 import pytest
 
-from comitia_sdk.errors import ComitiaError, InvalidRequest, LimitReached
+from comitia_sdk.errors import ComitiaError, InvalidRequest
 from services.meshkit.grpc.errors import remote_error
 from tests.e2e.conftest import MakeTenant, Tenant
 from tests.support.mesh import RunningMesh
@@ -24,7 +24,7 @@ class Wrong:
     body: Mapping[str, Any] | bytes
     status: int
     reason: str
-    #: Field at fault; empty where the request as a whole cannot be read, or a thing does not exist.
+    #: Field at fault, `request` where it cannot be read; empty where the whole is too large, or a thing does not exist.
     field: str = ""
     verb: str = "POST"
 
@@ -54,7 +54,7 @@ WRONG: Final[Mapping[str, Wrong]] = {
     "an unknown agent": Wrong("/v1/sessions", a_start(agents=["Nobody"]), 404, "AGENT_NOT_FOUND", "agents[0]"),
     "an unknown version": Wrong("/v1/sessions", a_start(agents=["Ada@9.9.9"]), 404, "AGENT_NOT_FOUND", "agents[0]"),
     "no version at all": a_wrong_start("agents[0]", agents=["Ada@latest"]),
-    "an unknown mode": Wrong("/v1/sessions", a_start(mode="SESSION_MODE_WAR"), 400, "MALFORMED_REQUEST"),
+    "an unknown mode": Wrong("/v1/sessions", a_start(mode="SESSION_MODE_WAR"), 400, "MALFORMED_REQUEST", "mode"),
     "an unknown mode by number": a_wrong_start("mode", mode=77),
     "no mode": a_wrong_start("mode", mode="SESSION_MODE_UNSPECIFIED"),
     "an unknown strategy": a_wrong_start("strategy", strategy=77),
@@ -72,14 +72,14 @@ WRONG: Final[Mapping[str, Wrong]] = {
     "a negative limit": a_wrong_start("max_cost_nano_usd", max_cost_nano_usd=-1),
     "a request id that is none": a_wrong_start("request_id", request_id="once"),
     "too much metadata": a_wrong_start("metadata", metadata={f"key{number}": "" for number in range(33)}),
-    "invalid JSON": Wrong("/v1/sessions", b'{"topic": "Rivers", ', 400, "MALFORMED_REQUEST"),
-    "no JSON": Wrong("/v1/sessions", b"topic=Rivers", 400, "MALFORMED_REQUEST"),
-    "bad UTF-8": Wrong("/v1/sessions", b'{"topic": "\xff\xfe rivers"}', 400, "MALFORMED_REQUEST"),
+    "invalid JSON": Wrong("/v1/sessions", b'{"topic": "Rivers", ', 400, "MALFORMED_REQUEST", "request"),
+    "no JSON": Wrong("/v1/sessions", b"topic=Rivers", 400, "MALFORMED_REQUEST", "request"),
+    "bad UTF-8": Wrong("/v1/sessions", b'{"topic": "\xff\xfe rivers"}', 400, "MALFORMED_REQUEST", "topic"),
     "an unknown field": Wrong("/v1/sessions", a_start(max_round=3), 400, "UNKNOWN_FIELD", "max_round"),
     "an unknown field inside": Wrong(
         "/v1/agents", {"agent": {"memory": {"recent": 3}}}, 400, "UNKNOWN_FIELD", "agent.memory.recent"
     ),
-    "a text for a number": Wrong("/v1/sessions", a_start(max_rounds="many"), 400, "MALFORMED_REQUEST"),
+    "a text for a number": Wrong("/v1/sessions", a_start(max_rounds="many"), 400, "MALFORMED_REQUEST", "max_rounds"),
     "an agent without a name": a_wrong_agent("name", name=""),
     "an agent with a bad name": a_wrong_agent("name", name="../etc"),
     "an agent without a version": a_wrong_agent("version", version=""),
@@ -99,7 +99,7 @@ WRONG: Final[Mapping[str, Wrong]] = {
     ),
     "a negative page": Wrong("/v1/agents?page_size=-1", {}, 400, "INVALID_FIELD", "page_size", "GET"),
     "a page token that is none": Wrong("/v1/agents?page_token=abc", {}, 400, "INVALID_FIELD", "page_token", "GET"),
-    "an unknown parameter": Wrong("/v1/agents?page_sice=1", {}, 400, "MALFORMED_REQUEST", "", "GET"),
+    "an unknown parameter": Wrong("/v1/agents?page_sice=1", {}, 400, "MALFORMED_REQUEST", "page_sice", "GET"),
     "no messages": Wrong("/v1/generate", {"messages": []}, 400, "INVALID_FIELD", "messages"),
     "an unknown model": Wrong("/v1/generate", a_prompt(model="gpt-99"), 404, "MODEL_NOT_FOUND"),
     "no texts": Wrong("/v1/embed", {"texts": []}, 400, "INVALID_FIELD", "texts"),
@@ -175,7 +175,7 @@ async def test_the_same_is_refused_by_grpc(neat: Tenant) -> None:
         (InvalidRequest, "INVALID_FIELD", "max_rounds", {"max_rounds": 0}),
         (InvalidRequest, "INVALID_FIELD", "mode", {"mode": "war"}),
         (InvalidRequest, "INVALID_FIELD", "request_id", {"request_id": "once"}),
-        (LimitReached, "RESOURCE_EXHAUSTED", "", {"about": "x" * 5_000_000}),
+        (InvalidRequest, "REQUEST_TOO_LARGE", "", {"about": "x" * 5_000_000}),
     ]
     for kind, reason, field, wishes in attempts:
         with pytest.raises(kind) as refused:
@@ -188,15 +188,15 @@ async def test_the_same_is_refused_by_grpc(neat: Tenant) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "request_bytes"),
+    ("what", "request_bytes", "field"),
     [
-        ("bad UTF-8", b"\x0a\x02\xff\xfe"),
-        ("a message that is cut off", b"\x0a\x7f"),
-        ("a field of another type", b"\x08\x01\x10"),
+        ("bad UTF-8", b"\x0a\x02\xff\xfe", "topic"),
+        ("a message that is cut off", b"\x0a\x7f", "request"),
+        ("a field of another type", b"\x08\x01\x10", "request"),
     ],
 )
 async def test_bytes_that_are_no_message_are_the_callers_fault(
-    mesh: RunningMesh, neat: Tenant, what: str, request_bytes: bytes
+    mesh: RunningMesh, neat: Tenant, what: str, request_bytes: bytes, field: str
 ) -> None:
     metadata = (("authorization", f"Bearer {await neat.client.identity.token()}"),)
     async with grpc.aio.insecure_channel(mesh.target) as channel:
@@ -204,7 +204,8 @@ async def test_bytes_that_are_no_message_are_the_callers_fault(
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await call(request_bytes, metadata=metadata, timeout=10)
     assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, what
-    assert remote_error(refused.value).reason == "MALFORMED_REQUEST"
+    error = remote_error(refused.value)
+    assert (error.reason, error.field) == ("MALFORMED_REQUEST", field)
 
 
 async def test_names_that_are_taken_are_taken(neat: Tenant, make_tenant: MakeTenant, mesh: RunningMesh) -> None:

@@ -144,7 +144,7 @@ async def test_nobody_spends_from_the_budget_of_another_tenant(owner: Tenant, ma
 
 async def test_a_call_id_of_another_tenant_is_ones_own_call(owner: Tenant, make_tenant: MakeTenant) -> None:
     stranger = await make_tenant()
-    call = {"call_id": {"run_id": "run_01jd0000000000000000000000", "path": "rounds/1/Ada"}}
+    call = {"call_id": {"run_id": "essay_1", "path": "rounds/1/Ada"}}
     answers: list[str] = []
     for tenant, text in ((owner, "of the owner"), (stranger, "of the stranger")):
         tenant.says(f"Answer {text}")

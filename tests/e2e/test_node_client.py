@@ -86,7 +86,7 @@ async def test_a_node_client_is_told_why_it_is_refused(mesh: RunningMesh, tenant
     token = await tenant.client.identity.token()
     done = follow(client_folder, mesh, token, "Nobody", "Rivers")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.strip() == "NOT_FOUND: agent 'Nobody' does not exist"
+    assert done.stderr.strip() == "NOT_FOUND: agents[0]: agent 'Nobody' does not exist"
     done = follow(client_folder, mesh, "nonsense", "Ada", "Rivers")
     assert done.stderr.startswith("UNAUTHENTICATED: ")
 

@@ -64,7 +64,9 @@ def own_machine() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="comitia-readme-") as name, running_provider() as provider:
         folder = Path(name)
         folder.chmod(0o755)
-        write_state(DataDir(folder), {"ports": ports.choose(remembered={}, asked={}, random_only=True, dice=Random())})
+        with ports.PortClaims() as claims:
+            chosen = ports.choose(remembered={}, asked={}, claims=claims, random_only=True, dice=Random())
+        write_state(DataDir(folder), {"ports": chosen})
         try:
             yield {
                 "COMITIA_DATA_DIR": name,

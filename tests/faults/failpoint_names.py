@@ -24,7 +24,7 @@ ON_THE_WAY: Final = (
     "memory.after_upsert",
     "policy.after_violation_commit",
     "tools.after_reserve",
-    "tools.after_mark_dispatched",
+    "tools.after_begin",
     "tools.after_execute",
     "tools.before_settle",
     "cost.after_reserve_commit",

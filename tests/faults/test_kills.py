@@ -22,7 +22,7 @@ WAVES = (
         "memory.before_commit",
         "cost.after_reserve_commit",
         "policy.after_violation_commit",
-        "tools.after_mark_dispatched",
+        "tools.after_begin",
     ),
     (
         "inference.after_answer",

@@ -5,17 +5,17 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from services.inference.domain.answer import Finished, RuleOutcome, StopReason, TextDelta
-from services.inference.domain.call import CallKey, PendingSettlement, RecordedCall, SettleState
+from services.inference.domain.answer import Finished, StopReason, TextDelta
+from services.inference.domain.call import RecordedCall, SettleState, Unjudged
 from services.inference.domain.deployment import Adapter, Deployment, Task
 from services.inference.domain.errors import CallArgumentsDiffer, Charge
-from services.inference.domain.law import Subject, Verdict
 from services.inference.domain.prompt import Prompt
 from services.inference.usecases.asked import Asked
-from services.inference.usecases.ports import Clearance, DispatchedHold, Settlement
+from services.meshkit.calls.ports import Clearance, DispatchedHold, PendingSettlement, Settlement
 from services.meshkit.content import (
     CallContext,
     CallId,
+    CallKey,
     Integrity,
     Label,
     Message,
@@ -26,6 +26,7 @@ from services.meshkit.content import (
     text_of,
     text_part,
 )
+from services.meshkit.content.law import RuleOutcome, Subject, Verdict
 from services.meshkit.core.errors import Exhausted, Precondition
 from services.meshkit.core.identity import Principal, Role
 from services.meshkit.core.money import NanoUsd
@@ -167,7 +168,8 @@ class FakeHolds:
         self._move(hold.id, "dispatched", allowed={"reserved"})
         return DispatchedHold(id=hold.id, amount=NanoUsd(hold.bound.total))
 
-    async def settle(self, principal: Principal, hold_id: str, usage: Usage) -> NanoUsd:
+    async def settle(self, principal: Principal, hold_id: str, usage: Usage | None) -> NanoUsd:
+        assert usage is not None, "models have no fixed price"
         self.settling.hit()
         self.tokens.append(principal.token)
         self._move(hold_id, "settled", allowed={"dispatched", "settled"})
@@ -193,7 +195,7 @@ class MemoryCallStore:
         self._clock = clock
         self.hashes: dict[CallKey, bytes] = {}
         self.calls: dict[CallKey, tuple[RecordedCall, str, datetime]] = {}
-        self.recording, self.marking = FaultQueue(), FaultQueue()
+        self.recording, self.judging, self.marking = FaultQueue(), FaultQueue(), FaultQueue()
 
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
         if self.hashes.setdefault(key, arguments_hash) != arguments_hash:
@@ -207,6 +209,13 @@ class MemoryCallStore:
             self.calls[recorded.key] = (recorded, token, self._clock.now())
         return self.calls[recorded.key][0]
 
+    async def judge(self, recorded: RecordedCall) -> RecordedCall:
+        self.judging.hit()
+        standing, token, when = self.calls[recorded.key]
+        if isinstance(standing.outcome, Unjudged) and standing.hold_id == recorded.hold_id:
+            self.calls[recorded.key] = (replace(standing, outcome=recorded.outcome), token, when)
+        return self.calls[recorded.key][0]
+
     async def mark_settled(self, settlements: Sequence[Settlement]) -> None:
         self.marking.hit()
         for one in settlements:
@@ -217,12 +226,12 @@ class MemoryCallStore:
             self.calls[one.key] = (replace(call, settle_state=state, charged=one.charged), "", when)
 
     async def pending(self, *, before: datetime, most: int) -> list[PendingSettlement]:
-        found = [
-            PendingSettlement(key=call.key, hold_id=call.hold_id, usage=call.usage, token=token, recorded_time=when)
-            for call, token, when in self.calls.values()
+        oldest_first = sorted(self.calls.values(), key=lambda recorded: recorded[2])
+        return [
+            PendingSettlement(key=call.key, hold_id=call.hold_id, usage=call.usage, token=token)
+            for call, token, when in oldest_first
             if call.settle_state is SettleState.PENDING and when < before
-        ]
-        return sorted(found, key=lambda one: one.recorded_time)[:most]
+        ][:most]
 
     async def forget_expired(self, *, before: datetime, most: int) -> int:
         old = [

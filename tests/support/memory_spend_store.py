@@ -46,6 +46,32 @@ class MemorySpendStore:
         async with self._lock:
             yield _Work(self, None)
 
+    def recall(self, needs: SpendNeeds, *, now: datetime) -> SpendBook | None:
+        holds = [self.rows.holds.get(name) for name in needs.moved | needs.marked]
+        opened = [hold for hold in holds if hold is not None and hold.state in OPEN_STATES]
+        budgets = {name: self.rows.budgets.get(name) for name in needs.budgets}
+        for hold in opened:
+            budgets |= {name: self.rows.budgets.get(name) for name in hold.budgets}
+        known = [budget for budget in budgets.values() if budget is not None]
+        if len(opened) < len(holds) or len(known) < len(budgets):
+            return None
+        return SpendBook(known, opened, now=now, new_id=uuid4)
+
+    async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
+        async with self._lock:
+            rows, mine = self.rows, frozenset(tenants)
+            requests = {(hold.tenant, hold.request_id) for hold in rows.holds.values()}
+            if (
+                any(rows.budgets.get(seen.id) != seen or seen.tenant not in mine for seen in changes.seen_budgets)
+                or any(rows.holds.get(seen.id) != seen or seen.tenant not in mine for seen in changes.seen_holds)
+                or any((hold.tenant, hold.request_id) in requests for hold in changes.new_holds)
+            ):
+                return False
+            work = _Work(self, mine)
+            await work.save(changes)
+            await work.commit()
+        return True
+
     async def get(self, tenant: TenantId, budget: BudgetId) -> Budget:
         found = self.rows.budgets.get(budget)
         if found is None or found.tenant != tenant:

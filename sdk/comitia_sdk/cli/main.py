@@ -75,7 +75,7 @@ def options(
 def run() -> None:
     """Runs the command line. Shows one sentence for a failure, never a stack trace without `--debug`."""
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="comitia", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except Exception as failure:

@@ -40,8 +40,12 @@ class BudgetAlert:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What a transaction has to write."""
+    """What a transaction has to write, and which rows that was decided on."""
 
+    #: Budgets that were asked or changed and holds that were changed, as they were before, each in id order.
+    #: Who decided without locks may write only if they are still so.
+    seen_budgets: tuple[Budget, ...]
+    seen_holds: tuple[Hold, ...]
     new_holds: tuple[Hold, ...]
     holds: tuple[Hold, ...]
     budgets: tuple[Budget, ...]
@@ -58,9 +62,16 @@ class Changes:
         """True when something is charged or a charge is taken back."""
         return bool(self.entries)
 
+    def cover(self, holds: Iterable[Hold]) -> bool:
+        """True when each of these is new or changed, so that writing the changes proves it right."""
+        written = {hold.id for hold in (*self.new_holds, *self.holds)}
+        return all(hold.id in written for hold in holds)
+
 
 @dataclass(slots=True)
 class _Dirty:
+    seen_budgets: dict[BudgetId, Budget] = field(default_factory=dict[BudgetId, Budget])
+    seen_holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
     new_holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
     holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
     budgets: set[BudgetId] = field(default_factory=set[BudgetId])
@@ -71,7 +82,8 @@ class _Dirty:
 class SpendBook:
     """Decides reserve, dispatch, settle, release and expiry for many calls of several tenants, one after the other.
 
-    The caller holds the row locks of every budget and hold that it puts in. A refused item changes no money.
+    The caller holds the row locks of every budget and hold that it puts in, or makes sure before it writes that they
+    are still as it put them in. A refused item changes no money.
 
     Args:
         now: one moment for the whole transaction.
@@ -153,6 +165,8 @@ class SpendBook:
         """Gives what is to be written; call it once, at the end."""
         dirty = self._dirty
         return Changes(
+            seen_budgets=tuple(dirty.seen_budgets[budget] for budget in sorted(dirty.seen_budgets)),
+            seen_holds=tuple(dirty.seen_holds[hold] for hold in sorted(dirty.seen_holds)),
             new_holds=tuple(dirty.new_holds.values()),
             holds=tuple(dirty.holds.values()),
             budgets=tuple(self._budgets[budget] for budget in sorted(dirty.budgets)),
@@ -170,6 +184,8 @@ class SpendBook:
             for budget in moved:
                 self._put(budget)
         self._dirty.entries += entries_of(before, after, now=self._now, new_id=self._new_id)
+        if before.id not in self._dirty.new_holds:
+            self._dirty.seen_holds.setdefault(before.id, before)
         self._holds[after.id] = after
         fresh = self._dirty.new_holds if after.id in self._dirty.new_holds else self._dirty.holds
         fresh[after.id] = after
@@ -198,6 +214,7 @@ class SpendBook:
         budget = self._budgets.get(budget_id)
         if budget is None or budget.tenant != tenant:
             raise BudgetNotFound(budget_id)
+        self._dirty.seen_budgets.setdefault(budget_id, budget)
         return budget
 
     def _hold(self, tenant: TenantId, hold_id: HoldId) -> Hold:

@@ -1,20 +1,28 @@
 """Rows to domain objects and back; pure."""
 
-from collections.abc import Sequence
-
-from sqlalchemy import RowMapping
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
 
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope
 from services.cost.domain.cost_event import CostEvent, CostEventId
 from services.cost.domain.hold import CostKind, Hold, HoldId, HoldState, Purpose
+from services.cost.domain.spend_book import Changes
+from services.cost.storage.one_trips import GROUPS
 from services.meshkit.content import CallContext, CallId, Usage
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.sql.outbox import OutboxEntry
 
-# A row as SQLAlchemy gives it: its values have the types of the columns in `tables.py`. Its UUIDs are of asyncpg's
-# own class, which equals, sorts and hashes as the standard one and is faster.
-Row = RowMapping
+
+class Row(Protocol):
+    """A row as SQLAlchemy or asyncpg gives it: its values have the types of the columns in `tables.py`.
+
+    Its UUIDs are of asyncpg's own class, which equals, sorts and hashes as the standard one and is faster.
+    """
+
+    # Any: a column of any type.
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 def counts_of(usage: Usage) -> list[int]:
@@ -103,3 +111,64 @@ def _purpose_of(row: Row) -> Purpose:
             project=row["project"],
         ),
     )
+
+
+def arrays_of(changes: Changes, messages: Iterable[OutboxEntry]) -> list[list[object]]:
+    """Writes changes as the arguments of `WRITE_SPENDING`: one array per column of each of its groups."""
+    groups: tuple[list[tuple[object, ...]], ...] = (
+        [_budget_row(budget) for budget in changes.seen_budgets],
+        [(hold.id, int(hold.state)) for hold in changes.seen_holds],
+        [_hold_row(hold) for hold in changes.new_holds],
+        [_budget_row(budget) for budget in changes.budgets],
+        [(hold.id, int(hold.state), hold.charged, _usage_literal(hold.usage)) for hold in changes.holds],
+        [_entry_row(entry) for entry in changes.entries],
+        [(message.id, message.tenant, message.subject, message.body) for message in messages],
+    )
+    arrays: list[list[object]] = []
+    for columns, rows in zip(GROUPS.values(), groups, strict=True):
+        arrays += map(list, zip(*rows, strict=True)) if rows else ([] for _ in columns)
+    return arrays
+
+
+def _budget_row(budget: Budget) -> tuple[object, ...]:
+    return (budget.id, budget.limit, budget.spent, budget.held, budget.overrun, budget.exhausted)
+
+
+def _hold_row(hold: Hold) -> tuple[object, ...]:
+    context = hold.purpose.context
+    call = context.call_id
+    return (
+        hold.id,
+        hold.tenant,
+        hold.request_id,
+        hold.request_digest,
+        int(hold.state),
+        f"{{{','.join(map(str, hold.budgets))}}}",
+        int(hold.purpose.kind),
+        hold.purpose.provider,
+        hold.purpose.model,
+        call.run_id,
+        call.path,
+        call.attempt_group,
+        call.index,
+        context.agent_name,
+        context.agent_version,
+        context.project,
+        _usage_literal(hold.bound),
+        _usage_literal(hold.usage),
+        hold.amount,
+        hold.charged,
+        hold.price,
+        hold.expires,
+        hold.created,
+    )
+
+
+def _entry_row(entry: CostEvent) -> tuple[object, ...]:
+    tokens = _usage_literal(entry.usage)
+    return (entry.id, entry.hold, tokens, entry.cost, entry.assumed, entry.reversal, entry.created)
+
+
+def _usage_literal(usage: Usage | None) -> str | None:
+    """Writes token counts as the literal of an array of integers."""
+    return None if usage is None else f"{{{','.join(map(str, counts_of(usage)))}}}"

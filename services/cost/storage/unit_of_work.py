@@ -1,36 +1,40 @@
-"""One transaction of spending: locks rows, gives them as a book, writes back what the book changed."""
+"""Transactions of spending: lock rows, give them as a book, write back what the book changed; or skip the locking."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cost.domain.budget import Budget
-from services.cost.domain.cost_event import CostEvent
-from services.cost.domain.hold import Hold, Purpose
+from services.cost.domain.hold import Hold
 from services.cost.domain.spend_book import BudgetAlert, Changes, SpendBook
 from services.cost.storage import statements as sql
-from services.cost.storage.rows import budget_of, counts_of, hold_of
+from services.cost.storage.one_trips import WRITE_SPENDING
+from services.cost.storage.rows import arrays_of, budget_of, hold_of
+from services.cost.storage.seen_rows import SeenRows
 from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
-from services.meshkit.content import Usage
+from services.meshkit.core.errors import Internal, MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
-from services.meshkit.sql.outbox import OutboxEntry, add_entries
-from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
+from services.meshkit.sql.one_trip import one_trip
+from services.meshkit.sql.outbox import OutboxEntry
+from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
 
 #: Tenants whose budget is known to exist, per process.
 _MOST_KNOWN: Final = 100_000
+#: The setting of a transaction of the maintenance role, which sees all tenants by its own policies.
+_NO_TENANT: Final = "{}"
 
 #: Gives subject and body of the message that tells of an alert.
 EncodeAlert = Callable[[BudgetAlert], tuple[str, bytes]]
 
 
 class SpendStore:
-    """Opens transactions of spending.
+    """Opens transactions of spending, and remembers the rows of the last ones: a `LastSeen`.
 
     Args:
         app: engine of the `app` role.
@@ -56,199 +60,133 @@ class SpendStore:
         self._encode = encode
         self._published = published
         self._known: set[TenantId] = set()
+        self._seen = SeenRows()
 
     @asynccontextmanager
     async def begin(self, tenants: Iterable[TenantId], /) -> AsyncGenerator[UnitOfWork]:
         """See `BeginWork`."""
-        async with tenant_scope(self._app, tenants) as scope:
-            yield _Work(self, scope)
+        some = tuple(tenants)
+        async with driver_scope(self._app, some) as scope:
+            yield _Work(self, scope, listed_tenants(some))
 
     @asynccontextmanager
     async def sweep(self) -> AsyncGenerator[Sweep]:
         """See `BeginSweep`."""
-        async with maintenance_scope(self._maintenance) as scope:
-            yield _Work(self, scope)
+        async with driver_scope(self._maintenance, None) as scope:
+            yield _Work(self, scope, _NO_TENANT)
+
+    def recall(self, needs: SpendNeeds, *, now: datetime) -> SpendBook | None:
+        """See `LastSeen.recall`."""
+        rows = self._seen.recall(needs)
+        return None if rows is None else self.book(*rows, now)
+
+    async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
+        """See `LastSeen.write_if_unchanged`."""
+        try:
+            ((written,),) = await one_trip(self._app, tenants, WRITE_SPENDING, *self.values(changes))
+        except MeshError:
+            self._seen.forget(changes)
+            raise
+        if written:
+            self.committed((), changes)
+        else:
+            self._seen.forget(changes)
+        return bool(written)
 
     def book(self, budgets: Iterable[Budget], holds: Iterable[Hold], now: datetime) -> SpendBook:
-        """Makes a book of locked rows."""
+        """Makes a book of rows."""
         return SpendBook(budgets, holds, now=now, new_id=self._ids.uuid)
 
-    def outbox_entry(self, alert: BudgetAlert) -> OutboxEntry:
-        """Writes the message of an alert."""
+    def values(self, changes: Changes) -> list[list[object]]:
+        """Writes changes as the arguments of `WRITE_SPENDING`."""
+        return arrays_of(changes, [self._message(alert) for alert in changes.alerts])
+
+    def unknown(self, tenants: Iterable[TenantId]) -> list[TenantId]:
+        """Gives those whose own budget may not exist yet, in order."""
+        return sorted(tenant for tenant in tenants if tenant not in self._known)
+
+    @property
+    def tenant_limit(self) -> NanoUsd:
+        """Limit of a tenant's own budget when it is made."""
+        return self._tenant_limit
+
+    def committed(self, tenants: Sequence[TenantId], changes: Changes | None) -> None:
+        """Learns from a commit: tenants whose budget it made or found, and what it saw and changed."""
+        if len(self._known) + len(tenants) > _MOST_KNOWN:
+            self._known.clear()
+        self._known.update(tenants)
+        if changes is None:
+            return
+        self._seen.learn(changes)
+        if changes.alerts:
+            self._published()
+
+    def _message(self, alert: BudgetAlert) -> OutboxEntry:
         subject, body = self._encode(alert)
         return OutboxEntry(id=self._ids.uuid(), tenant=alert.budget.tenant, subject=subject, body=body)
-
-    async def ensure_tenant_budgets(self, scope: Scope, tenants: frozenset[TenantId], now: datetime) -> set[TenantId]:
-        """Makes the budgets of tenants that spend for the first time; gives those to remember after the commit."""
-        new = {tenant for tenant in tenants if tenant not in self._known}
-        if new:
-            values = {"tenants": sorted(new), "most": self._tenant_limit, "now": now}
-            await scope.execute(sql.ADD_TENANT_BUDGETS, values)
-        return new
-
-    def committed(self, known: set[TenantId], *, alerts: bool) -> None:
-        """Learns from a commit."""
-        if len(self._known) + len(known) > _MOST_KNOWN:
-            self._known.clear()
-        self._known |= known
-        if alerts:
-            self._published()
 
 
 class _Work:
     """A transaction of a request or of the sweep."""
 
-    def __init__(self, store: SpendStore, scope: Scope) -> None:
+    def __init__(self, store: SpendStore, scope: DriverScope, tenants: str) -> None:
         self._store = store
         self._scope = scope
-        self._known: set[TenantId] = set()
-        self._alerts = False
+        self._tenants = tenants
+        self._spenders: list[TenantId] = []
+        self._changes: Changes | None = None
 
     async def load(self, needs: SpendNeeds, *, now: datetime) -> SpendBook:
         """See `UnitOfWork.load`."""
-        self._known = await self._store.ensure_tenant_budgets(self._scope, needs.spenders, now)
+        self._spenders = self._store.unknown(needs.spenders)
+        if self._spenders:
+            await self._scope.driver.execute(sql.ADD_TENANT_BUDGETS, self._spenders, self._store.tenant_limit, now)
         budgets = await self._lock_budgets(needs.budgets, needs.moved)
-        holds = await self._lock_holds(needs.moved | needs.marked)
+        holds = await self._holds(sql.LOCK_HOLDS, list(needs.moved | needs.marked))
         if needs.requests:
-            holds += await self._holds_of(sorted(needs.requests))
+            requests = sorted(needs.requests)
+            holds += await self._holds(sql.HOLDS_OF_REQUESTS, *map(list, zip(*requests, strict=True)))
         return self._store.book(budgets, holds, now)
 
     async def load_due(self, *, now: datetime, most: int) -> SpendBook | None:
         """See `Sweep.load_due`."""
-        due = (await self._scope.execute(sql.DUE_HOLDS, {"now": now, "most": most})).scalars().all()
+        due = [row["id"] for row in await self._scope.driver.fetch(sql.DUE_HOLDS, now, most)]
         if not due:
             return None
         budgets = await self._lock_budgets((), due)
-        rows = (await self._scope.execute(sql.LOCK_DUE_HOLDS, {"holds": list(due), "now": now})).mappings()
-        return self._store.book(budgets, [hold_of(row) for row in rows], now)
+        return self._store.book(budgets, await self._holds(sql.LOCK_DUE_HOLDS, due, now), now)
 
     async def add_budget(self, budget: Budget) -> Budget:
         """See `UnitOfWork.add_budget`."""
-        key = {"tenant": budget.tenant, "run_id": budget.run_id}
-        values = {**key, "id": budget.id, "most": budget.limit, "now": budget.created}
-        await self._scope.execute(sql.ADD_RUN_BUDGET, values)
-        return budget_of((await self._scope.execute(sql.RUN_BUDGET, key)).mappings().one())
+        driver = self._scope.driver
+        values = (budget.id, budget.tenant, budget.run_id, budget.limit, budget.created)
+        await driver.execute(sql.ADD_RUN_BUDGET, *values)
+        row = await driver.fetchrow(sql.RUN_BUDGET, budget.tenant, budget.run_id)
+        if row is None:
+            raise Internal("a budget is missing that was there a moment ago")
+        return budget_of(row)
 
     async def save(self, changes: Changes) -> None:
         """See `UnitOfWork.save`."""
-        if changes.budgets:
-            await self._scope.execute(sql.UPDATE_BUDGETS, _budget_arrays(changes.budgets))
-        if changes.new_holds:
-            rows = [_hold_row(hold) for hold in changes.new_holds]
-            await self._scope.execute(sql.INSERT_HOLDS, _arrays(sql.HOLD_COLUMNS, rows))
-        if changes.holds:
-            await self._scope.execute(sql.UPDATE_HOLDS, _hold_arrays(changes.holds))
-        if changes.entries:
-            rows = [_entry_row(entry) for entry in changes.entries]
-            await self._scope.execute(sql.INSERT_ENTRIES, _arrays(sql.ENTRY_COLUMNS, rows))
-        if changes.alerts:
-            self._alerts = True
-            await add_entries(self._scope, [self._store.outbox_entry(alert) for alert in changes.alerts])
+        if not await self._scope.driver.fetchval(WRITE_SPENDING.call, *self._store.values(changes), self._tenants):
+            raise Internal("rows of the ledger changed while they were locked")
+        self._changes = changes
 
     async def commit(self) -> None:
         """See `UnitOfWork.commit`."""
         await self._scope.commit()
-        self._store.committed(self._known, alerts=self._alerts)
+        self._store.committed(self._spenders, self._changes)
 
     async def _lock_budgets(self, budgets: Iterable[UUID], holds: Iterable[UUID]) -> list[Budget]:
-        values = {"budgets": sorted(budgets), "holds": list(holds)}
-        if not (values["budgets"] or values["holds"]):
+        names, moved = list(budgets), list(holds)
+        if not (names or moved):
             return []
-        statement = sql.LOCK_BUDGETS_OF_HOLDS if values["holds"] else sql.LOCK_BUDGETS
-        if not values["holds"]:
-            del values["holds"]
-        rows = (await self._scope.execute(statement, values)).mappings()
-        return [budget_of(row) for row in rows]
+        driver = self._scope.driver
+        if moved:
+            return [budget_of(row) for row in await driver.fetch(sql.LOCK_BUDGETS_OF_HOLDS, names, moved)]
+        return [budget_of(row) for row in await driver.fetch(sql.LOCK_BUDGETS, names)]
 
-    async def _lock_holds(self, holds: Iterable[UUID]) -> list[Hold]:
-        wanted = list(holds)
+    async def _holds(self, statement: str, wanted: Sequence[UUID], *values: object) -> list[Hold]:
         if not wanted:
             return []
-        return [hold_of(row) for row in (await self._scope.execute(sql.LOCK_HOLDS, {"holds": wanted})).mappings()]
-
-    async def _holds_of(self, requests: Sequence[tuple[UUID, UUID]]) -> list[Hold]:
-        values = {"tenants": [tenant for tenant, _ in requests], "requests": [request for _, request in requests]}
-        return [hold_of(row) for row in (await self._scope.execute(sql.HOLDS_OF_REQUESTS, values)).mappings()]
-
-
-def _arrays(columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> dict[str, list[Any]]:
-    """Turns rows into one array per column."""
-    return {name: list(values) for name, values in zip(columns, zip(*rows, strict=True), strict=True)}
-
-
-def _budget_arrays(budgets: Sequence[Budget]) -> dict[str, list[Any]]:
-    return {
-        "id": [budget.id for budget in budgets],
-        "most": [budget.limit for budget in budgets],
-        "spent": [budget.spent for budget in budgets],
-        "held": [budget.held for budget in budgets],
-        "overrun": [budget.overrun for budget in budgets],
-        "exhausted": [budget.exhausted for budget in budgets],
-    }
-
-
-def _hold_arrays(holds: Sequence[Hold]) -> dict[str, list[Any]]:
-    return {
-        "id": [hold.id for hold in holds],
-        "state": [int(hold.state) for hold in holds],
-        "charged": [hold.charged for hold in holds],
-        "usage": [_usage_literal(hold.usage) for hold in holds],
-    }
-
-
-def _hold_row(hold: Hold) -> tuple[Any, ...]:
-    """Writes a hold in the order of `HOLD_COLUMNS`."""
-    return (
-        hold.id,
-        hold.tenant,
-        hold.request_id,
-        hold.request_digest,
-        int(hold.state),
-        f"{{{','.join(map(str, hold.budgets))}}}",
-        *_purpose_row(hold.purpose),
-        _usage_literal(hold.bound),
-        _usage_literal(hold.usage),
-        hold.amount,
-        hold.charged,
-        hold.price,
-        hold.expires,
-        hold.created,
-    )
-
-
-def _entry_row(entry: CostEvent) -> tuple[Any, ...]:
-    """Writes an entry in the order of `ENTRY_COLUMNS`."""
-    return (
-        entry.id,
-        entry.tenant,
-        entry.hold,
-        *_purpose_row(entry.purpose),
-        *counts_of(entry.usage),
-        entry.cost,
-        entry.assumed,
-        entry.reversal,
-        entry.price,
-        entry.created,
-    )
-
-
-def _purpose_row(purpose: Purpose) -> tuple[Any, ...]:
-    context = purpose.context
-    call = context.call_id
-    return (
-        int(purpose.kind),
-        purpose.provider,
-        purpose.model,
-        call.run_id,
-        call.path,
-        call.attempt_group,
-        call.index,
-        context.agent_name,
-        context.agent_version,
-        context.project,
-    )
-
-
-def _usage_literal(usage: Usage | None) -> str | None:
-    """Writes token counts as the literal of an array of integers."""
-    return None if usage is None else f"{{{','.join(map(str, counts_of(usage)))}}}"
+        return [hold_of(row) for row in await self._scope.driver.fetch(statement, wanted, *values)]

@@ -62,6 +62,24 @@ class BeginWork(Protocol):
     def __call__(self, tenants: Iterable[TenantId], /) -> AbstractAsyncContextManager[UnitOfWork]: ...
 
 
+class LastSeen(Protocol):
+    """Budgets and open holds as this process last saw them, to decide on without locks what is checked when written."""
+
+    def recall(self, needs: SpendNeeds, *, now: datetime) -> SpendBook | None:
+        """Gives the rows as a book that may be out of date; None when some of them were not seen.
+
+        Requests are taken for new ones. What the book refuses, and what it leaves as it is, may be wrong.
+        """
+        ...
+
+    async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
+        """Writes and commits changes if every row that they rest on is as it was seen, and their requests are new.
+
+        Returns: False when nothing was written: decide again, on locked rows.
+        """
+        ...
+
+
 class Sweep(Protocol):
     """One transaction of background work over all tenants."""
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from services.cost.domain.budget import MAX_CHARGE, BudgetId, tenant_budget_id
 from services.cost.domain.hold import CostKind, Hold, HoldId, HoldState, Purpose
 from services.cost.domain.spend_book import Changes, SpendBook
-from services.cost.usecases.ports import BeginWork, SpendNeeds
+from services.cost.usecases.ports import BeginWork, LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices
 from services.cost.usecases.report import report
 from services.meshkit.content import Usage
@@ -73,13 +73,22 @@ class Release:
 Operation = Reserve | Dispatch | Settle | Release
 #: What became of an operation: its hold, or why it was refused.
 Outcome = Hold | MeshError
+#: An operation, and the hold that a Reserve asks for or why there is none.
+Order = tuple[Operation, Outcome | None]
 
 
 class Spend:
-    """Decides a frame of operations in one transaction. A refused one never fails its neighbours."""
+    """Decides a frame of operations in one transaction. A refused one never fails its neighbours.
 
-    def __init__(self, *, begin: BeginWork, prices: CurrentPrices, clock: Clock, ids: IdSource) -> None:
+    A frame is first decided on the rows as they were last seen, and written in one round trip if they are still so.
+    When they are not, were not seen, or something is refused, the same rules decide it on locked rows.
+    """
+
+    def __init__(
+        self, *, begin: BeginWork, last_seen: LastSeen, prices: CurrentPrices, clock: Clock, ids: IdSource
+    ) -> None:
         self._begin = begin
+        self._last_seen = last_seen
         self._prices = prices
         self._clock = clock
         self._ids = ids
@@ -93,18 +102,40 @@ class Spend:
         now = self._clock.now()
         wanted = [self._wanted(operation, now) for operation in operations]
         needs = _needs(operations, wanted)
+        orders = list(zip(operations, wanted, strict=True))
+        outcomes = await self._at_once(orders, needs, now)
+        return await self._under_locks(orders, needs, now) if outcomes is None else outcomes
+
+    async def _at_once(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> list[Outcome] | None:
+        """Decides on the rows as last seen; None, and nothing is done, when that cannot be trusted."""
+        book = self._last_seen.recall(needs, now=now)
+        if book is None:
+            return None
+        await self._prices.ensure(book.pinned_prices())
+        outcomes = [self._decide(book, *order) for order in orders]
+        changes = book.changes()
+        # A refusal or a repeat writes nothing that would prove it right.
+        if not changes.cover(hold for hold in outcomes if isinstance(hold, Hold)) or _refusals(outcomes):
+            return None
+        if changes.settled:
+            await failpoint(BEFORE_SETTLE_COMMIT)
+        if not await self._last_seen.write_if_unchanged(needs.tenants, changes):
+            return None
+        await _committed(changes, outcomes)
+        return outcomes
+
+    async def _under_locks(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> list[Outcome]:
         async with self._begin(needs.tenants) as work:
             book = await work.load(needs, now=now)
             await self._prices.ensure(book.pinned_prices())
-            outcomes = [self._decide(book, operation, want) for operation, want in zip(operations, wanted, strict=True)]
+            outcomes = [self._decide(book, *order) for order in orders]
             changes = book.changes()
             if not changes.empty:
                 await work.save(changes)
                 if changes.settled:
                     await failpoint(BEFORE_SETTLE_COMMIT)
                 await work.commit()
-        report(changes, outcomes)
-        await _after_commit(changes)
+        await _committed(changes, outcomes)
         return outcomes
 
     def _wanted(self, operation: Operation, now: datetime) -> Outcome | None:
@@ -176,7 +207,12 @@ def _digest(order: Reserve) -> bytes:
     return sha256(repr(content).encode()).digest()[:16]
 
 
-async def _after_commit(changes: Changes) -> None:
+def _refusals(outcomes: Sequence[Outcome]) -> bool:
+    return any(isinstance(outcome, MeshError) for outcome in outcomes)
+
+
+async def _committed(changes: Changes, outcomes: Sequence[Outcome]) -> None:
+    report(changes, outcomes)
     if changes.new_holds:
         await failpoint(AFTER_RESERVE_COMMIT)
     if changes.settled:

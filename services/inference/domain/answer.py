@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from services.meshkit.content import Part, ToolCallPart, Usage
+from services.meshkit.content.law import RuleOutcome
 
 
 class StopReason(StrEnum):
@@ -32,18 +33,6 @@ class Finished:
     tool_calls: tuple[ToolCallPart, ...] = ()
     #: Model that answered, as the provider names it.
     model: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleOutcome:
-    """A rule's outcome on a call."""
-
-    rule: str
-    #: `pass`, `warn`, `redact` or `block`.
-    status: str
-    elapsed_us: int
-    #: `before`, `during` or `after` the model.
-    stage: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

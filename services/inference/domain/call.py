@@ -1,13 +1,14 @@
 """A call as it is recorded: same id, same intent, same outcome."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Final
 
 from services.inference.domain.answer import Answer
 from services.inference.domain.errors import LawBlocked
-from services.meshkit.content import CallId, Usage
-from services.meshkit.core.identity import TenantId
+from services.meshkit.content import CallContext, CallId, CallKey, Part, Usage
+from services.meshkit.content.law import Stage, Subject, Verdict
+from services.meshkit.core.errors import Invalid
 
 
 class SettleState(StrEnum):
@@ -23,12 +24,24 @@ class SettleState(StrEnum):
     LAPSED = "lapsed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallKey:
-    """Which call, of whom."""
+#: How the ids begin that the mesh makes: of runs, and of direct calls without an id.
+_MADE_BY_THE_MESH: Final = ("run_", "direct_")
 
-    tenant: TenantId
-    call_id: CallId
+
+def check_whose(call_id: CallId, *, run: str | None) -> None:
+    """Checks that a caller may use a call id: a run its own, everybody else none that the mesh makes.
+
+    Otherwise one who knows a run's next call could make it before the run does, or take its recorded answer.
+
+    Args:
+        run: that the caller's token is for.
+    Raises: Invalid.
+    """
+    field = "context.call_id.run_id"
+    if run is not None and call_id.run_id != run:
+        raise Invalid(field, f"must be {run}, the run that the token is for")
+    if run is None and call_id.run_id.startswith(_MADE_BY_THE_MESH):
+        raise Invalid(field, "is for calls of that run; leave it empty, or choose a name that is no id of the mesh")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +58,53 @@ class Blocked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unjudged:
+    """An answer that the law has not judged as a whole. Nobody sees it; it is recorded, to be judged at a repeat."""
+
+    #: What becomes the answer, if the law passes it as it is.
+    draft: Answer
+    #: Model that was asked, as the law knows it.
+    target: str
+
+    def subject(self, context: CallContext) -> Subject:
+        """Gives what the law has to judge."""
+        usage = self.draft.usage
+        return Subject(
+            stage=Stage.AFTER,
+            parts=self.draft.parts,
+            measures={
+                "input_tokens": usage.total - usage.output - usage.reasoning - usage.audio_out,
+                "output_tokens": usage.output + usage.reasoning,
+                "latency_ms": self.draft.provider_us / 1000,
+            },
+            context=context,
+            target=self.target,
+        )
+
+    def under(self, verdict: Verdict) -> "Answer | Blocked":
+        """Gives the outcome under a verdict on `subject`."""
+        if not verdict.allowed:
+            return Blocked(verdict_id=verdict.id, rules=verdict.blocking, bundle=verdict.bundle)
+        draft = self.draft
+        return replace(
+            draft,
+            parts=_labelled(verdict.parts, draft.parts) if verdict.parts else draft.parts,
+            verdict_ids=(*draft.verdict_ids, verdict.id),
+            bundle_digest=verdict.bundle_digest,
+            rules=(*draft.rules, *verdict.rules),
+        )
+
+
+Outcome = Answer | Blocked | Unjudged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedCall:
     """A call whose outcome is durable."""
 
     key: CallKey
     arguments_hash: bytes
-    outcome: Answer | Blocked
+    outcome: Outcome
     hold_id: str
     #: What is to be charged; zero when the provider did not say.
     usage: Usage
@@ -59,13 +113,6 @@ class RecordedCall:
     charged: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingSettlement:
-    """Usage that cost has not confirmed yet, and the token to confirm it with."""
-
-    key: CallKey
-    hold_id: str
-    usage: Usage
-    #: Access token of the caller; kept sealed, and only until the call is settled.
-    token: str
-    recorded_time: datetime
+def _labelled(parts: tuple[Part, ...], before: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Gives the parts labels that are not below those they had, whatever a verdict wrote on them."""
+    return tuple(replace(part, label=part.label.joined(old.label)) for part, old in zip(parts, before, strict=True))

@@ -15,7 +15,7 @@ from services.inference.providers.anthropic_wire import Block, Delta, Event, Usa
 from services.inference.providers.http import ProviderHttp
 from services.inference.providers.openai import Endpoint
 from services.inference.providers.openai_wire import tool_call
-from services.inference.usecases.ports import Clearance
+from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import ToolCallPart
 
 _DECODER: Final = msgspec.json.Decoder(Event)

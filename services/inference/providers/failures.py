@@ -20,6 +20,8 @@ from services.meshkit.content import Usage
 _GAVE_UP_WAITING: Final = frozenset({408, 502, 504, 522, 524})
 _SHORT: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
 _DEFAULT_WAIT: Final = timedelta(seconds=5)
+#: A provider that answered, badly, is there: nobody gains by waiting before a repeat.
+_HARDLY_A_WAIT: Final = timedelta(seconds=0.1)
 _MOST_WAIT: Final = timedelta(hours=1)
 
 
@@ -82,7 +84,7 @@ def error_event(deployment: str, body: bytes) -> ProviderFailure:
     return ProviderUnavailable(
         f"{deployment} broke off its answer{detail}",
         charge=Charge.UNKNOWN,
-        retry_after=_DEFAULT_WAIT,
+        retry_after=_HARDLY_A_WAIT,
         deployment=deployment,
         said=said,
     )
@@ -107,7 +109,7 @@ def cut_off(deployment: str) -> ProviderFailure:
     return ProviderUnavailable(
         f"the answer of {deployment} broke off before its end",
         charge=Charge.UNKNOWN,
-        retry_after=_DEFAULT_WAIT,
+        retry_after=_HARDLY_A_WAIT,
         deployment=deployment,
     )
 
@@ -117,7 +119,7 @@ def garbage(deployment: str, *, usage: Usage | None = None) -> ProviderFailure:
     return ProviderUnavailable(
         f"{deployment} answered with something that is no answer",
         charge=usage or Charge.UNKNOWN,
-        retry_after=_DEFAULT_WAIT,
+        retry_after=_HARDLY_A_WAIT,
         deployment=deployment,
     )
 
@@ -127,7 +129,7 @@ def empty(deployment: str, *, usage: Usage | None) -> ProviderFailure:
     return ProviderUnavailable(
         f"{deployment} answered with nothing",
         charge=usage or Charge.UNKNOWN,
-        retry_after=_DEFAULT_WAIT,
+        retry_after=_HARDLY_A_WAIT,
         deployment=deployment,
     )
 

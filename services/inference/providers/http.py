@@ -8,12 +8,14 @@ from typing import Final
 import aiohttp
 
 from services.inference.providers import failures
-from services.inference.providers.sse import EventTooLarge, SseEvent, SseParser
-from services.inference.usecases.ports import Clearance
+from services.inference.providers.sse import EventTooLarge, NotAnEvent, SseEvent, SseParser
+from services.meshkit.calls.ports import Clearance
 
 #: Longest body of an error or of a whole answer, bytes; a stream may be longer in all.
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 _MAX_ERROR_BYTES: Final = 64 * 1024
+#: What an error says beside its status is not worth a longer wait.
+_ERROR_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 10.0
 _KEEP_ALIVE_SECONDS: Final = 60.0
 
@@ -36,7 +38,7 @@ class ProviderHttp:
     ) -> AsyncGenerator[SseEvent]:
         """Posts and gives the events of the answering stream. Closing the generator closes the socket.
 
-        Raises: ProviderFailure; a stream that ends inside an event is cut off.
+        Raises: ProviderFailure; at once when what comes is no event, and a stream that ends inside an event is cut off.
         """
         del clearance  # Asked for so that no socket opens without one.
         parser = SseParser()
@@ -59,7 +61,7 @@ class ProviderHttp:
             raise failures.timed_out(deployment) from cause
         except (aiohttp.ClientError, ConnectionError) as cause:
             raise failures.cut_off(deployment) from cause
-        except EventTooLarge as cause:
+        except (EventTooLarge, NotAnEvent) as cause:
             raise failures.garbage(deployment) from cause
         if not parser.clean:
             raise failures.cut_off(deployment)
@@ -121,8 +123,9 @@ async def _raise_for_status(deployment: str, response: aiohttp.ClientResponse) -
     if response.status == 200:
         return
     try:
-        body = await _read(response, _MAX_ERROR_BYTES)
-    except (aiohttp.ClientError, ConnectionError, ValueError):
+        async with asyncio.timeout(_ERROR_SECONDS):
+            body = await _read(response, _MAX_ERROR_BYTES)
+    except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError):
         body = b""
     raise failures.status_failure(deployment, response.status, response.headers, body)
 

@@ -20,7 +20,7 @@ from services.inference.providers.openai_wire import (
     stop_reason_of,
     usage_of,
 )
-from services.inference.usecases.ports import Clearance
+from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import Usage
 
 _DECODER: Final = msgspec.json.Decoder(Chunk)

@@ -10,7 +10,7 @@ from typing import Final
 from services.inference.domain.answer import Finished, StopReason, TextDelta
 from services.inference.domain.deployment import Deployment
 from services.inference.domain.prompt import Prompt
-from services.inference.usecases.ports import Clearance
+from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import Usage, text_of
 
 _NOTICE: Final = "This is the stub model, not a language model."

@@ -4,38 +4,26 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Row, and_, select, text, update
+from asyncpg import Record
+from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.sql.elements import ColumnElement
 
-from services.inference.domain.call import CallKey, PendingSettlement, RecordedCall, SettleState
+from services.inference.domain.call import RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
+from services.inference.storage.one_trips import CLAIM_CALL, JUDGE_CALL, MARK_SETTLED, RECORD_CALL
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome, usage_from_list, usage_to_list
 from services.inference.storage.tables import call
-from services.inference.usecases.ports import Settlement
-from services.meshkit.content import CallId
-from services.meshkit.core.errors import Internal
+from services.meshkit.calls.ports import PendingSettlement, Settlement
+from services.meshkit.content import CallId, CallKey
 from services.meshkit.core.identity import TenantId
 from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
 from services.meshkit.crypto.keyring import KeyRing
-from services.meshkit.sql.scope import driver_scope, maintenance_scope, tenant_scope
+from services.meshkit.sql.one_trip import OneTrip, one_trip
+from services.meshkit.sql.scope import maintenance_scope
 from services.meshkit.telemetry.logs import logger
 
 log = logger(__name__)
 
-_CLAIM: Final = """
-    INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash)
-    VALUES ($1, $2, $3, $4, $5, $6)
-    ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO NOTHING RETURNING true"""
-_RECORD: Final = """
-    INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash,
-        hold_id, outcome, usage_tokens, settle_state, charged_nano_usd, token, recorded_time)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now())
-    ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO UPDATE
-    SET hold_id = EXCLUDED.hold_id, outcome = EXCLUDED.outcome, usage_tokens = EXCLUDED.usage_tokens,
-        settle_state = EXCLUDED.settle_state, charged_nano_usd = EXCLUDED.charged_nano_usd,
-        token = EXCLUDED.token, recorded_time = EXCLUDED.recorded_time
-    WHERE call.hold_id IS NULL RETURNING true"""
 _FORGET: Final = text("""
     DELETE FROM call WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM call
@@ -57,60 +45,58 @@ class CallRepository:
 
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
         """See `CallStore.claim`."""
-        if await self._insert(key, _CLAIM, arguments_hash):
+        row = await self._write(key, CLAIM_CALL, arguments_hash)
+        if row is None:
             return None
-        row = await self._find(key)
-        if row.arguments_hash != arguments_hash:
+        if row["arguments_hash"] != arguments_hash:
             raise CallArgumentsDiffer(key.call_id)
-        return None if row.hold_id is None else await self._recorded(key, row)
+        return None if row["hold_id"] is None else await self._recorded(key, row)
 
     async def record(self, recorded: RecordedCall, *, token: str) -> RecordedCall:
         """See `CallStore.record`."""
         key = recorded.key
         pending = recorded.settle_state is SettleState.PENDING
-        outcome = await self._keys.seal(key.tenant, encode_outcome(recorded.outcome), aad=_place(key, "outcome"))
-        sealed_token = await self._keys.seal(key.tenant, token.encode(), aad=_place(key, "token")) if pending else None
-        done = await self._insert(
+        standing = await self._write(
             key,
-            _RECORD,
+            RECORD_CALL,
             recorded.arguments_hash,
             recorded.hold_id,
-            outcome,
+            await self._sealed(recorded),
+            isinstance(recorded.outcome, Unjudged),
             usage_to_list(recorded.usage),
             str(recorded.settle_state),
             recorded.charged,
-            sealed_token,
+            await self._keys.seal(key.tenant, token.encode(), aad=_place(key, "token")) if pending else None,
         )
-        return recorded if done else await self._recorded(key, await self._find(key))
+        return recorded if standing is None else await self._recorded(key, standing)
 
-    async def _insert(self, key: CallKey, statement: str, *values: object) -> bool:
-        """Writes a row by asyncpg itself, twice in each call of a model; false when another row stands."""
-        async with driver_scope(self._app, key.tenant) as scope:
-            if await scope.driver.fetchval(statement, *_names(key).values(), *values) is None:
-                return False
-            await scope.commit()
-        return True
-
-    async def _find(self, key: CallKey) -> Row[Any]:
-        async with tenant_scope(self._app, key.tenant, read_only=True) as scope:
-            row = (await scope.execute(select(call).where(_is(key)))).one_or_none()
-        if row is None:
-            raise Internal("a call that was there a moment ago is gone", call_id=key.call_id)
-        return row
+    async def judge(self, recorded: RecordedCall) -> RecordedCall:
+        """See `CallStore.judge`."""
+        standing = await self._write(recorded.key, JUDGE_CALL, recorded.hold_id, await self._sealed(recorded))
+        return recorded if standing is None else await self._recorded(recorded.key, standing)
 
     async def mark_settled(self, settlements: Sequence[Settlement]) -> None:
         """See `CallStore.mark_settled`."""
-        tenants = {settlement.key.tenant for settlement in settlements}
-        async with tenant_scope(self._app, tenants) as scope:
-            for settlement in settlements:
-                state = SettleState.LAPSED if settlement.charged is None else SettleState.SETTLED
-                statement = (
-                    update(call)
-                    .where(_is(settlement.key), call.c.hold_id == settlement.hold_id, call.c.settle_state == "pending")
-                    .values(settle_state=state, charged_nano_usd=settlement.charged, token=None)
-                )
-                await scope.execute(statement)
-            await scope.commit()
+        rows = [
+            (
+                *_names(one.key),
+                one.hold_id,
+                str(SettleState.LAPSED if one.charged is None else SettleState.SETTLED),
+                one.charged,
+            )
+            for one in settlements
+        ]
+        tenants = {one.key.tenant for one in settlements}
+        await one_trip(self._app, tenants, MARK_SETTLED, *(list(column) for column in zip(*rows, strict=True)))
+
+    async def _write(self, key: CallKey, work: OneTrip, *values: object) -> Record | None:
+        """Does what a model's caller waits for; gives the row that stood in its way, None when nothing did."""
+        rows = await one_trip(self._app, key.tenant, work, *_names(key), *values)
+        return rows[0] if rows else None
+
+    async def _sealed(self, recorded: RecordedCall) -> bytes:
+        outcome = encode_outcome(recorded.outcome)
+        return await self._keys.seal(recorded.key.tenant, outcome, aad=_place(recorded.key, "outcome"))
 
     async def pending(self, *, before: datetime, most: int) -> list[PendingSettlement]:
         """See `CallStore.pending`."""
@@ -131,16 +117,16 @@ class CallRepository:
             await scope.commit()
         return done.rowcount
 
-    async def _recorded(self, key: CallKey, row: Row[Any]) -> RecordedCall:
-        outcome = await self._keys.open(key.tenant, bytes(row.outcome), aad=_place(key, "outcome"))
+    async def _recorded(self, key: CallKey, row: Record) -> RecordedCall:
+        outcome = await self._keys.open(key.tenant, row["outcome"], aad=_place(key, "outcome"))
         return RecordedCall(
             key=key,
-            arguments_hash=row.arguments_hash,
+            arguments_hash=row["arguments_hash"],
             outcome=decode_outcome(outcome),
-            hold_id=row.hold_id,
-            usage=usage_from_list(row.usage_tokens),
-            settle_state=SettleState(row.settle_state),
-            charged=row.charged_nano_usd,
+            hold_id=row["hold_id"],
+            usage=usage_from_list(row["usage_tokens"]),
+            settle_state=SettleState(row["settle_state"]),
+            charged=row["charged_nano_usd"],
         )
 
     async def _pending(self, row: Row[Any]) -> PendingSettlement:
@@ -153,7 +139,6 @@ class CallRepository:
             hold_id=row.hold_id,
             usage=usage_from_list(row.usage_tokens),
             token=await self._token(key, bytes(row.token)),
-            recorded_time=row.recorded_time,
         )
 
     async def _token(self, key: CallKey, sealed: bytes) -> str:
@@ -165,18 +150,9 @@ class CallRepository:
             return ""
 
 
-def _names(key: CallKey) -> dict[str, object]:
-    return {
-        "tenant_id": key.tenant,
-        "run_id": key.call_id.run_id,
-        "path": key.call_id.path,
-        "attempt_group": key.call_id.attempt_group,
-        "call_index": key.call_id.index,
-    }
-
-
-def _is(key: CallKey) -> ColumnElement[bool]:
-    return and_(*(call.c[name] == value for name, value in _names(key).items()))
+def _names(key: CallKey) -> tuple[object, ...]:
+    call_id = key.call_id
+    return (key.tenant, call_id.run_id, call_id.path, call_id.attempt_group, call_id.index)
 
 
 def _place(key: CallKey, column: str) -> bytes:

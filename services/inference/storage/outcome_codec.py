@@ -4,9 +4,10 @@ from typing import Any, Final
 
 import msgspec
 
-from services.inference.domain.answer import Answer, RuleOutcome, StopReason
-from services.inference.domain.call import Blocked
+from services.inference.domain.answer import Answer, StopReason
+from services.inference.domain.call import Blocked, Outcome, Unjudged
 from services.meshkit.content import Confidentiality, Integrity, Label, Part, TextPart, ToolCallPart, Usage
+from services.meshkit.content.law import RuleOutcome
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.errors import Internal
 
@@ -55,41 +56,62 @@ class _Blocked(msgspec.Struct, tag="blocked_v1"):
     bundle: str
 
 
+class _Unjudged(msgspec.Struct, tag="unjudged_v1"):
+    draft: _Answer
+    target: str
+
+
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final = msgspec.msgpack.Decoder(_Answer | _Blocked)
+_DECODER: Final[msgspec.msgpack.Decoder[_Answer | _Blocked | _Unjudged]] = msgspec.msgpack.Decoder(
+    _Answer | _Blocked | _Unjudged
+)
 
 
-def encode_outcome(outcome: Answer | Blocked) -> bytes:
+def encode_outcome(outcome: Outcome) -> bytes:
     """Writes an outcome. The price is no part of it: it is known later, and stands in a column."""
-    if isinstance(outcome, Blocked):
-        return _ENCODER.encode(_Blocked(outcome.verdict_id, list(outcome.rules), outcome.bundle))
-    return _ENCODER.encode(
-        _Answer(
-            parts=[_part_to_row(part) for part in outcome.parts],
-            stop_reason=outcome.stop_reason,
-            usage=usage_to_list(outcome.usage),
-            usage_known=outcome.usage_known,
-            provider=outcome.provider,
-            model=outcome.model,
-            hold_id=outcome.hold_id,
-            verdict_ids=list(outcome.verdict_ids),
-            bundle_digest=outcome.bundle_digest,
-            rules=[_Rule(rule.rule, rule.status, rule.elapsed_us, rule.stage) for rule in outcome.rules],
-            provider_us=outcome.provider_us,
-            stub=outcome.stub,
-            failed_attempts=list(outcome.failed_attempts),
-        )
-    )
+    match outcome:
+        case Answer():
+            return _ENCODER.encode(_answer_to_row(outcome))
+        case Blocked():
+            return _ENCODER.encode(_Blocked(outcome.verdict_id, list(outcome.rules), outcome.bundle))
+        case Unjudged():
+            return _ENCODER.encode(_Unjudged(_answer_to_row(outcome.draft), outcome.target))
 
 
-def decode_outcome(data: bytes) -> Answer | Blocked:
+def decode_outcome(data: bytes) -> Outcome:
     """Reads what `encode_outcome` wrote."""
     try:
         row = _DECODER.decode(data)
     except msgspec.MsgspecError as cause:
         raise Internal("a recorded outcome cannot be read; its writer was newer or broken") from cause
-    if isinstance(row, _Blocked):
-        return Blocked(verdict_id=row.verdict_id, rules=tuple(row.rules), bundle=row.bundle)
+    match row:
+        case _Answer():
+            return _answer_from_row(row)
+        case _Blocked():
+            return Blocked(verdict_id=row.verdict_id, rules=tuple(row.rules), bundle=row.bundle)
+        case _Unjudged():
+            return Unjudged(draft=_answer_from_row(row.draft), target=row.target)
+
+
+def _answer_to_row(answer: Answer) -> _Answer:
+    return _Answer(
+        parts=[_part_to_row(part) for part in answer.parts],
+        stop_reason=answer.stop_reason,
+        usage=usage_to_list(answer.usage),
+        usage_known=answer.usage_known,
+        provider=answer.provider,
+        model=answer.model,
+        hold_id=answer.hold_id,
+        verdict_ids=list(answer.verdict_ids),
+        bundle_digest=answer.bundle_digest,
+        rules=[_Rule(rule.rule, rule.status, rule.elapsed_us, rule.stage) for rule in answer.rules],
+        provider_us=answer.provider_us,
+        stub=answer.stub,
+        failed_attempts=list(answer.failed_attempts),
+    )
+
+
+def _answer_from_row(row: _Answer) -> Answer:
     return Answer(
         parts=tuple(_part_from_row(part) for part in row.parts),
         stop_reason=StopReason(row.stop_reason),

@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Index,
@@ -37,7 +38,7 @@ call: Final = Table(
     Column("arguments_hash", LargeBinary, nullable=False),
     # Null, like all that follows, until the call has an outcome.
     Column("hold_id", Text),
-    # The answer, or that the law stopped it; sealed.
+    # The answer, that the law stopped it, or what it has still to judge; sealed.
     Column("outcome", LargeBinary),
     # Token counts in the order of `USAGE_CLASSES`.
     Column("usage_tokens", ARRAY(BigInteger)),
@@ -47,6 +48,8 @@ call: Final = Table(
     Column("token", LargeBinary),
     Column("created_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Column("recorded_time", DateTime(timezone=True)),
+    # True while the outcome is an answer that the law has not judged.
+    Column("unjudged", Boolean, nullable=False, server_default=text("false")),
     PrimaryKeyConstraint("tenant_id", "run_id", "path", "attempt_group", "call_index", name=PK_CALL),
     Index("ix_call_pending", "recorded_time", postgresql_where=text("settle_state = 'pending'")),
     Index("ix_call_created_time", "created_time"),

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 from comitia.inference.v1 import inference_service_pb2 as pb
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer, ModelServiceServicer
+from services.inference.domain.call import check_whose
 from services.inference.domain.deployment import Deployments
 from services.inference.domain.money_bound import bound_of
 from services.inference.transport import convert
@@ -76,6 +77,8 @@ class InferenceServicer(InferenceServiceServicer):
     def _asked(self, request: convert.GenerateLike, context: object) -> Asked:
         caller = caller_of(context)
         whose, repeatable = received_context(request.context, caller, self._ids)
+        if repeatable:
+            check_whose(whose.call_id, run=caller.principal.run_id)
         return Asked(
             principal=caller.principal,
             context=whose,

@@ -1,10 +1,9 @@
 """One call of a model as it was asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from services.inference.domain.call import CallKey
 from services.inference.domain.prompt import Prompt
-from services.meshkit.content import CallContext
+from services.meshkit.content import CallContext, CallKey
 from services.meshkit.core.identity import Principal
 
 
@@ -21,13 +20,13 @@ class Asked:
     repeatable: bool
     #: Time of the monotonic clock at which the answer is no longer wanted.
     deadline: float
+    #: Identity of the intent. Made once: it reads all of the prompt.
+    arguments_hash: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments_hash", self.prompt.arguments_hash(self.model))
 
     @property
     def key(self) -> CallKey:
         """Which call this is, of whom."""
         return CallKey(tenant=self.principal.tenant, call_id=self.context.call_id)
-
-    @property
-    def arguments_hash(self) -> bytes:
-        """Identity of the intent."""
-        return self.prompt.arguments_hash(self.model)

@@ -2,29 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from services.inference.domain.answer import Finished, RuleOutcome, StopReason, TextDelta
+from services.inference.domain.answer import Finished, StopReason, TextDelta
 from services.inference.domain.deployment import Deployment, Task
 from services.inference.domain.errors import Charge, ProviderFailure, ProviderUnavailable
-from services.inference.domain.law import Stage, Subject, Verdict
+from services.inference.domain.law import raise_if_blocked
 from services.inference.domain.money_bound import bound_of
 from services.inference.domain.prompt import Prompt
 from services.inference.domain.text_gate import TextGate
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.ports import (
-    Clearance,
-    DispatchedHold,
-    HoldClient,
-    LawGate,
-    ModelProvider,
-)
+from services.inference.usecases.ports import HoldClient, ModelProvider
+from services.meshkit.calls.ports import Clearance, DispatchedHold, LawGate
 from services.meshkit.content import Label, Part, Usage, text_of, text_part
+from services.meshkit.content.law import RuleOutcome, Stage, Subject, Verdict
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, MeshError
 from services.meshkit.core.failpoints import failpoint, register
@@ -58,8 +54,25 @@ class RawAnswer:
     gate: TextGate
 
 
+async def judged_before(asked: Asked, deployment: Deployment, *, law: LawGate) -> Verdict:
+    """Has what would be sent to a deployment judged."""
+    bound = bound_of(asked.prompt, deployment.adapter)
+    subject = Subject(
+        stage=Stage.BEFORE,
+        parts=asked.prompt.parts,
+        measures={"input_tokens_bound": bound.input, "max_output_tokens": bound.output},
+        context=asked.context,
+        target=deployment.model,
+    )
+    return await law.evaluate(asked.principal, subject)
+
+
 class Attempt:
-    """Asks one deployment once."""
+    """Asks one deployment once.
+
+    Args:
+        before: `judged_before` on the same call for the same deployment, if that was begun already.
+    """
 
     def __init__(
         self,
@@ -70,6 +83,7 @@ class Attempt:
         law: LawGate,
         holds: HoldClient,
         clock: Clock,
+        before: Awaitable[Verdict] | None = None,
     ) -> None:
         self._asked = asked
         self._deployment = deployment
@@ -77,6 +91,7 @@ class Attempt:
         self._law = law
         self._holds = holds
         self._clock = clock
+        self._before = before
         self._gate = TextGate()
         self._during: list[RuleOutcome] = []
         self._during_verdict_ids: list[str] = []
@@ -115,7 +130,9 @@ class Attempt:
     @asynccontextmanager
     async def _cleared(self) -> AsyncGenerator[tuple[Prompt, Verdict, Clearance]]:
         """Gets law, then money, for what is sent, and deals with the hold when the attempt fails."""
-        verdict = await self._judged()
+        before = self._before or judged_before(self._asked, self._deployment, law=self._law)
+        verdict = await before
+        raise_if_blocked(verdict, Stage.BEFORE)
         prompt = self._asked.prompt.with_parts(verdict.parts) if verdict.parts else self._asked.prompt
         hold = await self._hold(bound_of(prompt, self._deployment.adapter))
         sent = False
@@ -130,21 +147,6 @@ class Attempt:
             # Not sent: the money is free again. Sent and broken off: nobody knows, so the bound is charged.
             await finish(self._pay(hold, Charge.UNKNOWN if sent else Charge.NOTHING))
             raise
-
-    async def _judged(self) -> Verdict:
-        """Has the prompt judged. Raises: LawBlocked."""
-        asked = self._asked
-        bound = bound_of(asked.prompt, self._deployment.adapter)
-        subject = Subject(
-            stage=Stage.BEFORE,
-            parts=asked.prompt.parts,
-            measures={"input_tokens_bound": bound.input, "max_output_tokens": bound.output},
-            context=asked.context,
-            target=self._deployment.model,
-        )
-        verdict = await self._law.evaluate(asked.principal, subject)
-        verdict.raise_if_blocked(Stage.BEFORE)
-        return verdict
 
     async def _hold(self, bound: Usage) -> DispatchedHold:
         seconds = min(self._seconds_left() + _HOLD_MARGIN_SECONDS, _HOLD_MOST_SECONDS)
@@ -213,7 +215,7 @@ class Attempt:
         if acted:
             self._during = acted
             self._during_verdict_ids.append(verdict.id)
-        verdict.raise_if_blocked(Stage.DURING)
+        raise_if_blocked(verdict, Stage.DURING)
         fresh = self._gate.passed(text_of(verdict.parts) if verdict.parts else text)
         if fresh:
             release(TextDelta(fresh))
@@ -239,8 +241,3 @@ class Attempt:
 def _parts(text: str, finished: Finished, label: Label) -> tuple[Part, ...]:
     texts = (text_part(text, label),) if text else ()
     return (*texts, *(Part(call, label) for call in finished.tool_calls))
-
-
-def labelled(parts: tuple[Part, ...], label: Label) -> tuple[Part, ...]:
-    """Gives the parts with labels that are not below `label`, whatever a verdict wrote on them."""
-    return tuple(replace(part, label=part.label.joined(label)) for part in parts)

@@ -7,11 +7,13 @@ from typing import Final
 
 from services.inference.domain.deployment import Adapter, Deployment, Deployments, Task
 from services.inference.domain.errors import Charge, ModelBusy, ProviderFailure
-from services.inference.domain.law import Stage, Subject
+from services.inference.domain.law import raise_if_blocked
 from services.inference.domain.money_bound import embedding_bound
 from services.inference.domain.vector_cache import Vector, VectorCache
-from services.inference.usecases.ports import Clearance, Embedded, EmbeddingProvider, HoldClient, LawGate
+from services.inference.usecases.ports import Embedded, EmbeddingProvider, HoldClient
+from services.meshkit.calls.ports import Clearance, LawGate
 from services.meshkit.content import CallContext, Label, Usage, text_part
+from services.meshkit.content.law import Stage, Subject
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, Invalid, MeshError
 from services.meshkit.core.identity import Principal
@@ -156,7 +158,7 @@ class Embed:
             target=deployment.model,
         )
         verdict = await self._law.evaluate(asked.principal, subject)
-        verdict.raise_if_blocked(Stage.BEFORE)
+        raise_if_blocked(verdict, Stage.BEFORE)
         if verdict.parts:
             # A vector of other words than the caller's would be kept, and found, under the caller's words.
             raise Invalid("texts", "hold what the law redacts; redact them before embedding", verdict_id=verdict.id)

@@ -1,33 +1,36 @@
 """The core that Generate and StreamGenerate share: the chain of attempts, the record, the settlement.
 
-claim the call id ─▶ for each deployment: law before ─▶ hold, as leaving now ─▶ provider (law during)
-                 ─▶ law after ∥ settle ─▶ record the answer and what was charged ─▶ answer
+claim the call id ∥ law before ─▶ hold, as leaving now ─▶ provider (law during)     … for each deployment of the chain
+                 ─▶ settle ∥ (law after ─▶ record the outcome) ─▶ answer ─▶ note that it is settled
 
 Money is settled as soon as the usage is known, whatever becomes of the answer: a crash before the record leaves a
-ledger that equals the provider's. When cost does not answer, the record says that settling is pending, and the sweeper
-does it.
+ledger that equals the provider's. What is recorded before cost has answered says that settling is pending; whoever
+comes next, the call itself, a repeat or the sweep, settles it, and more than once is harmless. When the law cannot be
+asked about an answer, it is recorded unjudged: nobody sees it, and a repeat has it judged instead of asking a model.
 """
 
 import asyncio
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from time import perf_counter
 from typing import Final
 
 from services.inference.domain.answer import Answer, Restarted, TextDelta
-from services.inference.domain.call import Blocked, RecordedCall, SettleState
+from services.inference.domain.call import Blocked, Outcome, RecordedCall, SettleState, Unjudged
 from services.inference.domain.deployment import Adapter, Deployment, Deployments
-from services.inference.domain.errors import LawBlocked, ProviderFailure, most_hopeful
-from services.inference.domain.law import Stage, Subject
+from services.inference.domain.errors import ProviderFailure, most_hopeful
 from services.inference.usecases.asked import Asked
-from services.inference.usecases.attempt import Attempt, RawAnswer, labelled
+from services.inference.usecases.attempt import Attempt, RawAnswer, judged_before
 from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.ports import CallStore, HoldClient, LawGate, ModelProvider, Settlement
+from services.inference.usecases.ports import CallStore, HoldClient, ModelProvider
+from services.inference.usecases.settled_notes import SettledNotes
+from services.meshkit.calls.ports import LawGate, Settlement
 from services.meshkit.content import Usage, text_of
+from services.meshkit.content.law import Verdict
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import Internal, MeshError
 from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.money import NanoUsd
@@ -59,6 +62,7 @@ class ModelCall:
         law: LawGate,
         holds: HoldClient,
         calls: CallStore,
+        notes: SettledNotes,
         clock: Clock,
     ) -> None:
         self._deployments = deployments
@@ -66,6 +70,7 @@ class ModelCall:
         self._law = law
         self._holds = holds
         self._calls = calls
+        self._notes = notes
         self._clock = clock
         self._model_label = metrics.BoundedLabel()
 
@@ -77,11 +82,12 @@ class ModelCall:
         """
         with span(names.SPAN_INFERENCE, model=asked.model, run_id=asked.context.call_id.run_id):
             candidates = self._deployments.generators(asked.model, region=asked.context.residency_region)
-            if asked.repeatable:
-                recorded = await self._calls.claim(asked.key, asked.arguments_hash)
-                if recorded is not None:
-                    return await self._replay(asked.principal, recorded)
-            raw, failed = await self._chain(asked, candidates, release if streamed else None)
+            async with self._judging(asked, candidates[0]) as before:
+                if asked.repeatable:
+                    recorded = await self._calls.claim(asked.key, asked.arguments_hash)
+                    if recorded is not None:
+                        return await self._replay(asked, recorded)
+                raw, failed = await self._chain(asked, candidates, before, release if streamed else None)
             answer = await finish(self._conclude(asked, raw, failed))
             if streamed:
                 rest = raw.gate.passed(text_of(answer.parts))
@@ -89,10 +95,30 @@ class ModelCall:
                     release(TextDelta(rest))
             return answer
 
+    @asynccontextmanager
+    async def _judging(self, asked: Asked, first: Deployment) -> AsyncGenerator[Awaitable[Verdict]]:
+        """Has the law look at the prompt while the block runs; nothing leaves the mesh by that."""
+        before = asyncio.create_task(judged_before(asked, first, law=self._law), name="law before")
+        try:
+            yield before
+        finally:
+            before.cancel()
+            await asyncio.wait((before,))
+            if not before.cancelled():
+                before.exception()  # Looked at here: a repeat is answered without its verdict.
+
     async def _chain(
-        self, asked: Asked, candidates: tuple[Deployment, ...], release: Release | None
+        self,
+        asked: Asked,
+        candidates: tuple[Deployment, ...],
+        before: Awaitable[Verdict],
+        release: Release | None,
     ) -> tuple[RawAnswer, tuple[str, ...]]:
-        """Asks one deployment after the other until one answers; gives the answer and the failures before it."""
+        """Asks one deployment after the other until one answers; gives the answer and the failures before it.
+
+        Args:
+            before: verdict on what is sent to the first.
+        """
         failures: list[MeshError] = []
         notes: list[str] = []
         void = False
@@ -104,6 +130,7 @@ class ModelCall:
                 law=self._law,
                 holds=self._holds,
                 clock=self._clock,
+                before=before if deployment is candidates[0] else None,
             )
             if void and release is not None:
                 release(Restarted(deployment.name))
@@ -136,25 +163,47 @@ class ModelCall:
             metrics.INFERENCE_LATENCY.labels(deployment.adapter, model, outcome).observe(perf_counter() - started)
 
     async def _conclude(self, asked: Asked, raw: RawAnswer, failed: tuple[str, ...]) -> Answer:
-        """Judges, settles and records an answer. Never interrupted: the money is spent already."""
+        """Settles beside judging and recording an answer. Never interrupted: the money is spent already."""
         usage = raw.finished.usage
-        judged, charged = await asyncio.gather(
-            self._judge(asked, raw, failed), self._settle(asked.principal, raw.hold.id, usage), return_exceptions=True
-        )
+        if usage is not None:
+            self._count(raw.deployment, usage)
+        settling = asyncio.create_task(self._settle(asked.principal, raw.hold.id, usage), name="settle")
+        recording = asyncio.create_task(self._judge_and_record(asked, raw, failed, settling), name="record")
+        charged, recorded = await asyncio.gather(settling, recording, return_exceptions=True)
         if isinstance(charged, BaseException):
             raise charged
-        if isinstance(judged, BaseException):
-            # Unjudged, the answer goes nowhere; what it used is charged all the same.
-            raise judged
+        if isinstance(recorded, BaseException):
+            raise recorded
+        if recorded.hold_id != raw.hold.id:
+            return await self._replay(asked, recorded)
+        return _outcome(self._noted(recorded, charged), bound=raw.hold.amount)
+
+    async def _judge_and_record(
+        self, asked: Asked, raw: RawAnswer, failed: tuple[str, ...], settling: asyncio.Task[NanoUsd | None]
+    ) -> RecordedCall:
+        """Records the outcome, settled or with its settlement pending. Gives what stands in the record.
+
+        Raises: why the law could not be asked, once the answer is recorded unjudged.
+        """
+        outcome: Outcome
+        unjudged = _unjudged(raw, failed)
+        failure: MeshError | None = None
+        try:
+            outcome = unjudged.under(await self._law.evaluate(asked.principal, unjudged.subject(asked.context)))
+        except MeshError as error:
+            log.warning("an answer is recorded unjudged", hold_id=raw.hold.id, error=error.message)
+            outcome, failure = unjudged, error
+        usage = raw.finished.usage
+        settled = settling.done() and not settling.cancelled() and settling.exception() is None
+        charged = settling.result() if settled else None
         if usage is None:
             state = SettleState.ASSUMED
         else:
             state = SettleState.PENDING if charged is None else SettleState.SETTLED
-            self._count(raw.deployment, usage)
         call = RecordedCall(
             key=asked.key,
             arguments_hash=asked.arguments_hash,
-            outcome=judged,
+            outcome=outcome,
             hold_id=raw.hold.id,
             usage=usage or Usage(),
             settle_state=state,
@@ -163,48 +212,9 @@ class ModelCall:
         await failpoint(BEFORE_RECORD)
         standing = await self._calls.record(call, token=asked.principal.token)
         await failpoint(AFTER_RECORD)
-        if standing.hold_id != call.hold_id:
-            return await self._replay(asked.principal, standing)
-        return _outcome(call, bound=raw.hold.amount)
-
-    async def _judge(self, asked: Asked, raw: RawAnswer, failed: tuple[str, ...]) -> Answer | Blocked:
-        label = asked.prompt.label(model=raw.deployment.model)
-        usage = raw.finished.usage or Usage()
-        subject = Subject(
-            stage=Stage.AFTER,
-            parts=raw.parts,
-            measures={
-                "input_tokens": usage.total - usage.output - usage.reasoning - usage.audio_out,
-                "output_tokens": usage.output + usage.reasoning,
-                "latency_ms": raw.provider_us / 1000,
-            },
-            context=asked.context,
-            target=raw.deployment.model,
-        )
-        after = await self._law.evaluate(asked.principal, subject)
-        if not after.allowed:
-            try:
-                after.raise_if_blocked(Stage.AFTER)
-            except LawBlocked as blocked:
-                return Blocked(
-                    verdict_id=after.id, rules=tuple(blocked.metadata["rules"].split(", ")), bundle=after.bundle
-                )
-        return Answer(
-            parts=labelled(after.parts or raw.parts, label),
-            stop_reason=raw.finished.stop_reason,
-            usage=usage,
-            usage_known=raw.finished.usage is not None,
-            provider=raw.deployment.adapter,
-            model=raw.finished.model or raw.deployment.model,
-            hold_id=raw.hold.id,
-            cost_nano_usd=0,
-            verdict_ids=(raw.before.id, *raw.during_verdict_ids, after.id),
-            bundle_digest=after.bundle_digest,
-            rules=(*raw.before.rules, *raw.during, *after.rules),
-            provider_us=raw.provider_us,
-            stub=raw.deployment.adapter is Adapter.STUB,
-            failed_attempts=failed,
-        )
+        if failure is not None:
+            raise failure
+        return standing
 
     async def _settle(self, principal: Principal, hold_id: str, usage: Usage | None) -> NanoUsd | None:
         """Charges known usage. None: unknown, or cost does not answer; the sweeper or a repeat settles later."""
@@ -219,22 +229,24 @@ class ModelCall:
         await failpoint(AFTER_SETTLE)
         return charged
 
-    async def _settle_late(self, principal: Principal, call: RecordedCall) -> NanoUsd | None:
-        """Charges a recorded call whose settlement was left pending, and notes it."""
-        charged = await self._settle(principal, call.hold_id, call.usage)
-        if charged is None:
-            return None
-        try:
-            await self._calls.mark_settled([Settlement(key=call.key, hold_id=call.hold_id, charged=charged)])
-        except MeshError as error:
-            log.warning("a settled call stays marked as pending", hold_id=call.hold_id, error=error.message)
-        return charged
+    def _noted(self, call: RecordedCall, charged: NanoUsd | None) -> RecordedCall:
+        """Has it noted that a call recorded as pending was charged, and gives it so."""
+        if charged is None or call.settle_state is not SettleState.PENDING:
+            return call
+        self._notes.add(Settlement(key=call.key, hold_id=call.hold_id, charged=charged))
+        return replace(call, settle_state=SettleState.SETTLED, charged=charged)
 
-    async def _replay(self, principal: Principal, call: RecordedCall) -> Answer:
-        """Gives a recorded outcome again, and settles it first if that was left undone."""
+    async def _replay(self, asked: Asked, call: RecordedCall) -> Answer:
+        """Gives a recorded outcome again; first judges and settles it, if that was left undone."""
+        if isinstance(call.outcome, Unjudged):
+            call = await finish(self._judge_late(asked, call, call.outcome))
         if call.settle_state is SettleState.PENDING:
-            call = replace(call, charged=await finish(self._settle_late(principal, call)))
+            call = self._noted(call, await finish(self._settle(asked.principal, call.hold_id, call.usage)))
         return replace(_outcome(call, bound=0), replayed=True)
+
+    async def _judge_late(self, asked: Asked, call: RecordedCall, unjudged: Unjudged) -> RecordedCall:
+        verdict = await self._law.evaluate(asked.principal, unjudged.subject(asked.context))
+        return await self._calls.judge(replace(call, outcome=unjudged.under(verdict)))
 
     def _count(self, deployment: Deployment, usage: Usage) -> None:
         model = self._model_label(deployment.model)
@@ -248,11 +260,36 @@ def _next_may_do_better(failure: MeshError) -> bool:
     return isinstance(failure, ProviderFailure) or failure.reason == _PRICE_UNKNOWN
 
 
+def _unjudged(raw: RawAnswer, failed: tuple[str, ...]) -> Unjudged:
+    """Gives what a provider answered in the form in which it becomes the answer, once the law has passed it."""
+    draft = Answer(
+        parts=raw.parts,
+        stop_reason=raw.finished.stop_reason,
+        usage=raw.finished.usage or Usage(),
+        usage_known=raw.finished.usage is not None,
+        provider=raw.deployment.adapter,
+        model=raw.finished.model or raw.deployment.model,
+        hold_id=raw.hold.id,
+        cost_nano_usd=0,
+        verdict_ids=(raw.before.id, *raw.during_verdict_ids),
+        bundle_digest=raw.before.bundle_digest,
+        rules=(*raw.before.rules, *raw.during),
+        provider_us=raw.provider_us,
+        stub=raw.deployment.adapter is Adapter.STUB,
+        failed_attempts=failed,
+    )
+    return Unjudged(draft=draft, target=raw.deployment.model)
+
+
 def _outcome(call: RecordedCall, *, bound: int) -> Answer:
     """Gives the answer with its price; while that is not known, with the most it can be.
 
     Raises: LawBlocked: the outcome is that the law stopped it.
     """
-    if isinstance(call.outcome, Blocked):
-        raise call.outcome.error()
-    return replace(call.outcome, cost_nano_usd=bound if call.charged is None else call.charged)
+    match call.outcome:
+        case Answer():
+            return replace(call.outcome, cost_nano_usd=bound if call.charged is None else call.charged)
+        case Blocked():
+            raise call.outcome.error()
+        case Unjudged():
+            raise Internal("an answer that nobody judged was about to be shown", call_id=call.key.call_id)

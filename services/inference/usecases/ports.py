@@ -2,49 +2,19 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Protocol
 
 from services.inference.domain.answer import Finished, TextDelta
-from services.inference.domain.call import CallKey, PendingSettlement, RecordedCall
+from services.inference.domain.call import RecordedCall
 from services.inference.domain.deployment import Deployment, Task
-from services.inference.domain.law import Subject, Verdict
 from services.inference.domain.prompt import Prompt
-from services.meshkit.content import CallContext, Usage
+from services.meshkit.calls.ports import Clearance, DispatchedHold, Holds, SettlementStore
+from services.meshkit.content import CallContext, CallKey, Usage
 from services.meshkit.core.identity import Principal
-from services.meshkit.core.money import NanoUsd
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchedHold:
-    """Money set aside for a call that leaves now: what a provider's socket takes. Made by the hold client only."""
-
-    id: str
-    #: Upper bound of the price that is held.
-    amount: NanoUsd
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clearance:
-    """Leave to open a socket to a provider: the ledger knows the hold, and the law passed what is sent (INV-7)."""
-
-    hold: DispatchedHold
-    #: Verdict on what is sent. Empty only where nothing leaves the mesh: embedding by the local model.
-    verdict_id: str
-
-
-class LawGate(Protocol):
-    """Has content judged under the tenant's law."""
-
-    async def evaluate(self, principal: Principal, subject: Subject) -> Verdict:
-        """Gives the verdict; one that blocks is an answer, not an error.
-
-        Raises: Unavailable: the law cannot be asked; nothing may go on.
-        """
-        ...
-
-
-class HoldClient(Protocol):
+class HoldClient(Holds, Protocol):
     """Holds money for calls and charges what they used."""
 
     async def hold(
@@ -63,14 +33,6 @@ class HoldClient(Protocol):
         Ask the law first: from here on, a crash charges the bound. Source: docs/decisions/0001-seams-of-a-turn.md
         Raises: BUDGET_EXHAUSTED, PRICE_UNKNOWN as cost says them; Unavailable: nothing may be spent blind.
         """
-        ...
-
-    async def settle(self, principal: Principal, hold_id: str, usage: Usage) -> NanoUsd:
-        """Charges real usage and gives what was charged. Idempotent for the same usage."""
-        ...
-
-    async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
-        """Frees a hold whose call never left after all, or for which the provider charges nothing."""
         ...
 
 
@@ -113,7 +75,7 @@ class Embedded:
     usage: Usage | None
 
 
-class CallStore(Protocol):
+class CallStore(SettlementStore, Protocol):
     """Remembers calls by id. Every method sees one tenant's calls, but for `pending` and `forget_expired`."""
 
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
@@ -131,27 +93,12 @@ class CallStore(Protocol):
         """
         ...
 
-    async def mark_settled(self, settlements: "Sequence[Settlement]") -> None:
-        """Records what became of the money of recorded calls."""
+    async def judge(self, recorded: RecordedCall) -> RecordedCall:
+        """Puts an outcome in the place of the recorded answer that nobody had judged.
+
+        Returns: what stands, also when another has judged it meanwhile. What became of the money is not touched.
+        """
         ...
-
-    async def pending(self, *, before: datetime, most: int) -> list[PendingSettlement]:
-        """Gives recorded calls of all tenants whose settlement was pending before a time, oldest first."""
-        ...
-
-    async def forget_expired(self, *, before: datetime, most: int) -> int:
-        """Deletes calls older than a time that are not pending; returns how many."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """What became of the money of one recorded call."""
-
-    key: CallKey
-    hold_id: str
-    #: What was charged; None: no token was left, the hold expires into `assumed`.
-    charged: NanoUsd | None
 
 
 class PriceList(Protocol):

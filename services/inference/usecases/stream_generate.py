@@ -21,8 +21,9 @@ class StreamGenerate:
         """Gives text, restarts, and the answer as the last event. See `ModelCall` for what it raises."""
         work = partial(self._model_call, asked, streamed=True)
         async with (
-            self._in_flight.join(asked.key, asked.arguments_hash, work, streamed=True) as flight,
+            self._in_flight.join(asked.key, asked.arguments_hash, work) as flight,
             aclosing(flight.follow()) as events,
         ):
             async for event in events:
                 yield event
+            yield await flight.answer()

@@ -9,15 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.memory.domain.errors import MemoryNotFound
 from services.memory.domain.memory import Memory, MemoryId, name_of
-from services.memory.storage.sealed_rows import COLUMNS, SealedRows
+from services.memory.storage.one_trips import RING, THERE, THOSE
+from services.memory.storage.sealed_rows import SealedRows
 from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import driver_scope
 
-# The queries are put together from constants of this module alone.
-_THERE: Final = f"SELECT {COLUMNS} FROM memory WHERE tenant_id = $1 AND forget_time IS NULL"  # noqa: S608
-_GET: Final = f"{_THERE} AND memory_id = $2"
-_RING: Final = f"{_THERE} AND session_id = $2 AND expire_time > $3 ORDER BY create_time DESC, memory_id DESC LIMIT $4"
-_THOSE: Final = f"{_THERE} AND memory_id = ANY($2::uuid[]) AND ($3 = '' OR agent_name = $3)"
+# Put together from constants alone.
+_GET: Final = f"{THERE} AND memory_id = $2"
 _NEWEST: Final = "ORDER BY create_time DESC, memory_id DESC LIMIT $2"
 
 
@@ -37,11 +36,11 @@ class SqlMemoryReader:
 
     async def ring(self, tenant: TenantId, session: UUID, *, now: datetime, most: int) -> Sequence[Memory]:
         """See `MemoryReader.ring`."""
-        return await self._fetch(tenant, _RING, session, now, most)
+        return await self._rows.memories(await one_trip(self._engine, tenant, RING, tenant, session, now, most))
 
     async def those_of(self, tenant: TenantId, memories: Collection[MemoryId], *, agent: str) -> Sequence[Memory]:
         """See `MemoryReader.those_of`."""
-        return await self._fetch(tenant, _THOSE, list(memories), agent)
+        return await self._rows.memories(await one_trip(self._engine, tenant, THOSE, tenant, list(memories), agent))
 
     async def page(
         self,
@@ -54,7 +53,7 @@ class SqlMemoryReader:
     ) -> Sequence[Memory]:
         """See `MemoryReader.page`."""
         values: list[Any] = [size]
-        query = _THERE
+        query = THERE
         if after is not None:
             query += f" AND (create_time, memory_id) < (${len(values) + 2}, ${len(values) + 3})"
             values += after

@@ -11,27 +11,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.memory.domain.errors import MemoryNotFound
 from services.memory.domain.memory import Memory, MemoryId, Placement, name_of
-from services.memory.storage.sealed_rows import COLUMNS, Row, SealedRows, uuid_of
+from services.memory.storage.one_trips import COLUMNS, REMEMBER
+from services.memory.storage.sealed_rows import Row, SealedRows, uuid_of
 from services.memory.usecases.ports import Stored
 from services.meshkit.batching.group_commit import GroupCommit
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
-from services.meshkit.sql.scope import DriverScope, driver_scope
+from services.meshkit.sql.one_trip import one_trip
+from services.meshkit.sql.scope import driver_scope
 
-_INSERT: Final = """
-    INSERT INTO memory (tenant_id, memory_id, session_id, agent_name, tags, payload, call_key, request_digest,
-                        verdict_id, create_time, expire_time, placement)
-    SELECT tenant_id, memory_id, session_id, agent_name, ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)),
-           payload, call_key, request_digest, verdict_id, create_time, expire_time, placement
-    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::bytea[], $7::bytea[], $8::bytea[],
-                $9::text[], $10::timestamptz[], $11::timestamptz[], $12::smallint[])
-      AS new (tenant_id, memory_id, session_id, agent_name, tags, payload, call_key, request_digest, verdict_id,
-              create_time, expire_time, placement)
-    ON CONFLICT ON CONSTRAINT uq_memory_call DO NOTHING
-    RETURNING memory_id"""
-_OF_CALLS: Final = f"""
-    SELECT {COLUMNS}, call_key FROM memory
-    WHERE (tenant_id, call_key) IN (SELECT * FROM unnest($1::uuid[], $2::bytea[]))"""  # noqa: S608  # constants
+_OF_CALL: Final = f"SELECT {COLUMNS} FROM memory WHERE tenant_id = $1 AND call_key = $2"  # noqa: S608  # constants
 #: What was never claimed to be embedded has no vector anywhere.
 _FORGET: Final = """
     UPDATE memory
@@ -75,7 +64,7 @@ class SqlMemoryWriter:
     async def of_call(self, tenant: TenantId, call_key: bytes) -> Stored | None:
         """See `MemoryWriter.of_call`."""
         async with driver_scope(self._engine, tenant, read_only=True) as scope:
-            row = await scope.driver.fetchrow(_OF_CALLS, [tenant], [call_key])
+            row = await scope.driver.fetchrow(_OF_CALL, tenant, call_key)
         return None if row is None else await self._stored(row)
 
     async def forget(self, tenant: TenantId, memory: MemoryId, *, now: datetime) -> bool:
@@ -94,22 +83,15 @@ class SqlMemoryWriter:
     async def _commit(self, batch: Sequence[NewRow]) -> Sequence[Stored | MeshError]:
         # In one order everywhere, so that two replicas with the same calls do not lock each other out.
         new = sorted(batch, key=lambda row: (row.memory.tenant, row.call_key))
-        async with driver_scope(self._engine, {row.memory.tenant for row in new}) as scope:
-            made = {uuid_of(row["memory_id"]) for row in await scope.driver.fetch(_INSERT, *_arrays(new))}
-            repeated = [row for row in new if row.memory.id not in made]
-            earlier = await self._earlier(scope, repeated) if repeated else {}
-            await scope.commit()
-        return [
-            Stored(memory=row.memory, digest=row.digest)
-            if row.memory.id in made
-            else await self._stored(earlier[row.memory.tenant, row.call_key])
-            for row in batch
-        ]
+        found = await one_trip(self._engine, {row.memory.tenant for row in new}, REMEMBER, *_arrays(new))
+        earlier = {(TenantId(uuid_of(row["tenant_id"])), bytes(row["call_key"])): row for row in found}
+        return [await self._outcome(row, earlier.get((row.memory.tenant, row.call_key))) for row in batch]
 
-    async def _earlier(self, scope: DriverScope, repeated: Sequence[NewRow]) -> dict[tuple[TenantId, bytes], Row]:
-        tenants = [row.memory.tenant for row in repeated]
-        rows = await scope.driver.fetch(_OF_CALLS, tenants, [row.call_key for row in repeated])
-        return {(TenantId(uuid_of(row["tenant_id"])), bytes(row["call_key"])): row for row in rows}
+    async def _outcome(self, row: NewRow, there: Row | None) -> Stored:
+        """Gives the new memory, or what the same call stored before it, be it a moment ago in the same batch."""
+        if there is None or uuid_of(there["memory_id"]) == row.memory.id:
+            return Stored(memory=row.memory, digest=row.digest)
+        return await self._stored(there)
 
     async def _stored(self, row: Row) -> Stored:
         return Stored(memory=await self._rows.memory(row), digest=bytes(row["request_digest"]))

@@ -13,11 +13,6 @@ from services.meshkit.crypto.errors import KeyDestroyed
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.telemetry.logs import logger
 
-#: Columns of a memory, in every query that reads one.
-COLUMNS: Final = (
-    "tenant_id, memory_id, session_id, agent_name, tags, payload, verdict_id, create_time, expire_time, placement,"
-    " request_digest"
-)
 #: Context of what was forgotten.
 _NO_CONTEXT: Final = CallContext(call_id=CallId(run_id=""))
 

@@ -46,6 +46,7 @@ class EmbedMemories:
     Args:
         max_tenants: in the queue; one more is left to its next caller.
         look_seconds: a tenant that only recalls is looked after at most this often.
+        gather_seconds: a tenant waits so long for more: answers go first, and memories of one moment share a call.
         workers: tenants served at the same time.
         place: told when vectors are recorded and could not be put into the store.
     """
@@ -60,6 +61,7 @@ class EmbedMemories:
         clock: Clock,
         max_tenants: int,
         look_seconds: float,
+        gather_seconds: float = 0.0,
         workers: int = 2,
     ) -> None:
         self._work = work
@@ -69,8 +71,10 @@ class EmbedMemories:
         self._clock = clock
         self._max_tenants = max_tenants
         self._look_seconds = look_seconds
+        self._gather_seconds = gather_seconds
         self._workers = workers
-        self._waiting: OrderedDict[TenantId, Principal] = OrderedDict()
+        #: Whose token to use, and from when on.
+        self._waiting: OrderedDict[TenantId, tuple[Principal, float]] = OrderedDict()
         #: When each tenant may be looked after again, and when one that was refused may be served again.
         self._looked: OrderedDict[TenantId, float] = OrderedDict()
         self._resting: OrderedDict[TenantId, float] = OrderedDict()
@@ -83,13 +87,14 @@ class EmbedMemories:
 
     def wake(self, principal: Principal) -> None:
         """Queues a tenant that has something to embed; its latest token is the one to use."""
-        tenant = principal.tenant
-        if self._clock.monotonic() < self._resting.get(tenant, 0.0):
+        tenant, now = principal.tenant, self._clock.monotonic()
+        if now < self._resting.get(tenant, 0.0):
             return
-        if tenant not in self._waiting and len(self._waiting) >= self._max_tenants:
+        queued = self._waiting.get(tenant)
+        if queued is None and len(self._waiting) >= self._max_tenants:
             metrics.QUEUE_REFUSED.labels(_QUEUE).inc()
             return
-        self._waiting[tenant] = principal
+        self._waiting[tenant] = (principal, now + self._gather_seconds if queued is None else queued[1])
         self._depth.set(len(self._waiting))
         self._wake.set()
 
@@ -113,21 +118,26 @@ class EmbedMemories:
         Raises: MeshError: inference or Postgres do not answer; what is left waits for the next caller.
         """
         count = 0
-        while batch := await self._work.claim(principal.tenant, most=_BATCH_ITEMS):
-            self._sizes.observe(len(batch))
-            count += await self._embed(principal, batch)
-        return count
+        while True:
+            batch = await self._work.claim(principal.tenant, most=_BATCH_ITEMS)
+            if batch:
+                self._sizes.observe(len(batch))
+                count += await self._embed(principal, batch)
+            # What came meanwhile has woken us again.
+            if len(batch) < _BATCH_ITEMS:
+                return count
 
     async def _serve(self) -> None:
         while True:
             while not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
-            pause = self._paused_until - self._clock.monotonic()
+            tenant, (principal, ready_at) = next(iter(self._waiting.items()))
+            pause = max(self._paused_until, ready_at) - self._clock.monotonic()
             if pause > 0:
                 await self._clock.sleep(pause)
                 continue
-            _, principal = self._waiting.popitem(last=False)
+            del self._waiting[tenant]
             self._depth.set(len(self._waiting))
             try:
                 await self.embed_tenant(principal)
@@ -143,7 +153,7 @@ class EmbedMemories:
         log.info("memories wait to be embedded", reason=error.reason, cause=error.message)
         now = self._clock.monotonic()
         if error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE):
-            self._waiting.setdefault(principal.tenant, principal)
+            self._waiting.setdefault(principal.tenant, (principal, now))
             self._paused_until = now + self._pause_seconds
             self._pause_seconds = min(self._pause_seconds * 2, _MOST_PAUSE_SECONDS)
         elif error.kind not in (ErrorKind.UNAUTHENTICATED, ErrorKind.DENIED):

@@ -8,32 +8,8 @@ from uuid import UUID
 
 from services.memory.domain.memory import Memory, MemoryId, Placement
 from services.memory.domain.vector import Embedding, Space, Vector
-from services.meshkit.content import CallContext, Part
+from services.meshkit.content import CallContext
 from services.meshkit.core.identity import Principal, TenantId
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What the law says about something to remember."""
-
-    id: str
-    allowed: bool
-    #: Rules that block.
-    blocking: tuple[str, ...] = ()
-    #: The redacted parts, as many as were asked about; empty when nothing was redacted.
-    parts: tuple[Part, ...] = ()
-    bundle: str = ""
-
-
-class LawGate(Protocol):
-    """Has content judged under the tenant's law before it is stored."""
-
-    async def judge(self, principal: Principal, parts: tuple[Part, ...], context: CallContext) -> Verdict:
-        """Gives the verdict; one that blocks is an answer, not an error.
-
-        Raises: Unavailable: the law cannot be asked; nothing may be stored.
-        """
-        ...
 
 
 class Embedder(Protocol):

@@ -31,7 +31,7 @@ class QueryVectors:
         self._per_tenant = per_tenant
         self._tenants = tenants
         self._known: OrderedDict[TenantId, OrderedDict[str, tuple[float, Embedding]]] = OrderedDict()
-        self._size = metrics.QUEUE_ITEMS.labels(_CACHE)
+        self._size = metrics.CACHE_ITEMS.labels(_CACHE)
 
     async def of(self, principal: Principal, context: CallContext, query: str, *, seconds: float) -> Embedding:
         """Gives the vector of a query. Raises: what the embedder raises."""

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 from services.memory.domain.errors import CallArgumentsDiffer, LawBlocked
 from services.memory.domain.memory import Memory, MemoryId, Placement, Remembrance, name_of
-from services.memory.usecases.ports import LawGate, MemoryWriter, Stored, Verdict
+from services.memory.usecases.ports import MemoryWriter, Stored
+from services.meshkit.calls.ports import LawGate
 from services.meshkit.content import Part
+from services.meshkit.content.law import Stage, Subject, Verdict
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.failpoints import failpoint, register
@@ -37,7 +39,8 @@ class Remember:
 
         Raises: LawBlocked; Unavailable: the law or Postgres cannot be asked; CallArgumentsDiffer.
         """
-        verdict = await self._law.judge(principal, wanted.parts, wanted.context)
+        subject = Subject(stage=Stage.BEFORE, parts=wanted.parts, context=wanted.context)
+        verdict = await self._law.evaluate(principal, subject)
         if not verdict.allowed:
             return await self._blocked(wanted, verdict)
         memory = wanted.to_memory(

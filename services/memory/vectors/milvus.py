@@ -4,10 +4,12 @@ One collection per space. Tenants share it by a partition key, and every search 
 that we make ourselves, so nothing a caller wrote is ever part of a filter. What is found is only a hint: rows are read
 from Postgres under row-level security.
 
-The library is heavy, so it is imported, in a thread, when the first vector is stored or looked for.
+The library is heavy, so it is imported, in a thread, when the first vector is stored. Where there are vectors from
+before, that is done before the service serves: recalls would wait for it, or go without similarity.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +17,11 @@ from typing import Final, Self, TypeVar
 
 import grpc
 
-from services.memory.domain.errors import VectorsUnavailable
+from services.memory.domain.errors import VectorSpaceMissing, VectorsUnavailable
 from services.memory.domain.memory import MemoryId
 from services.memory.domain.vector import Space, Vector
 from services.memory.usecases.ports import Match, PlacedVector
-from services.memory.vectors.milvus_client import MilvusClient
+from services.memory.vectors.milvus_client import MilvusClient, lite_file
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
@@ -27,6 +29,8 @@ from services.meshkit.telemetry.logs import logger
 
 #: Pause after Milvus could not be opened; callers meanwhile are told at once.
 _REOPEN_SECONDS: Final = 5.0
+#: Longest that a start waits for Milvus; it is opened all the same.
+_WARM_SECONDS: Final = 10.0
 #: So long after the last vector the store is taken to be idle.
 _IDLE_SECONDS: Final = 1.0
 #: Searches at the same time, in threads and waiting for one; one more goes without similarity.
@@ -53,6 +57,7 @@ class MilvusVectors:
         self._clock = clock
         self._opening: asyncio.Future[MilvusClient] | None = None
         self._reopen_at = 0.0
+        self._had_vectors = lite_file(data_dir).exists()
         self._packing: asyncio.Task[None] | None = None
         self._written = 0
         self._searches = 0
@@ -62,6 +67,11 @@ class MilvusVectors:
         self._depth = metrics.QUEUE_ITEMS.labels(_QUEUE)
 
     async def __aenter__(self) -> Self:
+        """Opens what holds vectors already."""
+        if not self._is_empty():
+            with contextlib.suppress(VectorsUnavailable, TimeoutError):
+                async with asyncio.timeout(_WARM_SECONDS):
+                    await self._opened()
         return self
 
     async def __aexit__(self, *_unused: object) -> None:
@@ -85,6 +95,8 @@ class MilvusVectors:
 
     async def search(self, space: Space, tenant: TenantId, vector: Vector, *, agent: str, most: int) -> Sequence[Match]:
         """See `VectorStore.search`."""
+        if self._is_empty():
+            raise VectorSpaceMissing(space.model)
         if self._searches >= _MAX_SEARCHES:
             metrics.QUEUE_REFUSED.labels(_QUEUE).inc()
             raise VectorsUnavailable("milvus", searches=self._searches)
@@ -109,6 +121,10 @@ class MilvusVectors:
     async def drop(self, space: Space) -> None:
         """See `VectorStore.drop`."""
         await self._call(self._writer, lambda client: client.drop(space))
+
+    def _is_empty(self) -> bool:
+        """Tells that nothing was ever stored, so that nobody need wait for Milvus to hear it."""
+        return self._url is None and not self._written and not self._had_vectors
 
     async def _pack_when_idle(self) -> None:
         seen = -1

@@ -38,7 +38,7 @@ class MilvusClient:
     """One connection. Reads may come from several threads at once, writes from one thread only."""
 
     def __init__(self, url: str | None, folder: Path) -> None:
-        self._lite = None if url is not None else folder / _LITE_FILE
+        self._lite = None if url is not None else lite_file(folder)
         # pymilvus has no types worth the name, and is imported late: it is heavy.
         pymilvus: Any = importlib.import_module("pymilvus")
         self._types: Any = pymilvus.DataType
@@ -201,6 +201,11 @@ def _collection(space: Space) -> str:
 
 def _cosine(found: float) -> float:
     return max(-1.0, min(1.0, found))
+
+
+def lite_file(folder: Path) -> Path:
+    """Names what Milvus Lite keeps in a folder. It is there once a vector was stored."""
+    return folder / _LITE_FILE
 
 
 def start_lite(file: Path) -> str:

@@ -1,6 +1,6 @@
 """The nouns that all seven services speak, and their one conversion to and from proto (`content.proto`)."""
 
-from services.meshkit.content.call import CallContext, CallId
+from services.meshkit.content.call import CallContext, CallId, CallKey
 from services.meshkit.content.label import Confidentiality, Integrity, Label, join
 from services.meshkit.content.part import (
     BlobPart,
@@ -21,6 +21,7 @@ __all__ = [
     "BlobPart",
     "CallContext",
     "CallId",
+    "CallKey",
     "Confidentiality",
     "DocumentPart",
     "ImagePart",

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from services.meshkit.core.identity import TenantId
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallId:
@@ -18,6 +20,14 @@ class CallId:
 
     def __str__(self) -> str:
         return f"{self.run_id}/{self.path}#{self.attempt_group}.{self.index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallKey:
+    """Which call, of whom."""
+
+    tenant: TenantId
+    call_id: CallId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

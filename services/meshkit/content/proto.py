@@ -30,6 +30,8 @@ _ROLES: Final = {
     MessageRole.TOOL: content_pb2.MESSAGE_ROLE_TOOL,
 }
 _ROLE_OF: Final = {number: role for role, number in _ROLES.items()}
+_INTEGRITY_OF: Final = {int(integrity): integrity for integrity in Integrity}
+_CONFIDENTIALITY_OF: Final = {int(confidentiality): confidentiality for confidentiality in Confidentiality}
 #: Parts of one message or list of parts.
 _MAX_PARTS: Final = 256
 
@@ -45,13 +47,9 @@ def label_to_proto(label: Label) -> content_pb2.Label:
 
 def label_from_proto(message: content_pb2.Label) -> Label:
     """Reads a label; what is unspecified or unknown is taken as untrusted and of the tenant."""
-    integrity = int(message.integrity)
-    confidentiality = int(message.confidentiality)
     return Label(
-        integrity=Integrity(integrity) if integrity in set(Integrity) else Integrity.UNTRUSTED,
-        confidentiality=(
-            Confidentiality(confidentiality) if confidentiality in set(Confidentiality) else Confidentiality.TENANT
-        ),
+        integrity=_INTEGRITY_OF.get(message.integrity, Integrity.UNTRUSTED),
+        confidentiality=_CONFIDENTIALITY_OF.get(message.confidentiality, Confidentiality.TENANT),
         sources=frozenset(message.sources),
     )
 

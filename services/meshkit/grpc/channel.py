@@ -14,8 +14,8 @@ import grpc.aio
 
 from services.meshkit.core.identity import Principal
 from services.meshkit.grpc.call import seconds_left
+from services.meshkit.grpc.decoding import MAX_MESSAGE_BYTES
 from services.meshkit.grpc.identity import AUTHORIZATION, WORKLOAD, WorkloadSigner
-from services.meshkit.grpc.server import MAX_MESSAGE_BYTES
 from services.meshkit.telemetry.scope import current_scope
 
 Metadata = tuple[tuple[str, str], ...]

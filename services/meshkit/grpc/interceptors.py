@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
-from services.meshkit.core.errors import DeadlineExceeded, Internal, Invalid, MeshError
+from services.meshkit.core.errors import DeadlineExceeded, Internal, MeshError
 from services.meshkit.grpc.call import Call, Drain, current_call, enter_call
+from services.meshkit.grpc.decoding import decoder
 from services.meshkit.grpc.errors import DETAILS_TRAILER, STATUS_OF, code_of, remote_error, to_status
 from services.meshkit.grpc.guard import DEFAULT_MAX_SECONDS, Admission, GuardMissing, is_exempt
 from services.meshkit.grpc.incidents import incident
@@ -36,15 +36,6 @@ if TYPE_CHECKING:
     Handler = Callable[[Any, Context], Awaitable[Any]]
 
 log = logger(__name__)
-
-
-class MalformedRequest(Invalid):
-    """The bytes of the request are no such message, or a text in it is not UTF-8. Fix the client."""
-
-    reason = "MALFORMED_REQUEST"
-
-    def __init__(self) -> None:
-        super().__init__("request", "cannot be read: its bytes are no such message or hold text that is not UTF-8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +199,7 @@ def _identity(rpc: Rpc, inner: Handler) -> Handler:
 def _decoding(rpc: Rpc) -> Handler:
     """Reads the request inside the layers, so that bytes we cannot read are the caller's error with a reason."""
     handler: Any = rpc.handler
-    decode: Callable[[bytes], Any] = _decoder(handler.request_deserializer)
+    decode: Callable[[bytes], Any] = decoder(handler.request_deserializer)
     if handler.response_streaming:
         behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
@@ -225,16 +216,6 @@ def _decoding(rpc: Rpc) -> Handler:
         return await behaviour(_decoded(raw, decode) if handler.request_streaming else decode(raw), context)
 
     return unary
-
-
-def _decoder(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def decode(raw: bytes) -> Any:
-        try:
-            return parse(raw)
-        except DecodeError as error:
-            raise MalformedRequest from error
-
-    return decode
 
 
 async def _decoded(raw: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> AsyncGenerator[Any]:

@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2_grpc
 from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.core.errors import Internal
 from services.meshkit.grpc.call import Drain
+from services.meshkit.grpc.decoding import MAX_MESSAGE_BYTES, RECEIVED_BYTES
 from services.meshkit.grpc.guard import EXEMPT_SERVICES, Admission, Guard, GuardMissing
 from services.meshkit.grpc.health import HealthServicer
 from services.meshkit.grpc.identity import TokenVerifier, WorkloadVerifier
@@ -27,8 +28,6 @@ from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.metrics_page import metrics_page
 from services.meshkit.telemetry.scope import scoped
 
-#: Largest message either way, bytes; larger content travels as a blob.
-MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 _MAX_STREAMS_PER_CONNECTION: Final = 1000
 #: A connection is closed for new calls after this long, so that clients find new replicas.
 _MAX_CONNECTION_AGE_MS: Final = 10 * 60 * 1000
@@ -218,7 +217,7 @@ def _add_health(grpc_server: grpc.aio.Server, health: HealthServicer) -> None:
 
 def _options() -> list[tuple[str, Any]]:
     return [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", RECEIVED_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_concurrent_streams", _MAX_STREAMS_PER_CONNECTION),
         ("grpc.max_connection_age_ms", _MAX_CONNECTION_AGE_MS),

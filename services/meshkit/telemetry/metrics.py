@@ -3,6 +3,7 @@
 A process has one page, so the instruments live at module level, as prometheus-client means them to.
 """
 
+from collections.abc import Callable, Sized
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -45,7 +46,21 @@ STEP_DURATION = Histogram(
 )
 QUEUE_ITEMS = Gauge(names.QUEUE_ITEMS, "Things waiting in a bounded queue.", ["queue"])
 QUEUE_REFUSED = Counter(names.QUEUE_REFUSED_TOTAL, "Things refused by a full queue.", ["queue"])
+CACHE_ITEMS = Gauge(names.CACHE_ITEMS, "Things kept in a bounded map.", ["cache"])
+CACHE_BYTES = Gauge(names.CACHE_BYTES, "Bytes kept in a bounded map.", ["cache"])
 BATCH_ITEMS = Histogram(names.BATCH_ITEMS, "Items that went together.", ["queue"], buckets=_BATCH_BUCKETS)
+
+
+def show_size(cache: str, kept: Sized, *, size_bytes: Callable[[], int] | None = None) -> None:
+    """Has the page show what a bounded map holds, counted whenever the page is asked for.
+
+    Args:
+        cache: label, `service.what`. A map made later takes the place of one with the same label.
+        size_bytes: gives the bytes, for a map that is bounded in bytes.
+    """
+    CACHE_ITEMS.labels(cache).set_function(kept.__len__)
+    if size_bytes is not None:
+        CACHE_BYTES.labels(cache).set_function(size_bytes)
 
 
 class BoundedLabel:

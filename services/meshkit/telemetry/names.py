@@ -41,6 +41,10 @@ STEP_DURATION_SECONDS: Final = "comitia_step_duration_seconds"
 QUEUE_ITEMS: Final = "comitia_queue_items"
 #: Things refused because their queue was full. Labels: queue.
 QUEUE_REFUSED_TOTAL: Final = "comitia_queue_refused_total"
+#: Things kept in a bounded map, such as a cache. Labels: cache.
+CACHE_ITEMS: Final = "comitia_cache_items"
+#: What they take, for maps that are bounded in bytes. Labels: cache.
+CACHE_BYTES: Final = "comitia_cache_bytes"
 #: Items that travelled or were committed together. Labels: queue.
 BATCH_ITEMS: Final = "comitia_batch_items"
 

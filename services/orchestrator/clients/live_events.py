@@ -1,27 +1,51 @@
-"""Live news of runs over core NATS: text deltas, and wakes of watchers and owners. May lose anything."""
+"""Live news of runs over core NATS: text deltas, and wakes of watchers and owners. May lose anything.
 
+A delta that nobody reads costs what one costs that somebody does, so watchers say that they are there, again and again,
+and replicas keep still about runs that nobody watches.
+"""
+
+import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from math import inf
+from typing import Final, TypeVar
 
 from comitia.orchestrator.v1 import session_service_pb2
 from services.meshkit.bus.bus import Bus
 from services.meshkit.bus.live import LiveSubscription
 from services.meshkit.bus.subjects import live_subject
+from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 
+T = TypeVar("T")
+
 _WAKE: Final = live_subject("orchestrator", "run", "wake")
+_WATCH: Final = live_subject("orchestrator", "run", "watch")
+#: A watcher says so this often, and counts as gone after twice that and a little: one word of it may be lost.
+_ANNOUNCE_SECONDS: Final = 5.0
+_WATCHED_SECONDS: Final = 11.0
+#: Runs remembered as watched, and runs whose last news was kept back; the longest unheard of goes first.
+_MAX_RUNS: Final = 10_000
 
 
 class NatsLiveEvents:
-    """Implements `engine.ports.LiveEvents`."""
+    """Implements `engine.ports.LiveEvents`. Opened by `live_events`."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, *, clock: Clock) -> None:
         self._bus = bus
+        self._clock = clock
+        #: Until when each run counts as watched.
+        self._watched: OrderedDict[str, float] = OrderedDict()
+        #: The latest news of runs that nobody watches: whoever comes now may have looked just before it.
+        self._kept_back: OrderedDict[str, tuple[TenantId, int]] = OrderedDict()
 
     async def publish(self, tenant: TenantId, run_id: str, event: session_service_pb2.WatchSessionResponse) -> None:
         """See `LiveEvents.publish`."""
-        await self._bus.publish_live(_progress(tenant, run_id), event.SerializeToString())
+        if self._watched.get(run_id, -inf) >= self._clock.monotonic():
+            await self._bus.publish_live(_progress(tenant, run_id), event.SerializeToString())
+        elif event.WhichOneof("event") is None:
+            _keep(self._kept_back, run_id, (tenant, event.sequence))
 
     @asynccontextmanager
     async def watch(
@@ -29,7 +53,12 @@ class NatsLiveEvents:
     ) -> AsyncGenerator[AsyncIterator[session_service_pb2.WatchSessionResponse]]:
         """See `LiveEvents.watch`."""
         async with self._bus.subscribe_live(_progress(tenant, run_id)) as messages:
-            yield _Events(messages)
+            await self._bus.publish_live(_WATCH, run_id.encode())
+            announcing = asyncio.create_task(self._announce(run_id), name=f"watch {run_id}")
+            try:
+                yield _Events(messages)
+            finally:
+                announcing.cancel()
 
     async def wake_owner(self, run_id: str) -> None:
         """See `LiveEvents.wake_owner`."""
@@ -40,6 +69,41 @@ class NatsLiveEvents:
         """See `LiveEvents.wakes`."""
         async with self._bus.subscribe_live(_WAKE) as messages:
             yield (message.body.decode(errors="replace") async for message in messages)
+
+    async def _announce(self, run_id: str) -> None:
+        while True:
+            await self._clock.sleep(_ANNOUNCE_SECONDS)
+            await self._bus.publish_live(_WATCH, run_id.encode())
+
+    async def hear(self, watchers: LiveSubscription) -> None:
+        """Notes which runs are watched, until cancelled. Run by `live_events`."""
+        async for message in watchers:
+            run_id = message.body.decode(errors="replace")
+            _keep(self._watched, run_id, self._clock.monotonic() + _WATCHED_SECONDS)
+            news = self._kept_back.pop(run_id, None)
+            if news is not None:
+                tenant, sequence = news
+                await self.publish(tenant, run_id, session_service_pb2.WatchSessionResponse(sequence=sequence))
+
+
+@asynccontextmanager
+async def live_events(bus: Bus, *, clock: Clock) -> AsyncGenerator[NatsLiveEvents]:
+    """Opens live news, and hears who watches while the block runs."""
+    live = NatsLiveEvents(bus, clock=clock)
+    async with bus.subscribe_live(_WATCH, most=_MAX_RUNS) as watchers:
+        hearing = asyncio.create_task(live.hear(watchers), name="live-watchers")
+        try:
+            yield live
+        finally:
+            hearing.cancel()
+            await asyncio.wait([hearing])
+
+
+def _keep(kept: OrderedDict[str, T], run_id: str, value: T) -> None:
+    kept[run_id] = value
+    kept.move_to_end(run_id)
+    while len(kept) > _MAX_RUNS:
+        kept.popitem(last=False)
 
 
 class _Events:

@@ -65,7 +65,7 @@ class SessionAlreadyTerminal(Precondition):
 
 
 class RunDiverged(Precondition):
-    """The recorded facts do not follow from the program. The run is left as it is for an operator."""
+    """The recorded facts do not follow from the program. The run is parked, its facts are left as they are."""
 
     reason = "RUN_DIVERGED"
 

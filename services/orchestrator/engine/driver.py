@@ -1,11 +1,13 @@
 """Drives one run: applies facts, commits them, and only then makes the calls that they ask for (INV-1)."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
@@ -13,6 +15,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.failpoints import failpoint
 from services.meshkit.telemetry.logs import logger
+from services.orchestrator.domain.errors import RunDiverged
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.engine.ports import Calls, LiveEvents, RunStore
 from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand
@@ -23,6 +26,8 @@ log = logger(__name__)
 
 #: Pause before a commit that the database did not take is tried again.
 _COMMIT_RETRY_SECONDS: Final = 0.2
+#: Recorded commands that are remembered, for those that were read just before they were deleted.
+_REMEMBERED_COMMANDS: Final = 64
 
 #: Place of a call in its run.
 CallKey = tuple[str, int]
@@ -62,42 +67,80 @@ class RunDriver:
         #: Steps whose calls are being tried again, and whether a fact says so.
         self._parked: set[str] = set()
         self._park_noted = False
-        self._seen_commands: set[UUID] = set()
+        #: Commands in the inbox, and the latest that were recorded.
+        self._told: set[UUID] = set()
+        self._recorded: deque[UUID] = deque(maxlen=_REMEMBERED_COMMANDS)
+        #: Why this release cannot go on with the run; None when it can.
+        self._stranded: RunDiverged | program.UnknownProgram | None = None
+        self._ready = False
+        #: True once what is recorded is more than what this driver found.
+        self.progressed = False
 
     @property
     def ended(self) -> bool:
         """True once the run has its final state."""
         return self._view.state in TERMINAL_STATES
 
+    @property
+    def stranded(self) -> bool:
+        """True for a run with which this release cannot go on: it only waits for somebody to end it."""
+        return self._stranded is not None
+
+    @property
+    def remembered(self) -> int:
+        """How many commands it keeps in mind."""
+        return len(self._told) + len(self._recorded)
+
     def adopt(self, state: program.RunState, first: Commit) -> None:
         """Takes over a run that was just recorded, without reading it back."""
         self._state = state
         self._take(first.entries)
+        self._ready = self.progressed = True
 
     async def recover(self) -> None:
-        """Reads the journal and rebuilds where the run is.
-
-        Raises: RunDiverged, UnknownProgram: the run cannot go on in this release.
-        """
+        """Reads the journal and rebuilds where the run is; one that does not follow from its program is stranded."""
         replay = Replay(self.run.run_id)
         while batch := await self._parts.store.entries(self.run.tenant, self.run.run_id, after=self._sequence):
             for _, entry in batch:
-                replay.feed(entry)
+                self._stranded = self._stranded or _fault_of(replay, entry)
             self._take([entry for _, entry in batch])
-        replay.finish()
+        self._stranded = self._stranded or _fault_of(replay, None)
+        self._ready = True
+        parked = self._view.state == session_pb2.SESSION_STATE_PARKED
+        if self._stranded is not None:
+            self._strand(self._stranded, shown=parked and self._view.state_reason == self._stranded.reason)
+            return
         self._state = replay.state
-        self._park_noted = self._view.state == session_pb2.SESSION_STATE_PARKED
+        self._park_noted = parked
+        if parked and not self._outstanding:
+            # It was stranded while it waited, and is not any more: there is no call whose answer would say so.
+            waiting = self._state.session is not None and self._state.session.waiting
+            self._park_noted = False
+            self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed(waiting=waiting)))
+
+    def _strand(self, fault: RunDiverged | program.UnknownProgram, *, shown: bool) -> None:
+        """Makes no call any more, and says so once. The facts stay as they are: they are the evidence."""
+        log.error("run cannot go on in this release", run_id=self.run.run_id, cause=str(fault))
+        self._outstanding.clear()
+        if not shown:
+            message = f"{fault}; cancel the session, or run a release that can go on with it"
+            self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason=fault.reason, message=message)))
 
     def tell(self, commands: Sequence[RunCommand]) -> None:
-        """Hands over commands that wait for this run; ones that came before are ignored."""
-        for command in commands:
-            if command.command_id in self._seen_commands:
+        """Hands over commands that wait for this run; ones that came before are ignored.
+
+        Before `recover` has ended they go on waiting, for what they mean depends on where the run is.
+        """
+        for command in commands if self._ready else ():
+            if command.command_id in self._told or command.command_id in self._recorded:
                 continue
-            self._seen_commands.add(command.command_id)
+            self._told.add(command.command_id)
             self._inbox.commands.append(command.command_id)
             self._inbox.arrived.set()
             entry = journal_pb2.JournalEntry()
-            if command.kind == "cancel":
+            if command.kind == "cancel" and self._stranded is not None:
+                entry.run_abandoned.CopyFrom(journal_pb2.RunAbandoned(by=command.by, reason=self._stranded.reason))
+            elif command.kind == "cancel":
                 entry.run_cancelling.by = command.by
             elif self._view.state == session_pb2.SESSION_STATE_WAITING:
                 entry.run_advanced.by = command.by
@@ -159,12 +202,18 @@ class RunDriver:
             return
         at = Timestamp()
         at.FromDatetime(self._parts.clock.now())
-        self._state, entries = advance(self._state, outside, at)
+        if self._stranded is None:
+            self._state, entries = advance(self._state, outside, at)
+        else:
+            entries = _stamped(outside, at)
         first = self._sequence + 1
         self._take(entries)
         commit = Commit(first_sequence=first, entries=tuple(entries), view=self._view, commands=tuple(inbox.commands))
         await failpoint("orchestrator.before_commit")
         await self._write(commit)
+        self.progressed = True
+        self._told.difference_update(inbox.commands)
+        self._recorded.extend(inbox.commands)
         await failpoint("orchestrator.after_commit")
 
     async def _write(self, commit: Commit) -> None:
@@ -206,7 +255,7 @@ class RunDriver:
                     self._settle_call((entry.path, entry.call_answered.call_index))
                 case "call_failed":
                     self._settle_call((entry.path, entry.call_failed.call_index))
-                case "run_ended":
+                case "run_ended" | "run_abandoned":
                     self._outstanding.clear()
                 case _:
                     pass
@@ -249,3 +298,23 @@ class RunDriver:
     async def _tell_watchers(self) -> None:
         event = session_service_pb2.WatchSessionResponse(sequence=self._sequence)
         await self._parts.live.publish(self.run.tenant, self.run.run_id, event)
+
+
+def _fault_of(replay: Replay, entry: journal_pb2.JournalEntry | None) -> RunDiverged | program.UnknownProgram | None:
+    """Feeds the next fact, or the end of the journal; gives what is wrong with it."""
+    try:
+        replay.finish() if entry is None else replay.feed(entry)
+    except (RunDiverged, program.UnknownProgram) as fault:
+        return fault
+    except (ValueError, LookupError, DecodeError):
+        # A fact that the program cannot even read does not follow from it either.
+        log.exception("a recorded fact cannot be replayed", run_id=replay.run_id, sequence=replay.sequence)
+        return RunDiverged(replay.run_id, replay.sequence)
+    return None
+
+
+def _stamped(entries: Iterable[journal_pb2.JournalEntry], at: Timestamp) -> list[journal_pb2.JournalEntry]:
+    done = list(entries)
+    for entry in done:
+        entry.record_time.CopyFrom(at)
+    return done

@@ -1,20 +1,20 @@
 """Owns the runs of this replica: starts drivers, keeps their leases, picks up what others left behind."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import IdSource
 from services.meshkit.telemetry.logs import logger
-from services.orchestrator.domain.errors import LeaseLost, RunDiverged, RunsAtLimit
+from services.orchestrator.domain.errors import LeaseLost, RunsAtLimit
 from services.orchestrator.engine.driver import DriverParts, RunDriver
 from services.orchestrator.engine.facts import advance
 from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
@@ -29,7 +29,15 @@ _POLL_SECONDS: Final = 1.0
 _EXTEND_SECONDS: Final = 4.0
 #: How long a caller waits to see its command taken.
 _COMMAND_SECONDS: Final = 2.0
-_COMMAND_POLL_SECONDS: Final = 0.02
+#: Time between two looks whether it was, when the bus brings no news.
+_COMMAND_POLL_SECONDS: Final = 0.5
+#: Runs leased at once, and journals read at once.
+_CLAIM_AT_ONCE: Final = 64
+_RECOVER_AT_ONCE: Final = 8
+#: Runs remembered to be taken up again before their lease runs out; the others wait for that.
+_MAX_SET_ASIDE: Final = 1_000
+#: Time between two removals of commands that came too late for their run.
+_TIDY_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,29 +56,40 @@ class Engine:
         self._parts = parts
         self._ids = ids
         self._limits = limits
+        #: Runs that are driven or being recovered, all of whose leases are kept; and the task of each.
         self._drivers: dict[str, RunDriver] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        #: Places that starts in progress have taken.
+        self._places = 0
+        #: Runs whose lease is ours and which nobody drives.
+        self._set_aside: set[str] = set()
+        self._recoveries = asyncio.Semaphore(_RECOVER_AT_ONCE)
         self._group: asyncio.TaskGroup | None = None
         #: Runs outlive the call that started them: their tasks must not inherit its deadline.
         self._context = Context()
 
     @property
     def running(self) -> int:
-        """Number of runs that this replica drives."""
-        return len(self._drivers)
+        """Number of runs that this replica drives, with those that are being started; stranded ones take no place."""
+        return self._places + sum(not driver.stranded for driver in self._drivers.values())
 
     async def started_before(self, key: StartKey) -> str | None:
         """See `Runs.started_before`."""
         return await self._parts.store.started_before(key)
 
-    def refuse_when_full(self) -> None:
-        """See `Runs.refuse_when_full`."""
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """See `Runs.place`."""
         if self.running >= self._limits.max_runs:
             raise RunsAtLimit(self._limits.max_runs)
+        self._places += 1
+        try:
+            yield
+        finally:
+            self._places -= 1
 
     async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> str:
         """See `Runs.start`."""
-        self.refuse_when_full()
         at = Timestamp()
         at.FromDatetime(self._parts.clock.now())
         state, entries = advance(program.RunState(), [journal_pb2.JournalEntry(run_started=started)], at)
@@ -78,24 +97,31 @@ class Engine:
         for sequence, entry in enumerate(entries, 1):
             project(view, entry, sequence)
         first = Commit(first_sequence=1, entries=tuple(entries), view=view)
-        earlier = await self._parts.store.create(run, self._owner, first, key)
+        try:
+            earlier = await self._parts.store.create(run, self._owner, first, key)
+        except BaseException:
+            # The caller went away, or the answer was lost: the run may have been recorded, and then has to be driven.
+            self._put_aside(run.run_id)
+            raise
         if earlier is not None:
             return earlier
         driver = RunDriver(run, self._parts)
         driver.adopt(state, first)
-        self._begin(driver)
+        self._begin(driver, recover=False)
         return run.run_id
 
     async def command(self, principal: Principal, run_id: str, kind: str) -> None:
         """See `Runs.command`."""
         command = RunCommand(command_id=self._ids.uuid(), kind=kind, by=principal.subject)
-        await self._parts.store.add_command(principal.tenant, run_id, command)
-        await self._parts.live.wake_owner(run_id)
-        deadline = self._parts.clock.monotonic() + _COMMAND_SECONDS
-        while self._parts.clock.monotonic() < deadline:
-            if not await self._parts.store.is_waiting(principal.tenant, command):
-                return
-            await self._parts.clock.sleep(_COMMAND_POLL_SECONDS)
+        async with self._parts.live.watch(principal.tenant, run_id) as news:
+            waiting = await self._parts.store.add_command(principal.tenant, run_id, command)
+            await self._parts.live.wake_owner(run_id)
+            deadline = self._parts.clock.monotonic() + _COMMAND_SECONDS
+            while await self._parts.store.is_waiting(principal.tenant, waiting):
+                left = deadline - self._parts.clock.monotonic()
+                if left <= 0:
+                    return
+                await _until_news(news, seconds=min(left, _COMMAND_POLL_SECONDS))
 
     @asynccontextmanager
     async def running_block(self) -> AsyncGenerator[None]:
@@ -107,6 +133,7 @@ class Engine:
                 group.create_task(self._look_for_work(), name="engine-claims"),
                 group.create_task(self._keep_leases(), name="engine-leases"),
                 group.create_task(self._hear_wakes(), name="engine-wakes"),
+                group.create_task(self._tidy(), name="engine-tidying"),
             ]
             try:
                 yield
@@ -119,28 +146,50 @@ class Engine:
                 if left:
                     await self._parts.store.release(self._owner, left)
 
-    def _begin(self, driver: RunDriver) -> None:
+    def _begin(self, driver: RunDriver, *, recover: bool) -> None:
         if self._group is None:
             return  # stopping: the lease runs out, or has been ended, and another replica goes on
         run_id = driver.run.run_id
+        # A driver under an older epoch can write nothing any more (INV-2); it has only not heard of it yet.
+        before = self._tasks.get(run_id)
         self._drivers[run_id] = driver
         self._tasks[run_id] = self._group.create_task(
-            self._drive(driver), name=f"drive {run_id}", context=self._context.copy()
+            self._drive(driver, recover=recover, before=before), name=f"drive {run_id}", context=self._context.copy()
         )
 
-    async def _drive(self, driver: RunDriver) -> None:
+    async def _drive(self, driver: RunDriver, *, recover: bool, before: asyncio.Task[None] | None) -> None:
         run_id = driver.run.run_id
         try:
+            if before is not None:
+                before.cancel()
+                await asyncio.wait([before])
+            if recover:
+                async with self._recoveries:
+                    await driver.recover()
+                log.info("run taken up", run_id=run_id, epoch=driver.run.epoch)
+                await self._hand_over_commands([run_id])
             await driver.drive()
         except* LeaseLost:
             log.warning("lease lost", run_id=run_id)
+        except* MeshError as group:
+            log.warning("run set aside", run_id=run_id, cause=str(group.exceptions[0]))
+            self._set_aside_if_new(driver)
         except* Exception as group:
-            # A consumer loop: one broken run must not stop the others. Its lease runs out, and it is taken up again
-            # from its journal, here or elsewhere.
+            # A consumer loop: one broken run must not stop the others. It is taken up again from its journal.
             log.exception("run set aside", run_id=run_id, cause=str(group.exceptions[0]))
+            self._set_aside_if_new(driver)
         finally:
-            self._drivers.pop(run_id, None)
-            self._tasks.pop(run_id, None)
+            if self._drivers.get(run_id) is driver:
+                del self._drivers[run_id], self._tasks[run_id]
+
+    def _set_aside_if_new(self, driver: RunDriver) -> None:
+        """Has a run taken up again soon. One that failed before it got any further waits until its lease runs out."""
+        if driver.progressed:
+            self._put_aside(driver.run.run_id)
+
+    def _put_aside(self, run_id: str) -> None:
+        if len(self._set_aside) < _MAX_SET_ASIDE:
+            self._set_aside.add(run_id)
 
     async def _look_for_work(self) -> None:
         """Takes up runs that nobody drives, and commands that the bus did not announce."""
@@ -155,44 +204,49 @@ class Engine:
             await self._parts.clock.sleep(_POLL_SECONDS)
 
     async def _claim(self, *, restarted: bool) -> None:
-        room = self._limits.max_runs - self.running
-        if room <= 0:
-            return
-        for run in await self._parts.store.claim(self._owner, most=room, restarted=restarted):
-            if run.run_id in self._drivers:
-                continue
-            driver = RunDriver(run, self._parts)
+        """Leases runs while there is room for them. They are recovered at the same time, a bounded number at once."""
+        while (room := min(self._room(), _CLAIM_AT_ONCE)) > 0:
+            ours = frozenset(self._set_aside)
+            claimed = await self._parts.store.claim(self._owner, most=room, restarted=restarted, ours=ours)
+            self._set_aside -= ours
+            # Starts may have taken places meanwhile; a run that has a driver takes none.
+            free = max(self._room(), 0)
+            for run in claimed[:free]:
+                self._begin(RunDriver(run, self._parts), recover=True)
+            if claimed[free:]:
+                await self._parts.store.release(self._owner, claimed[free:])
+            if len(claimed) < room:
+                return
+
+    def _room(self) -> int:
+        """How many runs may be taken up: stranded ones take no place, but they are not held without end either."""
+        return self._limits.max_runs - max(self.running, len(self._drivers) - self._limits.max_runs)
+
+    async def _tidy(self) -> None:
+        """Removes commands that came too late for their run."""
+        while True:
+            await self._parts.clock.sleep(_TIDY_SECONDS)
             try:
-                await driver.recover()
-            except (RunDiverged, program.UnknownProgram) as error:
-                log.error("run cannot go on in this release", run_id=run.run_id, cause=str(error))
-                continue
+                await self._parts.store.drop_late_commands()
             except MeshError as error:
-                log.warning("run cannot be read now", run_id=run.run_id, cause=str(error))
-                continue
-            except Exception:
-                # A consumer loop: a journal that cannot be read must not stop the runs that were claimed with it.
-                log.exception("run set aside", run_id=run.run_id)
-                continue
-            log.info("run taken up", run_id=run.run_id, epoch=run.epoch)
-            self._begin(driver)
+                log.warning("cannot remove late commands", cause=str(error))
 
     async def _keep_leases(self) -> None:
         while True:
             await self._parts.clock.sleep(_EXTEND_SECONDS)
-            owned = {run_id: driver.run for run_id, driver in self._drivers.items()}
+            owned = dict(self._drivers)
             if not owned:
                 continue
             try:
-                held = await self._parts.store.extend(self._owner, list(owned.values()))
+                held = await self._parts.store.extend(self._owner, [driver.run for driver in owned.values()])
             except MeshError as error:
                 log.warning("cannot extend leases", cause=str(error))
                 continue
             for run_id in owned.keys() - set(held):
-                task = self._tasks.get(run_id)
-                if task is not None:
+                # It may be driven under a newer lease by now.
+                if self._drivers.get(run_id) is owned[run_id]:
                     log.warning("lease lost", run_id=run_id)
-                    task.cancel()
+                    self._tasks[run_id].cancel()
 
     async def _hear_wakes(self) -> None:
         async with self._parts.live.wakes() as wakes:
@@ -210,3 +264,14 @@ class Engine:
             driver = self._drivers.get(run_id)
             if driver is not None:
                 driver.tell(commands)
+
+
+async def _until_news(news: AsyncIterator[session_service_pb2.WatchSessionResponse], *, seconds: float) -> None:
+    """Waits until something was recorded, at most so long."""
+    try:
+        async with asyncio.timeout(seconds):
+            async for event in news:
+                if event.WhichOneof("event") is None:
+                    return
+    except TimeoutError:
+        return

@@ -25,7 +25,10 @@ from services.orchestrator.programs.commands import (
 
 #: Facts that come from outside; all others follow from them by the program.
 OUTSIDE: Final = frozenset(
-    {"run_started", "call_answered", "call_failed", "run_parked", "run_resumed", "run_advanced", "run_cancelling"}
+    {
+        *("run_started", "call_answered", "call_failed", "run_parked", "run_resumed", "run_advanced"),
+        *("run_cancelling", "run_abandoned"),
+    }
 )
 
 
@@ -93,7 +96,7 @@ class Replay:
     """Feeds recorded facts to their program and refuses any that does not follow."""
 
     def __init__(self, run_id: str) -> None:
-        self._run_id = run_id
+        self.run_id = run_id
         self._expected: deque[journal_pb2.JournalEntry] = deque()
         self.state = program.RunState()
         self.sequence = 0
@@ -107,14 +110,14 @@ class Replay:
         if entry.WhichOneof("fact") not in OUTSIDE:
             decided = self._expected.popleft() if self._expected else None
             if decided is None or not _same_fact(decided, entry):
-                raise RunDiverged(self._run_id, self.sequence)
+                raise RunDiverged(self.run_id, self.sequence)
         self.state, commands = program.decide(self.state, entry)
         self._expected.extend(fact_of(command) for command in commands)
 
     def finish(self) -> None:
         """Checks that everything that was decided was recorded. Raises: RunDiverged."""
         if self._expected:
-            raise RunDiverged(self._run_id, self.sequence + 1)
+            raise RunDiverged(self.run_id, self.sequence + 1)
 
 
 def _same_fact(decided: journal_pb2.JournalEntry, recorded: journal_pb2.JournalEntry) -> bool:

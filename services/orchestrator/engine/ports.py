@@ -36,12 +36,13 @@ class RunStore(Protocol):
         """Gives the recorded facts after a sequence with their sequences, in order, a bounded number at a time."""
         ...
 
-    async def claim(self, owner: str, *, most: int, restarted: bool) -> Sequence[OwnedRun]:
+    async def claim(self, owner: str, *, most: int, restarted: bool, ours: Collection[str] = ()) -> Sequence[OwnedRun]:
         """Leases runs that nobody drives.
 
         Args:
             owner: `replica/incarnation`.
             restarted: take also the runs of the replica's earlier incarnations, whose leases need not run out first.
+            ours: ids of runs that `owner` has leased and does not drive, whose leases need not run out either.
         """
         ...
 
@@ -53,12 +54,19 @@ class RunStore(Protocol):
         """Ends leases at once, so that another replica can go on."""
         ...
 
-    async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> None:
-        """Stores a command for the run's owner."""
+    async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
+        """Stores a command for the run's owner.
+
+        Returns: the command that waits now; an earlier one of the same kind, if the run has one, for it does the same.
+        """
         ...
 
     async def commands(self, run_ids: Collection[str]) -> Mapping[str, Sequence[RunCommand]]:
         """Gives the waiting commands of these runs, oldest first."""
+        ...
+
+    async def drop_late_commands(self) -> int:
+        """Removes commands of runs that have ended, a bounded number at a time; says how many."""
         ...
 
     async def is_waiting(self, tenant: TenantId, command: RunCommand) -> bool:
@@ -96,7 +104,7 @@ class LiveEvents(Protocol):
     """Tells watchers and owners right now; may lose anything."""
 
     async def publish(self, tenant: TenantId, run_id: str, event: session_service_pb2.WatchSessionResponse) -> None:
-        """Sends a text delta, or with no event in it the news that facts were recorded."""
+        """Sends a text delta, or with no event in it the news that facts were recorded; to nobody, nothing."""
         ...
 
     def watch(

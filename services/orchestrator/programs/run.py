@@ -13,6 +13,8 @@ from services.orchestrator.programs.commands import Command
 class UnknownProgram(Exception):
     """The journal was written by a program or version that this release does not have."""
 
+    reason = "PROGRAM_UNKNOWN"
+
     def __init__(self, program: str, version: int) -> None:
         super().__init__(f"this release has no program {program!r} version {version}; upgrade or roll back")
 
@@ -37,6 +39,10 @@ def decide(state: RunState, entry: journal_pb2.JournalEntry) -> tuple[RunState, 
         return state, commands
     if state.session is None:
         raise ValueError("the first fact of a run is RunStarted")
+    if fact == "run_abandoned":
+        state.turns.clear()
+        state.session.ended = True
+        return state, ()
     if fact == "step_started":
         _refuse_unknown(entry.step_started.program, "turn", entry.step_started.program_version, turn.VERSION)
         inputs = dialogue.inputs_of(state.session, entry.step_started)

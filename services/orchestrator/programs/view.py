@@ -33,6 +33,8 @@ def project(session: session_pb2.Session, entry: journal_pb2.JournalEntry, seque
             _set_state(session, session_pb2.SESSION_STATE_WAITING)
         case "run_parked":
             _set_state(session, session_pb2.SESSION_STATE_PARKED, entry.run_parked.reason, entry.run_parked.message)
+        case "run_resumed" if entry.run_resumed.waiting:
+            _set_state(session, session_pb2.SESSION_STATE_WAITING)
         case "run_resumed" | "run_advanced":
             _set_state(session, session_pb2.SESSION_STATE_RUNNING)
         case "run_cancelling":
@@ -42,6 +44,10 @@ def project(session: session_pb2.Session, entry: journal_pb2.JournalEntry, seque
             _set_state(session, ended.state, ended.reason, ended.message)
             session.topic_final = ended.topic_final
             session.converged = ended.converged
+            session.end_time.CopyFrom(entry.record_time)
+        case "run_abandoned":
+            message = f"cancelled by {entry.run_abandoned.by} while it could not go on"
+            _set_state(session, session_pb2.SESSION_STATE_CANCELLED, entry.run_abandoned.reason, message)
             session.end_time.CopyFrom(entry.record_time)
         case _:
             pass
@@ -77,6 +83,7 @@ _EVENTS: Final[Mapping[str, _Event]] = {
     "run_advanced": lambda session, _, event: event.state_changed.CopyFrom(session),
     "run_cancelling": lambda session, _, event: event.state_changed.CopyFrom(session),
     "run_ended": lambda session, _, event: event.session_ended.CopyFrom(session),
+    "run_abandoned": lambda session, _, event: event.session_ended.CopyFrom(session),
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import Final
@@ -25,6 +26,7 @@ LEASE: Final = timedelta(seconds=15)
 SHARDS: Final = 64
 #: Journal rows read at once in recovery and by watchers.
 _ROWS_AT_ONCE: Final = 64
+_COMMANDS_AT_ONCE: Final = 1_000
 _START_METHOD: Final = "comitia.orchestrator.v1.SessionService/StartSession"
 
 _INSERT_RUN: Final = """
@@ -37,7 +39,8 @@ _CLAIM: Final = """
     UPDATE run SET owner = $1, lease_epoch = lease_epoch + 1, lease_until = now() + $4::interval
     WHERE run_id IN (
         SELECT run_id FROM run
-        WHERE state < 5 AND (lease_until < now() OR ($3 AND split_part(owner, '/', 1) = $5 AND owner <> $1))
+        WHERE state < 5 AND (lease_until < now() OR (owner = $1 AND run_id = ANY($6::uuid[]))
+            OR ($3 AND split_part(owner, '/', 1) = $5 AND owner <> $1))
         ORDER BY lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
     RETURNING tenant_id, run_id, grant_id, lease_epoch"""
 _EXTEND: Final = """
@@ -49,6 +52,19 @@ _RELEASE: Final = """
     UPDATE run SET lease_until = now() - interval '1 microsecond', owner = NULL
     FROM unnest($2::uuid[], $3::bigint[]) AS held (run_id, epoch)
     WHERE run.run_id = held.run_id AND run.lease_epoch = held.epoch AND run.owner = $1"""
+
+#: One command of a kind is enough: what waits for the owner does the same whoever asked first.
+_ADD_COMMAND: Final = """
+    WITH added AS (
+        INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject)
+        SELECT $1, $2, $3, $4, $5
+        WHERE NOT EXISTS (SELECT 1 FROM run_command WHERE run_id = $2 AND kind = $4))
+    SELECT command_id, subject FROM run_command WHERE run_id = $2 AND kind = $4 ORDER BY command_id LIMIT 1"""
+_DROP_LATE_COMMANDS: Final = """
+    DELETE FROM run_command WHERE (run_id, command_id) IN (
+        SELECT command.run_id, command.command_id FROM run_command AS command JOIN run USING (run_id)
+        WHERE run.state >= 5 LIMIT $1)
+    RETURNING 1"""
 
 
 class SqlRunStore:
@@ -131,11 +147,12 @@ class SqlRunStore:
             ]
         return found
 
-    async def claim(self, owner: str, *, most: int, restarted: bool) -> Sequence[OwnedRun]:
+    async def claim(self, owner: str, *, most: int, restarted: bool, ours: Collection[str] = ()) -> Sequence[OwnedRun]:
         """See `RunStore.claim`."""
+        mine = [to_uuid(run_id, "run") for run_id in ours]
         async with driver_scope(self._maintenance, None) as scope:
             replica = owner.partition("/")[0]
-            rows = await scope.driver.fetch(_CLAIM, owner, most, restarted, LEASE, replica)
+            rows = await scope.driver.fetch(_CLAIM, owner, most, restarted, LEASE, replica, mine)
             await scope.commit()
         return [
             OwnedRun(
@@ -162,28 +179,36 @@ class SqlRunStore:
             await scope.driver.execute(_RELEASE, owner, ids, epochs)
             await scope.commit()
 
-    async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> None:
+    async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
         """See `RunStore.add_command`."""
         async with driver_scope(self._app, tenant) as scope:
-            await scope.driver.execute(
-                "INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject) VALUES ($1, $2, $3, $4, $5)",
-                *(tenant, to_uuid(run_id, "run"), command.command_id, command.kind, command.by),
+            row = await scope.driver.fetchrow(
+                _ADD_COMMAND, tenant, to_uuid(run_id, "run"), command.command_id, command.kind, command.by
             )
             await scope.commit()
+        return command if row is None else replace(command, command_id=row["command_id"], by=row["subject"])
 
     async def commands(self, run_ids: Collection[str]) -> Mapping[str, Sequence[RunCommand]]:
         """See `RunStore.commands`."""
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
             rows = await scope.driver.fetch(
                 "SELECT run_id, command_id, kind, subject FROM run_command WHERE run_id = ANY($1::uuid[])"
-                " ORDER BY command_id LIMIT 1000",
+                " ORDER BY command_id LIMIT $2",
                 [to_uuid(run_id, "run") for run_id in run_ids],
+                _COMMANDS_AT_ONCE,
             )
         found: defaultdict[str, list[RunCommand]] = defaultdict(list)
         for row in rows:
             command = RunCommand(command_id=row["command_id"], kind=row["kind"], by=row["subject"])
             found[from_uuid("run", row["run_id"])].append(command)
         return found
+
+    async def drop_late_commands(self) -> int:
+        """See `RunStore.drop_late_commands`."""
+        async with driver_scope(self._maintenance, None) as scope:
+            rows = await scope.driver.fetch(_DROP_LATE_COMMANDS, _COMMANDS_AT_ONCE)
+            await scope.commit()
+        return len(rows)
 
     async def is_waiting(self, tenant: TenantId, command: RunCommand) -> bool:
         """See `RunStore.is_waiting`."""

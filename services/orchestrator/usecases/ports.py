@@ -1,6 +1,7 @@
 """What the orchestrator's use cases need from others."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2, session_pb2
@@ -59,14 +60,17 @@ class Runs(Protocol):
         """Gives the id of the run that this request started earlier, None if it did not. Raises: RequestIdReused."""
         ...
 
-    def refuse_when_full(self) -> None:
-        """Raises RunsAtLimit while no further run can be taken; asked before anything is made for one."""
+    def place(self) -> AbstractContextManager[None]:
+        """Keeps a place for one run until the block ends; entered before anything is made for the run.
+
+        Raises: RunsAtLimit.
+        """
         ...
 
     async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> str:
         """Records a run and begins to drive it; gives its id, or that of the run a concurrent repeat started.
 
-        Raises: RunsAtLimit, RequestIdReused.
+        Called within `place`. Raises: RequestIdReused.
         """
         ...
 

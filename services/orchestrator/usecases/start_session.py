@@ -55,7 +55,10 @@ class StartSession:
             earlier = await self._runs.started_before(command.key)
             if earlier is not None:
                 return earlier
-        self._runs.refuse_when_full()
+        with self._runs.place():
+            return await self._begin(command, spec)
+
+    async def _begin(self, command: StartSessionCommand, spec: SessionSpec) -> str:
         tenant = command.caller.principal.tenant
         references = [
             split_reference(reference, field=f"agents[{index}]") for index, reference in enumerate(spec.agents)
@@ -64,8 +67,10 @@ class StartSession:
         _refuse_twice(agents)
         run_id = self._ids.new("run")
         limit = spec.max_cost or DEFAULT_MAX_COST
-        budget_id = await self._neighbours.open_budget(command.caller, run_id, limit)
+        # The budget comes last: the tenant sees it. What fails after it, if only by a crash, leaves a budget of which
+        # nothing can ever be spent, for no run has its id.
         grant_id = await self._neighbours.issue_grant(command.caller, run_id)
+        budget_id = await self._neighbours.open_budget(command.caller, run_id, limit)
         started = journal_pb2.RunStarted(
             program=dialogue.NAME,
             program_version=dialogue.VERSION,

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
+from services.meshkit.calls.ports import Clearance
 from services.tools.builtins.expression import NotComputable, compute
 from services.tools.domain.invocation import ToolOutput
 from services.tools.domain.tool import Tool
-from services.tools.usecases.ports import Clearance, Show
+from services.tools.usecases.ports import Show
 
 
 class Calculator:

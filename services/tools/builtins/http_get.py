@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
+from services.meshkit.calls.ports import Clearance
 from services.tools.builtins.http_reader import HttpReader
 from services.tools.domain.invocation import ToolOutput
 from services.tools.domain.tool import HttpGetSettings, Tool
 from services.tools.domain.url_template import ArgumentUnusable, UrlTemplate
-from services.tools.usecases.ports import Clearance, Show
+from services.tools.usecases.ports import Show
 
 
 class HttpGet:

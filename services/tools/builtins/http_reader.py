@@ -7,6 +7,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from services.meshkit.calls.ports import Clearance
 from services.tools.builtins.addresses import (
     AddressRefused,
     AddressRule,
@@ -19,7 +20,7 @@ from services.tools.builtins.http_text import TextReader, is_text
 from services.tools.domain.hosts import is_allowed
 from services.tools.domain.invocation import ToolOutput
 from services.tools.domain.tool import HttpGetSettings
-from services.tools.usecases.ports import Clearance, Show
+from services.tools.usecases.ports import Show
 
 MAX_REDIRECTS: Final = 5
 _MAX_URL: Final = 8_192

@@ -16,6 +16,9 @@ class CompiledSchemas:
     def __init__(self) -> None:
         self._schemas: OrderedDict[tuple[bytes, str], Schema] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._schemas)
+
     def of_arguments(self, tool: Tool) -> Schema:
         """Gives the schema of a tool's arguments."""
         return self._get(tool, "input_schema", tool.input_schema)

@@ -3,17 +3,8 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from services.meshkit.content import CallId, Label, Part
-from services.meshkit.core.identity import TenantId
+from services.meshkit.content import CallKey, Label, Part
 from services.tools.domain.errors import LawBlocked
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallKey:
-    """Which call, of whom."""
-
-    tenant: TenantId
-    call_id: CallId
 
 
 class CallState(StrEnum):
@@ -109,13 +100,3 @@ class RecordedCall:
         if isinstance(self.outcome, Blocked):
             return CallState.BLOCKED
         return CallState.FAILED if self.outcome.failed else CallState.CONFIRMED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PendingSettlement:
-    """A charge that cost has not confirmed yet, and the token to confirm it with."""
-
-    key: CallKey
-    hold_id: str
-    #: Access token of the caller; kept sealed, and only until the call is settled.
-    token: str

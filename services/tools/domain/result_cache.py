@@ -42,6 +42,9 @@ class ResultCache:
         self._entries: OrderedDict[_Key, _Entry] = OrderedDict()
         self._bytes = 0
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     @property
     def size_bytes(self) -> int:
         """What the kept results take."""

@@ -9,16 +9,16 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.elements import ColumnElement
 
-from services.meshkit.content import CallId
+from services.meshkit.calls.ports import PendingSettlement, Settlement
+from services.meshkit.content import CallId, CallKey
 from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.scope import maintenance_scope, tenant_scope
 from services.tools.domain.errors import CallArgumentsDiffer
-from services.tools.domain.invocation import CallKey, CallState, PendingSettlement, RecordedCall, SettleState
+from services.tools.domain.invocation import CallState, RecordedCall, SettleState
 from services.tools.storage.outcome_codec import decode_outcome, encode_outcome
 from services.tools.storage.tables import INVOCATION, PK_INVOCATION
-from services.tools.usecases.ports import Settlement
 
 _FORGET: Final = text("""
     DELETE FROM invocation WHERE ctid = ANY(ARRAY(
@@ -164,7 +164,7 @@ class InvocationRepository:
             call_id=CallId(run_id=row.run_id, path=row.path, attempt_group=row.attempt_group, index=row.call_index),
         )
         token = await self._keys.open(key.tenant, bytes(row.token), aad=_place(key, "token"))
-        return PendingSettlement(key=key, hold_id=row.hold_id, token=token.decode())
+        return PendingSettlement(key=key, hold_id=row.hold_id, usage=None, token=token.decode())
 
 
 async def _present(scope: AsyncConnection, key: CallKey) -> Row[Any]:

@@ -7,9 +7,8 @@ from typing import Any
 
 import rfc8785
 
-from services.meshkit.content import CallContext, Label
+from services.meshkit.content import CallContext, CallKey, Label
 from services.meshkit.core.identity import Principal
-from services.tools.domain.invocation import CallKey
 from services.tools.domain.reference import Reference
 
 

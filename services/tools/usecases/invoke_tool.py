@@ -18,5 +18,5 @@ class InvokeTool:
     async def __call__(self, asked: Asked) -> Invocation:
         """Makes the call, or attaches to the one in flight. See `ToolCall` for what it raises."""
         work = partial(self._tool_call, asked, streamed=False)
-        flight = self._in_flight.join(asked.key, asked.arguments_hash, work)
-        return (await flight.answer()).raised(asked.choice)
+        async with self._in_flight.join(asked.key, asked.arguments_hash, work) as flight:
+            return (await flight.answer()).raised(asked.choice)

@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from services.meshkit.calls.ports import LawGate
 from services.meshkit.content import CallContext, Part, ToolCallPart, text_of, text_part
+from services.meshkit.content.law import Stage, Subject, Verdict
 from services.meshkit.core.identity import Principal
 from services.tools.domain.compiled_schemas import CompiledSchemas
 from services.tools.domain.invocation import Blocked, Invocation, ToolOutput
-from services.tools.domain.law import Stage, Subject, Verdict
+from services.tools.domain.law import raise_if_blocked
 from services.tools.domain.live_text import LiveText
 from services.tools.domain.tool import Tool
 from services.tools.usecases.asked import Asked
 from services.tools.usecases.calls_in_flight import Release
-from services.tools.usecases.ports import LawGate, Show
+from services.tools.usecases.ports import Show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,7 @@ class Judgement:
         """
         part = Part(ToolCallPart(tool_call_id="", name=tool.name, arguments=asked.arguments), asked.choice)
         verdict = await self._evaluate(asked, tool, Stage.BEFORE, part)
-        verdict.raise_if_blocked(Stage.BEFORE)
+        raise_if_blocked(verdict, Stage.BEFORE)
         arguments = asked.arguments
         if verdict.parts and isinstance(verdict.parts[0].content, ToolCallPart):
             arguments = verdict.parts[0].content.arguments

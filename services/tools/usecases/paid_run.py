@@ -1,8 +1,9 @@
 """One run of a tool under a hold, from the reservation to the settlement.
 
-reserve ─▶ record `dispatched` ─▶ mark dispatched ─▶ run ─▶ law after ─▶ record the outcome ─▶ settle ─▶ mark settled
+hold, as leaving now ─▶ record `dispatched` ─▶ run ─▶ law after ─▶ record the outcome ─▶ settle ─▶ mark settled
 
-However it ends, the hold is charged or freed: before it is marked nothing was sent, from then on the price is owed.
+However it ends, the hold is charged or freed: until the call is recorded as dispatched nothing was sent, from then on
+the price is owed. A crash after the hold charges it as `assumed`.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
+from services.meshkit.calls.ports import Clearance, DispatchedHold, Settlement
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, MeshError
 from services.meshkit.core.failpoints import failpoint, register
@@ -23,23 +25,15 @@ from services.tools.domain.invocation import Blocked, RecordedCall, SettleState,
 from services.tools.domain.tool import Tool
 from services.tools.usecases.calls_in_flight import Release
 from services.tools.usecases.judgement import Judgement, Run, StoppedByLaw
-from services.tools.usecases.ports import (
-    CallStore,
-    Clearance,
-    DispatchedHold,
-    HoldClient,
-    Settlement,
-    Show,
-    ToolExecutor,
-)
+from services.tools.usecases.ports import CallStore, HoldClient, Show, ToolExecutor
 
 log = logger(__name__)
 
 AFTER_RESERVE: Final = "tools.after_reserve"
-AFTER_MARK_DISPATCHED: Final = "tools.after_mark_dispatched"
+AFTER_BEGIN: Final = "tools.after_begin"
 AFTER_EXECUTE: Final = "tools.after_execute"
 BEFORE_SETTLE: Final = "tools.before_settle"
-register(AFTER_RESERVE, AFTER_MARK_DISPATCHED, AFTER_EXECUTE, BEFORE_SETTLE)
+register(AFTER_RESERVE, AFTER_BEGIN, AFTER_EXECUTE, BEFORE_SETTLE)
 
 #: A hold outlives the time limit of its tool by this long: time to judge, record and settle.
 _HOLD_MARGIN_SECONDS: Final = 60.0
@@ -88,19 +82,18 @@ class PaidRun:
         return recorded, None if isinstance(output, Blocked) else output
 
     async def _dispatch(self, run: Run) -> DispatchedHold | RecordedCall:
-        """Gets money and records that the call leaves; or gives the outcome that it has meanwhile."""
+        """Holds money and records that the call leaves; or gives the outcome that it has meanwhile."""
         principal, tool = run.principal, run.tool
         ttl = timedelta(seconds=tool.timeout_seconds + _HOLD_MARGIN_SECONDS)
-        hold = await self._holds.reserve(principal, run.context, tool=tool.name, cost=tool.cost, ttl=ttl)
+        hold = await self._holds.hold(principal, run.context, tool=tool.name, cost=tool.cost, ttl=ttl)
         try:
             await failpoint(AFTER_RESERVE)
             standing = await self._calls.begin(
                 run.asked.key, run.asked.arguments_hash, tool=tool.reference, hold_id=hold.id
             )
             if standing is None:
-                dispatched = await self._holds.mark_dispatched(principal, hold)
-                await failpoint(AFTER_MARK_DISPATCHED)
-                return dispatched
+                await failpoint(AFTER_BEGIN)
+                return hold
         except BaseException:
             await finish(self._free(principal, hold.id))
             raise
@@ -175,7 +168,7 @@ class PaidRun:
     async def settle(self, principal: Principal, call: RecordedCall) -> None:
         """Charges a recorded call. When cost does not answer, the sweeper or a repeat does it later."""
         try:
-            charged = await self._holds.settle(principal, call.hold_id)
+            charged = await self._holds.settle(principal, call.hold_id, None)
         except MeshError as error:
             log.warning("settlement is left to the sweeper", hold_id=call.hold_id, error=error.message)
             return
@@ -187,12 +180,12 @@ class PaidRun:
     async def _charge(self, principal: Principal, hold_id: str) -> None:
         """Charges a call that left and has no record. While cost is down, the hold expires into `assumed`."""
         try:
-            await self._holds.settle(principal, hold_id)
+            await self._holds.settle(principal, hold_id, None)
         except MeshError as error:
             log.warning("a call's hold is left to expire", hold_id=hold_id, error=error.message)
 
     async def _free(self, principal: Principal, hold_id: str) -> None:
-        """Frees the hold of a call that never left, even if it was marked as leaving."""
+        """Frees the hold of a call that was to leave, and did not."""
         try:
             await self._holds.release(principal, hold_id, dispatched_unbilled=True)
         except MeshError as error:

@@ -2,14 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Protocol
 
-from services.meshkit.content import CallContext
+from services.meshkit.calls.ports import Clearance, DispatchedHold, Holds, SettlementStore
+from services.meshkit.content import CallContext, CallKey
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.money import NanoUsd
-from services.tools.domain.invocation import CallKey, PendingSettlement, RecordedCall, ToolOutput
-from services.tools.domain.law import Subject, Verdict
+from services.tools.domain.invocation import RecordedCall, ToolOutput
 from services.tools.domain.reference import Reference
 from services.tools.domain.tool import Tool
 
@@ -17,61 +17,17 @@ from services.tools.domain.tool import Tool
 Show = Callable[[str], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReservedHold:
-    """Money set aside; nothing may be sent with it yet. Made by the hold client only."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DispatchedHold:
-    """A hold that the ledger knows to be in use. Made by the hold client only."""
-
-    id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clearance:
-    """Leave to run a tool: the ledger knows the hold, and the law passed what is sent (INV-7)."""
-
-    hold: DispatchedHold
-    verdict_id: str
-
-
-class LawGate(Protocol):
-    """Has content judged under the tenant's law."""
-
-    async def evaluate(self, principal: Principal, subject: Subject) -> Verdict:
-        """Gives the verdict; one that blocks is an answer, not an error.
-
-        Raises: Unavailable: the law cannot be asked; nothing may go on.
-        """
-        ...
-
-
-class HoldClient(Protocol):
+class HoldClient(Holds, Protocol):
     """Holds money for calls and charges it."""
 
-    async def reserve(
+    async def hold(
         self, principal: Principal, context: CallContext, *, tool: str, cost: NanoUsd, ttl: timedelta
-    ) -> ReservedHold:
-        """Holds the price of one call in every budget that it spends from.
+    ) -> DispatchedHold:
+        """Holds the price of one call in every budget that it spends from, durably marked as leaving now.
 
+        Ask the law first: from here on, a crash charges the price. Source: docs/decisions/0001-seams-of-a-turn.md
         Raises: BUDGET_EXHAUSTED as cost says it; Unavailable: nothing may be spent blind.
         """
-        ...
-
-    async def mark_dispatched(self, principal: Principal, hold: ReservedHold) -> DispatchedHold:
-        """Records durably that the call is about to leave."""
-        ...
-
-    async def settle(self, principal: Principal, hold_id: str) -> NanoUsd:
-        """Charges the call and gives what was charged. Idempotent."""
-        ...
-
-    async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
-        """Frees a hold whose call was never sent."""
         ...
 
 
@@ -132,17 +88,7 @@ class ToolStore(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
-    """What became of the money of one recorded call."""
-
-    key: CallKey
-    hold_id: str
-    #: What was charged; None: no token was left, the hold expires into `assumed`.
-    charged: NanoUsd | None
-
-
-class CallStore(Protocol):
+class CallStore(SettlementStore, Protocol):
     """Remembers calls by id. Every method sees one tenant's calls, but for `pending` and `forget_expired`."""
 
     async def find(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
@@ -165,16 +111,4 @@ class CallStore(Protocol):
         Args:
             token: access token to settle with after a crash; kept sealed, and only while settling is pending.
         """
-        ...
-
-    async def mark_settled(self, settlements: Sequence[Settlement]) -> None:
-        """Records what became of the money of recorded calls."""
-        ...
-
-    async def pending(self, *, before: datetime, most: int) -> list[PendingSettlement]:
-        """Gives recorded calls of all tenants whose settlement was pending before a time, oldest first."""
-        ...
-
-    async def forget_expired(self, *, before: datetime, most: int) -> int:
-        """Deletes calls older than a time that are not pending; returns how many."""
         ...

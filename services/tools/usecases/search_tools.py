@@ -85,6 +85,9 @@ class DefinitionVectors:
         self._model = ""
         self._vectors: OrderedDict[tuple[TenantId, bytes], Vector] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._vectors)
+
     def use(self, model: str) -> None:
         """Forgets everything when the model is another one: vectors of two models never compare."""
         if model != self._model:

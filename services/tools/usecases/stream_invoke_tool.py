@@ -29,13 +29,15 @@ class StreamInvokeTool:
         changed after it was released stands in the finished call only.
         """
         work = partial(self._tool_call, asked, streamed=True)
-        flight = self._in_flight.join(asked.key, asked.arguments_hash, work)
         released: list[str] = []
-        async with aclosing(flight.follow()) as pieces:
+        async with (
+            self._in_flight.join(asked.key, asked.arguments_hash, work) as flight,
+            aclosing(flight.follow()) as pieces,
+        ):
             async for piece in pieces:
                 released.append(piece)
                 yield piece
-        invocation = await flight.answer()
+            invocation = await flight.answer()
         shown, whole = "".join(released), text_of(invocation.parts)
         if whole.startswith(shown):
             for start in range(len(shown), len(whole), _PIECE):

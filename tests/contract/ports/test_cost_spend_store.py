@@ -1,7 +1,7 @@
 """One suite for the transactions of spending, on the fake and on real Postgres."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Any, Protocol
@@ -9,18 +9,20 @@ from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, HoldNotFound
 from services.cost.domain.hold import Hold, HoldState
 from services.cost.domain.price import Price
+from services.cost.domain.spend_book import SpendBook
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.tables import METADATA
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.convert import alert_to_message
-from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
+from services.cost.usecases.ports import LastSeen, SpendNeeds, Sweep, UnitOfWork
 from services.meshkit.content import Usage
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
@@ -36,7 +38,7 @@ from tests.support.money import MINUTE, NOON, a_hold, a_price
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-class Store(Protocol):
+class Store(LastSeen, Protocol):
     def begin(self, tenants: Any, /) -> AbstractAsyncContextManager[UnitOfWork]: ...
     def sweep(self) -> AbstractAsyncContextManager[Sweep]: ...
     async def get(self, tenant: TenantId, budget: BudgetId) -> Budget: ...
@@ -49,6 +51,7 @@ class PostgresStore:
 
     def __init__(self, store: SpendStore, budgets: BudgetRepository, ledger: LedgerRepository) -> None:
         self.begin, self.sweep = store.begin, store.sweep
+        self.recall, self.write_if_unchanged = store.recall, store.write_if_unchanged
         self.get, self.page = budgets.get, budgets.page
         self._ledger = ledger
 
@@ -130,6 +133,15 @@ async def settle(store: Store, hold: Hold, tokens: int) -> None:
         book.settle(hold.tenant, hold.id, Usage(input=tokens), price_of)
         await work.save(book.changes())
         await work.commit()
+
+
+async def write_seen(store: Store, hold: Hold, step: Callable[[SpendBook], object]) -> bool:
+    """Takes a step on what was seen last, and writes it unless it has changed."""
+    fresh = store.recall(moving(hold), now=NOON) is None
+    book = store.recall(reserving(hold) if fresh else moving(hold), now=NOON)
+    assert book is not None
+    step(book)
+    return await store.write_if_unchanged((hold.tenant,), book.changes())
 
 
 def price_of(digest: bytes) -> Price:
@@ -218,6 +230,92 @@ async def test_rows_of_a_tenant_outside_the_transaction_are_not_there(store: Sto
         await store.get(stranger, tenant_budget_id(tenant))
     assert await store.page(stranger, size=10, after=None) == []
     assert await store.entries(stranger) == []
+
+
+async def test_what_was_seen_is_decided_and_written_without_loading_it_again(store: Store, tenant: TenantId) -> None:
+    await reserve(store, a_hold(1, tenant=tenant))
+    hold = a_hold(10, tenant=tenant)
+    for step in (
+        lambda book: book.reserve(hold),
+        lambda book: book.dispatch(tenant, hold.id),
+        lambda book: book.settle(tenant, hold.id, Usage(input=4), price_of),
+    ):
+        assert await write_seen(store, hold, step)
+    budget = await own(store, tenant)
+    assert (budget.spent, budget.held) == (4, 1)
+    (entry,) = await store.entries(tenant)
+    assert (entry.hold, entry.cost, entry.usage, entry.purpose) == (hold.id, 4, Usage(input=4), hold.purpose)
+    assert (entry.price, entry.created) == (hold.price, NOON)
+
+
+async def test_a_decision_on_a_budget_that_changed_meanwhile_writes_nothing(store: Store, tenant: TenantId) -> None:
+    await reserve(store, a_hold(1, tenant=tenant))
+    # A free call changes no budget, but its budget was asked whether it is overrun.
+    for amount in (10, 0):
+        hold = a_hold(amount, tenant=tenant)
+        book = store.recall(reserving(hold), now=NOON)
+        assert book is not None
+        book.reserve(hold)
+        await reserve(store, a_hold(2, tenant=tenant))
+        held = (await own(store, tenant)).held
+        assert not await store.write_if_unchanged((tenant,), book.changes())
+        assert (await own(store, tenant)).held == held
+        await reserve(store, hold)
+
+
+async def test_a_decision_on_a_hold_that_changed_meanwhile_writes_nothing(store: Store, tenant: TenantId) -> None:
+    hold = a_hold(10, tenant=tenant)
+    await reserve(store, hold)
+    book = store.recall(moving(hold), now=NOON)
+    assert book is not None
+    book.dispatch(tenant, hold.id)
+    assert await write_seen(store, hold, lambda other: other.dispatch(tenant, hold.id))
+    assert not await store.write_if_unchanged((tenant,), book.changes())
+
+
+async def test_a_request_that_was_made_before_is_noticed_when_it_is_written(store: Store, tenant: TenantId) -> None:
+    first = a_hold(10, tenant=tenant)
+    await reserve(store, first)
+    again = a_hold(10, tenant=tenant, request_id=first.request_id)
+    assert not await write_seen(store, again, lambda book: book.reserve(again))
+    assert (await own(store, tenant)).held == 10
+
+
+async def test_only_open_holds_and_known_budgets_are_recalled(store: Store, tenant: TenantId) -> None:
+    hold = a_hold(10, tenant=tenant)
+    assert store.recall(reserving(hold), now=NOON) is None
+    assert store.recall(moving(hold), now=NOON) is None
+    await reserve(store, hold)
+    assert store.recall(moving(hold), now=NOON) is not None
+    await settle(store, hold, 4)
+    assert store.recall(moving(hold), now=NOON) is None
+
+
+async def test_what_was_seen_of_another_tenant_is_not_found(store: Store, tenant: TenantId) -> None:
+    hold = a_hold(10, tenant=tenant)
+    await reserve(store, hold)
+    stranger = TenantId(uuid4())
+    book = store.recall(moving(hold, tenants=frozenset((stranger,))), now=NOON)
+    assert book is not None
+    with pytest.raises(HoldNotFound):
+        book.release(stranger, hold.id, dispatched_unbilled=True)
+    book.release(tenant, hold.id, dispatched_unbilled=True)
+    assert not await store.write_if_unchanged((stranger,), book.changes())
+    assert (await own(store, tenant)).held == 10
+
+
+async def test_an_alert_is_written_with_what_it_tells_of(
+    store: Store, backend: DatabaseUrls | None, tenant: TenantId
+) -> None:
+    hold = a_hold(10, tenant=tenant).dispatch(NOON)
+    await reserve(store, hold)
+    assert await write_seen(store, hold, lambda book: book.settle(tenant, hold.id, Usage(input=2000), price_of))
+    assert (await own(store, tenant)).overrun == 1000
+    if backend is not None:
+        query = text("SELECT subject FROM outbox WHERE tenant_id = :tenant")
+        async with sql_engine(backend.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
+            subjects = (await scope.execute(query, {"tenant": tenant})).scalars().all()
+        assert subjects == ["comitia.cost.budget.overrun.v1"]
 
 
 async def test_the_sweep_sees_holds_of_all_tenants_that_are_due_and_no_others(store: Store) -> None:

@@ -13,13 +13,15 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.inference.domain.answer import Answer, RuleOutcome, StopReason
-from services.inference.domain.call import Blocked, CallKey, RecordedCall, SettleState
+from services.inference.domain.answer import Answer, StopReason
+from services.inference.domain.call import Blocked, RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.tables import metadata
-from services.inference.usecases.ports import CallStore, Settlement
-from services.meshkit.content import CallId, Label, Part, ToolCallPart, Usage, text_part
+from services.inference.usecases.ports import CallStore
+from services.meshkit.calls.ports import Settlement
+from services.meshkit.content import CallId, CallKey, Label, Part, ToolCallPart, Usage, text_part
+from services.meshkit.content.law import RuleOutcome
 from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
@@ -163,6 +165,43 @@ async def test_a_settlement_is_marked_once_and_by_its_own_hold(stored: Stored) -
     await store.mark_settled([Settlement(key=key, hold_id="hold_1", charged=NanoUsd(15))])
     await store.mark_settled([Settlement(key=key, hold_id="hold_1", charged=None)])
     assert await store.claim(key, HASH) == a_call(key, settle_state=SettleState.SETTLED, charged=15)
+
+
+UNJUDGED = Unjudged(draft=ANSWER, target="gpt-test")
+
+
+async def test_an_unjudged_outcome_is_judged_once_and_its_money_is_left_alone(stored: Stored) -> None:
+    store, _ = stored
+    key = a_key()
+    await store.record(a_call(key, outcome=UNJUDGED), token="token")
+    assert await store.claim(key, HASH) == a_call(key, outcome=UNJUDGED)
+    await store.mark_settled([Settlement(key=key, hold_id="hold_1", charged=NanoUsd(15))])
+    settled = {"settle_state": SettleState.SETTLED, "charged": 15}
+    assert (await store.judge(a_call(key))).outcome == ANSWER
+    other = Blocked(verdict_id="verdict_9", rules=("words",), bundle="words@1.0.0")
+    assert await store.judge(a_call(key, outcome=other)) == a_call(key, **settled), "the first judgement stands"
+    assert await store.claim(key, HASH) == a_call(key, **settled)
+
+
+async def test_a_judged_outcome_of_another_hold_is_not_replaced(stored: Stored) -> None:
+    store, _ = stored
+    key = a_key()
+    await store.record(a_call(key, outcome=UNJUDGED), token="token")
+    assert (await store.judge(a_call(key, hold_id="hold_2"))).outcome == UNJUDGED
+
+
+async def test_settlements_of_many_tenants_are_marked_together(stored: Stored) -> None:
+    store, _ = stored
+    keys = [a_key() for _ in range(3)]
+    for key in keys:
+        await store.record(a_call(key), token="token")
+    charges = (NanoUsd(0), None, NanoUsd(7))
+    await store.mark_settled(
+        [Settlement(key=key, hold_id="hold_1", charged=charged) for key, charged in zip(keys, charges, strict=True)]
+    )
+    states = [SettleState.SETTLED, SettleState.LAPSED, SettleState.SETTLED]
+    for key, charged, state in zip(keys, charges, states, strict=True):
+        assert await store.claim(key, HASH) == a_call(key, settle_state=state, charged=charged)
 
 
 async def test_what_is_pending_is_found_over_all_tenants_oldest_first(stored: Stored) -> None:

@@ -1,5 +1,6 @@
 """One suite for vector stores, on the fake and on Milvus Lite."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -139,3 +140,26 @@ async def test_milvus_lite_keeps_vectors_when_it_is_opened_again(tmp_path: Path)
         assert await milvus.count(space) == 1
         (found,) = await milvus.search(space, tenant, vector.vector, agent="Athena", most=5)
     assert found.memory == vector.memory
+
+
+def is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+async def test_milvus_lite_without_vectors_answers_without_being_opened(tmp_path: Path, space: Space) -> None:
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        with pytest.raises(VectorSpaceMissing):
+            await milvus.search(space, TenantId(uuid4()), vector_of("cars", DIMENSIONS), agent="", most=1)
+        assert is_empty(tmp_path)
+
+
+async def test_milvus_lite_with_vectors_is_open_before_the_first_search(
+    tmp_path: Path, space: Space, tenant: TenantId
+) -> None:
+    cars = a_vector(tenant, "ban cars")
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        await milvus.upsert(space, [cars])
+    async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
+        async with asyncio.timeout(0.2):  # opening it takes longer
+            found = await milvus.search(space, tenant, vector_of("ban cars", DIMENSIONS), agent="", most=1)
+        assert [match.memory for match in found] == [cars.memory]

@@ -30,7 +30,8 @@ from services.inference.providers.embeddings import OpenAiEmbeddings
 from services.inference.providers.http import ProviderHttp, provider_http
 from services.inference.providers.openai import Endpoint, OpenAiProvider
 from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
-from services.inference.usecases.ports import Clearance, DispatchedHold, ModelProvider
+from services.inference.usecases.ports import ModelProvider
+from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.content import (
     DocumentPart,
     ImagePart,
@@ -295,6 +296,47 @@ async def test_misbehaviour_is_mapped_once(
     assert isinstance(error, failure)
     assert error.charge is charge
     assert error.metadata["deployment"] == DEPLOYMENTS[dialect].name
+
+
+@pytest.mark.parametrize(
+    "raw", ["<html>hello", '{"error": {"code": "busy"}}', "Internal Server Error\n", "data: no\n\n"]
+)
+@pytest.mark.parametrize("dialect", ["openai", "anthropic", "compatible"])
+async def test_bytes_that_are_no_event_fail_at_once_though_the_stream_stays_open(
+    server: FakeProvider, http: ProviderHttp, dialect: str, raw: str
+) -> None:
+    server.next(Behaviour(raw=raw, pause=60.0))
+    async with asyncio.timeout(5):
+        error = await failure_of(adapter_of(dialect, http, server), dialect, seconds=60.0)
+    assert type(error) is ProviderUnavailable
+    assert error.charge is Charge.UNKNOWN
+
+
+async def test_an_error_whose_body_does_not_end_is_an_error(server: FakeProvider, http: ProviderHttp) -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 99\r\n\r\n{")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(hang, "127.0.0.1", 0) as listening, asyncio.timeout(5):
+        host, port = listening.sockets[0].getsockname()
+        provider = OpenAiProvider(http, Endpoint(base_url=f"http://{host}:{port}", key=KEY))
+        error = await failure_of(provider, "openai", seconds=60.0)
+    assert error.metadata["status"] == "503"
+
+
+@pytest.mark.parametrize(
+    "behaviour", [Behaviour(raw=""), Behaviour(raw="<html>"), Behaviour(cut_after=0), Behaviour(cut_after=3)]
+)
+async def test_nobody_is_asked_to_wait_for_a_provider_that_answered_badly(
+    server: FakeProvider, http: ProviderHttp, behaviour: Behaviour
+) -> None:
+    server.next(behaviour)
+    error = await failure_of(adapter_of("openai", http, server), "openai")
+    assert error.retry_after is not None
+    assert error.retry_after.total_seconds() <= 0.1
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])

@@ -15,6 +15,8 @@ from services.meshkit.testing.mesh_keys import MeshKeys
 
 MAIN = """
     import asyncio
+    import atexit
+    import gc
     from collections.abc import AsyncIterator
     from contextlib import asynccontextmanager
     from pydantic_settings import SettingsConfigDict
@@ -38,6 +40,7 @@ MAIN = """
                      admission=admission(settings, {}, clock=clock), clock=clock)
         print("wiring closed", flush=True)
 
+    atexit.register(lambda: print("left to collect:", len(gc.get_objects())))
     run_service("sample", Settings, sample)
 """
 
@@ -78,6 +81,8 @@ def test_a_service_drains_when_told_and_exits_well(environment: dict[str, str], 
         output, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
     assert "wiring closed" in output
+    left = int(output.rpartition("left to collect:")[2])
+    assert left < 1000, "the end of the process waits for a collection of all that was imported"
 
 
 def test_wrong_settings_are_said_in_one_sentence_without_their_values(environment: dict[str, str]) -> None:

@@ -256,11 +256,24 @@ class TestErrors:
             await get_bundle(server, "abort", metadata=call_metadata(server.keys.principal()))
         assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.DATA_LOSS, "by hand")
 
-    @pytest.mark.parametrize("raw", [b"\x0a\x02\xff\xfe", b"\x0a\x7f", b"\xff\xff\xff"])
-    async def test_bytes_that_cannot_be_read_are_the_callers_error(self, server: LocalServer, raw: bytes) -> None:
+    @pytest.mark.parametrize(
+        ("raw", "field"),
+        [(b"\x0a\x02\xff\xfe", "bundle"), (b"\x0a\x7f", "request"), (b"\xff\xff\xff", "request")],
+    )
+    async def test_bytes_that_cannot_be_read_are_the_callers_error(
+        self, server: LocalServer, raw: bytes, field: str
+    ) -> None:
         call = server.channel.unary_unary(BUNDLES + "GetBundle")
         error = await failure_of(call(raw, metadata=call_metadata(server.keys.principal())))
-        assert (error.kind, error.reason, error.field) == (ErrorKind.INVALID, "MALFORMED_REQUEST", "request")
+        assert (error.kind, error.reason, error.field) == (ErrorKind.INVALID, "MALFORMED_REQUEST", field)
+
+    async def test_a_message_beyond_the_limit_is_refused_with_the_limit(self, server: LocalServer) -> None:
+        raw = pb.GetBundleRequest(bundle="x" * 5_000_000).SerializeToString()
+        async with grpc.aio.insecure_channel(server.target) as outside:
+            call: Any = outside.unary_unary(BUNDLES + "GetBundle")
+            error = await failure_of(call(raw, metadata=call_metadata(server.keys.principal())))
+        assert (error.kind, error.reason) == (ErrorKind.INVALID, "REQUEST_TOO_LARGE")
+        assert error.metadata == {"limit_bytes": str(4 * 1024 * 1024)}
 
     async def test_a_stranger_learns_nothing_from_malformed_bytes(self, server: LocalServer) -> None:
         error = await failure_of(server.channel.unary_unary(BUNDLES + "GetBundle")(b"\xff"))

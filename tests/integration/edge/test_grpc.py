@@ -64,14 +64,28 @@ async def test_an_error_of_a_service_keeps_its_details(outside: Outside) -> None
     assert error.metadata["resource_name"] == "nobody"
 
 
-async def test_a_message_beyond_four_megabytes_is_refused(outside: Outside) -> None:
-    request = agent_service_pb2.CreateAgentRequest(agent=agent_pb2.Agent(description="x" * 5_000_000))
+@pytest.mark.parametrize("size", [4 * 1024 * 1024 + 1, 5_000_000, 20_000_000])
+async def test_a_message_beyond_four_megabytes_is_refused(outside: Outside, size: int) -> None:
+    request = agent_service_pb2.CreateAgentRequest(agent=agent_pb2.Agent(description="x" * size))
     async with grpc.aio.insecure_channel(outside.edge.address) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await AgentServiceStub(channel).CreateAgent(
                 request, metadata=(("authorization", f"Bearer {outside.token}"),)
             )
-    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    error = remote_error(raised.value)
+    assert (raised.value.code(), error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_TOO_LARGE")
+    assert error.metadata == {"limit_bytes": str(4 * 1024 * 1024)}
+
+
+async def test_a_message_just_below_four_megabytes_passes(outside: Outside) -> None:
+    agent = agent_pb2.Agent(description="x" * 4_190_000)
+    async with grpc.aio.insecure_channel(
+        outside.edge.address, options=[("grpc.max_receive_message_length", -1)]
+    ) as channel:
+        answer = await AgentServiceStub(channel).CreateAgent(
+            agent_service_pb2.CreateAgentRequest(agent=agent), metadata=(("authorization", f"Bearer {outside.token}"),)
+        )
+    assert answer.agent == agent
 
 
 async def test_grpcurl_lists_the_public_services_of_all_seven(outside: Outside) -> None:

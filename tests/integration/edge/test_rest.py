@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+from typing import Any
 
 import pytest
 from yarl import URL
@@ -67,34 +68,52 @@ async def test_an_error_of_a_service_is_json_with_its_details(outside: Outside) 
     assert kinds["ResourceInfo"]["resource_name"] == "nobody"
 
 
+def violation_of(body: Any) -> dict[str, str]:
+    """Gives the one violation of a `google.rpc.Status` in JSON that has a `BadRequest`."""
+    [violation] = [one for detail in body["details"] for one in detail.get("field_violations", [])]
+    return violation
+
+
 @pytest.mark.parametrize(
-    ("body", "reason"),
+    ("body", "reason", "field"),
     [
-        (b'{"agent": {"name": "A"', "MALFORMED_REQUEST"),
-        (b"not json", "MALFORMED_REQUEST"),
-        (b'{"agent": {"name": "\xff\xfe"}}', "MALFORMED_REQUEST"),
-        (b'{"agent": {"name": 7.5, "max_output_tokens": "many"}}', "MALFORMED_REQUEST"),
-        (b'{"agent": {"max_output_tokens": 99999999999999}}', "MALFORMED_REQUEST"),
-        (b'{"agent": {"kind": "AGENT_KIND_GOD"}}', "MALFORMED_REQUEST"),
-        (b'{"agent": {"name": "A", "max_output_token": 5}}', "UNKNOWN_FIELD"),
-        (b'{"agent": {"memory": {"recent": 5}}}', "UNKNOWN_FIELD"),
-        (b'{"agent": {}, "tenant": "other"}', "UNKNOWN_FIELD"),
-        (b'{"agent": {"na\\u006de": "A"}}', "UNKNOWN_FIELD"),
-        (b'{"agent": ' + b'{"memory":' * 5000 + b"1" + b"}" * 5001, "UNKNOWN_FIELD"),
+        (b'{"agent": {"name": "A"', "MALFORMED_REQUEST", "request"),
+        (b'{"agent": {"name": "A', "MALFORMED_REQUEST", "agent.name"),
+        (b"not json", "MALFORMED_REQUEST", "request"),
+        (b"[]", "MALFORMED_REQUEST", "request"),
+        (b'{"agent": {"name": "\xff\xfe"}}', "MALFORMED_REQUEST", "agent.name"),
+        (
+            b'{"agent": {"name": "Ath\xc3\xa9na \xe2\x82\xac \xf0\x9f\xa6\x89", "model": "\xc3"}}',
+            "MALFORMED_REQUEST",
+            "agent.model",
+        ),
+        (b'{"agent": {"name": "\xed\xa0\x80"}}', "MALFORMED_REQUEST", "agent.name"),
+        (b'{"agent": {"tools": ["a", "\xc0\x80"]}}', "MALFORMED_REQUEST", "agent.tools[1]"),
+        (b'{"agent": {"style": {"a\\"b": 1, "\xff": 1}}}', "MALFORMED_REQUEST", "agent.style"),
+        (b'{"agent": {"name": 7.5, "max_output_tokens": "many"}}', "MALFORMED_REQUEST", "agent.max_output_tokens"),
+        (b'{"agent": {"max_output_tokens": 99999999999999}}', "MALFORMED_REQUEST", "agent.max_output_tokens"),
+        (b'{"agent": {"kind": "AGENT_KIND_GOD"}}', "MALFORMED_REQUEST", "agent.kind"),
+        (b'{"agent": {"name": {}}}', "MALFORMED_REQUEST", "agent.name"),
+        (b'{"agent": {"tools": [1, {}]}}', "MALFORMED_REQUEST", "agent.tools[0]"),
+        (b'{"agent": {"style": [1]}}', "MALFORMED_REQUEST", "agent.style"),
+        (b'{"agent": {"memory": 3}}', "MALFORMED_REQUEST", "agent.memory"),
+        (b'{"agent": {"name": "A", "max_output_token": 5}}', "UNKNOWN_FIELD", "agent.max_output_token"),
+        (b'{"agent": {"memory": {"recent": 5}}}', "UNKNOWN_FIELD", "agent.memory.recent"),
+        (b'{"agent": {}, "tenant": "other"}', "UNKNOWN_FIELD", "tenant"),
+        (b'{"agent": {"na\\u006de": "A"}}', "UNKNOWN_FIELD", "agent.na?u006de"),
+        (b'{"agent": ' + b'{"memory":' * 5000 + b"1" + b"}" * 5001, "UNKNOWN_FIELD", "agent.memory.memory"),
     ],
 )
-async def test_a_body_that_does_not_fit_is_refused_with_a_reason(outside: Outside, body: bytes, reason: str) -> None:
+async def test_a_body_that_does_not_fit_is_refused_with_reason_and_field(
+    outside: Outside, body: bytes, reason: str, field: str
+) -> None:
     before = outside.agents.calls
     status, answer = await outside.rest("POST", "/v1/agents", data=body)
     assert (status, answer["code"], reason_of(answer)) == (400, 3, reason)
+    violation = violation_of(answer)
+    assert (violation["field"], violation["reason"]) == (field, reason)
+    assert field.rpartition(".")[2] in answer["message"]
     assert outside.agents.calls == before
-
-
-async def test_an_unknown_field_is_named(outside: Outside) -> None:
-    status, answer = await outside.rest("POST", "/v1/agents", json={"agent": {"memory": {"recent": 5}}})
-    violations = [detail["field_violations"] for detail in answer["details"] if "field_violations" in detail]
-    assert status == 400
-    assert violations[0][0]["field"] == "agent.memory.recent"
 
 
 async def test_free_form_parts_of_a_body_are_free(outside: Outside) -> None:
@@ -103,20 +122,34 @@ async def test_free_form_parts_of_a_body_are_free(outside: Outside) -> None:
     assert (status, answer["agent"]["style"]) == (200, {"rigour, really": 0.5, "x": 1})
 
 
-async def test_an_unknown_query_parameter_is_refused(outside: Outside) -> None:
-    status, answer = await outside.rest("GET", "/v1/agents?page_sise=5")
-    assert (status, reason_of(answer)) == (400, "MALFORMED_REQUEST")
-    assert "page_sise" in answer["message"]
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("page_sise=5", "page_sise"),
+        ("page_size=many", "page_size"),
+        ("page_size=99999999999", "page_size"),
+        ("page_token=%ff", "page_token"),
+    ],
+)
+async def test_a_query_that_does_not_fit_is_refused_with_its_field(outside: Outside, query: str, field: str) -> None:
+    async with outside.http.get(
+        URL(f"{outside.edge.url}/v1/agents?{query}", encoded=True), headers=outside.bearer
+    ) as answer:
+        body = await answer.json()
+    assert (answer.status, reason_of(body), violation_of(body)["field"]) == (400, "MALFORMED_REQUEST", field)
+    assert field in body["message"]
 
 
 async def test_a_body_may_not_contradict_the_path(outside: Outside) -> None:
     status, answer = await outside.rest("POST", "/v1/sessions/run_1:advance", json={"session_id": "run_2"})
     assert (status, reason_of(answer)) == (400, "MALFORMED_REQUEST")
+    assert violation_of(answer)["field"] == "session_id", answer
 
 
 async def test_a_body_of_five_megabytes_is_too_large_and_one_below_the_limit_is_not(outside: Outside) -> None:
     status, answer = await outside.rest("POST", "/v1/agents", data=a_description(5_000_000))
     assert (status, reason_of(answer)) == (413, "REQUEST_TOO_LARGE")
+    assert answer["details"][0]["metadata"] == {"limit_bytes": str(4 * 1024 * 1024)}
     status, answer = await outside.rest("POST", "/v1/agents", data=a_description(3_900_000))
     assert (status, len(answer["agent"]["description"])) == (200, 3_900_000)
 

@@ -123,7 +123,7 @@ def a_message(text_: str = "Should cities ban cars?", role: int = content_pb2.ME
     return content_pb2.Message(role=role, parts=[part])  # type: ignore[arg-type]
 
 
-def a_context(path: str = "", run_id: str = "run_01", **changes: Any) -> content_pb2.CallContext:
+def a_context(path: str = "", run_id: str = "essay_01", **changes: Any) -> content_pb2.CallContext:
     return content_pb2.CallContext(call_id=content_pb2.CallId(run_id=run_id, path=path), **changes)
 
 

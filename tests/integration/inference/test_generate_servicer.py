@@ -32,6 +32,14 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 ANSWER = Behaviour().text
 
 
+async def settled(mesh: InferenceMesh) -> list[Any]:
+    """Waits until nothing is pending, at most 10 s, and gives states, charges and tokens."""
+    async with asyncio.timeout(10):
+        while any(row.settle_state == "pending" for row in await mesh.rows()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return [tuple(row) for row in await mesh.rows("settle_state, charged_nano_usd, token")]
+
+
 async def test_an_answer_is_judged_recorded_and_paid_for(mesh: InferenceMesh) -> None:
     answer = await mesh.generate(path="rounds/1/Athena")
     assert answer.parts[0].text.text == ANSWER
@@ -48,8 +56,7 @@ async def test_an_answer_is_judged_recorded_and_paid_for(mesh: InferenceMesh) ->
     assert charge.usage.input_tokens == mesh.provider.meter.prompt_tokens
     assert charge.usage.output_tokens == mesh.provider.meter.completion_tokens
     assert (await mesh.budget()).held_nano_usd == 0
-    (row,) = await mesh.rows("settle_state, charged_nano_usd, token")
-    assert tuple(row) == ("settled", answer.cost_nano_usd, None)
+    assert await settled(mesh) == [("settled", answer.cost_nano_usd, None)]
 
 
 async def test_nothing_of_a_conversation_is_readable_in_the_table(mesh: InferenceMesh) -> None:
@@ -103,6 +110,45 @@ async def test_the_same_id_of_another_tenant_is_another_call(mesh: InferenceMesh
     assert not theirs.replayed
     assert theirs.hold_id != one.hold_id
     assert len(await other.charges()) == 1
+
+
+A_RUN = "run_01jd0000000000000000000000"
+ANOTHER_RUN = "run_01jd0000000000000000000001"
+
+
+@pytest.mark.parametrize("kind", [pb.GenerateRequest, pb.StreamGenerateRequest])
+@pytest.mark.parametrize(
+    ("run_of_token", "run_id"),
+    [
+        (None, A_RUN),
+        (None, "run_made_up"),
+        (None, "direct_01jd0000000000000000000000"),
+        (ANOTHER_RUN, A_RUN),
+        (ANOTHER_RUN, "essay_01"),
+    ],
+)
+async def test_nobody_takes_the_call_ids_of_a_run_but_that_run(
+    mesh: InferenceMesh, kind: Any, run_of_token: str | None, run_id: str
+) -> None:
+    run = mesh.speaking_as(mesh.keys.principal(tenant=mesh.principal.tenant, run_id=A_RUN))
+    await run.generate(context=a_context("rounds/1/Athena", run_id=A_RUN))
+    intruder = mesh.speaking_as(mesh.keys.principal(tenant=mesh.principal.tenant, run_id=run_of_token))
+    request = a_request(kind=kind, context=a_context("rounds/1/Athena", run_id=run_id))
+    refused = "invalid/INVALID_FIELD/context.call_id.run_id"
+    if kind is pb.GenerateRequest:
+        assert await intruder.refused("Generate", request) == refused
+    else:
+        with pytest.raises(grpc.aio.AioRpcError) as stopped:
+            async for _ in intruder.stream(context=request.context):
+                pass
+        assert remote_error(stopped.value).field == "context.call_id.run_id"
+    assert len(mesh.provider.meter.calls) == 1
+    assert (await run.generate(context=a_context("rounds/1/Athena", run_id=A_RUN))).replayed
+
+
+async def test_a_run_may_ask_without_a_call_id(mesh: InferenceMesh) -> None:
+    run = mesh.speaking_as(mesh.keys.principal(tenant=mesh.principal.tenant, run_id=A_RUN))
+    assert not (await run.generate()).replayed
 
 
 async def test_the_next_model_of_the_chain_takes_over(start: StartInference, surroundings: Surroundings) -> None:
@@ -287,9 +333,8 @@ async def test_an_answer_that_could_not_be_settled_is_settled_by_the_sweep(start
         finally:
             failpoints.arm("")
         assert [tuple(row) for row in await mesh.rows("settle_state, token IS NULL")] == [("pending", False)]
-    async with start(sweep_seconds=0.05) as mesh, asyncio.timeout(10):
-        while [tuple(row) for row in await mesh.rows("settle_state")] != [("settled",)]:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    async with start(sweep_seconds=0.05) as mesh:
+        await settled(mesh)
         (charge,) = await mesh.charges()
         assert charge.usage.output_tokens == mesh.provider.meter.completion_tokens
         assert (await mesh.generate(path="x")).cost_nano_usd == charge.cost_nano_usd
@@ -307,6 +352,25 @@ async def test_a_repeat_settles_what_was_left_pending(start: StartInference) -> 
         (charge,) = await mesh.charges()
         assert charge.cost_nano_usd == answer.cost_nano_usd
         assert len(mesh.provider.meter.calls) == 1
+
+
+async def test_an_answer_that_law_could_not_judge_is_paid_once_and_judged_at_the_repeat(start: StartInference) -> None:
+    async with start() as mesh:
+        mesh.law.faults.next(Unavailable("rules"), after=1)
+        assert (await mesh.refused("Generate", a_request(path="x"))).startswith("unavailable/")
+        (row,) = await mesh.rows("unjudged, call::text")
+        assert row[0]
+        assert "Rivers" not in row[1]
+        assert b"Rivers".hex() not in row[1]
+    async with start() as mesh:
+        mesh.law.redacted = {"sea": "[water]"}
+        answer = await mesh.generate(path="x")
+        assert answer.replayed
+        assert answer.parts[0].text.text == ANSWER.replace("sea", "[water]")
+        assert len(mesh.provider.meter.calls) == 1
+        (charge,) = await mesh.charges()
+        assert charge.cost_nano_usd == answer.cost_nano_usd
+        assert (await mesh.generate(path="x")).verdict_ids == answer.verdict_ids
 
 
 async def test_law_that_breaks_down_is_not_taken_for_consent(mesh: InferenceMesh) -> None:

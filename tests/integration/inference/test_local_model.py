@@ -22,7 +22,7 @@ from services.inference.providers.embeddings import OpenAiEmbeddings
 from services.inference.providers.http import provider_http
 from services.inference.providers.openai import Endpoint
 from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
-from services.inference.usecases.ports import Clearance, DispatchedHold
+from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.core.money import NanoUsd
 from tests.integration.conftest import free_port
 from tests.support.inference import a_message, a_prompt

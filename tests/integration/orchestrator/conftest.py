@@ -27,7 +27,7 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.testing.local_server import LocalServer, local_server
-from services.orchestrator.clients.live_events import NatsLiveEvents
+from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.engine.driver import DriverParts
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalCodec
@@ -130,7 +130,7 @@ class House:
         create_kek_file(kek)
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=clock, ids=ids)
         store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys))
-        live = NatsLiveEvents(nats)
+        live = await stack.enter_async_context(live_events(nats, clock=clock))
         calls = WorldCalls(self.world)
         parts = DriverParts(store=store, calls=calls, live=live, clock=clock)
         owner = f"{name}/{ids.uuid()}"

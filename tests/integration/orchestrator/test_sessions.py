@@ -19,6 +19,7 @@ from services.meshkit.sql.migrations import drift, migrate
 from services.meshkit.sql.scope import maintenance_scope
 from services.orchestrator.engine.facts import Replay
 from services.orchestrator.engine.run import Commit, OwnedRun
+from services.orchestrator.programs import dialogue
 from services.orchestrator.storage.tables import METADATA
 from tests.integration.orchestrator.conftest import OTHER_TENANT, House, Replica
 from tests.support.sessions import a_generation
@@ -196,6 +197,27 @@ async def test_a_killed_replica_loses_nothing(house: House) -> None:
         for _, entry in await second.store.entries(tenant, session.session_id):
             replay.feed(entry)
         replay.finish()
+
+
+async def test_a_session_that_no_release_can_go_on_with_says_so_and_can_be_cancelled(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with AsyncExitStack() as stack:
+        first = await house.replica(stack)
+        first.calls.open.clear()
+        session = await start(first)
+    monkeypatch.setattr(dialogue, "VERSION", 0)
+    async with AsyncExitStack() as stack:
+        second = await house.replica(stack)
+        parked = await until(second, session.session_id, session_pb2.SESSION_STATE_PARKED)
+        assert parked.state_reason == "PROGRAM_UNKNOWN"
+        cancel = pb.CancelSessionRequest(session_id=session.session_id)
+        answer = await second.sessions.CancelSession(cancel, metadata=second.as_tenant())
+        assert answer.session.state == session_pb2.SESSION_STATE_CANCELLED
+        watch = pb.WatchSessionRequest(session_id=session.session_id)
+        seen = [event async for event in second.sessions.WatchSession(watch, metadata=second.as_tenant())]
+        kinds = [event.WhichOneof("event") for event in seen]
+        assert kinds == ["session_started", "turn_started", "state_changed", "session_ended"]
 
 
 async def test_a_parked_session_says_why_and_goes_on(replica: Replica) -> None:

@@ -157,6 +157,16 @@ class ToolsMesh:
         stub: Any = BudgetServiceStub(self.money)
         await stub.SetBudgetLimit(request, metadata=call_metadata(self.principal))
 
+    async def not_released(self, hold_id: str) -> str:
+        """Gives the reason why cost does not free a hold as one of a call that never left."""
+        stub: Any = BudgetServiceStub(self.money)
+        request = cost_service_pb2.ReleaseRequest(hold_id=hold_id)
+        try:
+            await stub.Release(request, metadata=self.speaking_as(peer="tools")._metadata())
+        except grpc.aio.AioRpcError as error:
+            return remote_error(error).reason
+        raise AssertionError(f"{hold_id} was released")
+
     async def charges(self) -> list[cost_pb2.CostEvent]:
         stub: Any = LedgerServiceStub(self.money)
         request = cost_service_pb2.ListCostEventsRequest()

@@ -6,15 +6,16 @@ import socket
 import pytest
 
 from comitia.tools.v1 import tool_service_pb2 as pb
+from services.meshkit.calls.ports import Clearance, DispatchedHold
+from services.meshkit.core.money import NanoUsd
 from services.tools.builtins.addresses import AddressRule
 from services.tools.builtins.http_reader import http_reader
 from services.tools.domain.tool import HttpGetSettings
-from services.tools.usecases.ports import Clearance, DispatchedHold
 from tests.integration.tools.conftest import StartTools, ToolsMesh, a_template, an_invoke, text_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CLEARANCE = Clearance(hold=DispatchedHold(id="hold_1"), verdict_id="verdict_1")
+CLEARANCE = Clearance(hold=DispatchedHold(id="hold_1", amount=NanoUsd(0)), verdict_id="verdict_1")
 
 
 async def test_a_page_is_read_as_untrusted_text(mesh: ToolsMesh) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from uuid import uuid4
 
 import pytest
+from prometheus_client import REGISTRY
 
 from comitia.common.v1 import content_pb2
 from comitia.tools.v1 import tool_service_pb2 as pb
@@ -191,6 +192,18 @@ async def test_another_tenant_may_use_the_same_call_id(mesh: ToolsMesh) -> None:
     assert text_of(await other.compute("2", path="shared")) == "2"
 
 
+async def test_the_metrics_page_shows_what_the_bounded_maps_hold(start: StartTools) -> None:
+    async with start() as mesh:
+        await mesh.register(**a_template(mesh.site.url("/{city}"), cache_ttl_seconds=60))
+        await mesh.invoke("weather", arguments={"city": "Ulm"})
+        held = {
+            cache: REGISTRY.get_sample_value("comitia_cache_items", {"cache": f"tools.{cache}"})
+            for cache in ("results", "rates", "schemas", "definition_vectors")
+        }
+        assert held == {"results": 1, "rates": 1, "schemas": 1, "definition_vectors": 0}
+        assert (REGISTRY.get_sample_value("comitia_cache_bytes", {"cache": "tools.results"}) or 0) > 0
+
+
 async def test_equal_calls_answer_from_cache_for_free_and_are_judged_anew(mesh: ToolsMesh) -> None:
     await mesh.register(**a_template(mesh.site.url("/{city}"), cost_nano_usd=9, cache_ttl_seconds=60))
     first = await mesh.invoke("weather", arguments={"city": "Ulm"}, path="cache/1")
@@ -318,7 +331,7 @@ async def test_a_caller_with_little_time_gets_its_deadline_and_no_hold_stays(mes
 
 @pytest.mark.parametrize(
     ("point", "spent"),
-    [("after_reserve", 0), ("after_mark_dispatched", 0), ("after_execute", 13), ("before_settle", 13)],
+    [("after_reserve", 0), ("after_begin", 0), ("after_execute", 13), ("before_settle", 13)],
 )
 async def test_no_failure_on_the_way_leaves_a_hold_open(mesh: ToolsMesh, point: str, spent: int) -> None:
     await mesh.register(cost_nano_usd=13)
@@ -333,6 +346,16 @@ async def test_no_failure_on_the_way_leaves_a_hold_open(mesh: ToolsMesh, point: 
     budget = await mesh.budget()
     again = 0 if point == "before_settle" else 13
     assert (budget.spent_nano_usd, budget.held_nano_usd) == (spent + again, 0)
+
+
+async def test_the_ledger_knows_that_a_call_leaves_before_its_socket_opens(mesh: ToolsMesh) -> None:
+    await mesh.register(**a_template(mesh.site.url("/hang"), cost_nano_usd=3))
+    hanging = asyncio.create_task(mesh.invoke("weather", path="leaves"))
+    await _someone_came(mesh)
+    [row] = await mesh.rows("hold_id")
+    assert await mesh.not_released(row.hold_id) == "HOLD_ALREADY_DISPATCHED"
+    mesh.site.released.set()
+    assert (await hanging).hold_id == row.hold_id
 
 
 async def test_law_that_cannot_be_asked_stops_everything(mesh: ToolsMesh) -> None:
@@ -367,7 +390,7 @@ async def test_two_replicas_that_make_the_same_call_agree_on_one_result(mesh: To
 
 async def test_a_call_that_a_dead_replica_left_runs_again_under_a_new_hold(mesh: ToolsMesh, start: StartTools) -> None:
     await mesh.register(**a_template(mesh.site.url("/{city}"), cost_nano_usd=3))
-    failpoints.arm("tools.after_mark_dispatched=error@1")
+    failpoints.arm("tools.after_begin=error@1")
     asked = an_invoke("weather", arguments={"city": "Ulm"}, path="left")
     assert (await mesh.refused("InvokeTool", asked)).startswith("internal/")
     [left] = await mesh.rows()

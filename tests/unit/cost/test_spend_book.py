@@ -15,7 +15,7 @@ from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetExhausted, BudgetNotFound, HoldNotFound, RefusalCause
 from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.price import Price
-from services.cost.domain.spend_book import AlertCause, SpendBook
+from services.cost.domain.spend_book import AlertCause, Changes, SpendBook
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Invalid, MeshError, RequestIdReused
 from services.meshkit.core.money import NanoUsd
@@ -174,6 +174,7 @@ class Spending(RuleBasedStateMachine):
             except MeshError:
                 continue
         changes = book.changes()
+        self.rests_on_what_was(changes)
         for hold in (*changes.new_holds, *changes.holds):
             before = self.known.get(hold.id)
             if before is not None:
@@ -182,6 +183,13 @@ class Spending(RuleBasedStateMachine):
         for budget in changes.budgets:
             self.budgets[budget.id] = budget
         self.entries += changes.entries
+
+    def rests_on_what_was(self, changes: Changes) -> None:
+        """Every row that changes is among those it was decided on, as it was before."""
+        assert {budget.id for budget in changes.budgets} <= {budget.id for budget in changes.seen_budgets}
+        assert {hold.id for hold in changes.holds} == {hold.id for hold in changes.seen_holds}
+        assert all(self.budgets[budget.id] == budget for budget in changes.seen_budgets)
+        assert all(self.known[hold.id] == hold for hold in changes.seen_holds)
 
     @rule(target=holds, amounts=st.lists(st.integers(0, 80), min_size=1, max_size=4), where=st.integers(0, 2))
     def reserve(self, amounts: list[int], where: int) -> object:

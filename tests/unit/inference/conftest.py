@@ -13,6 +13,7 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
+from services.inference.usecases.settled_notes import SettledNotes
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.inference import (
@@ -37,6 +38,7 @@ class Room:
     law: FakeLaw
     holds: FakeHolds
     calls: MemoryCallStore
+    notes: SettledNotes
     providers: dict[Adapter, ScriptedProvider]
     in_flight: CallsInFlight
     generate: Generate
@@ -64,8 +66,15 @@ def make_room(deployments: Sequence[Deployment] = (OPENAI, ANTHROPIC, LOCAL, STU
     clock = FakeClock()
     law, holds, calls = FakeLaw(), FakeHolds(), MemoryCallStore(clock)
     providers = {one.adapter: ScriptedProvider([says("Yes. ", "No.")]) for one in deployments}
+    notes = SettledNotes(calls, clock=clock)
     core = ModelCall(
-        deployments=Deployments(deployments), providers=providers, law=law, holds=holds, calls=calls, clock=clock
+        deployments=Deployments(deployments),
+        providers=providers,
+        law=law,
+        holds=holds,
+        calls=calls,
+        notes=notes,
+        clock=clock,
     )
     in_flight = CallsInFlight(most=most)
     return Room(
@@ -73,6 +82,7 @@ def make_room(deployments: Sequence[Deployment] = (OPENAI, ANTHROPIC, LOCAL, STU
         law=law,
         holds=holds,
         calls=calls,
+        notes=notes,
         providers=providers,
         in_flight=in_flight,
         generate=Generate(model_call=core, in_flight=in_flight),

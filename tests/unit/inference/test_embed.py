@@ -17,7 +17,8 @@ from services.inference.domain.errors import (
 )
 from services.inference.domain.vector_cache import VectorCache
 from services.inference.usecases.embed import AskedVectors, Embed
-from services.inference.usecases.ports import Clearance, Embedded
+from services.inference.usecases.ports import Embedded
+from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import DeadlineExceeded, Invalid, Unavailable
 from services.meshkit.core.identity import Principal, TenantId

@@ -1,6 +1,7 @@
 """The core of a call: chain, money, law, record, repeats."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -20,8 +21,10 @@ from services.inference.domain.errors import (
 from services.inference.domain.money_bound import bound_of
 from services.meshkit.content import Integrity, Label, TextPart, ToolCallPart, Usage, text_of
 from services.meshkit.core.errors import MeshError, Unavailable
+from services.meshkit.core.money import NanoUsd
 from services.meshkit.testing import failpoints
 from tests.support.inference import (
+    ANNA,
     LOCAL,
     USED,
     BudgetExhausted,
@@ -200,12 +203,85 @@ async def test_law_stops_an_answer_that_is_paid_for_once_and_stays_stopped(room:
     assert room.holds.states == ["settled"]
 
 
-async def test_an_answer_that_nobody_could_judge_is_paid_for_and_goes_nowhere(room: Room) -> None:
+async def test_an_answer_that_nobody_could_judge_is_paid_for_and_judged_at_the_repeat(room: Room) -> None:
+    room.law.redact("No", "[...]")
+    room.law.faults.next(Unavailable("policy"), after=1, times=3)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await room.ask()
+    assert room.holds.states == ["settled"]
+    answer = await room.ask()
+    assert answer.replayed
+    assert text_of(answer.parts) == "Yes. [...]."
+    assert (answer.cost_nano_usd, answer.verdict_ids) == (15, ("verdict_1", "verdict_3"))
+    assert [rule.stage for rule in answer.rules] == ["before", "after"]
+    assert await room.ask() == answer
+    assert (len(room.openai.asked), room.holds.states) == (1, ["settled"])
+
+
+async def test_an_answer_that_is_blocked_at_the_repeat_stays_blocked(room: Room) -> None:
+    room.law.block("No.", stage="after")
     room.law.faults.next(Unavailable("policy"), after=1)
     with pytest.raises(Unavailable):
         await room.ask()
-    assert room.holds.states == ["settled"]
-    assert not room.calls.calls
+    for _ in range(2):
+        with pytest.raises(LawBlocked) as blocked:
+            await room.ask()
+        assert blocked.value.metadata["verdict_id"] == "verdict_3"
+    assert len(room.openai.asked) == 1
+
+
+async def test_an_answer_recorded_unjudged_and_unsettled_is_judged_and_settled_at_the_repeat(room: Room) -> None:
+    room.law.faults.next(Unavailable("policy"), after=1)
+    room.holds.settling.next(Unavailable("cost"))
+    with pytest.raises(Unavailable):
+        await room.ask()
+    assert room.holds.states == ["dispatched"]
+    assert (await room.ask()).cost_nano_usd == 15
+    assert (len(room.openai.asked), room.holds.states) == (1, ["settled"])
+
+
+async def test_a_failure_while_the_unjudged_is_judged_leaves_it_for_the_next(room: Room) -> None:
+    room.law.faults.next(Unavailable("policy"), after=1)
+    room.calls.judging.next(Unavailable("postgres"))
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await room.ask()
+    assert text_of((await room.ask()).parts) == "Yes. No."
+    assert len(room.openai.asked) == 1
+
+
+async def test_a_recorded_answer_needs_no_law_to_be_given_again(room: Room) -> None:
+    first = await room.ask()
+    room.law.faults.next(Unavailable("policy"), times=9)
+    assert (await room.ask()).parts == first.parts
+
+
+async def test_a_conflict_is_told_before_what_the_law_says(room: Room) -> None:
+    await room.ask()
+    room.law.block("else")
+    with pytest.raises(CallArgumentsDiffer):
+        await room.ask(prompt=a_prompt("Something else?"))
+
+
+async def test_the_record_does_not_wait_for_the_settlement_but_the_answer_knows_its_price(room: Room) -> None:
+    gate = asyncio.Event()
+    settle = room.holds.settle
+
+    async def slow_settle(*order: Any) -> NanoUsd:
+        await gate.wait()
+        return await settle(*order)
+
+    room.holds.settle = slow_settle  # type: ignore[method-assign]
+    ask = asyncio.ensure_future(room.ask())
+    await until(lambda: room.calls.calls)
+    (stored,) = room.calls.calls.values()
+    assert (stored[0].settle_state, stored[1]) == (SettleState.PENDING, ANNA.token)
+    gate.set()
+    assert (await ask).cost_nano_usd == 15
+    await room.notes.write()
+    (stored,) = room.calls.calls.values()
+    assert (stored[0].settle_state, stored[0].charged, stored[1]) == (SettleState.SETTLED, 15, "")
 
 
 async def test_the_answer_carries_the_join_of_what_was_read_and_its_model(room: Room) -> None:
@@ -320,8 +396,8 @@ async def test_a_settlement_that_failed_is_made_up_by_a_repeat(room: Room) -> No
     [
         ("after_reserve", ["released", "settled"]),
         ("after_answer", ["dispatched", "settled"]),
-        ("before_settle", ["dispatched", "settled"]),
-        ("after_settle", ["settled", "settled"]),
+        ("before_settle", ["settled"]),
+        ("after_settle", ["settled"]),
         ("before_record", ["settled", "settled"]),
         ("after_record", ["settled"]),
     ],
@@ -336,7 +412,7 @@ async def test_a_failure_at_any_point_leaves_nothing_unaccounted(room: Room, poi
     answer = await room.ask()
     assert text_of(answer.parts) == "Yes. No."
     assert room.holds.states == states
-    assert answer.replayed is (point == "after_record")
+    assert answer.replayed is (point in ("before_settle", "after_settle", "after_record")), "recording goes on beside"
 
 
 async def test_a_direct_call_is_recorded_without_being_claimed(room: Room) -> None:

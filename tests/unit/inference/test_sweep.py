@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 
 from services.inference.domain.call import SettleState
-from services.inference.usecases.sweep import Sweep
+from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.errors import NotFound, Unavailable
 from tests.support.inference import ANNA, a_context
 from tests.unit.inference.conftest import Room

@@ -23,9 +23,11 @@ ADMIN_URL = "postgresql://postgres:top@127.0.0.1:7432/postgres"
 
 
 def facts(user: dict[str, str] | None = None, **changes: str) -> MeshFacts:
+    with ports.PortClaims() as claims:
+        chosen = ports.choose(remembered={}, asked={}, claims=claims, dice=Random(1), random_only=True)
     return MeshFacts(
         data=DataDir(Path("/data")),
-        ports=ports.choose(remembered={}, asked={}, dice=Random(1), random_only=True),
+        ports=chosen,
         user=user or {},
         postgres_url=ADMIN_URL,
         nats_url="nats://token@127.0.0.1:7422",

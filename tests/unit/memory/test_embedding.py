@@ -51,7 +51,7 @@ class HashingEmbedder:
 class Workshop:
     """The background work of memory on fakes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, gather_seconds: float = 0.0) -> None:
         self.clock = FakeClock()
         self.table = MemoryTable()
         self.vectors = BruteForceVectors()
@@ -67,6 +67,7 @@ class Workshop:
             clock=self.clock,
             max_tenants=2,
             look_seconds=30.0,
+            gather_seconds=gather_seconds,
             workers=1,
         )
         self.forget = ForgetMemory(
@@ -102,6 +103,21 @@ class Workshop:
 @pytest.fixture
 async def shop() -> Workshop:
     return Workshop()
+
+
+async def test_memories_of_one_moment_share_a_call() -> None:
+    shop = Workshop(gather_seconds=0.05)
+    async with shop.working():
+        for number in range(3):
+            await shop.add(f"turn {number}")
+            shop.embed.wake(ANNA)
+            await shop.settle()
+            shop.clock.advance(seconds=0.02)
+        assert not shop.embedder.calls
+        await shop.settle()
+        shop.clock.advance(seconds=0.01)
+        await shop.settle()
+    assert [len(texts) for _, _, texts in shop.embedder.calls] == [3]
 
 
 async def test_what_waits_is_embedded_in_one_call_and_placed(shop: Workshop) -> None:

@@ -1,6 +1,7 @@
 """Transactions of one round trip: the same isolation and the same all-or-nothing as any other."""
 
 import asyncio
+from dataclasses import replace
 from importlib import import_module
 from uuid import UUID, uuid4
 
@@ -97,3 +98,17 @@ async def test_going_back_to_the_beginning_takes_the_functions_too(engines: Engi
     finally:
         await connection.close()
     assert left == 0
+
+
+async def test_one_that_is_planned_once_leaves_the_planner_as_it_was(engines: Engines) -> None:
+    asked = "RETURN QUERY SELECT current_setting('plan_cache_mode'), current_setting('enable_seqscan');"
+    once = OneTrip(name="plans", arguments=(), returns="TABLE (mode text, scans text)", body=asked, planned_once=True)
+    each_time = replace(once, planned_once=False)
+    connection = await asyncpg.connect(engines.urls.migrator)
+    try:
+        for statement in (*once.statements(["public"]), *each_time.statements(["public"])):
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+    found = [tuple((await one_trip(engines.app, ANNA, work))[0]) for work in (once, each_time)]
+    assert found == [("force_generic_plan", "off"), ("force_custom_plan", "on")]

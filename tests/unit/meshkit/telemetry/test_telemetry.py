@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 
 from services.meshkit.telemetry import metrics, names
 from services.meshkit.telemetry.logs import logger, setup_logs
@@ -21,6 +22,14 @@ def _logs() -> Iterator[None]:
     setup_logs("info")
     yield
     structlog.reset_defaults()
+
+
+def test_the_size_of_a_bounded_map_is_what_it_holds_when_one_looks() -> None:
+    kept = {"a": 1}
+    metrics.show_size("test.kept", kept, size_bytes=lambda: 7 * len(kept))
+    kept["b"] = 2
+    shown = [REGISTRY.get_sample_value(name, {"cache": "test.kept"}) for name in (names.CACHE_ITEMS, names.CACHE_BYTES)]
+    assert shown == [2, 14]
 
 
 @pytest.mark.usefixtures("_logs")

@@ -43,7 +43,9 @@ class GenerateRequest(_message.Message):
     """UUID that makes a repeat by a direct caller harmless for 24 h: it becomes the call's id. Not with `context`. Optional."""
     @_builtins.property
     def context(self) -> _content_pb2.CallContext:
-        """Identity of the call and what it spends from. Optional for a direct caller; a service must send it."""
+        """Identity of the call and what it spends from. Optional for a direct caller; a service must send it. `run_id` of its
+        call id is the run that the token is for; without a run it is a name that the caller chooses, no `run_…`.
+        """
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.Message]:

@@ -82,6 +82,7 @@ class JournalEntry(_message.Message):
     RUN_ADVANCED_FIELD_NUMBER: _builtins.int
     RUN_CANCELLING_FIELD_NUMBER: _builtins.int
     RUN_ENDED_FIELD_NUMBER: _builtins.int
+    RUN_ABANDONED_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Place of the step that it belongs to, such as `rounds/2/Athena`. Empty for the run itself."""
     @_builtins.property
@@ -116,6 +117,8 @@ class JournalEntry(_message.Message):
     def run_cancelling(self) -> Global___RunCancelling: ...
     @_builtins.property
     def run_ended(self) -> Global___RunEnded: ...
+    @_builtins.property
+    def run_abandoned(self) -> Global___RunAbandoned: ...
     def __init__(
         self,
         *,
@@ -135,12 +138,13 @@ class JournalEntry(_message.Message):
         run_advanced: Global___RunAdvanced | None = ...,
         run_cancelling: Global___RunCancelling | None = ...,
         run_ended: Global___RunEnded | None = ...,
+        run_abandoned: Global___RunAbandoned | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "fact", b"fact", "record_time", b"record_time", "round_scored", b"round_scored", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_started", b"step_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "fact", b"fact", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_started", b"step_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "fact", b"fact", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_started", b"step_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "fact", b"fact", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_started", b"step_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended", "run_abandoned"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -512,12 +516,17 @@ class RunResumed(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    WAITING_FIELD_NUMBER: _builtins.int
+    waiting: _builtins.bool
+    """True when it goes on waiting for AdvanceSession, as it did before."""
     def __init__(
         self,
+        *,
+        waiting: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -566,6 +575,34 @@ class RunCancelling(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunCancelling: _TypeAlias = RunCancelling  # noqa: Y015
+
+@_typing.final
+class RunAbandoned(_message.Message):
+    """Somebody ended a run with which no release could go on. Comes from outside, whatever its program would decide.
+    Terminal.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """Who asked, such as `key_…`."""
+    reason: _builtins.str
+    """Why it could not go on, such as `RUN_DIVERGED`."""
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunAbandoned: _TypeAlias = RunAbandoned  # noqa: Y015
 
 @_typing.final
 class RunEnded(_message.Message):

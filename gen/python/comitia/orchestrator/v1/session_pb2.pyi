@@ -87,7 +87,9 @@ class _SessionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionS
     SESSION_STATE_WAITING: _SessionState.ValueType  # 2
     """A round has ended and the next begins with AdvanceSession."""
     SESSION_STATE_PARKED: _SessionState.ValueType  # 3
-    """Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself."""
+    """Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself, except
+    for RUN_DIVERGED and PROGRAM_UNKNOWN: those wait for a release that can go on with the session, or for a cancel.
+    """
     SESSION_STATE_CANCELLING: _SessionState.ValueType  # 4
     """A cancel was asked for; the turn in progress is being stopped."""
     SESSION_STATE_SUCCEEDED: _SessionState.ValueType  # 5
@@ -106,7 +108,9 @@ SESSION_STATE_RUNNING: SessionState.ValueType  # 1
 SESSION_STATE_WAITING: SessionState.ValueType  # 2
 """A round has ended and the next begins with AdvanceSession."""
 SESSION_STATE_PARKED: SessionState.ValueType  # 3
-"""Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself."""
+"""Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself, except
+for RUN_DIVERGED and PROGRAM_UNKNOWN: those wait for a release that can go on with the session, or for a cancel.
+"""
 SESSION_STATE_CANCELLING: SessionState.ValueType  # 4
 """A cancel was asked for; the turn in progress is being stopped."""
 SESSION_STATE_SUCCEEDED: SessionState.ValueType  # 5

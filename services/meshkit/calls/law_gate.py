@@ -1,12 +1,17 @@
 """Asks the policy service. When it cannot be asked, nothing goes on."""
 
+from random import Random
 from typing import Final
 
+import grpc.aio
+
 from comitia.policy.v1 import policy_pb2, policy_service_pb2
-from services.inference.domain.answer import RuleOutcome
-from services.inference.domain.law import Stage, Subject, Verdict
+from comitia.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
 from services.meshkit.batching.coalescer import Coalescer
+from services.meshkit.content.law import RuleOutcome, Stage, Subject, Verdict
 from services.meshkit.content.proto import context_to_proto, parts_from_proto, parts_to_proto
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import Principal
 
 Evaluations = Coalescer[policy_service_pb2.BatchEvaluateRequest.Item, policy_service_pb2.BatchEvaluateResponse.Item]
@@ -22,19 +27,34 @@ _STATUSES: Final = {
     policy_pb2.ACTION_REDACT: "redact",
     policy_pb2.ACTION_BLOCK: "block",
 }
-_TIMEOUT_SECONDS: Final = 10.0
+
+
+def evaluations(to_policy: grpc.aio.Channel, *, clock: Clock) -> Evaluations:
+    """Gives the batch stream that a `PolicyLawGate` asks over, to be opened with `async with`."""
+    stub = PolicyServiceStub(to_policy)
+    frame = policy_service_pb2.BatchEvaluateRequest
+    return Evaluations(stub.BatchEvaluate, frame=frame, name="policy", clock=clock, random=Random())
 
 
 class PolicyLawGate:
-    """Has content judged over a batch stream to policy. A `LawGate`."""
+    """Has content judged over a batch stream to policy. A `LawGate`.
 
-    def __init__(self, evaluations: Evaluations) -> None:
+    Args:
+        operation: what the service does, as rules name it.
+        timeout_seconds: longest wait for a verdict.
+    """
+
+    def __init__(
+        self, evaluations: Evaluations, *, operation: policy_pb2.Operation.ValueType, timeout_seconds: float = 10.0
+    ) -> None:
         self._evaluations = evaluations
+        self._operation = operation
+        self._timeout_seconds = timeout_seconds
 
     async def evaluate(self, principal: Principal, subject: Subject) -> Verdict:
         """See `LawGate.evaluate`."""
         asked = policy_pb2.Subject(
-            operation=policy_pb2.OPERATION_GENERATE,
+            operation=self._operation,
             stage=_STAGES[subject.stage],
             parts=parts_to_proto(subject.parts),
             measures=subject.measures,
@@ -42,16 +62,18 @@ class PolicyLawGate:
             target=subject.target,
         )
         item = policy_service_pb2.BatchEvaluateRequest.Item(subject=asked)
-        answer = await self._evaluations.call(item, principal=principal, timeout_seconds=_TIMEOUT_SECONDS)
+        answer = await self._evaluations.call(item, principal=principal, timeout_seconds=self._timeout_seconds)
         return _verdict(answer.verdict, subject)
 
 
 def _verdict(said: policy_pb2.Verdict, subject: Subject) -> Verdict:
     parts = parts_from_proto(said.parts, field="verdict.parts")
+    if parts and [type(part.content) for part in parts] != [type(part.content) for part in subject.parts]:
+        # A redaction that does not fit its subject cannot be carried out, so nothing may go on.
+        raise Unavailable("policy", verdict_id=said.verdict_id)
     return Verdict(
         id=said.verdict_id,
-        # A redaction that does not fit its subject cannot be carried out, so nothing may go on.
-        allowed=said.allowed and len(parts) in (0, len(subject.parts)),
+        allowed=said.allowed,
         rules=tuple(
             RuleOutcome(
                 rule=result.rule,

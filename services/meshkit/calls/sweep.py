@@ -1,10 +1,9 @@
-"""Settles recorded answers whose settlement was cut short, and forgets old calls."""
+"""Settles recorded calls whose settlement was cut short, and forgets old ones."""
 
 from datetime import timedelta
 from typing import Final
 
-from services.inference.domain.call import PendingSettlement
-from services.inference.usecases.ports import CallStore, HoldClient, Settlement
+from services.meshkit.calls.ports import Holds, PendingSettlement, Settlement, SettlementStore
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Principal
@@ -30,7 +29,7 @@ class Sweep:
     """
 
     def __init__(
-        self, *, calls: CallStore, holds: HoldClient, clock: Clock, every_seconds: float, retention: timedelta
+        self, *, calls: SettlementStore, holds: Holds, clock: Clock, every_seconds: float, retention: timedelta
     ) -> None:
         self._calls = calls
         self._holds = holds

@@ -1,0 +1,161 @@
+"""Writes what a book of spending changed, if all that it was decided on is still so. The migrator installs it."""
+
+from typing import Final
+
+from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.sql.one_trip import OneTrip
+
+#: Names and types of the columns of a group of rows.
+Group = tuple[tuple[str, str], ...]
+
+_BUDGET: Final[Group] = (
+    ("id", "uuid"),
+    ("limit_nano_usd", "bigint"),
+    ("spent_nano_usd", "bigint"),
+    ("held_nano_usd", "bigint"),
+    ("overrun_nano_usd", "bigint"),
+    ("exhausted", "boolean"),
+)
+#: What the ledger takes over from its hold.
+_PURPOSE: Final[Group] = (
+    ("kind", "smallint"),
+    ("provider", "text"),
+    ("model", "text"),
+    ("run_id", "text"),
+    ("path", "text"),
+    ("attempt_group", "integer"),
+    ("call_index", "integer"),
+    ("agent_name", "text"),
+    ("agent_version", "text"),
+    ("project", "text"),
+)
+# A group travels as one array per column. Arrays of arrays would be flattened, so inner ones travel as literals.
+#: Rows as they were seen and rows to write, in the order of the function's arguments.
+GROUPS: Final[dict[str, Group]] = {
+    "seen_budgets": _BUDGET,
+    "seen_holds": (("id", "uuid"), ("state", "smallint")),
+    "new_holds": (
+        ("id", "uuid"),
+        ("tenant_id", "uuid"),
+        ("request_id", "uuid"),
+        ("request_digest", "bytea"),
+        ("state", "smallint"),
+        ("budget_ids", "text"),
+        *_PURPOSE,
+        ("bound", "text"),
+        ("usage", "text"),
+        ("amount_nano_usd", "bigint"),
+        ("charged_nano_usd", "bigint"),
+        ("price_digest", "bytea"),
+        ("expire_time", "timestamptz"),
+        ("created_time", "timestamptz"),
+    ),
+    "budgets": _BUDGET,
+    "holds": (("id", "uuid"), ("state", "smallint"), ("charged_nano_usd", "bigint"), ("usage", "text")),
+    "entries": (
+        ("id", "uuid"),
+        ("hold_id", "uuid"),
+        ("tokens", "text"),
+        ("cost_nano_usd", "bigint"),
+        ("assumed", "boolean"),
+        ("reversal", "boolean"),
+        ("created_time", "timestamptz"),
+    ),
+    "messages": (("id", "uuid"), ("tenant_id", "uuid"), ("subject", "text"), ("body", "bytea")),
+}
+_PLACES: Final = {
+    column: f"${place}"
+    for place, column in enumerate(((group, name) for group, columns in GROUPS.items() for name, _ in columns), start=1)
+}
+_INNER_ARRAYS: Final = {"budget_ids": "uuid[]", "bound": "bigint[]", "usage": "bigint[]"}
+_TOKENS: Final = ", ".join(f"{name}_tokens" for name in USAGE_CLASSES)
+_COUNTS: Final = ", ".join(f"used[{place}]" for place in range(1, len(USAGE_CLASSES) + 1))
+_PURPOSES: Final = ", ".join(name for name, _ in _PURPOSE)
+
+
+def _names(group: str) -> str:
+    return ", ".join(name for name, _ in GROUPS[group])
+
+
+def _values(group: str) -> str:
+    return ", ".join(
+        f"CAST({name} AS {_INNER_ARRAYS[name]})" if name in _INNER_ARRAYS else name for name, _ in GROUPS[group]
+    )
+
+
+def _count(group: str) -> str:
+    return f"cardinality({_PLACES[group, 'id']})"
+
+
+def _items(group: str) -> str:
+    """Writes the rows of a group as a table `item`, in order."""
+    arrays = ", ".join(_PLACES[group, name] for name, _ in GROUPS[group])
+    return f"unnest({arrays}) AS item ({_names(group)})"
+
+
+def _still(table: str, group: str) -> str:
+    """Writes how many rows are as they were seen, and locks them in order."""
+    same = " AND ".join(f"{name} = item.{name}" for name, _ in GROUPS[group])
+    locked = f"SELECT FROM {table} WHERE {same} FOR UPDATE"
+    return f"(SELECT count(*) FROM {_items(group)} CROSS JOIN LATERAL ({locked}) AS still)"  # noqa: S608 - names are constants
+
+
+def _update(table: str, group: str) -> str:
+    """Writes an update of a table to the rows of a group."""
+    ids, columns = _PLACES[group, "id"], [name for name, _ in GROUPS[group] if name != "id"]
+    casts = {
+        name: f"CAST({_PLACES[group, name]}[place] AS {kind})"
+        for name, kind in _INNER_ARRAYS.items()
+        if name in columns
+    }
+    values = ", ".join(casts.get(name, f"{_PLACES[group, name]}[place]") for name in columns)
+    return (
+        f"UPDATE {table} SET ({', '.join(columns)}) = (SELECT {values}"  # noqa: S608 - names are constants
+        f" FROM (SELECT array_position({ids}, {table}.id) OFFSET 0) AS item (place)) WHERE id = ANY({ids})"
+    )
+
+
+#: Gives false, with nothing written, when a row is not as it was seen or a new hold's request has a hold already.
+#: Budgets are locked first, then holds, each in id order, as everywhere. It is planned once, so it joins no tables: a
+#: join that was planned while a table was small would read all of it for ever after. LATERAL and OFFSET 0 make each
+#: item look up its row by key; a loop would do so too, but check the tenants at every turn.
+WRITE_SPENDING: Final = OneTrip(
+    name="write_spending",
+    planned_once=True,
+    arguments=tuple(f"{kind}[]" for columns in GROUPS.values() for _, kind in columns),
+    returns="boolean",
+    body=f"""
+        IF {_count("seen_budgets")} > 0 AND {_still("budget", "seen_budgets")} < {_count("seen_budgets")} THEN
+            RETURN false;
+        END IF;
+        IF {_count("seen_holds")} > 0 AND {_still("hold", "seen_holds")} < {_count("seen_holds")} THEN
+            RETURN false;
+        END IF;
+        IF {_count("new_holds")} > 0 THEN
+            IF EXISTS (
+                SELECT FROM {_items("new_holds")} CROSS JOIN LATERAL (
+                    SELECT FROM hold WHERE tenant_id = item.tenant_id AND request_id = item.request_id OFFSET 0
+                ) AS made
+            ) THEN
+                RETURN false;
+            END IF;
+            INSERT INTO hold ({_names("new_holds")}) SELECT {_values("new_holds")} FROM {_items("new_holds")};
+        END IF;
+        IF {_count("budgets")} > 0 THEN {_update("budget", "budgets")}; END IF;
+        IF {_count("holds")} > 0 THEN {_update("hold", "holds")}; END IF;
+        IF {_count("entries")} > 0 THEN
+            INSERT INTO cost_event (id, tenant_id, hold_id, {_PURPOSES}, {_TOKENS}, cost_nano_usd, assumed, reversal,
+                                    price_digest, created_time)
+            SELECT item.id, tenant_id, hold_id, {_PURPOSES}, {_COUNTS}, cost_nano_usd, assumed, reversal,
+                   price_digest, item.created_time
+            FROM {_items("entries")} CROSS JOIN LATERAL (
+                SELECT tenant_id, {_PURPOSES}, price_digest FROM hold WHERE hold.id = item.hold_id OFFSET 0
+            ) AS paid CROSS JOIN CAST(item.tokens AS bigint[]) AS used;
+        END IF;
+        IF {_count("messages")} > 0 THEN
+            INSERT INTO outbox ({_names("messages")}) SELECT {_values("messages")} FROM {_items("messages")};
+        END IF;
+        RETURN true;""",  # noqa: S608 - names are constants
+)
+
+ONE_TRIPS: Final = (WRITE_SPENDING,)

@@ -1,0 +1,63 @@
+"""Budgets and open holds as this process last saw them."""
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final, TypeVar
+from uuid import UUID
+
+from services.cost.domain.budget import Budget, BudgetId
+from services.cost.domain.hold import OPEN_STATES, Hold, HoldId
+from services.cost.domain.spend_book import Changes
+from services.cost.usecases.ports import SpendNeeds
+
+_MOST_BUDGETS: Final = 10_000
+#: Those of calls in progress; one takes about 2 KB.
+_MOST_HOLDS: Final = 10_000
+
+Key = TypeVar("Key", bound=UUID)
+Row = TypeVar("Row")
+
+
+class SeenRows:
+    """A bounded memory of committed rows. What it gives may be out of date; the database has the last word."""
+
+    def __init__(self) -> None:
+        self._budgets: dict[BudgetId, Budget] = {}
+        self._holds: dict[HoldId, Hold] = {}
+
+    def recall(self, needs: SpendNeeds) -> tuple[list[Budget], list[Hold]] | None:
+        """Gives what a transaction needs, None if some of it was not seen. Requests are taken for new ones."""
+        try:
+            holds = [self._holds[hold] for hold in needs.moved | needs.marked]
+            names = needs.budgets.union(*(hold.budgets for hold in holds))
+            return [self._budgets[name] for name in names], holds
+        except KeyError:
+            return None
+
+    def learn(self, changes: Changes) -> None:
+        """Takes in what a committed transaction saw and changed."""
+        for budget in (*changes.seen_budgets, *changes.budgets):
+            _renew(self._budgets, budget.id, budget, most=_MOST_BUDGETS)
+        for hold in (*changes.new_holds, *changes.holds):
+            if hold.state in OPEN_STATES:
+                _renew(self._holds, hold.id, hold, most=_MOST_HOLDS)
+            else:
+                self._holds.pop(hold.id, None)
+
+    def forget(self, changes: Changes) -> None:
+        """Drops rows that turned out to be different."""
+        _drop(self._budgets, (budget.id for budget in changes.seen_budgets))
+        _drop(self._holds, (hold.id for hold in changes.seen_holds))
+
+
+def _renew(rows: dict[Key, Row], key: Key, row: Row, *, most: int) -> None:
+    """Puts a row last, and drops the first ones when there are too many."""
+    rows.pop(key, None)
+    rows[key] = row
+    if len(rows) > most:
+        _drop(rows, list(islice(rows, most // 10)))
+
+
+def _drop(rows: dict[Key, Row], keys: Iterable[Key]) -> None:
+    for key in keys:
+        rows.pop(key, None)

@@ -1,0 +1,116 @@
+"""The hot transactions of memory, one round trip each. The migrator installs them."""
+
+from typing import Final
+
+from services.meshkit.sql.one_trip import OneTrip
+
+_TYPES: Final = {
+    "tenant_id": "uuid",
+    "memory_id": "uuid",
+    "session_id": "uuid",
+    "agent_name": "text",
+    "tags": "text[]",
+    "payload": "bytea",
+    "verdict_id": "text",
+    "create_time": "timestamptz",
+    "expire_time": "timestamptz",
+    "placement": "smallint",
+    "request_digest": "bytea",
+}
+#: Columns of a memory, in every query that reads one.
+COLUMNS: Final = ", ".join(_TYPES)
+_MEMORIES: Final = ", ".join(f"{name} {kind}" for name, kind in _TYPES.items())
+# The statements below are put together from constants of this module alone.
+#: What there is of tenant `$1`.
+THERE: Final = f"SELECT {COLUMNS} FROM memory WHERE tenant_id = $1 AND forget_time IS NULL"  # noqa: S608
+
+#: Stores memories; gives those that calls among them had stored before.
+REMEMBER: Final = OneTrip(
+    name="remember",
+    planned_once=True,
+    arguments=(
+        "uuid[]",  # 1 tenants
+        "uuid[]",  # 2 memories
+        "uuid[]",  # 3 sessions
+        "text[]",  # 4 agents
+        "text[]",  # 5 tags, each a JSON list
+        "bytea[]",  # 6 payloads
+        "bytea[]",  # 7 call keys
+        "bytea[]",  # 8 digests
+        "text[]",  # 9 verdicts
+        "timestamptz[]",  # 10 created
+        "timestamptz[]",  # 11 expire
+        "smallint[]",  # 12 placements
+    ),
+    returns=f"TABLE ({_MEMORIES}, call_key bytea)",
+    # The second statement sees what another process committed while the first one waited for it.
+    body=f"""
+        DECLARE made uuid[];
+        BEGIN
+            WITH stored AS (
+                INSERT INTO memory (tenant_id, memory_id, session_id, agent_name, tags, payload, call_key,
+                                    request_digest, verdict_id, create_time, expire_time, placement)
+                SELECT tenant_id, memory_id, session_id, agent_name,
+                       ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)), payload, call_key, request_digest,
+                       verdict_id, create_time, expire_time, placement
+                FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                  AS new (tenant_id, memory_id, session_id, agent_name, tags, payload, call_key, request_digest,
+                          verdict_id, create_time, expire_time, placement)
+                ON CONFLICT ON CONSTRAINT uq_memory_call DO NOTHING
+                RETURNING memory_id
+            )
+            SELECT coalesce(array_agg(memory_id), '{{}}') INTO made FROM stored;
+            IF cardinality(made) < cardinality($2) THEN
+                FOR place IN 1 .. cardinality($2) LOOP
+                    IF $2[place] <> ALL(made) THEN
+                        RETURN QUERY SELECT {COLUMNS}, call_key FROM memory
+                            WHERE tenant_id = $1[place] AND call_key = $7[place];
+                    END IF;
+                END LOOP;
+            END IF;
+        END;""",  # noqa: S608
+)
+#: Gives the latest turns of session `$2` at the time `$3`, newest first.
+RING: Final = OneTrip(
+    name="ring",
+    planned_once=True,
+    arguments=("uuid", "uuid", "timestamptz", "int"),
+    returns=f"TABLE ({_MEMORIES})",
+    body=f"""
+        RETURN QUERY {THERE} AND session_id = $2 AND expire_time > $3
+        ORDER BY create_time DESC, memory_id DESC LIMIT $4;""",
+)
+#: Gives those of some memories that are there and, unless it is empty, belong to agent `$3`.
+THOSE: Final = OneTrip(
+    name="those",
+    arguments=("uuid", "uuid[]", "text"),
+    returns=f"TABLE ({_MEMORIES})",
+    body=f"RETURN QUERY {THERE} AND memory_id = ANY($2) AND ($3 = '' OR agent_name = $3);",
+)
+#: Takes pending memories for the time of a lease.
+CLAIM: Final = OneTrip(
+    name="claim_pending",
+    arguments=("uuid", "int", "interval"),
+    returns=f"TABLE ({_MEMORIES})",
+    body=f"""
+        RETURN QUERY UPDATE memory SET lease_until = now() + $3
+        WHERE tenant_id = $1 AND memory_id = ANY(ARRAY(
+            SELECT memory_id FROM memory
+            WHERE tenant_id = $1 AND placement = 1 AND (lease_until IS NULL OR lease_until < now())
+            ORDER BY memory_id LIMIT $2 FOR UPDATE SKIP LOCKED))
+        RETURNING {COLUMNS};""",  # noqa: S608
+)
+#: Records vectors and how far they have come; gives those whose memory is still there.
+RECORD: Final = OneTrip(
+    name="record_vectors",
+    arguments=("uuid", "uuid[]", "bytea[]", "text", "int", "smallint"),
+    returns="TABLE (memory_id uuid)",
+    body="""
+        RETURN QUERY UPDATE memory
+        SET vector = $3[array_position($2, memory_id)], embed_model = $4, embed_dimensions = $5, placement = $6,
+            lease_until = NULL
+        WHERE tenant_id = $1 AND memory_id = ANY($2) AND forget_time IS NULL
+        RETURNING memory_id;""",
+)
+
+ONE_TRIPS: Final = (REMEMBER, RING, THOSE, CLAIM, RECORD)

@@ -1,0 +1,72 @@
+"""Asks the cost service. The only maker of holds: without one nothing opens a socket to the outside."""
+
+from datetime import timedelta
+from random import Random
+from typing import Final
+
+import grpc.aio
+
+from comitia.cost.v1 import cost_pb2, cost_service_pb2
+from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub
+from services.meshkit.batching.coalescer import Coalescer
+from services.meshkit.calls.ports import DispatchedHold
+from services.meshkit.content import CallContext, Usage
+from services.meshkit.content.proto import context_to_proto, usage_to_proto
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import Principal
+from services.meshkit.core.ids import IdSource
+from services.meshkit.core.money import NanoUsd
+from services.meshkit.grpc.call import beyond_the_caller
+
+Item = cost_service_pb2.BatchSpendRequest.Item
+Operations = Coalescer[cost_service_pb2.BatchSpendRequest.Item, cost_service_pb2.BatchSpendResponse.Item]
+
+_TIMEOUT_SECONDS: Final = 10.0
+
+
+def operations(to_cost: grpc.aio.Channel, *, clock: Clock) -> Operations:
+    """Gives the batch stream that `CostHolds` ask over, to be opened with `async with`."""
+    stub = BudgetServiceStub(to_cost)
+    frame = cost_service_pb2.BatchSpendRequest
+    return Operations(stub.BatchSpend, frame=frame, name="cost", clock=clock, random=Random())
+
+
+class CostHolds:
+    """Holds and charges over a batch stream to cost. A `Holds`; a service derives its hold client from it."""
+
+    def __init__(self, operations: Operations, *, ids: IdSource) -> None:
+        self._operations = operations
+        self._ids = ids
+
+    async def dispatch(
+        self, principal: Principal, context: CallContext, order: cost_service_pb2.ReserveRequest, *, ttl: timedelta
+    ) -> DispatchedHold:
+        """Holds money for a call that leaves now, in one commit: from here on, a crash charges it as assumed.
+
+        Args:
+            order: who is paid for what, and its price or bound; the rest is filled in here.
+        """
+        order.request_id = str(self._ids.uuid())
+        order.context.CopyFrom(context_to_proto(context))
+        order.ttl.FromTimedelta(ttl)
+        order.dispatched = True
+        hold = await self._call(principal, Item(reserve=order))
+        return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))
+
+    async def settle(self, principal: Principal, hold_id: str, usage: Usage | None = None, /) -> NanoUsd:
+        """See `Holds.settle`. Takes its time even when the caller's is used up: the money is spent already."""
+        used = None if usage is None else usage_to_proto(usage)
+        asked = cost_service_pb2.SettleRequest(hold_id=hold_id, usage=used)
+        with beyond_the_caller(_TIMEOUT_SECONDS):
+            settled = await self._call(principal, Item(settle=asked))
+        return NanoUsd(settled.charged_nano_usd)
+
+    async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
+        """See `Holds.release`. Takes its time, as `settle`."""
+        asked = cost_service_pb2.ReleaseRequest(hold_id=hold_id, dispatched_unbilled=dispatched_unbilled)
+        with beyond_the_caller(_TIMEOUT_SECONDS):
+            await self._call(principal, Item(release=asked))
+
+    async def _call(self, principal: Principal, item: Item) -> cost_pb2.Hold:
+        answer = await self._operations.call(item, principal=principal, timeout_seconds=_TIMEOUT_SECONDS)
+        return answer.hold

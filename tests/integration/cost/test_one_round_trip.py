@@ -1,0 +1,296 @@
+"""Deciding on what was seen last and deciding on locked rows keep the same ledger, on real Postgres."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import pytest_asyncio
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.hold import Hold, HoldId, HoldState
+from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.storage.budget_repository import BudgetRepository
+from services.cost.storage.ledger_repository import LedgerRepository
+from services.cost.storage.price_repository import PriceRepository
+from services.cost.storage.unit_of_work import SpendStore
+from services.cost.transport.convert import alert_to_message
+from services.cost.usecases.expire_holds import ExpireHolds
+from services.cost.usecases.ports import LastSeen, SpendNeeds
+from services.cost.usecases.prices import CurrentPrices, import_prices
+from services.cost.usecases.set_budget_limit import SetBudgetLimit
+from services.cost.usecases.spend import Dispatch, Operation, Outcome, Release, Reserve, Settle, Spend
+from services.meshkit.content import Usage
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import SystemIds
+from services.meshkit.core.money import NanoUsd
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.migrations import migrate
+from services.meshkit.sql.roles import provision
+from services.meshkit.testing.fake_clock import FakeClock
+from tests.support.money import a_price, a_purpose
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_TENANT_LIMIT = NanoUsd(1000)
+_RUN_LIMIT = NanoUsd(400)
+
+
+class Memory:
+    """What a replica saw, and how often it was right; or the memory of one that forgets at once."""
+
+    def __init__(self, store: LastSeen, *, forgetful: bool) -> None:
+        self._store = store
+        self._forgetful = forgetful
+        self.right = 0
+        self.wrong = 0
+
+    def recall(self, needs: SpendNeeds, *, now: datetime) -> SpendBook | None:
+        return None if self._forgetful else self._store.recall(needs, now=now)
+
+    async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
+        written = await self._store.write_if_unchanged(tenants, changes)
+        self.right += written
+        self.wrong += not written
+        return written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One operation, in words that two ledgers share."""
+
+    verb: str
+    #: Position of the tenant.
+    tenant: int
+    #: Which request, or the hold that it made.
+    request: UUID
+    tokens: int
+    #: Dispatched at once, or released as unbilled.
+    flag: bool
+
+
+class Ledger:
+    """Two tenants, each with the budget of a run, and two replicas that spend for them."""
+
+    def __init__(self, place: "Place", *, forgetful: bool) -> None:
+        self.stores = [place.store() for _ in range(2)]
+        self.memories = [Memory(store, forgetful=forgetful) for store in self.stores]
+        # Even numbers, and the run of each comes next: both ledgers ask their budgets in the same order.
+        self.tenants = (TenantId(UUID(int=uuid4().int & ~1)), TenantId(UUID(int=uuid4().int & ~1)))
+        self._place = place
+        self._replicas = [
+            Spend(begin=store.begin, last_seen=memory, prices=place.prices, clock=place.clock, ids=SystemIds())
+            for store, memory in zip(self.stores, self.memories, strict=True)
+        ]
+        self._runs: list[BudgetId] = []
+        self._holds: dict[UUID, HoldId] = {}
+
+    async def open(self) -> None:
+        for tenant in self.tenants:
+            wanted = Budget(
+                id=BudgetId(UUID(int=tenant.int + 1)),
+                tenant=tenant,
+                scope=BudgetScope.RUN,
+                run_id="run_1",
+                limit=_RUN_LIMIT,
+                created=self._place.clock.now(),
+            )
+            async with self.stores[0].begin((tenant,)) as work:
+                self._runs.append((await work.add_budget(wanted)).id)
+                await work.commit()
+
+    async def spend(self, replica: int, steps: list[Step]) -> list[Any]:
+        """Takes the steps as one frame; gives what became of each, without ids."""
+        outcomes = await self._replicas[replica]([self._operation(step) for step in steps])
+        for step, outcome in zip(steps, outcomes, strict=True):
+            if isinstance(outcome, Hold) and step.verb == "reserve":
+                self._holds[step.request] = outcome.id
+        return [_told(outcome) for outcome in outcomes]
+
+    async def limit(self, replica: int, tenant: int, limit: int) -> None:
+        change = SetBudgetLimit(begin=self.stores[replica].begin, clock=self._place.clock)
+        await change(self.tenants[tenant], tenant_budget_id(self.tenants[tenant]), NanoUsd(limit))
+
+    async def books(self) -> list[Any]:
+        """Gives all budgets and entries, without ids, and checks that they agree."""
+        told: list[Any] = []
+        for tenant in self.tenants:
+            budgets = await self._place.budgets.page(tenant, size=10, after=None)
+            entries = await self._place.ledger.page(tenant, run_id=None, size=500, after=None)
+            own = next(budget for budget in budgets if budget.scope is BudgetScope.TENANT)
+            assert own.spent == sum(entry.cost for entry in entries)
+            assert own.spent + own.held <= own.limit + own.overrun
+            told += sorted((one.scope, one.limit, one.spent, one.held, one.overrun, one.exhausted) for one in budgets)
+            told.append(
+                sorted(
+                    (entry.created, entry.cost, entry.usage.input, entry.assumed, entry.reversal) for entry in entries
+                )
+            )
+        return told
+
+    def _operation(self, step: Step) -> Operation:
+        tenant = self.tenants[step.tenant]
+        hold = self._holds.get(step.request, HoldId(step.request))
+        match step.verb:
+            case "reserve":
+                return Reserve(
+                    tenant=tenant,
+                    request_id=step.request,
+                    purpose=a_purpose(),
+                    budgets=(self._runs[step.tenant],) if step.tokens % 2 else (),
+                    bound=Usage(input=step.tokens),
+                    tool_cost=NanoUsd(0),
+                    ttl=timedelta(seconds=60),
+                    dispatched=step.flag,
+                )
+            case "dispatch":
+                return Dispatch(tenant=tenant, hold=hold)
+            case "settle":
+                return Settle(tenant=tenant, hold=hold, usage=Usage(input=step.tokens))
+            case _:
+                return Release(tenant=tenant, hold=hold, dispatched_unbilled=step.flag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A database, a clock and prices."""
+
+    app: AsyncEngine
+    maintenance: AsyncEngine
+    clock: FakeClock
+    prices: CurrentPrices
+    budgets: BudgetRepository
+    ledger: LedgerRepository
+
+    def store(self) -> SpendStore:
+        return SpendStore(
+            app=self.app,
+            maintenance=self.maintenance,
+            ids=SystemIds(),
+            tenant_limit=_TENANT_LIMIT,
+            encode=alert_to_message,
+            published=lambda: None,
+        )
+
+
+class Dice:
+    """Random frames: mostly calls that go their way, and now and then anything, also for the wrong tenant."""
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        #: Every request so far.
+        self._requests: list[Step] = []
+        #: What is next for calls in progress.
+        self._next: list[Step] = []
+
+    def frame(self) -> list[Step]:
+        return [self._step() for _ in range(self._random.choice((1, 1, 1, 1, 2, 4)))]
+
+    def _step(self) -> Step:
+        chance = self._random.random()
+        if chance < 0.2 and self._requests:
+            return self._anything()
+        if chance < 0.6 and self._next:
+            step = self._next.pop(self._random.randrange(len(self._next)))
+        else:
+            tokens = self._random.choice((0, 7, 20, 45))
+            step = Step(
+                verb="reserve",
+                tenant=self._random.randrange(2),
+                request=uuid4(),
+                tokens=tokens,
+                flag=self._random.random() < 0.6,
+            )
+            self._requests.append(step)
+        if step.verb == "reserve" and not step.flag:
+            self._next.append(replace(step, verb="dispatch"))
+        elif step.verb in ("reserve", "dispatch"):
+            verb = self._random.choice(("settle", "settle", "release"))
+            self._next.append(replace(step, verb=verb, tokens=self._random.randrange(step.tokens + 1), flag=True))
+        return step
+
+    def _anything(self) -> Step:
+        step = self._random.choice(self._requests[-6:])
+        return replace(
+            step,
+            verb=self._random.choice(("reserve", "dispatch", "settle", "release")),
+            tenant=step.tenant if self._random.random() < 0.8 else 1 - step.tenant,
+            tokens=self._random.choice((step.tokens, step.tokens, 60)),
+        )
+
+
+def _told(outcome: Outcome) -> Any:
+    if isinstance(outcome, MeshError):
+        return outcome.reason, outcome.metadata.get("cause"), outcome.metadata.get("left_nano_usd")
+    return outcome.state, outcome.amount, outcome.charged, outcome.usage, len(outcome.budgets)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def place(postgres: str) -> AsyncIterator[Place]:
+    urls = await provision(postgres, f"comitia_cost_{secrets.token_hex(4)}")
+    await migrate("services.cost", urls.migrator)
+    clock = FakeClock()
+    async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
+        table = PriceRepository(maintenance)
+        await import_prices(table, [a_price()], free_providers=(), now=clock.now())
+        prices = CurrentPrices(table, clock=clock, refresh_seconds=60)
+        await prices.refresh()
+        yield Place(
+            app=app,
+            maintenance=maintenance,
+            clock=clock,
+            prices=prices,
+            budgets=BudgetRepository(app),
+            ledger=LedgerRepository(app),
+        )
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_random_commands_end_in_the_same_ledger_either_way(place: Place, seed: int) -> None:
+    random = Random(seed)
+    dice = Dice(random)
+    seeing, locking = Ledger(place, forgetful=False), Ledger(place, forgetful=True)
+    for ledger in (seeing, locking):
+        await ledger.open()
+    for _ in range(100):
+        replica = int(random.random() < 0.15)
+        chance = random.random()
+        if chance < 0.06:
+            place.clock.advance(seconds=random.choice((20, 61)))
+            sweep = ExpireHolds(begin=seeing.stores[replica].sweep, clock=place.clock, every_seconds=1)
+            while await sweep.once():
+                pass
+        elif chance < 0.1:
+            tenant, limit = random.randrange(2), random.choice((100, 1000, 4000))
+            for ledger in (seeing, locking):
+                await ledger.limit(replica, tenant, limit)
+        else:
+            frame = dice.frame()
+            assert await seeing.spend(replica, frame) == await locking.spend(replica, frame)
+    assert await seeing.books() == await locking.books()
+    assert sum(memory.right for memory in seeing.memories) > 15
+    assert sum(memory.wrong for memory in seeing.memories) > 0, "the rows should have changed under it now and then"
+
+
+async def test_the_same_request_at_two_replicas_at_once_makes_one_hold(place: Place) -> None:
+    ledger = Ledger(place, forgetful=False)
+    await ledger.open()
+    for number in range(2):
+        await ledger.spend(number, [_reserve(uuid4(), tokens=10)])
+    for _ in range(10):
+        steps = [_reserve(uuid4(), tokens=10)]
+        told = await asyncio.gather(*(ledger.spend(number % 2, steps) for number in range(4)))
+        assert told == [[(HoldState.DISPATCHED, 10, 0, None, 1)]] * 4
+    own = await place.budgets.get(ledger.tenants[0], tenant_budget_id(ledger.tenants[0]))
+    assert own.held == 12 * 10
+
+
+def _reserve(request: UUID, *, tokens: int) -> Step:
+    return Step(verb="reserve", tenant=0, request=request, tokens=tokens, flag=True)
