@@ -189,7 +189,7 @@ class User(_message.Message):
     user_id: _builtins.str
     """Id, `user_…`."""
     email: _builtins.str
-    """Verified mail address, lower case. Unique in the tenant."""
+    """Verified mail address, lower case. Unique among the tenant's users who are not removed."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
         """Roles in the tenant."""

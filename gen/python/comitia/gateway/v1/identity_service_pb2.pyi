@@ -89,12 +89,15 @@ class WhoAmIResponse(_message.Message):
     SUBJECT_FIELD_NUMBER: _builtins.int
     ROLES_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
     tenant_id: _builtins.str
     """Tenant of the caller, `tenant_…`."""
     subject: _builtins.str
     """Who the caller is within the tenant, such as `key_…`."""
     project: _builtins.str
     """Project the token is bound to. Empty means any."""
+    email: _builtins.str
+    """Mail address of a person who signed in. Empty for keys and service accounts."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_identity_pb2.Role.ValueType]:
         """Roles of the token."""
@@ -106,10 +109,11 @@ class WhoAmIResponse(_message.Message):
         subject: _builtins.str = ...,
         roles: _abc.Iterable[_identity_pb2.Role.ValueType] | None = ...,
         project: _builtins.str = ...,
+        email: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "roles", b"roles", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["email", b"email", "project", b"project", "roles", b"roles", "subject", b"subject", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

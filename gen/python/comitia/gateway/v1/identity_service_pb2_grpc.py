@@ -212,7 +212,7 @@ class IdentityServiceServicer:
         Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
 
         Idempotent per `run_id`.
-        Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (the caller's identity has no API key behind it).
+        Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller's identity stands no API key, service account or user).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,7 +222,8 @@ class IdentityServiceServicer:
         """Exchanges a grant for an access token of 10 minutes, bound to the grant's run.
         Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
-        Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or the key behind it was revoked).
+        Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
+        removed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

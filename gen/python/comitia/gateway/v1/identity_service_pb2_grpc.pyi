@@ -90,13 +90,14 @@ class IdentityServiceStub:
     Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
 
     Idempotent per `run_id`.
-    Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (the caller's identity has no API key behind it).
+    Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller's identity stands no API key, service account or user).
     """
     ExchangeGrant: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ExchangeGrantRequest, _identity_service_pb2.ExchangeGrantResponse]
     """Exchanges a grant for an access token of 10 minutes, bound to the grant's run.
     Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
-    Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or the key behind it was revoked).
+    Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
+    removed).
     """
 
 @_typing.type_check_only
@@ -161,13 +162,14 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
 
     Idempotent per `run_id`.
-    Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (the caller's identity has no API key behind it).
+    Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller's identity stands no API key, service account or user).
     """
     ExchangeGrant: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ExchangeGrantRequest, _identity_service_pb2.ExchangeGrantResponse]  # type: ignore[assignment]
     """Exchanges a grant for an access token of 10 minutes, bound to the grant's run.
     Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
-    Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or the key behind it was revoked).
+    Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
+    removed).
     """
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -301,7 +303,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         Internal, so without `google.api.http`: only the orchestrator starts work that outlives its caller.
 
         Idempotent per `run_id`.
-        Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (the caller's identity has no API key behind it).
+        Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller's identity stands no API key, service account or user).
         """
 
     @_abc_1.abstractmethod
@@ -313,7 +315,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Exchanges a grant for an access token of 10 minutes, bound to the grant's run.
         Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
-        Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or the key behind it was revoked).
+        Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
+        removed).
         """
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -134,7 +134,8 @@ class UserServiceServicer:
     def RemoveUser(self, request, context):
         """Removes a user. Their tokens are refused within 5 s. Removing a removed user changes nothing and succeeds.
 
-        Errors: NOT_FOUND/NOT_FOUND.
+        A removed person signs in again only after a new invitation, whatever domains an issuer is trusted with.
+        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/LAST_ADMIN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,8 +144,10 @@ class UserServiceServicer:
     def CreateOidcIssuer(self, request, context):
         """Takes the word of an OpenID Connect issuer from now on. Its discovery document and keys are fetched at once.
 
+        An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one.
         Idempotent per `request_id` for 24 h.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE,
+        PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/TOO_MANY_ISSUERS (20 per tenant).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

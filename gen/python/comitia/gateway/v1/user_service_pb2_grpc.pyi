@@ -60,13 +60,16 @@ class UserServiceStub:
     RemoveUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.RemoveUserRequest, _user_service_pb2.RemoveUserResponse]
     """Removes a user. Their tokens are refused within 5 s. Removing a removed user changes nothing and succeeds.
 
-    Errors: NOT_FOUND/NOT_FOUND.
+    A removed person signs in again only after a new invitation, whatever domains an issuer is trusted with.
+    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/LAST_ADMIN.
     """
     CreateOidcIssuer: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.CreateOidcIssuerRequest, _user_service_pb2.CreateOidcIssuerResponse]
     """Takes the word of an OpenID Connect issuer from now on. Its discovery document and keys are fetched at once.
 
+    An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one.
     Idempotent per `request_id` for 24 h.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE,
+    PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/TOO_MANY_ISSUERS (20 per tenant).
     """
     ListOidcIssuers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ListOidcIssuersRequest, _user_service_pb2.ListOidcIssuersResponse]
     """Lists the tenant's issuers, newest first."""
@@ -108,13 +111,16 @@ class UserServiceAsyncStub(UserServiceStub):
     RemoveUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.RemoveUserRequest, _user_service_pb2.RemoveUserResponse]  # type: ignore[assignment]
     """Removes a user. Their tokens are refused within 5 s. Removing a removed user changes nothing and succeeds.
 
-    Errors: NOT_FOUND/NOT_FOUND.
+    A removed person signs in again only after a new invitation, whatever domains an issuer is trusted with.
+    Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/LAST_ADMIN.
     """
     CreateOidcIssuer: _aio.UnaryUnaryMultiCallable[_user_service_pb2.CreateOidcIssuerRequest, _user_service_pb2.CreateOidcIssuerResponse]  # type: ignore[assignment]
     """Takes the word of an OpenID Connect issuer from now on. Its discovery document and keys are fetched at once.
 
+    An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one.
     Idempotent per `request_id` for 24 h.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE,
+    PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/TOO_MANY_ISSUERS (20 per tenant).
     """
     ListOidcIssuers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ListOidcIssuersRequest, _user_service_pb2.ListOidcIssuersResponse]  # type: ignore[assignment]
     """Lists the tenant's issuers, newest first."""
@@ -189,7 +195,8 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_user_service_pb2.RemoveUserResponse, _abc.Awaitable[_user_service_pb2.RemoveUserResponse]]:
         """Removes a user. Their tokens are refused within 5 s. Removing a removed user changes nothing and succeeds.
 
-        Errors: NOT_FOUND/NOT_FOUND.
+        A removed person signs in again only after a new invitation, whatever domains an issuer is trusted with.
+        Errors: NOT_FOUND/NOT_FOUND, FAILED_PRECONDITION/LAST_ADMIN.
         """
 
     @_abc_1.abstractmethod
@@ -200,8 +207,10 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_user_service_pb2.CreateOidcIssuerResponse, _abc.Awaitable[_user_service_pb2.CreateOidcIssuerResponse]]:
         """Takes the word of an OpenID Connect issuer from now on. Its discovery document and keys are fetched at once.
 
+        An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one.
         Idempotent per `request_id` for 24 h.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE,
+        PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/TOO_MANY_ISSUERS (20 per tenant).
         """
 
     @_abc_1.abstractmethod
