@@ -34,7 +34,10 @@ from services.meshkit.bus.subjects import service_stream
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
-from services.meshkit.grpc.server import Server, admission
+from services.meshkit.grpc.identity import WorkloadSigner
+from services.meshkit.grpc.server import Server
+from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.outbox import OutboxRelay
 
@@ -42,6 +45,7 @@ from services.meshkit.sql.outbox import OutboxRelay
 @asynccontextmanager
 async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
     """Opens what cost needs and gives its server; leaving the block commits what waits and closes everything."""
+    identity = WorkloadSigner("cost", SigningKey.read(settings.workload_key_path), clock=clock)
     async with (
         sql_engine(
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="cost"
@@ -50,6 +54,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
             settings.maintenance_database_url.get_secret_value(), pool_size=3, application_name="cost-maintenance"
         ) as maintenance,
         bus(settings.nats_url.get_secret_value(), streams=(service_stream("cost"),)) as events,
+        mesh_guard(settings, GUARDS, service="cost", clock=clock, workload=identity) as guard,
     ):
         relay = OutboxRelay(maintenance, events)
         store = SpendStore(
@@ -83,13 +88,16 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                     partial(add_BudgetServiceServicer_to_server, budget_servicer),
                     partial(add_LedgerServiceServicer_to_server, LedgerServicer(ledger=LedgerRepository(app))),
                     partial(add_PricingServiceServicer_to_server, PricingServicer(prices=prices, clock=clock)),
+                    *guard.registrations,
                 ),
-                admission=admission(settings, GUARDS, clock=clock),
+                admission=guard.admission,
                 background=(
                     relay,
                     prices,
                     ExpireHolds(begin=store.sweep, clock=clock, every_seconds=settings.sweep_seconds),
+                    *guard.background,
                 ),
+                ready=guard.ready,
                 metrics_listen=settings.metrics_listen,
                 drain_seconds=settings.drain_seconds,
                 max_concurrent_calls=settings.max_concurrent_calls,

@@ -29,9 +29,10 @@ from services.gateway.usecases.mesh_status import MeshStatus
 from services.gateway.usecases.revoke_api_key import RevokeApiKey
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
-from services.meshkit.grpc.identity import TokenSigner
-from services.meshkit.grpc.server import Registration, Server, admission
+from services.meshkit.grpc.identity import TokenSigner, WorkloadSigner
+from services.meshkit.grpc.server import Registration, Server
 from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.engine import sql_engine
 
 
@@ -50,6 +51,15 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 settings.maintenance_database_url.get_secret_value(),
                 pool_size=2,
                 application_name="gateway-maintenance",
+            )
+        )
+        guard = await stack.enter_async_context(
+            mesh_guard(
+                settings,
+                GUARDS | edge_authorization.GUARD | edge_reflection.GUARD,
+                service="gateway",
+                clock=clock,
+                workload=WorkloadSigner("gateway", SigningKey.read(settings.workload_key_path), clock=clock),
             )
         )
         directory = SqlIdentityDirectory(maintenance)
@@ -85,8 +95,13 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
         yield Server(
             name="gateway",
             listen=settings.listen,
-            registrations=_registrations(settings, identity, tenants, status, EdgeAuthorization(exchange)),
-            admission=admission(settings, GUARDS | edge_authorization.GUARD | edge_reflection.GUARD, clock=clock),
+            registrations=(
+                *_registrations(settings, identity, tenants, status, EdgeAuthorization(exchange)),
+                *guard.registrations,
+            ),
+            admission=guard.admission,
+            background=guard.background,
+            ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,

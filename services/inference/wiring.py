@@ -43,8 +43,9 @@ from services.meshkit.crypto.kek_file import KekFile
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
-from services.meshkit.grpc.server import Server, admission
+from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
 
@@ -65,6 +66,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         provider_http(connections=settings.max_provider_connections) as http,
         evaluations(to_policy, clock=clock) as to_law,
         operations(to_cost, clock=clock) as to_money,
+        mesh_guard(settings, GUARDS, service="inference", clock=clock, workload=identity) as guard,
     ):
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
         calls = CallRepository(app, maintenance, keys=keys)
@@ -106,8 +108,9 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             registrations=(
                 partial(add_InferenceServiceServicer_to_server, servicer),
                 partial(add_ModelServiceServicer_to_server, models),
+                *guard.registrations,
             ),
-            admission=admission(settings, GUARDS, clock=clock),
+            admission=guard.admission,
             background=(
                 notes,
                 Sweep(
@@ -117,7 +120,9 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                     every_seconds=settings.sweep_seconds,
                     retention=timedelta(hours=settings.call_retention_hours),
                 ),
+                *guard.background,
             ),
+            ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,

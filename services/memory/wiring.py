@@ -32,8 +32,9 @@ from services.meshkit.crypto.kek_file import KekFile
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
-from services.meshkit.grpc.server import Server, admission
+from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
 
@@ -57,6 +58,7 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
             )
         )
         signer = WorkloadSigner("memory", SigningKey.read(settings.workload_key_path), clock=clock)
+        guard = await enter(mesh_guard(settings, GUARDS, service="memory", clock=clock, workload=signer))
         to_policy = await enter(channel(settings.policy_target, identity=signer))
         to_inference = await enter(channel(settings.inference_target, identity=signer))
         to_law = await enter(evaluations(to_policy, clock=clock))
@@ -122,9 +124,10 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
         yield Server(
             name="memory",
             listen=settings.listen,
-            registrations=(partial(add_MemoryServiceServicer_to_server, servicer),),
-            admission=admission(settings, GUARDS, clock=clock),
-            background=(embed, place),
+            registrations=(partial(add_MemoryServiceServicer_to_server, servicer), *guard.registrations),
+            admission=guard.admission,
+            background=(embed, place, *guard.background),
+            ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,

@@ -15,8 +15,9 @@ from services.meshkit.crypto.kek_file import KekFile
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
-from services.meshkit.grpc.server import Server, admission
+from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
 from services.orchestrator.clients.live_events import live_events
@@ -50,6 +51,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         maintenance = await enter(sql_engine(settings.maintenance_database_url.get_secret_value(), pool_size=size))
         nats = await enter(bus(settings.nats_url.get_secret_value()))
         signer = WorkloadSigner("orchestrator", SigningKey.read(settings.workload_key_path), clock=clock)
+        guard = await enter(mesh_guard(settings, GUARDS, service="orchestrator", clock=clock, workload=signer))
         connect = partial(channel, identity=signer)
         gateway = await enter(connect(settings.gateway_target))
         memory = await enter(connect(settings.memory_target))
@@ -97,8 +99,11 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                     AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
                 ),
                 partial(add_SessionServiceServicer_to_server, sessions),
+                *guard.registrations,
             ],
-            admission=admission(settings, GUARDS, clock=clock),
+            admission=guard.admission,
+            background=guard.background,
+            ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,

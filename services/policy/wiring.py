@@ -15,7 +15,10 @@ from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import IdSource
-from services.meshkit.grpc.server import Server, admission
+from services.meshkit.grpc.identity import WorkloadSigner
+from services.meshkit.grpc.server import Server, all_ready
+from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.engine import sql_engine
 from services.policy.clients.wakes import NatsWakes
 from services.policy.rules.shipped import load_shipped
@@ -39,6 +42,7 @@ from services.policy.usecases.watch_violations import WatchViolations
 @asynccontextmanager
 async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
     """Opens what policy needs and gives its server; leaving the block records what waits and closes everything."""
+    identity = WorkloadSigner("policy", SigningKey.read(settings.workload_key_path), clock=clock)
     async with (
         sql_engine(
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="policy"
@@ -47,6 +51,7 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
             settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="policy-maintenance"
         ) as maintenance,
         bus(settings.nats_url.get_secret_value()) as events,
+        mesh_guard(settings, GUARDS, service="policy", clock=clock, workload=identity) as guard,
         Threads("policy.threads", threads=settings.threads, most_waiting=settings.max_waiting_for_threads) as threads,
         Threads("policy.slow", threads=1, most_waiting=settings.max_waiting_slow) as slow_threads,
     ):
@@ -111,10 +116,11 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
                     partial(add_PolicyServiceServicer_to_server, PolicyServicer(evaluate=evaluate)),
                     partial(add_BundleServiceServicer_to_server, bundle_servicer),
                     partial(add_ViolationServiceServicer_to_server, violation_servicer),
+                    *guard.registrations,
                 ),
-                admission=admission(settings, GUARDS, clock=clock),
-                background=(laws, news),
-                ready=laws.ready,
+                admission=guard.admission,
+                background=(laws, news, *guard.background),
+                ready=all_ready(guard.ready, laws.ready),
                 metrics_listen=settings.metrics_listen,
                 drain_seconds=settings.drain_seconds,
                 max_concurrent_calls=settings.max_concurrent_calls,

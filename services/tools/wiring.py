@@ -18,8 +18,9 @@ from services.meshkit.crypto.kek_file import KekFile
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
-from services.meshkit.grpc.server import Server, admission
+from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.telemetry import metrics
@@ -67,6 +68,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
         evaluations(to_policy, clock=clock) as to_law,
         operations(to_cost, clock=clock) as to_money,
         CallsInFlight(most=settings.max_tool_calls) as in_flight,
+        mesh_guard(settings, GUARDS, service="tools", clock=clock, workload=identity) as guard,
     ):
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
         catalogue = Catalogue(tools=ToolRepository(app, ids=ids), shipped=shipped)
@@ -111,8 +113,8 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
         yield Server(
             name="tools",
             listen=settings.listen,
-            registrations=(partial(add_ToolServiceServicer_to_server, servicer),),
-            admission=admission(settings, GUARDS, clock=clock),
+            registrations=(partial(add_ToolServiceServicer_to_server, servicer), *guard.registrations),
+            admission=guard.admission,
             background=(
                 Sweep(
                     calls=calls,
@@ -121,7 +123,9 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
                     every_seconds=settings.sweep_seconds,
                     retention=timedelta(hours=settings.call_retention_hours),
                 ),
+                *guard.background,
             ),
+            ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,

@@ -7,11 +7,11 @@ from typing import Final
 from uuid import UUID
 
 from services.gateway.domain.errors import RoleNotHeld
-from services.gateway.domain.secret import KEY_PREFIX, SecretHash
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.permissions import permissions_of
+from services.meshkit.core.key_secret import KEY_PREFIX, SecretHash
 
 MAX_NAME: Final = 100
 MAX_PROJECT: Final = 100

@@ -4,15 +4,6 @@ from services.meshkit.core.errors import Internal, PermissionDenied, Unauthentic
 from services.meshkit.core.identity import Role
 
 
-class ApiKeyInvalid(Unauthenticated):
-    """The key is unknown, wrong, expired or revoked. The answer does not say which."""
-
-    reason = "API_KEY_INVALID"
-
-    def __init__(self) -> None:
-        super().__init__("the API key is not valid; check it for typing errors, or ask an administrator for a new one")
-
-
 class GrantInvalid(Unauthenticated):
     """The grant is unknown, revoked or for another run, or the key behind it no longer works."""
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.grant import Grant
-from services.gateway.domain.secret import SecretHash
 from services.gateway.domain.tenant import Tenant
 from services.meshkit.core.identity import Role, TenantId
+from services.meshkit.core.key_secret import SecretHash
 
 # A row's values are whatever the driver made of them.
 Row = Mapping[Any, Any]

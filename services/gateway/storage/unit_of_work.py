@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.grant import Grant
-from services.gateway.domain.secret import KEY_PREFIX
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.storage.rows import key_of, tenant_of
 from services.gateway.storage.tables import API_KEY, AUDIT, GRANT, PK_API_KEY, TENANT, UQ_GRANT_RUN, UQ_TENANT_NAME
@@ -20,6 +19,7 @@ from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource, from_uuid
+from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.sql.errors import violates
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
 from services.meshkit.sql.scope import Scope, tenant_scope

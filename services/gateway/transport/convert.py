@@ -8,14 +8,14 @@ from uuid import UUID
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.gateway.v1 import identity_pb2, identity_service_pb2, status_service_pb2
+from comitia.gateway.v1 import identity_pb2, identity_service_pb2, status_service_pb2, tenant_pb2
 from services.gateway.domain.api_key import ApiKey, KeyWish
-from services.gateway.domain.secret import KEY_PREFIX
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.usecases.ports import Health, Repeatable
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Role
 from services.meshkit.core.ids import from_uuid
+from services.meshkit.core.key_secret import KEY_PREFIX
 
 _ROLES: Final = {
     identity_pb2.ROLE_ADMIN: Role.ADMIN,
@@ -74,9 +74,9 @@ def key_to_proto(key: ApiKey) -> identity_pb2.ApiKey:
     )
 
 
-def tenant_to_proto(tenant: Tenant) -> identity_pb2.Tenant:
+def tenant_to_proto(tenant: Tenant) -> tenant_pb2.Tenant:
     """Writes a tenant."""
-    return identity_pb2.Tenant(
+    return tenant_pb2.Tenant(
         tenant_id=from_uuid(TENANT_PREFIX, tenant.id),
         name=tenant.name,
         create_time=timestamp(tenant.create_time),

@@ -17,9 +17,9 @@ from google.protobuf import json_format
 from google.rpc import status_pb2
 
 from comitia.guard_table import Guard
-from services.gateway.domain.errors import ApiKeyInvalid
 from services.gateway.usecases.exchange_api_key import ExchangeApiKey
 from services.meshkit.grpc.errors import to_status
+from services.meshkit.core.key_secret import ApiKeyInvalid
 
 #: Guard of the one RPC, which is not ours to annotate: whoever holds a key may exchange it anyway.
 GUARD: Final = {"/envoy.service.auth.v3.Authorization/Check": Guard("", 0, 2, True, frozenset())}

@@ -6,7 +6,6 @@ from uuid import UUID
 from comitia.gateway.v1 import identity_service_pb2 as pb
 from comitia.gateway.v1.identity_service_pb2_grpc import IdentityServiceServicer
 from services.gateway.domain.grant import GRANT_PREFIX, RUN_PREFIX
-from services.gateway.domain.secret import KEY_PREFIX
 from services.gateway.domain.tenant import TENANT_PREFIX
 from services.gateway.transport import convert
 from services.gateway.usecases.create_api_key import CreateApiKey
@@ -18,6 +17,7 @@ from services.gateway.usecases.revoke_api_key import RevokeApiKey
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.core.key_secret import KEY_PREFIX
 
 _CREATE: Final = "comitia.gateway.v1.IdentityService/CreateApiKey"
 

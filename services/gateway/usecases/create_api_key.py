@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from services.gateway.domain.api_key import ApiKey, KeyWish
-from services.gateway.domain.secret import PresentedKey, SecretHash
 from services.gateway.usecases.ports import BeginWork, Randomness, Repeatable
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.key_secret import PresentedKey, SecretHash
 
 SALT_BYTES = 16
 SECRET_BYTES = 32

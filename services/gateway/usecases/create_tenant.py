@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 from services.gateway.domain.api_key import KeyWish
-from services.gateway.domain.secret import PresentedKey
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.usecases.create_api_key import KeyMaker
 from services.gateway.usecases.ports import BeginWork, Repeatable, UnitOfWork
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Role, TenantId
 from services.meshkit.core.ids import IdSource, from_uuid
+from services.meshkit.core.key_secret import PresentedKey
 
 #: The first key of every tenant.
 FIRST_KEY = KeyWish(display_name="first admin key", roles=(Role.ADMIN,), project=None, expire_time=None)

@@ -1,8 +1,7 @@
 """Makes the tenant and the key that a fresh installation starts with."""
 
 from services.gateway.domain.api_key import KeyWish
-from services.gateway.domain.errors import ApiKeyInvalid, BootstrapKeyDiffers
-from services.gateway.domain.secret import PresentedKey
+from services.gateway.domain.errors import BootstrapKeyDiffers
 from services.gateway.domain.tenant import LOCAL, Tenant
 from services.gateway.usecases.create_api_key import KeyMaker
 from services.gateway.usecases.ports import BeginWork, IdentityDirectory
@@ -10,6 +9,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import AlreadyExists
 from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.key_secret import ApiKeyInvalid, PresentedKey
 
 #: Who acts when the installation itself does.
 SYSTEM = "system:gateway"

@@ -7,11 +7,10 @@ from typing import Final
 from uuid import UUID
 
 from services.gateway.domain.api_key import ApiKey
-from services.gateway.domain.errors import ApiKeyInvalid
-from services.gateway.domain.secret import NO_SECRET, PresentedKey
 from services.gateway.usecases.ports import IdentityDirectory, TokenSigner
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.key_secret import NO_SECRET, ApiKeyInvalid, PresentedKey
 
 #: Life of a token for a key.
 TOKEN_LIFE: Final = timedelta(minutes=15)

@@ -4,12 +4,12 @@ from uuid import UUID
 
 from services.gateway.domain.errors import GrantNeedsKey
 from services.gateway.domain.grant import GRANT_PREFIX, Grant
-from services.gateway.domain.secret import KEY_PREFIX
 from services.gateway.usecases.ports import BeginWork
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
+from services.meshkit.core.key_secret import KEY_PREFIX
 
 
 class IssueGrant:

@@ -35,6 +35,8 @@ class Principal:
     scopes: frozenset[str] | None = None
     #: Run on whose behalf the token was exchanged; None for a live caller.
     run_id: str | None = None
+    #: API key that the token was given for, `key_…`, where `subject` is not that key; None for people.
+    api_key: str | None = None
     #: The token itself, to be passed on when calling a neighbour for this principal.
     token: str = field(default="", repr=False)
 

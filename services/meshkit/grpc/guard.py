@@ -1,13 +1,21 @@
 """Who may call which RPC. The table is generated from the annotations in the protos; here it is applied."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from services.meshkit.core.errors import Internal, PermissionDenied
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.permissions import permissions_of
-from services.meshkit.grpc.identity import AUTHORIZATION, WORKLOAD, TokenMissing, TokenVerifier, WorkloadVerifier
+from services.meshkit.grpc.identity import (
+    AUTHORIZATION,
+    WORKLOAD,
+    TokenMissing,
+    TokenVerifier,
+    VerifiedToken,
+    WorkloadVerifier,
+)
 
 #: Longest duration of an RPC whose annotation names none, seconds.
 DEFAULT_MAX_SECONDS: Final = 30
@@ -60,21 +68,47 @@ class PeerNotAllowed(PermissionDenied):
         super().__init__("this call is open to certain services of the mesh only")
 
 
+class Standing(Protocol):
+    """What became of callers since their tokens were issued: who was revoked, which tenants may no longer work."""
+
+    def check(self, verified: VerifiedToken) -> None:
+        """Raises: TokenRevoked, TenantSuspended."""
+        ...
+
+    def changed(self, listener: Callable[[TenantId | None], None]) -> AbstractContextManager[None]:
+        """Has `listener` called, within the block, when something changed for a tenant; None stands for all."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
     """What a caller has proven."""
 
     principal: Principal | None = None
     peer: str | None = None
+    #: What `principal` was read from.
+    verified: VerifiedToken | None = None
 
 
 class Admission:
-    """Decides whether a call may begin."""
+    """Decides whether a call may begin.
 
-    def __init__(self, guards: Mapping[str, Guard], *, tokens: TokenVerifier, workloads: WorkloadVerifier) -> None:
+    Args:
+        standing: what became of callers since; None where nothing is known, so that a token stands for itself.
+    """
+
+    def __init__(
+        self,
+        guards: Mapping[str, Guard],
+        *,
+        tokens: TokenVerifier,
+        workloads: WorkloadVerifier,
+        standing: Standing | None = None,
+    ) -> None:
         self._guards = guards
-        self.tokens = tokens
+        self._tokens = tokens
         self._workloads = workloads
+        self.standing = standing
 
     def guard(self, method: str) -> Guard:
         """Gives the guard of an RPC.
@@ -103,9 +137,23 @@ class Admission:
             return Admitted(peer=peer)
         if token is None:
             raise TokenMissing("send the metadata `authorization: Bearer <token>`; `comitia token` prints a token")
-        principal = self.tokens.verify(token).principal
-        check_permission(principal, guard.permission)
-        return Admitted(principal=principal, peer=peer)
+        verified = self.verify(token)
+        check_permission(verified.principal, guard.permission)
+        return Admitted(principal=verified.principal, peer=peer, verified=verified)
+
+    def verify(self, token: str) -> VerifiedToken:
+        """Gives what a token proves, if it still does.
+
+        Raises: TokenMalformed, TokenExpired, TokenForOthers, TokenRevoked, TenantSuspended.
+        """
+        verified = self._tokens.verify(token)
+        self.check(verified)
+        return verified
+
+    def check(self, verified: VerifiedToken) -> None:
+        """Looks again at what was verified before. Raises: TokenRevoked, TenantSuspended."""
+        if self.standing is not None:
+            self.standing.check(verified)
 
 
 def check_permission(principal: Principal, permission: str) -> None:

@@ -52,9 +52,11 @@ class WorkloadRefused(Unauthenticated):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedToken:
-    """A principal and how long its token lives."""
+    """A principal and the life of its token."""
 
     principal: Principal
+    #: Unix time, seconds.
+    issued: float
     #: Unix time, seconds, leeway included.
     expires: float
 
@@ -116,7 +118,7 @@ class TokenSigner:
             "exp": now + int(life.total_seconds()),
             "jti": token_id,
         }
-        optional = {"project": principal.project, "run": principal.run_id, "grant": grant}
+        optional = {"project": principal.project, "run": principal.run_id, "key": principal.api_key, "grant": grant}
         claims.update({name: value for name, value in optional.items() if value is not None})
         if principal.scopes is not None:
             claims["scopes"] = sorted(principal.scopes)
@@ -181,7 +183,7 @@ class WorkloadVerifier:
 
 
 def _to_verified(token: str, claims: dict[str, Any], *, now: float) -> VerifiedToken:
-    _, expires = _lifetime(claims, now=now)
+    issued, expires = _lifetime(claims, now=now)
     if claims.get("iss") != ISSUER or not _meant_for(claims, AUDIENCE):
         raise TokenForOthers("the token is not meant for this mesh")
     subject = claims.get("sub")
@@ -201,9 +203,10 @@ def _to_verified(token: str, claims: dict[str, Any], *, now: float) -> VerifiedT
         project=_text(claims, "project"),
         scopes=_texts(claims, "scopes"),
         run_id=_text(claims, "run"),
+        api_key=_text(claims, "key"),
         token=token,
     )
-    return VerifiedToken(principal=principal, expires=expires + _LEEWAY_SECONDS)
+    return VerifiedToken(principal=principal, issued=issued, expires=expires + _LEEWAY_SECONDS)
 
 
 def _lifetime(claims: dict[str, Any], *, now: float) -> tuple[float, float]:

@@ -17,13 +17,10 @@ from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.core.errors import Internal
 from services.meshkit.grpc.call import Drain
 from services.meshkit.grpc.decoding import MAX_MESSAGE_BYTES, RECEIVED_BYTES
-from services.meshkit.grpc.guard import EXEMPT_SERVICES, Admission, Guard, GuardMissing
+from services.meshkit.grpc.guard import EXEMPT_SERVICES, Admission, GuardMissing
 from services.meshkit.grpc.health import HealthServicer
-from services.meshkit.grpc.identity import TokenVerifier, WorkloadVerifier
 from services.meshkit.grpc.interceptors import MeshInterceptor
 from services.meshkit.grpc.reflection import add_reflection
-from services.meshkit.grpc.signed_token import KeySetFile
-from services.meshkit.settings import ServiceSettings
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.metrics_page import metrics_page
 from services.meshkit.telemetry.scope import scoped
@@ -33,6 +30,9 @@ _MAX_STREAMS_PER_CONNECTION: Final = 1000
 _MAX_CONNECTION_AGE_MS: Final = 10 * 60 * 1000
 #: Calls that live on an aged connection may take this long to end.
 _MAX_CONNECTION_AGE_GRACE_MS: Final = 60 * 60 * 1000
+#: Pause between two looks at the readiness of a server that is ready, and of one that is not yet, seconds.
+_READY_SECONDS: Final = 1.0
+_UNREADY_SECONDS: Final = 0.1
 
 #: Adds a servicer to a server: `partial(add_ToolServiceServicer_to_server, servicer)`.
 Registration = Callable[[Any], None]
@@ -66,7 +66,7 @@ class Server:
     registrations: Sequence[Registration]
     admission: Admission
     background: Sequence[Background] = ()
-    #: Asked once a second; health follows it.
+    #: Asked once a second, and more often until it is ready; health follows it.
     ready: Readiness = always_ready
     metrics_listen: str | None = None
     drain_seconds: float = 10.0
@@ -88,16 +88,17 @@ class Serving:
     drain: Drain
 
 
-def admission(settings: ServiceSettings, guards: Mapping[str, Guard], *, clock: Clock) -> Admission:
-    """Makes the admission of a service from its settings and the generated table.
+def all_ready(*checks: Readiness) -> Readiness:
+    """Puts several answers to the same question together: the first reason that is given counts."""
 
-    Raises: KeyUnreadable: a key set file is missing or broken.
-    """
-    return Admission(
-        guards,
-        tokens=TokenVerifier(KeySetFile(settings.jwks_path, clock=clock), clock=clock),
-        workloads=WorkloadVerifier(KeySetFile(settings.workload_jwks_path, clock=clock), clock=clock),
-    )
+    async def ready() -> str | None:
+        for check in checks:
+            reason = await check()
+            if reason is not None:
+                return reason
+        return None
+
+    return ready
 
 
 @asynccontextmanager
@@ -161,7 +162,7 @@ async def _follow_readiness(server: Server, health: HealthServicer) -> None:
         if reason != told:
             told = reason
             log.warning("not ready", why=reason) if reason else log.info("ready")
-        await server.clock.sleep(1.0)
+        await server.clock.sleep(_READY_SECONDS if reason is None else _UNREADY_SECONDS)
 
 
 async def _bind(grpc_server: grpc.aio.Server, server: Server) -> int:

@@ -43,7 +43,8 @@ class StreamIdentities:
 
         Args:
             now: Unix time, seconds; a token that was good when it came may have expired since.
-        Raises: what the token was refused for; TokenMissing: no such index; TokenExpired.
+        Raises: what the token was refused for; TokenMissing: no such index; TokenExpired, TokenRevoked,
+            TenantSuspended: since it came.
         """
         if index >= len(self._known):
             raise TokenMissing("the stream has not named the identity of this item", identity_index=index)
@@ -52,11 +53,12 @@ class StreamIdentities:
             raise known
         if now >= known.expires:
             raise TokenExpired("the token has expired; get a new one")
+        self._admission.check(known)
         return known.principal
 
     def _verified(self, token: str) -> VerifiedToken | MeshError:
         try:
-            verified = self._admission.tokens.verify(token)
+            verified = self._admission.verify(token)
             check_permission(verified.principal, self._permission)
         except MeshError as error:
             return error

@@ -48,6 +48,9 @@ QUEUE_ITEMS = Gauge(names.QUEUE_ITEMS, "Things waiting in a bounded queue.", ["q
 QUEUE_REFUSED = Counter(names.QUEUE_REFUSED_TOTAL, "Things refused by a full queue.", ["queue"])
 CACHE_ITEMS = Gauge(names.CACHE_ITEMS, "Things kept in a bounded map.", ["cache"])
 CACHE_BYTES = Gauge(names.CACHE_BYTES, "Bytes kept in a bounded map.", ["cache"])
+GUARD_FEED_AGE = Gauge(
+    names.GUARD_FEED_AGE_SECONDS, "Seconds since the gateway's last word about revocations and tenants.", ["service"]
+)
 BATCH_ITEMS = Histogram(names.BATCH_ITEMS, "Items that went together.", ["queue"], buckets=_BATCH_BUCKETS)
 
 
@@ -61,6 +64,13 @@ def show_size(cache: str, kept: Sized, *, size_bytes: Callable[[], int] | None =
     CACHE_ITEMS.labels(cache).set_function(kept.__len__)
     if size_bytes is not None:
         CACHE_BYTES.labels(cache).set_function(size_bytes)
+
+
+AUDIT_ENTRIES = Counter(names.AUDIT_ENTRIES_TOTAL, "Audit entries that were chained.", ["service"])
+AUDIT_BREAKS = Counter(names.AUDIT_BREAKS_TOTAL, "Places at which audit entries are missing.", ["service", "kind"])
+AUDIT_FEED_AWAY = Gauge(names.AUDIT_FEED_AWAY, "1 while a service's audit entries do not arrive.", ["service"])
+AUDIT_HEADS = Counter(names.AUDIT_HEADS_TOTAL, "Heads of audit trails that were signed.")
+AUDIT_CONTRADICTIONS = Gauge(names.AUDIT_CONTRADICTIONS, "Tenants whose audit trail contradicts what was signed.")
 
 
 class BoundedLabel:

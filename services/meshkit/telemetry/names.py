@@ -47,6 +47,18 @@ CACHE_ITEMS: Final = "comitia_cache_items"
 CACHE_BYTES: Final = "comitia_cache_bytes"
 #: Items that travelled or were committed together. Labels: queue.
 BATCH_ITEMS: Final = "comitia_batch_items"
+#: Audit entries that the gateway chained. Labels: service.
+AUDIT_ENTRIES_TOTAL: Final = "comitia_audit_entries_total"
+#: Places at which a service's audit entries are missing or were changed: an alarm. Labels: service, kind.
+AUDIT_BREAKS_TOTAL: Final = "comitia_audit_breaks_total"
+#: 1 while a service's audit entries cannot be fetched. Labels: service.
+AUDIT_FEED_AWAY: Final = "comitia_audit_feed_away"
+#: Heads of audit trails that were signed.
+AUDIT_HEADS_TOTAL: Final = "comitia_audit_heads_total"
+#: Tenants whose stored audit trail contradicts what was signed: an alarm.
+AUDIT_CONTRADICTIONS: Final = "comitia_audit_contradictions"
+#: Seconds since the gateway's last word about revocations and tenants; beyond 5 a service is cut off. Labels: service.
+GUARD_FEED_AGE_SECONDS: Final = "comitia_guard_feed_age_seconds"
 
 # --- spans -----------------------------------------------------------------------------------------------------------
 

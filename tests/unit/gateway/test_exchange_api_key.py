@@ -8,13 +8,12 @@ from uuid import UUID
 import pytest
 
 from services.gateway.domain.api_key import ApiKey
-from services.gateway.domain.errors import ApiKeyInvalid
 from services.gateway.domain.grant import Grant
-from services.gateway.domain.secret import PresentedKey, SecretHash
 from services.gateway.domain.tenant import Tenant
 from services.gateway.usecases.exchange_api_key import ExchangeApiKey
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import SystemIds
+from services.meshkit.core.key_secret import ApiKeyInvalid, PresentedKey, SecretHash
 from services.meshkit.testing.fake_clock import FakeClock
 
 SECRET = "f" * 64

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.domain.api_key import ApiKey, KeyWish
-from services.gateway.domain.errors import ApiKeyInvalid, GrantInvalid, RoleNotHeld
+from services.gateway.domain.errors import GrantInvalid, RoleNotHeld
 from services.gateway.domain.grant import Grant
-from services.gateway.domain.secret import NO_SECRET, PresentedKey, SecretHash
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.permissions import permissions_of
+from services.meshkit.core.key_secret import NO_SECRET, ApiKeyInvalid, PresentedKey, SecretHash
 from services.meshkit.testing.fake_clock import NOON
 
 TENANT = TenantId(UUID(int=1))

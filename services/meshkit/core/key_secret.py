@@ -7,17 +7,26 @@ A secret is 256 random bits, so nobody finds it by trying, however fast the hash
 import hmac
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
-from services.gateway.domain.errors import ApiKeyInvalid
-from services.meshkit.core.errors import Invalid
+from services.meshkit.core.errors import Invalid, Unauthenticated
 from services.meshkit.core.ids import from_uuid, to_uuid
 
 #: TypeID prefix of a key; its 26 characters without the prefix are the id inside the key's text.
 KEY_PREFIX: Final = "key"
 _TEXT: Final = re.compile(r"ck_([0-9a-z]{26})_([0-9A-Za-z\-]{40,128})", re.ASCII)
+
+
+class ApiKeyInvalid(Unauthenticated):
+    """The key is unknown, wrong, expired or revoked. The answer does not say which."""
+
+    reason = "API_KEY_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("the API key is not valid; check it for typing errors, or ask an administrator for a new one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,22 @@ class SecretHash:
     def fits(self, secret: str) -> bool:
         """Compares in constant time."""
         return hmac.compare_digest(self.digest, hmac.digest(self.salt, secret.encode(), sha256))
+
+
+@dataclass(frozen=True, slots=True)
+class KeySecrets:
+    """The secrets with which a key may be used: its own, and for a while after a rotation the one before."""
+
+    current: SecretHash
+    previous: SecretHash | None = None
+    #: When the previous one stops working.
+    previous_until: datetime | None = None
+
+    def fit(self, secret: str, *, now: datetime) -> bool:
+        """Compares with both in constant time."""
+        fits = self.current.fits(secret)
+        fits_previous = (self.previous or NO_SECRET).fits(secret)
+        return fits or (fits_previous and self.previous_until is not None and now < self.previous_until)
 
 
 #: Compared against when there is no such key, so that a wrong id takes as long as a wrong secret. No text hashes to it.

@@ -1,0 +1,206 @@
+"""What this service knows of revocations, tenants and keys: pushed by the gateway, asked at every call."""
+
+from collections.abc import Callable, Generator, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from comitia.gateway.v1 import guard_feed_service_pb2 as pb
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import Role, TenantId
+from services.meshkit.core.key_secret import KeySecrets, SecretHash
+from services.meshkit.core.tenant import GuardedTenantState, TenantState
+from services.meshkit.grpc.identity import VerifiedToken
+from services.meshkit.guard import convert
+from services.meshkit.guard.errors import TenantSuspended, TokenRevoked
+from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.logs import logger
+
+#: A revocation is remembered this long, seconds: longer than any token lives that was issued before it.
+REMEMBER_REVOKED_SECONDS: Final = 20 * 60
+#: Told which tenant changed; None stands for all.
+Listener = Callable[[TenantId | None], None]
+
+log = logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownKey:
+    """An API key that works, as far as is known here."""
+
+    tenant: TenantId
+    #: Who a holder is within the tenant: `key_…`, or `svc_…` of the service account it speaks for.
+    subject: str
+    secrets: KeySecrets = field(repr=False)
+    roles: frozenset[Role]
+    project: str | None = None
+    #: None means all that the roles grant.
+    scopes: frozenset[str] | None = None
+    #: None means never.
+    expire_time: datetime | None = None
+
+    def fits(self, secret: str, *, now: datetime) -> bool:
+        """True when the key works and this is its secret; as fast for a wrong secret as for a right one."""
+        fits = self.secrets.fit(secret, now=now)
+        return fits and (self.expire_time is None or now < self.expire_time)
+
+
+class _Known:
+    """One whole state. Tenants without any rule are left out: unknown means active without quotas."""
+
+    def __init__(self) -> None:
+        self.tenants: dict[TenantId, GuardedTenantState] = {}
+        self.keys: dict[UUID, KnownKey] = {}
+        #: Unix time of the revocation, by subject.
+        self.revoked: dict[TenantId, dict[str, float]] = {}
+
+
+class GuardFeed:
+    """Implements `meshkit.grpc.guard.Standing`; reading it costs no round trip.
+
+    Knows nothing at first, and goes on with what it knows while the gateway is away; `age` tells.
+
+    Args:
+        most_keys: keys kept; one more is not known here, and `key` gives None for it.
+    """
+
+    def __init__(self, *, clock: Clock, most_keys: int = 200_000) -> None:
+        self._clock = clock
+        self._most_keys = most_keys
+        self._known = _Known()
+        #: A whole state on its way; what was known before holds until it is complete.
+        self._coming: _Known | None = None
+        self._listeners: set[Listener] = set()
+        self._heard_at: float | None = None
+        #: Version of the gateway's state that is known here whole; 0 before the first.
+        self.version = 0
+
+    def tenant(self, tenant: TenantId) -> GuardedTenantState | None:
+        """Gives what is known of a tenant; None for an active one without quotas and rules, and for an unknown one."""
+        return self._known.tenants.get(tenant)
+
+    def revoked_since(self, tenant: TenantId, subject: str) -> datetime | None:
+        """Gives when a subject was revoked, None when it was not, or longer ago than tokens live."""
+        at = self._known.revoked.get(tenant, {}).get(subject)
+        return None if at is None else datetime.fromtimestamp(at, UTC)
+
+    def key(self, api_key_id: UUID) -> KnownKey | None:
+        """Gives a key that works, with the hashes to verify a secret by; None for one that is not known here."""
+        return self._known.keys.get(api_key_id)
+
+    def age(self) -> float:
+        """Gives the seconds since the gateway's last word; infinite before the first whole state."""
+        if self._heard_at is None or self.version == 0:
+            return float("inf")
+        return max(0.0, self._clock.monotonic() - self._heard_at)
+
+    def check(self, verified: VerifiedToken) -> None:
+        """See `Standing.check`."""
+        principal = verified.principal
+        tenant = self._known.tenants.get(principal.tenant)
+        if tenant is not None and tenant.state is not TenantState.ACTIVE:
+            raise TenantSuspended
+        revoked = self._known.revoked.get(principal.tenant)
+        if revoked is None:
+            return
+        since = revoked.get(principal.subject)
+        if since is not None and verified.issued <= since:
+            raise TokenRevoked
+        since = None if principal.api_key is None else revoked.get(principal.api_key)
+        if since is not None and verified.issued <= since:
+            raise TokenRevoked
+
+    @contextmanager
+    def changed(self, listener: Listener) -> Generator[None]:
+        """See `Standing.changed`; also told when a key of the tenant changed."""
+        self._listeners.add(listener)
+        try:
+            yield
+        finally:
+            self._listeners.discard(listener)
+
+    def take(self, news: pb.WatchGuardResponse) -> None:
+        """Takes in one message of the gateway."""
+        self._heard_at = self._clock.monotonic()
+        if news.reset:
+            self._coming = _Known()
+        known = self._known if self._coming is None else self._coming
+        touched = self._write(known, news)
+        if news.complete:
+            self.version = news.version
+            if self._coming is not None:
+                self._known, self._coming = self._coming, None
+                touched = {None}
+            self._forget_old()
+        if self._coming is None:
+            self._tell(touched)
+
+    def restart(self) -> None:
+        """Drops a state that was on its way when the stream broke."""
+        self._coming = None
+
+    def show(self, service: str) -> None:
+        """Has the metrics page show the feed."""
+        metrics.GUARD_FEED_AGE.labels(service).set_function(self.age)
+        metrics.CACHE_ITEMS.labels(f"{service}.guard_keys").set_function(lambda: len(self._known.keys))
+        metrics.CACHE_ITEMS.labels(f"{service}.guard_tenants").set_function(lambda: len(self._known.tenants))
+        metrics.CACHE_ITEMS.labels(f"{service}.guard_revoked").set_function(
+            lambda: sum(len(subjects) for subjects in self._known.revoked.values())
+        )
+
+    def _write(self, known: _Known, news: pb.WatchGuardResponse) -> set[TenantId | None]:
+        touched: set[TenantId | None] = set()
+        for tenant in news.tenants:
+            tenant_id, state = convert.tenant_id(tenant.tenant_id), convert.tenant_state(tenant)
+            touched.add(tenant_id)
+            if state == _UNRULED:
+                known.tenants.pop(tenant_id, None)
+            else:
+                known.tenants[tenant_id] = state
+        for revoked in news.revoked:
+            tenant_id = convert.tenant_id(revoked.tenant_id)
+            touched.add(tenant_id)
+            subjects = known.revoked.setdefault(tenant_id, {})
+            at = convert.moment(revoked.revoke_time).timestamp()
+            subjects[revoked.subject] = max(at, subjects.get(revoked.subject, at))
+        for key in news.keys:
+            touched.add(convert.tenant_id(key.tenant_id))
+            self._keep(known, key)
+        for ended in news.ended_keys:
+            gone = known.keys.pop(convert.key_id(ended), None)
+            touched.add(None if gone is None else gone.tenant)
+        return touched
+
+    def _keep(self, known: _Known, key: pb.GuardedKey) -> None:
+        key_id = convert.key_id(key.api_key_id)
+        if key_id not in known.keys and len(known.keys) >= self._most_keys:
+            metrics.QUEUE_REFUSED.labels("guard.keys").inc()
+            return
+        known.keys[key_id] = KnownKey(
+            tenant=convert.tenant_id(key.tenant_id),
+            subject=key.api_key_id,
+            secrets=KeySecrets(SecretHash(key.salt, key.digest)),
+            roles=frozenset(convert.ROLES[role] for role in key.roles if role in convert.ROLES),
+            project=key.project or None,
+            scopes=frozenset(key.scopes) or None,
+            expire_time=convert.moment(key.expire_time) if key.HasField("expire_time") else None,
+        )
+
+    def _forget_old(self) -> None:
+        before = self._clock.now().timestamp() - REMEMBER_REVOKED_SECONDS
+        for tenant, subjects in list(self._known.revoked.items()):
+            for subject in [subject for subject, at in subjects.items() if at < before]:
+                del subjects[subject]
+            if not subjects:
+                del self._known.revoked[tenant]
+
+    def _tell(self, touched: Set[TenantId | None]) -> None:
+        for tenant in (None,) if None in touched else touched:
+            for listener in tuple(self._listeners):
+                listener(tenant)
+
+
+#: What is not worth keeping.
+_UNRULED: Final = GuardedTenantState()

@@ -1,0 +1,73 @@
+"""Puts together what guards the doors of one service. Every wiring calls it once."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.meshkit.core.clock import Clock
+from services.meshkit.grpc.guard import Admission, Guard
+from services.meshkit.grpc.identity import TokenVerifier, WorkloadSigner, WorkloadVerifier
+from services.meshkit.grpc.server import Background, Readiness, Registration, always_ready
+from services.meshkit.grpc.signed_token import KeySetFile
+from services.meshkit.guard.feed import GuardFeed
+from services.meshkit.settings import ServiceSettings
+
+
+class GuardPart(Protocol):
+    """Something that every service serves to the gateway beside its own contract."""
+
+    @property
+    def registrations(self) -> Sequence[Registration]: ...
+    @property
+    def background(self) -> Sequence[Background]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeshGuard:
+    """What a server needs to guard its doors."""
+
+    admission: Admission
+    feed: GuardFeed
+    registrations: Sequence[Registration]
+    background: Sequence[Background]
+    #: Waits a moment for the first word of the gateway.
+    ready: Readiness
+
+
+@asynccontextmanager
+async def mesh_guard(
+    settings: ServiceSettings,
+    guards: Mapping[str, Guard],
+    *,
+    service: str,
+    clock: Clock,
+    workload: WorkloadSigner,
+    audit: GuardPart | None = None,
+    tenant_data: GuardPart | None = None,
+) -> AsyncGenerator[MeshGuard]:
+    """Gives the guard of a service; leaving the block closes what it opened.
+
+    Args:
+        guards: the generated table.
+        service: name, such as `tools`.
+        workload: proves the service to the gateway.
+        audit: serves the rows of the audit trail.
+        tenant_data: erases what the service holds of a tenant.
+    Raises: KeyUnreadable: a key set file is missing or broken.
+    """
+    feed = GuardFeed(clock=clock)
+    feed.show(service)
+    parts = [part for part in (audit, tenant_data) if part is not None]
+    yield MeshGuard(
+        admission=Admission(
+            guards,
+            tokens=TokenVerifier(KeySetFile(settings.jwks_path, clock=clock), clock=clock),
+            workloads=WorkloadVerifier(KeySetFile(settings.workload_jwks_path, clock=clock), clock=clock),
+            standing=feed,
+        ),
+        feed=feed,
+        registrations=tuple(registration for part in parts for registration in part.registrations),
+        background=tuple(background for part in parts for background in part.background),
+        ready=always_ready,
+    )
