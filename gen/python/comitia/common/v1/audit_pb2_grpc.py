@@ -48,6 +48,9 @@ class AuditFeedServiceServicer:
 
     def PullAuditEntries(self, request, context):
         """Lists entries of all tenants after the given positions, oldest first per stream.
+
+        The gateway asks for the newest entry that it knows of each stream once more, to notice streams that were cut or
+        restored from an old copy; so the newest entry of a stream is never removed, however old it is.
         Internal, so without `google.api.http`: it crosses tenants.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -35,6 +35,9 @@ class AuditFeedServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AuditFeedServiceAsyncStub: ...
     PullAuditEntries: _grpc.UnaryUnaryMultiCallable[_audit_pb2.PullAuditEntriesRequest, _audit_pb2.PullAuditEntriesResponse]
     """Lists entries of all tenants after the given positions, oldest first per stream.
+
+    The gateway asks for the newest entry that it knows of each stream once more, to notice streams that were cut or
+    restored from an old copy; so the newest entry of a stream is never removed, however old it is.
     Internal, so without `google.api.http`: it crosses tenants.
     """
 
@@ -45,6 +48,9 @@ class AuditFeedServiceAsyncStub(AuditFeedServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PullAuditEntries: _aio.UnaryUnaryMultiCallable[_audit_pb2.PullAuditEntriesRequest, _audit_pb2.PullAuditEntriesResponse]  # type: ignore[assignment]
     """Lists entries of all tenants after the given positions, oldest first per stream.
+
+    The gateway asks for the newest entry that it knows of each stream once more, to notice streams that were cut or
+    restored from an old copy; so the newest entry of a stream is never removed, however old it is.
     Internal, so without `google.api.http`: it crosses tenants.
     """
 
@@ -58,6 +64,9 @@ class AuditFeedServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.PullAuditEntriesResponse, _abc.Awaitable[_audit_pb2.PullAuditEntriesResponse]]:
         """Lists entries of all tenants after the given positions, oldest first per stream.
+
+        The gateway asks for the newest entry that it knows of each stream once more, to notice streams that were cut or
+        restored from an old copy; so the newest entry of a stream is never removed, however old it is.
         Internal, so without `google.api.http`: it crosses tenants.
         """
 

@@ -408,10 +408,15 @@ class GetAuditStatusResponse(_message.Message):
     HEAD_FIELD_NUMBER: _builtins.int
     UNREACHABLE_SERVICES_FIELD_NUMBER: _builtins.int
     WHOLE_FIELD_NUMBER: _builtins.int
+    CONTRADICTION_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Entries in the caller's chain."""
     whole: _builtins.bool
-    """True when no gap is known and every service was asked within the last minute."""
+    """True when no gap is known, nothing contradicts a signed head, and every service was asked within the last minute."""
+    contradiction: _builtins.str
+    """How the caller's stored chain contradicts a head that was signed over it: somebody changed the database. Empty when
+    it does not. Nothing is signed over such a chain any more.
+    """
     @_builtins.property
     def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetAuditStatusResponse.Gap]:
         """Streams with something missing, for operators of the installation; empty for others."""
@@ -432,10 +437,11 @@ class GetAuditStatusResponse(_message.Message):
         head: Global___AuditHead | None = ...,
         unreachable_services: _abc.Iterable[_builtins.str] | None = ...,
         whole: _builtins.bool = ...,
+        contradiction: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gaps", b"gaps", "head", b"head", "size", b"size", "unreachable_services", b"unreachable_services", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contradiction", b"contradiction", "gaps", b"gaps", "head", b"head", "size", b"size", "unreachable_services", b"unreachable_services", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

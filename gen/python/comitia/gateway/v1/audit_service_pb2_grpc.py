@@ -75,7 +75,7 @@ class AuditServiceServicer:
     """
 
     def ListAuditEntries(self, request, context):
-        """Lists entries, newest first.
+        """Lists entries, newest first. Those that are archived, after 90 days, are only in exports and proofs.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -83,6 +83,8 @@ class AuditServiceServicer:
 
     def ExportAudit(self, request, context):
         """Sends entries in the order of the chain, then the signed heads over them, for `comitia audit verify`.
+
+        What is not signed yet is signed first, so that a head covers every entry that is sent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

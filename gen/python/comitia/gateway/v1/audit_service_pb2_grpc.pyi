@@ -39,9 +39,12 @@ class AuditServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AuditServiceAsyncStub: ...
     ListAuditEntries: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ListAuditEntriesRequest, _audit_service_pb2.ListAuditEntriesResponse]
-    """Lists entries, newest first."""
+    """Lists entries, newest first. Those that are archived, after 90 days, are only in exports and proofs."""
     ExportAudit: _grpc.UnaryStreamMultiCallable[_audit_service_pb2.ExportAuditRequest, _audit_service_pb2.ExportAuditResponse]
-    """Sends entries in the order of the chain, then the signed heads over them, for `comitia audit verify`."""
+    """Sends entries in the order of the chain, then the signed heads over them, for `comitia audit verify`.
+
+    What is not signed yet is signed first, so that a head covers every entry that is sent.
+    """
     ProveAuditEntry: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.ProveAuditEntryRequest, _audit_service_pb2.ProveAuditEntryResponse]
     """Proves that an entry is in the tree of a signed head (RFC 6962, 2.1.1).
 
@@ -66,9 +69,12 @@ class AuditServiceAsyncStub(AuditServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListAuditEntries: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ListAuditEntriesRequest, _audit_service_pb2.ListAuditEntriesResponse]  # type: ignore[assignment]
-    """Lists entries, newest first."""
+    """Lists entries, newest first. Those that are archived, after 90 days, are only in exports and proofs."""
     ExportAudit: _aio.UnaryStreamMultiCallable[_audit_service_pb2.ExportAuditRequest, _audit_service_pb2.ExportAuditResponse]  # type: ignore[assignment]
-    """Sends entries in the order of the chain, then the signed heads over them, for `comitia audit verify`."""
+    """Sends entries in the order of the chain, then the signed heads over them, for `comitia audit verify`.
+
+    What is not signed yet is signed first, so that a head covers every entry that is sent.
+    """
     ProveAuditEntry: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.ProveAuditEntryRequest, _audit_service_pb2.ProveAuditEntryResponse]  # type: ignore[assignment]
     """Proves that an entry is in the tree of a signed head (RFC 6962, 2.1.1).
 
@@ -96,7 +102,7 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.ListAuditEntriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.ListAuditEntriesResponse, _abc.Awaitable[_audit_service_pb2.ListAuditEntriesResponse]]:
-        """Lists entries, newest first."""
+        """Lists entries, newest first. Those that are archived, after 90 days, are only in exports and proofs."""
 
     @_abc_1.abstractmethod
     def ExportAudit(
@@ -104,7 +110,10 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _audit_service_pb2.ExportAuditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_service_pb2.ExportAuditResponse], _abc.AsyncIterator[_audit_service_pb2.ExportAuditResponse]]:
-        """Sends entries in the order of the chain, then the signed heads over them, for `comitia audit verify`."""
+        """Sends entries in the order of the chain, then the signed heads over them, for `comitia audit verify`.
+
+        What is not signed yet is signed first, so that a head covers every entry that is sent.
+        """
 
     @_abc_1.abstractmethod
     def ProveAuditEntry(
