@@ -5,10 +5,21 @@ from typing import Final
 
 from services.meshkit.core.identity import Role
 
+#: Who else may come in and what everybody did: for those who govern or check a tenant.
+_OVERSEE: Final = frozenset(
+    {
+        "access.read",
+        "api_keys.read",
+        "audit.export",
+        "audit.read",
+        "oidc_issuers.read",
+        "service_accounts.read",
+        "users.read",
+    }
+)
 _READ: Final = frozenset(
     {
         "agents.read",
-        "api_keys.read",
         "budgets.read",
         "costs.read",
         "identity.read",
@@ -36,15 +47,27 @@ _WORK: Final = frozenset(
         "tools.invoke",
     }
 )
-_GOVERN: Final = frozenset({"api_keys.write", "budgets.limit", "policies.write", "tools.write"})
-_OPERATE: Final = frozenset({"identity.read", "tenants.read", "tenants.write"})
+_GOVERN: Final = frozenset(
+    {
+        "access.write",
+        "api_keys.write",
+        "budgets.limit",
+        "oidc_issuers.write",
+        "policies.write",
+        "security_policy.write",
+        "service_accounts.write",
+        "tools.write",
+        "users.write",
+    }
+)
+_OPERATE: Final = frozenset({"identity.read", "signing_keys.write", "tenants.read", "tenants.write"})
 
 #: Permissions that each role grants. A caller with several roles has the union.
 ROLE_PERMISSIONS: Final[dict[Role, frozenset[str]]] = {
-    Role.ADMIN: _READ | _WORK | _GOVERN,
+    Role.ADMIN: _READ | _OVERSEE | _WORK | _GOVERN,
     Role.OPERATOR: _OPERATE,
-    Role.AUDITOR: _READ,
-    Role.TENANT_USER: (_READ - {"api_keys.read"}) | _WORK,
+    Role.AUDITOR: _READ | _OVERSEE,
+    Role.TENANT_USER: _READ | _WORK,
 }
 
 

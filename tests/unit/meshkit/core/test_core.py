@@ -104,8 +104,8 @@ def test_every_permission_is_granted_by_a_role_and_none_is_unknown() -> None:
 
 
 def test_an_auditor_changes_nothing_and_a_user_governs_nothing() -> None:
-    assert all(permission.endswith(".read") for permission in permissions_of([Role.AUDITOR]))
-    governing = {"api_keys.write", "policies.write", "tools.write", "budgets.limit", "tenants.write"}
+    assert all(permission.endswith((".read", ".export")) for permission in permissions_of([Role.AUDITOR]))
+    governing = {"api_keys.write", "policies.write", "tools.write", "budgets.limit", "tenants.write", "users.write"}
     assert not permissions_of([Role.TENANT_USER]) & governing
     assert "tenants.write" not in permissions_of([Role.ADMIN])
 

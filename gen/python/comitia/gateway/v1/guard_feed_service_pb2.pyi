@@ -35,6 +35,10 @@ class GuardedKey(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    SERVICE_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    PREVIOUS_SALT_FIELD_NUMBER: _builtins.int
+    PREVIOUS_DIGEST_FIELD_NUMBER: _builtins.int
+    PREVIOUS_EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     api_key_id: _builtins.str
     """Id of the key, `key_…`."""
     tenant_id: _builtins.str
@@ -45,6 +49,12 @@ class GuardedKey(_message.Message):
     """HMAC-SHA-256 of the secret."""
     project: _builtins.str
     """Project the key is bound to. Empty means any."""
+    service_account_id: _builtins.str
+    """Service account the key speaks for, `svc_…`. Empty when it speaks for itself."""
+    previous_salt: _builtins.bytes
+    """Salt of the secret before a rotation. Empty when there is none."""
+    previous_digest: _builtins.bytes
+    """HMAC-SHA-256 of the secret before a rotation."""
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_identity_pb2.Role.ValueType]:
         """Roles of the key."""
@@ -57,6 +67,10 @@ class GuardedKey(_message.Message):
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it stops working. Absent means never."""
 
+    @_builtins.property
+    def previous_expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When the secret before a rotation stops working."""
+
     def __init__(
         self,
         *,
@@ -68,10 +82,14 @@ class GuardedKey(_message.Message):
         project: _builtins.str = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        service_account_id: _builtins.str = ...,
+        previous_salt: _builtins.bytes = ...,
+        previous_digest: _builtins.bytes = ...,
+        previous_expire_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "previous_expire_time", b"previous_expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "digest", b"digest", "expire_time", b"expire_time", "project", b"project", "roles", b"roles", "salt", b"salt", "scopes", b"scopes", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "digest", b"digest", "expire_time", b"expire_time", "previous_digest", b"previous_digest", "previous_expire_time", b"previous_expire_time", "previous_salt", b"previous_salt", "project", b"project", "roles", b"roles", "salt", b"salt", "scopes", b"scopes", "service_account_id", b"service_account_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -113,7 +113,8 @@ class IdentityServiceServicer:
     def ExchangeApiKey(self, request, context):
         """Exchanges an API key for an access token of 15 minutes.
 
-        Errors: UNAUTHENTICATED/API_KEY_INVALID (unknown, expired or revoked: the answer does not say which).
+        Errors: UNAUTHENTICATED/API_KEY_INVALID (unknown, expired or revoked: the answer does not say which),
+        PERMISSION_DENIED/TENANT_SUSPENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,7 +132,7 @@ class IdentityServiceServicer:
 
         Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
-        ABORTED/REQUEST_ID_REUSED.
+        NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED, ABORTED/REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,7 +146,7 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RevokeApiKey(self, request, context):
-        """Revokes an API key. No new token is given for it; tokens already given live out their 15 minutes.
+        """Revokes an API key. No new token is given for it, and tokens already given are refused everywhere within 5 s.
         Revoking a revoked key changes nothing and succeeds.
 
         Errors: NOT_FOUND/NOT_FOUND.
@@ -201,7 +202,7 @@ class IdentityServiceServicer:
         """Makes a new signing key for access tokens. It signs once every verifier can know it; the old one verifies until the
         last of its tokens has ended.
 
-        Errors: ABORTED/ROTATION_IN_PROGRESS.
+        Errors: ABORTED/ROTATION_IN_PROGRESS (the key made last does not sign yet).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,7 +224,7 @@ class IdentityServiceServicer:
         Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
         Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
-        removed).
+        removed), PERMISSION_DENIED/TENANT_SUSPENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,8 @@ class IdentityServiceStub:
     ExchangeApiKey: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ExchangeApiKeyRequest, _identity_service_pb2.ExchangeApiKeyResponse]
     """Exchanges an API key for an access token of 15 minutes.
 
-    Errors: UNAUTHENTICATED/API_KEY_INVALID (unknown, expired or revoked: the answer does not say which).
+    Errors: UNAUTHENTICATED/API_KEY_INVALID (unknown, expired or revoked: the answer does not say which),
+    PERMISSION_DENIED/TENANT_SUSPENDED.
     """
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.WhoAmIRequest, _identity_service_pb2.WhoAmIResponse]
     """Says who the caller is: tenant, subject and roles of the verified token."""
@@ -48,12 +49,12 @@ class IdentityServiceStub:
 
     Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
-    ABORTED/REQUEST_ID_REUSED.
+    NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED, ABORTED/REQUEST_ID_REUSED.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListApiKeysRequest, _identity_service_pb2.ListApiKeysResponse]
     """Lists the tenant's API keys, newest first, revoked ones included."""
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.RevokeApiKeyRequest, _identity_service_pb2.RevokeApiKeyResponse]
-    """Revokes an API key. No new token is given for it; tokens already given live out their 15 minutes.
+    """Revokes an API key. No new token is given for it, and tokens already given are refused everywhere within 5 s.
     Revoking a revoked key changes nothing and succeeds.
 
     Errors: NOT_FOUND/NOT_FOUND.
@@ -83,7 +84,7 @@ class IdentityServiceStub:
     """Makes a new signing key for access tokens. It signs once every verifier can know it; the old one verifies until the
     last of its tokens has ended.
 
-    Errors: ABORTED/ROTATION_IN_PROGRESS.
+    Errors: ABORTED/ROTATION_IN_PROGRESS (the key made last does not sign yet).
     """
     IssueGrant: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.IssueGrantRequest, _identity_service_pb2.IssueGrantResponse]
     """Stores a grant: permission to go on working for the caller after the call has ended.
@@ -97,7 +98,7 @@ class IdentityServiceStub:
     Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
     Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
-    removed).
+    removed), PERMISSION_DENIED/TENANT_SUSPENDED.
     """
 
 @_typing.type_check_only
@@ -111,7 +112,8 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     ExchangeApiKey: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ExchangeApiKeyRequest, _identity_service_pb2.ExchangeApiKeyResponse]  # type: ignore[assignment]
     """Exchanges an API key for an access token of 15 minutes.
 
-    Errors: UNAUTHENTICATED/API_KEY_INVALID (unknown, expired or revoked: the answer does not say which).
+    Errors: UNAUTHENTICATED/API_KEY_INVALID (unknown, expired or revoked: the answer does not say which),
+    PERMISSION_DENIED/TENANT_SUSPENDED.
     """
     WhoAmI: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.WhoAmIRequest, _identity_service_pb2.WhoAmIResponse]  # type: ignore[assignment]
     """Says who the caller is: tenant, subject and roles of the verified token."""
@@ -120,12 +122,12 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
 
     Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
-    ABORTED/REQUEST_ID_REUSED.
+    NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED, ABORTED/REQUEST_ID_REUSED.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListApiKeysRequest, _identity_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists the tenant's API keys, newest first, revoked ones included."""
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.RevokeApiKeyRequest, _identity_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
-    """Revokes an API key. No new token is given for it; tokens already given live out their 15 minutes.
+    """Revokes an API key. No new token is given for it, and tokens already given are refused everywhere within 5 s.
     Revoking a revoked key changes nothing and succeeds.
 
     Errors: NOT_FOUND/NOT_FOUND.
@@ -155,7 +157,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """Makes a new signing key for access tokens. It signs once every verifier can know it; the old one verifies until the
     last of its tokens has ended.
 
-    Errors: ABORTED/ROTATION_IN_PROGRESS.
+    Errors: ABORTED/ROTATION_IN_PROGRESS (the key made last does not sign yet).
     """
     IssueGrant: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.IssueGrantRequest, _identity_service_pb2.IssueGrantResponse]  # type: ignore[assignment]
     """Stores a grant: permission to go on working for the caller after the call has ended.
@@ -169,7 +171,7 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
     Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
-    removed).
+    removed), PERMISSION_DENIED/TENANT_SUSPENDED.
     """
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -186,7 +188,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_service_pb2.ExchangeApiKeyResponse, _abc.Awaitable[_identity_service_pb2.ExchangeApiKeyResponse]]:
         """Exchanges an API key for an access token of 15 minutes.
 
-        Errors: UNAUTHENTICATED/API_KEY_INVALID (unknown, expired or revoked: the answer does not say which).
+        Errors: UNAUTHENTICATED/API_KEY_INVALID (unknown, expired or revoked: the answer does not say which),
+        PERMISSION_DENIED/TENANT_SUSPENDED.
         """
 
     @_abc_1.abstractmethod
@@ -207,7 +210,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
-        ABORTED/REQUEST_ID_REUSED.
+        NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED, ABORTED/REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -224,7 +227,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_service_pb2.RevokeApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_service_pb2.RevokeApiKeyResponse, _abc.Awaitable[_identity_service_pb2.RevokeApiKeyResponse]]:
-        """Revokes an API key. No new token is given for it; tokens already given live out their 15 minutes.
+        """Revokes an API key. No new token is given for it, and tokens already given are refused everywhere within 5 s.
         Revoking a revoked key changes nothing and succeeds.
 
         Errors: NOT_FOUND/NOT_FOUND.
@@ -290,7 +293,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a new signing key for access tokens. It signs once every verifier can know it; the old one verifies until the
         last of its tokens has ended.
 
-        Errors: ABORTED/ROTATION_IN_PROGRESS.
+        Errors: ABORTED/ROTATION_IN_PROGRESS (the key made last does not sign yet).
         """
 
     @_abc_1.abstractmethod
@@ -316,7 +319,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
         Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
-        removed).
+        removed), PERMISSION_DENIED/TENANT_SUSPENDED.
         """
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
