@@ -37,6 +37,8 @@ class Principal:
     run_id: str | None = None
     #: API key that the token was given for, `key_…`, where `subject` is not that key; None for people.
     api_key: str | None = None
+    #: Verified mail address of a person; None for keys and service accounts.
+    email: str | None = None
     #: The token itself, to be passed on when calling a neighbour for this principal.
     token: str = field(default="", repr=False)
 

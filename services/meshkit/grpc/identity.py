@@ -118,7 +118,13 @@ class TokenSigner:
             "exp": now + int(life.total_seconds()),
             "jti": token_id,
         }
-        optional = {"project": principal.project, "run": principal.run_id, "key": principal.api_key, "grant": grant}
+        optional = {
+            "project": principal.project,
+            "run": principal.run_id,
+            "key": principal.api_key,
+            "email": principal.email,
+            "grant": grant,
+        }
         claims.update({name: value for name, value in optional.items() if value is not None})
         if principal.scopes is not None:
             claims["scopes"] = sorted(principal.scopes)
@@ -204,6 +210,7 @@ def _to_verified(token: str, claims: dict[str, Any], *, now: float) -> VerifiedT
         scopes=_texts(claims, "scopes"),
         run_id=_text(claims, "run"),
         api_key=_text(claims, "key"),
+        email=_text(claims, "email"),
         token=token,
     )
     return VerifiedToken(principal=principal, issued=issued, expires=expires + _LEEWAY_SECONDS)
