@@ -4,6 +4,7 @@ state.json      ports and digests remembered          launcher.lock   held while
 mesh.json       what runs now, for `status`           secrets.json    passwords and tokens
 keys/           signing, workload and sealing keys    admin.key       the first administrator's API key
 logs/           one file per child                    postgres/ nats/ envoy/ <service>/
+audit/          signed heads, and the archive
 """
 
 import fcntl
@@ -64,6 +65,26 @@ class DataDir:
     def jwks(self) -> Path:
         """Key set that verifies access tokens."""
         return self.root / "keys" / "jwks.json"
+
+    @property
+    def token_check(self) -> Path:
+        """How the edge verifies access tokens; made from the key set."""
+        return self.root / "envoy" / "token_check" / "token_check.json"
+
+    @property
+    def audit_key(self) -> Path:
+        """Private JWK with which the gateway signs heads of the audit trail."""
+        return self.root / "keys" / "audit.jwk"
+
+    @property
+    def audit_jwks(self) -> Path:
+        """Key set that verifies those heads: what `comitia audit verify --keys` asks for."""
+        return self.root / "keys" / "audit_jwks.json"
+
+    @property
+    def audit(self) -> Path:
+        """Signed heads and archived entries of the audit trail; nothing in it is ever changed."""
+        return self.root / "audit"
 
     @property
     def workload_jwks(self) -> Path:
