@@ -1,9 +1,9 @@
 """Every knob of the gateway."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from pydantic import Field
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.meshkit.settings import ServiceSettings
@@ -29,9 +29,26 @@ class GatewaySettings(ServiceSettings):
     )
     max_cached_keys: int = Field(default=4096, ge=1, description="Verified API keys remembered at once.")
     pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")
+    openfga_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s]+$",
+        description="HTTP address of an OpenFGA server that keeps and checks relations, such as "
+        "`http://openfga:8080`. Without it the gateway does so by itself.",
+    )
+    openfga_store_id: str = Field(
+        default="", pattern=r"^$|^[0-9A-Z]{26}$", description="Id of the store on that server. Required with it."
+    )
+    openfga_token: SecretStr = Field(default=SecretStr(""), description="Preshared key of that server, if it has one.")
+    openfga_seconds: float = Field(default=3.0, gt=0, le=30, description="Longest wait for one of its answers.")
     descriptors_path: Path = Field(
         default=_GEN / "descriptors" / "comitia.binpb", description="Descriptor set that reflection answers from."
     )
     openapi_path: Path = Field(
         default=_GEN / "openapi" / "comitia.json", description="OpenAPI document of the REST face."
     )
+
+    @model_validator(mode="after")
+    def _names_a_store(self) -> Self:
+        if self.openfga_url is not None and not self.openfga_store_id:
+            raise ValueError("openfga_url needs openfga_store_id")
+        return self

@@ -9,12 +9,13 @@ from typing import Any
 
 from comitia.gateway.v1 import identity_service_pb2_grpc, status_service_pb2_grpc, tenant_service_pb2_grpc
 from comitia.guard_table import GUARDS
+from services.gateway.access_wiring import access
 from services.gateway.clients.health_probe import GrpcHealthProbe, health_probe
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.api_key_reader import SqlApiKeyReader
 from services.gateway.storage.identity_directory import SqlIdentityDirectory
 from services.gateway.storage.unit_of_work import SqlBeginWork
-from services.gateway.transport import edge_authorization, edge_reflection
+from services.gateway.transport import access_servicer, edge_authorization, edge_reflection
 from services.gateway.transport.edge_authorization import EdgeAuthorization
 from services.gateway.transport.identity_servicer import IdentityServicer
 from services.gateway.transport.status_servicer import StatusServicer
@@ -62,6 +63,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 workload=WorkloadSigner("gateway", SigningKey.read(settings.workload_key_path), clock=clock),
             )
         )
+        relations = await stack.enter_async_context(access(settings, engine=engine, ids=ids))
         directory = SqlIdentityDirectory(maintenance)
         begin = SqlBeginWork(engine, ids)
         maker = KeyMaker(clock=clock, ids=ids, randomness=token_bytes)
@@ -97,6 +99,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             listen=settings.listen,
             registrations=(
                 *_registrations(settings, identity, tenants, status, EdgeAuthorization(exchange)),
+                access_servicer.registration(relations),
                 *guard.registrations,
             ),
             admission=guard.admission,

@@ -6,6 +6,7 @@ As there, `and`, `or` and `but not` are not mixed without parentheses, and `[…
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from services.gateway.relations.lexer import Word, WordKind, words_of
@@ -25,6 +26,8 @@ from services.gateway.relations.model import (
 from services.gateway.relations.validate import Named, RelationSyntax, TypeSyntax, validated
 
 _SCHEMA: Final = "1.1"
+#: Models of tenants that are kept as read.
+_MAX_REMEMBERED: Final = 256
 #: Parentheses within parentheses.
 _MAX_DEPTH: Final = 10
 _CONDITIONS: Final = "conditions are not supported here; a tuple grants by itself or not at all"
@@ -42,6 +45,12 @@ def parse_model(text: str) -> Model:
     Raises: ModelInvalid: with line and column, from 1.
     """
     return validated(_Parser(words_of(text)).model())
+
+
+@lru_cache(maxsize=_MAX_REMEMBERED)
+def parsed(text: str) -> Model:
+    """Reads a model that is stored, once."""
+    return parse_model(text)
 
 
 @dataclass(slots=True)

@@ -4,7 +4,21 @@ All of them are under forced row-level security, `tenant` included: a tenant's r
 across tenants (whose key is this? which tenants are there?) asks as role `maintenance`, which may only read.
 """
 
-from sqlalchemy import ARRAY, Column, DateTime, LargeBinary, MetaData, Table, Text, UniqueConstraint, Uuid
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Column,
+    DateTime,
+    Index,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
 
 from services.meshkit.sql.request_ids import request_id_table
 
@@ -62,4 +76,38 @@ AUDIT = Table(
     Column("actor", Text, nullable=False),
     Column("record_time", DateTime(timezone=True), nullable=False),
 )
+#: The authorization model of a tenant; no row, or no model in it, means the one that ships.
+ACCESS_MODEL = Table(
+    "access_model",
+    METADATA,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("model", Text),
+    Column("revision", BigInteger, nullable=False),
+    # Types about whose objects something was ever written.
+    Column("governed", ARRAY(Text), nullable=False),
+    Column("write_time", DateTime(timezone=True), nullable=False),
+)
+#: Who has which relation to what. `user_id` is `*` for everyone; `user_relation` is empty for a user by itself.
+RELATION_TUPLE = Table(
+    "relation_tuple",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("object_type", Text, nullable=False),
+    Column("object_id", Text, nullable=False),
+    Column("relation", Text, nullable=False),
+    Column("user_type", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("user_relation", Text, nullable=False),
+    Column("write_time", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint(
+        *("tenant_id", "object_type", "object_id", "relation", "user_type", "user_id", "user_relation"),
+        name="relation_tuple_pkey",
+    ),
+)
+Index(
+    "ix_relation_tuple_userset",
+    *(RELATION_TUPLE.c.tenant_id, RELATION_TUPLE.c.object_type, RELATION_TUPLE.c.object_id, RELATION_TUPLE.c.relation),
+    postgresql_where=text("user_relation <> ''"),
+)
+Index("ix_relation_tuple_user", RELATION_TUPLE.c.tenant_id, RELATION_TUPLE.c.user_type, RELATION_TUPLE.c.user_id)
 REQUEST_ID = request_id_table(METADATA)

@@ -9,7 +9,7 @@ from services.meshkit.core.errors import Invalid
 
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 500
-_MAX_TOKEN_LENGTH: Final = 512
+_MAX_TOKEN_LENGTH: Final = 2048
 
 
 def clamp_page_size(asked: int) -> int:

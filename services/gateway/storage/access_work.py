@@ -1,0 +1,168 @@
+"""One transaction over models and relation tuples."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+from sqlalchemy import RowMapping, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.gateway.relations.shipped import SHIPPED_MODEL
+from services.gateway.relations.tuples import RelationTuple
+from services.gateway.storage.tables import ACCESS_MODEL
+from services.gateway.storage.unit_of_work import SqlAuditTrail
+from services.gateway.usecases.access_ports import Changed, TenantModel, TupleChange
+from services.gateway.usecases.ports import Repeatable
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import IdSource
+from services.meshkit.sql.request_ids import RequestKey, claim, keep
+from services.meshkit.sql.scope import Scope, tenant_scope
+
+_ADD: Final = text("""
+    INSERT INTO relation_tuple
+        (tenant_id, object_type, object_id, relation, user_type, user_id, user_relation, write_time)
+    SELECT :tenant, one.*, now()
+    FROM unnest(CAST(:object_types AS text[]), CAST(:object_ids AS text[]), CAST(:relations AS text[]),
+                CAST(:user_types AS text[]), CAST(:user_ids AS text[]), CAST(:user_relations AS text[])) AS one
+    ORDER BY one
+    ON CONFLICT ON CONSTRAINT relation_tuple_pkey DO NOTHING""")
+_REMOVE: Final = text("""
+    DELETE FROM relation_tuple AS kept
+    USING unnest(CAST(:object_types AS text[]), CAST(:object_ids AS text[]), CAST(:relations AS text[]),
+                 CAST(:user_types AS text[]), CAST(:user_ids AS text[]), CAST(:user_relations AS text[]))
+          AS one (object_type, object_id, relation, user_type, user_id, user_relation)
+    WHERE kept.tenant_id = :tenant
+      AND (kept.object_type, kept.object_id, kept.relation, kept.user_type, kept.user_id, kept.user_relation)
+        = (one.object_type, one.object_id, one.relation, one.user_type, one.user_id, one.user_relation)""")
+_GOVERN: Final = text("""
+    INSERT INTO access_model AS kept (tenant_id, revision, governed, write_time)
+    VALUES (:tenant, 0, CAST(:types AS text[]), now())
+    ON CONFLICT (tenant_id) DO UPDATE
+       SET governed = ARRAY(SELECT DISTINCT unnest(kept.governed || EXCLUDED.governed) ORDER BY 1)""")
+
+
+class SqlAccessWork:
+    """Implements `usecases.access_ports.AccessWork`."""
+
+    def __init__(self, scope: Scope, ids: IdSource) -> None:
+        self._scope = scope
+        self.models = SqlModels(scope)
+        self.tuples = SqlTuples(scope)
+        self.audit = SqlAuditTrail(scope, ids)
+        self.answers = SqlAnswers(scope)
+
+    async def commit(self) -> None:
+        """See `AccessWork.commit`."""
+        await self._scope.commit()
+
+
+class SqlBeginAccessWork:
+    """Implements `usecases.access_ports.BeginAccessWork`."""
+
+    def __init__(self, engine: AsyncEngine, ids: IdSource) -> None:
+        self._engine = engine
+        self._ids = ids
+
+    @asynccontextmanager
+    async def __call__(self, tenant: TenantId, /) -> AsyncGenerator[SqlAccessWork]:
+        """See `BeginAccessWork`."""
+        async with tenant_scope(self._engine, tenant) as scope:
+            yield SqlAccessWork(scope, self._ids)
+
+
+class SqlModelReader:
+    """Implements `usecases.access_ports.ModelReader`."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def get(self, tenant: TenantId) -> TenantModel:
+        """See `ModelReader.get`."""
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            return await SqlModels(scope).get(tenant)
+
+
+class SqlModels:
+    """Implements `usecases.access_ports.Models`."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def get(self, tenant: TenantId) -> TenantModel:
+        """See `Models.get`."""
+        statement = select(ACCESS_MODEL).where(ACCESS_MODEL.c.tenant_id == tenant)
+        row = (await self._scope.execute(statement)).mappings().one_or_none()
+        return TenantModel(text=SHIPPED_MODEL, revision=0, governed=frozenset()) if row is None else _model_of(row)
+
+    async def lock(self, tenant: TenantId) -> TenantModel:
+        """See `Models.lock`; a row is there afterwards."""
+        await self.govern(tenant, frozenset())
+        statement = select(ACCESS_MODEL).where(ACCESS_MODEL.c.tenant_id == tenant).with_for_update()
+        return _model_of((await self._scope.execute(statement)).mappings().one())
+
+    async def replace(self, tenant: TenantId, text: str) -> TenantModel:
+        """See `Models.replace`."""
+        statement = (
+            update(ACCESS_MODEL)
+            .where(ACCESS_MODEL.c.tenant_id == tenant)
+            .values(model=text, revision=ACCESS_MODEL.c.revision + 1, write_time=func.now())
+            .returning(ACCESS_MODEL)
+        )
+        return _model_of((await self._scope.execute(statement)).mappings().one())
+
+    async def govern(self, tenant: TenantId, types: frozenset[str]) -> None:
+        """See `Models.govern`."""
+        await self._scope.execute(_GOVERN, {"tenant": tenant, "types": sorted(types)})
+
+
+class SqlTuples:
+    """Implements `usecases.access_ports.Tuples`."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def change(self, tenant: TenantId, change: TupleChange) -> Changed:
+        """See `Tuples.change`."""
+        written = deleted = 0
+        if change.deletes:
+            deleted = (await self._scope.execute(_REMOVE, _columns(tenant, change.deletes))).rowcount
+        if change.writes:
+            written = (await self._scope.execute(_ADD, _columns(tenant, change.writes))).rowcount
+        return Changed(written=written, deleted=deleted)
+
+
+class SqlAnswers:
+    """Implements `usecases.access_ports.Answers`."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    async def claim(self, tenant: TenantId, request: Repeatable) -> bytes | None:
+        """See `Answers.claim`."""
+        return await claim(self._scope, _key(tenant, request), request.body)
+
+    async def keep(self, tenant: TenantId, request: Repeatable, answer: bytes) -> None:
+        """See `Answers.keep`."""
+        await keep(self._scope, _key(tenant, request), answer)
+
+
+def _key(tenant: TenantId, request: Repeatable) -> RequestKey:
+    return RequestKey(tenant=tenant, method=request.method, request_id=request.request_id)
+
+
+def _model_of(row: RowMapping) -> TenantModel:
+    return TenantModel(
+        text=row["model"] or SHIPPED_MODEL, revision=row["revision"], governed=frozenset(row["governed"])
+    )
+
+
+def _columns(tenant: TenantId, tuples: Sequence[RelationTuple]) -> dict[str, object]:
+    return {
+        "tenant": tenant,
+        "object_types": [one.object.type for one in tuples],
+        "object_ids": [one.object.id for one in tuples],
+        "relations": [one.relation for one in tuples],
+        "user_types": [one.user.type for one in tuples],
+        "user_ids": [one.user.id for one in tuples],
+        "user_relations": [one.user.relation for one in tuples],
+    }

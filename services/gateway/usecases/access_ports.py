@@ -1,0 +1,161 @@
+"""What the use cases of relations need from outside."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol
+
+from services.gateway.relations.check import Finding, Question
+from services.gateway.relations.model import Model
+from services.gateway.relations.parse import parsed
+from services.gateway.relations.tuples import Object, RelationTuple, User
+from services.gateway.usecases.ports import AuditTrail, Repeatable
+from services.meshkit.core.identity import TenantId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantModel:
+    """The model of a tenant, as it is now."""
+
+    text: str
+    #: 0 for the one that ships; grows by one with each write.
+    revision: int
+    #: Types about whose objects something was ever written. About others roles alone decide.
+    governed: frozenset[str]
+
+    @property
+    def etag(self) -> str:
+        """Names this version."""
+        return f"{self.revision}-{sha256(self.text.encode()).hexdigest()[:12]}"
+
+    @property
+    def model(self) -> Model:
+        """The model that the text says."""
+        return parsed(self.text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TupleChange:
+    """Tuples to add and to remove, all or none. Each stands in one of the two, once."""
+
+    writes: Sequence[RelationTuple]
+    deletes: Sequence[RelationTuple]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """What a change did."""
+
+    #: How many were not there before.
+    written: int
+    #: How many were there before.
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TupleFilter:
+    """Which tuples to list; None means any."""
+
+    object: Object | None = None
+    relation: str | None = None
+    user: User | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TuplePage:
+    """Some tuples, and where to go on; None after the last."""
+
+    tuples: Sequence[RelationTuple]
+    next: str | None
+
+
+class Models(Protocol):
+    """Models within one transaction."""
+
+    async def get(self, tenant: TenantId) -> TenantModel:
+        """Gives the tenant's model, the one that ships when it has written none."""
+        ...
+
+    async def lock(self, tenant: TenantId) -> TenantModel:
+        """Gives it like `get`, and keeps others from changing it until the transaction ends."""
+        ...
+
+    async def replace(self, tenant: TenantId, text: str) -> TenantModel:
+        """Stores a new model in place of a locked one."""
+        ...
+
+    async def govern(self, tenant: TenantId, types: frozenset[str]) -> None:
+        """Notes that something was written about objects of these types."""
+        ...
+
+
+class Tuples(Protocol):
+    """Tuples in our own database, within one transaction."""
+
+    async def change(self, tenant: TenantId, change: TupleChange) -> Changed:
+        """Adds and removes."""
+        ...
+
+
+class Answers(Protocol):
+    """Answers kept per request id."""
+
+    async def claim(self, tenant: TenantId, request: Repeatable) -> bytes | None:
+        """Gives the first answer, None when this is the first request. Raises: RequestIdReused."""
+        ...
+
+    async def keep(self, tenant: TenantId, request: Repeatable, answer: bytes) -> None:
+        """Keeps the answer."""
+        ...
+
+
+class AccessWork(Protocol):
+    """One transaction. Leaving it without `commit` rolls everything back."""
+
+    @property
+    def models(self) -> Models: ...
+    @property
+    def tuples(self) -> Tuples: ...
+    @property
+    def audit(self) -> AuditTrail: ...
+    @property
+    def answers(self) -> Answers: ...
+
+    async def commit(self) -> None:
+        """Makes it durable."""
+        ...
+
+
+class BeginAccessWork(Protocol):
+    """Opens a transaction that sees this tenant."""
+
+    def __call__(self, tenant: TenantId, /) -> AbstractAsyncContextManager[AccessWork]: ...
+
+
+class RelationStore(Protocol):
+    """Where tuples are kept and checked: our own database, or an OpenFGA server."""
+
+    async def accept(self, model: Model) -> None:
+        """Takes note of a model that is about to be written. Raises: ModelInvalid: the store will not have it."""
+        ...
+
+    async def change(self, work: AccessWork, tenant: TenantId, model: Model, change: TupleChange) -> Changed:
+        """Adds and removes tuples that have a place in the model. A store of our own does it within `work`."""
+        ...
+
+    async def page(self, tenant: TenantId, wanted: TupleFilter, *, after: str | None, most: int) -> TuplePage:
+        """Lists tuples. Raises: Invalid: `after` is no place of this list."""
+        ...
+
+    async def check(self, tenant: TenantId, model: Model, question: Question) -> Finding:
+        """Answers a question about types and relations that the model has. Raises: CheckTooDeep."""
+        ...
+
+
+class ModelReader(Protocol):
+    """Reads models, outside a transaction."""
+
+    async def get(self, tenant: TenantId) -> TenantModel:
+        """See `Models.get`."""
+        ...
