@@ -1,16 +1,14 @@
 """An API key: a name, roles, and how long it works."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from services.gateway.domain.errors import RoleNotHeld
+from services.gateway.domain.held_roles import check_held
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import from_uuid
-from services.meshkit.core.permissions import permissions_of
 from services.meshkit.core.key_secret import KEY_PREFIX, SecretHash
 
 MAX_NAME: Final = 100
@@ -71,7 +69,7 @@ class KeyWish:
             raise Invalid("roles", "must name at least one role, such as ROLE_TENANT_USER")
         if self.expire_time is not None and self.expire_time <= now:
             raise Invalid("expire_time", "must lie in the future; leave it out for a key that does not expire")
-        _check_held(self.roles, by)
+        check_held(self.roles, by)
         return replace(self, project=self._project_within(by))
 
     def _project_within(self, by: Principal) -> str | None:
@@ -83,13 +81,3 @@ class KeyWish:
         if self.project is None:
             return by.project
         raise Invalid("project", f"must be {by.project!r}, the project that your own identity is bound to")
-
-
-def _check_held(asked: Iterable[Role], by: Principal) -> None:
-    """An administrator may do all that a tenant user or auditor may, so it holds those roles too."""
-    held = permissions_of(by.roles)
-    if by.scopes is not None:
-        held &= by.scopes
-    for role in asked:
-        if not permissions_of((role,)) <= held:
-            raise RoleNotHeld(role)

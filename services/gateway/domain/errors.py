@@ -20,7 +20,7 @@ class RoleNotHeld(PermissionDenied):
 
     def __init__(self, role: Role) -> None:
         super().__init__(
-            f"you do not hold the role {role.value!r}, so you cannot give it to a key; ask someone who does",
+            f"you do not hold the role {role.value!r}, so you cannot give it away; ask someone who does",
             role=role.value,
         )
 

@@ -17,13 +17,13 @@ from services.meshkit.core.identity import Role
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 
-_ROLES: Final = {
-    identity_pb2.ROLE_ADMIN: Role.ADMIN,
-    identity_pb2.ROLE_OPERATOR: Role.OPERATOR,
-    identity_pb2.ROLE_AUDITOR: Role.AUDITOR,
-    identity_pb2.ROLE_TENANT_USER: Role.TENANT_USER,
+_ROLE_NUMBERS: Final = {
+    Role.ADMIN: identity_pb2.ROLE_ADMIN,
+    Role.OPERATOR: identity_pb2.ROLE_OPERATOR,
+    Role.AUDITOR: identity_pb2.ROLE_AUDITOR,
+    Role.TENANT_USER: identity_pb2.ROLE_TENANT_USER,
 }
-_ROLE_NUMBERS: Final = {role: number for number, role in _ROLES.items()}
+_ROLES: Final[dict[int, Role]] = {number: role for role, number in _ROLE_NUMBERS.items()}
 _HEALTH: Final = {
     Health.SERVING: status_service_pb2.SERVICE_HEALTH_SERVING,
     Health.NOT_SERVING: status_service_pb2.SERVICE_HEALTH_NOT_SERVING,
@@ -31,17 +31,22 @@ _HEALTH: Final = {
 }
 
 
-def to_key_wish(request: identity_service_pb2.CreateApiKeyRequest) -> KeyWish:
-    """Reads what a new key shall be. Raises: Invalid."""
-    roles: list[Role] = []
-    for index, number in enumerate(request.roles):
+def to_roles(numbers: Iterable[int], *, field: str = "roles") -> tuple[Role, ...]:
+    """Reads roles, each once. Raises: Invalid."""
+    roles: dict[Role, None] = {}
+    for index, number in enumerate(numbers):
         role = _ROLES.get(number)
         if role is None:
-            raise Invalid(f"roles[{index}]", "is no role; the roles are " + ", ".join(identity_pb2.Role.keys()[1:]))
-        roles.append(role)
+            raise Invalid(f"{field}[{index}]", "is no role; the roles are " + ", ".join(identity_pb2.Role.keys()[1:]))
+        roles[role] = None
+    return tuple(roles)
+
+
+def to_key_wish(request: identity_service_pb2.CreateApiKeyRequest) -> KeyWish:
+    """Reads what a new key shall be. Raises: Invalid."""
     return KeyWish(
         display_name=request.display_name,
-        roles=tuple(dict.fromkeys(roles)),
+        roles=to_roles(request.roles),
         project=request.project or None,
         expire_time=_to_datetime(request.expire_time) if request.HasField("expire_time") else None,
     )

@@ -1,0 +1,152 @@
+"""The keys of OpenID Connect issuers: discovered, cached, and kept through an outage.
+
+Keys are fetched anew after `fresh_seconds`, so a key that its issuer withdrew is refused by then. While an issuer does
+not answer, its last good keys stay in use for `outage_seconds`. Whatever asks for them — stale keys, a key id that is
+not known, an issuer that fails — an issuer is asked at most once in `_PAUSE_SECONDS`, by one caller at a time; the
+others wait for that answer.
+"""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+
+from services.gateway.clients.compact_jws import IssuerKey, ReadToken, fitting, read_key_set
+from services.gateway.clients.outward_json import OutOfReach
+from services.gateway.domain.oidc_issuer import is_loopback_http
+from services.gateway.domain.user_errors import IssuerUnavailable, IssuerUnusable
+from services.meshkit.core.clock import Clock
+from services.meshkit.telemetry.logs import logger
+
+#: An issuer is asked at most this often, seconds.
+_PAUSE_SECONDS: Final = 10.0
+_MAX_DISCOVERY_BYTES: Final = 64 * 1024
+_MAX_KEY_SET_BYTES: Final = 256 * 1024
+
+log = logger(__name__)
+
+
+class JsonSource(Protocol):
+    """Fetches JSON objects from outside."""
+
+    async def get(self, url: str, *, most_bytes: int, reach_local: bool) -> dict[str, Any]:
+        """Raises: OutOfReach."""
+        ...
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of one issuer. Times are of the monotonic clock."""
+
+    keys: tuple[IssuerKey, ...] = ()
+    fetched: float = float("-inf")
+    asked: float = float("-inf")
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class IssuerKeys:
+    """Finds the keys that may have signed a token.
+
+    Args:
+        reach_local: whether issuers may lie on this machine or in a private network.
+        remember: most issuers whose keys are kept; the one unused for longest is forgotten first.
+    """
+
+    def __init__(
+        self,
+        source: JsonSource,
+        *,
+        clock: Clock,
+        reach_local: bool,
+        fresh_seconds: float,
+        outage_seconds: float,
+        remember: int = 1000,
+    ) -> None:
+        self._source = source
+        self._clock = clock
+        self._reach_local = reach_local
+        self._fresh_seconds = fresh_seconds
+        self._outage_seconds = max(outage_seconds, fresh_seconds)
+        self._remember = remember
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    async def for_token(self, issuer: str, token: ReadToken) -> list[IssuerKey]:
+        """Gives the issuer's keys that fit a token; none when it names a key that the issuer does not have.
+
+        Raises: IssuerUnavailable: no keys that are recent enough.
+        """
+        known = self._remembered(issuer)
+        if self._age(known) >= self._fresh_seconds or not fitting(token, known.keys):
+            await self._ask(issuer, known, token)
+        if self._age(known) >= self._outage_seconds:
+            raise IssuerUnavailable(f"the issuer {issuer}")
+        return fitting(token, known.keys)
+
+    async def try_out(self, issuer: str) -> None:
+        """Fetches the keys of an issuer that is to be trusted. Raises: IssuerUnusable."""
+        known = self._remembered(issuer)
+        async with known.asking:
+            if self._age(known) < _PAUSE_SECONDS:
+                return
+            try:
+                await self._fetch(issuer, known)
+            except OutOfReach as error:
+                raise IssuerUnusable(issuer, error.sentence) from error
+
+    async def _ask(self, issuer: str, known: _Known, token: ReadToken) -> None:
+        async with known.asking:
+            # Another caller's answer may be the one that was wanted.
+            if self._age(known) < self._fresh_seconds and fitting(token, known.keys):
+                return
+            if self._clock.monotonic() - known.asked < _PAUSE_SECONDS:
+                return
+            try:
+                await self._fetch(issuer, known)
+            except OutOfReach as error:
+                log.warning("keys of an issuer not fetched", issuer=issuer, cause=error.sentence)
+
+    async def _fetch(self, issuer: str, known: _Known) -> None:
+        known.asked = self._clock.monotonic()
+        described = await self._source.get(
+            f"{issuer.rstrip('/')}/.well-known/openid-configuration",
+            most_bytes=_MAX_DISCOVERY_BYTES,
+            reach_local=self._reach_local,
+        )
+        if described.get("issuer") != issuer:
+            raise OutOfReach("its discovery document is that of another issuer")
+        place = described.get("jwks_uri")
+        if not isinstance(place, str):
+            raise OutOfReach("its discovery document names no jwks_uri")
+        document = await self._source.get(
+            place, most_bytes=_MAX_KEY_SET_BYTES, reach_local=self._reach_local and _is_beside(place, issuer)
+        )
+        keys = read_key_set(document)
+        if not keys:
+            raise OutOfReach("its key set has no key for signatures that are taken (RS, PS, ES, EdDSA)")
+        known.keys, known.fetched = keys, self._clock.monotonic()
+
+    def _remembered(self, issuer: str) -> _Known:
+        known = self._known.get(issuer)
+        if known is None:
+            while len(self._known) >= self._remember:
+                self._known.popitem(last=False)
+            known = self._known[issuer] = _Known()
+        self._known.move_to_end(issuer)
+        return known
+
+    def _age(self, known: _Known) -> float:
+        return self._clock.monotonic() - known.fetched
+
+
+def _is_beside(place: str, issuer: str) -> bool:
+    """Tells whether a key set lies where its issuer does: only then may it lie where the public cannot reach."""
+    try:
+        return urlsplit(place).hostname == urlsplit(issuer).hostname or (
+            is_loopback_http(place) and is_loopback_http(issuer)
+        )
+    except ValueError:
+        return False

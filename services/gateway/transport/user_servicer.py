@@ -1,0 +1,143 @@
+"""gRPC face of people and of the issuers that vouch for them."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from comitia.gateway.v1 import identity_pb2
+from comitia.gateway.v1 import user_service_pb2 as pb
+from comitia.gateway.v1.user_service_pb2_grpc import UserServiceServicer
+from services.gateway.domain.oidc_issuer import ISSUER_PREFIX, IssuerWish, OidcIssuer
+from services.gateway.domain.user import USER_PREFIX, User
+from services.gateway.transport import convert
+from services.gateway.usecases.change_user import RemoveUser, SetUserRoles
+from services.gateway.usecases.invite_user import InviteUser
+from services.gateway.usecases.people_ports import PeopleReader
+from services.gateway.usecases.sign_in import SignIn
+from services.gateway.usecases.trust_issuer import DistrustIssuer, TrustIssuer
+from services.meshkit.core.ids import to_uuid
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.grpc.call import caller_of
+
+_SERVICE: Final = "comitia.gateway.v1.UserService"
+
+
+class UserServicer(UserServiceServicer):
+    """Converts, calls one use case, converts back. No decisions here."""
+
+    def __init__(
+        self,
+        *,
+        sign_in: SignIn,
+        invite_user: InviteUser,
+        set_user_roles: SetUserRoles,
+        remove_user: RemoveUser,
+        trust_issuer: TrustIssuer,
+        distrust_issuer: DistrustIssuer,
+        people: PeopleReader,
+    ) -> None:
+        self._sign_in = sign_in
+        self._invite_user = invite_user
+        self._set_user_roles = set_user_roles
+        self._remove_user = remove_user
+        self._trust_issuer = trust_issuer
+        self._distrust_issuer = distrust_issuer
+        self._people = people
+
+    async def GetLoginOptions(self, request: pb.GetLoginOptionsRequest, context: Any) -> pb.GetLoginOptionsResponse:
+        """See `user_service.proto`, as the other methods."""
+        found = await self._sign_in.options(request.tenant)
+        option = pb.GetLoginOptionsResponse.Option
+        return pb.GetLoginOptionsResponse(
+            options=[option(issuer=issuer.issuer, client_id=issuer.client_id) for issuer in found]
+        )
+
+    async def ExchangeOidcToken(
+        self, request: pb.ExchangeOidcTokenRequest, context: Any
+    ) -> pb.ExchangeOidcTokenResponse:
+        token = await self._sign_in(request.tenant, request.id_token)
+        return pb.ExchangeOidcTokenResponse(access_token=token.token, expire_time=convert.timestamp(token.expire_time))
+
+    async def InviteUser(self, request: pb.InviteUserRequest, context: Any) -> pb.InviteUserResponse:
+        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/InviteUser")
+        roles = convert.to_roles(request.roles)
+        user = await self._invite_user(caller_of(context), request.email, roles, repeatable)
+        return pb.InviteUserResponse(user=_user(user))
+
+    async def ListUsers(self, request: pb.ListUsersRequest, context: Any) -> pb.ListUsersResponse:
+        size = clamp_page_size(request.page_size)
+        after = _place(request.page_token, USER_PREFIX)
+        found = await self._people.users(caller_of(context).principal.tenant, after=after, most=size + 1)
+        return pb.ListUsersResponse(
+            users=[_user(user) for user in found[:size]],
+            next_page_token=_next([user.subject for user in found], size),
+        )
+
+    async def SetUserRoles(self, request: pb.SetUserRolesRequest, context: Any) -> pb.SetUserRolesResponse:
+        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/SetUserRoles")
+        user_id = to_uuid(request.user_id, USER_PREFIX, field="user_id")
+        roles = convert.to_roles(request.roles)
+        user = await self._set_user_roles(caller_of(context), user_id, roles, repeatable)
+        return pb.SetUserRolesResponse(user=_user(user))
+
+    async def RemoveUser(self, request: pb.RemoveUserRequest, context: Any) -> pb.RemoveUserResponse:
+        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/RemoveUser")
+        user_id = to_uuid(request.user_id, USER_PREFIX, field="user_id")
+        return pb.RemoveUserResponse(user=_user(await self._remove_user(caller_of(context), user_id, repeatable)))
+
+    async def CreateOidcIssuer(self, request: pb.CreateOidcIssuerRequest, context: Any) -> pb.CreateOidcIssuerResponse:
+        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/CreateOidcIssuer")
+        wish = IssuerWish(
+            issuer=request.issuer,
+            client_id=request.client_id,
+            trusted_domains=tuple(request.trusted_domains),
+            default_roles=convert.to_roles(request.default_roles, field="default_roles"),
+        )
+        issuer = await self._trust_issuer(caller_of(context), wish, repeatable)
+        return pb.CreateOidcIssuerResponse(oidc_issuer=_issuer(issuer))
+
+    async def ListOidcIssuers(self, request: pb.ListOidcIssuersRequest, context: Any) -> pb.ListOidcIssuersResponse:
+        size = clamp_page_size(request.page_size)
+        after = _place(request.page_token, ISSUER_PREFIX)
+        found = await self._people.issuers(caller_of(context).principal.tenant, after=after, most=size + 1)
+        return pb.ListOidcIssuersResponse(
+            oidc_issuers=[_issuer(issuer) for issuer in found[:size]],
+            next_page_token=_next([issuer.name for issuer in found], size),
+        )
+
+    async def DeleteOidcIssuer(self, request: pb.DeleteOidcIssuerRequest, context: Any) -> pb.DeleteOidcIssuerResponse:
+        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/DeleteOidcIssuer")
+        issuer_id = to_uuid(request.oidc_issuer_id, ISSUER_PREFIX, field="oidc_issuer_id")
+        await self._distrust_issuer(caller_of(context), issuer_id, repeatable)
+        return pb.DeleteOidcIssuerResponse()
+
+
+def _place(page_token: str, prefix: str) -> UUID | None:
+    place = decode_page_token(page_token, str)
+    return None if place is None else to_uuid(str(place[0]), prefix, field="page_token")
+
+
+def _next(names: Sequence[str], size: int) -> str:
+    return encode_page_token(names[size - 1]) if len(names) > size else ""
+
+
+def _user(user: User) -> identity_pb2.User:
+    return identity_pb2.User(
+        user_id=user.subject,
+        email=user.email,
+        roles=convert.roles_to_proto(user.roles),
+        create_time=convert.timestamp(user.create_time),
+        last_login_time=None if user.last_login_time is None else convert.timestamp(user.last_login_time),
+        remove_time=None if user.remove_time is None else convert.timestamp(user.remove_time),
+    )
+
+
+def _issuer(issuer: OidcIssuer) -> identity_pb2.OidcIssuer:
+    return identity_pb2.OidcIssuer(
+        oidc_issuer_id=issuer.name,
+        issuer=issuer.issuer,
+        client_id=issuer.client_id,
+        trusted_domains=sorted(issuer.trusted_domains),
+        default_roles=convert.roles_to_proto(issuer.default_roles),
+        create_time=convert.timestamp(issuer.create_time),
+    )

@@ -1,0 +1,73 @@
+"""Gives a user other roles, or removes one. Either way tokens from before are refused within seconds."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+from services.gateway.domain.user import User, checked_roles
+from services.gateway.domain.user_errors import LastAdmin
+from services.gateway.usecases.people_ports import BeginPeopleWork, PeopleWork
+from services.gateway.usecases.ports import Repeatable
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import NotFound
+from services.meshkit.core.identity import Caller, Role
+
+
+class SetUserRoles:
+    """Gives a user roles that do no more than the caller may."""
+
+    def __init__(self, *, begin: BeginPeopleWork, clock: Clock) -> None:
+        self._begin = begin
+        self._clock = clock
+
+    async def __call__(self, caller: Caller, user_id: UUID, roles: Sequence[Role], request: Repeatable | None) -> User:
+        """Raises: Invalid, NotFound (removed users too), RoleNotHeld, BoundToProject, LastAdmin, RequestIdReused."""
+        by, now = caller.principal, self._clock.now()
+        wanted = checked_roles(roles, by=by)
+        async with self._begin(by.tenant) as work:
+            if request is not None and await work.requests.claim(by.tenant, request) is not None:
+                return await work.users.get(by.tenant, user_id)
+            user = await work.users.get(by.tenant, user_id)
+            if not user.works:
+                raise NotFound("user", user.subject)
+            changed = replace(user, roles=wanted)
+            if changed != user:
+                await _change(work, user, changed, now)
+                await work.audit.add("user.roles_set", user.subject, by=by.subject, tenant=by.tenant)
+            if request is not None:
+                await work.requests.keep(by.tenant, request, user_id)
+            await work.commit()
+        return changed
+
+
+class RemoveUser:
+    """Ends a user; one who is removed stays so."""
+
+    def __init__(self, *, begin: BeginPeopleWork, clock: Clock) -> None:
+        self._begin = begin
+        self._clock = clock
+
+    async def __call__(self, caller: Caller, user_id: UUID, request: Repeatable | None) -> User:
+        """Raises: NotFound, LastAdmin, RequestIdReused."""
+        by, now = caller.principal, self._clock.now()
+        async with self._begin(by.tenant) as work:
+            if request is not None and await work.requests.claim(by.tenant, request) is not None:
+                return await work.users.get(by.tenant, user_id)
+            user = await work.users.get(by.tenant, user_id)
+            changed = user.removed(now)
+            if changed != user:
+                await _change(work, user, changed, now)
+                await work.audit.add("user.removed", user.subject, by=by.subject, tenant=by.tenant)
+            if request is not None:
+                await work.requests.keep(by.tenant, request, user_id)
+            await work.commit()
+        return changed
+
+
+async def _change(work: PeopleWork, user: User, changed: User, now: datetime) -> None:
+    administers = changed.works and Role.ADMIN in changed.roles
+    if Role.ADMIN in user.roles and not administers and not await work.administration.others_than(user, now=now):
+        raise LastAdmin(user.email)
+    await work.users.replace(changed)
+    await work.revocations.add(user.tenant, user.subject, now)

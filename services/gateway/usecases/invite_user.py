@@ -1,0 +1,41 @@
+"""Invites a person."""
+
+from collections.abc import Sequence
+
+from services.gateway.domain.user import User, checked_roles, to_email
+from services.gateway.usecases.people_ports import BeginPeopleWork
+from services.gateway.usecases.ports import Repeatable
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import Caller, Role
+from services.meshkit.core.ids import IdSource
+
+
+class InviteUser:
+    """Permits a person to sign in. Somebody who was removed becomes a new user."""
+
+    def __init__(self, *, begin: BeginPeopleWork, clock: Clock, ids: IdSource) -> None:
+        self._begin = begin
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(self, caller: Caller, email: str, roles: Sequence[Role], request: Repeatable | None) -> User:
+        """Raises: Invalid, RoleNotHeld, BoundToProject, AlreadyExists, RequestIdReused."""
+        by = caller.principal
+        user = User(
+            id=self._ids.uuid(),
+            tenant=by.tenant,
+            email=to_email(email),
+            roles=checked_roles(roles, by=by),
+            create_time=self._clock.now(),
+        )
+        async with self._begin(by.tenant) as work:
+            if request is not None:
+                made = await work.requests.claim(by.tenant, request)
+                if made is not None:
+                    return await work.users.get(by.tenant, made)
+            await work.users.add(user)
+            await work.audit.add("user.invited", user.subject, by=by.subject, tenant=by.tenant)
+            if request is not None:
+                await work.requests.keep(by.tenant, request, user.id)
+            await work.commit()
+        return user

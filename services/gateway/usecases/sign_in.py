@@ -1,0 +1,100 @@
+"""Lets a person in by the word of an issuer."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+from services.gateway.domain.id_token import VerifiedLogin
+from services.gateway.domain.oidc_issuer import OidcIssuer
+from services.gateway.domain.user import User
+from services.gateway.domain.user_errors import LoginRefused
+from services.gateway.usecases.exchange_api_key import AccessToken
+from services.gateway.usecases.people_ports import BeginPeopleWork, IdTokens, LoginDirectory, PeopleWork
+from services.gateway.usecases.ports import TokenSigner
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import AlreadyExists
+from services.meshkit.core.ids import IdSource
+from services.meshkit.telemetry.logs import logger
+
+#: Life of a token for a person.
+TOKEN_LIFE: Final = timedelta(minutes=15)
+
+log = logger(__name__)
+
+
+class SignIn:
+    """Exchanges an ID token for an access token.
+
+    Whoever was invited may come in; so may people of a domain that the issuer is trusted with, who become users by it.
+    A removed user may not, until somebody invites that address again. Who a person is at the issuer is remembered at
+    the first sign-in: when the address is given to somebody else there, they do not get in.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: LoginDirectory,
+        id_tokens: IdTokens,
+        begin: BeginPeopleWork,
+        signer: TokenSigner,
+        clock: Clock,
+        ids: IdSource,
+    ) -> None:
+        self._directory = directory
+        self._id_tokens = id_tokens
+        self._begin = begin
+        self._signer = signer
+        self._clock = clock
+        self._ids = ids
+
+    async def options(self, tenant: str) -> list[OidcIssuer]:
+        """Gives the ways to sign in to a tenant."""
+        return await self._directory.issuers_of(tenant)
+
+    async def __call__(self, tenant: str, id_token: str) -> AccessToken:
+        """Raises: LoginRefused, IssuerUnavailable."""
+        try:
+            login = await self._id_tokens.verified(id_token, issuers=await self._directory.issuers_of(tenant))
+            user = await self._let_in(login)
+        except LoginRefused as refusal:
+            log.info("sign-in refused", cause=refusal.cause)
+            raise
+        now = self._clock.now()
+        signed = self._signer.sign(user.principal(), life=TOKEN_LIFE, token_id=self._ids.uuid().hex)
+        return AccessToken(token=signed, expire_time=now + TOKEN_LIFE)
+
+    async def _let_in(self, login: VerifiedLogin) -> User:
+        try:
+            return await self._known_or_new(login)
+        except AlreadyExists:
+            # Two first sign-ins of one person at once: the other one made the user.
+            return await self._known_or_new(login)
+
+    async def _known_or_new(self, login: VerifiedLogin) -> User:
+        now = self._clock.now()
+        tenant = login.issuer.tenant
+        async with self._begin(tenant) as work:
+            user = await work.users.with_email(tenant, login.email)
+            if user is None and login.issuer.trusts(login.email):
+                user = await self._join(work, login)
+            if user is None or not user.works:
+                raise LoginRefused("nobody with this mail address is invited")
+            if await work.users.bind(user, login, now) != login.subject:
+                raise LoginRefused("the issuer gave the mail address to somebody else")
+            user = replace(user, last_login_time=now)
+            await work.users.replace(user)
+            await work.commit()
+        return user
+
+    async def _join(self, work: PeopleWork, login: VerifiedLogin) -> User:
+        issuer = login.issuer
+        user = User(
+            id=self._ids.uuid(),
+            tenant=issuer.tenant,
+            email=login.email,
+            roles=issuer.default_roles,
+            create_time=self._clock.now(),
+        )
+        await work.users.add(user)
+        await work.audit.add("user.joined", user.subject, by=issuer.name, tenant=issuer.tenant)
+        return user

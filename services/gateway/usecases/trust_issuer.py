@@ -1,0 +1,72 @@
+"""Takes the word of an issuer, or takes it no longer."""
+
+from uuid import UUID
+
+from services.gateway.domain.oidc_issuer import MAX_ISSUERS, IssuerWish, OidcIssuer
+from services.gateway.domain.user_errors import TooManyIssuers
+from services.gateway.usecases.people_ports import BeginPeopleWork, TriesIssuers
+from services.gateway.usecases.ports import Repeatable
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import Caller
+from services.meshkit.core.ids import IdSource
+
+
+class TrustIssuer:
+    """Adds an issuer after its keys were fetched."""
+
+    def __init__(self, *, begin: BeginPeopleWork, issuers: TriesIssuers, clock: Clock, ids: IdSource) -> None:
+        self._begin = begin
+        self._issuers = issuers
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(self, caller: Caller, wish: IssuerWish, request: Repeatable | None) -> OidcIssuer:
+        """Adds it.
+
+        Raises: Invalid, RoleNotHeld, BoundToProject, IssuerUnusable, AlreadyExists, TooManyIssuers, RequestIdReused.
+        """
+        by = caller.principal
+        wish = wish.checked(by=by)
+        # No transaction is open while somebody else's server is asked.
+        await self._issuers.try_out(wish.issuer)
+        issuer = OidcIssuer(
+            id=self._ids.uuid(),
+            tenant=by.tenant,
+            issuer=wish.issuer,
+            client_id=wish.client_id,
+            trusted_domains=frozenset(wish.trusted_domains),
+            default_roles=frozenset(wish.default_roles),
+            create_time=self._clock.now(),
+        )
+        async with self._begin(by.tenant) as work:
+            if request is not None:
+                made = await work.requests.claim(by.tenant, request)
+                if made is not None:
+                    return await work.issuers.get(by.tenant, made)
+            if await work.issuers.count(by.tenant) >= MAX_ISSUERS:
+                raise TooManyIssuers(MAX_ISSUERS)
+            await work.issuers.add(issuer)
+            await work.audit.add("oidc_issuer.created", issuer.name, by=by.subject, tenant=by.tenant)
+            if request is not None:
+                await work.requests.keep(by.tenant, request, issuer.id)
+            await work.commit()
+        return issuer
+
+
+class DistrustIssuer:
+    """Deletes an issuer; nobody signs in by it any more."""
+
+    def __init__(self, *, begin: BeginPeopleWork) -> None:
+        self._begin = begin
+
+    async def __call__(self, caller: Caller, issuer_id: UUID, request: Repeatable | None) -> None:
+        """Raises: NotFound, RequestIdReused."""
+        by = caller.principal
+        async with self._begin(by.tenant) as work:
+            if request is not None and await work.requests.claim(by.tenant, request) is not None:
+                return
+            issuer = await work.issuers.remove(by.tenant, issuer_id)
+            await work.audit.add("oidc_issuer.deleted", issuer.name, by=by.subject, tenant=by.tenant)
+            if request is not None:
+                await work.requests.keep(by.tenant, request, issuer_id)
+            await work.commit()
