@@ -38,6 +38,13 @@ class ServiceSettings(BaseSettings):
     memory_target: HostPort = Field(default="127.0.0.1:7405", description="Address of memory.")
     tools_target: HostPort = Field(default="127.0.0.1:7406", description="Address of tools.")
     cost_target: HostPort = Field(default="127.0.0.1:7407", description="Address of cost.")
+    guard_wait_seconds: float = Field(
+        default=2.0,
+        ge=0,
+        le=60,
+        description="Longest wait at the start for the gateway's word about revoked keys and suspended tenants, before "
+        "calls are taken without it.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line that is written. Finished calls are logged at `debug`."
     )

@@ -1,4 +1,4 @@
-"""What happens around every RPC, from the outside in: errors, telemetry, deadline, identity and guard, decoding.
+"""What happens around every RPC, from the outside in: errors, telemetry, deadline, audit, identity and guard, decoding.
 
 Each layer is a decorator over the one shape that all four kinds of RPC are brought into: a coroutine that takes the
 raw request (or an iterator of raw requests) and returns the answer, or writes its answers and returns None. The layers
@@ -19,11 +19,13 @@ import grpc.aio
 from google.rpc import status_pb2
 
 from services.meshkit.core.errors import DeadlineExceeded, Internal, MeshError
+from services.meshkit.grpc.auditing import RefusalLog, auditing, name_caller, name_request
 from services.meshkit.grpc.call import Call, Drain, current_call, enter_call
 from services.meshkit.grpc.decoding import decoder
 from services.meshkit.grpc.errors import DETAILS_TRAILER, STATUS_OF, code_of, remote_error, to_status
 from services.meshkit.grpc.guard import DEFAULT_MAX_SECONDS, Admission, GuardMissing, is_exempt
 from services.meshkit.grpc.incidents import incident
+from services.meshkit.grpc.standing import WhileStanding
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.scope import Scope, current_scope, enter_scope
@@ -47,6 +49,7 @@ class Rpc:
     handler: RpcHandler
     admission: Admission
     drain: Drain
+    refusals: RefusalLog | None
 
     @property
     def domain(self) -> str:
@@ -57,7 +60,10 @@ class Rpc:
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every RPC but health and reflection in the layers of the mesh."""
 
-    def __init__(self, *, service: str, admission: Admission, drain: Drain) -> None:
+    def __init__(
+        self, *, service: str, admission: Admission, drain: Drain, refusals: RefusalLog | None = None
+    ) -> None:
+        self._refusals = refusals
         self._service = service
         self._admission = admission
         self._drain = drain
@@ -76,7 +82,14 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
         handler = cast("RpcHandler | None", await continuation(handler_call_details))
         if handler is None or is_exempt(method):
             return handler
-        rpc = Rpc(service=self._service, method=method, handler=handler, admission=self._admission, drain=self._drain)
+        rpc = Rpc(
+            service=self._service,
+            method=method,
+            handler=handler,
+            admission=self._admission,
+            drain=self._drain,
+            refusals=self._refusals,
+        )
         wrapped = _wrap(rpc)
         self._wrapped[method] = wrapped
         return wrapped
@@ -84,7 +97,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
 def _wrap(rpc: Rpc) -> RpcHandler:
     handle = _decoding(rpc)
-    for layer in (_identity, _deadline, _telemetry, _errors):
+    for layer in (_identity, auditing, _deadline, _telemetry, _errors):
         handle = layer(rpc, handle)
     make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -180,8 +193,9 @@ def _deadline(rpc: Rpc, inner: Handler) -> Handler:
 
 
 def _identity(rpc: Rpc, inner: Handler) -> Handler:
-    """Lets in who may come in, and tells the servicer who it is."""
+    """Lets in who may come in, and tells the servicer who it is. A stream ends when its caller is let in no more."""
     batch = bool(rpc.handler.request_streaming and rpc.handler.response_streaming)
+    long = bool(rpc.handler.response_streaming)
 
     async def handle(request: Any, context: Context) -> Any:
         metadata: Any = context.invocation_metadata() or ()
@@ -191,6 +205,9 @@ def _identity(rpc: Rpc, inner: Handler) -> Handler:
             call.principal, call.peer = admitted.principal, admitted.peer
         if admitted.principal is not None and admitted.principal.run_id is not None:
             enter_scope(replace(current_scope(), correlation_id=admitted.principal.run_id))
+        if long and admitted.verified is not None and rpc.admission.standing is not None:
+            async with WhileStanding(rpc.admission.standing, admitted.verified):
+                return await inner(request, context)
         return await inner(request, context)
 
     return handle
@@ -213,7 +230,11 @@ def _decoding(rpc: Rpc) -> Handler:
     behaviour = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
     async def unary(raw: Any, context: Context) -> Any:
-        return await behaviour(_decoded(raw, decode) if handler.request_streaming else decode(raw), context)
+        if handler.request_streaming:
+            return await behaviour(_decoded(raw, decode), context)
+        request = decode(raw)
+        name_request(request)
+        return await behaviour(request, context)
 
     return unary
 

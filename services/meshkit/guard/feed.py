@@ -11,7 +11,7 @@ from comitia.gateway.v1 import guard_feed_service_pb2 as pb
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.core.key_secret import KeySecrets, SecretHash
-from services.meshkit.core.tenant import GuardedTenantState, TenantState
+from services.meshkit.core.tenant import AuditLevel, GuardedTenantState, TenantState
 from services.meshkit.grpc.identity import VerifiedToken
 from services.meshkit.guard import convert
 from services.meshkit.guard.errors import TenantSuspended, TokenRevoked
@@ -112,6 +112,11 @@ class GuardFeed:
         if since is not None and verified.issued <= since:
             raise TokenRevoked
 
+    def audits_refused_reads(self, tenant: TenantId) -> bool:
+        """See `Standing.audits_refused_reads`."""
+        known = self._known.tenants.get(tenant)
+        return known is not None and known.security_policy.audit_level is AuditLevel.REFUSALS
+
     @contextmanager
     def changed(self, listener: Listener) -> Generator[None]:
         """See `Standing.changed`; also told when a key of the tenant changed."""
@@ -180,8 +185,12 @@ class GuardFeed:
             return
         known.keys[key_id] = KnownKey(
             tenant=convert.tenant_id(key.tenant_id),
-            subject=key.api_key_id,
-            secrets=KeySecrets(SecretHash(key.salt, key.digest)),
+            subject=key.service_account_id or key.api_key_id,
+            secrets=KeySecrets(
+                SecretHash(key.salt, key.digest),
+                SecretHash(key.previous_salt, key.previous_digest) if key.previous_digest else None,
+                convert.moment(key.previous_expire_time) if key.HasField("previous_expire_time") else None,
+            ),
             roles=frozenset(convert.ROLES[role] for role in key.roles if role in convert.ROLES),
             project=key.project or None,
             scopes=frozenset(key.scopes) or None,

@@ -3,14 +3,17 @@
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from random import Random
 from typing import Protocol
 
 from services.meshkit.core.clock import Clock
+from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.guard import Admission, Guard
 from services.meshkit.grpc.identity import TokenVerifier, WorkloadSigner, WorkloadVerifier
-from services.meshkit.grpc.server import Background, Readiness, Registration, always_ready
+from services.meshkit.grpc.server import Background, Readiness, Registration
 from services.meshkit.grpc.signed_token import KeySetFile
 from services.meshkit.guard.feed import GuardFeed
+from services.meshkit.guard.follow import FollowGuard, GuardSource, remote_source
 from services.meshkit.settings import ServiceSettings
 
 
@@ -45,6 +48,7 @@ async def mesh_guard(
     workload: WorkloadSigner,
     audit: GuardPart | None = None,
     tenant_data: GuardPart | None = None,
+    source: GuardSource | None = None,
 ) -> AsyncGenerator[MeshGuard]:
     """Gives the guard of a service; leaving the block closes what it opened.
 
@@ -54,20 +58,34 @@ async def mesh_guard(
         workload: proves the service to the gateway.
         audit: serves the rows of the audit trail.
         tenant_data: erases what the service holds of a tenant.
+        source: says what changed, for the gateway itself; every other service asks the gateway.
     Raises: KeyUnreadable: a key set file is missing or broken.
     """
     feed = GuardFeed(clock=clock)
     feed.show(service)
     parts = [part for part in (audit, tenant_data) if part is not None]
-    yield MeshGuard(
-        admission=Admission(
-            guards,
-            tokens=TokenVerifier(KeySetFile(settings.jwks_path, clock=clock), clock=clock),
-            workloads=WorkloadVerifier(KeySetFile(settings.workload_jwks_path, clock=clock), clock=clock),
-            standing=feed,
-        ),
-        feed=feed,
-        registrations=tuple(registration for part in parts for registration in part.registrations),
-        background=tuple(background for part in parts for background in part.background),
-        ready=always_ready,
-    )
+    async with channel(settings.gateway_target, identity=workload) as to_gateway:
+        follow = FollowGuard(feed, source or remote_source(to_gateway), clock=clock, dice=Random())
+        yield MeshGuard(
+            admission=Admission(
+                guards,
+                tokens=TokenVerifier(KeySetFile(settings.jwks_path, clock=clock), clock=clock),
+                workloads=WorkloadVerifier(KeySetFile(settings.workload_jwks_path, clock=clock), clock=clock),
+                standing=feed,
+            ),
+            feed=feed,
+            registrations=tuple(registration for part in parts for registration in part.registrations),
+            background=(follow, *(background for part in parts for background in part.background)),
+            ready=_heard(feed, clock=clock, within_seconds=settings.guard_wait_seconds),
+        )
+
+
+def _heard(feed: GuardFeed, *, clock: Clock, within_seconds: float) -> Readiness:
+    started = clock.monotonic()
+
+    async def ready() -> str | None:
+        if feed.version or clock.monotonic() - started >= within_seconds:
+            return None
+        return "the gateway has not said yet who was revoked"
+
+    return ready
