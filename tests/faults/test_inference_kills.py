@@ -76,6 +76,7 @@ def environment_of(
         "jwks_path": str(keys.jwks_path),
         "workload_key_path": str(keys.key_path("inference")),
         "workload_jwks_path": str(keys.workload_jwks_path),
+        "guard_wait_seconds": "0",
         "kek_path": str(folder / "kek"),
         "policy_target": law.target,
         "cost_target": cost_target,

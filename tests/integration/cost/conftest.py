@@ -153,6 +153,7 @@ async def _make_starter(postgres: str, folder: Path) -> StartCost:
             "jwks_path": keys.jwks_path,
             "workload_key_path": keys.key_path("cost"),
             "workload_jwks_path": keys.workload_jwks_path,
+            "guard_wait_seconds": 0,
             "kek_path": folder / "kek",
             "drain_seconds": 1.0,
         }

@@ -158,6 +158,7 @@ def _settings(service: str, urls: DatabaseUrls, keys: MeshKeys, folder: Path) ->
         "jwks_path": keys.jwks_path,
         "workload_key_path": keys.key_path(service),
         "workload_jwks_path": keys.workload_jwks_path,
+        "guard_wait_seconds": 0,
         "kek_path": folder / "kek",
         "drain_seconds": 1.0,
     }

@@ -180,6 +180,7 @@ def settings_of(around: Neighbours, **changes: Any) -> MemorySettings:
         "jwks_path": around.keys.jwks_path,
         "workload_key_path": around.keys.key_path("memory"),
         "workload_jwks_path": around.keys.workload_jwks_path,
+        "guard_wait_seconds": 0,
         "kek_path": around.folder / "kek",
         "data_dir": around.folder / "vectors",
         "policy_target": around.law.target,
