@@ -20,7 +20,7 @@ class Guard:
 
     #: Permission that one of the caller's roles must grant. Empty only when the RPC is open.
     permission: str
-    #: Calls a tenant may start per second at the edge. 0 means the edge's default.
+    #: Calls a tenant may start per second in the whole mesh. 0 means the default of 100.
     per_tenant_per_second: int
     #: Longest duration of a call. 0 means the default of 30.
     max_seconds: int
@@ -34,7 +34,7 @@ class Guard:
     per_subject_per_second: int = 0
     #: Calls one client address may start per second. 0 means no limit beside the edge's.
     per_address_per_second: int = 0
-    #: Calls a tenant may have in progress at once. 0 means no limit beside the server's.
+    #: Calls a tenant may have in progress at one replica. 0 means no limit beside its share of the replica.
     per_tenant_in_progress: int = 0
 
 

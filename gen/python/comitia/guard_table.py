@@ -9,7 +9,7 @@ class Guard:
 
     #: Permission that one of the caller's roles must grant. Empty only when the RPC is open.
     permission: str
-    #: Calls a tenant may start per second at the edge. 0 means the edge's default.
+    #: Calls a tenant may start per second in the whole mesh. 0 means the default of 100.
     per_tenant_per_second: int
     #: Longest duration of a call. 0 means the default of 30.
     max_seconds: int
@@ -23,7 +23,7 @@ class Guard:
     per_subject_per_second: int = 0
     #: Calls one client address may start per second. 0 means no limit beside the edge's.
     per_address_per_second: int = 0
-    #: Calls a tenant may have in progress at once. 0 means no limit beside the server's.
+    #: Calls a tenant may have in progress at one replica. 0 means no limit beside its share of the replica.
     per_tenant_in_progress: int = 0
 
 
@@ -70,8 +70,8 @@ GUARDS: dict[str, Guard] = {
     "/comitia.gateway.v1.IdentityService/RotateApiKey": Guard("api_keys.write", 10, 5, False, frozenset(), audit=True),
     "/comitia.gateway.v1.IdentityService/RotateSigningKey": Guard("signing_keys.write", 1, 10, False, frozenset(), audit=True),
     "/comitia.gateway.v1.IdentityService/WhoAmI": Guard("identity.read", 0, 5, False, frozenset()),
-    "/comitia.gateway.v1.StatusService/GetMeshStatus": Guard("", 20, 5, True, frozenset()),
-    "/comitia.gateway.v1.StatusService/GetOpenApi": Guard("", 20, 5, True, frozenset()),
+    "/comitia.gateway.v1.StatusService/GetMeshStatus": Guard("", 0, 5, True, frozenset(), per_address_per_second=20),
+    "/comitia.gateway.v1.StatusService/GetOpenApi": Guard("", 0, 5, True, frozenset(), per_address_per_second=20),
     "/comitia.gateway.v1.TenantService/CreateTenant": Guard("tenants.write", 10, 10, False, frozenset(), audit=True),
     "/comitia.gateway.v1.TenantService/DeleteTenant": Guard("tenants.write", 5, 30, False, frozenset(), audit=True),
     "/comitia.gateway.v1.TenantService/GetErasure": Guard("tenants.read", 0, 5, False, frozenset()),

@@ -38,7 +38,7 @@ class Guard(_message.Message):
     permission: _builtins.str
     """Permission that one of the caller's roles must grant, such as `sessions.start`. Empty only with `open`."""
     per_tenant_per_second: _builtins.int
-    """Calls a tenant may start per second at the edge. 0 means the edge's default of 100."""
+    """Calls a tenant may start per second in the whole mesh. 0 means the default of 100."""
     max_seconds: _builtins.int
     """Longest duration of a call, seconds; a longer client deadline is shortened to it. 0 means 30."""
     open: _builtins.bool
@@ -52,7 +52,7 @@ class Guard(_message.Message):
     per_address_per_second: _builtins.int
     """Calls one client address may start per second, for RPCs that are open. 0 means no limit beside the edge's."""
     per_tenant_in_progress: _builtins.int
-    """Calls a tenant may have in progress at once in the mesh. 0 means no limit beside the server's own."""
+    """Calls a tenant may have in progress at once at one replica. 0 means no limit beside its share of the replica."""
     @_builtins.property
     def peers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Services that may call this RPC, by name. When set, the RPC is internal: the caller proves with its workload

@@ -257,6 +257,8 @@ class LeaseRateRequest(_message.Message):
         PER_SECOND_FIELD_NUMBER: _builtins.int
         BURST_FIELD_NUMBER: _builtins.int
         TOKENS_FIELD_NUMBER: _builtins.int
+        SPENT_FIELD_NUMBER: _builtins.int
+        UNUSED_FIELD_NUMBER: _builtins.int
         bucket: _builtins.str
         """Name of the bucket: `tenant/<uuid>/<route>`, `subject/<uuid>/<subject>/<route>`, `address/<address>/<route>`.
         At most 300 characters.
@@ -264,9 +266,13 @@ class LeaseRateRequest(_message.Message):
         per_second: _builtins.float
         """Tokens per second that flow into it, > 0."""
         burst: _builtins.float
-        """Most tokens it holds, > 0."""
+        """Most tokens it holds, >= 1."""
         tokens: _builtins.int
-        """Tokens wanted, 1 to 1,000."""
+        """Tokens wanted, 0 to 1,000."""
+        spent: _builtins.int
+        """Tokens that were spent ahead of this lease, 0 to 1,000: taken out first, whether they are there or not."""
+        unused: _builtins.int
+        """Tokens of earlier leases that were not used, 0 to 1,000: put back first."""
         def __init__(
             self,
             *,
@@ -274,17 +280,19 @@ class LeaseRateRequest(_message.Message):
             per_second: _builtins.float = ...,
             burst: _builtins.float = ...,
             tokens: _builtins.int = ...,
+            spent: _builtins.int = ...,
+            unused: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "burst", b"burst", "per_second", b"per_second", "tokens", b"tokens"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "burst", b"burst", "per_second", b"per_second", "spent", b"spent", "tokens", b"tokens", "unused", b"unused"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     ASKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def asks(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseRateRequest.Ask]:
-        """1 to 1,000 buckets."""
+        """At most 1,000 buckets, each once. None asks only whether there are leases."""
 
     def __init__(
         self,
@@ -312,22 +320,26 @@ class LeaseRateResponse(_message.Message):
         TOKENS_FIELD_NUMBER: _builtins.int
         SECONDS_FIELD_NUMBER: _builtins.int
         REMAINING_FIELD_NUMBER: _builtins.int
+        WAIT_SECONDS_FIELD_NUMBER: _builtins.int
         tokens: _builtins.int
         """Tokens that the caller may spend, 0 to what was asked."""
         seconds: _builtins.float
-        """Seconds until the slice is void, and until asking again is worth while when it is empty."""
+        """Seconds until the slice is void."""
         remaining: _builtins.float
-        """Tokens left in the bucket, for `x-ratelimit-remaining`."""
+        """Tokens left in the bucket, for `x-ratelimit-remaining`. Below zero when more was spent than there was."""
+        wait_seconds: _builtins.float
+        """Seconds until asking again is worth while. 0 when all that was asked was given."""
         def __init__(
             self,
             *,
             tokens: _builtins.int = ...,
             seconds: _builtins.float = ...,
             remaining: _builtins.float = ...,
+            wait_seconds: _builtins.float = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining", "seconds", b"seconds", "tokens", b"tokens"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["remaining", b"remaining", "seconds", b"seconds", "tokens", b"tokens", "wait_seconds", b"wait_seconds"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -61,8 +61,10 @@ class GuardFeedServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def LeaseRate(self, request, context):
-        """Leases slices of token buckets. What is leased and not used is lost, so nothing is admitted twice; the most that all
-        replicas can admit beyond a limit is one slice each after a bucket's state was lost.
+        """Leases slices of token buckets: what is leased is taken out at once, so nothing is admitted twice. A replica may spend
+        a few tokens ahead of its lease and books them here, below zero if need be; what it does not use in time it hands
+        back. In t seconds n replicas admit at most `per_second * t + burst` calls and one slice each, and one more burst
+        after the buckets were lost, as they are when Postgres crashes.
         Internal, so without `google.api.http`: only services count calls.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

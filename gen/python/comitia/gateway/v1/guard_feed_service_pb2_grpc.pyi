@@ -39,8 +39,10 @@ class GuardFeedServiceStub:
     Internal, so without `google.api.http`: it crosses tenants.
     """
     LeaseRate: _grpc.UnaryUnaryMultiCallable[_guard_feed_service_pb2.LeaseRateRequest, _guard_feed_service_pb2.LeaseRateResponse]
-    """Leases slices of token buckets. What is leased and not used is lost, so nothing is admitted twice; the most that all
-    replicas can admit beyond a limit is one slice each after a bucket's state was lost.
+    """Leases slices of token buckets: what is leased is taken out at once, so nothing is admitted twice. A replica may spend
+    a few tokens ahead of its lease and books them here, below zero if need be; what it does not use in time it hands
+    back. In t seconds n replicas admit at most `per_second * t + burst` calls and one slice each, and one more burst
+    after the buckets were lost, as they are when Postgres crashes.
     Internal, so without `google.api.http`: only services count calls.
     """
 
@@ -55,8 +57,10 @@ class GuardFeedServiceAsyncStub(GuardFeedServiceStub):
     Internal, so without `google.api.http`: it crosses tenants.
     """
     LeaseRate: _aio.UnaryUnaryMultiCallable[_guard_feed_service_pb2.LeaseRateRequest, _guard_feed_service_pb2.LeaseRateResponse]  # type: ignore[assignment]
-    """Leases slices of token buckets. What is leased and not used is lost, so nothing is admitted twice; the most that all
-    replicas can admit beyond a limit is one slice each after a bucket's state was lost.
+    """Leases slices of token buckets: what is leased is taken out at once, so nothing is admitted twice. A replica may spend
+    a few tokens ahead of its lease and books them here, below zero if need be; what it does not use in time it hands
+    back. In t seconds n replicas admit at most `per_second * t + burst` calls and one slice each, and one more burst
+    after the buckets were lost, as they are when Postgres crashes.
     Internal, so without `google.api.http`: only services count calls.
     """
 
@@ -80,8 +84,10 @@ class GuardFeedServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _guard_feed_service_pb2.LeaseRateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_guard_feed_service_pb2.LeaseRateResponse, _abc.Awaitable[_guard_feed_service_pb2.LeaseRateResponse]]:
-        """Leases slices of token buckets. What is leased and not used is lost, so nothing is admitted twice; the most that all
-        replicas can admit beyond a limit is one slice each after a bucket's state was lost.
+        """Leases slices of token buckets: what is leased is taken out at once, so nothing is admitted twice. A replica may spend
+        a few tokens ahead of its lease and books them here, below zero if need be; what it does not use in time it hands
+        back. In t seconds n replicas admit at most `per_second * t + burst` calls and one slice each, and one more burst
+        after the buckets were lost, as they are when Postgres crashes.
         Internal, so without `google.api.http`: only services count calls.
         """
 

@@ -27,7 +27,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.api import httpbody_pb2 as google_dot_api_dot_httpbody__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'comitia/gateway/v1/status_service.proto\x12\x12\x63omitia.gateway.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\x16\n\x14GetMeshStatusRequest\"\xca\x01\n\x15GetMeshStatusResponse\x12\x43\n\x08services\x18\x01 \x03(\x0b\x32\x31.comitia.gateway.v1.GetMeshStatusResponse.Service\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x1aJ\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x06health\x18\x02 \x01(\x0e\x32!.comitia.gateway.v1.ServiceHealth\"\x13\n\x11GetOpenApiRequest*\x8b\x01\n\rServiceHealth\x12\x1e\n\x1aSERVICE_HEALTH_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVICE_HEALTH_SERVING\x10\x01\x12\x1e\n\x1aSERVICE_HEALTH_NOT_SERVING\x10\x02\x12\x1e\n\x1aSERVICE_HEALTH_UNREACHABLE\x10\x03\x32\x96\x02\n\rStatusService\x12\x95\x01\n\rGetMeshStatus\x12(.comitia.gateway.v1.GetMeshStatusRequest\x1a).comitia.gateway.v1.GetMeshStatusResponse\"/\x9a\xc2\x18\x06\x10\x14\x18\x05 \x01\x82\xd3\xe4\x93\x02\x1f\x12\n/v1/statusZ\x11\x12\x0f/metrics/health\x12m\n\nGetOpenApi\x12%.comitia.gateway.v1.GetOpenApiRequest\x1a\x14.google.api.HttpBody\"\"\x9a\xc2\x18\x06\x10\x14\x18\x05 \x01\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/openapi.jsonb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'comitia/gateway/v1/status_service.proto\x12\x12\x63omitia.gateway.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/httpbody.proto\"\x16\n\x14GetMeshStatusRequest\"\xca\x01\n\x15GetMeshStatusResponse\x12\x43\n\x08services\x18\x01 \x03(\x0b\x32\x31.comitia.gateway.v1.GetMeshStatusResponse.Service\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07serving\x18\x03 \x01(\x08\x1aJ\n\x07Service\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x06health\x18\x02 \x01(\x0e\x32!.comitia.gateway.v1.ServiceHealth\"\x13\n\x11GetOpenApiRequest*\x8b\x01\n\rServiceHealth\x12\x1e\n\x1aSERVICE_HEALTH_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVICE_HEALTH_SERVING\x10\x01\x12\x1e\n\x1aSERVICE_HEALTH_NOT_SERVING\x10\x02\x12\x1e\n\x1aSERVICE_HEALTH_UNREACHABLE\x10\x03\x32\x96\x02\n\rStatusService\x12\x95\x01\n\rGetMeshStatus\x12(.comitia.gateway.v1.GetMeshStatusRequest\x1a).comitia.gateway.v1.GetMeshStatusResponse\"/\x9a\xc2\x18\x06\x18\x05 \x01@\x14\x82\xd3\xe4\x93\x02\x1f\x12\n/v1/statusZ\x11\x12\x0f/metrics/health\x12m\n\nGetOpenApi\x12%.comitia.gateway.v1.GetOpenApiRequest\x1a\x14.google.api.HttpBody\"\"\x9a\xc2\x18\x06\x18\x05 \x01@\x14\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/openapi.jsonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.gateway.v1.status_s
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STATUSSERVICE'].methods_by_name['GetMeshStatus']._loaded_options = None
-  _globals['_STATUSSERVICE'].methods_by_name['GetMeshStatus']._serialized_options = b'\232\302\030\006\020\024\030\005 \001\202\323\344\223\002\037\022\n/v1/statusZ\021\022\017/metrics/health'
+  _globals['_STATUSSERVICE'].methods_by_name['GetMeshStatus']._serialized_options = b'\232\302\030\006\030\005 \001@\024\202\323\344\223\002\037\022\n/v1/statusZ\021\022\017/metrics/health'
   _globals['_STATUSSERVICE'].methods_by_name['GetOpenApi']._loaded_options = None
-  _globals['_STATUSSERVICE'].methods_by_name['GetOpenApi']._serialized_options = b'\232\302\030\006\020\024\030\005 \001\202\323\344\223\002\022\022\020/v1/openapi.json'
+  _globals['_STATUSSERVICE'].methods_by_name['GetOpenApi']._serialized_options = b'\232\302\030\006\030\005 \001@\024\202\323\344\223\002\022\022\020/v1/openapi.json'
   _globals['_SERVICEHEALTH']._serialized_start=402
   _globals['_SERVICEHEALTH']._serialized_end=541
   _globals['_GETMESHSTATUSREQUEST']._serialized_start=151
