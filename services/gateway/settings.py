@@ -29,6 +29,30 @@ class GatewaySettings(ServiceSettings):
     )
     max_cached_keys: int = Field(default=4096, ge=1, description="Verified API keys remembered at once.")
     pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")
+    audit_key_path: Path = Field(description="Private JWK (Ed25519) with which heads of the audit trail are signed.")
+    audit_jwks_path: Path | None = Field(
+        default=None,
+        description="Key set with the public keys of earlier audit keys; without it exports hold the present one only.",
+    )
+    audit_store: str = Field(
+        description="Where signed heads and archived entries lie, out of reach of the database: a directory, or "
+        "`s3://bucket/prefix`, `gs://…`, `az://…`. Several gateways share one."
+    )
+    audit_collect_seconds: float = Field(
+        default=1.0, gt=0, le=60, description="Pause between two rounds that fetch what the services wrote."
+    )
+    audit_head_seconds: float = Field(
+        default=60.0, gt=0, le=3600, description="Pause between two rounds that sign heads of chains that have grown."
+    )
+    audit_hot_days: float = Field(
+        default=90.0, gt=0, description="Entries older than this move from the database to the archive."
+    )
+    audit_archive_seconds: float = Field(
+        default=3600.0, gt=0, description="Pause between two rounds that look for entries to archive."
+    )
+    audit_read_through_seconds: float = Field(
+        default=86_400.0, gt=0, description="Pause between two readings of all stored entries that hash them again."
+    )
     openfga_url: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s]+$",

@@ -10,6 +10,7 @@ from typing import Any
 from comitia.gateway.v1 import identity_service_pb2_grpc, status_service_pb2_grpc, tenant_service_pb2_grpc
 from comitia.guard_table import GUARDS
 from services.gateway.access_wiring import access
+from services.gateway.audit_wiring import audit_trail
 from services.gateway.clients.health_probe import GrpcHealthProbe, health_probe
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.api_key_reader import SqlApiKeyReader
@@ -54,15 +55,17 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 application_name="gateway-maintenance",
             )
         )
+        workload = WorkloadSigner("gateway", SigningKey.read(settings.workload_key_path), clock=clock)
         guard = await stack.enter_async_context(
             mesh_guard(
                 settings,
                 GUARDS | edge_authorization.GUARD | edge_reflection.GUARD,
                 service="gateway",
                 clock=clock,
-                workload=WorkloadSigner("gateway", SigningKey.read(settings.workload_key_path), clock=clock),
+                workload=workload,
             )
         )
+        audit = await stack.enter_async_context(audit_trail(settings, engine=engine, workload=workload, clock=clock))
         relations = await stack.enter_async_context(access(settings, engine=engine, ids=ids))
         directory = SqlIdentityDirectory(maintenance)
         begin = SqlBeginWork(engine, ids)
@@ -100,10 +103,11 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             registrations=(
                 *_registrations(settings, identity, tenants, status, EdgeAuthorization(exchange)),
                 access_servicer.registration(relations),
+                audit.registration,
                 *guard.registrations,
             ),
             admission=guard.admission,
-            background=guard.background,
+            background=(*guard.background, *audit.background),
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,

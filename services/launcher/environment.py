@@ -136,6 +136,9 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
     if service == "gateway":
         settings["SIGNING_KEY_PATH"] = str(data.signing_key)
         settings["BOOTSTRAP_KEY_PATH"] = str(data.bootstrap_key)
+        settings["AUDIT_KEY_PATH"] = str(data.audit_key)
+        settings["AUDIT_JWKS_PATH"] = str(data.audit_jwks)
+        settings["AUDIT_STORE"] = str(data.audit)
     if service == "inference" and facts.local_model_url is not None:
         settings["LOCAL_MODEL_URL"] = facts.local_model_url
     if service == "memory" and facts.milvus_url is not None:

@@ -29,6 +29,8 @@ def ensure_keys(data: DataDir, key_id: str) -> None:
     if not (data.signing_key.exists() and data.jwks.exists()):
         kid = f"mesh-{secrets.token_hex(4)}"
         _write_pairs({kid: data.signing_key}, data.jwks)
+    if not (data.audit_key.exists() and data.audit_jwks.exists()):
+        _write_pairs({f"audit-{secrets.token_hex(4)}": data.audit_key}, data.audit_jwks)
     workload = {service: data.workload_key(service) for service in SERVICES}
     if not (data.workload_jwks.exists() and all(path.exists() for path in workload.values())):
         _write_pairs(workload, data.workload_jwks)

@@ -13,6 +13,7 @@ from services.gateway.wiring import gateway
 from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.grpc.server import Serving, serve
+from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.testing.mesh_keys import MeshKeys
@@ -46,11 +47,13 @@ async def running_gateway(
     clock: Clock | None = None,
     targets: dict[str, str] | None = None,
     key_cache_seconds: float = 5.0,
+    **others: object,
 ) -> AsyncGenerator[RunningGateway]:
     """Runs a gateway on a fresh database.
 
     Args:
         targets: settings such as `cost_target`; what is not named answers to nobody.
+        others: further settings by name.
     """
     moment = SystemClock() if clock is None else clock
     urls = await make_database("gateway")
@@ -60,7 +63,7 @@ async def running_gateway(
     (folder / "admin.key").write_text(admin_key + "\n")
     settings = gateway_settings(
         folder, keys, urls, targets={f"{name}_target": "127.0.0.1:1" for name in NEIGHBOURS} | (targets or {})
-    ).model_copy(update={"key_cache_seconds": key_cache_seconds})
+    ).model_copy(update={"key_cache_seconds": key_cache_seconds, **others})
     async with gateway(settings, clock=moment, ids=SystemIds()) as server, serve(server) as serving:
         yield RunningGateway(
             target=f"127.0.0.1:{serving.port}", keys=keys, admin_key=admin_key, urls=urls, serving=serving
@@ -75,6 +78,8 @@ def gateway_settings(
 ) -> GatewaySettings:
     """Makes the settings of a gateway whose keys lie in `folder`."""
     (folder / "kek").write_bytes(bytes(32))
+    if not (folder / "audit.jwk").exists():
+        SigningKey.generate("audit-1").write(folder / "audit.jwk")
     return GatewaySettings.model_validate(
         {
             "listen": "127.0.0.1:0",
@@ -86,6 +91,8 @@ def gateway_settings(
             "kek_path": folder / "kek",
             "signing_key_path": keys.key_path("access-1"),
             "bootstrap_key_path": folder / "admin.key",
+            "audit_key_path": folder / "audit.jwk",
+            "audit_store": str(folder / "audit"),
             "drain_seconds": 1.0,
             **(targets or {}),
         }

@@ -7,8 +7,9 @@
 Each line is RFC 8785 JSON, so any other spelling of it is a change, and found.
 """
 
-from base64 import b64encode
-from typing import Final
+import re
+from base64 import b64decode, b64encode
+from typing import Final, NamedTuple
 
 from comitia_sdk.audit.head import AuditKeys, Head
 
@@ -21,6 +22,29 @@ MAX_LINE_BYTES: Final = 1024 * 1024
 HASH_CHARACTERS: Final = 44
 #: Where the entry begins in its line.
 ENTRY_AT: Final = len(ENTRY_START) + HASH_CHARACTERS + len(b'","entry":')
+
+
+_ENTRY: Final = re.compile(
+    rb'\{"chain_hash":"([A-Za-z0-9+/]{43}=)","entry":(.*),"index":"(0|[1-9]\d{0,18})","leaf_hash":"([A-Za-z0-9+/]{43}=)"\}\n',
+    re.DOTALL,
+)
+
+
+class EntryLine(NamedTuple):
+    """What an entry's line says; nothing of it is checked."""
+
+    index: int
+    canonical: bytes
+    leaf_hash: bytes
+    chain_hash: bytes
+
+
+def read_entry_line(line: bytes) -> EntryLine | None:
+    """Reads what `entry_line` wrote, None for any other line."""
+    found = _ENTRY.fullmatch(line)
+    if found is None:
+        return None
+    return EntryLine(int(found[3]), found[2], b64decode(found[4]), b64decode(found[1]))
 
 
 def entry_line(index: int, canonical: bytes, leaf_hash: bytes, chain_hash: bytes) -> bytes:

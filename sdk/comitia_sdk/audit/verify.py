@@ -8,8 +8,6 @@ key can sign another history; heads that were kept elsewhere (`heads`) expose th
 """
 
 import json
-import re
-from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import SEEK_END, SEEK_SET
@@ -26,6 +24,7 @@ from comitia_sdk.audit.lines import (
     MAX_LINE_BYTES,
     entry_line,
     key_set_line,
+    read_entry_line,
     read_head,
     read_key_set,
 )
@@ -35,11 +34,6 @@ MOST_FAULTS: Final = 100
 #: Lines between two words of progress.
 _PROGRESS_LINES: Final = 8192
 _END_BYTES: Final = len(b',"index":"","leaf_hash":""}\n') + HASH_CHARACTERS
-_ENTRY: Final = re.compile(
-    rb'\{"chain_hash":"([A-Za-z0-9+/]{43}=)","entry":(.*),"index":"(0|[1-9]\d{0,18})","leaf_hash":"([A-Za-z0-9+/]{43}=)"\}\n',
-    re.DOTALL,
-)
-
 #: Told how many bytes of how many are done.
 Progress = Callable[[int, int], None]
 
@@ -267,13 +261,12 @@ class ExportVerifier:
 
     def _explain(self, line: bytes) -> None:
         """Says what is wrong with an entry's line, and finds a way to go on behind it."""
-        found = _ENTRY.fullmatch(line)
+        found = read_entry_line(line)
         if found is None:
             self._fault_here("this line is damaged")
             self._lose(1)
             return
-        claimed, canonical = int(found[3]), found[2]
-        claimed_chain, claimed_leaf = b64decode(found[1]), b64decode(found[4])
+        claimed, canonical, claimed_leaf, claimed_chain = found
         leaf = merkle.leaf_hash(canonical)
         if claimed != self._next and self._follows(leaf, claimed_chain):
             self._fault_here(f"this entry is numbered {claimed}")

@@ -20,6 +20,7 @@ from sqlalchemy import (
     text,
 )
 
+from services.gateway.storage.audit_tables import audit_tables
 from services.meshkit.sql.request_ids import request_id_table
 
 METADATA = MetaData()
@@ -111,3 +112,4 @@ Index(
 )
 Index("ix_relation_tuple_user", RELATION_TUPLE.c.tenant_id, RELATION_TUPLE.c.user_type, RELATION_TUPLE.c.user_id)
 REQUEST_ID = request_id_table(METADATA)
+audit_tables(METADATA)

@@ -60,7 +60,9 @@ _GOVERN: Final = frozenset(
         "users.write",
     }
 )
-_OPERATE: Final = frozenset({"identity.read", "signing_keys.write", "tenants.read", "tenants.write"})
+_OPERATE: Final = frozenset(
+    {"audit.export", "audit.read", "identity.read", "signing_keys.write", "tenants.read", "tenants.write"}
+)
 
 #: Permissions that each role grants. A caller with several roles has the union.
 ROLE_PERMISSIONS: Final[dict[Role, frozenset[str]]] = {

@@ -1,0 +1,49 @@
+"""Signs heads with the gateway's audit key."""
+
+from datetime import UTC
+from pathlib import Path
+
+from comitia_sdk.audit.canonical import timestamp_text
+from comitia_sdk.audit.head import AuditKeys, Head
+from services.gateway.domain.tenant import TENANT_PREFIX
+from services.gateway.usecases.audit_ports import Unsigned
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import from_uuid
+from services.meshkit.grpc.signed_token import SigningKey
+
+
+class Ed25519HeadSigner:
+    """Implements `usecases.audit_ports.HeadSigner`."""
+
+    def __init__(self, key: SigningKey, keys: AuditKeys, *, clock: Clock) -> None:
+        own = {key.kid: key.private.public_key().public_bytes_raw()}
+        self._key = key
+        self._keys = AuditKeys({**keys.keys, **own})
+        self._clock = clock
+
+    @classmethod
+    def read(cls, key_path: Path, keys_path: Path | None, *, clock: Clock) -> "Ed25519HeadSigner":
+        """Reads the private key and, if there is one, the set with the public keys of earlier ones.
+
+        Raises: KeyUnreadable, HeadMalformed.
+        """
+        keys = AuditKeys({}) if keys_path is None else AuditKeys.read(keys_path.read_bytes())
+        return cls(SigningKey.read(key_path), keys, clock=clock)
+
+    @property
+    def keys(self) -> AuditKeys:
+        """See `HeadSigner.keys`."""
+        return self._keys
+
+    def sign(self, grown: Unsigned) -> Head:
+        """See `HeadSigner.sign`."""
+        now = self._clock.now().astimezone(UTC)
+        return Head(
+            tenant_id=from_uuid(TENANT_PREFIX, grown.tenant),
+            size=grown.tree.size,
+            root_hash=grown.tree.root(),
+            chain_hash=grown.chain_hash,
+            # Whole milliseconds: what a head says of its time is good to no more than that.
+            sign_time=timestamp_text(int(now.timestamp()), now.microsecond // 1000 * 1_000_000),
+            key_id=self._key.kid,
+        ).signed(self._key.private.sign)

@@ -1,0 +1,94 @@
+"""Tables of the audit trail.
+
+Chains belong to tenants under forced row-level security; what knows streams of services belongs to nobody. Requests may
+only read. Background work may add to a chain and take the content of archived entries out, and can change no hash.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+
+def audit_tables(metadata: MetaData) -> None:
+    """Describes them."""
+    content = text("canonical IS NOT NULL")
+    Table(
+        "audit_chain",
+        metadata,
+        Column("tenant_id", Uuid, nullable=False),
+        Column("index", BigInteger, nullable=False),
+        Column("record_time", DateTime(timezone=True), nullable=False),
+        # The four of them are empty once the entry is archived.
+        Column("actor", Text),
+        Column("action", Text),
+        Column("target", Text),
+        Column("canonical", LargeBinary),
+        Column("leaf_hash", LargeBinary, nullable=False),
+        Column("chain_hash", LargeBinary, nullable=False),
+        # Roots of the perfect trees of 2, 4, 8, … leaves that the entry ends: the tree needs no table of its own.
+        Column("subtrees", LargeBinary, nullable=False),
+        PrimaryKeyConstraint("tenant_id", "index", name="pk_audit_chain"),
+        Index("ix_audit_chain_actor", "tenant_id", "actor", "index", postgresql_where=content),
+        Index("ix_audit_chain_target", "tenant_id", "target", "index", postgresql_where=content),
+    )
+    Table(
+        "audit_tree",
+        metadata,
+        Column("tenant_id", Uuid, primary_key=True),
+        Column("size", BigInteger, nullable=False),
+        Column("chain_hash", LargeBinary, nullable=False),
+        Column("peaks", LargeBinary, nullable=False),
+        # Entries that the newest head covers, and that are archived.
+        Column("signed_size", BigInteger, nullable=False),
+        Column("archived_size", BigInteger, nullable=False),
+        Index("ix_audit_tree_unsigned", "tenant_id", postgresql_where=text("size > signed_size")),
+    )
+    Table(
+        "audit_head",
+        metadata,
+        Column("tenant_id", Uuid, nullable=False),
+        Column("size", BigInteger, nullable=False),
+        # The head as it lies in the head store.
+        Column("head", LargeBinary, nullable=False),
+        PrimaryKeyConstraint("tenant_id", "size", name="pk_audit_head"),
+    )
+    Table(
+        "audit_archive",
+        metadata,
+        Column("tenant_id", Uuid, nullable=False),
+        Column("first_index", BigInteger, nullable=False),
+        Column("end_index", BigInteger, nullable=False),
+        PrimaryKeyConstraint("tenant_id", "first_index", name="pk_audit_archive"),
+    )
+    Table(
+        "audit_cursor",
+        metadata,
+        Column("service", Text, nullable=False),
+        Column("stream", Integer, nullable=False),
+        Column("position", BigInteger, nullable=False),
+        Column("leaf_hash", LargeBinary, nullable=False),
+        Column("again", Boolean, nullable=False),
+        PrimaryKeyConstraint("service", "stream", name="pk_audit_cursor"),
+    )
+    Table(
+        "audit_break",
+        metadata,
+        Column("service", Text, nullable=False),
+        Column("stream", Integer, nullable=False),
+        Column("position", BigInteger, nullable=False),
+        Column("kind", Text, nullable=False),
+        Column("notice_time", DateTime(timezone=True), nullable=False),
+        PrimaryKeyConstraint("service", "stream", "position", "kind", name="pk_audit_break"),
+    )

@@ -1,0 +1,96 @@
+"""Looks whether the stored trail is still the one that was signed."""
+
+from comitia_sdk.audit import merkle
+from comitia_sdk.audit.head import Head
+from services.gateway.domain.audit_health import AuditHealth
+from services.gateway.usecases.audit_ports import AuditReader, AuditTrails, HeadSigner, HeadStore
+from services.gateway.usecases.seal_audit import CheckAgainstHead, SealAudit, note_contradiction
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
+
+
+class CheckHeads:
+    """At the start: holds every tenant's chain against the newest head of the head store, then lets signing begin."""
+
+    def __init__(
+        self,
+        *,
+        store: HeadStore,
+        reader: AuditReader,
+        trails: AuditTrails,
+        check: CheckAgainstHead,
+        seal: SealAudit,
+        signer: HeadSigner,
+        health: AuditHealth,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._trails = trails
+        self._check = check
+        self._seal = seal
+        self._signer = signer
+        self._health = health
+
+    async def __call__(self) -> None:
+        """Raises: Unavailable: the head store or the database is away."""
+        for tenant in sorted({*await self._store.tenants(), *await self._trails.tenants()}):
+            copy = await self._reader.newest_head(tenant)
+            head = await self._store.newest(tenant, above=0 if copy is None else copy.size - 1)
+            if head is None and copy is not None:
+                log.error("the head store lacks a signed head", tenant=str(tenant), size=copy.size)
+                head = await self._store.newest(tenant)
+            if head is not None:
+                await self._compare(tenant, head)
+        self._seal.open()
+        log.info("audit heads checked", tenants_wrong=len(self._health.contradictions))
+
+    async def _compare(self, tenant: TenantId, head: Head) -> None:
+        forged = self._signer.keys.verify(head)
+        if forged is not None:
+            note_contradiction(self._health, tenant, f"its newest head in the head store does not hold: {forged}")
+        elif await self._check(tenant, head):
+            self._seal.remember(tenant, head)
+
+
+class ReadThrough:
+    """Slowly, all day long, hashes every stored entry again: one that was changed is found though no hash was.
+
+    Args:
+        page: entries read at once.
+        pause_seconds: between two pages.
+    """
+
+    def __init__(
+        self,
+        *,
+        trails: AuditTrails,
+        reader: AuditReader,
+        health: AuditHealth,
+        clock: Clock,
+        page: int = 500,
+        pause_seconds: float = 0.5,
+    ) -> None:
+        self._trails = trails
+        self._reader = reader
+        self._health = health
+        self._clock = clock
+        self._page = page
+        self._pause_seconds = pause_seconds
+
+    async def __call__(self) -> None:
+        """Reads all trails once. Raises: Unavailable."""
+        for tenant in await self._trails.tenants():
+            await self._read(tenant)
+
+    async def _read(self, tenant: TenantId) -> None:
+        size = await self._reader.size(tenant)
+        for first in range(0, size, self._page):
+            end = min(first + self._page, size)
+            for entry in await self._reader.stretch(tenant, first, end):
+                if merkle.leaf_hash(entry.canonical) != entry.leaf_hash:
+                    note_contradiction(self._health, tenant, f"entry {entry.index} is not what was chained")
+                    return
+            await self._clock.sleep(self._pause_seconds)
