@@ -11,15 +11,14 @@ from comitia.orchestrator.v1.session_service_pb2_grpc import add_SessionServiceS
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
-from services.meshkit.crypto.kek_file import KekFile
-from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.guard import access_gate
 from services.meshkit.guard.mesh_guard import mesh_guard
-from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.sealing import sealing
 from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.neighbours import TurnNeighbours
 from services.orchestrator.clients.run_preparation import RunPreparation
@@ -36,6 +35,7 @@ from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
+from services.orchestrator.usecases.session_access import SessionAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 from services.orchestrator.worker.caller import Caller
@@ -53,14 +53,16 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         signer = WorkloadSigner("orchestrator", SigningKey.read(settings.workload_key_path), clock=clock)
         guard = await enter(mesh_guard(settings, GUARDS, service="orchestrator", clock=clock, workload=signer))
         connect = partial(channel, identity=signer)
-        gateway = await enter(connect(settings.gateway_target))
+        gateway = await enter(connect(settings.gateway_target, idempotent=access_gate.IDEMPOTENT))
         memory = await enter(connect(settings.memory_target))
         inference = await enter(connect(settings.inference_target))
         tools = await enter(connect(settings.tools_target))
         cost = await enter(connect(settings.cost_target))
 
-        keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
-        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys))
+        sealed = await enter(
+            sealing(settings, service="orchestrator", app=app, maintenance=maintenance, clock=clock, ids=ids)
+        )
+        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(sealed.keys))
         live = await enter(live_events(nats, clock=clock))
         calls = Caller(
             neighbours=TurnNeighbours(memory=memory, inference=inference, tools=tools),
@@ -75,19 +77,22 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             limits=EngineLimits(max_runs=settings.max_runs),
         )
         agents = AgentRepository(app)
+        access = SessionAccess(access_gate.GatewayAccessGate(gateway, clock=clock))
         sessions = SessionServicer(
             start_session=StartSession(
                 agents=agents,
                 neighbours=RunPreparation(cost=cost, gateway=gateway),
                 runs=engine,
+                access=access,
                 ids=ids,
                 prompts=load_prompts(),
                 agent_facts=agent_to_proto,
             ),
-            advance_session=AdvanceSession(runs=engine, views=store),
-            cancel_session=CancelSession(runs=engine, views=store),
+            advance_session=AdvanceSession(runs=engine, views=store, access=access),
+            cancel_session=CancelSession(runs=engine, views=store, access=access),
             sessions=store,
             watch=RunWatch(journal=store, live=live),
+            access=access,
         )
         await enter(engine.running_block())
         yield Server(
@@ -102,7 +107,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 *guard.registrations,
             ],
             admission=guard.admission,
-            background=guard.background,
+            background=(*sealed.background, *guard.background),
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,

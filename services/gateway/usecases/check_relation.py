@@ -75,6 +75,8 @@ class AuthorizeCaller:
 def _users(principal: Principal) -> Iterator[Object]:
     """Gives the names under which a caller stands in tuples."""
     yield parse_object(f"{USER_TYPE}:{principal.subject}", field="subject")
+    if principal.email is not None:
+        yield parse_object(f"{USER_TYPE}:{principal.email}", field="email")
 
 
 def _missing(question: Question, found: Finding) -> str:

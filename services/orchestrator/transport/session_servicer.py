@@ -9,12 +9,13 @@ from grpc.aio import ServicerContext
 from comitia.orchestrator.v1 import session_pb2, session_service_pb2_grpc
 from comitia.orchestrator.v1 import session_service_pb2 as pb
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import TenantId
+from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of, current_call
 from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.transport import convert
+from services.orchestrator.usecases.session_access import SessionAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 
@@ -48,12 +49,14 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         cancel_session: CancelSession,
         sessions: SessionReader,
         watch: RunWatch,
+        access: SessionAccess,
     ) -> None:
         self._start_session = start_session
         self._advance_session = advance_session
         self._cancel_session = cancel_session
         self._sessions = sessions
         self._watch = watch
+        self._access = access
 
     async def StartSession(
         self,
@@ -69,9 +72,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         self, request: pb.GetSessionRequest, context: ServicerContext[pb.GetSessionRequest, pb.GetSessionResponse]
     ) -> pb.GetSessionResponse:
         """See the contract."""
-        session_id = _session_id(request.session_id)
-        session = await self._sessions.view(caller_of(context).principal.tenant, session_id)
-        return pb.GetSessionResponse(session=session)
+        return pb.GetSessionResponse(session=await self._readable(caller_of(context), request.session_id))
 
     async def ListSessions(
         self,
@@ -82,10 +83,11 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, str)
         before = None if place is None else str(place[0])
-        found = await self._sessions.views(caller_of(context).principal.tenant, before=before, most=size + 1)
+        caller = caller_of(context)
+        found = await self._sessions.views(caller.principal.tenant, before=before, most=size + 1)
         page = found[:size]
         more = encode_page_token(page[-1].session_id) if len(found) > size else ""
-        return pb.ListSessionsResponse(sessions=page, next_page_token=more)
+        return pb.ListSessionsResponse(sessions=await self._access.readable(caller, page), next_page_token=more)
 
     async def ListTurns(
         self, request: pb.ListTurnsRequest, context: ServicerContext[pb.ListTurnsRequest, pb.ListTurnsResponse]
@@ -94,8 +96,9 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, int)
         after = 0 if place is None else int(place[0])
-        tenant = caller_of(context).principal.tenant
-        found = await self._sessions.turns(tenant, _session_id(request.session_id), after=after, most=size + 1)
+        caller = caller_of(context)
+        session = await self._readable(caller, request.session_id)
+        found = await self._sessions.turns(caller.principal.tenant, session.session_id, after=after, most=size + 1)
         page = found[:size]
         more = encode_page_token(page[-1][0]) if len(found) > size else ""
         return pb.ListTurnsResponse(turns=[turn for _, turn in page], next_page_token=more)
@@ -108,12 +111,12 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         """See the contract."""
         if request.after_sequence < 0:
             raise Invalid("after_sequence", "must be 0 or the sequence of an event")
-        tenant = caller_of(context).principal.tenant
-        session_id = _session_id(request.session_id)
+        caller = caller_of(context)
+        session = await self._readable(caller, request.session_id)
         call = current_call()
         events = self._watch.events(
-            tenant,
-            session_id,
+            caller.principal.tenant,
+            session.session_id,
             after=request.after_sequence,
             stopped=lambda: call is not None and call.drain.begun,
         )
@@ -138,6 +141,11 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         """See the contract."""
         session = await self._cancel_session(caller_of(context), _session_id(request.session_id))
         return pb.CancelSessionResponse(session=session)
+
+    async def _readable(self, caller: Caller, session_id: str) -> session_pb2.Session:
+        session = await self._sessions.view(caller.principal.tenant, _session_id(session_id))
+        await self._access.to_read(caller, session)
+        return session
 
 
 def _session_id(session_id: str) -> str:

@@ -13,6 +13,7 @@ from services.orchestrator.domain.session import DEFAULT_MAX_COST, DEFAULT_ROUND
 from services.orchestrator.engine.run import OwnedRun, StartKey
 from services.orchestrator.programs import dialogue
 from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Neighbours, Runs
+from services.orchestrator.usecases.session_access import SessionAccess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class StartSession:
         agents: AgentStore,
         neighbours: Neighbours,
         runs: Runs,
+        access: SessionAccess,
         ids: IdSource,
         prompts: Mapping[str, str],
         agent_facts: AgentFacts,
@@ -41,6 +43,7 @@ class StartSession:
         self._agents = agents
         self._neighbours = neighbours
         self._runs = runs
+        self._access = access
         self._ids = ids
         self._prompts = prompts
         self._agent_facts = agent_facts
@@ -48,9 +51,10 @@ class StartSession:
     async def __call__(self, command: StartSessionCommand) -> str:
         """Gives the id of the session, or of the one that an earlier request with this key started.
 
-        Raises: Invalid, AgentNotFound, RunsAtLimit, RequestIdReused, and what cost or the gateway refuse.
+        Raises: Invalid, RelationMissing, AgentNotFound, RunsAtLimit, RequestIdReused, and what cost or the gateway
+            refuse.
         """
-        spec = command.spec.checked()
+        spec = await self._access.to_start(command.caller, command.spec.checked())
         if command.key is not None:
             earlier = await self._runs.started_before(command.key)
             if earlier is not None:

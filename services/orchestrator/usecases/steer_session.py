@@ -5,6 +5,7 @@ from services.meshkit.core.identity import Caller
 from services.orchestrator.domain.errors import SessionAlreadyTerminal, SessionNotWaiting
 from services.orchestrator.programs.view import TERMINAL_STATES
 from services.orchestrator.usecases.ports import Runs, SessionViews
+from services.orchestrator.usecases.session_access import SessionAccess
 
 
 def _name_of(state: session_pb2.SessionState.ValueType) -> str:
@@ -14,14 +15,16 @@ def _name_of(state: session_pb2.SessionState.ValueType) -> str:
 class AdvanceSession:
     """Begins the next round of a session that waits for it."""
 
-    def __init__(self, *, runs: Runs, views: SessionViews) -> None:
+    def __init__(self, *, runs: Runs, views: SessionViews, access: SessionAccess) -> None:
         self._runs = runs
+        self._access = access
         self._views = views
 
     async def __call__(self, caller: Caller, session_id: str) -> session_pb2.Session:
-        """Raises: SessionNotFound, SessionNotWaiting."""
+        """Raises: SessionNotFound, RelationMissing, SessionNotWaiting."""
         tenant = caller.principal.tenant
         session = await self._views.view(tenant, session_id)
+        await self._access.to_control(caller, session)
         if session.state != session_pb2.SESSION_STATE_WAITING:
             raise SessionNotWaiting(session_id, _name_of(session.state))
         await self._runs.command(caller.principal, session_id, "advance")
@@ -31,14 +34,16 @@ class AdvanceSession:
 class CancelSession:
     """Stops a session; repeating it while the session is being cancelled changes nothing."""
 
-    def __init__(self, *, runs: Runs, views: SessionViews) -> None:
+    def __init__(self, *, runs: Runs, views: SessionViews, access: SessionAccess) -> None:
         self._runs = runs
+        self._access = access
         self._views = views
 
     async def __call__(self, caller: Caller, session_id: str) -> session_pb2.Session:
-        """Raises: SessionNotFound, SessionAlreadyTerminal."""
+        """Raises: SessionNotFound, RelationMissing, SessionAlreadyTerminal."""
         tenant = caller.principal.tenant
         session = await self._views.view(tenant, session_id)
+        await self._access.to_control(caller, session)
         if session.state in TERMINAL_STATES:
             raise SessionAlreadyTerminal(session_id, _name_of(session.state))
         await self._runs.command(caller.principal, session_id, "cancel")

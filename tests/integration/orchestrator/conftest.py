@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -41,9 +41,11 @@ from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
+from services.orchestrator.usecases.session_access import SessionAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 from tests.integration.conftest import MakeDatabase, NatsServer
+from tests.support.memory_access_gate import MemoryAccessGate
 from tests.support.sessions import World
 
 OTHER_TENANT = TenantId(SystemIds().uuid())
@@ -118,6 +120,7 @@ class House:
     nats: NatsServer
     folder: Path
     world: World
+    gate: MemoryAccessGate = field(default_factory=MemoryAccessGate)
 
     async def replica(self, stack: AsyncExitStack, *, name: str = "one", max_runs: int = 50) -> Replica:
         """Starts a replica that lives until the stack is left."""
@@ -137,20 +140,23 @@ class House:
         engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
         agents = AgentRepository(app)
         preparation = Preparation()
+        access = SessionAccess(self.gate)
         start = StartSession(
             agents=agents,
             neighbours=preparation,
             runs=engine,
+            access=access,
             ids=ids,
             prompts=load_prompts(),
             agent_facts=agent_to_proto,
         )
         sessions = SessionServicer(
             start_session=start,
-            advance_session=AdvanceSession(runs=engine, views=store),
-            cancel_session=CancelSession(runs=engine, views=store),
+            advance_session=AdvanceSession(runs=engine, views=store, access=access),
+            cancel_session=CancelSession(runs=engine, views=store, access=access),
             sessions=store,
             watch=RunWatch(journal=store, live=live),
+            access=access,
         )
         await stack.enter_async_context(engine.running_block())
         folder = self.folder / owner.replace("/", "-")

@@ -18,7 +18,9 @@ from services.orchestrator.engine.driver import DriverParts
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.transport.convert import agent_to_proto
+from services.orchestrator.usecases.session_access import SessionAccess
 from services.orchestrator.usecases.start_session import StartSession, StartSessionCommand
+from tests.support.memory_access_gate import MemoryAccessGate
 from tests.support.run_store import HeldCalls, LocalLive, MemoryRunStore
 
 ADA = Caller(principal=Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token="t"), peer=None)
@@ -70,12 +72,14 @@ class Desk:
         self.calls = HeldCalls()
         self.calls.open.clear()
         self.neighbours = Neighbours()
+        self.gate = MemoryAccessGate()
         parts = DriverParts(store=self.store, calls=self.calls, live=LocalLive(), clock=clock)
         self.engine = Engine(owner="one/x", parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
         self._start = StartSession(
             agents=Agents(),
             neighbours=self.neighbours,
             runs=self.engine,
+            access=SessionAccess(self.gate),
             ids=ids,
             prompts=load_prompts(),
             agent_facts=agent_to_proto,
