@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from services.meshkit.core.errors import Internal, PermissionDenied
+from services.meshkit.core.errors import Internal, PermissionDenied, Unauthenticated
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.permissions import permissions_of
 from services.meshkit.grpc.identity import (
@@ -37,6 +37,8 @@ class Guard(Protocol):
     def max_seconds(self) -> int: ...
     @property
     def open(self) -> bool: ...
+    @property
+    def audit(self) -> bool: ...
     @property
     def peers(self) -> frozenset[str]: ...
 
@@ -73,6 +75,10 @@ class Standing(Protocol):
 
     def check(self, verified: VerifiedToken) -> None:
         """Raises: TokenRevoked, TenantSuspended."""
+        ...
+
+    def audits_refused_reads(self, tenant: TenantId) -> bool:
+        """True when the tenant wants refused reads in its audit trail, beside refused mutations."""
         ...
 
     def changed(self, listener: Callable[[TenantId | None], None]) -> AbstractContextManager[None]:
@@ -139,6 +145,18 @@ class Admission:
             raise TokenMissing("send the metadata `authorization: Bearer <token>`; `comitia token` prints a token")
         verified = self.verify(token)
         check_permission(verified.principal, guard.permission)
+        return Admitted(principal=verified.principal, peer=peer, verified=verified)
+
+    def known(self, metadata: Iterable[tuple[str, str | bytes]]) -> Admitted | None:
+        """Tells who a caller is that was turned away; None when it has not even proven that."""
+        token, assertion = _credentials(metadata)
+        if token is None:
+            return None
+        try:
+            verified = self._tokens.verify(token)
+            peer = None if assertion is None else self._workloads.verify(assertion)
+        except Unauthenticated:
+            return None
         return Admitted(principal=verified.principal, peer=peer, verified=verified)
 
     def verify(self, token: str) -> VerifiedToken:

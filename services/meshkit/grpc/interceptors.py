@@ -19,7 +19,7 @@ import grpc.aio
 from google.rpc import status_pb2
 
 from services.meshkit.core.errors import DeadlineExceeded, Internal, MeshError
-from services.meshkit.grpc.auditing import RefusalLog, auditing, name_caller, name_request
+from services.meshkit.grpc.auditing import RefusalLog, auditing, name_request
 from services.meshkit.grpc.call import Call, Drain, current_call, enter_call
 from services.meshkit.grpc.decoding import decoder
 from services.meshkit.grpc.errors import DETAILS_TRAILER, STATUS_OF, code_of, remote_error, to_status
@@ -60,9 +60,7 @@ class Rpc:
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every RPC but health and reflection in the layers of the mesh."""
 
-    def __init__(
-        self, *, service: str, admission: Admission, drain: Drain, refusals: RefusalLog | None = None
-    ) -> None:
+    def __init__(self, *, service: str, admission: Admission, drain: Drain, refusals: RefusalLog | None = None) -> None:
         self._refusals = refusals
         self._service = service
         self._admission = admission

@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.core.errors import Internal
+from services.meshkit.grpc.auditing import RefusalLog
 from services.meshkit.grpc.call import Drain
 from services.meshkit.grpc.decoding import MAX_MESSAGE_BYTES, RECEIVED_BYTES
 from services.meshkit.grpc.guard import EXEMPT_SERVICES, Admission, GuardMissing
@@ -65,6 +66,8 @@ class Server:
     listen: str
     registrations: Sequence[Registration]
     admission: Admission
+    #: Records audited calls that are refused; None for servers without audited calls.
+    refusals: RefusalLog | None = None
     background: Sequence[Background] = ()
     #: Asked once a second, and more often until it is ready; health follows it.
     ready: Readiness = always_ready
@@ -109,7 +112,9 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
     cancelled. Raises: AddressTaken; and what background work raised, as an ExceptionGroup.
     """
     drain = Drain()
-    interceptor = MeshInterceptor(service=server.name, admission=server.admission, drain=drain)
+    interceptor = MeshInterceptor(
+        service=server.name, admission=server.admission, drain=drain, refusals=server.refusals
+    )
     grpc_server = grpc.aio.server(
         interceptors=(interceptor,), options=_options(), maximum_concurrent_rpcs=server.max_concurrent_calls
     )

@@ -1,14 +1,31 @@
 """The wrapped data keys of tenants. Stores for `meshkit.crypto.KeyRing`."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from sqlalchemy import Column, DateTime, LargeBinary, MetaData, PrimaryKeyConstraint, Table, Uuid, func, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    DateTime,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Uuid,
+    and_,
+    func,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.identity import TenantId
+from services.meshkit.crypto.ports import StoredKey, WrappedKey
 from services.meshkit.sql.rls import tenant_table
-from services.meshkit.sql.scope import tenant_scope
+from services.meshkit.sql.scope import maintenance_scope, tenant_scope
 
 if TYPE_CHECKING:
     # Only migrations have it at hand; a service does without its 9 MB.
@@ -29,6 +46,8 @@ def data_key_table(metadata: MetaData) -> Table:
         Column("wrapped", LargeBinary),
         Column("created_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
         Column("destroyed_time", DateTime(timezone=True)),
+        # Allotted to processes that seal with the key; at 2**31 there is another key.
+        Column("messages", BigInteger, nullable=False, server_default="0"),
         PrimaryKeyConstraint("tenant_id", "key_id", name="pk_data_key"),
     )
 
@@ -44,6 +63,16 @@ def create_data_keys(op: "Operations") -> None:
     tenant_table(op, DATA_KEYS, app=("SELECT", "INSERT", "UPDATE"), maintenance=("SELECT", "UPDATE"))
 
 
+def count_messages(op: "Operations") -> None:
+    """Adds to the table, in a later migration, how many messages were allotted of a key."""
+    op.execute("ALTER TABLE data_key ADD COLUMN messages bigint NOT NULL DEFAULT 0")
+
+
+def count_no_messages(op: "Operations") -> None:
+    """Takes `count_messages` back."""
+    op.execute("ALTER TABLE data_key DROP COLUMN messages")
+
+
 _TABLE: Final = data_key_table(MetaData())
 
 
@@ -53,17 +82,17 @@ class SqlDataKeys:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def newest(self, tenant: TenantId) -> tuple[UUID, bytes] | None:
-        """Gives the id and the wrapped form of the newest key that is not destroyed."""
+    async def newest(self, tenant: TenantId) -> StoredKey | None:
+        """See `DataKeys.newest`."""
         statement = (
-            select(_TABLE.c.key_id, _TABLE.c.wrapped)
+            select(_TABLE.c.key_id, _TABLE.c.wrapped, (func.now() - _TABLE.c.created_time).label("age"))
             .where(_TABLE.c.tenant_id == tenant, _TABLE.c.wrapped.isnot(None))
             .order_by(_TABLE.c.key_id.desc())
             .limit(1)
         )
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             row = (await scope.execute(statement)).one_or_none()
-        return None if row is None else (row.key_id, bytes(row.wrapped))
+        return None if row is None else StoredKey(id=row.key_id, wrapped=bytes(row.wrapped), age=row.age)
 
     async def find(self, tenant: TenantId, key_id: UUID) -> bytes | None:
         """Gives the wrapped form of a key; None when it is destroyed or was never the tenant's."""
@@ -72,11 +101,25 @@ class SqlDataKeys:
             wrapped = (await scope.execute(statement)).scalar_one_or_none()
         return None if wrapped is None else bytes(wrapped)
 
-    async def add(self, tenant: TenantId, key_id: UUID, wrapped: bytes) -> None:
-        """Stores a new key."""
-        async with tenant_scope(self._engine, tenant) as scope:
-            await scope.execute(_TABLE.insert().values(tenant_id=tenant, key_id=key_id, wrapped=wrapped))
+    async def add(self, tenant: TenantId, key_id: UUID, wrapped: bytes, *, messages: int) -> None:
+        """See `DataKeys.add`."""
+        statement = _TABLE.insert().values(tenant_id=tenant, key_id=key_id, wrapped=wrapped, messages=messages)
+        async with tenant_scope(self._engine, tenant, audited=False) as scope:
+            await scope.execute(statement)
             await scope.commit()
+
+    async def allot(self, tenant: TenantId, key_id: UUID, messages: int) -> int | None:
+        """See `DataKeys.allot`."""
+        statement = (
+            update(_TABLE)
+            .where(_TABLE.c.tenant_id == tenant, _TABLE.c.key_id == key_id, _TABLE.c.wrapped.isnot(None))
+            .values(messages=_TABLE.c.messages + messages)
+            .returning(_TABLE.c.messages)
+        )
+        async with tenant_scope(self._engine, tenant, audited=False) as scope:
+            allotted = (await scope.execute(statement)).scalar_one_or_none()
+            await scope.commit()
+        return allotted
 
     async def destroy_all(self, tenant: TenantId) -> int:
         """Destroys every key of a tenant; returns how many. What they sealed can never be opened again."""
@@ -89,3 +132,46 @@ class SqlDataKeys:
             done = await scope.execute(statement)
             await scope.commit()
         return done.rowcount
+
+
+class SqlWrappedKeys:
+    """The wrapped data keys of all tenants, for background work.
+
+    Args:
+        engine: of the `maintenance` role.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def count_otherwise(self, mark: bytes) -> int:
+        """See `WrappedKeys.count_otherwise`."""
+        statement = select(func.count()).select_from(_TABLE).where(_otherwise(mark))
+        async with maintenance_scope(self._engine, read_only=True) as scope:
+            return (await scope.execute(statement)).scalar_one()
+
+    async def otherwise(self, mark: bytes, *, after: WrappedKey | None, most: int) -> Sequence[WrappedKey]:
+        """See `WrappedKeys.otherwise`."""
+        place = tuple_(_TABLE.c.tenant_id, _TABLE.c.key_id)
+        statement = select(_TABLE.c.tenant_id, _TABLE.c.key_id, _TABLE.c.wrapped).where(_otherwise(mark))
+        if after is not None:
+            statement = statement.where(place > tuple_(after.tenant, after.id))
+        async with maintenance_scope(self._engine, read_only=True) as scope:
+            rows = (await scope.execute(statement.order_by(place).limit(most))).all()
+        return [WrappedKey(tenant=TenantId(row.tenant_id), id=row.key_id, wrapped=bytes(row.wrapped)) for row in rows]
+
+    async def replace(self, key: WrappedKey, wrapped: bytes) -> bool:
+        """See `WrappedKeys.replace`."""
+        statement = (
+            update(_TABLE)
+            .where(_TABLE.c.tenant_id == key.tenant, _TABLE.c.key_id == key.id, _TABLE.c.wrapped == key.wrapped)
+            .values(wrapped=wrapped)
+        )
+        async with maintenance_scope(self._engine) as scope:
+            done = await scope.execute(statement)
+            await scope.commit()
+        return done.rowcount == 1
+
+
+def _otherwise(mark: bytes) -> ColumnElement[bool]:
+    return and_(_TABLE.c.wrapped.isnot(None), func.substring(_TABLE.c.wrapped, 1, len(mark)) != mark)

@@ -1,6 +1,7 @@
 """Transactions that see one tenant (or the tenants of one batch) and nothing else.
 
-A request's transaction is three round trips: BEGIN with its tenant setting, the statement, COMMIT.
+A request's transaction is three round trips: BEGIN with its tenant setting, the statement, COMMIT. In the call of a
+control-plane mutation the commit writes the audit entry too, one more.
 """
 
 from collections.abc import AsyncGenerator, Iterable
@@ -14,26 +15,45 @@ from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
+from services.meshkit.core.audit import AuditDraft, pending_draft
+from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.audit import ADD_ENTRY, AuditOutcome, entry_values
 from services.meshkit.sql.engine import PreambleConnection
 from services.meshkit.sql.errors import mapped_errors
 from services.meshkit.sql.finish import finish
 
 #: Most tenants that one batch may touch.
 MAX_TENANTS: Final = 1_000
+#: Between the audit entry and the COMMIT that makes it and its mutation true.
+_BEFORE_COMMIT: Final = "audit.before_commit"
+
+register(_BEFORE_COMMIT)
 
 
 class Scope(AsyncConnection):
     """A connection inside one transaction. `commit` is explicit and, once begun, is not interrupted."""
 
-    __slots__ = ()
+    __slots__ = ("_audited",)
+
+    def __init__(self, engine: AsyncEngine, *, audited: bool) -> None:
+        super().__init__(engine)
+        self._audited = audited
 
     async def commit(self) -> None:
         """Commits; a caller that is cancelled meanwhile is told after the commit has ended.
 
+        The first commit of an audited call writes its audit entry, so the scope must see the caller's own tenant too.
         The scope has no tenant afterwards: a further statement on a tenant's table fails. Open a new scope.
         """
-        await finish(super().commit())
+        draft = pending_draft() if self._audited else None
+        await finish(super().commit() if draft is None else self._commit_with(draft))
+
+    async def _commit_with(self, draft: AuditDraft) -> None:
+        await self.exec_driver_sql(ADD_ENTRY, entry_values(draft, AuditOutcome.SUCCEEDED))
+        await failpoint(_BEFORE_COMMIT)
+        await super().commit()
+        draft.written = True
 
     @property
     def driver(self) -> PreambleConnection:
@@ -51,6 +71,7 @@ async def tenant_scope(
     tenants: TenantId | Iterable[TenantId],
     *,
     read_only: bool = False,
+    audited: bool = True,
 ) -> AsyncGenerator[Scope]:
     """Opens a transaction that sees the rows of these tenants only.
 
@@ -59,9 +80,10 @@ async def tenant_scope(
     Args:
         engine: of the `app` role.
         tenants: from verified identities; one for a request, 1 to 1,000 for a batch.
+        audited: False for side work of a call, whose commit is not the mutation that the call is about.
     Raises: Unavailable: Postgres is away. DatabaseBusy: no free connection. TransactionConflict: redo the step.
     """
-    async with _scope(engine, _preamble(tenants, read_only=read_only)) as scope:
+    async with _scope(engine, _preamble(tenants, read_only=read_only), audited=audited) as scope:
         yield scope
 
 
@@ -71,22 +93,32 @@ async def maintenance_scope(engine: AsyncEngine, *, read_only: bool = False) -> 
 
     With an engine of the `app` role every statement on a tenant's table fails. Leaving without commit rolls back.
     """
-    async with _scope(engine, "SET TRANSACTION READ ONLY" if read_only else "") as scope:
+    async with _scope(engine, "SET TRANSACTION READ ONLY" if read_only else "", audited=False) as scope:
         yield scope
 
 
 class DriverScope:
     """One transaction on asyncpg itself: half the CPU of Core. For hot paths with a handful of fixed statements."""
 
-    def __init__(self, driver: PreambleConnection, transaction: Transaction) -> None:
+    def __init__(self, driver: PreambleConnection, transaction: Transaction, *, audited: bool) -> None:
         self.driver = driver
         self._transaction = transaction
+        self._audited = audited
         self._open = True
 
     async def commit(self) -> None:
         """Commits; see `Scope.commit`."""
+        draft = pending_draft() if self._audited else None
+        await finish(self._commit(draft))
+
+    async def _commit(self, draft: AuditDraft | None) -> None:
+        if draft is not None:
+            await self.driver.execute(ADD_ENTRY, *entry_values(draft, AuditOutcome.SUCCEEDED))
+            await failpoint(_BEFORE_COMMIT)
         self._open = False
-        await finish(self._transaction.commit())
+        await self._transaction.commit()
+        if draft is not None:
+            draft.written = True
 
     async def close(self, *, started: bool) -> bool:
         """Rolls back what was not committed.
@@ -120,7 +152,7 @@ async def driver_scope(
                 raise TypeError("open the engine with sql_engine")
             driver.preamble = "" if tenants is None else _preamble(tenants, read_only=False)
             transaction = driver.transaction(readonly=read_only)
-            scope = DriverScope(driver, transaction)
+            scope = DriverScope(driver, transaction, audited=tenants is not None)
             started = False
             try:
                 await transaction.start()
@@ -140,9 +172,9 @@ async def _leave(scope: DriverScope, proxy: PoolProxiedConnection, *, started: b
 
 
 @asynccontextmanager
-async def _scope(engine: AsyncEngine, preamble: str) -> AsyncGenerator[Scope]:
+async def _scope(engine: AsyncEngine, preamble: str, *, audited: bool) -> AsyncGenerator[Scope]:
     with mapped_errors():
-        scope = Scope(engine)
+        scope = Scope(engine, audited=audited)
         async with scope:
             driver = scope.driver
             driver.preamble = preamble

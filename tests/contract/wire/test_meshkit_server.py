@@ -41,6 +41,7 @@ class Guard:
     permission: str = ""
     max_seconds: int = 0
     open: bool = False
+    audit: bool = False
     peers: frozenset[str] = frozenset()
 
 

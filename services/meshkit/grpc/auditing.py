@@ -1,0 +1,144 @@
+"""The layer that drafts the audit entry of a control-plane mutation, and records its refusal.
+
+What succeeds is written by the mutation's own transaction (`meshkit.sql.scope`). What was refused has none, so this
+layer hands it to the `RefusalLog` of the service. It lies around identity, so that it sees whom the guard turns away.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import grpc.aio
+
+from services.meshkit.core.audit import AuditDraft, current_draft, enter_draft, plain
+from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.grpc.errors import remote_error
+from services.meshkit.grpc.guard import Admitted, GuardMissing
+from services.meshkit.telemetry.scope import current_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from services.meshkit.core.identity import Principal
+    from services.meshkit.grpc.interceptors import Context, Handler, Rpc
+
+#: Metadata in which our edge writes the address of the connection that a call came by, behind what others wrote.
+FORWARDED_FOR: Final = "x-forwarded-for"
+_RECORDED: Final = frozenset(
+    {
+        ErrorKind.UNAUTHENTICATED,
+        ErrorKind.DENIED,
+        ErrorKind.NOT_FOUND,
+        ErrorKind.EXISTS,
+        ErrorKind.PRECONDITION,
+        ErrorKind.CONFLICT,
+        ErrorKind.EXHAUSTED,
+    }
+)
+#: Refusals that say nothing about the caller: the same call is taken a moment later.
+_PASSING: Final = frozenset(
+    {"RATE_LIMITED", "REQUEST_IN_PROGRESS", "TRANSACTION_CONFLICT", "DATABASE_BUSY", "QUEUE_FULL"}
+)
+
+
+class RefusalLog(Protocol):
+    """Writes entries of calls that were refused."""
+
+    async def add(self, draft: AuditDraft, reason: str) -> None:
+        """Returns when the entry is durable, or when it was given up because there are too many; raises nothing."""
+        ...
+
+
+def auditing(rpc: Rpc, inner: Handler) -> Handler:
+    """Has one entry written for each call of a control-plane mutation, and for refused reads where a tenant wants."""
+    try:
+        guard = rpc.admission.guard(rpc.method)
+    except GuardMissing:
+        return inner
+    if guard.open or rpc.handler.request_streaming:
+        return inner
+    action, method = guard.permission or rpc.method[1:], rpc.method[1:]
+
+    async def mutation(request: Any, context: Context) -> Any:
+        draft = AuditDraft(action=action, method=method, request_hash=sha256(request).digest())
+        enter_draft(draft)
+        try:
+            return await inner(request, context)
+        except (MeshError, grpc.aio.AioRpcError) as error:
+            if not draft.written:
+                await _record(rpc, draft, error, context)
+            raise
+
+    async def read(request: Any, context: Context) -> Any:
+        try:
+            return await inner(request, context)
+        except (MeshError, grpc.aio.AioRpcError) as error:
+            if rpc.refusals is not None and rpc.admission.standing is not None:
+                draft = AuditDraft(action=action, method=method, request_hash=sha256(request).digest())
+                await _record(rpc, draft, error, context, read=True)
+            raise
+
+    return mutation if guard.audit else read
+
+
+def name_caller(admitted: Admitted, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+    """Writes into the draft of the running call who makes it."""
+    draft = current_draft()
+    if draft is not None and admitted.principal is not None:
+        _name(draft, admitted.principal, admitted.peer, metadata)
+
+
+def name_request(request: Any) -> None:
+    """Writes into the draft of the running call which request it is."""
+    draft = current_draft()
+    if draft is not None:
+        draft.request_id = plain(str(getattr(request, "request_id", "")))
+
+
+def edge_address(metadata: Iterable[tuple[str, str | bytes]]) -> str:
+    """Gives the address of the caller as our edge saw it; empty for calls inside the mesh."""
+    seen = ""
+    for key, value in metadata:
+        if key == FORWARDED_FOR and isinstance(value, str):
+            seen = value
+    try:
+        return str(ip_address(seen.rpartition(",")[2].strip()))
+    except ValueError:
+        return ""
+
+
+async def _record(
+    rpc: Rpc, draft: AuditDraft, error: MeshError | grpc.aio.AioRpcError, context: Context, *, read: bool = False
+) -> None:
+    refusal = error if isinstance(error, MeshError) else remote_error(error)
+    if rpc.refusals is None or not _is_recorded(refusal):
+        return
+    if draft.tenant is None:
+        # Turned away by identity or guard: whoever has proven who it is stands in the trail all the same.
+        metadata: Any = context.invocation_metadata() or ()
+        known = rpc.admission.known(metadata)
+        if known is None or known.principal is None:
+            return
+        _name(draft, known.principal, known.peer, metadata)
+    if read and not _wants_reads(rpc, draft):
+        return
+    await rpc.refusals.add(draft, refusal.reason)
+
+
+def _is_recorded(refusal: MeshError) -> bool:
+    return refusal.kind in _RECORDED and refusal.reason not in _PASSING and refusal.retry_after is None
+
+
+def _wants_reads(rpc: Rpc, draft: AuditDraft) -> bool:
+    standing = rpc.admission.standing
+    return standing is not None and draft.tenant is not None and standing.audits_refused_reads(draft.tenant)
+
+
+def _name(
+    draft: AuditDraft, principal: Principal, peer: str | None, metadata: Iterable[tuple[str, str | bytes]]
+) -> None:
+    draft.name_actor(principal.tenant, principal.subject, peer=peer)
+    draft.correlation_id = plain(current_scope().correlation_id)
+    draft.source_address = edge_address(metadata)

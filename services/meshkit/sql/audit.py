@@ -1,0 +1,220 @@
+"""The audit entries of a service: written with each control-plane mutation, in its transaction.
+
+Places are given by the database. A trigger takes the next position of one of 8 streams and holds that stream until the
+transaction ends: what a stream shows is always a prefix without gaps, in the order of the commits, and 8 transactions
+commit at once. Requests may add entries and do nothing else; not even a maintainer may delete a young one.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from services.meshkit.core.audit import AuditDraft
+from services.meshkit.core.errors import Internal
+from services.meshkit.sql.engine import PreambleConnection
+from services.meshkit.sql.identifiers import quoted
+from services.meshkit.sql.rls import database_of, run_together, tenant_table, untenanted_table
+from services.meshkit.sql.roles import roles_of
+
+if TYPE_CHECKING:
+    # Only migrations have it at hand; a service does without its 9 MB.
+    from alembic.operations import Operations
+
+AUDIT_ENTRY: Final = "audit_entry"
+AUDIT_STREAM: Final = "audit_stream"
+#: So many transactions with entries commit at once.
+STREAMS: Final = 8
+#: An entry that the gateway has is kept this long all the same, so that it can be fetched again.
+KEEP: Final = timedelta(days=7)
+
+
+class AuditOutcome(IntEnum):
+    """How a mutation ended, by its number in the contract."""
+
+    SUCCEEDED = 1
+    REFUSED = 2
+
+
+def audit_tables(metadata: MetaData) -> None:
+    """Describes the tables for a service's `tables.py`."""
+    Table(
+        AUDIT_ENTRY,
+        metadata,
+        Column("stream", SmallInteger, nullable=False),
+        Column("position", BigInteger, nullable=False),
+        Column("record_time", DateTime(timezone=True), nullable=False),
+        Column("tenant_id", Uuid, nullable=False),
+        Column("actor", Text, nullable=False),
+        Column("peer", Text, nullable=False),
+        Column("action", Text, nullable=False),
+        Column("method", Text, nullable=False),
+        Column("target", Text, nullable=False),
+        Column("outcome", SmallInteger, nullable=False),
+        Column("reason", Text, nullable=False),
+        Column("request_hash", LargeBinary, nullable=False),
+        Column("request_id", Text, nullable=False),
+        Column("correlation_id", Text, nullable=False),
+        Column("source_address", Text, nullable=False),
+        Column("details", JSONB, nullable=False),
+        PrimaryKeyConstraint("stream", "position", name="pk_audit_entry"),
+    )
+    Table(
+        AUDIT_STREAM,
+        metadata,
+        Column("stream", SmallInteger, primary_key=True, autoincrement=False),
+        Column("position", BigInteger, nullable=False, server_default=text("0")),
+    )
+
+
+_TABLES: Final = f"""
+CREATE TABLE audit_entry (
+    stream smallint NOT NULL,
+    position bigint NOT NULL,
+    record_time timestamptz NOT NULL,
+    tenant_id uuid NOT NULL,
+    actor text NOT NULL,
+    peer text NOT NULL,
+    action text NOT NULL,
+    method text NOT NULL,
+    target text NOT NULL,
+    outcome smallint NOT NULL CHECK (outcome IN (1, 2)),
+    reason text NOT NULL,
+    request_hash bytea NOT NULL,
+    request_id text NOT NULL,
+    correlation_id text NOT NULL,
+    source_address text NOT NULL,
+    details jsonb NOT NULL,
+    CONSTRAINT pk_audit_entry PRIMARY KEY (stream, position)
+);
+CREATE TABLE audit_stream (
+    stream smallint PRIMARY KEY,
+    position bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 10);
+INSERT INTO audit_stream (stream) SELECT generate_series(0, {STREAMS - 1})
+"""
+# Plans are made once per connection: made anew at each entry they would cost more than the entry. The own stream is
+# taken if nobody has it, else any that is free, and only when none is does the transaction wait.
+_PLACE: Final = f"""
+CREATE FUNCTION place_audit_entry() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $place$
+DECLARE
+    own CONSTANT smallint := pg_backend_pid() % {STREAMS};
+BEGIN
+    UPDATE public.audit_stream AS s SET position = s.position + 1
+    WHERE s.stream = (SELECT f.stream FROM public.audit_stream AS f WHERE f.stream = own FOR UPDATE SKIP LOCKED)
+    RETURNING s.stream, s.position INTO NEW.stream, NEW.position;
+    IF NOT FOUND THEN
+        UPDATE public.audit_stream AS s SET position = s.position + 1
+        WHERE s.stream = (SELECT f.stream FROM public.audit_stream AS f LIMIT 1 FOR UPDATE SKIP LOCKED)
+        RETURNING s.stream, s.position INTO NEW.stream, NEW.position;
+    END IF;
+    IF NOT FOUND THEN
+        UPDATE public.audit_stream AS s SET position = s.position + 1
+        WHERE s.stream = own
+        RETURNING s.stream, s.position INTO NEW.stream, NEW.position;
+    END IF;
+    NEW.record_time := clock_timestamp();
+    RETURN NEW;
+END
+$place$"""  # noqa: S608  # a constant
+
+
+def create_audit(op: "Operations") -> None:
+    """Makes the tables in a migration, with the trigger that gives entries their places."""
+    run_together(op, _TABLES.split(";"))
+    tenant_table(op, AUDIT_ENTRY, app=("INSERT",), maintenance=("SELECT", "DELETE"))
+    untenanted_table(op, AUDIT_STREAM, reason="positions of streams that all tenants share", app=(), maintenance=())
+    op.execute(_PLACE)
+    maintenance = quoted(roles_of(database_of(op)).maintenance)
+    op.execute("REVOKE ALL ON FUNCTION place_audit_entry() FROM PUBLIC")
+    op.execute(
+        "CREATE TRIGGER place_audit_entry BEFORE INSERT ON audit_entry"
+        " FOR EACH ROW EXECUTE FUNCTION place_audit_entry()"
+    )
+    op.execute(
+        f"CREATE POLICY old_rows_go ON audit_entry AS RESTRICTIVE FOR DELETE TO {maintenance}"
+        f" USING (record_time < now() - interval '{KEEP.days} days')"
+    )
+
+
+def drop_audit(op: "Operations") -> None:
+    """Takes back `create_audit`."""
+    op.execute("DROP TABLE audit_entry, audit_stream")
+    op.execute("DROP FUNCTION place_audit_entry()")
+
+
+#: Adds an entry; `entry_values` gives its parameters.
+ADD_ENTRY: Final = """
+    INSERT INTO audit_entry (tenant_id, actor, peer, action, method, target, outcome, reason, request_hash, request_id,
+                             correlation_id, source_address, details)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
+#: Entries behind a position of each stream, the nearest first.
+_PAGE: Final = """
+    SELECT entry.* FROM unnest($1::smallint[], $2::bigint[]) AS cursor (stream, position),
+        LATERAL (SELECT * FROM audit_entry AS e WHERE e.stream = cursor.stream AND e.position > cursor.position
+                 ORDER BY e.position LIMIT $3) AS entry
+    ORDER BY entry.position - cursor.position, entry.stream LIMIT $3"""
+_FORGET: Final = """
+    DELETE FROM audit_entry WHERE ctid = ANY(ARRAY(
+        SELECT e.ctid FROM audit_entry AS e
+        JOIN unnest($1::smallint[], $2::bigint[]) AS cursor (stream, position) ON e.stream = cursor.stream
+        WHERE e.position < cursor.position AND e.record_time < now() - $4::interval LIMIT $3))"""
+
+
+def entry_values(draft: AuditDraft, outcome: AuditOutcome, reason: str = "") -> tuple[Any, ...]:
+    """Gives the parameters of `ADD_ENTRY`."""
+    if draft.tenant is None:
+        raise Internal("an audited mutation was made without knowing who makes it", method=draft.method)
+    return (
+        draft.tenant,
+        draft.actor,
+        draft.peer,
+        draft.action,
+        draft.method,
+        draft.target,
+        int(outcome),
+        reason,
+        draft.request_hash,
+        draft.request_id,
+        draft.correlation_id,
+        draft.source_address,
+        json.dumps(draft.details, ensure_ascii=False),
+    )
+
+
+async def add_entries(driver: PreambleConnection, rows: Iterable[Sequence[Any]]) -> None:
+    """Adds entries in the transaction that is open on the connection."""
+    await driver.executemany(ADD_ENTRY, list(rows))
+
+
+async def entries_after(driver: PreambleConnection, cursors: dict[int, int], *, most: int) -> list[Any]:
+    """Reads entries of all streams behind these positions, each stream in order.
+
+    Args:
+        cursors: last known position by stream; a stream that is not named begins at its first entry.
+    """
+    places = {stream: cursors.get(stream, 0) for stream in range(STREAMS)}
+    return await driver.fetch(_PAGE, list(places), list(places.values()), most)
+
+
+async def forget_entries(driver: PreambleConnection, cursors: dict[int, int], *, most: int) -> int:
+    """Deletes old entries in front of these positions; returns how many."""
+    done = await driver.execute(_FORGET, list(cursors), list(cursors.values()), most, KEEP)
+    return int(done.rpartition(" ")[2])
