@@ -64,6 +64,20 @@ class GatewaySettings(ServiceSettings):
     )
     openfga_token: SecretStr = Field(default=SecretStr(""), description="Preshared key of that server, if it has one.")
     openfga_seconds: float = Field(default=3.0, gt=0, le=30, description="Longest wait for one of its answers.")
+    oidc_reach_local: bool = Field(
+        default=False,
+        description="Whether issuers that tenants name may lie on this machine or in a private network. Leave it off "
+        "where tenants are not trusted with what can be reached from here.",
+    )
+    oidc_keys_seconds: float = Field(
+        default=600.0, ge=10, le=86_400, description="How long keys of an issuer are used before they are fetched anew."
+    )
+    oidc_outage_seconds: float = Field(
+        default=86_400.0,
+        ge=10,
+        le=7 * 86_400,
+        description="How long the last keys of an issuer that does not answer stay in use.",
+    )
     descriptors_path: Path = Field(
         default=_GEN / "descriptors" / "comitia.binpb", description="Descriptor set that reflection answers from."
     )

@@ -12,6 +12,7 @@ from comitia.guard_table import GUARDS
 from services.gateway.access_wiring import access
 from services.gateway.audit_wiring import audit_trail
 from services.gateway.clients.health_probe import GrpcHealthProbe, health_probe
+from services.gateway.people_wiring import people
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.api_key_reader import SqlApiKeyReader
 from services.gateway.storage.identity_directory import SqlIdentityDirectory
@@ -67,6 +68,9 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
         )
         audit = await stack.enter_async_context(audit_trail(settings, engine=engine, workload=workload, clock=clock))
         relations = await stack.enter_async_context(access(settings, engine=engine, ids=ids))
+        users = await stack.enter_async_context(
+            people(settings, engine=engine, maintenance=maintenance, signer=signer, clock=clock, ids=ids)
+        )
         directory = SqlIdentityDirectory(maintenance)
         begin = SqlBeginWork(engine, ids)
         maker = KeyMaker(clock=clock, ids=ids, randomness=token_bytes)
@@ -102,6 +106,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             listen=settings.listen,
             registrations=(
                 *_registrations(settings, identity, tenants, status, EdgeAuthorization(exchange)),
+                users,
                 access_servicer.registration(relations),
                 audit.registration,
                 *guard.registrations,

@@ -5,7 +5,7 @@ from services.meshkit.core.identity import Role
 
 
 class GrantInvalid(Unauthenticated):
-    """The grant is unknown, revoked or for another run, or the key behind it no longer works."""
+    """The grant is unknown, revoked or for another run, or whoever stands behind it no longer works."""
 
     reason = "GRANT_INVALID"
 
@@ -26,12 +26,15 @@ class RoleNotHeld(PermissionDenied):
 
 
 class GrantNeedsKey(PermissionDenied):
-    """Work that outlives its caller stands on an API key, and the caller's identity has none behind it."""
+    """Work that outlives its caller stands on an API key, a service account or a user, and the caller is none."""
 
     reason = "GRANT_NEEDS_KEY"
 
     def __init__(self, subject: str) -> None:
-        super().__init__(f"{subject!r} is no API key, and only work started with one may outlive its caller")
+        super().__init__(
+            f"{subject!r} is no API key, service account or user, and only their work may outlive its caller",
+            subject=subject,
+        )
 
 
 class BootstrapKeyDiffers(Internal):

@@ -5,42 +5,62 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.errors import GrantInvalid
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import from_uuid
 
 GRANT_PREFIX: Final = "grant"
 RUN_PREFIX: Final = "run"
+SERVICE_ACCOUNT_PREFIX: Final = "svc"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Whoever stands behind a grant, as they are now: an API key, a service account or a user."""
+
+    subject: str
+    roles: frozenset[Role]
+    #: Revoked, disabled or removed.
+    ended: bool
+    #: None means never.
+    expire_time: datetime | None = None
+    #: Of a user.
+    email: str | None = None
+
+    def works(self, now: datetime) -> bool:
+        """True while they may work themselves."""
+        return not self.ended and (self.expire_time is None or now < self.expire_time)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What the caller of one run could do when it was started. It never grants more than that, or than its key does."""
+    """What the caller of one run could do when it was started; never more, and never more than the caller may now."""
 
     id: UUID
     tenant: TenantId
     run: UUID
-    #: Key behind it; when that is revoked or expires, so does the grant.
-    key: UUID
+    #: Who stands behind it, `key_…`, `svc_…` or `user_…`; when they end, so does the grant.
+    subject: str
     roles: frozenset[Role]
     project: str | None
     scopes: frozenset[str] | None
     create_time: datetime
     revoke_time: datetime | None = None
 
-    def principal(self, key: ApiKey, *, run: UUID, now: datetime) -> Principal:
+    def principal(self, standing: Standing, *, run: UUID, now: datetime) -> Principal:
         """Gives the identity in which the run may act now.
 
-        Raises: GrantInvalid: revoked, for another run, or its key no longer works.
+        Raises: GrantInvalid: revoked, for another run, or whoever stands behind it no longer works.
         """
-        if self.revoke_time is not None or run != self.run or key.id != self.key or not key.works(now):
+        revoked = self.revoke_time is not None or run != self.run
+        if revoked or standing.subject != self.subject or not standing.works(now):
             raise GrantInvalid
         return Principal(
             tenant=self.tenant,
-            subject=key.subject,
-            roles=self.roles & key.roles,
+            subject=self.subject,
+            roles=self.roles & standing.roles,
             project=self.project,
             scopes=self.scopes,
             run_id=from_uuid(RUN_PREFIX, self.run),
+            email=standing.email,
         )

@@ -6,11 +6,17 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.domain.api_key import ApiKey
-from services.gateway.domain.grant import Grant
+from services.gateway.domain.grant import Grant, Standing
 from services.gateway.domain.tenant import Tenant
+from services.gateway.domain.user import USER_PREFIX
+from services.gateway.storage.people_tables import PERSON
+from services.gateway.storage.people_work import user_of
 from services.gateway.storage.rows import grant_of, key_of, tenant_of
 from services.gateway.storage.tables import API_KEY, GRANT, TENANT
-from services.meshkit.sql.scope import maintenance_scope
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import to_uuid
+from services.meshkit.core.key_secret import KEY_PREFIX
+from services.meshkit.sql.scope import Scope, maintenance_scope
 
 
 class SqlIdentityDirectory:
@@ -25,17 +31,15 @@ class SqlIdentityDirectory:
             row = (await scope.execute(select(API_KEY).where(API_KEY.c.id == key))).mappings().one_or_none()
         return None if row is None else key_of(row)
 
-    async def grant(self, grant: UUID) -> tuple[Grant, ApiKey] | None:
+    async def grant(self, grant: UUID) -> tuple[Grant, Standing] | None:
         """See `IdentityDirectory.grant`."""
         async with maintenance_scope(self._engine, read_only=True) as scope:
             found = (await scope.execute(select(GRANT).where(GRANT.c.id == grant))).mappings().one_or_none()
             if found is None:
                 return None
-            behind = select(API_KEY).where(
-                API_KEY.c.id == found["api_key_id"], API_KEY.c.tenant_id == found["tenant_id"]
-            )
-            key = (await scope.execute(behind)).mappings().one_or_none()
-        return None if key is None else (grant_of(found), key_of(key))
+            read = grant_of(found)
+            standing = await _standing(scope, read.tenant, read.subject)
+        return None if standing is None else (read, standing)
 
     async def tenant_named(self, name: str) -> Tenant | None:
         """See `IdentityDirectory.tenant_named`."""
@@ -50,3 +54,25 @@ class SqlIdentityDirectory:
             statement = statement.where(TENANT.c.name > after)
         async with maintenance_scope(self._engine, read_only=True) as scope:
             return [tenant_of(row) for row in (await scope.execute(statement)).mappings()]
+
+
+async def _standing(scope: Scope, tenant: TenantId, subject: str) -> Standing | None:
+    """Finds who a subject is now; None when there is nobody of that name."""
+    prefix = subject.partition("_")[0]
+    if prefix == KEY_PREFIX:
+        statement = select(API_KEY).where(API_KEY.c.tenant_id == tenant, API_KEY.c.id == to_uuid(subject, KEY_PREFIX))
+        row = (await scope.execute(statement)).mappings().one_or_none()
+        if row is None:
+            return None
+        key = key_of(row)
+        return Standing(
+            subject=subject, roles=key.roles, ended=key.revoke_time is not None, expire_time=key.expire_time
+        )
+    if prefix == USER_PREFIX:
+        statement = select(PERSON).where(PERSON.c.tenant_id == tenant, PERSON.c.id == to_uuid(subject, USER_PREFIX))
+        row = (await scope.execute(statement)).mappings().one_or_none()
+        if row is None:
+            return None
+        user = user_of(row)
+        return Standing(subject=subject, roles=user.roles, ended=not user.works, email=user.email)
+    return None

@@ -7,7 +7,8 @@ from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.grant import Grant
 from services.gateway.domain.tenant import Tenant
 from services.meshkit.core.identity import Role, TenantId
-from services.meshkit.core.key_secret import SecretHash
+from services.meshkit.core.ids import from_uuid
+from services.meshkit.core.key_secret import KEY_PREFIX, SecretHash
 
 # A row's values are whatever the driver made of them.
 Row = Mapping[Any, Any]
@@ -44,7 +45,8 @@ def grant_of(row: Row) -> Grant:
         id=row["id"],
         tenant=TenantId(row["tenant_id"]),
         run=row["run_id"],
-        key=row["api_key_id"],
+        # Rows of older releases name the key alone.
+        subject=row["subject"] or from_uuid(KEY_PREFIX, row["api_key_id"]),
         roles=frozenset(Role(role) for role in row["roles"]),
         project=row["project"],
         scopes=None if row["scopes"] is None else frozenset(row["scopes"]),

@@ -21,6 +21,7 @@ from sqlalchemy import (
 )
 
 from services.gateway.storage.audit_tables import audit_tables
+from services.gateway.storage.people_tables import PEOPLE
 from services.meshkit.sql.request_ids import request_id_table
 
 METADATA = MetaData()
@@ -59,7 +60,9 @@ GRANT = Table(
     Column("id", Uuid, primary_key=True),
     Column("tenant_id", Uuid, nullable=False),
     Column("run_id", Uuid, nullable=False),
-    Column("api_key_id", Uuid, nullable=False),
+    # The key behind it, as older releases read it; `subject` names keys, service accounts and users.
+    Column("api_key_id", Uuid),
+    Column("subject", Text),
     Column("roles", ARRAY(Text), nullable=False),
     Column("project", Text),
     Column("scopes", ARRAY(Text)),
@@ -112,4 +115,6 @@ Index(
 )
 Index("ix_relation_tuple_user", RELATION_TUPLE.c.tenant_id, RELATION_TUPLE.c.user_type, RELATION_TUPLE.c.user_id)
 REQUEST_ID = request_id_table(METADATA)
+for table in PEOPLE.sorted_tables:
+    table.to_metadata(METADATA)
 audit_tables(METADATA)

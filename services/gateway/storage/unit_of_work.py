@@ -18,7 +18,7 @@ from services.gateway.storage.tables import API_KEY, AUDIT, GRANT, PK_API_KEY, T
 from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import IdSource, from_uuid
+from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.sql.errors import violates
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
@@ -148,7 +148,9 @@ class SqlGrants:
                 id=grant.id,
                 tenant_id=grant.tenant,
                 run_id=grant.run,
-                api_key_id=grant.key,
+                # Older releases read the key alone.
+                api_key_id=_key_of(grant),
+                subject=grant.subject,
                 roles=sorted(grant.roles),
                 project=grant.project,
                 scopes=None if grant.scopes is None else sorted(grant.scopes),
@@ -200,3 +202,7 @@ class SqlRequests:
 
 def _key(tenant: TenantId, request: Repeatable) -> RequestKey:
     return RequestKey(tenant=tenant, method=request.method, request_id=request.request_id)
+
+
+def _key_of(grant: Grant) -> UUID | None:
+    return to_uuid(grant.subject, KEY_PREFIX) if grant.subject.startswith(f"{KEY_PREFIX}_") else None

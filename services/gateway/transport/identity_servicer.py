@@ -15,9 +15,9 @@ from services.gateway.usecases.issue_grant import IssueGrant
 from services.gateway.usecases.ports import ApiKeyReader
 from services.gateway.usecases.revoke_api_key import RevokeApiKey
 from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
-from services.meshkit.core.key_secret import KEY_PREFIX
 
 _CREATE: Final = "comitia.gateway.v1.IdentityService/CreateApiKey"
 
@@ -54,6 +54,7 @@ class IdentityServicer(IdentityServiceServicer):
             subject=principal.subject,
             roles=convert.roles_to_proto(principal.roles),
             project=principal.project or "",
+            email=principal.email or "",
         )
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:

@@ -16,7 +16,7 @@ TOKEN_LIFE: Final = timedelta(minutes=10)
 
 
 class ExchangeGrant:
-    """Gives a run a token of minutes, after looking again at the grant and at the key behind it."""
+    """Gives a run a token of minutes, after looking again at the grant and at whoever stands behind it."""
 
     def __init__(self, *, directory: IdentityDirectory, signer: TokenSigner, clock: Clock, ids: IdSource) -> None:
         self._directory = directory
@@ -29,9 +29,9 @@ class ExchangeGrant:
         found = await self._directory.grant(grant_id)
         if found is None:
             raise GrantInvalid
-        grant, key = found
+        grant, standing = found
         now = self._clock.now()
-        principal = grant.principal(key, run=run, now=now)
+        principal = grant.principal(standing, run=run, now=now)
         token = self._signer.sign(
             principal, life=TOKEN_LIFE, token_id=self._ids.uuid().hex, grant=from_uuid(GRANT_PREFIX, grant.id)
         )

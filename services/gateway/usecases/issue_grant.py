@@ -1,15 +1,20 @@
 """Stores a grant for a run."""
 
+from typing import Final
 from uuid import UUID
 
 from services.gateway.domain.errors import GrantNeedsKey
-from services.gateway.domain.grant import GRANT_PREFIX, Grant
+from services.gateway.domain.grant import GRANT_PREFIX, SERVICE_ACCOUNT_PREFIX, Grant
+from services.gateway.domain.user import USER_PREFIX
 from services.gateway.usecases.ports import BeginWork
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
+
+#: Of subjects that a grant can stand on: they are looked up again whenever it is exchanged.
+_STANDING: Final = (KEY_PREFIX, SERVICE_ACCOUNT_PREFIX, USER_PREFIX)
 
 
 class IssueGrant:
@@ -23,15 +28,13 @@ class IssueGrant:
     async def __call__(self, caller: Caller, run: UUID) -> UUID:
         """Gives the id of the grant. Raises: GrantNeedsKey."""
         principal = caller.principal
-        try:
-            key = to_uuid(principal.subject, KEY_PREFIX)
-        except Invalid as error:
-            raise GrantNeedsKey(principal.subject) from error
+        if not _can_be_looked_up(principal.subject):
+            raise GrantNeedsKey(principal.subject)
         grant = Grant(
             id=self._ids.uuid(),
             tenant=principal.tenant,
             run=run,
-            key=key,
+            subject=principal.subject,
             roles=principal.roles,
             project=principal.project,
             scopes=principal.scopes,
@@ -44,3 +47,12 @@ class IssueGrant:
                 await work.audit.add("grant.issued", subject, by=principal.subject, tenant=principal.tenant)
             await work.commit()
         return kept
+
+
+def _can_be_looked_up(subject: str) -> bool:
+    prefix = subject.partition("_")[0]
+    try:
+        to_uuid(subject, prefix)
+    except Invalid:
+        return False
+    return prefix in _STANDING

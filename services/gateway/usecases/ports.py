@@ -8,7 +8,7 @@ from typing import Protocol
 from uuid import UUID
 
 from services.gateway.domain.api_key import ApiKey
-from services.gateway.domain.grant import Grant
+from services.gateway.domain.grant import Grant, Standing
 from services.gateway.domain.tenant import Tenant
 from services.meshkit.core.identity import Principal, TenantId
 
@@ -118,8 +118,8 @@ class IdentityDirectory(Protocol):
         """Finds a key."""
         ...
 
-    async def grant(self, grant: UUID) -> tuple[Grant, ApiKey] | None:
-        """Finds a grant and the key behind it."""
+    async def grant(self, grant: UUID) -> tuple[Grant, Standing] | None:
+        """Finds a grant and whoever stands behind it now."""
         ...
 
     async def tenant_named(self, name: str) -> Tenant | None:

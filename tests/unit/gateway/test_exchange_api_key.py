@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from services.gateway.domain.api_key import ApiKey
-from services.gateway.domain.grant import Grant
+from services.gateway.domain.grant import Grant, Standing
 from services.gateway.domain.tenant import Tenant
 from services.gateway.usecases.exchange_api_key import ExchangeApiKey
 from services.meshkit.core.identity import Principal, Role, TenantId
@@ -30,7 +30,7 @@ class Directory:
         self.asked[key] += 1
         return self.keys.get(key)
 
-    async def grant(self, grant: UUID) -> tuple[Grant, ApiKey] | None:
+    async def grant(self, grant: UUID) -> tuple[Grant, Standing] | None:
         raise NotImplementedError
 
     async def tenant_named(self, name: str) -> Tenant | None:

@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from services.gateway.domain.api_key import ApiKey, KeyWish
 from services.gateway.domain.errors import GrantInvalid, RoleNotHeld
-from services.gateway.domain.grant import Grant
+from services.gateway.domain.grant import Grant, Standing
 from services.meshkit.core.identity import Principal, Role, TenantId
-from services.meshkit.core.permissions import permissions_of
 from services.meshkit.core.key_secret import NO_SECRET, ApiKeyInvalid, PresentedKey, SecretHash
+from services.meshkit.core.permissions import permissions_of
 from services.meshkit.testing.fake_clock import NOON
 
 TENANT = TenantId(UUID(int=1))
 RUN = UUID(int=77)
+KEY = "key_00000000000000000000000005"
 
 
 def a_key(**changes: object) -> ApiKey:
@@ -37,7 +38,7 @@ def a_grant(**changes: object) -> Grant:
         id=UUID(int=9),
         tenant=TENANT,
         run=RUN,
-        key=UUID(int=5),
+        subject=KEY,
         roles=frozenset({Role.ADMIN, Role.TENANT_USER}),
         project="apollo",
         scopes=frozenset({"agents.read"}),
@@ -105,23 +106,31 @@ def test_nobody_makes_a_key_that_may_more_than_they_may(
         assert permissions_of(asked) <= may
 
 
-def test_a_grant_gives_what_both_it_and_its_key_may() -> None:
-    principal = a_grant().principal(a_key(roles=frozenset({Role.ADMIN})), run=RUN, now=NOON)
+def a_standing(**changes: object) -> Standing:
+    return replace(Standing(subject=KEY, roles=frozenset({Role.ADMIN}), ended=False), **changes)  # type: ignore[arg-type]
+
+
+def test_a_grant_gives_what_both_it_and_who_stands_behind_it_may() -> None:
+    principal = a_grant().principal(a_standing(email="ann@example.com"), run=RUN, now=NOON)
     assert principal.roles == {Role.ADMIN}
     assert (principal.project, principal.scopes) == ("apollo", {"agents.read"})
+    assert (principal.subject, principal.email) == (KEY, "ann@example.com")
     assert principal.run_id == "run_0000000000000000000000002d"
 
 
 @pytest.mark.parametrize(
-    ("grant", "key", "run"),
+    ("grant", "standing", "run"),
     [
-        (a_grant(revoke_time=NOON), a_key(), RUN),
-        (a_grant(), a_key(), UUID(int=78)),
-        (a_grant(), a_key(id=UUID(int=6)), RUN),
-        (a_grant(), a_key(revoke_time=NOON), RUN),
-        (a_grant(), a_key(expire_time=NOON), RUN),
+        (a_grant(revoke_time=NOON), a_standing(), RUN),
+        (a_grant(), a_standing(), UUID(int=78)),
+        (a_grant(), a_standing(subject="key_00000000000000000000000006"), RUN),
+        (a_grant(), a_standing(subject="user_00000000000000000000000005"), RUN),
+        (a_grant(), a_standing(ended=True), RUN),
+        (a_grant(), a_standing(expire_time=NOON), RUN),
     ],
 )
-def test_a_grant_without_a_working_key_or_for_another_run_gives_nothing(grant: Grant, key: ApiKey, run: UUID) -> None:
+def test_a_grant_for_another_run_or_of_somebody_who_ended_gives_nothing(
+    grant: Grant, standing: Standing, run: UUID
+) -> None:
     with pytest.raises(GrantInvalid):
-        grant.principal(key, run=run, now=NOON)
+        grant.principal(standing, run=run, now=NOON)

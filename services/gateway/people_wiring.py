@@ -1,0 +1,65 @@
+"""Puts the sign-in of people together; a part of `wiring.py`."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comitia.gateway.v1 import user_service_pb2_grpc
+from services.gateway.clients.id_tokens import IdTokenVerifier
+from services.gateway.clients.issuer_keys import IssuerKeys
+from services.gateway.clients.outward_json import outward_json
+from services.gateway.settings import GatewaySettings
+from services.gateway.storage.people_reader import SqlLoginDirectory, SqlPeopleReader
+from services.gateway.storage.people_work import SqlBeginPeopleWork
+from services.gateway.transport.user_servicer import UserServicer
+from services.gateway.usecases.change_user import RemoveUser, SetUserRoles
+from services.gateway.usecases.invite_user import InviteUser
+from services.gateway.usecases.ports import TokenSigner
+from services.gateway.usecases.sign_in import SignIn
+from services.gateway.usecases.trust_issuer import DistrustIssuer, TrustIssuer
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource
+from services.meshkit.grpc.server import Registration
+from services.meshkit.telemetry.metrics import show_size
+
+
+@asynccontextmanager
+async def people(
+    settings: GatewaySettings,
+    *,
+    engine: AsyncEngine,
+    maintenance: AsyncEngine,
+    signer: TokenSigner,
+    clock: Clock,
+    ids: IdSource,
+) -> AsyncGenerator[Registration]:
+    """Gives the service of people."""
+    async with outward_json() as source:
+        keys = IssuerKeys(
+            source,
+            clock=clock,
+            reach_local=settings.oidc_reach_local,
+            fresh_seconds=settings.oidc_keys_seconds,
+            outage_seconds=settings.oidc_outage_seconds,
+        )
+        show_size("oidc_issuers", keys)
+        begin = SqlBeginPeopleWork(engine, ids)
+        servicer = UserServicer(
+            sign_in=SignIn(
+                directory=SqlLoginDirectory(maintenance),
+                id_tokens=IdTokenVerifier(keys, clock=clock),
+                begin=begin,
+                signer=signer,
+                clock=clock,
+                ids=ids,
+            ),
+            invite_user=InviteUser(begin=begin, clock=clock, ids=ids),
+            set_user_roles=SetUserRoles(begin=begin, clock=clock),
+            remove_user=RemoveUser(begin=begin, clock=clock),
+            trust_issuer=TrustIssuer(begin=begin, issuers=keys, clock=clock, ids=ids),
+            distrust_issuer=DistrustIssuer(begin=begin),
+            people=SqlPeopleReader(engine),
+        )
+        yield partial(user_service_pb2_grpc.add_UserServiceServicer_to_server, servicer)
