@@ -14,18 +14,17 @@ from services.gateway.usecases.access_ports import RelationStore
 from services.gateway.usecases.check_relation import AuthorizeCaller, CheckRelation
 from services.gateway.usecases.write_access_model import WriteAccessModel
 from services.gateway.usecases.write_relations import WriteRelations
-from services.meshkit.core.ids import IdSource
 
 
 @asynccontextmanager
-async def access(settings: GatewaySettings, *, engine: AsyncEngine, ids: IdSource) -> AsyncGenerator[AccessServicer]:
+async def access(settings: GatewaySettings, *, engine: AsyncEngine) -> AsyncGenerator[AccessServicer]:
     """Gives the servicer of relations; they are kept here, or by an OpenFGA server where one is set.
 
     Args:
         engine: of the role `app`.
     """
     async with _store(settings, engine) as store:
-        begin, models = SqlBeginAccessWork(engine, ids), SqlModelReader(engine)
+        begin, models = SqlBeginAccessWork(engine), SqlModelReader(engine)
         yield AccessServicer(
             write_model=WriteAccessModel(begin=begin, store=store),
             write_relations=WriteRelations(begin=begin, store=store),

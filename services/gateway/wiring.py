@@ -67,7 +67,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             )
         )
         audit = await stack.enter_async_context(audit_trail(settings, engine=engine, workload=workload, clock=clock))
-        relations = await stack.enter_async_context(access(settings, engine=engine, ids=ids))
+        relations = await stack.enter_async_context(access(settings, engine=engine))
         users = await stack.enter_async_context(
             people(settings, engine=engine, maintenance=maintenance, signer=signer, clock=clock, ids=ids)
         )

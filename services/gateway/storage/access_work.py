@@ -10,11 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.gateway.relations.shipped import SHIPPED_MODEL
 from services.gateway.relations.tuples import RelationTuple
 from services.gateway.storage.tables import ACCESS_MODEL
-from services.gateway.storage.unit_of_work import SqlAuditTrail
 from services.gateway.usecases.access_ports import Changed, TenantModel, TupleChange
 from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import IdSource
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
 from services.meshkit.sql.scope import Scope, tenant_scope
 
@@ -44,11 +42,10 @@ _GOVERN: Final = text("""
 class SqlAccessWork:
     """Implements `usecases.access_ports.AccessWork`."""
 
-    def __init__(self, scope: Scope, ids: IdSource) -> None:
+    def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self.models = SqlModels(scope)
         self.tuples = SqlTuples(scope)
-        self.audit = SqlAuditTrail(scope, ids)
         self.answers = SqlAnswers(scope)
 
     async def commit(self) -> None:
@@ -59,15 +56,14 @@ class SqlAccessWork:
 class SqlBeginAccessWork:
     """Implements `usecases.access_ports.BeginAccessWork`."""
 
-    def __init__(self, engine: AsyncEngine, ids: IdSource) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._ids = ids
 
     @asynccontextmanager
     async def __call__(self, tenant: TenantId, /) -> AsyncGenerator[SqlAccessWork]:
         """See `BeginAccessWork`."""
         async with tenant_scope(self._engine, tenant) as scope:
-            yield SqlAccessWork(scope, self._ids)
+            yield SqlAccessWork(scope)
 
 
 class SqlModelReader:

@@ -10,7 +10,7 @@ from services.gateway.relations.check import Finding, Question
 from services.gateway.relations.model import Model
 from services.gateway.relations.parse import parsed
 from services.gateway.relations.tuples import Object, RelationTuple, User
-from services.gateway.usecases.ports import AuditTrail, Repeatable
+from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.identity import TenantId
 
 
@@ -117,8 +117,6 @@ class AccessWork(Protocol):
     def models(self) -> Models: ...
     @property
     def tuples(self) -> Tuples: ...
-    @property
-    def audit(self) -> AuditTrail: ...
     @property
     def answers(self) -> Answers: ...
 

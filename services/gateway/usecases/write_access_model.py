@@ -4,6 +4,7 @@ from services.gateway.domain.etag import EtagStale
 from services.gateway.relations.parse import parse_model
 from services.gateway.usecases.access_ports import BeginAccessWork, RelationStore
 from services.gateway.usecases.ports import Repeatable
+from services.meshkit.core.audit import note
 from services.meshkit.core.identity import Caller
 
 
@@ -33,7 +34,7 @@ class WriteAccessModel:
                 raise EtagStale("authorization model", sent=etag, now=before.etag)
             await self._store.accept(model)
             after = await work.models.replace(tenant, text)
-            await work.audit.add("access.model_written", after.etag, by=caller.principal.subject, tenant=tenant)
+            note(target="authorization model", details={"etag": after.etag, "replaced": before.etag})
             if request is not None:
                 await work.answers.keep(tenant, request, after.etag.encode())
             await work.commit()

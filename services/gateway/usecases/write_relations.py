@@ -1,15 +1,17 @@
 """Adds and removes relation tuples."""
 
-from collections.abc import Iterable
 from typing import Final
 
 from services.gateway.relations.tuples import RelationTuple, check_place
 from services.gateway.usecases.access_ports import BeginAccessWork, Changed, RelationStore, TupleChange
 from services.gateway.usecases.ports import Repeatable
+from services.meshkit.core.audit import note
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 
 MAX_TUPLES: Final = 100
+#: Objects that the audit trail names as the target of one change.
+_MOST_NAMED: Final = 3
 
 
 class WriteRelations:
@@ -35,9 +37,7 @@ class WriteRelations:
             if fresh:
                 await work.models.govern(tenant, fresh)
             changed = await self._store.change(work, tenant, stored.model, change)
-            await work.audit.add(
-                "access.relations_written", _subject(change), by=caller.principal.subject, tenant=tenant
-            )
+            note(target=_objects(change), details=_details(change))
             if request is not None:
                 await work.answers.keep(tenant, request, f"{changed.written} {changed.deleted}".encode())
             await work.commit()
@@ -56,14 +56,16 @@ def _check_size(change: TupleChange) -> None:
             seen.add(one)
 
 
-def _subject(change: TupleChange) -> str:
-    """Names what the change is about: the objects, shortened."""
+def _objects(change: TupleChange) -> str:
+    """Names what the change is about, shortened."""
+    named = list(dict.fromkeys(str(one.object) for one in (*change.writes, *change.deletes)))
+    return ", ".join(named[:_MOST_NAMED]) + (f" and {len(named) - _MOST_NAMED} more" if named[_MOST_NAMED:] else "")
 
-    def objects(tuples: Iterable[RelationTuple]) -> list[str]:
-        return list(dict.fromkeys(str(one.object) for one in tuples))
 
-    named = objects([*change.writes, *change.deletes])
-    return ", ".join(named[:3]) + (f" and {len(named) - 3} more" if len(named) > 3 else "")
+def _details(change: TupleChange) -> dict[str, str]:
+    """Writes the tuples out, as many as an entry of the audit trail takes."""
+    verbs = (("write", change.writes), ("delete", change.deletes))
+    return {f"{verb}_{number}": str(one) for verb, tuples in verbs for number, one in enumerate(tuples, start=1)}
 
 
 def _read(answer: bytes) -> Changed:

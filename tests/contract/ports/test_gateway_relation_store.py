@@ -21,7 +21,6 @@ from services.gateway.storage.relation_store import SqlRelationStore
 from services.gateway.usecases.access_ports import Changed, RelationStore, TupleChange, TupleFilter
 from services.meshkit.core.errors import Internal, Invalid, Unavailable
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import SystemIds
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls, provision
@@ -98,7 +97,7 @@ async def kept(request: pytest.FixtureRequest, urls: DatabaseUrls, server: OpenF
         openfga_store(server.url, store_id=STORE_ID, token=TOKEN) as remote,
     ):
         store = remote if request.param == "openfga" else SqlRelationStore(app)
-        yield Kept(store=store, begin=SqlBeginAccessWork(app, SystemIds()), tenant=TenantId(uuid4()))
+        yield Kept(store=store, begin=SqlBeginAccessWork(app), tenant=TenantId(uuid4()))
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -107,7 +106,7 @@ async def remote(urls: DatabaseUrls, server: OpenFgaServer) -> AsyncIterator[Kep
         sql_engine(urls.app, pool_size=3) as app,
         openfga_store(server.url, store_id=STORE_ID, token=TOKEN) as store,
     ):
-        yield Kept(store=store, begin=SqlBeginAccessWork(app, SystemIds()), tenant=TenantId(uuid4()))
+        yield Kept(store=store, begin=SqlBeginAccessWork(app), tenant=TenantId(uuid4()))
 
 
 async def test_what_was_written_grants_and_what_was_removed_no_longer(kept: Kept) -> None:
