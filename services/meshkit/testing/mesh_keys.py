@@ -75,6 +75,7 @@ class MeshKeys:
         *roles: Role,
         tenant: TenantId = TENANT,
         subject: str = "key_test",
+        project: str | None = None,
         scopes: frozenset[str] | None = None,
         run_id: str | None = None,
         life: timedelta = timedelta(minutes=5),
@@ -83,6 +84,7 @@ class MeshKeys:
         principal = Principal(
             tenant=tenant,
             subject=subject,
+            project=project,
             roles=frozenset(roles) or frozenset({Role.ADMIN}),
             scopes=scopes,
             run_id=run_id,
