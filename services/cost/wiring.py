@@ -28,6 +28,7 @@ from services.cost.usecases.prices import CurrentPrices, import_prices
 from services.cost.usecases.set_budget_limit import SetBudgetLimit
 from services.cost.usecases.spend import Operation, Spend
 from services.cost.usecases.spend_together import SpendTogether
+from services.meshkit.audit.trail import service_audit
 from services.meshkit.batching.group_commit import GroupCommit
 from services.meshkit.bus.bus import bus
 from services.meshkit.bus.subjects import service_stream
@@ -38,6 +39,7 @@ from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
+from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.outbox import OutboxRelay
 
@@ -54,7 +56,8 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
             settings.maintenance_database_url.get_secret_value(), pool_size=3, application_name="cost-maintenance"
         ) as maintenance,
         bus(settings.nats_url.get_secret_value(), streams=(service_stream("cost"),)) as events,
-        mesh_guard(settings, GUARDS, service="cost", clock=clock, workload=identity) as guard,
+        service_audit("cost", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,
+        mesh_guard(settings, GUARDS, service="cost", clock=clock, workload=identity, audit=audit) as guard,
     ):
         relay = OutboxRelay(maintenance, events)
         store = SpendStore(
@@ -91,6 +94,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                     *guard.registrations,
                 ),
                 admission=guard.admission,
+                refusals=audit.refusals,
                 background=(
                     relay,
                     prices,

@@ -10,6 +10,7 @@ from comitia.policy.v1.policy_service_pb2_grpc import (
     add_PolicyServiceServicer_to_server,
     add_ViolationServiceServicer_to_server,
 )
+from services.meshkit.audit.trail import service_audit
 from services.meshkit.batching.group_commit import GroupCommit
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
@@ -19,6 +20,7 @@ from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server, all_ready
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
+from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.policy.clients.wakes import NatsWakes
 from services.policy.rules.shipped import load_shipped
@@ -51,7 +53,8 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
             settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="policy-maintenance"
         ) as maintenance,
         bus(settings.nats_url.get_secret_value()) as events,
-        mesh_guard(settings, GUARDS, service="policy", clock=clock, workload=identity) as guard,
+        service_audit("policy", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,
+        mesh_guard(settings, GUARDS, service="policy", clock=clock, workload=identity, audit=audit) as guard,
         Threads("policy.threads", threads=settings.threads, most_waiting=settings.max_waiting_for_threads) as threads,
         Threads("policy.slow", threads=1, most_waiting=settings.max_waiting_slow) as slow_threads,
     ):
@@ -119,6 +122,7 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
                     *guard.registrations,
                 ),
                 admission=guard.admission,
+                refusals=audit.refusals,
                 background=(laws, news, *guard.background),
                 ready=all_ready(guard.ready, laws.ready),
                 metrics_listen=settings.metrics_listen,

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.outbox import outbox_table
 from services.meshkit.sql.rls import UNTENANTED
 
@@ -150,3 +151,4 @@ PRICE_TIER: Final = Table(
 )
 
 OUTBOX: Final = outbox_table(METADATA)
+audit_entry_tables(METADATA)

@@ -3,9 +3,10 @@
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope
 from services.cost.domain.errors import BudgetExists
 from services.cost.usecases.ports import BeginWork
+from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import IdSource
+from services.meshkit.core.ids import IdSource, from_uuid
 from services.meshkit.core.money import NanoUsd
 
 
@@ -32,7 +33,9 @@ class CreateBudget:
         )
         async with self._begin((tenant,)) as work:
             budget = await work.add_budget(wanted)
-            await work.commit()
-        if budget.limit != limit:
-            raise BudgetExists(run_id, limit=budget.limit)
+            if budget.limit != limit:
+                raise BudgetExists(run_id, limit=budget.limit)
+            if budget.id == wanted.id:
+                note(target=from_uuid("budget", budget.id), details={"run_id": run_id, "limit_nano_usd": limit})
+                await work.commit()
         return budget

@@ -3,8 +3,10 @@
 from services.cost.domain.budget import Budget, BudgetId, tenant_budget_id
 from services.cost.usecases.ports import BeginWork, SpendNeeds
 from services.cost.usecases.report import report
+from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.money import NanoUsd
 
 
@@ -17,6 +19,7 @@ class SetBudgetLimit:
 
     async def __call__(self, tenant: TenantId, budget: BudgetId, limit: NanoUsd) -> Budget:
         """Raises: BudgetNotFound."""
+        note(target=from_uuid("budget", budget), details={"limit_nano_usd": limit})
         own = budget == tenant_budget_id(tenant)
         needs = SpendNeeds(
             tenants=frozenset((tenant,)),

@@ -7,25 +7,22 @@ layer hands it to the `RefusalLog` of the service. It lies around identity, so t
 from __future__ import annotations
 
 from hashlib import sha256
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import grpc.aio
 
 from services.meshkit.core.audit import AuditDraft, current_draft, enter_draft, plain
 from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.grpc.client_address import ClientAddresses, Connection
 from services.meshkit.grpc.errors import remote_error
 from services.meshkit.grpc.guard import Admitted, GuardMissing
 from services.meshkit.telemetry.scope import current_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from services.meshkit.core.identity import Principal
     from services.meshkit.grpc.interceptors import Context, Handler, Rpc
 
-#: Metadata in which our edge writes the address of the connection that a call came by, behind what others wrote.
-FORWARDED_FOR: Final = "x-forwarded-for"
+_ADDRESSES: Final = ClientAddresses()
 _RECORDED: Final = frozenset(
     {
         ErrorKind.UNAUTHENTICATED,
@@ -83,11 +80,11 @@ def auditing(rpc: Rpc, inner: Handler) -> Handler:
     return mutation if guard.audit else read
 
 
-def name_caller(admitted: Admitted, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+def name_caller(admitted: Admitted, connection: Connection) -> None:
     """Writes into the draft of the running call who makes it."""
     draft = current_draft()
     if draft is not None and admitted.principal is not None:
-        _name(draft, admitted.principal, admitted.peer, metadata)
+        _name(draft, admitted.principal, admitted.peer, connection)
 
 
 def name_request(request: Any) -> None:
@@ -95,18 +92,6 @@ def name_request(request: Any) -> None:
     draft = current_draft()
     if draft is not None:
         draft.request_id = plain(str(getattr(request, "request_id", "")))
-
-
-def edge_address(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """Gives the address of the caller as our edge saw it; empty for calls inside the mesh."""
-    seen = ""
-    for key, value in metadata:
-        if key == FORWARDED_FOR and isinstance(value, str):
-            seen = value
-    try:
-        return str(ip_address(seen.rpartition(",")[2].strip()))
-    except ValueError:
-        return ""
 
 
 async def _record(
@@ -117,11 +102,10 @@ async def _record(
         return
     if draft.tenant is None:
         # Turned away by identity or guard: whoever has proven who it is stands in the trail all the same.
-        metadata: Any = context.invocation_metadata() or ()
-        known = rpc.admission.known(metadata)
+        known = rpc.admission.known(cast(Any, context.invocation_metadata()) or ())
         if known is None or known.principal is None:
             return
-        _name(draft, known.principal, known.peer, metadata)
+        _name(draft, known.principal, known.peer, context)
     if read and not _wants_reads(rpc, draft):
         return
     await rpc.refusals.add(draft, refusal.reason)
@@ -136,9 +120,8 @@ def _wants_reads(rpc: Rpc, draft: AuditDraft) -> bool:
     return standing is not None and draft.tenant is not None and standing.audits_refused_reads(draft.tenant)
 
 
-def _name(
-    draft: AuditDraft, principal: Principal, peer: str | None, metadata: Iterable[tuple[str, str | bytes]]
-) -> None:
+def _name(draft: AuditDraft, principal: Principal, peer: str | None, connection: Connection) -> None:
     draft.name_actor(principal.tenant, principal.subject, peer=peer)
     draft.correlation_id = plain(current_scope().correlation_id)
-    draft.source_address = edge_address(metadata)
+    # A neighbour calls from inside the mesh; where its own caller sits, it does not pass on.
+    draft.source_address = "" if peer is not None else _ADDRESSES.of(connection)

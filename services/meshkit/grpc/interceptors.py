@@ -19,12 +19,13 @@ import grpc.aio
 from google.rpc import status_pb2
 
 from services.meshkit.core.errors import DeadlineExceeded, Internal, MeshError
-from services.meshkit.grpc.auditing import RefusalLog, auditing, name_request
+from services.meshkit.grpc.auditing import RefusalLog, auditing, name_caller, name_request
 from services.meshkit.grpc.call import Call, Drain, current_call, enter_call
 from services.meshkit.grpc.decoding import decoder
 from services.meshkit.grpc.errors import DETAILS_TRAILER, STATUS_OF, code_of, remote_error, to_status
 from services.meshkit.grpc.guard import DEFAULT_MAX_SECONDS, Admission, GuardMissing, is_exempt
 from services.meshkit.grpc.incidents import incident
+from services.meshkit.grpc.limits import limited
 from services.meshkit.grpc.standing import WhileStanding
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
@@ -95,7 +96,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
 def _wrap(rpc: Rpc) -> RpcHandler:
     handle = _decoding(rpc)
-    for layer in (_identity, auditing, _deadline, _telemetry, _errors):
+    for layer in (limited, _identity, auditing, _deadline, _telemetry, _errors):
         handle = layer(rpc, handle)
     make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -203,6 +204,7 @@ def _identity(rpc: Rpc, inner: Handler) -> Handler:
             call.principal, call.peer = admitted.principal, admitted.peer
         if admitted.principal is not None and admitted.principal.run_id is not None:
             enter_scope(replace(current_scope(), correlation_id=admitted.principal.run_id))
+        name_caller(admitted, context)
         if long and admitted.verified is not None and rpc.admission.standing is not None:
             async with WhileStanding(rpc.admission.standing, admitted.verified):
                 return await inner(request, context)

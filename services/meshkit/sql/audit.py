@@ -6,7 +6,6 @@ commit at once. Requests may add entries and do nothing else; not even a maintai
 """
 
 import json
-from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +27,6 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from services.meshkit.core.audit import AuditDraft
 from services.meshkit.core.errors import Internal
-from services.meshkit.sql.engine import PreambleConnection
 from services.meshkit.sql.identifiers import quoted
 from services.meshkit.sql.rls import database_of, run_together, tenant_table, untenanted_table
 from services.meshkit.sql.roles import roles_of
@@ -52,7 +50,7 @@ class AuditOutcome(IntEnum):
     REFUSED = 2
 
 
-def audit_tables(metadata: MetaData) -> None:
+def audit_entry_tables(metadata: MetaData) -> None:
     """Describes the tables for a service's `tables.py`."""
     Table(
         AUDIT_ENTRY,
@@ -165,17 +163,6 @@ ADD_ENTRY: Final = """
     INSERT INTO audit_entry (tenant_id, actor, peer, action, method, target, outcome, reason, request_hash, request_id,
                              correlation_id, source_address, details)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
-#: Entries behind a position of each stream, the nearest first.
-_PAGE: Final = """
-    SELECT entry.* FROM unnest($1::smallint[], $2::bigint[]) AS cursor (stream, position),
-        LATERAL (SELECT * FROM audit_entry AS e WHERE e.stream = cursor.stream AND e.position > cursor.position
-                 ORDER BY e.position LIMIT $3) AS entry
-    ORDER BY entry.position - cursor.position, entry.stream LIMIT $3"""
-_FORGET: Final = """
-    DELETE FROM audit_entry WHERE ctid = ANY(ARRAY(
-        SELECT e.ctid FROM audit_entry AS e
-        JOIN unnest($1::smallint[], $2::bigint[]) AS cursor (stream, position) ON e.stream = cursor.stream
-        WHERE e.position < cursor.position AND e.record_time < now() - $4::interval LIMIT $3))"""
 
 
 def entry_values(draft: AuditDraft, outcome: AuditOutcome, reason: str = "") -> tuple[Any, ...]:
@@ -197,24 +184,3 @@ def entry_values(draft: AuditDraft, outcome: AuditOutcome, reason: str = "") -> 
         draft.source_address,
         json.dumps(draft.details, ensure_ascii=False),
     )
-
-
-async def add_entries(driver: PreambleConnection, rows: Iterable[Sequence[Any]]) -> None:
-    """Adds entries in the transaction that is open on the connection."""
-    await driver.executemany(ADD_ENTRY, list(rows))
-
-
-async def entries_after(driver: PreambleConnection, cursors: dict[int, int], *, most: int) -> list[Any]:
-    """Reads entries of all streams behind these positions, each stream in order.
-
-    Args:
-        cursors: last known position by stream; a stream that is not named begins at its first entry.
-    """
-    places = {stream: cursors.get(stream, 0) for stream in range(STREAMS)}
-    return await driver.fetch(_PAGE, list(places), list(places.values()), most)
-
-
-async def forget_entries(driver: PreambleConnection, cursors: dict[int, int], *, most: int) -> int:
-    """Deletes old entries in front of these positions; returns how many."""
-    done = await driver.execute(_FORGET, list(cursors), list(cursors.values()), most, KEEP)
-    return int(done.rpartition(" ")[2])

@@ -51,6 +51,12 @@ CACHE_BYTES = Gauge(names.CACHE_BYTES, "Bytes kept in a bounded map.", ["cache"]
 GUARD_FEED_AGE = Gauge(
     names.GUARD_FEED_AGE_SECONDS, "Seconds since the gateway's last word about revocations and tenants.", ["service"]
 )
+RATE_DECISIONS = Counter(
+    names.RATE_DECISIONS_TOTAL, "Calls by what their rate limit said.", ["service", "outcome"]
+)
+RATE_LEASES_AWAY = Gauge(names.RATE_LEASES_AWAY, "1 while limits are counted without the gateway.", ["service"])
+SEATS_TAKEN = Gauge(names.SEATS_TAKEN, "Calls in progress.", ["service", "kind"])
+SEATS_REFUSED = Counter(names.SEATS_REFUSED_TOTAL, "Calls beyond their tenant's share.", ["service", "kind"])
 BATCH_ITEMS = Histogram(names.BATCH_ITEMS, "Items that went together.", ["queue"], buckets=_BATCH_BUCKETS)
 
 
@@ -67,10 +73,13 @@ def show_size(cache: str, kept: Sized, *, size_bytes: Callable[[], int] | None =
 
 
 AUDIT_ENTRIES = Counter(names.AUDIT_ENTRIES_TOTAL, "Audit entries that were chained.", ["service"])
+AUDIT_REFUSALS = Counter(names.AUDIT_REFUSALS_TOTAL, "Refused calls, by the fate of their entry.", ["service", "fate"])
 AUDIT_BREAKS = Counter(names.AUDIT_BREAKS_TOTAL, "Places at which audit entries are missing.", ["service", "kind"])
 AUDIT_FEED_AWAY = Gauge(names.AUDIT_FEED_AWAY, "1 while a service's audit entries do not arrive.", ["service"])
 AUDIT_HEADS = Counter(names.AUDIT_HEADS_TOTAL, "Heads of audit trails that were signed.")
 AUDIT_CONTRADICTIONS = Gauge(names.AUDIT_CONTRADICTIONS, "Tenants whose audit trail contradicts what was signed.")
+DATA_KEYS_REWRAPPED = Counter(names.DATA_KEYS_REWRAPPED_TOTAL, "Data keys that were wrapped anew.", ["service"])
+DATA_KEYS_WAITING = Gauge(names.DATA_KEYS_WAITING, "Data keys that an old key-encryption key wraps.", ["service"])
 
 
 class BoundedLabel:

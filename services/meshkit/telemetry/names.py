@@ -49,6 +49,9 @@ CACHE_BYTES: Final = "comitia_cache_bytes"
 BATCH_ITEMS: Final = "comitia_batch_items"
 #: Audit entries that the gateway chained. Labels: service.
 AUDIT_ENTRIES_TOTAL: Final = "comitia_audit_entries_total"
+#: Refused calls by what became of their audit entry: written, late (written after its caller was told), dropped
+#: (too many waited) or lost (the database was away). Labels: service, fate.
+AUDIT_REFUSALS_TOTAL: Final = "comitia_audit_refusals_total"
 #: Places at which a service's audit entries are missing or were changed: an alarm. Labels: service, kind.
 AUDIT_BREAKS_TOTAL: Final = "comitia_audit_breaks_total"
 #: 1 while a service's audit entries cannot be fetched. Labels: service.
@@ -59,6 +62,19 @@ AUDIT_HEADS_TOTAL: Final = "comitia_audit_heads_total"
 AUDIT_CONTRADICTIONS: Final = "comitia_audit_contradictions"
 #: Seconds since the gateway's last word about revocations and tenants; beyond 5 a service is cut off. Labels: service.
 GUARD_FEED_AGE_SECONDS: Final = "comitia_guard_feed_age_seconds"
+#: Data keys that were wrapped anew after their key-encryption key had changed. Labels: service.
+DATA_KEYS_REWRAPPED_TOTAL: Final = "comitia_data_keys_rewrapped_total"
+#: Data keys that an old key-encryption key wraps; while it is not 0 no old one may be removed. Labels: service.
+DATA_KEYS_WAITING: Final = "comitia_data_keys_waiting"
+#: Calls by what their rate limit said: admitted, refused, and the same `_alone` while the gateway was away.
+#: Labels: service, outcome.
+RATE_DECISIONS_TOTAL: Final = "comitia_rate_decisions_total"
+#: 1 while the gateway leases nothing and this service spends its own quarter of each limit. Labels: service.
+RATE_LEASES_AWAY: Final = "comitia_rate_leases_away"
+#: Calls in progress by kind, call or stream, as the tenants' shares count them. Labels: service, kind.
+SEATS_TAKEN: Final = "comitia_seats_taken"
+#: Calls refused because their tenant had its share in progress. Labels: service, kind.
+SEATS_REFUSED_TOTAL: Final = "comitia_seats_refused_total"
 
 # --- spans -----------------------------------------------------------------------------------------------------------
 

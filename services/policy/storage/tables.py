@@ -19,6 +19,7 @@ from sqlalchemy import (
     text,
 )
 
+from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.rls import UNTENANTED
 
 METADATA: Final = MetaData()
@@ -99,3 +100,4 @@ VIOLATION_HEAD: Final = Table(
     Column("tenant_id", Uuid, primary_key=True),
     Column("sequence", BigInteger, nullable=False),
 )
+audit_entry_tables(METADATA)

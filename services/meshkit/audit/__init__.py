@@ -1,0 +1,1 @@
+"""The audit entries of one service: refused calls are recorded, and the gateway fetches all of them."""

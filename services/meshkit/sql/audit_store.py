@@ -1,0 +1,72 @@
+"""Reads and tidies the audit entries of a service, and adds those of refused calls."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.meshkit.core.audit import AuditDraft
+from services.meshkit.core.errors import Internal
+from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.audit import ADD_ENTRY, KEEP, STREAMS, AuditOutcome, entry_values
+from services.meshkit.sql.scope import driver_scope
+
+#: Entries behind a position of each stream, the nearest first.
+_PAGE: Final = """
+    SELECT entry.* FROM unnest($1::smallint[], $2::bigint[]) AS known (stream, position),
+        LATERAL (SELECT * FROM audit_entry AS e WHERE e.stream = known.stream AND e.position > known.position
+                 ORDER BY e.position LIMIT $3) AS entry
+    ORDER BY entry.position - known.position, entry.stream LIMIT $3"""
+_FORGET: Final = """
+    DELETE FROM audit_entry WHERE ctid = ANY(ARRAY(
+        SELECT e.ctid FROM unnest($1::smallint[], $2::bigint[]) AS known (stream, position)
+        JOIN audit_entry AS e ON e.stream = known.stream AND e.position < known.position
+        WHERE e.record_time < now() - $4::interval LIMIT $3))"""
+
+#: A refused call and the reason of its refusal.
+Refused = tuple[AuditDraft, str]
+
+
+class SqlAuditStore:
+    """The audit entries of one service.
+
+    Args:
+        app: engine of the `app` role, which adds.
+        maintenance: engine of the `maintenance` role, which reads those of all tenants and deletes old ones.
+    """
+
+    def __init__(self, *, app: AsyncEngine, maintenance: AsyncEngine) -> None:
+        self._app = app
+        self._maintenance = maintenance
+
+    async def add_refused(self, batch: Sequence[Refused]) -> None:
+        """Adds entries of refused calls, in one transaction. Raises: Unavailable, DatabaseBusy."""
+        rows = [entry_values(draft, AuditOutcome.REFUSED, reason) for draft, reason in batch]
+        async with driver_scope(self._app, {_tenant_of(draft) for draft, _ in batch}) as scope:
+            await scope.driver.executemany(ADD_ENTRY, rows)
+            await scope.commit()
+
+    async def after(self, known: Mapping[int, int], *, most: int) -> Sequence[Mapping[str, Any]]:
+        """Reads entries behind these positions, each stream in order, the streams taking turns.
+
+        Args:
+            known: last known position by stream; a stream that is not named begins at its first entry.
+        """
+        places = {stream: known.get(stream, 0) for stream in range(STREAMS)}
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            rows = await scope.driver.fetch(_PAGE, list(places), list(places.values()), most)
+        return [{**row, "details": json.loads(row["details"])} for row in rows]
+
+    async def forget(self, known: Mapping[int, int], *, most: int) -> int:
+        """Deletes entries before these positions that are older than a week; returns how many."""
+        async with driver_scope(self._maintenance, None) as scope:
+            done = await scope.driver.execute(_FORGET, list(known), list(known.values()), most, KEEP)
+            await scope.commit()
+        return int(done.rpartition(" ")[2])
+
+
+def _tenant_of(draft: AuditDraft) -> TenantId:
+    if draft.tenant is None:
+        raise Internal("a refusal without tenant cannot be recorded", method=draft.method)
+    return draft.tenant
