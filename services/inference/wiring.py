@@ -39,16 +39,15 @@ from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
 from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
-from services.meshkit.crypto.kek_file import KekFile
-from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
-from services.meshkit.sql.data_keys import SqlDataKeys
+from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 
+from services.meshkit.sql.sealing import sealing
 
 @asynccontextmanager
 async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
@@ -66,10 +65,11 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         provider_http(connections=settings.max_provider_connections) as http,
         evaluations(to_policy, clock=clock) as to_law,
         operations(to_cost, clock=clock) as to_money,
-        mesh_guard(settings, GUARDS, service="inference", clock=clock, workload=identity) as guard,
+        service_audit("inference", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,
+        mesh_guard(settings, GUARDS, service="inference", clock=clock, workload=identity, audit=audit) as guard,
+        sealing(settings, service="inference", app=app, maintenance=maintenance, clock=clock, ids=ids) as sealed,
     ):
-        keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
-        calls = CallRepository(app, maintenance, keys=keys)
+        calls = CallRepository(app, maintenance, keys=sealed.keys)
         notes = SettledNotes(calls, clock=clock)
         law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE)
         holds = CostHoldClient(to_money, ids=ids)
@@ -122,6 +122,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                 ),
                 *guard.background,
             ),
+                *sealed.background,
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,

@@ -28,16 +28,15 @@ from services.memory.vectors.milvus import MilvusVectors
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
-from services.meshkit.crypto.kek_file import KekFile
-from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
-from services.meshkit.sql.data_keys import SqlDataKeys
+from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 
+from services.meshkit.sql.sealing import sealing
 #: Longest wait for a verdict: less than Remember may take, so that its caller learns what was down.
 _LAW_SECONDS: Final = 8.0
 
@@ -69,11 +68,12 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
                 clock=clock,
             )
         )
-        rows = SealedRows(
-            KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids), ProtoPayload()
+        sealed = await enter(
+            sealing(settings, service="memory", app=app, maintenance=maintenance, clock=clock, ids=ids)
         )
         reader = SqlMemoryReader(app, rows)
         writer = SqlMemoryWriter(
+        rows = SealedRows(sealed.keys, ProtoPayload())
             app, rows, max_items=settings.remember_batch_items, max_waiting=settings.remember_queue_items
         )
         await enter(writer.group)
@@ -126,7 +126,8 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
             listen=settings.listen,
             registrations=(partial(add_MemoryServiceServicer_to_server, servicer), *guard.registrations),
             admission=guard.admission,
-            background=(embed, place, *guard.background),
+            refusals=audit.refusals,
+            background=(embed, place, *sealed.background, *guard.background),
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,

@@ -30,7 +30,29 @@ class ServiceSettings(BaseSettings):
     jwks_path: Path = Field(description="Key set that access tokens are verified with; re-read when it changes.")
     workload_key_path: Path = Field(description="Private key with which this service signs its workload assertions.")
     workload_jwks_path: Path = Field(description="Key set that the assertions of the neighbours are verified with.")
-    kek_path: Path = Field(description="File of the key that wraps the tenants' data keys.")
+    kek_provider: str = Field(
+        default="file",
+        description="What wraps the tenants' data keys: `file`, `vault` (Vault or OpenBao), or an installed plug-in.",
+    )
+    kek_path: Path | None = Field(
+        default=None,
+        description="File of the keys that wrap the tenants' data keys. Another provider still opens with it, so that "
+        "a move away from the file needs no pause; without it what the file wrapped stays closed.",
+    )
+    kek_options: SecretStr = Field(default=SecretStr("{}"), description="What a plug-in needs, a JSON object of texts.")
+    vault_url: str | None = Field(default=None, description="Address of Vault, `https://vault.internal:8200`.")
+    vault_mount: str = Field(default="transit", description="Path of the transit engine in Vault.")
+    vault_key: str = Field(default="comitia", description="Name of the transit key.")
+    vault_token: SecretStr | None = Field(
+        default=None, description="Token for Vault, if it comes in no file."
+    )
+    vault_token_path: Path | None = Field(
+        default=None, description="File with the token, as Vault's agent keeps it; read for every request."
+    )
+    vault_namespace: str | None = Field(default=None, description="Namespace in Vault, where there are several.")
+    vault_ca_path: Path | None = Field(
+        default=None, description="Certificates (PEM) that Vault's is checked against. Without it the system's."
+    )
     gateway_target: HostPort = Field(default="127.0.0.1:7401", description="Address of the gateway.")
     orchestrator_target: HostPort = Field(default="127.0.0.1:7402", description="Address of the orchestrator.")
     inference_target: HostPort = Field(default="127.0.0.1:7403", description="Address of inference.")

@@ -14,16 +14,15 @@ from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
 from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
-from services.meshkit.crypto.kek_file import KekFile
-from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
-from services.meshkit.sql.data_keys import SqlDataKeys
+from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.telemetry import metrics
+from services.meshkit.sql.sealing import sealing
 from services.tools.builtins.calculator import Calculator
 from services.tools.builtins.executors import Executors
 from services.tools.builtins.http_get import HttpGet, HttpGetTemplate
@@ -68,11 +67,12 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
         evaluations(to_policy, clock=clock) as to_law,
         operations(to_cost, clock=clock) as to_money,
         CallsInFlight(most=settings.max_tool_calls) as in_flight,
-        mesh_guard(settings, GUARDS, service="tools", clock=clock, workload=identity) as guard,
+        service_audit("tools", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,
+        mesh_guard(settings, GUARDS, service="tools", clock=clock, workload=identity, audit=audit) as guard,
+        sealing(settings, service="tools", app=app, maintenance=maintenance, clock=clock, ids=ids) as sealed,
     ):
-        keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
         catalogue = Catalogue(tools=ToolRepository(app, ids=ids), shipped=shipped)
-        calls = InvocationRepository(app, maintenance, keys=keys)
+        calls = InvocationRepository(app, maintenance, keys=sealed.keys)
         holds = CostHoldClient(to_money, ids=ids)
         schemas, vectors = CompiledSchemas(), DefinitionVectors()
         limits = RateLimits(now=clock.monotonic)
@@ -125,6 +125,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
                 ),
                 *guard.background,
             ),
+                *sealed.background,
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,

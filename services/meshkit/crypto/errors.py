@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from services.meshkit.core.errors import Internal, Precondition
+from services.meshkit.core.errors import Internal, Precondition, Unavailable
 
 
 class SealBroken(Internal):
@@ -30,3 +30,15 @@ class KekFileUnsafe(Precondition):
     """The file of the key-encryption key is missing, readable by others, or no such file."""
 
     reason = "KEK_FILE_UNSAFE"
+
+
+class KeyServiceAway(Unavailable):
+    """The service that holds the key-encryption key does not answer, or refuses us. Nothing is lost; try again."""
+
+    reason = "KEY_SERVICE_UNAVAILABLE"
+
+
+class KeyServiceSettings(Precondition):
+    """The settings of the key service do not say which one, or not enough to reach it."""
+
+    reason = "KEY_SERVICE_SETTINGS"

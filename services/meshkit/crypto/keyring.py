@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
-from services.meshkit.crypto.errors import KeyDestroyed, KeyNotLoaded, SealBroken
+from services.meshkit.crypto.errors import KeyDestroyed, KeyNotLoaded, KeyServiceAway, SealBroken
 from services.meshkit.crypto.ports import DataKeys, KeyWrapper
+from services.meshkit.telemetry.logs import logger
 
 #: What an envelope adds to its content.
 ENVELOPE_BYTES: Final = 45
@@ -28,10 +29,14 @@ MAX_PLAINTEXT_BYTES: Final = 2**31 - 1
 _VERSION: Final = b"\x01"
 _HEAD_BYTES: Final = 17
 _NONCE_BYTES: Final = 12
-#: Random nonces are safe for 2**32 messages of one key, all processes together (NIST SP 800-38D, 8.3).
-_MESSAGES_PER_KEY_AND_PROCESS: Final = 2**28
+#: Random nonces are safe for 2**32 messages of one key, all processes together (NIST SP 800-38D, 8.3). We stop at half.
+_MESSAGES_PER_KEY: Final = 2**31
+#: So many of them a process takes at a time. What it does not use, it loses; a lost block costs nothing.
+_MESSAGES_AT_A_TIME: Final = 2**16
 #: A key that was fresh at `load` stays usable for the caller's next synchronous calls.
 _GRACE_SECONDS: Final = 5.0
+
+log = logger(__name__)
 
 
 @dataclass(slots=True)
@@ -42,15 +47,22 @@ class _DataKey:
     cipher: AESGCM
     #: On the monotonic clock; after it the store is asked again.
     stale_at: float
-    sealed: int = 0
+    #: On the monotonic clock: when the key service last opened it.
+    unwrapped_at: float
+    #: Messages that this process may still seal with it.
+    left: int = 0
 
 
 class KeyRing:
     """Holds the data keys of the tenants that are busy, at most `capacity`, each for at most `ttl`.
 
+    A tenant's key is replaced after 90 days or 2**31 messages: the new one seals, the old ones go on opening.
+
     Args:
         capacity: most keys in memory; the one not used for longest goes first.
         ttl: so long (and 5 s more) after another process destroyed a key it may still be used here.
+        unwrap_ttl: so long a key in memory is used without the key service; asked again after half of it.
+        longest_use: age at which a key no longer seals.
     """
 
     def __init__(
@@ -62,6 +74,8 @@ class KeyRing:
         ids: IdSource,
         capacity: int = 4_096,
         ttl: timedelta = timedelta(seconds=60),
+        unwrap_ttl: timedelta = timedelta(hours=1),
+        longest_use: timedelta = timedelta(days=90),
     ) -> None:
         self._store = keys
         self._wrapper = wrapper
@@ -69,6 +83,8 @@ class KeyRing:
         self._ids = ids
         self._capacity = capacity
         self._ttl = ttl.total_seconds()
+        self._unwrap_ttl = unwrap_ttl.total_seconds()
+        self._longest_use = longest_use
         self._keys: OrderedDict[tuple[TenantId, UUID], _DataKey] = OrderedDict()
         self._sealing: dict[TenantId, UUID] = {}
         self._loading: dict[TenantId, asyncio.Lock] = {}
@@ -95,7 +111,7 @@ class KeyRing:
     async def load(self, *tenants: TenantId) -> None:
         """Makes sure that `seal_sync` works for these tenants in the next moments, before an await of the caller's."""
         for tenant in tenants:
-            if self._sealing_key(tenant) is None:
+            if not self._is_loaded(tenant):
                 await self._load(tenant)
 
     def seal_sync(self, tenant: TenantId, plaintext: bytes, *, aad: bytes) -> bytes:
@@ -108,7 +124,8 @@ class KeyRing:
             raise KeyNotLoaded("load the tenant's key before sealing without waiting")
         if len(plaintext) > MAX_PLAINTEXT_BYTES:
             raise ValueError("content of 2 GiB and more goes to the object store in pieces")
-        key.sealed += 1
+        # May go below 0 until the next load: the bound has room for what is sealed between two of them.
+        key.left -= 1
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return key.head + nonce + key.cipher.encrypt(nonce, plaintext, _bound(key.head, tenant, aad))
 
@@ -137,10 +154,13 @@ class KeyRing:
             del self._keys[held]
         return count
 
+    def _is_loaded(self, tenant: TenantId) -> bool:
+        key = self._sealing_key(tenant)
+        return key is not None and key.left > 0
+
     def _sealing_key(self, tenant: TenantId, *, grace: float = 0.0) -> _DataKey | None:
         key_id = self._sealing.get(tenant)
-        key = None if key_id is None else self._fresh(tenant, key_id, grace=grace)
-        return None if key is None or key.sealed >= _MESSAGES_PER_KEY_AND_PROCESS else key
+        return None if key_id is None else self._fresh(tenant, key_id, grace=grace)
 
     def _fresh(self, tenant: TenantId, key_id: UUID, *, grace: float = 0.0) -> _DataKey | None:
         key = self._keys.get((tenant, key_id))
@@ -154,27 +174,38 @@ class KeyRing:
         lock = self._loading.setdefault(tenant, asyncio.Lock())
         try:
             async with lock:
-                if self._sealing_key(tenant) is not None:
-                    return
-                used_up = self._keys.get((tenant, self._sealing[tenant])) if tenant in self._sealing else None
-                found = await self._store.newest(tenant)
-                if found is None or (
-                    used_up is not None and used_up.id == found[0] and used_up.sealed >= _MESSAGES_PER_KEY_AND_PROCESS
-                ):
-                    found = await self._make(tenant)
-                key_id, wrapped = found
-                await self._take(tenant, key_id, wrapped)
-                self._sealing[tenant] = key_id
+                if not self._is_loaded(tenant):
+                    self._sealing[tenant] = await self._sealer(tenant)
         finally:
             if not lock.locked():
                 self._loading.pop(tenant, None)
 
-    async def _make(self, tenant: TenantId) -> tuple[UUID, bytes]:
+    async def _sealer(self, tenant: TenantId) -> UUID:
+        """Takes a key into memory that may seal now, a new one where it must be."""
+        found = await self._store.newest(tenant)
+        if found is None:
+            return await self._make(tenant)
+        if found.age >= self._longest_use:
+            try:
+                return await self._make(tenant)
+            except KeyServiceAway:
+                # A key of 91 days seals better than none.
+                log.warning("an old data key goes on sealing: no new one can be wrapped", key_id=str(found.id))
+        key = await self._take(tenant, found.id, found.wrapped)
+        if key.left <= 0:
+            allotted = await self._store.allot(tenant, found.id, _MESSAGES_AT_A_TIME)
+            if allotted is None or allotted > _MESSAGES_PER_KEY:
+                return await self._make(tenant)
+            key.left += _MESSAGES_AT_A_TIME
+        return found.id
+
+    async def _make(self, tenant: TenantId) -> UUID:
         # Two processes may each make one: both stay valid, and both seal with the newer from the next load on.
-        key_id = self._ids.uuid()
-        wrapped = await self._wrapper.wrap(AESGCM.generate_key(256), context=_context(tenant, key_id))
-        await self._store.add(tenant, key_id, wrapped)
-        return key_id, wrapped
+        key_id, raw = self._ids.uuid(), AESGCM.generate_key(256)
+        wrapped = await self._wrapper.wrap(raw, context=data_key_context(tenant, key_id))
+        await self._store.add(tenant, key_id, wrapped, messages=_MESSAGES_AT_A_TIME)
+        self._keep(tenant, key_id, raw).left = _MESSAGES_AT_A_TIME
+        return key_id
 
     async def _fetch(self, tenant: TenantId, key_id: UUID) -> None:
         wrapped = await self._store.find(tenant, key_id)
@@ -183,19 +214,35 @@ class KeyRing:
             raise KeyDestroyed(key_id)
         await self._take(tenant, key_id, wrapped)
 
-    async def _take(self, tenant: TenantId, key_id: UUID, wrapped: bytes) -> None:
-        stale_at = self._clock.monotonic() + self._ttl
+    async def _take(self, tenant: TenantId, key_id: UUID, wrapped: bytes) -> _DataKey:
+        """Takes a key into memory. One that is there already outlives a key service that is away, for its time."""
         known = self._keys.get((tenant, key_id))
-        if known is not None:
-            known.stale_at = stale_at
-        else:
-            key = await self._wrapper.unwrap(wrapped, context=_context(tenant, key_id))
-            self._keys[tenant, key_id] = _DataKey(key_id, _VERSION + key_id.bytes, AESGCM(key), stale_at)
+        used_for = 0.0 if known is None else self._clock.monotonic() - known.unwrapped_at
+        if known is not None and used_for < self._unwrap_ttl / 2:
+            known.stale_at = self._clock.monotonic() + self._ttl
+            return known
+        try:
+            raw = await self._wrapper.unwrap(wrapped, context=data_key_context(tenant, key_id))
+        except KeyServiceAway:
+            if known is None or used_for >= self._unwrap_ttl:
+                raise
+            known.stale_at = self._clock.monotonic() + self._ttl
+            return known
+        return self._keep(tenant, key_id, raw)
+
+    def _keep(self, tenant: TenantId, key_id: UUID, raw: bytes) -> _DataKey:
+        now = self._clock.monotonic()
+        key = self._keys.get((tenant, key_id))
+        if key is None:
+            key = _DataKey(key_id, _VERSION + key_id.bytes, AESGCM(raw), now + self._ttl, now)
+            self._keys[tenant, key_id] = key
+        key.stale_at, key.unwrapped_at = now + self._ttl, now
         self._keys.move_to_end((tenant, key_id))
         while len(self._keys) > self._capacity:
             (oldest, oldest_id), _ = self._keys.popitem(last=False)
             if self._sealing.get(oldest) == oldest_id:
                 del self._sealing[oldest]
+        return key
 
 
 def _key_id(envelope: bytes) -> UUID:
@@ -209,5 +256,6 @@ def _bound(head: bytes, tenant: TenantId, aad: bytes) -> bytes:
     return head + tenant.bytes + aad
 
 
-def _context(tenant: TenantId, key_id: UUID) -> bytes:
+def data_key_context(tenant: TenantId, key_id: UUID) -> bytes:
+    """Names the one place in which a wrapped data key opens."""
     return b"comitia.data_key.v1" + tenant.bytes + key_id.bytes

@@ -1,7 +1,8 @@
 """Sealing with fakes for the store; the wrapper is the real key file."""
 
 import asyncio
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
@@ -14,9 +15,11 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.crypto import keyring as module
 from services.meshkit.crypto.commitments import commit, new_salt, verifies
-from services.meshkit.crypto.errors import KekFileUnsafe, KeyDestroyed, KeyNotLoaded, SealBroken
+from services.meshkit.crypto.errors import KekFileUnsafe, KeyDestroyed, KeyNotLoaded, KeyServiceAway, SealBroken
 from services.meshkit.crypto.kek_file import KekFile, create_kek_file
 from services.meshkit.crypto.keyring import ENVELOPE_BYTES, KeyRing
+from services.meshkit.crypto.ports import KeyWrapper
+from tests.support.data_keys import AwayWrapper, MemoryDataKeys
 
 ANNA, BERT = TenantId(UUID(int=1)), TenantId(UUID(int=2))
 
@@ -36,42 +39,22 @@ class StoppedClock:
 
 
 @dataclass
-class MemoryDataKeys:
-    rows: dict[tuple[TenantId, UUID], bytes | None] = field(default_factory=dict[tuple[TenantId, UUID], bytes | None])
-    reads: int = 0
-
-    async def newest(self, tenant: TenantId) -> tuple[UUID, bytes] | None:
-        self.reads += 1
-        await asyncio.sleep(0)
-        mine = [(key, row) for (owner, key), row in self.rows.items() if owner == tenant and row is not None]
-        return max(mine, default=None)
-
-    async def find(self, tenant: TenantId, key_id: UUID) -> bytes | None:
-        self.reads += 1
-        return self.rows.get((tenant, key_id))
-
-    async def add(self, tenant: TenantId, key_id: UUID, wrapped: bytes) -> None:
-        await asyncio.sleep(0)
-        self.rows[tenant, key_id] = wrapped
-
-    async def destroy_all(self, tenant: TenantId) -> int:
-        mine = [key for key, row in self.rows.items() if key[0] == tenant and row is not None]
-        self.rows.update(dict.fromkeys(mine))
-        return len(mine)
-
-
-@dataclass
 class Rig:
     keys: MemoryDataKeys
     clock: StoppedClock
-    wrapper: KekFile
+    wrapper: KeyWrapper
 
     def ring(self, *, capacity: int = 10) -> KeyRing:
         return KeyRing(self.keys, self.wrapper, clock=self.clock, ids=SystemIds(), capacity=capacity)
 
+    @property
+    def wrapped(self) -> dict[tuple[TenantId, UUID], bytes | None]:
+        return {key: row.wrapped for key, row in self.keys.rows.items()}
+
 
 def a_rig() -> Rig:
-    return Rig(MemoryDataKeys(), StoppedClock(), KekFile({b"k" * 8: b"s" * 32}))
+    clock = StoppedClock()
+    return Rig(MemoryDataKeys(clock.now), clock, KekFile({b"k" * 8: b"s" * 32}))
 
 
 @settings(max_examples=60, deadline=None)
@@ -113,8 +96,8 @@ async def test_a_cut_or_changed_envelope_is_refused(data: st.DataObject, plainte
 async def test_a_key_copied_to_another_tenant_does_not_open() -> None:
     rig = a_rig()
     envelope = await rig.ring().seal(ANNA, b"secret", aad=b"row")
-    [((_, key_id), wrapped)] = rig.keys.rows.items()
-    rig.keys.rows[BERT, key_id] = wrapped
+    [((_, key_id), row)] = rig.keys.rows.items()
+    rig.keys.rows[BERT, key_id] = row
     with pytest.raises(SealBroken):
         await rig.ring().open(BERT, envelope, aad=b"row")
 
@@ -158,7 +141,7 @@ async def test_another_process_forgets_a_destroyed_key_within_its_ttl() -> None:
     with pytest.raises(KeyDestroyed):
         await there.open(ANNA, envelope, aad=b"row")
     await there.seal(ANNA, b"new", aad=b"row")
-    assert sum(row is not None for row in rig.keys.rows.values()) == 1
+    assert sum(row is not None for row in rig.wrapped.values()) == 1
 
 
 async def test_the_synchronous_way_needs_a_loaded_key() -> None:
@@ -191,12 +174,86 @@ async def test_the_cache_is_bounded() -> None:
 
 
 async def test_a_key_is_replaced_before_its_nonces_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MESSAGES_PER_KEY_AND_PROCESS", 3)
+    monkeypatch.setattr(module, "_MESSAGES_AT_A_TIME", 2)
+    monkeypatch.setattr(module, "_MESSAGES_PER_KEY", 6)
+    rig = a_rig()
+    here, there = rig.ring(), rig.ring()
+    envelopes = [await ring.seal(ANNA, b"x", aad=b"") for _ in range(10) for ring in (here, there)]
+    per_key = Counter(envelope[1:17] for envelope in envelopes)
+    assert len(rig.keys.rows) >= 4
+    assert max(per_key.values()) <= 6, "all processes together stay below the bound"
+    assert [await here.open(ANNA, envelope, aad=b"") for envelope in envelopes] == [b"x"] * 20
+
+
+async def test_what_was_sealed_before_a_restart_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MESSAGES_AT_A_TIME", 2)
+    monkeypatch.setattr(module, "_MESSAGES_PER_KEY", 4)
+    rig = a_rig()
+    for _ in range(4):
+        await rig.ring().seal(ANNA, b"x", aad=b"")
+    assert len(rig.keys.rows) == 2
+
+
+async def test_a_burst_between_two_loads_is_sealed_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MESSAGES_AT_A_TIME", 2)
+    ring = a_rig().ring()
+    await ring.load(ANNA)
+    envelopes = [ring.seal_sync(ANNA, b"x", aad=b"") for _ in range(5)]
+    assert [ring.open_sync(ANNA, envelope, aad=b"") for envelope in envelopes] == [b"x"] * 5
+
+
+async def test_a_key_of_90_days_opens_and_no_longer_seals() -> None:
     rig = a_rig()
     ring = rig.ring()
-    envelopes = [await ring.seal(ANNA, b"x", aad=b"") for _ in range(7)]
+    old = await ring.seal(ANNA, b"old", aad=b"")
+    rig.clock.seconds = timedelta(days=90).total_seconds()
+    new = await ring.seal(ANNA, b"new", aad=b"")
+    assert (old[1:17] != new[1:17], len(rig.keys.rows)) == (True, 2)
+    assert await rig.ring().open(ANNA, old, aad=b"") == b"old"
+
+
+async def test_known_keys_go_on_while_the_key_service_is_away_but_not_for_ever() -> None:
+    rig = a_rig()
+    away = AwayWrapper(rig.wrapper)
+    rig.wrapper = away
+    ring = rig.ring()
+    envelope = await ring.seal(ANNA, b"x", aad=b"")
+    away.is_away = True
+    with pytest.raises(KeyServiceAway) as refused:
+        await ring.seal(BERT, b"x", aad=b"")
+    assert refused.value.retry_after is not None
+    for minute in range(60):
+        rig.clock.seconds = 60.0 * minute
+        assert await ring.open(ANNA, envelope, aad=b"") == b"x"
+        await ring.seal(ANNA, b"y", aad=b"")
+    rig.clock.seconds = 3660.0
+    with pytest.raises(KeyServiceAway):
+        await ring.open(ANNA, envelope, aad=b"")
+    away.is_away = False
+    assert await ring.open(ANNA, envelope, aad=b"") == b"x"
+
+
+async def test_an_old_key_goes_on_sealing_while_no_new_one_can_be_wrapped() -> None:
+    rig = a_rig()
+    away = AwayWrapper(rig.wrapper)
+    rig.wrapper = away
+    ring = rig.ring()
+    await ring.seal(ANNA, b"x", aad=b"")
+    rig.clock.seconds = timedelta(days=91).total_seconds()
+    other = rig.ring()
+    await other.open(ANNA, await other.seal(ANNA, b"x", aad=b""), aad=b"")
+    assert len(rig.keys.rows) == 2
+    rig.clock.seconds += timedelta(days=91).total_seconds()
+    await other.open(ANNA, await other.seal(ANNA, b"x", aad=b""), aad=b"")
     assert len(rig.keys.rows) == 3
-    assert [await ring.open(ANNA, envelope, aad=b"") for envelope in envelopes] == [b"x"] * 7
+    # The key service goes just as the next one is due; what is in memory seals for the hour that it may.
+    rig.clock.seconds += timedelta(days=91).total_seconds() - 3000
+    await other.seal(ANNA, b"x", aad=b"")
+    before = len(rig.keys.rows)
+    away.is_away = True
+    rig.clock.seconds += 2900
+    await other.seal(ANNA, b"x", aad=b"")
+    assert len(rig.keys.rows) == before
 
 
 async def test_the_key_file_is_private_and_rotates(tmp_path: Path) -> None:
