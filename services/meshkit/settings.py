@@ -1,5 +1,6 @@
 """The settings that every service has. A service derives its own class with its prefix and its own knobs."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,9 +44,7 @@ class ServiceSettings(BaseSettings):
     vault_url: str | None = Field(default=None, description="Address of Vault, `https://vault.internal:8200`.")
     vault_mount: str = Field(default="transit", description="Path of the transit engine in Vault.")
     vault_key: str = Field(default="comitia", description="Name of the transit key.")
-    vault_token: SecretStr | None = Field(
-        default=None, description="Token for Vault, if it comes in no file."
-    )
+    vault_token: SecretStr | None = Field(default=None, description="Token for Vault, if it comes in no file.")
     vault_token_path: Path | None = Field(
         default=None, description="File with the token, as Vault's agent keeps it; read for every request."
     )
@@ -75,6 +74,13 @@ class ServiceSettings(BaseSettings):
     )
     max_concurrent_calls: int = Field(
         default=2000, ge=1, description="Calls served at once; one more is refused with RESOURCE_EXHAUSTED."
+    )
+    rate_factor: float = Field(
+        default=1.0, gt=0, description="Multiplies the rate limit of every RPC; for benchmarks and tests."
+    )
+    edge_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")),
+        description="Networks in which the edge runs, CIDR: from there alone `x-forwarded-for` is believed.",
     )
     otlp_endpoint: str | None = Field(
         default=None, description="OTLP collector for traces, `http://host:4317`. Without it no trace is recorded."

@@ -16,6 +16,7 @@ from services.meshkit.core.identity import Caller, Principal
 from services.meshkit.grpc.call import Call, current_call
 from services.meshkit.grpc.errors import remote_error, to_status
 from services.meshkit.grpc.incidents import incident
+from services.meshkit.grpc.limits import RateLimited, RouteLimits
 from services.meshkit.grpc.stream_identities import StreamIdentities
 from services.meshkit.telemetry import metrics
 
@@ -73,6 +74,7 @@ class StreamSession:
         self._make_frame = answers
         self._make_item = _item_class(answers)
         self._identities = StreamIdentities(call.admission, method=call.method)
+        self._limits = _limits_of(call)
         self._max_in_flight = max_in_flight
         self._in_flight: dict[int, BatchItem[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -143,6 +145,8 @@ class StreamSession:
                     self._identities.extend(frame.identities)
                 self._sizes.observe(len(frame.items))
                 items = self._admitted(frame.items)
+                if self._limits is not None:
+                    items = await self._counted(items, self._limits)
                 if items:
                     start(items)
                 while len(self._in_flight) >= self._max_in_flight:
@@ -186,6 +190,18 @@ class StreamSession:
             items.append(item)
         return items
 
+    async def _counted(self, items: list[BatchItem[Any]], limits: RouteLimits) -> list[BatchItem[Any]]:
+        """Leaves those items that their own caller may send right now; the others are answered."""
+        left: list[BatchItem[Any]] = []
+        for item in items:
+            try:
+                await limits.count(item.principal, None)
+            except RateLimited as refusal:
+                self.answer(item, refusal)
+            else:
+                left.append(item)
+        return left
+
     def _take_back(self, item_id: int) -> None:
         item = self._in_flight.get(item_id)
         if item is not None:
@@ -220,6 +236,14 @@ class StreamSession:
             middle = len(answers) // 2
             yield from self._within_bytes(answers[:middle])
             yield from self._within_bytes(answers[middle:])
+
+
+def _limits_of(call: Call) -> RouteLimits | None:
+    """Gives what counts the items of a stream; None for those of services, which were counted before."""
+    limits = call.admission.limits
+    if limits is None or call.peer is not None:
+        return None
+    return limits.route(call.method, call.admission.guard(call.method))
 
 
 def _cancel(task: asyncio.Task[None]) -> None:

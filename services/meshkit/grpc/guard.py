@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from services.meshkit.core.errors import Internal, PermissionDenied, Unauthenticated
 from services.meshkit.core.identity import Principal, TenantId
@@ -16,6 +16,9 @@ from services.meshkit.grpc.identity import (
     VerifiedToken,
     WorkloadVerifier,
 )
+
+if TYPE_CHECKING:
+    from services.meshkit.grpc.limits import Limits
 
 #: Longest duration of an RPC whose annotation names none, seconds.
 DEFAULT_MAX_SECONDS: Final = 30
@@ -41,6 +44,14 @@ class Guard(Protocol):
     def audit(self) -> bool: ...
     @property
     def peers(self) -> frozenset[str]: ...
+    @property
+    def per_tenant_per_second(self) -> int: ...
+    @property
+    def per_subject_per_second(self) -> int: ...
+    @property
+    def per_address_per_second(self) -> int: ...
+    @property
+    def per_tenant_in_progress(self) -> int: ...
 
 
 class GuardMissing(Internal):
@@ -101,6 +112,7 @@ class Admission:
 
     Args:
         standing: what became of callers since; None where nothing is known, so that a token stands for itself.
+        limits: counts the calls that are let in; None counts nothing.
     """
 
     def __init__(
@@ -110,11 +122,13 @@ class Admission:
         tokens: TokenVerifier,
         workloads: WorkloadVerifier,
         standing: Standing | None = None,
+        limits: "Limits | None" = None,
     ) -> None:
         self._guards = guards
         self._tokens = tokens
         self._workloads = workloads
         self.standing = standing
+        self.limits = limits
 
     def guard(self, method: str) -> Guard:
         """Gives the guard of an RPC.

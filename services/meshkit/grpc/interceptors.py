@@ -1,4 +1,4 @@
-"""What happens around every RPC, from the outside in: errors, telemetry, deadline, audit, identity and guard, decoding.
+"""What happens around every RPC, from the outside in: errors, telemetry, deadline, audit, identity, limits, decoding.
 
 Each layer is a decorator over the one shape that all four kinds of RPC are brought into: a coroutine that takes the
 raw request (or an iterator of raw requests) and returns the answer, or writes its answers and returns None. The layers

@@ -7,13 +7,19 @@ from random import Random
 from typing import Protocol
 
 from services.meshkit.core.clock import Clock
+from services.meshkit.core.rate import LeaseSlices
 from services.meshkit.grpc.channel import channel
+from services.meshkit.grpc.client_address import ClientAddresses
 from services.meshkit.grpc.guard import Admission, Guard
 from services.meshkit.grpc.identity import TokenVerifier, WorkloadSigner, WorkloadVerifier
 from services.meshkit.grpc.server import Background, Readiness, Registration
 from services.meshkit.grpc.signed_token import KeySetFile
+from services.meshkit.guard.call_limits import CallLimits
+from services.meshkit.guard.concurrency import SeatGate
 from services.meshkit.guard.feed import GuardFeed
 from services.meshkit.guard.follow import FollowGuard, GuardSource, remote_source
+from services.meshkit.guard.lessee import remote_leases
+from services.meshkit.guard.rate import RateGate
 from services.meshkit.settings import ServiceSettings
 
 
@@ -32,6 +38,8 @@ class MeshGuard:
 
     admission: Admission
     feed: GuardFeed
+    #: Counts calls; in force through `admission`.
+    rates: RateGate
     registrations: Sequence[Registration]
     background: Sequence[Background]
     #: Waits a moment for the first word of the gateway.
@@ -49,6 +57,7 @@ async def mesh_guard(
     audit: GuardPart | None = None,
     tenant_data: GuardPart | None = None,
     source: GuardSource | None = None,
+    leases: LeaseSlices | None = None,
 ) -> AsyncGenerator[MeshGuard]:
     """Gives the guard of a service; leaving the block closes what it opened.
 
@@ -59,6 +68,7 @@ async def mesh_guard(
         audit: serves the rows of the audit trail.
         tenant_data: erases what the service holds of a tenant.
         source: says what changed, for the gateway itself; every other service asks the gateway.
+        leases: leases slices of rate limits, likewise.
     Raises: KeyUnreadable: a key set file is missing or broken.
     """
     feed = GuardFeed(clock=clock)
@@ -66,16 +76,27 @@ async def mesh_guard(
     parts = [part for part in (audit, tenant_data) if part is not None]
     async with channel(settings.gateway_target, identity=workload) as to_gateway:
         follow = FollowGuard(feed, source or remote_source(to_gateway), clock=clock, dice=Random())
+        rates = RateGate(
+            leases or remote_leases(to_gateway),
+            tenants=feed,
+            addresses=ClientAddresses(settings.edge_networks),
+            service=service,
+            clock=clock,
+            dice=Random(),
+            factor=settings.rate_factor,
+        )
         yield MeshGuard(
             admission=Admission(
                 guards,
                 tokens=TokenVerifier(KeySetFile(settings.jwks_path, clock=clock), clock=clock),
                 workloads=WorkloadVerifier(KeySetFile(settings.workload_jwks_path, clock=clock), clock=clock),
                 standing=feed,
+                limits=CallLimits(rates, SeatGate(settings.max_concurrent_calls, service=service)),
             ),
             feed=feed,
+            rates=rates,
             registrations=tuple(registration for part in parts for registration in part.registrations),
-            background=(follow, *(background for part in parts for background in part.background)),
+            background=(follow, *rates.background, *(background for part in parts for background in part.background)),
             ready=_heard(feed, clock=clock, within_seconds=settings.guard_wait_seconds),
         )
 

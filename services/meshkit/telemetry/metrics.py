@@ -51,9 +51,7 @@ CACHE_BYTES = Gauge(names.CACHE_BYTES, "Bytes kept in a bounded map.", ["cache"]
 GUARD_FEED_AGE = Gauge(
     names.GUARD_FEED_AGE_SECONDS, "Seconds since the gateway's last word about revocations and tenants.", ["service"]
 )
-RATE_DECISIONS = Counter(
-    names.RATE_DECISIONS_TOTAL, "Calls by what their rate limit said.", ["service", "outcome"]
-)
+RATE_DECISIONS = Counter(names.RATE_DECISIONS_TOTAL, "Calls by what their rate limit said.", ["service", "outcome"])
 RATE_LEASES_AWAY = Gauge(names.RATE_LEASES_AWAY, "1 while limits are counted without the gateway.", ["service"])
 SEATS_TAKEN = Gauge(names.SEATS_TAKEN, "Calls in progress.", ["service", "kind"])
 SEATS_REFUSED = Counter(names.SEATS_REFUSED_TOTAL, "Calls beyond their tenant's share.", ["service", "kind"])
