@@ -8,6 +8,7 @@ from typing import Self
 from comitia.gateway.v1 import status_service_pb2, status_service_pb2_grpc
 from comitia_sdk.connection import Connection
 from comitia_sdk.context import find_context
+from comitia_sdk.nouns.access import AsyncAccess
 from comitia_sdk.nouns.agents import AsyncAgents
 from comitia_sdk.nouns.costs import AsyncCosts
 from comitia_sdk.nouns.identity import AsyncIdentity
@@ -18,6 +19,7 @@ from comitia_sdk.nouns.sessions import AsyncSessions
 from comitia_sdk.nouns.tools import AsyncTools
 
 __all__ = [
+    "AsyncAccess",
     "AsyncAgents",
     "AsyncClient",
     "AsyncCosts",
@@ -59,6 +61,7 @@ class AsyncClient:
         self.tools = AsyncTools(self._connection)
         self.costs = AsyncCosts(self._connection)
         self.identity = AsyncIdentity(self._connection)
+        self.access = AsyncAccess(self._connection)
 
     async def status(self) -> status_service_pb2.GetMeshStatusResponse:
         """Asks how the seven services are. Needs no key. Raises: MeshUnavailable."""

@@ -212,6 +212,18 @@ class Identity(_Blocking[aio.AsyncIdentity]):
     list_tenants = _iterating(aio.AsyncIdentity.list_tenants)
 
 
+class Access(_Blocking[aio.AsyncAccess]):
+    """Relations: who may view, run, edit or administer what."""
+
+    model = _blocking(aio.AsyncAccess.model)
+    set_model = _blocking(aio.AsyncAccess.set_model)
+    check = _blocking(aio.AsyncAccess.check)
+    grant = _blocking(aio.AsyncAccess.grant)
+    revoke = _blocking(aio.AsyncAccess.revoke)
+    write = _blocking(aio.AsyncAccess.write)
+    relations = _iterating(aio.AsyncAccess.relations)
+
+
 class Client:
     """A client of one mesh, for code without an event loop. Arguments as `AsyncClient`.
 
@@ -237,6 +249,7 @@ class Client:
         self.tools = Tools(self._loop, self._client.tools)
         self.costs = Costs(self._loop, self._client.costs)
         self.identity = Identity(self._loop, self._client.identity)
+        self.access = Access(self._loop, self._client.access)
 
     def status(self) -> status_service_pb2.GetMeshStatusResponse:
         """Asks how the seven services are. Needs no key. Raises: MeshUnavailable."""

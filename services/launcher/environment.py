@@ -25,6 +25,8 @@ _ORDINARY: Final = frozenset(
 )
 _ORDINARY_PREFIXES: Final = ("LC_", "OTEL_")
 _PROVIDER_PREFIXES: Final = ("OPENAI_", "ANTHROPIC_")
+#: Settings that all services share, told once: `COMITIA_VAULT_URL` is `COMITIA_TOOLS_VAULT_URL` and so on.
+_SHARED_PREFIXES: Final = ("COMITIA_KEK_", "COMITIA_VAULT_")
 #: The launcher's own; each service is told its part by another name.
 _LAUNCHERS: Final = frozenset({"COMITIA_POSTGRES_URL", "COMITIA_NATS_URL", "COMITIA_MILVUS_URL", "COMITIA_DATA_DIR"})
 
@@ -77,6 +79,7 @@ def service_environment(service: str, facts: MeshFacts) -> dict[str, str]:
         "MALLOC_ARENA_MAX": "2",
         **ordinary_environment(facts.user),
         **computed,
+        **{own + name.removeprefix(_PREFIX): value for name, value in facts.user.items() if _is_shared(name)},
         **_from_user(service, facts.user),
     }
 
@@ -148,12 +151,16 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
     return settings
 
 
+def _is_shared(name: str) -> bool:
+    return name.startswith(_SHARED_PREFIXES)
+
+
 def _from_user(service: str, user: Mapping[str, str]) -> dict[str, str]:
     others = tuple(_own_prefix(name) for name in SERVICES if name != service)
     kept = {
         name: value
         for name, value in user.items()
-        if name.startswith(_PREFIX) and not name.startswith(others) and name not in _LAUNCHERS
+        if name.startswith(_PREFIX) and not name.startswith(others) and name not in _LAUNCHERS and not _is_shared(name)
     }
     if service == "inference":
         kept.update({name: value for name, value in user.items() if name.startswith(_PROVIDER_PREFIXES)})

@@ -21,7 +21,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_status import rpc_status
 
 from comitia.cost.v1 import cost_service_pb2
-from comitia.gateway.v1 import identity_service_pb2, status_service_pb2, tenant_service_pb2
+from comitia.gateway.v1 import access_service_pb2, identity_service_pb2, status_service_pb2, tenant_service_pb2
 from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import agent_service_pb2, session_service_pb2
@@ -29,6 +29,7 @@ from comitia.policy.v1 import policy_service_pb2
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.grpc.errors import to_status
+from tests.support.fake_mesh_access import Access
 from tests.support.fake_mesh_rooms import Identity, Law, Memory, Models, Money, Refused, Status, Tools
 from tests.support.fake_mesh_sessions import Agents, Sessions
 
@@ -36,6 +37,7 @@ __all__ = ["ADMIN_KEY", "Broken", "FakeMesh", "Refused", "fake_mesh"]
 
 ADMIN_KEY: Final = "ck_admin_secret"
 _CONTRACTS: Final = (
+    access_service_pb2,
     agent_service_pb2,
     cost_service_pb2,
     identity_service_pb2,
@@ -77,6 +79,7 @@ class FakeMesh:
     agents: Agents = field(default_factory=Agents)
     sessions: Sessions = field(init=False)
     identity: Identity = field(init=False)
+    access: Access = field(default_factory=Access)
     law: Law = field(default_factory=Law)
     money: Money = field(default_factory=Money)
     models: Models = field(default_factory=Models)
@@ -106,7 +109,7 @@ class FakeMesh:
         """Finds what answers an RPC."""
         rooms = (
             *(self.agents, self.sessions, self.identity, self.law, self.money),
-            *(self.models, self.memory, self.tools, self.status),
+            *(self.models, self.memory, self.tools, self.status, self.access),
         )
         return next((getattr(room, rpc) for room in rooms if hasattr(room, rpc)), None)
 

@@ -9,7 +9,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.common.v1 import content_pb2, usage_pb2
 from comitia.cost.v1 import cost_pb2, cost_service_pb2
-from comitia.gateway.v1 import identity_pb2, identity_service_pb2, status_service_pb2, tenant_service_pb2
+from comitia.gateway.v1 import (
+    identity_pb2,
+    identity_service_pb2,
+    status_service_pb2,
+    tenant_pb2,
+    tenant_service_pb2,
+)
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.policy.v1 import policy_pb2, policy_service_pb2
@@ -57,7 +63,7 @@ class Identity:
     keys: dict[str, list[str]]
     give_token: Callable[[], tuple[str, float]]
     made: list[identity_pb2.ApiKey] = field(default_factory=list[identity_pb2.ApiKey])
-    tenants: list[identity_pb2.Tenant] = field(default_factory=list[identity_pb2.Tenant])
+    tenants: list[tenant_pb2.Tenant] = field(default_factory=list[tenant_pb2.Tenant])
 
     def ExchangeApiKey(self, request: Any, _context: Any) -> identity_service_pb2.ExchangeApiKeyResponse:
         if request.api_key not in self.keys:
@@ -97,7 +103,7 @@ class Identity:
         raise NotFound("API key", request.api_key_id)
 
     def CreateTenant(self, request: Any, _context: Any) -> tenant_service_pb2.CreateTenantResponse:
-        tenant = identity_pb2.Tenant(tenant_id=f"tenant_{len(self.tenants) + 2}", name=request.name, create_time=NOON)
+        tenant = tenant_pb2.Tenant(tenant_id=f"tenant_{len(self.tenants) + 2}", name=request.name, create_time=NOON)
         self.tenants.append(tenant)
         return tenant_service_pb2.CreateTenantResponse(tenant=tenant, admin_api_key=f"ck_{request.name}_made")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
-from comitia_sdk.cli import agents, demo, doctor, identity, law, mesh, models, money, sessions, tools
+from comitia_sdk.cli import access, agents, demo, doctor, identity, law, mesh, models, money, sessions, tools
 from comitia_sdk.cli.failure import report_failure
 
 _INTERRUPTED: Final = 130
@@ -46,6 +46,7 @@ app.add_typer(money.app, name="budget", rich_help_panel=WORK)
 app.command("whoami", rich_help_panel=WORK)(identity.whoami)
 app.command("token", rich_help_panel=WORK)(identity.token)
 app.add_typer(identity.keys, name="key", rich_help_panel=WORK)
+app.add_typer(access.app, name="access", rich_help_panel=WORK)
 app.add_typer(identity.tenants, name="tenant", rich_help_panel=WORK)
 
 

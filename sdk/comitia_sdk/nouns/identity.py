@@ -8,6 +8,7 @@ from comitia.gateway.v1 import (
     identity_pb2,
     identity_service_pb2,
     identity_service_pb2_grpc,
+    tenant_pb2,
     tenant_service_pb2,
     tenant_service_pb2_grpc,
 )
@@ -61,7 +62,7 @@ class AsyncIdentity:
         request = tenant_service_pb2.CreateTenantRequest(name=name, request_id=str(uuid4()))
         return await self._connection.call(self._tenants.CreateTenant, request)
 
-    async def list_tenants(self, *, page_size: int = 0) -> AsyncGenerator[identity_pb2.Tenant]:
+    async def list_tenants(self, *, page_size: int = 0) -> AsyncGenerator[tenant_pb2.Tenant]:
         """Gives the tenants of the installation, by name."""
         request = tenant_service_pb2.ListTenantsRequest(page_size=page_size)
         async for page in self._connection.pages(self._tenants.ListTenants, request):

@@ -76,6 +76,11 @@ def violation(mesh: FakeMesh) -> None:
         ("whoami", "admin, operator"),
         ("key create ci --role auditor", "ck_2_made"),
         ("key list", "no keys"),
+        ("access model show", "schema 1.1"),
+        ("access grant anna@example.com editor project:claims", "user:anna@example.com"),
+        ("access grant group:a#member editor project:claims", "group:a#member"),
+        ("access revoke key_1 editor project:claims", "was not granted"),
+        ("access list --user anna --object project:claims", "no relations"),
         ("tenant create acme", "ck_acme_made"),
         ("tenant list", "no tenants"),
         ("status", "orchestrator"),
@@ -393,3 +398,22 @@ def test_the_installed_command_works_in_pipes(mesh: FakeMesh) -> None:
     assert done.stdout.startswith("[\n")
     assert "Athena@1.0.0" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_check_says_why_and_exits_with_1_when_not(comitia: Comitia) -> None:
+    question = ("access", "check", "anna@example.com", "editor", "project:claims")
+    refused = comitia("access", "check", "ben", *question[3:], code=1)
+    assert refused.out.splitlines() == ["no", "  no tuple names user:ben"]
+    assert not json.loads(comitia(*question, "-o", "json", code=1).out)["allowed"]
+    comitia("access", "grant", *question[2:])
+    assert comitia(*question).out.splitlines() == ["yes", "  the tuple is written"]
+    assert "anna@example.com" in comitia("access", "list", "--object", "project:claims").out
+
+
+def test_the_model_is_shown_as_it_is_and_set_from_a_file(comitia: Comitia, mesh: FakeMesh, tmp_path: Path) -> None:
+    path = tmp_path / "model.fga"
+    path.write_text(comitia("access", "model", "show").out, encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == mesh.access.model
+    assert "the model is now" in comitia("access", "model", "set", str(path)).out
+    assert "etag" in json.loads(comitia("access", "model", "set", str(path), "-o", "json").out)
+    assert "changed meanwhile" in comitia("access", "model", "set", str(path), "--etag", "old", code=1).err

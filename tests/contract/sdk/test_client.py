@@ -326,6 +326,14 @@ async def test_every_other_noun_answers(mesh: FakeMesh, client: AsyncClient) -> 
     assert made.secret.startswith("ck_")
     assert (await client.identity.revoke_key(made.api_key.api_key_id)).HasField("revoke_time")
     assert len(await all_of(client.identity.list_keys())) == 1
+    assert await client.access.grant("user:anna", "editor", "project:claims")
+    assert not await client.access.grant("user:anna", "editor", "project:claims")
+    assert (await client.access.check("user:anna", "editor", "project:claims")).allowed
+    assert [one.user for one in await all_of(client.access.relations(object="project:claims"))] == ["user:anna"]
+    assert await client.access.revoke("user:anna", "editor", "project:claims")
+    assert not await client.access.revoke("user:anna", "editor", "project:claims")
+    model = await client.access.model()
+    assert await client.access.set_model(model.model, etag=model.etag) == model.etag
     assert (await client.identity.create_tenant("acme")).admin_api_key
     assert [tenant.name for tenant in await all_of(client.identity.list_tenants())] == ["acme"]
     assert (await client.status()).serving

@@ -79,6 +79,14 @@ def test_what_the_user_sets_wins() -> None:
     assert service_environment("cost", facts(user)).items() >= user.items()
 
 
+def test_where_the_key_service_is_needs_to_be_said_once() -> None:
+    user = {"COMITIA_VAULT_TOKEN": "t", "COMITIA_KEK_PROVIDER": "vault", "COMITIA_TOOLS_VAULT_TOKEN": "own"}
+    tools, memory = (service_environment(service, facts(user)) for service in ("tools", "memory"))
+    assert (tools["COMITIA_TOOLS_KEK_PROVIDER"], tools["COMITIA_TOOLS_VAULT_TOKEN"]) == ("vault", "own")
+    assert (memory["COMITIA_MEMORY_KEK_PROVIDER"], memory["COMITIA_MEMORY_VAULT_TOKEN"]) == ("vault", "t")
+    assert "COMITIA_VAULT_TOKEN" not in tools
+
+
 def test_a_single_process_is_told_the_same_as_seven() -> None:
     known = facts({"OPENAI_API_KEY": "k"})
 
