@@ -9,7 +9,23 @@ from typing import Annotated, Final
 
 import typer
 
-from comitia_sdk.cli import access, agents, demo, doctor, identity, law, mesh, models, money, sessions, tools
+from comitia_sdk.cli import (
+    access,
+    agents,
+    audit,
+    demo,
+    doctor,
+    identity,
+    kek,
+    law,
+    login,
+    mesh,
+    models,
+    money,
+    people,
+    sessions,
+    tools,
+)
 from comitia_sdk.cli.failure import report_failure
 
 _INTERRUPTED: Final = 130
@@ -35,6 +51,7 @@ app.command("status", rich_help_panel=MESH)(mesh.status)
 app.command("logs", rich_help_panel=MESH)(mesh.logs)
 app.command("demo", rich_help_panel=MESH)(demo.demo)
 app.command("doctor", rich_help_panel=MESH)(doctor.doctor)
+app.add_typer(kek.app, name="kek", rich_help_panel=MESH)
 app.add_typer(agents.app, name="agent", rich_help_panel=WORK)
 app.add_typer(sessions.app, name="session", rich_help_panel=WORK)
 app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
