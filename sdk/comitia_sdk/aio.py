@@ -8,8 +8,10 @@ from typing import Self
 from comitia.gateway.v1 import status_service_pb2, status_service_pb2_grpc
 from comitia_sdk.connection import Connection
 from comitia_sdk.context import find_context
+from comitia_sdk.credentials import credentials_of
 from comitia_sdk.nouns.access import AsyncAccess
 from comitia_sdk.nouns.agents import AsyncAgents
+from comitia_sdk.nouns.audit import AsyncAudit
 from comitia_sdk.nouns.costs import AsyncCosts
 from comitia_sdk.nouns.identity import AsyncIdentity
 from comitia_sdk.nouns.memories import AsyncMemories
@@ -17,10 +19,12 @@ from comitia_sdk.nouns.models import AsyncModels
 from comitia_sdk.nouns.policies import AsyncPolicies
 from comitia_sdk.nouns.sessions import AsyncSessions
 from comitia_sdk.nouns.tools import AsyncTools
+from comitia_sdk.nouns.users import AsyncUsers
 
 __all__ = [
     "AsyncAccess",
     "AsyncAgents",
+    "AsyncAudit",
     "AsyncClient",
     "AsyncCosts",
     "AsyncIdentity",
@@ -29,6 +33,7 @@ __all__ = [
     "AsyncPolicies",
     "AsyncSessions",
     "AsyncTools",
+    "AsyncUsers",
 ]
 
 
@@ -42,15 +47,17 @@ class AsyncClient:
 
     Args:
         url: of the edge. Default: `COMITIA_URL`, else the mesh that runs on this machine.
-        api_key: Default: `COMITIA_API_KEY`, else the admin key of the mesh on this machine.
+        api_key: Default: `COMITIA_API_KEY`, else who signed in with `comitia login`, else the admin key of the mesh on
+            this machine.
         access_token: used as it is, instead of a key.
     """
 
     def __init__(self, url: str = "", *, api_key: str = "", access_token: str = "") -> None:
         context = find_context(url=url, api_key=api_key)
-        self._connection = Connection(
-            context.url, api_key="" if access_token else context.api_key, access_token=access_token
+        credentials = credentials_of(
+            context.url, api_key=context.api_key, access_token=access_token, login=context.login
         )
+        self._connection = Connection(context.url, credentials)
         self._status = status_service_pb2_grpc.StatusServiceStub(self._connection.channel)
         self.url = context.url
         self.agents = AsyncAgents(self._connection)
@@ -62,6 +69,8 @@ class AsyncClient:
         self.costs = AsyncCosts(self._connection)
         self.identity = AsyncIdentity(self._connection)
         self.access = AsyncAccess(self._connection)
+        self.users = AsyncUsers(self._connection)
+        self.audit = AsyncAudit(self._connection)
 
     async def status(self) -> status_service_pb2.GetMeshStatusResponse:
         """Asks how the seven services are. Needs no key. Raises: MeshUnavailable."""

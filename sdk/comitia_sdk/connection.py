@@ -10,13 +10,17 @@ from urllib.parse import SplitResult, urlsplit
 import grpc
 import grpc.aio
 
-from comitia.gateway.v1 import identity_service_pb2, identity_service_pb2_grpc
-from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, Unauthenticated, from_rpc_error
+from comitia.gateway.v1 import (
+    identity_service_pb2,
+    identity_service_pb2_grpc,
+    user_service_pb2,
+    user_service_pb2_grpc,
+)
+from comitia_sdk.credentials import MARGIN, Credentials, Token
+from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, from_rpc_error
 
 #: Time that a call may take when the caller names none, seconds.
 DEFAULT_TIMEOUT: Final = 30.0
-#: A token is exchanged anew this long before it stops working, seconds.
-_MARGIN: Final = 60.0
 _MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 
 Request = TypeVar("Request", contravariant=True)
@@ -75,12 +79,11 @@ class Connection:
 
     Args:
         url: `http://host:port` or `https://host:port`.
-        api_key: `ck_…`, exchanged for access tokens as needed.
-        access_token: used as it is, instead of a key; not renewed.
+        credentials: where access tokens come from.
     Raises: InvalidRequest: the address is none.
     """
 
-    def __init__(self, url: str, *, api_key: str = "", access_token: str = "") -> None:
+    def __init__(self, url: str, credentials: Credentials) -> None:
         target, secure = _target(url)
         options = [
             ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
@@ -94,10 +97,11 @@ class Connection:
         else:
             self.channel = grpc.aio.insecure_channel(target, options=options)
         self.url = url
-        self._identity = identity_service_pb2_grpc.IdentityServiceStub(self.channel)
-        self._api_key = api_key
-        self._token = access_token
-        self._renew_at = float("inf") if access_token else 0.0
+        self._credentials = credentials
+        self._exchange = _Doors(self)
+        self._token = Token("", 0.0)
+        #: A token that the mesh refused.
+        self._refused = ""
         self._renewing = asyncio.Lock()
 
     async def close(self) -> None:
@@ -107,18 +111,9 @@ class Connection:
     async def access_token(self) -> str:
         """Gives a token that works for another minute at least. Raises: Unauthenticated."""
         async with self._renewing:
-            if time.time() < self._renew_at:
-                return self._token
-            if not self._api_key:
-                raise Unauthenticated(
-                    f"no API key for {self.url}; set COMITIA_API_KEY, or start a mesh here with `comitia up --detach`",
-                    reason="API_KEY_MISSING",
-                )
-            request = identity_service_pb2.ExchangeApiKeyRequest(api_key=self._api_key)
-            answer = await self.call_open(self._identity.ExchangeApiKey, request)
-            self._token = answer.access_token
-            self._renew_at = answer.expire_time.seconds - _MARGIN
-            return self._token
+            if self._token.text == self._refused or time.time() >= self._token.expires - MARGIN:
+                self._token = await self._credentials.token(self._exchange, refused=self._refused)
+            return self._token.text
 
     async def call(
         self, rpc: Unary[Request, Response], request: Request, *, timeout: float = DEFAULT_TIMEOUT
@@ -180,10 +175,9 @@ class Connection:
 
         A token can stop working early: this machine's clock is behind, or the mesh has other keys than before.
         """
-        if error.code() is not grpc.StatusCode.UNAUTHENTICATED or not self._api_key:
+        if error.code() is not grpc.StatusCode.UNAUTHENTICATED or not self._credentials.renewable:
             return False
-        if token == self._token:
-            self._renew_at = 0.0
+        self._refused = token
         return True
 
     def _explained(self, error: grpc.aio.AioRpcError) -> ComitiaError:
@@ -195,6 +189,27 @@ class Connection:
                 f"the mesh at {self.url} does not answer", reason="MESH_UNREACHABLE", metadata=metadata
             )
         return found
+
+
+class _Doors:
+    """Implements `credentials.Exchange` over a connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._identity = identity_service_pb2_grpc.IdentityServiceStub(connection.channel)
+        self._users = user_service_pb2_grpc.UserServiceStub(connection.channel)
+
+    async def for_api_key(self, api_key: str) -> Token:
+        """See `Exchange.for_api_key`."""
+        request = identity_service_pb2.ExchangeApiKeyRequest(api_key=api_key)
+        answer = await self._connection.call_open(self._identity.ExchangeApiKey, request)
+        return Token(answer.access_token, answer.expire_time.seconds)
+
+    async def for_id_token(self, tenant: str, id_token: str) -> Token:
+        """See `Exchange.for_id_token`."""
+        request = user_service_pb2.ExchangeOidcTokenRequest(tenant=tenant, id_token=id_token)
+        answer = await self._connection.call_open(self._users.ExchangeOidcToken, request)
+        return Token(answer.access_token, answer.expire_time.seconds)
 
 
 def is_this_machine(url: str) -> bool:

@@ -212,6 +212,31 @@ class Identity(_Blocking[aio.AsyncIdentity]):
     list_tenants = _iterating(aio.AsyncIdentity.list_tenants)
 
 
+class Audit(_Blocking[aio.AsyncAudit]):
+    """The audit trail of the tenant."""
+
+    list = _iterating(aio.AsyncAudit.list)
+    status = _blocking(aio.AsyncAudit.status)
+    export = _iterating(aio.AsyncAudit.export)
+    save = _blocking(aio.AsyncAudit.save)
+    prove = _blocking(aio.AsyncAudit.prove)
+    prove_consistency = _blocking(aio.AsyncAudit.prove_consistency)
+
+
+class Users(_Blocking[aio.AsyncUsers]):
+    """Users of your tenant, and the OpenID Connect issuers that vouch for them."""
+
+    login_options = _blocking(aio.AsyncUsers.login_options)
+    exchange = _blocking(aio.AsyncUsers.exchange)
+    invite = _blocking(aio.AsyncUsers.invite)
+    list = _iterating(aio.AsyncUsers.list)
+    set_roles = _blocking(aio.AsyncUsers.set_roles)
+    remove = _blocking(aio.AsyncUsers.remove)
+    add_issuer = _blocking(aio.AsyncUsers.add_issuer)
+    list_issuers = _iterating(aio.AsyncUsers.list_issuers)
+    remove_issuer = _blocking(aio.AsyncUsers.remove_issuer)
+
+
 class Access(_Blocking[aio.AsyncAccess]):
     """Relations: who may view, run, edit or administer what."""
 
@@ -250,6 +275,8 @@ class Client:
         self.costs = Costs(self._loop, self._client.costs)
         self.identity = Identity(self._loop, self._client.identity)
         self.access = Access(self._loop, self._client.access)
+        self.users = Users(self._loop, self._client.users)
+        self.audit = Audit(self._loop, self._client.audit)
 
     def status(self) -> status_service_pb2.GetMeshStatusResponse:
         """Asks how the seven services are. Needs no key. Raises: MeshUnavailable."""

@@ -24,7 +24,7 @@ def token() -> None:
 
 
 def whoami(output: FormOption = Form.TABLE) -> None:
-    """Says who you are to the mesh: tenant, key and roles.
+    """Says who you are to the mesh: tenant, person or key, and roles.
 
     Example:  comitia whoami
     """
@@ -35,7 +35,7 @@ def whoami(output: FormOption = Form.TABLE) -> None:
         me = mesh.identity.whoami()
         url = mesh.url
     roles = ", ".join(short_name(Role, role) for role in me.roles)
-    lines = [("mesh", url), ("tenant", me.tenant_id), ("subject", me.subject), ("roles", roles)]
+    lines = [("mesh", url), ("tenant", me.tenant_id), ("subject", me.subject), ("email", me.email), ("roles", roles)]
     show_one(output, me, [*lines, ("project", me.project)])
 
 

@@ -22,6 +22,7 @@ _GROUPS = [
     (sync.Policies, aio.AsyncPolicies),
     (sync.Sessions, aio.AsyncSessions),
     (sync.Tools, aio.AsyncTools),
+    (sync.Users, aio.AsyncUsers),
 ]
 
 

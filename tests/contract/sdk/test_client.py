@@ -15,6 +15,7 @@ from comitia.policy.v1 import policy_pb2
 from comitia_sdk import errors
 from comitia_sdk.aio import AsyncClient
 from comitia_sdk.connection import Connection, is_this_machine
+from comitia_sdk.credentials import ApiKey, NoCredentials
 from services.meshkit.core.errors import ErrorKind
 from tests.support.fake_mesh import ADMIN_KEY, Broken, FakeMesh, Refused
 
@@ -142,7 +143,7 @@ async def test_a_mesh_that_does_not_answer_is_named() -> None:
 @pytest.mark.parametrize("url", ["", "ftp://x", "http://", "http://host:port", "http://[::1", "not an address"])
 async def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(errors.InvalidRequest) as refused:
-        Connection(url)
+        Connection(url, NoCredentials(url))
 
     assert (refused.value.field, refused.value.reason) == ("url", "INVALID_FIELD")
 
@@ -341,7 +342,7 @@ async def test_every_other_noun_answers(mesh: FakeMesh, client: AsyncClient) -> 
 
 async def test_a_call_that_takes_too_long_is_given_up(mesh: FakeMesh) -> None:
     mesh.sessions.hold = True
-    connection = Connection(mesh.url, api_key=ADMIN_KEY)
+    connection = Connection(mesh.url, ApiKey(ADMIN_KEY))
     try:
         async with AsyncClient(mesh.url, api_key=ADMIN_KEY) as client:
             session = await a_session(client)
