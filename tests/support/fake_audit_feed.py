@@ -56,7 +56,7 @@ class FakeAuditFeed(AuditFeedServiceServicer):
         entry = audit_pb2.AuditEntry(**(written | fields))
         if not entry.HasField("record_time"):
             entry.record_time.FromDatetime(datetime.now(UTC))
-        self.streams[stream].append(entry)
+        self.streams.setdefault(stream, []).append(entry)
         return entry
 
     def lose(self, stream: int, position: int) -> None:

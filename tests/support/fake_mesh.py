@@ -21,7 +21,13 @@ from google.protobuf.descriptor import MethodDescriptor
 from grpc_status import rpc_status
 
 from comitia.cost.v1 import cost_service_pb2
-from comitia.gateway.v1 import access_service_pb2, identity_service_pb2, status_service_pb2, tenant_service_pb2
+from comitia.gateway.v1 import (
+    access_service_pb2,
+    audit_service_pb2,
+    identity_service_pb2,
+    status_service_pb2,
+    tenant_service_pb2,
+)
 from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import agent_service_pb2, session_service_pb2
@@ -30,6 +36,7 @@ from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.grpc.errors import to_status
 from tests.support.fake_mesh_access import Access
+from tests.support.fake_mesh_audit import Audit
 from tests.support.fake_mesh_rooms import Identity, Law, Memory, Models, Money, Refused, Status, Tools
 from tests.support.fake_mesh_sessions import Agents, Sessions
 
@@ -39,6 +46,7 @@ ADMIN_KEY: Final = "ck_admin_secret"
 _CONTRACTS: Final = (
     access_service_pb2,
     agent_service_pb2,
+    audit_service_pb2,
     cost_service_pb2,
     identity_service_pb2,
     inference_service_pb2,
@@ -86,6 +94,7 @@ class FakeMesh:
     memory: Memory = field(default_factory=Memory)
     tools: Tools = field(default_factory=Tools)
     status: Status = field(default_factory=Status)
+    audit: Audit = field(default_factory=Audit)
 
     def __post_init__(self) -> None:
         self.sessions = Sessions(self.agents)
@@ -109,7 +118,7 @@ class FakeMesh:
         """Finds what answers an RPC."""
         rooms = (
             *(self.agents, self.sessions, self.identity, self.law, self.money),
-            *(self.models, self.memory, self.tools, self.status, self.access),
+            *(self.models, self.memory, self.tools, self.status, self.access, self.audit),
         )
         return next((getattr(room, rpc) for room in rooms if hasattr(room, rpc)), None)
 

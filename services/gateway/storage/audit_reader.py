@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comitia_sdk.audit.head import Head
 from comitia_sdk.audit.merkle import Place
 from services.gateway.domain.audit_entry import ChainedEntry
-from services.gateway.usecases.audit_ports import ArchivePart, EntryFilter
+from services.gateway.usecases.audit_ports import ArchivePart, EntryFilter, StoredLink
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.scope import driver_scope
 
@@ -25,6 +25,9 @@ _PAGE: Final = """
 _STRETCH: Final = """
     SELECT index, canonical, leaf_hash, chain_hash FROM audit_chain
     WHERE tenant_id = $1 AND index >= $2 AND index < $3 AND canonical IS NOT NULL ORDER BY index"""
+_LINKS: Final = """
+    SELECT index, canonical, leaf_hash, chain_hash, subtrees FROM audit_chain
+    WHERE tenant_id = $1 AND index >= $2 AND index < $3 ORDER BY index"""
 _PARTS: Final = """
     SELECT first_index, end_index FROM audit_archive
     WHERE tenant_id = $1 AND end_index > $2 AND first_index < $3 ORDER BY first_index"""
@@ -56,6 +59,10 @@ class SqlAuditReader:
     async def stretch(self, tenant: TenantId, first: int, end: int) -> list[ChainedEntry]:
         """See `AuditReader.stretch`."""
         return [_entry(row) for row in await self._rows(tenant, _STRETCH, first, end)]
+
+    async def links(self, tenant: TenantId, first: int, end: int) -> list[StoredLink]:
+        """See `AuditReader.links`."""
+        return [StoredLink(**dict(row)) for row in await self._rows(tenant, _LINKS, first, end)]
 
     async def archive_parts(self, tenant: TenantId, first: int, end: int) -> list[ArchivePart]:
         """See `AuditReader.archive_parts`."""

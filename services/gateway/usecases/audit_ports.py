@@ -142,6 +142,18 @@ class EntryFilter:
     after_time: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLink:
+    """A row of the chain as it lies there."""
+
+    index: int
+    #: None once it is archived.
+    canonical: bytes | None
+    leaf_hash: bytes
+    chain_hash: bytes
+    subtrees: bytes
+
+
 class AuditReader(Protocol):
     """Reads the trail of one tenant."""
 
@@ -159,6 +171,10 @@ class AuditReader(Protocol):
 
     async def stretch(self, tenant: TenantId, first: int, end: int) -> list[ChainedEntry]:
         """Entries of a range that are not archived, in order."""
+        ...
+
+    async def links(self, tenant: TenantId, first: int, end: int) -> list[StoredLink]:
+        """What is stored of the entries of a range, archived ones too, in order."""
         ...
 
     async def archive_parts(self, tenant: TenantId, first: int, end: int) -> list[ArchivePart]:

@@ -56,7 +56,7 @@ class CheckHeads:
 
 
 class ReadThrough:
-    """Slowly, all day long, hashes every stored entry again: one that was changed is found though no hash was.
+    """Slowly, hashes all that is stored again: a change is found wherever it is, by the index of its entry.
 
     Args:
         page: entries read at once.
@@ -87,10 +87,16 @@ class ReadThrough:
 
     async def _read(self, tenant: TenantId) -> None:
         size = await self._reader.size(tenant)
+        tree, chain = merkle.Tree(), merkle.CHAIN_START
         for first in range(0, size, self._page):
-            end = min(first + self._page, size)
-            for entry in await self._reader.stretch(tenant, first, end):
-                if merkle.leaf_hash(entry.canonical) != entry.leaf_hash:
-                    note_contradiction(self._health, tenant, f"entry {entry.index} is not what was chained")
+            for link in await self._reader.links(tenant, first, min(first + self._page, size)):
+                index = tree.size
+                chain = merkle.chain_hash(chain, link.leaf_hash)
+                nodes = b"".join(tree.append(link.leaf_hash))
+                told = link.canonical is None or merkle.leaf_hash(link.canonical) == link.leaf_hash
+                if not told or (link.index, link.chain_hash, link.subtrees) != (index, chain, nodes):
+                    note_contradiction(self._health, tenant, f"entry {index} is not what was chained")
                     return
             await self._clock.sleep(self._pause_seconds)
+        if tree.size < size:
+            note_contradiction(self._health, tenant, f"it has lost the entries from {tree.size} on")

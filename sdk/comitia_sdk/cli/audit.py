@@ -1,0 +1,285 @@
+"""`comitia audit`: who did what, with proof."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+
+import typer
+
+from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
+from comitia_sdk.cli.output import Form, FormOption, as_json, moment, plain, show_json, show_lines, show_one, show_rows
+
+if TYPE_CHECKING:
+    from comitia.gateway.v1.audit_service_pb2 import ChainedAuditEntry
+    from comitia_sdk.audit.head import AuditKeys, Head
+    from comitia_sdk.audit.verify import Report
+
+app = typer.Typer(no_args_is_help=True, help="Who did what, with proof.")
+
+#: Exports and key files of installations are far below this.
+_MAX_SIDE_FILE: Final = 64 * 1024 * 1024
+_SHOWN_FAULTS: Final = 20
+
+KeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        metavar="FILE",
+        help="Key set (JWKS) that you trust: your own copy of keys/audit_jwks.json of the mesh.",
+        show_default=False,
+    ),
+]
+
+
+@app.command("list")
+def list_(
+    actor: Annotated[str, typer.Option(metavar="ID", help="Only of this actor: `key_…`, `user_…`, `svc_…`.")] = "",
+    action: Annotated[str, typer.Option(metavar="NAME", help="Only of this action, such as api_keys.write.")] = "",
+    target: Annotated[str, typer.Option(metavar="ID", help="Only about this target.")] = "",
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Only from then on, UTC.", show_default=False),
+    ] = None,
+    most: Annotated[int, typer.Option("--most", min=1, metavar="N", help="At most so many.")] = 50,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Lists what was done and what was refused, newest first.
+
+    Example:  comitia audit list --action api_keys.write --since 2026-03-01
+    """
+    from datetime import UTC
+    from itertools import islice
+
+    after = None if since is None else since.replace(tzinfo=UTC)
+    with client() as mesh:
+        entries = mesh.audit.list(actor=actor, action=action, target=target, after_time=after, page_size=min(most, 500))
+        found = list(islice(entries, most))
+    rows = [tuple(value for _, value in _lines(one)) for one in found]
+    columns = ("index", "when", "actor", "action", "target", "outcome", "reason", "address")
+    show_rows(output, found, columns, rows, empty="no entries")
+
+
+@app.command()
+def status(output: FormOption = Form.TABLE) -> None:
+    """Says whether the trail is whole. Exits with 1 when it is not.
+
+    Example:  comitia audit status
+    """
+    with client() as mesh:
+        found = mesh.audit.status()
+    lines = [
+        ("whole", "yes" if found.whole else "no"),
+        ("entries", str(found.size)),
+        ("signed", f"{found.head.size} entries on {moment(found.head.sign_time)}" if found.head.size else "none yet"),
+        ("rewritten", found.contradiction),
+        ("not reached", ", ".join(found.unreachable_services)),
+        *(
+            ("missing", f"{gap.service}, stream {gap.stream}, from {gap.position} (noticed {moment(gap.notice_time)})")
+            for gap in found.gaps
+        ),
+    ]
+    show_one(output, found, lines)
+    if not found.whole:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; `-` for standard output.")],
+) -> None:
+    """Writes the whole trail with its signed heads as JSON lines, for `comitia audit verify`.
+
+    Example:  comitia audit export trail.jsonl
+    """
+    if str(file) == "-":
+        with client() as mesh:
+            mesh.audit.save(sys.stdout.buffer)
+        return
+    with _draft(file) as (draft, progress), client() as mesh:
+        entries = mesh.audit.save(draft, told=lambda lines: progress(f"{lines:,} lines"))
+    typer.echo(f"{entries:,} entries in {file}; check them with `comitia audit verify {file}`")
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `comitia audit export` wrote.")],
+    keys: KeysOption = None,
+    heads: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--heads",
+            metavar="FILE",
+            help="Heads that you kept: an earlier export, or a file of the mesh's head store; repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Checks an export, offline: every hash, the chain, the tree and the signatures. Exits with 1 when one is wrong.
+
+    Example:  comitia audit verify trail.jsonl --keys audit_jwks.json
+    """
+    from comitia_sdk.audit.verify import verify_export
+
+    trusted = None if keys is None else _read_keys(keys)
+    kept = [head for path in heads or () for head in _read_heads(path)]
+    try:
+        with file.open("rb") as opened, _progress() as progress:
+            report = verify_export(
+                opened, keys=trusted, heads=kept, progress=lambda done, total: progress(f"{done * 100 // total} %")
+            )
+    except OSError as error:
+        raise CommandFailed(f"{file} cannot be read: {error.strerror or error}", code=EXIT_USAGE) from error
+    _show_report(report, output)
+    if not report.whole:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command()
+def prove(
+    index: Annotated[int, typer.Argument(metavar="INDEX", min=0, help="Which entry; see `comitia audit list`.")],
+    keys: KeysOption = None,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Fetches the proof that an entry is in the signed tree, and checks it here. Exits with 1 when it does not hold.
+
+    Example:  comitia audit prove 42 --keys audit_jwks.json
+    """
+    from comitia_sdk.nouns.audit import check_proof
+
+    trusted = None if keys is None else _read_keys(keys)
+    with client() as mesh:
+        proof = mesh.audit.prove(index)
+    wrong = check_proof(proof, keys=trusted)
+    if output is Form.JSON:
+        show_json(as_json(proof))
+    else:
+        signed = f"{proof.head.size:,} entries, {moment(proof.head.sign_time)}, by {proof.head.key_id}"
+        checked = "with the keys you gave" if trusted else "not checked; name the keys that you trust with --keys"
+        show_lines(
+            [
+                *_lines(proof.entry),
+                ("hash", proof.entry.leaf_hash.hex()),
+                ("signed head", signed),
+                ("root", proof.head.root_hash.hex()),
+                ("path", f"{len(proof.path)} hashes"),
+                ("signature", checked),
+            ]
+        )
+    if wrong is not None:
+        raise CommandFailed(f"the proof does not hold: {wrong}")
+    if output is Form.TABLE:
+        typer.echo(f"entry {index} is in the signed tree")
+
+
+def _show_report(report: "Report", output: Form) -> None:
+    from dataclasses import asdict
+
+    if output is Form.JSON:
+        show_json({**asdict(report), "whole": report.whole})
+        return
+    lines = [
+        ("tenant", report.tenant_id),
+        ("entries", f"{report.entries:,}"),
+        ("signed heads", f"{report.heads:,}, over {report.covered:,} entries"),
+        ("keys", "yours" if report.keys_trusted else "those of the export itself"),
+    ]
+    show_lines(lines)
+    for fault in report.faults[:_SHOWN_FAULTS]:
+        typer.secho(f"line {fault.line}, entry {fault.index}: {plain(fault.sentence)}", fg=typer.colors.RED)
+    if report.fault_count > _SHOWN_FAULTS:
+        typer.echo(f"and {report.fault_count - _SHOWN_FAULTS:,} more")
+    if not report.whole:
+        typer.echo("the export is NOT whole")
+    elif report.keys_trusted:
+        typer.echo("the export is whole")
+    else:
+        typer.echo("the export agrees with itself; name keys that you trust with --keys to know who signed it")
+
+
+def _read_keys(path: Path) -> "AuditKeys":
+    from comitia_sdk.audit.head import AuditKeys, HeadMalformed
+
+    try:
+        return AuditKeys.read(_read(path))
+    except HeadMalformed as error:
+        raise CommandFailed(f"{path} is no key set: {error}", code=EXIT_USAGE) from error
+
+
+def _read_heads(path: Path) -> "list[Head]":
+    from comitia_sdk.audit.head import HeadMalformed
+    from comitia_sdk.audit.lines import HEAD_START, read_head
+
+    found: list[Head] = []
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.startswith(HEAD_START):
+                    try:
+                        found.append(read_head(line))
+                    except HeadMalformed as error:
+                        raise CommandFailed(f"{path}:{number}: {error}", code=EXIT_USAGE) from error
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be read: {error.strerror or error}", code=EXIT_USAGE) from error
+    if not found:
+        raise CommandFailed(f"{path} holds no signed head", code=EXIT_USAGE)
+    return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_SIDE_FILE)
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be read: {error.strerror or error}", code=EXIT_USAGE) from error
+
+
+@contextmanager
+def _draft(file: Path) -> "Iterator[tuple[BinaryIO, Callable[[str], None]]]":
+    """Writes beside the file, and puts it there when all of it has come."""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        part = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as draft, _progress() as progress:
+                yield draft, progress
+            part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandFailed(f"{file} cannot be written: {error.strerror or error}", code=EXIT_USAGE) from error
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[str], None]]":
+    """Shows how far something is on one line of the terminal, and takes the line away again."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("0") as shown:
+        yield lambda text: shown.update(text)
+
+
+def _lines(one: "ChainedAuditEntry") -> list[tuple[str, str]]:
+    from comitia.common.v1.audit_pb2 import AuditOutcome
+    from comitia_sdk.enums import short_name
+
+    entry = one.entry
+    return [
+        ("index", str(one.index)),
+        ("when", moment(entry.record_time)),
+        ("actor", f"{entry.actor} by {entry.peer}" if entry.peer else entry.actor),
+        ("action", entry.action),
+        ("target", entry.target),
+        ("outcome", short_name(AuditOutcome, entry.outcome)),
+        ("reason", entry.reason),
+        ("address", entry.source_address),
+    ]
