@@ -1,0 +1,59 @@
+"""The hot transactions of the gateway, one round trip each. The migrator installs them."""
+
+from typing import Final
+
+from services.meshkit.sql.one_trip import OneTrip
+
+#: Leases slices of token buckets, by the time of the database. A bucket that is not there is full. Buckets are locked
+#: in the order of their names, whoever asks. `AS MATERIALIZED` reads the clock once a bucket, behind its lock.
+LEASE_RATE: Final = OneTrip(
+    name="lease_rate",
+    arguments=(
+        "text[]",  # 1 buckets, each once
+        "double precision[]",  # 2 tokens per second
+        "double precision[]",  # 3 most tokens
+        "integer[]",  # 4 tokens asked
+        "integer[]",  # 5 tokens spent ahead
+        "integer[]",  # 6 tokens handed back
+    ),
+    returns="TABLE (bucket text, granted integer, tokens double precision)",
+    body="""
+        RETURN QUERY INSERT INTO rate_bucket AS kept
+            (bucket, per_second, burst, asked, spent, unused, granted, tokens, refill_time)
+        SELECT item.bucket, per_second, burst, asked, spent, unused, given, burst - spent - given, clock_timestamp()
+        FROM unnest($1, $2, $3, $4, $5, $6) AS item (bucket, per_second, burst, asked, spent, unused)
+        CROSS JOIN LATERAL (SELECT greatest(0, least(asked, floor(burst - spent)))::integer) AS granting (given)
+        ORDER BY item.bucket COLLATE "C"
+        ON CONFLICT (bucket) DO UPDATE SET
+            (per_second, burst, asked, spent, unused, granted, tokens, refill_time) = (
+                WITH clock AS MATERIALIZED (
+                    SELECT greatest(kept.refill_time, clock_timestamp()) AS now
+                ), filled AS MATERIALIZED (
+                    SELECT now, least(EXCLUDED.burst, kept.tokens + EXCLUDED.unused
+                        + EXCLUDED.per_second * extract(epoch FROM now - kept.refill_time)) - EXCLUDED.spent AS level
+                    FROM clock
+                ), granting AS MATERIALIZED (
+                    SELECT greatest(0, least(EXCLUDED.asked, floor(level)))::integer AS given FROM filled
+                )
+                SELECT EXCLUDED.per_second, EXCLUDED.burst, EXCLUDED.asked, EXCLUDED.spent, EXCLUDED.unused,
+                       given, level - given, now
+                FROM filled CROSS JOIN granting
+            )
+        RETURNING kept.bucket, kept.granted, kept.tokens;""",
+)
+#: Forgets buckets that are full, for those are as good as none; gives how many. Waits for no lease.
+FORGET_FULL_BUCKETS: Final = OneTrip(
+    name="forget_full_buckets",
+    arguments=("integer",),
+    returns="TABLE (forgotten bigint)",
+    body="""
+        RETURN QUERY WITH full_ones AS (
+            SELECT bucket FROM rate_bucket
+            WHERE clock_timestamp() > refill_time + make_interval(secs => least(86400, (burst - tokens) / per_second))
+            LIMIT $1 FOR UPDATE SKIP LOCKED
+        ), gone AS (
+            DELETE FROM rate_bucket USING full_ones WHERE rate_bucket.bucket = full_ones.bucket RETURNING 1
+        ) SELECT count(*) FROM gone;""",
+)
+
+ONE_TRIPS: Final = (LEASE_RATE, FORGET_FULL_BUCKETS)
