@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from comitia.gateway.v1.guard_feed_service_pb2_grpc import add_GuardFeedServiceServicer_to_server
 from services.gateway.storage.rate_buckets import SqlRateBuckets
+from services.gateway.transport.rate_leases import RateLeases
 from services.gateway.usecases.lease_rate import ForgetFullBuckets, LeaseRate
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.rate import LeaseSlices
@@ -28,4 +31,9 @@ def rate_leasing(*, maintenance: AsyncEngine, clock: Clock) -> RateLeasing:
         maintenance: engine of the role `maintenance`.
     """
     buckets = SqlRateBuckets(maintenance)
-    return RateLeasing(lease=LeaseRate(buckets=buckets), background=(ForgetFullBuckets(buckets=buckets, clock=clock),))
+    lease = LeaseRate(buckets=buckets)
+    return RateLeasing(
+        lease=lease,
+        registration=partial(add_GuardFeedServiceServicer_to_server, RateLeases(lease)),
+        background=(ForgetFullBuckets(buckets=buckets, clock=clock),),
+    )

@@ -1,0 +1,369 @@
+"""The promises of the rate limits: what is admitted at most, what is never refused wrongly, what happens alone."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from types import SimpleNamespace
+from uuid import UUID
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from comitia.guard_table import Guard
+from services.meshkit.core.errors import Unavailable
+from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.core.rate import LEASE_SECONDS, Ask, Slice, burst_of, most_admitted, slice_of
+from services.meshkit.core.tenant import GuardedTenantState, Quotas
+from services.meshkit.grpc.client_address import ClientAddresses
+from services.meshkit.grpc.limits import RateLimited
+from services.meshkit.guard.bucket import LocalBucket
+from services.meshkit.guard.rate import RateGate, RouteRates
+from services.meshkit.testing.fake_clock import FakeClock
+
+TENANT = TenantId(UUID(int=1))
+OTHER = TenantId(UUID(int=2))
+METHOD = "/comitia.tools.v1.ToolService/InvokeTool"
+
+
+@dataclass
+class FakeGateway:
+    """Leases as `LeaseRate` of the gateway does, on a fake clock."""
+
+    clock: FakeClock
+    away: bool = False
+    calls: list[list[Ask]] = field(default_factory=list[list[Ask]])
+    levels: dict[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+
+    async def __call__(self, asks: Sequence[Ask]) -> list[Slice]:
+        if self.away:
+            raise Unavailable("gateway")
+        self.calls.append(list(asks))
+        return [self._lease(ask) for ask in asks]
+
+    def _lease(self, ask: Ask) -> Slice:
+        now = self.clock.monotonic()
+        level, at = self.levels.get(ask.bucket, (ask.burst, now))
+        level = min(ask.burst, level + ask.unused + (now - at) * ask.per_second) - ask.spent
+        given = max(0, min(ask.tokens, int(level // 1)))
+        level -= given
+        self.levels[ask.bucket] = (level, now)
+        wait = 0.0 if level >= 1 else (max(1.0, min(ask.tokens, ask.per_second * 0.1)) - level) / ask.per_second
+        return Slice(tokens=given, seconds=LEASE_SECONDS, remaining=level, wait_seconds=wait)
+
+
+class Tenants:
+    """Knows the quotas of tenants."""
+
+    def __init__(self) -> None:
+        self.factors: dict[TenantId, float] = {}
+
+    def tenant(self, tenant: TenantId) -> GuardedTenantState | None:
+        factor = self.factors.get(tenant)
+        return None if factor is None else GuardedTenantState(quotas=Quotas(rate_factor=factor))
+
+
+def a_guard(per_second: int = 10, *, subject: int = 0, address: int = 0, peers: frozenset[str] = frozenset()) -> Guard:
+    return Guard("x", per_second, 5, False, peers, per_subject_per_second=subject, per_address_per_second=address)
+
+
+def a_gate(gateway: FakeGateway, *, tenants: Tenants | None = None, most_buckets: int = 1000) -> RateGate:
+    return RateGate(
+        gateway,
+        tenants=tenants or Tenants(),
+        addresses=ClientAddresses(),
+        service="tested",
+        clock=gateway.clock,
+        dice=Random(1),
+        most_buckets=most_buckets,
+    )
+
+
+def a_caller(tenant: TenantId = TENANT, subject: str = "key_a") -> Principal:
+    return Principal(tenant=tenant, subject=subject, roles=frozenset())
+
+
+async def counted(gate: RateGate, route: RouteRates, caller: Principal | None = None) -> bool:
+    """Makes one call, and lets the gateway answer what it makes the replica ask."""
+    call = asyncio.ensure_future(route.count(caller or a_caller(), None))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        if call.done():
+            break
+        await gate.lessee.once()
+        await asyncio.sleep(0)
+    try:
+        await call
+    except RateLimited:
+        return False
+    return True
+
+
+async def settle(gate: RateGate) -> None:
+    gate.lessee.return_void()
+    await gate.lessee.once()
+
+
+async def test_the_first_call_goes_ahead_of_the_gateway_and_is_booked_afterwards() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    allowance = await gate.route(METHOD, a_guard(10)).count(a_caller(), None)
+    assert allowance is not None
+    assert gateway.calls == []
+    await gate.lessee.once()
+    [[ask]] = gateway.calls
+    assert (ask.spent, ask.bucket) == (1, f"tenant/{TENANT}/{METHOD[1:]}")
+    assert gateway.levels[ask.bucket][0] == 19
+
+
+async def test_a_burst_at_once_is_admitted_whole_and_one_more_is_refused_with_a_time() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    route = gate.route(METHOD, a_guard(10))
+    calls = [asyncio.ensure_future(route.count(a_caller(), None)) for _ in range(21)]
+    for _ in range(4):
+        await asyncio.sleep(0)
+        await gate.lessee.once()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, RateLimited)]
+    assert len(refusals) == 1
+    assert refusals[0].metadata["limit"] == "10"
+    assert refusals[0].metadata["remaining"] == "0"
+    assert int(refusals[0].metadata["reset_seconds"]) >= 1
+    assert 0 < refusals[0].seconds <= 0.2
+    assert refusals[0].retry_after is not None
+    assert dict(refusals[0].headers)["retry-after"] == "1"
+
+
+async def test_what_one_tenant_uses_up_another_still_has() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    route = gate.route(METHOD, a_guard(2))
+    spent = [await counted(gate, route) for _ in range(20)]
+    assert (spent.count(True), spent[-1]) == (5, False)
+    assert all([await counted(gate, route, a_caller(OTHER)) for _ in range(4)])
+
+
+async def test_a_caller_at_its_limit_does_not_use_up_that_of_its_tenant() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    route = gate.route(METHOD, a_guard(10, subject=1))
+    greedy = [await counted(gate, route) for _ in range(60)]
+    assert greedy.count(True) == 5
+    others = [await counted(gate, route, a_caller(subject=f"key_{n % 10}")) for n in range(60)]
+    # The tenant's 20, of which the greedy one used 5.
+    assert others.count(True) == 15
+
+
+async def test_the_factor_of_a_tenant_scales_its_limit_and_takes_effect_at_once() -> None:
+    gateway, tenants = FakeGateway(FakeClock()), Tenants()
+    gate = a_gate(gateway, tenants=tenants)
+    route = gate.route(METHOD, a_guard(10))
+    tenants.factors[TENANT] = 0.1
+    assert [await counted(gate, route) for _ in range(30)].count(True) == 5
+    tenants.factors[TENANT] = 10
+    gateway.clock.advance(seconds=10)
+    assert [await counted(gate, route) for _ in range(300)].count(True) == 200
+
+
+async def test_open_calls_count_by_address_and_a_whole_ipv6_network_is_one() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    route = gate.route(METHOD, a_guard(address=2))
+
+    async def admitted(address: str, calls: int) -> int:
+        connection = SimpleNamespace(
+            peer=lambda: "ipv4:127.0.0.1:5", invocation_metadata=lambda: (("x-forwarded-for", address),)
+        )
+        count = 0
+        for _ in range(calls):
+            await settle(gate)
+            try:
+                await route.count(None, connection)
+            except RateLimited:
+                continue
+            count += 1
+        return count
+
+    assert await admitted("192.0.2.1", 9) == 5
+    assert await admitted("192.0.2.2", 3) == 3
+    assert await admitted("2001:db8::1", 3) + await admitted("2001:db8::2", 9) == 5
+
+
+async def test_calls_between_services_are_not_counted() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    route = gate.route(METHOD, a_guard(1, peers=frozenset({"inference"})))
+    assert await route.count(a_caller(), None) is None
+
+
+async def test_asks_of_one_tick_are_one_call_and_slices_are_asked_ahead() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    routes = [gate.route(f"/s/{n}", a_guard(100)) for n in range(5)]
+    for route in routes:
+        await route.count(a_caller(), None)
+    await gate.lessee.once()
+    assert [len(call) for call in gateway.calls] == [5]
+    bucket = gate.bucket("tenant", (TENANT, "s/0"), 100)
+    waits = 0
+    for _ in range(100):
+        gateway.clock.advance(seconds=0.012)
+        waits += bucket.wait_for(gateway.clock.monotonic(), outage=0) is None
+        await routes[0].count(a_caller(), None)
+        await gate.lessee.once()
+    assert waits == 0
+    assert sum(map(bool, gateway.calls)) < 60
+    assert bucket.tokens > 0
+
+
+async def test_void_tokens_are_not_spent_and_handed_back() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    route = gate.route(METHOD, a_guard(100))
+    for _ in range(10):
+        await route.count(a_caller(), None)
+        await gate.lessee.once()
+    bucket = gate.bucket("tenant", (TENANT, METHOD[1:]), 100)
+    held = bucket.tokens
+    assert held > 0
+    before = gateway.levels[bucket.name][0]
+    gateway.clock.advance(seconds=LEASE_SECONDS + 0.001)
+    await settle(gate)
+    assert bucket.tokens == 0
+    assert gateway.calls[-1][0].unused == held
+    assert gateway.levels[bucket.name][0] == min(200, before + held + 100.1)
+
+
+async def test_without_the_gateway_a_replica_spends_a_quarter_alone_and_nobody_waits_for_long() -> None:
+    gateway = FakeGateway(FakeClock(), away=True)
+    gate = a_gate(gateway)
+    route = gate.route(METHOD, a_guard(100))
+    admitted = 0
+    for _ in range(100):
+        for _ in range(10):
+            admitted += await counted(gate, route)
+        gateway.clock.advance(seconds=0.1)
+    assert gate.lessee.outage > 0
+    # A quarter of 100/s for 10 s, and of the burst, and what went ahead of the first answer.
+    assert 250 <= admitted <= 250 + 50 + 6
+    gateway.away = False
+    await settle(gate)
+    assert gate.lessee.outage == 0
+
+
+async def test_buckets_are_bounded_and_the_oldest_goes_first() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway, most_buckets=10)
+    route = gate.route(METHOD, a_guard(100))
+    for n in range(50):
+        await route.count(a_caller(TenantId(UUID(int=n))), None)
+    await gate.lessee.once()
+    # Those that were forgotten are booked all the same.
+    assert sum(ask.spent for ask in gateway.calls[0]) == 50
+    kept = gate._buckets["tenant"]  # pyright: ignore[reportPrivateUsage]  # the bound itself
+    assert len(kept) == 10
+
+
+async def test_a_long_name_stays_within_what_the_gateway_takes() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    await gate.route(METHOD, a_guard(100, subject=1)).count(a_caller(subject="u" * 2000), None)
+    await gate.lessee.once()
+    assert all(len(ask.bucket) <= 300 for ask in gateway.calls[0])
+
+
+async def test_background_work_asks_by_itself_and_tries_a_lost_gateway_again() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    route = gate.route(METHOD, a_guard(10))
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(work()) for work in gate.background]  # type: ignore[arg-type]
+        async with asyncio.timeout(5):
+            outcomes = await asyncio.gather(*(route.count(a_caller(), None) for _ in range(21)), return_exceptions=True)
+            assert sum(isinstance(outcome, RateLimited) for outcome in outcomes) == 1
+            gateway.away = True
+            gateway.clock.advance(seconds=1)
+            await route.count(a_caller(), None)
+            while not gate.lessee.outage:
+                await asyncio.sleep(0)
+            gateway.away = False
+            while gate.lessee.outage:
+                gateway.clock.advance(seconds=0.5)
+                await asyncio.sleep(0)
+        for task in running:
+            task.cancel()
+
+
+@dataclass(slots=True)
+class Replica:
+    """One replica, whose call to the gateway may still be on its way."""
+
+    gate: RateGate
+    route: RouteRates
+
+    def offered(self) -> bool:
+        """Makes a call that does not wait; True when it was admitted."""
+        buckets = self.route._buckets(a_caller(), None)  # pyright: ignore[reportPrivateUsage]
+        try:
+            unknown = self.route.decide(buckets)
+        except RateLimited:
+            return False
+        if isinstance(unknown, LocalBucket):
+            self.gate.lessee.ask(unknown)
+            return False
+        return True
+
+
+moves = st.lists(
+    st.tuples(st.sampled_from(["call", "call", "call", "storm", "ask", "void", "tick", "pause"]), st.integers(0, 3)),
+    max_size=250,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(moves=moves, replicas=st.integers(1, 4), per_second=st.sampled_from([1, 3, 10, 100, 500]))
+def test_within_any_span_no_more_is_admitted_than_was_promised(
+    moves: list[tuple[str, int]], replicas: int, per_second: int
+) -> None:
+    asyncio.run(_never_more_than_promised(moves, replicas, per_second))
+
+
+async def _never_more_than_promised(moves: list[tuple[str, int]], replicas: int, per_second: int) -> None:
+    gateway = FakeGateway(FakeClock())
+    mesh: list[Replica] = []
+    for _ in range(replicas):
+        gate = a_gate(gateway)
+        mesh.append(Replica(gate, gate.route(METHOD, a_guard(per_second))))
+    admitted: list[float] = []
+    for move, who in moves:
+        replica = mesh[who % replicas]
+        if move in ("call", "storm"):
+            for _ in range(1 if move == "call" else 3 * slice_of(per_second)):
+                if replica.offered():
+                    admitted.append(gateway.clock.monotonic())
+        elif move == "ask":
+            await replica.gate.lessee.once()
+        elif move == "void":
+            replica.gate.lessee.return_void()
+        else:
+            gateway.clock.advance(seconds=0.01 if move == "tick" else 0.4)
+    for first in range(len(admitted)):
+        most = most_admitted(per_second, seconds=admitted[-1] - admitted[first], replicas=replicas)
+        assert len(admitted) - first <= most
+    whole = per_second * gateway.clock.monotonic() + burst_of(per_second)
+    assert len(admitted) <= whole + replicas * slice_of(per_second)
+
+
+@pytest.mark.parametrize("per_second", [1, 7, 40, 300])
+async def test_a_caller_within_the_limit_is_never_refused(per_second: int) -> None:
+    """Steady calls at 90 % of the limit, over two replicas in turn, for a minute."""
+    gateway = FakeGateway(FakeClock())
+    gates = [a_gate(gateway) for _ in range(2)]
+    routes = [gate.route(METHOD, a_guard(per_second)) for gate in gates]
+    for n in range(int(60 * per_second * 0.9)):
+        gateway.clock.advance(seconds=1 / (0.9 * per_second))
+        for gate in gates:
+            await settle(gate)
+        assert await counted(gates[n % 2], routes[n % 2])
