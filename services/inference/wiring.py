@@ -34,11 +34,13 @@ from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
 from services.inference.usecases.settled_notes import SettledNotes
 from services.inference.usecases.stream_generate import StreamGenerate
+from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
 from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
@@ -46,8 +48,8 @@ from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
-
 from services.meshkit.sql.sealing import sealing
+
 
 @asynccontextmanager
 async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
@@ -111,6 +113,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                 *guard.registrations,
             ),
             admission=guard.admission,
+            refusals=audit.refusals,
             background=(
                 notes,
                 Sweep(
@@ -120,9 +123,9 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                     every_seconds=settings.sweep_seconds,
                     retention=timedelta(hours=settings.call_retention_hours),
                 ),
+                *sealed.background,
                 *guard.background,
             ),
-                *sealed.background,
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,
@@ -139,7 +142,7 @@ def _providers(settings: InferenceSettings, http: ProviderHttp) -> dict[Adapter,
         providers[Adapter.OPENAI] = OpenAiProvider(http, endpoints[Adapter.OPENAI])
     if settings.anthropic_api_key is not None:
         endpoint = Endpoint(
-            base_url=settings.anthropic_base_url.rstrip("/"), key=settings.anthropic_api_key.get_secret_value()
+            base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
         )
         providers[Adapter.ANTHROPIC] = AnthropicProvider(http, endpoint)
     for adapter in (Adapter.OPENAI_COMPATIBLE, Adapter.LOCAL):
@@ -159,10 +162,11 @@ def _endpoints(settings: InferenceSettings) -> dict[Adapter, Endpoint]:
     endpoints: dict[Adapter, Endpoint] = {}
     if settings.openai_api_key is not None:
         endpoints[Adapter.OPENAI] = Endpoint(
-            base_url=settings.openai_base_url.rstrip("/"), key=settings.openai_api_key.get_secret_value()
+            base_url=settings.openai_base_url.rstrip("/"), key=Secret(settings.openai_api_key.get_secret_value())
         )
     if settings.compatible_base_url is not None:
-        key = settings.compatible_api_key.get_secret_value() if settings.compatible_api_key is not None else ""
+        given = settings.compatible_api_key
+        key = NO_SECRET if given is None else Secret(given.get_secret_value())
         endpoints[Adapter.OPENAI_COMPATIBLE] = Endpoint(base_url=settings.compatible_base_url.rstrip("/"), key=key)
     if settings.local_model_url is not None:
         endpoints[Adapter.LOCAL] = Endpoint(base_url=f"{settings.local_model_url.rstrip('/')}/v1")

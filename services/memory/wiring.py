@@ -25,6 +25,7 @@ from services.memory.usecases.query_vectors import QueryVectors
 from services.memory.usecases.recall import Recall
 from services.memory.usecases.remember import Remember
 from services.memory.vectors.milvus import MilvusVectors
+from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
@@ -35,8 +36,8 @@ from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
-
 from services.meshkit.sql.sealing import sealing
+
 #: Longest wait for a verdict: less than Remember may take, so that its caller learns what was down.
 _LAW_SECONDS: Final = 8.0
 
@@ -57,7 +58,8 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
             )
         )
         signer = WorkloadSigner("memory", SigningKey.read(settings.workload_key_path), clock=clock)
-        guard = await enter(mesh_guard(settings, GUARDS, service="memory", clock=clock, workload=signer))
+        audit = await enter(service_audit("memory", SqlAuditStore(app=app, maintenance=maintenance), clock=clock))
+        guard = await enter(mesh_guard(settings, GUARDS, service="memory", clock=clock, workload=signer, audit=audit))
         to_policy = await enter(channel(settings.policy_target, identity=signer))
         to_inference = await enter(channel(settings.inference_target, identity=signer))
         to_law = await enter(evaluations(to_policy, clock=clock))
@@ -71,9 +73,9 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
         sealed = await enter(
             sealing(settings, service="memory", app=app, maintenance=maintenance, clock=clock, ids=ids)
         )
+        rows = SealedRows(sealed.keys, ProtoPayload())
         reader = SqlMemoryReader(app, rows)
         writer = SqlMemoryWriter(
-        rows = SealedRows(sealed.keys, ProtoPayload())
             app, rows, max_items=settings.remember_batch_items, max_waiting=settings.remember_queue_items
         )
         await enter(writer.group)

@@ -8,6 +8,7 @@ from random import Random
 from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
 from comitia.orchestrator.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from services.meshkit.audit.trail import service_audit
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
@@ -17,6 +18,7 @@ from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard import access_gate
 from services.meshkit.guard.mesh_guard import mesh_guard
+from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.sealing import sealing
 from services.orchestrator.clients.live_events import live_events
@@ -51,7 +53,10 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         maintenance = await enter(sql_engine(settings.maintenance_database_url.get_secret_value(), pool_size=size))
         nats = await enter(bus(settings.nats_url.get_secret_value()))
         signer = WorkloadSigner("orchestrator", SigningKey.read(settings.workload_key_path), clock=clock)
-        guard = await enter(mesh_guard(settings, GUARDS, service="orchestrator", clock=clock, workload=signer))
+        audit = await enter(service_audit("orchestrator", SqlAuditStore(app=app, maintenance=maintenance), clock=clock))
+        guard = await enter(
+            mesh_guard(settings, GUARDS, service="orchestrator", clock=clock, workload=signer, audit=audit)
+        )
         connect = partial(channel, identity=signer)
         gateway = await enter(connect(settings.gateway_target, idempotent=access_gate.IDEMPOTENT))
         memory = await enter(connect(settings.memory_target))
@@ -107,6 +112,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 *guard.registrations,
             ],
             admission=guard.admission,
+            refusals=audit.refusals,
             background=(*sealed.background, *guard.background),
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,

@@ -9,6 +9,7 @@ from comitia.guard_table import GUARDS
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from comitia.policy.v1 import policy_pb2
 from comitia.tools.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_server
+from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
 from services.meshkit.calls.sweep import Sweep
@@ -21,8 +22,8 @@ from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
-from services.meshkit.telemetry import metrics
 from services.meshkit.sql.sealing import sealing
+from services.meshkit.telemetry import metrics
 from services.tools.builtins.calculator import Calculator
 from services.tools.builtins.executors import Executors
 from services.tools.builtins.http_get import HttpGet, HttpGetTemplate
@@ -115,6 +116,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             listen=settings.listen,
             registrations=(partial(add_ToolServiceServicer_to_server, servicer), *guard.registrations),
             admission=guard.admission,
+            refusals=audit.refusals,
             background=(
                 Sweep(
                     calls=calls,
@@ -123,9 +125,9 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
                     every_seconds=settings.sweep_seconds,
                     retention=timedelta(hours=settings.call_retention_hours),
                 ),
+                *sealed.background,
                 *guard.background,
             ),
-                *sealed.background,
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,

@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.data_keys import data_key_table
 
 metadata: Final = MetaData()
@@ -56,3 +57,4 @@ call: Final = Table(
 )
 
 data_key: Final = data_key_table(metadata)
+audit_entry_tables(metadata)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Uuid,
 )
 
+from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.data_keys import data_key_table
 
 METADATA: Final = MetaData()
@@ -66,3 +67,4 @@ Index("ix_memory_unplaced", MEMORY.c.placement, MEMORY.c.memory_id, postgresql_w
 Index("ix_memory_placed", MEMORY.c.embed_model, MEMORY.c.embed_dimensions, postgresql_where=MEMORY.c.placement == 3)
 
 DATA_KEY: Final = data_key_table(METADATA)
+audit_entry_tables(METADATA)

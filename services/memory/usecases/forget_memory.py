@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from services.memory.domain.memory import MemoryId
+from services.memory.domain.memory import MemoryId, name_of
 from services.memory.usecases.ports import MemoryWriter, PlacementWork, VectorStore
+from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
@@ -41,6 +42,7 @@ class ForgetMemory:
 
     async def __call__(self, tenant: TenantId, memory: MemoryId) -> None:
         """Forgets; again is as good as once. Raises: MemoryNotFound."""
+        note(target=name_of(memory))
         if not await self._memories.forget(tenant, memory, now=self._clock.now()):
             return
         try:

@@ -81,26 +81,17 @@ def note(*, target: str | None = None, details: Mapping[str, object] | None = No
 
 @contextmanager
 def mesh_acts(
-    service: str, tenant: TenantId, *, action: str, method: str = "", target: str = ""
-) -> Generator[AuditDraft]:
+    service: str, tenant: TenantId, *, action: str, target: str, details: Mapping[str, object] | None = None
+) -> Generator[None]:
     """Has the next commit of the block write an entry for work that the mesh does by itself, without a caller.
 
     Args:
         service: which service acts; the actor is `service:<name>`.
         action: the permission that a caller would need.
     """
-    draft = AuditDraft(action=action, method=method, tenant=tenant, actor=f"service:{service}", target=target)
+    draft = AuditDraft(action=action, method="", tenant=tenant, actor=f"service:{service}")
     token = _draft.set(draft)
-    try:
-        yield draft
-    finally:
-        _draft.reset(token)
-
-
-@contextmanager
-def no_audit() -> Generator[None]:
-    """Keeps commits of the block from writing the entry of the running call, for side work of a mutation."""
-    token = _draft.set(None)
+    note(target=target, details=details)
     try:
         yield
     finally:

@@ -48,11 +48,12 @@ class AgentRepository:
             .on_conflict_do_nothing()
         )
         async with tenant_scope(self._engine, tenant) as scope:
-            await scope.execute(statement)
+            added = (await scope.execute(statement)).rowcount
             stored = await self._one(scope, tenant, agent.name, agent.version)
             if stored["digest"] != digest:
                 raise AgentVersionExists(agent.name, agent.version)
-            await scope.commit()
+            if added:
+                await scope.commit()
         return _agent_of(stored)
 
     async def find(self, tenant: TenantId, name: str, version: str) -> Agent:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     text,
 )
 
+from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.data_keys import data_key_table
 from services.meshkit.sql.request_ids import request_id_table
 
@@ -119,3 +120,4 @@ RUN_COMMAND: Final = Table(
 
 REQUEST_ID: Final = request_id_table(METADATA)
 DATA_KEY: Final = data_key_table(METADATA)
+audit_entry_tables(METADATA)

@@ -1,5 +1,6 @@
 """Makes a version of an agent."""
 
+from services.meshkit.core.audit import note
 from services.meshkit.core.identity import Caller
 from services.orchestrator.domain.agent import Agent
 from services.orchestrator.usecases.ports import AgentStore
@@ -13,4 +14,6 @@ class CreateAgent:
 
     async def __call__(self, caller: Caller, agent: Agent) -> Agent:
         """Raises: Invalid, AgentVersionExists."""
-        return await self._agents.add(caller.principal.tenant, agent.checked())
+        checked = agent.checked()
+        note(target=f"{checked.name}@{checked.version}", details={"tools": len(checked.tools)})
+        return await self._agents.add(caller.principal.tenant, checked)

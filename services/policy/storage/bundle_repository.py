@@ -45,7 +45,8 @@ class BundleRepository:
             row = (await scope.execute(_bundles(tenant, bundle.name, bundle.version))).mappings().one()
             if row["digest"] != bundle.digest:
                 raise BundleVersionExists(bundle.reference)
-            await scope.commit()
+            if inserted or activate:
+                await scope.commit()
         return _bundle_of(row)
 
     async def activate(self, tenant: TenantId, law: ActiveLaw, *, by: str) -> None:

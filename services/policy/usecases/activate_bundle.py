@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from services.meshkit.core.audit import note
 from services.meshkit.core.identity import Principal, TenantId
 from services.policy.domain.bundle import Bundle
 from services.policy.rules.shipped import ShippedBundles
@@ -20,6 +21,7 @@ class ActivateBundle:
 
     async def __call__(self, principal: Principal, name: str, version: str) -> Bundle:
         """Raises: BundleNotFound."""
+        note(target=f"{name}@{version}")
         shipped = self._shipped.find(name, version)
         if shipped is not None:
             bundle = shipped.bundle

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal
@@ -58,6 +59,10 @@ class CreateBundle:
         name = check_bundle_name(_agreed("name", command.name, parsed.name), field="name")
         version = _agreed("version", command.version, parsed.version)
         parse_version(version, field="version")
+        note(
+            target=f"{name}@{version}",
+            details={"digest": parsed.digest, "rules": len(parsed.rules), "active": not command.keep_inactive},
+        )
         if name == SHIPPED_NAME:
             return await self._shipped_again(command, version, parsed.digest)
         bundle = Bundle(

@@ -18,6 +18,7 @@ from sqlalchemy import (
     text,
 )
 
+from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.data_keys import data_key_table
 
 metadata: Final = MetaData()
@@ -71,3 +72,4 @@ INVOCATION: Final = Table(
 )
 
 data_key: Final = data_key_table(metadata)
+audit_entry_tables(metadata)

@@ -49,13 +49,14 @@ class ToolRepository:
             .on_conflict_do_nothing(constraint=PK_TOOL)
         )
         async with tenant_scope(self._engine, tenant) as scope:
-            await scope.execute(statement)
+            added = (await scope.execute(statement)).rowcount
             stored = await self._version(scope, tenant, tool)
             if stored.digest != tool.digest:
                 raise ToolVersionExists(tool.reference)
             if await self._count(scope, tenant) > MAX_VERSIONS:
                 raise TooManyTools(MAX_VERSIONS)
-            await scope.commit()
+            if added:
+                await scope.commit()
         return _tool_of(stored)
 
     async def find(self, tenant: TenantId, references: Sequence[Reference]) -> Sequence[Tool]:

@@ -1,5 +1,6 @@
 """Registers a version of a tool."""
 
+from services.meshkit.core.audit import note
 from services.meshkit.core.identity import TenantId
 from services.tools.domain.tool import Tool
 from services.tools.usecases.catalogue import Catalogue
@@ -13,4 +14,6 @@ class RegisterTool:
 
     async def __call__(self, tenant: TenantId, tool: Tool) -> Tool:
         """Gives the version as stored. Raises: Invalid, SchemaInvalid, ToolVersionExists, TooManyTools."""
-        return await self._catalogue.add(tenant, tool.checked())
+        checked = tool.checked()
+        note(target=checked.reference, details={"digest": checked.digest.hex(), "mode": checked.mode.value})
+        return await self._catalogue.add(tenant, checked)

@@ -26,6 +26,7 @@ from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.secret import Secret
 from services.meshkit.crypto.kek_file import KekFile, create_kek_file
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.catalogue import audit_catalogue
@@ -115,14 +116,14 @@ async def test_a_claim_is_free_until_there_is_an_outcome(stored: Stored) -> None
     key = a_key()
     assert await store.claim(key, HASH) is None
     assert await store.claim(key, HASH) is None, "who crashed before an outcome may try again"
-    await store.record(a_call(key), token="token")
+    await store.record(a_call(key), token=Secret("token"))
     assert await store.claim(key, HASH) == a_call(key)
 
 
 async def test_every_part_of_an_id_counts(stored: Stored) -> None:
     store, _ = stored
     key = a_key()
-    await store.record(a_call(key), token="token")
+    await store.record(a_call(key), token=Secret("token"))
     for changes in ({"run_id": "run_2"}, {"path": "other"}, {"attempt_group": 1}, {"index": 1}):
         assert await store.claim(a_key(key.tenant, **changes), b"other" * 6) is None
     assert await store.claim(a_key(), b"other" * 6) is None, "another tenant's ids are its own"
@@ -134,7 +135,7 @@ async def test_other_arguments_are_refused_before_and_after_the_outcome(stored: 
     await store.claim(key, HASH)
     with pytest.raises(CallArgumentsDiffer):
         await store.claim(key, b"x" * 32)
-    await store.record(a_call(key), token="token")
+    await store.record(a_call(key), token=Secret("token"))
     with pytest.raises(CallArgumentsDiffer):
         await store.claim(key, b"x" * 32)
 
@@ -143,23 +144,23 @@ async def test_the_first_outcome_stands(stored: Stored) -> None:
     store, _ = stored
     key = a_key()
     first = a_call(key)
-    assert await store.record(first, token="token") == first
+    assert await store.record(first, token=Secret("token")) == first
     late = a_call(key, hold_id="hold_2", outcome=replace(ANSWER, hold_id="hold_2"))
-    assert await store.record(late, token="token") == first
+    assert await store.record(late, token=Secret("token")) == first
 
 
 async def test_a_stopped_call_stays_stopped(stored: Stored) -> None:
     store, _ = stored
     key = a_key()
     stopped = a_call(key, outcome=Blocked(verdict_id="verdict_9", rules=("a", "b"), bundle="law@1.0.0"))
-    await store.record(stopped, token="token")
+    await store.record(stopped, token=Secret("token"))
     assert await store.claim(key, HASH) == stopped
 
 
 async def test_a_settlement_is_marked_once_and_by_its_own_hold(stored: Stored) -> None:
     store, _ = stored
     key = a_key()
-    await store.record(a_call(key), token="token")
+    await store.record(a_call(key), token=Secret("token"))
     await store.mark_settled([Settlement(key=key, hold_id="hold_other", charged=NanoUsd(1))])
     assert (await store.claim(key, HASH)) == a_call(key)
     await store.mark_settled([Settlement(key=key, hold_id="hold_1", charged=NanoUsd(15))])
@@ -173,7 +174,7 @@ UNJUDGED = Unjudged(draft=ANSWER, target="gpt-test")
 async def test_an_unjudged_outcome_is_judged_once_and_its_money_is_left_alone(stored: Stored) -> None:
     store, _ = stored
     key = a_key()
-    await store.record(a_call(key, outcome=UNJUDGED), token="token")
+    await store.record(a_call(key, outcome=UNJUDGED), token=Secret("token"))
     assert await store.claim(key, HASH) == a_call(key, outcome=UNJUDGED)
     await store.mark_settled([Settlement(key=key, hold_id="hold_1", charged=NanoUsd(15))])
     settled = {"settle_state": SettleState.SETTLED, "charged": 15}
@@ -186,7 +187,7 @@ async def test_an_unjudged_outcome_is_judged_once_and_its_money_is_left_alone(st
 async def test_a_judged_outcome_of_another_hold_is_not_replaced(stored: Stored) -> None:
     store, _ = stored
     key = a_key()
-    await store.record(a_call(key, outcome=UNJUDGED), token="token")
+    await store.record(a_call(key, outcome=UNJUDGED), token=Secret("token"))
     assert (await store.judge(a_call(key, hold_id="hold_2"))).outcome == UNJUDGED
 
 
@@ -194,7 +195,7 @@ async def test_settlements_of_many_tenants_are_marked_together(stored: Stored) -
     store, _ = stored
     keys = [a_key() for _ in range(3)]
     for key in keys:
-        await store.record(a_call(key), token="token")
+        await store.record(a_call(key), token=Secret("token"))
     charges = (NanoUsd(0), None, NanoUsd(7))
     await store.mark_settled(
         [Settlement(key=key, hold_id="hold_1", charged=charged) for key, charged in zip(keys, charges, strict=True)]
@@ -208,10 +209,10 @@ async def test_what_is_pending_is_found_over_all_tenants_oldest_first(stored: St
     store, clock = stored
     keys = [a_key(path=f"p{number}") for number in range(3)]
     for key in keys:
-        await store.record(a_call(key), token=f"token of {key.call_id.path}")
+        await store.record(a_call(key), token=Secret(f"token of {key.call_id.path}"))
         if isinstance(clock, FakeClock):
             clock.advance(seconds=1)
-    await store.record(a_call(a_key(), settle_state=SettleState.ASSUMED), token="token")
+    await store.record(a_call(a_key(), settle_state=SettleState.ASSUMED), token=Secret("token"))
     await store.mark_settled([Settlement(key=keys[1], hold_id="hold_1", charged=NanoUsd(15))])
     later = clock.now() + timedelta(seconds=1)
     found = await store.pending(before=later, most=10)
@@ -226,8 +227,8 @@ async def test_what_is_pending_is_found_over_all_tenants_oldest_first(stored: St
 async def test_old_calls_are_forgotten_but_not_pending_ones(stored: Stored) -> None:
     store, clock = stored
     old, pending = a_key(path="old"), a_key(path="pending")
-    await store.record(a_call(old, settle_state=SettleState.ASSUMED), token="token")
-    await store.record(a_call(pending), token="token")
+    await store.record(a_call(old, settle_state=SettleState.ASSUMED), token=Secret("token"))
+    await store.record(a_call(pending), token=Secret("token"))
     assert await store.forget_expired(before=clock.now() - timedelta(hours=1), most=10) == 0
     assert await store.forget_expired(before=clock.now() + timedelta(seconds=1), most=10) == 1
     assert await store.claim(old, b"new" * 10) is None
@@ -238,17 +239,17 @@ async def test_a_token_whose_key_was_destroyed_does_not_hold_up_the_others(urls:
     async with postgres_store(urls, tmp_path) as store, sql_engine(urls.app, pool_size=1) as app:
         gone, other = a_key(), a_key()
         for key in (gone, other):
-            await store.record(a_call(key), token="token")
+            await store.record(a_call(key), token=Secret("token"))
         await SqlDataKeys(app).destroy_all(gone.tenant)
     async with postgres_store(urls, tmp_path) as store:
         found = await store.pending(before=SystemClock().now() + timedelta(seconds=1), most=10)
-        assert {one.key: one.token for one in found} == {gone: "", other: "token"}
+        assert {one.key: one.token.reveal() for one in found} == {gone: "", other: "token"}
 
 
 async def test_the_role_of_requests_sees_one_tenant(urls: DatabaseUrls, tmp_path: Path) -> None:
     async with postgres_store(urls, tmp_path) as store:
         key = a_key()
-        await store.record(a_call(key), token="token")
+        await store.record(a_call(key), token=Secret("token"))
     async with sql_engine(urls.app, pool_size=1) as app:
         for tenant, rows in ((key.tenant, 1), (TenantId(uuid4()), 0)):
             async with tenant_scope(app, tenant) as scope:
@@ -260,7 +261,7 @@ async def test_every_table_is_guarded(urls: DatabaseUrls) -> None:
     async with sql_engine(urls.migrator) as engine, engine.connect() as connection:
         guards = await audit_catalogue(connection)
     assert {guard.name: guard.faults for guard in guards if guard.faults} == {}
-    assert [guard.name for guard in guards if guard.untenanted] == ["schema_version_inference"]
+    assert [guard.name for guard in guards if guard.untenanted] == ["audit_stream", "schema_version_inference"]
 
 
 async def test_the_tables_are_what_the_migrations_make_and_migrations_go_back(make_database: MakeDatabase) -> None:

@@ -73,6 +73,25 @@ async def refused(call: Callable[[], Awaitable[object]]) -> tuple[grpc.StatusCod
     return failure.value.code(), error.reason, error.field or ""
 
 
+async def test_what_an_agent_says_of_its_making_is_ignored(replica: Replica) -> None:
+    agent = agent_pb2.Agent(name="Athena", version="1.0.0", instructions="Speak plainly.")
+    claimed = agent_pb2.Agent()
+    claimed.CopyFrom(agent)
+    claimed.digest = "0" * 64
+    claimed.create_time.FromSeconds(0)
+    made = [
+        (
+            await replica.agents.CreateAgent(
+                agent_service_pb2.CreateAgentRequest(agent=one), metadata=replica.as_tenant()
+            )
+        ).agent
+        for one in (claimed, agent)
+    ]
+    assert made[0] == made[1]
+    assert made[0].digest != claimed.digest
+    assert made[0].create_time.ToSeconds() > 0
+
+
 async def test_a_session_runs_to_its_end_and_shows_its_turns(replica: Replica) -> None:
     session = await start(replica)
     ended = await until(replica, session.session_id, *TERMINAL)
@@ -356,7 +375,11 @@ async def test_every_table_is_guarded_and_matches_its_description(house: House) 
     async with sql_engine(house.urls.migrator) as engine, maintenance_scope(engine) as scope:
         guards = await audit_catalogue(scope)
     assert {guard.name: guard.faults for guard in guards if guard.faults} == {}
-    assert {guard.name for guard in guards if guard.untenanted} == {"shard", "schema_version_orchestrator"}
+    assert {guard.name for guard in guards if guard.untenanted} == {
+        "audit_stream",
+        "shard",
+        "schema_version_orchestrator",
+    }
     assert await drift("services.orchestrator", house.urls.migrator, METADATA) == []
     await migrate("services.orchestrator", house.urls.migrator, to="base", back=True)
     await migrate("services.orchestrator", house.urls.migrator)
