@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -17,16 +18,6 @@ from comitia.guard_table import GUARDS, Guard
 
 _PLACE: Final = re.compile(r"{([a-z_.]+)}")
 _VERBS: Final = ("get", "put", "post", "delete", "patch")
-#: Files with services, by package.
-_FILES: Final[Mapping[str, tuple[str, ...]]] = {
-    "cost": ("cost_service_pb2",),
-    "gateway": ("identity_service_pb2", "status_service_pb2", "tenant_service_pb2"),
-    "inference": ("inference_service_pb2",),
-    "memory": ("memory_service_pb2",),
-    "orchestrator": ("agent_service_pb2", "session_service_pb2"),
-    "policy": ("policy_service_pb2",),
-    "tools": ("tool_service_pb2",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +96,21 @@ def _rest_call(binding: http_pb2.HttpRule, fields: Mapping[str, Any]) -> RestCal
 
 
 def _rpcs() -> Iterator[Rpc]:
-    for package, files in _FILES.items():
-        for file in files:
-            module = import_module(f"comitia.{package}.v1.{file}")
-            for service in module.DESCRIPTOR.services_by_name.values():
-                for method in service.methods:
-                    path = f"/{service.full_name}/{method.name}"
-                    yield Rpc(path=path, guard=GUARDS[path], method=method)
+    for package in sorted({path.split(".")[1] for path in GUARDS}):
+        folder = import_module(f"comitia.{package}.v1")
+        for found in iter_modules(folder.__path__):
+            if found.name.endswith("_pb2"):
+                yield from _rpcs_of(import_module(f"{folder.__name__}.{found.name}"))
+
+
+def _rpcs_of(module: Any) -> Iterator[Rpc]:
+    for service in module.DESCRIPTOR.services_by_name.values():
+        for method in service.methods:
+            path = f"/{service.full_name}/{method.name}"
+            yield Rpc(path=path, guard=GUARDS[path], method=method)
 
 
 _FOUND: Final = {rpc.path: rpc for rpc in _rpcs()}
-assert _FOUND.keys() == GUARDS.keys(), f"name the files of {GUARDS.keys() - _FOUND.keys()} above"
+assert _FOUND.keys() == GUARDS.keys(), f"there are no stubs for {GUARDS.keys() - _FOUND.keys()}"
 PUBLIC: Final = tuple(rpc for rpc in _FOUND.values() if not rpc.guard.peers)
 INTERNAL: Final = tuple(rpc for rpc in _FOUND.values() if rpc.guard.peers)
