@@ -18,7 +18,16 @@ class GatewaySettings(ServiceSettings):
         env_prefix="COMITIA_GATEWAY_", frozen=True, extra="ignore", hide_input_in_errors=True
     )
 
-    signing_key_path: Path = Field(description="Private JWK (Ed25519) with which access tokens are signed.")
+    signing_key_path: Path = Field(
+        description="Private JWK (Ed25519) that signs access tokens until the first rotation."
+    )
+    signing_key_lead_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="How long a new signing key is published before it signs: longer than any verifier takes to hear "
+        "of it.",
+    )
     bootstrap_key_path: Path | None = Field(
         default=None,
         description="File with the API key that a fresh installation starts with (tenant `local`, roles admin and "

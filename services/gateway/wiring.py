@@ -7,42 +7,42 @@ from importlib.metadata import version
 from secrets import token_bytes
 from typing import Any
 
-from comitia.gateway.v1 import identity_service_pb2_grpc, status_service_pb2_grpc, tenant_service_pb2_grpc
+from comitia.gateway.v1 import status_service_pb2_grpc, tenant_service_pb2_grpc
+from comitia.gateway.v1.guard_feed_service_pb2_grpc import add_GuardFeedServiceServicer_to_server
 from comitia.guard_table import GUARDS
 from services.gateway.access_wiring import access
 from services.gateway.audit_wiring import audit_trail
 from services.gateway.clients.health_probe import GrpcHealthProbe, health_probe
+from services.gateway.identity_wiring import identities, signing
 from services.gateway.people_wiring import people
+from services.gateway.rate_wiring import rate_leasing
 from services.gateway.settings import GatewaySettings
-from services.gateway.storage.api_key_reader import SqlApiKeyReader
+from services.gateway.storage.guard_reader import SqlGuardReader
 from services.gateway.storage.identity_directory import SqlIdentityDirectory
 from services.gateway.storage.unit_of_work import SqlBeginWork
 from services.gateway.transport import access_servicer, edge_authorization, edge_reflection
-from services.gateway.transport.edge_authorization import EdgeAuthorization
-from services.gateway.transport.identity_servicer import IdentityServicer
+from services.gateway.transport.guard_feed_servicer import GuardFeedServicer
 from services.gateway.transport.status_servicer import StatusServicer
 from services.gateway.transport.tenant_servicer import TenantServicer
-from services.gateway.usecases.create_api_key import CreateApiKey, KeyMaker
+from services.gateway.usecases.create_api_key import KeyMaker
 from services.gateway.usecases.create_tenant import CreateTenant
-from services.gateway.usecases.ensure_bootstrap import EnsureBootstrap
-from services.gateway.usecases.exchange_api_key import ExchangeApiKey
-from services.gateway.usecases.exchange_grant import ExchangeGrant
-from services.gateway.usecases.issue_grant import IssueGrant
+from services.gateway.usecases.guard_news import GuardNews
 from services.gateway.usecases.mesh_status import MeshStatus
-from services.gateway.usecases.revoke_api_key import RevokeApiKey
+from services.meshkit.audit.trail import service_audit
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
-from services.meshkit.grpc.identity import TokenSigner, WorkloadSigner
+from services.meshkit.crypto.key_service import key_wrapper
+from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Registration, Server
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
+from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 
 
 @asynccontextmanager
 async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
     """Gives the gateway, ready to serve; the bootstrap key is stored by then."""
-    signer = TokenSigner(SigningKey.read(settings.signing_key_path), clock=clock)
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(
             sql_engine(
@@ -57,6 +57,14 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             )
         )
         workload = WorkloadSigner("gateway", SigningKey.read(settings.workload_key_path), clock=clock)
+        entries = await stack.enter_async_context(
+            service_audit("gateway", SqlAuditStore(app=engine, maintenance=maintenance), clock=clock)
+        )
+        rates = rate_leasing(maintenance=maintenance, clock=clock)
+        news = GuardNews(SqlGuardReader(maintenance), clock=clock)
+        guard_feed = GuardFeedServicer(news, lease=rates.lease)
+        wrapper = await stack.enter_async_context(key_wrapper(settings, clock=clock))
+        tokens = await signing(settings, maintenance=maintenance, wrapper=wrapper, news=news, clock=clock)
         guard = await stack.enter_async_context(
             mesh_guard(
                 settings,
@@ -64,35 +72,23 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 service="gateway",
                 clock=clock,
                 workload=workload,
+                audit=entries,
+                source=guard_feed.messages,
+                leases=rates.lease,
             )
         )
         audit = await stack.enter_async_context(audit_trail(settings, engine=engine, workload=workload, clock=clock))
         relations = await stack.enter_async_context(access(settings, engine=engine))
         users = await stack.enter_async_context(
-            people(settings, engine=engine, maintenance=maintenance, signer=signer, clock=clock, ids=ids)
+            people(settings, engine=engine, maintenance=maintenance, signer=tokens.ring, clock=clock, ids=ids)
         )
         directory = SqlIdentityDirectory(maintenance)
-        begin = SqlBeginWork(engine, ids)
+        begin = SqlBeginWork(engine)
         maker = KeyMaker(clock=clock, ids=ids, randomness=token_bytes)
-        exchange = ExchangeApiKey(
-            directory=directory,
-            signer=signer,
-            clock=clock,
-            ids=ids,
-            seconds=settings.key_cache_seconds,
-            remember=settings.max_cached_keys,
+        identity = await identities(
+            settings, engine=engine, maintenance=maintenance, signing=tokens, news=news, clock=clock, ids=ids
         )
-        if settings.bootstrap_key_path is not None:
-            ensure = EnsureBootstrap(directory=directory, begin=begin, maker=maker, clock=clock, ids=ids)
-            await ensure(settings.bootstrap_key_path.read_text())
-        identity = IdentityServicer(
-            exchange_api_key=exchange,
-            create_api_key=CreateApiKey(begin=begin, maker=maker, clock=clock),
-            revoke_api_key=RevokeApiKey(begin=begin, clock=clock, forget=exchange.forget),
-            issue_grant=IssueGrant(begin=begin, clock=clock, ids=ids),
-            exchange_grant=ExchangeGrant(directory=directory, signer=signer, clock=clock, ids=ids),
-            keys=SqlApiKeyReader(engine),
-        )
+        stack.enter_context(guard.feed.changed(identity.exchange.forget))
         tenants = TenantServicer(
             create_tenant=CreateTenant(begin=begin, maker=maker, clock=clock, ids=ids), tenants=directory
         )
@@ -105,15 +101,17 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             name="gateway",
             listen=settings.listen,
             registrations=(
-                *_registrations(settings, identity, tenants, status, EdgeAuthorization(exchange)),
+                *_registrations(settings, tenants, status),
+                *identity.registrations,
+                partial(add_GuardFeedServiceServicer_to_server, guard_feed),
                 users,
                 access_servicer.registration(relations),
                 audit.registration,
                 *guard.registrations,
             ),
             admission=guard.admission,
-            background=(*guard.background, *audit.background),
-            ready=guard.ready,
+            refusals=entries.refusals,
+            background=(news, *guard.background, *identity.background, *audit.background, *rates.background),
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,
@@ -134,21 +132,13 @@ async def _probes(stack: AsyncExitStack, settings: GatewaySettings) -> list[Grpc
     return [await stack.enter_async_context(health_probe(name, target)) for name, target in targets.items()]
 
 
-def _registrations(
-    settings: GatewaySettings,
-    identity: IdentityServicer,
-    tenants: TenantServicer,
-    status: StatusServicer,
-    authorization: EdgeAuthorization,
-) -> list[Registration]:
+def _registrations(settings: GatewaySettings, tenants: TenantServicer, status: StatusServicer) -> list[Registration]:
     def reflection(server: Any) -> None:
         descriptors = settings.descriptors_path.read_bytes()
         edge_reflection.add_to_server(server, descriptors=descriptors, guards=GUARDS)
 
     return [
-        partial(identity_service_pb2_grpc.add_IdentityServiceServicer_to_server, identity),
         partial(tenant_service_pb2_grpc.add_TenantServiceServicer_to_server, tenants),
         partial(status_service_pb2_grpc.add_StatusServiceServicer_to_server, status),
-        partial(edge_authorization.add_to_server, authorization),
         reflection,
     ]

@@ -12,6 +12,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.wiring import gateway
 from services.meshkit.core.clock import Clock, SystemClock
 from services.meshkit.core.ids import SystemIds
+from services.meshkit.crypto.kek_file import create_kek_file
 from services.meshkit.grpc.server import Serving, serve
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.sql.migrations import migrate
@@ -77,7 +78,7 @@ def gateway_settings(
     folder: Path, keys: MeshKeys, urls: DatabaseUrls, *, targets: dict[str, str] | None = None
 ) -> GatewaySettings:
     """Makes the settings of a gateway whose keys lie in `folder`."""
-    (folder / "kek").write_bytes(bytes(32))
+    create_kek_file(folder / "kek")
     if not (folder / "audit.jwk").exists():
         SigningKey.generate("audit-1").write(folder / "audit.jwk")
     return GatewaySettings.model_validate(

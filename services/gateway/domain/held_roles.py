@@ -7,15 +7,19 @@ from services.meshkit.core.identity import Principal, Role
 from services.meshkit.core.permissions import permissions_of
 
 
-def check_held(asked: Iterable[Role], by: Principal) -> None:
+def check_held(asked: Iterable[Role], by: Principal, *, scopes: frozenset[str] | None = None) -> None:
     """Refuses roles that may do more than `by`.
 
     An administrator may do all that a tenant user or auditor may, so it holds those roles too.
+
+    Args:
+        scopes: permissions that the asked identity is narrowed to; None for all that its roles grant. A narrowed `by`
+            gives roles to no identity that is narrowed less.
     Raises: RoleNotHeld.
     """
-    held = permissions_of(by.roles)
-    if by.scopes is not None:
-        held &= by.scopes
+    granted = permissions_of(by.roles)
+    held = granted if by.scopes is None else granted & by.scopes
     for role in asked:
-        if not permissions_of((role,)) <= held:
+        may = permissions_of((role,))
+        if not may <= granted or not (may if scopes is None else may & scopes) <= held:
             raise RoleNotHeld(role)

@@ -7,15 +7,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.grant import Grant, Standing
+from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX
 from services.gateway.domain.tenant import Tenant
 from services.gateway.domain.user import USER_PREFIX
 from services.gateway.storage.people_tables import PERSON
 from services.gateway.storage.people_work import user_of
-from services.gateway.storage.rows import grant_of, key_of, tenant_of
-from services.gateway.storage.tables import API_KEY, GRANT, TENANT
+from services.gateway.storage.rows import account_of, grant_of, key_of, tenant_of
+from services.gateway.storage.tables import API_KEY, GRANT, SERVICE_ACCOUNT, TENANT
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
+from services.meshkit.core.tenant import TenantState
 from services.meshkit.sql.scope import Scope, maintenance_scope
 
 
@@ -25,11 +27,24 @@ class SqlIdentityDirectory:
     def __init__(self, maintenance: AsyncEngine) -> None:
         self._engine = maintenance
 
-    async def key(self, key: UUID) -> ApiKey | None:
+    async def key(self, key: UUID) -> tuple[ApiKey, TenantState] | None:
         """See `IdentityDirectory.key`."""
+        statement = (
+            select(API_KEY, TENANT.c.state.label("tenant_state"))
+            .join_from(API_KEY, TENANT, TENANT.c.tenant_id == API_KEY.c.tenant_id)
+            .where(API_KEY.c.id == key)
+        )
         async with maintenance_scope(self._engine, read_only=True) as scope:
-            row = (await scope.execute(select(API_KEY).where(API_KEY.c.id == key))).mappings().one_or_none()
-        return None if row is None else key_of(row)
+            row = (await scope.execute(statement)).mappings().one_or_none()
+        return None if row is None else (key_of(row), TenantState(row["tenant_state"]))
+
+    async def tenant_state(self, tenant: TenantId) -> TenantState:
+        """See `IdentityDirectory.tenant_state`."""
+        async with maintenance_scope(self._engine, read_only=True) as scope:
+            state = (
+                await scope.execute(select(TENANT.c.state).where(TENANT.c.tenant_id == tenant))
+            ).scalar_one_or_none()
+        return TenantState.DELETED if state is None else TenantState(state)
 
     async def grant(self, grant: UUID) -> tuple[Grant, Standing] | None:
         """See `IdentityDirectory.grant`."""
@@ -68,6 +83,16 @@ async def _standing(scope: Scope, tenant: TenantId, subject: str) -> Standing | 
         return Standing(
             subject=subject, roles=key.roles, ended=key.revoke_time is not None, expire_time=key.expire_time
         )
+    if prefix == SERVICE_ACCOUNT_PREFIX:
+        account_id = to_uuid(subject, SERVICE_ACCOUNT_PREFIX)
+        account = select(SERVICE_ACCOUNT).where(
+            SERVICE_ACCOUNT.c.tenant_id == tenant, SERVICE_ACCOUNT.c.id == account_id
+        )
+        row = (await scope.execute(account)).mappings().one_or_none()
+        if row is None:
+            return None
+        found = account_of(row)
+        return Standing(subject=subject, roles=found.roles, ended=not found.works)
     if prefix == USER_PREFIX:
         statement = select(PERSON).where(PERSON.c.tenant_id == tenant, PERSON.c.id == to_uuid(subject, USER_PREFIX))
         row = (await scope.execute(statement)).mappings().one_or_none()

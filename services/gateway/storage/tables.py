@@ -7,6 +7,8 @@ across tenants (whose key is this? which tenants are there?) asks as role `maint
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
+    CheckConstraint,
     Column,
     DateTime,
     Index,
@@ -19,9 +21,12 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from services.gateway.storage.audit_tables import audit_tables
 from services.gateway.storage.people_tables import PEOPLE
+from services.gateway.storage.rate_tables import rate_tables
+from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.request_ids import request_id_table
 
 METADATA = MetaData()
@@ -36,7 +41,13 @@ TENANT = Table(
     Column("tenant_id", Uuid, primary_key=True),
     Column("name", Text, nullable=False),
     Column("residency_region", Text, nullable=False),
+    # Value of `TenantState`.
+    Column("state", Text, nullable=False, server_default="active"),
     Column("create_time", DateTime(timezone=True), nullable=False),
+    # As `tenant_rows` writes them; what is absent was never set.
+    Column("quotas", JSONB, nullable=False, server_default="{}"),
+    Column("security_policy", JSONB, nullable=False, server_default="{}"),
+    Column("revision", BigInteger, nullable=False, server_default="1"),
     UniqueConstraint("name", name=UQ_TENANT_NAME),
 )
 API_KEY = Table(
@@ -52,6 +63,69 @@ API_KEY = Table(
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("expire_time", DateTime(timezone=True)),
     Column("revoke_time", DateTime(timezone=True)),
+    Column("scopes", ARRAY(Text)),
+    Column("service_account_id", Uuid),
+    Column("last_use_time", DateTime(timezone=True)),
+    Column("rotate_time", DateTime(timezone=True)),
+    # The secret before the last rotation, while it goes on working.
+    Column("previous_salt", LargeBinary),
+    Column("previous_digest", LargeBinary),
+    Column("previous_expire_time", DateTime(timezone=True)),
+    Index("ix_api_key_service_account_id", "tenant_id", "service_account_id"),
+)
+SERVICE_ACCOUNT = Table(
+    "service_account",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("roles", ARRAY(Text), nullable=False),
+    Column("project", Text),
+    Column("create_time", DateTime(timezone=True), nullable=False),
+    Column("disable_time", DateTime(timezone=True)),
+    Index("ix_service_account_tenant_id", "tenant_id", "id"),
+)
+#: Keys of the installation that sign access tokens.
+SIGNING_KEY = Table(
+    "signing_key",
+    METADATA,
+    Column("kid", Text, primary_key=True),
+    Column("public", LargeBinary, nullable=False),
+    # The private half, wrapped with the key-encryption key.
+    Column("sealed", LargeBinary, nullable=False),
+    Column("sign_time", DateTime(timezone=True), nullable=False),
+)
+#: One row. Its lock puts the changes of all transactions in the order of their commits.
+GUARD_VERSION = Table(
+    "guard_version",
+    METADATA,
+    Column("single", Boolean, primary_key=True, server_default=text("true")),
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("single", name="ck_guard_version_single"),
+)
+#: What other services have to be told of, in order. Written by triggers, within the transaction of the change.
+GUARD_CHANGE = Table(
+    "guard_change",
+    METADATA,
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    # `key`, `tenant`, `revoked` or `signing_key`; `about` is the id, or the subject that was revoked.
+    Column("noun", Text, nullable=False),
+    Column("about", Text, nullable=False),
+    Column("changed_tenant", Uuid),
+    Column("change_time", DateTime(timezone=True), nullable=False),
+    Index("ix_guard_change_change_time", "change_time"),
+)
+#: Tenants that are being erased, and those that were.
+ERASURE = Table(
+    "erasure",
+    METADATA,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("start_time", DateTime(timezone=True), nullable=False),
+    Column("end_time", DateTime(timezone=True)),
+    Column("progress", JSONB, nullable=False),
+    # Until then one gateway works on it.
+    Column("lease_until", DateTime(timezone=True), nullable=False),
+    Index("ix_erasure_open", "lease_until", postgresql_where=text("end_time IS NULL")),
 )
 #: `grant` is a word of SQL.
 GRANT = Table(
@@ -118,3 +192,5 @@ REQUEST_ID = request_id_table(METADATA)
 for table in PEOPLE.sorted_tables:
     table.to_metadata(METADATA)
 audit_tables(METADATA)
+audit_entry_tables(METADATA)
+rate_tables(METADATA)

@@ -1,8 +1,9 @@
 """One transaction of the gateway."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, insert, select, update
@@ -12,13 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.grant import Grant
+from services.gateway.domain.service_account import ServiceAccount
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.storage.rows import key_of, tenant_of
-from services.gateway.storage.tables import API_KEY, AUDIT, GRANT, PK_API_KEY, TENANT, UQ_GRANT_RUN, UQ_TENANT_NAME
+from services.gateway.storage.tables import API_KEY, GRANT, PK_API_KEY, TENANT, UQ_GRANT_RUN, UQ_TENANT_NAME
 from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
+from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.sql.errors import violates
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
@@ -28,12 +30,11 @@ from services.meshkit.sql.scope import Scope, tenant_scope
 class SqlUnitOfWork:
     """Implements `usecases.ports.UnitOfWork`."""
 
-    def __init__(self, scope: Scope, ids: IdSource) -> None:
+    def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self.keys = SqlApiKeys(scope)
         self.tenants = SqlTenants(scope)
         self.grants = SqlGrants(scope)
-        self.audit = SqlAuditTrail(scope, ids)
         self.requests = SqlRequests(scope)
 
     async def commit(self) -> None:
@@ -44,15 +45,14 @@ class SqlUnitOfWork:
 class SqlBeginWork:
     """Implements `usecases.ports.BeginWork`."""
 
-    def __init__(self, engine: AsyncEngine, ids: IdSource) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._ids = ids
 
     @asynccontextmanager
     async def __call__(self, *tenants: TenantId) -> AsyncGenerator[SqlUnitOfWork]:
         """See `BeginWork`."""
         async with tenant_scope(self._engine, tenants) as scope:
-            yield SqlUnitOfWork(scope, self._ids)
+            yield SqlUnitOfWork(scope)
 
 
 class SqlApiKeys:
@@ -69,11 +69,12 @@ class SqlApiKeys:
             "display_name": key.display_name,
             "roles": sorted(key.roles),
             "project": key.project,
-            "salt": key.hash.salt,
-            "digest": key.hash.digest,
+            "scopes": None if key.scopes is None else sorted(key.scopes),
+            "service_account_id": key.service_account,
             "create_time": key.create_time,
             "expire_time": key.expire_time,
             "revoke_time": key.revoke_time,
+            **_secrets(key),
         }
         try:
             await self._scope.execute(insert(API_KEY).values(values))
@@ -103,6 +104,44 @@ class SqlApiKeys:
             raise NotFound("API key", from_uuid(KEY_PREFIX, key))
         return key_of(row)
 
+    async def locked(self, tenant: TenantId, key: UUID) -> ApiKey:
+        """See `ChangingKeys.locked`."""
+        statement = select(API_KEY).where(API_KEY.c.tenant_id == tenant, API_KEY.c.id == key).with_for_update()
+        row = (await self._scope.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise NotFound("API key", from_uuid(KEY_PREFIX, key))
+        return key_of(row)
+
+    async def rotate(self, key: ApiKey) -> None:
+        """See `ChangingKeys.rotate`."""
+        statement = update(API_KEY).where(API_KEY.c.tenant_id == key.tenant, API_KEY.c.id == key.id)
+        await self._scope.execute(statement.values(rotate_time=key.rotate_time, **_secrets(key)))
+
+    async def revoke_of(self, account: ServiceAccount, now: datetime) -> Sequence[ApiKey]:
+        """See `ChangingKeys.revoke_of`."""
+        statement = (
+            update(API_KEY)
+            .where(
+                API_KEY.c.tenant_id == account.tenant,
+                API_KEY.c.service_account_id == account.id,
+                API_KEY.c.revoke_time.is_(None),
+            )
+            .values(revoke_time=now)
+            .returning(API_KEY)
+        )
+        return [key_of(row) for row in (await self._scope.execute(statement)).mappings()]
+
+
+def _secrets(key: ApiKey) -> dict[str, Any]:
+    secrets = key.secrets
+    return {
+        "salt": secrets.current.salt,
+        "digest": secrets.current.digest,
+        "previous_salt": None if secrets.previous is None else secrets.previous.salt,
+        "previous_digest": None if secrets.previous is None else secrets.previous.digest,
+        "previous_expire_time": secrets.previous_until,
+    }
+
 
 class SqlTenants:
     """Implements `usecases.ports.Tenants`."""
@@ -116,6 +155,7 @@ class SqlTenants:
             "tenant_id": tenant.id,
             "name": tenant.name,
             "residency_region": tenant.residency_region,
+            "state": tenant.state.value,
             "create_time": tenant.create_time,
         }
         try:
@@ -162,26 +202,6 @@ class SqlGrants:
         )
         found: UUID = (await self._scope.execute(statement)).scalar_one()
         return found
-
-
-class SqlAuditTrail:
-    """Implements `usecases.ports.AuditTrail`."""
-
-    def __init__(self, scope: Scope, ids: IdSource) -> None:
-        self._scope = scope
-        self._ids = ids
-
-    async def add(self, action: str, subject: str, *, by: str, tenant: TenantId) -> None:
-        """See `AuditTrail.add`."""
-        values = {
-            "id": self._ids.uuid(),
-            "tenant_id": tenant,
-            "action": action,
-            "subject": subject,
-            "actor": by,
-            "record_time": func.now(),
-        }
-        await self._scope.execute(insert(AUDIT).values(values))
 
 
 class SqlRequests:

@@ -1,6 +1,6 @@
 """Between messages and the domain. Pure functions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -10,12 +10,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.gateway.v1 import identity_pb2, identity_service_pb2, status_service_pb2, tenant_pb2
 from services.gateway.domain.api_key import ApiKey, KeyWish
+from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX, AccountWish, ServiceAccount
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.usecases.ports import Health, Repeatable
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Role
-from services.meshkit.core.ids import from_uuid
+from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
+from services.meshkit.grpc.signed_token import public_jwk
 
 _ROLE_NUMBERS: Final = {
     Role.ADMIN: identity_pb2.ROLE_ADMIN,
@@ -49,6 +51,17 @@ def to_key_wish(request: identity_service_pb2.CreateApiKeyRequest) -> KeyWish:
         roles=to_roles(request.roles),
         project=request.project or None,
         expire_time=_to_datetime(request.expire_time) if request.HasField("expire_time") else None,
+        scopes=tuple(dict.fromkeys(request.scopes)),
+        service_account=to_uuid(request.service_account_id, SERVICE_ACCOUNT_PREFIX, field="service_account_id")
+        if request.service_account_id
+        else None,
+    )
+
+
+def to_account_wish(request: identity_service_pb2.CreateServiceAccountRequest) -> AccountWish:
+    """Reads what a new service account shall be. Raises: Invalid."""
+    return AccountWish(
+        display_name=request.display_name, roles=to_roles(request.roles), project=request.project or None
     )
 
 
@@ -74,8 +87,36 @@ def key_to_proto(key: ApiKey) -> identity_pb2.ApiKey:
         roles=roles_to_proto(key.roles),
         project=key.project or "",
         create_time=timestamp(key.create_time),
-        expire_time=None if key.expire_time is None else timestamp(key.expire_time),
-        revoke_time=None if key.revoke_time is None else timestamp(key.revoke_time),
+        expire_time=optional_timestamp(key.expire_time),
+        revoke_time=optional_timestamp(key.revoke_time),
+        scopes=sorted(key.scopes or ()),
+        last_use_time=optional_timestamp(key.last_use_time),
+        service_account_id=""
+        if key.service_account is None
+        else from_uuid(SERVICE_ACCOUNT_PREFIX, key.service_account),
+        previous_secret_expire_time=optional_timestamp(key.secrets.previous_until),
+    )
+
+
+def account_to_proto(account: ServiceAccount) -> identity_pb2.ServiceAccount:
+    """Writes a service account."""
+    return identity_pb2.ServiceAccount(
+        service_account_id=account.subject,
+        display_name=account.display_name,
+        roles=roles_to_proto(account.roles),
+        project=account.project or "",
+        create_time=timestamp(account.create_time),
+        disable_time=optional_timestamp(account.disable_time),
+    )
+
+
+def key_set_to_proto(keys: Mapping[str, bytes]) -> identity_service_pb2.GetKeySetResponse:
+    """Writes public keys, as they stand in a key set file."""
+    return identity_service_pb2.GetKeySetResponse(
+        keys=[
+            identity_service_pb2.GetKeySetResponse.Key(**public_jwk(kid, public))
+            for kid, public in sorted(keys.items())
+        ]
     )
 
 
@@ -97,6 +138,11 @@ def roles_to_proto(roles: Iterable[Role]) -> list[identity_pb2.Role.ValueType]:
 def health_to_proto(health: Health) -> status_service_pb2.ServiceHealth.ValueType:
     """Writes the health of a service."""
     return _HEALTH[health]
+
+
+def optional_timestamp(time: datetime | None) -> Timestamp | None:
+    """Writes a time that may be absent."""
+    return None if time is None else timestamp(time)
 
 
 def timestamp(time: datetime) -> Timestamp:

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-import grpc
 from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
 from envoy.type.v3 import http_status_pb2
@@ -18,8 +17,9 @@ from google.rpc import status_pb2
 
 from comitia.guard_table import Guard
 from services.gateway.usecases.exchange_api_key import ExchangeApiKey
-from services.meshkit.grpc.errors import to_status
 from services.meshkit.core.key_secret import ApiKeyInvalid
+from services.meshkit.grpc.errors import to_status
+from services.meshkit.guard.errors import TenantSuspended
 
 #: Guard of the one RPC, which is not ours to annotate: whoever holds a key may exchange it anyway.
 GUARD: Final = {"/envoy.service.auth.v3.Authorization/Check": Guard("", 0, 2, True, frozenset())}
@@ -47,8 +47,8 @@ class EdgeAuthorization:
         headers: Mapping[str, str] = request.attributes.request.http.headers
         try:
             token = await self._exchange(_key_of(headers))
-        except ApiKeyInvalid as error:
-            return _denied(to_status(error, domain=_DOMAIN), grpc_caller=_speaks_grpc(headers))
+        except (ApiKeyInvalid, TenantSuspended) as error:
+            return _denied(error, grpc_caller=_speaks_grpc(headers))
         identity = _header(_AUTHORIZATION, f"Bearer {token.token}")
         ok = _auth.OkHttpResponse(headers=[identity], headers_to_remove=[_API_KEY])
         return _auth.CheckResponse(ok_response=ok)
@@ -74,7 +74,8 @@ def _speaks_grpc(headers: Mapping[str, str]) -> bool:
     return not transcoded and headers.get("content-type", "").startswith("application/grpc")
 
 
-def _denied(status: status_pb2.Status, *, grpc_caller: bool) -> Any:
+def _denied(error: ApiKeyInvalid | TenantSuspended, *, grpc_caller: bool) -> Any:
+    status = to_status(error, domain=_DOMAIN)
     if grpc_caller:
         details = base64.b64encode(status.SerializeToString()).decode().rstrip("=")
         headers, body = [_header("grpc-status-details-bin", details)], status.message
@@ -84,10 +85,11 @@ def _denied(status: status_pb2.Status, *, grpc_caller: bool) -> Any:
             status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
         )
         body = json.dumps(written, separators=(",", ":"))
-    headers.append(_header("x-comitia-refused", ApiKeyInvalid.reason))
-    http = _http_status.HttpStatus(code=_http_status.Unauthorized)
+    headers.append(_header("x-comitia-refused", error.reason))
+    unknown = isinstance(error, ApiKeyInvalid)
+    http = _http_status.HttpStatus(code=_http_status.Unauthorized if unknown else _http_status.Forbidden)
     return _auth.CheckResponse(
-        status=status_pb2.Status(code=grpc.StatusCode.UNAUTHENTICATED.value[0]),
+        status=status_pb2.Status(code=status.code),
         denied_response=_auth.DeniedHttpResponse(status=http, headers=headers, body=body),
     )
 

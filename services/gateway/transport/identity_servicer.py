@@ -1,25 +1,32 @@
 """gRPC face of identities."""
 
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from comitia.gateway.v1 import identity_service_pb2 as pb
 from comitia.gateway.v1.identity_service_pb2_grpc import IdentityServiceServicer
 from services.gateway.domain.grant import GRANT_PREFIX, RUN_PREFIX
+from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX
 from services.gateway.domain.tenant import TENANT_PREFIX
 from services.gateway.transport import convert
 from services.gateway.usecases.create_api_key import CreateApiKey
 from services.gateway.usecases.exchange_api_key import ExchangeApiKey
 from services.gateway.usecases.exchange_grant import ExchangeGrant
+from services.gateway.usecases.identity_ports import ServiceAccountReader
 from services.gateway.usecases.issue_grant import IssueGrant
 from services.gateway.usecases.ports import ApiKeyReader
 from services.gateway.usecases.revoke_api_key import RevokeApiKey
+from services.gateway.usecases.rotate_api_key import RotateApiKey
+from services.gateway.usecases.rotate_signing_key import RotateSigningKey
+from services.gateway.usecases.service_accounts import CreateServiceAccount, DisableServiceAccount
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
 
-_CREATE: Final = "comitia.gateway.v1.IdentityService/CreateApiKey"
+_SERVICE: Final = "comitia.gateway.v1.IdentityService"
 
 
 class IdentityServicer(IdentityServiceServicer):
@@ -31,16 +38,28 @@ class IdentityServicer(IdentityServiceServicer):
         exchange_api_key: ExchangeApiKey,
         create_api_key: CreateApiKey,
         revoke_api_key: RevokeApiKey,
+        rotate_api_key: RotateApiKey,
+        create_service_account: CreateServiceAccount,
+        disable_service_account: DisableServiceAccount,
+        rotate_signing_key: RotateSigningKey,
         issue_grant: IssueGrant,
         exchange_grant: ExchangeGrant,
         keys: ApiKeyReader,
+        accounts: ServiceAccountReader,
+        key_set: Callable[[], Mapping[str, bytes]],
     ) -> None:
         self._exchange_api_key = exchange_api_key
         self._create_api_key = create_api_key
         self._revoke_api_key = revoke_api_key
+        self._rotate_api_key = rotate_api_key
+        self._create_service_account = create_service_account
+        self._disable_service_account = disable_service_account
+        self._rotate_signing_key = rotate_signing_key
         self._issue_grant = issue_grant
         self._exchange_grant = exchange_grant
         self._keys = keys
+        self._accounts = accounts
+        self._key_set = key_set
 
     async def ExchangeApiKey(self, request: pb.ExchangeApiKeyRequest, context: Any) -> pb.ExchangeApiKeyResponse:
         """See `identity_service.proto`, as the other methods."""
@@ -58,7 +77,7 @@ class IdentityServicer(IdentityServiceServicer):
         )
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
-        repeatable = convert.to_repeatable(request, request.request_id, method=_CREATE)
+        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/CreateApiKey")
         made = await self._create_api_key(caller_of(context), convert.to_key_wish(request), repeatable)
         secret = "" if made.presented is None else made.presented.text
         return pb.CreateApiKeyResponse(api_key=convert.key_to_proto(made.key), secret=secret)
@@ -78,6 +97,51 @@ class IdentityServicer(IdentityServiceServicer):
         key_id = to_uuid(request.api_key_id, KEY_PREFIX, field="api_key_id")
         key = await self._revoke_api_key(caller_of(context), key_id)
         return pb.RevokeApiKeyResponse(api_key=convert.key_to_proto(key))
+
+    async def RotateApiKey(self, request: pb.RotateApiKeyRequest, context: Any) -> pb.RotateApiKeyResponse:
+        made = await self._rotate_api_key(
+            caller_of(context),
+            to_uuid(request.api_key_id, KEY_PREFIX, field="api_key_id"),
+            overlap=timedelta(seconds=request.overlap_seconds),
+            request=convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/RotateApiKey"),
+        )
+        secret = "" if made.presented is None else made.presented.text
+        return pb.RotateApiKeyResponse(api_key=convert.key_to_proto(made.key), secret=secret)
+
+    async def CreateServiceAccount(
+        self, request: pb.CreateServiceAccountRequest, context: Any
+    ) -> pb.CreateServiceAccountResponse:
+        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/CreateServiceAccount")
+        account = await self._create_service_account(caller_of(context), convert.to_account_wish(request), repeatable)
+        return pb.CreateServiceAccountResponse(service_account=convert.account_to_proto(account))
+
+    async def ListServiceAccounts(
+        self, request: pb.ListServiceAccountsRequest, context: Any
+    ) -> pb.ListServiceAccountsResponse:
+        size = clamp_page_size(request.page_size)
+        place = decode_page_token(request.page_token, str)
+        after = None if place is None else to_uuid(str(place[0]), SERVICE_ACCOUNT_PREFIX, field="page_token")
+        found = await self._accounts.page(caller_of(context).principal.tenant, after=after, most=size + 1)
+        more = len(found) > size
+        return pb.ListServiceAccountsResponse(
+            service_accounts=[convert.account_to_proto(account) for account in found[:size]],
+            next_page_token=encode_page_token(found[size - 1].subject) if more else "",
+        )
+
+    async def DisableServiceAccount(
+        self, request: pb.DisableServiceAccountRequest, context: Any
+    ) -> pb.DisableServiceAccountResponse:
+        account_id = to_uuid(request.service_account_id, SERVICE_ACCOUNT_PREFIX, field="service_account_id")
+        account = await self._disable_service_account(caller_of(context), account_id)
+        return pb.DisableServiceAccountResponse(service_account=convert.account_to_proto(account))
+
+    async def GetKeySet(self, request: pb.GetKeySetRequest, context: Any) -> pb.GetKeySetResponse:
+        return convert.key_set_to_proto(self._key_set())
+
+    async def RotateSigningKey(self, request: pb.RotateSigningKeyRequest, context: Any) -> pb.RotateSigningKeyResponse:
+        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/RotateSigningKey")
+        key = await self._rotate_signing_key(caller_of(context), repeatable)
+        return pb.RotateSigningKeyResponse(key_id=key.kid, sign_time=convert.timestamp(key.sign_time))
 
     async def IssueGrant(self, request: pb.IssueGrantRequest, context: Any) -> pb.IssueGrantResponse:
         grant = await self._issue_grant(caller_of(context), to_uuid(request.run_id, RUN_PREFIX, field="run_id"))

@@ -1,13 +1,16 @@
 """Makes an API key."""
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from services.gateway.domain.api_key import ApiKey, KeyWish
-from services.gateway.usecases.ports import BeginWork, Randomness, Repeatable
+from services.gateway.usecases.identity_ports import BeginIdentityWork, IdentityWork
+from services.gateway.usecases.ports import Randomness, Repeatable
+from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.identity import Caller, TenantId
+from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.ids import IdSource
-from services.meshkit.core.key_secret import PresentedKey, SecretHash
+from services.meshkit.core.key_secret import KeySecrets, PresentedKey, SecretHash
 
 SALT_BYTES = 16
 SECRET_BYTES = 32
@@ -15,7 +18,7 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key and, when it was made just now, its secret."""
+    """A key and, when its secret was made just now, that secret."""
 
     key: ApiKey
     presented: PresentedKey | None
@@ -34,6 +37,11 @@ class KeyMaker:
         presented = PresentedKey(self._ids.uuid(), self._randomness(SECRET_BYTES).hex())
         return self.store(tenant, wish, presented), presented
 
+    def secret(self, key: UUID) -> tuple[PresentedKey, SecretHash]:
+        """Makes a new secret for a key that exists."""
+        presented = PresentedKey(key, self._randomness(SECRET_BYTES).hex())
+        return presented, SecretHash.of(presented.secret, salt=self._randomness(SALT_BYTES))
+
     def store(self, tenant: TenantId, wish: KeyWish, presented: PresentedKey) -> ApiKey:
         """Gives what is stored of a key whose text exists already."""
         return ApiKey(
@@ -42,7 +50,9 @@ class KeyMaker:
             display_name=wish.display_name,
             roles=frozenset(wish.roles),
             project=wish.project,
-            hash=SecretHash.of(presented.secret, salt=self._randomness(SALT_BYTES)),
+            scopes=frozenset(wish.scopes) or None,
+            service_account=wish.service_account,
+            secrets=KeySecrets(SecretHash.of(presented.secret, salt=self._randomness(SALT_BYTES))),
             create_time=self._clock.now(),
             expire_time=wish.expire_time,
         )
@@ -51,24 +61,40 @@ class KeyMaker:
 class CreateApiKey:
     """Makes a key that may do no more than the caller. Its secret is in the first answer and nowhere else."""
 
-    def __init__(self, *, begin: BeginWork, maker: KeyMaker, clock: Clock) -> None:
+    def __init__(self, *, begin: BeginIdentityWork, maker: KeyMaker, clock: Clock) -> None:
         self._begin = begin
         self._maker = maker
         self._clock = clock
 
     async def __call__(self, caller: Caller, wish: KeyWish, request: Repeatable | None) -> NewKey:
-        """Raises: Invalid, RoleNotHeld, RequestIdReused."""
+        """Raises: Invalid, RoleNotHeld, NotFound, ServiceAccountDisabled, RequestIdReused."""
         tenant = caller.principal.tenant
-        wish = wish.checked(by=caller.principal, now=self._clock.now())
         async with self._begin(tenant) as work:
             if request is not None:
                 made = await work.requests.claim(tenant, request)
                 if made is not None:
                     return NewKey(await work.keys.get(tenant, made), None)
+            wish = await self._allowed(work, wish, by=caller.principal)
             key, presented = self._maker.make(tenant, wish)
             await work.keys.add(key)
-            await work.audit.add("api_key.created", key.subject, by=caller.principal.subject, tenant=tenant)
+            note(target=key.subject, details=_facts(key))
             if request is not None:
                 await work.requests.keep(tenant, request, key.id)
             await work.commit()
         return NewKey(key, presented)
+
+    async def _allowed(self, work: IdentityWork, wish: KeyWish, *, by: Principal) -> KeyWish:
+        if wish.service_account is not None:
+            account = await work.accounts.get(by.tenant, wish.service_account)
+            wish = wish.of(account, by=by)
+        return wish.checked(by=by, now=self._clock.now())
+
+
+def _facts(key: ApiKey) -> dict[str, object]:
+    """What the audit trail tells of a new key, beside its id."""
+    facts: dict[str, object] = {"roles": ", ".join(sorted(key.roles))}
+    if key.project is not None:
+        facts["project"] = key.project
+    if key.expire_time is not None:
+        facts["expire_time"] = key.expire_time.isoformat()
+    return facts

@@ -10,6 +10,8 @@ from services.gateway.usecases.exchange_api_key import AccessToken
 from services.gateway.usecases.ports import IdentityDirectory, TokenSigner
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource, from_uuid
+from services.meshkit.core.tenant import TenantState
+from services.meshkit.guard.errors import TenantSuspended
 
 #: Life of a token for a grant.
 TOKEN_LIFE: Final = timedelta(minutes=10)
@@ -25,13 +27,15 @@ class ExchangeGrant:
         self._ids = ids
 
     async def __call__(self, grant_id: UUID, *, run: UUID) -> AccessToken:
-        """Raises: GrantInvalid."""
+        """Raises: GrantInvalid, TenantSuspended."""
         found = await self._directory.grant(grant_id)
         if found is None:
             raise GrantInvalid
         grant, standing = found
         now = self._clock.now()
         principal = grant.principal(standing, run=run, now=now)
+        if await self._directory.tenant_state(grant.tenant) is not TenantState.ACTIVE:
+            raise TenantSuspended
         token = self._signer.sign(
             principal, life=TOKEN_LIFE, token_id=self._ids.uuid().hex, grant=from_uuid(GRANT_PREFIX, grant.id)
         )

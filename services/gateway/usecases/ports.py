@@ -11,6 +11,7 @@ from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.grant import Grant, Standing
 from services.gateway.domain.tenant import Tenant
 from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.core.tenant import TenantState
 
 
 class ApiKeys(Protocol):
@@ -49,20 +50,6 @@ class Grants(Protocol):
         ...
 
 
-class AuditTrail(Protocol):
-    """Rows that tell who changed what, written with the change itself."""
-
-    async def add(self, action: str, subject: str, *, by: str, tenant: TenantId) -> None:
-        """Adds a row.
-
-        Args:
-            action: such as `api_key.created`.
-            subject: id of what was changed.
-            by: subject of the caller.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeatable:
     """What makes two requests the same."""
@@ -96,8 +83,6 @@ class UnitOfWork(Protocol):
     @property
     def grants(self) -> Grants: ...
     @property
-    def audit(self) -> AuditTrail: ...
-    @property
     def requests(self) -> Requests: ...
 
     async def commit(self) -> None:
@@ -114,8 +99,12 @@ class BeginWork(Protocol):
 class IdentityDirectory(Protocol):
     """Finds identities when the tenant is not known yet: that is what they are to tell."""
 
-    async def key(self, key: UUID) -> ApiKey | None:
-        """Finds a key."""
+    async def key(self, key: UUID) -> tuple[ApiKey, TenantState] | None:
+        """Finds a key, and where its tenant is in its life."""
+        ...
+
+    async def tenant_state(self, tenant: TenantId) -> TenantState:
+        """Tells where a tenant is in its life."""
         ...
 
     async def grant(self, grant: UUID) -> tuple[Grant, Standing] | None:

@@ -1,32 +1,39 @@
 """Ends an API key."""
 
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
 from services.gateway.domain.api_key import ApiKey
-from services.gateway.usecases.ports import BeginWork
+from services.gateway.usecases.identity_ports import BeginIdentityWork
+from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.identity import Caller
+from services.meshkit.core.identity import Caller, TenantId
+
+#: What ends for good is refused for tokens of this much later too: another replica may sign one more for a key that it
+#: has just looked up, and its clock may be ahead.
+FOR_GOOD: Final = timedelta(minutes=1)
+
+#: Told of a tenant whose keys changed, so that this replica remembers nothing of them.
+Changed = Callable[[TenantId], None]
 
 
 class RevokeApiKey:
-    """Makes a key worthless; one that is already stays as it is.
+    """Makes a key worthless, and the tokens that were given for it; one that is already stays as it is."""
 
-    Args:
-        forget: told about the key, so that this replica remembers nothing of it.
-    """
-
-    def __init__(self, *, begin: BeginWork, clock: Clock, forget: Callable[[UUID], None]) -> None:
+    def __init__(self, *, begin: BeginIdentityWork, clock: Clock, changed: Changed) -> None:
         self._begin = begin
         self._clock = clock
-        self._forget = forget
+        self._changed = changed
 
     async def __call__(self, caller: Caller, key_id: UUID) -> ApiKey:
         """Raises: NotFound: no such key in the caller's tenant."""
-        tenant = caller.principal.tenant
+        tenant, now = caller.principal.tenant, self._clock.now()
         async with self._begin(tenant) as work:
-            key = await work.keys.revoke(tenant, key_id, self._clock.now())
-            await work.audit.add("api_key.revoked", key.subject, by=caller.principal.subject, tenant=tenant)
+            key = await work.keys.revoke(tenant, key_id, now)
+            await work.revocations.add(tenant, key.subject, now + FOR_GOOD)
+            note(target=key.subject)
             await work.commit()
-        self._forget(key_id)
+        self._changed(tenant)
         return key

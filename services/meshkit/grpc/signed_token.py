@@ -8,6 +8,7 @@ import binascii
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -52,6 +53,11 @@ class SigningKey:
         return cls(kid=kid, private=Ed25519PrivateKey.generate())
 
     @classmethod
+    def of_private(cls, kid: str, raw: bytes) -> "SigningKey":
+        """Makes it of the 32 bytes of the private half."""
+        return cls(kid=kid, private=Ed25519PrivateKey.from_private_bytes(raw))
+
+    @classmethod
     def read(cls, path: Path) -> "SigningKey":
         """Reads a key that `write` wrote: a private JWK.
 
@@ -72,8 +78,11 @@ class SigningKey:
 
     def public_jwk(self) -> dict[str, str]:
         """Gives the public half, for a key set."""
-        public = _encode(self.private.public_key().public_bytes_raw())
-        return {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": self.kid, "x": public}
+        return public_jwk(self.kid, self.public_bytes())
+
+    def public_bytes(self) -> bytes:
+        """Gives the 32 bytes of the public half."""
+        return self.private.public_key().public_bytes_raw()
 
     def sign(self, claims: Mapping[str, object]) -> str:
         """Makes a token with these claims."""
@@ -85,6 +94,32 @@ class SigningKey:
 def key_set(keys: Iterable[SigningKey]) -> bytes:
     """Writes the public halves as a JSON web key set."""
     return json.dumps({"keys": [key.public_jwk() for key in keys]}).encode()
+
+
+def public_jwk(kid: str, public: bytes) -> dict[str, str]:
+    """Writes a public key, for a key set."""
+    return {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig", "kid": kid, "x": _encode(public)}
+
+
+def write_key_set(path: Path, keys: Mapping[str, bytes]) -> bool:
+    """Replaces a key set file in one step, so that no reader sees half of it; False when it holds these keys already.
+
+    Args:
+        keys: public keys by their ids.
+    Raises: OSError.
+    """
+    written = json.dumps({"keys": [public_jwk(kid, public) for kid, public in sorted(keys.items())]}).encode()
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        if _public_bytes(path.read_bytes()) == dict(keys):
+            return False
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(written)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    return True
 
 
 class KeySetFile:
@@ -167,6 +202,10 @@ def _read_key_set(raw: bytes) -> dict[str, Ed25519PublicKey]:
         if jwk.get("kty") == "OKP" and jwk.get("crv") == "Ed25519" and jwk.get("use", "sig") == "sig":
             keys[str(jwk["kid"])] = Ed25519PublicKey.from_public_bytes(_decode(jwk["x"]))
     return keys
+
+
+def _public_bytes(raw: bytes) -> dict[str, bytes]:
+    return {kid: key.public_bytes_raw() for kid, key in _read_key_set(raw).items()}
 
 
 def _encode(raw: bytes) -> str:

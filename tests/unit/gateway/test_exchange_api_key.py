@@ -13,10 +13,15 @@ from services.gateway.domain.tenant import Tenant
 from services.gateway.usecases.exchange_api_key import ExchangeApiKey
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import SystemIds
-from services.meshkit.core.key_secret import ApiKeyInvalid, PresentedKey, SecretHash
+from services.meshkit.core.key_secret import ApiKeyInvalid, KeySecrets, PresentedKey, SecretHash
+from services.meshkit.core.tenant import TenantState
+from services.meshkit.guard.errors import TenantSuspended
 from services.meshkit.testing.fake_clock import FakeClock
 
 SECRET = "f" * 64
+
+
+TENANT = TenantId(UUID(int=1))
 
 
 class Directory:
@@ -25,10 +30,15 @@ class Directory:
     def __init__(self) -> None:
         self.keys: dict[UUID, ApiKey] = {}
         self.asked: Counter[UUID] = Counter()
+        self.state = TenantState.ACTIVE
 
-    async def key(self, key: UUID) -> ApiKey | None:
+    async def key(self, key: UUID) -> tuple[ApiKey, TenantState] | None:
         self.asked[key] += 1
-        return self.keys.get(key)
+        found = self.keys.get(key)
+        return None if found is None else (found, self.state)
+
+    async def tenant_state(self, tenant: TenantId) -> TenantState:
+        return self.state
 
     async def grant(self, grant: UUID) -> tuple[Grant, Standing] | None:
         raise NotImplementedError
@@ -50,17 +60,23 @@ class Desk:
     def __init__(self, *, remember: int = 100) -> None:
         self.clock, self.directory = FakeClock(), Directory()
         self.exchange = ExchangeApiKey(
-            directory=self.directory, signer=Signer(), clock=self.clock, ids=SystemIds(), remember=remember
+            directory=self.directory,
+            signer=Signer(),
+            clock=self.clock,
+            ids=SystemIds(),
+            remember=remember,
+            used=lambda tenant, key: self.used.append(key),
         )
+        self.used: list[UUID] = []
 
     def add(self, number: int, *, life: timedelta | None = None) -> str:
         presented = PresentedKey(UUID(int=number), SECRET)
         self.directory.keys[presented.id] = ApiKey(
             id=presented.id,
-            tenant=TenantId(UUID(int=1)),
+            tenant=TENANT,
             display_name="a",
             roles=frozenset({Role.ADMIN}),
-            hash=SecretHash.of(SECRET, salt=bytes(16)),
+            secrets=KeySecrets(SecretHash.of(SECRET, salt=bytes(16))),
             create_time=self.clock.now(),
             expire_time=None if life is None else self.clock.now() + life,
         )
@@ -93,14 +109,50 @@ async def test_a_key_revoked_elsewhere_is_refused_after_five_seconds() -> None:
         await desk.exchange(text)
 
 
-async def test_a_key_revoked_here_is_refused_at_once() -> None:
+@pytest.mark.parametrize("told", [TENANT, None])
+async def test_a_key_revoked_here_is_refused_at_once(told: TenantId | None) -> None:
     desk = Desk()
     text = desk.add(1)
     await desk.exchange(text)
     desk.revoke(1)
-    desk.exchange.forget(UUID(int=1))
+    desk.exchange.forget(TenantId(UUID(int=2)))
+    await desk.exchange(text)
+    desk.exchange.forget(told)
     with pytest.raises(ApiKeyInvalid):
         await desk.exchange(text)
+
+
+async def test_a_key_of_a_suspended_tenant_is_refused_and_a_wrong_secret_learns_nothing_of_it() -> None:
+    desk = Desk()
+    text = desk.add(1)
+    desk.directory.state = TenantState.SUSPENDED
+    with pytest.raises(TenantSuspended):
+        await desk.exchange(text)
+    with pytest.raises(ApiKeyInvalid):
+        await desk.exchange(text[:-1] + "0")
+
+
+async def test_every_use_of_a_key_is_told() -> None:
+    desk = Desk()
+    text = desk.add(1)
+    await desk.exchange(text)
+    await desk.exchange(text)
+    assert desk.used == [UUID(int=1), UUID(int=1)]
+
+
+async def test_the_secret_before_a_rotation_works_until_its_overlap_ends() -> None:
+    desk = Desk()
+    text = desk.add(1)
+    key = desk.directory.keys[UUID(int=1)]
+    until = desk.clock.now() + timedelta(seconds=60)
+    new = SecretHash.of("n" * 64, salt=bytes(16))
+    desk.directory.keys[key.id] = replace(key, secrets=KeySecrets(new, key.secrets.current, until))
+    await desk.exchange(text)
+    await desk.exchange(PresentedKey(key.id, "n" * 64).text)
+    desk.clock.advance(seconds=60)
+    with pytest.raises(ApiKeyInvalid):
+        await desk.exchange(text)
+    await desk.exchange(PresentedKey(key.id, "n" * 64).text)
 
 
 async def test_a_key_that_expires_is_refused_to_the_second_though_it_is_remembered() -> None:

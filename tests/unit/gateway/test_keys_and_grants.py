@@ -12,7 +12,7 @@ from services.gateway.domain.api_key import ApiKey, KeyWish
 from services.gateway.domain.errors import GrantInvalid, RoleNotHeld
 from services.gateway.domain.grant import Grant, Standing
 from services.meshkit.core.identity import Principal, Role, TenantId
-from services.meshkit.core.key_secret import NO_SECRET, ApiKeyInvalid, PresentedKey, SecretHash
+from services.meshkit.core.key_secret import NO_SECRET, ApiKeyInvalid, KeySecrets, PresentedKey, SecretHash
 from services.meshkit.core.permissions import permissions_of
 from services.meshkit.testing.fake_clock import NOON
 
@@ -27,7 +27,7 @@ def a_key(**changes: object) -> ApiKey:
         tenant=TENANT,
         display_name="a key",
         roles=frozenset({Role.ADMIN}),
-        hash=SecretHash.of("s" * 64, salt=b"salt" * 4),
+        secrets=KeySecrets(SecretHash.of("s" * 64, salt=b"salt" * 4)),
         create_time=NOON,
     )
     return replace(key, **changes)  # type: ignore[arg-type]

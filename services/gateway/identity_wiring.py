@@ -1,0 +1,148 @@
+"""Puts together keys, tokens and what other services are told of them. A part of the wiring."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from secrets import token_bytes
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from comitia.gateway.v1.identity_service_pb2_grpc import add_IdentityServiceServicer_to_server
+from services.gateway.clients.key_box import WrappedKeyBox
+from services.gateway.clients.key_set_file import KeySetFileWriter
+from services.gateway.settings import GatewaySettings
+from services.gateway.storage.api_key_reader import SqlApiKeyReader
+from services.gateway.storage.identity_directory import SqlIdentityDirectory
+from services.gateway.storage.identity_work import SqlBeginIdentityWork
+from services.gateway.storage.key_uses import SqlKeyUses
+from services.gateway.storage.service_account_reader import SqlServiceAccountReader
+from services.gateway.storage.signing_key_store import SqlSigningKeyStore
+from services.gateway.storage.unit_of_work import SqlBeginWork
+from services.gateway.transport import edge_authorization
+from services.gateway.transport.edge_authorization import EdgeAuthorization
+from services.gateway.transport.identity_servicer import IdentityServicer
+from services.gateway.usecases.create_api_key import CreateApiKey, KeyMaker
+from services.gateway.usecases.ensure_bootstrap import EnsureBootstrap
+from services.gateway.usecases.exchange_api_key import ExchangeApiKey
+from services.gateway.usecases.exchange_grant import ExchangeGrant
+from services.gateway.usecases.guard_news import GuardNews
+from services.gateway.usecases.issue_grant import IssueGrant
+from services.gateway.usecases.key_uses import KeyUses
+from services.gateway.usecases.revoke_api_key import RevokeApiKey
+from services.gateway.usecases.rotate_api_key import RotateApiKey
+from services.gateway.usecases.rotate_signing_key import RotateSigningKey
+from services.gateway.usecases.service_accounts import CreateServiceAccount, DisableServiceAccount
+from services.gateway.usecases.signing_key_ring import KeyBox, SigningKeyRing
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import IdSource
+from services.meshkit.crypto.ports import KeyWrapper
+from services.meshkit.grpc.identity import TokenSigner
+from services.meshkit.grpc.server import Background, Registration
+from services.meshkit.grpc.signed_token import SigningKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signing:
+    """What signs access tokens."""
+
+    ring: SigningKeyRing
+    box: KeyBox
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identities:
+    """What the gateway serves and does about identities."""
+
+    registrations: Sequence[Registration]
+    background: Sequence[Background]
+    #: Remembers verified keys.
+    exchange: ExchangeApiKey
+
+
+async def signing(
+    settings: GatewaySettings, *, maintenance: AsyncEngine, wrapper: KeyWrapper, news: GuardNews, clock: Clock
+) -> Signing:
+    """Opens the signing keys; the key set file holds them by then. Raises: KeyUnreadable, SealBroken."""
+    box = WrappedKeyBox(
+        wrapper,
+        make_signer=partial(TokenSigner, clock=clock),
+        read_first=partial(SigningKey.read, settings.signing_key_path),
+    )
+    ring = SigningKeyRing(
+        store=SqlSigningKeyStore(maintenance),
+        box=box,
+        publisher=KeySetFileWriter(settings.jwks_path),
+        clock=clock,
+    )
+    await ring.open()
+    news.when_signing_keys_change(ring.changed)
+    return Signing(ring=ring, box=box)
+
+
+async def identities(
+    settings: GatewaySettings,
+    *,
+    engine: AsyncEngine,
+    maintenance: AsyncEngine,
+    signing: Signing,
+    news: GuardNews,
+    clock: Clock,
+    ids: IdSource,
+) -> Identities:
+    """Gives the service of identities; the bootstrap key is stored by then.
+
+    Args:
+        engine: of the role `app`.
+    """
+    directory = SqlIdentityDirectory(maintenance)
+    begin, begin_identity = SqlBeginWork(engine), SqlBeginIdentityWork(engine)
+    maker = KeyMaker(clock=clock, ids=ids, randomness=token_bytes)
+    uses = KeyUses(SqlKeyUses(engine), clock=clock)
+    exchange = ExchangeApiKey(
+        directory=directory,
+        signer=signing.ring,
+        clock=clock,
+        ids=ids,
+        seconds=settings.key_cache_seconds,
+        remember=settings.max_cached_keys,
+        used=uses.used,
+    )
+
+    def changed(tenant: TenantId) -> None:
+        exchange.forget(tenant)
+        news.wake()
+
+    if settings.bootstrap_key_path is not None:
+        ensure = EnsureBootstrap(directory=directory, begin=begin, maker=maker, clock=clock, ids=ids)
+        await ensure(settings.bootstrap_key_path.read_text())
+    servicer = IdentityServicer(
+        exchange_api_key=exchange,
+        create_api_key=CreateApiKey(begin=begin_identity, maker=maker, clock=clock),
+        revoke_api_key=RevokeApiKey(begin=begin_identity, clock=clock, changed=changed),
+        rotate_api_key=RotateApiKey(begin=begin_identity, maker=maker, clock=clock, changed=changed),
+        create_service_account=CreateServiceAccount(begin=begin_identity, clock=clock, ids=ids),
+        disable_service_account=DisableServiceAccount(begin=begin_identity, clock=clock, changed=changed),
+        rotate_signing_key=RotateSigningKey(
+            begin=begin_identity,
+            box=signing.box,
+            clock=clock,
+            ids=ids,
+            lead=timedelta(seconds=settings.signing_key_lead_seconds),
+            read=signing.ring.read,
+        ),
+        issue_grant=IssueGrant(begin=begin, clock=clock, ids=ids),
+        exchange_grant=ExchangeGrant(directory=directory, signer=signing.ring, clock=clock, ids=ids),
+        keys=SqlApiKeyReader(engine),
+        accounts=SqlServiceAccountReader(engine),
+        key_set=signing.ring.verifying,
+    )
+    return Identities(
+        registrations=(
+            partial(add_IdentityServiceServicer_to_server, servicer),
+            partial(edge_authorization.add_to_server, EdgeAuthorization(exchange)),
+        ),
+        background=(uses, signing.ring),
+        exchange=exchange,
+    )

@@ -1,0 +1,67 @@
+"""Makes and disables service accounts."""
+
+from uuid import UUID
+
+from services.gateway.domain.service_account import AccountWish, ServiceAccount
+from services.gateway.usecases.identity_ports import BeginIdentityWork
+from services.gateway.usecases.ports import Repeatable
+from services.gateway.usecases.revoke_api_key import FOR_GOOD, Changed
+from services.meshkit.core.audit import note
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import Caller
+from services.meshkit.core.ids import IdSource
+
+
+class CreateServiceAccount:
+    """Makes an account that may do no more than the caller. It has no key yet."""
+
+    def __init__(self, *, begin: BeginIdentityWork, clock: Clock, ids: IdSource) -> None:
+        self._begin = begin
+        self._clock = clock
+        self._ids = ids
+
+    async def __call__(self, caller: Caller, wish: AccountWish, request: Repeatable | None) -> ServiceAccount:
+        """Raises: Invalid, RoleNotHeld, RequestIdReused."""
+        tenant = caller.principal.tenant
+        wish = wish.checked(by=caller.principal)
+        account = ServiceAccount(
+            id=self._ids.uuid(),
+            tenant=tenant,
+            display_name=wish.display_name,
+            roles=frozenset(wish.roles),
+            project=wish.project,
+            create_time=self._clock.now(),
+        )
+        async with self._begin(tenant) as work:
+            if request is not None:
+                made = await work.requests.claim(tenant, request)
+                if made is not None:
+                    return await work.accounts.get(tenant, made)
+            await work.accounts.add(account)
+            note(target=account.subject, details={"roles": ", ".join(sorted(account.roles))})
+            if request is not None:
+                await work.requests.keep(tenant, request, account.id)
+            await work.commit()
+        return account
+
+
+class DisableServiceAccount:
+    """Ends an account, all its keys and all tokens given for them; one that has ended stays as it is."""
+
+    def __init__(self, *, begin: BeginIdentityWork, clock: Clock, changed: Changed) -> None:
+        self._begin = begin
+        self._clock = clock
+        self._changed = changed
+
+    async def __call__(self, caller: Caller, account_id: UUID) -> ServiceAccount:
+        """Raises: NotFound."""
+        tenant, now = caller.principal.tenant, self._clock.now()
+        async with self._begin(tenant) as work:
+            account = await work.accounts.disable(tenant, account_id, now)
+            for key in await work.keys.revoke_of(account, now):
+                await work.revocations.add(tenant, key.subject, now + FOR_GOOD)
+            await work.revocations.add(tenant, account.subject, now + FOR_GOOD)
+            note(target=account.subject)
+            await work.commit()
+        self._changed(tenant)
+        return account
