@@ -122,6 +122,8 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         )
         async with aclosing(events):
             async for event in events:
+                # What was taken away meanwhile ends the stream; the gate remembers its answer for seconds.
+                await self._access.to_read(caller, session)
                 yield event
 
     async def AdvanceSession(

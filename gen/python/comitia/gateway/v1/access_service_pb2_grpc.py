@@ -29,7 +29,9 @@ class AccessServiceStub:
     """Relations between people and things: who may view, run, edit or administer which project or workflow.
 
     A tenant's model is OpenFGA's text (schema 1.1); relation tuples are `user` `relation` `object`, such as
-    `user:anna@example.com` `editor` `project:claims`. A tenant that has written no relations is governed by roles alone.
+    `user:anna@example.com` `editor` `project:claims`. People are `user:<mail address>` or `user:<subject>`, keys and service
+    accounts `user:<subject>`. About a type of which nothing was ever written, roles alone decide; once something was, they
+    no longer do, even when the last relation is removed, so that taking one away never opens a thing to everybody.
     """
 
     def __init__(self, channel):
@@ -74,7 +76,9 @@ class AccessServiceServicer:
     """Relations between people and things: who may view, run, edit or administer which project or workflow.
 
     A tenant's model is OpenFGA's text (schema 1.1); relation tuples are `user` `relation` `object`, such as
-    `user:anna@example.com` `editor` `project:claims`. A tenant that has written no relations is governed by roles alone.
+    `user:anna@example.com` `editor` `project:claims`. People are `user:<mail address>` or `user:<subject>`, keys and service
+    accounts `user:<subject>`. About a type of which nothing was ever written, roles alone decide; once something was, they
+    no longer do, even when the last relation is removed, so that taking one away never opens a thing to everybody.
     """
 
     def WriteAuthorizationModel(self, request, context):
@@ -96,7 +100,8 @@ class AccessServiceServicer:
     def WriteRelations(self, request, context):
         """Adds and removes relation tuples, all or none. Adding one that exists and removing one that does not changes nothing.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have),
+        ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -171,7 +176,9 @@ class AccessService:
     """Relations between people and things: who may view, run, edit or administer which project or workflow.
 
     A tenant's model is OpenFGA's text (schema 1.1); relation tuples are `user` `relation` `object`, such as
-    `user:anna@example.com` `editor` `project:claims`. A tenant that has written no relations is governed by roles alone.
+    `user:anna@example.com` `editor` `project:claims`. People are `user:<mail address>` or `user:<subject>`, keys and service
+    accounts `user:<subject>`. About a type of which nothing was ever written, roles alone decide; once something was, they
+    no longer do, even when the last relation is removed, so that taking one away never opens a thing to everybody.
     """
 
     @staticmethod

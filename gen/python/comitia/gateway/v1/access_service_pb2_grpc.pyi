@@ -30,7 +30,9 @@ class AccessServiceStub:
     """Relations between people and things: who may view, run, edit or administer which project or workflow.
 
     A tenant's model is OpenFGA's text (schema 1.1); relation tuples are `user` `relation` `object`, such as
-    `user:anna@example.com` `editor` `project:claims`. A tenant that has written no relations is governed by roles alone.
+    `user:anna@example.com` `editor` `project:claims`. People are `user:<mail address>` or `user:<subject>`, keys and service
+    accounts `user:<subject>`. About a type of which nothing was ever written, roles alone decide; once something was, they
+    no longer do, even when the last relation is removed, so that taking one away never opens a thing to everybody.
     """
 
     @_typing.overload
@@ -47,7 +49,8 @@ class AccessServiceStub:
     WriteRelations: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.WriteRelationsRequest, _access_service_pb2.WriteRelationsResponse]
     """Adds and removes relation tuples, all or none. Adding one that exists and removing one that does not changes nothing.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have),
+    ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
     """
     ListRelations: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListRelationsRequest, _access_service_pb2.ListRelationsResponse]
     """Lists relation tuples by object, relation and user."""
@@ -66,7 +69,9 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """Relations between people and things: who may view, run, edit or administer which project or workflow.
 
     A tenant's model is OpenFGA's text (schema 1.1); relation tuples are `user` `relation` `object`, such as
-    `user:anna@example.com` `editor` `project:claims`. A tenant that has written no relations is governed by roles alone.
+    `user:anna@example.com` `editor` `project:claims`. People are `user:<mail address>` or `user:<subject>`, keys and service
+    accounts `user:<subject>`. About a type of which nothing was ever written, roles alone decide; once something was, they
+    no longer do, even when the last relation is removed, so that taking one away never opens a thing to everybody.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -80,7 +85,8 @@ class AccessServiceAsyncStub(AccessServiceStub):
     WriteRelations: _aio.UnaryUnaryMultiCallable[_access_service_pb2.WriteRelationsRequest, _access_service_pb2.WriteRelationsResponse]  # type: ignore[assignment]
     """Adds and removes relation tuples, all or none. Adding one that exists and removing one that does not changes nothing.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have),
+    ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
     """
     ListRelations: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListRelationsRequest, _access_service_pb2.ListRelationsResponse]  # type: ignore[assignment]
     """Lists relation tuples by object, relation and user."""
@@ -98,7 +104,9 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     """Relations between people and things: who may view, run, edit or administer which project or workflow.
 
     A tenant's model is OpenFGA's text (schema 1.1); relation tuples are `user` `relation` `object`, such as
-    `user:anna@example.com` `editor` `project:claims`. A tenant that has written no relations is governed by roles alone.
+    `user:anna@example.com` `editor` `project:claims`. People are `user:<mail address>` or `user:<subject>`, keys and service
+    accounts `user:<subject>`. About a type of which nothing was ever written, roles alone decide; once something was, they
+    no longer do, even when the last relation is removed, so that taking one away never opens a thing to everybody.
     """
 
     @_abc_1.abstractmethod
@@ -128,7 +136,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_access_service_pb2.WriteRelationsResponse, _abc.Awaitable[_access_service_pb2.WriteRelationsResponse]]:
         """Adds and removes relation tuples, all or none. Adding one that exists and removing one that does not changes nothing.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have),
+        ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
         """
 
     @_abc_1.abstractmethod

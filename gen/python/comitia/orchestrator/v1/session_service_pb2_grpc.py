@@ -29,6 +29,8 @@ class SessionServiceStub:
     """Starts, follows and steers sessions of several agents.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
+    `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
     """
 
     def __init__(self, channel):
@@ -78,13 +80,15 @@ class SessionServiceServicer:
     """Starts, follows and steers sessions of several agents.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
+    `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
     """
 
     def StartSession(self, request, context):
         """Starts a session and returns at once; follow it with GetSession or WatchSession.
 
         Idempotent per `request_id` for 24 h: a repeat answers with the first session.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
         RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -94,14 +98,15 @@ class SessionServiceServicer:
     def GetSession(self, request, context):
         """Fetches a session as it stands.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSessions(self, request, context):
-        """Lists the tenant's sessions, newest first.
+        """Lists the tenant's sessions, newest first, without those of projects that the caller may not view; a page may be
+        short of `page_size` for that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -110,7 +115,7 @@ class SessionServiceServicer:
     def ListTurns(self, request, context):
         """Lists a session's recorded turns in order.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,7 +126,7 @@ class SessionServiceServicer:
         Safe to resume after a break: recorded events come again in order, text deltas only live.
         REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +135,7 @@ class SessionServiceServicer:
     def AdvanceSession(self, request, context):
         """Begins the next round of a session that waits for it (`manual_advance`).
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND, FAILED_PRECONDITION/SESSION_NOT_WAITING.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/SESSION_NOT_WAITING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +145,8 @@ class SessionServiceServicer:
         """Asks a session to stop. The call in progress is cancelled; no new one begins.
         Cancelling a session that is being cancelled changes nothing and succeeds.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND, FAILED_PRECONDITION/SESSION_ALREADY_TERMINAL.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING,
+        FAILED_PRECONDITION/SESSION_ALREADY_TERMINAL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,6 +202,8 @@ class SessionService:
     """Starts, follows and steers sessions of several agents.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
+    `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
     """
 
     @staticmethod

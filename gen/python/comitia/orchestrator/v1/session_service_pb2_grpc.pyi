@@ -30,6 +30,8 @@ class SessionServiceStub:
     """Starts, follows and steers sessions of several agents.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
+    `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
     """
 
     @_typing.overload
@@ -40,38 +42,41 @@ class SessionServiceStub:
     """Starts a session and returns at once; follow it with GetSession or WatchSession.
 
     Idempotent per `request_id` for 24 h: a repeat answers with the first session.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
     RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """Fetches a session as it stands.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
     """
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
-    """Lists the tenant's sessions, newest first."""
+    """Lists the tenant's sessions, newest first, without those of projects that the caller may not view; a page may be
+    short of `page_size` for that.
+    """
     ListTurns: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListTurnsRequest, _session_service_pb2.ListTurnsResponse]
     """Lists a session's recorded turns in order.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
     """
     WatchSession: _grpc.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]
     """Streams a session's events from `after_sequence` on and ends when the session has ended.
     Safe to resume after a break: recorded events come again in order, text deltas only live.
     REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
     """
     AdvanceSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AdvanceSessionRequest, _session_service_pb2.AdvanceSessionResponse]
     """Begins the next round of a session that waits for it (`manual_advance`).
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND, FAILED_PRECONDITION/SESSION_NOT_WAITING.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/SESSION_NOT_WAITING.
     """
     CancelSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CancelSessionRequest, _session_service_pb2.CancelSessionResponse]
     """Asks a session to stop. The call in progress is cancelled; no new one begins.
     Cancelling a session that is being cancelled changes nothing and succeeds.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND, FAILED_PRECONDITION/SESSION_ALREADY_TERMINAL.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING,
+    FAILED_PRECONDITION/SESSION_ALREADY_TERMINAL.
     """
 
 @_typing.type_check_only
@@ -79,6 +84,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Starts, follows and steers sessions of several agents.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
+    `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -86,44 +93,49 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Starts a session and returns at once; follow it with GetSession or WatchSession.
 
     Idempotent per `request_id` for 24 h: a repeat answers with the first session.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
     RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Fetches a session as it stands.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
     """
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
-    """Lists the tenant's sessions, newest first."""
+    """Lists the tenant's sessions, newest first, without those of projects that the caller may not view; a page may be
+    short of `page_size` for that.
+    """
     ListTurns: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListTurnsRequest, _session_service_pb2.ListTurnsResponse]  # type: ignore[assignment]
     """Lists a session's recorded turns in order.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
     """
     WatchSession: _aio.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]  # type: ignore[assignment]
     """Streams a session's events from `after_sequence` on and ends when the session has ended.
     Safe to resume after a break: recorded events come again in order, text deltas only live.
     REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
     """
     AdvanceSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AdvanceSessionRequest, _session_service_pb2.AdvanceSessionResponse]  # type: ignore[assignment]
     """Begins the next round of a session that waits for it (`manual_advance`).
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND, FAILED_PRECONDITION/SESSION_NOT_WAITING.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/SESSION_NOT_WAITING.
     """
     CancelSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CancelSessionRequest, _session_service_pb2.CancelSessionResponse]  # type: ignore[assignment]
     """Asks a session to stop. The call in progress is cancelled; no new one begins.
     Cancelling a session that is being cancelled changes nothing and succeeds.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND, FAILED_PRECONDITION/SESSION_ALREADY_TERMINAL.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING,
+    FAILED_PRECONDITION/SESSION_ALREADY_TERMINAL.
     """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Starts, follows and steers sessions of several agents.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
+    `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
     """
 
     @_abc_1.abstractmethod
@@ -135,7 +147,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a session and returns at once; follow it with GetSession or WatchSession.
 
         Idempotent per `request_id` for 24 h: a repeat answers with the first session.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
         RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
         """
 
@@ -147,7 +159,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.GetSessionResponse, _abc.Awaitable[_session_service_pb2.GetSessionResponse]]:
         """Fetches a session as it stands.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
         """
 
     @_abc_1.abstractmethod
@@ -156,7 +168,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.ListSessionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.ListSessionsResponse, _abc.Awaitable[_session_service_pb2.ListSessionsResponse]]:
-        """Lists the tenant's sessions, newest first."""
+        """Lists the tenant's sessions, newest first, without those of projects that the caller may not view; a page may be
+        short of `page_size` for that.
+        """
 
     @_abc_1.abstractmethod
     def ListTurns(
@@ -166,7 +180,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.ListTurnsResponse, _abc.Awaitable[_session_service_pb2.ListTurnsResponse]]:
         """Lists a session's recorded turns in order.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
         """
 
     @_abc_1.abstractmethod
@@ -179,7 +193,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         Safe to resume after a break: recorded events come again in order, text deltas only live.
         REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
         """
 
     @_abc_1.abstractmethod
@@ -190,7 +204,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.AdvanceSessionResponse, _abc.Awaitable[_session_service_pb2.AdvanceSessionResponse]]:
         """Begins the next round of a session that waits for it (`manual_advance`).
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND, FAILED_PRECONDITION/SESSION_NOT_WAITING.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/SESSION_NOT_WAITING.
         """
 
     @_abc_1.abstractmethod
@@ -202,7 +216,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Asks a session to stop. The call in progress is cancelled; no new one begins.
         Cancelling a session that is being cancelled changes nothing and succeeds.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND, FAILED_PRECONDITION/SESSION_ALREADY_TERMINAL.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING,
+        FAILED_PRECONDITION/SESSION_ALREADY_TERMINAL.
         """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
