@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final, Protocol
+
+from services.meshkit.core.errors import Exhausted
+from services.meshkit.core.identity import TenantId
 
 
 class TenantState(Enum):
@@ -56,3 +60,64 @@ class GuardedTenantState:
     security_policy: SecurityPolicy = field(default_factory=SecurityPolicy)
     #: Region its content must stay in; empty means no rule.
     residency_region: str = ""
+
+
+#: What holds for a tenant without quotas and rules.
+UNRULED: Final = GuardedTenantState()
+
+
+class KnowsTenants(Protocol):
+    """What is known here of tenants; the guard feed is one."""
+
+    def tenant(self, tenant: TenantId) -> GuardedTenantState | None:
+        """Gives what is known; None for an active tenant without quotas and rules, and for an unknown one."""
+        ...
+
+
+def rules_of(tenants: KnowsTenants, tenant: TenantId) -> GuardedTenantState:
+    """Gives what holds for a tenant."""
+    return tenants.tenant(tenant) or UNRULED
+
+
+class QuotaExceeded(Exhausted):
+    """The tenant uses all that it may use of something. End or delete some of it, or ask the operator for more.
+
+    Args:
+        quota: name in the contract, such as `max_agents`.
+        used: what is used without what was asked for.
+    """
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, quota: str, *, limit: int, used: int) -> None:
+        super().__init__(
+            f"your tenant's quota {quota} is {limit}, and {used} is used; end or delete some of it, or ask the "
+            "operator of the installation for more",
+            quota=quota,
+            limit=limit,
+            used=used,
+        )
+
+
+class ErasureAction(Enum):
+    """What the erasure of a tenant does to a store."""
+
+    #: The rows are deleted.
+    DELETE = "delete"
+    #: The rows stay as proof of order; their key is destroyed, so nobody can read them.
+    DESTROY_KEY = "destroy_key"
+    #: They stay, and `ErasureStep.reason` says why.
+    KEEP = "keep"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErasureStep:
+    """What happens to one store of a tenant's data."""
+
+    service: str
+    #: Table, collection or file set.
+    store: str
+    action: ErasureAction
+    #: Rows or objects it concerns.
+    count: int
+    reason: str = ""
