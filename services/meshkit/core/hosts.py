@@ -1,4 +1,4 @@
-"""Which hosts an HTTP tool may ask: exact names, `*.example.com` for all below a name, `*` for any."""
+"""Which hosts may be asked: exact names, `*.example.com` for all below a name, `*` for any."""
 
 import re
 from typing import Final

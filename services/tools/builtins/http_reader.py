@@ -8,6 +8,7 @@ import aiohttp
 from yarl import URL
 
 from services.meshkit.calls.ports import Clearance
+from services.meshkit.core.hosts import is_allowed
 from services.tools.builtins.addresses import (
     AddressRefused,
     AddressRule,
@@ -17,7 +18,6 @@ from services.tools.builtins.addresses import (
     system_lookup,
 )
 from services.tools.builtins.http_text import TextReader, is_text
-from services.tools.domain.hosts import is_allowed
 from services.tools.domain.invocation import ToolOutput
 from services.tools.domain.tool import HttpGetSettings
 from services.tools.usecases.ports import Show

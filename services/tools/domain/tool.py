@@ -11,9 +11,9 @@ import rfc8785
 
 from services.meshkit.content import Integrity, Label
 from services.meshkit.core.errors import Invalid
+from services.meshkit.core.hosts import checked_hosts
 from services.meshkit.core.money import NanoUsd
 from services.tools.domain.errors import ToolArgumentsWrong, ToolNotAllowed
-from services.tools.domain.hosts import checked_hosts
 from services.tools.domain.reference import check_name, parse_version
 from services.tools.domain.schema import Schema, compile_schema
 from services.tools.domain.url_template import UrlTemplate

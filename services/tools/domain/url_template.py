@@ -8,7 +8,7 @@ from typing import Final, cast
 from urllib.parse import quote, urlsplit
 
 from services.meshkit.core.errors import Invalid
-from services.tools.domain.hosts import is_allowed
+from services.meshkit.core.hosts import is_allowed
 
 _FIELD: Final = "tool.http_get.url_template"
 _MAX_TEMPLATE: Final = 2_048

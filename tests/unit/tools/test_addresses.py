@@ -3,8 +3,8 @@
 import pytest
 
 from services.meshkit.core.errors import Invalid
+from services.meshkit.core.hosts import checked_hosts, is_allowed
 from services.tools.builtins.addresses import AddressRefused, AddressRule, CheckedResolver, literal_address
-from services.tools.domain.hosts import checked_hosts, is_allowed
 
 NASTY = [
     "127.0.0.1",
