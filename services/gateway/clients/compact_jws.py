@@ -68,7 +68,7 @@ def read_token(text: str) -> ReadToken:
     except (ValueError, RecursionError) as error:
         raise LoginRefused("no base64url of one JSON object without duplicate members") from error
     algorithm, kid, kind = header.get("alg"), header.get("kid"), header.get("typ", "JWT")
-    if algorithm not in _ALGORITHMS:
+    if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
         raise LoginRefused("an algorithm that is not taken")
     if _REFUSED_HEADERS & header.keys():
         raise LoginRefused("a header that brings a key or changes the meaning")
@@ -76,7 +76,7 @@ def read_token(text: str) -> ReadToken:
         raise LoginRefused("typ is not that of an ID token")
     if kid is not None and not isinstance(kid, str):
         raise LoginRefused("kid is no text")
-    return ReadToken(algorithm=str(algorithm), kid=kid, claims=claims, signed=signed.encode(), signature=raw_signature)
+    return ReadToken(algorithm=algorithm, kid=kid, claims=claims, signed=signed.encode(), signature=raw_signature)
 
 
 def read_key_set(document: Mapping[str, Any]) -> tuple[IssuerKey, ...]:
@@ -116,7 +116,7 @@ def _key_of(jwk: dict[str, Any]) -> IssuerKey | None:
         return None
     if operations is not None and not (isinstance(operations, list) and "verify" in operations):
         return None
-    if jwk.get("kty") not in ("RSA", "EC", "OKP"):
+    if jwk.get("kty") not in ("RSA", "EC", "OKP") or (jwk.get("kty") == "RSA" and not _is_of_good_length(jwk.get("n"))):
         return None
     # Of a set that was published with private keys by mistake, too, only the public half is taken.
     public = {name: jwk[name] for name in ("kty", "crv", "x", "y", "n", "e") if name in jwk}
@@ -130,10 +130,18 @@ def _key_of(jwk: dict[str, Any]) -> IssuerKey | None:
     return IssuerKey(kid, algorithms, key) if algorithms else None
 
 
+def _is_of_good_length(modulus: object) -> bool:
+    """Tells whether an RSA key is long enough to be safe, and short enough to be quick."""
+    try:
+        bits = int.from_bytes(_decode(modulus)).bit_length() if isinstance(modulus, str) else 0
+    except ValueError:
+        return False
+    return _MIN_RSA_BITS <= bits <= _MAX_RSA_BITS
+
+
 def _algorithms_of(key: Key) -> tuple[str, ...]:
     if isinstance(key, RSAKey):
-        bits = key.public_key.key_size
-        return _RSA if _MIN_RSA_BITS <= bits <= _MAX_RSA_BITS else ()
+        return _RSA
     if isinstance(key, ECKey | OKPKey):
         return _CURVES.get(key.curve_name, ())
     return ()

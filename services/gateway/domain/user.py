@@ -56,7 +56,8 @@ class User:
 def to_email(text: str, *, field: str = "email") -> str:
     """Gives a mail address as it is stored and compared: lower case. Raises: Invalid."""
     email = text.lower()
-    if len(email) > MAX_EMAIL or not email.isascii() or _EMAIL.fullmatch(email) is None:
+    # Of the text itself: there are letters beyond ASCII whose lower case is within.
+    if len(email) > MAX_EMAIL or not text.isascii() or _EMAIL.fullmatch(email) is None:
         raise Invalid(field, f"must be a mail address such as ann@example.com, ASCII, at most {MAX_EMAIL} characters")
     return email
 
@@ -64,7 +65,7 @@ def to_email(text: str, *, field: str = "email") -> str:
 def to_domain(text: str, *, field: str) -> str:
     """Gives a mail domain, lower case. Raises: Invalid."""
     domain = text.lower()
-    if len(domain) > MAX_EMAIL - 2 or not domain.isascii() or _DOMAIN.fullmatch(domain) is None:
+    if len(domain) > MAX_EMAIL - 2 or not text.isascii() or _DOMAIN.fullmatch(domain) is None:
         raise Invalid(field, "must be a mail domain such as example.com")
     return domain
 
