@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from comitia.guard_table import GUARDS, Guard
 from services.launcher.edge_bodies import body_rules
 from services.launcher.edge_refusals import MALFORMED, MAX_REQUEST_BYTES, REFUSALS, UNKNOWN_PLACE
+from services.meshkit.core.rate import DEFAULT_PER_SECOND
 
 _ROOT: Final = Path(__file__).parents[2]
 _TEMPLATES: Final = _ROOT / "deploy" / "envoy"
@@ -84,10 +85,9 @@ class EdgeSettings:
     access_log: Path | None = None
     #: None speaks plain text, for the loopback.
     tls: TlsFiles | None = None
-    #: Calls per second that a tenant may start of an RPC whose guard names no number.
-    default_per_second: int = 100
-    #: Multiplies the limit of every RPC; benchmarks raise it.
-    rate_factor: float = 1.0
+    #: The services count calls. This edge only keeps floods from them: it lets this many times the limit of an RPC
+    #: through, for each tenant or, where an RPC is open, each address.
+    flood_factor: float = 10.0
     #: Calls per second that this edge takes in all.
     edge_per_second: int = 5000
     max_connections: int = 10_000
@@ -99,7 +99,6 @@ class EdgeSettings:
     def __post_init__(self) -> None:
         if self.admin.host not in ("127.0.0.1", "::1"):
             raise ValueError(f"the admin page of the edge must listen on the loopback, not on {self.admin.host}")
-        # What only services of the mesh may call is not routed, such as the feeds that all seven serve.
         missing = {_service_of(path) for path, guard in GUARDS.items() if not guard.peers} - self.services.keys()
         if missing:
             raise ValueError(f"the edge needs the addresses of {', '.join(sorted(missing))}")
@@ -115,6 +114,7 @@ class PublicRpc:
     service: str
     open: bool
     max_seconds: int
+    #: Calls of one tenant, or address, that this edge lets through.
     per_second: int
 
 
@@ -165,11 +165,17 @@ def public_rpcs(guards: Mapping[str, Guard], settings: EdgeSettings) -> list[Pub
             service=_service_of(path),
             open=guard.open,
             max_seconds=guard.max_seconds or _DEFAULT_SECONDS,
-            per_second=max(1, int((guard.per_tenant_per_second or settings.default_per_second) * settings.rate_factor)),
+            per_second=max(1, int(_limit(guard) * settings.flood_factor)),
         )
         for path, guard in sorted(guards.items())
         if not guard.peers
     ]
+
+
+def _limit(guard: Guard) -> int:
+    """Gives the limit of an RPC that the services keep, of a tenant or, for an open RPC, of an address."""
+    named = guard.per_address_per_second if guard.open else guard.per_tenant_per_second
+    return named or DEFAULT_PER_SECOND
 
 
 class _PlainDumper(yaml.SafeDumper):

@@ -1,4 +1,4 @@
-"""Rate limits, and a gateway that is down, through a real Envoy with settings of its own."""
+"""The edge's wall against floods, and a gateway that is down, through a real Envoy with settings of its own."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,23 +26,23 @@ from tests.support.gateway import RunningGateway, running_gateway
 
 @asynccontextmanager
 async def an_edge(
-    make_database: MakeDatabase, folder: Path, *, rate_factor: float = 1.0
+    make_database: MakeDatabase, folder: Path, *, flood_factor: float = 1.0
 ) -> AsyncIterator[tuple[RunningGateway, RunningEdge]]:
     async with running_gateway(make_database, folder) as gateway:
         plain = edge_settings({"gateway": gateway.target}, jwks=gateway.keys.jwks_path, log=folder / "access.log")
-        async with running_edge(replace(plain, rate_factor=rate_factor), folder) as edge:
+        async with running_edge(replace(plain, flood_factor=flood_factor), folder) as edge:
             yield gateway, edge
 
 
 def bearer(keys: MeshKeys, tenant: int) -> dict[str, str]:
-    return {"authorization": f"Bearer {keys.principal(tenant=TenantId(UUID(int=tenant))).token}"}
+    return {"authorization": f"Bearer {keys.principal(tenant=TenantId(UUID(int=tenant))).token.reveal()}"}
 
 
-async def test_a_tenant_that_asks_too_often_is_told_to_wait_and_others_are_not(
+async def test_a_tenant_that_floods_the_edge_is_told_to_wait_and_others_are_not(
     make_database: MakeDatabase, tmp_path: Path
 ) -> None:
     async with (
-        an_edge(make_database, tmp_path, rate_factor=0.02) as (gateway, edge),
+        an_edge(make_database, tmp_path, flood_factor=0.02) as (gateway, edge),
         aiohttp.ClientSession() as http,
     ):
 

@@ -80,10 +80,10 @@ def test_exactly_the_public_rpcs_have_a_route(settings: EdgeSettings) -> None:
     ]
 
 
-def test_rates_come_from_the_guards(settings: EdgeSettings) -> None:
-    by_path = {rpc.path: rpc for rpc in public_rpcs(GUARDS, replace(settings, rate_factor=2.0))}
-    assert by_path["/comitia.gateway.v1.IdentityService/ExchangeApiKey"].per_second == 100
-    assert by_path["/comitia.gateway.v1.IdentityService/WhoAmI"].per_second == 200
+def test_the_wall_against_floods_stands_far_above_the_limits_of_the_guards(settings: EdgeSettings) -> None:
+    by_path = {rpc.path: rpc for rpc in public_rpcs(GUARDS, settings)}
+    assert by_path["/comitia.gateway.v1.IdentityService/ExchangeApiKey"].per_second == 200
+    assert by_path["/comitia.gateway.v1.IdentityService/WhoAmI"].per_second == 1000
 
 
 def test_the_admin_page_is_never_opened_to_others(settings: EdgeSettings) -> None:
