@@ -34,6 +34,9 @@ MOST_FAULTS: Final = 100
 #: Lines between two words of progress.
 _PROGRESS_LINES: Final = 8192
 _END_BYTES: Final = len(b',"index":"","leaf_hash":""}\n') + HASH_CHARACTERS
+#: Without guessing at the encoding, which costs `json.loads` a tenth of its time.
+_DECODE: Final = json.JSONDecoder().decode
+
 #: Told how many bytes of how many are done.
 Progress = Callable[[int, int], None]
 
@@ -222,7 +225,7 @@ class ExportVerifier:
     def _judge(self, canonical: bytes) -> str | None:
         """Says what is wrong with the content of an entry, None when nothing is."""
         try:
-            found: object = json.loads(canonical)
+            found: object = _DECODE(canonical.decode())
         except (ValueError, RecursionError):
             return "this is no entry"
         if not isinstance(found, dict):
