@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -83,11 +84,38 @@ def a_question(text: str) -> Request:
     return {"subject": {"operation": "OPERATION_GENERATE", "stage": "STAGE_BEFORE", "parts": [part]}}
 
 
+def a_signed_size(world: World) -> str:
+    """Waits until something that the tenant did is chained, and has it signed; gives the size of the signed head."""
+    until = time.monotonic() + 20
+    while not world.client.audit.status().size:
+        assert time.monotonic() < until, "nothing that the tenant did reached its audit trail"
+        time.sleep(0.1)
+    return str(max(line.head.size for line in world.client.audit.export()))
+
+
+def after_signing(world: World) -> Request:
+    """Asks without saying anything, once there is something to tell."""
+    assert a_signed_size(world)
+    return {}
+
+
 #: A request for each public RPC, made anew for each call.
 REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
+    "AccessService/CheckRelation": lambda _: {"user": "user:anna", "relation": "editor", "object": "project:walk"},
+    "AccessService/GetAuthorizationModel": lambda _: {},
+    "AccessService/ListRelations": lambda _: {"object": "project:walk", "page_size": 1},
+    "AccessService/WriteAuthorizationModel": lambda world: {"model": world.client.access.model().model},
+    "AccessService/WriteRelations": lambda world: {
+        "writes": [{"user": "user:anna", "relation": "editor", "object": f"project:{world.fresh('walk')}"}]
+    },
     "AgentService/CreateAgent": lambda world: {"agent": {"name": world.fresh("Agent"), "version": "1.0.0"}},
     "AgentService/GetAgent": lambda world: {"name": world.agent, "version": "1.0.0"},
     "AgentService/ListAgents": lambda _: {"page_size": 1},
+    "AuditService/ExportAudit": lambda world: {"from_index": str(int(a_signed_size(world)) - 1)},
+    "AuditService/GetAuditStatus": after_signing,
+    "AuditService/ListAuditEntries": lambda world: {"page_size": 1, "action": "agents.write"},
+    "AuditService/ProveAuditConsistency": lambda world: {"first_size": a_signed_size(world)},
+    "AuditService/ProveAuditEntry": lambda world: {"index": str(int(a_signed_size(world)) - 1)},
     "BudgetService/GetBudget": lambda _: {"budget_id": "tenant"},
     "BudgetService/ListBudgets": lambda _: {"page_size": 1},
     "BudgetService/SetBudgetLimit": lambda _: {"budget_id": "tenant", "limit_nano_usd": "50000000000"},
@@ -149,7 +177,14 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
 }
 #: What of an answer shows that it is no empty one.
 TELLING: Final[Mapping[str, str]] = {
+    "CheckRelation": "explanation",
+    "GetAuthorizationModel": "etag",
+    "ListRelations": "relations",
+    "WriteAuthorizationModel": "etag",
+    "WriteRelations": "written",
+    "ExportAudit": "entry.canonical",
     "GetAgent": "agent.name",
+    "GetAuditStatus": "head.signature",
     "GetBudget": "budget.limit_nano_usd",
     "GetCostSummary": "total_nano_usd",
     "Embed": "embeddings",
@@ -157,9 +192,12 @@ TELLING: Final[Mapping[str, str]] = {
     "GetMemory": "memory.parts",
     "GetMeshStatus": "serving",
     "InvokeTool": "invocation.parts",
+    "ListAuditEntries": "entries",
     "ListCostEvents": "cost_events",
     "ListTurns": "turns",
     "ListViolations": "violations",
+    "ProveAuditConsistency": "second.signature",
+    "ProveAuditEntry": "head.signature",
     "Recall": "recent",
     "WatchSession": "session_started.topic_start",
     "WatchViolations": "violation.rule",
@@ -182,6 +220,7 @@ def world(mesh: RunningMesh) -> Iterator[World]:
             world.ended_session = session.session_id
             for _ in client.sessions.watch(session.session_id):
                 pass
+            client.access.grant("user:ben", "viewer", "project:walk")
             world.memory = client.memories.remember("Rivers meet.").memory_id
             yield world
 

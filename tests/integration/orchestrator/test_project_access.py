@@ -108,6 +108,24 @@ async def test_a_list_leaves_out_what_one_may_not_read(replica: Replica) -> None
     assert await listed(replica.as_tenant()) == both
 
 
+async def test_a_stream_ends_when_the_relation_is_taken_away(house: House, replica: Replica) -> None:
+    made = await replica.sessions.StartSession(a_start(), metadata=a_user(replica, "key_ed"))
+    watching = replica.sessions.WatchSession(
+        pb.WatchSessionRequest(session_id=made.session.session_id), metadata=a_user(replica, "key_vi")
+    )
+    first = await watching.read()
+    assert isinstance(first, pb.WatchSessionResponse)
+    assert first.HasField("session_started")
+    await until(replica, made.session.session_id, WAITING)
+    house.gate.granted.discard(("key_vi", "viewer", "project:claims"))
+    advance = pb.AdvanceSessionRequest(session_id=made.session.session_id)
+    await replica.sessions.AdvanceSession(advance, metadata=a_user(replica, "key_ed"))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        while isinstance(await watching.read(), pb.WatchSessionResponse):
+            pass
+    assert remote_error(raised.value).reason == "RELATION_MISSING"
+
+
 async def test_administrators_need_no_relation(replica: Replica) -> None:
     session = await start(replica, metadata=CLAIMS)
     assert session.metadata["project"] == "claims"
