@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import delete, exists, func, insert, or_, select, update
+from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -24,7 +24,7 @@ from services.gateway.storage.people_tables import (
     UQ_ISSUER,
     UQ_PERSON_EMAIL,
 )
-from services.gateway.storage.tables import API_KEY
+from services.gateway.storage.tables import API_KEY, SERVICE_ACCOUNT
 from services.gateway.storage.unit_of_work import SqlAuditTrail, SqlRequests
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import Role, TenantId
@@ -191,12 +191,25 @@ class SqlAdministration:
             PERSON.c.roles.contains([Role.ADMIN.value]),
             exists().where(OIDC_ISSUER.c.tenant_id == user.tenant),
         )
+        # Of a key of a service account, the account's roles and project count.
+        administers = and_(
+            API_KEY.c.service_account_id.is_(None),
+            API_KEY.c.project.is_(None),
+            API_KEY.c.roles.contains([Role.ADMIN.value]),
+        )
+        account = exists().where(
+            SERVICE_ACCOUNT.c.tenant_id == user.tenant,
+            SERVICE_ACCOUNT.c.id == API_KEY.c.service_account_id,
+            SERVICE_ACCOUNT.c.disable_time.is_(None),
+            SERVICE_ACCOUNT.c.project.is_(None),
+            SERVICE_ACCOUNT.c.roles.contains([Role.ADMIN.value]),
+        )
         key = exists().where(
             API_KEY.c.tenant_id == user.tenant,
             API_KEY.c.revoke_time.is_(None),
             or_(API_KEY.c.expire_time.is_(None), API_KEY.c.expire_time > now + _LASTING),
-            API_KEY.c.project.is_(None),
-            API_KEY.c.roles.contains([Role.ADMIN.value]),
+            API_KEY.c.scopes.is_(None),
+            or_(administers, account),
         )
         return (await self._scope.execute(select(or_(person, key)))).scalar_one()
 
