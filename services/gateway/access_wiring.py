@@ -3,8 +3,6 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from services.gateway.clients.openfga import openfga_store
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.access_work import SqlBeginAccessWork, SqlModelReader
@@ -14,6 +12,7 @@ from services.gateway.usecases.access_ports import RelationStore
 from services.gateway.usecases.check_relation import AuthorizeCaller, CheckRelation
 from services.gateway.usecases.write_access_model import WriteAccessModel
 from services.gateway.usecases.write_relations import WriteRelations
+from services.meshkit.sql.engine import AsyncEngine
 
 
 @asynccontextmanager
