@@ -162,7 +162,7 @@ def drop_audit(op: "Operations") -> None:
 ADD_ENTRY: Final = """
     INSERT INTO audit_entry (tenant_id, actor, peer, action, method, target, outcome, reason, request_hash, request_id,
                              correlation_id, source_address, details)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"""
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::jsonb)"""
 
 
 def entry_values(draft: AuditDraft, outcome: AuditOutcome, reason: str = "") -> tuple[Any, ...]:

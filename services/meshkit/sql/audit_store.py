@@ -14,7 +14,7 @@ from services.meshkit.sql.scope import driver_scope
 
 #: Entries behind a position of each stream, the nearest first.
 _PAGE: Final = """
-    SELECT entry.* FROM unnest($1::smallint[], $2::bigint[]) AS known (stream, position),
+    SELECT entry.*, entry.details::text AS facts FROM unnest($1::smallint[], $2::bigint[]) AS known (stream, position),
         LATERAL (SELECT * FROM audit_entry AS e WHERE e.stream = known.stream AND e.position > known.position
                  ORDER BY e.position LIMIT $3) AS entry
     ORDER BY entry.position - known.position, entry.stream LIMIT $3"""
@@ -56,7 +56,7 @@ class SqlAuditStore:
         places = {stream: known.get(stream, 0) for stream in range(STREAMS)}
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
             rows = await scope.driver.fetch(_PAGE, list(places), list(places.values()), most)
-        return [{**row, "details": json.loads(row["details"])} for row in rows]
+        return [{**row, "details": json.loads(row["facts"])} for row in rows]
 
     async def forget(self, known: Mapping[int, int], *, most: int) -> int:
         """Deletes entries before these positions that are older than a week; returns how many."""

@@ -19,6 +19,7 @@ FIRST = '''
 
     from alembic.operations import Operations
 
+    from services.meshkit.sql.audit import create_audit, drop_audit
     from services.meshkit.sql.data_keys import create_data_keys
     from services.meshkit.sql.outbox import create_outbox
     from services.meshkit.sql.request_ids import create_request_ids
@@ -36,9 +37,11 @@ FIRST = '''
         create_outbox(op)
         create_request_ids(op)
         create_data_keys(op)
+        create_audit(op)
 
 
     def downgrade(op: Operations) -> None:
+        drop_audit(op)
         for table in ("data_key", "request_id", "outbox", "price", "note"):
             op.drop_table(table)
 '''

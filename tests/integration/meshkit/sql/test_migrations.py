@@ -9,6 +9,7 @@ from sqlalchemy import Column, MetaData, Table, Text, Uuid, select, text
 
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
+from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.data_keys import data_key_table
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import downgrade, drift, migrate, upgrade
@@ -86,6 +87,7 @@ async def test_tables_py_and_the_database_are_compared(make_database: MakeDataba
     outbox_table(metadata)
     request_id_table(metadata)
     data_key_table(metadata)
+    audit_entry_tables(metadata)
     differences = await drift(ledgerette, urls.migrator, metadata)
     assert len(differences) == 2
     assert "words" in differences[0]
