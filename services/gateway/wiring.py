@@ -7,7 +7,7 @@ from importlib.metadata import version
 from secrets import token_bytes
 from typing import Any
 
-from comitia.gateway.v1 import status_service_pb2_grpc, tenant_service_pb2_grpc
+from comitia.gateway.v1 import status_service_pb2_grpc
 from comitia.gateway.v1.guard_feed_service_pb2_grpc import add_GuardFeedServiceServicer_to_server
 from comitia.guard_table import GUARDS
 from services.gateway.access_wiring import access
@@ -18,12 +18,11 @@ from services.gateway.people_wiring import people
 from services.gateway.rate_wiring import rate_leasing
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.guard_reader import SqlGuardReader
-from services.gateway.storage.identity_directory import SqlIdentityDirectory
 from services.gateway.storage.unit_of_work import SqlBeginWork
+from services.gateway.tenant_wiring import tenants
 from services.gateway.transport import access_servicer, edge_authorization, edge_reflection
 from services.gateway.transport.guard_feed_servicer import GuardFeedServicer
 from services.gateway.transport.status_servicer import StatusServicer
-from services.gateway.transport.tenant_servicer import TenantServicer
 from services.gateway.usecases.create_api_key import KeyMaker
 from services.gateway.usecases.create_tenant import CreateTenant
 from services.gateway.usecases.guard_news import GuardNews
@@ -82,15 +81,21 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
         users = await stack.enter_async_context(
             people(settings, engine=engine, maintenance=maintenance, signer=tokens.ring, clock=clock, ids=ids)
         )
-        directory = SqlIdentityDirectory(maintenance)
-        begin = SqlBeginWork(engine)
         maker = KeyMaker(clock=clock, ids=ids, randomness=token_bytes)
         identity = await identities(
             settings, engine=engine, maintenance=maintenance, signing=tokens, news=news, clock=clock, ids=ids
         )
         stack.enter_context(guard.feed.changed(identity.exchange.forget))
-        tenants = TenantServicer(
-            create_tenant=CreateTenant(begin=begin, maker=maker, clock=clock, ids=ids), tenants=directory
+        customers = await stack.enter_async_context(
+            tenants(
+                settings,
+                engine=engine,
+                maintenance=maintenance,
+                known=guard.feed,
+                create=CreateTenant(begin=SqlBeginWork(engine), maker=maker, clock=clock, ids=ids),
+                workload=workload,
+                clock=clock,
+            )
         )
         status = StatusServicer(
             status=MeshStatus(await _probes(stack, settings)),
@@ -101,7 +106,8 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             name="gateway",
             listen=settings.listen,
             registrations=(
-                *_registrations(settings, tenants, status),
+                *_registrations(settings, status),
+                *customers.registrations,
                 *identity.registrations,
                 partial(add_GuardFeedServiceServicer_to_server, guard_feed),
                 users,
@@ -111,7 +117,14 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             ),
             admission=guard.admission,
             refusals=entries.refusals,
-            background=(news, *guard.background, *identity.background, *audit.background, *rates.background),
+            background=(
+                news,
+                *guard.background,
+                *identity.background,
+                *customers.background,
+                *audit.background,
+                *rates.background,
+            ),
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,
             max_concurrent_calls=settings.max_concurrent_calls,
@@ -132,13 +145,12 @@ async def _probes(stack: AsyncExitStack, settings: GatewaySettings) -> list[Grpc
     return [await stack.enter_async_context(health_probe(name, target)) for name, target in targets.items()]
 
 
-def _registrations(settings: GatewaySettings, tenants: TenantServicer, status: StatusServicer) -> list[Registration]:
+def _registrations(settings: GatewaySettings, status: StatusServicer) -> list[Registration]:
     def reflection(server: Any) -> None:
         descriptors = settings.descriptors_path.read_bytes()
         edge_reflection.add_to_server(server, descriptors=descriptors, guards=GUARDS)
 
     return [
-        partial(tenant_service_pb2_grpc.add_TenantServiceServicer_to_server, tenants),
         partial(status_service_pb2_grpc.add_StatusServiceServicer_to_server, status),
         reflection,
     ]

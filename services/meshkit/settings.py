@@ -29,6 +29,11 @@ class ServiceSettings(BaseSettings):
     )
     nats_url: SecretStr = Field(default=SecretStr("nats://127.0.0.1:4222"), description="Address of NATS.")
     jwks_path: Path = Field(description="Key set that access tokens are verified with; re-read when it changes.")
+    jwks_from_gateway: bool = Field(
+        default=False,
+        description="Keep the file `jwks_path` by what the gateway's `GetKeySet` says, every 10 s. For a machine that "
+        "shares no files with the gateway.",
+    )
     workload_key_path: Path = Field(description="Private key with which this service signs its workload assertions.")
     workload_jwks_path: Path = Field(description="Key set that the assertions of the neighbours are verified with.")
     kek_provider: str = Field(

@@ -18,6 +18,7 @@ from services.meshkit.guard.call_limits import CallLimits
 from services.meshkit.guard.concurrency import SeatGate
 from services.meshkit.guard.feed import GuardFeed
 from services.meshkit.guard.follow import FollowGuard, GuardSource, remote_source
+from services.meshkit.guard.key_set_mirror import KeySetMirror
 from services.meshkit.guard.lessee import remote_leases
 from services.meshkit.guard.rate import RateGate
 from services.meshkit.settings import ServiceSettings
@@ -69,12 +70,17 @@ async def mesh_guard(
         tenant_data: erases what the service holds of a tenant.
         source: says what changed, for the gateway itself; every other service asks the gateway.
         leases: leases slices of rate limits, likewise.
-    Raises: KeyUnreadable: a key set file is missing or broken.
+    Raises: KeyUnreadable: a key set file is missing or broken. Unavailable: it is the gateway's, which does not answer.
     """
     feed = GuardFeed(clock=clock)
     feed.show(service)
     parts = [part for part in (audit, tenant_data) if part is not None]
     async with channel(settings.gateway_target, identity=workload) as to_gateway:
+        mirrors: list[Background] = []
+        if settings.jwks_from_gateway:
+            mirror = KeySetMirror(to_gateway, settings.jwks_path, clock=clock)
+            await mirror.first()
+            mirrors.append(mirror)
         follow = FollowGuard(feed, source or remote_source(to_gateway), clock=clock, dice=Random())
         rates = RateGate(
             leases or remote_leases(to_gateway),
@@ -96,7 +102,12 @@ async def mesh_guard(
             feed=feed,
             rates=rates,
             registrations=tuple(registration for part in parts for registration in part.registrations),
-            background=(follow, *rates.background, *(background for part in parts for background in part.background)),
+            background=(
+                follow,
+                *mirrors,
+                *rates.background,
+                *(background for part in parts for background in part.background),
+            ),
             ready=_heard(feed, clock=clock, within_seconds=settings.guard_wait_seconds),
         )
 

@@ -34,6 +34,11 @@ class Face:
     tenants: "TenantServiceAsyncStub"
     status: "StatusServiceAsyncStub"
 
+    @classmethod
+    def of(cls, gateway: RunningGateway, opened: grpc.aio.Channel) -> "Face":
+        """Makes the stubs."""
+        return cls(gateway, opened, IdentityServiceStub(opened), TenantServiceStub(opened), StatusServiceStub(opened))
+
     async def login(self, key: str) -> Metadata:
         """Exchanges a key; gives the metadata of calls."""
         answer = await self.identity.ExchangeApiKey(identity.ExchangeApiKeyRequest(api_key=key))
@@ -50,4 +55,4 @@ async def face(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[Fac
         running_gateway(make_database, tmp_path) as gateway,
         channel(gateway.target, identity=gateway.keys.workload("orchestrator")) as opened,
     ):
-        yield Face(gateway, opened, IdentityServiceStub(opened), TenantServiceStub(opened), StatusServiceStub(opened))
+        yield Face.of(gateway, opened)
