@@ -138,7 +138,11 @@ async def test_two_gateways_chain_every_entry_once(make_database: MakeDatabase, 
     (tmp_path / "other").mkdir()
     async with open_room(make_database, tmp_path) as one:
         again = database_of(one)
-        shared = {"audit_store": str(tmp_path / "audit"), "audit_key_path": tmp_path / "audit.jwk"}
+        shared = {
+            "kek_path": tmp_path / "kek",
+            "audit_store": str(tmp_path / "audit"),
+            "audit_key_path": tmp_path / "audit.jwk",
+        }
         async with open_room(again, tmp_path / "other", feeds=one.feeds, **shared) as other:
             for number in range(300):
                 list(one.feeds.values())[number % 7].write(one.tenant, target=f"thing {number}")
