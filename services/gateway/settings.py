@@ -87,6 +87,15 @@ class GatewaySettings(ServiceSettings):
         le=7 * 86_400,
         description="How long the last keys of an issuer that does not answer stay in use.",
     )
+    erasure_seconds: float = Field(
+        default=2.0, gt=0, le=60, description="Pause between two rounds that erase deleted tenants."
+    )
+    erasure_settle_seconds: float = Field(
+        default=75.0,
+        ge=0,
+        description="A service counts as erased when it finds nothing more of a tenant so long after it was deleted: "
+        "longer than the longest call may take, since what was under way then may have written.",
+    )
     descriptors_path: Path = Field(
         default=_GEN / "descriptors" / "comitia.binpb", description="Descriptor set that reflection answers from."
     )

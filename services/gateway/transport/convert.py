@@ -8,10 +8,9 @@ from uuid import UUID
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.gateway.v1 import identity_pb2, identity_service_pb2, status_service_pb2, tenant_pb2
+from comitia.gateway.v1 import identity_pb2, identity_service_pb2, status_service_pb2
 from services.gateway.domain.api_key import ApiKey, KeyWish
 from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX, AccountWish, ServiceAccount
-from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.usecases.ports import Health, Repeatable
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Role
@@ -117,16 +116,6 @@ def key_set_to_proto(keys: Mapping[str, bytes]) -> identity_service_pb2.GetKeySe
             identity_service_pb2.GetKeySetResponse.Key(**public_jwk(kid, public))
             for kid, public in sorted(keys.items())
         ]
-    )
-
-
-def tenant_to_proto(tenant: Tenant) -> tenant_pb2.Tenant:
-    """Writes a tenant."""
-    return tenant_pb2.Tenant(
-        tenant_id=from_uuid(TENANT_PREFIX, tenant.id),
-        name=tenant.name,
-        create_time=timestamp(tenant.create_time),
-        residency_region=tenant.residency_region,
     )
 
 

@@ -1,32 +1,73 @@
 """gRPC face of tenants."""
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from comitia.gateway.v1 import tenant_service_pb2 as pb
-from comitia.gateway.v1.tenant_service_pb2_grpc import TenantServiceServicer
-from services.gateway.transport import convert
+from comitia.gateway.v1.tenant_service_pb2_grpc import TenantServiceServicer, add_TenantServiceServicer_to_server
+from services.gateway.domain.erasure import Erasure
+from services.gateway.transport import tenant_convert as convert
+from services.gateway.transport.convert import to_repeatable
 from services.gateway.usecases.create_tenant import CreateTenant
+from services.gateway.usecases.delete_tenant import DeleteTenant, DeleteWish
 from services.gateway.usecases.ports import TenantReader
+from services.gateway.usecases.set_security_policy import SetSecurityPolicy
+from services.gateway.usecases.suspend_tenant import ResumeTenant, SuspendTenant
+from services.gateway.usecases.tenant_ports import ErasureReader, TenantLookup
+from services.gateway.usecases.update_tenant import UpdateTenant
+from services.meshkit.core.errors import Invalid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.client_address import ClientAddresses
+from services.meshkit.grpc.server import Registration
+from services.meshkit.tenant_data.convert import steps_to_proto
 
-_CREATE: Final = "comitia.gateway.v1.TenantService/CreateTenant"
+_SERVICE: Final = "comitia.gateway.v1.TenantService"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantVerbs:
+    """What can be done about tenants."""
+
+    create: CreateTenant
+    update: UpdateTenant
+    set_security_policy: SetSecurityPolicy
+    suspend: SuspendTenant
+    resume: ResumeTenant
+    delete: DeleteTenant
 
 
 class TenantServicer(TenantServiceServicer):
-    """Converts, calls one use case, converts back. No decisions here."""
+    """Converts, calls one use case or a reader, converts back. No decisions here."""
 
-    def __init__(self, *, create_tenant: CreateTenant, tenants: TenantReader) -> None:
-        self._create_tenant = create_tenant
+    def __init__(
+        self,
+        verbs: TenantVerbs,
+        *,
+        directory: TenantReader,
+        tenants: TenantLookup,
+        erasures: ErasureReader,
+        addresses: ClientAddresses,
+    ) -> None:
+        self._verbs = verbs
+        self._directory = directory
         self._tenants = tenants
+        self._erasures = erasures
+        self._addresses = addresses
+
+    @property
+    def registration(self) -> Registration:
+        """Adds it to a server."""
+        return partial(add_TenantServiceServicer_to_server, self)
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Any) -> pb.CreateTenantResponse:
-        """See `tenant_service.proto`, as the other method."""
-        made = await self._create_tenant(
+        """See `tenant_service.proto`, as the other methods."""
+        made = await self._verbs.create(
             caller_of(context),
             name=request.name,
             residency_region=request.residency_region,
-            request=convert.to_repeatable(request, request.request_id, method=_CREATE),
+            request=to_repeatable(request, request.request_id, method=f"{_SERVICE}/CreateTenant"),
         )
         key = "" if made.admin_key is None else made.admin_key.text
         return pb.CreateTenantResponse(tenant=convert.tenant_to_proto(made.tenant), admin_api_key=key)
@@ -34,9 +75,69 @@ class TenantServicer(TenantServiceServicer):
     async def ListTenants(self, request: pb.ListTenantsRequest, context: Any) -> pb.ListTenantsResponse:
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, str)
-        found = await self._tenants.tenants(after=None if place is None else str(place[0]), most=size + 1)
+        found = await self._directory.tenants(after=None if place is None else str(place[0]), most=size + 1)
         more = len(found) > size
         return pb.ListTenantsResponse(
             tenants=[convert.tenant_to_proto(tenant) for tenant in found[:size]],
             next_page_token=encode_page_token(found[size - 1].name) if more else "",
         )
+
+    async def GetTenant(self, request: pb.GetTenantRequest, context: Any) -> pb.GetTenantResponse:
+        tenant = await self._tenants.get(convert.to_tenant_id(request.tenant_id))
+        return pb.GetTenantResponse(tenant=convert.tenant_to_proto(tenant))
+
+    async def GetOwnTenant(self, request: pb.GetOwnTenantRequest, context: Any) -> pb.GetOwnTenantResponse:
+        tenant = await self._tenants.get(caller_of(context).principal.tenant)
+        return pb.GetOwnTenantResponse(tenant=convert.tenant_to_proto(tenant))
+
+    async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Any) -> pb.UpdateTenantResponse:
+        repeatable = to_repeatable(request, request.request_id, method=f"{_SERVICE}/UpdateTenant")
+        tenant = await self._verbs.update(caller_of(context), convert.to_change(request), repeatable)
+        return pb.UpdateTenantResponse(tenant=convert.tenant_to_proto(tenant))
+
+    async def SetSecurityPolicy(
+        self, request: pb.SetSecurityPolicyRequest, context: Any
+    ) -> pb.SetSecurityPolicyResponse:
+        if not request.HasField("security_policy"):
+            raise Invalid("security_policy", "is required; an empty one takes all rules away")
+        tenant = await self._verbs.set_security_policy(
+            caller_of(context),
+            convert.to_policy(request.security_policy),
+            etag=request.etag,
+            address=self._addresses.of(context),
+            request=to_repeatable(request, request.request_id, method=f"{_SERVICE}/SetSecurityPolicy"),
+        )
+        return pb.SetSecurityPolicyResponse(tenant=convert.tenant_to_proto(tenant))
+
+    async def SuspendTenant(self, request: pb.SuspendTenantRequest, context: Any) -> pb.SuspendTenantResponse:
+        tenant = await self._verbs.suspend(
+            caller_of(context),
+            convert.to_tenant_id(request.tenant_id),
+            reason=request.reason,
+            request=to_repeatable(request, request.request_id, method=f"{_SERVICE}/SuspendTenant"),
+        )
+        return pb.SuspendTenantResponse(tenant=convert.tenant_to_proto(tenant))
+
+    async def ResumeTenant(self, request: pb.ResumeTenantRequest, context: Any) -> pb.ResumeTenantResponse:
+        tenant = await self._verbs.resume(
+            caller_of(context),
+            convert.to_tenant_id(request.tenant_id),
+            request=to_repeatable(request, request.request_id, method=f"{_SERVICE}/ResumeTenant"),
+        )
+        return pb.ResumeTenantResponse(tenant=convert.tenant_to_proto(tenant))
+
+    async def DeleteTenant(self, request: pb.DeleteTenantRequest, context: Any) -> pb.DeleteTenantResponse:
+        wish = DeleteWish(
+            tenant=convert.to_tenant_id(request.tenant_id),
+            confirm_name=request.confirm_name,
+            plan_only=request.plan_only,
+        )
+        repeatable = to_repeatable(request, request.request_id, method=f"{_SERVICE}/DeleteTenant")
+        deletion = await self._verbs.delete(caller_of(context), wish, repeatable)
+        return pb.DeleteTenantResponse(
+            plan=steps_to_proto(deletion.plan), tenant=convert.tenant_to_proto(deletion.tenant)
+        )
+
+    async def GetErasure(self, request: pb.GetErasureRequest, context: Any) -> pb.GetErasureResponse:
+        erasure: Erasure = await self._erasures.erasure(convert.to_tenant_id(request.tenant_id))
+        return convert.erasure_to_proto(erasure)

@@ -3,7 +3,8 @@
 They are files `services/<service>/storage/migrations/versions/NNNN_pre_<what>.py` (before the new code) and
 `NNNN_post_<what>.py` (after it) with `revision`, `down_revision`, `upgrade(op)` and `downgrade(op)`. The operations are
 an argument: alembic's global `op` belongs to one thread at a time, and seven services migrate at once. After the last,
-the service's transactions of one round trip are installed (`storage/one_trips.py`).
+the service's transactions of one round trip are installed (`storage/one_trips.py`), and role `maintenance` may erase what
+the service says of tenants' data (`storage/tenant_data.py`).
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from services.meshkit.sql.identifiers import checked, quoted
 from services.meshkit.sql.one_trip import MARK, OneTrip
 from services.meshkit.sql.rls import UNTENANTED
 from services.meshkit.sql.roles import roles_of
+from services.meshkit.sql.tenant_data import MODULE, STATED, TableStatement, grants
 
 _FILE: Final = re.compile(r"(\d{4})_(pre|post)_[a-z0-9_]+\.py")
 _LOCK_SPACE: Final = 0x636F6D
@@ -62,8 +64,11 @@ async def migrate(service_package: str, url: str, *, to: str = "head", back: boo
     def plan(heads: Any, _context: Any) -> Any:
         return script._downgrade_revs(to, heads) if back else script._upgrade_revs(to, heads)  # pyright: ignore[reportPrivateUsage]
 
+    # On the way to an older revision neither functions nor statements of this release fit.
+    whole = not back and to == "head"
     work = () if back else _one_trips(service_package)
-    await _on_connection(url, partial(_run, service=service, plan=plan, one_trips=work))
+    stated = _tenant_data(service_package) if whole else ()
+    await _on_connection(url, partial(_run, service=service, plan=plan, one_trips=work, stated=stated))
 
 
 async def drift(service_package: str, url: str, tables: MetaData) -> list[str]:
@@ -127,7 +132,23 @@ def _one_trips(service_package: str) -> Sequence[OneTrip]:
     return listed
 
 
-def _run(connection: Connection, *, service: str, plan: _Plan, one_trips: Sequence[OneTrip]) -> None:
+def _tenant_data(service_package: str) -> Sequence[TableStatement]:
+    """Finds what a service says of tenants' data, if it keeps any."""
+    name = f"{service_package}.storage.{MODULE}"
+    if importlib.util.find_spec(name) is None:
+        return ()
+    stated: tuple[TableStatement, ...] = getattr(importlib.import_module(name), STATED)
+    return stated
+
+
+def _run(
+    connection: Connection,
+    *,
+    service: str,
+    plan: _Plan,
+    one_trips: Sequence[OneTrip],
+    stated: Sequence[TableStatement],
+) -> None:
     table = version_table(service)
     connection.execute(
         text("SELECT pg_advisory_lock(:space, :service)"),
@@ -141,6 +162,7 @@ def _run(connection: Connection, *, service: str, plan: _Plan, one_trips: Sequen
         context.run_migrations(op=Operations(context))
         if context.get_current_heads():
             _install(connection, one_trips)
+            _let_erase(connection, stated)
         else:
             _uninstall_all(connection)
     comment = UNTENANTED + "the revision of this database"
@@ -153,6 +175,12 @@ def _install(connection: Connection, one_trips: Sequence[OneTrip]) -> None:
     for work in one_trips:
         for statement in work.statements((roles.app, roles.maintenance)):
             connection.exec_driver_sql(statement)
+
+
+def _let_erase(connection: Connection, stated: Sequence[TableStatement]) -> None:
+    role = roles_of(checked(connection.engine.url.database or "")).maintenance
+    for statement in grants(stated, role):
+        connection.exec_driver_sql(statement)
 
 
 def _uninstall_all(connection: Connection) -> None:

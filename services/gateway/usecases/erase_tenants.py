@@ -1,0 +1,102 @@
+"""Drives erasures to their end, across restarts and outages of anything."""
+
+import asyncio
+from datetime import timedelta
+
+from services.gateway.domain.erasure import Erasure
+from services.gateway.domain.tenant import TENANT_PREFIX
+from services.gateway.usecases.tenant_ports import BeginTenantWork, ErasureBook, TenantStores
+from services.meshkit.core.audit import mesh_acts
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.ids import from_uuid
+from services.meshkit.core.tenant import TenantState
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
+
+
+class EraseTenants:
+    """Asks every service to erase what it holds of a tenant that is marked, until all are done.
+
+    A service counts as done only when it found nothing more after `settle_seconds`: what was under way when the tenant
+    was marked may have written until then.
+
+    Args:
+        settle_seconds: longer than the longest call may take.
+        every_seconds: pause between two rounds.
+    """
+
+    def __init__(
+        self,
+        *,
+        begin: BeginTenantWork,
+        book: ErasureBook,
+        stores: TenantStores,
+        clock: Clock,
+        settle_seconds: float,
+        every_seconds: float,
+    ) -> None:
+        self._begin = begin
+        self._book = book
+        self._stores = stores
+        self._clock = clock
+        self._settle = timedelta(seconds=settle_seconds)
+        self._every_seconds = every_seconds
+        self._awake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Tells it that there is something to erase."""
+        self._awake.set()
+
+    async def __call__(self) -> None:
+        """Works until cancelled."""
+        while True:
+            self._awake.clear()
+            try:
+                while await self.round():
+                    pass
+            except MeshError as error:
+                log.warning("erasing tenants is put off", error=error.message)
+            waiting = asyncio.ensure_future(self._awake.wait())
+            pause = asyncio.ensure_future(self._clock.sleep(self._every_seconds))
+            try:
+                await asyncio.wait((waiting, pause), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                waiting.cancel()
+                pause.cancel()
+
+    async def round(self) -> bool:
+        """Goes on with one erasure; False when there is none to go on with."""
+        erasure = await self._book.take()
+        if erasure is None:
+            return False
+        settled = self._clock.now() - erasure.start_time >= self._settle
+        for service in sorted(erasure.pending):
+            erasure = await self._ask(erasure, service, settled=settled)
+            await self._book.note(erasure, hold=True)
+        erasure = erasure.ended(self._clock.now())
+        if erasure.end_time is not None:
+            await self._finish(erasure)
+        await self._book.note(erasure, hold=False)
+        return False
+
+    async def _ask(self, erasure: Erasure, service: str, *, settled: bool) -> Erasure:
+        try:
+            erased = await self._stores.erase(service, erasure.tenant)
+        except MeshError as error:
+            log.info("a service has not erased a tenant yet", erased_service=service, reason=error.reason)
+            return erasure
+        return erasure.took(service, erased.steps, done=erased.done and settled)
+
+    async def _finish(self, erasure: Erasure) -> None:
+        """Marks the tenant as deleted, on the record."""
+        name = from_uuid(TENANT_PREFIX, erasure.tenant)
+        with mesh_acts("gateway", erasure.tenant, action="tenants.erased", target=name):
+            async with self._begin(erasure.tenant) as work:
+                tenant = await work.tenants.lock(erasure.tenant)
+                if tenant.state is TenantState.DELETED:
+                    return
+                await work.tenants.replace(tenant.changed(state=TenantState.DELETED))
+                await work.commit()
+        log.info("a tenant is erased")
