@@ -30,12 +30,13 @@ from services.meshkit.content.law import RuleOutcome, Subject, Verdict
 from services.meshkit.core.errors import Exhausted, Precondition
 from services.meshkit.core.identity import Principal, Role
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.fault_queue import FaultQueue
 from services.meshkit.testing.mesh_keys import TENANT
 
 USER = Label(integrity=Integrity.USER, sources=frozenset({"user:anna"}))
-ANNA = Principal(tenant=TENANT, subject="key_anna", roles=frozenset({Role.TENANT_USER}), token="token-of-anna")
+ANNA = Principal(tenant=TENANT, subject="key_anna", roles=frozenset({Role.TENANT_USER}), token=Secret("token-of-anna"))
 
 OPENAI = Deployment(name="openai/gpt-test", adapter=Adapter.OPENAI, model="gpt-test")
 ANTHROPIC = Deployment(name="anthropic/claude-test", adapter=Adapter.ANTHROPIC, model="claude-test")
@@ -171,7 +172,7 @@ class FakeHolds:
     async def settle(self, principal: Principal, hold_id: str, usage: Usage | None) -> NanoUsd:
         assert usage is not None, "models have no fixed price"
         self.settling.hit()
-        self.tokens.append(principal.token)
+        self.tokens.append(principal.token.reveal())
         self._move(hold_id, "settled", allowed={"dispatched", "settled"})
         hold = self.holds[hold_id]
         assert hold.usage in (None, usage), "settled twice, and differently"
@@ -194,7 +195,7 @@ class MemoryCallStore:
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self.hashes: dict[CallKey, bytes] = {}
-        self.calls: dict[CallKey, tuple[RecordedCall, str, datetime]] = {}
+        self.calls: dict[CallKey, tuple[RecordedCall, Secret, datetime]] = {}
         self.recording, self.judging, self.marking = FaultQueue(), FaultQueue(), FaultQueue()
 
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
@@ -202,7 +203,7 @@ class MemoryCallStore:
             raise CallArgumentsDiffer(key.call_id)
         return self.calls[key][0] if key in self.calls else None
 
-    async def record(self, recorded: RecordedCall, *, token: str) -> RecordedCall:
+    async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         self.recording.hit()
         self.hashes.setdefault(recorded.key, recorded.arguments_hash)
         if recorded.key not in self.calls:
@@ -219,11 +220,11 @@ class MemoryCallStore:
     async def mark_settled(self, settlements: Sequence[Settlement]) -> None:
         self.marking.hit()
         for one in settlements:
-            call, _, when = self.calls.get(one.key, (None, "", self._clock.now()))
+            call, _, when = self.calls.get(one.key, (None, NO_SECRET, self._clock.now()))
             if call is None or call.hold_id != one.hold_id or call.settle_state is not SettleState.PENDING:
                 continue
             state = SettleState.LAPSED if one.charged is None else SettleState.SETTLED
-            self.calls[one.key] = (replace(call, settle_state=state, charged=one.charged), "", when)
+            self.calls[one.key] = (replace(call, settle_state=state, charged=one.charged), NO_SECRET, when)
 
     async def pending(self, *, before: datetime, most: int) -> list[PendingSettlement]:
         oldest_first = sorted(self.calls.values(), key=lambda recorded: recorded[2])

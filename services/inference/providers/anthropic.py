@@ -28,7 +28,7 @@ class AnthropicProvider:
     def __init__(self, http: ProviderHttp, endpoint: Endpoint) -> None:
         self._http = http
         self._url = f"{endpoint.base_url}/v1/messages"
-        self._headers = {"x-api-key": endpoint.key, "anthropic-version": _VERSION}
+        self._headers = {"x-api-key": endpoint.key.reveal(), "anthropic-version": _VERSION}
 
     async def stream(
         self, deployment: Deployment, prompt: Prompt, clearance: Clearance, *, seconds: float

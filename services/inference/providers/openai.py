@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -22,6 +22,7 @@ from services.inference.providers.openai_wire import (
 )
 from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import Usage
+from services.meshkit.core.secret import NO_SECRET, Secret
 
 _DECODER: Final = msgspec.json.Decoder(Chunk)
 _DONE: Final = b"[DONE]"
@@ -33,11 +34,11 @@ class Endpoint:
 
     #: Without a slash at the end, such as `https://api.openai.com/v1`.
     base_url: str
-    key: str = field(default="", repr=False)
+    key: Secret = NO_SECRET
 
     def headers(self) -> dict[str, str]:
         """Gives the header that carries the key, if there is one."""
-        return {"authorization": f"Bearer {self.key}"} if self.key else {}
+        return {"authorization": f"Bearer {self.key.reveal()}"} if self.key else {}
 
 
 class OpenAiProvider:

@@ -16,6 +16,7 @@ from services.inference.storage.tables import call
 from services.meshkit.calls.ports import PendingSettlement, Settlement
 from services.meshkit.content import CallId, CallKey
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.one_trip import OneTrip, one_trip
@@ -52,7 +53,7 @@ class CallRepository:
             raise CallArgumentsDiffer(key.call_id)
         return None if row["hold_id"] is None else await self._recorded(key, row)
 
-    async def record(self, recorded: RecordedCall, *, token: str) -> RecordedCall:
+    async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         """See `CallStore.record`."""
         key = recorded.key
         pending = recorded.settle_state is SettleState.PENDING
@@ -66,7 +67,7 @@ class CallRepository:
             usage_to_list(recorded.usage),
             str(recorded.settle_state),
             recorded.charged,
-            await self._keys.seal(key.tenant, token.encode(), aad=_place(key, "token")) if pending else None,
+            await self._keys.seal(key.tenant, token.reveal().encode(), aad=_place(key, "token")) if pending else None,
         )
         return recorded if standing is None else await self._recorded(key, standing)
 
@@ -141,13 +142,13 @@ class CallRepository:
             token=await self._token(key, bytes(row.token)),
         )
 
-    async def _token(self, key: CallKey, sealed: bytes) -> str:
+    async def _token(self, key: CallKey, sealed: bytes) -> Secret:
         """Opens a token; one whose key was destroyed is as good as none, and must not hold up the others."""
         try:
-            return (await self._keys.open(key.tenant, sealed, aad=_place(key, "token"))).decode()
+            return Secret((await self._keys.open(key.tenant, sealed, aad=_place(key, "token"))).decode())
         except (KeyDestroyed, SealBroken) as error:
             log.warning("a token to settle with cannot be opened", call_id=str(key.call_id), error=error.message)
-            return ""
+            return NO_SECRET
 
 
 def _names(key: CallKey) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from services.inference.domain.prompt import Prompt
 from services.meshkit.calls.ports import Clearance, DispatchedHold, Holds, SettlementStore
 from services.meshkit.content import CallContext, CallKey, Usage
 from services.meshkit.core.identity import Principal
+from services.meshkit.core.secret import Secret
 
 
 class HoldClient(Holds, Protocol):
@@ -85,7 +86,7 @@ class CallStore(SettlementStore, Protocol):
         """
         ...
 
-    async def record(self, recorded: RecordedCall, *, token: str) -> RecordedCall:
+    async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         """Makes an outcome durable. The first one stands: gives it, or an earlier one if there is one.
 
         Args:

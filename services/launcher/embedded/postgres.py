@@ -11,7 +11,7 @@ import pwd
 import shutil
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -63,7 +63,7 @@ class PostgresRoom:
     port: int
     log: Path
     #: Password of the role `postgres`.
-    password: str
+    password: str = field(repr=False)
 
     @property
     def admin_url(self) -> str:

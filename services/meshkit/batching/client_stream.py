@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc.aio
@@ -23,7 +23,8 @@ class Waiting:
 
     # A request item of the service; the coalescer keeps its type.
     item: Any
-    token: str
+    #: Of the caller, as it goes on the wire.
+    token: str = field(repr=False)
     size_bytes: int
     #: Time of the event loop at which the caller gives up.
     expires: float

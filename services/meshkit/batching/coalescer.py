@@ -145,7 +145,7 @@ class Coalescer(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         return Waiting(
             item=item,
-            token=principal.token,
+            token=principal.token.reveal(),
             size_bytes=size,
             expires=loop.time() + seconds,
             future=loop.create_future(),

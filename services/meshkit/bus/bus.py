@@ -20,6 +20,7 @@ from nats.js.api import RetentionPolicy, StorageType, StreamConfig
 from services.meshkit.bus.live import LiveMessage, LiveSubscription
 from services.meshkit.bus.subjects import DEAD_LETTERS, StreamSpec
 from services.meshkit.core.errors import Internal, Invalid, Unavailable
+from services.meshkit.core.secret import Secret
 
 log = structlog.get_logger()
 
@@ -46,8 +47,8 @@ class Bus:
     """Publishes and subscribes. Made by `bus(…)`."""
 
     def __init__(self, url: str, token: str | None, streams: Sequence[StreamSpec]) -> None:
-        self._url = url
-        self._token = token
+        self._url = Secret(url)
+        self._token = None if token is None else Secret(token)
         self._streams = {stream.name: stream for stream in (DEAD_LETTERS, *streams)}
         self._client: Client | None = None
         self._subscriptions: dict[LiveSubscription, Subscription | None] = {}
@@ -168,7 +169,7 @@ class Bus:
         async def on_error(error: Exception) -> None:
             nonlocal said
             if not said:
-                log.warning("nats does not answer; trying on", url=self._url, cause=str(error) or type(error).__name__)
+                log.warning("nats does not answer; trying on", cause=str(error) or type(error).__name__)
             said = True
 
         async def on_reconnected() -> None:
@@ -180,8 +181,8 @@ class Bus:
             closed.set()
 
         await client.connect(
-            self._url,
-            token=self._token,
+            self._url.reveal(),
+            token=None if self._token is None else self._token.reveal(),
             error_cb=on_error,
             reconnected_cb=on_reconnected,
             closed_cb=on_closed,

@@ -9,6 +9,7 @@ from services.meshkit.content import CallKey, Usage
 from services.meshkit.content.law import Subject, Verdict
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.secret import Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,7 @@ class PendingSettlement:
     #: None for a call of a fixed price.
     usage: Usage | None
     #: Access token of the caller; kept sealed, and only until the call is settled.
-    token: str
+    token: Secret
 
 
 class SettlementStore(Protocol):

@@ -1,9 +1,11 @@
 """Who is calling. Made from a verified token only, never from a field of a request."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType
 from uuid import UUID
+
+from services.meshkit.core.secret import NO_SECRET, Secret
 
 TenantId = NewType("TenantId", UUID)
 
@@ -40,7 +42,7 @@ class Principal:
     #: Verified mail address of a person; None for keys and service accounts.
     email: str | None = None
     #: The token itself, to be passed on when calling a neighbour for this principal.
-    token: str = field(default="", repr=False)
+    token: Secret = NO_SECRET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

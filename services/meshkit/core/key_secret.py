@@ -6,7 +6,7 @@ A secret is 256 random bits, so nobody finds it by trying, however fast the hash
 
 import hmac
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from typing import Final
@@ -34,7 +34,7 @@ class PresentedKey:
     """A key's text as somebody sent it, split; says nothing about whether it is right."""
 
     id: UUID
-    secret: str
+    secret: str = field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> "PresentedKey":

@@ -43,3 +43,7 @@ class Secret:
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         # A pickle, and with it what crosses to another process by itself, would hold the text.
         raise TypeError("a secret is not pickled; hand on what reads it")
+
+
+#: Where there is none.
+NO_SECRET: Final = Secret("")

@@ -26,7 +26,7 @@ _MARGIN_SECONDS: Final = 0.01
 
 def call_metadata(principal: Principal) -> Metadata:
     """Gives the metadata with which a call speaks for `principal`."""
-    return ((AUTHORIZATION, f"Bearer {principal.token}"),)
+    return ((AUTHORIZATION, f"Bearer {principal.token.reveal()}"),)
 
 
 @asynccontextmanager

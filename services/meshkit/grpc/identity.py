@@ -8,6 +8,7 @@ from uuid import UUID
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Unauthenticated
 from services.meshkit.core.identity import Principal, Role, TenantId
+from services.meshkit.core.secret import Secret
 from services.meshkit.grpc.signed_token import KeySetFile, SigningKey, verify
 
 ISSUER: Final = "comitia"
@@ -211,7 +212,7 @@ def _to_verified(token: str, claims: dict[str, Any], *, now: float) -> VerifiedT
         run_id=_text(claims, "run"),
         api_key=_text(claims, "key"),
         email=_text(claims, "email"),
-        token=token,
+        token=Secret(token),
     )
     return VerifiedToken(principal=principal, issued=issued, expires=expires + _LEEWAY_SECONDS)
 

@@ -72,6 +72,8 @@ async def sql_engine(
         max_overflow=0,
         pool_timeout=pool_timeout_seconds,
         pool_use_lifo=True,
+        # Errors name the statement; what was in it is nobody's business.
+        hide_parameters=True,
         connect_args={
             "connection_class": PreambleConnection,
             "timeout": connect_timeout_seconds,

@@ -10,6 +10,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
 from services.meshkit.telemetry import names
+from services.meshkit.telemetry.redact import redact
 from services.meshkit.telemetry.scope import current_scope
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -27,6 +28,7 @@ def setup_logs(level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _redact,
     ]
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer(serializer=_encode)],
@@ -58,6 +60,10 @@ def _add_scope(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> Mu
     if scope.trace_id:
         line.setdefault(names.LOG_TRACE_ID, scope.trace_id)
     return line
+
+
+def _redact(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return redact(line)
 
 
 def _encode(line: Any, **_options: Any) -> bytes:

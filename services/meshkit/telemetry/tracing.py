@@ -57,7 +57,10 @@ def span(name: str, *, traceparent: str | None = None, **attributes: AttributeVa
         yield
         return
     tracer = trace.get_tracer("comitia")
-    with tracer.start_as_current_span(name, context=_context(parent), attributes=attributes) as started:
+    # An exception's text may quote what a user wrote; the span says which kind it was, the log where it came from.
+    with tracer.start_as_current_span(
+        name, context=_context(parent), attributes=attributes, record_exception=False, set_status_on_exception=False
+    ) as started:
         carrier: dict[str, str] = {}
         _PROPAGATOR.inject(carrier)
         enter_scope(
@@ -69,6 +72,9 @@ def span(name: str, *, traceparent: str | None = None, **attributes: AttributeVa
         )
         try:
             yield
+        except BaseException as error:
+            started.set_status(trace.Status(trace.StatusCode.ERROR, type(error).__name__))
+            raise
         finally:
             enter_scope(scope)
 

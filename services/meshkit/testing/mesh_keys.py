@@ -8,6 +8,7 @@ from uuid import UUID
 
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Principal, Role, TenantId
+from services.meshkit.core.secret import Secret
 from services.meshkit.grpc.guard import Admission, Guard
 from services.meshkit.grpc.identity import TokenSigner, TokenVerifier, WorkloadSigner, WorkloadVerifier
 from services.meshkit.grpc.signed_token import KeySetFile, SigningKey, key_set
@@ -90,4 +91,4 @@ class MeshKeys:
             run_id=run_id,
         )
         signer = TokenSigner(self.access_key, clock=self.clock)
-        return replace(principal, token=signer.sign(principal, life=life, token_id="test"))
+        return replace(principal, token=Secret(signer.sign(principal, life=life, token_id="test")))

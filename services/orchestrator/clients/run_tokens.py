@@ -9,6 +9,7 @@ import grpc.aio
 from comitia.gateway.v1 import identity_service_pb2, identity_service_pb2_grpc
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Principal
+from services.meshkit.core.secret import Secret
 from services.meshkit.grpc.errors import remote_errors
 from services.orchestrator.engine.run import OwnedRun
 
@@ -38,7 +39,11 @@ class RunTokens:
         with remote_errors():
             answer = await self._identity.ExchangeGrant(request, timeout=_SECONDS)
         principal = Principal(
-            tenant=run.tenant, subject=run.grant_id, roles=frozenset(), run_id=run.run_id, token=answer.access_token
+            tenant=run.tenant,
+            subject=run.grant_id,
+            roles=frozenset(),
+            run_id=run.run_id,
+            token=Secret(answer.access_token),
         )
         fresh_until = answer.expire_time.ToDatetime(tzinfo=self._clock.now().tzinfo) - MARGIN
         self._tokens[run.run_id] = (principal, fresh_until)

@@ -13,6 +13,7 @@ from services.meshkit.calls.ports import PendingSettlement, Settlement
 from services.meshkit.content import CallId, CallKey
 from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.secret import Secret
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.scope import maintenance_scope, tenant_scope
 from services.tools.domain.errors import CallArgumentsDiffer
@@ -67,12 +68,14 @@ class InvocationRepository:
             row = await _present(scope, key)
         return await self._outcome(key, row, arguments_hash)
 
-    async def record(self, recorded: RecordedCall, *, token: str) -> RecordedCall:
+    async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         """See `CallStore.record`."""
         key = recorded.key
         pending = recorded.settle_state is SettleState.PENDING
         outcome = await self._keys.seal(key.tenant, encode_outcome(recorded.outcome), aad=_place(key, "outcome"))
-        sealed_token = await self._keys.seal(key.tenant, token.encode(), aad=_place(key, "token")) if pending else None
+        sealed_token = None
+        if pending:
+            sealed_token = await self._keys.seal(key.tenant, token.reveal().encode(), aad=_place(key, "token"))
         values: dict[str, object] = {
             "tool": recorded.tool,
             "state": recorded.state,
@@ -164,7 +167,7 @@ class InvocationRepository:
             call_id=CallId(run_id=row.run_id, path=row.path, attempt_group=row.attempt_group, index=row.call_index),
         )
         token = await self._keys.open(key.tenant, bytes(row.token), aad=_place(key, "token"))
-        return PendingSettlement(key=key, hold_id=row.hold_id, usage=None, token=token.decode())
+        return PendingSettlement(key=key, hold_id=row.hold_id, usage=None, token=Secret(token.decode()))
 
 
 async def _present(scope: AsyncConnection, key: CallKey) -> Row[Any]:

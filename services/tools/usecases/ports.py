@@ -9,6 +9,7 @@ from services.meshkit.calls.ports import Clearance, DispatchedHold, Holds, Settl
 from services.meshkit.content import CallContext, CallKey
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.secret import Secret
 from services.tools.domain.invocation import RecordedCall, ToolOutput
 from services.tools.domain.reference import Reference
 from services.tools.domain.tool import Tool
@@ -105,7 +106,7 @@ class CallStore(SettlementStore, Protocol):
         """
         ...
 
-    async def record(self, recorded: RecordedCall, *, token: str) -> RecordedCall:
+    async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
         """Makes an outcome durable. The first one stands: gives it, or an earlier one if there is one.
 
         Args:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Principal
+from services.meshkit.core.secret import NO_SECRET
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics, names
 from services.meshkit.telemetry.tracing import span
@@ -100,7 +101,7 @@ class ToolCall:
             hold_id="",
             settle_state=SettleState.FREE,
         )
-        return await self._calls.record(recorded, token="")
+        return await self._calls.record(recorded, token=NO_SECRET)
 
     async def _replay(self, principal: Principal, call: RecordedCall) -> Invocation:
         """Gives a recorded outcome again, and settles it first if that was left undone."""

@@ -216,7 +216,7 @@ async def test_what_is_pending_is_found_over_all_tenants_oldest_first(stored: St
     await store.mark_settled([Settlement(key=keys[1], hold_id="hold_1", charged=NanoUsd(15))])
     later = clock.now() + timedelta(seconds=1)
     found = await store.pending(before=later, most=10)
-    assert [(one.key, one.token, one.usage) for one in found] == [
+    assert [(one.key, one.token.reveal(), one.usage) for one in found] == [
         (keys[0], "token of p0", ANSWER.usage),
         (keys[2], "token of p2", ANSWER.usage),
     ]

@@ -44,6 +44,7 @@ from services.meshkit.content import (
     text_part,
 )
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.secret import Secret
 from tests.support.fake_provider import KEY, Behaviour, FakeProvider, fake_provider
 from tests.support.inference import USER, a_message, a_prompt
 from tests.support.record_fixtures import CASES, FIXTURES, synthetic
@@ -96,8 +97,8 @@ async def http() -> AsyncIterator[ProviderHttp]:
 
 def adapter_of(dialect: str, http: ProviderHttp, server: FakeProvider, *, key: str = KEY) -> ModelProvider:
     if dialect == "anthropic":
-        return AnthropicProvider(http, Endpoint(base_url=server.anthropic_base_url, key=key))
-    endpoint = Endpoint(base_url=server.openai_base_url, key=key)
+        return AnthropicProvider(http, Endpoint(base_url=server.anthropic_base_url, key=Secret(key)))
+    endpoint = Endpoint(base_url=server.openai_base_url, key=Secret(key))
     return OpenAiProvider(http, endpoint) if dialect == "openai" else OpenAiCompatibleProvider(http, endpoint)
 
 
@@ -322,7 +323,7 @@ async def test_an_error_whose_body_does_not_end_is_an_error(server: FakeProvider
 
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as listening, asyncio.timeout(5):
         host, port = listening.sockets[0].getsockname()
-        provider = OpenAiProvider(http, Endpoint(base_url=f"http://{host}:{port}", key=KEY))
+        provider = OpenAiProvider(http, Endpoint(base_url=f"http://{host}:{port}", key=Secret(KEY)))
         error = await failure_of(provider, "openai", seconds=60.0)
     assert error.metadata["status"] == "503"
 
@@ -391,7 +392,7 @@ async def test_a_wrong_key_is_refused_and_never_repeated_in_the_error(server: Fa
 
 
 async def test_nobody_at_the_address_costs_nothing(http: ProviderHttp, server: FakeProvider) -> None:
-    provider = OpenAiProvider(http, Endpoint(base_url="http://127.0.0.1:1/v1", key=KEY))
+    provider = OpenAiProvider(http, Endpoint(base_url="http://127.0.0.1:1/v1", key=Secret(KEY)))
     error = await failure_of(provider, "openai")
     assert isinstance(error, ProviderUnavailable)
     assert error.charge is Charge.NOTHING
@@ -488,7 +489,7 @@ async def test_a_tool_call_that_makes_no_sense_is_paid_for_and_not_taken(
 
 
 async def test_embeddings_come_back_in_order_and_at_length_one(http: ProviderHttp, server: FakeProvider) -> None:
-    embedder = OpenAiEmbeddings(http, Endpoint(base_url=server.openai_base_url, key=KEY))
+    embedder = OpenAiEmbeddings(http, Endpoint(base_url=server.openai_base_url, key=Secret(KEY)))
     deployment = replace(DEPLOYMENTS["openai"], model="text-embedding-3-small", task=Task.EMBED)
     made = await embedder.embed(deployment, ("one", "three"), CLEARANCE, seconds=5)
     async with openai.AsyncOpenAI(base_url=server.openai_base_url, api_key=KEY, max_retries=0) as client:
@@ -505,7 +506,7 @@ async def test_embeddings_come_back_in_order_and_at_length_one(http: ProviderHtt
     "raw", ['{"data": []}', '{"data": [{"embedding": []}]}', '{"data": [{"embedding": [0.0]}]}', "nonsense", "{}"]
 )
 async def test_vectors_that_are_none_are_refused(http: ProviderHttp, server: FakeProvider, raw: str) -> None:
-    embedder = OpenAiEmbeddings(http, Endpoint(base_url=server.openai_base_url, key=KEY))
+    embedder = OpenAiEmbeddings(http, Endpoint(base_url=server.openai_base_url, key=Secret(KEY)))
     server.next(Behaviour(raw=raw))
     with pytest.raises(ProviderUnavailable):
         await embedder.embed(DEPLOYMENTS["openai"], ("one",), CLEARANCE, seconds=5)

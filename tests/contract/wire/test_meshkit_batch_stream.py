@@ -30,6 +30,7 @@ from services.meshkit.core.errors import (
     Unavailable,
 )
 from services.meshkit.core.identity import Principal, Role
+from services.meshkit.core.secret import Secret
 from services.meshkit.grpc.channel import call_metadata, channel
 from services.meshkit.grpc.errors import remote_errors
 from services.meshkit.grpc.server import Server, serve
@@ -193,7 +194,7 @@ def test_a_bad_item_never_fails_its_neighbours(
             good = server.keys.principal()
             who = {
                 "expired": server.keys.principal(life=timedelta(seconds=-60)),
-                "stranger": replace(good, token="a.b.c"),
+                "stranger": replace(good, token=Secret("a.b.c")),
             }
             return await asyncio.gather(
                 *(
@@ -360,7 +361,7 @@ async def test_an_item_that_names_no_known_identity_is_refused(tmp_path: Path, l
     frame.items[0].header.item_id, frame.items[0].header.identity_index = 1, 7
     frame.items[1].header.item_id = 2
     async with spending(tmp_path, ledger) as (server, _):
-        frame.identities.access_tokens.append(server.keys.principal().token)
+        frame.identities.access_tokens.append(server.keys.principal().token.reveal())
         answers = [a async for a in rpc.BudgetServiceStub(server.channel).BatchSpend(iter([frame]))]
     reasons = {item.status.item_id: item.status.HasField("error") for answer in answers for item in answer.items}
     assert reasons == {1: True, 2: False}

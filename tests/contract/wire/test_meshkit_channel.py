@@ -84,7 +84,7 @@ async def test_a_call_carries_assertion_token_trace_and_session(
     async with channel(target, identity=identity) as opened:
         await rpc.BundleServiceStub(opened).GetBundle(pb.GetBundleRequest(), metadata=call_metadata(principal))
     assert stranger.metadata is not None
-    assert stranger.metadata["authorization"] == f"Bearer {principal.token}"
+    assert stranger.metadata["authorization"] == f"Bearer {principal.token.reveal()}"
     assert stranger.metadata["comitia-workload"] == identity.assertion()
     assert stranger.metadata["traceparent"] == traceparent
     assert stranger.metadata["x-request-id"] == "run_1"

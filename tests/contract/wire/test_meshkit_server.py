@@ -344,7 +344,7 @@ class TestReflectionAndHealth:
         assert f"{symbol} is {kind}" in await self.grpcurl(server.target, "describe", symbol)
 
     async def test_grpcurl_calls_with_a_token(self, server: LocalServer) -> None:
-        header = f"authorization: Bearer {server.keys.principal().token}"
+        header = f"authorization: Bearer {server.keys.principal().token.reveal()}"
         answer = await self.grpcurl("-H", header, server.target, "comitia.policy.v1.BundleService/GetBundle")
         assert "key_test" in answer
 

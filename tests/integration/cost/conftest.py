@@ -73,7 +73,7 @@ class CostCaller:
 
     def __init__(self, mesh: CostMesh, *, principal: Principal, peer: str | None) -> None:
         self.principal = principal
-        self._metadata = [("authorization", f"Bearer {principal.token}")]
+        self._metadata = [("authorization", f"Bearer {principal.token.reveal()}")]
         if peer is not None:
             self._metadata.append(("comitia-workload", mesh.keys.workload(peer).assertion()))
         self._budgets = BudgetServiceStub(mesh.inside)

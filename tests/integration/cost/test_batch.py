@@ -26,7 +26,7 @@ class Stream:
 
     def __init__(self, mesh: CostMesh, *callers: CostCaller) -> None:
         self._call = mesh.caller().batch()
-        self._tokens = [caller.principal.token for caller in callers]
+        self._tokens = [caller.principal.token.reveal() for caller in callers]
         self._sent = 0
 
     async def frame(self, *items: tuple[int, Any]) -> list[cost_pb2.Hold | str]:

@@ -122,7 +122,7 @@ async def test_a_token_in_the_query_or_a_cookie_counts_for_nothing(outside: Outs
 
 
 async def test_a_role_that_may_not_is_refused_by_the_service(outside: Outside) -> None:
-    auditor = outside.keys.principal(Role.AUDITOR, life=timedelta(minutes=1)).token
+    auditor = outside.keys.principal(Role.AUDITOR, life=timedelta(minutes=1)).token.reveal()
     status, body = await outside.rest(
         "POST", "/v1/agents", json={"agent": {"name": "A"}}, headers={"authorization": f"Bearer {auditor}"}
     )

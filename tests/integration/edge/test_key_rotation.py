@@ -40,7 +40,7 @@ class Rotation:
 
     @property
     def old_token(self) -> str:
-        return self.keys.principal().token
+        return self.keys.principal().token.reveal()
 
     @property
     def new_token(self) -> str:

@@ -79,7 +79,7 @@ class MemoryMesh:
 
     async def call(self, method: str, request: Any) -> Any:
         """Calls an RPC; a refusal comes as the error that the wire carried."""
-        metadata = [("authorization", f"Bearer {self.principal.token}")]
+        metadata = [("authorization", f"Bearer {self.principal.token.reveal()}")]
         if self.peer is not None:
             metadata.append(("comitia-workload", self.around.keys.workload(self.peer).assertion()))
         try:

@@ -56,7 +56,7 @@ class PolicyCaller:
 
     def __init__(self, mesh: PolicyMesh, *, principal: Principal, peer: str | None) -> None:
         self.principal = principal
-        self._metadata = [("authorization", f"Bearer {principal.token}")]
+        self._metadata = [("authorization", f"Bearer {principal.token.reveal()}")]
         if peer is not None:
             self._metadata.append(("comitia-workload", mesh.keys.workload(peer).assertion()))
         self._policy = PolicyServiceStub(mesh.inside)

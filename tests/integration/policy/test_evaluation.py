@@ -146,7 +146,7 @@ async def test_a_frame_holds_items_of_several_tenants(mesh: PolicyMesh) -> None:
     await strict.create()
     lax = mesh.caller(tenant=TenantId(SystemIds().uuid()))
     auditor = mesh.caller(Role.AUDITOR)
-    tokens = [each.principal.token for each in (strict, lax, auditor)] + ["no token"]
+    tokens = [each.principal.token.reveal() for each in (strict, lax, auditor)] + ["no token"]
     frame = pb.BatchEvaluateRequest(
         identities=batch_pb2.IdentityTable(access_tokens=tokens),
         items=[
@@ -178,7 +178,7 @@ async def test_a_frame_holds_items_of_several_tenants(mesh: PolicyMesh) -> None:
 async def test_a_large_frame_is_recorded_together(mesh: PolicyMesh) -> None:
     caller = mesh.caller(peer="tools")
     await caller.create()
-    tokens = batch_pb2.IdentityTable(access_tokens=[caller.principal.token])
+    tokens = batch_pb2.IdentityTable(access_tokens=[caller.principal.token.reveal()])
     items = [an_item(number, CANARY if number % 2 else "fine") for number in range(1, 401)]
     answers = await answers_of(caller, pb.BatchEvaluateRequest(identities=tokens, items=items))
     assert sum(not verdict.allowed for verdict in answers.values()) == 200
@@ -198,7 +198,7 @@ async def test_only_certain_services_may_open_a_batch_stream(mesh: PolicyMesh) -
 
 async def test_a_bundle_made_by_one_item_of_the_mesh_judges_the_next(mesh: PolicyMesh) -> None:
     caller = mesh.caller(peer="memory")
-    tokens = batch_pb2.IdentityTable(access_tokens=[caller.principal.token])
+    tokens = batch_pb2.IdentityTable(access_tokens=[caller.principal.token.reveal()])
     frame = pb.BatchEvaluateRequest(identities=tokens, items=[an_item(1, CANARY)])
     assert (await answers_of(caller, frame))[1].allowed
     await caller.create(a_bundle())

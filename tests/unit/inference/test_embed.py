@@ -22,6 +22,7 @@ from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import DeadlineExceeded, Invalid, Unavailable
 from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.core.secret import Secret
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.fault_queue import FaultQueue
 from services.meshkit.testing.mesh_keys import TENANT
@@ -98,7 +99,7 @@ async def test_what_is_known_costs_nothing() -> None:
 async def test_another_tenant_finds_nothing_in_the_cache() -> None:
     room = Room(LOCAL)
     await room.ask("a")
-    bert = Principal(tenant=TenantId(uuid4()), subject="key_bert", roles=frozenset(), token="t")
+    bert = Principal(tenant=TenantId(uuid4()), subject="key_bert", roles=frozenset(), token=Secret("t"))
     await room.ask("a", principal=bert)
     assert len(room.embedder.asked) == 2
 

@@ -22,6 +22,7 @@ from services.inference.domain.money_bound import bound_of
 from services.meshkit.content import Integrity, Label, TextPart, ToolCallPart, Usage, text_of
 from services.meshkit.core.errors import MeshError, Unavailable
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.secret import NO_SECRET
 from services.meshkit.testing import failpoints
 from tests.support.inference import (
     ANNA,
@@ -281,7 +282,7 @@ async def test_the_record_does_not_wait_for_the_settlement_but_the_answer_knows_
     assert (await ask).cost_nano_usd == 15
     await room.notes.write()
     (stored,) = room.calls.calls.values()
-    assert (stored[0].settle_state, stored[0].charged, stored[1]) == (SettleState.SETTLED, 15, "")
+    assert (stored[0].settle_state, stored[0].charged, stored[1]) == (SettleState.SETTLED, 15, NO_SECRET)
 
 
 async def test_the_answer_carries_the_join_of_what_was_read_and_its_model(room: Room) -> None:

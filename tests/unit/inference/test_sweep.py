@@ -6,6 +6,7 @@ from datetime import timedelta
 from services.inference.domain.call import SettleState
 from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.errors import NotFound, Unavailable
+from services.meshkit.core.secret import NO_SECRET
 from tests.support.inference import ANNA, a_context
 from tests.unit.inference.conftest import Room
 
@@ -31,8 +32,8 @@ async def test_what_is_pending_is_settled_with_the_callers_token(room: Room) -> 
     room.clock.advance(seconds=21)
     assert await sweep_of(room).settle_pending() == 1
     assert states(room) == [SettleState.SETTLED]
-    assert room.holds.tokens == [ANNA.token]
-    assert next(iter(room.calls.calls.values()))[1] == "", "the token is not kept longer than needed"
+    assert room.holds.tokens == [ANNA.token.reveal()]
+    assert next(iter(room.calls.calls.values()))[1] == NO_SECRET, "the token is not kept longer than needed"
 
 
 async def test_a_settlement_that_is_still_being_made_is_left_alone(room: Room) -> None:

@@ -20,6 +20,7 @@ from services.memory.usecases.query_vectors import QueryVectors
 from services.meshkit.content import CallContext, CallId
 from services.meshkit.core.errors import MeshError, PermissionDenied, Precondition, Unavailable
 from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.core.secret import Secret
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.fault_queue import FaultQueue
 from services.meshkit.testing.mesh_keys import TENANT
@@ -27,8 +28,8 @@ from tests.support.brute_force_vectors import BruteForceVectors
 from tests.support.hashing_embedder import vector_of
 from tests.support.memory_table import MemoryTable, a_memory
 
-ANNA = Principal(tenant=TENANT, subject="anna", roles=frozenset(), token="token-of-anna")
-BERT = Principal(tenant=TenantId(uuid4()), subject="bert", roles=frozenset(), token="token-of-bert")
+ANNA = Principal(tenant=TENANT, subject="anna", roles=frozenset(), token=Secret("token-of-anna"))
+BERT = Principal(tenant=TenantId(uuid4()), subject="bert", roles=frozenset(), token=Secret("token-of-bert"))
 CONTEXT = CallContext(call_id=CallId(run_id="run_1"))
 
 
@@ -162,11 +163,11 @@ async def test_the_queue_serves_tenants_with_their_own_tokens(shop: Workshop) ->
         shop.embed.wake(ANNA)
         shop.embed.wake(BERT)
         await shop.settle()
-    assert [principal.token for principal, _, _ in shop.embedder.calls] == ["token-of-anna", "token-of-bert"]
+    assert [principal.token.reveal() for principal, _, _ in shop.embedder.calls] == ["token-of-anna", "token-of-bert"]
 
 
 async def test_the_queue_is_bounded_and_keeps_the_latest_token(shop: Workshop) -> None:
-    newer = replace(ANNA, token="newer")
+    newer = replace(ANNA, token=Secret("newer"))
     shop.embed.wake(ANNA)
     shop.embed.wake(BERT)
     shop.embed.wake(newer)
@@ -174,7 +175,7 @@ async def test_the_queue_is_bounded_and_keeps_the_latest_token(shop: Workshop) -
     await shop.add()
     async with shop.working():
         await shop.settle()
-    assert [principal.token for principal, _, _ in shop.embedder.calls] == ["newer"]
+    assert [principal.token.reveal() for principal, _, _ in shop.embedder.calls] == ["newer"]
 
 
 async def test_an_outage_is_waited_out_with_the_same_token(shop: Workshop) -> None:

@@ -10,6 +10,7 @@ from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.errors import Exhausted, MeshError, PermissionDenied, Unavailable
 from services.meshkit.core.identity import Principal
+from services.meshkit.core.secret import Secret
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.clients.run_tokens import MARGIN
 from services.orchestrator.engine.run import OwnedRun
@@ -41,7 +42,7 @@ class Tokens:
 
     async def principal(self, run: OwnedRun) -> Principal:
         """See `RunTokens.principal`."""
-        return Principal(tenant=run.tenant, subject="grant_x", roles=frozenset(), token="t")
+        return Principal(tenant=run.tenant, subject="grant_x", roles=frozenset(), token=Secret("t"))
 
 
 class Memory:

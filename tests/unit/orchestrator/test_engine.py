@@ -14,6 +14,7 @@ from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import SystemIds
+from services.meshkit.core.secret import Secret
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.errors import RunsAtLimit
@@ -27,7 +28,7 @@ from services.orchestrator.programs.view import project
 from tests.support.run_store import HeldCalls, LocalLive, MemoryRunStore, StoredRun
 from tests.support.sessions import a_start
 
-ADA = Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token="t")
+ADA = Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t"))
 IDS = SystemIds()
 
 

@@ -9,6 +9,7 @@ from services.meshkit.core.errors import MeshError, Unavailable
 from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.secret import Secret
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.agent import Agent
@@ -23,7 +24,7 @@ from services.orchestrator.usecases.start_session import StartSession, StartSess
 from tests.support.memory_access_gate import MemoryAccessGate
 from tests.support.run_store import HeldCalls, LocalLive, MemoryRunStore
 
-ADA = Caller(principal=Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token="t"), peer=None)
+ADA = Caller(principal=Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t")), peer=None)
 
 
 class Agents:

@@ -11,9 +11,10 @@ from services.meshkit.content.law import Stage, Subject
 from services.meshkit.content.proto import parts_to_proto
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import Principal
+from services.meshkit.core.secret import Secret
 from services.meshkit.testing.mesh_keys import TENANT
 
-ANNA = Principal(tenant=TENANT, subject="anna", roles=frozenset(), token="token-of-anna")
+ANNA = Principal(tenant=TENANT, subject="anna", roles=frozenset(), token=Secret("token-of-anna"))
 CALL = Part(ToolCallPart(tool_call_id="", name="search", arguments={"q": "secret"}), Label())
 SUBJECT = Subject(
     stage=Stage.AFTER,
