@@ -3,6 +3,7 @@
 What counts is behind `Limits`, which the guard of the mesh implements; a server without it counts nothing.
 """
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -131,7 +132,8 @@ def limited(rpc: "Rpc", inner: "Handler") -> "Handler":
         # Refused by the next layer outwards, at every call.
         return inner
     route = limits.route(rpc.method, guard)
-    batch = bool(rpc.handler.request_streaming and rpc.handler.response_streaming)
+    streaming = bool(rpc.handler.response_streaming)
+    batch = streaming and bool(rpc.handler.request_streaming)
 
     async def handle(request: Any, context: "Context") -> Any:
         call = current_call()
@@ -143,21 +145,30 @@ def limited(rpc: "Rpc", inner: "Handler") -> "Handler":
             await context.send_initial_metadata(refusal.headers)
             raise
         try:
-            if outside and not batch:
-                await _count(route, principal, context)
-            return await inner(request, context)
+            if not outside or batch:
+                return await inner(request, context)
+            allowance = await _count(route, principal, context)
+            if allowance is None:
+                return await inner(request, context)
+            if streaming:
+                await context.send_initial_metadata(allowance.headers)
+                return await inner(request, context)
+            # What the handler waits for takes longer than this; an answer must not overtake it.
+            telling = asyncio.create_task(context.send_initial_metadata(allowance.headers), name="tell-allowance")
+            try:
+                return await inner(request, context)
+            finally:
+                await telling
         finally:
             leave()
 
     return handle
 
 
-async def _count(route: RouteLimits, principal: Principal | None, context: "Context") -> None:
-    """Counts the call and tells the caller how it stands. Raises: RateLimited."""
+async def _count(route: RouteLimits, principal: Principal | None, context: "Context") -> Allowance | None:
+    """Counts the call; a caller that is refused is told how it stands. Raises: RateLimited."""
     try:
-        allowance = await route.count(principal, context)
+        return await route.count(principal, context)
     except RateLimited as refusal:
         await context.send_initial_metadata(refusal.headers)
         raise
-    if allowance is not None:
-        await context.send_initial_metadata(allowance.headers)

@@ -11,6 +11,7 @@ from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.secret import Secret
 from services.meshkit.grpc.guard import Admission, Guard
 from services.meshkit.grpc.identity import TokenSigner, TokenVerifier, WorkloadSigner, WorkloadVerifier
+from services.meshkit.grpc.limits import Limits
 from services.meshkit.grpc.signed_token import KeySetFile, SigningKey, key_set
 
 SERVICES = ("gateway", "orchestrator", "inference", "policy", "memory", "tools", "cost")
@@ -59,12 +60,13 @@ class MeshKeys:
         """Key set of workload assertions."""
         return self.folder / "workload.jwks"
 
-    def admission(self, guards: Mapping[str, Guard]) -> Admission:
-        """Makes what a server lets callers in by."""
+    def admission(self, guards: Mapping[str, Guard], *, limits: Limits | None = None) -> Admission:
+        """Makes what a server lets callers in by; without limits it counts nothing."""
         return Admission(
             guards,
             tokens=TokenVerifier(KeySetFile(self.jwks_path, clock=self.clock), clock=self.clock),
             workloads=WorkloadVerifier(KeySetFile(self.workload_jwks_path, clock=self.clock), clock=self.clock),
+            limits=limits,
         )
 
     def workload(self, service: str) -> WorkloadSigner:
