@@ -67,7 +67,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         sealed = await enter(
             sealing(settings, service="orchestrator", app=app, maintenance=maintenance, clock=clock, ids=ids)
         )
-        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(sealed.keys))
+        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(sealed.keys), tenants=guard.feed)
         live = await enter(live_events(nats, clock=clock))
         calls = Caller(
             neighbours=TurnNeighbours(memory=memory, inference=inference, tools=tools),
@@ -81,7 +81,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             ids=ids,
             limits=EngineLimits(max_runs=settings.max_runs),
         )
-        agents = AgentRepository(app)
+        agents = AgentRepository(app, tenants=guard.feed)
         access = SessionAccess(access_gate.GatewayAccessGate(gateway, clock=clock))
         sessions = SessionServicer(
             start_session=StartSession(

@@ -26,6 +26,7 @@ from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.programs.view import project
 from services.orchestrator.storage.run_store import SqlRunStore
 from tests.faults.workload import AGENTS
+from tests.support.known_tenants import KnownTenants
 from tests.support.mesh import RunningMesh
 from tests.support.mesh_databases import connected, service_url
 
@@ -97,7 +98,7 @@ async def _check_journals(mesh: RunningMesh, sessions: Sequence[session_pb2.Sess
         keys = KeyRing(
             SqlDataKeys(app), await KekFile.read(DataDir(mesh.data_dir).kek), clock=SystemClock(), ids=SystemIds()
         )
-        store = SqlRunStore(app=app, maintenance=app, codec=JournalCodec(keys))
+        store = SqlRunStore(app=app, maintenance=app, codec=JournalCodec(keys), tenants=KnownTenants())
         for session in sessions:
             tenant = owners[str(to_uuid(session.session_id, "run"))]
             replay, view, results, steps = Replay(session.session_id), session_pb2.Session(), Counter(), Counter()

@@ -61,6 +61,9 @@ class MemoryRunStore:
         #: How often somebody asked whether a command still waits.
         self.looks = 0
 
+    async def check_quota(self, tenant: TenantId) -> None:
+        """See `RunStore.check_quota`; there are no quotas here."""
+
     async def started_before(self, key: StartKey) -> str | None:
         """See `RunStore.started_before`."""
         return self.requests.get(key)

@@ -11,8 +11,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
 from services.meshkit.core.errors import MeshError
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.tenant import QuotaExceeded
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import LeaseLost, RunsAtLimit
 from services.orchestrator.engine.driver import DriverParts, RunDriver
@@ -77,6 +78,18 @@ class Engine:
         """See `Runs.started_before`."""
         return await self._parts.store.started_before(key)
 
+    async def check_quota(self, tenant: TenantId) -> None:
+        """See `Runs.check_quota`."""
+        await self._parts.store.check_quota(tenant)
+
+    async def stop(self, tenant: TenantId) -> None:
+        """Ends the work on all runs of a tenant that is being erased. Their rows go next, and with them every lease."""
+        tasks = [self._tasks[run_id] for run_id, driver in self._drivers.items() if driver.run.tenant == tenant]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """See `Runs.place`."""
@@ -99,6 +112,8 @@ class Engine:
         first = Commit(first_sequence=1, entries=tuple(entries), view=view)
         try:
             earlier = await self._parts.store.create(run, self._owner, first, key)
+        except QuotaExceeded:
+            raise
         except BaseException:
             # The caller went away, or the answer was lost: the run may have been recorded, and then has to be driven.
             self._put_aside(run.run_id)

@@ -18,11 +18,15 @@ class RunStore(Protocol):
         """Gives the run that this request started, None if none. Raises: RequestIdReused."""
         ...
 
+    async def check_quota(self, tenant: TenantId) -> None:
+        """Refuses when the tenant has as many runs in progress as it may. Raises: QuotaExceeded."""
+        ...
+
     async def create(self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None) -> str | None:
         """Records a new run with its first facts, leased to `owner`.
 
         Returns: None, or the id of the run that a concurrent repeat of the request started (then nothing is written).
-        Raises: RequestIdReused.
+        Raises: RequestIdReused; QuotaExceeded: counted exactly, whoever else starts runs of the tenant at the same time.
         """
         ...
 

@@ -8,16 +8,20 @@ from hashlib import sha256
 from typing import Any, Final, cast
 
 import rfc8785
-from sqlalchemy import RowMapping, select, tuple_
+from sqlalchemy import RowMapping, select, text, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
 from services.meshkit.sql.scope import Scope, tenant_scope
 from services.orchestrator.domain.agent import Agent, MemoryPolicy, parse_version
 from services.orchestrator.domain.errors import AgentNotFound, AgentVersionExists
 from services.orchestrator.storage.tables import AGENT
 
+#: The key is a constant of ours and the tenant.
+_TAKE_TURNS: Final = text("SELECT pg_advisory_xact_lock(1919249002, hashtext(:tenant))")
+_COUNT: Final = text("SELECT count(*) FROM agent WHERE tenant_id = :tenant")
 #: Fields that are no part of the definition.
 _STORED_APART: Final = frozenset({"digest", "create_time"})
 
@@ -25,8 +29,9 @@ _STORED_APART: Final = frozenset({"digest", "create_time"})
 class AgentRepository:
     """Implements `usecases.ports.AgentStore`."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *, tenants: KnowsTenants) -> None:
         self._engine = engine
+        self._tenants = tenants
 
     async def add(self, tenant: TenantId, agent: Agent) -> Agent:
         """See `AgentStore.add`."""
@@ -53,8 +58,23 @@ class AgentRepository:
             if stored["digest"] != digest:
                 raise AgentVersionExists(agent.name, agent.version)
             if added:
+                await self._check_quota(scope, tenant)
                 await scope.commit()
         return _agent_of(stored)
+
+    async def _check_quota(self, scope: Scope, tenant: TenantId) -> None:
+        """Counts what there is with the agent that was just added. Raises: QuotaExceeded.
+
+        Concurrency: agents of one tenant are counted one after the other, in all replicas.
+        """
+        most = rules_of(self._tenants, tenant).quotas.max_agents
+        if not most:
+            return
+        await scope.execute(_TAKE_TURNS, {"tenant": str(tenant)})
+        # Asked after the turn is ours: the statement sees what was committed up to now.
+        used: int = (await scope.execute(_COUNT, {"tenant": tenant})).scalar_one()
+        if used > most:
+            raise QuotaExceeded("max_agents", limit=most, used=used - 1)
 
     async def find(self, tenant: TenantId, name: str, version: str) -> Agent:
         """See `AgentStore.find`."""

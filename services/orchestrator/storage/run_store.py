@@ -13,9 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
-from services.meshkit.sql.scope import driver_scope, tenant_scope
+from services.meshkit.sql.scope import Scope, driver_scope, tenant_scope
 from services.orchestrator.domain.errors import LeaseLost, SessionNotFound
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
@@ -32,6 +33,10 @@ _START_METHOD: Final = "comitia.orchestrator.v1.SessionService/StartSession"
 _INSERT_RUN: Final = """
     INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, owner, lease_epoch, lease_until)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + $10::interval)"""
+#: Starts of one tenant take turns until they are committed, so that none is counted by nobody. The key is a constant of
+#: ours and the tenant.
+_TAKE_TURNS: Final = "SELECT pg_advisory_xact_lock(1919249001, hashtext($1::text))"
+_IN_PROGRESS: Final = "SELECT count(*) FROM run WHERE tenant_id = $1 AND state < 5"
 _INSERT_ROW: Final = """
     INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
     VALUES ($1, $2, $3, $4, $5, $6)"""
@@ -70,10 +75,13 @@ _DROP_LATE_COMMANDS: Final = """
 class SqlRunStore:
     """Implements `engine.ports.RunStore`, and answers what callers ask of runs."""
 
-    def __init__(self, *, app: AsyncEngine, maintenance: AsyncEngine, codec: JournalCodec) -> None:
+    def __init__(
+        self, *, app: AsyncEngine, maintenance: AsyncEngine, codec: JournalCodec, tenants: KnowsTenants
+    ) -> None:
         self._app = app
         self._maintenance = maintenance
         self._codec = codec
+        self._tenants = tenants
 
     async def started_before(self, key: StartKey) -> str | None:
         """See `RunStore.started_before`."""
@@ -93,6 +101,7 @@ class SqlRunStore:
                 if earlier is not None:
                     return earlier.decode()
                 await keep(scope, _request_key(key), run.run_id.encode())
+            await self._check_quota(scope, run.tenant)
             shard = int.from_bytes(sha256(run_uuid.bytes).digest()[:2], "big") % SHARDS
             sequence = first.first_sequence + len(first.entries) - 1
             state = int(first.view.state)
@@ -106,6 +115,22 @@ class SqlRunStore:
             )
             await scope.commit()
         return None
+
+    async def check_quota(self, tenant: TenantId) -> None:
+        """See `RunStore.check_quota`."""
+        if rules_of(self._tenants, tenant).quotas.max_concurrent_runs:
+            async with tenant_scope(self._app, tenant, audited=False) as scope:
+                await self._check_quota(scope, tenant)
+
+    async def _check_quota(self, scope: Scope, tenant: TenantId) -> None:
+        """Raises: QuotaExceeded. What it finds holds until the scope ends, in all replicas."""
+        most = rules_of(self._tenants, tenant).quotas.max_concurrent_runs
+        if not most:
+            return
+        await scope.exec_driver_sql(_TAKE_TURNS, (str(tenant),))
+        used: int = (await scope.exec_driver_sql(_IN_PROGRESS, (tenant,))).scalar_one()
+        if used >= most:
+            raise QuotaExceeded("max_concurrent_runs", limit=most, used=used)
 
     async def commit(self, run: OwnedRun, commit: Commit) -> None:
         """See `RunStore.commit`."""

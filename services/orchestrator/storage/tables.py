@@ -75,6 +75,7 @@ RUN: Final = Table(
     PrimaryKeyConstraint("run_id", name="pk_run"),
     Index("ix_run_tenant", "tenant_id", "run_id"),
     Index("ix_run_lease", "lease_until", postgresql_where=text("state < 5")),
+    Index("ix_run_in_progress", "tenant_id", postgresql_where=text("state < 5")),
 )
 
 JOURNAL: Final = Table(

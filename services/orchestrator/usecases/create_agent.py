@@ -13,7 +13,7 @@ class CreateAgent:
         self._agents = agents
 
     async def __call__(self, caller: Caller, agent: Agent) -> Agent:
-        """Raises: Invalid, AgentVersionExists."""
+        """Raises: Invalid, AgentVersionExists, QuotaExceeded."""
         checked = agent.checked()
         note(target=f"{checked.name}@{checked.version}", details={"tools": len(checked.tools)})
         return await self._agents.add(caller.principal.tenant, checked)

@@ -60,6 +60,10 @@ class Runs(Protocol):
         """Gives the id of the run that this request started earlier, None if it did not. Raises: RequestIdReused."""
         ...
 
+    async def check_quota(self, tenant: TenantId) -> None:
+        """Refuses when the tenant has as many runs in progress as it may. Raises: QuotaExceeded."""
+        ...
+
     def place(self) -> AbstractContextManager[None]:
         """Keeps a place for one run until the block ends; entered before anything is made for the run.
 
@@ -70,7 +74,7 @@ class Runs(Protocol):
     async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> str:
         """Records a run and begins to drive it; gives its id, or that of the run a concurrent repeat started.
 
-        Called within `place`. Raises: RequestIdReused.
+        Called within `place`. Raises: RequestIdReused, QuotaExceeded.
         """
         ...
 

@@ -51,14 +51,16 @@ class StartSession:
     async def __call__(self, command: StartSessionCommand) -> str:
         """Gives the id of the session, or of the one that an earlier request with this key started.
 
-        Raises: Invalid, RelationMissing, AgentNotFound, RunsAtLimit, RequestIdReused, and what cost or the gateway
-            refuse.
+        Raises: Invalid, RelationMissing, AgentNotFound, RunsAtLimit, QuotaExceeded, RequestIdReused, and what cost or
+            the gateway refuse.
         """
         spec = await self._access.to_start(command.caller, command.spec.checked())
         if command.key is not None:
             earlier = await self._runs.started_before(command.key)
             if earlier is not None:
                 return earlier
+        # Counted again, exactly, when the run is recorded: here so that a start beyond the quota leaves nothing behind.
+        await self._runs.check_quota(command.caller.principal.tenant)
         with self._runs.place():
             return await self._begin(command, spec)
 

@@ -21,7 +21,7 @@ from services.meshkit.telemetry.scope import scoped
 from services.meshkit.telemetry.tracing import span
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun
-from services.orchestrator.worker.patience import PARK_AFTER, may_pass, patience_with
+from services.orchestrator.worker.patience import PARK_AFTER, may_pass, patience_with, waited_out
 
 _MAX_WAIT_SECONDS: Final = 5.0
 
@@ -107,9 +107,11 @@ class Caller:
                     principal = await self._tokens.principal(run)
                     return await self._ask(principal, _context(run, started, intended), intended, outcome, tries)
             except MeshError as error:
-                if not may_pass(error) or (patience.tries is not None and tries >= patience.tries):
+                waits_for_it = waited_out(error)
+                used_up = patience.tries is not None and tries >= patience.tries
+                if not waits_for_it and (not may_pass(error) or used_up):
                     raise
-                if tries >= PARK_AFTER and patience.tries is None:
+                if waits_for_it or (tries >= PARK_AFTER and patience.tries is None):
                     outcome.parked(intended.path, error.reason, error.message)
                 wait = next(waits)
                 if error.retry_after is not None:

@@ -11,6 +11,8 @@ from services.meshkit.core.errors import ErrorKind, MeshError
 _PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED})
 #: Limits that a person has to raise; trying again would only wait for nothing.
 _STANDING_LIMITS: Final = frozenset({"BUDGET_EXHAUSTED"})
+#: What holds for the tenant as a whole, until somebody with the power to do so ends it.
+_WAITED_OUT: Final = frozenset({"TENANT_SUSPENDED"})
 #: Tries after which the run is shown as parked.
 PARK_AFTER: Final = 3
 
@@ -38,6 +40,11 @@ _PATIENCE: Final[Mapping[int, Patience]] = {
 def patience_with(kind: int) -> Patience:
     """Says how a call of this kind is made."""
     return _PATIENCE[kind]
+
+
+def waited_out(error: MeshError) -> bool:
+    """Says whether a call waits, visibly and however long, for something to be lifted: nothing is lost by it."""
+    return error.reason in _WAITED_OUT
 
 
 def may_pass(error: MeshError) -> bool:

@@ -28,6 +28,7 @@ from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand
 from services.orchestrator.programs.run import RunState
 from services.orchestrator.programs.view import project
 from services.orchestrator.storage.run_store import SqlRunStore
+from tests.support.known_tenants import KnownTenants
 from tests.support.run_store import MemoryRunStore
 from tests.support.sessions import a_start
 
@@ -59,7 +60,7 @@ async def store(backend: DatabaseUrls | None, tmp_path_factory: pytest.TempPathF
         create_kek_file(kek)
     async with sql_engine(backend.app, pool_size=3) as app, sql_engine(backend.maintenance, pool_size=2) as maintenance:
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=SystemClock(), ids=IDS)
-        yield SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys))
+        yield SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys), tenants=KnownTenants())
 
 
 @pytest.fixture

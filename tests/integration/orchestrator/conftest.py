@@ -45,6 +45,7 @@ from services.orchestrator.usecases.session_access import SessionAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 from tests.integration.conftest import MakeDatabase, NatsServer
+from tests.support.known_tenants import KnownTenants
 from tests.support.memory_access_gate import MemoryAccessGate
 from tests.support.sessions import World
 
@@ -132,13 +133,13 @@ class House:
         kek = self.folder / "kek"
         create_kek_file(kek)
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=clock, ids=ids)
-        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys))
+        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys), tenants=KnownTenants())
         live = await stack.enter_async_context(live_events(nats, clock=clock))
         calls = WorldCalls(self.world)
         parts = DriverParts(store=store, calls=calls, live=live, clock=clock)
         owner = f"{name}/{ids.uuid()}"
         engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
-        agents = AgentRepository(app)
+        agents = AgentRepository(app, tenants=KnownTenants())
         preparation = Preparation()
         access = SessionAccess(self.gate)
         start = StartSession(
