@@ -45,7 +45,7 @@ async def people(
             outage_seconds=settings.oidc_outage_seconds,
         )
         show_size("oidc_issuers", keys)
-        begin = SqlBeginPeopleWork(engine, ids)
+        begin = SqlBeginPeopleWork(engine)
         servicer = UserServicer(
             sign_in=SignIn(
                 directory=SqlLoginDirectory(maintenance),

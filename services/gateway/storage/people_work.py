@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import and_, any_, delete, exists, func, insert, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -25,10 +25,10 @@ from services.gateway.storage.people_tables import (
     UQ_PERSON_EMAIL,
 )
 from services.gateway.storage.tables import API_KEY, SERVICE_ACCOUNT
-from services.gateway.storage.unit_of_work import SqlAuditTrail, SqlRequests
+from services.gateway.storage.unit_of_work import SqlRequests
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import Role, TenantId
-from services.meshkit.core.ids import IdSource, from_uuid
+from services.meshkit.core.ids import from_uuid
 from services.meshkit.sql.errors import violates
 from services.meshkit.sql.scope import Scope, tenant_scope
 
@@ -39,13 +39,12 @@ _LASTING: Final = timedelta(days=1)
 class SqlPeopleWork:
     """Implements `usecases.people_ports.PeopleWork`."""
 
-    def __init__(self, scope: Scope, ids: IdSource) -> None:
+    def __init__(self, scope: Scope) -> None:
         self._scope = scope
         self.users = SqlUsers(scope)
         self.issuers = SqlIssuers(scope)
         self.administration = SqlAdministration(scope)
         self.revocations = SqlRevocations(scope)
-        self.audit = SqlAuditTrail(scope, ids)
         self.requests = SqlRequests(scope)
 
     async def commit(self) -> None:
@@ -56,15 +55,14 @@ class SqlPeopleWork:
 class SqlBeginPeopleWork:
     """Implements `usecases.people_ports.BeginPeopleWork`."""
 
-    def __init__(self, engine: AsyncEngine, ids: IdSource) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._ids = ids
 
     @asynccontextmanager
     async def __call__(self, *tenants: TenantId) -> AsyncGenerator[SqlPeopleWork]:
         """See `BeginPeopleWork`."""
         async with tenant_scope(self._engine, tenants) as scope:
-            yield SqlPeopleWork(scope, self._ids)
+            yield SqlPeopleWork(scope)
 
 
 class SqlUsers:
@@ -188,21 +186,21 @@ class SqlAdministration:
             PERSON.c.tenant_id == user.tenant,
             PERSON.c.id != user.id,
             PERSON.c.remove_time.is_(None),
-            PERSON.c.roles.contains([Role.ADMIN.value]),
+            literal(Role.ADMIN.value) == any_(PERSON.c.roles),
             exists().where(OIDC_ISSUER.c.tenant_id == user.tenant),
         )
         # Of a key of a service account, the account's roles and project count.
         administers = and_(
             API_KEY.c.service_account_id.is_(None),
             API_KEY.c.project.is_(None),
-            API_KEY.c.roles.contains([Role.ADMIN.value]),
+            literal(Role.ADMIN.value) == any_(API_KEY.c.roles),
         )
         account = exists().where(
             SERVICE_ACCOUNT.c.tenant_id == user.tenant,
             SERVICE_ACCOUNT.c.id == API_KEY.c.service_account_id,
             SERVICE_ACCOUNT.c.disable_time.is_(None),
             SERVICE_ACCOUNT.c.project.is_(None),
-            SERVICE_ACCOUNT.c.roles.contains([Role.ADMIN.value]),
+            literal(Role.ADMIN.value) == any_(SERVICE_ACCOUNT.c.roles),
         )
         key = exists().where(
             API_KEY.c.tenant_id == user.tenant,

@@ -9,6 +9,7 @@ from services.gateway.domain.user import User, checked_roles
 from services.gateway.domain.user_errors import LastAdmin
 from services.gateway.usecases.people_ports import BeginPeopleWork, PeopleWork
 from services.gateway.usecases.ports import Repeatable
+from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import NotFound
 from services.meshkit.core.identity import Caller, Role
@@ -31,10 +32,10 @@ class SetUserRoles:
             user = await work.users.get(by.tenant, user_id)
             if not user.works:
                 raise NotFound("user", user.subject)
+            note(target=user.subject, details={"roles": ", ".join(sorted(wanted))})
             changed = replace(user, roles=wanted)
             if changed != user:
                 await _change(work, user, changed, now)
-                await work.audit.add("user.roles_set", user.subject, by=by.subject, tenant=by.tenant)
             if request is not None:
                 await work.requests.keep(by.tenant, request, user_id)
             await work.commit()
@@ -55,10 +56,10 @@ class RemoveUser:
             if request is not None and await work.requests.claim(by.tenant, request) is not None:
                 return await work.users.get(by.tenant, user_id)
             user = await work.users.get(by.tenant, user_id)
+            note(target=user.subject)
             changed = user.removed(now)
             if changed != user:
                 await _change(work, user, changed, now)
-                await work.audit.add("user.removed", user.subject, by=by.subject, tenant=by.tenant)
             if request is not None:
                 await work.requests.keep(by.tenant, request, user_id)
             await work.commit()

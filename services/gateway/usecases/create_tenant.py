@@ -6,6 +6,7 @@ from services.gateway.domain.api_key import KeyWish
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.usecases.create_api_key import KeyMaker
 from services.gateway.usecases.ports import BeginWork, Repeatable, UnitOfWork
+from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Role, TenantId
 from services.meshkit.core.ids import IdSource, from_uuid
@@ -58,7 +59,5 @@ class CreateTenant:
         await work.tenants.add(tenant)
         key, presented = self._maker.make(tenant.id, FIRST_KEY)
         await work.keys.add(key)
-        subject, by = from_uuid(TENANT_PREFIX, tenant.id), caller.principal.subject
-        await work.audit.add("tenant.created", subject, by=by, tenant=caller.principal.tenant)
-        await work.audit.add("tenant.created", subject, by=by, tenant=tenant.id)
+        note(target=from_uuid(TENANT_PREFIX, tenant.id), details={"name": tenant.name})
         return presented

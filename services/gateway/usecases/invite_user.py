@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from services.gateway.domain.user import User, checked_roles, to_email
 from services.gateway.usecases.people_ports import BeginPeopleWork
 from services.gateway.usecases.ports import Repeatable
+from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Role
 from services.meshkit.core.ids import IdSource
@@ -34,7 +35,7 @@ class InviteUser:
                 if made is not None:
                     return await work.users.get(by.tenant, made)
             await work.users.add(user)
-            await work.audit.add("user.invited", user.subject, by=by.subject, tenant=by.tenant)
+            note(target=user.subject, details={"roles": ", ".join(sorted(user.roles))})
             if request is not None:
                 await work.requests.keep(by.tenant, request, user.id)
             await work.commit()

@@ -4,13 +4,13 @@ from typing import Final
 from uuid import UUID
 
 from services.gateway.domain.errors import GrantNeedsKey
-from services.gateway.domain.grant import GRANT_PREFIX, SERVICE_ACCOUNT_PREFIX, Grant
+from services.gateway.domain.grant import SERVICE_ACCOUNT_PREFIX, Grant
 from services.gateway.domain.user import USER_PREFIX
 from services.gateway.usecases.ports import BeginWork
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
-from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
+from services.meshkit.core.ids import IdSource, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 
 #: Of subjects that a grant can stand on: they are looked up again whenever it is exchanged.
@@ -42,9 +42,6 @@ class IssueGrant:
         )
         async with self._begin(principal.tenant) as work:
             kept = await work.grants.add(grant)
-            if kept == grant.id:
-                subject = from_uuid(GRANT_PREFIX, grant.id)
-                await work.audit.add("grant.issued", subject, by=principal.subject, tenant=principal.tenant)
             await work.commit()
         return kept
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from services.gateway.domain.id_token import VerifiedLogin
 from services.gateway.domain.oidc_issuer import OidcIssuer
 from services.gateway.domain.user import User
-from services.gateway.usecases.ports import AuditTrail, Requests
+from services.gateway.usecases.ports import Requests
 from services.meshkit.core.identity import TenantId
 
 
@@ -89,8 +89,6 @@ class PeopleWork(Protocol):
     def administration(self) -> Administration: ...
     @property
     def revocations(self) -> Revocations: ...
-    @property
-    def audit(self) -> AuditTrail: ...
     @property
     def requests(self) -> Requests: ...
 

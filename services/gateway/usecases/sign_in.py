@@ -1,5 +1,6 @@
 """Lets a person in by the word of an issuer."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
@@ -11,6 +12,7 @@ from services.gateway.domain.user_errors import LoginRefused
 from services.gateway.usecases.exchange_api_key import AccessToken
 from services.gateway.usecases.people_ports import BeginPeopleWork, IdTokens, LoginDirectory, PeopleWork
 from services.gateway.usecases.ports import TokenSigner
+from services.meshkit.core.audit import mesh_acts
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import AlreadyExists
 from services.meshkit.core.ids import IdSource
@@ -75,7 +77,8 @@ class SignIn:
         tenant = login.issuer.tenant
         async with self._begin(tenant) as work:
             user = await work.users.with_email(tenant, login.email)
-            if user is None and login.issuer.trusts(login.email):
+            joins = user is None and login.issuer.trusts(login.email)
+            if joins:
                 user = await self._join(work, login)
             if user is None or not user.works:
                 raise LoginRefused("nobody with this mail address is invited")
@@ -83,7 +86,8 @@ class SignIn:
                 raise LoginRefused("the issuer gave the mail address to somebody else")
             user = replace(user, last_login_time=now)
             await work.users.replace(user)
-            await work.commit()
+            with _on_record(user, login) if joins else nullcontext():
+                await work.commit()
         return user
 
     async def _join(self, work: PeopleWork, login: VerifiedLogin) -> User:
@@ -96,5 +100,11 @@ class SignIn:
             create_time=self._clock.now(),
         )
         await work.users.add(user)
-        await work.audit.add("user.joined", user.subject, by=issuer.name, tenant=issuer.tenant)
         return user
+
+
+def _on_record(user: User, login: VerifiedLogin) -> AbstractContextManager[object]:
+    """Has the commit tell the audit trail that somebody became a user whom nobody invited."""
+    return mesh_acts(
+        "gateway", user.tenant, action="users.join", target=user.subject, details={"issuer": login.issuer.name}
+    )

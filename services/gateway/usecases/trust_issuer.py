@@ -6,6 +6,7 @@ from services.gateway.domain.oidc_issuer import MAX_ISSUERS, IssuerWish, OidcIss
 from services.gateway.domain.user_errors import TooManyIssuers
 from services.gateway.usecases.people_ports import BeginPeopleWork, TriesIssuers
 from services.gateway.usecases.ports import Repeatable
+from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource
@@ -46,7 +47,7 @@ class TrustIssuer:
             if await work.issuers.count(by.tenant) >= MAX_ISSUERS:
                 raise TooManyIssuers(MAX_ISSUERS)
             await work.issuers.add(issuer)
-            await work.audit.add("oidc_issuer.created", issuer.name, by=by.subject, tenant=by.tenant)
+            note(target=issuer.name, details={"issuer": issuer.issuer})
             if request is not None:
                 await work.requests.keep(by.tenant, request, issuer.id)
             await work.commit()
@@ -66,7 +67,7 @@ class DistrustIssuer:
             if request is not None and await work.requests.claim(by.tenant, request) is not None:
                 return
             issuer = await work.issuers.remove(by.tenant, issuer_id)
-            await work.audit.add("oidc_issuer.deleted", issuer.name, by=by.subject, tenant=by.tenant)
+            note(target=issuer.name, details={"issuer": issuer.issuer})
             if request is not None:
                 await work.requests.keep(by.tenant, request, issuer_id)
             await work.commit()
