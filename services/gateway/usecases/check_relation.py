@@ -73,10 +73,14 @@ class AuthorizeCaller:
 
 
 def _users(principal: Principal) -> Iterator[Object]:
-    """Gives the names under which a caller stands in tuples."""
-    yield parse_object(f"{USER_TYPE}:{principal.subject}", field="subject")
-    if principal.email is not None:
-        yield parse_object(f"{USER_TYPE}:{principal.email}", field="email")
+    """Gives the names under which a caller can stand in tuples."""
+    for name in (principal.subject, principal.email):
+        if name is not None:
+            try:
+                yield parse_object(f"{USER_TYPE}:{name}", field="user")
+            except Invalid:
+                # No tuple can name it, so none does.
+                continue
 
 
 def _missing(question: Question, found: Finding) -> str:
