@@ -201,13 +201,19 @@ class Costs(_Blocking[aio.AsyncCosts]):
 
 
 class Identity(_Blocking[aio.AsyncIdentity]):
-    """API keys and tenants."""
+    """API keys, service accounts, signing keys and tenants."""
 
     whoami = _blocking(aio.AsyncIdentity.whoami)
     token = _blocking(aio.AsyncIdentity.token)
     create_key = _blocking(aio.AsyncIdentity.create_key)
     list_keys = _iterating(aio.AsyncIdentity.list_keys)
+    rotate_key = _blocking(aio.AsyncIdentity.rotate_key)
     revoke_key = _blocking(aio.AsyncIdentity.revoke_key)
+    create_service_account = _blocking(aio.AsyncIdentity.create_service_account)
+    list_service_accounts = _iterating(aio.AsyncIdentity.list_service_accounts)
+    disable_service_account = _blocking(aio.AsyncIdentity.disable_service_account)
+    rotate_signing_key = _blocking(aio.AsyncIdentity.rotate_signing_key)
+    key_set = _blocking(aio.AsyncIdentity.key_set)
     create_tenant = _blocking(aio.AsyncIdentity.create_tenant)
     list_tenants = _iterating(aio.AsyncIdentity.list_tenants)
 

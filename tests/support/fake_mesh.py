@@ -58,7 +58,7 @@ _CONTRACTS: Final = (
     tool_service_pb2,
 )
 #: RPCs that ask for no identity.
-_OPEN: Final = frozenset({"ExchangeApiKey", "GetMeshStatus"})
+_OPEN: Final = frozenset({"ExchangeApiKey", "GetKeySet", "GetMeshStatus"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,11 +58,12 @@ class Refused(MeshError):
 
 @dataclass(slots=True)
 class Identity:
-    """API keys, tokens and tenants."""
+    """API keys, service accounts, tokens and tenants."""
 
     keys: dict[str, list[str]]
     give_token: Callable[[], tuple[str, float]]
     made: list[identity_pb2.ApiKey] = field(default_factory=list[identity_pb2.ApiKey])
+    accounts: list[identity_pb2.ServiceAccount] = field(default_factory=list[identity_pb2.ServiceAccount])
     tenants: list[tenant_pb2.Tenant] = field(default_factory=list[tenant_pb2.Tenant])
 
     def ExchangeApiKey(self, request: Any, _context: Any) -> identity_service_pb2.ExchangeApiKeyResponse:
@@ -84,6 +85,9 @@ class Identity:
             display_name=request.display_name,
             roles=request.roles,
             project=request.project,
+            scopes=request.scopes,
+            service_account_id=request.service_account_id,
+            expire_time=request.expire_time if request.HasField("expire_time") else None,
             create_time=NOON,
         )
         secret = f"ck_{len(self.made) + 2}_made"
@@ -101,6 +105,45 @@ class Identity:
                 key.revoke_time.CopyFrom(NOON)
                 return identity_service_pb2.RevokeApiKeyResponse(api_key=key)
         raise NotFound("API key", request.api_key_id)
+
+    def RotateApiKey(self, request: Any, _context: Any) -> identity_service_pb2.RotateApiKeyResponse:
+        for key in self.made:
+            if key.api_key_id == request.api_key_id:
+                if request.overlap_seconds:
+                    key.previous_secret_expire_time.FromSeconds(NOON.seconds + request.overlap_seconds)
+                secret = f"ck_{request.api_key_id}_rotated"
+                self.keys[secret] = []
+                return identity_service_pb2.RotateApiKeyResponse(api_key=key, secret=secret)
+        raise NotFound("API key", request.api_key_id)
+
+    def CreateServiceAccount(self, request: Any, _context: Any) -> identity_service_pb2.CreateServiceAccountResponse:
+        account = identity_pb2.ServiceAccount(
+            service_account_id=f"svc_{len(self.accounts) + 1}",
+            display_name=request.display_name,
+            roles=request.roles,
+            project=request.project,
+            create_time=NOON,
+        )
+        self.accounts.insert(0, account)
+        return identity_service_pb2.CreateServiceAccountResponse(service_account=account)
+
+    def ListServiceAccounts(self, request: Any, _context: Any) -> identity_service_pb2.ListServiceAccountsResponse:
+        page, token = one_page(self.accounts, request)
+        return identity_service_pb2.ListServiceAccountsResponse(service_accounts=page, next_page_token=token)
+
+    def DisableServiceAccount(self, request: Any, _context: Any) -> identity_service_pb2.DisableServiceAccountResponse:
+        for account in self.accounts:
+            if account.service_account_id == request.service_account_id:
+                account.disable_time.CopyFrom(NOON)
+                return identity_service_pb2.DisableServiceAccountResponse(service_account=account)
+        raise NotFound("service account", request.service_account_id)
+
+    def GetKeySet(self, _request: Any, _context: Any) -> identity_service_pb2.GetKeySetResponse:
+        key = identity_service_pb2.GetKeySetResponse.Key(kid="access-1", kty="OKP", crv="Ed25519", alg="EdDSA", x="AA")
+        return identity_service_pb2.GetKeySetResponse(keys=[key])
+
+    def RotateSigningKey(self, _request: Any, _context: Any) -> identity_service_pb2.RotateSigningKeyResponse:
+        return identity_service_pb2.RotateSigningKeyResponse(key_id="access-2", sign_time=NOON)
 
     def CreateTenant(self, request: Any, _context: Any) -> tenant_service_pb2.CreateTenantResponse:
         tenant = tenant_pb2.Tenant(tenant_id=f"tenant_{len(self.tenants) + 2}", name=request.name, create_time=NOON)

@@ -17,6 +17,7 @@ from comitia_sdk.cli import (
     doctor,
     identity,
     kek,
+    keys,
     law,
     login,
     mesh,
@@ -52,6 +53,7 @@ app.command("logs", rich_help_panel=MESH)(mesh.logs)
 app.command("demo", rich_help_panel=MESH)(demo.demo)
 app.command("doctor", rich_help_panel=MESH)(doctor.doctor)
 app.add_typer(kek.app, name="kek", rich_help_panel=MESH)
+app.add_typer(keys.signing_keys, name="signing-key", rich_help_panel=MESH)
 app.add_typer(agents.app, name="agent", rich_help_panel=WORK)
 app.add_typer(sessions.app, name="session", rich_help_panel=WORK)
 app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
@@ -65,7 +67,8 @@ app.command("login", rich_help_panel=WORK)(login.login)
 app.command("logout", rich_help_panel=WORK)(login.logout)
 app.command("whoami", rich_help_panel=WORK)(identity.whoami)
 app.command("token", rich_help_panel=WORK)(identity.token)
-app.add_typer(identity.keys, name="key", rich_help_panel=WORK)
+app.add_typer(keys.keys, name="key", rich_help_panel=WORK)
+app.add_typer(keys.service_accounts, name="service-account", rich_help_panel=WORK)
 app.add_typer(access.app, name="access", rich_help_panel=WORK)
 app.add_typer(people.users, name="user", rich_help_panel=WORK)
 app.add_typer(people.issuers, name="issuer", rich_help_panel=WORK)

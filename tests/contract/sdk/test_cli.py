@@ -75,7 +75,12 @@ def violation(mesh: FakeMesh) -> None:
         ("budget set 25.00", "$25.00"),
         ("whoami", "admin, operator"),
         ("key create ci --role auditor", "ck_2_made"),
+        ("key create ci --scope sessions.read --expires 90d", "sessions.read"),
         ("key list", "no keys"),
+        ("service-account create nightly --role auditor", "svc_1"),
+        ("service-account list", "no service accounts"),
+        ("signing-key rotate", "access-2"),
+        ("signing-key list", "access-1"),
         ("access model show", "schema 1.1"),
         ("access grant anna@example.com editor project:claims", "user:anna@example.com"),
         ("access grant group:a#member editor project:claims", "group:a#member"),
@@ -359,7 +364,9 @@ COMMANDS = (
     "|up|down|status|logs|demo|doctor|models|costs|violations|token|whoami|agent|agent create|agent example|agent list"
     "|agent show|session|session start|session list|session show|session turns|session watch|session advance"
     "|session cancel|tool|tool list|tool show|tool invoke|policy|policy apply|policy list|policy show|policy activate"
-    "|policy check|budget|budget show|budget list|budget set|key|key create|key list|key revoke|tenant|tenant create"
+    "|policy check|budget|budget show|budget list|budget set"
+    "|key|key create|key list|key rotate|key revoke|service-account|service-account create|service-account list"
+    "|service-account disable|signing-key|signing-key rotate|signing-key list|tenant|tenant create"
     "|tenant list"
 ).split("|")
 
@@ -368,7 +375,7 @@ COMMANDS = (
 def test_each_command_explains_itself_with_an_example(comitia: Comitia, command: str) -> None:
     explained = comitia(*command.split(), "--help").out
 
-    groups = ("", "agent", "session", "tool", "policy", "budget", "key", "tenant")
+    groups = ("", "agent", "session", "tool", "policy", "budget", "key", "tenant", "service-account", "signing-key")
     assert command in groups or "Example:" in explained
     assert "_option" not in explained
 
@@ -417,3 +424,18 @@ def test_the_model_is_shown_as_it_is_and_set_from_a_file(comitia: Comitia, mesh:
     assert "the model is now" in comitia("access", "model", "set", str(path)).out
     assert "etag" in json.loads(comitia("access", "model", "set", str(path), "-o", "json").out)
     assert "changed meanwhile" in comitia("access", "model", "set", str(path), "--etag", "old", code=1).err
+
+
+def test_a_key_is_rotated_and_an_account_disabled(comitia: Comitia) -> None:
+    comitia("key", "create", "ci")
+    rotated = comitia("key", "rotate", "key_2", "--overlap", "24h").out
+    assert "ck_key_2_rotated" in rotated
+    assert "old secret until" in rotated
+    comitia("service-account", "create", "nightly")
+    assert "svc_1" in comitia("key", "create", "for it", "--service-account", "svc_1").out
+    assert "disabled" in comitia("service-account", "disable", "svc_1").out
+
+
+def test_a_time_span_that_is_none_is_refused_with_an_example(comitia: Comitia) -> None:
+    refused = comitia("key", "create", "ci", "--expires", "soon", code=2)
+    assert "30d" in refused.err

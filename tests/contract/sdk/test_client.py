@@ -325,7 +325,14 @@ async def test_every_other_noun_answers(mesh: FakeMesh, client: AsyncClient) -> 
 
     made = await client.identity.create_key("ci", roles=["auditor"])
     assert made.secret.startswith("ck_")
+    rotated = await client.identity.rotate_key(made.api_key.api_key_id, overlap=timedelta(hours=1))
+    assert rotated.secret != made.secret
     assert (await client.identity.revoke_key(made.api_key.api_key_id)).HasField("revoke_time")
+    account = await client.identity.create_service_account("nightly", roles=["auditor"])
+    assert (await client.identity.disable_service_account(account.service_account_id)).HasField("disable_time")
+    assert len(await all_of(client.identity.list_service_accounts())) == 1
+    assert (await client.identity.rotate_signing_key()).key_id == "access-2"
+    assert [key.kid for key in await client.identity.key_set()] == ["access-1"]
     assert len(await all_of(client.identity.list_keys())) == 1
     assert await client.access.grant("user:anna", "editor", "project:claims")
     assert not await client.access.grant("user:anna", "editor", "project:claims")
