@@ -17,6 +17,7 @@ from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.sync import Client
 from tests.e2e.conftest import Rest
 from tests.support.mesh import RunningMesh
+from tests.support.oidc_provider import CLIENT_ID, OidcProvider, running_oidc_provider
 from tests.support.public_rpcs import PUBLIC, RestCall, Rpc
 
 Request = dict[str, Any]
@@ -44,6 +45,10 @@ class World:
     bundle: str = ""
     #: How many entries of the audit trail are signed; empty before it was asked for.
     signed: str = ""
+    #: A provider whose word the tenant takes, somebody who signed in there, and who they are here.
+    issuer: str = ""
+    id_token: str = ""
+    user: str = ""
     numbers: Iterator[int] = field(default_factory=count)
 
     def fresh(self, noun: str) -> str:
@@ -177,6 +182,22 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "ToolService/RegisterTool": lambda world: {"tool": a_tool(world.fresh("tool"))},
     "ToolService/SearchTools": lambda _: {"query": "compute a sum"},
     "ToolService/StreamInvokeTool": lambda _: a_calculation(),
+    "UserService/CreateOidcIssuer": lambda world: {"issuer": world.issuer, "client_id": world.fresh("client")},
+    "UserService/DeleteOidcIssuer": lambda world: {
+        "oidc_issuer_id": world.client.users.add_issuer(world.issuer, world.fresh("client")).oidc_issuer_id
+    },
+    "UserService/ExchangeOidcToken": lambda world: {"tenant": "walker", "id_token": world.id_token},
+    "UserService/GetLoginOptions": lambda _: {"tenant": "walker"},
+    "UserService/InviteUser": lambda world: {
+        "email": f"{world.fresh('guest')}@example.com",
+        "roles": ["ROLE_TENANT_USER"],
+    },
+    "UserService/ListOidcIssuers": lambda _: {"page_size": 1},
+    "UserService/ListUsers": lambda _: {"page_size": 1},
+    "UserService/RemoveUser": lambda world: {
+        "user_id": world.client.users.invite(f"{world.fresh('gone')}@example.com").user_id
+    },
+    "UserService/SetUserRoles": lambda world: {"user_id": world.user, "roles": ["ROLE_AUDITOR"]},
     "ViolationService/ListViolations": lambda _: {"rule": "no_swords", "page_size": 1},
     "ViolationService/WatchViolations": lambda _: {},
 }
@@ -194,12 +215,16 @@ TELLING: Final[Mapping[str, str]] = {
     "GetCostSummary": "total_nano_usd",
     "Embed": "embeddings",
     "Generate": "generation.hold_id",
+    "ExchangeOidcToken": "access_token",
+    "GetLoginOptions": "options",
     "GetMemory": "memory.parts",
     "GetMeshStatus": "serving",
     "InvokeTool": "invocation.parts",
     "ListAuditEntries": "entries",
     "ListCostEvents": "cost_events",
+    "ListOidcIssuers": "oidc_issuers",
     "ListTurns": "turns",
+    "ListUsers": "users",
     "ListViolations": "violations",
     "ProveAuditConsistency": "second.signature",
     "ProveAuditEntry": "head.signature",
@@ -214,7 +239,13 @@ DRIVEN: Final[set[tuple[str, str]]] = set()
 
 
 @pytest.fixture(scope="module")
-def world(mesh: RunningMesh) -> Iterator[World]:
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]:
+    with running_oidc_provider(tmp_path_factory.mktemp("oidc")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def world(mesh: RunningMesh, provider: OidcProvider) -> Iterator[World]:
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
         key = operator.identity.create_tenant("walker").admin_api_key
         with Client(mesh.url, api_key=key) as client:
@@ -227,6 +258,10 @@ def world(mesh: RunningMesh) -> Iterator[World]:
                 pass
             client.access.grant("user:ben", "viewer", "project:walk")
             world.memory = client.memories.remember("Rivers meet.").memory_id
+            world.issuer = provider.issuer
+            client.users.add_issuer(provider.issuer, CLIENT_ID)
+            world.user = client.users.invite("ann@example.com").user_id
+            world.id_token = provider.sign_in("ann@example.com").id_token
             yield world
 
 
