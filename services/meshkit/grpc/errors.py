@@ -37,6 +37,8 @@ _CODE_OF_NUMBER: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 #: Key of the trailer that carries the serialised `google.rpc.Status`.
 DETAILS_TRAILER: Final = "grpc-status-details-bin"
+#: Kinds after which a retry may help, when the error says when.
+_MAY_HELP: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED, ErrorKind.CONFLICT})
 #: Trailers are headers, and peers refuse more than 8 KB of those.
 _MAX_MESSAGE: Final = 1024
 _MAX_METADATA_VALUE: Final = 256
@@ -73,7 +75,7 @@ def to_status(error: MeshError, *, domain: str) -> status_pb2.Status:
     origin = error.domain if isinstance(error, RemoteError) and error.domain else domain
     details: list[Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=origin, metadata=metadata)]
     details.extend(_details_by_kind(error, message))
-    if error.retry_after is not None and error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED):
+    if error.retry_after is not None and error.kind in _MAY_HELP:
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromTimedelta(error.retry_after)
         details.append(retry)

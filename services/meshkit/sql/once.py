@@ -1,0 +1,51 @@
+"""The storage side of a request that may come again: claimed before the work, answered in its commit.
+
+A repository calls both around what it writes. Without a `request_id` they do nothing.
+"""
+
+from services.meshkit.core.once import AnsweredBefore, Once, current_once
+from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.sql.request_ids import RequestKey, claim, keep
+from services.meshkit.sql.scope import DriverScope, Scope
+
+
+async def claim_once(scope: Scope | DriverScope, *, keys: KeyRing | None = None) -> None:
+    """Claims the running request, if it has an id, in the transaction that does its work, before the work.
+
+    Args:
+        keys: opens the answer, where `keep_once` seals it.
+    Raises: AnsweredBefore: it is a repeat. RequestIdReused; RequestInProgress.
+    """
+    this = current_once()
+    if this is None:
+        return
+    this.claimed = True
+    answer = await claim(scope, key_of(this), this.body)
+    if answer is None:
+        return
+    raise AnsweredBefore(answer if keys is None else await keys.open(this.tenant, answer, aad=place_of(this)))
+
+
+async def keep_once(scope: Scope | DriverScope, made: object, *, keys: KeyRing | None = None) -> None:
+    """Keeps the answer to the running request, if it has an id; the commit that follows makes both true.
+
+    Args:
+        made: what the servicer writes the answer of.
+        keys: seals the answer, where it holds content.
+    """
+    this = current_once()
+    if this is None:
+        return
+    answer = this.answer(made)
+    sealed = answer if keys is None else await keys.seal(this.tenant, answer, aad=place_of(this))
+    await keep(scope, key_of(this), sealed)
+
+
+def key_of(once: Once) -> RequestKey:
+    """Names the row of a request."""
+    return RequestKey(tenant=once.tenant, method=once.method, request_id=once.request_id)
+
+
+def place_of(once: Once) -> bytes:
+    """Names the one place in which a sealed answer opens."""
+    return b"request_id/" + once.method.encode() + b"/" + once.request_id.bytes
