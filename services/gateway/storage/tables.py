@@ -144,16 +144,6 @@ GRANT = Table(
     Column("revoke_time", DateTime(timezone=True)),
     UniqueConstraint("tenant_id", "run_id", name=UQ_GRANT_RUN),
 )
-AUDIT = Table(
-    "audit",
-    METADATA,
-    Column("id", Uuid, primary_key=True),
-    Column("tenant_id", Uuid, nullable=False, index=True),
-    Column("action", Text, nullable=False),
-    Column("subject", Text, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("record_time", DateTime(timezone=True), nullable=False),
-)
 #: The authorization model of a tenant; no row, or no model in it, means the one that ships.
 ACCESS_MODEL = Table(
     "access_model",
