@@ -16,6 +16,7 @@ from services.cost.settings import CostSettings
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.price_repository import PriceRepository
+from services.cost.storage.tenant_data import TENANT_DATA
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.budget_servicer import BudgetServicer
 from services.cost.transport.convert import alert_to_message
@@ -42,6 +43,8 @@ from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.outbox import OutboxRelay
+from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.tenant_data.servicer import TenantData
 
 
 @asynccontextmanager
@@ -91,6 +94,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                     partial(add_BudgetServiceServicer_to_server, budget_servicer),
                     partial(add_LedgerServiceServicer_to_server, LedgerServicer(ledger=LedgerRepository(app))),
                     partial(add_PricingServiceServicer_to_server, PricingServicer(prices=prices, clock=clock)),
+                    TenantData(TenantRows("cost", maintenance, TENANT_DATA), tenants=guard.feed).registration,
                     *guard.registrations,
                 ),
                 admission=guard.admission,

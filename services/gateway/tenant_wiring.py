@@ -80,7 +80,7 @@ async def tenants(
             erasures=reader,
             addresses=ClientAddresses(settings.edge_networks),
         )
-        own = TenantData(TenantRows("gateway", maintenance, TENANT_DATA), service="gateway", tenants=known)
+        own = TenantData(TenantRows("gateway", maintenance, TENANT_DATA), tenants=known)
         yield Tenants(registrations=(servicer.registration, own.registration), background=(erase,))
 
 

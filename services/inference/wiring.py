@@ -25,6 +25,7 @@ from services.inference.providers.openai_compatible import OpenAiCompatibleProvi
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
 from services.inference.storage.call_repository import CallRepository
+from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.transport.inference_servicer import InferenceServicer, ModelServicer
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.embed import Embed
@@ -49,6 +50,8 @@ from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.sealing import sealing
+from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.tenant_data.servicer import TenantData
 
 
 @asynccontextmanager
@@ -110,6 +113,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             registrations=(
                 partial(add_InferenceServiceServicer_to_server, servicer),
                 partial(add_ModelServiceServicer_to_server, models),
+                TenantData(TenantRows("inference", maintenance, TENANT_DATA), tenants=guard.feed).registration,
                 *guard.registrations,
             ),
             admission=guard.admission,

@@ -16,9 +16,11 @@ from services.memory.storage.memory_reader import SqlMemoryReader
 from services.memory.storage.memory_writer import SqlMemoryWriter
 from services.memory.storage.placement_work import SqlPlacementWork
 from services.memory.storage.sealed_rows import SealedRows
+from services.memory.storage.tenant_data import TENANT_DATA
 from services.memory.transport.convert import ProtoPayload
 from services.memory.transport.memory_servicer import MemoryServicer
 from services.memory.usecases.embed_memories import EmbedMemories
+from services.memory.usecases.erase_vectors import EraseVectors
 from services.memory.usecases.forget_memory import ForgetMemory
 from services.memory.usecases.place_vectors import PlaceVectors
 from services.memory.usecases.query_vectors import QueryVectors
@@ -37,6 +39,8 @@ from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.sealing import sealing
+from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.tenant_data.servicer import TenantData
 
 #: Longest wait for a verdict: less than Remember may take, so that its caller learns what was down.
 _LAW_SECONDS: Final = 8.0
@@ -76,7 +80,11 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
         rows = SealedRows(sealed.keys, ProtoPayload())
         reader = SqlMemoryReader(app, rows)
         writer = SqlMemoryWriter(
-            app, rows, max_items=settings.remember_batch_items, max_waiting=settings.remember_queue_items
+            app,
+            rows,
+            tenants=guard.feed,
+            max_items=settings.remember_batch_items,
+            max_waiting=settings.remember_queue_items,
         )
         await enter(writer.group)
         embed_work = SqlEmbedWork(app, rows, lease=timedelta(seconds=settings.embed_lease_seconds))
@@ -126,7 +134,13 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
         yield Server(
             name="memory",
             listen=settings.listen,
-            registrations=(partial(add_MemoryServiceServicer_to_server, servicer), *guard.registrations),
+            registrations=(
+                partial(add_MemoryServiceServicer_to_server, servicer),
+                TenantData(
+                    TenantRows("memory", maintenance, TENANT_DATA), tenants=guard.feed, others=(EraseVectors(vectors),)
+                ).registration,
+                *guard.registrations,
+            ),
             admission=guard.admission,
             refusals=audit.refusals,
             background=(embed, place, *sealed.background, *guard.background),

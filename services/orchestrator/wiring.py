@@ -21,6 +21,8 @@ from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.sealing import sealing
+from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.tenant_data.servicer import TenantData
 from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.neighbours import TurnNeighbours
 from services.orchestrator.clients.run_preparation import RunPreparation
@@ -33,6 +35,7 @@ from services.orchestrator.prompts import load_prompts
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage.agent_repository import AgentRepository
 from services.orchestrator.storage.run_store import SqlRunStore
+from services.orchestrator.storage.tenant_data import TENANT_DATA
 from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.transport.session_servicer import SessionServicer
@@ -109,6 +112,9 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                     AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
                 ),
                 partial(add_SessionServiceServicer_to_server, sessions),
+                TenantData(
+                    TenantRows("orchestrator", maintenance, TENANT_DATA), tenants=guard.feed, before=(engine.stop,)
+                ).registration,
                 *guard.registrations,
             ],
             admission=guard.admission,

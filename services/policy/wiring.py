@@ -22,10 +22,13 @@ from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.tenant_data.servicer import TenantData
 from services.policy.clients.wakes import NatsWakes
 from services.policy.rules.shipped import load_shipped
 from services.policy.settings import PolicySettings
 from services.policy.storage.bundle_repository import BundleRepository
+from services.policy.storage.tenant_data import TENANT_DATA
 from services.policy.storage.violation_repository import ViolationRepository
 from services.policy.transport.bundle_servicer import BundleServicer
 from services.policy.transport.policy_servicer import PolicyServicer
@@ -119,6 +122,7 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
                     partial(add_PolicyServiceServicer_to_server, PolicyServicer(evaluate=evaluate)),
                     partial(add_BundleServiceServicer_to_server, bundle_servicer),
                     partial(add_ViolationServiceServicer_to_server, violation_servicer),
+                    TenantData(TenantRows("policy", maintenance, TENANT_DATA), tenants=guard.feed).registration,
                     *guard.registrations,
                 ),
                 admission=guard.admission,

@@ -24,6 +24,8 @@ from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.sealing import sealing
 from services.meshkit.telemetry import metrics
+from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.tenant_data.servicer import TenantData
 from services.tools.builtins.calculator import Calculator
 from services.tools.builtins.executors import Executors
 from services.tools.builtins.http_get import HttpGet, HttpGetTemplate
@@ -36,6 +38,7 @@ from services.tools.domain.result_cache import ResultCache
 from services.tools.domain.shipped import shipped_tools
 from services.tools.settings import ToolsSettings
 from services.tools.storage.invocation_repository import InvocationRepository
+from services.tools.storage.tenant_data import TENANT_DATA
 from services.tools.storage.tool_repository import ToolRepository
 from services.tools.transport.tool_servicer import ToolServicer
 from services.tools.usecases.calls_in_flight import CallsInFlight
@@ -114,7 +117,11 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
         yield Server(
             name="tools",
             listen=settings.listen,
-            registrations=(partial(add_ToolServiceServicer_to_server, servicer), *guard.registrations),
+            registrations=(
+                partial(add_ToolServiceServicer_to_server, servicer),
+                TenantData(TenantRows("tools", maintenance, TENANT_DATA), tenants=guard.feed).registration,
+                *guard.registrations,
+            ),
             admission=guard.admission,
             refusals=audit.refusals,
             background=(

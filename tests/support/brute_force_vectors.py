@@ -38,6 +38,16 @@ class BruteForceVectors:
             for memory in memories:
                 placed.pop(memory, None)
 
+    async def count_of(self, tenant: TenantId) -> int:
+        self.faults.hit()
+        return sum(placed.tenant == tenant for space in self.spaces.values() for placed in space.values())
+
+    async def delete_all(self, tenant: TenantId) -> int:
+        count = await self.count_of(tenant)
+        for space, placed in self.spaces.items():
+            self.spaces[space] = {key: value for key, value in placed.items() if value.tenant != tenant}
+        return count
+
     async def count(self, space: Space) -> int:
         self.faults.hit()
         return len(self.spaces.get(space, ()))

@@ -150,5 +150,13 @@ PRICE_TIER: Final = Table(
     comment=_FOR_ALL,
 )
 
+#: The quota that a tenant's own budget was last limited to; no row: none ever.
+TENANT_QUOTA: Final = Table(
+    "tenant_quota",
+    METADATA,
+    Column("tenant_id", Uuid, primary_key=True),
+    _count("max_cost_nano_usd"),
+)
+
 OUTBOX: Final = outbox_table(METADATA)
 audit_entry_tables(METADATA)

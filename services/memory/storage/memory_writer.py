@@ -17,17 +17,25 @@ from services.memory.usecases.ports import Stored
 from services.meshkit.batching.group_commit import GroupCommit
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
+from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import driver_scope
 
 _OF_CALL: Final = f"SELECT {COLUMNS} FROM memory WHERE tenant_id = $1 AND call_key = $2"  # noqa: S608  # constants
 #: What was never claimed to be embedded has no vector anywhere.
 _FORGET: Final = """
+    WITH there AS (
+        SELECT memory_id, octet_length(payload) AS bytes FROM memory
+        WHERE tenant_id = $1 AND memory_id = $2 AND forget_time IS NULL FOR UPDATE
+    ), freed AS (
+        UPDATE storage_used SET bytes = greatest(0, storage_used.bytes - there.bytes) FROM there WHERE tenant_id = $1
+    )
     UPDATE memory
     SET payload = NULL, tags = '{}', vector = NULL, embed_model = NULL, embed_dimensions = NULL, forget_time = $3,
         placement = CASE WHEN placement = 0 OR (placement = 1 AND vector IS NULL AND lease_until IS NULL) THEN 0 ELSE 4
                     END
-    WHERE tenant_id = $1 AND memory_id = $2 AND forget_time IS NULL
+    WHERE tenant_id = $1 AND memory_id = (SELECT memory_id FROM there)
     RETURNING placement"""
 
 
@@ -44,9 +52,12 @@ class NewRow:
 class SqlMemoryWriter:
     """Implements `MemoryWriter`. Run its `group` as long as it is used."""
 
-    def __init__(self, engine: AsyncEngine, rows: SealedRows, *, max_items: int, max_waiting: int) -> None:
+    def __init__(
+        self, engine: AsyncEngine, rows: SealedRows, *, tenants: KnowsTenants, max_items: int, max_waiting: int
+    ) -> None:
         self._engine = engine
         self._rows = rows
+        self._tenants = tenants
         self._group = GroupCommit[NewRow, Stored](
             self._commit, name="memory.remember", max_items=max_items, max_waiting=max_waiting
         )
@@ -70,6 +81,7 @@ class SqlMemoryWriter:
     async def forget(self, tenant: TenantId, memory: MemoryId, *, now: datetime) -> bool:
         """See `MemoryWriter.forget`."""
         async with driver_scope(self._engine, tenant) as scope:
+            await claim_once(scope)
             placement = await scope.driver.fetchval(_FORGET, tenant, memory, now)
             if placement is None:
                 if not await scope.driver.fetchval(
@@ -77,19 +89,28 @@ class SqlMemoryWriter:
                 ):
                     raise MemoryNotFound(name_of(memory))
                 return False
+            await keep_once(scope, None)
             await scope.commit()
         return placement == Placement.ERASING
 
     async def _commit(self, batch: Sequence[NewRow]) -> Sequence[Stored | MeshError]:
         # In one order everywhere, so that two replicas with the same calls do not lock each other out.
         new = sorted(batch, key=lambda row: (row.memory.tenant, row.call_key))
-        found = await one_trip(self._engine, {row.memory.tenant for row in new}, REMEMBER, *_arrays(new))
+        limits = [self._limit(row.memory.tenant) for row in new]
+        found = await one_trip(self._engine, {row.memory.tenant for row in new}, REMEMBER, *_arrays(new), limits)
         earlier = {(TenantId(uuid_of(row["tenant_id"])), bytes(row["call_key"])): row for row in found}
         return [await self._outcome(row, earlier.get((row.memory.tenant, row.call_key))) for row in batch]
 
-    async def _outcome(self, row: NewRow, there: Row | None) -> Stored:
+    def _limit(self, tenant: TenantId) -> int:
+        return rules_of(self._tenants, tenant).quotas.max_storage_bytes
+
+    async def _outcome(self, row: NewRow, there: Row | None) -> Stored | MeshError:
         """Gives the new memory, or what the same call stored before it, be it a moment ago in the same batch."""
-        if there is None or uuid_of(there["memory_id"]) == row.memory.id:
+        if there is None:
+            return Stored(memory=row.memory, digest=row.digest)
+        if there["memory_id"] is None:
+            return QuotaExceeded("max_storage_bytes", limit=self._limit(row.memory.tenant), used=there["used"])
+        if uuid_of(there["memory_id"]) == row.memory.id:
             return Stored(memory=row.memory, digest=row.digest)
         return await self._stored(there)
 

@@ -20,11 +20,13 @@ _TYPES: Final = {
 #: Columns of a memory, in every query that reads one.
 COLUMNS: Final = ", ".join(_TYPES)
 _MEMORIES: Final = ", ".join(f"{name} {kind}" for name, kind in _TYPES.items())
+_NOTHING: Final = ", ".join(f"NULL::{kind}" for name, kind in _TYPES.items() if name != "tenant_id")
 # The statements below are put together from constants of this module alone.
 #: What there is of tenant `$1`.
 THERE: Final = f"SELECT {COLUMNS} FROM memory WHERE tenant_id = $1 AND forget_time IS NULL"  # noqa: S608
 
-#: Stores memories; gives those that calls among them had stored before.
+#: Stores memories; gives those that calls among them had stored before, and without an id those that their tenants have
+#: no room for, with the bytes that are used. Tenants with a quota are counted one after the other, in their order.
 REMEMBER: Final = OneTrip(
     name="remember",
     planned_once=True,
@@ -41,30 +43,55 @@ REMEMBER: Final = OneTrip(
         "timestamptz[]",  # 10 created
         "timestamptz[]",  # 11 expire
         "smallint[]",  # 12 placements
+        "bigint[]",  # 13 most bytes of each one's tenant, 0 for no limit
     ),
-    returns=f"TABLE ({_MEMORIES}, call_key bytea)",
+    returns=f"TABLE ({_MEMORIES}, call_key bytea, used bigint)",
     # The second statement sees what another process committed while the first one waited for it.
     body=f"""
-        DECLARE made uuid[];
+        DECLARE
+            made uuid[];
+            refused bigint[] := '{{}}';
         BEGIN
+            IF 0 < ANY($13) THEN
+                INSERT INTO storage_used (tenant_id, bytes)
+                    SELECT DISTINCT tenant, 0 FROM unnest($1, $13) AS new (tenant, most) WHERE most > 0 ORDER BY tenant
+                    ON CONFLICT DO NOTHING;
+                PERFORM FROM storage_used WHERE tenant_id = ANY($1) ORDER BY tenant_id FOR UPDATE;
+                SELECT coalesce(array_agg(place), '{{}}') INTO refused FROM (
+                    SELECT place, most, stored.bytes
+                        + sum(octet_length(payload)) OVER (PARTITION BY tenant ORDER BY place) AS bytes
+                    FROM unnest($1, $6, $13) WITH ORDINALITY AS new (tenant, payload, most, place)
+                    JOIN storage_used AS stored ON stored.tenant_id = tenant
+                    WHERE most > 0) AS filling
+                WHERE bytes > most;
+            END IF;
             WITH stored AS (
                 INSERT INTO memory (tenant_id, memory_id, session_id, agent_name, tags, payload, call_key,
                                     request_digest, verdict_id, create_time, expire_time, placement)
                 SELECT tenant_id, memory_id, session_id, agent_name,
                        ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)), payload, call_key, request_digest,
                        verdict_id, create_time, expire_time, placement
-                FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) WITH ORDINALITY
                   AS new (tenant_id, memory_id, session_id, agent_name, tags, payload, call_key, request_digest,
-                          verdict_id, create_time, expire_time, placement)
+                          verdict_id, create_time, expire_time, placement, place)
+                WHERE place <> ALL(refused)
                 ON CONFLICT ON CONSTRAINT uq_memory_call DO NOTHING
-                RETURNING memory_id
+                RETURNING memory_id, tenant_id, octet_length(payload) AS bytes
+            ), counted AS (
+                INSERT INTO storage_used AS stored_before (tenant_id, bytes)
+                SELECT tenant_id, sum(bytes) FROM stored GROUP BY tenant_id ORDER BY tenant_id
+                ON CONFLICT (tenant_id) DO UPDATE SET bytes = stored_before.bytes + EXCLUDED.bytes
             )
             SELECT coalesce(array_agg(memory_id), '{{}}') INTO made FROM stored;
             IF cardinality(made) < cardinality($2) THEN
                 FOR place IN 1 .. cardinality($2) LOOP
                     IF $2[place] <> ALL(made) THEN
-                        RETURN QUERY SELECT {COLUMNS}, call_key FROM memory
+                        RETURN QUERY SELECT {COLUMNS}, call_key, 0::bigint FROM memory
                             WHERE tenant_id = $1[place] AND call_key = $7[place];
+                        IF NOT FOUND THEN
+                            RETURN QUERY SELECT tenant_id, {_NOTHING}, $7[place], bytes FROM storage_used
+                                WHERE tenant_id = $1[place];
+                        END IF;
                     END IF;
                 END LOOP;
             END IF;

@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Column,
     DateTime,
     Index,
@@ -65,6 +66,14 @@ Index("ix_memory_agent", MEMORY.c.tenant_id, MEMORY.c.agent_name, MEMORY.c.creat
 Index("ix_memory_pending", MEMORY.c.tenant_id, MEMORY.c.memory_id, postgresql_where=MEMORY.c.placement == 1)
 Index("ix_memory_unplaced", MEMORY.c.placement, MEMORY.c.memory_id, postgresql_where=MEMORY.c.placement.in_((2, 4)))
 Index("ix_memory_placed", MEMORY.c.embed_model, MEMORY.c.embed_dimensions, postgresql_where=MEMORY.c.placement == 3)
+
+#: Bytes of the sealed payloads that each tenant has stored.
+STORAGE_USED: Final = Table(
+    "storage_used",
+    METADATA,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+)
 
 DATA_KEY: Final = data_key_table(METADATA)
 audit_entry_tables(METADATA)

@@ -15,6 +15,7 @@ from services.memory.usecases.remember import Remember
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.paging import clamp_page_size
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
 
 Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
 
@@ -74,5 +75,10 @@ class MemoryServicer(MemoryServiceServicer):
     async def ForgetMemory(self, request: pb.ForgetMemoryRequest, context: Context) -> pb.ForgetMemoryResponse:
         """See the contract."""
         memory_id = convert.memory_id_of(request.memory_id)
-        await self._forget_memory(caller_of(context).principal.tenant, memory_id)
-        return pb.ForgetMemoryResponse()
+        tenant = caller_of(context).principal.tenant
+        return await once(
+            request,
+            lambda: self._forget_memory(tenant, memory_id),
+            lambda _forgotten: pb.ForgetMemoryResponse(),
+            answers=pb.ForgetMemoryResponse,
+        )

@@ -70,6 +70,14 @@ class VectorStore(Protocol):
         """
         ...
 
+    async def count_of(self, tenant: TenantId) -> int:
+        """Counts the vectors of a tenant in all spaces, at most 16,384 of each. Raises: VectorsUnavailable."""
+        ...
+
+    async def delete_all(self, tenant: TenantId) -> int:
+        """Deletes every vector of a tenant; says how many those were. Raises: VectorsUnavailable."""
+        ...
+
     async def count(self, space: Space) -> int:
         """Counts the vectors of a space, 0 when it is missing. Raises: VectorsUnavailable."""
         ...

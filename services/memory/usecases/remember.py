@@ -37,7 +37,7 @@ class Remember:
     async def __call__(self, principal: Principal, wanted: Remembrance) -> Memory:
         """Gives the memory as stored, or the first one of a repeated call.
 
-        Raises: LawBlocked; Unavailable: the law or Postgres cannot be asked; CallArgumentsDiffer.
+        Raises: LawBlocked; QuotaExceeded; Unavailable: the law or Postgres cannot be asked; CallArgumentsDiffer.
         """
         subject = Subject(stage=Stage.BEFORE, parts=wanted.parts, context=wanted.context)
         verdict = await self._law.evaluate(principal, subject)

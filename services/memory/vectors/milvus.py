@@ -114,6 +114,14 @@ class MilvusVectors:
         """See `VectorStore.delete`."""
         await self._call(self._writer, lambda client: client.delete(memories))
 
+    async def count_of(self, tenant: TenantId) -> int:
+        """See `VectorStore.count_of`."""
+        return 0 if self._is_empty() else await self._call(self._writer, lambda client: client.count_of(tenant))
+
+    async def delete_all(self, tenant: TenantId) -> int:
+        """See `VectorStore.delete_all`."""
+        return 0 if self._is_empty() else await self._call(self._writer, lambda client: client.delete_all(tenant))
+
     async def count(self, space: Space) -> int:
         """See `VectorStore.count`."""
         return await self._call(self._writer, lambda client: client.count(space))

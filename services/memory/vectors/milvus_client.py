@@ -31,6 +31,8 @@ _LITE_IDLE_ROWS: Final = 32
 _LITE_TENANT_GROUPS: Final = 8
 _LITE_AGENT_GROUPS: Final = 4
 #: Rows that one delete may name.
+#: Most rows that Milvus gives for one question.
+_MOST_QUERIED: Final = 16_384
 _DELETE_ITEMS: Final = 256
 
 
@@ -115,6 +117,36 @@ class MilvusClient:
         for name in names:
             for start in range(0, len(ids) if name.startswith(_PREFIX) else 0, _DELETE_ITEMS):
                 self._client.delete(name, ids=ids[start : start + _DELETE_ITEMS], timeout=_CALL_SECONDS)
+
+    def count_of(self, tenant: TenantId) -> int:
+        """See `VectorStore.count_of`."""
+        return sum(len(self._ids_of(name, tenant, _MOST_QUERIED)) for name in self._spaces())
+
+    def delete_all(self, tenant: TenantId) -> int:
+        """See `VectorStore.delete_all`."""
+        deleted = 0
+        for name in self._spaces():
+            while ids := self._ids_of(name, tenant, _DELETE_ITEMS):
+                self._client.delete(name, ids=ids, timeout=_CALL_SECONDS)
+                deleted += len(ids)
+        return deleted
+
+    def _spaces(self) -> list[str]:
+        names: list[str] = self._client.list_collections(timeout=_CALL_SECONDS)
+        return [name for name in names if name.startswith(_PREFIX)]
+
+    def _ids_of(self, name: str, tenant: TenantId, most: int) -> list[str]:
+        self._client.load_collection(name, timeout=_CALL_SECONDS)
+        rows = self._client.query(
+            name,
+            filter=f'tenant == "{tenant.hex}"',
+            output_fields=["id"],
+            limit=most,
+            partition_names=None if self._lite is None else _lite_partitions(tenant, None),
+            consistency_level="Strong",
+            timeout=_CALL_SECONDS,
+        )
+        return [str(row["id"]) for row in rows]
 
     def count(self, space: Space) -> int:
         """See `VectorStore.count`."""

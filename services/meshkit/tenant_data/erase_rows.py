@@ -66,6 +66,11 @@ class TenantRows:
             return (await scope.execute(_count(statement), {"tenant": tenant})).scalar_one()
 
     @property
+    def service(self) -> str:
+        """Whose rows these are."""
+        return self._service
+
+    @property
     def statements(self) -> Sequence[TableStatement]:
         """What is stated, in the order in which it is done."""
         return self._statements

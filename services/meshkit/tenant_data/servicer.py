@@ -55,13 +55,11 @@ class TenantData(TenantDataServiceServicer):
         self,
         rows: TenantRows,
         *,
-        service: str,
         tenants: KnowsTenants,
         others: Sequence[OtherStore] = (),
         before: Sequence[Before] = (),
     ) -> None:
         self._rows = rows
-        self._service = service
         self._tenants = tenants
         self._others = others
         self._before = before
@@ -98,7 +96,7 @@ class TenantData(TenantDataServiceServicer):
             count, more = await self._table(tenant, statement, until)
             steps.append(
                 ErasureStep(
-                    service=self._service,
+                    service=self._rows.service,
                     store=statement.table,
                     action=statement.action,
                     count=count,

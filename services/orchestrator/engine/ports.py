@@ -26,7 +26,7 @@ class RunStore(Protocol):
         """Records a new run with its first facts, leased to `owner`.
 
         Returns: None, or the id of the run that a concurrent repeat of the request started (then nothing is written).
-        Raises: RequestIdReused; QuotaExceeded: counted exactly, whoever else starts runs of the tenant at the same time.
+        Raises: RequestIdReused; QuotaExceeded: exactly, whoever else starts runs of the tenant meanwhile.
         """
         ...
 

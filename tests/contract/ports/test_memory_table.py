@@ -33,6 +33,7 @@ from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import provision
 from services.meshkit.testing.fake_clock import NOON
 from tests.support.hashing_embedder import vector_of
+from tests.support.known_tenants import KnownTenants
 from tests.support.memory_table import MemoryTable, a_memory
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -72,7 +73,7 @@ async def table(
     async with sql_engine(urls.app, pool_size=4) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=SystemClock(), ids=SystemIds())
         rows = SealedRows(keys, ProtoPayload())
-        writer = SqlMemoryWriter(app, rows, max_items=8, max_waiting=100)
+        writer = SqlMemoryWriter(app, rows, tenants=KnownTenants(), max_items=8, max_waiting=100)
         async with writer.group:
             yield PostgresTable(
                 writer,

@@ -131,6 +131,15 @@ async def test_many_vectors_are_all_found(store: VectorStore, space: Space, tena
     assert await store.count(space) == 100
 
 
+async def test_all_vectors_of_a_tenant_go_and_those_of_others_stay(store: VectorStore, space: Space) -> None:
+    gone, stays = TenantId(uuid4()), TenantId(uuid4())
+    await store.upsert(space, [a_vector(gone, f"thing {number}") for number in range(30)] + [a_vector(stays, "cars")])
+    assert (await store.count_of(gone), await store.count_of(stays)) == (30, 1)
+    assert await store.delete_all(gone) == 30
+    assert (await store.delete_all(gone), await store.count_of(gone), await store.count_of(stays)) == (0, 0, 1)
+    assert not await store.search(space, gone, vector_of("thing 1", DIMENSIONS), agent="", most=5)
+
+
 async def test_milvus_lite_keeps_vectors_when_it_is_opened_again(tmp_path: Path) -> None:
     space, tenant = Space("model", DIMENSIONS), TenantId(uuid4())
     vector = a_vector(tenant, "ban cars")
