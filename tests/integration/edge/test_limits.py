@@ -1,16 +1,18 @@
-"""The edge's wall against floods, and a gateway that is down, through a real Envoy with settings of its own."""
+"""Limits of the services seen through a real Envoy, its own wall against floods, and a gateway that is down."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import aiohttp
 import grpc
 import grpc.aio
 import pytest
+from multidict import CIMultiDict
 
 from comitia.gateway.v1.identity_service_pb2 import WhoAmIRequest
 from comitia.gateway.v1.identity_service_pb2_grpc import IdentityServiceStub
@@ -26,9 +28,9 @@ from tests.support.gateway import RunningGateway, running_gateway
 
 @asynccontextmanager
 async def an_edge(
-    make_database: MakeDatabase, folder: Path, *, flood_factor: float = 1.0
+    make_database: MakeDatabase, folder: Path, *, flood_factor: float = 10.0, rate_factor: float = 1.0
 ) -> AsyncIterator[tuple[RunningGateway, RunningEdge]]:
-    async with running_gateway(make_database, folder) as gateway:
+    async with running_gateway(make_database, folder, targets={"rate_factor": str(rate_factor)}) as gateway:
         plain = edge_settings({"gateway": gateway.target}, jwks=gateway.keys.jwks_path, log=folder / "access.log")
         async with running_edge(replace(plain, flood_factor=flood_factor), folder) as edge:
             yield gateway, edge
@@ -58,6 +60,70 @@ async def test_a_tenant_that_floods_the_edge_is_told_to_wait_and_others_are_not(
     assert other[0] == 200
     assert reason_of(refused[0][2]) == "RATE_LIMITED"
     assert refused[0][1]["Retry-After"] == "1"
+
+
+async def test_the_limits_of_services_reach_rest_callers_as_headers(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    async with (
+        an_edge(make_database, tmp_path, rate_factor=0.01) as (gateway, edge),
+        aiohttp.ClientSession() as http,
+    ):
+        answers: list[tuple[int, CIMultiDict[str], object]] = []
+        for _ in range(8):
+            async with http.get(edge.url + "/v1/whoami", headers=bearer(gateway.keys, 1)) as answer:
+                answers.append((answer.status, answer.headers.copy(), await answer.json()))
+        async with http.get(edge.url + "/v1/nowhere", headers=bearer(gateway.keys, 1)) as answer:
+            assert answer.status == 404
+    first, last = answers[0], answers[-1]
+    assert [status for status, _, _ in answers].count(200) in (5, 6)
+    assert (first[0], last[0]) == (200, 429)
+    assert first[1]["x-ratelimit-limit"] == last[1]["x-ratelimit-limit"] == "1"
+    assert (first[1]["x-ratelimit-remaining"], last[1]["x-ratelimit-remaining"]) == ("1", "0")
+    assert "retry-after" not in first[1]
+    assert last[1]["retry-after"] in ("1", "2")
+    assert last[1]["x-ratelimit-reset"] == "1"
+    assert reason_of(last[2]) == "RATE_LIMITED"
+
+
+async def test_grpc_callers_get_the_same_as_metadata_through_the_edge(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    async with (
+        an_edge(make_database, tmp_path, rate_factor=0.01) as (gateway, edge),
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        stub = IdentityServiceStub(channel)
+        metadata = tuple(bearer(gateway.keys, 1).items())
+        call: Any = stub.WhoAmI(WhoAmIRequest(), metadata=metadata)
+        heard = dict(await call.initial_metadata())
+        assert heard["x-ratelimit-limit"] == "1"
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            for _ in range(8):
+                call = stub.WhoAmI(WhoAmIRequest(), metadata=metadata)
+                await call
+        refused = dict(await call.initial_metadata())
+    assert refused["x-ratelimit-remaining"] == "0"
+    assert int(refused["retry-after"]) >= 1
+    error = remote_error(raised.value)
+    assert (error.reason, error.metadata["limited"]) == ("RATE_LIMITED", "tenant")
+    assert error.retry_after is not None
+
+
+@pytest.mark.parametrize("header", ["x-forwarded-for", "X-Forwarded-For", "x-real-ip", "forwarded"])
+async def test_nobody_gets_another_address_by_a_header(
+    make_database: MakeDatabase, tmp_path: Path, header: str
+) -> None:
+    async with (
+        an_edge(make_database, tmp_path, rate_factor=0.05) as (_, edge),
+        aiohttp.ClientSession() as http,
+    ):
+        statuses: list[int] = []
+        for n in range(12):
+            async with http.get(edge.url + "/v1/openapi.json", headers={header: f"192.0.2.{n}"}) as answer:
+                statuses.append(answer.status)
+    assert statuses.count(200) in (5, 6)
+    assert statuses[-1] == 429
 
 
 async def test_without_the_gateway_a_key_has_to_wait_and_hears_so(tmp_path: Path) -> None:
