@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from services.gateway.clients.audit_feed import IDEMPOTENT, GrpcAuditFeed
 from services.gateway.domain.audit_health import AuditHealth
 from services.gateway.heads.head_directory import HeadDirectory
 from services.gateway.heads.head_signer import Ed25519HeadSigner
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.audit_intake import SqlAuditIntake
-from services.gateway.storage.audit_reader import SqlAuditReader
 from services.gateway.storage.audit_trails import SqlAuditTrails
 from services.gateway.transport.audit_servicer import AuditServicer
 from services.gateway.usecases.archive_audit import ArchiveAudit
-from services.gateway.usecases.audit_ports import HeadStore
+from services.gateway.usecases.audit_ports import AuditReader, HeadStore
 from services.gateway.usecases.audit_rounds import Rounds
 from services.gateway.usecases.audit_status import AuditStatus
 from services.gateway.usecases.check_audit import CheckHeads, ReadThrough
@@ -43,13 +40,13 @@ class AuditTrail:
 
 @asynccontextmanager
 async def audit_trail(
-    settings: GatewaySettings, *, engine: AsyncEngine, workload: WorkloadSigner, clock: Clock
+    settings: GatewaySettings, *, reader: AuditReader, workload: WorkloadSigner, clock: Clock
 ) -> AsyncGenerator[AuditTrail]:
     """Gives the audit trail.
 
     Args:
-        engine: of the role `app`. For work over all tenants it opens connections of its own, so that nobody who asks
-            for an identity waits behind it.
+        reader: as role `app`. For work over all tenants connections of its own are opened, so that nobody who asks for
+            an identity waits behind it.
     Raises: KeyUnreadable, HeadMalformed: the audit key or key set cannot be read.
     """
     signer = Ed25519HeadSigner.read(settings.audit_key_path, settings.audit_jwks_path, clock=clock)
@@ -60,7 +57,7 @@ async def audit_trail(
                 settings.maintenance_database_url.get_secret_value(), pool_size=3, application_name="gateway-audit"
             )
         )
-        reader, trails = SqlAuditReader(engine), SqlAuditTrails(maintenance)
+        trails = SqlAuditTrails(maintenance)
         check = CheckAgainstHead(reader=reader, health=health)
         seal = SealAudit(trails=trails, check=check, store=store, signer=signer, health=health)
         compare = CheckHeads(

@@ -17,6 +17,7 @@ from services.gateway.identity_wiring import identities, signing
 from services.gateway.people_wiring import people
 from services.gateway.rate_wiring import rate_leasing
 from services.gateway.settings import GatewaySettings
+from services.gateway.storage.audit_reader import SqlAuditReader
 from services.gateway.storage.guard_reader import SqlGuardReader
 from services.gateway.storage.unit_of_work import SqlBeginWork
 from services.gateway.tenant_wiring import tenants
@@ -76,7 +77,9 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 leases=rates.lease,
             )
         )
-        audit = await stack.enter_async_context(audit_trail(settings, engine=engine, workload=workload, clock=clock))
+        audit = await stack.enter_async_context(
+            audit_trail(settings, reader=SqlAuditReader(engine), workload=workload, clock=clock)
+        )
         relations = await stack.enter_async_context(access(settings, engine=engine))
         users = await stack.enter_async_context(
             people(settings, engine=engine, maintenance=maintenance, signer=tokens.ring, clock=clock, ids=ids)

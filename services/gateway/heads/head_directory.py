@@ -78,15 +78,17 @@ class HeadDirectory:
 
     def _newest(self, tenant: TenantId) -> Head | None:
         folder = self._heads(tenant)
+        unreadable = False
         try:
-            days = sorted(folder.iterdir(), reverse=True) if folder.exists() else []
-            for day in days:
-                found = max(_heads_in(day.read_bytes()), key=lambda head: head.size, default=None)
+            for day in sorted(folder.iterdir(), reverse=True) if folder.exists() else ():
+                content = day.read_bytes()
+                found = max(_heads_in(content), key=lambda head: head.size, default=None)
                 if found is not None:
                     return found
+                unreadable = unreadable or b"\n" in content
         except OSError as error:
             raise Unavailable(STORE, cause=error.strerror) from error
-        if days:
+        if unreadable:
             raise HeadStoreDamaged(f"{folder} holds no head that can be read", folder=folder)
         return None
 

@@ -1,6 +1,6 @@
 """Signs for and archives the chains of all tenants, as role `maintenance`."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
@@ -21,7 +21,8 @@ _SEAL_LOCK: Final = 0x6175_6469_7402
 _LOCK: Final = "SELECT pg_advisory_xact_lock($1)"
 _UNSIGNED: Final = """
     SELECT tenant_id, size, chain_hash, peaks FROM audit_tree
-    WHERE size > signed_size AND ($1::uuid IS NULL OR tenant_id = $1) ORDER BY tenant_id LIMIT $2"""
+    WHERE size > signed_size AND ($1::uuid IS NULL OR tenant_id = $1) AND NOT tenant_id = ANY($2::uuid[])
+    ORDER BY tenant_id LIMIT $3"""
 _SIGNED: Final = """
     WITH signed AS (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bytea[]) AS given (tenant_id, size, head)),
     kept AS (INSERT INTO audit_head (tenant_id, size, head) SELECT * FROM signed ON CONFLICT DO NOTHING)
@@ -112,9 +113,9 @@ class SqlSealing:
     def __init__(self, scope: DriverScope) -> None:
         self._scope = scope
 
-    async def unsigned(self, tenant: TenantId | None, *, most: int) -> list[Unsigned]:
+    async def unsigned(self, tenant: TenantId | None, *, without: Collection[TenantId], most: int) -> list[Unsigned]:
         """See `Sealing.unsigned`."""
-        rows = await self._scope.driver.fetch(_UNSIGNED, tenant, most)
+        rows = await self._scope.driver.fetch(_UNSIGNED, tenant, list(without), most)
         return [
             Unsigned(
                 tenant=TenantId(row["tenant_id"]), tree=tree_of(row["size"], row["peaks"]), chain_hash=row["chain_hash"]

@@ -1,6 +1,6 @@
 """What the audit trail needs from outside."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -77,8 +77,8 @@ class Unsigned:
 class Sealing(Protocol):
     """One transaction in which heads are signed; no other gateway signs meanwhile."""
 
-    async def unsigned(self, tenant: TenantId | None, *, most: int) -> list[Unsigned]:
-        """Chains that have grown since their last head: of one tenant, or of any."""
+    async def unsigned(self, tenant: TenantId | None, *, without: Collection[TenantId], most: int) -> list[Unsigned]:
+        """Chains that have grown since their last head: of one tenant, or of any but some."""
         ...
 
     async def signed(self, heads: Mapping[TenantId, Head]) -> None:

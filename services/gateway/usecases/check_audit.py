@@ -2,6 +2,7 @@
 
 from comitia_sdk.audit import merkle
 from comitia_sdk.audit.head import Head
+from services.gateway.domain.audit_errors import HeadStoreDamaged
 from services.gateway.domain.audit_health import AuditHealth
 from services.gateway.usecases.audit_ports import AuditReader, AuditTrails, HeadSigner, HeadStore
 from services.gateway.usecases.seal_audit import CheckAgainstHead, SealAudit, note_contradiction
@@ -37,15 +38,23 @@ class CheckHeads:
     async def __call__(self) -> None:
         """Raises: Unavailable: the head store or the database is away."""
         for tenant in sorted({*await self._store.tenants(), *await self._trails.tenants()}):
-            copy = await self._reader.newest_head(tenant)
-            head = await self._store.newest(tenant, above=0 if copy is None else copy.size - 1)
-            if head is None and copy is not None:
-                log.error("the head store lacks a signed head", tenant=str(tenant), size=copy.size)
-                head = await self._store.newest(tenant)
+            try:
+                head = await self._newest(tenant)
+            except HeadStoreDamaged as error:
+                note_contradiction(self._health, tenant, error.message)
+                continue
             if head is not None:
                 await self._compare(tenant, head)
         self._seal.open()
         log.info("audit heads checked", tenants_wrong=len(self._health.contradictions))
+
+    async def _newest(self, tenant: TenantId) -> Head | None:
+        copy = await self._reader.newest_head(tenant)
+        head = await self._store.newest(tenant, above=0 if copy is None else copy.size - 1)
+        if head is None and copy is not None:
+            log.error("the head store lacks a signed head", tenant=str(tenant), size=copy.size)
+            head = await self._store.newest(tenant)
+        return head
 
     async def _compare(self, tenant: TenantId, head: Head) -> None:
         forged = self._signer.keys.verify(head)
@@ -70,8 +79,8 @@ class ReadThrough:
         reader: AuditReader,
         health: AuditHealth,
         clock: Clock,
-        page: int = 500,
-        pause_seconds: float = 0.5,
+        page: int = 200,
+        pause_seconds: float = 0.2,
     ) -> None:
         self._trails = trails
         self._reader = reader

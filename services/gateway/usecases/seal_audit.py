@@ -85,7 +85,7 @@ class SealAudit:
         if not self._open:
             raise Unavailable("the audit trail")
         async with self._trails.seal() as sealing:
-            found = await sealing.unsigned(tenant, most=_BATCH)
+            found = await sealing.unsigned(tenant, without=self._health.contradictions.keys(), most=_BATCH)
             grown = [one for one in found if await self._is_sound(one)]
             if grown:
                 heads = {one.tenant: self._signer.sign(one) for one in grown}
@@ -94,11 +94,9 @@ class SealAudit:
                 await sealing.commit()
                 self._last.update(heads)
                 AUDIT_HEADS.inc(len(heads))
-        return len(found) == _BATCH and bool(grown)
+        return len(found) == _BATCH
 
     async def _is_sound(self, grown: Unsigned) -> bool:
-        if grown.tenant in self._health.contradictions:
-            return False
         last = self._last.get(grown.tenant)
         return last is None or await self._check(grown.tenant, last)
 

@@ -95,6 +95,16 @@ async def test_a_line_that_a_crash_cut_short_is_passed_over(tmp_path: Path) -> N
     assert await store.newest(ONE) == a_head(2)
 
 
+async def test_a_first_line_that_a_crash_cut_short_is_no_head(tmp_path: Path) -> None:
+    store = HeadDirectory(tmp_path)
+    await store.add({ONE: a_head(1)})
+    (file,) = (tmp_path / "heads").rglob("*.jsonl")
+    file.write_bytes(file.read_bytes()[:50])
+    assert await store.newest(ONE) is None
+    await store.add({ONE: a_head(1)})
+    assert await store.newest(ONE) == a_head(1)
+
+
 async def test_a_directory_without_a_readable_head_is_damaged(tmp_path: Path) -> None:
     store = HeadDirectory(tmp_path)
     await store.add({ONE: a_head(1)})
