@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         MeshUnavailable,
         NotFound,
         PermissionDenied,
+        RateLimited,
         TimedOut,
         Unauthenticated,
     )
@@ -44,6 +45,7 @@ __all__ = [
     "MeshUnavailable",
     "NotFound",
     "PermissionDenied",
+    "RateLimited",
     "TimedOut",
     "Unauthenticated",
     "nano_usd",

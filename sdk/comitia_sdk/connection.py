@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Any, Final, Protocol, TypeVar
@@ -17,10 +18,12 @@ from comitia.gateway.v1 import (
     user_service_pb2_grpc,
 )
 from comitia_sdk.credentials import MARGIN, Credentials, Token
-from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, from_rpc_error
+from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, RateLimited, from_rpc_error
 
 #: Time that a call may take when the caller names none, seconds.
 DEFAULT_TIMEOUT: Final = 30.0
+#: A rate limit is waited out when it lets a call through within this time, seconds.
+_SHORT_WAIT: Final = 1.5
 _MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 
 Request = TypeVar("Request", contravariant=True)
@@ -118,19 +121,19 @@ class Connection:
     async def call(
         self, rpc: Unary[Request, Response], request: Request, *, timeout: float = DEFAULT_TIMEOUT
     ) -> Response:
-        """Makes a unary call. Raises: ComitiaError."""
-        token = await self.access_token()
-        try:
-            return await rpc(request, timeout=timeout, metadata=_bearer(token))
-        except grpc.aio.AioRpcError as error:
-            if not self._renewable(error, token):
-                raise self._explained(error) from error
-        # Nothing has happened yet: a refused identity is refused at the door.
-        token = await self.access_token()
-        try:
-            return await rpc(request, timeout=timeout, metadata=_bearer(token))
-        except grpc.aio.AioRpcError as error:
-            raise self._explained(error) from error
+        """Makes a unary call. Raises: ComitiaError.
+
+        What was refused at the door has not begun, so it is made once more: with a new token, or after the short wait
+        that a rate limit names.
+        """
+        for last in (False, True):
+            token = await self.access_token()
+            try:
+                return await rpc(request, timeout=timeout, metadata=_bearer(token))
+            except grpc.aio.AioRpcError as error:
+                if last or not (self._renewable(error, token) or await _waited(error, timeout)):
+                    raise self._explained(error) from error
+        raise AssertionError("the last attempt returns or raises")
 
     async def call_open(
         self, rpc: Unary[Request, Response], request: Request, *, timeout: float = DEFAULT_TIMEOUT
@@ -163,7 +166,7 @@ class Connection:
                     begun = True
                     yield message
             except grpc.aio.AioRpcError as error:
-                if last or begun or not self._renewable(error, token):
+                if last or begun or not (self._renewable(error, token) or await _waited(error, timeout)):
                     raise self._explained(error) from error
             else:
                 return
@@ -210,6 +213,21 @@ class _Doors:
         request = user_service_pb2.ExchangeOidcTokenRequest(tenant=tenant, id_token=id_token)
         answer = await self._connection.call_open(self._users.ExchangeOidcToken, request)
         return Token(answer.access_token, answer.expire_time.seconds)
+
+
+async def _waited(error: grpc.aio.AioRpcError, timeout: float | None) -> bool:
+    """Waits out a rate limit that soon lets a call through; False for any other failure."""
+    if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return False
+    found = from_rpc_error(error)
+    if not isinstance(found, RateLimited) or found.retry_after is None:
+        return False
+    # Many who were refused together do not come back together.
+    seconds = found.retry_after.total_seconds() * random.uniform(1.0, 1.5)
+    if seconds > min(_SHORT_WAIT, timeout or _SHORT_WAIT):
+        return False
+    await asyncio.sleep(seconds)
+    return True
 
 
 def is_this_machine(url: str) -> bool:

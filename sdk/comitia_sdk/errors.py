@@ -9,6 +9,7 @@ ComitiaError
 ├── FailedPrecondition   the state does not allow it
 ├── Conflict             somebody else changed it; reload and redo
 ├── LimitReached         wait, or raise the limit
+│   └── RateLimited      too many calls in a short time; `retry_after` says when one is taken again
 ├── MeshUnavailable      does not answer; retry with backoff
 ├── TimedOut             the time that was given is used up
 └── InternalFailure      our fault; `metadata["incident_id"]` finds the log line
@@ -26,6 +27,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 _STATUS_KEY: Final = "grpc-status-details-bin"
+_RATE_LIMITED: Final = "RATE_LIMITED"
 
 
 class ComitiaError(Exception):
@@ -88,6 +90,10 @@ class LimitReached(ComitiaError):
     """A limit is reached: wait, or raise it."""
 
 
+class RateLimited(LimitReached):
+    """Too many calls in a short time. This one was not begun; after `retry_after` it will be taken."""
+
+
 class MeshUnavailable(ComitiaError):
     """The mesh, or a part of it, does not answer; retry with backoff."""
 
@@ -125,6 +131,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> ComitiaError:
             if detail.TypeName() == message.DESCRIPTOR.full_name:
                 with suppress(DecodeError):
                     message.MergeFromString(detail.value)
+    if kind is LimitReached and info.reason == _RATE_LIMITED:
+        kind = RateLimited
     return kind(
         error.details() or error.code().name,
         reason=info.reason or error.code().name,

@@ -118,6 +118,34 @@ async def test_each_refusal_is_an_exception_of_its_kind_with_its_details(
     assert error.retry_after == (timedelta(seconds=3) if may_pass else None)
 
 
+def rate_limited(seconds: float) -> Refused:
+    return Refused(ErrorKind.EXHAUSTED, "RATE_LIMITED", "too many calls", retry_after=timedelta(seconds=seconds))
+
+
+async def test_a_rate_limit_that_passes_soon_is_waited_out_once(mesh: FakeMesh, client: AsyncClient) -> None:
+    await client.identity.whoami()
+    mesh.fail_next("WhoAmI", rate_limited(0.05))
+    began = time.monotonic()
+    assert (await client.identity.whoami()).tenant_id == "tenant_1"
+    assert 0.05 <= time.monotonic() - began < 2
+
+    mesh.fail_next("WhoAmI", rate_limited(0.05))
+    mesh.fail_next("WhoAmI", rate_limited(0.06))
+    with pytest.raises(errors.RateLimited) as refused:
+        await client.identity.whoami()
+    assert (refused.value.reason, refused.value.retry_after) == ("RATE_LIMITED", timedelta(seconds=0.06))
+
+
+async def test_a_rate_limit_that_lasts_is_told_at_once(mesh: FakeMesh, client: AsyncClient) -> None:
+    mesh.fail_next("WhoAmI", rate_limited(30))
+    began = time.monotonic()
+    with pytest.raises(errors.RateLimited) as refused:
+        await client.identity.whoami()
+    assert time.monotonic() - began < 2
+    assert refused.value.retry_after == timedelta(seconds=30)
+    assert isinstance(refused.value, errors.LimitReached)
+
+
 async def test_a_failure_without_details_still_has_a_reason(mesh: FakeMesh, client: AsyncClient) -> None:
     mesh.fail_next("GetAgent", Broken(grpc.StatusCode.RESOURCE_EXHAUSTED, "message too large"))
     with pytest.raises(errors.LimitReached) as refused:
