@@ -114,7 +114,7 @@ async def test_each_refusal_is_an_exception_of_its_kind_with_its_details(
     assert type(error) is expected
     assert (error.reason, error.message, error.metadata["budget"]) == ("A_REASON", "a sentence", "budget_1")
     assert error.field == "name"
-    may_pass = kind in (ErrorKind.EXHAUSTED, ErrorKind.UNAVAILABLE)
+    may_pass = kind in (ErrorKind.EXHAUSTED, ErrorKind.UNAVAILABLE, ErrorKind.CONFLICT)
     assert error.retry_after == (timedelta(seconds=3) if may_pass else None)
 
 
