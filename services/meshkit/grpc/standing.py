@@ -1,12 +1,26 @@
 """Ends a call that goes on for long when whoever made it may no longer make it."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Protocol
 
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
-from services.meshkit.grpc.guard import Standing
 from services.meshkit.grpc.identity import VerifiedToken
+
+
+class Ends(Protocol):
+    """Tells when callers may no longer come in; a part of `meshkit.grpc.guard.Standing`."""
+
+    def check(self, verified: VerifiedToken) -> None:
+        """See `Standing.check`."""
+        ...
+
+    def changed(self, listener: Callable[[TenantId | None], None]) -> AbstractContextManager[None]:
+        """See `Standing.changed`."""
+        ...
 
 
 class WhileStanding:
@@ -17,7 +31,7 @@ class WhileStanding:
     Raises: TokenRevoked, TenantSuspended: at the end of the block, in place of the cancellation.
     """
 
-    def __init__(self, standing: Standing, verified: VerifiedToken) -> None:
+    def __init__(self, standing: Ends, verified: VerifiedToken) -> None:
         self._standing = standing
         self._verified = verified
         self._refusal: MeshError | None = None
