@@ -1,5 +1,6 @@
 """Signs heads over chains that have grown."""
 
+import asyncio
 from typing import Final
 
 from comitia_sdk.audit import merkle
@@ -13,6 +14,8 @@ from services.meshkit.telemetry.metrics import AUDIT_CONTRADICTIONS, AUDIT_HEADS
 
 #: Chains signed in one transaction.
 _BATCH: Final = 200
+#: Longest wait for the comparison that the process begins with.
+_START_SECONDS: Final = 5.0
 
 log = logger(__name__)
 
@@ -65,11 +68,11 @@ class SealAudit:
         self._signer = signer
         self._health = health
         self._last: dict[TenantId, Head] = {}
-        self._open = False
+        self._compared = asyncio.Event()
 
     def open(self) -> None:
         """Lets signing begin: the heads of the head store were compared with what is stored."""
-        self._open = True
+        self._compared.set()
 
     def remember(self, tenant: TenantId, head: Head) -> None:
         """Takes a head from the head store as the last one of its tenant."""
@@ -82,8 +85,11 @@ class SealAudit:
         Raises: Unavailable: the head store or the database is away, or the comparison at the start has not been done
             yet; nothing is lost.
         """
-        if not self._open:
-            raise Unavailable("the audit trail")
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._compared.wait()
+        except TimeoutError as error:
+            raise Unavailable("the audit trail") from error
         async with self._trails.seal() as sealing:
             found = await sealing.unsigned(tenant, without=self._health.contradictions.keys(), most=_BATCH)
             grown = [one for one in found if await self._is_sound(one)]
