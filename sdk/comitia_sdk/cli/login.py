@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from comitia_sdk.login.provider import Provider, ProviderTokens
 
 _KEY: Final = "COMITIA_API_KEY"
+#: A browser that has not failed by then has opened.
+_BROWSER_SECONDS: Final = 2.0
 
 
 def login(
@@ -135,9 +137,19 @@ def _by_device(provider: "Provider", client_id: str) -> "ProviderTokens":
 
 def _opened(page: str) -> bool:
     """Opens a page in the browser; False where there is none."""
+    import threading
     import webbrowser
 
-    try:
-        return webbrowser.open(page)
-    except (webbrowser.Error, OSError):
-        return False
+    answer: list[bool] = []
+
+    def work() -> None:
+        try:
+            answer.append(webbrowser.open(page))
+        except (webbrowser.Error, OSError):
+            answer.append(False)
+
+    # Some browsers run until the person closes them, and the answer has to be received meanwhile.
+    opening = threading.Thread(target=work, daemon=True)
+    opening.start()
+    opening.join(_BROWSER_SECONDS)
+    return answer != [False]
