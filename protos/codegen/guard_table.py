@@ -42,6 +42,9 @@ class Guard:
 GUARDS: dict[str, Guard] = {
 '''
 
+#: Fields that limit calls from outside.
+LIMITS = ("per_tenant_per_second", "per_subject_per_second", "per_address_per_second", "per_tenant_in_progress")
+
 
 def check(contract: Contract) -> None:
     """Raises CodegenError naming every RPC whose annotations are missing or contradict each other."""
@@ -79,6 +82,12 @@ def _problems(rpc: Rpc, services: set[str]) -> list[str]:
         found.append(f"{where} names peers that are no service: {', '.join(unknown)}.")
     if guard.audit and guard.open:
         found.append(f"{where} is audited and open: an audit row needs somebody who did it.")
+    if guard.open and (guard.per_tenant_per_second or guard.per_subject_per_second):
+        found.append(f"{where} is open: it knows no tenant and no subject. Limit it with per_address_per_second.")
+    if guard.per_address_per_second and not guard.open:
+        found.append(f"{where} limits addresses, which are counted for open calls only.")
+    if guard.peers and any(getattr(guard, name) for name in LIMITS):
+        found.append(f"{where} is internal, and calls between services are not counted. Take its limits out.")
     if guard.peers and rpc.http:
         found.append(f"{where} is internal (its guard names peers), so it must not have google.api.http.")
     if not guard.peers and not rpc.http and not NO_REST.search(rpc.comment):
