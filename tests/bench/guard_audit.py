@@ -101,13 +101,17 @@ def measure_verify(figure: Figure) -> None:
     with tempfile.TemporaryFile() as file:
         write_export(file, key)
         size = file.tell()
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         report = verify_export(file, keys=key.public)
-        took = time.perf_counter() - began
+        took, worked = time.perf_counter() - began, time.process_time() - worked
     if not report.whole:
         raise RuntimeError(f"the export is not whole: {report.faults}")
-    note = f"{ENTRIES:,} entries of {size // ENTRIES} bytes, {report.heads:,} signed heads; bound by one processor"
-    seconds = took * 1_000_000 / ENTRIES
+    scale = 1_000_000 / ENTRIES
+    note = (
+        f"{ENTRIES:,} entries of {size // ENTRIES} bytes, {report.heads:,} signed heads; bound by one processor, "
+        f"of which a million take {worked * scale:.1f} s"
+    )
+    seconds = took * scale
     figure("verify_million_entries_seconds", seconds, "s", better="lower", goal=VERIFY_GOAL_SECONDS, note=note)
 
 
@@ -166,12 +170,15 @@ async def measure_ingest(figure: Figure) -> None:
         reader = SqlAuditReader(app)
         await collect()
         before = await _sizes(reader, tenants)
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         while (chained := await _sizes(reader, tenants) - before) < CHAINED:
             for _ in range(10):
                 await collect()
-        took = time.perf_counter() - began
-        note = f"{TENANTS} tenants; pulled by gRPC, hashed, chained, committed 500 at a time; the feed shares the core"
+        took, worked = time.perf_counter() - began, time.process_time() - worked
+        note = (
+            f"{TENANTS} tenants; pulled by gRPC, hashed, chained, committed 500 at a time; "
+            f"{worked / chained * 1e6:.0f} us of this process an entry, the feed's share included"
+        )
         figure("audit_chain_entries_per_s", chained / took, "1/s", goal=INGEST_GOAL, note=note)
         await measure_proof(figure, reader, tenants[0])
     await server.stop(None)
