@@ -24,6 +24,7 @@ from services.cost.transport.ledger_servicer import LedgerServicer
 from services.cost.transport.pricing_servicer import PricingServicer
 from services.cost.usecases.create_budget import CreateBudget
 from services.cost.usecases.expire_holds import ExpireHolds
+from services.cost.usecases.follow_quotas import FollowQuotas
 from services.cost.usecases.get_budget import GetBudget
 from services.cost.usecases.prices import CurrentPrices, import_prices
 from services.cost.usecases.set_budget_limit import SetBudgetLimit
@@ -36,13 +37,13 @@ from services.meshkit.bus.subjects import service_stream
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
-from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
-from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.grpc.workload_identity import workload_identity
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.outbox import OutboxRelay
+from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.tenant_data.erase_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 
@@ -50,7 +51,7 @@ from services.meshkit.tenant_data.servicer import TenantData
 @asynccontextmanager
 async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
     """Opens what cost needs and gives its server; leaving the block commits what waits and closes everything."""
-    identity = WorkloadSigner("cost", SigningKey.read(settings.workload_key_path), clock=clock)
+    identity = workload_identity(settings, "cost", clock=clock)
     async with (
         sql_engine(
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="cost"
@@ -84,7 +85,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                 spend=SpendTogether(group),
                 create_budget=CreateBudget(begin=store.begin, clock=clock, ids=ids),
                 get_budget=GetBudget(begin=store.begin, budgets=budgets, clock=clock),
-                set_budget_limit=SetBudgetLimit(begin=store.begin, clock=clock),
+                set_budget_limit=SetBudgetLimit(begin=store.begin, tenants=guard.feed, clock=clock),
                 budgets=budgets,
             )
             yield Server(
@@ -98,11 +99,20 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                     *guard.registrations,
                 ),
                 admission=guard.admission,
+                tls=identity.tls,
                 refusals=audit.refusals,
                 background=(
                     relay,
                     prices,
+                    FollowQuotas(
+                        begin=store.begin,
+                        tenants=guard.feed,
+                        limited=store.limited,
+                        default=NanoUsd(settings.tenant_limit_nano_usd),
+                        clock=clock,
+                    ),
                     ExpireHolds(begin=store.sweep, clock=clock, every_seconds=settings.sweep_seconds),
+                    ForgetRequests(maintenance, clock=clock),
                     *guard.background,
                 ),
                 ready=guard.ready,

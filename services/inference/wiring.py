@@ -25,10 +25,12 @@ from services.inference.providers.openai_compatible import OpenAiCompatibleProvi
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
 from services.inference.storage.call_repository import CallRepository
+from services.inference.storage.kept_vectors import SqlKeptVectors
 from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.transport.inference_servicer import InferenceServicer, ModelServicer
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.embed import Embed
+from services.inference.usecases.embed_once import EmbedOnce
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.model_call import ModelCall
@@ -43,12 +45,12 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.grpc.channel import channel
-from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
-from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.grpc.workload_identity import workload_identity
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.sealing import sealing
 from services.meshkit.tenant_data.erase_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
@@ -57,7 +59,7 @@ from services.meshkit.tenant_data.servicer import TenantData
 @asynccontextmanager
 async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
     """Opens what inference needs and gives its server; leaving the block closes everything."""
-    identity = WorkloadSigner("inference", SigningKey.read(settings.workload_key_path), clock=clock)
+    identity = workload_identity(settings, "inference", clock=clock)
     async with (
         sql_engine(
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="inference"
@@ -86,20 +88,25 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             holds=holds,
             calls=calls,
             notes=notes,
+            tenants=guard.feed,
             clock=clock,
         )
         in_flight = CallsInFlight(most=settings.max_model_calls)
         servicer = InferenceServicer(
             generate=Generate(model_call=model_call, in_flight=in_flight),
             stream_generate=StreamGenerate(model_call=model_call, in_flight=in_flight),
-            embed=Embed(
-                deployments=deployments,
-                embedders=_embedders(settings, http),
-                law=law,
-                holds=holds,
-                cache=VectorCache(most=settings.vector_cache_entries),
-                clock=clock,
-                most_calls=settings.max_embedding_calls,
+            embed=EmbedOnce(
+                embed=Embed(
+                    deployments=deployments,
+                    embedders=_embedders(settings, http),
+                    law=law,
+                    holds=holds,
+                    cache=VectorCache(most=settings.vector_cache_entries),
+                    tenants=guard.feed,
+                    clock=clock,
+                    most_calls=settings.max_embedding_calls,
+                ),
+                answers=SqlKeptVectors(app, keys=sealed.keys),
             ),
             deployments=deployments,
             clock=clock,
@@ -117,6 +124,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                 *guard.registrations,
             ),
             admission=guard.admission,
+            tls=identity.tls,
             refusals=audit.refusals,
             background=(
                 notes,
@@ -128,6 +136,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                     retention=timedelta(hours=settings.call_retention_hours),
                 ),
                 *sealed.background,
+                ForgetRequests(maintenance, clock=clock),
                 *guard.background,
             ),
             ready=guard.ready,

@@ -16,12 +16,12 @@ from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.channel import channel
-from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
-from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.grpc.workload_identity import workload_identity
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.sealing import sealing
 from services.meshkit.telemetry import metrics
 from services.meshkit.tenant_data.erase_rows import TenantRows
@@ -55,7 +55,7 @@ from services.tools.usecases.tool_call import ToolCall
 @asynccontextmanager
 async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
     """Opens what tools needs and gives its server; leaving the block closes everything."""
-    identity = WorkloadSigner("tools", SigningKey.read(settings.workload_key_path), clock=clock)
+    identity = workload_identity(settings, "tools", clock=clock)
     shipped = shipped_tools(settings.http_allowed_hosts)
     async with (
         sql_engine(
@@ -98,6 +98,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             calls=calls,
             limits=limits,
             cache=results,
+            tenants=guard.feed,
         )
         servicer = ToolServicer(
             catalogue=catalogue,
@@ -123,6 +124,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
                 *guard.registrations,
             ),
             admission=guard.admission,
+            tls=identity.tls,
             refusals=audit.refusals,
             background=(
                 Sweep(
@@ -133,6 +135,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
                     retention=timedelta(hours=settings.call_retention_hours),
                 ),
                 *sealed.background,
+                ForgetRequests(maintenance, clock=clock),
                 *guard.background,
             ),
             ready=guard.ready,

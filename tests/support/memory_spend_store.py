@@ -23,9 +23,10 @@ class _Rows:
     holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
     entries: list[CostEvent] = field(default_factory=list[CostEvent])
     alerts: list[BudgetAlert] = field(default_factory=list[BudgetAlert])
+    quotas: dict[TenantId, NanoUsd] = field(default_factory=dict[TenantId, NanoUsd])
 
     def copy(self) -> "_Rows":
-        return _Rows(dict(self.budgets), dict(self.holds), list(self.entries), list(self.alerts))
+        return _Rows(dict(self.budgets), dict(self.holds), list(self.entries), list(self.alerts), dict(self.quotas))
 
 
 class MemorySpendStore:
@@ -121,6 +122,18 @@ class _Work:
         due = sorted(due, key=lambda hold: hold.expires)[:most]
         budgets = {name for hold in due for name in hold.budgets}
         return SpendBook([self._rows.budgets[name] for name in budgets], due, now=now, new_id=uuid4)
+
+    async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
+        """See `UnitOfWork.took_quota`."""
+        changed = self._rows.quotas.get(tenant, NanoUsd(0)) != quota
+        self._rows.quotas[tenant] = quota
+        return changed
+
+    async def claim_once(self) -> None:
+        """See `UnitOfWork.claim_once`; no request comes twice here."""
+
+    async def keep_once(self, budget: Budget) -> None:
+        """See `UnitOfWork.keep_once`."""
 
     async def add_budget(self, budget: Budget) -> Budget:
         for known in self._rows.budgets.values():

@@ -10,6 +10,16 @@ ADD_TENANT_BUDGETS: Final = """
     FROM unnest($1::uuid[]) AS item (tenant) ORDER BY tenant
     ON CONFLICT (id) DO NOTHING"""
 
+#: A tenant that never had a quota is not noted, for its limit is nobody's business but its own.
+TOOK_QUOTA: Final = """
+    INSERT INTO tenant_quota AS known (tenant_id, max_cost_nano_usd)
+    SELECT $1::uuid, $2::bigint
+    WHERE $2::bigint > 0 OR EXISTS (SELECT FROM tenant_quota WHERE tenant_id = $1::uuid)
+    ON CONFLICT (tenant_id) DO UPDATE SET max_cost_nano_usd = EXCLUDED.max_cost_nano_usd
+        WHERE known.max_cost_nano_usd <> EXCLUDED.max_cost_nano_usd
+    RETURNING true"""
+QUOTAS: Final = "SELECT tenant_id FROM tenant_quota WHERE max_cost_nano_usd > 0"
+
 ADD_RUN_BUDGET: Final = """
     INSERT INTO budget (id, tenant_id, scope, run_id, limit_nano_usd, spent_nano_usd, held_nano_usd, overrun_nano_usd,
                         exhausted, created_time)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from services.meshkit.sql.tenant_data import AUDIT_ENTRY, OUTBOX, deleted, kept
+from services.meshkit.sql.tenant_data import AUDIT_ENTRY, OUTBOX, REQUEST_ID, deleted, kept
 
 _LEDGER: Final = "ledger: kept for accounting; it holds no content, and names that the tenant gave are blanked"
 _NAMES: Final = {"path": "''", "agent_name": "''", "project": "''"}
@@ -13,5 +13,6 @@ TENANT_DATA: Final = (
     kept("budget", "ledger: kept for accounting; it holds no content"),
     deleted("tenant_quota"),
     OUTBOX,
+    REQUEST_ID,
     AUDIT_ENTRY,
 )

@@ -20,6 +20,7 @@ from services.meshkit.core.errors import Internal, MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.outbox import OutboxEntry
 from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
@@ -74,6 +75,11 @@ class SpendStore:
         """See `BeginSweep`."""
         async with driver_scope(self._maintenance, None) as scope:
             yield _Work(self, scope, _NO_TENANT)
+
+    async def limited(self) -> list[TenantId]:
+        """Lists the tenants whose own budget is limited to a quota."""
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            return [TenantId(row["tenant_id"]) for row in await scope.driver.fetch(sql.QUOTAS)]
 
     def recall(self, needs: SpendNeeds, *, now: datetime) -> SpendBook | None:
         """See `LastSeen.recall`."""
@@ -166,11 +172,23 @@ class _Work:
             raise Internal("a budget is missing that was there a moment ago")
         return budget_of(row)
 
+    async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
+        """See `UnitOfWork.took_quota`."""
+        return bool(await self._scope.driver.fetchval(sql.TOOK_QUOTA, tenant, quota))
+
     async def save(self, changes: Changes) -> None:
         """See `UnitOfWork.save`."""
         if not await self._scope.driver.fetchval(WRITE_SPENDING.call, *self._store.values(changes), self._tenants):
             raise Internal("rows of the ledger changed while they were locked")
         self._changes = changes
+
+    async def claim_once(self) -> None:
+        """See `UnitOfWork.claim_once`."""
+        await claim_once(self._scope)
+
+    async def keep_once(self, budget: Budget) -> None:
+        """See `UnitOfWork.keep_once`."""
+        await keep_once(self._scope, budget)
 
     async def commit(self) -> None:
         """See `UnitOfWork.commit`."""

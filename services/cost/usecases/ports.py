@@ -51,6 +51,18 @@ class UnitOfWork(Protocol):
         """Writes what the book changed, alerts included."""
         ...
 
+    async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
+        """Notes the quota that the tenant's own budget is limited to; False when it was that before. 0 is none."""
+        ...
+
+    async def claim_once(self) -> None:
+        """Claims the running request before the work, if it has an id; a repeat of it leaves by `AnsweredBefore`."""
+        ...
+
+    async def keep_once(self, budget: Budget) -> None:
+        """Keeps the answer to the running request, if it has an id."""
+        ...
+
     async def commit(self) -> None:
         """Makes it durable."""
         ...

@@ -47,11 +47,14 @@ class Deployment:
     #: Region it runs in; empty means unknown.
     region: str = ""
 
-    def keeps_in(self, region: str) -> bool:
-        """Says whether content that must stay in `region` may go there: `eu` covers `eu` and `eu-west-1`."""
-        if not region or self.adapter.inside_mesh:
-            return True
-        return self.region == region or self.region.startswith(f"{region}-")
+    def keeps_in(self, *regions: str) -> bool:
+        """Says whether content that must stay in all of these may go there: `eu` covers `eu` and `eu-west-1`.
+
+        An empty one asks for nothing. A deployment whose region nobody knows keeps no content in any.
+        """
+        return self.adapter.inside_mesh or all(
+            not region or self.region == region or self.region.startswith(f"{region}-") for region in regions
+        )
 
 
 class Deployments:
@@ -63,7 +66,7 @@ class Deployments:
             *(one for one in deployments if not one.in_default_chain),
         )
 
-    def generators(self, name: str, *, region: str = "") -> tuple[Deployment, ...]:
+    def generators(self, name: str, *, regions: tuple[str, ...] = ()) -> tuple[Deployment, ...]:
         """Gives the deployments to try for a model name, in order; at least one.
 
         Raises: ModelNotFound, NoModelConfigured.
@@ -71,12 +74,12 @@ class Deployments:
         found = self._named(name, Task.GENERATE)
         if not found and name not in ("", DEFAULT):
             raise ModelNotFound(name)
-        allowed = tuple(one for one in found if one.keeps_in(region))
+        allowed = tuple(one for one in found if one.keeps_in(*regions))
         if not allowed:
-            raise NoModelConfigured(region=region if found else "")
+            raise NoModelConfigured(region=_both(regions) if found else "")
         return allowed
 
-    def embedder(self, name: str, *, region: str = "") -> Deployment:
+    def embedder(self, name: str, *, regions: tuple[str, ...] = ()) -> Deployment:
         """Gives the deployment that embeds. No chain: vectors of different models never compare.
 
         Raises: ModelNotFound, NoEmbedderConfigured, NoModelConfigured (none in the region).
@@ -84,8 +87,8 @@ class Deployments:
         found = self._named(name, Task.EMBED)
         if not found:
             raise NoEmbedderConfigured if name in ("", DEFAULT) else ModelNotFound(name)
-        if not found[0].keeps_in(region):
-            raise NoModelConfigured(region=region)
+        if not found[0].keeps_in(*regions):
+            raise NoModelConfigured(region=_both(regions))
         return found[0]
 
     def _named(self, name: str, task: Task) -> tuple[Deployment, ...]:
@@ -93,3 +96,7 @@ class Deployments:
         if name in ("", DEFAULT):
             return tuple(one for one in of_task if one.in_default_chain)
         return tuple(one for one in of_task if one.name == name)
+
+
+def _both(regions: tuple[str, ...]) -> str:
+    return " and ".join(sorted({region for region in regions if region}))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from services.inference.domain.prompt import Prompt
 from services.meshkit.content import CallContext, CallKey
 from services.meshkit.core.identity import Principal
+from services.meshkit.core.tenant import GuardedTenantState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,10 @@ class Asked:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments_hash", self.prompt.arguments_hash(self.model))
+
+    def regions(self, tenant: GuardedTenantState) -> tuple[str, ...]:
+        """Gives the regions that content must stay in, all of them: what the call says and what its tenant does."""
+        return self.context.residency_region, tenant.residency_region
 
     @property
     def key(self) -> CallKey:

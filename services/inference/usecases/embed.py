@@ -17,6 +17,7 @@ from services.meshkit.content.law import Stage, Subject
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, Invalid, MeshError
 from services.meshkit.core.identity import Principal
+from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
@@ -75,6 +76,7 @@ class Embed:
         law: LawGate,
         holds: HoldClient,
         cache: VectorCache,
+        tenants: KnowsTenants,
         clock: Clock,
         most_calls: int,
     ) -> None:
@@ -83,6 +85,7 @@ class Embed:
         self._law = law
         self._holds = holds
         self._cache = cache
+        self._tenants = tenants
         self._clock = clock
         self._most_calls = most_calls
         self._running = 0
@@ -93,8 +96,9 @@ class Embed:
         Raises: Invalid, NoEmbedderConfigured, ModelNotFound, ModelBusy, ProviderFailure, LawBlocked; what money raises.
         """
         asked.check()
-        deployment = self._deployments.embedder(asked.model, region=asked.context.residency_region)
         tenant = asked.principal.tenant
+        regions = asked.context.residency_region, rules_of(self._tenants, tenant).residency_region
+        deployment = self._deployments.embedder(asked.model, regions=regions)
         known = {text: self._cache.get(tenant, deployment.model, text) for text in dict.fromkeys(asked.texts)}
         missing = tuple(text for text, vector in known.items() if vector is None)
         usage = Usage()

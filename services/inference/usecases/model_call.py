@@ -34,6 +34,7 @@ from services.meshkit.core.errors import Internal, MeshError
 from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics, names
 from services.meshkit.telemetry.logs import logger
@@ -63,6 +64,7 @@ class ModelCall:
         holds: HoldClient,
         calls: CallStore,
         notes: SettledNotes,
+        tenants: KnowsTenants,
         clock: Clock,
     ) -> None:
         self._deployments = deployments
@@ -71,6 +73,7 @@ class ModelCall:
         self._holds = holds
         self._calls = calls
         self._notes = notes
+        self._tenants = tenants
         self._clock = clock
         self._model_label = metrics.BoundedLabel()
 
@@ -81,7 +84,8 @@ class ModelCall:
             what law and money raise.
         """
         with span(names.SPAN_INFERENCE, model=asked.model, run_id=asked.context.call_id.run_id):
-            candidates = self._deployments.generators(asked.model, region=asked.context.residency_region)
+            rules = rules_of(self._tenants, asked.principal.tenant)
+            candidates = self._deployments.generators(asked.model, regions=asked.regions(rules))
             async with self._judging(asked, candidates[0]) as before:
                 if asked.repeatable:
                     recorded = await self._calls.claim(asked.key, asked.arguments_hash)

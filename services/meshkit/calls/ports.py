@@ -28,6 +28,8 @@ class Clearance:
     hold: DispatchedHold
     #: Verdict on what is sent. Empty only where nothing leaves the mesh: embedding by the local model.
     verdict_id: str
+    #: Hosts that the tenant's own rules allow, `*.example.com` for all below a name; none for any.
+    allowed_hosts: tuple[str, ...] = ()
 
 
 class LawGate(Protocol):

@@ -6,7 +6,7 @@ edge runs; anybody else who reaches a service directly is taken by the address o
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
@@ -52,6 +52,23 @@ class ClientAddresses:
     def _is_edge(self, host: str) -> bool:
         address = _address(host)
         return address is None or any(address in edge for edge in self._edges if edge.version == address.version)
+
+
+def is_within(address: str, networks: tuple[str, ...]) -> bool:
+    """Tells whether an address lies in one of these networks; one that is none lies nowhere.
+
+    Args:
+        networks: in CIDR form, checked.
+    """
+    found = _address(address)
+    return found is not None and any(
+        found in network for network in _networks(networks) if network.version == found.version
+    )
+
+
+@lru_cache(maxsize=1024)
+def _networks(written: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(network) for network in written)
 
 
 def block_of(address: str) -> str:

@@ -1,6 +1,6 @@
 """Who may call which RPC. The table is generated from the annotations in the protos; here it is applied."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from services.meshkit.core.errors import Internal, PermissionDenied, Unauthenticated
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.permissions import permissions_of
+from services.meshkit.grpc.client_address import ClientAddresses, Connection, is_within
 from services.meshkit.grpc.identity import (
     AUTHORIZATION,
     WORKLOAD,
@@ -16,6 +17,7 @@ from services.meshkit.grpc.identity import (
     VerifiedToken,
     WorkloadVerifier,
 )
+from services.meshkit.grpc.tls import certified_name
 
 if TYPE_CHECKING:
     from services.meshkit.grpc.limits import Limits
@@ -81,6 +83,18 @@ class PeerNotAllowed(PermissionDenied):
         super().__init__("this call is open to certain services of the mesh only")
 
 
+class NetworkNotAllowed(PermissionDenied):
+    """The tenant may be used from certain networks only, and the call came from another one."""
+
+    reason = "NETWORK_NOT_ALLOWED"
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"the security policy of your tenant does not allow calls from {address}; an administrator can change it",
+            address=address,
+        )
+
+
 class Standing(Protocol):
     """What became of callers since their tokens were issued: who was revoked, which tenants may no longer work."""
 
@@ -90,6 +104,10 @@ class Standing(Protocol):
 
     def audits_refused_reads(self, tenant: TenantId) -> bool:
         """True when the tenant wants refused reads in its audit trail, beside refused mutations."""
+        ...
+
+    def allowed_networks(self, tenant: TenantId) -> tuple[str, ...]:
+        """Gives the networks, in CIDR form, from which the tenant may be used; none for all."""
         ...
 
     def changed(self, listener: Callable[[TenantId | None], None]) -> AbstractContextManager[None]:
@@ -113,6 +131,7 @@ class Admission:
     Args:
         standing: what became of callers since; None where nothing is known, so that a token stands for itself.
         limits: counts the calls that are let in; None counts nothing.
+        addresses: finds out where calls come from; None believes an edge on this machine.
     """
 
     def __init__(
@@ -123,12 +142,14 @@ class Admission:
         workloads: WorkloadVerifier,
         standing: Standing | None = None,
         limits: "Limits | None" = None,
+        addresses: ClientAddresses | None = None,
     ) -> None:
         self._guards = guards
         self._tokens = tokens
         self._workloads = workloads
         self.standing = standing
         self.limits = limits
+        self._addresses = addresses or ClientAddresses()
 
     def guard(self, method: str) -> Guard:
         """Gives the guard of an RPC.
@@ -160,6 +181,20 @@ class Admission:
         verified = self.verify(token)
         check_permission(verified.principal, guard.permission)
         return Admitted(principal=verified.principal, peer=peer, verified=verified)
+
+    def check_origin(self, admitted: Admitted, connection: Connection) -> None:
+        """Holds the place that a call came from against the rules of its tenant.
+
+        What another service does on behalf of a caller was checked when the caller came in; what it does for a run has
+        no place. Raises: NetworkNotAllowed.
+        """
+        if self.standing is None or admitted.principal is None or admitted.peer is not None:
+            return
+        networks = self.standing.allowed_networks(admitted.principal.tenant)
+        if networks:
+            address = self._addresses.of(connection)
+            if not is_within(address, networks):
+                raise NetworkNotAllowed(address)
 
     def known(self, metadata: Iterable[tuple[str, str | bytes]]) -> Admitted | None:
         """Tells who a caller is that was turned away; None when it has not even proven that."""
@@ -193,6 +228,18 @@ def check_permission(principal: Principal, permission: str) -> None:
     granted = permission in permissions_of(principal.roles)
     if not granted or (principal.scopes is not None and permission not in principal.scopes):
         raise PermissionMissing(permission)
+
+
+def check_certificate(peer: str, names: Collection[str]) -> None:
+    """Raises PeerNotAllowed unless a service that signed an assertion showed its own certificate.
+
+    An assertion is a text that could be taken along; what the handshake proves cannot.
+
+    Args:
+        names: those in the certificate of the caller.
+    """
+    if certified_name(peer) not in names:
+        raise PeerNotAllowed
 
 
 def is_exempt(method: str) -> bool:

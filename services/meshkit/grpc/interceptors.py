@@ -23,10 +23,17 @@ from services.meshkit.grpc.auditing import RefusalLog, auditing, name_caller, na
 from services.meshkit.grpc.call import Call, Drain, current_call, enter_call
 from services.meshkit.grpc.decoding import decoder
 from services.meshkit.grpc.errors import DETAILS_TRAILER, STATUS_OF, code_of, remote_error, to_status
-from services.meshkit.grpc.guard import DEFAULT_MAX_SECONDS, Admission, GuardMissing, is_exempt
+from services.meshkit.grpc.guard import (
+    DEFAULT_MAX_SECONDS,
+    Admission,
+    GuardMissing,
+    check_certificate,
+    is_exempt,
+)
 from services.meshkit.grpc.incidents import incident
 from services.meshkit.grpc.limits import limited
 from services.meshkit.grpc.standing import WhileStanding
+from services.meshkit.grpc.tls import certified_names
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.scope import Scope, current_scope, enter_scope
@@ -51,6 +58,8 @@ class Rpc:
     admission: Admission
     drain: Drain
     refusals: RefusalLog | None
+    #: Callers have shown a certificate.
+    certified: bool
 
     @property
     def domain(self) -> str:
@@ -61,8 +70,17 @@ class Rpc:
 class MeshInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every RPC but health and reflection in the layers of the mesh."""
 
-    def __init__(self, *, service: str, admission: Admission, drain: Drain, refusals: RefusalLog | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        service: str,
+        admission: Admission,
+        drain: Drain,
+        refusals: RefusalLog | None = None,
+        certified: bool = False,
+    ) -> None:
         self._refusals = refusals
+        self._certified = certified
         self._service = service
         self._admission = admission
         self._drain = drain
@@ -88,6 +106,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
             admission=self._admission,
             drain=self._drain,
             refusals=self._refusals,
+            certified=self._certified,
         )
         wrapped = _wrap(rpc)
         self._wrapped[method] = wrapped
@@ -199,6 +218,9 @@ def _identity(rpc: Rpc, inner: Handler) -> Handler:
     async def handle(request: Any, context: Context) -> Any:
         metadata: Any = context.invocation_metadata() or ()
         admitted = rpc.admission.admit(rpc.method, metadata, batch=batch)
+        if rpc.certified and admitted.peer is not None:
+            check_certificate(admitted.peer, certified_names(context))
+        rpc.admission.check_origin(admitted, context)
         call = current_call()
         if call is not None:
             call.principal, call.peer = admitted.principal, admitted.peer

@@ -117,6 +117,15 @@ class GuardFeed:
         known = self._known.tenants.get(tenant)
         return known is not None and known.security_policy.audit_level is AuditLevel.REFUSALS
 
+    def allowed_networks(self, tenant: TenantId) -> tuple[str, ...]:
+        """See `Standing.allowed_networks`."""
+        known = self._known.tenants.get(tenant)
+        return () if known is None else known.security_policy.allowed_networks
+
+    def ruled(self) -> tuple[TenantId, ...]:
+        """Lists the tenants that `tenant` says something of."""
+        return tuple(self._known.tenants)
+
     @contextmanager
     def changed(self, listener: Listener) -> Generator[None]:
         """See `Standing.changed`; also told when a key of the tenant changed."""

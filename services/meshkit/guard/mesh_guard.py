@@ -72,7 +72,7 @@ async def mesh_guard(
         leases: leases slices of rate limits, likewise.
     Raises: KeyUnreadable: a key set file is missing or broken. Unavailable: it is the gateway's, which does not answer.
     """
-    feed = GuardFeed(clock=clock)
+    feed, addresses = GuardFeed(clock=clock), ClientAddresses(settings.edge_networks)
     feed.show(service)
     parts = [part for part in (audit, tenant_data) if part is not None]
     async with channel(settings.gateway_target, identity=workload) as to_gateway:
@@ -85,7 +85,7 @@ async def mesh_guard(
         rates = RateGate(
             leases or remote_leases(to_gateway),
             tenants=feed,
-            addresses=ClientAddresses(settings.edge_networks),
+            addresses=addresses,
             service=service,
             clock=clock,
             dice=Random(),
@@ -97,6 +97,7 @@ async def mesh_guard(
                 tokens=TokenVerifier(KeySetFile(settings.jwks_path, clock=clock), clock=clock),
                 workloads=WorkloadVerifier(KeySetFile(settings.workload_jwks_path, clock=clock), clock=clock),
                 standing=feed,
+                addresses=addresses,
                 limits=CallLimits(rates, SeatGate(settings.max_concurrent_calls, service=service)),
             ),
             feed=feed,

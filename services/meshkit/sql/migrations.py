@@ -3,8 +3,8 @@
 They are files `services/<service>/storage/migrations/versions/NNNN_pre_<what>.py` (before the new code) and
 `NNNN_post_<what>.py` (after it) with `revision`, `down_revision`, `upgrade(op)` and `downgrade(op)`. The operations are
 an argument: alembic's global `op` belongs to one thread at a time, and seven services migrate at once. After the last,
-the service's transactions of one round trip are installed (`storage/one_trips.py`), and role `maintenance` may erase what
-the service says of tenants' data (`storage/tenant_data.py`).
+the service's transactions of one round trip are installed (`storage/one_trips.py`), and role `maintenance` may erase
+what the service says of tenants' data (`storage/tenant_data.py`).
 """
 
 import asyncio

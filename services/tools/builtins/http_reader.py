@@ -55,17 +55,16 @@ class HttpReader:
         Args:
             encoded: True when the address is percent-encoded already and must stay as it is.
         """
-        del clearance  # Asked for so that no socket opens without one.
         sent = False
         try:
-            url = self._checked(_parsed(address, encoded=encoded), http)
+            url = self._checked(_parsed(address, encoded=encoded), http, clearance)
             for _ in range(MAX_REDIRECTS + 1):
                 async with self._session.get(url, headers=_HEADERS, allow_redirects=False) as response:
                     sent = True
                     location = response.headers.get("location")
                     if response.status not in _REDIRECTS or location is None:
                         return await _output(response, http, show)
-                    url = self._checked(_followed(url, location), http)
+                    url = self._checked(_followed(url, location), http, clearance)
             raise _Refused(f"the page redirects more than {MAX_REDIRECTS} times")
         except (_Refused, AddressRefused) as refusal:
             return ToolOutput(text=str(refusal), failed=True, sent=sent)
@@ -74,7 +73,7 @@ class HttpReader:
         except (ConnectionError, ValueError):
             return ToolOutput(text="the server's answer cannot be read", failed=True)
 
-    def _checked(self, url: URL, http: HttpGetSettings) -> URL:
+    def _checked(self, url: URL, http: HttpGetSettings, clearance: Clearance) -> URL:
         """Gives the URL back if it may be asked. Raises: _Refused, AddressRefused."""
         if url.scheme not in ("http", "https"):
             raise _Refused("only http:// and https:// can be fetched")
@@ -85,6 +84,8 @@ class HttpReader:
             raise _Refused("a URL must not hold a user or password")
         if not is_allowed(host, http.allowed_hosts):
             raise _Refused(f"the host {host[:100]!r} is not among those that this tool may ask")
+        if clearance.allowed_hosts and not is_allowed(host, clearance.allowed_hosts):
+            raise _Refused(f"the security policy of the tenant does not allow the host {host[:100]!r}")
         literal = literal_address(host)
         if literal is not None:
             self._rule.check(host, literal)

@@ -67,11 +67,16 @@ class TooManyTools(Exhausted):
 
 
 class ToolNotAllowed(PermissionDenied):
-    """The tool does not list this agent among those that may call it."""
+    """The tool does not list this agent among those that may call it, or the tenant's own rules forbid the tool."""
 
     reason = "TOOL_NOT_ALLOWED"
 
-    def __init__(self, tool: str, *, agent: str) -> None:
+    def __init__(self, tool: str, *, agent: str = "", by_tenant: bool = False) -> None:
+        if by_tenant:
+            super().__init__(
+                f"the security policy of your tenant does not allow {tool!r}; an administrator of it can", tool=tool
+            )
+            return
         who = f"agent {agent!r}" if agent else "a caller that names no agent"
         super().__init__(f"{who} may not call {tool!r}; its allowed_agents say who may", tool=tool, agent=agent or None)
 

@@ -50,11 +50,17 @@ class ResultCache:
         """What the kept results take."""
         return self._bytes
 
-    def get(self, tenant: TenantId, tool: Tool, arguments: Mapping[str, object]) -> ToolOutput | None:
-        """Gives the result of an equal call, None when there is none that still holds."""
+    def get(
+        self, tenant: TenantId, tool: Tool, arguments: Mapping[str, object], *, hosts: tuple[str, ...] = ()
+    ) -> ToolOutput | None:
+        """Gives the result of an equal call, None when there is none that still holds.
+
+        Args:
+            hosts: that the tenant allows: what was fetched under other rules is another result.
+        """
         if not tool.cache_ttl_seconds:
             return None
-        key = _key(tenant, tool, arguments)
+        key = _key(tenant, tool, arguments, hosts)
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -64,12 +70,20 @@ class ResultCache:
         self._entries.move_to_end(key)
         return entry.output
 
-    def put(self, tenant: TenantId, tool: Tool, arguments: Mapping[str, object], output: ToolOutput) -> None:
+    def put(
+        self,
+        tenant: TenantId,
+        tool: Tool,
+        arguments: Mapping[str, object],
+        output: ToolOutput,
+        *,
+        hosts: tuple[str, ...] = (),
+    ) -> None:
         """Keeps a result, unless it failed, its tool keeps none, or it is too large to be worth its place."""
         size = len(output.text.encode()) + _OVERHEAD_BYTES
         if output.failed or not tool.cache_ttl_seconds or size > self._most_bytes // 4:
             return
-        key = _key(tenant, tool, arguments)
+        key = _key(tenant, tool, arguments, hosts)
         self._drop(key)
         self._entries[key] = _Entry(output, size, self._now() + tool.cache_ttl_seconds)
         self._bytes += size
@@ -82,7 +96,7 @@ class ResultCache:
             self._bytes -= entry.size
 
 
-def _key(tenant: TenantId, tool: Tool, arguments: Mapping[str, object]) -> _Key:
+def _key(tenant: TenantId, tool: Tool, arguments: Mapping[str, object], hosts: tuple[str, ...]) -> _Key:
     # JSON, open by nature.
-    value: Any = dict(arguments)
+    value: Any = [dict(arguments), list(hosts)]
     return tenant, tool.digest, sha256(rfc8785.dumps(value)).digest()

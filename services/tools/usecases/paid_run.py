@@ -61,9 +61,13 @@ class PaidRun:
         self._calls = calls
         self._clock = clock
 
-    async def __call__(self, run: Run, release: Release | None) -> tuple[RecordedCall, ToolOutput | None]:
+    async def __call__(
+        self, run: Run, release: Release | None, *, hosts: tuple[str, ...] = ()
+    ) -> tuple[RecordedCall, ToolOutput | None]:
         """Gives the recorded call and, when the tool ran to its end here, what it said.
 
+        Args:
+            hosts: that the tenant's own rules allow; none for any.
         Raises: DeadlineExceeded; what law, money and the store raise.
         """
         self._seconds_left(run)
@@ -72,7 +76,7 @@ class PaidRun:
             return hold, None
         try:
             started = time.perf_counter_ns()
-            output = await self._execute(run, hold, release)
+            output = await self._execute(run, hold, release, hosts)
             elapsed_us = (time.perf_counter_ns() - started) // 1000
             await failpoint(AFTER_EXECUTE)
         except BaseException:
@@ -100,9 +104,11 @@ class PaidRun:
         await finish(self._free(principal, hold.id))
         return standing
 
-    async def _execute(self, run: Run, hold: DispatchedHold, release: Release | None) -> ToolOutput | Blocked:
+    async def _execute(
+        self, run: Run, hold: DispatchedHold, release: Release | None, hosts: tuple[str, ...]
+    ) -> ToolOutput | Blocked:
         tool, left = run.tool, self._seconds_left(run)
-        clearance = Clearance(hold=hold, verdict_id=run.before.id)
+        clearance = Clearance(hold=hold, verdict_id=run.before.id, allowed_hosts=hosts)
         show: Show | None = None if release is None else self._judgement.showing(run, release)
         try:
             async with asyncio.timeout(min(left, tool.timeout_seconds)):

@@ -1,6 +1,7 @@
 """The core that InvokeTool and StreamInvokeTool share: from a call id to a recorded outcome.
 
-recorded already? ─▶ choose the version ─▶ agent ─▶ schema ─▶ rate ─▶ law before ─▶ cache, or a paid run ─▶ answer
+recorded already? ─▶ choose the version ─▶ tenant's rules ─▶ agent ─▶ schema ─▶ rate ─▶ law before
+                  ─▶ cache, or a paid run ─▶ answer
 
 The cache is asked after the law, with the arguments that the law leaves, and what it gives is judged as if it had come
 just now: a law that changed holds for old results, too.
@@ -11,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from services.meshkit.core.errors import ErrorKind, MeshError
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.secret import NO_SECRET
+from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics, names
 from services.meshkit.telemetry.tracing import span
 from services.tools.domain.compiled_schemas import CompiledSchemas
-from services.tools.domain.errors import LawBlocked, ToolRateLimited
+from services.tools.domain.errors import LawBlocked, ToolNotAllowed, ToolRateLimited
 from services.tools.domain.invocation import Blocked, Invocation, RecordedCall, SettleState, ToolOutput
 from services.tools.domain.rate_limit import RateLimits
 from services.tools.domain.result_cache import ResultCache
@@ -48,6 +50,7 @@ class ToolCall:
         calls: CallStore,
         limits: RateLimits,
         cache: ResultCache,
+        tenants: KnowsTenants,
     ) -> None:
         self._catalogue = catalogue
         self._judgement = judgement
@@ -56,6 +59,7 @@ class ToolCall:
         self._calls = calls
         self._limits = limits
         self._cache = cache
+        self._tenants = tenants
         self._tool_label = metrics.BoundedLabel()
 
     async def __call__(self, asked: Asked, release: Release, *, streamed: bool) -> Invocation:
@@ -77,19 +81,30 @@ class ToolCall:
 
     async def _call(self, asked: Asked, tool: Tool, release: Release | None) -> Invocation:
         tenant = asked.principal.tenant
+        hosts = self._allow(tenant, tool)
         tool.allow(asked.context.agent_name)
         tool.check_arguments(asked.arguments, self._schemas.of_arguments(tool))
         wait = self._limits.take(tenant, tool.reference, per_minute=tool.rate_limit_per_minute)
         if wait:
             raise ToolRateLimited(tool.reference, per_minute=tool.rate_limit_per_minute, wait_seconds=wait)
         run = await self._judgement.arguments(asked, tool)
-        known = self._cache.get(tenant, tool, run.arguments)
+        known = self._cache.get(tenant, tool, run.arguments, hosts=hosts)
         if known is not None:
             return _outcome(await finish(self._from_cache(run, known)))
-        recorded, output = await self._paid_run(run, release)
+        recorded, output = await self._paid_run(run, release, hosts=hosts)
         if output is not None:
-            self._cache.put(tenant, tool, run.arguments, output)
+            self._cache.put(tenant, tool, run.arguments, output, hosts=hosts)
         return _outcome(recorded)
+
+    def _allow(self, tenant: TenantId, tool: Tool) -> tuple[str, ...]:
+        """Holds a tool against the tenant's own rules; gives the hosts that it may reach, none for any.
+
+        Raises: ToolNotAllowed.
+        """
+        policy = rules_of(self._tenants, tenant).security_policy
+        if policy.tools_forbidden or (policy.allowed_tools and tool.name not in policy.allowed_tools):
+            raise ToolNotAllowed(tool.reference, by_tenant=True)
+        return policy.allowed_hosts
 
     async def _from_cache(self, run: Run, output: ToolOutput) -> RecordedCall:
         """Judges and records a result from cache. It costs nothing, and no socket opens."""

@@ -35,6 +35,7 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import provision
 from services.meshkit.testing.fake_clock import FakeClock
+from tests.support.known_tenants import KnownTenants
 from tests.support.money import a_price, a_purpose
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -115,7 +116,7 @@ class Ledger:
         return [_told(outcome) for outcome in outcomes]
 
     async def limit(self, replica: int, tenant: int, limit: int) -> None:
-        change = SetBudgetLimit(begin=self.stores[replica].begin, clock=self._place.clock)
+        change = SetBudgetLimit(begin=self.stores[replica].begin, tenants=KnownTenants(), clock=self._place.clock)
         await change(self.tenants[tenant], tenant_budget_id(self.tenants[tenant]), NanoUsd(limit))
 
     async def books(self) -> list[Any]:

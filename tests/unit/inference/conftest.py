@@ -28,6 +28,7 @@ from tests.support.inference import (
     an_asked,
     says,
 )
+from tests.support.known_tenants import KnownTenants
 
 
 @dataclass
@@ -62,7 +63,12 @@ class Room:
         return self.stream_generate(asked or an_asked(**changes))
 
 
-def make_room(deployments: Sequence[Deployment] = (OPENAI, ANTHROPIC, LOCAL, STUB), *, most: int = 8) -> Room:
+def make_room(
+    deployments: Sequence[Deployment] = (OPENAI, ANTHROPIC, LOCAL, STUB),
+    *,
+    most: int = 8,
+    known: KnownTenants | None = None,
+) -> Room:
     clock = FakeClock()
     law, holds, calls = FakeLaw(), FakeHolds(), MemoryCallStore(clock)
     providers = {one.adapter: ScriptedProvider([says("Yes. ", "No.")]) for one in deployments}
@@ -74,6 +80,7 @@ def make_room(deployments: Sequence[Deployment] = (OPENAI, ANTHROPIC, LOCAL, STU
         holds=holds,
         calls=calls,
         notes=notes,
+        tenants=known or KnownTenants(),
         clock=clock,
     )
     in_flight = CallsInFlight(most=most)

@@ -27,6 +27,7 @@ from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.fault_queue import FaultQueue
 from services.meshkit.testing.mesh_keys import TENANT
 from tests.support.inference import ANNA, FakeHolds, FakeLaw, a_context
+from tests.support.known_tenants import KnownTenants
 
 LOCAL = Deployment(name="local/mini", adapter=Adapter.LOCAL, model="mini", task=Task.EMBED)
 OPENAI = Deployment(name="openai/embed", adapter=Adapter.OPENAI, model="embed", task=Task.EMBED, region="us")
@@ -54,6 +55,7 @@ class FakeEmbedder:
 
 class Room:
     def __init__(self, *deployments: Deployment, most_calls: int = 4) -> None:
+        self.known = KnownTenants()
         self.law, self.holds, self.embedder = FakeLaw(), FakeHolds(), FakeEmbedder()
         self.cache = VectorCache(most=3)
         self.embed = Embed(
@@ -62,6 +64,7 @@ class Room:
             law=self.law,
             holds=self.holds,
             cache=self.cache,
+            tenants=self.known,
             clock=FakeClock(),
             most_calls=most_calls,
         )
@@ -177,6 +180,15 @@ async def test_who_embeds_must_be_configured_and_in_the_region() -> None:
     with pytest.raises(NoModelConfigured):
         await Room(OPENAI).ask("a", context=a_context(residency_region="eu"))
     await Room(LOCAL).ask("a", context=a_context(residency_region="eu"))
+
+
+async def test_texts_stay_in_the_region_of_their_tenant() -> None:
+    far, near = Room(OPENAI), Room(LOCAL)
+    for room in (far, near):
+        room.known.set(ANNA.tenant, residency_region="eu")
+    with pytest.raises(NoModelConfigured, match="'eu'"):
+        await far.ask("a")
+    await near.ask("a")
 
 
 async def test_a_call_whose_time_is_up_is_not_begun() -> None:

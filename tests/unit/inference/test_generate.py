@@ -36,6 +36,7 @@ from tests.support.inference import (
     failing,
     says,
 )
+from tests.support.known_tenants import KnownTenants
 from tests.unit.inference.conftest import Room, make_room, until
 
 
@@ -139,6 +140,17 @@ async def test_content_stays_in_its_region(room: Room) -> None:
     with pytest.raises(NoModelConfigured):
         await room.ask(context=a_context("other", residency_region="eu"), model="openai/gpt-test")
     assert not room.openai.asked
+
+
+async def test_content_stays_in_the_region_of_its_tenant_whatever_the_call_says() -> None:
+    known = KnownTenants()
+    known.set(ANNA.tenant, residency_region="eu")
+    room = make_room(known=known)
+    assert (await room.ask()).provider == "local"
+    for asked_for in ("", "us"):
+        with pytest.raises(NoModelConfigured):
+            context = a_context(f"in {asked_for}", residency_region=asked_for)
+            await room.ask(context=context, model="openai/gpt-test")
 
 
 async def test_a_model_without_a_price_is_passed_over_in_the_chain(room: Room) -> None:
