@@ -15,11 +15,13 @@ from services.launcher import ports, status
 from services.launcher.layout import DataDir, write_state
 from tests.support.fake_provider import KEY
 from tests.support.mesh import RunningMesh, running_provider
+from tests.support.oidc_provider import running_oidc_provider
 from tests.support.readme import CHECKOUT, Snippet, snippets
 
 BIN = Path(sys.executable).parent
 SETUP = "".join(snippet.code for snippet in snippets() if snippet.run == "setup")
 ON_A_MESH = [snippet for snippet in snippets() if snippet.run == "mesh"]
+[WITH_PROVIDER] = [snippet for snippet in snippets() if snippet.run == "provider"]
 [OWN_KEY] = [snippet for snippet in snippets() if snippet.run == "own-key"]
 
 
@@ -50,6 +52,17 @@ def reader(mesh: RunningMesh) -> dict[str, str]:
 @pytest.mark.parametrize("snippet", ON_A_MESH, ids=lambda snippet: snippet.name)
 def test_a_snippet_runs_as_it_stands(snippet: Snippet, reader: dict[str, str], tmp_path: Path) -> None:
     run(snippet, tmp_path, reader)
+
+
+def test_a_reader_signs_in_by_a_provider(reader: dict[str, str], tmp_path: Path) -> None:
+    with running_oidc_provider(tmp_path) as provider:
+        person = {
+            "PROVIDER": provider.issuer,
+            "TENANT": "reader",
+            "BROWSER": f"{sys.executable} {CHECKOUT}/tests/support/oidc_browser.py ann@example.com %s",
+            "COMITIA_CONFIG_DIR": str(tmp_path / "settings"),
+        }
+        assert "signed in to reader as ann@example.com" in run(WITH_PROVIDER, tmp_path, {**reader, **person})
 
 
 def test_the_address_and_key_of_the_mesh_on_this_machine_need_no_setting(mesh: RunningMesh, tmp_path: Path) -> None:

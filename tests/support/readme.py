@@ -16,6 +16,7 @@ class Snippet:
 
     language: str
     #: `fresh`: on a fresh machine. `setup`: before those of `mesh`. `mesh`: on a running mesh. `own-key`: starts one.
+    #: `provider`: on a running mesh, with an OpenID Connect provider beside it.
     run: str
     #: What its output holds.
     shows: str

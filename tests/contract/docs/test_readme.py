@@ -21,8 +21,8 @@ _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 def test_each_snippet_says_how_it_is_run() -> None:
     assert len(SNIPPETS) >= 10
     assert {snippet.language for snippet in SNIPPETS} == {"bash", "python"}
-    assert {snippet.run for snippet in SNIPPETS} == {"fresh", "setup", "mesh", "own-key"}
-    assert all(snippet.shows for snippet in SNIPPETS if snippet.run in ("mesh", "own-key"))
+    assert {snippet.run for snippet in SNIPPETS} == {"fresh", "setup", "mesh", "provider", "own-key"}
+    assert all(snippet.shows for snippet in SNIPPETS if snippet.run in ("mesh", "provider", "own-key"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
