@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from secrets import token_hex
 from typing import Any, Final
 
 import grpc.aio
@@ -109,6 +110,11 @@ def after_signing(world: World) -> Request:
     return {}
 
 
+def a_rotation(_: World) -> Request:
+    """Rotates once: the same request again gets the same answer, and another has to wait until that key signs."""
+    return {"request_id": "01900000-0000-7000-8000-00000000c0de"}
+
+
 #: A request for each public RPC, made anew for each call.
 REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "AccessService/CheckRelation": lambda _: {"user": "user:anna", "relation": "editor", "object": "project:walk"},
@@ -138,6 +144,17 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     },
     "BundleService/GetBundle": lambda world: {"bundle": world.bundle},
     "BundleService/ListBundles": lambda _: {"page_size": 1},
+    "IdentityService/CreateServiceAccount": lambda _: {"display_name": "walk", "roles": ["ROLE_AUDITOR"]},
+    "IdentityService/DisableServiceAccount": lambda world: {
+        "service_account_id": world.client.identity.create_service_account("short-lived").service_account_id
+    },
+    "IdentityService/GetKeySet": lambda _: {},
+    "IdentityService/ListServiceAccounts": lambda _: {"page_size": 1},
+    "IdentityService/RotateApiKey": lambda world: {
+        "api_key_id": world.client.identity.create_key("rotated").api_key.api_key_id,
+        "overlap_seconds": 60,
+    },
+    "IdentityService/RotateSigningKey": a_rotation,
     "IdentityService/CreateApiKey": lambda _: {"display_name": "walk", "roles": ["ROLE_TENANT_USER"]},
     "IdentityService/ExchangeApiKey": lambda world: {"api_key": world.api_key},
     "IdentityService/ListApiKeys": lambda _: {"page_size": 1},
@@ -220,6 +237,9 @@ TELLING: Final[Mapping[str, str]] = {
     "GetMemory": "memory.parts",
     "GetMeshStatus": "serving",
     "InvokeTool": "invocation.parts",
+    "GetKeySet": "keys",
+    "RotateApiKey": "secret",
+    "RotateSigningKey": "key_id",
     "ListAuditEntries": "entries",
     "ListCostEvents": "cost_events",
     "ListOidcIssuers": "oidc_issuers",
@@ -233,7 +253,7 @@ TELLING: Final[Mapping[str, str]] = {
     "WatchViolations": "violation.rule",
 }
 #: RPCs for operators of the installation.
-OPERATORS: Final = "TenantService/"
+OPERATORS: Final = ("TenantService/", "IdentityService/RotateSigningKey")
 #: What was driven so far: RPC and way.
 DRIVEN: Final[set[tuple[str, str]]] = set()
 
@@ -247,7 +267,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]
 @pytest.fixture(scope="module")
 def world(mesh: RunningMesh, provider: OidcProvider) -> Iterator[World]:
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        key = operator.identity.create_tenant("walker").admin_api_key
+        key = operator.identity.create_tenant(f"walker-{token_hex(4)}").admin_api_key
         with Client(mesh.url, api_key=key) as client:
             world = World(client=client, operator=operator, api_key=key, token=client.identity.token())
             client.agents.create(world.agent)
