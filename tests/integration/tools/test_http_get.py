@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from dataclasses import replace
 
 import pytest
 
@@ -262,3 +263,17 @@ async def test_a_follower_that_comes_late_gets_everything(mesh: ToolsMesh) -> No
     other = await mesh.stream("weather", arguments={"words": 30_000}, path="late")
     assert "".join((await one)[0]) == "".join(other[0])
     assert len(mesh.site.asked) == 1
+
+
+async def test_the_tenants_own_hosts_hold_for_each_step_of_the_way(mesh: ToolsMesh) -> None:
+    rules = replace(CLEARANCE, allowed_hosts=("localhost", "*.example.com"))
+    http = HttpGetSettings(allowed_hosts=("*",))
+    async with http_reader(connections=2, allow_private=True) as reader:
+        near = await reader.read(mesh.site.url("/there", host="LOCALHOST"), http, rules, show=None)
+        far = await reader.read(mesh.site.url("/there"), http, rules, show=None)
+        turned = mesh.site.url("/to?url=" + mesh.site.url("/there"), host="localhost")
+        led_astray = await reader.read(turned, http, rules, show=None)
+    assert (near.text, near.failed) == ("page /there", False)
+    for refused in (far, led_astray):
+        assert refused.failed
+        assert "security policy of the tenant" in refused.text
