@@ -46,6 +46,7 @@ class World:
     bundle: str = ""
     #: How many entries of the audit trail are signed; empty before it was asked for.
     signed: str = ""
+    tenant: str = ""
     #: A provider whose word the tenant takes, somebody who signed in there, and who they are here.
     issuer: str = ""
     id_token: str = ""
@@ -203,8 +204,8 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "UserService/DeleteOidcIssuer": lambda world: {
         "oidc_issuer_id": world.client.users.add_issuer(world.issuer, world.fresh("client")).oidc_issuer_id
     },
-    "UserService/ExchangeOidcToken": lambda world: {"tenant": "walker", "id_token": world.id_token},
-    "UserService/GetLoginOptions": lambda _: {"tenant": "walker"},
+    "UserService/ExchangeOidcToken": lambda world: {"tenant": world.tenant, "id_token": world.id_token},
+    "UserService/GetLoginOptions": lambda world: {"tenant": world.tenant},
     "UserService/InviteUser": lambda world: {
         "email": f"{world.fresh('guest')}@example.com",
         "roles": ["ROLE_TENANT_USER"],
@@ -267,7 +268,8 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]
 @pytest.fixture(scope="module")
 def world(mesh: RunningMesh, provider: OidcProvider) -> Iterator[World]:
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        key = operator.identity.create_tenant(f"walker-{token_hex(4)}").admin_api_key
+        tenant = f"walker-{token_hex(4)}"
+        key = operator.identity.create_tenant(tenant).admin_api_key
         with Client(mesh.url, api_key=key) as client:
             world = World(client=client, operator=operator, api_key=key, token=client.identity.token())
             client.agents.create(world.agent)
@@ -278,7 +280,7 @@ def world(mesh: RunningMesh, provider: OidcProvider) -> Iterator[World]:
                 pass
             client.access.grant("user:ben", "viewer", "project:walk")
             world.memory = client.memories.remember("Rivers meet.").memory_id
-            world.issuer = provider.issuer
+            world.tenant, world.issuer = tenant, provider.issuer
             client.users.add_issuer(provider.issuer, CLIENT_ID)
             world.user = client.users.invite("ann@example.com").user_id
             world.id_token = provider.sign_in("ann@example.com").id_token

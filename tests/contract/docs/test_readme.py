@@ -50,7 +50,7 @@ def test_the_make_targets_and_commands_that_are_named_exist(text: str) -> None:
         name = target[0] or target[1]
         assert re.search(rf"^{name}:", rules, re.MULTILINE), f"make {name}"
     root = typer.main.get_command(app)
-    for words in re.findall(r"(?:^|[`|(]\s*)comitia ((?:[a-z]+ ?){1,2})", text, re.MULTILINE):
+    for words in re.findall(r"(?:^|[`|(]\s*)comitia ((?:[a-z][a-z-]* ?){1,2})", text, re.MULTILINE):
         first, *rest = words.split()
         command = root.commands.get(first)  # type: ignore[attr-defined]
         assert command is not None, f"comitia {words}"
