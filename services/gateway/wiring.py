@@ -34,10 +34,11 @@ from services.meshkit.core.ids import IdSource
 from services.meshkit.crypto.key_service import key_wrapper
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Registration, Server
-from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.grpc.workload_identity import workload_identity
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.request_ids import ForgetRequests
 
 
 @asynccontextmanager
@@ -56,7 +57,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 application_name="gateway-maintenance",
             )
         )
-        workload = WorkloadSigner("gateway", SigningKey.read(settings.workload_key_path), clock=clock)
+        workload = workload_identity(settings, "gateway", clock=clock)
         entries = await stack.enter_async_context(
             service_audit("gateway", SqlAuditStore(app=engine, maintenance=maintenance), clock=clock)
         )
@@ -101,7 +102,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             )
         )
         status = StatusServicer(
-            status=MeshStatus(await _probes(stack, settings)),
+            status=MeshStatus(await _probes(stack, settings, workload)),
             version=version("comitia"),
             openapi=settings.openapi_path.read_bytes(),
         )
@@ -119,9 +120,11 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 *guard.registrations,
             ),
             admission=guard.admission,
+            tls=workload.tls,
             refusals=entries.refusals,
             background=(
                 news,
+                ForgetRequests(maintenance, clock=clock),
                 *guard.background,
                 *identity.background,
                 *customers.background,
@@ -135,7 +138,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
         )
 
 
-async def _probes(stack: AsyncExitStack, settings: GatewaySettings) -> list[GrpcHealthProbe]:
+async def _probes(stack: AsyncExitStack, settings: GatewaySettings, workload: WorkloadSigner) -> list[GrpcHealthProbe]:
     targets = {
         "cost": settings.cost_target,
         "gateway": settings.gateway_target,
@@ -145,7 +148,10 @@ async def _probes(stack: AsyncExitStack, settings: GatewaySettings) -> list[Grpc
         "policy": settings.policy_target,
         "tools": settings.tools_target,
     }
-    return [await stack.enter_async_context(health_probe(name, target)) for name, target in targets.items()]
+    return [
+        await stack.enter_async_context(health_probe(name, target, tls=workload.tls))
+        for name, target in targets.items()
+    ]
 
 
 def _registrations(settings: GatewaySettings, status: StatusServicer) -> list[Registration]:

@@ -32,12 +32,12 @@ from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.channel import channel
-from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
-from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.grpc.workload_identity import workload_identity
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.sealing import sealing
 from services.meshkit.tenant_data.erase_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
@@ -61,7 +61,7 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
                 settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="memory-maintenance"
             )
         )
-        signer = WorkloadSigner("memory", SigningKey.read(settings.workload_key_path), clock=clock)
+        signer = workload_identity(settings, "memory", clock=clock)
         audit = await enter(service_audit("memory", SqlAuditStore(app=app, maintenance=maintenance), clock=clock))
         guard = await enter(mesh_guard(settings, GUARDS, service="memory", clock=clock, workload=signer, audit=audit))
         to_policy = await enter(channel(settings.policy_target, identity=signer))
@@ -142,8 +142,15 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
                 *guard.registrations,
             ),
             admission=guard.admission,
+            tls=signer.tls,
             refusals=audit.refusals,
-            background=(embed, place, *sealed.background, *guard.background),
+            background=(
+                embed,
+                place,
+                ForgetRequests(maintenance, clock=clock),
+                *sealed.background,
+                *guard.background,
+            ),
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,

@@ -2,9 +2,9 @@
 
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 #: An address as `host:port`; IPv6 hosts stand in brackets.
@@ -36,6 +36,16 @@ class ServiceSettings(BaseSettings):
     )
     workload_key_path: Path = Field(description="Private key with which this service signs its workload assertions.")
     workload_jwks_path: Path = Field(description="Key set that the assertions of the neighbours are verified with.")
+    tls_cert_path: Path | None = Field(
+        default=None,
+        description="Certificate (PEM) shown to the neighbours, with the DNS name `<service>.comitia`, followed by "
+        "those of authorities in between. All three `tls_…_path` or none; without them services speak plain text. The "
+        "files are re-read when they change.",
+    )
+    tls_key_path: Path | None = Field(default=None, description="Private key (PEM) of that certificate.")
+    tls_ca_path: Path | None = Field(
+        default=None, description="Authorities (PEM) that certificates of the neighbours and the edge are held against."
+    )
     kek_provider: str = Field(
         default="file",
         description="What wraps the tenants' data keys: `file`, `vault` (Vault or OpenBao), or an installed plug-in.",
@@ -94,3 +104,23 @@ class ServiceSettings(BaseSettings):
         default="",
         description="Failures to provoke, `name=kill,name=delay:50@3`. For crash tests; empty in production.",
     )
+
+    @model_validator(mode="after")
+    def _whole_certificate(self) -> Self:
+        given = [path is not None for path in (self.tls_cert_path, self.tls_key_path, self.tls_ca_path)]
+        if any(given) and not all(given):
+            raise ValueError("tls_cert_path, tls_key_path and tls_ca_path belong together; give all three or none")
+        return self
+
+    @property
+    def neighbours(self) -> dict[str, str]:
+        """Names of the services by the addresses at which they are called."""
+        return {
+            self.gateway_target: "gateway",
+            self.orchestrator_target: "orchestrator",
+            self.inference_target: "inference",
+            self.policy_target: "policy",
+            self.memory_target: "memory",
+            self.tools_target: "tools",
+            self.cost_target: "cost",
+        }

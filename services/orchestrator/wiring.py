@@ -13,13 +13,13 @@ from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.channel import channel
-from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server
-from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.grpc.workload_identity import workload_identity
 from services.meshkit.guard import access_gate
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.sealing import sealing
 from services.meshkit.tenant_data.erase_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
@@ -55,7 +55,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         app = await enter(sql_engine(settings.database_url.get_secret_value(), pool_size=size))
         maintenance = await enter(sql_engine(settings.maintenance_database_url.get_secret_value(), pool_size=size))
         nats = await enter(bus(settings.nats_url.get_secret_value()))
-        signer = WorkloadSigner("orchestrator", SigningKey.read(settings.workload_key_path), clock=clock)
+        signer = workload_identity(settings, "orchestrator", clock=clock)
         audit = await enter(service_audit("orchestrator", SqlAuditStore(app=app, maintenance=maintenance), clock=clock))
         guard = await enter(
             mesh_guard(settings, GUARDS, service="orchestrator", clock=clock, workload=signer, audit=audit)
@@ -118,8 +118,9 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 *guard.registrations,
             ],
             admission=guard.admission,
+            tls=signer.tls,
             refusals=audit.refusals,
-            background=(*sealed.background, *guard.background),
+            background=(ForgetRequests(maintenance, clock=clock), *sealed.background, *guard.background),
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,

@@ -4,11 +4,12 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.gateway.usecases.ports import Health
+from services.meshkit.grpc.channel import bare_channel
+from services.meshkit.grpc.tls import MeshTls
 
 _PROBE_SECONDS: Final = 2.0
 
@@ -37,12 +38,15 @@ class GrpcHealthProbe:
 
 
 @asynccontextmanager
-async def health_probe(name: str, target: str) -> AsyncGenerator[GrpcHealthProbe]:
+async def health_probe(name: str, target: str, *, tls: MeshTls | None) -> AsyncGenerator[GrpcHealthProbe]:
     """Opens a channel for probes only.
 
-    Not `meshkit.grpc.channel`: that one keeps calls away from a service that says NOT_SERVING, which is just what a
-    probe wants to hear. Looks again every second at a service that is away.
+    Not `meshkit.grpc.channel.channel`: that one keeps calls away from a service that says NOT_SERVING, which is just
+    what a probe wants to hear. Looks again every second at a service that is away.
+
+    Args:
+        tls: shown to the service, which has to show its own; None speaks plain text.
     """
     options = [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.use_local_subchannel_pool", 1)]
-    async with grpc.aio.insecure_channel(target, options=options) as opened:
+    async with bare_channel(target, tls=tls, options=options) as opened:
         yield GrpcHealthProbe(name, opened)

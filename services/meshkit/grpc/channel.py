@@ -16,6 +16,8 @@ from services.meshkit.core.identity import Principal
 from services.meshkit.grpc.call import seconds_left
 from services.meshkit.grpc.decoding import MAX_MESSAGE_BYTES
 from services.meshkit.grpc.identity import AUTHORIZATION, WORKLOAD, WorkloadSigner
+from services.meshkit.grpc.rotating_channel import Options, rotating_channel
+from services.meshkit.grpc.tls import MeshTls
 from services.meshkit.telemetry.scope import current_scope
 
 Metadata = tuple[tuple[str, str], ...]
@@ -36,26 +38,36 @@ async def channel(
     identity: WorkloadSigner,
     idempotent: Iterable[str] = (),
     timeout_seconds: float = 30.0,
-    credentials: grpc.ChannelCredentials | None = None,
 ) -> AsyncGenerator[grpc.aio.Channel]:
     """Opens a channel to the replicas of a neighbour and closes it after the block.
 
     Args:
         target: `host:port`; all addresses of the host get calls in turn.
-        identity: signs the assertion that every call carries.
+        identity: signs the assertion that every call carries. If it has a certificate too, both ends show theirs.
         idempotent: full names of unary RPCs (`/comitia.cost.v1.BudgetService/Reserve`) that may be sent again after
             UNAVAILABLE, within a budget.
         timeout_seconds: of a unary call that names none and is made in background work; a call made while answering an
             RPC never waits longer than its own caller does.
     """
     options = [*_OPTIONS, ("grpc.service_config", json.dumps(_service_config(idempotent)))]
-    address = f"dns:///{target}"
-    if credentials is None:
-        raw = grpc.aio.insecure_channel(address, options=options)
-    else:
-        raw = grpc.aio.secure_channel(address, credentials, options=options)
-    async with raw:
+    async with bare_channel(target, tls=identity.tls, options=options) as raw:
         yield _MeshChannel(raw, identity=identity, timeout_seconds=timeout_seconds)
+
+
+@asynccontextmanager
+async def bare_channel(target: str, *, tls: MeshTls | None, options: Options) -> AsyncGenerator[grpc.aio.Channel]:
+    """Opens a channel whose calls carry nothing of ours, for probes.
+
+    Args:
+        tls: shown to the neighbour, who has to show its own; None speaks plain text.
+    """
+    address = f"dns:///{target}"
+    if tls is not None:
+        async with rotating_channel(target, tls, address=address, options=options) as opened:
+            yield opened
+    else:
+        async with grpc.aio.insecure_channel(address, options=list(options)) as opened:
+            yield opened
 
 
 _OPTIONS: Final[list[tuple[str, Any]]] = [

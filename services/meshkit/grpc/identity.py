@@ -10,6 +10,7 @@ from services.meshkit.core.errors import Unauthenticated
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.secret import Secret
 from services.meshkit.grpc.signed_token import KeySetFile, SigningKey, verify
+from services.meshkit.grpc.tls import MeshTls
 
 ISSUER: Final = "comitia"
 AUDIENCE: Final = "comitia"
@@ -133,10 +134,15 @@ class TokenSigner:
 
 
 class WorkloadSigner:
-    """Signs the assertions by which this service proves its name to its neighbours."""
+    """Signs the assertions by which this service proves its name to its neighbours.
 
-    def __init__(self, service: str, key: SigningKey, *, clock: Clock) -> None:
+    Args:
+        tls: its certificate, which has to name the same service; None where services speak plain text.
+    """
+
+    def __init__(self, service: str, key: SigningKey, *, clock: Clock, tls: MeshTls | None = None) -> None:
         self.service = service
+        self.tls = tls
         self._key = key
         self._clock = clock
         self._assertion = ""

@@ -22,6 +22,7 @@ from services.meshkit.grpc.guard import EXEMPT_SERVICES, Admission, GuardMissing
 from services.meshkit.grpc.health import HealthServicer
 from services.meshkit.grpc.interceptors import MeshInterceptor
 from services.meshkit.grpc.reflection import add_reflection
+from services.meshkit.grpc.tls import MeshTls
 from services.meshkit.telemetry.logs import logger
 from services.meshkit.telemetry.metrics_page import metrics_page
 from services.meshkit.telemetry.scope import scoped
@@ -74,8 +75,8 @@ class Server:
     metrics_listen: str | None = None
     drain_seconds: float = 10.0
     max_concurrent_calls: int = 2000
-    #: None speaks plain text, for loopback and tests.
-    credentials: grpc.ServerCredentials | None = None
+    #: Certificate of the server, which then asks for its callers'; None speaks plain text, for the loopback.
+    tls: MeshTls | None = None
     clock: Clock = field(default_factory=SystemClock)
 
 
@@ -113,7 +114,11 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
     """
     drain = Drain()
     interceptor = MeshInterceptor(
-        service=server.name, admission=server.admission, drain=drain, refusals=server.refusals
+        service=server.name,
+        admission=server.admission,
+        drain=drain,
+        refusals=server.refusals,
+        certified=server.tls is not None,
     )
     grpc_server = grpc.aio.server(
         interceptors=(interceptor,), options=_options(), maximum_concurrent_rpcs=server.max_concurrent_calls
@@ -172,9 +177,9 @@ async def _follow_readiness(server: Server, health: HealthServicer) -> None:
 
 async def _bind(grpc_server: grpc.aio.Server, server: Server) -> int:
     try:
-        if server.credentials is None:
+        if server.tls is None:
             return grpc_server.add_insecure_port(server.listen)
-        return grpc_server.add_secure_port(server.listen, server.credentials)
+        return grpc_server.add_secure_port(server.listen, server.tls.server_credentials())
     except RuntimeError as error:
         await grpc_server.stop(None)
         raise AddressTaken(

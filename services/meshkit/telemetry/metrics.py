@@ -55,6 +55,9 @@ RATE_DECISIONS = Counter(names.RATE_DECISIONS_TOTAL, "Calls by what their rate l
 RATE_LEASES_AWAY = Gauge(names.RATE_LEASES_AWAY, "1 while limits are counted without the gateway.", ["service"])
 SEATS_TAKEN = Gauge(names.SEATS_TAKEN, "Calls in progress.", ["service", "kind"])
 SEATS_REFUSED = Counter(names.SEATS_REFUSED_TOTAL, "Calls beyond their tenant's share.", ["service", "kind"])
+TLS_CERTIFICATE_EXPIRES = Gauge(
+    names.TLS_CERTIFICATE_EXPIRES_SECONDS, "When the certificate shown to neighbours expires, Unix time.", ["service"]
+)
 BATCH_ITEMS = Histogram(names.BATCH_ITEMS, "Items that went together.", ["queue"], buckets=_BATCH_BUCKETS)
 
 

@@ -75,6 +75,8 @@ RATE_LEASES_AWAY: Final = "comitia_rate_leases_away"
 SEATS_TAKEN: Final = "comitia_seats_taken"
 #: Calls refused because their tenant had its share in progress. Labels: service, kind.
 SEATS_REFUSED_TOTAL: Final = "comitia_seats_refused_total"
+#: Unix time at which the certificate that a service shows its neighbours expires. Labels: service.
+TLS_CERTIFICATE_EXPIRES_SECONDS: Final = "comitia_tls_certificate_expires_seconds"
 
 # --- spans -----------------------------------------------------------------------------------------------------------
 
