@@ -17,7 +17,7 @@ from services.gateway.storage.identity_directory import SqlIdentityDirectory
 from services.gateway.storage.identity_work import SqlBeginIdentityWork
 from services.gateway.storage.key_uses import SqlKeyUses
 from services.gateway.storage.service_account_reader import SqlServiceAccountReader
-from services.gateway.storage.signing_key_store import SqlSigningKeyStore
+from services.gateway.storage.signing_key_store import SqlSigningKeyStore, SqlWrappedSigningKeys
 from services.gateway.storage.unit_of_work import SqlBeginWork
 from services.gateway.transport import edge_authorization
 from services.gateway.transport.edge_authorization import EdgeAuthorization
@@ -38,6 +38,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.crypto.ports import KeyWrapper
+from services.meshkit.crypto.rewrap import Rewrap
 from services.meshkit.grpc.identity import TokenSigner
 from services.meshkit.grpc.server import Background, Registration
 from services.meshkit.grpc.signed_token import SigningKey
@@ -49,6 +50,8 @@ class Signing:
 
     ring: SigningKeyRing
     box: KeyBox
+    #: Follows the key-encryption key.
+    rewrap: Rewrap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +81,8 @@ async def signing(
     )
     await ring.open()
     news.when_signing_keys_change(ring.changed)
-    return Signing(ring=ring, box=box)
+    rewrap = Rewrap(SqlWrappedSigningKeys(maintenance), wrapper, service="gateway", clock=clock)
+    return Signing(ring=ring, box=box, rewrap=rewrap)
 
 
 async def identities(
@@ -143,6 +147,6 @@ async def identities(
             partial(add_IdentityServiceServicer_to_server, servicer),
             partial(edge_authorization.add_to_server, EdgeAuthorization(exchange)),
         ),
-        background=(uses, signing.ring),
+        background=(uses, signing.ring, signing.rewrap),
         exchange=exchange,
     )

@@ -14,8 +14,8 @@ from services.launcher.errors import LauncherError
 from services.launcher.keys import read_secrets, role_passwords
 from services.launcher.layout import DataDir, find_data_dir, holder, read_state
 
-#: Services that seal payloads.
-SEALING: Final = ("orchestrator", "inference", "memory", "tools")
+#: Services that seal payloads, and the gateway, which wraps its signing keys likewise.
+SEALING: Final = ("orchestrator", "inference", "memory", "tools", "gateway")
 #: A data key wrapped by the key before may be on its way to the database for this long, and much less.
 _RETIRE_SECONDS: Final = 600.0
 _CONNECT_SECONDS: Final = 5.0
@@ -24,6 +24,10 @@ _COUNT: Final = """
     SELECT CASE get_byte(wrapped, 0) WHEN 1 THEN encode(substring(wrapped, 2, 8), 'hex') ELSE 'a key service' END,
            count(*)
       FROM data_key WHERE wrapped IS NOT NULL GROUP BY 1"""
+_COUNT_SIGNING_KEYS: Final = """
+    SELECT CASE get_byte(sealed, 0) WHEN 1 THEN encode(substring(sealed, 2, 8), 'hex') ELSE 'a key service' END,
+           count(*)
+      FROM signing_key GROUP BY 1"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +131,8 @@ async def _count_of(url: str, service: str) -> dict[str, int]:
         connection: asyncpg.Connection[Any] = await asyncpg.connect(url, timeout=_CONNECT_SECONDS)
     except (OSError, TimeoutError, asyncpg.PostgresError) as cause:
         raise LauncherError(f"the database of {service} does not answer ({type(cause).__name__})") from cause
+    counting = _COUNT_SIGNING_KEYS if service == "gateway" else _COUNT
     try:
-        return {row[0]: row[1] for row in await connection.fetch(_COUNT)}
+        return {row[0]: row[1] for row in await connection.fetch(counting)}
     finally:
         await connection.close()

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
+from services.gateway.domain.signing_key import INSTALLATION, signing_key_id
 from services.gateway.usecases.ports import TokenSigner
+from services.meshkit.crypto.keyring import data_key_context
 from services.meshkit.crypto.ports import KeyWrapper
 from services.meshkit.grpc.signed_token import SigningKey
 
@@ -42,4 +44,5 @@ class WrappedKeyBox:
 
 
 def _context(kid: str) -> bytes:
-    return b"signing key " + kid.encode()
+    """Names the one place in which a wrapped signing key opens; `Rewrap` wraps these as it does data keys."""
+    return data_key_context(INSTALLATION, signing_key_id(kid))

@@ -4,15 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID, uuid5
 
 from services.gateway.domain.identity_errors import RotationInProgress
+from services.meshkit.core.identity import TenantId
 
+#: Whose keys they are, where a tenant has to be named.
+INSTALLATION: Final = TenantId(UUID(int=0))
 #: No access token lives longer.
 LONGEST_TOKEN_LIFE: Final = timedelta(minutes=15)
 #: Clocks of two machines differ by less.
 _LEEWAY: Final = timedelta(minutes=1)
 #: A retired key is remembered for as long as its rotation may be repeated.
 _REMEMBER: Final = timedelta(hours=25)
+
+
+def signing_key_id(kid: str) -> UUID:
+    """Gives the number of a key where a text will not do."""
+    return uuid5(INSTALLATION, kid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,12 +17,17 @@ from comitia.gateway.v1 import identity_pb2
 from comitia.gateway.v1 import identity_service_pb2 as pb
 from comitia.gateway.v1.identity_service_pb2_grpc import IdentityServiceStub
 from comitia.orchestrator.v1 import session_service_pb2 as session_pb
+from services.gateway.clients.key_box import WrappedKeyBox
+from services.gateway.storage.signing_key_store import SqlSigningKeyStore, SqlWrappedSigningKeys
 from services.gateway.storage.tables import SIGNING_KEY
 from services.gateway.wiring import gateway
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.ids import SystemIds
+from services.meshkit.crypto.kek_file import KekFile, add_kek
+from services.meshkit.crypto.rewrap import Rewrap
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.errors import remote_error
+from services.meshkit.grpc.identity import TokenSigner
 from services.meshkit.grpc.server import serve
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.scope import maintenance_scope
@@ -135,6 +140,23 @@ async def test_private_keys_are_stored_wrapped_and_survive_a_restart(
                 pb.ExchangeApiKeyRequest(api_key=running.admin_key)
             )
             assert kid_of((("authorization", f"Bearer {answer.access_token}"),)) == rotated.key_id
+
+
+async def test_signing_keys_follow_the_key_that_wraps_them(make_database: MakeDatabase, tmp_path: Path) -> None:
+    async with running_gateway(make_database, tmp_path) as running, sql_engine(running.urls.maintenance) as engine:
+        store = SqlWrappedSigningKeys(engine)
+        add_kek(tmp_path / "kek")
+        wrapper = await KekFile.read(tmp_path / "kek")
+        assert await store.count_otherwise(await wrapper.mark()) == 1
+        assert await Rewrap(store, wrapper, service="gateway", clock=SystemClock()).sweep() == 1
+        assert await store.count_otherwise(await wrapper.mark()) == 0
+        box = WrappedKeyBox(
+            wrapper,
+            make_signer=lambda key: TokenSigner(key, clock=SystemClock()),
+            read_first=lambda: running.keys.access_key,
+        )
+        for key in await SqlSigningKeyStore(engine).all():
+            await box.signer(key.kid, key.sealed)
 
 
 async def test_a_machine_without_the_file_verifies_by_what_the_gateway_says(face: Face, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def upgrade(op: Operations) -> None:
         "signing_key",
         reason="keys of the installation, their private halves wrapped with the key-encryption key",
         app=("SELECT", "INSERT", "DELETE"),
-        maintenance=("SELECT", "INSERT"),
+        maintenance=("SELECT", "INSERT", "UPDATE"),
     )
     untenanted_table(op, "guard_version", reason="one number for the installation", maintenance=("SELECT",))
     untenanted_table(
