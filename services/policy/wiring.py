@@ -21,6 +21,7 @@ from services.meshkit.grpc.server import Server, all_ready
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
+from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.tenant_data.erase_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
@@ -127,7 +128,7 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
                 ),
                 admission=guard.admission,
                 refusals=audit.refusals,
-                background=(laws, news, *guard.background),
+                background=(laws, news, ForgetRequests(maintenance, clock=clock), *guard.background),
                 ready=all_ready(guard.ready, laws.ready),
                 metrics_listen=settings.metrics_listen,
                 drain_seconds=settings.drain_seconds,

@@ -48,7 +48,7 @@ class MemoryRunStore:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.runs: dict[str, StoredRun] = {}
-        self.requests: dict[StartKey, str] = {}
+        self.requests: dict[StartKey, session_pb2.Session] = {}
         #: Fail the next commits before anything is written, or after everything was.
         self.commit_faults = FaultQueue()
         self.lost_answers = FaultQueue()
@@ -64,11 +64,13 @@ class MemoryRunStore:
     async def check_quota(self, tenant: TenantId) -> None:
         """See `RunStore.check_quota`; there are no quotas here."""
 
-    async def started_before(self, key: StartKey) -> str | None:
+    async def started_before(self, key: StartKey) -> session_pb2.Session | None:
         """See `RunStore.started_before`."""
         return self.requests.get(key)
 
-    async def create(self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None) -> str | None:
+    async def create(
+        self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None
+    ) -> session_pb2.Session | None:
         """See `RunStore.create`."""
         await asyncio.sleep(0)
         if key is not None and key in self.requests:
@@ -77,7 +79,7 @@ class MemoryRunStore:
         self._write(stored, first)
         self.runs[run.run_id] = stored
         if key is not None:
-            self.requests[key] = run.run_id
+            self.requests[key] = session_pb2.Session.FromString(first.view.SerializeToString())
         self.create_faults.hit()
         return None
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.outbox import outbox_table
+from services.meshkit.sql.request_ids import request_id_table
 from services.meshkit.sql.rls import UNTENANTED
 
 METADATA: Final = MetaData()
@@ -160,3 +161,5 @@ TENANT_QUOTA: Final = Table(
 
 OUTBOX: Final = outbox_table(METADATA)
 audit_entry_tables(METADATA)
+
+REQUEST_ID: Final = request_id_table(METADATA)

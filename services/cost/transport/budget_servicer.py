@@ -7,7 +7,7 @@ from grpc.aio import ServicerContext
 
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceServicer
-from services.cost.domain.budget import checked_limit
+from services.cost.domain.budget import Budget, checked_limit
 from services.cost.transport import convert, fields
 from services.cost.usecases.create_budget import CreateBudget
 from services.cost.usecases.get_budget import GetBudget
@@ -20,6 +20,7 @@ from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
 
 Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
 
@@ -67,8 +68,13 @@ class BudgetServicer(BudgetServiceServicer):
     async def SetBudgetLimit(self, request: pb.SetBudgetLimitRequest, context: Context) -> pb.SetBudgetLimitResponse:
         tenant = caller_of(context).principal.tenant
         limit = checked_limit(request.limit_nano_usd, least=0)
-        budget = await self._set_budget_limit(tenant, convert.to_budget_id(request.budget_id, tenant), limit)
-        return pb.SetBudgetLimitResponse(budget=convert.budget_to_proto(budget))
+        budget_id = convert.to_budget_id(request.budget_id, tenant)
+        return await once(
+            request,
+            lambda: self._set_budget_limit(tenant, budget_id, limit),
+            _limited,
+            answers=pb.SetBudgetLimitResponse,
+        )
 
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveResponse:
         hold = await self._spend.one(convert.to_reserve(request, caller_of(context).principal))
@@ -98,6 +104,10 @@ class BudgetServicer(BudgetServiceServicer):
         read = [_operation(item) for item in items]
         outcomes = iter(await self._spend.many([wanted for wanted in read if not isinstance(wanted, MeshError)]))
         return [_answer(wanted if isinstance(wanted, MeshError) else next(outcomes)) for wanted in read]
+
+
+def _limited(budget: Budget) -> pb.SetBudgetLimitResponse:
+    return pb.SetBudgetLimitResponse(budget=convert.budget_to_proto(budget))
 
 
 def _operation(item: BatchItem[pb.BatchSpendRequest.Item]) -> Operation | MeshError:

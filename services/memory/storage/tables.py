@@ -21,6 +21,7 @@ from sqlalchemy import (
 
 from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.data_keys import data_key_table
+from services.meshkit.sql.request_ids import request_id_table
 
 METADATA: Final = MetaData()
 
@@ -77,3 +78,5 @@ STORAGE_USED: Final = Table(
 
 DATA_KEY: Final = data_key_table(METADATA)
 audit_entry_tables(METADATA)
+
+REQUEST_ID: Final = request_id_table(METADATA)

@@ -42,7 +42,7 @@ def to_remembrance(request: pb.RememberRequest, caller: Caller, ids: IdSource) -
     return Remembrance(
         tenant=caller.principal.tenant,
         from_mesh=caller.peer is not None,
-        context=received_context(request.context, caller, ids)[0],
+        context=received_context(request.context, caller, ids, request_id=request.request_id, method="Remember")[0],
         session=session_of(request.session_id),
         agent=checked_agent(request.agent_name),
         parts=checked_parts(parts if caller.peer is not None else tuple(_raised(part) for part in parts)),
@@ -105,6 +105,7 @@ def _digest(request: pb.RememberRequest) -> bytes:
     intent = pb.RememberRequest()
     intent.CopyFrom(request)
     intent.ClearField("context")
+    intent.ClearField("request_id")
     return sha256(intent.SerializeToString(deterministic=True)).digest()
 
 

@@ -6,12 +6,14 @@ from grpc.aio import ServicerContext
 
 from comitia.memory.v1 import memory_service_pb2 as pb
 from comitia.memory.v1.memory_service_pb2_grpc import MemoryServiceServicer
+from services.memory.domain.errors import CallArgumentsDiffer
 from services.memory.domain.memory import checked_agent
 from services.memory.transport import convert
 from services.memory.usecases.forget_memory import ForgetMemory
 from services.memory.usecases.ports import MemoryReader
 from services.memory.usecases.recall import Recall
 from services.memory.usecases.remember import Remember
+from services.meshkit.content.received_context import as_reused
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.paging import clamp_page_size
 from services.meshkit.grpc.call import caller_of
@@ -41,7 +43,8 @@ class MemoryServicer(MemoryServiceServicer):
     async def Remember(self, request: pb.RememberRequest, context: Context) -> pb.RememberResponse:
         """See the contract."""
         caller = caller_of(context)
-        memory = await self._remember(caller.principal, convert.to_remembrance(request, caller, self._ids))
+        with as_reused(request.request_id, CallArgumentsDiffer):
+            memory = await self._remember(caller.principal, convert.to_remembrance(request, caller, self._ids))
         return pb.RememberResponse(memory=convert.memory_to_proto(memory), verdict_id=memory.verdict_id)
 
     async def Recall(self, request: pb.RecallRequest, context: Context) -> pb.RecallResponse:

@@ -1,27 +1,42 @@
 """Whose call it is, read from a request and checked by the service that is asked to let bytes out."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
 from comitia.common.v1 import content_pb2
 from services.meshkit.content.call import CallContext
 from services.meshkit.content.proto import context_from_proto
-from services.meshkit.core.errors import Invalid
+from services.meshkit.core.errors import Invalid, MeshError, RequestIdReused
 from services.meshkit.core.identity import Caller
-from services.meshkit.core.ids import IdSource, to_uuid
+from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
+from services.meshkit.core.once import request_uuid
 
+#: Prefix of the run ids of calls that no run makes.
+DIRECT: Final = "direct"
 _MOST_NAME: Final = 128
 _MOST_PATH: Final = 512
 _MOST_BUDGETS: Final = 16
 
 
-def received_context(message: content_pb2.CallContext, caller: Caller, ids: IdSource) -> tuple[CallContext, bool]:
+def received_context(
+    message: content_pb2.CallContext, caller: Caller, ids: IdSource, *, request_id: str = "", method: str = ""
+) -> tuple[CallContext, bool]:
     """Reads whose call it is, and whether it can be repeated by its id; a direct caller without an id gets one.
 
     A token that is bound to a project counts for that project, whatever the request says.
 
+    Args:
+        request_id: of a direct caller; it becomes the call's id. Empty without one.
+        method: name of the RPC, such as `Generate`: the same id means another call there.
     Raises: Invalid, naming the field.
     """
+    asked = request_uuid(request_id)
+    if asked is not None and message.ByteSize():
+        raise Invalid(
+            "request_id", "is for calls without `context`; there `context.call_id` makes a repeat harmless"
+        )
     context = context_from_proto(message)
     call = context.call_id
     for field, value, most in (
@@ -46,6 +61,27 @@ def received_context(message: content_pb2.CallContext, caller: Caller, ids: IdSo
         context = replace(context, project=caller.principal.project)
     if call.run_id:
         return context, True
+    if asked is not None:
+        run = caller.principal.run_id
+        # A token that acts for a run calls in the run's name only, and its calls have ids of the run's.
+        if run is not None:
+            raise Invalid("request_id", "is for direct callers; send `context.call_id` with the token of a run")
+        return replace(context, call_id=replace(call, run_id=from_uuid(DIRECT, asked), path=method)), True
     if caller.peer is not None:
         raise Invalid("context.call_id.run_id", "is required of a service of the mesh")
-    return replace(context, call_id=replace(call, run_id=ids.new("direct"))), False
+    return replace(context, call_id=replace(call, run_id=ids.new(DIRECT))), False
+
+
+@contextmanager
+def as_reused(request_id: str, differs: type[MeshError]) -> Generator[None]:
+    """Tells a direct caller in its own words that its request id came with another request before.
+
+    Args:
+        differs: what the service raises when a call id comes with other arguments.
+    """
+    try:
+        yield
+    except differs as cause:
+        if request_id:
+            raise RequestIdReused(request_id) from cause
+        raise

@@ -72,6 +72,13 @@ def entered(once: Once) -> Generator[None]:
         _once.reset(token)
 
 
+def nothing_to_repeat() -> None:
+    """Says that the running request changes nothing, so that its repeat does no harm and no answer is kept."""
+    once = _once.get()
+    if once is not None:
+        once.claimed = True
+
+
 def request_uuid(text: str) -> UUID | None:
     """Reads a `request_id`, None when it is left out.
 

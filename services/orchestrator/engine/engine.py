@@ -10,9 +10,10 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import MeshError, RequestIdReused
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.once import RequestInProgress
 from services.meshkit.core.tenant import QuotaExceeded
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import LeaseLost, RunsAtLimit
@@ -74,7 +75,7 @@ class Engine:
         """Number of runs that this replica drives, with those that are being started; stranded ones take no place."""
         return self._places + sum(not driver.stranded for driver in self._drivers.values())
 
-    async def started_before(self, key: StartKey) -> str | None:
+    async def started_before(self, key: StartKey) -> session_pb2.Session | None:
         """See `Runs.started_before`."""
         return await self._parts.store.started_before(key)
 
@@ -101,7 +102,7 @@ class Engine:
         finally:
             self._places -= 1
 
-    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> str:
+    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> session_pb2.Session:
         """See `Runs.start`."""
         at = Timestamp()
         at.FromDatetime(self._parts.clock.now())
@@ -112,7 +113,7 @@ class Engine:
         first = Commit(first_sequence=1, entries=tuple(entries), view=view)
         try:
             earlier = await self._parts.store.create(run, self._owner, first, key)
-        except QuotaExceeded:
+        except (QuotaExceeded, RequestInProgress, RequestIdReused):
             raise
         except BaseException:
             # The caller went away, or the answer was lost: the run may have been recorded, and then has to be driven.
@@ -122,8 +123,10 @@ class Engine:
             return earlier
         driver = RunDriver(run, self._parts)
         driver.adopt(state, first)
+        answer = session_pb2.Session()
+        answer.CopyFrom(first.view)
         self._begin(driver, recover=False)
-        return run.run_id
+        return answer
 
     async def command(self, principal: Principal, run_id: str, kind: str) -> None:
         """See `Runs.command`."""

@@ -49,6 +49,14 @@ class JournalCodec:
         """Opens what callers see of a run."""
         return session_pb2.Session.FromString(await self._keys.open(tenant, sealed, aad=_aad(run_id, 0)))
 
+    async def seal_answer(self, tenant: TenantId, answer: bytes, *, place: bytes) -> bytes:
+        """Seals the kept answer to a request."""
+        return await self._keys.seal(tenant, answer, aad=place)
+
+    async def open_answer(self, tenant: TenantId, sealed: bytes, *, place: bytes) -> bytes:
+        """Opens the kept answer to a request."""
+        return await self._keys.open(tenant, sealed, aad=place)
+
 
 def _aad(run_id: str, first_sequence: int) -> bytes:
     return f"{run_id}/{first_sequence}".encode()

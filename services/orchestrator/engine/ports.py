@@ -6,7 +6,7 @@ from typing import Protocol
 
 from google.protobuf.message import Message
 
-from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
+from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
 from services.meshkit.core.identity import TenantId
 from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
 
@@ -14,19 +14,24 @@ from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, Start
 class RunStore(Protocol):
     """Keeps runs, their journals and their leases."""
 
-    async def started_before(self, key: StartKey) -> str | None:
-        """Gives the run that this request started, None if none. Raises: RequestIdReused."""
+    async def started_before(self, key: StartKey) -> session_pb2.Session | None:
+        """Gives what this request was answered when it started a run, None if it did not.
+
+        Raises: RequestIdReused; RequestInProgress: it is about to.
+        """
         ...
 
     async def check_quota(self, tenant: TenantId) -> None:
         """Refuses when the tenant has as many runs in progress as it may. Raises: QuotaExceeded."""
         ...
 
-    async def create(self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None) -> str | None:
+    async def create(
+        self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None
+    ) -> session_pb2.Session | None:
         """Records a new run with its first facts, leased to `owner`.
 
-        Returns: None, or the id of the run that a concurrent repeat of the request started (then nothing is written).
-        Raises: RequestIdReused; QuotaExceeded: exactly, whoever else starts runs of the tenant meanwhile.
+        Returns: None, or the answer to a concurrent repeat of the request (then nothing is written).
+        Raises: RequestIdReused; RequestInProgress; QuotaExceeded: whoever else starts runs meanwhile.
         """
         ...
 

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
+from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, tenant_scope
 from services.orchestrator.domain.agent import Agent, MemoryPolicy, parse_version
 from services.orchestrator.domain.errors import AgentNotFound, AgentVersionExists
@@ -53,12 +54,14 @@ class AgentRepository:
             .on_conflict_do_nothing()
         )
         async with tenant_scope(self._engine, tenant) as scope:
+            await claim_once(scope)
             added = (await scope.execute(statement)).rowcount
             stored = await self._one(scope, tenant, agent.name, agent.version)
             if stored["digest"] != digest:
                 raise AgentVersionExists(agent.name, agent.version)
             if added:
                 await self._check_quota(scope, tenant)
+                await keep_once(scope, _agent_of(stored))
                 await scope.commit()
         return _agent_of(stored)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from typing import Final
+from uuid import UUID
 
 from asyncpg import Record
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,10 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.core.once import AnsweredBefore, Once, RequestInProgress, current_once
 from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
+from services.meshkit.sql.once import key_of, place_of
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
-from services.meshkit.sql.scope import Scope, driver_scope, tenant_scope
+from services.meshkit.sql.scope import DriverScope, Scope, driver_scope, tenant_scope
 from services.orchestrator.domain.errors import LeaseLost, SessionNotFound
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
@@ -28,6 +31,11 @@ SHARDS: Final = 64
 #: Journal rows read at once in recovery and by watchers.
 _ROWS_AT_ONCE: Final = 64
 _COMMANDS_AT_ONCE: Final = 1_000
+#: What a kept answer of a steering request begins with while its command waits; an envelope begins with 1.
+_COMMAND: Final = b"\x00"
+#: Kept by older releases: the id of the run, as text.
+_OLD_ANSWER: Final = b"run_"
+_ID_BYTES: Final = 16
 _START_METHOD: Final = "comitia.orchestrator.v1.SessionService/StartSession"
 
 _INSERT_RUN: Final = """
@@ -83,14 +91,22 @@ class SqlRunStore:
         self._codec = codec
         self._tenants = tenants
 
-    async def started_before(self, key: StartKey) -> str | None:
+    async def started_before(self, key: StartKey) -> session_pb2.Session | None:
         """See `RunStore.started_before`."""
         async with tenant_scope(self._app, key.tenant) as scope:
             # Claimed to compare the body, and rolled back: the claim that counts stands in `create`.
             answer = await claim(scope, _request_key(key), key.body)
-        return None if answer is None else answer.decode()
+        return None if answer is None else await self._first_view(key.tenant, answer)
 
-    async def create(self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None) -> str | None:
+    async def _first_view(self, tenant: TenantId, answer: bytes) -> session_pb2.Session:
+        if answer.startswith(_OLD_ANSWER):
+            return await self.view(tenant, answer.decode())
+        run_id = from_uuid("run", UUID(bytes=answer[:_ID_BYTES]))
+        return await self._codec.open_view(tenant, run_id, answer[_ID_BYTES:])
+
+    async def create(
+        self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None
+    ) -> session_pb2.Session | None:
         """See `RunStore.create`."""
         run_uuid = to_uuid(run.run_id, "run")
         view = await self._codec.seal_view(run.tenant, first.view)
@@ -99,8 +115,8 @@ class SqlRunStore:
             if key is not None:
                 earlier = await claim(scope, _request_key(key), key.body)
                 if earlier is not None:
-                    return earlier.decode()
-                await keep(scope, _request_key(key), run.run_id.encode())
+                    return await self._first_view(run.tenant, earlier)
+                await keep(scope, _request_key(key), run_uuid.bytes + view)
             await self._check_quota(scope, run.tenant)
             shard = int.from_bytes(sha256(run_uuid.bytes).digest()[:2], "big") % SHARDS
             sequence = first.first_sequence + len(first.entries) - 1
@@ -206,12 +222,59 @@ class SqlRunStore:
 
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
         """See `RunStore.add_command`."""
+        once = current_once()
         async with driver_scope(self._app, tenant) as scope:
+            if once is not None and await self._claim(scope, once):
+                raise RequestInProgress(once.request_id)
             row = await scope.driver.fetchrow(
                 _ADD_COMMAND, tenant, to_uuid(run_id, "run"), command.command_id, command.kind, command.by
             )
+            waiting = command if row is None else replace(command, command_id=row["command_id"], by=row["subject"])
+            if once is not None:
+                await keep(scope, key_of(once), _COMMAND + waiting.command_id.bytes)
             await scope.commit()
-        return command if row is None else replace(command, command_id=row["command_id"], by=row["subject"])
+        return waiting
+
+    async def answered_before(self, tenant: TenantId, run_id: str) -> None:
+        """See `SessionViews.answered_before`."""
+        once = current_once()
+        if once is None:
+            return
+        async with driver_scope(self._app, tenant) as scope:
+            # Rolled back: the claim that counts stands in `add_command`.
+            taken = await self._claim(scope, once)
+        if not taken:
+            return
+        # The first caller went away between its command and its answer.
+        session = await self.view(tenant, run_id)
+        await self.keep_answer(tenant, session)
+        raise AnsweredBefore(once.answer(session))
+
+    async def _claim(self, scope: DriverScope, once: Once) -> bool:
+        """Claims a request that gives a command; True when its command was taken and its answer was not kept.
+
+        Raises: AnsweredBefore; RequestIdReused; RequestInProgress.
+        """
+        once.claimed = True
+        answer = await claim(scope, key_of(once), once.body)
+        if answer is None:
+            return False
+        if not answer.startswith(_COMMAND):
+            raise AnsweredBefore(await self._codec.open_answer(once.tenant, answer, place=place_of(once)))
+        command_id = UUID(bytes=answer[len(_COMMAND) :])
+        if await scope.driver.fetchval("SELECT true FROM run_command WHERE command_id = $1", command_id):
+            raise RequestInProgress(once.request_id)
+        return True
+
+    async def keep_answer(self, tenant: TenantId, session: session_pb2.Session) -> None:
+        """See `SessionViews.keep_answer`."""
+        once = current_once()
+        if once is None:
+            return
+        sealed = await self._codec.seal_answer(tenant, once.answer(session), place=place_of(once))
+        async with tenant_scope(self._app, tenant, audited=False) as scope:
+            await keep(scope, key_of(once), sealed)
+            await scope.commit()
 
     async def commands(self, run_ids: Collection[str]) -> Mapping[str, Sequence[RunCommand]]:
         """See `RunStore.commands`."""

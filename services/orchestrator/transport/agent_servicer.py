@@ -11,6 +11,7 @@ from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
 from services.orchestrator.domain.agent import Agent, split_reference
 from services.orchestrator.transport import convert
 from services.orchestrator.usecases.create_agent import CreateAgent
@@ -28,6 +29,10 @@ class AgentReader(Protocol):
         ...
 
 
+def _created(agent: Agent) -> pb.CreateAgentResponse:
+    return pb.CreateAgentResponse(agent=convert.agent_to_proto(agent))
+
+
 class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     """Converts, calls one use case or the repository, converts back."""
 
@@ -39,8 +44,12 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self, request: pb.CreateAgentRequest, context: ServicerContext[pb.CreateAgentRequest, pb.CreateAgentResponse]
     ) -> pb.CreateAgentResponse:
         """See the contract."""
-        stored = await self._create_agent(caller_of(context), convert.agent_from_proto(request.agent))
-        return pb.CreateAgentResponse(agent=convert.agent_to_proto(stored))
+        caller = caller_of(context)
+
+        async def create() -> Agent:
+            return await self._create_agent(caller, convert.agent_from_proto(request.agent))
+
+        return await once(request, create, _created, answers=pb.CreateAgentResponse)
 
     async def GetAgent(
         self, request: pb.GetAgentRequest, context: ServicerContext[pb.GetAgentRequest, pb.GetAgentResponse]

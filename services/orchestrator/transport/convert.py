@@ -1,11 +1,11 @@
 """Proto to domain and back; pure."""
 
-from uuid import UUID
-
 from comitia.orchestrator.v1 import agent_pb2, session_service_pb2
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.once import request_uuid
+from services.meshkit.grpc.once import body_of
 from services.orchestrator.domain.agent import Agent, MemoryPolicy
 from services.orchestrator.domain.session import Convergence, SessionSpec
 from services.orchestrator.engine.run import StartKey
@@ -91,15 +91,7 @@ def to_start_command(request: session_service_pb2.StartSessionRequest, *, caller
 
 
 def _key_of(request: session_service_pb2.StartSessionRequest, caller: Caller) -> StartKey | None:
-    if not request.request_id:
+    request_id = request_uuid(request.request_id)
+    if request_id is None:
         return None
-    try:
-        request_id = UUID(request.request_id)
-    except ValueError as cause:
-        raise Invalid("request_id", "must be a UUID, such as 3f6b2c1e-8f5a-4f0e-9a51-0d2f6c1b7e42") from cause
-    body = session_service_pb2.StartSessionRequest()
-    body.CopyFrom(request)
-    body.ClearField("request_id")
-    return StartKey(
-        tenant=caller.principal.tenant, request_id=request_id, body=body.SerializeToString(deterministic=True)
-    )
+    return StartKey(tenant=caller.principal.tenant, request_id=request_id, body=body_of(request))

@@ -13,6 +13,7 @@ from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of, current_call
+from services.meshkit.grpc.once import once
 from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.transport import convert
 from services.orchestrator.usecases.session_access import SessionAccess
@@ -65,8 +66,9 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     ) -> pb.StartSessionResponse:
         """See the contract."""
         caller = caller_of(context)
-        session_id = await self._start_session(convert.to_start_command(request, caller=caller))
-        return pb.StartSessionResponse(session=await self._sessions.view(caller.principal.tenant, session_id))
+        return pb.StartSessionResponse(
+            session=await self._start_session(convert.to_start_command(request, caller=caller))
+        )
 
     async def GetSession(
         self, request: pb.GetSessionRequest, context: ServicerContext[pb.GetSessionRequest, pb.GetSessionResponse]
@@ -132,8 +134,13 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         context: ServicerContext[pb.AdvanceSessionRequest, pb.AdvanceSessionResponse],
     ) -> pb.AdvanceSessionResponse:
         """See the contract."""
-        session = await self._advance_session(caller_of(context), _session_id(request.session_id))
-        return pb.AdvanceSessionResponse(session=session)
+        caller, session_id = caller_of(context), _session_id(request.session_id)
+        return await once(
+            request,
+            lambda: self._advance_session(caller, session_id),
+            lambda session: pb.AdvanceSessionResponse(session=session),
+            answers=pb.AdvanceSessionResponse,
+        )
 
     async def CancelSession(
         self,
@@ -141,8 +148,13 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         context: ServicerContext[pb.CancelSessionRequest, pb.CancelSessionResponse],
     ) -> pb.CancelSessionResponse:
         """See the contract."""
-        session = await self._cancel_session(caller_of(context), _session_id(request.session_id))
-        return pb.CancelSessionResponse(session=session)
+        caller, session_id = caller_of(context), _session_id(request.session_id)
+        return await once(
+            request,
+            lambda: self._cancel_session(caller, session_id),
+            lambda session: pb.CancelSessionResponse(session=session),
+            answers=pb.CancelSessionResponse,
+        )
 
     async def _readable(self, caller: Caller, session_id: str) -> session_pb2.Session:
         session = await self._sessions.view(caller.principal.tenant, _session_id(session_id))

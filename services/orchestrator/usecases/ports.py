@@ -56,8 +56,11 @@ class AgentFacts(Protocol):
 class Runs(Protocol):
     """The engine, as use cases see it."""
 
-    async def started_before(self, key: StartKey) -> str | None:
-        """Gives the id of the run that this request started earlier, None if it did not. Raises: RequestIdReused."""
+    async def started_before(self, key: StartKey) -> session_pb2.Session | None:
+        """Gives what this request was answered when it started a run, None if it did not.
+
+        Raises: RequestIdReused, RequestInProgress.
+        """
         ...
 
     async def check_quota(self, tenant: TenantId) -> None:
@@ -71,15 +74,18 @@ class Runs(Protocol):
         """
         ...
 
-    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> str:
-        """Records a run and begins to drive it; gives its id, or that of the run a concurrent repeat started.
+    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> session_pb2.Session:
+        """Records a run and begins to drive it; gives it as it began, or the answer to a concurrent repeat.
 
-        Called within `place`. Raises: RequestIdReused, QuotaExceeded.
+        Called within `place`. Raises: RequestIdReused, RequestInProgress, QuotaExceeded.
         """
         ...
 
     async def command(self, principal: Principal, run_id: str, kind: str) -> None:
-        """Stores a command (`advance`, `cancel`) for the run's owner and waits until it was taken, at most 2 s."""
+        """Stores a command (`advance`, `cancel`) for the run's owner and waits until it was taken, at most 2 s.
+
+        Raises: AnsweredBefore, RequestIdReused, RequestInProgress: for a request with an id, which it claims.
+        """
         ...
 
 
@@ -88,4 +94,15 @@ class SessionViews(Protocol):
 
     async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
         """Gives a session as it stands. Raises: SessionNotFound."""
+        ...
+
+    async def answered_before(self, tenant: TenantId, run_id: str) -> None:
+        """Looks whether the running request gave its command before; without an id it did not.
+
+        Raises: AnsweredBefore; RequestIdReused; RequestInProgress: its command waits for the run's owner.
+        """
+        ...
+
+    async def keep_answer(self, tenant: TenantId, session: session_pb2.Session) -> None:
+        """Keeps the answer to the running request, once its command was taken."""
         ...

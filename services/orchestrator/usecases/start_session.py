@@ -48,11 +48,11 @@ class StartSession:
         self._prompts = prompts
         self._agent_facts = agent_facts
 
-    async def __call__(self, command: StartSessionCommand) -> str:
-        """Gives the id of the session, or of the one that an earlier request with this key started.
+    async def __call__(self, command: StartSessionCommand) -> session_pb2.Session:
+        """Gives the session as it began, or what an earlier request with this key was answered.
 
-        Raises: Invalid, RelationMissing, AgentNotFound, RunsAtLimit, QuotaExceeded, RequestIdReused, and what cost or
-            the gateway refuse.
+        Raises: Invalid, RelationMissing, AgentNotFound, RunsAtLimit, QuotaExceeded, RequestIdReused, RequestInProgress,
+            and what cost or the gateway refuse.
         """
         spec = await self._access.to_start(command.caller, command.spec.checked())
         if command.key is not None:
@@ -64,7 +64,7 @@ class StartSession:
         with self._runs.place():
             return await self._begin(command, spec)
 
-    async def _begin(self, command: StartSessionCommand, spec: SessionSpec) -> str:
+    async def _begin(self, command: StartSessionCommand, spec: SessionSpec) -> session_pb2.Session:
         tenant = command.caller.principal.tenant
         references = [
             split_reference(reference, field=f"agents[{index}]") for index, reference in enumerate(spec.agents)

@@ -21,14 +21,18 @@ class AdvanceSession:
         self._views = views
 
     async def __call__(self, caller: Caller, session_id: str) -> session_pb2.Session:
-        """Raises: SessionNotFound, RelationMissing, SessionNotWaiting."""
+        """Raises: SessionNotFound, RelationMissing, SessionNotWaiting; AnsweredBefore and its kin for a repeat."""
         tenant = caller.principal.tenant
         session = await self._views.view(tenant, session_id)
         await self._access.to_control(caller, session)
+        # Asked before the state is judged: the command of the first request may have changed it.
+        await self._views.answered_before(tenant, session_id)
         if session.state != session_pb2.SESSION_STATE_WAITING:
             raise SessionNotWaiting(session_id, _name_of(session.state))
         await self._runs.command(caller.principal, session_id, "advance")
-        return await self._views.view(tenant, session_id)
+        answer = await self._views.view(tenant, session_id)
+        await self._views.keep_answer(tenant, answer)
+        return answer
 
 
 class CancelSession:
@@ -40,11 +44,15 @@ class CancelSession:
         self._views = views
 
     async def __call__(self, caller: Caller, session_id: str) -> session_pb2.Session:
-        """Raises: SessionNotFound, RelationMissing, SessionAlreadyTerminal."""
+        """Raises: SessionNotFound, RelationMissing, SessionAlreadyTerminal; AnsweredBefore and its kin for a repeat."""
         tenant = caller.principal.tenant
         session = await self._views.view(tenant, session_id)
         await self._access.to_control(caller, session)
+        # Asked before the state is judged: the command of the first request may have changed it.
+        await self._views.answered_before(tenant, session_id)
         if session.state in TERMINAL_STATES:
             raise SessionAlreadyTerminal(session_id, _name_of(session.state))
         await self._runs.command(caller.principal, session_id, "cancel")
-        return await self._views.view(tenant, session_id)
+        answer = await self._views.view(tenant, session_id)
+        await self._views.keep_answer(tenant, answer)
+        return answer

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
 from services.policy.domain.bundle import Bundle, BundleId, parse_version
 from services.policy.domain.errors import BundleNotFound, BundleVersionExists, TooManyBundles
@@ -33,6 +34,7 @@ class BundleRepository:
         """See `BundleStore.add`."""
         bundle = new.bundle
         async with tenant_scope(self._app, tenant) as scope:
+            await claim_once(scope)
             inserted = (await scope.execute(_insertion(tenant, new))).rowcount
             if inserted:
                 stored = (
@@ -46,13 +48,16 @@ class BundleRepository:
             if row["digest"] != bundle.digest:
                 raise BundleVersionExists(bundle.reference)
             if inserted or activate:
+                await keep_once(scope, _bundle_of(row))
                 await scope.commit()
         return _bundle_of(row)
 
-    async def activate(self, tenant: TenantId, law: ActiveLaw, *, by: str) -> None:
+    async def activate(self, tenant: TenantId, law: ActiveLaw, *, by: str, bundle: Bundle) -> None:
         """See `BundleStore.activate`."""
         async with tenant_scope(self._app, tenant) as scope:
+            await claim_once(scope)
             await self._activate(scope, tenant, law, by)
+            await keep_once(scope, bundle)
             await scope.commit()
 
     async def find(self, tenant: TenantId, name: str, version: str) -> Bundle:

@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 
 from services.meshkit.sql.audit import audit_entry_tables
+from services.meshkit.sql.request_ids import request_id_table
 from services.meshkit.sql.rls import UNTENANTED
 
 METADATA: Final = MetaData()
@@ -101,3 +102,5 @@ VIOLATION_HEAD: Final = Table(
     Column("sequence", BigInteger, nullable=False),
 )
 audit_entry_tables(METADATA)
+
+REQUEST_ID: Final = request_id_table(METADATA)

@@ -2,6 +2,13 @@
 
 from typing import Final
 
-from services.meshkit.sql.tenant_data import AUDIT_ENTRY, deleted
+from services.meshkit.sql.tenant_data import AUDIT_ENTRY, REQUEST_ID, deleted
 
-TENANT_DATA: Final = (deleted("law"), deleted("bundle"), deleted("violation"), deleted("violation_head"), AUDIT_ENTRY)
+TENANT_DATA: Final = (
+    deleted("law"),
+    deleted("bundle"),
+    deleted("violation"),
+    deleted("violation_head"),
+    REQUEST_ID,
+    AUDIT_ENTRY,
+)

@@ -8,12 +8,22 @@ from comitia.policy.v1 import policy_service_pb2 as pb
 from comitia.policy.v1.policy_service_pb2_grpc import BundleServiceServicer
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
+from services.policy.domain.bundle import Bundle
 from services.policy.transport import convert
 from services.policy.usecases.activate_bundle import ActivateBundle
 from services.policy.usecases.create_bundle import CreateBundle
 from services.policy.usecases.read_bundles import ReadBundles
 
 Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
+
+
+def _created(bundle: Bundle) -> pb.CreateBundleResponse:
+    return pb.CreateBundleResponse(bundle=convert.bundle_to_proto(bundle))
+
+
+def _activated(bundle: Bundle) -> pb.ActivateBundleResponse:
+    return pb.ActivateBundleResponse(bundle=convert.bundle_to_proto(bundle))
 
 
 class BundleServicer(BundleServiceServicer):
@@ -25,8 +35,8 @@ class BundleServicer(BundleServiceServicer):
         self._read = read
 
     async def CreateBundle(self, request: pb.CreateBundleRequest, context: Context) -> pb.CreateBundleResponse:
-        bundle = await self._create(convert.to_create_command(request, caller_of(context).principal))
-        return pb.CreateBundleResponse(bundle=convert.bundle_to_proto(bundle))
+        command = convert.to_create_command(request, caller_of(context).principal)
+        return await once(request, lambda: self._create(command), _created, answers=pb.CreateBundleResponse)
 
     async def GetBundle(self, request: pb.GetBundleRequest, context: Context) -> pb.GetBundleResponse:
         name, version = convert.to_reference(request.bundle)
@@ -46,5 +56,10 @@ class BundleServicer(BundleServiceServicer):
 
     async def ActivateBundle(self, request: pb.ActivateBundleRequest, context: Context) -> pb.ActivateBundleResponse:
         name, version = convert.to_reference(request.bundle, versioned=True)
-        bundle = await self._activate(caller_of(context).principal, name, version)
-        return pb.ActivateBundleResponse(bundle=convert.bundle_to_proto(bundle))
+        principal = caller_of(context).principal
+        return await once(
+            request,
+            lambda: self._activate(principal, name, version),
+            _activated,
+            answers=pb.ActivateBundleResponse,
+        )

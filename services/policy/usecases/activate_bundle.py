@@ -27,9 +27,10 @@ class ActivateBundle:
             bundle = shipped.bundle
         else:
             bundle = await self._store.find(principal.tenant, name, version)
-        await self._store.activate(principal.tenant, ActiveLaw(name, version), by=principal.subject)
+        active = replace(bundle, active=True)
+        await self._store.activate(principal.tenant, ActiveLaw(name, version), by=principal.subject, bundle=active)
         await self.tell(principal.tenant)
-        return replace(bundle, active=True)
+        return active
 
     async def tell(self, tenant: TenantId) -> None:
         """Tells this replica and the others that the tenant has another law. Call it after the commit."""

@@ -8,6 +8,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.once import nothing_to_repeat
 from services.policy.domain.bundle import Bundle, BundleId, check_bundle_name, parse_version
 from services.policy.domain.errors import BundleVersionExists
 from services.policy.rules.parse import ParsedBundle, parse_bundle
@@ -89,6 +90,7 @@ class CreateBundle:
         if shipped.bundle.digest != digest:
             raise BundleVersionExists(shipped.bundle.reference)
         if command.keep_inactive:
+            nothing_to_repeat()
             return shipped.bundle
         await self._activate(command.principal, SHIPPED_NAME, version)
         return replace(shipped.bundle, active=True)

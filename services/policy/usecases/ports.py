@@ -38,8 +38,8 @@ class BundleStore(Protocol):
         """
         ...
 
-    async def activate(self, tenant: TenantId, law: ActiveLaw, *, by: str) -> None:
-        """Makes a bundle law. The caller knows that it exists."""
+    async def activate(self, tenant: TenantId, law: ActiveLaw, *, by: str, bundle: Bundle) -> None:
+        """Makes a bundle law. The caller knows that it exists, and answers with `bundle`."""
         ...
 
     async def find(self, tenant: TenantId, name: str, version: str) -> Bundle:

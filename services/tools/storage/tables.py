@@ -20,6 +20,7 @@ from sqlalchemy import (
 
 from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.data_keys import data_key_table
+from services.meshkit.sql.request_ids import request_id_table
 
 metadata: Final = MetaData()
 
@@ -73,3 +74,5 @@ INVOCATION: Final = Table(
 
 data_key: Final = data_key_table(metadata)
 audit_entry_tables(metadata)
+
+request_id: Final = request_id_table(metadata)

@@ -2,6 +2,6 @@
 
 from typing import Final
 
-from services.meshkit.sql.tenant_data import AUDIT_ENTRY, DATA_KEY, deleted
+from services.meshkit.sql.tenant_data import AUDIT_ENTRY, DATA_KEY, REQUEST_ID, deleted
 
-TENANT_DATA: Final = (DATA_KEY, deleted("invocation"), deleted("tool"), AUDIT_ENTRY)
+TENANT_DATA: Final = (DATA_KEY, deleted("invocation"), deleted("tool"), REQUEST_ID, AUDIT_ENTRY)

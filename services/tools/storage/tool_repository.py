@@ -11,6 +11,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource, from_uuid
+from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, tenant_scope
 from services.tools.domain.errors import ToolVersionExists, TooManyTools
 from services.tools.domain.reference import Reference, parse_version
@@ -49,6 +50,7 @@ class ToolRepository:
             .on_conflict_do_nothing(constraint=PK_TOOL)
         )
         async with tenant_scope(self._engine, tenant) as scope:
+            await claim_once(scope)
             added = (await scope.execute(statement)).rowcount
             stored = await self._version(scope, tenant, tool)
             if stored.digest != tool.digest:
@@ -56,6 +58,7 @@ class ToolRepository:
             if await self._count(scope, tenant) > MAX_VERSIONS:
                 raise TooManyTools(MAX_VERSIONS)
             if added:
+                await keep_once(scope, _tool_of(stored))
                 await scope.commit()
         return _tool_of(stored)
 

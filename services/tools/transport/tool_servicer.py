@@ -6,12 +6,15 @@ from typing import Final
 
 from comitia.tools.v1 import tool_service_pb2 as pb
 from comitia.tools.v1.tool_service_pb2_grpc import ToolServiceServicer
-from services.meshkit.content.received_context import received_context
+from services.meshkit.content.received_context import as_reused, received_context
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of, seconds_left
+from services.meshkit.grpc.once import once
+from services.tools.domain.errors import CallArgumentsDiffer
 from services.tools.domain.reference import parse_reference
+from services.tools.domain.tool import Tool
 from services.tools.transport import convert
 from services.tools.usecases.asked import Asked
 from services.tools.usecases.catalogue import Catalogue
@@ -22,6 +25,10 @@ from services.tools.usecases.stream_invoke_tool import StreamInvokeTool
 
 #: Time kept back from the caller's deadline, so that the failure of a slow tool still gets through, seconds.
 _MARGIN_SECONDS: Final = 0.25
+
+
+def _registered(tool: Tool) -> pb.RegisterToolResponse:
+    return pb.RegisterToolResponse(tool=convert.tool_to_proto(tool))
 
 
 class ToolServicer(ToolServiceServicer):
@@ -48,8 +55,11 @@ class ToolServicer(ToolServiceServicer):
 
     async def RegisterTool(self, request: pb.RegisterToolRequest, context: object) -> pb.RegisterToolResponse:
         tenant = caller_of(context).principal.tenant
-        stored = await self._register_tool(tenant, convert.tool_from_proto(request.tool))
-        return pb.RegisterToolResponse(tool=convert.tool_to_proto(stored))
+
+        async def register() -> Tool:
+            return await self._register_tool(tenant, convert.tool_from_proto(request.tool))
+
+        return await once(request, register, _registered, answers=pb.RegisterToolResponse)
 
     async def GetTool(self, request: pb.GetToolRequest, context: object) -> pb.GetToolResponse:
         reference = parse_reference(request.name, field="name")
@@ -75,21 +85,26 @@ class ToolServicer(ToolServiceServicer):
         return convert.found_to_proto(found)
 
     async def InvokeTool(self, request: pb.InvokeToolRequest, context: object) -> pb.InvokeToolResponse:
-        invocation = await self._invoke_tool(self._asked(request, context))
+        with as_reused(request.request_id, CallArgumentsDiffer):
+            invocation = await self._invoke_tool(self._asked(request, context, "InvokeTool"))
         return pb.InvokeToolResponse(invocation=convert.invocation_to_proto(invocation))
 
     async def StreamInvokeTool(
         self, request: pb.StreamInvokeToolRequest, context: object
     ) -> AsyncGenerator[pb.StreamInvokeToolResponse]:
         sequence = 0
-        async with aclosing(self._stream_invoke_tool(self._asked(request, context))) as events:
-            async for event in events:
-                sequence += 1
-                yield convert.event_to_proto(event, sequence)
+        events = self._stream_invoke_tool(self._asked(request, context, "StreamInvokeTool"))
+        with as_reused(request.request_id, CallArgumentsDiffer):
+            async with aclosing(events):
+                async for event in events:
+                    sequence += 1
+                    yield convert.event_to_proto(event, sequence)
 
-    def _asked(self, request: convert.InvokeLike, context: object) -> Asked:
+    def _asked(self, request: convert.InvokeLike, context: object, method: str) -> Asked:
         caller = caller_of(context)
-        whose, repeatable = received_context(request.context, caller, self._ids)
+        whose, repeatable = received_context(
+            request.context, caller, self._ids, request_id=request.request_id, method=method
+        )
         left = seconds_left()
         return Asked(
             principal=caller.principal,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from comitia.orchestrator.v1 import session_pb2
 from services.meshkit.core.errors import MeshError, Unavailable
 from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.ids import SystemIds
@@ -86,7 +87,7 @@ class Desk:
             agent_facts=agent_to_proto,
         )
 
-    async def start(self, **fields: object) -> str:
+    async def start(self, **fields: object) -> session_pb2.Session:
         """Starts a session."""
         spec = SessionSpec(**{"topic": "Rivers", "mode": Mode.DEBATE, "strategy": 0, "agents": ("Ada",), **fields})  # type: ignore[arg-type]
         return await self._start(StartSessionCommand(caller=ADA, spec=spec))
@@ -124,5 +125,5 @@ async def test_rounds_left_out_are_three() -> None:
     desk = Desk()
     async with desk.engine.running_block():
         left_out, one = await desk.start(), await desk.start(max_rounds=1)
-    assert desk.store.runs[left_out].view.max_rounds == DEFAULT_ROUNDS == 3
-    assert desk.store.runs[one].view.max_rounds == 1
+    assert desk.store.runs[left_out.session_id].view.max_rounds == DEFAULT_ROUNDS == 3
+    assert desk.store.runs[one.session_id].view.max_rounds == 1
