@@ -16,13 +16,12 @@ from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import IdSource
-from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Server, all_ready
-from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.grpc.workload_identity import workload_identity
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
-from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.tenant_data.erase_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 from services.policy.clients.wakes import NatsWakes
@@ -48,7 +47,7 @@ from services.policy.usecases.watch_violations import WatchViolations
 @asynccontextmanager
 async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
     """Opens what policy needs and gives its server; leaving the block records what waits and closes everything."""
-    identity = WorkloadSigner("policy", SigningKey.read(settings.workload_key_path), clock=clock)
+    identity = workload_identity(settings, "policy", clock=clock)
     async with (
         sql_engine(
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="policy"
@@ -127,6 +126,7 @@ async def policy(settings: PolicySettings, *, clock: Clock, ids: IdSource) -> As
                     *guard.registrations,
                 ),
                 admission=guard.admission,
+                tls=identity.tls,
                 refusals=audit.refusals,
                 background=(laws, news, ForgetRequests(maintenance, clock=clock), *guard.background),
                 ready=all_ready(guard.ready, laws.ready),
