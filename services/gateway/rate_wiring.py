@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from services.gateway.storage.rate_buckets import SqlRateBuckets
 from services.gateway.usecases.lease_rate import ForgetFullBuckets, LeaseRate
+from services.gateway.usecases.rate_ports import RateBuckets
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.rate import LeaseSlices
 from services.meshkit.grpc.server import Background
@@ -20,15 +18,6 @@ class RateLeasing:
     background: Sequence[Background]
 
 
-def rate_leasing(*, maintenance: AsyncEngine, clock: Clock) -> RateLeasing:
-    """Gives what leases rates.
-
-    Args:
-        maintenance: engine of the role `maintenance`.
-    """
-    buckets = SqlRateBuckets(maintenance)
-    lease = LeaseRate(buckets=buckets)
-    return RateLeasing(
-        lease=lease,
-        background=(ForgetFullBuckets(buckets=buckets, clock=clock),),
-    )
+def rate_leasing(buckets: RateBuckets, *, clock: Clock) -> RateLeasing:
+    """Gives what leases rates from these buckets."""
+    return RateLeasing(lease=LeaseRate(buckets=buckets), background=(ForgetFullBuckets(buckets=buckets, clock=clock),))

@@ -19,6 +19,7 @@ from services.gateway.rate_wiring import rate_leasing
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.audit_reader import SqlAuditReader
 from services.gateway.storage.guard_reader import SqlGuardReader
+from services.gateway.storage.rate_buckets import SqlRateBuckets
 from services.gateway.storage.unit_of_work import SqlBeginWork
 from services.gateway.tenant_wiring import tenants
 from services.gateway.transport import access_servicer, edge_authorization, edge_reflection
@@ -61,7 +62,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
         entries = await stack.enter_async_context(
             service_audit("gateway", SqlAuditStore(app=engine, maintenance=maintenance), clock=clock)
         )
-        rates = rate_leasing(maintenance=maintenance, clock=clock)
+        rates = rate_leasing(SqlRateBuckets(maintenance), clock=clock)
         news = GuardNews(SqlGuardReader(maintenance), clock=clock)
         guard_feed = GuardFeedServicer(news, lease=rates.lease)
         wrapper = await stack.enter_async_context(key_wrapper(settings, clock=clock))
