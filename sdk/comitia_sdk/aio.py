@@ -18,6 +18,7 @@ from comitia_sdk.nouns.memories import AsyncMemories
 from comitia_sdk.nouns.models import AsyncModels
 from comitia_sdk.nouns.policies import AsyncPolicies
 from comitia_sdk.nouns.sessions import AsyncSessions
+from comitia_sdk.nouns.tenants import AsyncTenants
 from comitia_sdk.nouns.tools import AsyncTools
 from comitia_sdk.nouns.users import AsyncUsers
 
@@ -32,6 +33,7 @@ __all__ = [
     "AsyncModels",
     "AsyncPolicies",
     "AsyncSessions",
+    "AsyncTenants",
     "AsyncTools",
     "AsyncUsers",
 ]
@@ -70,6 +72,7 @@ class AsyncClient:
         self.identity = AsyncIdentity(self._connection)
         self.access = AsyncAccess(self._connection)
         self.users = AsyncUsers(self._connection)
+        self.tenants = AsyncTenants(self._connection)
         self.audit = AsyncAudit(self._connection)
 
     async def status(self) -> status_service_pb2.GetMeshStatusResponse:

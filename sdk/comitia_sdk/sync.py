@@ -229,6 +229,23 @@ class Audit(_Blocking[aio.AsyncAudit]):
     prove_consistency = _blocking(aio.AsyncAudit.prove_consistency)
 
 
+class Tenants(_Blocking[aio.AsyncTenants]):
+    """Tenants of the installation, and what a tenant may know and change of itself."""
+
+    create = _blocking(aio.AsyncTenants.create)
+    list = _iterating(aio.AsyncTenants.list)
+    get = _blocking(aio.AsyncTenants.get)
+    own = _blocking(aio.AsyncTenants.own)
+    set_quotas = _blocking(aio.AsyncTenants.set_quotas)
+    set_region = _blocking(aio.AsyncTenants.set_region)
+    set_security_policy = _blocking(aio.AsyncTenants.set_security_policy)
+    suspend = _blocking(aio.AsyncTenants.suspend)
+    resume = _blocking(aio.AsyncTenants.resume)
+    plan_deletion = _blocking(aio.AsyncTenants.plan_deletion)
+    delete = _blocking(aio.AsyncTenants.delete)
+    erasure = _blocking(aio.AsyncTenants.erasure)
+
+
 class Users(_Blocking[aio.AsyncUsers]):
     """Users of your tenant, and the OpenID Connect issuers that vouch for them."""
 
@@ -282,6 +299,7 @@ class Client:
         self.identity = Identity(self._loop, self._client.identity)
         self.access = Access(self._loop, self._client.access)
         self.users = Users(self._loop, self._client.users)
+        self.tenants = Tenants(self._loop, self._client.tenants)
         self.audit = Audit(self._loop, self._client.audit)
 
     def status(self) -> status_service_pb2.GetMeshStatusResponse:

@@ -25,6 +25,7 @@ from comitia_sdk.cli import (
     money,
     people,
     sessions,
+    tenants,
     tools,
 )
 from comitia_sdk.cli.failure import report_failure
@@ -72,7 +73,7 @@ app.add_typer(keys.service_accounts, name="service-account", rich_help_panel=WOR
 app.add_typer(access.app, name="access", rich_help_panel=WORK)
 app.add_typer(people.users, name="user", rich_help_panel=WORK)
 app.add_typer(people.issuers, name="issuer", rich_help_panel=WORK)
-app.add_typer(identity.tenants, name="tenant", rich_help_panel=WORK)
+app.add_typer(tenants.app, name="tenant", rich_help_panel=WORK)
 
 
 class _Debug:
