@@ -7,9 +7,11 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import SplitResult, urlsplit
+from uuid import uuid4
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from comitia.gateway.v1 import (
     identity_service_pb2,
@@ -24,6 +26,8 @@ from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, Ra
 DEFAULT_TIMEOUT: Final = 30.0
 #: A rate limit is waited out when it lets a call through within this time, seconds.
 _SHORT_WAIT: Final = 1.5
+#: Pauses before repeats of a call that may have been done or not, seconds.
+_PAUSES: Final = (0.1, 0.4, 1.0)
 _MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 
 Request = TypeVar("Request", contravariant=True)
@@ -73,6 +77,7 @@ class Page(Protocol):
         ...
 
 
+Asked = TypeVar("Asked")
 OnePage = TypeVar("OnePage", bound=Page)
 PageRequest = TypeVar("PageRequest", bound=PagedRequest)
 
@@ -124,16 +129,21 @@ class Connection:
         """Makes a unary call. Raises: ComitiaError.
 
         What was refused at the door has not begun, so it is made once more: with a new token, or after the short wait
-        that a rate limit names.
+        that a rate limit names. Whatever changes something carries an id, so that it is also repeated when nobody knows
+        whether it was done: the mesh does it once, and gives a repeat the first answer.
         """
-        for last in (False, True):
+        request, repeatable = _named(request)
+        pauses = list(_PAUSES) if repeatable else []
+        at_the_door = True
+        while True:
             token = await self.access_token()
             try:
                 return await rpc(request, timeout=timeout, metadata=_bearer(token))
             except grpc.aio.AioRpcError as error:
-                if last or not (self._renewable(error, token) or await _waited(error, timeout)):
+                if at_the_door and (self._renewable(error, token) or await _waited(error, timeout)):
+                    at_the_door = False
+                elif not (pauses and await _paused(error, pauses.pop(0))):
                     raise self._explained(error) from error
-        raise AssertionError("the last attempt returns or raises")
 
     async def call_open(
         self, rpc: Unary[Request, Response], request: Request, *, timeout: float = DEFAULT_TIMEOUT
@@ -213,6 +223,35 @@ class _Doors:
         request = user_service_pb2.ExchangeOidcTokenRequest(tenant=tenant, id_token=id_token)
         answer = await self._connection.call_open(self._users.ExchangeOidcToken, request)
         return Token(answer.access_token, answer.expire_time.seconds)
+
+
+def _named(request: Asked) -> tuple[Asked, bool]:
+    """Gives a request with an id, where it takes one and has none, and whether a repeat of it is harmless.
+
+    A call that says by `context` which call it is has its name there.
+    """
+    if not isinstance(request, Message) or "request_id" not in request.DESCRIPTOR.fields_by_name:
+        return request, False
+    if "context" in request.DESCRIPTOR.fields_by_name and request.HasField("context"):
+        return request, False
+    # The caller may send its own message again, and then mean another call.
+    named: Any = type(request)()
+    named.CopyFrom(request)
+    named.request_id = named.request_id or str(uuid4())
+    return named, True
+
+
+async def _paused(error: grpc.aio.AioRpcError, seconds: float) -> bool:
+    """Waits before a repeat, where it is not known whether the call was done, or it is still at work."""
+    if error.code() is grpc.StatusCode.ABORTED:
+        found = from_rpc_error(error)
+        if found.reason != "REQUEST_IN_PROGRESS":
+            return False
+        seconds = max(seconds, found.retry_after.total_seconds() if found.retry_after else 0.0)
+    elif error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return False
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
+    return True
 
 
 async def _waited(error: grpc.aio.AioRpcError, timeout: float | None) -> bool:

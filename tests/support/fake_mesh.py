@@ -82,6 +82,8 @@ class FakeMesh:
     #: Finished and started calls by name.
     calls: Counter[str] = field(default_factory=Counter[str])
     faults: defaultdict[str, deque[Refused | Broken]] = field(default_factory=lambda: defaultdict(deque))
+    #: `request_id` of each call that had one, by the name of the RPC.
+    request_ids: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     #: Metadata of the last call.
     last_metadata: dict[str, str] = field(default_factory=dict[str, str])
     agents: Agents = field(default_factory=Agents)
@@ -164,6 +166,8 @@ class _Door(grpc.GenericRpcHandler):
     def _unary(self, rpc: str, answer: Callable[[Any, Any], Any]) -> Any:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             with _refusing(context):
+                if named := getattr(request, "request_id", ""):
+                    self._mesh.request_ids[rpc].append(named)
                 self._mesh.admit(rpc, context)
                 return answer(request, context)
 

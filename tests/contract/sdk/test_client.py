@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import grpc
 import pytest
@@ -245,6 +245,37 @@ async def test_a_repeated_start_with_one_request_id_starts_one_session(client: A
     request_id = str(uuid4())
 
     assert await a_session(client, request_id=request_id) == await a_session(client, request_id=request_id)
+
+
+async def test_a_mutation_carries_an_id_of_its_own_and_is_repeated_under_it(
+    mesh: FakeMesh, client: AsyncClient
+) -> None:
+    mesh.fail_next("CreateAgent", Broken())
+    mesh.fail_next("CreateAgent", Refused(ErrorKind.CONFLICT, "REQUEST_IN_PROGRESS", "still at work"))
+    await client.agents.create("Ada")
+    await client.agents.create("Ben")
+    first, again, at_last, other = mesh.request_ids["CreateAgent"]
+    assert first == again == at_last != other
+    assert [str(UUID(one)) for one in (first, other)] == [first, other]
+
+
+async def test_a_repeat_is_given_up_and_a_conflict_is_none(mesh: FakeMesh, client: AsyncClient) -> None:
+    for _ in range(4):
+        mesh.fail_next("CreateAgent", Broken())
+    with pytest.raises(errors.MeshUnavailable):
+        await client.agents.create("Ada")
+    assert mesh.calls["CreateAgent"] == 4
+    mesh.fail_next("CreateAgent", Refused(ErrorKind.CONFLICT, "REQUEST_ID_REUSED", "another body"))
+    with pytest.raises(errors.ComitiaError):
+        await client.agents.create("Ada")
+    assert mesh.calls["CreateAgent"] == 5
+
+
+async def test_what_changes_nothing_is_not_repeated(mesh: FakeMesh, client: AsyncClient) -> None:
+    mesh.fail_next("ListAgents", Broken())
+    with pytest.raises(errors.MeshUnavailable):
+        [agent async for agent in client.agents.list()]
+    assert mesh.calls["ListAgents"] == 1
 
 
 async def test_an_unknown_mode_never_leaves_the_client(mesh: FakeMesh, client: AsyncClient) -> None:
