@@ -6,9 +6,6 @@ from datetime import timedelta
 from functools import partial
 from secrets import token_bytes
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from comitia.gateway.v1.identity_service_pb2_grpc import add_IdentityServiceServicer_to_server
 from services.gateway.clients.key_box import WrappedKeyBox
 from services.gateway.clients.key_set_file import KeySetFileWriter
 from services.gateway.settings import GatewaySettings
@@ -19,7 +16,7 @@ from services.gateway.storage.key_uses import SqlKeyUses
 from services.gateway.storage.service_account_reader import SqlServiceAccountReader
 from services.gateway.storage.signing_key_store import SqlSigningKeyStore, SqlWrappedSigningKeys
 from services.gateway.storage.unit_of_work import SqlBeginWork
-from services.gateway.transport import edge_authorization
+from services.gateway.transport import edge_authorization, identity_servicer
 from services.gateway.transport.edge_authorization import EdgeAuthorization
 from services.gateway.transport.identity_servicer import IdentityServicer
 from services.gateway.usecases.create_api_key import CreateApiKey, KeyMaker
@@ -42,6 +39,7 @@ from services.meshkit.crypto.rewrap import Rewrap
 from services.meshkit.grpc.identity import TokenSigner
 from services.meshkit.grpc.server import Background, Registration
 from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.sql.engine import AsyncEngine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +142,7 @@ async def identities(
     )
     return Identities(
         registrations=(
-            partial(add_IdentityServiceServicer_to_server, servicer),
+            identity_servicer.registration(servicer),
             partial(edge_authorization.add_to_server, EdgeAuthorization(exchange)),
         ),
         background=(uses, signing.ring, signing.rewrap),

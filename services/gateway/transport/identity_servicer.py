@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from comitia.gateway.v1 import identity_service_pb2 as pb
-from comitia.gateway.v1.identity_service_pb2_grpc import IdentityServiceServicer
+from comitia.gateway.v1.identity_service_pb2_grpc import (
+    IdentityServiceServicer,
+    add_IdentityServiceServicer_to_server,
+)
 from services.gateway.domain.grant import GRANT_PREFIX, RUN_PREFIX
 from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX
 from services.gateway.domain.tenant import TENANT_PREFIX
@@ -25,6 +29,7 @@ from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.server import Registration
 
 _SERVICE: Final = "comitia.gateway.v1.IdentityService"
 
@@ -153,3 +158,8 @@ class IdentityServicer(IdentityServiceServicer):
             run=to_uuid(request.run_id, RUN_PREFIX, field="run_id"),
         )
         return pb.ExchangeGrantResponse(access_token=token.token, expire_time=convert.timestamp(token.expire_time))
+
+
+def registration(servicer: IdentityServicer) -> Registration:
+    """Adds the servicer to a server."""
+    return partial(add_IdentityServiceServicer_to_server, servicer)

@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 import grpc
 import grpc.aio
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from comitia.gateway.v1 import identity_pb2
 from comitia.gateway.v1 import identity_service_pb2 as pb
 from comitia.gateway.v1 import tenant_service_pb2 as tenant_pb
-from services.gateway.storage.tables import API_KEY, AUDIT
+from services.gateway.storage.tables import API_KEY
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.grpc.errors import remote_error
 from services.meshkit.sql.engine import sql_engine
@@ -49,9 +49,9 @@ async def test_every_wrong_key_gets_the_same_answer(face: Face) -> None:
     right = face.gateway.admin_key
     wrong = ["", "ck_", "x" * 5000, "ck_' OR 1=1--_x", right[:-1] + ("0" if right[-1] != "0" else "1"), right.upper()]
     answers: set[tuple[object, ...]] = set()
-    for text in (*wrong, new_key_text(), expired.secret, revoked.secret):
+    for tried in (*wrong, new_key_text(), expired.secret, revoked.secret):
         with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await face.identity.ExchangeApiKey(pb.ExchangeApiKeyRequest(api_key=text))
+            await face.identity.ExchangeApiKey(pb.ExchangeApiKeyRequest(api_key=tried))
         answers.add((*reason_of(raised.value), raised.value.details()))
     assert {answer[:2] for answer in answers} == {(grpc.StatusCode.UNAUTHENTICATED, "API_KEY_INVALID")}
     assert len(answers) == 1
@@ -187,14 +187,27 @@ async def test_each_change_leaves_one_audit_row(face: Face) -> None:
     await a_key(face, admin, request_id=request_id)
     key_id = made.api_key.api_key_id
     await face.identity.RevokeApiKey(pb.RevokeApiKeyRequest(api_key_id=key_id), metadata=admin)
-    async with sql_engine(face.gateway.urls.maintenance) as engine, maintenance_scope(engine) as scope:
-        rows = (await scope.execute(select(AUDIT).order_by(AUDIT.c.id))).all()
+    wrong = SystemIds().new("key")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await face.identity.RevokeApiKey(pb.RevokeApiKeyRequest(api_key_id=wrong), metadata=admin)
+    account = await face.identity.CreateServiceAccount(
+        pb.CreateServiceAccountRequest(display_name="nightly", roles=[USER]), metadata=admin
+    )
+    svc_id = account.service_account.service_account_id
+    await face.identity.DisableServiceAccount(
+        pb.DisableServiceAccountRequest(service_account_id=svc_id), metadata=admin
+    )
     subject = f"key_{face.gateway.admin_key.split('_')[1]}"
-    assert [(row.action, row.subject, row.actor) for row in rows] == [
-        ("api_key.created", subject, "system:gateway"),
-        ("api_key.created", key_id, subject),
-        ("api_key.revoked", key_id, subject),
+    entries = text("SELECT action, target, actor, reason FROM audit_entry WHERE actor = :actor ORDER BY position")
+    expected = [
+        ("api_keys.write", key_id, subject, ""),
+        ("api_keys.write", key_id, subject, ""),
+        ("service_accounts.write", svc_id, subject, ""),
+        ("service_accounts.write", svc_id, subject, ""),
     ]
+    async with sql_engine(face.gateway.urls.maintenance) as engine, maintenance_scope(engine) as scope:
+        rows = (await scope.execute(entries, {"actor": subject})).all()
+    assert [tuple(row) for row in rows if not row.reason] == expected
 
 
 async def test_a_grant_becomes_a_token_of_its_run_until_its_key_is_revoked(face: Face) -> None:
