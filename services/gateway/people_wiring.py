@@ -2,18 +2,14 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
-from comitia.gateway.v1 import user_service_pb2_grpc
 from services.gateway.clients.id_tokens import IdTokenVerifier
 from services.gateway.clients.issuer_keys import IssuerKeys
 from services.gateway.clients.outward_json import outward_json
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.people_reader import SqlLoginDirectory, SqlPeopleReader
 from services.gateway.storage.people_work import SqlBeginPeopleWork
-from services.gateway.transport.user_servicer import UserServicer
+from services.gateway.transport.user_servicer import UserServicer, registration
 from services.gateway.usecases.change_user import RemoveUser, SetUserRoles
 from services.gateway.usecases.invite_user import InviteUser
 from services.gateway.usecases.ports import TokenSigner
@@ -22,6 +18,7 @@ from services.gateway.usecases.trust_issuer import DistrustIssuer, TrustIssuer
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.server import Registration
+from services.meshkit.sql.engine import AsyncEngine
 from services.meshkit.telemetry.metrics import show_size
 
 
@@ -62,4 +59,4 @@ async def people(
             distrust_issuer=DistrustIssuer(begin=begin),
             people=SqlPeopleReader(engine),
         )
-        yield partial(user_service_pb2_grpc.add_UserServiceServicer_to_server, servicer)
+        yield registration(servicer)

@@ -78,7 +78,8 @@ class RunningMesh:
     @property
     def environment(self) -> dict[str, str]:
         """Environment of commands that use this mesh."""
-        return {**os.environ, "COMITIA_DATA_DIR": str(self.data_dir), "NO_COLOR": "1", "COLUMNS": "160"}
+        settings = {"COMITIA_DATA_DIR": str(self.data_dir), "COMITIA_CONFIG_DIR": str(self.data_dir / "settings")}
+        return {**os.environ, **settings, "NO_COLOR": "1", "COLUMNS": "160"}
 
     async def start_again(self) -> None:
         """Starts it once more on the same data and the same ports, after its launcher has ended."""

@@ -1,12 +1,13 @@
 """gRPC face of people and of the issuers that vouch for them."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from comitia.gateway.v1 import identity_pb2
 from comitia.gateway.v1 import user_service_pb2 as pb
-from comitia.gateway.v1.user_service_pb2_grpc import UserServiceServicer
+from comitia.gateway.v1.user_service_pb2_grpc import UserServiceServicer, add_UserServiceServicer_to_server
 from services.gateway.domain.oidc_issuer import ISSUER_PREFIX, IssuerWish, OidcIssuer
 from services.gateway.domain.user import USER_PREFIX, User
 from services.gateway.transport import convert
@@ -18,6 +19,7 @@ from services.gateway.usecases.trust_issuer import DistrustIssuer, TrustIssuer
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.server import Registration
 
 _SERVICE: Final = "comitia.gateway.v1.UserService"
 
@@ -110,6 +112,11 @@ class UserServicer(UserServiceServicer):
         issuer_id = to_uuid(request.oidc_issuer_id, ISSUER_PREFIX, field="oidc_issuer_id")
         await self._distrust_issuer(caller_of(context), issuer_id, repeatable)
         return pb.DeleteOidcIssuerResponse()
+
+
+def registration(servicer: UserServicer) -> Registration:
+    """Gives what adds the service to a server."""
+    return partial(add_UserServiceServicer_to_server, servicer)
 
 
 def _place(page_token: str, prefix: str) -> UUID | None:
