@@ -70,6 +70,20 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeshTlsFiles:
+    """What the edge shows to the services and holds them against."""
+
+    #: Directory of what `render_mesh_secrets` gives. It and those of the certificates are watched for files that are
+    #: moved in.
+    secrets: Path
+    #: PEM, with the DNS name `edge.comitia`.
+    certificate_chain: Path
+    private_key: Path
+    #: Authorities that the services' certificates, `<service>.comitia`, are held against.
+    authorities: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeSettings:
     """What an installation decides about its edge."""
 
@@ -85,6 +99,8 @@ class EdgeSettings:
     access_log: Path | None = None
     #: None speaks plain text, for the loopback.
     tls: TlsFiles | None = None
+    #: None speaks plain text with the services, for the loopback.
+    mesh_tls: MeshTlsFiles | None = None
     #: The services count calls. This edge only keeps floods from them: it lets this many times the limit of an RPC
     #: through, for each tenant or, where an RPC is open, each address.
     flood_factor: float = 10.0
@@ -129,6 +145,7 @@ def render_edge(settings: EdgeSettings) -> str:
         "descriptors": settings.descriptors.absolute(),
         "log_path": settings.access_log.absolute() if settings.access_log else None,
         "tls": settings.tls,
+        "mesh_secrets": settings.mesh_tls.secrets.absolute() if settings.mesh_tls else None,
         "cors_origins": settings.cors_origins,
         "edge_per_second": settings.edge_per_second,
         "max_connections": settings.max_connections,
@@ -142,7 +159,7 @@ def render_edge(settings: EdgeSettings) -> str:
         "internal_headers": _INTERNAL_HEADERS,
         "internal_header_prefixes": _INTERNAL_HEADER_PREFIXES,
     }
-    environment = Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=False)  # noqa: S701  # YAML, not HTML
+    environment = _environment()
     rules = body_rules(settings.descriptors.read_bytes())
     values["bodies_lua"] = environment.get_template("bodies.lua.j2").render(
         bodies=rules.bodies, messages=rules.messages, malformed=MALFORMED, unknown_place=UNKNOWN_PLACE
@@ -155,6 +172,13 @@ def render_edge(settings: EdgeSettings) -> str:
     }
     whole = _part(environment, "edge", values | parts)
     return yaml.dump(whole, Dumper=_PlainDumper, sort_keys=False, width=120)
+
+
+def render_mesh_secrets(files: MeshTlsFiles) -> dict[str, str]:
+    """Gives the files by which Envoy finds the certificates of the mesh, and finds them again when they change."""
+    secrets: list[dict[str, Any]] = _part(_environment(), "mesh_secrets", {"files": files})
+    # Envoy wants one secret to a file.
+    return {f"{secret['name']}.yaml": yaml.dump({"resources": [secret]}, sort_keys=False) for secret in secrets}
 
 
 def public_rpcs(guards: Mapping[str, Guard], settings: EdgeSettings) -> list[PublicRpc]:
@@ -194,6 +218,10 @@ def _service_of(path: str) -> str:
 def _open_paths(paths: list[str]) -> str:
     exact = [re.escape(path) for path in paths]
     return "|".join([*exact, *(f"/{re.escape(service)}/.*" for service in _EXEMPT_SERVICES)])
+
+
+def _environment() -> Environment:
+    return Environment(loader=FileSystemLoader(_TEMPLATES), undefined=StrictUndefined, autoescape=False)  # noqa: S701  # YAML, not HTML
 
 
 def _part(environment: Environment, name: str, values: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.launcher.edge import Address, EdgeSettings, render_edge
+from services.launcher.edge import Address, EdgeSettings, MeshTlsFiles, render_edge, render_mesh_secrets
 from services.launcher.edge_tokens import TokenCheck
 
 _LIMIT_SECONDS = 15.0
@@ -38,6 +38,8 @@ async def running_edge(settings: EdgeSettings, folder: Path) -> AsyncGenerator[R
     """Runs Envoy with these settings until the block ends. Ports 0 are chosen by the kernel."""
     config, ports = folder / "edge.yaml", folder / "admin.address"
     config.write_text(render_edge(settings))
+    if settings.mesh_tls is not None:
+        write_mesh_secrets(settings.mesh_tls)
     with (folder / "envoy.log").open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *(envoy(), "-c", str(config), "--admin-address-path", str(ports), "--concurrency", "1"),
@@ -59,6 +61,13 @@ async def running_edge(settings: EdgeSettings, folder: Path) -> AsyncGenerator[R
             if process.returncode is None:
                 process.terminate()
             await process.wait()
+
+
+def write_mesh_secrets(files: MeshTlsFiles) -> None:
+    """Writes what leads Envoy to the certificates of the mesh."""
+    files.secrets.mkdir(exist_ok=True)
+    for name, text in render_mesh_secrets(files).items():
+        (files.secrets / name).write_text(text)
 
 
 def edge_settings(services: dict[str, str], *, jwks: Path, log: Path, **more: object) -> EdgeSettings:

@@ -13,10 +13,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from comitia.guard_table import GUARDS
-from services.launcher.edge import Address, EdgeSettings, TlsFiles, public_rpcs, render_edge
+from services.launcher.edge import (
+    Address,
+    EdgeSettings,
+    MeshTlsFiles,
+    TlsFiles,
+    public_rpcs,
+    render_edge,
+)
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.testing.mesh_keys import MeshKeys
-from tests.support.edge import edge_settings, envoy
+from tests.support.authority import Authority
+from tests.support.edge import edge_settings, envoy, write_mesh_secrets
 
 
 @pytest.fixture
@@ -43,12 +51,26 @@ def certificate(folder: Path) -> TlsFiles:
     return files
 
 
-@pytest.mark.parametrize("variant", ["plain", "stdout log", "tls", "cors", "names", "ipv6"])
+def mesh_certificate(folder: Path) -> MeshTlsFiles:
+    """Makes what the edge shows to services, and the file that says where it is."""
+    shown = Authority().equips("edge", folder / "mesh")
+    files = MeshTlsFiles(
+        secrets=folder / "secrets",
+        certificate_chain=shown.certificate,
+        private_key=shown.key,
+        authorities=shown.authorities,
+    )
+    write_mesh_secrets(files)
+    return files
+
+
+@pytest.mark.parametrize("variant", ["plain", "stdout log", "tls", "mesh tls", "cors", "names", "ipv6"])
 def test_envoy_accepts_what_is_rendered(settings: EdgeSettings, tmp_path: Path, variant: str) -> None:
     chosen = {
         "plain": settings,
         "stdout log": replace(settings, access_log=None),
         "tls": replace(settings, tls=certificate(tmp_path)),
+        "mesh tls": replace(settings, mesh_tls=mesh_certificate(tmp_path)),
         "cors": replace(settings, cors_origins=("https://app.example",)),
         "names": replace(settings, services={name: Address(f"{name}.mesh", 7400) for name in settings.services}),
         "ipv6": replace(settings, listen=Address.parse("[::1]:0"), admin=Address("::1", 0)),
