@@ -8,7 +8,7 @@ commit at once. Requests may add entries and do nothing else; not even a maintai
 import json
 from datetime import timedelta
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -133,6 +133,24 @@ BEGIN
 END
 $place$"""  # noqa: S608  # a constant
 
+_COLUMNS: Final = (
+    "tenant_id, actor, peer, action, method, target, outcome, reason, request_hash, request_id, correlation_id, "
+    "source_address, details"
+)
+# Takes an entry as JSON. It travels in the text of the statement, in hexadecimal digits, which cannot quote.
+_ADD: Final = f"""
+CREATE FUNCTION add_audit_entry(entry bytea) RETURNS void LANGUAGE plpgsql SECURITY INVOKER
+SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $add$
+BEGIN
+    INSERT INTO public.audit_entry ({_COLUMNS})
+    SELECT e.tenant_id, e.actor, e.peer, e.action, e.method, e.target, e.outcome, e.reason,
+           decode(e.request_hash, 'hex'), e.request_id, e.correlation_id, e.source_address, e.details
+    FROM jsonb_to_record(convert_from(entry, 'UTF8')::jsonb) AS e (
+        tenant_id uuid, actor text, peer text, action text, method text, target text, outcome smallint, reason text,
+        request_hash text, request_id text, correlation_id text, source_address text, details jsonb);
+END
+$add$"""  # noqa: S608  # a constant
+
 
 def create_audit(op: "Operations") -> None:
     """Makes the tables in a migration, with the trigger that gives entries their places."""
@@ -140,14 +158,16 @@ def create_audit(op: "Operations") -> None:
     tenant_table(op, AUDIT_ENTRY, app=("INSERT",), maintenance=("SELECT", "DELETE"))
     untenanted_table(op, AUDIT_STREAM, reason="positions of streams that all tenants share", app=(), maintenance=())
     op.execute(_PLACE)
-    maintenance = quoted(roles_of(database_of(op)).maintenance)
-    op.execute("REVOKE ALL ON FUNCTION place_audit_entry() FROM PUBLIC")
+    op.execute(_ADD)
+    roles = roles_of(database_of(op))
+    op.execute("REVOKE ALL ON FUNCTION place_audit_entry(), add_audit_entry(bytea) FROM PUBLIC")
+    op.execute(f"GRANT EXECUTE ON FUNCTION add_audit_entry(bytea) TO {quoted(roles.app)}")
     op.execute(
         "CREATE TRIGGER place_audit_entry BEFORE INSERT ON audit_entry"
         " FOR EACH ROW EXECUTE FUNCTION place_audit_entry()"
     )
     op.execute(
-        f"CREATE POLICY old_rows_go ON audit_entry AS RESTRICTIVE FOR DELETE TO {maintenance}"
+        f"CREATE POLICY old_rows_go ON audit_entry AS RESTRICTIVE FOR DELETE TO {quoted(roles.maintenance)}"
         f" USING (record_time < now() - interval '{KEEP.days} days')"
     )
 
@@ -155,32 +175,29 @@ def create_audit(op: "Operations") -> None:
 def drop_audit(op: "Operations") -> None:
     """Takes back `create_audit`."""
     op.execute("DROP TABLE audit_entry, audit_stream")
-    op.execute("DROP FUNCTION place_audit_entry()")
+    op.execute("DROP FUNCTION place_audit_entry(), add_audit_entry(bytea)")
 
 
-#: Adds an entry; `entry_values` gives its parameters.
-ADD_ENTRY: Final = """
-    INSERT INTO audit_entry (tenant_id, actor, peer, action, method, target, outcome, reason, request_hash, request_id,
-                             correlation_id, source_address, details)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13::text::jsonb)"""
+def adding(draft: AuditDraft, outcome: AuditOutcome, reason: str = "") -> str:
+    """Writes the statement that adds an entry, without parameters, so that it can travel with another one.
 
-
-def entry_values(draft: AuditDraft, outcome: AuditOutcome, reason: str = "") -> tuple[Any, ...]:
-    """Gives the parameters of `ADD_ENTRY`."""
+    Raises: Internal: nobody is known to act.
+    """
     if draft.tenant is None:
         raise Internal("an audited mutation was made without knowing who makes it", method=draft.method)
-    return (
-        draft.tenant,
-        draft.actor,
-        draft.peer,
-        draft.action,
-        draft.method,
-        draft.target,
-        int(outcome),
-        reason,
-        draft.request_hash,
-        draft.request_id,
-        draft.correlation_id,
-        draft.source_address,
-        json.dumps(draft.details, ensure_ascii=False),
-    )
+    entry = {
+        "tenant_id": str(draft.tenant),
+        "actor": draft.actor,
+        "peer": draft.peer,
+        "action": draft.action,
+        "method": draft.method,
+        "target": draft.target,
+        "outcome": int(outcome),
+        "reason": reason,
+        "request_hash": draft.request_hash.hex(),
+        "request_id": draft.request_id,
+        "correlation_id": draft.correlation_id,
+        "source_address": draft.source_address,
+        "details": draft.details,
+    }
+    return f"SELECT add_audit_entry('\\x{json.dumps(entry).encode().hex()}')"

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.meshkit.core.audit import AuditDraft
 from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
-from services.meshkit.sql.audit import ADD_ENTRY, KEEP, STREAMS, AuditOutcome, entry_values
+from services.meshkit.sql.audit import KEEP, STREAMS, AuditOutcome, adding
 from services.meshkit.sql.scope import driver_scope
 
 #: Entries behind a position of each stream, the nearest first.
@@ -42,9 +42,8 @@ class SqlAuditStore:
 
     async def add_refused(self, batch: Sequence[Refused]) -> None:
         """Adds entries of refused calls, in one transaction. Raises: Unavailable, DatabaseBusy."""
-        rows = [entry_values(draft, AuditOutcome.REFUSED, reason) for draft, reason in batch]
         async with driver_scope(self._app, {_tenant_of(draft) for draft, _ in batch}) as scope:
-            await scope.driver.executemany(ADD_ENTRY, rows)
+            await scope.driver.execute(";".join(adding(draft, AuditOutcome.REFUSED, reason) for draft, reason in batch))
             await scope.commit()
 
     async def after(self, known: Mapping[int, int], *, most: int) -> Sequence[Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """Transactions that see one tenant (or the tenants of one batch) and nothing else.
 
 A request's transaction is three round trips: BEGIN with its tenant setting, the statement, COMMIT. In the call of a
-control-plane mutation the commit writes the audit entry too, one more.
+control-plane mutation the audit entry travels with the COMMIT.
 """
 
 from collections.abc import AsyncGenerator, Iterable
@@ -18,14 +18,14 @@ from sqlalchemy.util import greenlet_spawn
 from services.meshkit.core.audit import AuditDraft, pending_draft
 from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import TenantId
-from services.meshkit.sql.audit import ADD_ENTRY, AuditOutcome, entry_values
+from services.meshkit.sql.audit import AuditOutcome, adding
 from services.meshkit.sql.engine import PreambleConnection
 from services.meshkit.sql.errors import mapped_errors
 from services.meshkit.sql.finish import finish
 
 #: Most tenants that one batch may touch.
 MAX_TENANTS: Final = 1_000
-#: Between the audit entry and the COMMIT that makes it and its mutation true.
+#: Before the audit entry and the COMMIT that makes it and its mutation true; they travel together.
 _BEFORE_COMMIT: Final = "audit.before_commit"
 
 register(_BEFORE_COMMIT)
@@ -47,10 +47,12 @@ class Scope(AsyncConnection):
         The scope has no tenant afterwards: a further statement on a tenant's table fails. Open a new scope.
         """
         draft = pending_draft() if self._audited else None
-        await finish(super().commit() if draft is None else self._commit_with(draft))
+        # A scope in which nothing was asked has no transaction in the database, and changed nothing.
+        begun = draft is not None and self.driver.is_in_transaction()
+        await finish(self._commit_with(draft) if draft is not None and begun else super().commit())
 
     async def _commit_with(self, draft: AuditDraft) -> None:
-        await self.exec_driver_sql(ADD_ENTRY, entry_values(draft, AuditOutcome.SUCCEEDED))
+        self.driver.farewell = adding(draft, AuditOutcome.SUCCEEDED)
         await failpoint(_BEFORE_COMMIT)
         await super().commit()
         draft.written = True
@@ -113,7 +115,7 @@ class DriverScope:
 
     async def _commit(self, draft: AuditDraft | None) -> None:
         if draft is not None:
-            await self.driver.execute(ADD_ENTRY, *entry_values(draft, AuditOutcome.SUCCEEDED))
+            self.driver.farewell = adding(draft, AuditOutcome.SUCCEEDED)
             await failpoint(_BEFORE_COMMIT)
         self._open = False
         await self._transaction.commit()
@@ -159,7 +161,7 @@ async def driver_scope(
                 started = True
                 yield scope
             finally:
-                driver.preamble = ""
+                driver.preamble = driver.farewell = ""
                 await finish(_leave(scope, proxy, started=started))
         finally:
             await finish(greenlet_spawn(proxy.close))
@@ -181,7 +183,7 @@ async def _scope(engine: AsyncEngine, preamble: str, *, audited: bool) -> AsyncG
             try:
                 yield scope
             finally:
-                driver.preamble = ""
+                driver.preamble = driver.farewell = ""
 
 
 def _preamble(tenants: TenantId | Iterable[TenantId], *, read_only: bool) -> str:

@@ -262,6 +262,23 @@ async def test_an_entry_of_another_tenant_cannot_be_added(room: Room) -> None:
         with pytest.raises(DBAPIError, match="row-level security"):
             await scope.commit()
     assert await room.entries() == []
+    # The connection is fit for the next one.
+    await room.mutate()
+    assert len(await room.entries()) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["'; DROP TABLE note; --", "\\x00", "\x00 \ud7ff \U0001f600", '{"a": 1}', "$$ $1 :a %s"]
+)
+async def test_whatever_a_target_is_called_is_stored_as_it_is(room: Room, text: str) -> None:
+    enter_draft(a_draft())
+    async with driver_scope(room.app, ANNA) as scope:
+        await scope.driver.execute(_CHANGE)
+        note(target=text, details={text: text})
+        await scope.commit()
+    (entry,) = await room.entries()
+    kept = text.replace("\x00", "\ufffd")
+    assert (entry["target"], entry["details"]) == (kept, {kept: kept})
 
 
 async def test_old_entries_go_once_the_gateway_has_them_and_young_ones_never(room: Room) -> None:
