@@ -75,6 +75,11 @@ class Rpc:
         """Gives the requests for REST: the canonical one, then those of other paths."""
         return [_rest_call(binding, fields) for binding in self._bindings()]
 
+    @property
+    def verbs(self) -> frozenset[str]:
+        """The REST verbs of all its paths: `get`, `post`, …"""
+        return frozenset(verb for binding in self._bindings() for verb in _VERBS if getattr(binding, verb))
+
     def _bindings(self) -> Iterator[http_pb2.HttpRule]:
         options: Any = descriptor_pb2.MethodOptions.FromString(self.method.GetOptions().SerializeToString())
         rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]  # extensions of options have no types

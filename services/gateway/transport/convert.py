@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,6 +15,8 @@ from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Role
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
+from services.meshkit.core.once import request_uuid
+from services.meshkit.grpc.once import body_of
 from services.meshkit.grpc.signed_token import public_jwk
 
 _ROLE_NUMBERS: Final = {
@@ -66,16 +67,10 @@ def to_account_wish(request: identity_service_pb2.CreateServiceAccountRequest) -
 
 def to_repeatable(request: Message, request_id: str, *, method: str) -> Repeatable | None:
     """Reads what makes a request repeatable; None when it carries no id. Raises: Invalid."""
-    if not request_id:
+    number = request_uuid(request_id)
+    if number is None:
         return None
-    try:
-        number = UUID(request_id)
-    except ValueError as error:
-        raise Invalid("request_id", "must be a UUID, such as 0190b2a4-6c1d-7a3e-9a51-3f6f1f1d2c11") from error
-    body = type(request)()
-    body.CopyFrom(request)
-    body.ClearField("request_id")
-    return Repeatable(method=method, request_id=number, body=body.SerializeToString(deterministic=True))
+    return Repeatable(method=method, request_id=number, body=body_of(request))
 
 
 def key_to_proto(key: ApiKey) -> identity_pb2.ApiKey:

@@ -100,7 +100,8 @@ class IdentityServicer(IdentityServiceServicer):
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
         key_id = to_uuid(request.api_key_id, KEY_PREFIX, field="api_key_id")
-        key = await self._revoke_api_key(caller_of(context), key_id)
+        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/RevokeApiKey")
+        key = await self._revoke_api_key(caller_of(context), key_id, repeatable)
         return pb.RevokeApiKeyResponse(api_key=convert.key_to_proto(key))
 
     async def RotateApiKey(self, request: pb.RotateApiKeyRequest, context: Any) -> pb.RotateApiKeyResponse:
@@ -137,7 +138,8 @@ class IdentityServicer(IdentityServiceServicer):
         self, request: pb.DisableServiceAccountRequest, context: Any
     ) -> pb.DisableServiceAccountResponse:
         account_id = to_uuid(request.service_account_id, SERVICE_ACCOUNT_PREFIX, field="service_account_id")
-        account = await self._disable_service_account(caller_of(context), account_id)
+        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/DisableServiceAccount")
+        account = await self._disable_service_account(caller_of(context), account_id, repeatable)
         return pb.DisableServiceAccountResponse(service_account=convert.account_to_proto(account))
 
     async def GetKeySet(self, request: pb.GetKeySetRequest, context: Any) -> pb.GetKeySetResponse:

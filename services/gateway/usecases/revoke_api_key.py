@@ -7,6 +7,7 @@ from uuid import UUID
 
 from services.gateway.domain.api_key import ApiKey
 from services.gateway.usecases.identity_ports import BeginIdentityWork
+from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, TenantId
@@ -27,13 +28,17 @@ class RevokeApiKey:
         self._clock = clock
         self._changed = changed
 
-    async def __call__(self, caller: Caller, key_id: UUID) -> ApiKey:
-        """Raises: NotFound: no such key in the caller's tenant."""
+    async def __call__(self, caller: Caller, key_id: UUID, request: Repeatable | None = None) -> ApiKey:
+        """Raises: NotFound: no such key in the caller's tenant; RequestIdReused."""
         tenant, now = caller.principal.tenant, self._clock.now()
         async with self._begin(tenant) as work:
+            if request is not None and await work.requests.claim(tenant, request) is not None:
+                return await work.keys.get(tenant, key_id)
             key = await work.keys.revoke(tenant, key_id, now)
             await work.revocations.add(tenant, key.subject, now + FOR_GOOD)
             note(target=key.subject)
+            if request is not None:
+                await work.requests.keep(tenant, request, key_id)
             await work.commit()
         self._changed(tenant)
         return key

@@ -53,15 +53,19 @@ class DisableServiceAccount:
         self._clock = clock
         self._changed = changed
 
-    async def __call__(self, caller: Caller, account_id: UUID) -> ServiceAccount:
-        """Raises: NotFound."""
+    async def __call__(self, caller: Caller, account_id: UUID, request: Repeatable | None = None) -> ServiceAccount:
+        """Raises: NotFound, RequestIdReused."""
         tenant, now = caller.principal.tenant, self._clock.now()
         async with self._begin(tenant) as work:
+            if request is not None and await work.requests.claim(tenant, request) is not None:
+                return await work.accounts.get(tenant, account_id)
             account = await work.accounts.disable(tenant, account_id, now)
             for key in await work.keys.revoke_of(account, now):
                 await work.revocations.add(tenant, key.subject, now + FOR_GOOD)
             await work.revocations.add(tenant, account.subject, now + FOR_GOOD)
             note(target=account.subject)
+            if request is not None:
+                await work.requests.keep(tenant, request, account_id)
             await work.commit()
         self._changed(tenant)
         return account
