@@ -136,7 +136,7 @@ class LocalBucket:
             self._unused += spare
         self._void_at = asked_at + got.seconds
         self._remaining, self._heard_at = got.remaining, now
-        self._blocked_until = now + got.wait_seconds if got.wait_seconds > 0 else 0.0
+        self._blocked_until = now + self._wait_after(got)
         self._answered()
 
     def fail(self) -> None:
@@ -176,6 +176,12 @@ class LocalBucket:
         for waiter in waiting:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _wait_after(self, got: Slice) -> float:
+        """Gives how long there is nothing to be had; what was spent ahead since the ask comes off as well."""
+        if got.wait_seconds > 0:
+            return got.wait_seconds + self._ahead / self.per_second
+        return max(0.0, (1.0 + self._ahead - got.remaining) / self.per_second) if self._ahead else 0.0
 
     def _soon(self, now: float) -> int:
         if now < self._blocked_until:

@@ -163,6 +163,21 @@ async def test_a_burst_at_once_is_admitted_whole_and_one_more_is_refused_with_a_
     assert dict(refusals[0].headers)["retry-after"] == "1"
 
 
+async def test_the_time_that_is_named_counts_what_this_replica_has_yet_to_book() -> None:
+    gateway = FakeGateway(FakeClock())
+    bucket = LocalBucket("tenant/x/y", 1)
+    answer = Slice(tokens=0, seconds=LEASE_SECONDS, remaining=0.1, wait_seconds=0.9)
+    bucket.ask(0)
+    assert bucket.wait_for(0, outage=0) == 0
+    bucket.spend(0, outage=0)
+    bucket.take(answer, asked_at=0, now=0)
+    assert bucket.wait_for(0, outage=0) == pytest.approx(1.9)
+    assert bucket.ask(0).spent == 1
+    [booked] = await gateway([Ask(bucket="b", per_second=1, burst=5, tokens=0, spent=6)])
+    bucket.take(booked, asked_at=0, now=0)
+    assert bucket.wait_for(0, outage=0) == pytest.approx(2)
+
+
 async def test_what_one_tenant_uses_up_another_still_has() -> None:
     gateway = FakeGateway(FakeClock())
     gate = a_gate(gateway)
