@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from services.meshkit.core.identity import Principal
     from services.meshkit.grpc.interceptors import Context, Handler, Rpc
 
-_ADDRESSES: Final = ClientAddresses()
 _RECORDED: Final = frozenset(
     {
         ErrorKind.UNAUTHENTICATED,
@@ -80,11 +79,11 @@ def auditing(rpc: Rpc, inner: Handler) -> Handler:
     return mutation if guard.audit else read
 
 
-def name_caller(admitted: Admitted, connection: Connection) -> None:
-    """Writes into the draft of the running call who makes it."""
+def name_caller(admitted: Admitted, connection: Connection, *, addresses: ClientAddresses) -> None:
+    """Writes into the draft of the running call who makes it, and from where."""
     draft = current_draft()
     if draft is not None and admitted.principal is not None:
-        _name(draft, admitted.principal, admitted.peer, connection)
+        _name(draft, admitted.principal, admitted.peer, addresses.of(connection))
 
 
 def name_request(request: Any) -> None:
@@ -105,7 +104,7 @@ async def _record(
         known = rpc.admission.known(cast(Any, context.invocation_metadata()) or ())
         if known is None or known.principal is None:
             return
-        _name(draft, known.principal, known.peer, context)
+        _name(draft, known.principal, known.peer, rpc.admission.addresses.of(context))
     if read and not _wants_reads(rpc, draft):
         return
     await rpc.refusals.add(draft, refusal.reason)
@@ -120,8 +119,8 @@ def _wants_reads(rpc: Rpc, draft: AuditDraft) -> bool:
     return standing is not None and draft.tenant is not None and standing.audits_refused_reads(draft.tenant)
 
 
-def _name(draft: AuditDraft, principal: Principal, peer: str | None, connection: Connection) -> None:
+def _name(draft: AuditDraft, principal: Principal, peer: str | None, address: str) -> None:
     draft.name_actor(principal.tenant, principal.subject, peer=peer)
     draft.correlation_id = plain(current_scope().correlation_id)
     # A neighbour calls from inside the mesh; where its own caller sits, it does not pass on.
-    draft.source_address = "" if peer is not None else _ADDRESSES.of(connection)
+    draft.source_address = "" if peer is not None else address

@@ -149,7 +149,7 @@ class Admission:
         self._workloads = workloads
         self.standing = standing
         self.limits = limits
-        self._addresses = addresses or ClientAddresses()
+        self.addresses = addresses or ClientAddresses()
 
     def guard(self, method: str) -> Guard:
         """Gives the guard of an RPC.
@@ -192,7 +192,7 @@ class Admission:
             return
         networks = self.standing.allowed_networks(admitted.principal.tenant)
         if networks:
-            address = self._addresses.of(connection)
+            address = self.addresses.of(connection)
             if not is_within(address, networks):
                 raise NetworkNotAllowed(address)
 

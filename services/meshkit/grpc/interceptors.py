@@ -226,7 +226,7 @@ def _identity(rpc: Rpc, inner: Handler) -> Handler:
             call.principal, call.peer = admitted.principal, admitted.peer
         if admitted.principal is not None and admitted.principal.run_id is not None:
             enter_scope(replace(current_scope(), correlation_id=admitted.principal.run_id))
-        name_caller(admitted, context)
+        name_caller(admitted, context, addresses=rpc.admission.addresses)
         if long and admitted.verified is not None and rpc.admission.standing is not None:
             async with WhileStanding(rpc.admission.standing, admitted.verified):
                 return await inner(request, context)
