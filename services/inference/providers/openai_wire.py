@@ -271,5 +271,8 @@ def tool_call(call: str, name: str, arguments: str) -> ToolCallPart:
     """
     if not name:
         raise msgspec.ValidationError("a tool call has no name")
-    parsed = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
+    try:
+        parsed = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
+    except RecursionError as error:
+        raise msgspec.ValidationError("the arguments are nested too deeply") from error
     return ToolCallPart(tool_call_id=call, name=name, arguments=parsed)

@@ -10,6 +10,8 @@ from services.meshkit.core.errors import Invalid
 DEFAULT_PAGE_SIZE: Final = 50
 MAX_PAGE_SIZE: Final = 500
 _MAX_TOKEN_LENGTH: Final = 2048
+#: Numbers of databases have 64 bits.
+_BIGGEST: Final = 1 << 63
 
 
 def clamp_page_size(asked: int) -> int:
@@ -44,7 +46,7 @@ def decode_page_token(token: str, *types: type[str] | type[int]) -> tuple[str | 
         raise wrong
     try:
         position: object = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError) as cause:
+    except (binascii.Error, ValueError, RecursionError) as cause:
         raise wrong from cause
     if not isinstance(position, list):
         raise wrong
@@ -55,5 +57,14 @@ def decode_page_token(token: str, *types: type[str] | type[int]) -> tuple[str | 
     for value, expected in zip(values, types, strict=True):
         if isinstance(value, bool) or not isinstance(value, str | int) or not isinstance(value, expected):
             raise wrong
+        if not _is_storable(value):
+            raise wrong
         checked.append(value)
     return tuple(checked)
+
+
+def _is_storable(value: str | int) -> bool:
+    """Tells whether a database could hold a value, so that a forged token asks it nothing that it cannot read."""
+    if isinstance(value, int):
+        return -_BIGGEST <= value < _BIGGEST
+    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)

@@ -15,8 +15,10 @@ from services.meshkit.grpc.identity import (
     TokenMissing,
     TokenVerifier,
     VerifiedToken,
+    WorkloadRefused,
     WorkloadVerifier,
 )
+from services.meshkit.grpc.signed_token import TokenMalformed
 from services.meshkit.grpc.tls import certified_name
 
 if TYPE_CHECKING:
@@ -198,10 +200,10 @@ class Admission:
 
     def known(self, metadata: Iterable[tuple[str, str | bytes]]) -> Admitted | None:
         """Tells who a caller is that was turned away; None when it has not even proven that."""
-        token, assertion = _credentials(metadata)
-        if token is None:
-            return None
         try:
+            token, assertion = _credentials(metadata)
+            if token is None:
+                return None
             verified = self._tokens.verify(token)
             peer = None if assertion is None else self._workloads.verify(assertion)
         except Unauthenticated:
@@ -251,13 +253,17 @@ _EXEMPT_PREFIXES: Final = tuple(f"/{service}/" for service in EXEMPT_SERVICES)
 
 
 def _credentials(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str | None, str | None]:
-    token: str | None = None
-    assertion: str | None = None
+    """Reads what a caller shows. Of two, nobody can say which one was looked at on the way, so neither counts."""
+    lines: list[str] = []
+    assertions: list[str] = []
     for key, value in metadata:
         if key == AUTHORIZATION and isinstance(value, str):
-            scheme, _, rest = value.partition(" ")
-            if scheme.lower() == "bearer":
-                token = rest.strip()
+            lines.append(value)
         elif key == WORKLOAD and isinstance(value, str):
-            assertion = value
-    return token, assertion
+            assertions.append(value)
+    if len(lines) > 1:
+        raise TokenMalformed("the call carries more than one authorization; send one")
+    if len(assertions) > 1:
+        raise WorkloadRefused("the call carries more than one workload assertion")
+    scheme, _, token = lines[0].partition(" ") if lines else ("", "", "")
+    return token.strip() if scheme.lower() == "bearer" else None, assertions[0] if assertions else None

@@ -24,6 +24,8 @@ WORKLOAD: Final = "comitia-workload"
 
 #: Clocks of two machines may differ by this much, seconds.
 _LEEWAY_SECONDS: Final = 5.0
+#: No token of ours names a later moment (the year 9999), Unix time.
+_LAST_MOMENT: Final = 253_402_300_799
 #: A verified token is trusted without another look for this long, seconds.
 _REMEMBER_SECONDS: Final = 60.0
 
@@ -235,7 +237,7 @@ def _lifetime(claims: dict[str, Any], *, now: float) -> tuple[float, float]:
 
 
 def _is_time(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _LAST_MOMENT
 
 
 def _meant_for(claims: dict[str, Any], audience: str) -> bool:

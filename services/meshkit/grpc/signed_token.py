@@ -228,7 +228,22 @@ def _decode(text: str) -> bytes:
 
 
 def _decode_json(text: str) -> dict[str, Any]:
-    value = json.loads(_decode(text))
+    """Reads an object strictly: one text has one meaning, whoever reads it."""
+    try:
+        value = json.loads(_decode(text).decode(), object_pairs_hook=_members, parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     if isinstance(value, dict):
         return cast(dict[str, Any], value)
     raise ValueError("not a JSON object")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member stands twice")
+    return members
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

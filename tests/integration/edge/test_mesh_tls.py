@@ -37,11 +37,15 @@ class Calls:
             await answer.read()
             return answer.status
 
-    async def shows(self, certificate: Path) -> bool:
+    async def shows(self, certificate: x509.Certificate) -> bool:
         """Tells whether Envoy has taken a certificate up."""
-        serial = x509.load_pem_x509_certificate(certificate.read_bytes()).serial_number
+        serial = certificate.serial_number
         async with self._http.get(f"http://{self._edge.admin}/certs") as answer:
             return f"{serial:x}" in await answer.text()
+
+
+def read_certificate(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())
 
 
 def edge_certificate(authority: Authority, folder: Path, *, believes: tuple[Authority, ...] = ()) -> MeshTlsFiles:
@@ -108,7 +112,7 @@ async def test_edge_and_service_show_each_other_who_they_are(tmp_path: Path) -> 
             await stays(calls, 200, seconds=0.7)
             shown = edge_certificate(signs, tmp_path, believes=believes)
             await stays(calls, 200, seconds=0.7)
-            assert await calls.shows(shown.certificate_chain)
+            assert await calls.shows(read_certificate(shown.certificate_chain))
 
 
 async def test_the_edge_sends_nothing_to_a_service_of_another_name(tmp_path: Path) -> None:
