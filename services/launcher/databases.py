@@ -16,16 +16,17 @@ from services.launcher.services import SERVICES
 _CONNECT_SECONDS: Final = 5.0
 _PAUSE_SECONDS: Final = 0.05
 _MIGRATIONS: Final = Path("storage", "migrations", "versions")
-_ONE_TRIPS: Final = Path("storage", "one_trips.py")
+_INSTALLED: Final = (Path("storage", "one_trips.py"), Path("storage", "tenant_data.py"))
 
 
 def migrations_of(service: str) -> tuple[Path, ...]:
-    """Lists the files that make a service's schema: migrations, oldest first, then transactions of one round trip."""
+    """Lists the files that make a service's schema: migrations, oldest first, then what is installed after them."""
     spec = find_spec(f"services.{service}")
     if spec is None or not spec.submodule_search_locations:
         return ()
     folder = Path(spec.submodule_search_locations[0])
-    return (*sorted((folder / _MIGRATIONS).glob("[0-9]*.py")), *folder.glob(_ONE_TRIPS.as_posix()))
+    installed = (folder / file for file in _INSTALLED)
+    return (*sorted((folder / _MIGRATIONS).glob("[0-9]*.py")), *(file for file in installed if file.exists()))
 
 
 def schema_digest() -> str:

@@ -52,10 +52,23 @@ class World:
     id_token: str = ""
     user: str = ""
     numbers: Iterator[int] = field(default_factory=count)
+    #: Name of the tenant that was made last to be ended.
+    doomed_name: str = ""
 
     def fresh(self, noun: str) -> str:
         """Gives a name that nobody has."""
         return f"{noun}-{next(self.numbers)}"
+
+    def doomed(self) -> str:
+        """Makes a tenant that nobody will miss; gives its id."""
+        self.doomed_name = self.fresh("doomed")
+        return self.operator.tenants.create(self.doomed_name).tenant.tenant_id
+
+    def deleted(self) -> str:
+        """Makes a tenant and deletes it; gives its id."""
+        tenant_id = self.doomed()
+        self.operator.tenants.delete(tenant_id, confirm_name=self.doomed_name)
+        return tenant_id
 
     def session(self, *, wait_for: session_pb2.SessionState.ValueType) -> str:
         """Starts a session that waits after each round, and follows it to a state."""
@@ -193,7 +206,17 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "StatusService/GetMeshStatus": lambda _: {},
     "StatusService/GetOpenApi": lambda _: {},
     "TenantService/CreateTenant": lambda world: {"name": world.fresh("walked-tenant")},
+    "TenantService/DeleteTenant": lambda world: {"tenant_id": world.doomed(), "confirm_name": world.doomed_name},
+    "TenantService/GetErasure": lambda world: {"tenant_id": world.deleted()},
+    "TenantService/GetOwnTenant": lambda _: {},
+    "TenantService/GetTenant": lambda world: {"tenant_id": world.client.tenants.own().tenant_id},
     "TenantService/ListTenants": lambda _: {"page_size": 1},
+    "TenantService/ResumeTenant": lambda world: {"tenant_id": world.doomed()},
+    "TenantService/SetSecurityPolicy": lambda _: {"security_policy": {"audit_level": "AUDIT_LEVEL_MUTATIONS"}},
+    "TenantService/SuspendTenant": lambda world: {"tenant_id": world.doomed(), "reason": "unpaid"},
+    "TenantService/UpdateTenant": lambda world: {
+        "tenant": {"tenant_id": world.client.tenants.own().tenant_id, "quotas": {"max_agents": "100"}}
+    },
     "ToolService/GetTool": lambda _: {"name": "calculator"},
     "ToolService/InvokeTool": lambda _: a_calculation(),
     "ToolService/ListTools": lambda _: {"page_size": 1},

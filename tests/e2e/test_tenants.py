@@ -1,0 +1,223 @@
+"""What a tenant may use, its rules, its suspension and its end, through a whole mesh."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+
+from comitia.gateway.v1 import tenant_pb2
+from comitia.orchestrator.v1 import session_pb2
+from comitia_sdk.aio import AsyncClient
+from comitia_sdk.errors import ComitiaError
+from services.launcher.services import SERVICES
+from tests.e2e.conftest import MakeTenant, Tenant, until
+from tests.support.mesh import RunningMesh
+from tests.support.mesh_databases import connected
+
+CANARY = "canarybird"
+
+
+async def id_of(operator: AsyncClient, tenant: Tenant) -> str:
+    found = [one.tenant_id async for one in operator.tenants.list() if one.name == tenant.name]
+    return found[0]
+
+
+async def reason_of(call: Any) -> str:
+    """Gives the reason of a refusal, empty when there is none."""
+    try:
+        await call
+    except ComitiaError as error:
+        return error.reason
+    return ""
+
+
+async def refused_with(reason: str, make: Any) -> ComitiaError:
+    """Tries until services have heard, and gives the refusal."""
+
+    async def there() -> ComitiaError | None:
+        try:
+            await make()
+        except ComitiaError as error:
+            return error if error.reason == reason else None
+        return None
+
+    return await until(there, seconds=10)
+
+
+async def test_agents_are_counted_exactly_however_many_are_made_at_once(client: AsyncClient, tenant: Tenant) -> None:
+    tenant_id = await id_of(client, tenant)
+    await client.tenants.set_quotas(tenant_id, {"max_agents": 3})
+    names = (f"Agent{number}" for number in range(1_000))
+
+    async def one_more() -> None:
+        await asyncio.gather(*(tenant.client.agents.create(next(names)) for _ in range(5)))
+
+    refusal = await refused_with("QUOTA_EXCEEDED", one_more)
+    assert {name: refusal.metadata[name] for name in ("quota", "limit")} == {"quota": "max_agents", "limit": "3"}
+    before = len(await tenant.agents())
+    await asyncio.gather(*(reason_of(tenant.client.agents.create(next(names))) for _ in range(8)))
+    assert len(await tenant.agents()) == max(before, 3)
+    await client.tenants.set_quotas(tenant_id, {"max_agents": 0})
+    await until(lambda: _lets(tenant.client.agents.create("Last")), seconds=10)
+
+
+async def _lets(call: Any) -> bool:
+    return await reason_of(call) == ""
+
+
+async def test_runs_in_progress_are_counted_exactly_and_make_room_when_they_end(
+    client: AsyncClient, tenant: Tenant
+) -> None:
+    await tenant.cast("Ada")
+    await client.tenants.set_quotas(await id_of(client, tenant), {"max_concurrent_runs": 2})
+    await asyncio.sleep(2)  # services follow within this time; what runs before counts as well
+    wish: dict[str, Any] = {"max_rounds": 2, "manual_advance": True}
+    outcomes = await asyncio.gather(*(tenant.start("Ada", **wish) for _ in range(8)), return_exceptions=True)
+    started = [one for one in outcomes if isinstance(one, session_pb2.Session)]
+    reasons = {one.reason for one in outcomes if isinstance(one, ComitiaError)}
+    assert (len(started), reasons) == (2, {"QUOTA_EXCEEDED"})
+    await tenant.client.sessions.cancel(started[0].session_id)
+    await tenant.until_state(started[0].session_id, session_pb2.SESSION_STATE_CANCELLED)
+    await tenant.start("Ada", **wish)
+    assert await reason_of(tenant.start("Ada", **wish)) == "QUOTA_EXCEEDED"
+
+
+async def test_the_budget_follows_the_quota_of_cost(client: AsyncClient, tenant: Tenant) -> None:
+    tenant_id = await id_of(client, tenant)
+    await client.tenants.set_quotas(tenant_id, {"max_cost_nano_usd": 5_000})
+
+    async def limited() -> bool:
+        return (await tenant.client.costs.budget()).limit_nano_usd == 5_000
+
+    await until(limited, seconds=10)
+    with pytest.raises(ComitiaError) as refused:
+        await tenant.client.costs.set_limit(5_001)
+    assert (refused.value.reason, refused.value.metadata["quota"]) == ("QUOTA_EXCEEDED", "max_cost_nano_usd")
+
+
+async def test_a_tenant_calls_the_tools_that_its_rules_allow(tenant: Tenant) -> None:
+    tools = tenant.client.tools
+
+    async def compute() -> Any:
+        return await tools.invoke("calculator", {"expression": "6*7"})
+
+    await tenant.client.tenants.set_security_policy(allowed_tools=["http_get"])
+    refusal = await refused_with("TOOL_NOT_ALLOWED", compute)
+    assert refusal.metadata["tool"].startswith("calculator@")
+    await tenant.client.tenants.set_security_policy(allowed_tools=["calculator"])
+    await until(lambda: _lets(compute()), seconds=10)
+    await tenant.client.tenants.set_security_policy(tools_forbidden=True)
+    await refused_with("TOOL_NOT_ALLOWED", compute)
+
+
+async def test_who_calls_through_the_edge_is_where_the_edge_saw_it(tenant: Tenant) -> None:
+    with pytest.raises(ComitiaError) as locked_out:
+        await tenant.client.tenants.set_security_policy(allowed_networks=["203.0.113.0/24"])
+    assert locked_out.value.reason == "LOCKED_OUT"
+    # For a caller on its own machine the edge writes an address of that machine.
+    seen = locked_out.value.metadata["address"]
+    headers = {"x-api-key": tenant.key, "x-forwarded-for": "203.0.113.5"}
+    body = {"security_policy": {"allowed_networks": ["203.0.113.0/24"]}}
+    forged = await tenant.rest.ask("PUT", "/v1/tenant/security-policy", body, headers=headers)
+    assert (forged.status, forged.reason) == (400, "LOCKED_OUT")
+    await tenant.client.tenants.set_security_policy(allowed_networks=[f"{seen}/32"])
+    await tenant.cast("Ada")
+    session = await tenant.start("Ada", max_rounds=1)
+    assert (await tenant.ended(session.session_id)).state == session_pb2.SESSION_STATE_SUCCEEDED
+
+
+async def test_runs_of_a_suspended_tenant_wait_and_go_on(client: AsyncClient, tenant: Tenant) -> None:
+    tenant_id = await id_of(client, tenant)
+    await tenant.cast("Ada")
+    tenant.says("One.", wait=3)
+    session = await tenant.start("Ada", max_rounds=3)
+    await client.tenants.suspend(tenant_id, reason="unpaid")
+    refusal = await refused_with("TENANT_SUSPENDED", lambda: tenant.client.sessions.get(session.session_id))
+    assert "suspended" in str(refusal)
+    await asyncio.sleep(6)
+    await client.tenants.resume(tenant_id)
+    await until(lambda: _lets(tenant.client.sessions.get(session.session_id)), seconds=10)
+    reasons: set[str] = set()
+    async with asyncio.timeout(40):
+        async for event in tenant.client.sessions.watch(session.session_id):
+            if event.WhichOneof("event") == "state_changed":
+                reasons.add(event.state_changed.state_reason)
+            if event.WhichOneof("event") == "session_ended":
+                assert event.session_ended.state == session_pb2.SESSION_STATE_SUCCEEDED
+                break
+    assert "TENANT_SUSPENDED" in reasons
+    assert len(await tenant.turns(session.session_id)) == 3
+
+
+async def test_an_erased_tenant_leaves_nothing_to_read_and_others_untouched(
+    mesh: RunningMesh, client: AsyncClient, make_tenant: MakeTenant
+) -> None:
+    gone, stays = await make_tenant(), await make_tenant()
+    for tenant in (gone, stays):
+        await fill(tenant)
+    tenant_id = await id_of(client, gone)
+    plan = {(step.service, step.store): step for step in (await client.tenants.plan_deletion(tenant_id)).plan}
+    assert {service for service, _ in plan} == set(SERVICES)
+    assert plan["memory", "memory"].count > 0
+    assert ("memory", "vectors") in plan
+    assert plan["orchestrator", "journal"].count > 0
+    assert await stored(mesh, f"{CANARY}{gone.mark}")
+    await client.tenants.delete(tenant_id, confirm_name=gone.name)
+    await refused_with("TENANT_SUSPENDED", gone.client.identity.whoami)
+
+    async def erased() -> Any:
+        erasure = await client.tenants.erasure(tenant_id)
+        return erasure if erasure.HasField("end_time") else None
+
+    erasure = await until(erased, seconds=60)
+    assert (set(erasure.done_services), list(erasure.pending_services)) == (set(SERVICES), [])
+    assert (await client.tenants.get(tenant_id)).state == tenant_pb2.TENANT_STATE_DELETED
+    assert await stored(mesh, f"{CANARY}{gone.mark}") == []
+    assert await stored(mesh, f"{CANARY}{stays.mark}")
+    assert [agent.name for agent in await stays.agents()] == [f"{CANARY}{stays.mark}"]
+    assert [memory async for memory in stays.client.memories.list()]
+    assert await reason_of(client.tenants.create(gone.name)) == "ALREADY_EXISTS"
+    async with AsyncClient(mesh.url, api_key=gone.key) as late:
+        assert await reason_of(late.identity.whoami()) in ("API_KEY_INVALID", "TENANT_SUSPENDED")
+
+
+async def fill(tenant: Tenant) -> None:
+    """Leaves the canary wherever a tenant can leave words."""
+    word = f"{CANARY}{tenant.mark}"
+    await tenant.cast(word, instructions=f"You are {word}.", semantic_matches=3)
+    await tenant.client.policies.apply(
+        f"rules: [{{name: {word}, type: keyword, keywords: [{word}], action: warn}}]", name=word, version="1.0.0"
+    )
+    await tenant.client.identity.create_key(word)
+    await tenant.client.users.invite(f"{word}@example.com")
+    await tenant.client.access.grant(f"user:{word}", "viewer", f"project:{word}")
+    await tenant.client.tenants.set_security_policy(allowed_hosts=[f"{word}.example.com"])
+    await tenant.client.memories.remember(f"{word} was here", tags=[word])
+    tenant.says(f"{word} says hello.")
+    session = await tenant.start(word, about=word, max_rounds=1, metadata={"note": word})
+    ended = await tenant.ended(session.session_id)
+    assert ended.state == session_pb2.SESSION_STATE_SUCCEEDED
+
+
+async def stored(mesh: RunningMesh, word: str) -> list[str]:
+    """Names the tables in which a word stands, as text or as bytes, in whatever a maintainer can read."""
+    found: list[str] = []
+    for service in SERVICES:
+        async with connected(mesh.data_dir, service) as database:
+            tables = await database.fetch(
+                "SELECT c.oid::regclass::text AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+                " WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname = 'public'"
+                " AND has_table_privilege(c.oid, 'SELECT') AND c.relname NOT LIKE 'audit%'"
+            )
+            names = [table["name"] for table in tables]
+            found += [f"{service}.{name}" for name in names if await _holds(database, name, word)]
+    return found
+
+
+async def _holds(database: asyncpg.Connection, table: str, word: str) -> bool:
+    return await database.fetchval(
+        f"SELECT EXISTS (SELECT FROM {table} AS one WHERE one::text ILIKE $1 OR one::text ILIKE $2)",
+        f"%{word}%",
+        f"%{word.encode().hex()}%",
+    )
