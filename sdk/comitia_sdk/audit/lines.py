@@ -33,7 +33,8 @@ _ENTRY: Final = re.compile(
 class EntryLine(NamedTuple):
     """What an entry's line says; nothing of it is checked."""
 
-    index: int
+    #: Its `index`, which is a method of tuples.
+    place: int
     canonical: bytes
     leaf_hash: bytes
     chain_hash: bytes

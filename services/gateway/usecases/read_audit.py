@@ -63,7 +63,7 @@ class ReadAudit:
                 )
             entries.append(
                 ChainedEntry(
-                    index=read.index, canonical=read.canonical, leaf_hash=read.leaf_hash, chain_hash=read.chain_hash
+                    index=read.place, canonical=read.canonical, leaf_hash=read.leaf_hash, chain_hash=read.chain_hash
                 )
             )
         return entries

@@ -43,6 +43,10 @@ class Guard:
     open: bool = False
     audit: bool = False
     peers: frozenset[str] = frozenset()
+    per_tenant_per_second: int = 0
+    per_subject_per_second: int = 0
+    per_address_per_second: int = 0
+    per_tenant_in_progress: int = 0
 
 
 GUARDS = {

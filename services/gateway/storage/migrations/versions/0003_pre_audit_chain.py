@@ -72,8 +72,9 @@ def upgrade(op: Operations) -> None:
     tenant_table(op, "audit_tree", app=("SELECT",), maintenance=("SELECT", "INSERT", "UPDATE"))
     tenant_table(op, "audit_head", app=("SELECT",), maintenance=("SELECT", "INSERT"))
     tenant_table(op, "audit_archive", app=("SELECT",), maintenance=("SELECT", "INSERT"))
-    for table, verbs in (("audit_cursor", ("SELECT", "INSERT", "UPDATE")), ("audit_break", ("SELECT", "INSERT"))):
-        untenanted_table(op, table, reason="streams of services, not of tenants", app=(), maintenance=verbs)
+    reason = "streams of services, not of tenants"
+    untenanted_table(op, "audit_cursor", reason=reason, app=(), maintenance=("SELECT", "INSERT", "UPDATE"))
+    untenanted_table(op, "audit_break", reason=reason, app=(), maintenance=("SELECT", "INSERT"))
     # Archiving takes the content out and nothing else: no role that a service runs as can change a hash.
     maintenance = quoted(roles_of(database_of(op)).maintenance)
     op.execute(f"GRANT UPDATE (canonical, actor, action, target) ON audit_chain TO {maintenance}")
