@@ -1,0 +1,108 @@
+"""`docs/permissions.md`: who may do what, as a page that people review. `make gen` writes it, the tests go by it.
+
+python -m tests.support.permission_page [--check]
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from services.meshkit.core.identity import Role
+from services.meshkit.core.permissions import ROLE_PERMISSIONS
+from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "permissions.md"
+ROLES: Final = (Role.ADMIN, Role.OPERATOR, Role.AUDITOR, Role.TENANT_USER)
+_MAY: Final = "yes"
+_HEAD: Final = """# Permissions
+
+Made by `make gen` from the annotations in the protos and `services/meshkit/core/permissions.py`. A change of this page
+is a change of who may do what: review it as such. `tests/e2e/test_guard_matrix.py` calls every RPC as every role, at the
+edge and at the service itself, and holds the answer against the first table.
+
+A caller with several roles has the union. An API key or a token may be narrowed to some permissions (scopes), never
+widened. `admin`, `auditor` and `tenant_user` are roles in a tenant; `operator` runs the installation and sees no tenant's
+work. Beside roles, relations may narrow the work in a project ([decision](decisions/0006-relations.md)).
+"""
+
+
+def render() -> str:
+    """Writes the page."""
+    return "\n".join((_HEAD, *_roles(), "", *_open(), "", *_internal(), ""))
+
+
+def granted(text: str) -> dict[str, frozenset[Role]]:
+    """Reads from the page which roles have each permission."""
+    found: dict[str, frozenset[Role]] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `") and len(cells) == len(ROLES) + 2 and "." in cells[0]:
+            marks = zip(ROLES, cells[1:-1], strict=True)
+            found[cells[0].strip("`")] = frozenset(role for role, mark in marks if mark == _MAY)
+    return found
+
+
+def _roles() -> Iterator[str]:
+    yield "## What each role may do"
+    yield ""
+    yield f"| permission | {' | '.join(f'`{role}`' for role in ROLES)} | RPCs |"
+    yield f"|---|{'---|' * len(ROLES)}---|"
+    for permission, rpcs in sorted(_by_permission().items()):
+        marks = [_MAY if permission in ROLE_PERMISSIONS[role] else "" for role in ROLES]
+        yield f"| `{permission}` | {' | '.join(marks)} | {_names(rpcs)} |"
+
+
+def _by_permission() -> Mapping[str, list[Rpc]]:
+    found: dict[str, list[Rpc]] = {}
+    for rpc in (*PUBLIC, *INTERNAL):
+        if not rpc.guard.open:
+            found.setdefault(rpc.guard.permission, []).append(rpc)
+    return found
+
+
+def _names(rpcs: list[Rpc]) -> str:
+    return ", ".join(
+        f"{rpc.name}{' (internal)' if rpc.guard.peers else ''}" for rpc in sorted(rpcs, key=lambda r: r.name)
+    )
+
+
+def _open() -> Iterator[str]:
+    yield "## What anybody may call"
+    yield ""
+    yield "Health and reflection (`grpc.health.v1`, `grpc.reflection.v1`), and:"
+    yield ""
+    for rpc in sorted((rpc for rpc in PUBLIC if rpc.guard.open), key=lambda rpc: rpc.name):
+        yield f"- {rpc.name}"
+
+
+def _internal() -> Iterator[str]:
+    yield "## What only services may call"
+    yield ""
+    yield "The edge has no route to these. The caller proves its name with its workload assertion, and with its"
+    yield "certificate where services speak TLS. Where a permission stands beside it, the caller also needs a tenant's"
+    yield "token that grants it."
+    yield ""
+    yield "| RPC | peers | permission |"
+    yield "|---|---|---|"
+    for rpc in sorted(INTERNAL, key=lambda rpc: rpc.name):
+        permission = f"`{rpc.guard.permission}`" if rpc.guard.permission and not rpc.guard.open else ""
+        yield f"| {rpc.name} | {', '.join(sorted(rpc.guard.peers))} | {permission} |"
+
+
+def main(arguments: list[str]) -> int:
+    """Writes the page, or only says whether it is current; gives the exit code."""
+    text = render()
+    current = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    if text == current:
+        return 0
+    if "--check" in arguments:
+        sys.stderr.write("docs/permissions.md is not current. Run `make gen`, and review who may do what now.\n")
+        return 1
+    PAGE.write_text(text, encoding="utf-8")
+    sys.stdout.write("wrote: docs/permissions.md\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
