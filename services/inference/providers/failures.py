@@ -18,7 +18,10 @@ from services.meshkit.content import Usage
 
 #: What a proxy on the way says when it gave up waiting: the model may have answered, and billed, behind it.
 _GAVE_UP_WAITING: Final = frozenset({408, 502, 504, 522, 524})
-_SHORT: Final = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+#: A code or the name of a field: words of letters, and short numbers. A key, which has both in one word, is neither.
+_SHORT: Final = re.compile(
+    r"(?=.{1,64}$)(?:[A-Za-z]{1,32}|[0-9]{1,4})(?:[_.\[\]]{1,2}(?:[A-Za-z]{1,32}|[0-9]{1,4}))*\]?"
+)
 _DEFAULT_WAIT: Final = timedelta(seconds=5)
 #: A provider that answered, badly, is there: nobody gains by waiting before a repeat.
 _HARDLY_A_WAIT: Final = timedelta(seconds=0.1)

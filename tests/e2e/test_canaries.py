@@ -1,0 +1,285 @@
+"""Nothing secret, and nothing of what users say, in anything that the mesh writes for people to read.
+
+A mesh of its own runs at log level DEBUG with traces on, and is led through what works and what fails, with texts that
+occur nowhere else as prompts, arguments, keys and tokens. Then every output is searched for them: the logs of all
+parts, the edge's log of requests, metrics pages, traces, refusals, and what the command line prints. Beside that,
+what users say must not be readable in the files of the databases.
+"""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Final
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+from comitia_sdk.errors import ComitiaError
+from comitia_sdk.sync import Client
+from services.launcher.ports import metrics_port_name
+from services.launcher.services import SERVICES
+from tests.support.fake_provider import KEY
+from tests.support.mesh import RunningMesh, running_mesh
+
+RUN: Final = token_hex(4)
+#: What users say. Each stands in one place of a request.
+SAID: Final = {
+    name: f"canary-{name}-{RUN}"
+    for name in ("topic", "prompt", "argument", "memory", "query", "text", "judged", "body", "header", "instruction")
+}
+#: What proves identity, as it comes in from outside.
+SENT: Final = {
+    "wrong key": f"ck_01jxyzabcdefghjkmnpqrstvwx_{token_hex(32)}",
+    "wrong token": f"eyJhbGciOiJFZERTQSJ9.{token_hex(20)}.{token_hex(20)}",
+    "vault token": f"hvs.{token_hex(16)}",
+}
+
+
+@dataclass
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps what the traces exporter sends."""
+
+    spans: int = 0
+    sent: list[bytes] = field(default_factory=list[bytes])
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def Export(self, request: Any, context: Any) -> Any:
+        with self.lock:
+            self.sent.append(request.SerializeToString())
+            self.spans += sum(len(one.spans) for scoped in request.resource_spans for one in scoped.scope_spans)
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[tuple[Collector, str]]:
+    servicer = Collector()
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield servicer, f"http://127.0.0.1:{port}"
+    server.stop(None)
+
+
+@pytest.fixture(scope="module")
+def mesh(collector: tuple[Collector, str]) -> Iterator[RunningMesh]:
+    environment: dict[str, str] = {"OTEL_BSP_SCHEDULE_DELAY": "200", "COMITIA_VAULT_TOKEN": SENT["vault token"]}
+    for service in SERVICES:
+        environment[f"COMITIA_{service.upper()}_LOG_LEVEL"] = "debug"
+        environment[f"COMITIA_{service.upper()}_OTLP_ENDPOINT"] = collector[1]
+    with running_mesh(environment=environment) as running:
+        yield running
+
+
+@dataclass
+class Heard:
+    """What callers were told, and what they hold."""
+
+    texts: list[str] = field(default_factory=list[str])
+    secrets: dict[str, str] = field(default_factory=dict[str, str])
+
+    def refusal(self, work: Any) -> None:
+        """Notes what a refusal says; what the caller sent may come back to it, what is ours may not."""
+        try:
+            work()
+        except ComitiaError as error:
+            self.texts.append(f"{error!r} {error} {error.metadata} {error.field}")
+        else:
+            raise AssertionError("not refused")
+
+    def http(self, request: Request) -> None:
+        try:
+            with urlopen(request, timeout=20) as answer:
+                answer.read()
+        except HTTPError as error:
+            self.texts.append(f"{error.headers} {error.read().decode(errors='replace')}")
+            error.close()
+
+
+def lead_through(mesh: RunningMesh) -> Heard:
+    heard = Heard(secrets={"admin key": mesh.admin_key.rpartition("_")[2], "provider key": KEY})
+    with Client(mesh.url, api_key=mesh.admin_key) as client:
+        heard.secrets["token"] = client.identity.token()
+        made = client.identity.create_key("canary")
+        heard.secrets["new key"] = made.secret.rpartition("_")[2]
+        with Client(mesh.url, api_key=made.secret) as other:
+            other.identity.whoami()
+            heard.secrets["token of the new key"] = other.identity.token()
+        client.identity.revoke_key(made.api_key.api_key_id)
+        client.agents.create("Canary", instructions=f"Say {SAID['instruction']}.")
+        session = client.sessions.start(SAID["topic"], agents=["Canary"], max_rounds=1)
+        for _ in client.sessions.watch(session.session_id):
+            pass
+        memory = client.memories.remember(SAID["memory"])
+        client.memories.recall(SAID["query"])
+        client.memories.forget(memory.memory_id)
+        client.tools.invoke("calculator", {"expression": "6 * 7"})
+        client.tools.invoke("calculator", {"expression": SAID["argument"]})
+        heard.refusal(lambda: client.tools.invoke("calculator", {SAID["argument"]: [SAID["argument"]]}))
+        heard.refusal(lambda: client.sessions.start(SAID["topic"] * 2000, agents=["Canary"]))
+        heard.refusal(lambda: client.sessions.start(SAID["topic"], agents=["Canary"], metadata={"k" * 80: "v"}))
+    by_rest(mesh, heard)
+    return heard
+
+
+def by_rest(mesh: RunningMesh, heard: Heard) -> None:
+    """What the client would not send: broken bodies, wrong proofs; and a provider that repeats what it was told."""
+
+    def ask(path: str, body: bytes | None, **headers: str) -> None:
+        sent = {"content-type": "application/json", "x-api-key": mesh.admin_key, "x-canary": SAID["header"], **headers}
+        heard.http(Request(mesh.url + path, data=body, headers=sent))
+
+    prompt = json.dumps(
+        {"messages": [{"role": "MESSAGE_ROLE_USER", "parts": [{"text": {"text": SAID["prompt"]}}]}], "model": "openai"}
+    ).encode()
+    ask("/v1/generate:stream", prompt)
+    ask("/v1/generate", prompt)
+    for status in (400, 401, 429, 500):
+        echo = json.dumps({"error": {"message": f"{SAID['prompt']} for {KEY}", "type": SAID["prompt"], "code": KEY}})
+        mesh.provider.behave(match=[SAID["prompt"]], status=status, raw=echo)
+        for path in ("/v1/generate", "/v1/generate:stream"):
+            ask(path, prompt)
+    ask("/v1/sessions", f'{{"topic": "{SAID["body"]}", "agents": 7}}'.encode())
+    ask("/v1/sessions", f'{{"topic": "{SAID["body"]}"'.encode())
+    ask("/v1/sessions", SAID["body"].encode() + b"\xff\x00")
+    ask("/v1/embed", json.dumps({"texts": [SAID["text"], ""]}).encode())
+    judged = {"subject": {"operation": "OPERATION_GENERATE", "parts": [{"text": {"text": SAID["judged"]}}]}}
+    ask("/v1/policies:evaluate", json.dumps(judged).encode())
+    ask("/v1/whoami", None, **{"x-api-key": SENT["wrong key"]})
+    ask("/v1/token", json.dumps({"api_key": SENT["wrong key"]}).encode())
+    ask("/v1/whoami", None, **{"x-api-key": "", "authorization": f"Bearer {SENT['wrong token']}"})
+    ask(f"/v1/memories?{SAID['query']}=1&api_key={SENT['wrong key']}&page_token={SAID['query']}", None)
+
+
+def every_model_call(mesh: RunningMesh, heard: Heard) -> None:
+    """The RPCs of models by gRPC, with a provider that repeats prompt and key in its refusals."""
+    from tests.support.public_rpcs import PUBLIC
+
+    rpcs = {rpc.name: rpc for rpc in PUBLIC}
+    part = {"text": {"text": SAID["prompt"]}}
+    asked = {"messages": [{"role": "MESSAGE_ROLE_USER", "parts": [part]}]}
+    requests = {
+        "InferenceService/Generate": asked,
+        "InferenceService/StreamGenerate": asked,
+        "InferenceService/CountTokens": asked,
+        "InferenceService/Embed": {"texts": [SAID["text"]]},
+        "PolicyService/Evaluate": {
+            "subject": {"operation": "OPERATION_GENERATE", "stage": "STAGE_BEFORE", "parts": [part]}
+        },
+        "ToolService/StreamInvokeTool": {"name": "calculator", "arguments": {"expression": SAID["argument"]}},
+        "MemoryService/Remember": {"parts": [{"text": {"text": SAID["memory"]}}], "tags": ["x" * 99]},
+    }
+    metadata = (("authorization", f"Bearer {heard.secrets['token']}"), ("x-canary", SAID["header"]))
+    with grpc.insecure_channel(mesh.target) as channel:
+        for status in (0, 401, 500):
+            if status:
+                echo = json.dumps({"error": {"message": f"{SAID['prompt']} for {KEY}"}})
+                mesh.provider.behave(match=[SAID["prompt"]], status=status, raw=echo)
+            for name, fields in requests.items():
+                rpc = rpcs[name]
+                kind = channel.unary_stream if rpc.streams else channel.unary_unary
+                call = kind(
+                    rpc.path,
+                    request_serializer=rpc.request_class.SerializeToString,
+                    response_deserializer=rpc.response_class.FromString,
+                )
+                try:
+                    answer: Any = call(rpc.message(fields), metadata=metadata, timeout=20)
+                    for _ in answer if rpc.streams else ():
+                        pass
+                except grpc.RpcError as error:
+                    heard.texts.append(f"{error!r} {error.trailing_metadata()}")  # type: ignore[attr-defined]
+
+
+def secrets_of(mesh: RunningMesh) -> dict[str, str]:
+    """Everything secret in the data directory, by what it is."""
+    found = {
+        f"secret {name}": value for name, value in json.loads((mesh.data_dir / "secrets.json").read_text()).items()
+    }
+    for line in (mesh.data_dir / "keys" / "kek").read_text().splitlines():
+        found[f"kek {line.split()[0]}"] = line.split()[1]
+    for path in (mesh.data_dir / "keys").rglob("*.jwk"):
+        found[f"private key {path.name}"] = json.loads(path.read_text())["d"]
+    return found
+
+
+def outputs(mesh: RunningMesh, collector: Collector, heard: Heard) -> Iterator[tuple[str, bytes]]:
+    for path in sorted((mesh.data_dir / "logs").iterdir()):
+        yield f"log of {path.name}", path.read_bytes()
+    ports: dict[str, int] = json.loads((mesh.data_dir / "state.json").read_text())["ports"]
+    for service in SERVICES:
+        with urlopen(f"http://127.0.0.1:{ports[metrics_port_name(service)]}/metrics", timeout=10) as page:
+            yield f"metrics of {service}", page.read()
+    with urlopen(f"http://127.0.0.1:{ports['edge_admin']}/stats", timeout=10) as page:
+        yield "statistics of the edge", page.read()
+    with collector.lock:
+        yield "traces", b"".join(collector.sent)
+    yield "refusals", "\n".join(heard.texts).encode()
+    for command in (("status", "-o", "json"), ("doctor",), ("whoami",), ("kek", "status"), ("key", "list")):
+        done = mesh.comitia(*command, check=None)
+        yield f"comitia {' '.join(command)}", f"{done.stdout}{done.stderr}".encode()
+
+
+@pytest.fixture(scope="module")
+def heard(mesh: RunningMesh, collector: tuple[Collector, str]) -> Heard:
+    heard = lead_through(mesh)
+    every_model_call(mesh, heard)
+    asyncio.run(asyncio.sleep(1.5))  # what is exported in batches is on its way
+    return heard
+
+
+def test_the_outputs_are_there_and_no_canary_is_in_them(
+    mesh: RunningMesh, collector: tuple[Collector, str], heard: Heard
+) -> None:
+    written = dict(outputs(mesh, collector[0], heard))
+    assert collector[0].spans > 50
+    assert len(heard.texts) > 10
+    assert SAID["prompt"] in json.dumps(mesh.provider.meter(containing=SAID["prompt"])), "no prompt got through"
+    assert b'"method":"GET"' in written["log of edge.log"], "the edge logs no requests"
+    for service in SERVICES:
+        assert b'"level":"debug"' in written[f"log of {service}.log"], f"{service} does not log at DEBUG"
+    hidden = {
+        **secrets_of(mesh),
+        **heard.secrets,
+        **SENT,
+        **{f"what users say: {name}": text for name, text in SAID.items()},
+    }
+    leaks = [
+        f"{what!r} in {where}: …{content[max(0, at - 120) : at + 40]!r}"
+        for where, content in written.items()
+        for what, text in hidden.items()
+        # A caller is told what it sent itself; nobody else reads that.
+        if not (where == "refusals" and (text in SAID.values() or text in SENT.values()))
+        and (at := content.find(text.encode())) >= 0
+    ]
+    assert not leaks, "\n".join(leaks)
+
+
+def test_what_users_say_is_not_readable_in_the_files_of_the_mesh(mesh: RunningMesh, heard: Heard) -> None:
+    """Agents are configuration, not conversation; all else is sealed."""
+    assert heard.secrets
+    readable = [
+        f"{name} in {path.relative_to(mesh.data_dir)}"
+        for path in sorted(mesh.data_dir.rglob("*"))
+        if path.is_file() and not path.is_symlink()
+        for content in [_content(path)]
+        for name, text in SAID.items()
+        if name != "instruction" and text.encode() in content
+    ]
+    assert not readable, "\n".join(readable)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        # Postgres has taken it away meanwhile.
+        return b""
