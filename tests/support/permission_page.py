@@ -22,8 +22,8 @@ is a change of who may do what: review it as such. `tests/e2e/test_guard_matrix.
 the edge and at the service itself, and holds the answer against the first table.
 
 A caller with several roles has the union. An API key or a token may be narrowed to some permissions (scopes), never
-widened. `admin`, `auditor` and `tenant_user` are roles in a tenant; `operator` runs the installation and sees no work of
-tenants. Beside roles, relations may narrow the work in a project ([decision](decisions/0006-relations.md)).
+widened. `admin`, `auditor` and `tenant_user` are roles in a tenant; `operator` runs the installation and sees no work
+of tenants. Beside roles, relations may narrow the work in a project ([decision](decisions/0006-relations.md)).
 """
 
 
