@@ -11,7 +11,7 @@ from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
 from comitia_sdk.errors import ComitiaError
 from services.launcher.services import SERVICES
-from tests.e2e.conftest import MakeTenant, Tenant, until
+from tests.e2e.conftest import MakeTenant, Rest, Tenant, until
 from tests.support.mesh import RunningMesh
 from tests.support.mesh_databases import connected
 
@@ -81,6 +81,23 @@ async def test_runs_in_progress_are_counted_exactly_and_make_room_when_they_end(
     await tenant.until_state(started[0].session_id, session_pb2.SESSION_STATE_CANCELLED)
     await tenant.start("Ada", **wish)
     assert await reason_of(tenant.start("Ada", **wish)) == "QUOTA_EXCEEDED"
+
+
+async def test_a_tenant_is_patched_by_rest_with_a_mask_and_nobody_sets_its_state(
+    client: AsyncClient, tenant: Tenant, rest: Rest
+) -> None:
+    path = f"/v1/tenants/{await id_of(client, tenant)}"
+    body = {"quotas": {"max_agents": "4", "max_workflows": "5"}, "residency_region": "eu"}
+    masked = await rest.ask("PATCH", f"{path}?update_mask=quotas.max_agents", body)
+    changed = masked.body["tenant"]
+    assert (masked.status, changed["quotas"]["max_agents"], changed["residency_region"]) == (200, "4", "")
+    assert changed["quotas"]["max_workflows"] == "0"
+    for forbidden in ("state", "name", "tenant_id", "etag"):
+        refused = await rest.ask("PATCH", f"{path}?update_mask={forbidden}", {"state": "TENANT_STATE_SUSPENDED"})
+        assert (refused.status, refused.field) == (400, "update_mask")
+    stale = await rest.ask("PATCH", path, {**body, "etag": "1-0"})
+    assert (stale.status, stale.reason) == (409, "ETAG_STALE")
+    assert (await client.tenants.get(changed["tenant_id"])).state == tenant_pb2.TENANT_STATE_ACTIVE
 
 
 async def test_the_budget_follows_the_quota_of_cost(client: AsyncClient, tenant: Tenant) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
@@ -89,15 +90,20 @@ class Rpc:
 
 def _rest_call(binding: http_pb2.HttpRule, fields: Mapping[str, Any]) -> RestCall:
     verb = next(verb for verb in _VERBS if getattr(binding, verb))
-    left = dict(fields)
+    left = deepcopy(dict(fields))
 
     def fill(place: re.Match[str]) -> str:
-        return quote(str(left.pop(place[1])), safe="@")
+        *way, name = place[1].split(".")
+        holder = left
+        for step in way:
+            holder = holder[step]
+        return quote(str(holder.pop(name)), safe="@")
 
     path = _PLACE.sub(fill, getattr(binding, verb))
-    if binding.body == "*":
+    body = left if binding.body == "*" else left.pop(binding.body) if binding.body else None
+    if body is left:
         return RestCall(verb.upper(), path, left)
-    return RestCall(verb.upper(), f"{path}?{urlencode(left, doseq=True)}" if left else path, None)
+    return RestCall(verb.upper(), f"{path}?{urlencode(left, doseq=True)}" if left else path, body)
 
 
 def _rpcs() -> Iterator[Rpc]:
