@@ -1,0 +1,113 @@
+"""An erasure goes on to its end, whoever was away and whoever drives it, on real Postgres."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import insert
+
+from services.gateway.storage.tables import TENANT
+from services.gateway.storage.tenant_work import SqlBeginTenantWork, SqlErasureBook, SqlTenantReader
+from services.gateway.usecases.erase_tenants import EraseTenants
+from services.gateway.usecases.tenant_ports import Erased
+from services.meshkit.core.errors import Unavailable
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.tenant import ErasureAction, ErasureStep, TenantState
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.migrations import migrate
+from services.meshkit.sql.scope import tenant_scope
+from services.meshkit.testing.fake_clock import FakeClock
+from tests.integration.conftest import MakeDatabase
+
+
+class Stores:
+    """Two services with some rows each; one call erases at most ten."""
+
+    services: Sequence[str] = ("memory", "tools")
+
+    def __init__(self) -> None:
+        self.rows = {"memory": 25, "tools": 3}
+        self.away: set[str] = set()
+
+    async def plan(self, tenant: TenantId) -> Mapping[str, Sequence[ErasureStep] | None]:
+        return {}
+
+    async def erase(self, service: str, tenant: TenantId) -> Erased:
+        await asyncio.sleep(0)
+        if service in self.away:
+            raise Unavailable(service)
+        count = min(10, self.rows[service])
+        self.rows[service] -= count
+        step = ErasureStep(service=service, store="rows", action=ErasureAction.DELETE, count=count)
+        return Erased(steps=[step], done=count == 0)
+
+
+class Room:
+    """A marked tenant, and gateways that may drive its erasure."""
+
+    def __init__(self, begin: SqlBeginTenantWork, book: SqlErasureBook, reader: SqlTenantReader) -> None:
+        self.tenant, self.clock, self.stores = TenantId(uuid4()), FakeClock(), Stores()
+        self.reader, self._begin, self._book = reader, begin, book
+
+    def gateway(self, *, settle_seconds: float = 60) -> EraseTenants:
+        """Gives a gateway that has just started."""
+        return EraseTenants(
+            begin=self._begin,
+            book=self._book,
+            stores=self.stores,
+            clock=self.clock,
+            settle_seconds=settle_seconds,
+            every_seconds=1,
+        )
+
+    async def mark(self) -> None:
+        async with self._begin(self.tenant) as work:
+            tenant = await work.tenants.lock(self.tenant)
+            await work.tenants.replace(tenant.changed(state=TenantState.DELETING))
+            await work.erasures.begin(self.tenant, self.clock.now(), self.stores.services)
+            await work.commit()
+
+
+@pytest.fixture
+async def room(make_database: MakeDatabase) -> AsyncIterator[Room]:
+    urls = await make_database("gateway")
+    await migrate("services.gateway", urls.migrator)
+    async with sql_engine(urls.app, pool_size=2) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
+        room = Room(SqlBeginTenantWork(app), SqlErasureBook(maintenance), SqlTenantReader(app))
+        async with tenant_scope(app, room.tenant) as scope:
+            values = {"tenant_id": room.tenant, "name": "acme", "residency_region": "", "create_time": room.clock.now()}
+            await scope.execute(insert(TENANT).values(values))
+            await scope.commit()
+        await room.mark()
+        yield room
+
+
+async def test_an_erasure_survives_outages_and_restarts_and_ends_when_nothing_more_comes(room: Room) -> None:
+    room.stores.away = {"tools"}
+    for _ in range(4):
+        await room.gateway().round()
+    half = await room.reader.erasure(room.tenant)
+    assert (half.pending, half.end_time) == ({"memory", "tools"}, None), "something may still be under way"
+    room.stores.away = set()
+    room.stores.rows["memory"] = 4  # a call that was under way has written
+    room.clock.advance(seconds=61)
+    for _ in range(2):
+        await room.gateway().round()
+    ended = await room.reader.erasure(room.tenant)
+    assert (ended.pending, ended.done) == (frozenset(), {"memory", "tools"})
+    assert ended.end_time == room.clock.now()
+    assert {step.service: step.count for step in ended.steps} == {"memory": 29, "tools": 3}
+    assert (await room.reader.get(room.tenant)).state is TenantState.DELETED
+    assert room.stores.rows == {"memory": 0, "tools": 0}
+
+
+async def test_two_gateways_do_not_count_the_same_rows(room: Room) -> None:
+    room.clock.advance(seconds=61)
+    for _ in range(5):
+        await asyncio.gather(room.gateway().round(), room.gateway().round())
+    ended = await room.reader.erasure(room.tenant)
+    assert {step.service: step.count for step in ended.steps} == {"memory": 25, "tools": 3}
+    assert ended.end_time is not None
+    assert ended.end_time - ended.start_time == timedelta(seconds=61)
