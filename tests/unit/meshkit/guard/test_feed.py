@@ -57,7 +57,7 @@ def test_a_feed_that_heard_nothing_refuses_nobody() -> None:
     assert feed.age() == float("inf")
 
 
-@pytest.mark.parametrize(("subject", "api_key"), [(KEY_TEXT, None), ("svc_1", KEY_TEXT)])
+@pytest.mark.parametrize(("subject", "api_key"), [(KEY_TEXT, None), ("svc_1", KEY_TEXT)], ids=["key", "account"])
 def test_a_token_from_before_the_revocation_is_refused_and_a_later_one_is_not(
     subject: str, api_key: str | None
 ) -> None:
