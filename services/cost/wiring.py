@@ -44,7 +44,7 @@ from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.outbox import OutboxRelay
 from services.meshkit.sql.request_ids import ForgetRequests
-from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 
 

@@ -4,8 +4,6 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncEngine
-
 from services.gateway.clients import tenant_stores
 from services.gateway.clients.tenant_stores import GrpcTenantStores
 from services.gateway.settings import GatewaySettings
@@ -25,7 +23,8 @@ from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.client_address import ClientAddresses
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.server import Background, Registration
-from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.sql.engine import AsyncEngine
+from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 
 

@@ -52,7 +52,7 @@ from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.sealing import sealing
-from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 
 

@@ -22,7 +22,7 @@ from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.request_ids import ForgetRequests
-from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 from services.policy.clients.wakes import NatsWakes
 from services.policy.rules.shipped import load_shipped

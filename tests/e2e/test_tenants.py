@@ -1,8 +1,10 @@
 """What a tenant may use, its rules, its suspension and its end, through a whole mesh."""
 
 import asyncio
+import json
 from typing import Any
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -10,7 +12,10 @@ from comitia.gateway.v1 import tenant_pb2
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
 from comitia_sdk.errors import ComitiaError
+from services.launcher.layout import DataDir, read_state
+from services.launcher.ports import metrics_port_name
 from services.launcher.services import SERVICES
+from services.meshkit.core.ids import to_uuid
 from tests.e2e.conftest import MakeTenant, Rest, Tenant, until
 from tests.support.mesh import RunningMesh
 from tests.support.mesh_databases import connected
@@ -238,3 +243,59 @@ async def _holds(database: asyncpg.Connection, table: str, word: str) -> bool:
         f"%{word}%",
         f"%{word.encode().hex()}%",
     )
+
+
+def test_an_operator_cares_for_tenants_on_the_command_line(mesh: RunningMesh) -> None:
+    made = json.loads(mesh.comitia("tenant", "create", "cared-for", "--region", "eu", "-o", "json").stdout)
+    assert "cared-for" in mesh.comitia("tenant", "list").stdout
+    limits = ("--agents", "20", "--runs", "5", "--storage", "2GB", "--cost", "100")
+    changed = mesh.comitia("tenant", "set-quota", "cared-for", *limits).stdout
+    for told in ("at most 20", "at most 2,000,000,000 bytes", "at most $100", "eu"):
+        assert told in " ".join(changed.split())
+    assert "at least one quota" in mesh.comitia("tenant", "set-quota", "cared-for", check=2).stderr
+    assert "suspended" in mesh.comitia("tenant", "suspend", "cared-for", "--reason", "unpaid").stdout
+    assert "active" in mesh.comitia("tenant", "resume", "cared-for").stdout
+    assert "any" in mesh.comitia("tenant", "set-region", "cared-for").stdout
+    own: dict[str, Any] = {"COMITIA_API_KEY": made["admin_api_key"], "COMITIA_URL": mesh.url}
+    rules = ("--tool", "calculator", "--host", "*.example.com", "--audit-level", "refusals")
+    assert "*.example.com" in mesh.comitia("tenant", "policy", "set", *rules, **own).stdout
+    assert "calculator" in mesh.comitia("tenant", "policy", "show", **own).stdout
+    assert "refusals" in mesh.comitia("tenant", "show", **own).stdout
+    assert "every public one" in mesh.comitia("tenant", "policy", "set", **own).stdout
+    plan = mesh.comitia("tenant", "delete", "cared-for", "--plan").stdout
+    assert "journal" in plan
+    assert "cost_event" in plan
+    assert "typed again" in mesh.comitia("tenant", "delete", "cared-for", "--confirm", "other", check=2).stderr
+    assert "erased at" in mesh.comitia("tenant", "delete", "cared-for", "--confirm", "cared-for", "--wait").stdout
+    assert "erased at" in mesh.comitia("tenant", "erasure", made["tenant"]["tenant_id"]).stdout
+    assert "deleted" in mesh.comitia("tenant", "show", "cared-for").stdout
+
+
+async def test_no_metric_names_a_tenant_or_what_it_has(mesh: RunningMesh, tenant: Tenant) -> None:
+    await tenant.cast("Ada")
+    session = await tenant.start("Ada", max_rounds=1)
+    await tenant.ended(session.session_id)
+    me = await tenant.client.identity.whoami()
+    told = {
+        me.tenant_id,
+        str(to_uuid(me.tenant_id, "tenant")),
+        me.subject,
+        tenant.name,
+        tenant.mark,
+        session.session_id,
+    }
+    async with aiohttp.ClientSession() as http:
+        ports = read_state(DataDir(mesh.data_dir))["ports"]
+        for port in [ports[metrics_port_name(service)] for service in SERVICES]:
+            async with http.get(f"http://127.0.0.1:{port}/metrics") as page:
+                text = await page.text()
+            assert not [name for name in told if name in text], port
+            assert "comitia_" in text
+
+
+@pytest.mark.parametrize("forged", ["*", ">", "run_*", "a.b", "run_\u0000", "../x"])
+async def test_no_wildcard_listens_to_the_live_text_of_others(tenant: Tenant, forged: str) -> None:
+    watch = tenant.client.sessions.watch(forged)
+    with pytest.raises(ComitiaError) as refused:
+        await anext(watch)
+    assert refused.value.reason in ("INVALID_FIELD", "SESSION_NOT_FOUND")

@@ -2,13 +2,12 @@
 
 import re
 import time
-from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from comitia_sdk.cli.connect import client
-from comitia_sdk.cli.output import Form, FormOption, as_json, moment, show_json, show_one, show_rows
+from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, show_json, show_one, show_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -307,7 +306,7 @@ def _lines(tenant: "Tenant") -> list[tuple[str, str]]:
         ("workflows", _limit(quotas.max_workflows)),
         ("runs at once", _limit(quotas.max_concurrent_runs)),
         ("storage", _limit(quotas.max_storage_bytes, " bytes")),
-        ("cost", f"at most {_usd(quotas.max_cost_nano_usd)} USD" if quotas.max_cost_nano_usd else "no limit"),
+        ("cost", f"at most {dollars(quotas.max_cost_nano_usd)}" if quotas.max_cost_nano_usd else "no limit"),
         ("rate factor", f"{quotas.rate_factor:g}"),
         *_rules(tenant),
     ]
@@ -328,12 +327,6 @@ def _rules(tenant: "Tenant") -> list[tuple[str, str]]:
 
 def _limit(most: int, unit: str = "") -> str:
     return f"at most {most:,}{unit}" if most else "no limit"
-
-
-def _usd(nano_usd: int) -> Decimal:
-    from comitia_sdk.money import usd
-
-    return usd(nano_usd).normalize()
 
 
 def _show_erasure(output: Form, erasure: "GetErasureResponse") -> None:

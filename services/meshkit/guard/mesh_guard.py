@@ -56,7 +56,6 @@ async def mesh_guard(
     clock: Clock,
     workload: WorkloadSigner,
     audit: GuardPart | None = None,
-    tenant_data: GuardPart | None = None,
     source: GuardSource | None = None,
     leases: LeaseSlices | None = None,
 ) -> AsyncGenerator[MeshGuard]:
@@ -67,14 +66,13 @@ async def mesh_guard(
         service: name, such as `tools`.
         workload: proves the service to the gateway.
         audit: serves the rows of the audit trail.
-        tenant_data: erases what the service holds of a tenant.
         source: says what changed, for the gateway itself; every other service asks the gateway.
         leases: leases slices of rate limits, likewise.
     Raises: KeyUnreadable: a key set file is missing or broken. Unavailable: it is the gateway's, which does not answer.
     """
     feed, addresses = GuardFeed(clock=clock), ClientAddresses(settings.edge_networks)
     feed.show(service)
-    parts = [part for part in (audit, tenant_data) if part is not None]
+    parts = [part for part in (audit,) if part is not None]
     async with channel(settings.gateway_target, identity=workload) as to_gateway:
         mirrors: list[Background] = []
         if settings.jwks_from_gateway:

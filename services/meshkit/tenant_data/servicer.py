@@ -15,9 +15,9 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.tenant import ErasureStep, KnowsTenants, TenantState
 from services.meshkit.grpc.server import Registration
-from services.meshkit.tenant_data.convert import steps_to_proto
-from services.meshkit.tenant_data.erase_rows import BATCH, TenantRows
 from services.meshkit.sql.tenant_data import TableStatement
+from services.meshkit.sql.tenant_rows import BATCH, TenantRows
+from services.meshkit.tenant_data.convert import steps_to_proto
 
 _TENANT: Final = "tenant"
 #: Time for one call of EraseTenant; what is left then is done in the next.

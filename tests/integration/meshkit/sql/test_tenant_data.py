@@ -13,7 +13,7 @@ from services.meshkit.sql.catalogue import audit_catalogue
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.tenant_data import TableStatement, deleted, kept
-from services.meshkit.tenant_data.erase_rows import TenantRows
+from services.meshkit.sql.tenant_rows import TenantRows
 from tests.integration.conftest import MakeDatabase
 
 SERVICES = ("cost", "gateway", "inference", "memory", "orchestrator", "policy", "tools")
