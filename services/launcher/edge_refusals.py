@@ -33,6 +33,8 @@ class Refusal:
     #: Part of Envoy's response code details that tells this refusal from others of its status.
     details: str = ""
     comparison: Literal["EQ", "GE"] = "EQ"
+    #: HTTP status that callers get, where Envoy's own says something else than the services would.
+    told: int | None = None
     retry_seconds: int | None = None
     #: Field at fault; may hold operators.
     at: str = ""
@@ -124,7 +126,8 @@ REFUSALS: Final = (
     ),
     Refusal(
         status=403,
-        code=code_pb2.PERMISSION_DENIED,
+        told=401,
+        code=code_pb2.UNAUTHENTICATED,
         reason="TOKEN_NOT_FOR_US",
         message=f"the access token is meant for something else; {_TOKEN_HELP}",
     ),

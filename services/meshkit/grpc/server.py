@@ -28,6 +28,8 @@ from services.meshkit.telemetry.metrics_page import metrics_page
 from services.meshkit.telemetry.scope import scoped
 
 _MAX_STREAMS_PER_CONNECTION: Final = 1000
+#: Above what the edge lets through (32 KiB), so that what is wrong in a header is told by us, with a reason.
+_MAX_METADATA_BYTES: Final = 64 * 1024
 #: A connection is closed for new calls after this long, so that clients find new replicas.
 _MAX_CONNECTION_AGE_MS: Final = 10 * 60 * 1000
 #: Calls that live on an aged connection may take this long to end.
@@ -231,6 +233,8 @@ def _options() -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", RECEIVED_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_concurrent_streams", _MAX_STREAMS_PER_CONNECTION),
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.max_connection_age_ms", _MAX_CONNECTION_AGE_MS),
         ("grpc.max_connection_age_grace_ms", _MAX_CONNECTION_AGE_GRACE_MS),
         ("grpc.keepalive_time_ms", 60_000),

@@ -107,11 +107,11 @@ async def test_a_token_that_is_none_of_ours_is_401(outside: Outside, make: Any, 
     assert outside.agents.calls == before
 
 
-async def test_a_token_for_another_audience_is_403(outside: Outside) -> None:
+async def test_a_token_for_another_audience_is_401(outside: Outside) -> None:
     status, body = await outside.rest(
         "GET", "/v1/whoami", headers={"authorization": f"Bearer {a_token(outside, aud='x')}"}
     )
-    assert (status, reason_of(body)) == (403, "TOKEN_NOT_FOR_US")
+    assert (status, body["code"], reason_of(body)) == (401, 16, "TOKEN_NOT_FOR_US")
 
 
 async def test_a_token_in_the_query_or_a_cookie_counts_for_nothing(outside: Outside) -> None:
