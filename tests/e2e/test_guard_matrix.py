@@ -26,6 +26,8 @@ LET_IN: Final = ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
 NOT_ALLOWED: Final = ("PERMISSION_DENIED", "PERMISSION_MISSING")
 #: What is said to a token that proves nothing.
 REFUSALS: Final = frozenset({"TOKEN_INVALID", "TOKEN_EXPIRED", "TOKEN_NOT_FOR_US", "TOKEN_MISSING"})
+#: Good tokens in another spelling, which Envoy takes for good; the services behind it do not.
+SPELLINGS: Final = {"five parts", "base64 that is not canonical", "base64 of the other alphabet"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def attacks(mesh: RunningMesh, roles: Roles) -> Attacks:
 
 async def test_no_bad_token_opens_any_door(doors: Doors, attacks: Attacks) -> None:
     wrong: list[str] = []
-    texts: set[str] = set()
+    texts: dict[str, str] = {}
     for rpc in one_of_each_service():
         for door in doors.of(rpc):
             # What cannot be written into a header is no attack.
@@ -131,12 +133,11 @@ async def test_no_bad_token_opens_any_door(doors: Doors, attacks: Attacks) -> No
                     wrong.append(f"{name} at {door} ({rpc.name}): {answer.short}")
                 if sent[name][:30] in answer.message:
                     wrong.append(f"{name} at {door}: the token is told")
-                # Envoy takes another spelling of the same bytes for good; the service behind it does not.
-                if door == EDGE and name in attacks.forged and "base64" not in name:
-                    texts.add(answer.message)
+                if door == EDGE and name in attacks.forged.keys() - SPELLINGS:
+                    texts[answer.message] = name
     assert not wrong, "\n".join(wrong)
     # Who forges learns nothing from the answer about what gave them away.
-    assert len(texts) == 1
+    assert len(texts) == 1, texts
 
 
 async def test_a_good_token_in_a_bad_line_opens_no_door(doors: Doors, roles: Roles) -> None:
