@@ -96,7 +96,7 @@ class Caller:
         kind = intended.call_intended.kind
         patience = patience_with(kind)
         waits = chain(self._backoff.waits(self._random), repeat(_MAX_WAIT_SECONDS))
-        tries = 0
+        tries = waited = 0
         while True:
             tries += 1
             try:
@@ -108,7 +108,8 @@ class Caller:
                     return await self._ask(principal, _context(run, started, intended), intended, outcome, tries)
             except MeshError as error:
                 waits_for_it = waited_out(error)
-                used_up = patience.tries is not None and tries >= patience.tries
+                waited += waits_for_it
+                used_up = patience.tries is not None and tries - waited >= patience.tries
                 if not waits_for_it and (not may_pass(error) or used_up):
                     raise
                 if waits_for_it or (tries >= PARK_AFTER and patience.tries is None):

@@ -11,6 +11,7 @@ from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.errors import Exhausted, MeshError, PermissionDenied, Unavailable
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.secret import Secret
+from services.meshkit.guard.errors import TenantSuspended
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.clients.run_tokens import MARGIN
 from services.orchestrator.engine.run import OwnedRun
@@ -126,6 +127,14 @@ async def test_a_recall_is_given_up_after_three_tries() -> None:
 async def test_a_call_that_must_be_made_parks_the_run_and_goes_on() -> None:
     _, clock, noted = await make(Memory(*[Unavailable("tools")] * 6), journal_pb2.CALL_KIND_DESCRIBE_TOOLS)
     assert noted.parks == ["UNAVAILABLE"] * 4
+    assert max(clock.waits) <= 5.0
+
+
+async def test_a_suspended_tenants_call_waits_visibly_however_long_and_loses_no_try() -> None:
+    memory = Memory(*[TenantSuspended()] * 20, Unavailable("memory"), Unavailable("memory"))
+    answer, clock, noted = await make(memory)
+    assert isinstance(answer, memory_service_pb2.RecallResponse)
+    assert noted.parks == ["TENANT_SUSPENDED"] * 20
     assert max(clock.waits) <= 5.0
 
 
