@@ -10,18 +10,12 @@ from typing import Any
 from comitia.gateway.v1 import status_service_pb2_grpc
 from comitia.gateway.v1.guard_feed_service_pb2_grpc import add_GuardFeedServiceServicer_to_server
 from comitia.guard_table import GUARDS
-from services.gateway.access_wiring import access
-from services.gateway.audit_wiring import audit_trail
 from services.gateway.clients.health_probe import GrpcHealthProbe, health_probe
-from services.gateway.identity_wiring import identities, signing
-from services.gateway.people_wiring import people
-from services.gateway.rate_wiring import rate_leasing
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.audit_reader import SqlAuditReader
 from services.gateway.storage.guard_reader import SqlGuardReader
 from services.gateway.storage.rate_buckets import SqlRateBuckets
 from services.gateway.storage.unit_of_work import SqlBeginWork
-from services.gateway.tenant_wiring import tenants
 from services.gateway.transport import access_servicer, edge_authorization, edge_reflection
 from services.gateway.transport.guard_feed_servicer import GuardFeedServicer
 from services.gateway.transport.status_servicer import StatusServicer
@@ -29,6 +23,12 @@ from services.gateway.usecases.create_api_key import KeyMaker
 from services.gateway.usecases.create_tenant import CreateTenant
 from services.gateway.usecases.guard_news import GuardNews
 from services.gateway.usecases.mesh_status import MeshStatus
+from services.gateway.wiring.access import access
+from services.gateway.wiring.audit import audit_trail
+from services.gateway.wiring.identity import identities, signing
+from services.gateway.wiring.people import people
+from services.gateway.wiring.rate import rate_leasing
+from services.gateway.wiring.tenant import tenants
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
