@@ -9,10 +9,14 @@ import asyncpg
 from sqlalchemy import exc
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 
-from services.meshkit.core.errors import Conflict, Exhausted, Unavailable
+from services.meshkit.core.errors import Conflict, Exhausted, Invalid, Unavailable
 
 #: deadlock_detected, serialization_failure, lock_not_available
 _CONFLICT_STATES: Final = frozenset({"40P01", "40001", "55P03"})
+#: character_not_in_repertoire, untranslatable_character: U+0000, which no text of Postgres holds
+_CHARACTER_STATES: Final = frozenset({"22021", "22P05"})
+#: What asyncpg says of a number that is too big for its column.
+_TOO_BIG: Final = "value out of int"
 #: admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections, query_canceled by timeout
 _AWAY_STATES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})
 
@@ -23,6 +27,15 @@ class TransactionConflict(Conflict):
     reason = "TRANSACTION_CONFLICT"
 
 
+class ValueUnstorable(Invalid):
+    """The request holds a value that nothing stored can have, in a field that had no rule of its own against it."""
+
+    reason = "VALUE_UNSTORABLE"
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__("request", sentence)
+
+
 class DatabaseBusy(Exhausted):
     """Every connection of the pool is taken. Try again shortly."""
 
@@ -31,7 +44,10 @@ class DatabaseBusy(Exhausted):
 
 @contextmanager
 def mapped_errors() -> Generator[None]:
-    """Turns outages, a full pool and lost races into mesh errors; constraint violations pass for the repository."""
+    """Turns outages, a full pool, lost races and values that no column holds into mesh errors.
+
+    Constraint violations pass for the repository.
+    """
     try:
         yield
     except exc.TimeoutError as cause:
@@ -67,6 +83,14 @@ def _raise_mapped(driver: object, cause: BaseException) -> None:
         return
     if driver.sqlstate in _CONFLICT_STATES:
         raise TransactionConflict("another change got in the way; reload and try again") from cause
+    if driver.sqlstate in _CHARACTER_STATES:
+        raise ValueUnstorable(
+            "holds the character U+0000, which cannot be stored or looked for; leave it out"
+        ) from cause
+    if isinstance(driver, asyncpg.NumericValueOutOfRangeError) or (
+        isinstance(driver, asyncpg.DataError) and _TOO_BIG in str(driver)
+    ):
+        raise ValueUnstorable("holds a number that is too big to be stored or looked for") from cause
     if driver.sqlstate in _AWAY_STATES or isinstance(driver, asyncpg.PostgresConnectionError):
         raise Unavailable("postgres") from cause
 
