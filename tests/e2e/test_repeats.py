@@ -48,7 +48,7 @@ OF_THE_REPEAT: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def changes(rpc: Rpc) -> bool:
-    return rpc.name not in QUESTIONS and rpc.verbs != {"get"}
+    return rpc.name not in QUESTIONS and not rpc.verbs <= {"get"}
 
 
 CHANGING: Final = tuple(rpc for rpc in PUBLIC if changes(rpc))

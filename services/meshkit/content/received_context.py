@@ -34,9 +34,7 @@ def received_context(
     """
     asked = request_uuid(request_id)
     if asked is not None and message.ByteSize():
-        raise Invalid(
-            "request_id", "is for calls without `context`; there `context.call_id` makes a repeat harmless"
-        )
+        raise Invalid("request_id", "is for calls without `context`; there `context.call_id` makes a repeat harmless")
     context = context_from_proto(message)
     call = context.call_id
     for field, value, most in (

@@ -20,7 +20,7 @@ FIRST = '''
     from alembic.operations import Operations
 
     from services.meshkit.sql.audit import create_audit, drop_audit
-    from services.meshkit.sql.data_keys import create_data_keys
+    from services.meshkit.sql.data_keys import count_messages, create_data_keys
     from services.meshkit.sql.outbox import create_outbox
     from services.meshkit.sql.request_ids import create_request_ids
     from services.meshkit.sql.rls import tenant_table, untenanted_table
@@ -37,6 +37,7 @@ FIRST = '''
         create_outbox(op)
         create_request_ids(op)
         create_data_keys(op)
+        count_messages(op)
         create_audit(op)
 
 
