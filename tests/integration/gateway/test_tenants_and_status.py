@@ -119,7 +119,7 @@ async def test_a_service_that_serves_is_seen(
         answer = await ask(b"")
         health = {service.name: service.health for service in answer.services}
         assert health["cost"] == status_service_pb2.SERVICE_HEALTH_SERVING
-        await face.gateway.serving.health.set_serving(False)
+        await face.gateway.serving.health.drain()
         answer = await ask(b"")
     health = {service.name: service.health for service in answer.services}
     assert health["cost"] == status_service_pb2.SERVICE_HEALTH_NOT_SERVING
