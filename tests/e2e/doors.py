@@ -63,9 +63,11 @@ class Doors:
     ) -> Answer:
         channel: Any = self.channels[door]
         kind = channel.unary_stream if rpc.streams else channel.unary_unary
+        if rpc.method.client_streaming:
+            kind = channel.stream_stream
         start = kind(rpc.path, request_serializer=_written, response_deserializer=bytes)
         try:
-            call = start(request, metadata=headers, timeout=_SECONDS)
+            call = start([request] if rpc.method.client_streaming else request, metadata=headers, timeout=_SECONDS)
             if not rpc.streams:
                 return Answer("OK", body=await call)
             # A watch that has nothing to say yet has let its caller in, too.

@@ -11,12 +11,15 @@ import pytest
 
 from comitia_sdk.sync import Client
 from services.launcher.layout import DataDir
+from services.launcher.services import SERVICES
+from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import Role
+from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.signed_token import SigningKey
 from tests.e2e.doors import EDGE, Answer, Doors, Headers, at_once, bearer, open_doors
 from tests.support import permission_page
 from tests.support.mesh import RunningMesh
-from tests.support.public_rpcs import PUBLIC, Rpc
+from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
 from tests.support.token_attacks import LINES, forged, senseless
 
 GUARDED: Final = tuple(rpc for rpc in PUBLIC if not rpc.guard.open)
@@ -154,3 +157,47 @@ async def test_a_good_token_in_a_bad_line_opens_no_door(doors: Doors, roles: Rol
                 if answer.code != "UNAUTHENTICATED":
                     wrong.append(f"{name} at {door} ({rpc.name}): {answer.short}")
     assert not wrong, "\n".join(wrong)
+
+
+def shown_by(mesh: RunningMesh, service: str) -> Headers:
+    """Gives what a service of this mesh proves its name with."""
+    key = SigningKey.read(DataDir(mesh.data_dir).workload_key(service))
+    return (("comitia-workload", WorkloadSigner(service, key, clock=SystemClock()).assertion()),)
+
+
+async def test_a_service_may_call_what_its_peer_list_allows_and_nothing_else(
+    doors: Doors, mesh: RunningMesh, roles: Roles
+) -> None:
+    """Every internal RPC x every service, at the service that answers it; feeds are answered by all seven."""
+    wrong: list[str] = []
+    for rpc in INTERNAL:
+        package = rpc.path.split(".")[1]
+        for door in [package] if package in SERVICES else SERVICES:
+            for caller in SERVICES:
+                headers = (*shown_by(mesh, caller), *bearer(roles.tokens[Role.ADMIN]))
+                answer = await doors.knock(door, rpc, UNREADABLE, headers)
+                refused = (answer.code, answer.reason) == ("PERMISSION_DENIED", "PEER_NOT_ALLOWED")
+                if refused is (caller in rpc.guard.peers):
+                    wrong.append(f"{caller} -> {rpc.name} at {door}: {answer.short}")
+    assert not wrong, "\n".join(wrong)
+
+
+async def test_a_forged_grant_is_worth_nothing(doors: Doors, mesh: RunningMesh) -> None:
+    rpc = next(rpc for rpc in INTERNAL if rpc.name == "IdentityService/ExchangeGrant")
+    run = "run_01jd0000000000000000000000"
+    said: set[tuple[str, str, str]] = set()
+    for grant in (
+        "grant_01jd0000000000000000000000",
+        "grant_00000000000000000000000000",
+        "grant_7zzzzzzzzzzzzzzzzzzzzzzzzz",
+    ):
+        request = rpc.message({"grant_id": grant, "run_id": run})
+        answer = await doors.knock("gateway", rpc, request, shown_by(mesh, "orchestrator"))
+        said.add((answer.code, answer.reason, answer.message))
+    assert {(code, reason) for code, reason, _ in said} == {("UNAUTHENTICATED", "GRANT_INVALID")}
+    assert len(said) == 1
+    for grant in ("", "grant_", run, "' OR 1=1 --", "grant_\0", "../x", "x" * 9000):
+        answer = await doors.knock(
+            "gateway", rpc, rpc.message({"grant_id": grant, "run_id": run}), shown_by(mesh, "orchestrator")
+        )
+        assert answer.code in ("INVALID_ARGUMENT", "UNAUTHENTICATED"), f"{grant!r}: {answer.short}"
