@@ -81,6 +81,11 @@ class Rpc:
         """The REST verbs of all its paths: `get`, `post`, …"""
         return frozenset(verb for binding in self._bindings() for verb in _VERBS if getattr(binding, verb))
 
+    def paths(self, place: str) -> list[tuple[str, str]]:
+        """Gives verb and path of each request for REST, with the same text in every place."""
+        verbs = [(next(verb for verb in _VERBS if getattr(rule, verb)), rule) for rule in self._bindings()]
+        return [(verb.upper(), _PLACE.sub(quote(place), getattr(rule, verb))) for verb, rule in verbs]
+
     def _bindings(self) -> Iterator[http_pb2.HttpRule]:
         options: Any = descriptor_pb2.MethodOptions.FromString(self.method.GetOptions().SerializeToString())
         rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]  # extensions of options have no types
