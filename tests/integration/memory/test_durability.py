@@ -1,6 +1,7 @@
 """Nothing is lost, and nothing is remembered twice: crashes at each failpoint, and a vector store that lost it all."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -49,7 +50,9 @@ async def memory_process(
     for name, value in settings:
         if value is not None:
             plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-            environment[f"COMITIA_MEMORY_{name.upper()}"] = str(plain)
+            # Lists are read as JSON.
+            text = json.dumps([str(item) for item in plain]) if isinstance(plain, tuple) else str(plain)
+            environment[f"COMITIA_MEMORY_{name.upper()}"] = text
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.memory", env=environment, stdout=asyncio.subprocess.DEVNULL
     )

@@ -36,6 +36,7 @@ async def stored(engine: AsyncEngine, scope: Any, *tenants: TenantId, call_key: 
         [NOON] * count,
         [NOON + timedelta(hours=1)] * count,
         [1] * count,
+        [0] * count,
     ]
     return [ids, await one_trip(engine, scope, REMEMBER, *columns)]
 
