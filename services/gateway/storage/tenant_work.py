@@ -11,13 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.domain.erasure import Erasure
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
-from services.gateway.storage.access_work import SqlAnswers
 from services.gateway.storage.rows import tenant_of
 from services.gateway.storage.tables import ERASURE, TENANT
 from services.gateway.storage.tenant_rows import erasure_of, policy_to_json, progress_to_json, quotas_to_json
 from services.meshkit.core.errors import NotFound
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
+from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
 
 #: An erasure that a gateway works on is left to it so long after its last word.
@@ -31,7 +31,14 @@ class SqlTenantWork:
         self._scope = scope
         self.tenants = SqlChangingTenants(scope)
         self.erasures = SqlErasures(scope)
-        self.answers = SqlAnswers(scope)
+
+    async def claim_once(self) -> None:
+        """See `TenantWork.claim_once`."""
+        await claim_once(self._scope)
+
+    async def keep_once(self, made: object) -> None:
+        """See `TenantWork.keep_once`."""
+        await keep_once(self._scope, made)
 
     async def commit(self) -> None:
         """See `TenantWork.commit`."""

@@ -10,7 +10,7 @@ from services.gateway.domain.erasure import Erasure
 from services.gateway.transport import tenant_convert as convert
 from services.gateway.transport.convert import to_repeatable
 from services.gateway.usecases.create_tenant import CreateTenant
-from services.gateway.usecases.delete_tenant import DeleteTenant, DeleteWish
+from services.gateway.usecases.delete_tenant import DeleteTenant, DeleteWish, Deletion
 from services.gateway.usecases.ports import TenantReader
 from services.gateway.usecases.set_security_policy import SetSecurityPolicy
 from services.gateway.usecases.suspend_tenant import ResumeTenant, SuspendTenant
@@ -20,6 +20,7 @@ from services.meshkit.core.errors import Invalid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.client_address import ClientAddresses
+from services.meshkit.grpc.once import once
 from services.meshkit.grpc.server import Registration
 from services.meshkit.tenant_data.convert import steps_to_proto
 
@@ -36,6 +37,10 @@ class TenantVerbs:
     suspend: SuspendTenant
     resume: ResumeTenant
     delete: DeleteTenant
+
+
+def _deletion_to_proto(deletion: Deletion) -> pb.DeleteTenantResponse:
+    return pb.DeleteTenantResponse(plan=steps_to_proto(deletion.plan), tenant=convert.tenant_to_proto(deletion.tenant))
 
 
 class TenantServicer(TenantServiceServicer):
@@ -91,51 +96,55 @@ class TenantServicer(TenantServiceServicer):
         return pb.GetOwnTenantResponse(tenant=convert.tenant_to_proto(tenant))
 
     async def UpdateTenant(self, request: pb.UpdateTenantRequest, context: Any) -> pb.UpdateTenantResponse:
-        repeatable = to_repeatable(request, request.request_id, method=f"{_SERVICE}/UpdateTenant")
-        tenant = await self._verbs.update(caller_of(context), convert.to_change(request), repeatable)
-        return pb.UpdateTenantResponse(tenant=convert.tenant_to_proto(tenant))
+        caller, change = caller_of(context), convert.to_change(request)
+        return await once(
+            request,
+            lambda: self._verbs.update(caller, change),
+            lambda tenant: pb.UpdateTenantResponse(tenant=convert.tenant_to_proto(tenant)),
+            answers=pb.UpdateTenantResponse,
+        )
 
     async def SetSecurityPolicy(
         self, request: pb.SetSecurityPolicyRequest, context: Any
     ) -> pb.SetSecurityPolicyResponse:
         if not request.HasField("security_policy"):
             raise Invalid("security_policy", "is required; an empty one takes all rules away")
-        tenant = await self._verbs.set_security_policy(
-            caller_of(context),
-            convert.to_policy(request.security_policy),
-            etag=request.etag,
-            address=self._addresses.of(context),
-            request=to_repeatable(request, request.request_id, method=f"{_SERVICE}/SetSecurityPolicy"),
+        caller, policy = caller_of(context), convert.to_policy(request.security_policy)
+        address = self._addresses.of(context)
+        return await once(
+            request,
+            lambda: self._verbs.set_security_policy(caller, policy, etag=request.etag, address=address),
+            lambda tenant: pb.SetSecurityPolicyResponse(tenant=convert.tenant_to_proto(tenant)),
+            answers=pb.SetSecurityPolicyResponse,
         )
-        return pb.SetSecurityPolicyResponse(tenant=convert.tenant_to_proto(tenant))
 
     async def SuspendTenant(self, request: pb.SuspendTenantRequest, context: Any) -> pb.SuspendTenantResponse:
-        tenant = await self._verbs.suspend(
-            caller_of(context),
-            convert.to_tenant_id(request.tenant_id),
-            reason=request.reason,
-            request=to_repeatable(request, request.request_id, method=f"{_SERVICE}/SuspendTenant"),
+        caller, tenant_id = caller_of(context), convert.to_tenant_id(request.tenant_id)
+        return await once(
+            request,
+            lambda: self._verbs.suspend(caller, tenant_id, reason=request.reason),
+            lambda tenant: pb.SuspendTenantResponse(tenant=convert.tenant_to_proto(tenant)),
+            answers=pb.SuspendTenantResponse,
         )
-        return pb.SuspendTenantResponse(tenant=convert.tenant_to_proto(tenant))
 
     async def ResumeTenant(self, request: pb.ResumeTenantRequest, context: Any) -> pb.ResumeTenantResponse:
-        tenant = await self._verbs.resume(
-            caller_of(context),
-            convert.to_tenant_id(request.tenant_id),
-            request=to_repeatable(request, request.request_id, method=f"{_SERVICE}/ResumeTenant"),
+        caller, tenant_id = caller_of(context), convert.to_tenant_id(request.tenant_id)
+        return await once(
+            request,
+            lambda: self._verbs.resume(caller, tenant_id),
+            lambda tenant: pb.ResumeTenantResponse(tenant=convert.tenant_to_proto(tenant)),
+            answers=pb.ResumeTenantResponse,
         )
-        return pb.ResumeTenantResponse(tenant=convert.tenant_to_proto(tenant))
 
     async def DeleteTenant(self, request: pb.DeleteTenantRequest, context: Any) -> pb.DeleteTenantResponse:
+        caller = caller_of(context)
         wish = DeleteWish(
             tenant=convert.to_tenant_id(request.tenant_id),
             confirm_name=request.confirm_name,
             plan_only=request.plan_only,
         )
-        repeatable = to_repeatable(request, request.request_id, method=f"{_SERVICE}/DeleteTenant")
-        deletion = await self._verbs.delete(caller_of(context), wish, repeatable)
-        return pb.DeleteTenantResponse(
-            plan=steps_to_proto(deletion.plan), tenant=convert.tenant_to_proto(deletion.tenant)
+        return await once(
+            request, lambda: self._verbs.delete(caller, wish), _deletion_to_proto, answers=pb.DeleteTenantResponse
         )
 
     async def GetErasure(self, request: pb.GetErasureRequest, context: Any) -> pb.GetErasureResponse:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from services.gateway.domain.erasure import missing
 from services.gateway.domain.tenant import Tenant
 from services.gateway.domain.tenant_errors import OwnTenant
-from services.gateway.usecases.ports import Repeatable
 from services.gateway.usecases.tenant_ports import BeginTenantWork, TenantLookup, TenantStores
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid, Unavailable
 from services.meshkit.core.identity import Caller, TenantId
+from services.meshkit.core.once import nothing_to_repeat
 from services.meshkit.core.tenant import ErasureStep, TenantState
 
 
@@ -50,8 +50,8 @@ class DeleteTenant:
         self._clock = clock
         self._wake = wake
 
-    async def __call__(self, caller: Caller, wish: DeleteWish, request: Repeatable | None) -> Deletion:
-        """Raises: NotFound, Invalid, OwnTenant, RequestIdReused; Unavailable: a plan alone, and a service is away."""
+    async def __call__(self, caller: Caller, wish: DeleteWish) -> Deletion:
+        """Raises: NotFound, Invalid, OwnTenant; Unavailable: a plan alone, and a service is away; as `once`."""
         home = caller.principal.tenant
         tenant = await self._tenants.get(wish.tenant)
         if tenant.id == home:
@@ -61,12 +61,13 @@ class DeleteTenant:
         plan = await self._stores.plan(tenant.id)
         silent = missing(plan)
         if wish.plan_only:
+            nothing_to_repeat()
             if silent:
                 raise Unavailable(", ".join(silent))
             return Deletion(await self._planned(home, tenant), _flat(plan))
-        marked = await self._mark(home, tenant.id, request)
+        deletion = await self._mark(home, tenant.id, _flat(plan))
         self._wake()
-        return Deletion(marked, _flat(plan))
+        return deletion
 
     async def _planned(self, home: TenantId, tenant: Tenant) -> Tenant:
         """Notes in the audit trail that somebody asked."""
@@ -75,21 +76,19 @@ class DeleteTenant:
             await work.commit()
         return tenant
 
-    async def _mark(self, home: TenantId, tenant_id: TenantId, request: Repeatable | None) -> Tenant:
+    async def _mark(self, home: TenantId, tenant_id: TenantId, plan: Sequence[ErasureStep]) -> Deletion:
         async with self._begin(home, tenant_id) as work:
-            first = None if request is None else await work.answers.claim(home, request)
+            await work.claim_once()
             tenant = await work.tenants.lock(tenant_id)
-            if first is not None:
-                return tenant
             note(target=tenant.subject, details={"name": tenant.name, "before": tenant.state.value})
             if not tenant.ended:
                 tenant = tenant.changed(state=TenantState.DELETING)
                 await work.tenants.replace(tenant)
                 await work.erasures.begin(tenant_id, self._clock.now(), self._stores.services)
-            if request is not None:
-                await work.answers.keep(home, request, b"")
+            deletion = Deletion(tenant, plan)
+            await work.keep_once(deletion)
             await work.commit()
-        return tenant
+        return deletion
 
 
 def _flat(plan: Mapping[str, Sequence[ErasureStep] | None]) -> list[ErasureStep]:

@@ -5,7 +5,6 @@ from ipaddress import ip_address, ip_network
 from services.gateway.domain.etag import EtagStale
 from services.gateway.domain.tenant import Tenant
 from services.gateway.domain.tenant_errors import LockedOut, TenantEnded
-from services.gateway.usecases.ports import Repeatable
 from services.gateway.usecases.tenant_ports import BeginTenantWork
 from services.meshkit.core.audit import note
 from services.meshkit.core.identity import Caller
@@ -18,22 +17,18 @@ class SetSecurityPolicy:
     def __init__(self, *, begin: BeginTenantWork) -> None:
         self._begin = begin
 
-    async def __call__(
-        self, caller: Caller, policy: SecurityPolicy, *, etag: str, address: str, request: Repeatable | None
-    ) -> Tenant:
+    async def __call__(self, caller: Caller, policy: SecurityPolicy, *, etag: str, address: str) -> Tenant:
         """Gives the tenant as it is now.
 
         Args:
             policy: checked.
             address: where the caller is; empty when nobody knows.
-        Raises: EtagStale, LockedOut, TenantEnded, RequestIdReused.
+        Raises: EtagStale, LockedOut, TenantEnded, AnsweredBefore and its kin for a repeat.
         """
         home = caller.principal.tenant
         async with self._begin(home) as work:
-            first = None if request is None else await work.answers.claim(home, request)
+            await work.claim_once()
             tenant = await work.tenants.lock(home)
-            if first is not None:
-                return tenant
             if tenant.ended:
                 raise TenantEnded(home)
             if etag and etag != tenant.etag:
@@ -43,8 +38,7 @@ class SetSecurityPolicy:
             changed = tenant.changed(security_policy=policy)
             note(target=tenant.subject, details=_details(policy))
             await work.tenants.replace(changed)
-            if request is not None:
-                await work.answers.keep(home, request, b"")
+            await work.keep_once(changed)
             await work.commit()
         return changed
 

@@ -2,7 +2,6 @@
 
 from services.gateway.domain.tenant import Tenant
 from services.gateway.domain.tenant_errors import OwnTenant, TenantEnded
-from services.gateway.usecases.ports import Repeatable
 from services.gateway.usecases.tenant_ports import BeginTenantWork
 from services.meshkit.core.audit import note
 from services.meshkit.core.errors import Invalid
@@ -18,14 +17,14 @@ class SuspendTenant:
     def __init__(self, *, begin: BeginTenantWork) -> None:
         self._begin = begin
 
-    async def __call__(self, caller: Caller, tenant: TenantId, *, reason: str, request: Repeatable | None) -> Tenant:
-        """Raises: NotFound, Invalid, OwnTenant, TenantEnded, RequestIdReused."""
+    async def __call__(self, caller: Caller, tenant: TenantId, *, reason: str) -> Tenant:
+        """Raises: NotFound, Invalid, OwnTenant, TenantEnded, AnsweredBefore and its kin for a repeat."""
         if len(reason) > _MAX_REASON:
             raise Invalid("reason", f"must have at most {_MAX_REASON} characters")
         if tenant == caller.principal.tenant:
             raise OwnTenant
         details = {"reason": reason} if reason else {}
-        return await _move(self._begin, caller, tenant, TenantState.SUSPENDED, details, request)
+        return await _move(self._begin, caller, tenant, TenantState.SUSPENDED, details)
 
 
 class ResumeTenant:
@@ -34,9 +33,9 @@ class ResumeTenant:
     def __init__(self, *, begin: BeginTenantWork) -> None:
         self._begin = begin
 
-    async def __call__(self, caller: Caller, tenant: TenantId, *, request: Repeatable | None) -> Tenant:
-        """Raises: NotFound, TenantEnded, RequestIdReused."""
-        return await _move(self._begin, caller, tenant, TenantState.ACTIVE, {}, request)
+    async def __call__(self, caller: Caller, tenant: TenantId) -> Tenant:
+        """Raises: NotFound, TenantEnded, AnsweredBefore and its kin for a repeat."""
+        return await _move(self._begin, caller, tenant, TenantState.ACTIVE, {})
 
 
 async def _move(
@@ -45,21 +44,17 @@ async def _move(
     tenant_id: TenantId,
     state: TenantState,
     details: dict[str, str],
-    request: Repeatable | None,
 ) -> Tenant:
     home = caller.principal.tenant
     async with begin(home, tenant_id) as work:
-        first = None if request is None else await work.answers.claim(home, request)
+        await work.claim_once()
         tenant = await work.tenants.lock(tenant_id)
-        if first is not None:
-            return tenant
         if tenant.ended:
             raise TenantEnded(tenant.id)
         note(target=tenant.subject, details={"before": tenant.state.value, **details})
         if tenant.state is not state:
             tenant = tenant.changed(state=state)
             await work.tenants.replace(tenant)
-        if request is not None:
-            await work.answers.keep(home, request, b"")
+        await work.keep_once(tenant)
         await work.commit()
     return tenant

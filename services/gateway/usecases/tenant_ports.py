@@ -8,7 +8,6 @@ from typing import Protocol
 
 from services.gateway.domain.erasure import Erasure
 from services.gateway.domain.tenant import Tenant
-from services.gateway.usecases.access_ports import Answers
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.tenant import ErasureStep
 
@@ -44,8 +43,14 @@ class TenantWork(Protocol):
     def tenants(self) -> ChangingTenants: ...
     @property
     def erasures(self) -> Erasures: ...
-    @property
-    def answers(self) -> Answers: ...
+
+    async def claim_once(self) -> None:
+        """Claims the running request before the work, if it has an id; a repeat of it leaves by `AnsweredBefore`."""
+        ...
+
+    async def keep_once(self, made: object) -> None:
+        """Keeps the answer to the running request, if it has an id: what the servicer writes of `made`."""
+        ...
 
     async def commit(self) -> None:
         """Makes it durable."""

@@ -6,7 +6,6 @@ from services.gateway.domain.etag import EtagStale
 from services.gateway.domain.tenant import Tenant
 from services.gateway.domain.tenant_errors import TenantEnded
 from services.gateway.domain.tenant_rules import QuotaChange
-from services.gateway.usecases.ports import Repeatable
 from services.gateway.usecases.tenant_ports import BeginTenantWork
 from services.meshkit.core.audit import note
 from services.meshkit.core.identity import Caller, TenantId
@@ -29,14 +28,12 @@ class UpdateTenant:
     def __init__(self, *, begin: BeginTenantWork) -> None:
         self._begin = begin
 
-    async def __call__(self, caller: Caller, change: TenantChange, request: Repeatable | None) -> Tenant:
-        """Raises: NotFound, Invalid, EtagStale, TenantEnded, RequestIdReused."""
+    async def __call__(self, caller: Caller, change: TenantChange) -> Tenant:
+        """Raises: NotFound, Invalid, EtagStale, TenantEnded, AnsweredBefore and its kin for a repeat."""
         home = caller.principal.tenant
         async with self._begin(home, change.tenant) as work:
-            first = None if request is None else await work.answers.claim(home, request)
+            await work.claim_once()
             tenant = await work.tenants.lock(change.tenant)
-            if first is not None:
-                return tenant
             if tenant.ended:
                 raise TenantEnded(tenant.id)
             if change.etag and change.etag != tenant.etag:
@@ -47,8 +44,7 @@ class UpdateTenant:
             )
             note(target=tenant.subject, details=_details(change))
             await work.tenants.replace(changed)
-            if request is not None:
-                await work.answers.keep(home, request, b"")
+            await work.keep_once(changed)
             await work.commit()
         return changed
 
