@@ -267,7 +267,7 @@ async def test_a_follower_that_comes_late_gets_everything(mesh: ToolsMesh) -> No
 
 async def test_the_tenants_own_hosts_hold_for_each_step_of_the_way(mesh: ToolsMesh) -> None:
     rules = replace(CLEARANCE, allowed_hosts=("localhost", "*.example.com"))
-    http = HttpGetSettings(allowed_hosts=("*",))
+    http = HttpGetSettings(allowed_hosts=("*",), max_response_bytes=1_000)
     async with http_reader(connections=2, allow_private=True) as reader:
         near = await reader.read(mesh.site.url("/there", host="LOCALHOST"), http, rules, show=None)
         far = await reader.read(mesh.site.url("/there"), http, rules, show=None)
