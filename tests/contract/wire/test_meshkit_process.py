@@ -20,7 +20,9 @@ MAIN = """
     from collections.abc import AsyncIterator
     from contextlib import asynccontextmanager
     from pydantic_settings import SettingsConfigDict
-    from services.meshkit.grpc.server import Server, admission
+    from services.meshkit.grpc.server import Server
+    from services.meshkit.grpc.workload_identity import workload_identity
+    from services.meshkit.guard.mesh_guard import mesh_guard
     from services.meshkit.process import run_service
     from services.meshkit.settings import ServiceSettings
     from services.meshkit.core.failpoints import failpoint
@@ -36,8 +38,10 @@ MAIN = """
 
     @asynccontextmanager
     async def sample(settings, *, clock, ids):
-        yield Server(name="sample", listen=settings.listen, registrations=[], background=[sweep],
-                     admission=admission(settings, {}, clock=clock), clock=clock)
+        identity = workload_identity(settings, "sample", clock=clock)
+        async with mesh_guard(settings, {}, service="sample", clock=clock, workload=identity) as guard:
+            yield Server(name="sample", listen=settings.listen, registrations=[], background=[sweep],
+                         admission=guard.admission, clock=clock)
         print("wiring closed", flush=True)
 
     atexit.register(lambda: print("left to collect:", len(gc.get_objects())))
