@@ -21,21 +21,20 @@ from tests.support.mesh import RunningMesh
 from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
 
 GUARDED: Final = tuple(rpc for rpc in PUBLIC if not rpc.guard.open)
-#: An id of each kind that can be read and that nobody has.
-NOBODYS: Final = {
-    "api_key_id": "key_01jd0000000000000000000000",
-    "budget_id": "budget_01jd0000000000000000000000",
-    "bundle": "nobody@1.0.0",
-    "memory_id": "memory_01jd0000000000000000000000",
-    "name": "nobody",
-    "session_id": "run_01jd0000000000000000000000",
-}
+#: What stands in a place of a path that is no id: something that can be read and that nobody has.
+NOBODYS: Final = {"bundle": "nobody@1.0.0", "index": "0", "name": "nobody"}
 
 
 def an_empty_request(rpc: Rpc) -> dict[str, Any]:
     """Fills the places of the path only: whoever is refused is refused before the request is looked at."""
-    fields = rpc.method.input_type.fields_by_name
-    return {name: NOBODYS[name] for name, field in fields.items() if name in NOBODYS and field.message_type is None}
+    request: dict[str, Any] = {}
+    for place in rpc.places:
+        *way, name = place.split(".")
+        holder = request
+        for step in way:
+            holder = holder.setdefault(step, {})
+        holder[name] = NOBODYS.get(name) or f"{name.removesuffix('_id')}_01jd0000000000000000000000"
+    return request
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,12 @@ class Rpc:
         verbs = [(next(verb for verb in _VERBS if getattr(rule, verb)), rule) for rule in self._bindings()]
         return [(verb.upper(), _PLACE.sub(quote(place), getattr(rule, verb))) for verb, rule in verbs]
 
+    @property
+    def places(self) -> frozenset[str]:
+        """The fields that stand in its REST paths, such as `tenant.tenant_id`."""
+        paths = (getattr(rule, verb) for rule in self._bindings() for verb in _VERBS)
+        return frozenset(place[1] for path in paths for place in _PLACE.finditer(path))
+
     def _bindings(self) -> Iterator[http_pb2.HttpRule]:
         options: Any = descriptor_pb2.MethodOptions.FromString(self.method.GetOptions().SerializeToString())
         rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]  # extensions of options have no types
