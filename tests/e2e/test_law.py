@@ -5,7 +5,7 @@ import pytest
 from comitia.orchestrator.v1 import session_pb2
 from comitia.policy.v1 import policy_pb2
 from comitia_sdk.errors import PermissionDenied
-from tests.e2e.conftest import Tenant
+from tests.e2e.conftest import Tenant, until
 
 SUCCEEDED = session_pb2.SESSION_STATE_SUCCEEDED
 SECRET = "AKIA" + "ABCDEFGHIJKLMNOP"
@@ -38,8 +38,14 @@ async def test_a_warning_lets_the_session_go_on_and_is_on_the_record(tenant: Ten
     assert (after[0].path, after[0].agent_name) == ("rounds/1/Ada", "Ada")
     assert after[0].verdict_id in turn.verdict_ids
     assert "sword" not in after[0].rationale
-    listed = await tenant.rest.ask("GET", f"/violations?run_id={session.session_id}&rule=no_swords")
-    assert {one["violation_id"] for one in listed.body["violations"]} == {one.violation_id for one in found}
+
+    async def listed_alike() -> bool:
+        """What remembers the turn is judged after the session has ended, so the record may still grow."""
+        found = await violations(tenant, session.session_id)
+        listed = await tenant.rest.ask("GET", f"/violations?run_id={session.session_id}&rule=no_swords")
+        return {one["violation_id"] for one in listed.body["violations"]} == {one.violation_id for one in found}
+
+    await until(listed_alike, seconds=5)
 
 
 async def test_a_topic_that_the_law_blocks_never_reaches_the_provider(tenant: Tenant) -> None:
