@@ -110,6 +110,7 @@ async def test_a_watch_after_a_negative_sequence_is_refused(tenant: Tenant) -> N
     assert refused.value.field == "after_sequence"
     answer = await tenant.rest.ask("GET", f"/v1/sessions/{session_id}:watch?after_sequence=-1")
     assert (answer.status, answer.reason, answer.field) == (400, "INVALID_FIELD", "after_sequence")
+    assert int({name.lower(): value for name, value in answer.headers.items()}["x-ratelimit-limit"]) > 0
 
 
 async def test_two_watch_one_session_and_one_of_them_leaves(tenant: Tenant) -> None:

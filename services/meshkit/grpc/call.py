@@ -13,6 +13,9 @@ from services.meshkit.core.identity import Caller, Principal
 if TYPE_CHECKING:
     from services.meshkit.grpc.guard import Admission
 
+#: Metadata beside an answer, which REST callers get as headers.
+Headers = tuple[tuple[str, str], ...]
+
 
 class Drain:
     """Tells what runs long that its server is stopping."""
@@ -54,6 +57,8 @@ class Call:
     principal: Principal | None = None
     #: Name of the calling service, proven by its assertion.
     peer: str | None = None
+    #: What the caller hears with the first message of the answer; empty once it was sent.
+    headers: Headers = ()
 
 
 _current: ContextVar[Call | None] = ContextVar("call", default=None)

@@ -31,7 +31,7 @@ from services.meshkit.grpc.guard import (
     is_exempt,
 )
 from services.meshkit.grpc.incidents import incident
-from services.meshkit.grpc.limits import limited
+from services.meshkit.grpc.limits import limited, tell_headers
 from services.meshkit.grpc.standing import WhileStanding
 from services.meshkit.grpc.tls import certified_names
 from services.meshkit.telemetry import metrics
@@ -148,7 +148,8 @@ def _errors(rpc: Rpc, inner: Handler) -> Handler:
 
 
 async def _abort(context: Context, status: status_pb2.Status) -> NoReturn:
-    trailer = ((DETAILS_TRAILER, status.SerializeToString()),)
+    beside: Any = context.trailing_metadata() or ()
+    trailer = (*beside, (DETAILS_TRAILER, status.SerializeToString()))
     await context.abort(code_of(status), status.message, trailing_metadata=trailer)
 
 
@@ -244,8 +245,11 @@ def _decoding(rpc: Rpc) -> Handler:
 
         async def stream(raw: Any, context: Context) -> None:
             request = _decoded(raw, decode) if handler.request_streaming else decode(raw)
+            call = current_call()
             async with aclosing(behaviour(request, context)) as answers:
                 async for answer in answers:
+                    if call is not None and call.headers:
+                        await tell_headers(call, context)
                     await context.write(answer)
 
         return stream

@@ -3,7 +3,6 @@
 What counts is behind `Limits`, which the guard of the mesh implements; a server without it counts nothing.
 """
 
-import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from services.meshkit.core.errors import Exhausted
 from services.meshkit.core.identity import Principal
-from services.meshkit.grpc.call import current_call
+from services.meshkit.grpc.call import Call, Headers, current_call
 from services.meshkit.grpc.client_address import Connection
 from services.meshkit.grpc.guard import Guard, GuardMissing
 
@@ -40,7 +39,7 @@ class Allowance:
     reset_seconds: int
 
     @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
+    def headers(self) -> Headers:
         """The same as metadata, which REST callers get as headers."""
         return ((_LIMIT, str(self.limit)), (_REMAINING, str(self.remaining)), (_RESET, str(self.reset_seconds)))
 
@@ -66,7 +65,7 @@ class RateLimited(Exhausted):
         self.seconds = seconds
 
     @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
+    def headers(self) -> Headers:
         """What the caller hears beside the status."""
         return (*self.allowance.headers, (_RETRY_AFTER, str(max(1, math.ceil(self.seconds)))))
 
@@ -85,7 +84,7 @@ class TooManyInProgress(Exhausted):
         )
 
     @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
+    def headers(self) -> Headers:
         """What the caller hears beside the status."""
         return ((_RETRY_AFTER, "1"),)
 
@@ -142,33 +141,48 @@ def limited(rpc: "Rpc", inner: "Handler") -> "Handler":
         try:
             leave = route.enter(principal, outside=outside)
         except TooManyInProgress as refusal:
-            await context.send_initial_metadata(refusal.headers)
+            await _tell_refused(context, refusal.headers, streaming=streaming)
             raise
         try:
             if not outside or batch:
                 return await inner(request, context)
-            allowance = await _count(route, principal, context)
-            if allowance is None:
-                return await inner(request, context)
-            if streaming:
-                await context.send_initial_metadata(allowance.headers)
-                return await inner(request, context)
-            # What the handler waits for takes longer than this; an answer must not overtake it.
-            telling = asyncio.create_task(context.send_initial_metadata(allowance.headers), name="tell-allowance")
             try:
+                allowance = await route.count(principal, context)
+            except RateLimited as refusal:
+                await _tell_refused(context, refusal.headers, streaming=streaming)
+                raise
+            if allowance is None or call is None:
                 return await inner(request, context)
-            finally:
-                await telling
+            call.headers = allowance.headers
+            try:
+                answer = await inner(request, context)
+            except Exception:
+                await _tell_refused(context, call.headers, streaming=streaming)
+                raise
+            await tell_headers(call, context)
+            return answer
         finally:
             leave()
 
     return handle
 
 
-async def _count(route: RouteLimits, principal: Principal | None, context: "Context") -> Allowance | None:
-    """Counts the call; a caller that is refused is told how it stands. Raises: RateLimited."""
-    try:
-        return await route.count(principal, context)
-    except RateLimited as refusal:
-        await context.send_initial_metadata(refusal.headers)
-        raise
+async def tell_headers(call: Call, context: "Context") -> None:
+    """Sends what goes ahead of the answer, once it is certain that there is one.
+
+    What was sent earlier would commit the edge to success: it could then neither give a REST caller of a stream the
+    status of the failure, nor say UNAVAILABLE when this process dies in the middle.
+    """
+    if call.headers:
+        headers, call.headers = call.headers, ()
+        await context.send_initial_metadata(headers)
+
+
+async def _tell_refused(context: "Context", headers: Headers, *, streaming: bool) -> None:
+    """Tells a caller whose call fails how it stands: with the status of a stream that never began, else ahead of it."""
+    if not headers:
+        return
+    if streaming:
+        context.set_trailing_metadata(headers)
+    else:
+        await context.send_initial_metadata(headers)
