@@ -36,7 +36,7 @@ class MemoryBundleStore:
             self._activate(tenant, ActiveLaw(bundle.name, bundle.version))
         return self._marked(tenant, self._bundles[key])
 
-    async def activate(self, tenant: TenantId, law: ActiveLaw, *, by: str, bundle: Bundle | None = None) -> None:
+    async def activate(self, tenant: TenantId, law: ActiveLaw, *, by: str, bundle: Bundle) -> None:
         self.faults.hit()
         self._activate(tenant, law)
 

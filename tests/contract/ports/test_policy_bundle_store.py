@@ -84,7 +84,8 @@ async def test_a_name_means_the_active_else_the_highest_version(store: BundleSto
     for version in ("1.9.0", "1.10.0", "1.2.0"):
         await store.add(tenant, a_new_bundle(version=version), activate=False, most=10)
     assert (await store.find(tenant, "house", "")).version == "1.10.0"
-    await store.activate(tenant, ActiveLaw("house", "1.2.0"), by="key_1")
+    chosen = await store.find(tenant, "house", "1.2.0")
+    await store.activate(tenant, ActiveLaw("house", "1.2.0"), by="key_1", bundle=chosen)
     assert (await store.find(tenant, "house", "")).version == "1.2.0"
     assert await store.active(tenant) == ActiveLaw("house", "1.2.0")
 

@@ -178,6 +178,6 @@ async def test_without_the_store_what_is_known_holds_and_the_rest_is_refused(
 
 
 async def test_a_law_that_does_not_exist_lets_nothing_pass(laws: Laws, store: MemoryBundleStore) -> None:
-    await store.activate(TENANT, ActiveLaw("ground", "9.9.9"), by="key_1")
+    await store.activate(TENANT, ActiveLaw("ground", "9.9.9"), by="key_1", bundle=a_new_bundle().bundle)
     with pytest.raises(NoBundle):
         await laws.of(TENANT)
