@@ -84,10 +84,9 @@ class Caller:
                 return [await self._on(request, metadata=self._metadata)]
             except grpc.aio.AioRpcError as error:
                 found = from_rpc_error(error)
-                if found.reason != "REQUEST_IN_PROGRESS":
+                if found.reason not in ("REQUEST_IN_PROGRESS", "ROTATION_IN_PROGRESS"):
                     raise
-                assert found.retry_after is not None
-                await asyncio.sleep(found.retry_after.total_seconds())
+                await asyncio.sleep(found.retry_after.total_seconds() if found.retry_after else 1.0)
         raise AssertionError("still in progress")
 
     async def refused(self, fields: Mapping[str, Any], request_id: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,7 +119,7 @@ def test_lines_of_libraries_and_stack_traces_are_redacted_too(
     output = Output(io.BytesIO())
     monkeypatch.setattr("sys.stdout", output)
     root = logging.getLogger()
-    before, level = root.handlers[:], root.level
+    before, level, configured = root.handlers[:], root.level, structlog.get_config()
     try:
         logs.setup_logs("debug")
         try:
@@ -128,6 +129,7 @@ def test_lines_of_libraries_and_stack_traces_are_redacted_too(
         logging.getLogger("library").warning("retrying %s", f"https://u:{CANARY}@host/")
     finally:
         root.handlers[:], root.level = before, level
+        structlog.configure(**configured)
     output.flush()
     written = output.buffer.getvalue().decode()  # type: ignore[attr-defined]
     assert written.count("\n") == 2
