@@ -67,10 +67,12 @@ class Doors:
             kind = channel.stream_stream
         start = kind(rpc.path, request_serializer=_written, response_deserializer=bytes)
         try:
-            call = start([request] if rpc.method.client_streaming else request, metadata=headers, timeout=_SECONDS)
+            # Nothing is written to a stream of requests: who may not open one is told so without.
+            asked = () if rpc.method.client_streaming else (request,)
+            call = start(*asked, metadata=headers, timeout=_SECONDS)
             if not rpc.streams:
                 return Answer("OK", body=await call)
-            # A watch that has nothing to say yet has let its caller in, too.
+            # A stream that has nothing to say yet has let its caller in, too.
             body = await asyncio.wait_for(call.read(), 0.5)
             if body is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
                 body = b""

@@ -124,12 +124,16 @@ async def refusal(rpc: Rpc, opened: grpc.aio.Channel, metadata: Any, *, timeout:
     )
     empty = rpc.request_class()
     try:
-        call = start(iter([empty]) if rpc.method.client_streaming else empty, metadata=metadata, timeout=timeout)
+        if rpc.method.client_streaming:
+            # Nothing is written: who may not open a stream is told so without.
+            call = start(metadata=metadata, timeout=timeout)
+            await call.done_writing()
+        else:
+            call = start(empty, metadata=metadata, timeout=timeout)
         if not rpc.streams:
             await call
         else:
-            async for _ in call:
-                break
+            await call.read()
             call.cancel()
     except grpc.aio.AioRpcError as error:
         return remote_error(error)
