@@ -6,11 +6,12 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 from typing import Final
 
+import nats.aio.transport
 import nats.errors
 import nats.js.errors
-import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -21,8 +22,9 @@ from services.meshkit.bus.live import LiveMessage, LiveSubscription
 from services.meshkit.bus.subjects import DEAD_LETTERS, StreamSpec
 from services.meshkit.core.errors import Internal, Invalid, Unavailable
 from services.meshkit.core.secret import Secret
+from services.meshkit.telemetry.logs import logger
 
-log = structlog.get_logger()
+log = logger(__name__)
 
 _RECONNECT_SECONDS: Final = 0.5
 _CONNECT_TIMEOUT_SECONDS: Final = 2
@@ -180,8 +182,12 @@ class Bus:
         async def on_closed() -> None:
             closed.set()
 
+        url = self._url.reveal()
+        if url.startswith(("ws://", "wss://")):
+            # See the first lines of this package.
+            setattr(nats.aio.transport, "aiohttp", import_module("aiohttp"))  # noqa: B010
         await client.connect(
-            self._url.reveal(),
+            url,
             token=None if self._token is None else self._token.reveal(),
             error_cb=on_error,
             reconnected_cb=on_reconnected,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import nats.errors
-import structlog
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig
@@ -18,8 +17,9 @@ from services.meshkit.bus.bus import Bus
 from services.meshkit.bus.dead_letter import REPLAY_FOR, bury
 from services.meshkit.bus.subjects import StreamSpec
 from services.meshkit.core.errors import ErrorKind, MeshError, Unavailable
+from services.meshkit.telemetry.logs import logger
 
-log = structlog.get_logger()
+log = logger(__name__)
 
 #: Failures of the surroundings: the message is tried again for as long as they last.
 _NOT_ITS_FAULT: Final = frozenset(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import grpc
-from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from services.meshkit.core.clock import Clock
@@ -179,6 +178,8 @@ def _stamp(files: TlsFiles) -> tuple[tuple[int, int, int], ...]:
 
 def _read(files: TlsFiles) -> Certificates:
     """Reads the three files and makes sure that certificate and key belong together."""
+    from cryptography import x509  # 1 MB that a mesh without certificates does not need
+
     try:
         chain, key, authorities = (path.read_bytes() for path in (files.certificate, files.key, files.authorities))
         certificate = x509.load_pem_x509_certificates(chain)[0]

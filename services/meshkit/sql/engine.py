@@ -1,5 +1,8 @@
 """Opens the pool of one database role."""
 
+import asyncio
+import contextlib
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -14,6 +17,11 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 _STATEMENTS_PER_CONNECTION: Final = 512
 #: A transaction that sits open without a statement for this long is ended by the server.
 _IDLE_IN_TRANSACTION_SECONDS: Final = 30
+#: A connection beside the last used one is let go after this long: it costs the server 5 to 10 MB.
+_SPARE_SECONDS: Final = 15.0
+_LOOK_SECONDS: Final = 5.0
+#: Longest wait for the server to take leave.
+_LEAVE_SECONDS: Final = 2.0
 
 
 class PreambleConnection(asyncpg.Connection):  # type: ignore[type-arg]
@@ -73,6 +81,8 @@ async def sql_engine(
 ) -> AsyncGenerator[AsyncEngine]:
     """Opens a bounded pool on one database as one role and closes it at the end. Connects on first use.
 
+    Connections that nobody has needed for a while are closed, all but one.
+
     Args:
         url: `postgresql://role@host/database`, with or without a driver; `?host=/path` for a Unix socket.
         pool_size: most connections at any time; the next caller waits.
@@ -104,10 +114,50 @@ async def sql_engine(
         },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    spares = _Spares()
+    event.listen(engine.sync_engine, "checkin", spares.came_back)
+    event.listen(engine.sync_engine, "checkout", spares.went_out)
+    letting_go = asyncio.create_task(spares.let_go())
     try:
         yield engine
     finally:
+        letting_go.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await letting_go
         await engine.dispose()
+
+
+class _Spares:
+    """The connections of a pool that nobody uses just now, longest unused first."""
+
+    def __init__(self) -> None:
+        self._since: dict[ConnectionPoolEntry, float] = {}
+
+    def came_back(self, _connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        self._since[entry] = time.monotonic()
+
+    def went_out(self, _connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+        self._since.pop(entry, None)
+
+    async def let_go(self) -> None:
+        """Closes what has been spare for long, until cancelled. The pool finds it closed and connects anew."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            due = time.monotonic() - _SPARE_SECONDS
+            for entry in [entry for entry, since in list(self._since.items())[:-1] if since < due]:
+                # It may have gone out while an earlier one took leave.
+                if self._since.get(entry, due) < due:
+                    del self._since[entry]
+                    await _leave(entry)
+
+
+async def _leave(entry: ConnectionPoolEntry) -> None:
+    driver: Any = entry.driver_connection
+    if driver is None or driver.is_closed():
+        return
+    with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        # From its first step on the connection counts as closed.
+        await driver.close(timeout=_LEAVE_SECONDS)
 
 
 def _refuse_closed(

@@ -12,7 +12,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 from uuid import UUID
 
-import structlog
 from sqlalchemy import Column, DateTime, Index, LargeBinary, MetaData, Table, Text, Uuid, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -20,12 +19,13 @@ from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.rls import tenant_table
 from services.meshkit.sql.scope import maintenance_scope
+from services.meshkit.telemetry.logs import logger
 
 if TYPE_CHECKING:
     # Only migrations have it at hand; a service does without its 9 MB.
     from alembic.operations import Operations
 
-log = structlog.get_logger()
+log = logger(__name__)
 
 OUTBOX: Final = "outbox"
 

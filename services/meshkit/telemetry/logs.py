@@ -6,12 +6,16 @@ from collections.abc import MutableMapping
 from typing import Any, Final
 
 import msgspec
-import structlog
-from structlog.typing import FilteringBoundLogger, Processor
 
+from services.meshkit.core.imports import without
 from services.meshkit.telemetry import names
 from services.meshkit.telemetry.redact import redact
 from services.meshkit.telemetry.scope import current_scope
+
+# It would draw tracebacks for a terminal; ours are JSON.
+with without("rich"):
+    import structlog
+    from structlog.typing import FilteringBoundLogger, Processor
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
