@@ -19,6 +19,7 @@ from typing import Final
 from services.launcher import databases, keys, ports
 from services.launcher.child import ChildSpec
 from services.launcher.children import Supervisor
+from services.launcher.edge_tokens import TokenCheck
 from services.launcher.embedded import envoy, local_model, nats, postgres
 from services.launcher.environment import (
     MeshFacts,
@@ -74,8 +75,12 @@ class BringUp:
     #: The services of a single process; None where each has its own.
     together: ServicesTogether | None = None
     facts: MeshFacts = field(init=False)
+    token_check: TokenCheck = field(init=False)
     _room: postgres.PostgresRoom | None = field(init=False, default=None)
     _nats_token: str = field(init=False, default="", repr=False)
+
+    def __post_init__(self) -> None:
+        self.token_check = TokenCheck(self.data.jwks, self.data.token_check)
 
     def settle(self, claims: ports.PortClaims) -> None:
         """Chooses ports, makes keys, and so settles what all children are told.
@@ -140,6 +145,7 @@ class BringUp:
         """Renders, checks and starts Envoy."""
         if not self.options.edge:
             return
+        self.token_check.write()
         async with self.step("edge", detail=f"http://{self.options.edge_host}:{self.facts.ports['edge']}"):
             spec, rendered = await asyncio.to_thread(self._edge_spec)
             digest = databases.digest_of(rendered.encode())
@@ -295,7 +301,7 @@ class BringUp:
                 listen=Address(self.options.edge_host, chosen["edge"]),
                 admin=Address("127.0.0.1", chosen["edge_admin"]),
                 services={service: Address("127.0.0.1", chosen[service]) for service in SERVICES},
-                jwks=self.data.jwks,
+                token_check=self.data.token_check,
             )
         )
         spec = envoy.prepare_envoy(

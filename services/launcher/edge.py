@@ -77,8 +77,8 @@ class EdgeSettings:
     admin: Address
     #: gRPC address of each of the seven services, by name. A name that resolves to several addresses is balanced over.
     services: Mapping[str, Address]
-    #: Key set that access tokens are verified with; read when Envoy starts.
-    jwks: Path
+    #: How access tokens are verified; a `TokenCheck` keeps it.
+    token_check: Path
     descriptors: Path = _ROOT / "gen" / "descriptors" / "comitia.binpb"
     #: File of the access log; None writes it to stdout.
     access_log: Path | None = None
@@ -124,7 +124,7 @@ def render_edge(settings: EdgeSettings) -> str:
         "admin": settings.admin,
         "listen": settings.listen,
         "services": settings.services,
-        "jwks": settings.jwks.absolute(),
+        "token_check": settings.token_check.absolute(),
         "descriptors": settings.descriptors.absolute(),
         "log_path": settings.access_log.absolute() if settings.access_log else None,
         "tls": settings.tls,

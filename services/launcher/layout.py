@@ -66,6 +66,11 @@ class DataDir:
         return self.root / "keys" / "jwks.json"
 
     @property
+    def token_check(self) -> Path:
+        """How the edge verifies access tokens; made from the key set."""
+        return self.root / "envoy" / "token_check" / "token_check.json"
+
+    @property
     def workload_jwks(self) -> Path:
         """Key set that verifies the services' assertions."""
         return self.root / "keys" / "workload_jwks.json"

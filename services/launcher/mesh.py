@@ -36,6 +36,7 @@ class Mesh:
         self._ready = False
         self._resources = ExitStack()
         self._addresses: Addresses | None = None
+        self._following_keys: asyncio.Task[None] | None = None
         clock = SystemClock()
         self._supervisor = Supervisor(clock=clock, dice=Random(), report=report, changed=self._write_record)
         self._together = (
@@ -73,6 +74,7 @@ class Mesh:
             await self.stop()
             raise
         self._supervisor.keep()
+        self._following_keys = asyncio.create_task(self._parts.token_check.follow(), name="edge-keys")
         # As in `meshkit.process`: in a single process, calls need not wait for collections of what was imported.
         gc.freeze()
         self._ready = True
@@ -92,6 +94,8 @@ class Mesh:
         self._ready = False
         began = time.monotonic()
         self._report(Progress(step="stop", state=StepState.STARTED))
+        if self._following_keys is not None:
+            self._following_keys.cancel()
         await self._supervisor.stop(STOP_ORDER[0])
         if self._together is not None:
             await self._together.stop()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.launcher.edge import Address, EdgeSettings, render_edge
+from services.launcher.edge_tokens import TokenCheck
 
 _LIMIT_SECONDS = 15.0
 
@@ -61,13 +62,19 @@ async def running_edge(settings: EdgeSettings, folder: Path) -> AsyncGenerator[R
 
 
 def edge_settings(services: dict[str, str], *, jwks: Path, log: Path, **more: object) -> EdgeSettings:
-    """Makes the settings of an edge on free ports in front of these services; those not named answer to nobody."""
+    """Makes the settings of an edge on free ports in front of these services; those not named answer to nobody.
+
+    Args:
+        jwks: public keys of access tokens as they are now.
+    """
+    token_check = log.parent / "token_check" / "token_check.json"
+    TokenCheck(jwks, token_check).write()
     names = ("gateway", "orchestrator", "inference", "policy", "memory", "tools", "cost")
     return EdgeSettings(
         listen=Address("127.0.0.1", 0),
         admin=Address("127.0.0.1", 0),
         services={name: Address.parse(services.get(name, "127.0.0.1:1")) for name in names},
-        jwks=jwks,
+        token_check=token_check,
         access_log=log,
         **more,  # type: ignore[arg-type]
     )
