@@ -32,10 +32,10 @@ from services.inference.usecases.generate import Generate
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
-from services.inference.usecases.settled_notes import SettledNotes
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
+from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
@@ -68,7 +68,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
     ):
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
         calls = CallRepository(app, maintenance, keys=keys)
-        notes = SettledNotes(calls, clock=clock)
+        notes = SettledNotes("inference_settled_notes", calls, clock=clock)
         law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE)
         holds = CostHoldClient(to_money, ids=ids)
         deployments = configured(settings)

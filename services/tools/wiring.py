@@ -11,6 +11,7 @@ from comitia.policy.v1 import policy_pb2
 from comitia.tools.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_server
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
+from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
@@ -71,6 +72,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(settings.kek_path), clock=clock, ids=ids)
         catalogue = Catalogue(tools=ToolRepository(app, ids=ids), shipped=shipped)
         calls = InvocationRepository(app, maintenance, keys=keys)
+        notes = SettledNotes("tools_settled_notes", calls, clock=clock)
         holds = CostHoldClient(to_money, ids=ids)
         schemas, vectors = CompiledSchemas(), DefinitionVectors()
         limits = RateLimits(now=clock.monotonic)
@@ -86,7 +88,13 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             catalogue=catalogue,
             judgement=judgement,
             paid_run=PaidRun(
-                executor_of=executors.of, judgement=judgement, schemas=schemas, holds=holds, calls=calls, clock=clock
+                executor_of=executors.of,
+                judgement=judgement,
+                schemas=schemas,
+                holds=holds,
+                calls=calls,
+                notes=notes,
+                clock=clock,
             ),
             schemas=schemas,
             calls=calls,
@@ -114,6 +122,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             registrations=(partial(add_ToolServiceServicer_to_server, servicer),),
             admission=admission(settings, GUARDS, clock=clock),
             background=(
+                notes,
                 Sweep(
                     calls=calls,
                     holds=holds,
