@@ -47,6 +47,7 @@ from services.meshkit.grpc.server import Server, admission
 from services.meshkit.grpc.signed_token import SigningKey
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.telemetry import metrics
 
 
 @asynccontextmanager
@@ -71,6 +72,8 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         notes = SettledNotes("inference_settled_notes", calls, clock=clock)
         law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE)
         holds = CostHoldClient(to_money, ids=ids)
+        vectors = VectorCache(most=settings.vector_cache_entries)
+        metrics.show_size("inference.vectors", vectors)
         deployments = configured(settings)
         model_call = ModelCall(
             deployments=deployments,
@@ -90,7 +93,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                 embedders=_embedders(settings, http),
                 law=law,
                 holds=holds,
-                cache=VectorCache(most=settings.vector_cache_entries),
+                cache=vectors,
                 clock=clock,
                 most_calls=settings.max_embedding_calls,
             ),
