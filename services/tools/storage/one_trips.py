@@ -16,10 +16,13 @@ _FIND: Final = """
     WHERE tenant_id = $1 AND run_id = $2 AND path = $3 AND attempt_group = $4 AND call_index = $5;"""
 _FIND_IF_NOT_WRITTEN: Final = f"IF NOT FOUND THEN {_FIND} END IF;"
 
-FIND_INVOCATION: Final = OneTrip(name="find_invocation", arguments=_KEY, returns=_STANDING, body=_FIND)
+FIND_INVOCATION: Final = OneTrip(
+    name="find_invocation", planned_once=True, arguments=_KEY, returns=_STANDING, body=_FIND
+)
 
 BEGIN_INVOCATION: Final = OneTrip(
     name="begin_invocation",
+    planned_once=True,
     arguments=(*_KEY, "bytea", "text", "text"),
     returns=_STANDING,
     body=f"""
@@ -33,6 +36,7 @@ BEGIN_INVOCATION: Final = OneTrip(
 
 RECORD_INVOCATION: Final = OneTrip(
     name="record_invocation",
+    planned_once=True,
     arguments=(*_KEY, "bytea", "text", "text", "text", "bytea", "text", "bytea"),
     returns=_STANDING,
     body=f"""
