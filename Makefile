@@ -85,8 +85,13 @@ record: setup ## write wire fixtures from real providers; needs COMITIA_RECORD_O
 test: setup ## run the tests (a few minutes, no Docker, no network)
 	@$(BIN)/pytest -n $(TEST_WORKERS) --dist loadgroup
 
-test-long: setup ## run the tests that take long
+#: What keeps money, secrets and replay right, looked at with 10,000 examples each.
+PROPERTIES := tests/unit/cost/test_spend_book.py tests/unit/orchestrator/test_sessions.py \
+	tests/unit/inference/test_money_bound.py tests/unit/meshkit/crypto/test_keyring.py
+
+test-long: setup ## ten minutes of chaos, a soak, 10,000 examples of each property (about half an hour)
 	@$(BIN)/pytest -m long
+	@COMITIA_TEST_EXAMPLES=10000 $(BIN)/pytest -n $(TEST_WORKERS) --timeout 3600 $(PROPERTIES)
 
 test-faults: setup ## kill and delay parts of the mesh, and check that nothing is lost
 	@$(BIN)/pytest -m faults --timeout 900

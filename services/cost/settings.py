@@ -35,4 +35,4 @@ class CostSettings(ServiceSettings):
     spend_queue_items: int = Field(
         default=8192, ge=1, description="Operations that may wait; one more is refused with RESOURCE_EXHAUSTED."
     )
-    pool_size: int = Field(default=6, ge=2, le=64, description="Connections of the role `app`.")
+    pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")

@@ -57,7 +57,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="cost"
         ) as app,
         sql_engine(
-            settings.maintenance_database_url.get_secret_value(), pool_size=3, application_name="cost-maintenance"
+            settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="cost-maintenance"
         ) as maintenance,
         bus(settings.nats_url.get_secret_value(), streams=(service_stream("cost"),)) as events,
         service_audit("cost", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,

@@ -35,11 +35,11 @@ from services.inference.usecases.generate import Generate
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.model_call import ModelCall
 from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
-from services.inference.usecases.settled_notes import SettledNotes
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
+from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
@@ -53,6 +53,7 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.sealing import sealing
 from services.meshkit.sql.tenant_rows import TenantRows
+from services.meshkit.telemetry import metrics
 from services.meshkit.tenant_data.servicer import TenantData
 
 
@@ -77,9 +78,11 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         sealing(settings, service="inference", app=app, maintenance=maintenance, clock=clock, ids=ids) as sealed,
     ):
         calls = CallRepository(app, maintenance, keys=sealed.keys)
-        notes = SettledNotes(calls, clock=clock)
+        notes = SettledNotes("inference_settled_notes", calls, clock=clock)
         law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE)
         holds = CostHoldClient(to_money, ids=ids)
+        vectors = VectorCache(most=settings.vector_cache_entries)
+        metrics.show_size("inference.vectors", vectors)
         deployments = configured(settings)
         model_call = ModelCall(
             deployments=deployments,
@@ -101,7 +104,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                     embedders=_embedders(settings, http),
                     law=law,
                     holds=holds,
-                    cache=VectorCache(most=settings.vector_cache_entries),
+                    cache=vectors,
                     tenants=guard.feed,
                     clock=clock,
                     most_calls=settings.max_embedding_calls,

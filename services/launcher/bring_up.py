@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from services.launcher import databases, keys, ports
+from services.launcher import databases, edge_file, keys, ports
 from services.launcher.child import ChildSpec
 from services.launcher.children import Supervisor
 from services.launcher.edge_tokens import TokenCheck
@@ -147,8 +147,7 @@ class BringUp:
             return
         self.token_check.write()
         async with self.step("edge", detail=f"http://{self.options.edge_host}:{self.facts.ports['edge']}"):
-            spec, rendered = await asyncio.to_thread(self._edge_spec)
-            digest = databases.digest_of(rendered.encode())
+            spec, digest = await self._edge_spec()
             state = read_state(self.data)
             if state.get("edge_checked") != digest:  # a second of Envoy's time, spent once per configuration
                 await envoy.validate(spec)
@@ -291,28 +290,22 @@ class BringUp:
                 )
             )
 
-    def _edge_spec(self) -> tuple[ChildSpec, str]:
-        # YAML, templates and the guard table: 150 ms that pass in a thread while Postgres starts.
-        from services.launcher.edge import Address, EdgeSettings, render_edge
-
-        chosen = self.facts.ports
-        rendered = render_edge(
-            EdgeSettings(
-                listen=Address(self.options.edge_host, chosen["edge"]),
-                admin=Address("127.0.0.1", chosen["edge_admin"]),
-                services={service: Address("127.0.0.1", chosen[service]) for service in SERVICES},
-                token_check=self.data.token_check,
-            )
+    async def _edge_spec(self) -> tuple[ChildSpec, str]:
+        """Renders the configuration of the edge. Gives how to run it, and the digest of the configuration."""
+        chosen, environment = self.facts.ports, ordinary_environment(self.user)
+        configuration = self.data.of("envoy") / "envoy.yaml"
+        arguments = edge_file.arguments(
+            configuration, host=self.options.edge_host, ports=chosen, token_check=self.data.token_check
         )
+        await envoy.render(configuration, arguments, environment, root=CHECKOUT)
         spec = envoy.prepare_envoy(
-            self.data.of("envoy"),
-            rendered=rendered,
+            configuration,
             admin_port=chosen["edge_admin"],
             port=chosen["edge"],
             log=self.data.log("edge"),
-            environment=ordinary_environment(self.user),
+            environment=environment,
         )
-        return spec, rendered
+        return spec, databases.digest_of(await asyncio.to_thread(configuration.read_bytes))
 
 
 def user_environment(options: UpOptions) -> dict[str, str]:

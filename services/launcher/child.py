@@ -123,7 +123,12 @@ class ChildProcess:
 
 
 def run_short(
-    command: Sequence[str], environment: Mapping[str, str], *, identity: str = "self", seconds: float
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    identity: str = "self",
+    directory: Path | None = None,
+    seconds: float,
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs a short program to its end, tied to the launcher as a child is. For worker threads: it blocks.
 
@@ -132,6 +137,7 @@ def run_short(
     return subprocess.run(
         _leashed(command, identity, signal.SIGKILL),
         env=dict(environment),
+        cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

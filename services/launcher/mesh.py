@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import signal
 import time
@@ -75,8 +76,7 @@ class Mesh:
             raise
         self._supervisor.keep()
         self._following_keys = asyncio.create_task(self._parts.token_check.follow(), name="edge-keys")
-        # As in `meshkit.process`: in a single process, calls need not wait for collections of what was imported.
-        gc.freeze()
+        _settle_down()
         self._ready = True
         self._write_record()
 
@@ -165,6 +165,17 @@ class Mesh:
                 children=children,
             ),
         )
+
+
+def _settle_down() -> None:
+    """Gives back the memory that only the start needed.
+
+    What is left stays: as in `meshkit.process`, calls of a single process need not wait for collections of it.
+    """
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(AttributeError):  # of glibc alone
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 async def up(options: UpOptions, report: Report, *, command: ServiceCommand = service_command) -> Mesh:

@@ -12,6 +12,7 @@ from comitia.tools.v1.tool_service_pb2_grpc import add_ToolServiceServicer_to_se
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
+from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
@@ -77,6 +78,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
     ):
         catalogue = Catalogue(tools=ToolRepository(app, ids=ids), shipped=shipped)
         calls = InvocationRepository(app, maintenance, keys=sealed.keys)
+        notes = SettledNotes("tools_settled_notes", calls, clock=clock)
         holds = CostHoldClient(to_money, ids=ids)
         schemas, vectors = CompiledSchemas(), DefinitionVectors()
         limits = RateLimits(now=clock.monotonic)
@@ -92,7 +94,13 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             catalogue=catalogue,
             judgement=judgement,
             paid_run=PaidRun(
-                executor_of=executors.of, judgement=judgement, schemas=schemas, holds=holds, calls=calls, clock=clock
+                executor_of=executors.of,
+                judgement=judgement,
+                schemas=schemas,
+                holds=holds,
+                calls=calls,
+                notes=notes,
+                clock=clock,
             ),
             schemas=schemas,
             calls=calls,
@@ -127,6 +135,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             tls=identity.tls,
             refusals=audit.refusals,
             background=(
+                notes,
                 Sweep(
                     calls=calls,
                     holds=holds,

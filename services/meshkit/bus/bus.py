@@ -26,6 +26,8 @@ from services.meshkit.telemetry.logs import logger
 
 log = logger(__name__)
 
+#: Pause before a cancellation is repeated that was lost.
+_CANCEL_SECONDS: Final = 0.5
 _RECONNECT_SECONDS: Final = 0.5
 _CONNECT_TIMEOUT_SECONDS: Final = 2
 _REQUEST_TIMEOUT_SECONDS: Final = 5.0
@@ -270,5 +272,8 @@ async def bus(url: str, *, token: str | None = None, streams: Sequence[StreamSpe
     try:
         yield made
     finally:
-        owner.cancel()
+        # Again and again: `wait_for` of Python 3.11, by which the client connects, may lose a cancellation.
+        while not owner.done():
+            owner.cancel()
+            await asyncio.wait((owner,), timeout=_CANCEL_SECONDS)
         await asyncio.gather(owner, return_exceptions=True)

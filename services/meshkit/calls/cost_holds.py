@@ -10,6 +10,7 @@ from comitia.cost.v1 import cost_pb2, cost_service_pb2
 from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub
 from services.meshkit.batching.coalescer import Coalescer
 from services.meshkit.calls.ports import DispatchedHold
+from services.meshkit.calls.unanswered import Unanswered
 from services.meshkit.content import CallContext, Usage
 from services.meshkit.content.proto import context_to_proto, usage_to_proto
 from services.meshkit.core.clock import Clock
@@ -37,6 +38,7 @@ class CostHolds:
     def __init__(self, operations: Operations, *, ids: IdSource) -> None:
         self._operations = operations
         self._ids = ids
+        self._unanswered = Unanswered()
 
     async def dispatch(
         self, principal: Principal, context: CallContext, order: cost_service_pb2.ReserveRequest, *, ttl: timedelta
@@ -46,11 +48,19 @@ class CostHolds:
         Args:
             order: who is paid for what, and its price or bound; the rest is filled in here.
         """
-        order.request_id = str(self._ids.uuid())
         order.context.CopyFrom(context_to_proto(context))
-        order.ttl.FromTimedelta(ttl)
         order.dispatched = True
-        hold = await self._call(principal, Item(reserve=order))
+        # Cost may have made the hold and died before it said so. The call was not sent then, so a repeat takes that
+        # hold over; one that was answered is never taken over, for its call may have left.
+        question = (principal.tenant, principal.project, order.SerializeToString(deterministic=True))
+        request_id = self._unanswered.take(question) or self._ids.uuid()
+        order.request_id = str(request_id)
+        order.ttl.FromTimedelta(ttl)
+        try:
+            hold = await self._call(principal, Item(reserve=order))
+        except BaseException:
+            self._unanswered.add(question, request_id)
+            raise
         return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))
 
     async def settle(self, principal: Principal, hold_id: str, usage: Usage | None = None, /) -> NanoUsd:

@@ -7,6 +7,7 @@ from services.meshkit.sql.one_trip import OneTrip
 #: Adds facts and a new view to a run. Nothing is written without the lease (INV-2); gives false when it is lost.
 COMMIT_RUN: Final = OneTrip(
     name="commit_run",
+    planned_once=True,
     arguments=(
         "uuid",  # 1 tenant
         "uuid",  # 2 run
@@ -43,6 +44,7 @@ COMMIT_RUN: Final = OneTrip(
 #: Gives the sealed view of a run.
 VIEW_OF_RUN: Final = OneTrip(
     name="view_of_run",
+    planned_once=True,
     arguments=("uuid",),
     returns="TABLE (view bytea)",
     body="RETURN QUERY SELECT view FROM run WHERE run_id = $1;",

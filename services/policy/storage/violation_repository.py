@@ -2,53 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import RowMapping, Select, select, text
+from sqlalchemy import RowMapping, Select, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import tenant_scope
 from services.policy.domain.subject import Operation, Stage
 from services.policy.domain.verdict import Action, Severity
 from services.policy.domain.violation import Violation
+from services.policy.storage.one_trips import ADD_VIOLATIONS
 from services.policy.storage.tables import VIOLATION, VIOLATION_HEAD
 from services.policy.usecases.ports import ViolationFilter
-
-_COLUMNS: Final = {
-    "tenant_id": "uuid",
-    "behind": "bigint",
-    "id": "uuid",
-    "verdict_id": "text",
-    "rule": "text",
-    "severity": "smallint",
-    "action": "smallint",
-    "stage": "smallint",
-    "operation": "smallint",
-    "rationale": "text",
-    "run_id": "text",
-    "path": "text",
-    "agent_name": "text",
-    "bundle": "text",
-    "created_time": "timestamptz",
-}
-_STORED: Final = ", ".join(name for name in _COLUMNS if name not in ("tenant_id", "behind"))
-# One statement: the heads move by the number of new violations, and each violation takes its place below them. Tenants
-# come in order, so two commits never wait for each other in a circle. Names and types are our own constants.
-_ADD: Final = text(
-    f"""
-    WITH moved AS (
-        INSERT INTO violation_head AS head (tenant_id, sequence)
-        SELECT * FROM unnest(CAST(:tenants AS uuid[]), CAST(:counts AS bigint[]))
-        ON CONFLICT (tenant_id) DO UPDATE SET sequence = head.sequence + excluded.sequence
-        RETURNING tenant_id, sequence
-    )
-    INSERT INTO violation (tenant_id, sequence, {_STORED})
-    SELECT tenant_id, moved.sequence - behind, {_STORED}
-    FROM unnest({", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in _COLUMNS.items())})
-         AS new ({", ".join(_COLUMNS)})
-    JOIN moved USING (tenant_id)"""  # noqa: S608
-)
 
 
 class ViolationRepository:
@@ -70,10 +37,8 @@ class ViolationRepository:
             left[violation.tenant] -= 1
             rows.append(_row_of(violation, behind=left[violation.tenant]))
         columns = [list(column) for column in zip(*rows, strict=True)]
-        values = {"tenants": tenants, "counts": [totals[tenant] for tenant in tenants]}
-        async with tenant_scope(self._engine, tenants) as scope:
-            await scope.execute(_ADD, {**values, **dict(zip(_COLUMNS, columns, strict=True))})
-            await scope.commit()
+        counts = [totals[tenant] for tenant in tenants]
+        await one_trip(self._engine, tenants, ADD_VIOLATIONS, tenants, counts, *columns)
 
     async def newest(
         self, tenant: TenantId, wanted: ViolationFilter, *, before: int | None, most: int
@@ -115,6 +80,7 @@ def _wanted(tenant: TenantId, wanted: ViolationFilter) -> Select[Any]:
 
 
 def _row_of(violation: Violation, *, behind: int) -> tuple[Any, ...]:
+    """Writes a violation in the order of `ADD_VIOLATIONS`."""
     return (
         violation.tenant,
         behind,

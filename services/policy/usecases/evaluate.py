@@ -112,6 +112,8 @@ class Evaluate:
                 missing.append(tenant)
             else:
                 laws[tenant] = law
+        if not missing:
+            return laws
 
         async def load(tenant: TenantId) -> None:
             try:
@@ -141,6 +143,14 @@ class Evaluate:
                     tasks.create_task(judge(of_law.law, indices))
 
     async def _record_all(self, questions: Sequence[Question], answers: dict[int, Answer]) -> None:
+        matched = [
+            (index, answer)
+            for index, answer in answers.items()
+            if isinstance(answer, Verdict) and answer.judgement.matched
+        ]
+        if not matched:
+            return
+
         async def record(index: int, verdict: Verdict) -> None:
             try:
                 await self._record(self._violations(questions[index], verdict), questions[index].subject)
@@ -148,9 +158,8 @@ class Evaluate:
                 answers[index] = error
 
         async with asyncio.TaskGroup() as tasks:
-            for index, answer in answers.items():
-                if isinstance(answer, Verdict) and answer.judgement.matched:
-                    tasks.create_task(record(index, answer))
+            for index, verdict in matched:
+                tasks.create_task(record(index, verdict))
 
     def _judged(self, question: Question, law: Law) -> Verdict:
         with _monitored(question, law):

@@ -1,6 +1,6 @@
 """One run of a tool under a hold, from the reservation to the settlement.
 
-hold, as leaving now ─▶ record `dispatched` ─▶ run ─▶ law after ─▶ record the outcome ─▶ settle ─▶ mark settled
+hold, as leaving now ─▶ record `dispatched` ─▶ run ─▶ law after ─▶ record the outcome ─▶ settle ─▶ note it
 
 However it ends, the hold is charged or freed: until the call is recorded as dispatched nothing was sent, from then on
 the price is owed. A crash after the hold charges it as `assumed`.
@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import Final
 
 from services.meshkit.calls.ports import Clearance, DispatchedHold, Settlement
+from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import DeadlineExceeded, MeshError
 from services.meshkit.core.failpoints import failpoint, register
@@ -52,6 +53,7 @@ class PaidRun:
         schemas: CompiledSchemas,
         holds: HoldClient,
         calls: CallStore,
+        notes: SettledNotes,
         clock: Clock,
     ) -> None:
         self._executor_of = executor_of
@@ -59,6 +61,7 @@ class PaidRun:
         self._schemas = schemas
         self._holds = holds
         self._calls = calls
+        self._notes = notes
         self._clock = clock
 
     async def __call__(
@@ -178,10 +181,7 @@ class PaidRun:
         except MeshError as error:
             log.warning("settlement is left to the sweeper", hold_id=call.hold_id, error=error.message)
             return
-        try:
-            await self._calls.mark_settled([Settlement(key=call.key, hold_id=call.hold_id, charged=charged)])
-        except MeshError as error:
-            log.warning("a settled call stays marked as pending", hold_id=call.hold_id, error=error.message)
+        self._notes.add(Settlement(key=call.key, hold_id=call.hold_id, charged=charged))
 
     async def _charge(self, principal: Principal, hold_id: str) -> None:
         """Charges a call that left and has no record. While cost is down, the hold expires into `assumed`."""

@@ -12,7 +12,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from comitia.common.v1 import tenant_data_pb2 as data_pb
 from comitia.gateway.v1 import tenant_pb2
 from comitia.gateway.v1 import tenant_service_pb2 as pb
-from services.meshkit.grpc.errors import RemoteError, remote_error
+from services.meshkit.core.errors import MeshError
+from services.meshkit.grpc.errors import remote_error
 from tests.integration.gateway.conftest import Face, Metadata
 
 
@@ -60,7 +61,7 @@ async def room(face: Face) -> Room:
     return Room(face, operator, made, await face.login(made.admin_api_key))
 
 
-async def refusal(call: Any) -> RemoteError:
+async def refusal(call: Any) -> MeshError:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call
     return remote_error(raised.value)

@@ -34,7 +34,7 @@ from services.meshkit.grpc.server import serve
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls, provision
-from services.meshkit.sql.scope import maintenance_scope
+from services.meshkit.sql.scope import maintenance_scope, tenant_scope
 from services.meshkit.testing import failpoints
 from services.meshkit.testing.mesh_keys import MeshKeys
 from services.tools.settings import ToolsSettings
@@ -178,6 +178,16 @@ class ToolsMesh:
         urls = self.around.urls
         async with sql_engine(urls.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
             return list((await scope.execute(query, {"tenant": self.principal.tenant})).all())
+
+    async def break_token(self, path: str) -> None:
+        """Makes the token that a call is to be settled with one that no key opens."""
+        statement = text("UPDATE invocation SET token = 'x' WHERE tenant_id = :tenant AND path = :path")
+        async with (
+            sql_engine(self.around.urls.app, pool_size=1) as engine,
+            tenant_scope(engine, self.principal.tenant) as scope,
+        ):
+            await scope.execute(statement, {"tenant": self.principal.tenant, "path": path})
+            await scope.commit()
 
     async def until_settled(self, *states: str) -> None:
         """Waits until the tenant's calls are settled like this."""

@@ -45,6 +45,7 @@ async def test_the_calculator_answers_with_hold_verdicts_and_bundle(mesh: ToolsM
     assert before.parts[0].tool_call.name == "calculator"
     assert before.target == after.target == "calculator"
     assert before.context.call_id.run_id.startswith("direct_")
+    await mesh.until_settled("settled")
     [row] = await mesh.rows()
     assert (row.state, row.settle_state, row.hold_id) == ("confirmed", "settled", done.hold_id)
     assert b"256" not in row.outcome
@@ -418,6 +419,19 @@ async def test_a_pending_settlement_is_made_at_the_next_start(mesh: ToolsMesh, s
         await started.until_settled("settled")
         budget = await started.budget()
         assert (budget.spent_nano_usd, budget.held_nano_usd) == (17, 0)
+
+
+async def test_a_token_that_cannot_be_opened_holds_up_no_other_settlement(start: StartTools) -> None:
+    async with start(sweep_seconds=3600) as stopped:
+        await stopped.register(cost_nano_usd=17)
+        await asyncio.sleep(0.1)
+        for path in ("broken", "whole"):
+            failpoints.arm("cost.before_settle_commit=error@1")
+            await stopped.invoke("sums", arguments={"expression": "1"}, path=path)
+        failpoints.arm("")
+        await stopped.break_token("broken")
+    async with start(sweep_seconds=3600) as started:
+        await started.until_settled("lapsed", "settled")
 
 
 async def test_a_repeat_settles_what_was_left_undone(start: StartTools) -> None:

@@ -19,6 +19,7 @@ from services.cost.domain.spend_book import AlertCause, Changes, SpendBook
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Invalid, MeshError, RequestIdReused
 from services.meshkit.core.money import NanoUsd
+from tests.support.examples import examples
 from tests.support.money import ANNA, BERT, MINUTE, NOON, a_budget, a_hold, a_price
 
 PRICE = a_price()
@@ -260,4 +261,4 @@ class Spending(RuleBasedStateMachine):
 
 
 TestSpending = Spending.TestCase
-TestSpending.settings = settings(max_examples=60, stateful_step_count=40)
+TestSpending.settings = settings(max_examples=examples(60), stateful_step_count=40)

@@ -13,8 +13,8 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.model_call import ModelCall
-from services.inference.usecases.settled_notes import SettledNotes
 from services.inference.usecases.stream_generate import StreamGenerate
+from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.inference import (
     ANTHROPIC,
@@ -72,7 +72,7 @@ def make_room(
     clock = FakeClock()
     law, holds, calls = FakeLaw(), FakeHolds(), MemoryCallStore(clock)
     providers = {one.adapter: ScriptedProvider([says("Yes. ", "No.")]) for one in deployments}
-    notes = SettledNotes(calls, clock=clock)
+    notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     core = ModelCall(
         deployments=Deployments(deployments),
         providers=providers,

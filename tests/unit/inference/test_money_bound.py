@@ -23,6 +23,7 @@ from services.meshkit.content import (
     ToolResultPart,
     text_part,
 )
+from tests.support.examples import examples
 from tests.support.inference import USER, a_message, a_prompt
 
 VOCABULARIES = ("cl100k_base", "o200k_base", "llama3", "qwen3")
@@ -71,7 +72,7 @@ def counted_as_openai(prompt: Prompt) -> int:
     return tokens + (12 if prompt.tools else 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     parts=st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), texts, texts), min_size=1, max_size=5)
 )
@@ -83,7 +84,7 @@ def test_messages_never_count_more_than_their_bound(parts: list[tuple[str, str, 
     assert counted_as_openai(prompt) <= min(bound_of(prompt, adapter).input for adapter in PAID)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(schema=objects, description=texts, arguments=objects, result=texts)
 def test_tools_never_count_more_than_their_bound(
     schema: dict[str, Any], description: str, arguments: dict[str, Any], result: str
@@ -101,7 +102,7 @@ def test_tools_never_count_more_than_their_bound(
     assert counted_as_openai(prompt) <= min(bound_of(prompt, adapter).input for adapter in PAID)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(texts, min_size=1, max_size=4))
 def test_embedded_texts_never_count_more_than_their_bound(some: list[str]) -> None:
     assert sum(count(text) for text in some) <= embedding_bound(tuple(some)).input

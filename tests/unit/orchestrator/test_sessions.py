@@ -4,7 +4,7 @@ import random
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comitia.inference.v1 import inference_service_pb2
@@ -17,6 +17,7 @@ from services.orchestrator.domain.errors import RunDiverged
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.programs.run import UnknownProgram
 from services.orchestrator.programs.view import project
+from tests.support.examples import examples
 from tests.support.sessions import World, a_generation, a_start, an_agent, facts_of, play
 
 
@@ -202,6 +203,7 @@ def test_what_is_remembered_carries_the_labels_of_the_answer() -> None:
     assert list(first.tags) == ["round:1"]
 
 
+@settings(max_examples=examples())
 @given(
     agents=st.integers(1, 4),
     rounds=st.integers(1, 4),

@@ -20,6 +20,7 @@ from services.meshkit.crypto.kek_file import KekFile, create_kek_file
 from services.meshkit.crypto.keyring import ENVELOPE_BYTES, KeyRing
 from services.meshkit.crypto.ports import KeyWrapper
 from tests.support.data_keys import AwayWrapper, MemoryDataKeys
+from tests.support.examples import examples
 
 ANNA, BERT = TenantId(UUID(int=1)), TenantId(UUID(int=2))
 
@@ -57,7 +58,7 @@ def a_rig() -> Rig:
     return Rig(MemoryDataKeys(clock.now), clock, KekFile({b"k" * 8: b"s" * 32}))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(plaintext=st.binary(max_size=2_000), aad=st.binary(max_size=50))
 async def test_what_was_sealed_opens(plaintext: bytes, aad: bytes) -> None:
     ring = a_rig().ring()
@@ -66,7 +67,7 @@ async def test_what_was_sealed_opens(plaintext: bytes, aad: bytes) -> None:
     assert await ring.open(ANNA, envelope, aad=aad) == plaintext
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(plaintext=st.binary(max_size=200), aad=st.binary(max_size=20), other=st.binary(max_size=20))
 async def test_it_opens_only_in_its_place(plaintext: bytes, aad: bytes, other: bytes) -> None:
     ring = a_rig().ring()
@@ -78,7 +79,7 @@ async def test_it_opens_only_in_its_place(plaintext: bytes, aad: bytes, other: b
         await ring.open(BERT, envelope, aad=aad)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(data=st.data(), plaintext=st.binary(max_size=100))
 async def test_a_cut_or_changed_envelope_is_refused(data: st.DataObject, plaintext: bytes) -> None:
     ring = a_rig().ring()

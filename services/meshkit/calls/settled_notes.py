@@ -11,7 +11,6 @@ from services.meshkit.telemetry.logs import logger
 
 log = logger(__name__)
 
-_QUEUE: Final = "inference_settled_notes"
 #: So long notes are gathered; far shorter than what the sweep leaves alone.
 _GATHER_SECONDS: Final = 0.1
 _AT_ONCE: Final = 500
@@ -19,15 +18,19 @@ _MOST_WAITING: Final = 10_000
 
 
 class SettledNotes:
-    """Writes notes in groups. One that is lost costs nothing: the sweep settles that call again, to the same effect."""
+    """Writes notes in groups. One that is lost costs nothing: the sweep settles that call again, to the same effect.
 
-    def __init__(self, calls: SettlementStore, *, clock: Clock) -> None:
+    Args:
+        name: of the queue, in metrics.
+    """
+
+    def __init__(self, name: str, calls: SettlementStore, *, clock: Clock) -> None:
         self._calls = calls
         self._clock = clock
         self._waiting: list[Settlement] = []
         self._news = asyncio.Event()
-        self._depth = metrics.QUEUE_ITEMS.labels(_QUEUE)
-        self._refused = metrics.QUEUE_REFUSED.labels(_QUEUE)
+        self._depth = metrics.QUEUE_ITEMS.labels(name)
+        self._refused = metrics.QUEUE_REFUSED.labels(name)
 
     def add(self, settlement: Settlement) -> None:
         """Takes a note; beyond 10,000 that wait it is left to the sweep."""
