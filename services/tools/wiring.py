@@ -76,7 +76,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
         mesh_guard(settings, GUARDS, service="tools", clock=clock, workload=identity, audit=audit) as guard,
         sealing(settings, service="tools", app=app, maintenance=maintenance, clock=clock, ids=ids) as sealed,
     ):
-        catalogue = Catalogue(tools=ToolRepository(app, ids=ids), shipped=shipped)
+        catalogue = Catalogue(tools=ToolRepository(app, ids=ids), shipped=shipped, tenants=guard.feed)
         calls = InvocationRepository(app, maintenance, keys=sealed.keys)
         notes = SettledNotes("tools_settled_notes", calls, clock=clock)
         holds = CostHoldClient(to_money, ids=ids)

@@ -133,6 +133,38 @@ async def test_a_tenant_calls_the_tools_that_its_rules_allow(tenant: Tenant) -> 
     await refused_with("TOOL_NOT_ALLOWED", compute)
 
 
+async def test_tools_that_the_rules_forbid_are_offered_to_nobody_and_shown_to_who_asks_why(tenant: Tenant) -> None:
+    tools = tenant.client.tools
+    for version in ("1.0.0", "1.1.0"):
+        calculator = await tools.get("calculator")
+        calculator.name, calculator.version = "adder", version
+        await tools.register(calculator)
+    await tenant.cast("Ada", tools=["adder", "calculator", "http_get"])
+
+    async def there(expected: list[str]) -> bool:
+        return [f"{tool.name}@{tool.version}" async for tool in tools.list(page_size=1)] == expected
+
+    async def told_in_a_turn() -> list[str]:
+        session = await tenant.start("Ada", max_rounds=1)
+        await tenant.ended(session.session_id)
+        request = tenant.provider.meter(tenant.mark)["calls"][-1]["body"]
+        return [tool["function"]["name"] for tool in request.get("tools", [])]
+
+    await tenant.client.tenants.set_security_policy(allowed_tools=["adder"])
+    await until(lambda: there(["adder@1.0.0", "adder@1.1.0"]), seconds=10)
+    assert [match.tool.name for match in await tools.search("calculate, fetch or add")] == ["adder"]
+    assert await told_in_a_turn() == ["adder"]
+    everything = {found.name: found.forbidden async for found in tools.list(show_forbidden=True, page_size=1)}
+    assert everything == {"adder": False, "calculator": True, "http_get": True}
+    assert (await tools.get("calculator")).forbidden
+    assert not (await tools.get("adder")).forbidden
+
+    await tenant.client.tenants.set_security_policy(tools_forbidden=True)
+    await until(lambda: there([]), seconds=10)
+    assert await tools.search("calculate, fetch or add") == []
+    assert await told_in_a_turn() == []
+
+
 async def test_who_calls_through_the_edge_is_where_the_edge_saw_it(tenant: Tenant) -> None:
     with pytest.raises(ComitiaError) as locked_out:
         await tenant.client.tenants.set_security_policy(allowed_networks=["203.0.113.0/24"])

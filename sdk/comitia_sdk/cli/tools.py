@@ -18,20 +18,25 @@ ToolName = Annotated[str, typer.Argument(metavar="NAME", help="`name` (its highe
 
 
 @app.command("list")
-def list_(output: FormOption = Form.TABLE) -> None:
+def list_(
+    forbidden: Annotated[
+        bool, typer.Option("--forbidden", help="Also those that your tenant's security policy forbids.")
+    ] = False,
+    output: FormOption = Form.TABLE,
+) -> None:
     """Lists the tools that agents may call.
 
-    Example:  comitia tool list
+    Example:  comitia tool list --forbidden
     """
     with client() as mesh:
-        tools = list(mesh.tools.list())
-    rows = [(f"{tool.name}@{tool.version}", tool.description) for tool in tools]
+        tools = list(mesh.tools.list(show_forbidden=forbidden))
+    rows = [(f"{tool.name}@{tool.version}", _forbidden(tool) + tool.description) for tool in tools]
     show_rows(
         output,
         tools,
         ("tool", "what it does"),
         rows,
-        empty="no tools; those that ship with the mesh are missing, look at `comitia status`",
+        empty="no tool may be called; see `comitia tool list --forbidden`",
     )
 
 
@@ -75,8 +80,12 @@ def invoke(
 def _lines(tool: "Tool") -> list[tuple[str, str]]:
     return [
         ("tool", f"{tool.name}@{tool.version}"),
-        ("description", tool.description),
+        ("description", _forbidden(tool) + tool.description),
         ("arguments", json.dumps(as_json(tool).get("input_schema", {}))),
         ("calls a minute", str(tool.rate_limit_per_minute or 60)),
         ("allowed agents", ", ".join(tool.allowed_agents) or "*"),
     ]
+
+
+def _forbidden(tool: "Tool") -> str:
+    return "(forbidden by your tenant's security policy) " if tool.forbidden else ""

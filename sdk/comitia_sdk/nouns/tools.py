@@ -30,9 +30,9 @@ class AsyncTools:
         request = tool_service_pb2.GetToolRequest(name=name)
         return (await self._connection.call(self._stub.GetTool, request)).tool
 
-    async def list(self, *, page_size: int = 0) -> AsyncGenerator[tool_service_pb2.Tool]:
-        """Gives all tools, by name."""
-        request = tool_service_pb2.ListToolsRequest(page_size=page_size)
+    async def list(self, *, show_forbidden: bool = False, page_size: int = 0) -> AsyncGenerator[tool_service_pb2.Tool]:
+        """Gives all tools that may be called, by name; on demand also those that the tenant's rules forbid."""
+        request = tool_service_pb2.ListToolsRequest(page_size=page_size, show_forbidden=show_forbidden)
         async for page in self._connection.pages(self._stub.ListTools, request):
             for tool in page.tools:
                 yield tool

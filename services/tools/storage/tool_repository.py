@@ -73,17 +73,19 @@ class ToolRepository:
             found += await self._read(tenant, _highest(tenant).where(TOOL.c.name.in_(names)))
         return found
 
-    async def page(self, tenant: TenantId, *, after: tuple[str, str] | None, most: int) -> Sequence[Tool]:
+    async def page(
+        self, tenant: TenantId, *, after: tuple[str, str] | None, most: int, names: frozenset[str] | None
+    ) -> Sequence[Tool]:
         """See `ToolStore.page`."""
-        statement = select(TOOL).where(TOOL.c.tenant_id == tenant).order_by(*_PLACE).limit(most)
+        statement = _only(select(TOOL).where(TOOL.c.tenant_id == tenant).order_by(*_PLACE).limit(most), names)
         if after is not None:
             name, version = after
             statement = statement.where(tuple_(*_PLACE) > (name, *parse_version(version, field="page_token")))
         return await self._read(tenant, statement)
 
-    async def newest(self, tenant: TenantId, *, most: int) -> Sequence[Tool]:
+    async def newest(self, tenant: TenantId, *, most: int, names: frozenset[str] | None) -> Sequence[Tool]:
         """See `ToolStore.newest`."""
-        return await self._read(tenant, _highest(tenant).limit(most))
+        return await self._read(tenant, _only(_highest(tenant).limit(most), names))
 
     async def _read(self, tenant: TenantId, statement: Select[Any]) -> list[Tool]:
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
@@ -104,6 +106,10 @@ def _highest(tenant: TenantId) -> Select[Any]:
     is_higher = tuple_(higher.major, higher.minor, higher.patch) > tuple_(columns.major, columns.minor, columns.patch)
     beaten = select(higher.name).where(higher.tenant_id == tenant, higher.name == columns.name, is_higher).exists()
     return select(TOOL).where(columns.tenant_id == tenant, ~beaten).order_by(columns.name)
+
+
+def _only(statement: Select[Any], names: frozenset[str] | None) -> Select[Any]:
+    return statement if names is None else statement.where(TOOL.c.name.in_(sorted(names)))
 
 
 def _is(reference: Reference) -> ColumnElement[bool]:

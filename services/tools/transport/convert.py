@@ -11,6 +11,7 @@ from services.meshkit.core.identity import Caller
 from services.meshkit.core.money import NanoUsd
 from services.tools.domain.invocation import Invocation
 from services.tools.domain.tool import HttpGetSettings, Mode, Tool
+from services.tools.domain.tool_rule import ToolRule
 from services.tools.usecases.search_tools import Found, Query
 
 _MODES: Final = {Mode.BUILTIN: pb.EXECUTION_MODE_BUILTIN, Mode.HTTP_GET: pb.EXECUTION_MODE_HTTP_GET}
@@ -57,8 +58,8 @@ def tool_from_proto(message: pb.Tool) -> Tool:
     )
 
 
-def tool_to_proto(tool: Tool) -> pb.Tool:
-    """Writes a version as it is stored."""
+def tool_to_proto(tool: Tool, rule: ToolRule) -> pb.Tool:
+    """Writes a version as it is stored, and what the tenant's rule says of it."""
     message = pb.Tool(
         tool_id=tool.id,
         name=tool.name,
@@ -74,6 +75,7 @@ def tool_to_proto(tool: Tool) -> pb.Tool:
         timeout_seconds=tool.timeout_seconds,
         cache_ttl_seconds=tool.cache_ttl_seconds,
         digest=tool.digest.hex(),
+        forbidden=not rule.allows(tool),
     )
     if tool.output_schema is not None:
         message.output_schema.CopyFrom(struct_from_dict(dict(tool.output_schema)))
@@ -133,7 +135,9 @@ def found_to_proto(found: Found) -> pb.SearchToolsResponse:
     """Writes what was found."""
     return pb.SearchToolsResponse(
         matches=[
-            pb.SearchToolsResponse.Match(tool=tool_to_proto(match.tool), score=match.score) for match in found.matches
+            # What may not be called is not found.
+            pb.SearchToolsResponse.Match(tool=tool_to_proto(match.tool, ToolRule()), score=match.score)
+            for match in found.matches
         ],
         lexical_only=found.lexical_only,
     )

@@ -15,6 +15,7 @@ from services.meshkit.grpc.once import once
 from services.tools.domain.errors import CallArgumentsDiffer
 from services.tools.domain.reference import parse_reference
 from services.tools.domain.tool import Tool
+from services.tools.domain.tool_rule import ToolRule
 from services.tools.transport import convert
 from services.tools.usecases.asked import Asked
 from services.tools.usecases.catalogue import Catalogue
@@ -25,10 +26,6 @@ from services.tools.usecases.stream_invoke_tool import StreamInvokeTool
 
 #: Time kept back from the caller's deadline, so that the failure of a slow tool still gets through, seconds.
 _MARGIN_SECONDS: Final = 0.25
-
-
-def _registered(tool: Tool) -> pb.RegisterToolResponse:
-    return pb.RegisterToolResponse(tool=convert.tool_to_proto(tool))
 
 
 class ToolServicer(ToolServiceServicer):
@@ -59,26 +56,32 @@ class ToolServicer(ToolServiceServicer):
         async def register() -> Tool:
             return await self._register_tool(tenant, convert.tool_from_proto(request.tool))
 
-        return await once(request, register, _registered, answers=pb.RegisterToolResponse)
+        def registered(tool: Tool) -> pb.RegisterToolResponse:
+            return pb.RegisterToolResponse(tool=convert.tool_to_proto(tool, self._catalogue.rule(tenant)))
+
+        return await once(request, register, registered, answers=pb.RegisterToolResponse)
 
     async def GetTool(self, request: pb.GetToolRequest, context: object) -> pb.GetToolResponse:
         reference = parse_reference(request.name, field="name")
-        tool = await self._catalogue.find(caller_of(context).principal.tenant, reference)
-        return pb.GetToolResponse(tool=convert.tool_to_proto(tool))
+        tenant = caller_of(context).principal.tenant
+        tool = await self._catalogue.find(tenant, reference)
+        return pb.GetToolResponse(tool=convert.tool_to_proto(tool, self._catalogue.rule(tenant)))
 
     async def ListTools(self, request: pb.ListToolsRequest, context: object) -> pb.ListToolsResponse:
         tenant = caller_of(context).principal.tenant
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, str, str)
         after = None if place is None else (str(place[0]), str(place[1]))
+        rule = self._catalogue.rule(tenant)
+        listed = ToolRule() if request.show_forbidden else rule
         if request.names:
             references = [parse_reference(name, field=f"names[{index}]") for index, name in enumerate(request.names)]
-            found = await self._catalogue.named(tenant, references, after=after, most=size + 1)
+            found = await self._catalogue.named(tenant, references, rule=listed, after=after, most=size + 1)
         else:
-            found = await self._catalogue.page(tenant, after=after, most=size + 1)
+            found = await self._catalogue.page(tenant, rule=listed, after=after, most=size + 1)
         page = found[:size]
         more = encode_page_token(page[-1].name, page[-1].version) if len(found) > size else ""
-        return pb.ListToolsResponse(tools=[convert.tool_to_proto(tool) for tool in page], next_page_token=more)
+        return pb.ListToolsResponse(tools=[convert.tool_to_proto(tool, rule) for tool in page], next_page_token=more)
 
     async def SearchTools(self, request: pb.SearchToolsRequest, context: object) -> pb.SearchToolsResponse:
         found = await self._search_tools(caller_of(context).principal, convert.query_of(request))

@@ -80,12 +80,14 @@ class ToolStore(Protocol):
         """Gives the tools that exist of those asked for, in any order."""
         ...
 
-    async def page(self, tenant: TenantId, *, after: tuple[str, str] | None, most: int) -> Sequence[Tool]:
-        """Gives versions by name, then version, those after the pair (name, version)."""
+    async def page(
+        self, tenant: TenantId, *, after: tuple[str, str] | None, most: int, names: frozenset[str] | None
+    ) -> Sequence[Tool]:
+        """Gives versions by name, then version, those after the pair (name, version); only these names if not None."""
         ...
 
-    async def newest(self, tenant: TenantId, *, most: int) -> Sequence[Tool]:
-        """Gives the highest version of each tool, by name."""
+    async def newest(self, tenant: TenantId, *, most: int, names: frozenset[str] | None) -> Sequence[Tool]:
+        """Gives the highest version of each tool, by name; only these names if not None."""
         ...
 
 

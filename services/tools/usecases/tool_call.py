@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from services.meshkit.core.errors import ErrorKind, MeshError
-from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.core.identity import Principal
 from services.meshkit.core.secret import NO_SECRET
 from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.finish import finish
 from services.meshkit.telemetry import metrics, names
 from services.meshkit.telemetry.tracing import span
 from services.tools.domain.compiled_schemas import CompiledSchemas
-from services.tools.domain.errors import LawBlocked, ToolNotAllowed, ToolRateLimited
+from services.tools.domain.errors import LawBlocked, ToolRateLimited
 from services.tools.domain.invocation import Blocked, Invocation, RecordedCall, SettleState, ToolOutput
 from services.tools.domain.rate_limit import RateLimits
 from services.tools.domain.result_cache import ResultCache
@@ -81,7 +81,8 @@ class ToolCall:
 
     async def _call(self, asked: Asked, tool: Tool, release: Release | None) -> Invocation:
         tenant = asked.principal.tenant
-        hosts = self._allow(tenant, tool)
+        self._catalogue.rule(tenant).check(tool)
+        hosts = rules_of(self._tenants, tenant).security_policy.allowed_hosts
         tool.allow(asked.context.agent_name)
         tool.check_arguments(asked.arguments, self._schemas.of_arguments(tool))
         wait = self._limits.take(tenant, tool.reference, per_minute=tool.rate_limit_per_minute)
@@ -95,16 +96,6 @@ class ToolCall:
         if output is not None:
             self._cache.put(tenant, tool, run.arguments, output, hosts=hosts)
         return _outcome(recorded)
-
-    def _allow(self, tenant: TenantId, tool: Tool) -> tuple[str, ...]:
-        """Holds a tool against the tenant's own rules; gives the hosts that it may reach, none for any.
-
-        Raises: ToolNotAllowed.
-        """
-        policy = rules_of(self._tenants, tenant).security_policy
-        if policy.tools_forbidden or (policy.allowed_tools and tool.name not in policy.allowed_tools):
-            raise ToolNotAllowed(tool.reference, by_tenant=True)
-        return policy.allowed_hosts
 
     async def _from_cache(self, run: Run, output: ToolOutput) -> RecordedCall:
         """Judges and records a result from cache. It costs nothing, and no socket opens."""

@@ -6,12 +6,14 @@ import pytest
 
 from services.meshkit.content import Confidentiality, Integrity, Label
 from services.meshkit.core.errors import Invalid
+from services.meshkit.core.tenant import SecurityPolicy
 from services.tools.domain.compiled_schemas import CompiledSchemas
 from services.tools.domain.errors import SchemaInvalid, ToolArgumentsWrong, ToolNotAllowed
 from services.tools.domain.reference import Reference, parse_reference
 from services.tools.domain.schema import compile_schema
 from services.tools.domain.shipped import shipped_tools
 from services.tools.domain.tool import HttpGetSettings, Mode
+from services.tools.domain.tool_rule import ToolRule
 from services.tools.domain.url_template import ArgumentUnusable, UrlTemplate
 from services.tools.storage.definition_codec import decode_definition
 from tests.support.tools import SCHEMA, a_template, a_tool
@@ -224,3 +226,23 @@ def test_references_name_a_tool_with_or_without_version() -> None:
     for wrong in ("", "@1.0.0", "a@", "a@1", "a b", "a@1.0.0@1.0.0", "a/b"):
         with pytest.raises(Invalid):
             parse_reference(wrong, field="name")
+
+
+@pytest.mark.parametrize(
+    ("policy", "allowed"),
+    [
+        (SecurityPolicy(), True),
+        (SecurityPolicy(allowed_tools=frozenset({"sums"})), True),
+        (SecurityPolicy(allowed_tools=frozenset({"other"})), False),
+        (SecurityPolicy(tools_forbidden=True), False),
+        (SecurityPolicy(allowed_tools=frozenset({"sums"}), tools_forbidden=True), False),
+    ],
+)
+def test_the_rules_of_a_tenant_name_the_tools_that_may_be_called(policy: SecurityPolicy, allowed: bool) -> None:
+    rule, tool = ToolRule.of(policy), a_tool(name="sums", version="2.0.0")
+    assert rule.allows(tool) is allowed
+    if allowed:
+        rule.check(tool)
+    else:
+        with pytest.raises(ToolNotAllowed, match="security policy of your tenant"):
+            rule.check(tool)

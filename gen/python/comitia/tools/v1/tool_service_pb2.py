@@ -29,7 +29,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#comitia/tools/v1/tool_service.proto\x12\x10\x63omitia.tools.v1\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x04\n\x04Tool\x12\x0f\n\x07tool_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12-\n\x0cinput_schema\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x37\n\x0e\x65xecution_mode\x18\x07 \x01(\x0e\x32\x1f.comitia.tools.v1.ExecutionMode\x12\x0f\n\x07\x62uiltin\x18\x08 \x01(\t\x12\x33\n\x08http_get\x18\t \x01(\x0b\x32!.comitia.tools.v1.HttpGetSettings\x12\x16\n\x0e\x61uth_reference\x18\n \x01(\t\x12\x1d\n\x15rate_limit_per_minute\x18\x0b \x01(\x05\x12\x15\n\rcost_nano_usd\x18\x0c \x01(\x03\x12\x16\n\x0e\x61llowed_agents\x18\r \x03(\t\x12\x17\n\x0ftimeout_seconds\x18\x0e \x01(\x05\x12\x19\n\x11\x63\x61\x63he_ttl_seconds\x18\x0f \x01(\x05\x12\x0e\n\x06\x64igest\x18\x10 \x01(\t\x12/\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"Z\n\x0fHttpGetSettings\x12\x14\n\x0curl_template\x18\x01 \x01(\t\x12\x15\n\rallowed_hosts\x18\x02 \x03(\t\x12\x1a\n\x12max_response_bytes\x18\x03 \x01(\x05\"O\n\x13RegisterToolRequest\x12$\n\x04tool\x18\x01 \x01(\x0b\x32\x16.comitia.tools.v1.Tool\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"<\n\x14RegisterToolResponse\x12$\n\x04tool\x18\x01 \x01(\x0b\x32\x16.comitia.tools.v1.Tool\"\x1e\n\x0eGetToolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x0fGetToolResponse\x12$\n\x04tool\x18\x01 \x01(\x0b\x32\x16.comitia.tools.v1.Tool\"H\n\x10ListToolsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05names\x18\x03 \x03(\t\"S\n\x11ListToolsResponse\x12%\n\x05tools\x18\x01 \x03(\x0b\x32\x16.comitia.tools.v1.Tool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Z\n\x12SearchToolsRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x12\n\nmax_tokens\x18\x02 \x01(\x05\x12\x12\n\nagent_name\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\"\xa7\x01\n\x13SearchToolsResponse\x12<\n\x07matches\x18\x01 \x03(\x0b\x32+.comitia.tools.v1.SearchToolsResponse.Match\x12\x14\n\x0clexical_only\x18\x02 \x01(\x08\x1a<\n\x05Match\x12$\n\x04tool\x18\x01 \x01(\x0b\x32\x16.comitia.tools.v1.Tool\x12\r\n\x05score\x18\x02 \x01(\x01\"\xc2\x01\n\x11InvokeToolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12.\n\x0c\x63hoice_label\x18\x04 \x01(\x0b\x32\x18.comitia.common.v1.Label\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"F\n\x12InvokeToolResponse\x12\x30\n\ninvocation\x18\x01 \x01(\x0b\x32\x1c.comitia.tools.v1.Invocation\"\xca\x01\n\nInvocation\x12&\n\x05parts\x18\x01 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x0f\n\x07hold_id\x18\x04 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x05 \x01(\x03\x12\x13\n\x0bverdict_ids\x18\x06 \x03(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x07 \x01(\x08\x12\x12\n\nelapsed_us\x18\x08 \x01(\x03\x12\x15\n\rbundle_digest\x18\t \x01(\t\"\xc8\x01\n\x17StreamInvokeToolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12.\n\x0c\x63hoice_label\x18\x04 \x01(\x0b\x32\x18.comitia.common.v1.Label\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x7f\n\x18StreamInvokeToolResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12\x32\n\ninvocation\x18\x03 \x01(\x0b\x32\x1c.comitia.tools.v1.InvocationH\x00\x42\x07\n\x05\x65vent*h\n\rExecutionMode\x12\x1e\n\x1a\x45XECUTION_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45XECUTION_MODE_BUILTIN\x10\x01\x12\x1b\n\x17\x45XECUTION_MODE_HTTP_GET\x10\x02\x32\x80\x07\n\x0bToolService\x12\x97\x01\n\x0cRegisterTool\x12%.comitia.tools.v1.RegisterToolRequest\x1a&.comitia.tools.v1.RegisterToolResponse\"8\x9a\xc2\x18\x13\n\x0btools.write\x10\x14\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x1b\"\t/v1/tools:\x01*Z\x0b\"\x06/tools:\x01*\x12z\n\x07GetTool\x12 .comitia.tools.v1.GetToolRequest\x1a!.comitia.tools.v1.GetToolResponse\"*\x9a\xc2\x18\x0e\n\ntools.read\x18\x05\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/tools/{name}\x12y\n\tListTools\x12\".comitia.tools.v1.ListToolsRequest\x1a#.comitia.tools.v1.ListToolsResponse\"#\x9a\xc2\x18\x0e\n\ntools.read\x18\x05\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/tools\x12\x89\x01\n\x0bSearchTools\x12$.comitia.tools.v1.SearchToolsRequest\x1a%.comitia.tools.v1.SearchToolsResponse\"-\x9a\xc2\x18\x0e\n\ntools.read\x18\n\x82\xd3\xe4\x93\x02\x15\"\x10/v1/tools:search:\x01*\x12\xa5\x01\n\nInvokeTool\x12#.comitia.tools.v1.InvokeToolRequest\x1a$.comitia.tools.v1.InvokeToolResponse\"L\x9a\xc2\x18\x12\n\x0ctools.invoke\x10\x64\x18x\x82\xd3\xe4\x93\x02\x30\"\x17/v1/tools/{name}:invoke:\x01*Z\x12\"\r/tools/invoke:\x01*\x12\xab\x01\n\x10StreamInvokeTool\x12).comitia.tools.v1.StreamInvokeToolRequest\x1a*.comitia.tools.v1.StreamInvokeToolResponse\">\x9a\xc2\x18\x12\n\x0ctools.invoke\x10\x64\x18x\x82\xd3\xe4\x93\x02\"\"\x1d/v1/tools/{name}:streamInvoke:\x01*0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#comitia/tools/v1/tool_service.proto\x12\x10\x63omitia.tools.v1\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x04\n\x04Tool\x12\x0f\n\x07tool_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12-\n\x0cinput_schema\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\routput_schema\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x37\n\x0e\x65xecution_mode\x18\x07 \x01(\x0e\x32\x1f.comitia.tools.v1.ExecutionMode\x12\x0f\n\x07\x62uiltin\x18\x08 \x01(\t\x12\x33\n\x08http_get\x18\t \x01(\x0b\x32!.comitia.tools.v1.HttpGetSettings\x12\x16\n\x0e\x61uth_reference\x18\n \x01(\t\x12\x1d\n\x15rate_limit_per_minute\x18\x0b \x01(\x05\x12\x15\n\rcost_nano_usd\x18\x0c \x01(\x03\x12\x16\n\x0e\x61llowed_agents\x18\r \x03(\t\x12\x17\n\x0ftimeout_seconds\x18\x0e \x01(\x05\x12\x19\n\x11\x63\x61\x63he_ttl_seconds\x18\x0f \x01(\x05\x12\x0e\n\x06\x64igest\x18\x10 \x01(\t\x12/\n\x0b\x63reate_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tforbidden\x18\x12 \x01(\x08\"Z\n\x0fHttpGetSettings\x12\x14\n\x0curl_template\x18\x01 \x01(\t\x12\x15\n\rallowed_hosts\x18\x02 \x03(\t\x12\x1a\n\x12max_response_bytes\x18\x03 \x01(\x05\"O\n\x13RegisterToolRequest\x12$\n\x04tool\x18\x01 \x01(\x0b\x32\x16.comitia.tools.v1.Tool\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"<\n\x14RegisterToolResponse\x12$\n\x04tool\x18\x01 \x01(\x0b\x32\x16.comitia.tools.v1.Tool\"\x1e\n\x0eGetToolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"7\n\x0fGetToolResponse\x12$\n\x04tool\x18\x01 \x01(\x0b\x32\x16.comitia.tools.v1.Tool\"`\n\x10ListToolsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05names\x18\x03 \x03(\t\x12\x16\n\x0eshow_forbidden\x18\x04 \x01(\x08\"S\n\x11ListToolsResponse\x12%\n\x05tools\x18\x01 \x03(\x0b\x32\x16.comitia.tools.v1.Tool\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Z\n\x12SearchToolsRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x12\n\nmax_tokens\x18\x02 \x01(\x05\x12\x12\n\nagent_name\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\"\xa7\x01\n\x13SearchToolsResponse\x12<\n\x07matches\x18\x01 \x03(\x0b\x32+.comitia.tools.v1.SearchToolsResponse.Match\x12\x14\n\x0clexical_only\x18\x02 \x01(\x08\x1a<\n\x05Match\x12$\n\x04tool\x18\x01 \x01(\x0b\x32\x16.comitia.tools.v1.Tool\x12\r\n\x05score\x18\x02 \x01(\x01\"\xc2\x01\n\x11InvokeToolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12.\n\x0c\x63hoice_label\x18\x04 \x01(\x0b\x32\x18.comitia.common.v1.Label\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"F\n\x12InvokeToolResponse\x12\x30\n\ninvocation\x18\x01 \x01(\x0b\x32\x1c.comitia.tools.v1.Invocation\"\xca\x01\n\nInvocation\x12&\n\x05parts\x18\x01 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\x12\x0c\n\x04tool\x18\x03 \x01(\t\x12\x0f\n\x07hold_id\x18\x04 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x05 \x01(\x03\x12\x13\n\x0bverdict_ids\x18\x06 \x03(\t\x12\x0e\n\x06\x63\x61\x63hed\x18\x07 \x01(\x08\x12\x12\n\nelapsed_us\x18\x08 \x01(\x03\x12\x15\n\rbundle_digest\x18\t \x01(\t\"\xc8\x01\n\x17StreamInvokeToolRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\targuments\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12/\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12.\n\x0c\x63hoice_label\x18\x04 \x01(\x0b\x32\x18.comitia.common.v1.Label\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"\x7f\n\x18StreamInvokeToolResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12\x32\n\ninvocation\x18\x03 \x01(\x0b\x32\x1c.comitia.tools.v1.InvocationH\x00\x42\x07\n\x05\x65vent*h\n\rExecutionMode\x12\x1e\n\x1a\x45XECUTION_MODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x45XECUTION_MODE_BUILTIN\x10\x01\x12\x1b\n\x17\x45XECUTION_MODE_HTTP_GET\x10\x02\x32\x80\x07\n\x0bToolService\x12\x97\x01\n\x0cRegisterTool\x12%.comitia.tools.v1.RegisterToolRequest\x1a&.comitia.tools.v1.RegisterToolResponse\"8\x9a\xc2\x18\x13\n\x0btools.write\x10\x14\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x1b\"\t/v1/tools:\x01*Z\x0b\"\x06/tools:\x01*\x12z\n\x07GetTool\x12 .comitia.tools.v1.GetToolRequest\x1a!.comitia.tools.v1.GetToolResponse\"*\x9a\xc2\x18\x0e\n\ntools.read\x18\x05\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/tools/{name}\x12y\n\tListTools\x12\".comitia.tools.v1.ListToolsRequest\x1a#.comitia.tools.v1.ListToolsResponse\"#\x9a\xc2\x18\x0e\n\ntools.read\x18\x05\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/tools\x12\x89\x01\n\x0bSearchTools\x12$.comitia.tools.v1.SearchToolsRequest\x1a%.comitia.tools.v1.SearchToolsResponse\"-\x9a\xc2\x18\x0e\n\ntools.read\x18\n\x82\xd3\xe4\x93\x02\x15\"\x10/v1/tools:search:\x01*\x12\xa5\x01\n\nInvokeTool\x12#.comitia.tools.v1.InvokeToolRequest\x1a$.comitia.tools.v1.InvokeToolResponse\"L\x9a\xc2\x18\x12\n\x0ctools.invoke\x10\x64\x18x\x82\xd3\xe4\x93\x02\x30\"\x17/v1/tools/{name}:invoke:\x01*Z\x12\"\r/tools/invoke:\x01*\x12\xab\x01\n\x10StreamInvokeTool\x12).comitia.tools.v1.StreamInvokeToolRequest\x1a*.comitia.tools.v1.StreamInvokeToolResponse\">\x9a\xc2\x18\x12\n\x0ctools.invoke\x10\x64\x18x\x82\xd3\xe4\x93\x02\"\"\x1d/v1/tools/{name}:streamInvoke:\x01*0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,40 +48,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOOLSERVICE'].methods_by_name['InvokeTool']._serialized_options = b'\232\302\030\022\n\014tools.invoke\020d\030x\202\323\344\223\0020\"\027/v1/tools/{name}:invoke:\001*Z\022\"\r/tools/invoke:\001*'
   _globals['_TOOLSERVICE'].methods_by_name['StreamInvokeTool']._loaded_options = None
   _globals['_TOOLSERVICE'].methods_by_name['StreamInvokeTool']._serialized_options = b'\232\302\030\022\n\014tools.invoke\020d\030x\202\323\344\223\002\"\"\035/v1/tools/{name}:streamInvoke:\001*'
-  _globals['_EXECUTIONMODE']._serialized_start=2284
-  _globals['_EXECUTIONMODE']._serialized_end=2388
+  _globals['_EXECUTIONMODE']._serialized_start=2327
+  _globals['_EXECUTIONMODE']._serialized_end=2431
   _globals['_TOOL']._serialized_start=215
-  _globals['_TOOL']._serialized_end=731
-  _globals['_HTTPGETSETTINGS']._serialized_start=733
-  _globals['_HTTPGETSETTINGS']._serialized_end=823
-  _globals['_REGISTERTOOLREQUEST']._serialized_start=825
-  _globals['_REGISTERTOOLREQUEST']._serialized_end=904
-  _globals['_REGISTERTOOLRESPONSE']._serialized_start=906
-  _globals['_REGISTERTOOLRESPONSE']._serialized_end=966
-  _globals['_GETTOOLREQUEST']._serialized_start=968
-  _globals['_GETTOOLREQUEST']._serialized_end=998
-  _globals['_GETTOOLRESPONSE']._serialized_start=1000
-  _globals['_GETTOOLRESPONSE']._serialized_end=1055
-  _globals['_LISTTOOLSREQUEST']._serialized_start=1057
-  _globals['_LISTTOOLSREQUEST']._serialized_end=1129
-  _globals['_LISTTOOLSRESPONSE']._serialized_start=1131
-  _globals['_LISTTOOLSRESPONSE']._serialized_end=1214
-  _globals['_SEARCHTOOLSREQUEST']._serialized_start=1216
-  _globals['_SEARCHTOOLSREQUEST']._serialized_end=1306
-  _globals['_SEARCHTOOLSRESPONSE']._serialized_start=1309
-  _globals['_SEARCHTOOLSRESPONSE']._serialized_end=1476
-  _globals['_SEARCHTOOLSRESPONSE_MATCH']._serialized_start=1416
-  _globals['_SEARCHTOOLSRESPONSE_MATCH']._serialized_end=1476
-  _globals['_INVOKETOOLREQUEST']._serialized_start=1479
-  _globals['_INVOKETOOLREQUEST']._serialized_end=1673
-  _globals['_INVOKETOOLRESPONSE']._serialized_start=1675
-  _globals['_INVOKETOOLRESPONSE']._serialized_end=1745
-  _globals['_INVOCATION']._serialized_start=1748
-  _globals['_INVOCATION']._serialized_end=1950
-  _globals['_STREAMINVOKETOOLREQUEST']._serialized_start=1953
-  _globals['_STREAMINVOKETOOLREQUEST']._serialized_end=2153
-  _globals['_STREAMINVOKETOOLRESPONSE']._serialized_start=2155
-  _globals['_STREAMINVOKETOOLRESPONSE']._serialized_end=2282
-  _globals['_TOOLSERVICE']._serialized_start=2391
-  _globals['_TOOLSERVICE']._serialized_end=3287
+  _globals['_TOOL']._serialized_end=750
+  _globals['_HTTPGETSETTINGS']._serialized_start=752
+  _globals['_HTTPGETSETTINGS']._serialized_end=842
+  _globals['_REGISTERTOOLREQUEST']._serialized_start=844
+  _globals['_REGISTERTOOLREQUEST']._serialized_end=923
+  _globals['_REGISTERTOOLRESPONSE']._serialized_start=925
+  _globals['_REGISTERTOOLRESPONSE']._serialized_end=985
+  _globals['_GETTOOLREQUEST']._serialized_start=987
+  _globals['_GETTOOLREQUEST']._serialized_end=1017
+  _globals['_GETTOOLRESPONSE']._serialized_start=1019
+  _globals['_GETTOOLRESPONSE']._serialized_end=1074
+  _globals['_LISTTOOLSREQUEST']._serialized_start=1076
+  _globals['_LISTTOOLSREQUEST']._serialized_end=1172
+  _globals['_LISTTOOLSRESPONSE']._serialized_start=1174
+  _globals['_LISTTOOLSRESPONSE']._serialized_end=1257
+  _globals['_SEARCHTOOLSREQUEST']._serialized_start=1259
+  _globals['_SEARCHTOOLSREQUEST']._serialized_end=1349
+  _globals['_SEARCHTOOLSRESPONSE']._serialized_start=1352
+  _globals['_SEARCHTOOLSRESPONSE']._serialized_end=1519
+  _globals['_SEARCHTOOLSRESPONSE_MATCH']._serialized_start=1459
+  _globals['_SEARCHTOOLSRESPONSE_MATCH']._serialized_end=1519
+  _globals['_INVOKETOOLREQUEST']._serialized_start=1522
+  _globals['_INVOKETOOLREQUEST']._serialized_end=1716
+  _globals['_INVOKETOOLRESPONSE']._serialized_start=1718
+  _globals['_INVOKETOOLRESPONSE']._serialized_end=1788
+  _globals['_INVOCATION']._serialized_start=1791
+  _globals['_INVOCATION']._serialized_end=1993
+  _globals['_STREAMINVOKETOOLREQUEST']._serialized_start=1996
+  _globals['_STREAMINVOKETOOLREQUEST']._serialized_end=2196
+  _globals['_STREAMINVOKETOOLRESPONSE']._serialized_start=2198
+  _globals['_STREAMINVOKETOOLRESPONSE']._serialized_end=2325
+  _globals['_TOOLSERVICE']._serialized_start=2434
+  _globals['_TOOLSERVICE']._serialized_end=3330
 # @@protoc_insertion_point(module_scope)

@@ -67,6 +67,7 @@ class Tool(_message.Message):
     CACHE_TTL_SECONDS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    FORBIDDEN_FIELD_NUMBER: _builtins.int
     tool_id: _builtins.str
     """Id, `tool_…`. Output only."""
     name: _builtins.str
@@ -91,6 +92,10 @@ class Tool(_message.Message):
     """Seconds for which equal calls of a tenant answer from cache, 0 to 86,400. 0 means not cached."""
     digest: _builtins.str
     """SHA-256 of the canonical definition, hex. Output only."""
+    forbidden: _builtins.bool
+    """True when the tenant's security policy forbids calling it: agents are not told of it, and a call is refused with
+    TOOL_NOT_ALLOWED. Output only.
+    """
     @_builtins.property
     def input_schema(self) -> _struct_pb2.Struct:
         """JSON Schema of the arguments: an object, without remote references."""
@@ -131,10 +136,11 @@ class Tool(_message.Message):
         cache_ttl_seconds: _builtins.int = ...,
         digest: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        forbidden: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "http_get", b"http_get", "input_schema", b"input_schema", "output_schema", b"output_schema"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_agents", b"allowed_agents", "auth_reference", b"auth_reference", "builtin", b"builtin", "cache_ttl_seconds", b"cache_ttl_seconds", "cost_nano_usd", b"cost_nano_usd", "create_time", b"create_time", "description", b"description", "digest", b"digest", "execution_mode", b"execution_mode", "http_get", b"http_get", "input_schema", b"input_schema", "name", b"name", "output_schema", b"output_schema", "rate_limit_per_minute", b"rate_limit_per_minute", "timeout_seconds", b"timeout_seconds", "tool_id", b"tool_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_agents", b"allowed_agents", "auth_reference", b"auth_reference", "builtin", b"builtin", "cache_ttl_seconds", b"cache_ttl_seconds", "cost_nano_usd", b"cost_nano_usd", "create_time", b"create_time", "description", b"description", "digest", b"digest", "execution_mode", b"execution_mode", "forbidden", b"forbidden", "http_get", b"http_get", "input_schema", b"input_schema", "name", b"name", "output_schema", b"output_schema", "rate_limit_per_minute", b"rate_limit_per_minute", "timeout_seconds", b"timeout_seconds", "tool_id", b"tool_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -269,10 +275,13 @@ class ListToolsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
+    SHOW_FORBIDDEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many. 0 means 50; above 500 is taken as 500; negative is INVALID_ARGUMENT."""
     page_token: _builtins.str
     """`next_page_token` of the previous answer. Keep the other fields unchanged."""
+    show_forbidden: _builtins.bool
+    """True to list also the tools that the tenant's security policy forbids; they are marked so."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only these, by `name` (its highest version) or `name@version`, at most 64; unknown ones are left out. Optional."""
@@ -283,10 +292,11 @@ class ListToolsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         names: _abc.Iterable[_builtins.str] | None = ...,
+        show_forbidden: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "page_size", b"page_size", "page_token", b"page_token", "show_forbidden", b"show_forbidden"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,7 +87,8 @@ class ToolServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTool(self, request, context):
-        """Fetches a tool by `name`, its highest version, or by `name@version`.
+        """Fetches a tool by `name`, its highest version, or by `name@version`. One that the tenant's security policy forbids
+        says so in `forbidden`.
 
         Errors: NOT_FOUND/TOOL_NOT_FOUND.
         """
@@ -96,14 +97,14 @@ class ToolServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListTools(self, request, context):
-        """Lists the tenant's tools by name: its own and those that ship with the mesh.
+        """Lists the tools that the tenant may call by name: its own and those that ship with the mesh.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SearchTools(self, request, context):
-        """Finds the tools that fit a task best, as many as fit a token budget.
+        """Finds the tools that fit a task best and may be called, as many as fit a token budget.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD. Without an embedder the search is by words and `lexical_only` set.
         """

@@ -44,14 +44,15 @@ class ToolServiceStub:
     RESOURCE_EXHAUSTED/TOO_MANY_TOOLS (the tenant has as many versions as it may have).
     """
     GetTool: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.GetToolRequest, _tool_service_pb2.GetToolResponse]
-    """Fetches a tool by `name`, its highest version, or by `name@version`.
+    """Fetches a tool by `name`, its highest version, or by `name@version`. One that the tenant's security policy forbids
+    says so in `forbidden`.
 
     Errors: NOT_FOUND/TOOL_NOT_FOUND.
     """
     ListTools: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolsRequest, _tool_service_pb2.ListToolsResponse]
-    """Lists the tenant's tools by name: its own and those that ship with the mesh."""
+    """Lists the tools that the tenant may call by name: its own and those that ship with the mesh."""
     SearchTools: _grpc.UnaryUnaryMultiCallable[_tool_service_pb2.SearchToolsRequest, _tool_service_pb2.SearchToolsResponse]
-    """Finds the tools that fit a task best, as many as fit a token budget.
+    """Finds the tools that fit a task best and may be called, as many as fit a token budget.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD. Without an embedder the search is by words and `lexical_only` set.
     """
@@ -84,14 +85,15 @@ class ToolServiceAsyncStub(ToolServiceStub):
     RESOURCE_EXHAUSTED/TOO_MANY_TOOLS (the tenant has as many versions as it may have).
     """
     GetTool: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.GetToolRequest, _tool_service_pb2.GetToolResponse]  # type: ignore[assignment]
-    """Fetches a tool by `name`, its highest version, or by `name@version`.
+    """Fetches a tool by `name`, its highest version, or by `name@version`. One that the tenant's security policy forbids
+    says so in `forbidden`.
 
     Errors: NOT_FOUND/TOOL_NOT_FOUND.
     """
     ListTools: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.ListToolsRequest, _tool_service_pb2.ListToolsResponse]  # type: ignore[assignment]
-    """Lists the tenant's tools by name: its own and those that ship with the mesh."""
+    """Lists the tools that the tenant may call by name: its own and those that ship with the mesh."""
     SearchTools: _aio.UnaryUnaryMultiCallable[_tool_service_pb2.SearchToolsRequest, _tool_service_pb2.SearchToolsResponse]  # type: ignore[assignment]
-    """Finds the tools that fit a task best, as many as fit a token budget.
+    """Finds the tools that fit a task best and may be called, as many as fit a token budget.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD. Without an embedder the search is by words and `lexical_only` set.
     """
@@ -133,7 +135,8 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_service_pb2.GetToolRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tool_service_pb2.GetToolResponse, _abc.Awaitable[_tool_service_pb2.GetToolResponse]]:
-        """Fetches a tool by `name`, its highest version, or by `name@version`.
+        """Fetches a tool by `name`, its highest version, or by `name@version`. One that the tenant's security policy forbids
+        says so in `forbidden`.
 
         Errors: NOT_FOUND/TOOL_NOT_FOUND.
         """
@@ -144,7 +147,7 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_service_pb2.ListToolsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tool_service_pb2.ListToolsResponse, _abc.Awaitable[_tool_service_pb2.ListToolsResponse]]:
-        """Lists the tenant's tools by name: its own and those that ship with the mesh."""
+        """Lists the tools that the tenant may call by name: its own and those that ship with the mesh."""
 
     @_abc_1.abstractmethod
     def SearchTools(
@@ -152,7 +155,7 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tool_service_pb2.SearchToolsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tool_service_pb2.SearchToolsResponse, _abc.Awaitable[_tool_service_pb2.SearchToolsResponse]]:
-        """Finds the tools that fit a task best, as many as fit a token budget.
+        """Finds the tools that fit a task best and may be called, as many as fit a token budget.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD. Without an embedder the search is by words and `lexical_only` set.
         """
