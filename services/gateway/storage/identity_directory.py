@@ -10,6 +10,7 @@ from services.gateway.domain.grant import Grant, Standing
 from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX
 from services.gateway.domain.tenant import Tenant
 from services.gateway.domain.user import USER_PREFIX
+from services.gateway.storage.one_trips import FIND_API_KEY
 from services.gateway.storage.people_tables import PERSON
 from services.gateway.storage.people_work import user_of
 from services.gateway.storage.rows import account_of, grant_of, key_of, tenant_of
@@ -18,6 +19,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.core.tenant import TenantState
+from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import Scope, maintenance_scope
 
 
@@ -29,14 +31,9 @@ class SqlIdentityDirectory:
 
     async def key(self, key: UUID) -> tuple[ApiKey, TenantState] | None:
         """See `IdentityDirectory.key`."""
-        statement = (
-            select(API_KEY, TENANT.c.state.label("tenant_state"))
-            .join_from(API_KEY, TENANT, TENANT.c.tenant_id == API_KEY.c.tenant_id)
-            .where(API_KEY.c.id == key)
-        )
-        async with maintenance_scope(self._engine, read_only=True) as scope:
-            row = (await scope.execute(statement)).mappings().one_or_none()
-        return None if row is None else (key_of(row), TenantState(row["tenant_state"]))
+        rows = await one_trip(self._engine, None, FIND_API_KEY, key)
+        # A primary key: one row, or none.
+        return next(((key_of(dict(row)), TenantState(row["tenant_state"])) for row in rows), None)
 
     async def tenant_state(self, tenant: TenantId) -> TenantState:
         """See `IdentityDirectory.tenant_state`."""

@@ -56,4 +56,21 @@ FORGET_FULL_BUCKETS: Final = OneTrip(
         ) SELECT count(*) FROM gone;""",
 )
 
-ONE_TRIPS: Final = (LEASE_RATE, FORGET_FULL_BUCKETS)
+#: Finds an API key of whatever tenant, and where its tenant is in its life. The edge waits for it.
+FIND_API_KEY: Final = OneTrip(
+    name="find_api_key",
+    planned_once=True,
+    arguments=("uuid",),
+    returns="""TABLE (
+        id uuid, tenant_id uuid, display_name text, roles text[], project text, scopes text[], service_account_id uuid,
+        salt bytea, digest bytea, previous_salt bytea, previous_digest bytea, previous_expire_time timestamptz,
+        create_time timestamptz, expire_time timestamptz, revoke_time timestamptz, rotate_time timestamptz,
+        last_use_time timestamptz, tenant_state text)""",
+    body="""
+        RETURN QUERY SELECT id, api_key.tenant_id, display_name, roles, project, scopes, service_account_id,
+            salt, digest, previous_salt, previous_digest, previous_expire_time,
+            api_key.create_time, expire_time, revoke_time, rotate_time, last_use_time, tenant.state
+        FROM api_key JOIN tenant ON tenant.tenant_id = api_key.tenant_id WHERE id = $1;""",
+)
+
+ONE_TRIPS: Final = (LEASE_RATE, FORGET_FULL_BUCKETS, FIND_API_KEY)
