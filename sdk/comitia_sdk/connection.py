@@ -20,7 +20,7 @@ from comitia.gateway.v1 import (
     user_service_pb2_grpc,
 )
 from comitia_sdk.credentials import MARGIN, Credentials, Token
-from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, RateLimited, from_rpc_error
+from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, RateLimited, broke_off, from_rpc_error
 
 #: Time that a call may take when the caller names none, seconds.
 DEFAULT_TIMEOUT: Final = 30.0
@@ -248,7 +248,7 @@ async def _paused(error: grpc.aio.AioRpcError, seconds: float) -> bool:
         if found.reason != "REQUEST_IN_PROGRESS":
             return False
         seconds = max(seconds, found.retry_after.total_seconds() if found.retry_after else 0.0)
-    elif error.code() is not grpc.StatusCode.UNAVAILABLE:
+    elif error.code() is not grpc.StatusCode.UNAVAILABLE and not broke_off(error):
         return False
     await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
     return True

@@ -28,6 +28,10 @@ from google.rpc import error_details_pb2, status_pb2
 
 _STATUS_KEY: Final = "grpc-status-details-bin"
 _RATE_LIMITED: Final = "RATE_LIMITED"
+_BROKE_OFF: Final = (
+    "the connection to the mesh was lost in the middle of the answer, so that nobody knows whether the call was done; "
+    "make it again, with the same request_id if it has one"
+)
 
 
 class ComitiaError(Exception):
@@ -122,8 +126,18 @@ _BY_CODE: Final[Mapping[grpc.StatusCode, type[ComitiaError]]] = {
 }
 
 
+def broke_off(error: grpc.aio.AioRpcError) -> bool:
+    """Tells whether the connection was lost after the answer had begun; gRPC says INTERNAL then, as for our faults.
+
+    A failure of the mesh's own has details; this one is made here, or by the edge, and has none.
+    """
+    return error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "") and not _details(error)
+
+
 def from_rpc_error(error: grpc.aio.AioRpcError) -> ComitiaError:
     """Reads status and details of a failed call."""
+    if broke_off(error):
+        return MeshUnavailable(_BROKE_OFF, reason="CONNECTION_LOST", metadata={"cause": error.details() or ""})
     kind = _BY_CODE.get(error.code(), InternalFailure)
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
     for detail in _details(error):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,8 @@ from typing import Final
 from services.launcher.health import Probe
 
 _LEASH: Final = str(Path(__file__).with_name("leash.py"))
+#: How long a child may take to end after `death_signal`.
+_END_SECONDS: Final = 5.0
 _LOG_TURNS_AT_BYTES: Final = 16 * 1024 * 1024
 _TAIL_LINES: Final = 6
 _TAIL_BYTES: Final = 4096
@@ -39,7 +42,7 @@ class ChildSpec:
     identity: str = "self"
     #: Asks it to finish.
     stop_signal: signal.Signals = signal.SIGTERM
-    #: How long finishing may take before SIGKILL.
+    #: How long finishing may take before `death_signal`.
     stop_seconds: float = 15.0
     #: What the kernel sends it when the launcher dies.
     death_signal: signal.Signals = signal.SIGKILL
@@ -91,14 +94,19 @@ class ChildProcess:
         return self._process.wait()
 
     async def stop(self) -> None:
-        """Asks it to finish, waits as long as its spec allows, then kills its group."""
-        if self._process.returncode is not None:
-            return
-        self._process.send_signal(self.spec.stop_signal)
-        try:
-            async with asyncio.timeout(self.spec.stop_seconds):
-                await self.wait()
-        except TimeoutError:
+        """Asks it to finish, waits as long as its spec allows, then makes it end, and at last kills its group."""
+        for number, seconds in (
+            (self.spec.stop_signal, self.spec.stop_seconds),
+            # Not yet SIGKILL: children of Postgres lead groups of their own and would be left behind.
+            (self.spec.death_signal, _END_SECONDS),
+        ):
+            if self._process.returncode is not None:
+                return
+            self._process.send_signal(number)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.wait()
+        if self._process.returncode is None:
             self._signal_group(signal.SIGKILL)
             await self.wait()
 

@@ -8,6 +8,7 @@ from services.gateway.clients import tenant_stores
 from services.gateway.clients.tenant_stores import GrpcTenantStores
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.identity_directory import SqlIdentityDirectory
+from services.gateway.storage.tenant_answers import AnswersToOthers
 from services.gateway.storage.tenant_data import TENANT_DATA
 from services.gateway.storage.tenant_work import SqlBeginTenantWork, SqlErasureBook, SqlTenantReader
 from services.gateway.transport.tenant_servicer import TenantServicer, TenantVerbs
@@ -79,7 +80,8 @@ async def tenants(
             erasures=reader,
             addresses=ClientAddresses(settings.edge_networks),
         )
-        own = TenantData(TenantRows("gateway", maintenance, TENANT_DATA), tenants=known)
+        rows = TenantRows("gateway", maintenance, TENANT_DATA)
+        own = TenantData(rows, tenants=known, others=(AnswersToOthers(maintenance),))
         yield Tenants(registrations=(servicer.registration, own.registration), background=(erase,))
 
 

@@ -13,6 +13,8 @@ log = logger(__name__)
 
 #: So long notes are gathered; far shorter than what the sweep leaves alone.
 _GATHER_SECONDS: Final = 0.1
+#: Pause after notes could not be written.
+_PAUSE_SECONDS: Final = 1.0
 _AT_ONCE: Final = 500
 _MOST_WAITING: Final = 10_000
 
@@ -47,12 +49,13 @@ class SettledNotes:
             while True:
                 await self._news.wait()
                 await self._clock.sleep(_GATHER_SECONDS)
-                await self.write()
+                while not await self.write():
+                    await self._clock.sleep(_PAUSE_SECONDS)
         finally:
             await self.write()
 
-    async def write(self) -> None:
-        """Writes everything that waits."""
+    async def write(self) -> bool:
+        """Writes everything that waits; False when some of it still does."""
         self._news.clear()
         while self._waiting:
             group, self._waiting = self._waiting[:_AT_ONCE], self._waiting[_AT_ONCE:]
@@ -60,4 +63,8 @@ class SettledNotes:
             try:
                 await self._calls.mark_settled(group)
             except MeshError as error:
-                log.warning("settled calls stay marked as pending", calls=len(group), error=error.message)
+                self._waiting[:0] = group
+                self._depth.set(len(self._waiting))
+                log.warning("settled calls stay marked as pending for now", calls=len(group), error=error.message)
+                return False
+        return True

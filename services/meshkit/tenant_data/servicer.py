@@ -37,7 +37,7 @@ class TenantNotDeleting(Precondition):
 
 
 class OtherStore(Protocol):
-    """Something of a tenant that lies outside Postgres, such as vectors."""
+    """Something of a tenant that lies outside its own rows, such as vectors."""
 
     async def plan(self, tenant: TenantId) -> ErasureStep:
         """Says what is there."""

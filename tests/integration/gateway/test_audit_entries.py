@@ -1,6 +1,6 @@
 """What the gateway writes into the audit trail about its own mutations."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -35,10 +35,10 @@ async def test_entries_of_the_first_form_move_behind_those_of_today(make_databas
     urls = await make_database("gateway")
     await migrate("services.gateway", urls.migrator, to="0008")
     async with sql_engine(urls.app, pool_size=1) as app, tenant_scope(app, TENANT) as scope:
-        for subject in ("key_1", "key_2"):
+        for second, subject in enumerate(("key_1", "key_2")):
             await scope.execute(
                 text("INSERT INTO audit VALUES (:id, :tenant, 'api_key.created', :subject, 'key_0', :at)"),
-                {"id": uuid4(), "tenant": TENANT, "subject": subject, "at": WRITTEN},
+                {"id": uuid4(), "tenant": TENANT, "subject": subject, "at": WRITTEN + timedelta(seconds=second)},
             )
         await scope.commit()
     await migrate("services.gateway", urls.migrator, to="0009")

@@ -154,6 +154,23 @@ async def test_stopping_asks_first_and_kills_after_the_bound(supervisor: Supervi
     assert supervisor.children["dummy"].state is ChildState.STOPPED
 
 
+async def test_a_child_past_the_bound_may_still_end_its_own_way(supervisor: Supervisor, program: Begin) -> None:
+    slow = """
+        import signal, sys, time
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, lambda *_: (print("cleared", flush=True), sys.exit(3)))
+        print("slow", flush=True)
+        time.sleep(60)
+        """
+    spec = program(slow, stop_seconds=0.3, death_signal=signal.SIGUSR1)
+    await supervisor.start(spec, healthy_seconds=10)
+    await until(lambda: "slow" in spec.log.read_text())
+
+    await supervisor.stop(["dummy"])
+
+    assert "cleared" in spec.log.read_text()
+
+
 async def test_what_a_child_started_ends_with_it(supervisor: Supervisor, program: Begin, tmp_path: Path) -> None:
     spec = program(
         """
