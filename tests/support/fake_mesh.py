@@ -27,6 +27,7 @@ from comitia.gateway.v1 import (
     identity_service_pb2,
     status_service_pb2,
     tenant_service_pb2,
+    user_service_pb2,
 )
 from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
@@ -37,8 +38,10 @@ from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.grpc.errors import to_status
 from tests.support.fake_mesh_access import Access
 from tests.support.fake_mesh_audit import Audit
+from tests.support.fake_mesh_people import People
 from tests.support.fake_mesh_rooms import Identity, Law, Memory, Models, Money, Refused, Status, Tools
 from tests.support.fake_mesh_sessions import Agents, Sessions
+from tests.support.fake_mesh_tenants import Tenants
 
 __all__ = ["ADMIN_KEY", "Broken", "FakeMesh", "Refused", "fake_mesh"]
 
@@ -56,9 +59,10 @@ _CONTRACTS: Final = (
     status_service_pb2,
     tenant_service_pb2,
     tool_service_pb2,
+    user_service_pb2,
 )
 #: RPCs that ask for no identity.
-_OPEN: Final = frozenset({"ExchangeApiKey", "GetKeySet", "GetMeshStatus"})
+_OPEN: Final = frozenset({"ExchangeApiKey", "ExchangeOidcToken", "GetKeySet", "GetLoginOptions", "GetMeshStatus"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class FakeMesh:
     agents: Agents = field(default_factory=Agents)
     sessions: Sessions = field(init=False)
     identity: Identity = field(init=False)
+    people: People = field(init=False)
+    tenants: Tenants = field(default_factory=Tenants)
     access: Access = field(default_factory=Access)
     law: Law = field(default_factory=Law)
     money: Money = field(default_factory=Money)
@@ -101,6 +107,7 @@ class FakeMesh:
     def __post_init__(self) -> None:
         self.sessions = Sessions(self.agents)
         self.identity = Identity(self.keys, self.give_token)
+        self.people = People(self.give_token)
 
     def fail_next(self, rpc: str, failure: Refused | Broken) -> None:
         """Makes the next call of an RPC fail."""
@@ -112,14 +119,15 @@ class FakeMesh:
 
     def give_token(self) -> tuple[str, float]:
         """Makes an access token. Returns it and when it stops working."""
-        token, end = f"token-{self.calls['ExchangeApiKey']}", time.time() + self.token_seconds
+        number = self.calls["ExchangeApiKey"] + self.calls["ExchangeOidcToken"]
+        token, end = f"token-{number}", time.time() + self.token_seconds
         self.tokens[token] = end
         return token, end
 
     def find(self, rpc: str) -> Callable[[Any, Any], Any] | None:
         """Finds what answers an RPC."""
         rooms = (
-            *(self.agents, self.sessions, self.identity, self.law, self.money),
+            *(self.agents, self.sessions, self.identity, self.people, self.tenants, self.law, self.money),
             *(self.models, self.memory, self.tools, self.status, self.access, self.audit),
         )
         return next((getattr(room, rpc) for room in rooms if hasattr(room, rpc)), None)

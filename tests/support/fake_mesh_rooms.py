@@ -13,8 +13,6 @@ from comitia.gateway.v1 import (
     identity_pb2,
     identity_service_pb2,
     status_service_pb2,
-    tenant_pb2,
-    tenant_service_pb2,
 )
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
@@ -58,13 +56,14 @@ class Refused(MeshError):
 
 @dataclass(slots=True)
 class Identity:
-    """API keys, service accounts, tokens and tenants."""
+    """API keys, service accounts and tokens."""
 
     keys: dict[str, list[str]]
     give_token: Callable[[], tuple[str, float]]
+    #: Of the caller, when it is a person.
+    email: str = ""
     made: list[identity_pb2.ApiKey] = field(default_factory=list[identity_pb2.ApiKey])
     accounts: list[identity_pb2.ServiceAccount] = field(default_factory=list[identity_pb2.ServiceAccount])
-    tenants: list[tenant_pb2.Tenant] = field(default_factory=list[tenant_pb2.Tenant])
 
     def ExchangeApiKey(self, request: Any, _context: Any) -> identity_service_pb2.ExchangeApiKeyResponse:
         if request.api_key not in self.keys:
@@ -74,7 +73,10 @@ class Identity:
 
     def WhoAmI(self, _request: Any, _context: Any) -> identity_service_pb2.WhoAmIResponse:
         return identity_service_pb2.WhoAmIResponse(
-            tenant_id="tenant_1", subject="key_1", roles=[identity_pb2.ROLE_ADMIN, identity_pb2.ROLE_OPERATOR]
+            tenant_id="tenant_1",
+            subject="key_1",
+            email=self.email,
+            roles=[identity_pb2.ROLE_ADMIN, identity_pb2.ROLE_OPERATOR],
         )
 
     def CreateApiKey(self, request: Any, _context: Any) -> identity_service_pb2.CreateApiKeyResponse:
@@ -144,15 +146,6 @@ class Identity:
 
     def RotateSigningKey(self, _request: Any, _context: Any) -> identity_service_pb2.RotateSigningKeyResponse:
         return identity_service_pb2.RotateSigningKeyResponse(key_id="access-2", sign_time=NOON)
-
-    def CreateTenant(self, request: Any, _context: Any) -> tenant_service_pb2.CreateTenantResponse:
-        tenant = tenant_pb2.Tenant(tenant_id=f"tenant_{len(self.tenants) + 2}", name=request.name, create_time=NOON)
-        self.tenants.append(tenant)
-        return tenant_service_pb2.CreateTenantResponse(tenant=tenant, admin_api_key=f"ck_{request.name}_made")
-
-    def ListTenants(self, request: Any, _context: Any) -> tenant_service_pb2.ListTenantsResponse:
-        page, token = one_page(self.tenants, request)
-        return tenant_service_pb2.ListTenantsResponse(tenants=page, next_page_token=token)
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.ids import id_of
 from comitia_sdk.cli.output import Form, FormOption, as_json, moment, show_json, show_one, show_rows
 
 if TYPE_CHECKING:
@@ -24,10 +25,22 @@ signing_keys: Final = typer.Typer(
 
 _SPAN: Final = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_LONGEST_OVERLAP: Final = timedelta(days=7)
 
-_KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Id of the key, `key_…`; see `comitia key list`.")]
+_KeyArgument = Annotated[
+    str,
+    typer.Argument(
+        parser=id_of("key", listed_by="comitia key list"),
+        metavar="KEY",
+        help="Id of the key, `key_…`; see `comitia key list`.",
+    ),
+]
+_account_id: Final = id_of("svc", listed_by="comitia service-account list")
 _AccountArgument = Annotated[
-    str, typer.Argument(metavar="ACCOUNT", help="Id of the account, `svc_…`; see `comitia service-account list`.")
+    str,
+    typer.Argument(
+        parser=_account_id, metavar="ACCOUNT", help="Id of the account, `svc_…`; see `comitia service-account list`."
+    ),
 ]
 _RoleOption = Annotated[
     list[str] | None,
@@ -46,6 +59,14 @@ def _span(text: str) -> timedelta:
     if match is None:
         raise typer.BadParameter("must be a number with s, m, h or d, such as 30d")
     return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _overlap(text: str) -> timedelta:
+    """Reads how long an old secret goes on working."""
+    span = _span(text)
+    if span > _LONGEST_OVERLAP:
+        raise typer.BadParameter(f"must be at most {_LONGEST_OVERLAP.days}d, such as 24h")
+    return span
 
 
 _Span = Annotated[
@@ -69,8 +90,11 @@ def create_key(
     project: _ProjectOption = "",
     expires: _Span = None,
     service_account: Annotated[
-        str, typer.Option(metavar="ACCOUNT", help="Make it for this service account, with its roles and project.")
-    ] = "",
+        str | None,
+        typer.Option(
+            parser=_account_id, metavar="ACCOUNT", help="Make it for this service account, with its roles and project."
+        ),
+    ] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Makes an API key. Its secret is shown once.
@@ -89,7 +113,7 @@ def create_key(
             project=project,
             scopes=scope or [],
             expire_time=None if expires is None else datetime.now(UTC) + expires,
-            service_account_id=service_account,
+            service_account_id=service_account or "",
         )
     if output is Form.JSON:
         show_json(as_json(made))
@@ -116,7 +140,7 @@ def rotate_key(
     overlap: Annotated[
         timedelta | None,
         typer.Option(
-            parser=_span,
+            parser=_overlap,
             metavar="TIME",
             help="How long the old secret goes on working, at most 7d. Default: it ends.",
         ),
@@ -172,7 +196,7 @@ def list_service_accounts(output: FormOption = Form.TABLE) -> None:
         found = list(mesh.identity.list_service_accounts())
     columns = ("account", "name", "roles", "project", "made", "disabled")
     rows = [tuple(value for _, value in _account(account)) for account in found]
-    show_rows(output, found, columns, rows, empty="no service accounts")
+    show_rows(output, found, columns, rows, empty="no service accounts; make one with `comitia service-account create`")
 
 
 @service_accounts.command("disable")

@@ -5,18 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.failure import CommandFailed
+from comitia_sdk.cli.ids import id_of
 from comitia_sdk.cli.output import Form, FormOption, moment, show_json, show_one, show_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from comitia.gateway.v1.identity_pb2 import OidcIssuer, Role, User
+    from comitia_sdk import Client
 
 users = typer.Typer(no_args_is_help=True, help="People who may sign in to your tenant.")
 issuers = typer.Typer(no_args_is_help=True, help="OpenID Connect providers whose word your tenant takes.")
 
 _UserArgument = Annotated[
-    str, typer.Argument(metavar="USER", help="Id of the user, `user_…`; see `comitia user list`.")
+    str, typer.Argument(metavar="USER", help="Mail address, or id (`user_…`); see `comitia user list`.")
 ]
 
 
@@ -37,9 +40,19 @@ def invite_user(
 
     Example:  comitia user invite ann@example.com --role auditor
     """
+    from comitia_sdk.errors import AlreadyExists
+
     with client() as mesh:
-        user = mesh.users.invite(email, roles=role or ["tenant_user"])
+        try:
+            user = mesh.users.invite(email, roles=role or ["tenant_user"])
+        except AlreadyExists as error:
+            raise CommandFailed(
+                f"{email} is invited already; give them other roles with `comitia user set-roles {email} ROLE`"
+            ) from error
+        next_step = _next_step(mesh)
     show_one(output, user, _user(user))
+    if output is Form.TABLE and next_step:
+        typer.echo(next_step, err=True)
 
 
 @users.command("list")
@@ -57,31 +70,31 @@ def list_users(output: FormOption = Form.TABLE) -> None:
 
 @users.command("set-roles")
 def set_user_roles(
-    user_id: _UserArgument,
+    user: _UserArgument,
     role: Annotated[
         list[str],
         typer.Argument(metavar="ROLE...", help="The roles from now on: admin, operator, auditor, tenant_user."),
     ],
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Gives a user other roles. What they were signed in with before stops working within seconds.
+    """Replaces the roles of a user. What they were signed in with before stops working within seconds.
 
-    Example:  comitia user set-roles user_01j… admin
+    Example:  comitia user set-roles ann@example.com auditor tenant_user
     """
     with client() as mesh:
-        user = mesh.users.set_roles(user_id, role)
-    show_one(output, user, _user(user))
+        changed = mesh.users.set_roles(_user_id(mesh, user), role)
+    show_one(output, changed, _user(changed))
 
 
 @users.command("remove")
-def remove_user(user_id: _UserArgument, output: FormOption = Form.TABLE) -> None:
+def remove_user(user: _UserArgument, output: FormOption = Form.TABLE) -> None:
     """Removes a user, who is out within seconds and comes back only by a new invitation.
 
-    Example:  comitia user remove user_01j…
+    Example:  comitia user remove ann@example.com
     """
     with client() as mesh:
-        user = mesh.users.remove(user_id)
-    show_one(output, user, _user(user))
+        removed = mesh.users.remove(_user_id(mesh, user))
+    show_one(output, removed, _user(removed))
 
 
 @issuers.command("add")
@@ -112,7 +125,13 @@ def add_issuer(
       comitia issuer add https://accounts.example.com comitia --trust example.com --role tenant_user
     """
     domains = trust or []
-    roles = (role or ["tenant_user"]) if domains else (role or [])
+    if role and not domains:
+        raise typer.BadParameter(
+            "is for people who come in by --trust; name a domain with --trust, or leave the role out: "
+            "who is invited has roles of their own",
+            param_hint="--role",
+        )
+    roles = (role or ["tenant_user"]) if domains else []
     with client() as mesh:
         made = mesh.users.add_issuer(issuer, client_id, trusted_domains=domains, default_roles=roles)
     show_one(output, made, _issuer(made))
@@ -133,7 +152,14 @@ def list_issuers(output: FormOption = Form.TABLE) -> None:
 
 @issuers.command("remove")
 def remove_issuer(
-    oidc_issuer_id: Annotated[str, typer.Argument(metavar="ID", help="`issuer_…`; see `comitia issuer list`.")],
+    oidc_issuer_id: Annotated[
+        str,
+        typer.Argument(
+            parser=id_of("issuer", listed_by="comitia issuer list"),
+            metavar="ID",
+            help="`issuer_…`; see `comitia issuer list`.",
+        ),
+    ],
     output: FormOption = Form.TABLE,
 ) -> None:
     """Takes a provider's word no longer. Who came in by it stays signed in for 15 minutes at most.
@@ -146,6 +172,31 @@ def remove_issuer(
         show_json({})
     else:
         typer.echo(f"{oidc_issuer_id} is removed")
+
+
+def _user_id(mesh: "Client", user: str) -> str:
+    """Finds a user by mail address, or takes the id as it is."""
+    if user.startswith("user_"):
+        return user
+    found = [one for one in mesh.users.list() if one.email == user.lower()]
+    for one in found:
+        if not one.HasField("remove_time"):
+            return one.user_id
+    if found:
+        raise CommandFailed(f"{user} is removed; invite them again with `comitia user invite {user}`")
+    raise CommandFailed(f"there is no user {user!r}; `comitia user list` names them")
+
+
+def _next_step(mesh: "Client") -> str:
+    """Says what is missing until an invited person can sign in; empty for callers who may not know it."""
+    from comitia_sdk.errors import PermissionDenied
+
+    try:
+        if next(iter(mesh.users.list_issuers()), None) is None:
+            return "nobody can sign in yet: say who vouches for people with `comitia issuer add`"
+        return f"no mail is sent; tell them to run `comitia login {mesh.tenants.own().name}`"
+    except PermissionDenied:
+        return ""
 
 
 def _user(user: "User") -> list[tuple[str, str]]:

@@ -1,12 +1,14 @@
 """`comitia tenant`: customers whose data, money and rules stand apart, and what each may use."""
 
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.failure import EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, show_json, show_one, show_rows
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def create_tenant(
         ("admin key (shown once)", made.admin_api_key),
     ]
     show_one(output, made.tenant, lines)
+    typer.echo(f"whoever has this key as COMITIA_API_KEY administers {made.tenant.name}", err=True)
 
 
 @app.command("list")
@@ -136,7 +139,9 @@ def set_quota(
     }
     quotas = {name: value for name, value in asked.items() if value is not None}
     if not quotas:
-        raise typer.BadParameter("name at least one quota, such as --runs 5")
+        raise CommandFailed(
+            "name at least one quota, such as --runs 5; see `comitia tenant set-quota --help`", code=EXIT_USAGE
+        )
     with client() as mesh:
         before = _found(mesh, tenant)
         changed = mesh.tenants.set_quotas(before.tenant_id, quotas, etag=before.etag)
@@ -206,10 +211,10 @@ def delete_tenant(
         if plan:
             _show_steps(output, mesh.tenants.plan_deletion(found.tenant_id).plan)
             return
-        name = confirm or typer.prompt(f"This erases {found.name} for good. Type its name", default="", err=True)
-        done = mesh.tenants.delete(found.tenant_id, confirm_name=name)
+        done = mesh.tenants.delete(found.tenant_id, confirm_name=_confirmed(found.name, confirm))
         if not wait:
             show_one(output, done.tenant, _lines(done.tenant))
+            typer.echo(f"follow it with `comitia tenant erasure {found.name}`", err=True)
             return
         while not (erasure := mesh.tenants.erasure(found.tenant_id)).HasField("end_time"):
             time.sleep(_LOOK_SECONDS)
@@ -222,8 +227,15 @@ def show_erasure(tenant: _TenantArgument, output: FormOption = Form.TABLE) -> No
 
     Example:  comitia tenant erasure acme
     """
+    from comitia.gateway.v1.tenant_pb2 import TENANT_STATE_DELETED, TENANT_STATE_DELETING
+
     with client() as mesh:
-        erasure = mesh.tenants.erasure(_found(mesh, tenant).tenant_id)
+        found = _found(mesh, tenant)
+        if found.state not in (TENANT_STATE_DELETING, TENANT_STATE_DELETED):
+            raise CommandFailed(
+                f"{found.name} is not being erased; `comitia tenant delete {found.name} --plan` says what that would do"
+            )
+        erasure = mesh.tenants.erasure(found.tenant_id)
     _show_erasure(output, erasure)
 
 
@@ -284,7 +296,21 @@ def _found(mesh: "Client", tenant: str) -> "Tenant":
     for one in mesh.tenants.list():
         if one.name == tenant:
             return one
-    raise typer.BadParameter(f"there is no tenant {tenant!r}; `comitia tenant list` names them")
+    raise CommandFailed(f"there is no tenant {tenant!r}; `comitia tenant list` names them")
+
+
+def _confirmed(name: str, confirm: str) -> str:
+    """Gives the name of a tenant that is to be erased, typed again. Raises: CommandFailed: it is another one."""
+    if not confirm and not sys.stdin.isatty():
+        raise CommandFailed(
+            f"nobody is here to be asked; add --confirm {name} if {name} shall be erased", code=EXIT_USAGE
+        )
+    typed = confirm or str(
+        typer.prompt(f"This erases {name} for good. Type its name", default="", show_default=False, err=True)
+    )
+    if typed != name:
+        raise CommandFailed(f"{typed!r} is not the name of the tenant, {name}; nothing is erased", code=EXIT_USAGE)
+    return typed
 
 
 def _state(tenant: "Tenant") -> str:

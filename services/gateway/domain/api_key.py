@@ -130,6 +130,6 @@ class KeyWish:
         granted = permissions_of(self.roles)
         for index, scope in enumerate(self.scopes):
             if scope not in granted:
-                raise Invalid(f"scopes[{index}]", f"{scope!r} is no permission that the roles of the key grant")
+                raise Invalid(f"scopes[{index}]", f"{scope!r} is none of {', '.join(sorted(granted))}")
         check_held(self.roles, by, scopes=frozenset(self.scopes) or None)
         return replace(self, project=project_within(self.project, by))

@@ -30,7 +30,8 @@ class RotationInProgress(Conflict):
 
     def __init__(self, *, sign_time: datetime, now: datetime) -> None:
         super().__init__(
-            "a new signing key is on its way to all who verify tokens; rotate again after it has begun to sign",
+            f"a new signing key is on its way to all who verify tokens and signs from {sign_time:%H:%M:%S} UTC; "
+            "rotate again after that",
             retry_after=sign_time - now,
             sign_time=sign_time.isoformat(),
         )

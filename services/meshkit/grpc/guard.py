@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from services.meshkit.core.errors import Internal, PermissionDenied, Unauthenticated
-from services.meshkit.core.identity import Principal, TenantId
-from services.meshkit.core.permissions import permissions_of
+from services.meshkit.core.identity import Principal, Role, TenantId
+from services.meshkit.core.permissions import ROLE_PERMISSIONS, permissions_of
 from services.meshkit.grpc.client_address import ClientAddresses, Connection, is_within
 from services.meshkit.grpc.identity import (
     AUTHORIZATION,
@@ -69,11 +69,18 @@ class PermissionMissing(PermissionDenied):
 
     reason = "PERMISSION_MISSING"
 
-    def __init__(self, permission: str) -> None:
-        super().__init__(
-            f"this needs the permission {permission!r}; ask an administrator of your tenant for a role that grants it",
-            permission=permission,
-        )
+    def __init__(self, permission: str, *, narrowed: bool = False) -> None:
+        missing = "but your API key is narrowed to others; use another key" if narrowed else _granted_by(permission)
+        super().__init__(f"this needs the permission {permission!r}, {missing}", permission=permission)
+
+
+def _granted_by(permission: str) -> str:
+    """Says which roles grant a permission, and who gives them."""
+    roles = [role for role, granted in ROLE_PERMISSIONS.items() if permission in granted]
+    if roles == [Role.OPERATOR]:
+        return "which only operators of the installation have"
+    names = " or ".join(role.value for role in roles)
+    return f"which the role {names} grants; ask an administrator of your tenant for it"
 
 
 class PeerNotAllowed(PermissionDenied):
@@ -227,9 +234,10 @@ class Admission:
 
 def check_permission(principal: Principal, permission: str) -> None:
     """Raises PermissionMissing unless a role of the principal grants `permission` and no scope takes it away."""
-    granted = permission in permissions_of(principal.roles)
-    if not granted or (principal.scopes is not None and permission not in principal.scopes):
+    if permission not in permissions_of(principal.roles):
         raise PermissionMissing(permission)
+    if principal.scopes is not None and permission not in principal.scopes:
+        raise PermissionMissing(permission, narrowed=True)
 
 
 def check_certificate(peer: str, names: Collection[str]) -> None:

@@ -56,15 +56,15 @@ def comitia(
     monkeypatch.setenv("COMITIA_DATA_DIR", str(tmp_path / "no-mesh"))
     monkeypatch.setenv("NO_COLOR", "1")
 
-    def command(*arguments: str, code: int = 0) -> Done:
+    def command(*arguments: str, code: int = 0, lines: int | None = 1) -> Done:
         monkeypatch.setattr(sys, "argv", ["comitia", *arguments])
         with pytest.raises(SystemExit) as ended:
             run()
         written = capsys.readouterr()
         assert ended.value.code == code, f"{arguments}: {ended.value.code}\n{written.out}\n{written.err}"
         assert "Traceback" not in written.err
-        if code:
-            assert len(written.err.strip().splitlines()) <= 1, written.err
+        if code and lines is not None:
+            assert len(written.err.strip().splitlines()) <= lines, written.err
         return Done(code, written.out, written.err.strip())
 
     return command

@@ -187,11 +187,16 @@ class TestGuard:
         error = await failure_of(get_bundle(server, metadata=metadata))
         assert (error.kind, error.reason) == (ErrorKind.DENIED, "PERMISSION_MISSING")
         assert error.metadata == {"permission": "policies.read"}
+        assert error.message == (
+            "this needs the permission 'policies.read', which the role admin or auditor or tenant_user grants; "
+            "ask an administrator of your tenant for it"
+        )
 
     async def test_a_scope_narrows_what_a_role_grants(self, server: LocalServer) -> None:
         narrowed = server.keys.principal(Role.ADMIN, scopes=frozenset({"policies.write"}))
         error = await failure_of(get_bundle(server, metadata=call_metadata(narrowed)))
         assert error.reason == "PERMISSION_MISSING"
+        assert error.message.endswith("but your API key is narrowed to others; use another key")
 
     async def test_a_scope_grants_nothing_that_no_role_grants(self, server: LocalServer) -> None:
         widened = server.keys.principal(Role.OPERATOR, scopes=frozenset({"policies.read"}))
