@@ -150,7 +150,8 @@ class EmbedMemories:
     def _failed(self, principal: Principal, error: MeshError) -> None:
         """An outage pauses everybody and is tried again; a refusal is the tenant's own and waits for a later caller."""
         metrics.MEMORIES_EMBEDDED.labels("failed").inc()
-        log.info("memories wait to be embedded", reason=error.reason, cause=error.message)
+        # The message may quote what the tenant asked for.
+        log.info("memories wait to be embedded", reason=error.reason)
         now = self._clock.monotonic()
         if error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE):
             self._waiting.setdefault(principal.tenant, (principal, now))

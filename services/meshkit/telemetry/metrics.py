@@ -3,6 +3,7 @@
 A process has one page, so the instruments live at module level, as prometheus-client means them to.
 """
 
+import re
 from collections.abc import Callable, Sized
 from typing import Final
 
@@ -12,6 +13,8 @@ from services.meshkit.telemetry import names
 
 _RPC_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _MODEL_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
+#: The 26 digits of a TypeID, and a UUID.
+_LOOKS_LIKE_AN_ID: Final = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}|[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}")
 _BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 RPC_DURATION = Histogram(
@@ -52,6 +55,7 @@ GUARD_FEED_AGE = Gauge(
     names.GUARD_FEED_AGE_SECONDS, "Seconds since the gateway's last word about revocations and tenants.", ["service"]
 )
 RATE_DECISIONS = Counter(names.RATE_DECISIONS_TOTAL, "Calls by what their rate limit said.", ["service", "outcome"])
+API_KEYS_REFUSED = Counter(names.API_KEYS_REFUSED_TOTAL, "API keys that let nobody in at the edge.", ["why"])
 RATE_LEASES_AWAY = Gauge(names.RATE_LEASES_AWAY, "1 while limits are counted without the gateway.", ["service"])
 SEATS_TAKEN = Gauge(names.SEATS_TAKEN, "Calls in progress.", ["service", "kind"])
 SEATS_REFUSED = Counter(names.SEATS_REFUSED_TOTAL, "Calls beyond their tenant's share.", ["service", "kind"])
@@ -86,7 +90,7 @@ DATA_KEYS_WAITING = Gauge(names.DATA_KEYS_WAITING, "Data keys that an old key-en
 class BoundedLabel:
     """Keeps the values of a label few: the first `most` that come are kept, the rest becomes `other`.
 
-    For values that users choose, such as names of models, rules and tools.
+    For values that users choose, such as names of models, rules and tools. One that looks like an id is `other`, too.
     """
 
     def __init__(self, *, most: int = 100) -> None:
@@ -97,7 +101,7 @@ class BoundedLabel:
         """Gives the label value to use for `value`."""
         if value in self._seen:
             return value
-        if len(self._seen) >= self._most:
+        if len(self._seen) >= self._most or _LOOKS_LIKE_AN_ID.search(value):
             return "other"
         self._seen.add(value)
         return value

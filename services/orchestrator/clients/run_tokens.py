@@ -8,7 +8,7 @@ import grpc.aio
 
 from comitia.gateway.v1 import identity_service_pb2, identity_service_pb2_grpc
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.secret import Secret
 from services.meshkit.grpc.errors import remote_errors
 from services.orchestrator.engine.run import OwnedRun
@@ -27,13 +27,14 @@ class RunTokens:
     def __init__(self, gateway: grpc.aio.Channel, *, clock: Clock) -> None:
         self._identity = identity_service_pb2_grpc.IdentityServiceStub(gateway)
         self._clock = clock
-        self._tokens: OrderedDict[str, tuple[Principal, datetime]] = OrderedDict()
+        self._tokens: OrderedDict[tuple[TenantId, str], tuple[Principal, datetime]] = OrderedDict()
 
     async def principal(self, run: OwnedRun) -> Principal:
         """See `RunTokens.principal`."""
-        kept = self._tokens.get(run.run_id)
+        key = (run.tenant, run.run_id)
+        kept = self._tokens.get(key)
         if kept is not None and kept[1] > self._clock.now():
-            self._tokens.move_to_end(run.run_id)
+            self._tokens.move_to_end(key)
             return kept[0]
         request = identity_service_pb2.ExchangeGrantRequest(grant_id=run.grant_id, run_id=run.run_id)
         with remote_errors():
@@ -46,7 +47,7 @@ class RunTokens:
             token=Secret(answer.access_token),
         )
         fresh_until = answer.expire_time.ToDatetime(tzinfo=self._clock.now().tzinfo) - MARGIN
-        self._tokens[run.run_id] = (principal, fresh_until)
+        self._tokens[key] = (principal, fresh_until)
         while len(self._tokens) > _MAX_TOKENS:
             self._tokens.popitem(last=False)
         return principal

@@ -90,3 +90,10 @@ def test_every_metric_has_a_base_unit_or_counts() -> None:
 def test_a_label_that_users_choose_stays_bounded() -> None:
     bounded = metrics.BoundedLabel(most=2)
     assert [bounded(name) for name in ("a", "b", "a", "c", "b", "d")] == ["a", "b", "a", "other", "b", "other"]
+
+
+@pytest.mark.parametrize(
+    "looks_like_an_id", ["run_01jd0000000000000000000000", "01900000-0000-7000-8000-00000000beef", "a" + "0" * 32]
+)
+def test_no_id_becomes_a_label(looks_like_an_id: str) -> None:
+    assert metrics.BoundedLabel()(looks_like_an_id) == "other"

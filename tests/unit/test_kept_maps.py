@@ -1,0 +1,231 @@
+"""What services keep in memory is kept by tenant, or holds nothing of tenants; the list below says why for each.
+
+Found by reading the code: whatever a class or a module keeps in a map or a set, and every remembered function. A key
+that names the tenant needs no line here. A new class that keeps something under another key fails until it has one.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+SERVICES: Final = Path(__file__).parents[2] / "services"
+_KEPT: Final = frozenset({"dict", "OrderedDict", "defaultdict", "WeakValueDictionary", "WeakKeyDictionary", "set"})
+_REMEMBERED: Final = frozenset({"lru_cache", "cache", "cached"})
+#: Types of keys that hold the tenant.
+BY_TENANT: Final = ("TenantId", "CallKey")
+
+#: Why what is kept under another key is nobody else's, by reason.
+WHY: Final[Mapping[str, frozenset[str]]] = {
+    "it lives for one call, request, batch, file or run, and goes with it": frozenset(
+        {
+            "cost/domain/spend_book.py:SpendBook",
+            "cost/domain/spend_book.py:_Dirty",
+            "gateway/relations/explain.py:_Granted",
+            "gateway/relations/explain.py:_Ways",
+            "gateway/relations/search.py:Search",
+            "inference/domain/money_bound.py:Overhead",
+            "inference/providers/anthropic.py:_Reader",
+            "inference/providers/openai_wire.py:ToolCalls",
+            "meshkit/batching/client_stream.py:ClientStream",
+            "meshkit/batching/stream_session.py:StreamSession",
+            "meshkit/content/law.py:Subject",
+            "meshkit/core/audit.py:AuditDraft",
+            "meshkit/core/errors.py:MeshError",
+            "orchestrator/engine/driver.py:RunDriver",
+            "orchestrator/programs/dialogue.py:DialogueState",
+            "orchestrator/programs/run.py:RunState",
+            "policy/rules/source.py:_Reader",
+            "tools/domain/schema.py:_Unfolding",
+        }
+    ),
+    "the key is the whole content or its digest, so an equal key is an equal content": frozenset(
+        {
+            "gateway/clients/openfga.py:OpenFgaRelationStore",
+            "gateway/relations/parse.py:_remembered()",
+            "meshkit/grpc/client_address.py:_address()",
+            "meshkit/grpc/client_address.py:_host_of()",
+            "meshkit/grpc/client_address.py:_networks()",
+            "orchestrator/programs/prompting.py:_compiled()",
+            "policy/rules/compiled.py:CompiledBundle",
+            "policy/rules/compiled.py:_Plan",
+            "policy/usecases/laws.py:Laws",
+            "tools/domain/compiled_schemas.py:CompiledSchemas",
+        }
+    ),
+    "the key is a secret or a signed proof, which only its holder can show": frozenset(
+        {
+            "gateway/usecases/exchange_api_key.py:ExchangeApiKey",
+            "meshkit/grpc/identity.py:TokenVerifier",
+            "meshkit/grpc/identity.py:WorkloadVerifier",
+        }
+    ),
+    "what is kept names its tenant, and whoever asks for it is compared with that": frozenset(
+        {
+            "cost/storage/seen_rows.py:SeenRows",
+            "meshkit/guard/feed.py:_Known",
+            "orchestrator/clients/live_events.py:NatsLiveEvents",
+            "orchestrator/engine/engine.py:Engine",
+        }
+    ),
+    "the key is a tuple that begins with, or holds, the tenant, which its type does not say": frozenset(
+        {
+            "meshkit/calls/unanswered.py:Unanswered",
+            "policy/usecases/record_violations.py:RecordViolations",
+        }
+    ),
+    "public keys of providers, by their address": frozenset(
+        {"gateway/clients/id_tokens.py:IdTokenVerifier", "gateway/clients/issuer_keys.py:IssuerKeys"}
+    ),
+    "addresses that calls come from, before anybody knows for whom": frozenset(
+        {"gateway/usecases/wrong_keys.py:WrongKeys"}
+    ),
+    "names only, shown to operators: at most a bound of them, and none that looks like an id": frozenset(
+        {"meshkit/telemetry/metrics.py:BoundedLabel"}
+    ),
+    "prices, keys, settings, connections, tasks and names of the installation itself": frozenset(
+        {
+            "cost/domain/price_book.py:PriceBook",
+            "gateway/clients/tenant_stores.py:GrpcTenantStores",
+            "gateway/domain/audit_health.py:AuditHealth",
+            "gateway/usecases/collect_audit.py:CollectAudit",
+            "gateway/usecases/guard_news.py:GuardNews",
+            "gateway/usecases/signing_key_ring.py:SigningKeyRing",
+            "inference/clients/price_list.py:CostPriceList",
+            "memory/vectors/milvus_client.py:MilvusClient",
+            "meshkit/audit/feed.py:AuditFeed",
+            "meshkit/batching/lane.py:Lane",
+            "meshkit/bus/bus.py:Bus",
+            "meshkit/bus/consumer.py:Consumer",
+            "meshkit/core/failpoints.py:",
+            "meshkit/crypto/kek_file.py:KekFile",
+            "meshkit/grpc/call.py:Drain",
+            "meshkit/grpc/interceptors.py:MeshInterceptor",
+            "meshkit/grpc/rotating_channel.py:_RotatingChannel",
+            "meshkit/grpc/signed_token.py:KeySetFile",
+            "meshkit/guard/feed.py:GuardFeed",
+            "meshkit/guard/lessee.py:Lessee",
+            "meshkit/guard/rate.py:RateGate",
+            "meshkit/sql/engine.py:_Spares",
+        }
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Something that is kept, and where."""
+
+    #: `path:Class`, `path:function()`, or `path:` for a module's own.
+    place: str
+    #: Text of its type, aliases of the module written out.
+    kind: str
+
+    @property
+    def by_tenant(self) -> bool:
+        """True when its key names the tenant."""
+        inside = self.kind.partition("[")[2]
+        return any(inside.startswith((name, f"tuple[{name}")) for name in BY_TENANT)
+
+
+def all_kept() -> Iterator[Kept]:
+    for path in sorted(SERVICES.rglob("*.py")):
+        place = path.relative_to(SERVICES).as_posix()
+        # The launcher serves no tenant; what helps tests is in no process that does.
+        if not place.startswith(("launcher/", "meshkit/testing/")):
+            yield from kept_in(place, ast.parse(path.read_text(encoding="utf-8")))
+
+
+def kept_in(place: str, module: ast.Module) -> Iterator[Kept]:
+    aliases = {
+        target.id: ast.unparse(statement.value)
+        for statement in module.body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+    yield from (Kept(f"{place}:", kind) for kind in _kinds(module.body, aliases, on_module=True))
+    for node in ast.walk(module):
+        if isinstance(node, ast.ClassDef):
+            inside = list(ast.walk(node))
+            yield from (Kept(f"{place}:{node.name}", kind) for kind in _kinds(inside, aliases, on_module=False))
+        elif isinstance(node, ast.FunctionDef) and any(_name(one) in _REMEMBERED for one in node.decorator_list):
+            yield Kept(f"{place}:{node.name}()", "")
+
+
+def _kinds(nodes: Sequence[ast.AST], aliases: Mapping[str, str], *, on_module: bool) -> Iterator[str]:
+    """Gives the types of what outlives its block: attributes, and names of a module; empty where none is said."""
+    said = {ast.unparse(node.target) for node in nodes if isinstance(node, ast.AnnAssign)}
+    for node in nodes:
+        # What a module says once and for all is no store.
+        if on_module and isinstance(node, ast.Assign | ast.AnnAssign) and not _is_empty(node.value):
+            continue
+        if isinstance(node, ast.AnnAssign):
+            annotation = node.annotation
+            if isinstance(annotation, ast.Subscript) and _name(annotation) == "Final":
+                annotation = annotation.slice
+            stays = on_module or isinstance(node.target, ast.Attribute) or _name(node.value) == "field"
+            if stays and _name(annotation) in _KEPT:
+                head, _, inside = ast.unparse(annotation).partition("[")
+                key = inside.partition(",")[0].rstrip("]")
+                yield f"{head}[{inside.replace(key, aliases.get(key, key), 1)}"
+        elif isinstance(node, ast.Assign) and (on_module or isinstance(node.targets[0], ast.Attribute)):
+            filled = isinstance(node.value, ast.DictComp) or _name(node.value) in _KEPT
+            if (filled or _is_empty(node.value)) and ast.unparse(node.targets[0]) not in said:
+                yield ""
+
+
+def _is_empty(value: ast.expr | None) -> bool:
+    """True for `{}` and for a call such as `OrderedDict()`."""
+    if isinstance(value, ast.Call):
+        return _name(value) in _KEPT and not value.args
+    return isinstance(value, ast.Dict) and not value.keys
+
+
+def _name(node: ast.expr | None) -> str:
+    """Gives the last name of what a type, a call or a place begins with."""
+    while isinstance(node, ast.Subscript | ast.Call):
+        node = node.value if isinstance(node, ast.Subscript) else node.func
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def test_whatever_is_kept_is_kept_by_tenant_or_has_a_reason() -> None:
+    reasons = frozenset().union(*WHY.values())
+    assert sum(map(len, WHY.values())) == len(reasons), "a place has two reasons"
+    others = {kept.place for kept in all_kept() if not kept.by_tenant}
+    assert not (new := sorted(others - reasons)), (
+        f"{new} keep something under a key without the tenant: put the tenant into the key, or say in WHY why not"
+    )
+    assert not (gone := sorted(reasons - others)), f"these keep nothing any more, take them out of WHY: {gone}"
+
+
+def test_what_is_kept_is_found_in_every_shape() -> None:
+    source = """
+_Key = tuple[TenantId, str]
+_known: Final[dict[str, int]] = {}
+TABLE: Final[dict[str, int]] = {"a": 1}
+
+@lru_cache(maxsize=4)
+def remembered(text: str) -> int: ...
+
+class Fine:
+    def __init__(self) -> None:
+        self._a: OrderedDict[TenantId, int] = OrderedDict()
+        self._b: dict[_Key, int] = {}
+        self._c: dict[tuple[TenantId, UUID], int] = {}
+        here: dict[str, int] = {}
+
+class Wrong:
+    def __init__(self) -> None:
+        self._d: dict[str, TenantId] = {}
+
+@dataclass
+class AlsoWrong:
+    e: set[str] = field(default_factory=set)
+"""
+    found = list(kept_in("x.py", ast.parse(source)))
+    assert {kept.place for kept in found if not kept.by_tenant} == {
+        "x.py:", "x.py:remembered()", "x.py:Wrong", "x.py:AlsoWrong"
+    }  # fmt: skip
+    assert [kept.place for kept in found if kept.by_tenant] == ["x.py:Fine"] * 3
