@@ -69,6 +69,9 @@ DATA_KEYS_WAITING: Final = "comitia_data_keys_waiting"
 #: Calls by what their rate limit said: admitted, refused, and the same `_alone` while the gateway was away.
 #: Labels: service, outcome.
 RATE_DECISIONS_TOTAL: Final = "comitia_rate_decisions_total"
+#: API keys that the edge asked about in vain: wrong, or not looked at because too many wrong ones came from one address
+#: (limited). Labels: why.
+API_KEYS_REFUSED_TOTAL: Final = "comitia_api_keys_refused_total"
 #: 1 while the gateway leases nothing and this service spends its own quarter of each limit. Labels: service.
 RATE_LEASES_AWAY: Final = "comitia_rate_leases_away"
 #: Calls in progress by kind, call or stream, as the tenants' shares count them. Labels: service, kind.
