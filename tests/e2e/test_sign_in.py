@@ -201,3 +201,23 @@ def test_a_removed_person_is_out_within_five_seconds(terminal: Terminal, admin_k
     done = terminal("whoami", check=1)
     assert "LOGIN_REFUSED" in done.stderr
     assert "emil@example.com" in mesh.comitia("user", "list", COMITIA_API_KEY=admin_key).stdout
+
+
+def test_an_administrator_becomes_no_operator_by_an_issuer_of_their_own(
+    terminal: Terminal, mesh: RunningMesh, provider: OidcProvider
+) -> None:
+    roles = ("--role", "operator", "--role", "auditor")
+    invited = mesh.comitia("user", "invite", "otto@example.com", *roles, "-o", "json")
+    with Client(mesh.url, api_key=mesh.admin_key) as operator:
+        plain = operator.identity.create_key("plain admin", roles=["admin"]).secret
+    # The provider says whatever the administrator wants.
+    added = mesh.comitia("issuer", "add", provider.issuer, CLIENT_ID, "-o", "json", COMITIA_API_KEY=plain)
+    try:
+        terminal("login", "local", BROWSER=browser_of("otto@example.com"))
+        shown = terminal("whoami").stdout
+        assert "auditor" in shown
+        assert "operator" not in shown
+        assert "PERMISSION_MISSING" in terminal("tenant", "list", check=1).stderr
+    finally:
+        mesh.comitia("issuer", "remove", json.loads(added.stdout)["oidc_issuer_id"])
+        mesh.comitia("user", "remove", json.loads(invited.stdout)["user_id"])

@@ -35,6 +35,7 @@ def an_issuer(**changes: Any) -> OidcIssuer:
         "client_id": CLIENT_ID,
         "trusted_domains": frozenset({"example.com"}),
         "default_roles": frozenset({Role.TENANT_USER}),
+        "most_roles": frozenset(Role),
         "create_time": NOON,
     }
     return OidcIssuer(**{**values, **changes})

@@ -17,9 +17,17 @@ def check_held(asked: Iterable[Role], by: Principal, *, scopes: frozenset[str] |
             gives roles to no identity that is narrowed less.
     Raises: RoleNotHeld.
     """
-    granted = permissions_of(by.roles)
-    held = granted if by.scopes is None else granted & by.scopes
     for role in asked:
-        may = permissions_of((role,))
-        if not may <= granted or not (may if scopes is None else may & scopes) <= held:
+        if not _holds(role, by, scopes):
             raise RoleNotHeld(role)
+
+
+def held_roles(by: Principal) -> frozenset[Role]:
+    """Gives the roles that `by` may give away, all that they grant."""
+    return frozenset(role for role in Role if _holds(role, by, None))
+
+
+def _holds(role: Role, by: Principal, scopes: frozenset[str] | None) -> bool:
+    granted, may = permissions_of(by.roles), permissions_of((role,))
+    held = granted if by.scopes is None else granted & by.scopes
+    return may <= granted and (may if scopes is None else may & scopes) <= held

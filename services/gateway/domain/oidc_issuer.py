@@ -7,8 +7,8 @@ from typing import Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from services.gateway.domain.held_roles import check_held
-from services.gateway.domain.user import checked_roles, to_domain
+from services.gateway.domain.held_roles import check_held, held_roles
+from services.gateway.domain.user import User, checked_roles, to_domain
 from services.gateway.domain.user_errors import BoundToProject
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal, Role, TenantId
@@ -32,6 +32,9 @@ class OidcIssuer:
     client_id: str
     trusted_domains: frozenset[str] = frozenset()
     default_roles: frozenset[Role] = frozenset()
+    #: What its maker could give away. Whoever controls an issuer can sign in as any user of the tenant, so it gives no
+    #: role beyond these, whatever roles the user has or gets later.
+    most_roles: frozenset[Role]
     create_time: datetime
 
     @property
@@ -43,6 +46,10 @@ class OidcIssuer:
         """Tells whether somebody with this verified address needs no invitation."""
         return email.rpartition("@")[2] in self.trusted_domains
 
+    def roles_of(self, user: User) -> frozenset[Role]:
+        """Gives the roles in which a user acts who signed in here; empty for one who cannot act at all."""
+        return user.roles & self.most_roles
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerWish:
@@ -53,11 +60,24 @@ class IssuerWish:
     trusted_domains: tuple[str, ...]
     default_roles: tuple[Role, ...]
 
+    def issuer_of(self, by: Principal, *, number: UUID, now: datetime) -> OidcIssuer:
+        """Makes the issuer as wished, by somebody whose wish was checked."""
+        return OidcIssuer(
+            id=number,
+            tenant=by.tenant,
+            issuer=self.issuer,
+            client_id=self.client_id,
+            trusted_domains=frozenset(self.trusted_domains),
+            default_roles=frozenset(self.default_roles),
+            most_roles=held_roles(by),
+            create_time=now,
+        )
+
     def checked(self, *, by: Principal) -> "IssuerWish":
         """Returns the wish, its domains in lower case, if `by` may have it.
 
         An issuer can say of anybody that they are one of the tenant's users, administrators included; so who adds one
-        must be able to do what they can.
+        must be able to do what an administrator can. What they cannot do beyond that, it gives nobody: `most_roles`.
         Raises: Invalid, RoleNotHeld, BoundToProject.
         """
         check_issuer(self.issuer)

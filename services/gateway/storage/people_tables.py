@@ -39,6 +39,8 @@ OIDC_ISSUER = Table(
     Column("client_id", Text, nullable=False),
     Column("trusted_domains", ARRAY(Text), nullable=False),
     Column("default_roles", ARRAY(Text), nullable=False),
+    # Most that a sign-in by it gives. Of issuers from before the column: what who may add one holds at least.
+    Column("most_roles", ARRAY(Text), nullable=False, server_default="{admin,auditor,tenant_user}"),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Unique("tenant_id", "issuer", "client_id", name=UQ_ISSUER),
 )

@@ -25,7 +25,7 @@ from services.gateway.storage.people_tables import (
     UQ_PERSON_EMAIL,
 )
 from services.gateway.storage.tables import API_KEY, SERVICE_ACCOUNT
-from services.gateway.storage.unit_of_work import SqlRequests
+from services.gateway.storage.unit_of_work import SqlRequests, SqlTenants
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.core.ids import from_uuid
@@ -43,6 +43,7 @@ class SqlPeopleWork:
         self._scope = scope
         self.users = SqlUsers(scope)
         self.issuers = SqlIssuers(scope)
+        self.tenants = SqlTenants(scope)
         self.administration = SqlAdministration(scope)
         self.revocations = SqlRevocations(scope)
         self.requests = SqlRequests(scope)
@@ -139,6 +140,7 @@ class SqlIssuers:
             "client_id": issuer.client_id,
             "trusted_domains": sorted(issuer.trusted_domains),
             "default_roles": sorted(issuer.default_roles),
+            "most_roles": sorted(issuer.most_roles),
             "create_time": issuer.create_time,
         }
         try:
@@ -249,6 +251,7 @@ def issuer_of(row: Mapping[Any, Any]) -> OidcIssuer:
         client_id=row["client_id"],
         trusted_domains=frozenset(row["trusted_domains"]),
         default_roles=frozenset(Role(role) for role in row["default_roles"]),
+        most_roles=frozenset(Role(role) for role in row["most_roles"]),
         create_time=row["create_time"],
     )
 

@@ -72,6 +72,7 @@ API_KEY = Table(
     Column("previous_digest", LargeBinary),
     Column("previous_expire_time", DateTime(timezone=True)),
     Index("ix_api_key_service_account_id", "tenant_id", "service_account_id"),
+    Index("ix_api_key_not_revoked", "tenant_id", postgresql_where=text("revoke_time IS NULL")),
 )
 SERVICE_ACCOUNT = Table(
     "service_account",

@@ -146,5 +146,6 @@ def _issuer(issuer: OidcIssuer) -> identity_pb2.OidcIssuer:
         client_id=issuer.client_id,
         trusted_domains=sorted(issuer.trusted_domains),
         default_roles=convert.roles_to_proto(issuer.default_roles),
+        most_roles=convert.roles_to_proto(issuer.most_roles),
         create_time=convert.timestamp(issuer.create_time),
     )

@@ -9,6 +9,7 @@ from services.gateway.domain.user import User, checked_roles
 from services.gateway.domain.user_errors import LastAdmin
 from services.gateway.usecases.people_ports import BeginPeopleWork, PeopleWork
 from services.gateway.usecases.ports import Repeatable
+from services.gateway.usecases.revoke_api_key import FOR_GOOD
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import NotFound
@@ -24,7 +25,7 @@ class SetUserRoles:
 
     async def __call__(self, caller: Caller, user_id: UUID, roles: Sequence[Role], request: Repeatable | None) -> User:
         """Raises: Invalid, NotFound (removed users too), RoleNotHeld, BoundToProject, LastAdmin, RequestIdReused."""
-        by, now = caller.principal, self._clock.now()
+        by = caller.principal
         wanted = checked_roles(roles, by=by)
         async with self._begin(by.tenant) as work:
             if request is not None and await work.requests.claim(by.tenant, request) is not None:
@@ -35,7 +36,11 @@ class SetUserRoles:
             note(target=user.subject, details={"roles": ", ".join(sorted(wanted))})
             changed = replace(user, roles=wanted)
             if changed != user:
+                now = self._clock.now()
                 await _change(work, user, changed, now)
+                # Tokens of sign-ins were issued while the row was locked, so before now; by another replica's clock,
+                # up to the last one.
+                await work.revocations.add(by.tenant, user.subject, max(now, user.last_login_time or now))
             if request is not None:
                 await work.requests.keep(by.tenant, request, user_id)
             await work.commit()
@@ -51,15 +56,18 @@ class RemoveUser:
 
     async def __call__(self, caller: Caller, user_id: UUID, request: Repeatable | None) -> User:
         """Raises: NotFound, LastAdmin, RequestIdReused."""
-        by, now = caller.principal, self._clock.now()
+        by = caller.principal
         async with self._begin(by.tenant) as work:
             if request is not None and await work.requests.claim(by.tenant, request) is not None:
                 return await work.users.get(by.tenant, user_id)
             user = await work.users.get(by.tenant, user_id)
             note(target=user.subject)
+            now = self._clock.now()
             changed = user.removed(now)
             if changed != user:
                 await _change(work, user, changed, now)
+                # Ids of users never come back.
+                await work.revocations.add(by.tenant, user.subject, now + FOR_GOOD)
             if request is not None:
                 await work.requests.keep(by.tenant, request, user_id)
             await work.commit()
@@ -71,4 +79,3 @@ async def _change(work: PeopleWork, user: User, changed: User, now: datetime) ->
     if Role.ADMIN in user.roles and not administers and not await work.administration.others_than(user, now=now):
         raise LastAdmin(user.email)
     await work.users.replace(changed)
-    await work.revocations.add(user.tenant, user.subject, now)

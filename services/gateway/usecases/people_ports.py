@@ -9,7 +9,7 @@ from uuid import UUID
 from services.gateway.domain.id_token import VerifiedLogin
 from services.gateway.domain.oidc_issuer import OidcIssuer
 from services.gateway.domain.user import User
-from services.gateway.usecases.ports import Requests
+from services.gateway.usecases.ports import Requests, Tenants
 from services.meshkit.core.identity import TenantId
 
 
@@ -85,6 +85,8 @@ class PeopleWork(Protocol):
     def users(self) -> Users: ...
     @property
     def issuers(self) -> Issuers: ...
+    @property
+    def tenants(self) -> Tenants: ...
     @property
     def administration(self) -> Administration: ...
     @property

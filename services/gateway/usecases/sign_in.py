@@ -14,8 +14,9 @@ from services.gateway.usecases.people_ports import BeginPeopleWork, IdTokens, Lo
 from services.gateway.usecases.ports import TokenSigner
 from services.meshkit.core.audit import mesh_acts
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import AlreadyExists
+from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.tenant import TenantState
 from services.meshkit.telemetry.logs import logger
 
 #: Life of a token for a person.
@@ -29,7 +30,8 @@ class SignIn:
 
     Whoever was invited may come in; so may people of a domain that the issuer is trusted with, who become users by it.
     A removed user may not, until somebody invites that address again. Who a person is at the issuer is remembered at
-    the first sign-in: when the address is given to somebody else there, they do not get in.
+    the first sign-in: when the address is given to somebody else there, they do not get in. Nobody comes in to a tenant
+    that is not active, and nobody gets a role that the issuer may not give.
     """
 
     def __init__(
@@ -57,38 +59,46 @@ class SignIn:
         """Raises: LoginRefused, IssuerUnavailable."""
         try:
             login = await self._id_tokens.verified(id_token, issuers=await self._directory.issuers_of(tenant))
-            user = await self._let_in(login)
+            return await self._let_in(login)
         except LoginRefused as refusal:
             log.info("sign-in refused", cause=refusal.cause)
             raise
-        now = self._clock.now()
-        signed = self._signer.sign(user.principal(), life=TOKEN_LIFE, token_id=self._ids.uuid().hex)
-        return AccessToken(token=signed, expire_time=now + TOKEN_LIFE)
 
-    async def _let_in(self, login: VerifiedLogin) -> User:
+    async def _let_in(self, login: VerifiedLogin) -> AccessToken:
         try:
             return await self._known_or_new(login)
         except AlreadyExists:
             # Two first sign-ins of one person at once: the other one made the user.
             return await self._known_or_new(login)
 
-    async def _known_or_new(self, login: VerifiedLogin) -> User:
-        now = self._clock.now()
+    async def _known_or_new(self, login: VerifiedLogin) -> AccessToken:
         tenant = login.issuer.tenant
         async with self._begin(tenant) as work:
+            issuer = await _open_door(work, login)
             user = await work.users.with_email(tenant, login.email)
-            joins = user is None and login.issuer.trusts(login.email)
+            joins = user is None and issuer.trusts(login.email)
             if joins:
                 user = await self._join(work, login)
             if user is None or not user.works:
                 raise LoginRefused("nobody with this mail address is invited")
+            roles = issuer.roles_of(user)
+            if not roles:
+                raise LoginRefused("whoever added the issuer could give away none of the user's roles")
+            # While the row is locked: whoever changes or removes the user waits, and then refuses this token.
+            token = self._token(replace(user, roles=roles))
+            now = self._clock.now()
             if await work.users.bind(user, login, now) != login.subject:
                 raise LoginRefused("the issuer gave the mail address to somebody else")
             user = replace(user, last_login_time=now)
             await work.users.replace(user)
             with _on_record(user, login) if joins else nullcontext():
                 await work.commit()
-        return user
+        return token
+
+    def _token(self, user: User) -> AccessToken:
+        ends = self._clock.now() + TOKEN_LIFE
+        signed = self._signer.sign(user.principal(), life=TOKEN_LIFE, token_id=self._ids.uuid().hex)
+        return AccessToken(token=signed, expire_time=ends)
 
     async def _join(self, work: PeopleWork, login: VerifiedLogin) -> User:
         issuer = login.issuer
@@ -101,6 +111,17 @@ class SignIn:
         )
         await work.users.add(user)
         return user
+
+
+async def _open_door(work: PeopleWork, login: VerifiedLogin) -> OidcIssuer:
+    """Looks again at the issuer and at its tenant: verifying took a while. Raises: LoginRefused."""
+    issuer = login.issuer
+    if (await work.tenants.get(issuer.tenant)).state is not TenantState.ACTIVE:
+        raise LoginRefused("the tenant is not active")
+    try:
+        return await work.issuers.get(issuer.tenant, issuer.id)
+    except NotFound as error:
+        raise LoginRefused("the issuer was deleted meanwhile") from error
 
 
 def _on_record(user: User, login: VerifiedLogin) -> AbstractContextManager[object]:

@@ -30,15 +30,7 @@ class TrustIssuer:
         wish = wish.checked(by=by)
         # No transaction is open while somebody else's server is asked.
         await self._issuers.try_out(wish.issuer)
-        issuer = OidcIssuer(
-            id=self._ids.uuid(),
-            tenant=by.tenant,
-            issuer=wish.issuer,
-            client_id=wish.client_id,
-            trusted_domains=frozenset(wish.trusted_domains),
-            default_roles=frozenset(wish.default_roles),
-            create_time=self._clock.now(),
-        )
+        issuer = wish.issuer_of(by, number=self._ids.uuid(), now=self._clock.now())
         async with self._begin(by.tenant) as work:
             if request is not None:
                 made = await work.requests.claim(by.tenant, request)

@@ -1,6 +1,8 @@
 """People sign in through a real gRPC server, a real Postgres and a real OpenID Connect provider."""
 
 import asyncio
+import base64
+import json
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,9 +12,12 @@ import pytest
 
 from comitia.gateway.v1 import identity_pb2
 from comitia.gateway.v1 import identity_service_pb2 as identity
+from comitia.gateway.v1 import tenant_service_pb2 as tenant_pb
 from comitia.gateway.v1 import user_service_pb2 as pb
+from comitia.gateway.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.meshkit.core.ids import SystemIds
-from tests.integration.gateway.people.conftest import TENANT, People, Shifted, bearer, id_token, reason_of
+from services.meshkit.grpc.channel import channel
+from tests.integration.gateway.people.conftest import TENANT, Metadata, People, Shifted, bearer, id_token, reason_of
 from tests.support.issuers import RSA, claims, signed
 from tests.support.oidc_provider import CLIENT_ID, OidcProvider, running_oidc_provider
 
@@ -112,6 +117,57 @@ async def test_tokens_from_before_a_change_of_roles_end_within_five_seconds(
     await people.users.RemoveUser(pb.RemoveUserRequest(user_id=user.user_id), metadata=admin)
     await wait_for(lambda: ended(after))
     await refused(people, token)
+
+
+async def test_an_issuer_gives_no_role_that_its_maker_could_not_give(people: People, provider: OidcProvider) -> None:
+    await people.invite("otto@example.com", "ROLE_OPERATOR")
+    olga = await people.invite("olga@example.com", "ROLE_AUDITOR")
+    _, plain = await people.key()
+    request = pb.CreateOidcIssuerRequest(issuer=provider.issuer, client_id=CLIENT_ID)
+    added = (await people.users.CreateOidcIssuer(request, metadata=plain)).oidc_issuer
+    assert identity_pb2.ROLE_OPERATOR not in added.most_roles
+    # Whoever controls the issuer says whom they like to be, with a verified address.
+    otto, as_olga = [await id_token(provider, f"{name}@example.com") for name in ("otto", "olga")]
+    assert (await refused(people, otto)).startswith("LOGIN_REFUSED")
+    # The role is given after the issuer was added.
+    admin = await people.admin()
+    roles = [identity_pb2.ROLE_OPERATOR, identity_pb2.ROLE_AUDITOR]
+    await people.users.SetUserRoles(pb.SetUserRolesRequest(user_id=olga.user_id, roles=roles), metadata=admin)
+    assert roles_in(await people.login(as_olga)) == ["auditor"]
+
+    gone = pb.DeleteOidcIssuerRequest(oidc_issuer_id=added.oidc_issuer_id)
+    await people.users.DeleteOidcIssuer(gone, metadata=plain)
+    assert identity_pb2.ROLE_OPERATOR in (await people.trust(provider.issuer)).most_roles
+    assert roles_in(await people.login(otto)) == ["operator"]
+    assert roles_in(await people.login(as_olga)) == ["auditor", "operator"]
+
+
+def roles_in(who: Metadata) -> list[str]:
+    """Reads the roles out of a token."""
+    part = who[0][1].split(".")[1]
+    return sorted(json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))["roles"])
+
+
+async def test_nobody_signs_in_to_a_tenant_that_is_suspended(people: People, provider: OidcProvider) -> None:
+    admin = await people.admin()
+    async with channel(people.gateway.target, identity=people.gateway.keys.workload("orchestrator")) as opened:
+        tenants = TenantServiceStub(opened)
+        made = await tenants.CreateTenant(tenant_pb.CreateTenantRequest(name="acme"), metadata=admin)
+        key = identity.ExchangeApiKeyRequest(api_key=made.admin_api_key)
+        theirs = bearer((await people.identity.ExchangeApiKey(key)).access_token)
+        request = pb.CreateOidcIssuerRequest(issuer=provider.issuer, client_id=CLIENT_ID)
+        await people.users.CreateOidcIssuer(request, metadata=theirs)
+        invitation = pb.InviteUserRequest(email="ann@example.com", roles=[identity_pb2.ROLE_AUDITOR])
+        await people.users.InviteUser(invitation, metadata=theirs)
+        ann = await id_token(provider, "ann@example.com")
+        await people.login(ann, "acme")
+
+        suspend = tenant_pb.SuspendTenantRequest(tenant_id=made.tenant.tenant_id)
+        await tenants.SuspendTenant(suspend, metadata=admin)
+        assert (await refused(people, ann, "acme")).startswith("LOGIN_REFUSED")
+        resume = tenant_pb.ResumeTenantRequest(tenant_id=made.tenant.tenant_id)
+        await tenants.ResumeTenant(resume, metadata=admin)
+        await people.login(ann, "acme")
 
 
 async def test_an_outage_of_the_provider_is_outlived_for_the_stated_time(

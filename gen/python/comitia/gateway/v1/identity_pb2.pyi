@@ -236,6 +236,7 @@ class OidcIssuer(_message.Message):
     TRUSTED_DOMAINS_FIELD_NUMBER: _builtins.int
     DEFAULT_ROLES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    MOST_ROLES_FIELD_NUMBER: _builtins.int
     oidc_issuer_id: _builtins.str
     """Id, `issuer_…`."""
     issuer: _builtins.str
@@ -254,6 +255,12 @@ class OidcIssuer(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
 
+    @_builtins.property
+    def most_roles(self) -> _containers.RepeatedScalarFieldContainer[Global___Role.ValueType]:
+        """Roles that a sign-in by it gives at most: those that whoever added it could give away. Other roles of a user are left
+        out, so that nobody becomes an operator by an issuer of their own. Set by the gateway.
+        """
+
     def __init__(
         self,
         *,
@@ -263,10 +270,11 @@ class OidcIssuer(_message.Message):
         trusted_domains: _abc.Iterable[_builtins.str] | None = ...,
         default_roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        most_roles: _abc.Iterable[Global___Role.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "default_roles", b"default_roles", "issuer", b"issuer", "oidc_issuer_id", b"oidc_issuer_id", "trusted_domains", b"trusted_domains"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "create_time", b"create_time", "default_roles", b"default_roles", "issuer", b"issuer", "most_roles", b"most_roles", "oidc_issuer_id", b"oidc_issuer_id", "trusted_domains", b"trusted_domains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
