@@ -269,7 +269,8 @@ def _finding(model: Model, question: Question, *, allowed: bool, model_id: str) 
     if allowed:
         return Finding(True, (f"{question}: {says}",))
     search, goal = Search(model, question.user), Node(question.object, question.relation)
-    search.add(goal)
+    for _ in search.begin(goal):
+        pass
     granting = ways(search, question.user, goal)
     defined = f"{question.relation} of {question.object.type} is {search.expression(goal)}"
     refused = f"{question.user} is not {question.relation} of {question.object}: {says}"

@@ -1,17 +1,19 @@
 """Whether a user has a relation to an object, and why.
 
 The search goes in steps: all tuples that a step needs are read by one question to the reader, so the number of queries
-is the length of the way, not the number of tuples. Length and width are bounded. Circles of tuples do no harm.
+is the length of the way, not the number of tuples. Length, width and all that is looked at are bounded. Circles of
+tuples do no harm.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from services.gateway.domain.access_errors import CheckTooDeep
 from services.gateway.relations.explain import explanation, ways
 from services.gateway.relations.model import Model
-from services.gateway.relations.search import Search, Want
+from services.gateway.relations.search import Search, TooMuchToSearch, Want
 from services.gateway.relations.tuples import Node, Object, RelationTuple, check_relation
 from services.meshkit.core.errors import Invalid
 
@@ -19,8 +21,8 @@ from services.meshkit.core.errors import Invalid
 MAX_STEPS: Final = 25
 #: Tuples that one step may read.
 MAX_ROWS: Final = 5_000
-#: Relations to objects that one check may touch.
-MAX_NODES: Final = 5_000
+#: How much a check looks at before others have their turn, about a millisecond.
+TURN: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +74,48 @@ async def check(model: Model, reader: TupleReader, question: Question) -> Findin
     """Answers a question.
 
     Raises: Invalid: the model has no such type or relation. CheckTooDeep.
+    Concurrency: others have their turn after every `TURN` looks, so a check holds nobody up, and can be cancelled.
     """
     refuse_unknown(model, question)
     search = Search(model, question.user)
     goal = Node(question.object, question.relation)
-    search.add(goal)
-    search.settle()
+    try:
+        return await _search(search, reader, question, goal)
+    except TooMuchToSearch as error:
+        raise CheckTooDeep(str(question), limit=error.limit) from error
+
+
+async def _search(search: Search, reader: TupleReader, question: Question, goal: Node) -> Finding:
+    await _in_turns(search, search.begin(goal))
     for _ in range(MAX_STEPS):
         wants = search.take_wants() if search.value(goal) is None else ()
         if not wants:
-            return _finding(search, question, goal)
-        if search.size > MAX_NODES:
-            raise CheckTooDeep(str(question), limit=f"{MAX_NODES} relations to look at")
+            return await _finding(search, question, goal)
         rows = await reader.read(wants, question.user, most=MAX_ROWS + 1)
         if len(rows) > MAX_ROWS:
-            raise CheckTooDeep(str(question), limit=f"{MAX_ROWS} tuples in one step")
-        search.learn(wants, rows)
-        search.settle()
+            raise TooMuchToSearch(f"{MAX_ROWS} tuples in one step")
+        await _in_turns(search, search.learn(wants, rows))
     if search.value(goal) is None and search.take_wants():
-        raise CheckTooDeep(str(question), limit=f"{MAX_STEPS} steps")
-    return _finding(search, question, goal)
+        raise TooMuchToSearch(f"{MAX_STEPS} steps")
+    return await _finding(search, question, goal)
 
 
-def _finding(search: Search, question: Question, goal: Node) -> Finding:
+async def _in_turns(search: Search, work: Iterator[None]) -> None:
+    pause = search.looked + TURN
+    for _ in work:
+        if search.looked >= pause:
+            await asyncio.sleep(0)
+            pause = search.looked + TURN
+
+
+async def _finding(search: Search, question: Question, goal: Node) -> Finding:
+    """Gives the reasons. Those of a large search take a while to walk through, and do so beside the loop."""
+    if search.looked > TURN:
+        return await asyncio.to_thread(_reasons, search, question, goal)
+    return _reasons(search, question, goal)
+
+
+def _reasons(search: Search, question: Question, goal: Node) -> Finding:
     allowed = search.value(goal) is True
     granting = () if allowed else ways(search, question.user, goal)
     return Finding(allowed, explanation(search, question.user, goal, granting), granting)

@@ -1,5 +1,6 @@
 """Says in sentences why a check came out as it did."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
@@ -60,7 +61,7 @@ class _Granted:
         subject = f"{self._user} is {node.relation} of {node.object}"
         match expression:
             case Union(parts):
-                yield from self._expression(node, next(part for part in parts if self._holds(node, part)))
+                yield from self._expression(node, next(part for part in parts if self._search.holds(node, part)))
             case Intersection(parts):
                 for part in parts:
                     yield from self._expression(node, part)
@@ -83,38 +84,16 @@ class _Granted:
                     yield f"{subject}: the tuple `{below} {node.relation} {node.object}` is written"
                     yield from self.node(below)
 
-    def _holds(self, node: Node, expression: Expression) -> bool:
-        """Whether a part is true by nodes that were settled before this one."""
-        match expression:
-            case Union(parts):
-                return any(self._holds(node, part) for part in parts)
-            case Intersection(parts):
-                return all(self._holds(node, part) for part in parts)
-            case Exclusion(base, taken):
-                return self._holds(node, base) and self._search.judge(node, taken) is False
-            case Computed(relation):
-                return self._earlier(node, Node(node.object, relation))
-            case FromParent():
-                return any(self._earlier(node, one) for one in self._search.below(node, expression) or ())
-            case Direct():
-                facts = self._search.direct.get(node)
-                if facts is None:
-                    return False
-                return facts.hit is not None or any(self._earlier(node, one) for one in facts.usersets)
-
     def _first(self, node: Node, below: Iterable[Node]) -> Node:
-        return next(one for one in below if self._earlier(node, one))
-
-    def _earlier(self, node: Node, one: Node) -> bool:
-        return self._search.value(one) is True and self._search.rank(one) < self._search.rank(node)
+        return next(one for one in below if self._search.was_before(node, one))
 
 
 def _looked_at(search: Search, user: Object, goal: Node) -> Iterator[str]:
     """Tells node by node, nearest first."""
     seen = {goal}
-    ahead = [goal]
+    ahead = deque([goal])
     while ahead:
-        node = ahead.pop(0)
+        node = ahead.popleft()
         below: list[Node] = []
         for leaf in leaves(search.expression(node)):
             below += _nodes_of(search, node, leaf)

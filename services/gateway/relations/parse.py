@@ -4,6 +4,7 @@ As there, `and`, `or` and `but not` are not mixed without parentheses, and `[…
 `condition …`) and modules are refused: what a tuple grants here never depends on the request's context.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -28,8 +29,12 @@ from services.gateway.relations.validate import Named, RelationSyntax, TypeSynta
 _SCHEMA: Final = "1.1"
 #: Models of tenants that are kept as read.
 _MAX_REMEMBERED: Final = 256
+#: Characters of a text that takes more than some milliseconds to read.
+_LONG: Final = 4_096
 #: Parentheses within parentheses.
 _MAX_DEPTH: Final = 10
+#: Types and relations that one definition may name.
+MAX_NAMED: Final = 1_000
 _CONDITIONS: Final = "conditions are not supported here; a tuple grants by itself or not at all"
 _MODULES: Final = "modules are not supported here; write one model with all its types"
 #: Words that mean something else where a name of a relation could stand.
@@ -47,9 +52,13 @@ def parse_model(text: str) -> Model:
     return validated(_Parser(words_of(text)).model())
 
 
+async def read_model(text: str) -> Model:
+    """Reads a model like `parse_model`, and remembers it. A long one is read beside the loop."""
+    return await asyncio.to_thread(_remembered, text) if len(text) > _LONG else _remembered(text)
+
+
 @lru_cache(maxsize=_MAX_REMEMBERED)
-def parsed(text: str) -> Model:
-    """Reads a model that is stored, once."""
+def _remembered(text: str) -> Model:
     return parse_model(text)
 
 
@@ -156,7 +165,7 @@ class _Parser:
             if not direct:
                 raise invalid(place, "`[…]` stands first in a definition, and once")
             made = self._direct(found)
-            found.append((place, made))
+            _name_one_more(found, place, made)
             return made
         name = self._name("a relation")
         if not self._at("from"):
@@ -166,11 +175,11 @@ class _Parser:
             made = FromParent(name, self._name("a relation"))
         if self._at("with"):
             raise invalid(self.word.place, _CONDITIONS)
-        found.append((place, made))
+        _name_one_more(found, place, made)
         return made
 
     def _direct(self, found: list[tuple[Place, Named]]) -> Direct:
-        kinds: list[Kind] = []
+        kinds: dict[Kind, None] = {}
         self._sign("[")
         while True:
             self._skip_line_ends()
@@ -178,8 +187,8 @@ class _Parser:
             kind = self._kind()
             if kind in kinds:
                 raise invalid(place, f"`{kind}` stands twice in one list")
-            kinds.append(kind)
-            found.append((place, kind))
+            kinds[kind] = None
+            _name_one_more(found, place, kind)
             self._skip_line_ends()
             if not self._at(","):
                 break
@@ -248,3 +257,9 @@ class _Parser:
     def _next(self) -> None:
         if self.word.kind is not WordKind.END:
             self.word = next(self.words)
+
+
+def _name_one_more(found: list[tuple[Place, Named]], place: Place, named: Named) -> None:
+    if len(found) == MAX_NAMED:
+        raise invalid(place, f"one definition names more than {MAX_NAMED} types and relations")
+    found.append((place, named))

@@ -1,6 +1,6 @@
 """Checks what a model's text says: names exist, `from` leads somewhere, and somebody can have each relation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,8 +59,7 @@ def validated(types: Sequence[TypeSyntax]) -> Model:
         for relation in one.relations:
             _check(model, one.name, relation)
     for one in types:
-        for relation in one.relations:
-            _refuse_circle(model.types[one.name], relation)
+        _refuse_circles(one)
     reachable = _relations_that_somebody_can_have(model)
     for one in types:
         for relation in one.relations:
@@ -131,49 +130,111 @@ def _refuse_repeats(relation: RelationSyntax) -> None:
         seen.add(child)
 
 
-def _refuse_circle(relations: Mapping[str, Expression], relation: RelationSyntax) -> None:
+def _refuse_circles(one: TypeSyntax) -> None:
     """Refuses relations of one object that stand for each other, such as `a: b` and `b: a`."""
-    seen: set[str] = set()
-    ahead = [relation.name]
+    stands_on = {
+        relation.name: {leaf.relation for leaf in leaves(relation.expression) if isinstance(leaf, Computed)}
+        for relation in one.relations
+    }
+    _drop_the_ends(stands_on)
+    for relation in one.relations:
+        if relation.name in _reached(stands_on, relation.name):
+            raise invalid(relation.place, f"`{relation.name}` goes in a circle back to itself")
+
+
+def _drop_the_ends(stands_on: dict[str, set[str]]) -> None:
+    """Leaves those only that lead to a circle; in a model without circles that is none."""
+    above: dict[str, list[str]] = {}
+    for name, others in stands_on.items():
+        for other in others:
+            above.setdefault(other, []).append(name)
+    ends = [name for name, others in stands_on.items() if not others]
+    while ends:
+        end = ends.pop()
+        del stands_on[end]
+        for name in above.get(end, ()):
+            stands_on[name].discard(end)
+            if not stands_on[name]:
+                ends.append(name)
+
+
+def _reached(stands_on: Mapping[str, set[str]], name: str) -> set[str]:
+    found: set[str] = set()
+    ahead = [name]
     while ahead:
-        for leaf in leaves(relations[ahead.pop()]):
-            if isinstance(leaf, Computed):
-                if leaf.relation == relation.name:
-                    raise invalid(relation.place, f"`{relation.name}` goes in a circle back to itself")
-                if leaf.relation not in seen:
-                    seen.add(leaf.relation)
-                    ahead.append(leaf.relation)
-
-
-def _relations_that_somebody_can_have(model: Model) -> set[_Relation]:
-    """Finds them from the ends: a list of types first, then what stands on what was found."""
-    found: set[_Relation] = set()
-    grew = True
-    while grew:
-        grew = False
-        for type_name, relations in model.types.items():
-            for name, expression in relations.items():
-                if (type_name, name) not in found and _possible(model, type_name, expression, found):
-                    found.add((type_name, name))
-                    grew = True
+        fresh = stands_on.get(ahead.pop(), set()) - found
+        found |= fresh
+        ahead += fresh
     return found
 
 
-def _possible(model: Model, type_name: str, expression: Expression, found: set[_Relation]) -> bool:
-    def of(parts: Iterable[Expression]) -> Iterable[bool]:
-        return (_possible(model, type_name, part, found) for part in parts)
+@dataclass(slots=True, eq=False)
+class _Need:
+    """A part of a definition: how many of what it stands on must still be found before somebody can have it."""
 
-    match expression:
+    missing: int
+    above: "_Need | _Relation"
+
+
+def _relations_that_somebody_can_have(model: Model) -> set[_Relation]:
+    """Finds them from the ends: a list of types first, then what stands on what was found.
+
+    Each part hears once of each thing it stands on, so the work is as much as the model is long.
+    """
+    found: set[_Relation] = set()
+    fresh: list[_Relation] = []
+    waiting: dict[_Relation, list[_Need]] = {}
+
+    def hear(need: _Need) -> None:
+        above: _Need | _Relation = need
+        while isinstance(above, _Need):
+            above.missing -= 1
+            if above.missing != 0:
+                return
+            above = above.above
+        found.add(above)
+        fresh.append(above)
+
+    def build(type_name: str, part: Expression, above: "_Need | _Relation") -> None:
+        match part:
+            case Union(parts):
+                need = _Need(1, above)
+                for one in parts:
+                    build(type_name, one, need)
+            case Intersection(parts):
+                need = _Need(len(parts), above)
+                for one in parts:
+                    build(type_name, one, need)
+            case Exclusion(base, taken):
+                need = _Need(2, above)
+                build(type_name, base, need)
+                build(type_name, taken, need)
+            case _:
+                need = _Need(1, above)
+                for relation in _stands_on(model, type_name, part):
+                    if relation is None:
+                        hear(need)
+                    else:
+                        waiting.setdefault(relation, []).append(need)
+
+    for type_name, relations in model.types.items():
+        for name, expression in relations.items():
+            build(type_name, expression, (type_name, name))
+    while fresh:
+        for need in waiting.pop(fresh.pop(), ()):
+            hear(need)
+    return found
+
+
+def _stands_on(model: Model, type_name: str, leaf: Direct | Computed | FromParent) -> Iterator[_Relation | None]:
+    """Gives the relations one of which somebody must have; None where a user is named by itself."""
+    match leaf:
         case Direct(kinds):
-            return any(not kind.relation or (kind.type, kind.relation) in found for kind in kinds)
+            for kind in kinds:
+                yield (kind.type, kind.relation) if kind.relation else None
         case Computed(relation):
-            return (type_name, relation) in found
+            yield (type_name, relation)
         case FromParent(relation, parent):
             direct = model.direct(type_name, parent)
-            return direct is not None and any((kind.type, relation) in found for kind in direct.kinds)
-        case Union(parts):
-            return any(of(parts))
-        case Intersection(parts):
-            return all(of(parts))
-        case Exclusion(base, taken):
-            return all(of((base, taken)))
+            for kind in () if direct is None else direct.kinds:
+                yield (kind.type, relation)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from services.gateway.relations.check import Finding, Question
 from services.gateway.relations.model import Model
-from services.gateway.relations.parse import parsed
+from services.gateway.relations.parse import read_model
 from services.gateway.relations.tuples import Object, RelationTuple, User
 from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.identity import TenantId
@@ -29,10 +29,9 @@ class TenantModel:
         """Names this version."""
         return f"{self.revision}-{sha256(self.text.encode()).hexdigest()[:12]}"
 
-    @property
-    def model(self) -> Model:
-        """The model that the text says."""
-        return parsed(self.text)
+    async def read(self) -> Model:
+        """Gives the model that the text says."""
+        return await read_model(self.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

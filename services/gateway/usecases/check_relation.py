@@ -22,7 +22,7 @@ class CheckRelation:
 
     async def __call__(self, tenant: TenantId, question: Question) -> Finding:
         """Raises: Invalid: the model has no such type or relation. CheckTooDeep."""
-        model = (await self._models.get(tenant)).model
+        model = await (await self._models.get(tenant)).read()
         refuse_unknown(model, question)
         return await self._store.check(tenant, model, question)
 
@@ -57,13 +57,14 @@ class AuthorizeCaller:
         stored = await self._models.get(tenant)
         if type_name not in stored.governed:
             return Authorization(True)
+        model = await stored.read()
         try:
             wanted = parse_object(thing, field="object")
             missing = ""
             for user in _users(caller.principal):
                 question = Question(user, relation, wanted)
-                refuse_unknown(stored.model, question)
-                found = await self._store.check(tenant, stored.model, question)
+                refuse_unknown(model, question)
+                found = await self._store.check(tenant, model, question)
                 if found.allowed:
                     return Authorization(True)
                 missing = missing or _missing(question, found)

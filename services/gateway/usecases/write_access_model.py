@@ -1,7 +1,7 @@
 """Replaces a tenant's authorization model."""
 
 from services.gateway.domain.etag import EtagStale
-from services.gateway.relations.parse import parse_model
+from services.gateway.relations.parse import read_model
 from services.gateway.usecases.access_ports import BeginAccessWork, RelationStore
 from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.audit import note
@@ -23,7 +23,7 @@ class WriteAccessModel:
         Raises: ModelInvalid, EtagStale, RequestIdReused.
         """
         tenant = caller.principal.tenant
-        model = parse_model(text)
+        model = await read_model(text)
         async with self._begin(tenant) as work:
             if request is not None:
                 answer = await work.answers.claim(tenant, request)

@@ -31,12 +31,13 @@ class WriteRelations:
                 if answer is not None:
                     return _read(answer)
             stored = await work.models.get(tenant)
+            model = await stored.read()
             for index, written in enumerate(change.writes):
-                check_place(stored.model, written, field=f"writes[{index}]")
+                check_place(model, written, field=f"writes[{index}]")
             fresh = frozenset(written.object.type for written in change.writes) - stored.governed
             if fresh:
                 await work.models.govern(tenant, fresh)
-            changed = await self._store.change(work, tenant, stored.model, change)
+            changed = await self._store.change(work, tenant, model, change)
             note(target=_objects(change), details=_details(change))
             if request is not None:
                 await work.answers.keep(tenant, request, f"{changed.written} {changed.deleted}".encode())

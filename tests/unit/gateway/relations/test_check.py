@@ -3,8 +3,9 @@
 import pytest
 
 from services.gateway.domain.access_errors import CheckTooDeep
-from services.gateway.relations.check import MAX_NODES, MAX_ROWS, MAX_STEPS, Finding, Question, check
+from services.gateway.relations.check import MAX_ROWS, MAX_STEPS, Finding, Question, check
 from services.gateway.relations.parse import parse_model
+from services.gateway.relations.search import MAX_NODES
 from services.gateway.relations.shipped import SHIPPED_MODEL
 from services.gateway.relations.tuples import Node, parse_object
 from services.meshkit.core.errors import Invalid
