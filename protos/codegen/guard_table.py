@@ -1,10 +1,12 @@
 """Checks the guard of every RPC and writes the table that servers refuse and limit calls by."""
 
+import math
 import re
 from collections.abc import Sequence
 
 from protos.codegen.contract import OWN, Contract, GuardOption, Rpc
 from protos.codegen.errors import CodegenError
+from services.meshkit.core.rate import DEFAULT_PER_SECOND
 
 #: How the comment of a public RPC says that it has no REST form, and why.
 NO_REST = re.compile(r"\b(REST|HTTP)\b")
@@ -30,7 +32,8 @@ class Guard:
     peers: frozenset[str]
     #: True for a control-plane mutation, which leaves an audit row.
     audit: bool = False
-    #: Calls one subject may start per second. 0 means no limit beside the tenant's.
+    #: Calls one subject may start per second; half of the tenant's unless the annotation says otherwise. 0 where there
+    #: is no subject, or no limit beside the tenant's.
     per_subject_per_second: int = 0
     #: Calls one client address may start per second. 0 means no limit beside the edge's.
     per_address_per_second: int = 0
@@ -44,6 +47,10 @@ GUARDS: dict[str, Guard] = {
 
 #: Fields that limit calls from outside.
 LIMITS = ("per_tenant_per_second", "per_subject_per_second", "per_address_per_second", "per_tenant_in_progress")
+
+#: Part of its tenant's limit that one caller has unless the annotation says otherwise: whoever floods leaves the others
+#: of the tenant the rest.
+CALLER_PART = 0.5
 
 
 def check(contract: Contract) -> None:
@@ -64,9 +71,25 @@ def _literal(guard: GuardOption) -> str:
     peers = ", ".join(f'"{peer}"' for peer in sorted(guard.peers))
     fields = [f'"{guard.permission}"', guard.per_tenant_per_second, guard.max_seconds, guard.open]
     fields.append(f"frozenset({f'{{{peers}}}' if peers else ''})")
-    rest = ("audit", "per_subject_per_second", "per_address_per_second", "per_tenant_in_progress")
-    fields += [f"{name}={getattr(guard, name)}" for name in rest if getattr(guard, name)]
+    rest = {
+        "audit": guard.audit,
+        "per_subject_per_second": _per_subject(guard),
+        "per_address_per_second": guard.per_address_per_second,
+        "per_tenant_in_progress": guard.per_tenant_in_progress,
+    }
+    fields += [f"{name}={value}" for name, value in rest.items() if value]
     return f"Guard({', '.join(map(str, fields))})"
+
+
+def _per_subject(guard: GuardOption) -> int:
+    """Gives the limit of one caller; 0 where nobody is counted by who they are."""
+    if guard.open or guard.peers:
+        return 0
+    return guard.per_subject_per_second or math.ceil(CALLER_PART * _per_tenant(guard))
+
+
+def _per_tenant(guard: GuardOption) -> int:
+    return guard.per_tenant_per_second or DEFAULT_PER_SECOND
 
 
 def _problems(rpc: Rpc, services: set[str]) -> list[str]:
@@ -84,6 +107,8 @@ def _problems(rpc: Rpc, services: set[str]) -> list[str]:
         found.append(f"{where} is audited and open: an audit row needs somebody who did it.")
     if guard.open and (guard.per_tenant_per_second or guard.per_subject_per_second):
         found.append(f"{where} is open: it knows no tenant and no subject. Limit it with per_address_per_second.")
+    if guard.per_subject_per_second > _per_tenant(guard):
+        found.append(f"{where} allows one caller more calls than its whole tenant has. Lower per_subject_per_second.")
     if guard.per_address_per_second and not guard.open:
         found.append(f"{where} limits addresses, which are counted for open calls only.")
     if guard.peers and any(getattr(guard, name) for name in LIMITS):

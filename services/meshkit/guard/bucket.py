@@ -15,6 +15,8 @@ _LEAST_SPAN: Final = 0.02
 class LocalBucket:
     """Spending is a few comparisons; the lessee carries asks to the gateway and slices back.
 
+    Args:
+        burst: the most tokens that it holds; None for what goes with the rate.
     Concurrency: one event loop; nothing here waits.
     """
 
@@ -42,9 +44,9 @@ class LocalBucket:
         "tokens",
     )
 
-    def __init__(self, name: str, per_second: float) -> None:
+    def __init__(self, name: str, per_second: float, *, burst: float | None = None) -> None:
         self.name = name
-        self.set_rate(per_second)
+        self.set_rate(per_second, burst=burst)
         #: Leased and not spent.
         self.tokens = 0
         self._void_at = 0.0
@@ -66,10 +68,10 @@ class LocalBucket:
         self._alone_at = 0.0
         self._outage: int = 0
 
-    def set_rate(self, per_second: float) -> None:
+    def set_rate(self, per_second: float, *, burst: float | None = None) -> None:
         """Changes the limit."""
         self.per_second = per_second
-        self.burst = burst_of(per_second)
+        self.burst = burst_of(per_second) if burst is None else burst
         self._slice = slice_of(per_second)
         self._ahead_most = ahead_of(per_second)
 

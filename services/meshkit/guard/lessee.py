@@ -94,6 +94,15 @@ class Lessee:
         self._due[id(bucket)] = bucket
         self._work.set()
 
+    async def hear(self, bucket: LocalBucket) -> None:
+        """Returns once the gateway has spoken about a bucket, or is known to be away."""
+        waiter = bucket.wait()
+        self.ask(bucket)
+        try:
+            await waiter
+        finally:
+            bucket.leave(waiter)
+
     async def lease(self) -> None:
         """Background work: asks whenever there is something to ask, until cancelled."""
         while True:
@@ -116,9 +125,7 @@ class Lessee:
 
     async def once(self) -> None:
         """Makes one call to the gateway for everything that is due, at most 1,000 buckets."""
-        asking = [self._due.pop(key) for key in list(self._due)[:_MOST_ASKS]]
-        if not self._due:
-            self._work.clear()
+        asking = self._next()
         asked_at = self._clock.monotonic()
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
@@ -150,6 +157,22 @@ class Lessee:
             _, bucket = self._held.popleft()
             if bucket.expire(now):
                 self.ask(bucket)
+
+    def _next(self) -> list[LocalBucket]:
+        """Takes out what is asked next, each name once: the gateway refuses to be asked twice for one bucket.
+
+        There are two of a name while one that was forgotten here still has something to book.
+        """
+        chosen: dict[str, LocalBucket] = {}
+        for bucket in self._due.values():
+            chosen.setdefault(bucket.name, bucket)
+            if len(chosen) == _MOST_ASKS:
+                break
+        for bucket in chosen.values():
+            del self._due[id(bucket)]
+        if not self._due:
+            self._work.clear()
+        return list(chosen.values())
 
     def _lost(self, asking: list[LocalBucket], error: Exception) -> None:
         if not self.outage:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import sha256
 from random import Random
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Principal, TenantId
@@ -26,6 +26,8 @@ from services.meshkit.telemetry import metrics
 #: Longest name of a bucket.
 _MOST_CHARACTERS: Final = 300
 
+#: What a bucket counts: calls, by whose they are, or something of the service's own.
+Kind = Literal["tenant", "caller", "address", "own"]
 _Key = tuple[object, ...]
 #: A bucket and whose calls it counts.
 _Counted = tuple[Whose, LocalBucket]
@@ -67,11 +69,11 @@ class RateGate:
         self.clock = clock
         self.factor = factor
         self._most_buckets = most_buckets
-        self._buckets: dict[Whose, OrderedDict[_Key, LocalBucket]] = {
-            whose: OrderedDict() for whose in ("tenant", "caller", "address")
+        self._buckets: dict[Kind, OrderedDict[_Key, LocalBucket]] = {
+            kind: OrderedDict() for kind in ("tenant", "caller", "address", "own")
         }
-        for whose, kept in self._buckets.items():
-            metrics.show_size(f"{service}.rate_{whose}", kept)
+        for kind, kept in self._buckets.items():
+            metrics.show_size(f"{service}.rate_{kind}", kept)
         decided = metrics.RATE_DECISIONS
         #: By whether a call was let in and whether the gateway was away.
         self.decisions = {
@@ -90,18 +92,39 @@ class RateGate:
         """Gives the limits of an RPC."""
         return RouteRates(self, method, guard)
 
-    def bucket(self, whose: Whose, key: _Key, per_second: float) -> LocalBucket:
+    async def take(self, key: _Key, *, per_second: float, burst: float) -> float:
+        """Takes a token of a limit that the service itself knows, such as of one tool; all replicas share it.
+
+        Args:
+            key: names the bucket among all of the mesh: what is limited, then for whom.
+            per_second: tokens that flow in, > 0; as it stands, without factors.
+            burst: the most tokens that the bucket holds, >= 1.
+        Returns: 0, or the seconds to wait when there is none to take.
+        """
+        bucket = self.bucket("own", key, per_second, burst=burst)
+        lessee = self.lessee
+        while True:
+            now, outage = self.clock.monotonic(), lessee.outage
+            seconds = bucket.wait_for(now, outage=outage)
+            if seconds is None:
+                await lessee.hear(bucket)
+                continue
+            if seconds == 0 and bucket.spend(now, outage=outage):
+                lessee.ask(bucket)
+            return seconds
+
+    def bucket(self, kind: Kind, key: _Key, per_second: float, *, burst: float | None = None) -> LocalBucket:
         """Gives a bucket, made when it is new here."""
-        kept = self._buckets[whose]
+        kept = self._buckets[kind]
         bucket = kept.get(key)
         if bucket is None:
             if len(kept) >= self._most_buckets:
                 kept.popitem(last=False)
-            bucket = kept[key] = LocalBucket(_name(whose, key), per_second)
+            bucket = kept[key] = LocalBucket(_name(kind, key), per_second, burst=burst)
             return bucket
         kept.move_to_end(key)
         if bucket.per_second != per_second:
-            bucket.set_rate(per_second)
+            bucket.set_rate(per_second, burst=burst)
         return bucket
 
 
@@ -126,40 +149,41 @@ class RouteRates:
             unknown = self.decide(buckets)
             if not isinstance(unknown, LocalBucket):
                 return unknown
-            waiter = unknown.wait()
-            self._gate.lessee.ask(unknown)
-            try:
-                await waiter
-            finally:
-                unknown.leave(waiter)
+            await self._gate.lessee.hear(unknown)
 
     def decide(self, buckets: Sequence[_Counted]) -> Allowance | LocalBucket:
         """Takes a token from each bucket, or from none; gives the bucket that only the gateway knows about.
 
+        What is allowed is said of the bucket that leaves fewest calls, and a refusal of the one that lasts longest.
         Raises: RateLimited.
         """
         gate = self._gate
         lessee, now = gate.lessee, gate.clock.monotonic()
         outage = lessee.outage
-        for whose, bucket in buckets:
-            seconds = bucket.wait_for(now, outage=outage)
+        longest, unknown, refusing = 0.0, None, None
+        for counted in buckets:
+            seconds = counted[1].wait_for(now, outage=outage)
             if seconds is None:
-                return bucket
-            if seconds > 0:
-                gate.decisions[False, bool(outage)].inc()
-                raise RateLimited(whose=whose, method=self._method, allowance=_allowance(bucket, 0.0), seconds=seconds)
-        tightest = math.inf
-        allowance = None
+                unknown = counted[1]
+            elif seconds > longest:
+                longest, refusing = seconds, counted
+        if refusing is not None:
+            gate.decisions[False, bool(outage)].inc()
+            whose, bucket = refusing
+            raise RateLimited(whose=whose, method=self._method, allowance=_allowance(bucket, 0.0), seconds=longest)
+        if unknown is not None:
+            return unknown
+        fewest, tightest = math.inf, None
         for _, bucket in buckets:
             if bucket.spend(now, outage=outage):
                 lessee.ask(bucket)
             left = bucket.left(now)
-            if left / bucket.per_second < tightest:
-                tightest = left / bucket.per_second
-                allowance = _allowance(bucket, left)
-        assert allowance is not None
+            # Of those that leave as many calls, the one that fills more slowly.
+            if tightest is None or (left, bucket.per_second) < (fewest, tightest.per_second):
+                fewest, tightest = left, bucket
+        assert tightest is not None
         gate.decisions[True, bool(outage)].inc()
-        return allowance
+        return _allowance(tightest, fewest)
 
     def _buckets(self, principal: Principal | None, connection: Connection | None) -> Sequence[_Counted]:
         gate, route = self._gate, self._route
@@ -182,9 +206,9 @@ class RouteRates:
         return (("tenant", of_tenant), ("caller", of_caller))
 
 
-def _name(whose: Whose, key: _Key) -> str:
+def _name(kind: Kind, key: _Key) -> str:
     """Gives the name of a bucket at the gateway."""
-    name = "/".join(map(str, ("subject" if whose == "caller" else whose, *key)))
+    name = "/".join(map(str, ("subject" if kind == "caller" else kind, *key)))
     return name if len(name) <= _MOST_CHARACTERS else f"hashed/{sha256(name.encode()).hexdigest()}"
 
 

@@ -53,7 +53,7 @@ PER_SECOND = 40
 
 @pytest.fixture
 async def narrow(make_database: MakeDatabase, tmp_path: Path) -> AsyncIterator[RunningGateway]:
-    """Gives a gateway whose limits are a hundredth: 1 a second, 5 at once."""
+    """Gives a gateway whose limits are a hundredth: 1 a second for a tenant, half of it for a caller, 5 at once."""
     async with running_gateway(make_database, tmp_path, targets={"rate_factor": "0.01"}) as gateway:
         yield gateway
 
@@ -97,19 +97,19 @@ async def test_callers_hear_how_they_stand_and_when_to_come_back(narrow: Running
     assert heard[-1]["x-ratelimit-remaining"] == "0"
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert (refused["x-ratelimit-limit"], refused["x-ratelimit-remaining"]) == ("1", "0")
-    assert 1 <= int(refused["retry-after"]) <= 2
+    assert 1 <= int(refused["retry-after"]) <= 5
     details = details_of(raised.value)
     assert details["ErrorInfo"].reason == "RATE_LIMITED"
     assert dict(details["ErrorInfo"].metadata) == {
-        "limited": "tenant",
+        "limited": "caller",
         "method": "WhoAmI",
         "limit": "1",
         "remaining": "0",
-        "reset_seconds": "1",
+        "reset_seconds": "2",
     }
-    # One second, and one more when the last call that was taken went ahead of the gateway.
-    assert 0 < details["RetryInfo"].retry_delay.ToTimedelta().total_seconds() <= 2.1
-    assert details["QuotaFailure"].violations[0].subject == "tenant"
+    # Two seconds at half a call a second, and two more when the last call that was taken went ahead of the gateway.
+    assert 0 < details["RetryInfo"].retry_delay.ToTimedelta().total_seconds() <= 4.1
+    assert details["QuotaFailure"].violations[0].subject == "caller"
 
 
 async def test_after_the_time_that_was_named_the_call_is_taken(narrow: RunningGateway) -> None:

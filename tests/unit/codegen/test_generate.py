@@ -37,10 +37,35 @@ def test_every_rpc_stands_in_the_guard_table(gen: Path) -> None:
     spec.loader.exec_module(module)
     guards = module.GUARDS
     path = "/comitia.library.v1.BookService/"
-    assert guards[path + "GetBook"] == module.Guard("books.read", 5, 2, False, frozenset())
+    assert guards[path + "GetBook"] == module.Guard("books.read", 5, 2, False, frozenset(), per_subject_per_second=3)
     assert guards[path + "WatchBooks"].open
     assert guards[path + "BatchLend"].peers == {"library"}
     assert len(guards) == 6
+
+
+@pytest.mark.parametrize(
+    ("limits", "share"),
+    [
+        ("", 50),
+        ("per_tenant_per_second: 1", 1),
+        ("per_tenant_per_second: 9", 5),
+        ("per_tenant_per_second: 9 per_subject_per_second: 9", 9),
+        ("per_tenant_per_second: 9 per_subject_per_second: 2", 2),
+    ],
+)
+def test_a_caller_has_half_of_what_its_tenant_has_unless_the_guard_says_more(
+    changed: Change, limits: str, share: int
+) -> None:
+    contract = changed(READ, f'{{permission: "books.read" max_seconds: 2 {limits}}}')
+    [row] = [row for row in guard_table.render(contract.rpcs()).splitlines() if "BookService/GetBook" in row]
+    assert f"per_subject_per_second={share})" in row
+
+
+def test_who_has_no_subject_gets_no_share_of_one(contract: Contract) -> None:
+    rows = guard_table.render(contract.rpcs()).splitlines()
+    [watch] = [row for row in rows if "BookService/WatchBooks" in row]
+    [lend] = [row for row in rows if "BookService/BatchLend" in row]
+    assert "per_subject" not in watch + lend
 
 
 def test_stubs_are_typed_packages_that_import(gen: Path) -> None:
@@ -105,6 +130,7 @@ def test_synchronise_changes_only_what_differs(gen: Path, tmp_path: Path) -> Non
         (READ, '{permission: "books.read" open: true}', "GetBook needs either a permission or `open: true`"),
         (READ, "{open: true per_tenant_per_second: 5}", "GetBook is open: it knows no tenant and no subject."),
         (READ, '{permission: "books.read" per_address_per_second: 5}', "GetBook limits addresses"),
+        (READ, '{permission: "books.read" per_subject_per_second: 101}', "GetBook allows one caller more calls"),
         ('peers: "library"', 'per_tenant_per_second: 5 peers: "library"', "BatchLend is internal, and calls between"),
         ('peers: "library"', 'peers: "bakery"', "BatchLend names peers that are no service: bakery."),
         (READ, '{permission: "books.read" peers: "library"}', "GetBook is internal"),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comitia.guard_table import Guard
-from services.meshkit.core.errors import Unavailable
+from services.meshkit.core.errors import Invalid, Unavailable
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.rate import (
     LEASE_SECONDS,
@@ -25,7 +25,7 @@ from services.meshkit.core.rate import (
 )
 from services.meshkit.core.tenant import GuardedTenantState, Quotas
 from services.meshkit.grpc.client_address import ClientAddresses
-from services.meshkit.grpc.limits import RateLimited
+from services.meshkit.grpc.limits import Allowance, RateLimited
 from services.meshkit.guard.bucket import LocalBucket
 from services.meshkit.guard.rate import RateGate, RouteRates
 from services.meshkit.testing.fake_clock import FakeClock
@@ -47,6 +47,8 @@ class FakeGateway:
     async def __call__(self, asks: Sequence[Ask]) -> list[Slice]:
         if self.away:
             raise Unavailable("gateway")
+        if len({ask.bucket for ask in asks}) < len(asks):
+            raise Invalid("asks", "is asked for twice")
         self.calls.append(list(asks))
         return [self._lease(ask) for ask in asks]
 
@@ -111,8 +113,8 @@ def a_caller(tenant: TenantId = TENANT, subject: str = "key_a") -> Principal:
     return Principal(tenant=tenant, subject=subject, roles=frozenset())
 
 
-async def counted(gate: RateGate, route: RouteRates, caller: Principal | None = None) -> bool:
-    """Makes one call, and lets the gateway answer what it makes the replica ask."""
+async def called(gate: RateGate, route: RouteRates, caller: Principal | None = None) -> Allowance:
+    """Makes one call, and lets the gateway answer what it makes the replica ask. Raises: RateLimited."""
     call = asyncio.ensure_future(route.count(caller or a_caller(), None))
     await asyncio.sleep(0)
     for _ in range(3):
@@ -120,8 +122,15 @@ async def counted(gate: RateGate, route: RouteRates, caller: Principal | None = 
             break
         await gate.lessee.once()
         await asyncio.sleep(0)
+    allowance = await call
+    assert allowance is not None
+    return allowance
+
+
+async def counted(gate: RateGate, route: RouteRates, caller: Principal | None = None) -> bool:
+    """Makes one call as `called` does; True when it was admitted."""
     try:
-        await call
+        await called(gate, route, caller)
     except RateLimited:
         return False
     return True
@@ -196,6 +205,68 @@ async def test_a_caller_at_its_limit_does_not_use_up_that_of_its_tenant() -> Non
     others = [await counted(gate, route, a_caller(subject=f"key_{n % 10}")) for n in range(60)]
     # The tenant's 20, of which the greedy one used 5.
     assert others.count(True) == 15
+
+
+async def test_callers_hear_of_the_limit_that_leaves_them_fewest_calls() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    route = gate.route(METHOD, a_guard(10, subject=5))
+    rested = await called(gate, route)
+    assert (rested.limit, rested.remaining) == (5, 5)
+    # Two others use up what the tenant has: 20, of which the first caller has had one.
+    assert all([await counted(gate, route, a_caller(subject=f"key_{n % 2}")) for n in range(17)])
+    last = await called(gate, route, a_caller(subject="key_c"))
+    assert (last.limit, last.remaining) == (10, 1)
+
+
+async def test_a_refusal_names_the_limit_that_lasts_longest() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway)
+    route = gate.route(METHOD, a_guard(3, subject=1))
+    # The caller's five, and the last one of the tenant's six: both have nothing left.
+    assert all([await counted(gate, route) for _ in range(5)])
+    assert await counted(gate, route, a_caller(subject="key_b"))
+    await settle(gate)
+    with pytest.raises(RateLimited) as refused:
+        await called(gate, route)
+    assert refused.value.metadata["limited"] == "caller"
+    assert 0.9 < refused.value.seconds <= 1.0
+    with pytest.raises(RateLimited) as other:
+        await called(gate, route, a_caller(subject="key_b"))
+    assert other.value.metadata["limited"] == "tenant"
+    assert other.value.seconds < 0.4
+
+
+async def test_a_limit_of_the_services_own_is_shared_by_replicas_and_has_its_own_burst() -> None:
+    gateway = FakeGateway(FakeClock())
+    replicas = [a_gate(gateway) for _ in range(2)]
+
+    async def take(replica: RateGate, tenant: TenantId = TENANT) -> float:
+        taking = asyncio.ensure_future(replica.take(("tool", "sums@1.0.0", tenant), per_second=0.1, burst=6))
+        for _ in range(3):
+            await asyncio.sleep(0)
+            await replica.lessee.once()
+        return await taking
+
+    waits = [await take(replicas[n % 2]) for n in range(9)]
+    assert [wait == 0 for wait in waits] == [True] * 6 + [False] * 3
+    assert 0 < waits[-1] <= 20
+    assert await take(replicas[0], OTHER) == 0
+    gateway.clock.advance(seconds=10.1)
+    assert await take(replicas[1]) == 0
+
+
+async def test_a_bucket_that_was_forgotten_and_came_back_is_asked_for_once_at_a_time() -> None:
+    gateway = FakeGateway(FakeClock())
+    gate = a_gate(gateway, most_buckets=1)
+    route = gate.route(METHOD, a_guard(100))
+    for tenant in (TENANT, OTHER, TENANT):
+        await route.count(a_caller(tenant), None)
+    await gate.lessee.once()
+    await gate.lessee.once()
+    assert gate.lessee.outage == 0
+    assert [[ask.spent for ask in call] for call in gateway.calls] == [[1, 1], [1]]
+    assert gateway.levels[f"tenant/{TENANT}/{METHOD[1:]}"][0] == 198
 
 
 async def test_the_factor_of_a_tenant_scales_its_limit_and_takes_effect_at_once() -> None:

@@ -48,7 +48,9 @@ class Guard(_message.Message):
     by itself when the call was refused. The action recorded is `permission`, else the method.
     """
     per_subject_per_second: _builtins.int
-    """Calls one API key, user or service account may start per second. 0 means no limit beside the tenant's."""
+    """Calls one API key, user or service account may start per second, so that one that floods leaves the others of its
+    tenant theirs. 0 means half of what the tenant may start, rounded up.
+    """
     per_address_per_second: _builtins.int
     """Calls one client address may start per second, for RPCs that are open. 0 means no limit beside the edge's."""
     per_tenant_in_progress: _builtins.int
