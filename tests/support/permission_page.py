@@ -22,14 +22,18 @@ is a change of who may do what: review it as such. `tests/e2e/test_guard_matrix.
 the edge and at the service itself, and holds the answer against the first table.
 
 A caller with several roles has the union. An API key or a token may be narrowed to some permissions (scopes), never
-widened. `admin`, `auditor` and `tenant_user` are roles in a tenant; `operator` runs the installation and sees no work
-of tenants. Beside roles, relations may narrow the work in a project ([decision](decisions/0006-relations.md)).
+widened. Scopes bind at every RPC that callers reach, for the runs they start as well: a key that starts sessions whose
+agents speak and use tools needs `sessions.start`, `inference.generate` and `tools.invoke`. They do not bind at internal
+RPCs, which services call for what was let in; roles do.
+
+`admin`, `auditor` and `tenant_user` are roles in a tenant; `operator` runs the installation and sees no work of
+tenants. Beside roles, relations may narrow the work in a project ([decision](decisions/0006-relations.md)).
 """
 
 
 def render() -> str:
     """Writes the page."""
-    return "\n".join((_HEAD, *_roles(), "", *_open(), "", *_internal(), ""))
+    return "\n".join((_HEAD, *_roles(), "", *_of_project(), "", *_open(), "", *_internal(), ""))
 
 
 def granted(text: str) -> dict[str, frozenset[Role]]:
@@ -65,6 +69,16 @@ def _names(rpcs: list[Rpc]) -> str:
     return ", ".join(
         f"{rpc.name}{' (internal)' if rpc.guard.peers else ''}" for rpc in sorted(rpcs, key=lambda r: r.name)
     )
+
+
+def _of_project() -> Iterator[str]:
+    yield "## What a caller may call who is bound to a project"
+    yield ""
+    yield "Their roles must grant it all the same, and what belongs to another project is not there for them. Everything"
+    yield "else concerns the whole tenant and is refused with `BOUND_TO_PROJECT`."
+    yield ""
+    for rpc in sorted((rpc for rpc in PUBLIC if rpc.guard.of_project), key=lambda rpc: rpc.name):
+        yield f"- {rpc.name}"
 
 
 def _open() -> Iterator[str]:

@@ -56,6 +56,8 @@ class Guard(Protocol):
     def per_address_per_second(self) -> int: ...
     @property
     def per_tenant_in_progress(self) -> int: ...
+    @property
+    def of_project(self) -> bool: ...
 
 
 class GuardMissing(Internal):
@@ -81,6 +83,19 @@ def _granted_by(permission: str) -> str:
         return "which only operators of the installation have"
     names = " or ".join(role.value for role in roles)
     return f"which the role {names} grants; ask an administrator of your tenant for it"
+
+
+class BoundToProject(PermissionDenied):
+    """The caller's identity is bound to one project, and the call concerns the whole tenant."""
+
+    reason = "BOUND_TO_PROJECT"
+
+    def __init__(self, project: str) -> None:
+        super().__init__(
+            f"your identity is bound to the project {project!r}, and this concerns the whole tenant; "
+            "ask somebody who is not bound",
+            project=project,
+        )
 
 
 class PeerNotAllowed(PermissionDenied):
@@ -188,7 +203,9 @@ class Admission:
         if token is None:
             raise TokenMissing("send the metadata `authorization: Bearer <token>`; `comitia token` prints a token")
         verified = self.verify(token)
-        check_permission(verified.principal, guard.permission)
+        check_permission(verified.principal, guard)
+        if peer is None:
+            check_project(verified.principal, guard)
         return Admitted(principal=verified.principal, peer=peer, verified=verified)
 
     def check_origin(self, admitted: Admitted, connection: Connection) -> None:
@@ -232,12 +249,27 @@ class Admission:
             self.standing.check(verified)
 
 
-def check_permission(principal: Principal, permission: str) -> None:
-    """Raises PermissionMissing unless a role of the principal grants `permission` and no scope takes it away."""
-    if permission not in permissions_of(principal.roles):
-        raise PermissionMissing(permission)
-    if principal.scopes is not None and permission not in principal.scopes:
-        raise PermissionMissing(permission, narrowed=True)
+def check_permission(principal: Principal, guard: Guard) -> None:
+    """Raises PermissionMissing unless a role of the principal grants what the RPC asks for and no scope takes it away.
+
+    Args:
+        guard: if it names peers, one of them has proven to be calling.
+    """
+    if guard.permission not in permissions_of(principal.roles):
+        raise PermissionMissing(guard.permission)
+    # Roles say what may be done for somebody at all, so they bind at every door. Scopes say what a key may ask for, so
+    # they bind at the doors where a key can knock; behind them a service does what a call needs that was let in there.
+    if not guard.peers and principal.scopes is not None and guard.permission not in principal.scopes:
+        raise PermissionMissing(guard.permission, narrowed=True)
+
+
+def check_project(principal: Principal, guard: Guard) -> None:
+    """Raises BoundToProject for what concerns the whole tenant, asked for by somebody who is bound to one project.
+
+    It binds those who come from outside. A service that acts for a run does what the run needs; the run was let in.
+    """
+    if principal.project is not None and not guard.of_project:
+        raise BoundToProject(principal.project)
 
 
 def check_certificate(peer: str, names: Collection[str]) -> None:

@@ -26,7 +26,7 @@ class StreamIdentities:
 
     def __init__(self, admission: Admission, *, method: str) -> None:
         self._admission = admission
-        self._permission = admission.guard(method).permission
+        self._guard = admission.guard(method)
         self._known: list[VerifiedToken | MeshError] = []
 
     def extend(self, table: IdentityTable) -> None:
@@ -59,7 +59,7 @@ class StreamIdentities:
     def _verified(self, token: str) -> VerifiedToken | MeshError:
         try:
             verified = self._admission.verify(token)
-            check_permission(verified.principal, self._permission)
+            check_permission(verified.principal, self._guard)
         except MeshError as error:
             return error
         return verified

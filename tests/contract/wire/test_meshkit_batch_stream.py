@@ -356,6 +356,17 @@ async def test_a_closed_coalescer_answers_who_still_waits(tmp_path: Path) -> Non
     assert isinstance(await outcome(spend, "hold_1", server.keys.principal()), Unavailable)
 
 
+async def test_items_of_an_internal_stream_need_the_role_of_their_caller_and_no_scope(
+    tmp_path: Path, ledger: Ledger
+) -> None:
+    async with spending(tmp_path, ledger) as (server, spend):
+        narrowed = server.keys.principal(Role.TENANT_USER, scopes=frozenset({"inference.generate"}))
+        assert await outcome(spend, "hold_1", narrowed) == "hold_1 for key_test"
+        refused = await outcome(spend, "hold_1", server.keys.principal(Role.AUDITOR))
+        assert isinstance(refused, MeshError)
+        assert refused.reason == "PERMISSION_MISSING"
+
+
 async def test_an_item_that_names_no_known_identity_is_refused(tmp_path: Path, ledger: Ledger) -> None:
     frame = pb.BatchSpendRequest(items=[mark("hold_1"), mark("hold_2")])
     frame.items[0].header.item_id, frame.items[0].header.identity_index = 1, 7

@@ -47,6 +47,7 @@ class Guard:
     per_subject_per_second: int = 0
     per_address_per_second: int = 0
     per_tenant_in_progress: int = 0
+    of_project: bool = False
 
 
 GUARDS = {
@@ -222,6 +223,17 @@ class TestGuard:
                 assert (await call).next_page_token == peer
             else:
                 assert (await failure_of(call)).reason == "PEER_NOT_ALLOWED"
+
+    async def test_behind_the_public_doors_roles_bind_and_scopes_do_not(self, server: LocalServer) -> None:
+        internal = rpc.BundleServiceStub(server.channel).ListBundles
+        narrowed = server.keys.principal(Role.ADMIN, scopes=frozenset({"sessions.start"}))
+        assert (await internal(pb.ListBundlesRequest(), metadata=call_metadata(narrowed))).next_page_token
+        without_role = call_metadata(server.keys.principal(Role.OPERATOR))
+        error = await failure_of(internal(pb.ListBundlesRequest(), metadata=without_role))
+        assert error.reason == "PERMISSION_MISSING"
+        async with grpc.aio.insecure_channel(server.target) as outside:
+            call = rpc.BundleServiceStub(outside).ListBundles(pb.ListBundlesRequest(), metadata=call_metadata(narrowed))
+            assert (await failure_of(call)).reason == "PEER_NOT_ALLOWED"
 
     async def test_an_internal_rpc_is_closed_to_the_outside(self, server: LocalServer) -> None:
         async with grpc.aio.insecure_channel(server.target) as outside:
