@@ -106,7 +106,7 @@ class Connection:
             self.channel = grpc.aio.insecure_channel(target, options=options)
         self.url = url
         self._credentials = credentials
-        self._exchange = _Doors(self)
+        self._exchange = Doors(self)
         self._token = Token("", 0.0)
         #: A token that the mesh refused.
         self._refused = ""
@@ -146,11 +146,19 @@ class Connection:
                     raise self._explained(error) from error
 
     async def call_open(
-        self, rpc: Unary[Request, Response], request: Request, *, timeout: float = DEFAULT_TIMEOUT
+        self,
+        rpc: Unary[Request, Response],
+        request: Request,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        bearer: str = "",
     ) -> Response:
-        """Makes a unary call that needs no identity. Raises: ComitiaError."""
+        """Makes a unary call once, without the identity of this connection: with none, or that of `bearer`.
+
+        Raises: ComitiaError.
+        """
         try:
-            return await rpc(request, timeout=timeout, metadata=None)
+            return await rpc(request, timeout=timeout, metadata=_bearer(bearer) if bearer else None)
         except grpc.aio.AioRpcError as error:
             raise self._explained(error) from error
 
@@ -204,24 +212,25 @@ class Connection:
         return found
 
 
-class _Doors:
+class Doors:
     """Implements `credentials.Exchange` over a connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, timeout: float = DEFAULT_TIMEOUT) -> None:
         self._connection = connection
+        self._timeout = timeout
         self._identity = identity_service_pb2_grpc.IdentityServiceStub(connection.channel)
         self._users = user_service_pb2_grpc.UserServiceStub(connection.channel)
 
     async def for_api_key(self, api_key: str) -> Token:
         """See `Exchange.for_api_key`."""
         request = identity_service_pb2.ExchangeApiKeyRequest(api_key=api_key)
-        answer = await self._connection.call_open(self._identity.ExchangeApiKey, request)
+        answer = await self._connection.call_open(self._identity.ExchangeApiKey, request, timeout=self._timeout)
         return Token(answer.access_token, answer.expire_time.seconds)
 
     async def for_id_token(self, tenant: str, id_token: str) -> Token:
         """See `Exchange.for_id_token`."""
         request = user_service_pb2.ExchangeOidcTokenRequest(tenant=tenant, id_token=id_token)
-        answer = await self._connection.call_open(self._users.ExchangeOidcToken, request)
+        answer = await self._connection.call_open(self._users.ExchangeOidcToken, request, timeout=self._timeout)
         return Token(answer.access_token, answer.expire_time.seconds)
 
 
