@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from comitia.gateway.v1 import identity_pb2
 from comitia_sdk.errors import Unauthenticated
 from comitia_sdk.sync import Client
 from tests.support.mesh import CHECKOUT, RunningMesh
@@ -221,3 +222,25 @@ def test_an_administrator_becomes_no_operator_by_an_issuer_of_their_own(
     finally:
         mesh.comitia("issuer", "remove", json.loads(added.stdout)["oidc_issuer_id"])
         mesh.comitia("user", "remove", json.loads(invited.stdout)["user_id"])
+
+
+def test_a_person_with_other_roles_signs_in_again_at_once_and_what_they_had_before_ends(
+    terminal: Terminal, admin_key: str, mesh: RunningMesh
+) -> None:
+    mesh.comitia("user", "invite", "fred@example.com", "--role", "admin", COMITIA_API_KEY=admin_key)
+    terminal("login", TENANT, BROWSER=browser_of("fred@example.com"))
+    [login] = json.loads(terminal.file.read_text()).values()
+    with Client(mesh.url, api_key=admin_key) as admin, Client(mesh.url, access_token=login["access_token"]) as before:
+        [user_id] = [user.user_id for user in admin.users.list() if user.email == "fred@example.com"]
+        list(before.agents.list())
+        admin.users.set_roles(user_id, ["auditor"])
+        changed = time.monotonic()
+        # In the same second; each token goes through the edge and to the services.
+        again = admin.users.exchange(TENANT, login["id_token"]).access_token
+        with Client(mesh.url, access_token=again) as after:
+            assert list(after.identity.whoami().roles) == [identity_pb2.ROLE_AUDITOR]
+            while (refused := refusal_of(before)) == "":
+                assert time.monotonic() < changed + 5
+                time.sleep(0.05)
+            assert refused == "TOKEN_REVOKED"
+            assert refusal_of(after) == ""

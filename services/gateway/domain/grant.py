@@ -11,7 +11,6 @@ from services.meshkit.core.ids import from_uuid
 
 GRANT_PREFIX: Final = "grant"
 RUN_PREFIX: Final = "run"
-SERVICE_ACCOUNT_PREFIX: Final = "svc"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +25,8 @@ class Standing:
     expire_time: datetime | None = None
     #: Of a user.
     email: str | None = None
+    #: Of a user: since when they have had `roles`.
+    roles_time: datetime | None = None
 
     def works(self, now: datetime) -> bool:
         """True while they may work themselves."""
@@ -63,4 +64,5 @@ class Grant:
             scopes=self.scopes,
             run_id=from_uuid(RUN_PREFIX, self.run),
             email=standing.email,
+            roles_time=None if standing.roles_time is None else standing.roles_time.timestamp(),
         )

@@ -3,12 +3,11 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from services.gateway.domain.held_roles import check_held
-from services.gateway.domain.user_errors import BoundToProject
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import from_uuid
@@ -30,6 +29,8 @@ class User:
     #: Lower case.
     email: str
     roles: frozenset[Role]
+    #: Since when; of two changes, the later one has the later time, whatever the clocks say.
+    roles_time: datetime
     create_time: datetime
     last_login_time: datetime | None = None
     remove_time: datetime | None = None
@@ -48,9 +49,21 @@ class User:
         """Ends the user. A removed one stays as it is."""
         return self if self.remove_time is not None else replace(self, remove_time=now)
 
+    def given(self, roles: frozenset[Role], now: datetime) -> "User":
+        """Replaces the roles. A user who has just these stays as it is."""
+        if roles == self.roles:
+            return self
+        return replace(self, roles=roles, roles_time=max(now, self.roles_time + timedelta.resolution))
+
     def principal(self) -> Principal:
         """Gives the identity of the person."""
-        return Principal(tenant=self.tenant, subject=self.subject, roles=self.roles, email=self.email)
+        return Principal(
+            tenant=self.tenant,
+            subject=self.subject,
+            roles=self.roles,
+            email=self.email,
+            roles_time=self.roles_time.timestamp(),
+        )
 
 
 def to_email(text: str, *, field: str = "email") -> str:
@@ -73,11 +86,9 @@ def to_domain(text: str, *, field: str) -> str:
 def checked_roles(roles: Sequence[Role], *, by: Principal, field: str = "roles") -> frozenset[Role]:
     """Gives the roles if `by` may give them to a user.
 
-    Raises: Invalid: none. RoleNotHeld. BoundToProject: a user is bound to no project, so who gives roles may not be.
+    Raises: Invalid: none. RoleNotHeld.
     """
     if not roles:
         raise Invalid(field, "must name at least one role, such as ROLE_TENANT_USER")
-    if by.project is not None:
-        raise BoundToProject(by.project)
     check_held(roles, by)
     return frozenset(roles)

@@ -96,5 +96,7 @@ async def _standing(scope: Scope, tenant: TenantId, subject: str) -> Standing | 
         if row is None:
             return None
         user = user_of(row)
-        return Standing(subject=subject, roles=user.roles, ended=not user.works, email=user.email)
+        return Standing(
+            subject=subject, roles=user.roles, ended=not user.works, email=user.email, roles_time=user.roles_time
+        )
     return None

@@ -19,6 +19,8 @@ PERSON = Table(
     Column("tenant_id", Uuid, nullable=False),
     Column("email", Text, nullable=False),
     Column("roles", ARRAY(Text), nullable=False),
+    # Since when the person has had these roles; tokens name it.
+    Column("roles_time", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     Column("create_time", DateTime(timezone=True), nullable=False),
     Column("last_login_time", DateTime(timezone=True)),
     Column("remove_time", DateTime(timezone=True)),
@@ -55,7 +57,7 @@ PERSON_AT_ISSUER = Table(
     Column("create_time", DateTime(timezone=True), nullable=False),
     PrimaryKeyConstraint("tenant_id", "oidc_issuer_id", "person_id", name=PK_PERSON_AT_ISSUER),
 )
-#: Tokens of a subject that were issued up to `revoke_time` are refused by every service. Rows older than the longest
+#: Tokens that show a subject as it was before `revoke_time` are refused by every service. Rows older than the longest
 #: life of a token say nothing any more.
 REVOKED_SUBJECT = Table(
     "revoked_subject",

@@ -236,6 +236,7 @@ def user_of(row: Mapping[Any, Any]) -> User:
         tenant=TenantId(row["tenant_id"]),
         email=row["email"],
         roles=frozenset(Role(role) for role in row["roles"]),
+        roles_time=row["roles_time"],
         create_time=row["create_time"],
         last_login_time=row["last_login_time"],
         remove_time=row["remove_time"],
@@ -260,6 +261,7 @@ def _changing(user: User) -> dict[str, object]:
     return {
         "email": user.email,
         "roles": sorted(user.roles),
+        "roles_time": user.roles_time,
         "create_time": user.create_time,
         "last_login_time": user.last_login_time,
         "remove_time": user.remove_time,

@@ -1,7 +1,6 @@
 """Gives a user other roles, or removes one. Either way tokens from before are refused within seconds."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -24,7 +23,7 @@ class SetUserRoles:
         self._clock = clock
 
     async def __call__(self, caller: Caller, user_id: UUID, roles: Sequence[Role], request: Repeatable | None) -> User:
-        """Raises: Invalid, NotFound (removed users too), RoleNotHeld, BoundToProject, LastAdmin, RequestIdReused."""
+        """Raises: Invalid, NotFound (removed users too), RoleNotHeld, LastAdmin, RequestIdReused."""
         by = caller.principal
         wanted = checked_roles(roles, by=by)
         async with self._begin(by.tenant) as work:
@@ -34,13 +33,12 @@ class SetUserRoles:
             if not user.works:
                 raise NotFound("user", user.subject)
             note(target=user.subject, details={"roles": ", ".join(sorted(wanted))})
-            changed = replace(user, roles=wanted)
+            now = self._clock.now()
+            changed = user.given(wanted, now)
             if changed != user:
-                now = self._clock.now()
                 await _change(work, user, changed, now)
-                # Tokens of sign-ins were issued while the row was locked, so before now; by another replica's clock,
-                # up to the last one.
-                await work.revocations.add(by.tenant, user.subject, max(now, user.last_login_time or now))
+                # Tokens say since when their user has had the roles in them, so those of before are told by that.
+                await work.revocations.add(by.tenant, user.subject, changed.roles_time)
             if request is not None:
                 await work.requests.keep(by.tenant, request, user_id)
             await work.commit()

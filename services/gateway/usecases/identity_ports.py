@@ -160,7 +160,7 @@ class GuardChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevokedSubject:
-    """Tokens of this subject from before `revoke_time` are worth nothing."""
+    """Tokens that show this subject as it was before `revoke_time` are worth nothing."""
 
     tenant: TenantId
     subject: str

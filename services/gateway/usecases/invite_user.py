@@ -20,14 +20,16 @@ class InviteUser:
         self._ids = ids
 
     async def __call__(self, caller: Caller, email: str, roles: Sequence[Role], request: Repeatable | None) -> User:
-        """Raises: Invalid, RoleNotHeld, BoundToProject, AlreadyExists, RequestIdReused."""
+        """Raises: Invalid, RoleNotHeld, AlreadyExists, RequestIdReused."""
         by = caller.principal
+        now = self._clock.now()
         user = User(
             id=self._ids.uuid(),
             tenant=by.tenant,
             email=to_email(email),
             roles=checked_roles(roles, by=by),
-            create_time=self._clock.now(),
+            roles_time=now,
+            create_time=now,
         )
         async with self._begin(by.tenant) as work:
             if request is not None:

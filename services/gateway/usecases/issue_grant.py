@@ -4,7 +4,8 @@ from typing import Final
 from uuid import UUID
 
 from services.gateway.domain.errors import GrantNeedsKey
-from services.gateway.domain.grant import SERVICE_ACCOUNT_PREFIX, Grant
+from services.gateway.domain.grant import Grant
+from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX
 from services.gateway.domain.user import USER_PREFIX
 from services.gateway.usecases.ports import BeginWork
 from services.meshkit.core.clock import Clock

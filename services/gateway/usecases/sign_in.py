@@ -101,13 +101,14 @@ class SignIn:
         return AccessToken(token=signed, expire_time=ends)
 
     async def _join(self, work: PeopleWork, login: VerifiedLogin) -> User:
-        issuer = login.issuer
+        issuer, now = login.issuer, self._clock.now()
         user = User(
             id=self._ids.uuid(),
             tenant=issuer.tenant,
             email=login.email,
             roles=issuer.default_roles,
-            create_time=self._clock.now(),
+            roles_time=now,
+            create_time=now,
         )
         await work.users.add(user)
         return user

@@ -41,6 +41,8 @@ class Principal:
     api_key: str | None = None
     #: Verified mail address of a person; None for keys and service accounts.
     email: str | None = None
+    #: Since when a person has had `roles`, Unix time, seconds; None for keys and service accounts, whose roles stay.
+    roles_time: float | None = None
     #: The token itself, to be passed on when calling a neighbour for this principal.
     token: Secret = NO_SECRET
 

@@ -127,6 +127,7 @@ class TokenSigner:
             "run": principal.run_id,
             "key": principal.api_key,
             "email": principal.email,
+            "roles_time": principal.roles_time,
             "grant": grant,
         }
         claims.update({name: value for name, value in optional.items() if value is not None})
@@ -220,6 +221,7 @@ def _to_verified(token: str, claims: dict[str, Any], *, now: float) -> VerifiedT
         run_id=_text(claims, "run"),
         api_key=_text(claims, "key"),
         email=_text(claims, "email"),
+        roles_time=_moment(claims, "roles_time"),
         token=Secret(token),
     )
     return VerifiedToken(principal=principal, issued=issued, expires=expires + _LEEWAY_SECONDS)
@@ -250,6 +252,15 @@ def _text(claims: dict[str, Any], name: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise TokenForOthers(f"the claim {name!r} of the token is no text", claim=name)
+
+
+def _moment(claims: dict[str, Any], name: str) -> float | None:
+    value = claims.get(name)
+    if value is None:
+        return None
+    if not _is_time(value):
+        raise TokenForOthers(f"the claim {name!r} of the token is no time", claim=name)
+    return float(value)
 
 
 def _texts(claims: dict[str, Any], name: str) -> frozenset[str] | None:

@@ -106,7 +106,7 @@ class GuardFeed:
         if revoked is None:
             return
         since = revoked.get(principal.subject)
-        if since is not None and verified.issued <= since:
+        if since is not None and _is_of_before(verified, since):
             raise TokenRevoked
         since = None if principal.api_key is None else revoked.get(principal.api_key)
         if since is not None and verified.issued <= since:
@@ -218,6 +218,16 @@ class GuardFeed:
         for tenant in (None,) if None in touched else touched:
             for listener in tuple(self._listeners):
                 listener(tenant)
+
+
+def _is_of_before(verified: VerifiedToken, since: float) -> bool:
+    """Tells whether a token shows its subject as it was before a moment.
+
+    A person's token says since when they have had the roles in it; the clocks of who issued and who revoked do not
+    count. For keys and accounts, which end for good, and for tokens of an earlier release the time of issue counts.
+    """
+    shown = verified.principal.roles_time
+    return verified.issued <= since if shown is None else shown < since
 
 
 #: What is not worth keeping.

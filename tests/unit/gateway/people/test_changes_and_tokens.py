@@ -33,6 +33,7 @@ class House:
             tenant=TENANT,
             email="ann@example.com",
             roles=frozenset({Role.ADMIN}),
+            roles_time=self.clock.now(),
             create_time=self.clock.now(),
         )
         self.open = False
@@ -128,12 +129,19 @@ async def test_a_change_of_roles_refuses_the_tokens_of_sign_ins_that_it_waited_f
     assert house.revoked == {house.user.subject: started + house.waited}
 
 
-async def test_a_change_of_roles_refuses_tokens_of_a_replica_whose_clock_is_ahead() -> None:
+async def test_a_change_of_roles_is_later_than_the_one_before_whatever_the_clocks_say() -> None:
     house = House()
     ahead = house.clock.now() + timedelta(seconds=2)
-    house.user = replace(house.user, last_login_time=ahead)
+    house.user = replace(house.user, roles_time=ahead)
     await SetUserRoles(begin=house.begin, clock=house.clock)(ADMIN, house.user.id, [Role.AUDITOR], None)
-    assert house.revoked == {house.user.subject: ahead}
+    assert house.revoked == {house.user.subject: ahead + timedelta.resolution}
+    assert house.user.roles_time == ahead + timedelta.resolution
+
+
+async def test_the_roles_that_a_user_has_already_refuse_no_token() -> None:
+    house = House()
+    await SetUserRoles(begin=house.begin, clock=house.clock)(ADMIN, house.user.id, [Role.ADMIN], None)
+    assert house.revoked == {}
 
 
 @pytest.mark.parametrize("waited", [timedelta(), timedelta(seconds=3)])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from services.gateway.domain.errors import RoleNotHeld
 from services.gateway.domain.oidc_issuer import IssuerWish
 from services.gateway.domain.user import MAX_EMAIL, User, checked_roles, to_domain, to_email
-from services.gateway.domain.user_errors import BoundToProject
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.permissions import permissions_of
@@ -115,11 +114,6 @@ def test_nobody_gives_a_user_more_than_they_may(held: set[Role], asked: list[Rol
         assert permissions_of(asked) <= may
 
 
-def test_who_is_bound_to_a_project_gives_nobody_roles_beyond_it() -> None:
-    with pytest.raises(BoundToProject):
-        checked_roles([Role.TENANT_USER], by=replace(ADMIN, project="apollo"))
-
-
 def test_an_issuer_needs_somebody_who_may_all_that_its_people_may() -> None:
     assert a_wish().checked(by=ADMIN) == a_wish()
     for by in (
@@ -128,8 +122,6 @@ def test_an_issuer_needs_somebody_who_may_all_that_its_people_may() -> None:
     ):
         with pytest.raises(RoleNotHeld):
             a_wish().checked(by=by)
-    with pytest.raises(BoundToProject):
-        a_wish().checked(by=replace(ADMIN, project="apollo"))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +181,8 @@ def test_a_wrong_field_of_an_issuer_is_named(changes: dict[str, Any], field: str
 
 
 def test_a_removed_user_stays_removed() -> None:
-    user = User(id=UUID(int=2), tenant=TENANT, email="a@b", roles=frozenset({Role.AUDITOR}), create_time=NOON)
+    roles = frozenset({Role.AUDITOR})
+    user = User(id=UUID(int=2), tenant=TENANT, email="a@b", roles=roles, roles_time=NOON, create_time=NOON)
     assert user.works
     assert user.principal().email == "a@b"
     gone = user.removed(NOON)

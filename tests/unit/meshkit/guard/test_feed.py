@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from datetime import datetime, timedelta
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -15,11 +16,13 @@ from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import SystemIds, from_uuid
 from services.meshkit.core.key_secret import SecretHash
 from services.meshkit.core.tenant import TenantState
-from services.meshkit.grpc.identity import VerifiedToken
+from services.meshkit.grpc.identity import TokenSigner, TokenVerifier, VerifiedToken
+from services.meshkit.grpc.signed_token import KeySetFile
 from services.meshkit.guard.errors import TenantSuspended, TokenRevoked
 from services.meshkit.guard.feed import GuardFeed
 from services.meshkit.guard.follow import FollowGuard
 from services.meshkit.testing.fake_clock import NOON, FakeClock
+from services.meshkit.testing.mesh_keys import MeshKeys
 
 TENANT = TenantId(SystemIds().uuid())
 OTHER = TenantId(SystemIds().uuid())
@@ -68,6 +71,28 @@ def test_a_token_from_before_the_revocation_is_refused_and_a_later_one_is_not(
     feed.check(verified(subject, api_key=api_key, issued=NOON + timedelta(seconds=1)))
     assert feed.revoked_since(TENANT, KEY_TEXT) == NOON
     assert feed.revoked_since(OTHER, KEY_TEXT) is None
+
+
+def test_tokens_of_a_person_are_told_apart_by_since_when_they_have_the_roles_in_them(tmp_path: Path) -> None:
+    clock = FakeClock()
+    changed = clock.now() + timedelta(microseconds=3)
+    feed, keys = GuardFeed(clock=clock), MeshKeys.make(tmp_path, clock=clock)
+    feed.take(whole(revoked=[revoked("user_1", at=changed)]))
+    tokens = TokenVerifier(KeySetFile(keys.jwks_path, clock=clock), clock=clock)
+
+    def token(roles_time: datetime) -> VerifiedToken:
+        """Issued in one second with the change, before or after it."""
+        roles = frozenset({Role.ADMIN})
+        ann = Principal(tenant=TENANT, subject="user_1", roles=roles, roles_time=roles_time.timestamp())
+        signer = TokenSigner(keys.access_key, clock=clock)
+        return tokens.verify(signer.sign(ann, life=timedelta(minutes=5), token_id="t"))
+
+    feed.check(token(changed))
+    with pytest.raises(TokenRevoked):
+        feed.check(token(changed - timedelta.resolution))
+    clock.advance(seconds=2)  # of the roles that another replica read just before they changed
+    with pytest.raises(TokenRevoked):
+        feed.check(token(changed - timedelta.resolution))
 
 
 @pytest.mark.parametrize("state", ["UNSPECIFIED", "SUSPENDED", "DELETING", "DELETED"])
