@@ -39,8 +39,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def mesh() -> Iterator[RunningMesh]:
-    """Gives a mesh whose models are the fake provider and the stub; it does not wait long before a tenant is erased."""
-    with running_mesh(environment={"COMITIA_GATEWAY_ERASURE_SETTLE_SECONDS": "4"}) as running:
+    """Gives a mesh whose models are the fake provider and the stub; it erases and signs without long pauses."""
+    short = {"COMITIA_GATEWAY_ERASURE_SETTLE_SECONDS": "4", "COMITIA_GATEWAY_AUDIT_HEAD_SECONDS": "5"}
+    with running_mesh(environment=short) as running:
         yield running
 
 

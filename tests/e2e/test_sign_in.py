@@ -3,8 +3,6 @@
 import json
 import re
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +13,8 @@ import pytest
 from comitia.gateway.v1 import identity_pb2
 from comitia_sdk.errors import Unauthenticated
 from comitia_sdk.sync import Client
-from tests.support.mesh import CHECKOUT, RunningMesh
+from tests.e2e.terminal import Terminal, browser_of
+from tests.support.mesh import RunningMesh
 from tests.support.oidc_browser import Person
 from tests.support.oidc_provider import CLIENT_ID, OidcProvider, running_oidc_provider
 
@@ -38,32 +37,6 @@ def admin_key(mesh: RunningMesh, provider: OidcProvider) -> str:
     return key
 
 
-class Terminal:
-    """The command line of one person, with settings of their own."""
-
-    def __init__(self, mesh: RunningMesh, folder: Path) -> None:
-        self.mesh = mesh
-        self.settings = {"COMITIA_CONFIG_DIR": str(folder), "COMITIA_URL": mesh.url, "COMITIA_API_KEY": ""}
-
-    def __call__(self, *arguments: str, check: int | None = 0, **more: str) -> subprocess.CompletedProcess[str]:
-        return self.mesh.comitia(*arguments, check=check, **{**self.settings, **more})
-
-    @property
-    def file(self) -> Path:
-        return Path(self.settings["COMITIA_CONFIG_DIR"], "logins.json")
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [str(Path(sys.executable).with_name("comitia")), *arguments]
-        return subprocess.Popen(
-            command,
-            env={**self.mesh.environment, **self.settings},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=CHECKOUT,
-        )
-
-
 @pytest.fixture
 def terminal(mesh: RunningMesh, tmp_path: Path) -> Terminal:
     return Terminal(mesh, tmp_path / "settings")
@@ -76,10 +49,6 @@ def refusal_of(client: Client) -> str:
     except Unauthenticated as refusal:
         return refusal.reason
     return ""
-
-
-def browser_of(email: str) -> str:
-    return f"{sys.executable} -m tests.support.oidc_browser {email} %s"
 
 
 def test_an_invited_person_signs_in_by_the_browser_works_and_signs_out(
