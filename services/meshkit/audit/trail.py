@@ -27,9 +27,9 @@ class ServiceAudit:
 async def service_audit(service: str, store: SqlAuditStore, *, clock: Clock) -> AsyncGenerator[ServiceAudit]:
     """Opens the trail of a service; leaving the block writes what waits."""
     feed = AuditFeed(store, service=service, clock=clock)
-    async with GroupedRefusals(store, service=service) as refusals:
+    async with GroupedRefusals(store, service=service, clock=clock) as refusals:
         yield ServiceAudit(
             refusals=refusals,
             registrations=(partial(add_AuditFeedServiceServicer_to_server, feed),),
-            background=(feed.forget,),
+            background=(feed.forget, refusals.write_repeats),
         )

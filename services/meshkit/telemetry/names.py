@@ -49,8 +49,9 @@ CACHE_BYTES: Final = "comitia_cache_bytes"
 BATCH_ITEMS: Final = "comitia_batch_items"
 #: Audit entries that the gateway chained. Labels: service.
 AUDIT_ENTRIES_TOTAL: Final = "comitia_audit_entries_total"
-#: Refused calls by what became of their audit entry: written, late (written after its caller was told), dropped
-#: (too many waited) or lost (the database was away). Labels: service, fate.
+#: Refused calls by what became of their audit entry: written, late (written after its caller was told), grouped
+#: (counted in an entry for all repeats), dropped (its tenant has too many kinds of them) or lost (the service stopped
+#: while the database was away). Labels: service, fate.
 AUDIT_REFUSALS_TOTAL: Final = "comitia_audit_refusals_total"
 #: Places at which a service's audit entries are missing or were changed: an alarm. Labels: service, kind.
 AUDIT_BREAKS_TOTAL: Final = "comitia_audit_breaks_total"
