@@ -8,6 +8,7 @@ import base64
 import json
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import external_auth_pb2, external_auth_pb2_grpc
@@ -16,9 +17,12 @@ from google.protobuf import json_format
 from google.rpc import status_pb2
 
 from comitia.guard_table import Guard
-from services.gateway.usecases.exchange_api_key import ExchangeApiKey
+from services.gateway.usecases.key_gate import KeyGate
+from services.meshkit.core.errors import ErrorKind
 from services.meshkit.core.key_secret import ApiKeyInvalid
+from services.meshkit.grpc.client_address import FORWARDED_FOR, ClientAddresses
 from services.meshkit.grpc.errors import to_status
+from services.meshkit.grpc.limits import RateLimited
 from services.meshkit.guard.errors import TenantSuspended
 
 #: Guard of the one RPC, which is not ours to annotate: whoever holds a key may exchange it anyway.
@@ -28,6 +32,8 @@ _DOMAIN: Final = "gateway.comitia"
 _API_KEY: Final = "x-api-key"
 _AUTHORIZATION: Final = "authorization"
 _BEARER: Final = "bearer "
+#: What `grpc-message` holds as it is.
+_PLAIN: Final = " `'()/:;,.<>=-"
 
 # The package xds-protos brings no types.
 _auth: Any = external_auth_pb2
@@ -35,23 +41,35 @@ _auth_grpc: Any = external_auth_pb2_grpc
 _base: Any = base_pb2
 _http_status: Any = http_status_pb2
 
+_HTTP: Final = {
+    ErrorKind.UNAUTHENTICATED: _http_status.Unauthorized,
+    ErrorKind.DENIED: _http_status.Forbidden,
+    ErrorKind.EXHAUSTED: _http_status.TooManyRequests,
+}
+
 
 class EdgeAuthorization:
     """Turns an API key into an access token, or says why not in the caller's own protocol."""
 
-    def __init__(self, exchange: ExchangeApiKey) -> None:
-        self._exchange = exchange
+    def __init__(self, gate: KeyGate, *, addresses: ClientAddresses) -> None:
+        self._gate = gate
+        self._addresses = addresses
 
     async def Check(self, request: Any, context: Any) -> Any:
         """See `envoy/service/auth/v3/external_auth.proto`. A failure of ours reaches the caller as 503."""
         headers: Mapping[str, str] = request.attributes.request.http.headers
         try:
-            token = await self._exchange(_key_of(headers))
-        except (ApiKeyInvalid, TenantSuspended) as error:
+            token = await self._gate(_key_of(headers), address=self._address(request, context))
+        except (ApiKeyInvalid, RateLimited, TenantSuspended) as error:
             return _denied(error, grpc_caller=_speaks_grpc(headers))
         identity = _header(_AUTHORIZATION, f"Bearer {token.token}")
         ok = _auth.OkHttpResponse(headers=[identity], headers_to_remove=[_API_KEY])
         return _auth.CheckResponse(ok_response=ok)
+
+    def _address(self, request: Any, context: Any) -> str:
+        """Gives where the request came from: the edge names its connection, which no header of a client changes."""
+        seen = request.attributes.source.address.socket_address.address
+        return self._addresses.found(context.peer(), ((FORWARDED_FOR, seen),))
 
 
 def add_to_server(servicer: EdgeAuthorization, server: Any) -> None:
@@ -74,11 +92,16 @@ def _speaks_grpc(headers: Mapping[str, str]) -> bool:
     return not transcoded and headers.get("content-type", "").startswith("application/grpc")
 
 
-def _denied(error: ApiKeyInvalid | TenantSuspended, *, grpc_caller: bool) -> Any:
+def _denied(error: ApiKeyInvalid | RateLimited | TenantSuspended, *, grpc_caller: bool) -> Any:
     status = to_status(error, domain=_DOMAIN)
     if grpc_caller:
         details = base64.b64encode(status.SerializeToString()).decode().rstrip("=")
-        headers, body = [_header("grpc-status-details-bin", details)], status.message
+        headers = [
+            _header("grpc-status", str(status.code)),
+            _header("grpc-message", quote(status.message, safe=_PLAIN)),
+            _header("grpc-status-details-bin", details),
+        ]
+        body = status.message
     else:
         headers = [_header("content-type", "application/json")]
         written = json_format.MessageToDict(
@@ -86,8 +109,9 @@ def _denied(error: ApiKeyInvalid | TenantSuspended, *, grpc_caller: bool) -> Any
         )
         body = json.dumps(written, separators=(",", ":"))
     headers.append(_header("x-comitia-refused", error.reason))
-    unknown = isinstance(error, ApiKeyInvalid)
-    http = _http_status.HttpStatus(code=_http_status.Unauthorized if unknown else _http_status.Forbidden)
+    if isinstance(error, RateLimited):
+        headers.extend(_header(key, value) for key, value in error.headers)
+    http = _http_status.HttpStatus(code=_HTTP[error.kind])
     return _auth.CheckResponse(
         status=status_pb2.Status(code=status.code),
         denied_response=_auth.DeniedHttpResponse(status=http, headers=headers, body=body),

@@ -88,7 +88,14 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
         )
         maker = KeyMaker(clock=clock, ids=ids, randomness=token_bytes)
         identity = await identities(
-            settings, engine=engine, maintenance=maintenance, signing=tokens, news=news, clock=clock, ids=ids
+            settings,
+            engine=engine,
+            maintenance=maintenance,
+            signing=tokens,
+            news=news,
+            clock=clock,
+            ids=ids,
+            guard=guard,
         )
         stack.enter_context(guard.feed.changed(identity.exchange.forget))
         customers = await stack.enter_async_context(

@@ -25,12 +25,14 @@ from services.gateway.usecases.exchange_api_key import ExchangeApiKey
 from services.gateway.usecases.exchange_grant import ExchangeGrant
 from services.gateway.usecases.guard_news import GuardNews
 from services.gateway.usecases.issue_grant import IssueGrant
+from services.gateway.usecases.key_gate import KeyGate
 from services.gateway.usecases.key_uses import KeyUses
 from services.gateway.usecases.revoke_api_key import RevokeApiKey
 from services.gateway.usecases.rotate_api_key import RotateApiKey
 from services.gateway.usecases.rotate_signing_key import RotateSigningKey
 from services.gateway.usecases.service_accounts import CreateServiceAccount, DisableServiceAccount
 from services.gateway.usecases.signing_key_ring import KeyBox, SigningKeyRing
+from services.gateway.usecases.wrong_keys import WrongKeys
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
@@ -39,6 +41,7 @@ from services.meshkit.crypto.rewrap import Rewrap
 from services.meshkit.grpc.identity import TokenSigner
 from services.meshkit.grpc.server import Background, Registration
 from services.meshkit.grpc.signed_token import SigningKey
+from services.meshkit.guard.mesh_guard import MeshGuard
 from services.meshkit.sql.engine import AsyncEngine
 
 
@@ -92,11 +95,13 @@ async def identities(
     news: GuardNews,
     clock: Clock,
     ids: IdSource,
+    guard: MeshGuard,
 ) -> Identities:
     """Gives the service of identities; the bootstrap key is stored by then.
 
     Args:
         engine: of the role `app`.
+        guard: knows the keys that work.
     """
     directory = SqlIdentityDirectory(maintenance)
     begin, begin_identity = SqlBeginWork(engine), SqlBeginIdentityWork(engine)
@@ -140,10 +145,16 @@ async def identities(
         accounts=SqlServiceAccountReader(engine),
         key_set=signing.ring.verifying,
     )
+    gate = KeyGate(
+        exchange, heard_of=guard.feed.key, wrong=WrongKeys(clock=clock, factor=settings.rate_factor), clock=clock
+    )
     return Identities(
         registrations=(
             identity_servicer.registration(servicer),
-            partial(edge_authorization.add_to_server, EdgeAuthorization(exchange)),
+            partial(
+                edge_authorization.add_to_server,
+                EdgeAuthorization(gate, addresses=guard.admission.addresses),
+            ),
         ),
         background=(uses, signing.ring, signing.rewrap),
         exchange=exchange,

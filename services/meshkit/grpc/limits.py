@@ -49,11 +49,13 @@ class RateLimited(Exhausted):
 
     reason = "RATE_LIMITED"
 
-    def __init__(self, *, whose: Whose, method: str, allowance: Allowance, seconds: float) -> None:
+    def __init__(
+        self, *, whose: Whose, method: str, allowance: Allowance, seconds: float, sentence: str | None = None
+    ) -> None:
         name = method.rpartition("/")[2]
+        what = sentence or f"too many calls of {name} for one {whose}: {allowance.limit} a second are allowed"
         super().__init__(
-            f"too many calls of {name} for one {whose}: {allowance.limit} a second are allowed; "
-            f"try again in {seconds:.3f} s",
+            f"{what}; try again in {seconds:.3f} s",
             retry_after=timedelta(seconds=seconds),
             limited=whose,
             method=name,
@@ -173,12 +175,23 @@ async def tell_headers(call: Call, context: "Context") -> None:
     What was sent earlier would commit the edge to success: it could then neither give a REST caller of a stream the
     status of the failure, nor say UNAVAILABLE when this process dies in the middle.
     """
-    if call.headers:
-        headers, call.headers = call.headers, ()
+    headers, call.headers = call.headers, None
+    if headers:
         await context.send_initial_metadata(headers)
 
 
-async def _tell_refused(context: "Context", headers: Headers, *, streaming: bool) -> None:
+async def begin_watch(context: "Context") -> None:
+    """Tells the caller of a watch that it is taken, though there may be nothing to hear for long.
+
+    To be called once whatever can refuse the watch has been looked at, for the reason above; again it does nothing.
+    """
+    call = current_call()
+    if call is not None and call.headers is not None:
+        headers, call.headers = call.headers, None
+        await context.send_initial_metadata(headers)
+
+
+async def _tell_refused(context: "Context", headers: Headers | None, *, streaming: bool) -> None:
     """Tells a caller whose call fails how it stands: with the status of a stream that never began, else ahead of it."""
     if not headers:
         return

@@ -180,3 +180,34 @@ async def test_a_wrong_secret_of_a_remembered_key_is_refused() -> None:
     await desk.exchange(text)
     with pytest.raises(ApiKeyInvalid):
         await desk.exchange(text[:-1] + "0")
+
+
+async def test_a_wrong_key_is_looked_up_once_in_five_seconds() -> None:
+    desk = Desk()
+    wrong = desk.add(1)[:-1] + "0"
+    for _ in range(3):
+        with pytest.raises(ApiKeyInvalid):
+            await desk.exchange(wrong)
+    assert desk.directory.asked[UUID(int=1)] == 1
+    desk.clock.advance(seconds=5)
+    with pytest.raises(ApiKeyInvalid):
+        await desk.exchange(wrong)
+    assert desk.directory.asked[UUID(int=1)] == 2
+
+
+async def test_what_was_wrong_is_looked_at_anew_when_something_changed() -> None:
+    desk = Desk()
+    text = PresentedKey(UUID(int=1), SECRET).text
+    with pytest.raises(ApiKeyInvalid):
+        await desk.exchange(text)
+    desk.add(1)
+    desk.exchange.forget(TENANT)
+    await desk.exchange(text)
+
+
+async def test_no_more_wrong_keys_are_remembered_than_allowed() -> None:
+    desk = Desk(remember=2)
+    for number in (1, 2, 3, 3, 1):
+        with pytest.raises(ApiKeyInvalid):
+            await desk.exchange(PresentedKey(UUID(int=number), SECRET).text)
+    assert [desk.directory.asked[UUID(int=number)] for number in (1, 2, 3)] == [2, 1, 1]
