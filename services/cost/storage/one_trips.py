@@ -3,7 +3,7 @@
 from typing import Final
 
 from services.meshkit.content.usage import USAGE_CLASSES
-from services.meshkit.sql.one_trip import OneTrip
+from services.meshkit.sql.one_trip import RECORD, OneTrip
 
 #: Names and types of the columns of a group of rows.
 Group = tuple[tuple[str, str], ...]
@@ -158,4 +158,23 @@ WRITE_SPENDING: Final = OneTrip(
         RETURN true;""",  # noqa: S608 - names are constants
 )
 
-ONE_TRIPS: Final = (WRITE_SPENDING,)
+#: The columns of a budget that a limit moves.
+_LIMITED: Final = ("limit_nano_usd", "overrun_nano_usd", "exhausted")
+#: Gives false, with nothing written, when the budget is not as it was seen. Takes the columns of a budget as they were
+#: seen, then the new values of those that a limit moves.
+LIMIT_BUDGET: Final = OneTrip(
+    name="limit_budget",
+    planned_once=True,
+    arguments=(*(kind for _, kind in _BUDGET), *(dict(_BUDGET)[name] for name in _LIMITED)),
+    returns="boolean",
+    body=f"""
+        PERFORM FROM budget WHERE {" AND ".join(f"{name} = ${at}" for at, (name, _) in enumerate(_BUDGET, start=1))}
+        FOR UPDATE;
+        IF NOT FOUND THEN RETURN false; END IF;
+        {RECORD}
+        UPDATE budget SET {", ".join(f"{name} = ${at}" for at, name in enumerate(_LIMITED, start=len(_BUDGET) + 1))}
+        WHERE id = $1;
+        RETURN true;""",  # noqa: S608 - names are constants
+)
+
+ONE_TRIPS: Final = (WRITE_SPENDING, LIMIT_BUDGET)

@@ -1,6 +1,6 @@
 """Transactions of spending: lock rows, give them as a book, write back what the book changed; or skip the locking."""
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
@@ -12,7 +12,7 @@ from services.cost.domain.budget import Budget
 from services.cost.domain.hold import Hold
 from services.cost.domain.spend_book import BudgetAlert, Changes, SpendBook
 from services.cost.storage import statements as sql
-from services.cost.storage.one_trips import WRITE_SPENDING
+from services.cost.storage.one_trips import LIMIT_BUDGET, WRITE_SPENDING
 from services.cost.storage.rows import arrays_of, budget_of, hold_of
 from services.cost.storage.seen_rows import SeenRows
 from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
@@ -23,6 +23,7 @@ from services.meshkit.core.money import NanoUsd
 from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.outbox import OutboxEntry
+from services.meshkit.sql.recorded_trip import recorded_trip
 from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
 
 #: Tenants whose budget is known to exist, per process.
@@ -88,8 +89,24 @@ class SpendStore:
 
     async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
         """See `LastSeen.write_if_unchanged`."""
+        return await self._written(self._write(tenants, changes), changes)
+
+    async def limit_if_unchanged(self, changes: Changes) -> bool:
+        """See `LastSeen.limit_if_unchanged`."""
+        (seen,), (changed,) = changes.seen_budgets, changes.budgets
+        values = (seen.id, seen.limit, seen.spent, seen.held, seen.overrun, seen.exhausted)
+        values += (changed.limit, changed.overrun, changed.exhausted)
+        trip = recorded_trip(self._app, changed.tenant, LIMIT_BUDGET, *values, made=changed)
+        return await self._written(trip, changes)
+
+    async def _write(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
+        ((written,),) = await one_trip(self._app, tenants, WRITE_SPENDING, *self.values(changes))
+        return bool(written)
+
+    async def _written(self, trip: Awaitable[bool], changes: Changes) -> bool:
+        """Learns whether rows were as they were last seen."""
         try:
-            ((written,),) = await one_trip(self._app, tenants, WRITE_SPENDING, *self.values(changes))
+            written = await trip
         except MeshError:
             self._seen.forget(changes)
             raise
@@ -97,7 +114,7 @@ class SpendStore:
             self.committed((), changes)
         else:
             self._seen.forget(changes)
-        return bool(written)
+        return written
 
     def book(self, budgets: Iterable[Budget], holds: Iterable[Hold], now: datetime) -> SpendBook:
         """Makes a book of rows."""

@@ -91,6 +91,15 @@ class LastSeen(Protocol):
         """
         ...
 
+    async def limit_if_unchanged(self, changes: Changes) -> bool:
+        """Writes the limit of one budget if that is as it was seen, with the audit entry and the kept answer.
+
+        Args:
+            changes: of one budget, without alerts.
+        Returns: False when nothing was written, also because the request came before: decide again, on the locked row.
+        """
+        ...
+
 
 class Sweep(Protocol):
     """One transaction of background work over all tenants."""

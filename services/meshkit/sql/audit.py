@@ -1,7 +1,7 @@
 """The audit entries of a service: written with each control-plane mutation, in its transaction.
 
-Places are given by the database. A trigger takes the next position of one of 8 streams and holds that stream until the
-transaction ends: what a stream shows is always a prefix without gaps, in the order of the commits, and 8 transactions
+Places are given by the database. A trigger takes the next position of one of 32 streams and holds that stream until the
+transaction ends: what a stream shows is always a prefix without gaps, in the order of the commits, and 32 transactions
 commit at once. Requests may add entries and do nothing else; not even a maintainer may delete a young one.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 AUDIT_ENTRY: Final = "audit_entry"
 AUDIT_STREAM: Final = "audit_stream"
 #: So many transactions with entries commit at once.
-STREAMS: Final = 8
+STREAMS: Final = 32
 #: An entry that the gateway has is kept this long all the same, so that it can be fetched again.
 KEEP: Final = timedelta(days=7)
 
@@ -107,28 +107,20 @@ CREATE TABLE audit_stream (
 ) WITH (fillfactor = 10);
 INSERT INTO audit_stream (stream) SELECT generate_series(0, {STREAMS - 1})
 """
-# Plans are made once per connection: made anew at each entry they would cost more than the entry. The own stream is
-# taken if nobody has it, else any that is free, and only when none is does the transaction wait.
+# The first stream that is free is taken, so that a quiet service has few for the gateway to ask about; only when none
+# is does the transaction wait. Plans are made once per connection: made anew at each entry they cost more than it.
 _PLACE: Final = f"""
 CREATE FUNCTION place_audit_entry() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $place$
-DECLARE
-    own CONSTANT smallint := pg_backend_pid() % {STREAMS};
 BEGIN
     UPDATE public.audit_stream AS s SET position = s.position + 1
-    WHERE s.stream = (SELECT f.stream FROM public.audit_stream AS f WHERE f.stream = own FOR UPDATE SKIP LOCKED)
-    RETURNING s.stream, s.position INTO NEW.stream, NEW.position;
+    WHERE s.stream = (SELECT f.stream FROM public.audit_stream AS f ORDER BY f.stream LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING s.stream, s.position, clock_timestamp() INTO NEW.stream, NEW.position, NEW.record_time;
     IF NOT FOUND THEN
         UPDATE public.audit_stream AS s SET position = s.position + 1
-        WHERE s.stream = (SELECT f.stream FROM public.audit_stream AS f LIMIT 1 FOR UPDATE SKIP LOCKED)
-        RETURNING s.stream, s.position INTO NEW.stream, NEW.position;
+        WHERE s.stream = pg_backend_pid() % {STREAMS}
+        RETURNING s.stream, s.position, clock_timestamp() INTO NEW.stream, NEW.position, NEW.record_time;
     END IF;
-    IF NOT FOUND THEN
-        UPDATE public.audit_stream AS s SET position = s.position + 1
-        WHERE s.stream = own
-        RETURNING s.stream, s.position INTO NEW.stream, NEW.position;
-    END IF;
-    NEW.record_time := clock_timestamp();
     RETURN NEW;
 END
 $place$"""  # noqa: S608  # a constant
@@ -137,19 +129,26 @@ _COLUMNS: Final = (
     "tenant_id, actor, peer, action, method, target, outcome, reason, request_hash, request_id, correlation_id, "
     "source_address, details"
 )
-# Takes an entry as JSON. It travels in the text of the statement, in hexadecimal digits, which cannot quote.
+
+
+def adding_given(entry: str) -> str:
+    """Writes the statement of a function that adds the entry in one of its variables, JSON as bytes."""
+    return f"""INSERT INTO public.audit_entry ({_COLUMNS})
+    SELECT e.tenant_id, e.actor, e.peer, e.action, e.method, e.target, e.outcome, e.reason,
+           decode(e.request_hash, 'hex'), e.request_id, e.correlation_id, e.source_address, e.details
+    FROM jsonb_to_record(convert_from({entry}, 'UTF8')::jsonb) AS e (
+        tenant_id uuid, actor text, peer text, action text, method text, target text, outcome smallint, reason text,
+        request_hash text, request_id text, correlation_id text, source_address text, details jsonb)"""  # noqa: S608
+
+
+# It travels in the text of the statement, in hexadecimal digits, which cannot quote.
 _ADD: Final = f"""
 CREATE FUNCTION add_audit_entry(entry bytea) RETURNS void LANGUAGE plpgsql SECURITY INVOKER
 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $add$
 BEGIN
-    INSERT INTO public.audit_entry ({_COLUMNS})
-    SELECT e.tenant_id, e.actor, e.peer, e.action, e.method, e.target, e.outcome, e.reason,
-           decode(e.request_hash, 'hex'), e.request_id, e.correlation_id, e.source_address, e.details
-    FROM jsonb_to_record(convert_from(entry, 'UTF8')::jsonb) AS e (
-        tenant_id uuid, actor text, peer text, action text, method text, target text, outcome smallint, reason text,
-        request_hash text, request_id text, correlation_id text, source_address text, details jsonb);
+    {adding_given("entry")};
 END
-$add$"""  # noqa: S608  # a constant
+$add$"""  # a constant
 
 
 def create_audit(op: "Operations") -> None:
@@ -183,6 +182,11 @@ def adding(draft: AuditDraft, outcome: AuditOutcome, reason: str = "") -> str:
 
     Raises: Internal: nobody is known to act.
     """
+    return f"SELECT add_audit_entry('\\x{entry_of(draft, outcome, reason).hex()}')"
+
+
+def entry_of(draft: AuditDraft, outcome: AuditOutcome, reason: str = "") -> bytes:
+    """Writes an entry as `add_audit_entry` takes it. Raises: Internal: nobody is known to act."""
     if draft.tenant is None:
         raise Internal("an audited mutation was made without knowing who makes it", method=draft.method)
     entry = {
@@ -200,4 +204,4 @@ def adding(draft: AuditDraft, outcome: AuditOutcome, reason: str = "") -> str:
         "source_address": draft.source_address,
         "details": draft.details,
     }
-    return f"SELECT add_audit_entry('\\x{json.dumps(entry).encode().hex()}')"
+    return json.dumps(entry).encode()

@@ -15,10 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.audit import adding_given
 from services.meshkit.sql.engine import PreambleConnection
 from services.meshkit.sql.errors import mapped_errors
 from services.meshkit.sql.finish import finish
 from services.meshkit.sql.identifiers import checked, literal, quoted
+from services.meshkit.sql.request_ids import RETENTION
 from services.meshkit.sql.scope import listed_tenants
 
 #: Marks our functions in the catalogue, for those who take them down again.
@@ -26,6 +28,29 @@ MARK: Final = "comitia: one trip"
 _DIGITS: Final = 12
 _PLANNED_ONCE: Final = (
     ", set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true)"
+)
+
+#: Stands in the body of a mutation, behind the last `RETURN false` of its own and before all that it writes: keeps the
+#: answer to the request and adds the audit entry, if the caller gave them (`recorded_trip.py`).
+RECORD: Final = f"""
+        IF given_request IS NOT NULL THEN
+            IF NOT pg_try_advisory_xact_lock(given_turn) THEN RETURN false; END IF;
+            INSERT INTO request_id (tenant_id, method, request_id, body_hash, answer, expire_time)
+            VALUES (given_tenant, given_method, given_request, given_body, given_answer,
+                    now() + interval '{RETENTION.total_seconds():.0f} seconds')
+            ON CONFLICT DO NOTHING;
+            IF NOT FOUND THEN RETURN false; END IF;
+        END IF;
+        IF given_entry IS NOT NULL THEN {adding_given("given_entry")}; END IF;"""  # noqa: S608  # constants
+#: What it works with; absent for those that record nothing.
+_RECORDED: Final = (
+    "given_entry bytea",
+    "given_turn bigint",
+    "given_tenant uuid",
+    "given_method text",
+    "given_request uuid",
+    "given_body bytea",
+    "given_answer bytea",
 )
 
 
@@ -46,26 +71,35 @@ class OneTrip:
     planned_once: bool = False
     #: What callers send.
     call: str = field(init=False)
+    #: What `recorded_trip` sends; empty for what has no `RECORD` in its body.
+    recorded_call: str = field(init=False)
     #: The name in the database.
     function: str = field(init=False)
 
     def __post_init__(self) -> None:
-        text = "\0".join((self.name, *self.arguments, self.returns, self._settings + self.body))
+        text = "\0".join((self.name, *self.arguments, self.returns, self._settings + self.body, *self._recorded))
         function = checked(f"{self.name}_{sha256(text.encode()).hexdigest()[:_DIGITS]}")
-        places = ", ".join(f"${place}" for place in range(1, len(self.arguments) + 2))
+        given = len(self.arguments) + 1
         object.__setattr__(self, "function", function)
-        object.__setattr__(self, "call", f"SELECT * FROM {quoted(function)}({places})")  # noqa: S608 - a checked name
+        object.__setattr__(self, "call", _calling(function, given))
+        recorded = _calling(function, given + len(_RECORDED)) if self._recorded else ""
+        object.__setattr__(self, "recorded_call", recorded)
 
     @property
     def _settings(self) -> str:
         return _PLANNED_ONCE if self.planned_once else ""
 
+    @property
+    def _recorded(self) -> tuple[str, ...]:
+        return _RECORDED if RECORD in self.body else ()
+
     def statements(self, roles: Iterable[str]) -> tuple[str, ...]:
         """Gives what makes the function and lets these roles, and nobody else, call it. Harmless to repeat."""
-        types = ", ".join((*self.arguments, "text"))
+        types = ", ".join((*self.arguments, "text", *(one.rpartition(" ")[2] for one in self._recorded)))
+        arguments = ", ".join((*self.arguments, "text", *(f"{one} DEFAULT NULL" for one in self._recorded)))
         scope = f"${len(self.arguments) + 1}"
         mark = literal(MARK)
-        create = f"""CREATE OR REPLACE FUNCTION {quoted(self.function)}({types}) RETURNS {self.returns}
+        create = f"""CREATE OR REPLACE FUNCTION {quoted(self.function)}({arguments}) RETURNS {self.returns}
             LANGUAGE plpgsql SECURITY INVOKER AS $one_trip$
             #variable_conflict use_column
             BEGIN
@@ -93,16 +127,22 @@ async def one_trip(
         connection. TransactionConflict: redo the step. An error writes nothing.
     """
     scope = "{}" if tenants is None else listed_tenants(tenants)
-    return await finish(_run(engine, work, (*values, scope)))
+    return await finish(run_call(engine, work.call, (*values, scope)))
 
 
-async def _run(engine: AsyncEngine, work: OneTrip, values: tuple[object, ...]) -> list[Record]:
+async def run_call(engine: AsyncEngine, call: str, values: tuple[object, ...]) -> list[Record]:
+    """Runs a call of such a function, which must not be interrupted: wrap it in `finish`."""
     with mapped_errors():
         proxy = await engine.raw_connection()
         try:
             driver = proxy.driver_connection
             if not isinstance(driver, PreambleConnection):
                 raise TypeError("open the engine with sql_engine")
-            return await driver.fetch(work.call, *values)
+            return await driver.fetch(call, *values)
         finally:
             await greenlet_spawn(proxy.close)
+
+
+def _calling(function: str, values: int) -> str:
+    places = ", ".join(f"${place}" for place in range(1, values + 1))
+    return f"SELECT * FROM {quoted(function)}({places})"  # noqa: S608 - a checked name

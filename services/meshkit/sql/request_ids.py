@@ -100,7 +100,7 @@ async def claim(scope: Scope | DriverScope, key: RequestKey, body: bytes) -> byt
     """
     names = (key.tenant, key.method, key.request_id)
     digest = sha256(body).digest()
-    found = await _row(scope, _CLAIM, (_lock_of(key), *names, digest, RETENTION))
+    found = await _row(scope, _CLAIM, (lock_of(key), *names, digest, RETENTION))
     if found is None or not found[0]:
         raise RequestInProgress(key.request_id)
     if found[1]:
@@ -131,8 +131,8 @@ async def _row(scope: Scope | DriverScope, statement: str, values: tuple[object,
     return (await scope.exec_driver_sql(statement, values)).first()
 
 
-def _lock_of(key: RequestKey) -> int:
-    """The number of the lock: 64 bits of a hash, so that two requests share one by a chance of nearly nought."""
+def lock_of(key: RequestKey) -> int:
+    """The lock of a request at work: 64 bits of a hash, so that two requests share one by a chance of nearly nought."""
     name = b"\0".join((key.tenant.bytes, key.method.encode(), key.request_id.bytes))
     return int.from_bytes(sha256(b"comitia.request_id" + name).digest()[:8], "big", signed=True)
 

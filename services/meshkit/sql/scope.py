@@ -26,9 +26,9 @@ from services.meshkit.sql.finish import finish
 #: Most tenants that one batch may touch.
 MAX_TENANTS: Final = 1_000
 #: Before the audit entry and the COMMIT that makes it and its mutation true; they travel together.
-_BEFORE_COMMIT: Final = "audit.before_commit"
+BEFORE_COMMIT: Final = "audit.before_commit"
 
-register(_BEFORE_COMMIT)
+register(BEFORE_COMMIT)
 
 
 class Scope(AsyncConnection):
@@ -53,7 +53,7 @@ class Scope(AsyncConnection):
 
     async def _commit_with(self, draft: AuditDraft) -> None:
         self.driver.farewell = adding(draft, AuditOutcome.SUCCEEDED)
-        await failpoint(_BEFORE_COMMIT)
+        await failpoint(BEFORE_COMMIT)
         await super().commit()
         draft.written = True
 
@@ -116,7 +116,7 @@ class DriverScope:
     async def _commit(self, draft: AuditDraft | None) -> None:
         if draft is not None:
             self.driver.farewell = adding(draft, AuditOutcome.SUCCEEDED)
-            await failpoint(_BEFORE_COMMIT)
+            await failpoint(BEFORE_COMMIT)
         self._open = False
         await self._transaction.commit()
         if draft is not None:

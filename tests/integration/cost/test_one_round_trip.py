@@ -57,7 +57,12 @@ class Memory:
         return None if self._forgetful else self._store.recall(needs, now=now)
 
     async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
-        written = await self._store.write_if_unchanged(tenants, changes)
+        return self._noted(await self._store.write_if_unchanged(tenants, changes))
+
+    async def limit_if_unchanged(self, changes: Changes) -> bool:
+        return self._noted(await self._store.limit_if_unchanged(changes))
+
+    def _noted(self, written: bool) -> bool:
         self.right += written
         self.wrong += not written
         return written
@@ -116,7 +121,12 @@ class Ledger:
         return [_told(outcome) for outcome in outcomes]
 
     async def limit(self, replica: int, tenant: int, limit: int) -> None:
-        change = SetBudgetLimit(begin=self.stores[replica].begin, tenants=KnownTenants(), clock=self._place.clock)
+        change = SetBudgetLimit(
+            begin=self.stores[replica].begin,
+            last_seen=self.memories[replica],
+            tenants=KnownTenants(),
+            clock=self._place.clock,
+        )
         await change(self.tenants[tenant], tenant_budget_id(self.tenants[tenant]), NanoUsd(limit))
 
     async def books(self) -> list[Any]:
@@ -291,6 +301,19 @@ async def test_the_same_request_at_two_replicas_at_once_makes_one_hold(place: Pl
         assert told == [[(HoldState.DISPATCHED, 10, 0, None, 1)]] * 4
     own = await place.budgets.get(ledger.tenants[0], tenant_budget_id(ledger.tenants[0]))
     assert own.held == 12 * 10
+
+
+async def test_a_limit_is_changed_in_one_round_trip_unless_its_budget_changed_meanwhile(place: Place) -> None:
+    ledger = Ledger(place, forgetful=False)
+    await ledger.open()
+    memory = ledger.memories[0]
+    told: list[tuple[int, int]] = []
+    for replica, limit in ((0, 500), (0, 600), (1, 700), (0, 800), (0, 900), (0, 900)):
+        await ledger.limit(replica, 0, limit)
+        assert (await place.budgets.get(ledger.tenants[0], tenant_budget_id(ledger.tenants[0]))).limit == limit
+        if replica == 0:
+            told.append((memory.right, memory.wrong))
+    assert told == [(0, 0), (1, 0), (1, 1), (2, 1), (2, 1)], "the last one changes nothing, so it looks"
 
 
 def _reserve(request: UUID, *, tokens: int) -> Step:
