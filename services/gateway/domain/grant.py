@@ -21,7 +21,7 @@ class Standing:
     roles: frozenset[Role]
     #: Revoked, disabled or removed.
     ended: bool
-    #: None means never.
+    #: Of the key; None means never.
     expire_time: datetime | None = None
     #: Of a user.
     email: str | None = None
@@ -42,6 +42,9 @@ class Grant:
     run: UUID
     #: Who stands behind it, `key_…`, `svc_…` or `user_…`; when they end, so does the grant.
     subject: str
+    #: Key that the caller held, where `subject` is a service account; when that key ends, so does the grant. None for
+    #: grants of accounts from before it was kept.
+    api_key: str | None = None
     roles: frozenset[Role]
     project: str | None
     scopes: frozenset[str] | None
@@ -63,6 +66,7 @@ class Grant:
             project=self.project,
             scopes=self.scopes,
             run_id=from_uuid(RUN_PREFIX, self.run),
+            api_key=self.api_key,
             email=standing.email,
             roles_time=None if standing.roles_time is None else standing.roles_time.timestamp(),
         )

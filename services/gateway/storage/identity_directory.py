@@ -50,7 +50,7 @@ class SqlIdentityDirectory:
             if found is None:
                 return None
             read = grant_of(found)
-            standing = await _standing(scope, read.tenant, read.subject)
+            standing = await _standing(scope, read)
         return None if standing is None else (read, standing)
 
     async def tenant_named(self, name: str) -> Tenant | None:
@@ -68,18 +68,13 @@ class SqlIdentityDirectory:
             return [tenant_of(row) for row in (await scope.execute(statement)).mappings()]
 
 
-async def _standing(scope: Scope, tenant: TenantId, subject: str) -> Standing | None:
-    """Finds who a subject is now; None when there is nobody of that name."""
+async def _standing(scope: Scope, grant: Grant) -> Standing | None:
+    """Finds who stands behind a grant now; None when there is nobody of that name."""
+    tenant, subject = grant.tenant, grant.subject
     prefix = subject.partition("_")[0]
     if prefix == KEY_PREFIX:
-        statement = select(API_KEY).where(API_KEY.c.tenant_id == tenant, API_KEY.c.id == to_uuid(subject, KEY_PREFIX))
-        row = (await scope.execute(statement)).mappings().one_or_none()
-        if row is None:
-            return None
-        key = key_of(row)
-        return Standing(
-            subject=subject, roles=key.roles, ended=key.revoke_time is not None, expire_time=key.expire_time
-        )
+        key = await _key(scope, tenant, subject)
+        return None if key is None else _of_key(subject, key)
     if prefix == SERVICE_ACCOUNT_PREFIX:
         account_id = to_uuid(subject, SERVICE_ACCOUNT_PREFIX)
         account = select(SERVICE_ACCOUNT).where(
@@ -89,7 +84,10 @@ async def _standing(scope: Scope, tenant: TenantId, subject: str) -> Standing | 
         if row is None:
             return None
         found = account_of(row)
-        return Standing(subject=subject, roles=found.roles, ended=not found.works)
+        if grant.api_key is None:
+            return Standing(subject=subject, roles=found.roles, ended=not found.works)
+        key = await _key(scope, tenant, grant.api_key)
+        return None if key is None or not found.works else _of_key(subject, key)
     if prefix == USER_PREFIX:
         statement = select(PERSON).where(PERSON.c.tenant_id == tenant, PERSON.c.id == to_uuid(subject, USER_PREFIX))
         row = (await scope.execute(statement)).mappings().one_or_none()
@@ -100,3 +98,13 @@ async def _standing(scope: Scope, tenant: TenantId, subject: str) -> Standing | 
             subject=subject, roles=user.roles, ended=not user.works, email=user.email, roles_time=user.roles_time
         )
     return None
+
+
+async def _key(scope: Scope, tenant: TenantId, name: str) -> ApiKey | None:
+    statement = select(API_KEY).where(API_KEY.c.tenant_id == tenant, API_KEY.c.id == to_uuid(name, KEY_PREFIX))
+    row = (await scope.execute(statement)).mappings().one_or_none()
+    return None if row is None else key_of(row)
+
+
+def _of_key(subject: str, key: ApiKey) -> Standing:
+    return Standing(subject=subject, roles=key.roles, ended=key.revoke_time is not None, expire_time=key.expire_time)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import delete, func, insert, select, update
@@ -72,23 +71,22 @@ class SqlServiceAccounts:
 
     async def get(self, tenant: TenantId, account: UUID) -> ServiceAccount:
         """See `ServiceAccounts.get`."""
+        return await self._found(tenant, account, shared=True)
+
+    async def locked(self, tenant: TenantId, account: UUID) -> ServiceAccount:
+        """See `ServiceAccounts.locked`."""
+        return await self._found(tenant, account, shared=False)
+
+    async def disable(self, account: ServiceAccount) -> None:
+        """See `ServiceAccounts.disable`."""
+        mine = (SERVICE_ACCOUNT.c.tenant_id == account.tenant, SERVICE_ACCOUNT.c.id == account.id)
+        await self._scope.execute(update(SERVICE_ACCOUNT).where(*mine).values(disable_time=account.disable_time))
+
+    async def _found(self, tenant: TenantId, account: UUID, *, shared: bool) -> ServiceAccount:
         statement = (
             select(SERVICE_ACCOUNT)
             .where(SERVICE_ACCOUNT.c.tenant_id == tenant, SERVICE_ACCOUNT.c.id == account)
-            .with_for_update(read=True)
-        )
-        row = (await self._scope.execute(statement)).mappings().one_or_none()
-        if row is None:
-            raise NotFound("service account", from_uuid(SERVICE_ACCOUNT_PREFIX, account))
-        return account_of(row)
-
-    async def disable(self, tenant: TenantId, account: UUID, now: datetime) -> ServiceAccount:
-        """See `ServiceAccounts.disable`."""
-        statement = (
-            update(SERVICE_ACCOUNT)
-            .where(SERVICE_ACCOUNT.c.tenant_id == tenant, SERVICE_ACCOUNT.c.id == account)
-            .values(disable_time=func.coalesce(SERVICE_ACCOUNT.c.disable_time, now))
-            .returning(SERVICE_ACCOUNT)
+            .with_for_update(read=shared)
         )
         row = (await self._scope.execute(statement)).mappings().one_or_none()
         if row is None:

@@ -135,7 +135,8 @@ GRANT = Table(
     Column("id", Uuid, primary_key=True),
     Column("tenant_id", Uuid, nullable=False),
     Column("run_id", Uuid, nullable=False),
-    # The key behind it, as older releases read it; `subject` names keys, service accounts and users.
+    # The key that the caller held, none for a user. `subject` names the key, its service account or the user; rows of
+    # older releases have one of the two.
     Column("api_key_id", Uuid),
     Column("subject", Text),
     Column("roles", ARRAY(Text), nullable=False),

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -91,19 +91,6 @@ class SqlApiKeys:
             raise NotFound("API key", from_uuid(KEY_PREFIX, key))
         return key_of(row)
 
-    async def revoke(self, tenant: TenantId, key: UUID, now: datetime) -> ApiKey:
-        """See `ApiKeys.revoke`."""
-        statement = (
-            update(API_KEY)
-            .where(API_KEY.c.tenant_id == tenant, API_KEY.c.id == key)
-            .values(revoke_time=func.coalesce(API_KEY.c.revoke_time, now))
-            .returning(API_KEY)
-        )
-        row = (await self._scope.execute(statement)).mappings().one_or_none()
-        if row is None:
-            raise NotFound("API key", from_uuid(KEY_PREFIX, key))
-        return key_of(row)
-
     async def locked(self, tenant: TenantId, key: UUID) -> ApiKey:
         """See `ChangingKeys.locked`."""
         statement = select(API_KEY).where(API_KEY.c.tenant_id == tenant, API_KEY.c.id == key).with_for_update()
@@ -111,6 +98,11 @@ class SqlApiKeys:
         if row is None:
             raise NotFound("API key", from_uuid(KEY_PREFIX, key))
         return key_of(row)
+
+    async def revoke(self, key: ApiKey) -> None:
+        """See `ChangingKeys.revoke`."""
+        statement = update(API_KEY).where(API_KEY.c.tenant_id == key.tenant, API_KEY.c.id == key.id)
+        await self._scope.execute(statement.values(revoke_time=key.revoke_time))
 
     async def rotate(self, key: ApiKey) -> None:
         """See `ChangingKeys.rotate`."""
@@ -188,7 +180,6 @@ class SqlGrants:
                 id=grant.id,
                 tenant_id=grant.tenant,
                 run_id=grant.run,
-                # Older releases read the key alone.
                 api_key_id=_key_of(grant),
                 subject=grant.subject,
                 roles=sorted(grant.roles),
@@ -225,4 +216,5 @@ def _key(tenant: TenantId, request: Repeatable) -> RequestKey:
 
 
 def _key_of(grant: Grant) -> UUID | None:
-    return to_uuid(grant.subject, KEY_PREFIX) if grant.subject.startswith(f"{KEY_PREFIX}_") else None
+    key = grant.subject if grant.subject.startswith(f"{KEY_PREFIX}_") else grant.api_key
+    return None if key is None else to_uuid(key, KEY_PREFIX)

@@ -56,7 +56,10 @@ def _note_to_proto(note: GuardNote) -> pb.WatchGuardResponse:
         reset=note.reset,
         complete=note.complete,
         keys=[_key_to_proto(key) for key in note.keys],
-        ended_keys=[from_uuid(KEY_PREFIX, key) for key in note.ended_keys],
+        ended_keys=[
+            pb.EndedKey(api_key_id=from_uuid(KEY_PREFIX, key.id), tenant_id=from_uuid(TENANT_PREFIX, key.tenant))
+            for key in note.ended_keys
+        ],
         revoked=[_revoked_to_proto(revoked) for revoked in note.revoked],
         tenants=[_tenant_to_proto(tenant) for tenant in note.tenants],
     )

@@ -36,7 +36,8 @@ class ExchangeGrant:
         principal = grant.principal(standing, run=run, now=now)
         if await self._directory.tenant_state(grant.tenant) is not TenantState.ACTIVE:
             raise TenantSuspended
+        ends = now + TOKEN_LIFE if standing.expire_time is None else min(now + TOKEN_LIFE, standing.expire_time)
         token = self._signer.sign(
-            principal, life=TOKEN_LIFE, token_id=self._ids.uuid().hex, grant=from_uuid(GRANT_PREFIX, grant.id)
+            principal, life=ends - now, token_id=self._ids.uuid().hex, grant=from_uuid(GRANT_PREFIX, grant.id)
         )
-        return AccessToken(token=token, expire_time=now + TOKEN_LIFE)
+        return AccessToken(token=token, expire_time=ends)

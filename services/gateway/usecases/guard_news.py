@@ -14,6 +14,7 @@ from services.gateway.domain.tenant import Tenant
 from services.gateway.usecases.identity_ports import GuardChange, GuardNoun, GuardReader, RevokedSubject
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Exhausted, MeshError
+from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry.logs import logger
 
 #: Changes that one look takes in; it looks again at once when there are more.
@@ -40,6 +41,14 @@ class TooManyGuardWatches(Exhausted):
         super().__init__(f"{most} services watch already; ask another replica of the gateway")
 
 
+@dataclass(frozen=True, slots=True)
+class EndedKey:
+    """A key that no longer works."""
+
+    id: UUID
+    tenant: TenantId
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardNote:
     """One message: what is so as of `version`."""
@@ -50,7 +59,7 @@ class GuardNote:
     #: True when all that belongs to `version` has been said.
     complete: bool = True
     keys: Sequence[ApiKey] = ()
-    ended_keys: Sequence[UUID] = ()
+    ended_keys: Sequence[EndedKey] = ()
     revoked: Sequence[RevokedSubject] = ()
     tenants: Sequence[Tenant] = ()
 
@@ -167,16 +176,18 @@ class GuardNews:
         by_noun: dict[GuardNoun, list[GuardChange]] = {noun: [] for noun in GuardNoun}
         for change in changes:
             by_noun[change.noun].append(change)
-        key_ids = {UUID(change.about) for change in by_noun[GuardNoun.KEY]}
+        tenants_of_keys = {
+            UUID(change.about): change.tenant for change in by_noun[GuardNoun.KEY] if change.tenant is not None
+        }
         tenant_ids = {UUID(change.about) for change in by_noun[GuardNoun.TENANT]}
         subjects = {(change.tenant, change.about) for change in by_noun[GuardNoun.REVOKED] if change.tenant is not None}
         now = self._clock.now()
-        keys = await self._reader.keys(key_ids) if key_ids else []
-        working = [key for key in keys if key.works(now)]
+        keys = await self._reader.keys(tenants_of_keys) if tenants_of_keys else []
+        working = {key.id: key for key in keys if key.works(now)}
         return GuardNote(
             version=changes[-1].version,
-            keys=working,
-            ended_keys=tuple(key_ids - {key.id for key in working}),
+            keys=tuple(working.values()),
+            ended_keys=tuple(EndedKey(key, tenant) for key, tenant in tenants_of_keys.items() if key not in working),
             revoked=await self._reader.revoked(subjects) if subjects else (),
             tenants=await self._reader.tenants(tenant_ids) if tenant_ids else (),
         )

@@ -23,6 +23,10 @@ class ChangingKeys(ApiKeys, Protocol):
         """Gives a key and keeps it from changing until the transaction ends. Raises: NotFound."""
         ...
 
+    async def revoke(self, key: ApiKey) -> None:
+        """Stores that a locked key has ended."""
+        ...
+
     async def rotate(self, key: ApiKey) -> None:
         """Stores the secrets of a key."""
         ...
@@ -43,8 +47,12 @@ class ServiceAccounts(Protocol):
         """Gives an account and keeps it from being disabled until the transaction ends. Raises: NotFound."""
         ...
 
-    async def disable(self, tenant: TenantId, account: UUID, now: datetime) -> ServiceAccount:
-        """Ends an account, unless it has ended. Raises: NotFound."""
+    async def locked(self, tenant: TenantId, account: UUID) -> ServiceAccount:
+        """Gives an account and lets nobody else use or change it until the transaction ends. Raises: NotFound."""
+        ...
+
+    async def disable(self, account: ServiceAccount) -> None:
+        """Stores that a locked account has ended."""
         ...
 
 

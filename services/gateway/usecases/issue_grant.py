@@ -36,6 +36,7 @@ class IssueGrant:
             tenant=principal.tenant,
             run=run,
             subject=principal.subject,
+            api_key=principal.api_key,
             roles=principal.roles,
             project=principal.project,
             scopes=principal.scopes,

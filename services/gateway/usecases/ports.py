@@ -2,7 +2,7 @@
 
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum
 from typing import Protocol
 from uuid import UUID
@@ -23,10 +23,6 @@ class ApiKeys(Protocol):
 
     async def get(self, tenant: TenantId, key: UUID) -> ApiKey:
         """Raises: NotFound."""
-        ...
-
-    async def revoke(self, tenant: TenantId, key: UUID, now: datetime) -> ApiKey:
-        """Ends a key, unless it has ended. Raises: NotFound."""
         ...
 
 

@@ -30,13 +30,17 @@ class RevokeApiKey:
 
     async def __call__(self, caller: Caller, key_id: UUID, request: Repeatable | None = None) -> ApiKey:
         """Raises: NotFound: no such key in the caller's tenant; RequestIdReused."""
-        tenant, now = caller.principal.tenant, self._clock.now()
+        tenant = caller.principal.tenant
         async with self._begin(tenant) as work:
             if request is not None and await work.requests.claim(tenant, request) is not None:
                 return await work.keys.get(tenant, key_id)
-            key = await work.keys.revoke(tenant, key_id, now)
-            await work.revocations.add(tenant, key.subject, now + FOR_GOOD)
-            note(target=key.subject)
+            found = await work.keys.locked(tenant, key_id)
+            note(target=found.subject)
+            now = self._clock.now()
+            key = found.revoked(now)
+            if key != found:  # other services are told of what is written, changed or not
+                await work.keys.revoke(key)
+                await work.revocations.add(tenant, key.subject, now + FOR_GOOD)
             if request is not None:
                 await work.requests.keep(tenant, request, key_id)
             await work.commit()

@@ -55,15 +55,19 @@ class DisableServiceAccount:
 
     async def __call__(self, caller: Caller, account_id: UUID, request: Repeatable | None = None) -> ServiceAccount:
         """Raises: NotFound, RequestIdReused."""
-        tenant, now = caller.principal.tenant, self._clock.now()
+        tenant = caller.principal.tenant
         async with self._begin(tenant) as work:
             if request is not None and await work.requests.claim(tenant, request) is not None:
                 return await work.accounts.get(tenant, account_id)
-            account = await work.accounts.disable(tenant, account_id, now)
-            for key in await work.keys.revoke_of(account, now):
-                await work.revocations.add(tenant, key.subject, now + FOR_GOOD)
-            await work.revocations.add(tenant, account.subject, now + FOR_GOOD)
-            note(target=account.subject)
+            found = await work.accounts.locked(tenant, account_id)
+            note(target=found.subject)
+            now = self._clock.now()
+            account = found.disabled(now)
+            if account != found:  # other services are told of what is written, changed or not
+                await work.accounts.disable(account)
+                for key in await work.keys.revoke_of(account, now):
+                    await work.revocations.add(tenant, key.subject, now + FOR_GOOD)
+                await work.revocations.add(tenant, account.subject, now + FOR_GOOD)
             if request is not None:
                 await work.requests.keep(tenant, request, account_id)
             await work.commit()

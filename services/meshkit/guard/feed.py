@@ -183,8 +183,8 @@ class GuardFeed:
             touched.add(convert.tenant_id(key.tenant_id))
             self._keep(known, key)
         for ended in news.ended_keys:
-            gone = known.keys.pop(convert.key_id(ended), None)
-            touched.add(None if gone is None else gone.tenant)
+            known.keys.pop(convert.key_id(ended.api_key_id), None)
+            touched.add(convert.tenant_id(ended.tenant_id))
         return touched
 
     def _keep(self, known: _Known, key: pb.GuardedKey) -> None:

@@ -268,14 +268,18 @@ async def test_the_feed_gives_the_whole_state_first_then_changes_and_a_heartbeat
     assert change.version > whole[-1].version
 
     await face.identity.RevokeApiKey(pb.RevokeApiKeyRequest(api_key_id=made.api_key.api_key_id), metadata=admin)
-    ended: list[str] = []
+    ended: list[feed_pb.EndedKey] = []
     revoked: list[str] = []
     while not (ended and revoked):
         (change,) = await messages_until_complete(stream)
         ended += change.ended_keys
         revoked += [subject.subject for subject in change.revoked]
-    assert ended == revoked == [made.api_key.api_key_id]
+    tenant = (await face.identity.WhoAmI(pb.WhoAmIRequest(), metadata=admin)).tenant_id
+    assert ended == [feed_pb.EndedKey(api_key_id=made.api_key.api_key_id, tenant_id=tenant)]
+    assert revoked == [made.api_key.api_key_id]
 
+    # What changes nothing is no news.
+    await face.identity.RevokeApiKey(pb.RevokeApiKeyRequest(api_key_id=made.api_key.api_key_id), metadata=admin)
     (beat,) = await messages_until_complete(stream)
     assert beat == feed_pb.WatchGuardResponse(version=change.version, complete=True)
     stream.cancel()

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.gateway.v1 import identity_pb2
 from comitia.gateway.v1 import identity_service_pb2 as pb
@@ -196,6 +197,54 @@ async def test_revoking_one_key_of_an_account_leaves_the_others(face: Face) -> N
         await until(lambda: is_revoked(face, ended))
     assert not await is_revoked(face, kept)
     await face.login(two.secret)
+
+
+async def test_revoking_one_key_of_an_account_ends_the_runs_that_were_started_with_it(face: Face) -> None:
+    admin = await face.admin()
+    account = await an_account(face, admin, roles=[USER])
+    one, two = [await a_key(face, admin, service_account_id=account.service_account_id) for _ in range(2)]
+    requests: list[pb.ExchangeGrantRequest] = []
+    for key in (one, two):
+        run = SystemIds().new("run")
+        issued = await face.identity.IssueGrant(pb.IssueGrantRequest(run_id=run), metadata=await face.login(key.secret))
+        requests.append(pb.ExchangeGrantRequest(grant_id=issued.grant_id, run_id=run))
+    tokens = [bearer(await face.identity.ExchangeGrant(request)) for request in requests]
+    for token in tokens:
+        me = await face.identity.WhoAmI(pb.WhoAmIRequest(), metadata=token)
+        assert (me.subject, list(me.roles)) == (account.service_account_id, [USER])
+
+    await face.identity.RevokeApiKey(pb.RevokeApiKeyRequest(api_key_id=one.api_key.api_key_id), metadata=admin)
+    assert (await refused(face.identity.ExchangeGrant(requests[0]))).reason == "GRANT_INVALID"
+    async with asyncio.timeout(5):
+        await until(lambda: is_revoked(face, tokens[0]))
+    assert not await is_revoked(face, tokens[1])
+    # A run goes on as it began: a second grant for it is the first one, whoever asks.
+    again = pb.IssueGrantRequest(run_id=requests[0].run_id)
+    issued = await face.identity.IssueGrant(again, metadata=await face.login(two.secret))
+    assert issued.grant_id == requests[0].grant_id
+
+    await face.identity.ExchangeGrant(requests[1])
+    disable = pb.DisableServiceAccountRequest(service_account_id=account.service_account_id)
+    await face.identity.DisableServiceAccount(disable, metadata=admin)
+    assert (await refused(face.identity.ExchangeGrant(requests[1]))).reason == "GRANT_INVALID"
+
+
+def bearer(answer: pb.ExchangeGrantResponse) -> Metadata:
+    return (("authorization", f"Bearer {answer.access_token}"),)
+
+
+async def test_a_token_of_a_run_ends_with_the_key_that_started_it(face: Face) -> None:
+    admin = await face.admin()
+    account = await an_account(face, admin, roles=[USER])
+    soon = Timestamp()
+    soon.FromDatetime(datetime.now(UTC) + timedelta(minutes=2))
+    for fields in ({"roles": [USER]}, {"service_account_id": account.service_account_id}):
+        key = await a_key(face, admin, expire_time=soon, **fields)
+        run = SystemIds().new("run")
+        who = await face.login(key.secret)
+        issued = await face.identity.IssueGrant(pb.IssueGrantRequest(run_id=run), metadata=who)
+        request = pb.ExchangeGrantRequest(grant_id=issued.grant_id, run_id=run)
+        assert (await face.identity.ExchangeGrant(request)).expire_time == soon
 
 
 async def test_nobody_makes_an_account_or_a_key_of_one_that_may_more_than_they_do(face: Face) -> None:

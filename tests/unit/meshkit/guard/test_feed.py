@@ -153,8 +153,21 @@ def test_a_key_is_verified_by_its_hashes_and_forgotten_when_it_ends() -> None:
     assert not known.fits("new", now=NOON + timedelta(hours=1))
     assert not known.fits("other", now=NOON)
     assert "digest" not in repr(known)
-    feed.take(pb.WatchGuardResponse(version=2, complete=True, ended_keys=[KEY_TEXT]))
+    feed.take(pb.WatchGuardResponse(version=2, complete=True, ended_keys=[ended()]))
     assert feed.key(KEY) is None
+
+
+def ended() -> pb.EndedKey:
+    return pb.EndedKey(api_key_id=KEY_TEXT, tenant_id=tenant_text())
+
+
+def test_a_key_that_ends_and_was_never_known_here_touches_its_own_tenant_alone() -> None:
+    feed = GuardFeed(clock=FakeClock())
+    feed.take(whole())
+    told: list[TenantId | None] = []
+    with feed.changed(told.append):
+        feed.take(pb.WatchGuardResponse(version=2, complete=True, ended_keys=[ended()]))
+    assert told == [TENANT]
 
 
 def test_more_keys_than_the_bound_are_not_kept() -> None:

@@ -28,7 +28,7 @@ from comitia.gateway.v1 import tenant_pb2 as comitia_dot_gateway_dot_v1_dot_tena
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+comitia/gateway/v1/guard_feed_service.proto\x12\x12\x63omitia.gateway.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a!comitia/gateway/v1/identity.proto\x1a\x1f\x63omitia/gateway/v1/tenant.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x02\n\nGuardedKey\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04salt\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\'\n\x05roles\x18\x05 \x03(\x0e\x32\x18.comitia.gateway.v1.Role\x12\x0f\n\x07project\x18\x06 \x01(\t\x12\x0e\n\x06scopes\x18\x07 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12service_account_id\x18\t \x01(\t\x12\x15\n\rprevious_salt\x18\n \x01(\x0c\x12\x17\n\x0fprevious_digest\x18\x0b \x01(\x0c\x12\x38\n\x14previous_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"e\n\x0eRevokedSubject\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12/\n\x0brevoke_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdb\x01\n\rGuardedTenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.comitia.gateway.v1.TenantState\x12\x30\n\x06quotas\x18\x03 \x01(\x0b\x32 .comitia.gateway.v1.TenantQuotas\x12;\n\x0fsecurity_policy\x18\x04 \x01(\x0b\x32\".comitia.gateway.v1.SecurityPolicy\x12\x18\n\x10residency_region\x18\x05 \x01(\t\"*\n\x11WatchGuardRequest\x12\x15\n\rafter_version\x18\x01 \x01(\x03\"\xf1\x01\n\x12WatchGuardResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05reset\x18\x02 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12,\n\x04keys\x18\x04 \x03(\x0b\x32\x1e.comitia.gateway.v1.GuardedKey\x12\x33\n\x07revoked\x18\x05 \x03(\x0b\x32\".comitia.gateway.v1.RevokedSubject\x12\x32\n\x07tenants\x18\x06 \x03(\x0b\x32!.comitia.gateway.v1.GuardedTenant\x12\x12\n\nended_keys\x18\x07 \x03(\t\"\xb3\x01\n\x10LeaseRateRequest\x12\x36\n\x04\x61sks\x18\x01 \x03(\x0b\x32(.comitia.gateway.v1.LeaseRateRequest.Ask\x1ag\n\x03\x41sk\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\t\x12\x12\n\nper_second\x18\x02 \x01(\x01\x12\r\n\x05\x62urst\x18\x03 \x01(\x01\x12\x0e\n\x06tokens\x18\x04 \x01(\x05\x12\r\n\x05spent\x18\x05 \x01(\x05\x12\x0e\n\x06unused\x18\x06 \x01(\x05\"\xa3\x01\n\x11LeaseRateResponse\x12;\n\x06slices\x18\x01 \x03(\x0b\x32+.comitia.gateway.v1.LeaseRateResponse.Slice\x1aQ\n\x05Slice\x12\x0e\n\x06tokens\x18\x01 \x01(\x05\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x11\n\tremaining\x18\x03 \x01(\x01\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\x32\xe0\x02\n\x10GuardFeedService\x12\xa7\x01\n\nWatchGuard\x12%.comitia.gateway.v1.WatchGuardRequest\x1a&.comitia.gateway.v1.WatchGuardResponse\"H\x9a\xc2\x18\x44\x18\x90\x1c \x01*\x04\x63ost*\x07gateway*\tinference*\x06memory*\x0corchestrator*\x06policy*\x05tools0\x01\x12\xa1\x01\n\tLeaseRate\x12$.comitia.gateway.v1.LeaseRateRequest\x1a%.comitia.gateway.v1.LeaseRateResponse\"G\x9a\xc2\x18\x43\x18\x02 \x01*\x04\x63ost*\x07gateway*\tinference*\x06memory*\x0corchestrator*\x06policy*\x05toolsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+comitia/gateway/v1/guard_feed_service.proto\x12\x12\x63omitia.gateway.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a!comitia/gateway/v1/identity.proto\x1a\x1f\x63omitia/gateway/v1/tenant.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd2\x02\n\nGuardedKey\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0c\n\x04salt\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\x12\'\n\x05roles\x18\x05 \x03(\x0e\x32\x18.comitia.gateway.v1.Role\x12\x0f\n\x07project\x18\x06 \x01(\t\x12\x0e\n\x06scopes\x18\x07 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12service_account_id\x18\t \x01(\t\x12\x15\n\rprevious_salt\x18\n \x01(\x0c\x12\x17\n\x0fprevious_digest\x18\x0b \x01(\x0c\x12\x38\n\x14previous_expire_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"1\n\x08\x45ndedKey\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\"e\n\x0eRevokedSubject\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12/\n\x0brevoke_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdb\x01\n\rGuardedTenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.comitia.gateway.v1.TenantState\x12\x30\n\x06quotas\x18\x03 \x01(\x0b\x32 .comitia.gateway.v1.TenantQuotas\x12;\n\x0fsecurity_policy\x18\x04 \x01(\x0b\x32\".comitia.gateway.v1.SecurityPolicy\x12\x18\n\x10residency_region\x18\x05 \x01(\t\"*\n\x11WatchGuardRequest\x12\x15\n\rafter_version\x18\x01 \x01(\x03\"\x8f\x02\n\x12WatchGuardResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05reset\x18\x02 \x01(\x08\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12,\n\x04keys\x18\x04 \x03(\x0b\x32\x1e.comitia.gateway.v1.GuardedKey\x12\x33\n\x07revoked\x18\x05 \x03(\x0b\x32\".comitia.gateway.v1.RevokedSubject\x12\x32\n\x07tenants\x18\x06 \x03(\x0b\x32!.comitia.gateway.v1.GuardedTenant\x12\x30\n\nended_keys\x18\x07 \x03(\x0b\x32\x1c.comitia.gateway.v1.EndedKey\"\xb3\x01\n\x10LeaseRateRequest\x12\x36\n\x04\x61sks\x18\x01 \x03(\x0b\x32(.comitia.gateway.v1.LeaseRateRequest.Ask\x1ag\n\x03\x41sk\x12\x0e\n\x06\x62ucket\x18\x01 \x01(\t\x12\x12\n\nper_second\x18\x02 \x01(\x01\x12\r\n\x05\x62urst\x18\x03 \x01(\x01\x12\x0e\n\x06tokens\x18\x04 \x01(\x05\x12\r\n\x05spent\x18\x05 \x01(\x05\x12\x0e\n\x06unused\x18\x06 \x01(\x05\"\xa3\x01\n\x11LeaseRateResponse\x12;\n\x06slices\x18\x01 \x03(\x0b\x32+.comitia.gateway.v1.LeaseRateResponse.Slice\x1aQ\n\x05Slice\x12\x0e\n\x06tokens\x18\x01 \x01(\x05\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x11\n\tremaining\x18\x03 \x01(\x01\x12\x14\n\x0cwait_seconds\x18\x04 \x01(\x01\x32\xe0\x02\n\x10GuardFeedService\x12\xa7\x01\n\nWatchGuard\x12%.comitia.gateway.v1.WatchGuardRequest\x1a&.comitia.gateway.v1.WatchGuardResponse\"H\x9a\xc2\x18\x44\x18\x90\x1c \x01*\x04\x63ost*\x07gateway*\tinference*\x06memory*\x0corchestrator*\x06policy*\x05tools0\x01\x12\xa1\x01\n\tLeaseRate\x12$.comitia.gateway.v1.LeaseRateRequest\x1a%.comitia.gateway.v1.LeaseRateResponse\"G\x9a\xc2\x18\x43\x18\x02 \x01*\x04\x63ost*\x07gateway*\tinference*\x06memory*\x0corchestrator*\x06policy*\x05toolsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,22 +41,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GUARDFEEDSERVICE'].methods_by_name['LeaseRate']._serialized_options = b'\232\302\030C\030\002 \001*\004cost*\007gateway*\tinference*\006memory*\014orchestrator*\006policy*\005tools'
   _globals['_GUARDEDKEY']._serialized_start=200
   _globals['_GUARDEDKEY']._serialized_end=538
-  _globals['_REVOKEDSUBJECT']._serialized_start=540
-  _globals['_REVOKEDSUBJECT']._serialized_end=641
-  _globals['_GUARDEDTENANT']._serialized_start=644
-  _globals['_GUARDEDTENANT']._serialized_end=863
-  _globals['_WATCHGUARDREQUEST']._serialized_start=865
-  _globals['_WATCHGUARDREQUEST']._serialized_end=907
-  _globals['_WATCHGUARDRESPONSE']._serialized_start=910
-  _globals['_WATCHGUARDRESPONSE']._serialized_end=1151
-  _globals['_LEASERATEREQUEST']._serialized_start=1154
-  _globals['_LEASERATEREQUEST']._serialized_end=1333
-  _globals['_LEASERATEREQUEST_ASK']._serialized_start=1230
-  _globals['_LEASERATEREQUEST_ASK']._serialized_end=1333
-  _globals['_LEASERATERESPONSE']._serialized_start=1336
-  _globals['_LEASERATERESPONSE']._serialized_end=1499
-  _globals['_LEASERATERESPONSE_SLICE']._serialized_start=1418
-  _globals['_LEASERATERESPONSE_SLICE']._serialized_end=1499
-  _globals['_GUARDFEEDSERVICE']._serialized_start=1502
-  _globals['_GUARDFEEDSERVICE']._serialized_end=1854
+  _globals['_ENDEDKEY']._serialized_start=540
+  _globals['_ENDEDKEY']._serialized_end=589
+  _globals['_REVOKEDSUBJECT']._serialized_start=591
+  _globals['_REVOKEDSUBJECT']._serialized_end=692
+  _globals['_GUARDEDTENANT']._serialized_start=695
+  _globals['_GUARDEDTENANT']._serialized_end=914
+  _globals['_WATCHGUARDREQUEST']._serialized_start=916
+  _globals['_WATCHGUARDREQUEST']._serialized_end=958
+  _globals['_WATCHGUARDRESPONSE']._serialized_start=961
+  _globals['_WATCHGUARDRESPONSE']._serialized_end=1232
+  _globals['_LEASERATEREQUEST']._serialized_start=1235
+  _globals['_LEASERATEREQUEST']._serialized_end=1414
+  _globals['_LEASERATEREQUEST_ASK']._serialized_start=1311
+  _globals['_LEASERATEREQUEST_ASK']._serialized_end=1414
+  _globals['_LEASERATERESPONSE']._serialized_start=1417
+  _globals['_LEASERATERESPONSE']._serialized_end=1580
+  _globals['_LEASERATERESPONSE_SLICE']._serialized_start=1499
+  _globals['_LEASERATERESPONSE_SLICE']._serialized_end=1580
+  _globals['_GUARDFEEDSERVICE']._serialized_start=1583
+  _globals['_GUARDFEEDSERVICE']._serialized_end=1935
 # @@protoc_insertion_point(module_scope)

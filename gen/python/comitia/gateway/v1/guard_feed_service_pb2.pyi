@@ -96,6 +96,32 @@ class GuardedKey(_message.Message):
 Global___GuardedKey: _TypeAlias = GuardedKey  # noqa: Y015
 
 @_typing.final
+class EndedKey(_message.Message):
+    """An API key that was revoked or has expired."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    api_key_id: _builtins.str
+    """Id of the key, `key_…`."""
+    tenant_id: _builtins.str
+    """Tenant of the key, `tenant_…`: nothing that is remembered of others changes with it."""
+    def __init__(
+        self,
+        *,
+        api_key_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_id", b"api_key_id", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndedKey: _TypeAlias = EndedKey  # noqa: Y015
+
+@_typing.final
 class RevokedSubject(_message.Message):
     """A subject whose tokens from before `revoke_time` are worth nothing."""
 
@@ -110,7 +136,9 @@ class RevokedSubject(_message.Message):
     """`key_…`, `user_…` or `svc_…`."""
     @_builtins.property
     def revoke_time(self) -> _timestamp_pb2.Timestamp:
-        """Tokens issued up to then are refused."""
+        """Tokens are refused that show the subject as it was before: by their claim `roles_time`, or issued up to then where
+        they have none.
+        """
 
     def __init__(
         self,
@@ -221,8 +249,8 @@ class WatchGuardResponse(_message.Message):
         """Tenants, new or changed."""
 
     @_builtins.property
-    def ended_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ids of keys that no longer work."""
+    def ended_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndedKey]:
+        """Keys that no longer work, also such as the caller never heard of."""
 
     def __init__(
         self,
@@ -233,7 +261,7 @@ class WatchGuardResponse(_message.Message):
         keys: _abc.Iterable[Global___GuardedKey] | None = ...,
         revoked: _abc.Iterable[Global___RevokedSubject] | None = ...,
         tenants: _abc.Iterable[Global___GuardedTenant] | None = ...,
-        ended_keys: _abc.Iterable[_builtins.str] | None = ...,
+        ended_keys: _abc.Iterable[Global___EndedKey] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
