@@ -117,19 +117,6 @@ async def test_a_repeat_of_a_change_gets_the_first_answer_and_leaves_no_second_e
     assert changed_to(await entries(mesh)) == [("5000", ""), ("6000", request.request_id)]
 
 
-async def test_the_same_change_twice_at_once_is_done_and_on_record_once(mesh: CostMesh) -> None:
-    admin = mesh.caller(Role.ADMIN, peer=None)
-    await admin.limit(5_000)
-    request = a_limit(8_000)
-    request.request_id = str(uuid4())
-    told = await asyncio.gather(*(admin.call("SetBudgetLimit", request) for _ in range(2)), return_exceptions=True)
-    done = [answer for answer in told if isinstance(answer, pb.SetBudgetLimitResponse)]
-    assert done
-    assert all(answer == done[0] for answer in done)
-    assert all("still at work" in str(one) for one in told if isinstance(one, BaseException))
-    assert changed_to(await entries(mesh)) == [("5000", ""), ("8000", request.request_id)]
-
-
 @pytest.mark.parametrize("role", [Role.AUDITOR, Role.TENANT_USER])
 async def test_who_may_not_is_refused_and_on_record_once(mesh: CostMesh, role: Role) -> None:
     assert await mesh.caller(role, peer=None).refused("SetBudgetLimit", a_limit(1)) == ("denied/PERMISSION_MISSING")

@@ -31,6 +31,7 @@ from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.once import AnsweredBefore, Once, RequestInProgress, entered
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import provision
@@ -314,6 +315,30 @@ async def test_a_limit_is_changed_in_one_round_trip_unless_its_budget_changed_me
         if replica == 0:
             told.append((memory.right, memory.wrong))
     assert told == [(0, 0), (1, 0), (1, 1), (2, 1), (2, 1)], "the last one changes nothing, so it looks"
+
+
+async def test_the_same_change_twice_at_once_is_done_once(place: Place) -> None:
+    """Whoever comes second is told to ask again, or gets the answer of the first."""
+    ledger = Ledger(place, forgetful=False)
+    await ledger.open()
+    await ledger.limit(0, 0, 500)
+    tenant, request = ledger.tenants[0], uuid4()
+
+    async def change(replica: int) -> str:
+        this = Once(tenant=tenant, method="a.v1.B/C", request_id=request, body=b"800", answer=lambda _: b"answer")
+        with entered(this):
+            try:
+                await ledger.limit(replica, 0, 800)
+            except AnsweredBefore as before:
+                return before.answer.decode()
+            except RequestInProgress:
+                return "wait"
+        return "done" if this.claimed else "forgotten"
+
+    told = await asyncio.gather(*(change(replica) for replica in (0, 0, 1, 0)))
+    assert told.count("done") == 1
+    assert "forgotten" not in told
+    assert await change(1) == "answer"
 
 
 def _reserve(request: UUID, *, tokens: int) -> Step:
