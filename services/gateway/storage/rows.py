@@ -76,14 +76,13 @@ def signing_key_of(row: Row) -> StoredSigningKey:
 def grant_of(row: Row) -> Grant:
     """Reads a row of `run_grant`."""
     key = None if row["api_key_id"] is None else from_uuid(KEY_PREFIX, row["api_key_id"])
-    # Rows of older releases name the key alone.
-    subject: str = row["subject"] or key
     return Grant(
         id=row["id"],
         tenant=TenantId(row["tenant_id"]),
         run=row["run_id"],
-        subject=subject,
-        api_key=None if key == subject else key,
+        # Rows of older releases name the key alone.
+        subject=row["subject"] or from_uuid(KEY_PREFIX, row["api_key_id"]),
+        api_key=None if row["subject"] in (None, key) else key,
         roles=frozenset(Role(role) for role in row["roles"]),
         project=row["project"],
         scopes=None if row["scopes"] is None else frozenset(row["scopes"]),
