@@ -1,6 +1,7 @@
 """The snippets of README.md, run as they stand on a whole mesh."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,10 @@ def reader(mesh: RunningMesh) -> dict[str, str]:
     """Gives the environment of a reader with a tenant of her own."""
     with Client(mesh.url, api_key=mesh.admin_key) as client:
         key = client.identity.create_tenant("reader").admin_api_key
-    return {"COMITIA_URL": mesh.url, "COMITIA_API_KEY": key}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {"COMITIA_URL": mesh.url, "COMITIA_API_KEY": key, "PORT": str(port)}
 
 
 @pytest.mark.parametrize("snippet", ON_A_MESH, ids=lambda snippet: snippet.name)

@@ -1,11 +1,14 @@
-"""Calls of ASGI applications without a server, and the doors of a mesh that know a few callers."""
+"""Calls of ASGI applications, with a server and without, and the doors of a mesh that know a few callers."""
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import socket
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from comitia_sdk.asgi.interface import App, Message, Scope
@@ -159,3 +162,21 @@ async def called(app: App, scope: Scope, messages: Sequence[Message] | None = No
 
     await app(scope, receive, send)
     return answered
+
+
+@asynccontextmanager
+async def served(app: App) -> AsyncGenerator[str]:
+    """Serves an application on a free port; gives its address."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        config = uvicorn.Config(app, http="h11", ws="none", log_level="critical", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+        try:
+            # Who connects before it has started waits in the queue of the socket.
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            # It also stops if it is told so before it has started.
+            server.should_exit = True
+            await serving

@@ -21,7 +21,7 @@ class ComitiaAuth:
 
     A caller sends one of `authorization: Bearer <token>`, `authorization: Bearer ck_…` and `x-api-key: ck_…`. All
     others are answered 401, and their WebSockets are not accepted. Tokens are verified here with the public keys of
-    the mesh; whether they, and keys, were revoked meanwhile is asked of the mesh every 4 s.
+    the mesh; whether they, and keys, were revoked meanwhile is asked of the mesh every 3 s.
 
     Args:
         app: what it stands before.

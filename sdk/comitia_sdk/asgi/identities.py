@@ -16,9 +16,9 @@ from comitia_sdk.asgi.signed_token import MAX_TOKEN_CHARACTERS, NotValid, read_t
 from comitia_sdk.credentials import MARGIN
 from comitia_sdk.errors import ComitiaError, PermissionDenied, Unauthenticated
 
-#: The mesh is asked again whether it still takes a caller, seconds. It hears of a revocation itself in well under one,
-#: so that nobody is taken here 5 s after it.
-_CONFIRMED_SECONDS: Final = 4.0
+#: The mesh is asked again whether it still takes a caller, seconds. It hears of a revocation itself within one, so that
+#: nobody is taken here 5 s after it.
+_CONFIRMED_SECONDS: Final = 3.0
 #: The mesh is not asked again about a key while it cannot answer, seconds.
 _UNANSWERED_SECONDS: Final = 1.0
 #: Callers, and keys that were refused, that are remembered.

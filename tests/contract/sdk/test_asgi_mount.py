@@ -5,13 +5,14 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
 
 from comitia_sdk.asgi import ComitiaMount, IdToken, Principal, Secret
 from comitia_sdk.asgi.interface import Message, Scope
 from comitia_sdk.errors import MeshUnavailable
-from tests.support.asgi import FakeDoors, called, http, websocket
+from tests.support.asgi import FakeDoors, called, http, served, websocket
 
 TOKEN = "abc.def.ghi"
 _SECONDS = 10.0
@@ -165,6 +166,14 @@ async def test_events_come_one_by_one_and_whoever_leaves_ends_the_stream_at_the_
         assert (await sent.get())["body"] == b"data: 1\n\n"
         received.put_nowait({"type": "http.disconnect"})
         await call
+        await edge.cancelled.wait()
+
+
+async def test_whoever_leaves_a_real_server_ends_the_stream_at_the_mesh(mount: ComitiaMount, edge: Edge) -> None:
+    async with asyncio.timeout(_SECONDS), served(mount) as url, aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/v1/watch") as answer:
+            assert await answer.content.readline() == b"data: 1\n"
+            assert not edge.cancelled.is_set()
         await edge.cancelled.wait()
 
 

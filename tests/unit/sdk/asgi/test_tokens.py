@@ -11,7 +11,7 @@ from comitia_sdk.asgi.signed_token import tenant_id
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.grpc.signed_token import SigningKey
 from tests.support.asgi import NOON, TENANT, FakeDoors, bearer, called, http
-from tests.support.token_attacks import LINES, forged, senseless
+from tests.support.token_attacks import LINES, forged, senseless, signed
 from tests.unit.sdk.asgi.conftest import Host
 
 KEY = SigningKey.generate("access-1")
@@ -52,8 +52,6 @@ async def test_all_attacks_are_told_the_same(app: ComitiaAuth) -> None:
 
 @pytest.mark.parametrize("name", POINTING)
 async def test_a_header_that_points_at_a_key_is_refused_even_if_we_signed_it(app: ComitiaAuth, name: str) -> None:
-    from tests.support.token_attacks import signed
-
     assert (await called(app, http(headers=bearer(signed(KEY, POINTING[name], CLAIMS))))).status == 401
 
 
