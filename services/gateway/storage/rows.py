@@ -75,17 +75,22 @@ def signing_key_of(row: Row) -> StoredSigningKey:
 
 def grant_of(row: Row) -> Grant:
     """Reads a row of `run_grant`."""
-    key = None if row["api_key_id"] is None else from_uuid(KEY_PREFIX, row["api_key_id"])
     return Grant(
         id=row["id"],
         tenant=TenantId(row["tenant_id"]),
         run=row["run_id"],
         # Rows of older releases name the key alone.
         subject=row["subject"] or from_uuid(KEY_PREFIX, row["api_key_id"]),
-        api_key=None if row["subject"] in (None, key) else key,
+        api_key=_key_beside(row),
         roles=frozenset(Role(role) for role in row["roles"]),
         project=row["project"],
         scopes=None if row["scopes"] is None else frozenset(row["scopes"]),
         create_time=row["create_time"],
         revoke_time=row["revoke_time"],
     )
+
+
+def _key_beside(row: Row) -> str | None:
+    """Gives the key that a grant stands on beside its subject."""
+    key = None if row["api_key_id"] is None else from_uuid(KEY_PREFIX, row["api_key_id"])
+    return None if row["subject"] in (None, key) else key
