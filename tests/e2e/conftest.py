@@ -40,7 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def mesh() -> Iterator[RunningMesh]:
     """Gives a mesh whose models are the fake provider and the stub; it erases and signs without long pauses."""
-    short = {"COMITIA_GATEWAY_ERASURE_SETTLE_SECONDS": "4", "COMITIA_GATEWAY_AUDIT_HEAD_SECONDS": "5"}
+    short = {
+        "COMITIA_GATEWAY_ERASURE_SETTLE_SECONDS": "4",
+        "COMITIA_GATEWAY_AUDIT_HEAD_SECONDS": "5",
+        # All who verify tokens read one file here, each second.
+        "COMITIA_GATEWAY_SIGNING_KEY_LEAD_SECONDS": "6",
+    }
     with running_mesh(environment=short) as running:
         yield running
 

@@ -1,12 +1,19 @@
 """What was revoked is refused by every service behind the edge; what the gateway gave stays good without it."""
 
+import asyncio
+import base64
 import json
 import os
 import signal
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tests.e2e.conftest import Rest, RestAnswer, Tenant, until
+from comitia_sdk.aio import AsyncClient
+from comitia_sdk.errors import ComitiaError
+from tests.e2e.conftest import MakeTenant, Rest, RestAnswer, Tenant, until
 from tests.support.mesh import RunningMesh
 
 #: One read of each service that answers to outside callers.
@@ -86,3 +93,146 @@ async def test_the_public_keys_stand_at_the_edge(rest: Rest) -> None:
     assert {(key["kty"], key["crv"], key["alg"], key["use"]) for key in answer.body["keys"]} == {
         ("OKP", "Ed25519", "EdDSA", "sig")
     }
+
+
+@dataclass(slots=True)
+class Load:
+    """Calls of one caller by REST and gRPC, one after another in each way, until they are stopped.
+
+    Each way makes a few calls a second, so that no rate limit answers in place of what is tested.
+    """
+
+    #: When each call that succeeded was begun.
+    succeeded: list[float] = field(default_factory=list[float])
+    #: When each call that failed had ended, and why.
+    failed: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
+
+    async def by_rest(self, ask: Callable[[], Awaitable[RestAnswer]], *, pause: float = 0.05) -> None:
+        while True:
+            await asyncio.sleep(pause)
+            began = time.monotonic()
+            answer = await ask()
+            self._note(began, "" if answer.status == 200 else f"{answer.status} {answer.reason}")
+
+    async def by_grpc(self, call: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            began, why = time.monotonic(), ""
+            try:
+                await call()
+            except ComitiaError as error:
+                why = error.reason
+            self._note(began, why)
+
+    def _note(self, began: float, why: str) -> None:
+        if why:
+            self.failed.append((time.monotonic(), why))
+        else:
+            self.succeeded.append(began)
+
+
+@asynccontextmanager
+async def loading(*calls: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Makes calls while the block runs."""
+    running = [asyncio.create_task(call) for call in calls]
+    try:
+        yield
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_a_key_that_is_revoked_under_load_succeeds_no_more_after_five_seconds(
+    tenant: Tenant, mesh: RunningMesh
+) -> None:
+    made = await tenant.client.identity.create_key("busy", roles=["admin"])
+    answer = await tenant.rest.ask("POST", "/v1/token", {"api_key": made.secret}, headers={})
+    token, load = str(answer.body["access_token"]), Load()
+
+    async def by_key() -> RestAnswer:
+        return await tenant.rest.ask("GET", "/v1/tools", headers={"x-api-key": made.secret})
+
+    def by_token(path: str) -> Coroutine[Any, Any, None]:
+        return load.by_rest(lambda: read(tenant.rest, path, token))
+
+    async with AsyncClient(mesh.url, access_token=token) as client:
+        # Of wrong keys, an address has ten a second looked up.
+        calls = [
+            load.by_rest(by_key, pause=0.2),
+            by_token("/v1/agents"),
+            by_token("/v1/budgets"),
+            by_token("/v1/sessions"),
+        ]
+        async with loading(*calls, load.by_grpc(client.identity.whoami)):
+            await until_true(lambda: len(load.succeeded) >= 30)
+            assert load.failed == []
+            await tenant.client.identity.revoke_key(made.api_key.api_key_id)
+            revoked = time.monotonic()
+            # Five seconds after, and for a while, each way was refused again and again.
+            await until_true(lambda: any(at > revoked + 5 for at, _ in load.failed), seconds=15)
+            late = len(load.failed)
+            await until_true(lambda: len(load.failed) >= late + 60)
+    assert [began for began in load.succeeded if began > revoked + 5] == []
+    assert {why for _, why in load.failed} <= {"401 API_KEY_INVALID", "401 TOKEN_REVOKED", "TOKEN_REVOKED"}
+
+
+async def until_true(condition: Callable[[], bool], *, seconds: float = 30) -> None:
+    async def found() -> bool:
+        return condition()
+
+    await until(found, seconds=seconds)
+
+
+def kid_of(token: str) -> str:
+    """Gives the name of the key that signed a token."""
+    header = token.partition(".")[0]
+    return str(json.loads(base64.urlsafe_b64decode(header + "=="))["kid"])
+
+
+async def test_a_signing_key_is_rotated_while_everybody_works_and_nothing_fails(
+    make_tenant: MakeTenant, mesh: RunningMesh
+) -> None:
+    tenant = await make_tenant()
+    await tenant.cast("Ada", "Bob", model="stub")
+    token = (await tenant.rest.ask("POST", "/v1/token", {"api_key": tenant.key}, headers={})).body["access_token"]
+    old, load, kids = kid_of(token), Load(), set[str]()
+
+    async def exchange() -> RestAnswer:
+        # A new key each time, so that its token is signed now and remembered nowhere.
+        made = await tenant.client.identity.create_key("fresh", roles=["admin"])
+        answer = await tenant.rest.ask("POST", "/v1/token", {"api_key": made.secret}, headers={})
+        if answer.status == 200:
+            kids.add(kid_of(answer.body["access_token"]))
+            return await read(tenant.rest, "/v1/whoami", answer.body["access_token"])
+        return answer
+
+    async def session() -> None:
+        started = await tenant.start("Ada", "Bob", max_rounds=1)
+        await tenant.ended(started.session_id)
+
+    def by_old_token(path: str) -> Coroutine[Any, Any, None]:
+        return load.by_rest(lambda: read(tenant.rest, path, token))
+
+    calls = [by_old_token("/v1/agents"), by_old_token("/v1/tools"), load.by_rest(exchange), load.by_grpc(session)]
+    async with loading(*calls, load.by_rest(lambda: tenant.rest.ask("GET", "/v1/budgets"))):
+        await until_true(lambda: len(load.succeeded) >= 20)
+        rotated = await rotate(mesh)
+        listed = await asyncio.to_thread(mesh.comitia, "signing-key", "list", "-o", "json")
+        assert {old, rotated} <= {key["kid"] for key in json.loads(listed.stdout)}
+        await until_true(lambda: rotated in kids, seconds=60)
+        before = len(load.succeeded)
+        await until_true(lambda: len(load.succeeded) >= before + 50)
+    assert load.failed == []
+    assert {old, rotated} <= kids
+
+
+async def rotate(mesh: RunningMesh) -> str:
+    """Rotates the signing key by the command line, after the rotation of another test."""
+
+    async def rotated() -> str:
+        done = await asyncio.to_thread(mesh.comitia, "signing-key", "rotate", "-o", "json", check=None)
+        assert done.returncode == 0 or "ROTATION_IN_PROGRESS" in done.stderr or "RATE_LIMITED" in done.stderr
+        return str(json.loads(done.stdout)["key_id"]) if done.returncode == 0 else ""
+
+    return await until(rotated, seconds=60)
