@@ -73,7 +73,9 @@ class StreamSession:
         self._domain = f"{call.service}.comitia"
         self._make_frame = answers
         self._make_item = _item_class(answers)
-        self._identities = StreamIdentities(call.admission, method=call.method)
+        self._identities = StreamIdentities(
+            call.admission, method=call.method, peer=call.peer, connection=call.connection
+        )
         self._limits = _limits_of(call)
         self._max_in_flight = max_in_flight
         self._in_flight: dict[int, BatchItem[Any]] = {}

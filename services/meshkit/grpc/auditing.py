@@ -7,12 +7,13 @@ layer hands it to the `RefusalLog` of the service. It lies around identity, so t
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import grpc.aio
 
 from services.meshkit.core.audit import AuditDraft, current_draft, enter_draft, plain
 from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.grpc.call import current_call
 from services.meshkit.grpc.client_address import ClientAddresses, Connection
 from services.meshkit.grpc.errors import remote_error
 from services.meshkit.grpc.guard import Admitted, GuardMissing
@@ -99,12 +100,12 @@ async def _record(
     refusal = error if isinstance(error, MeshError) else remote_error(error)
     if rpc.refusals is None or not _is_recorded(refusal):
         return
+    call = current_call()
     if draft.tenant is None:
-        # Turned away by identity or guard: whoever has proven who it is stands in the trail all the same.
-        known = rpc.admission.known(cast(Any, context.invocation_metadata()) or ())
-        if known is None or known.principal is None:
+        if call is None or call.principal is None:
+            # Nobody has proven anything.
             return
-        _name(draft, known.principal, known.peer, rpc.admission.addresses.of(context))
+        _name(draft, call.principal, call.peer, rpc.admission.addresses.of(context))
     if read and not _wants_reads(rpc, draft):
         return
     await rpc.refusals.add(draft, refusal.reason)

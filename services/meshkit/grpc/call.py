@@ -11,7 +11,9 @@ from services.meshkit.core.errors import Unauthenticated
 from services.meshkit.core.identity import Caller, Principal
 
 if TYPE_CHECKING:
+    from services.meshkit.grpc.client_address import Connection
     from services.meshkit.grpc.guard import Admission
+    from services.meshkit.grpc.identity import VerifiedToken
 
 #: Metadata beside an answer, which REST callers get as headers.
 Headers = tuple[tuple[str, str], ...]
@@ -55,10 +57,14 @@ class Call:
     drain: Drain
     admission: "Admission"
     principal: Principal | None = None
+    #: What `principal` was read from.
+    verified: "VerifiedToken | None" = None
     #: Name of the calling service, proven by its assertion.
     peer: str | None = None
-    #: What the caller hears with the first message of the answer; empty once it was sent.
-    headers: Headers = ()
+    #: Tells where the call comes from.
+    connection: "Connection | None" = None
+    #: What the caller hears with the first message of the answer, or with the beginning of a watch; None once it left.
+    headers: Headers | None = ()
 
 
 _current: ContextVar[Call | None] = ContextVar("call", default=None)

@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from services.meshkit.core.errors import Internal, PermissionDenied, Unauthenticated
+from services.meshkit.core.errors import Internal, PermissionDenied
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.permissions import ROLE_PERMISSIONS, permissions_of
-from services.meshkit.grpc.client_address import ClientAddresses, Connection, is_within
+from services.meshkit.grpc.client_address import UNKNOWN, ClientAddresses, Connection, is_within
 from services.meshkit.grpc.identity import (
     AUTHORIZATION,
     WORKLOAD,
@@ -185,31 +185,41 @@ class Admission:
             raise GuardMissing(f"{method} has no guard annotation", method=method)
         return guard
 
-    def admit(self, method: str, metadata: Iterable[tuple[str, str | bytes]], *, batch: bool = False) -> Admitted:
-        """Verifies who calls and whether they may.
+    def identify(self, method: str, metadata: Iterable[tuple[str, str | bytes]], *, batch: bool = False) -> Admitted:
+        """Verifies who calls. Whether they may is for `authorize` to say, once the call has been counted for them.
 
         Args:
             batch: True for a stream whose items name their own identities. Such a stream may come without a token
                 if only certain services may open it; each item is then checked on its own.
-        Raises: GuardMissing, TokenMissing, Unauthenticated, PermissionDenied.
+        Raises: GuardMissing, TokenMissing, PeerNotAllowed, Unauthenticated.
         """
         guard = self.guard(method)
         token, assertion = _credentials(metadata)
         peer = None if assertion is None else self._workloads.verify(assertion)
-        if guard.peers and peer not in guard.peers:
-            raise PeerNotAllowed
         if guard.open or (batch and guard.peers and token is None):
             return Admitted(peer=peer)
         if token is None:
+            _check_peer(peer, guard)
             raise TokenMissing("send the metadata `authorization: Bearer <token>`; `comitia token` prints a token")
-        verified = self.verify(token)
-        check_permission(verified.principal, guard)
-        if peer is None:
-            check_project(verified.principal, guard)
+        verified = self._tokens.verify(token)
         return Admitted(principal=verified.principal, peer=peer, verified=verified)
 
-    def check_origin(self, admitted: Admitted, connection: Connection) -> None:
-        """Holds the place that a call came from against the rules of its tenant.
+    def authorize(self, method: str, admitted: Admitted) -> None:
+        """Decides whether a caller who was identified may do this.
+
+        Raises: PeerNotAllowed, TokenRevoked, TenantSuspended, PermissionMissing, BoundToProject.
+        """
+        guard = self.guard(method)
+        _check_peer(admitted.peer, guard)
+        if admitted.verified is None:
+            return
+        self.check(admitted.verified)
+        check_permission(admitted.verified.principal, guard)
+        if admitted.peer is None:
+            check_project(admitted.verified.principal, guard)
+
+    def check_origin(self, admitted: Admitted, connection: Connection | None) -> None:
+        """Holds the place that a call, or an item of a stream, came from against the rules of its tenant.
 
         What another service does on behalf of a caller was checked when the caller came in; what it does for a run has
         no place. Raises: NetworkNotAllowed.
@@ -218,21 +228,9 @@ class Admission:
             return
         networks = self.standing.allowed_networks(admitted.principal.tenant)
         if networks:
-            address = self.addresses.of(connection)
+            address = UNKNOWN if connection is None else self.addresses.of(connection)
             if not is_within(address, networks):
                 raise NetworkNotAllowed(address)
-
-    def known(self, metadata: Iterable[tuple[str, str | bytes]]) -> Admitted | None:
-        """Tells who a caller is that was turned away; None when it has not even proven that."""
-        try:
-            token, assertion = _credentials(metadata)
-            if token is None:
-                return None
-            verified = self._tokens.verify(token)
-            peer = None if assertion is None else self._workloads.verify(assertion)
-        except Unauthenticated:
-            return None
-        return Admitted(principal=verified.principal, peer=peer, verified=verified)
 
     def verify(self, token: str) -> VerifiedToken:
         """Gives what a token proves, if it still does.
@@ -247,6 +245,11 @@ class Admission:
         """Looks again at what was verified before. Raises: TokenRevoked, TenantSuspended."""
         if self.standing is not None:
             self.standing.check(verified)
+
+
+def _check_peer(peer: str | None, guard: Guard) -> None:
+    if guard.peers and peer not in guard.peers:
+        raise PeerNotAllowed
 
 
 def check_permission(principal: Principal, guard: Guard) -> None:

@@ -1,4 +1,7 @@
-"""What happens around every RPC, from the outside in: errors, telemetry, deadline, audit, identity, limits, decoding.
+"""What happens around every RPC, from the outside in.
+
+Errors, telemetry, deadline, audit, identity, limits, authorization, decoding: who calls is known before the call is
+counted, and it is counted before anything that may refuse it is looked at, so that refusals are limited too.
 
 Each layer is a decorator over the one shape that all four kinds of RPC are brought into: a coroutine that takes the
 raw request (or an iterator of raw requests) and returns the answer, or writes its answers and returns None. The layers
@@ -26,12 +29,13 @@ from services.meshkit.grpc.errors import DETAILS_TRAILER, STATUS_OF, code_of, re
 from services.meshkit.grpc.guard import (
     DEFAULT_MAX_SECONDS,
     Admission,
+    Admitted,
     GuardMissing,
     check_certificate,
     is_exempt,
 )
 from services.meshkit.grpc.incidents import incident
-from services.meshkit.grpc.limits import limited, tell_headers
+from services.meshkit.grpc.limits import limited, tell_failed, tell_headers
 from services.meshkit.grpc.standing import WhileStanding
 from services.meshkit.grpc.tls import certified_names
 from services.meshkit.telemetry import metrics
@@ -115,7 +119,7 @@ class MeshInterceptor(grpc.aio.ServerInterceptor):
 
 def _wrap(rpc: Rpc) -> RpcHandler:
     handle = _decoding(rpc)
-    for layer in (limited, _identity, auditing, _deadline, _telemetry, _errors):
+    for layer in (_authorization, limited, _identity, auditing, _deadline, _telemetry, _errors):
         handle = layer(rpc, handle)
     make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,
@@ -142,6 +146,7 @@ def _errors(rpc: Rpc, inner: Handler) -> Handler:
             failure = remote_error(error)
         except Exception as error:  # noqa: BLE001  # the outermost interceptor: nothing escapes
             failure = incident(error, method=rpc.method)
+        await tell_failed(context, streaming=bool(rpc.handler.response_streaming))
         return await _abort(context, to_status(failure, domain=rpc.domain))
 
     return handle
@@ -212,22 +217,37 @@ def _deadline(rpc: Rpc, inner: Handler) -> Handler:
 
 
 def _identity(rpc: Rpc, inner: Handler) -> Handler:
-    """Lets in who may come in, and tells the servicer who it is. A stream ends when its caller is let in no more."""
+    """Finds out who calls, and tells the servicer."""
     batch = bool(rpc.handler.request_streaming and rpc.handler.response_streaming)
-    long = bool(rpc.handler.response_streaming)
 
     async def handle(request: Any, context: Context) -> Any:
         metadata: Any = context.invocation_metadata() or ()
-        admitted = rpc.admission.admit(rpc.method, metadata, batch=batch)
-        if rpc.certified and admitted.peer is not None:
-            check_certificate(admitted.peer, certified_names(context))
-        rpc.admission.check_origin(admitted, context)
+        admitted = rpc.admission.identify(rpc.method, metadata, batch=batch)
         call = current_call()
         if call is not None:
-            call.principal, call.peer = admitted.principal, admitted.peer
+            call.principal, call.peer, call.verified = admitted.principal, admitted.peer, admitted.verified
+            call.connection = context
         if admitted.principal is not None and admitted.principal.run_id is not None:
             enter_scope(replace(current_scope(), correlation_id=admitted.principal.run_id))
         name_caller(admitted, context, addresses=rpc.admission.addresses)
+        if rpc.certified and admitted.peer is not None:
+            check_certificate(admitted.peer, certified_names(context))
+        return await inner(request, context)
+
+    return handle
+
+
+def _authorization(rpc: Rpc, inner: Handler) -> Handler:
+    """Lets in who may come in. A stream ends when its caller is let in no more."""
+    long = bool(rpc.handler.response_streaming)
+
+    async def handle(request: Any, context: Context) -> Any:
+        call = current_call()
+        admitted = Admitted()
+        if call is not None:
+            admitted = Admitted(principal=call.principal, peer=call.peer, verified=call.verified)
+        rpc.admission.authorize(rpc.method, admitted)
+        rpc.admission.check_origin(admitted, context)
         if long and admitted.verified is not None and rpc.admission.standing is not None:
             async with WhileStanding(rpc.admission.standing, admitted.verified):
                 return await inner(request, context)
@@ -248,7 +268,7 @@ def _decoding(rpc: Rpc) -> Handler:
             call = current_call()
             async with aclosing(behaviour(request, context)) as answers:
                 async for answer in answers:
-                    if call is not None and call.headers:
+                    if call is not None and call.headers is not None:
                         await tell_headers(call, context)
                     await context.write(answer)
 

@@ -133,8 +133,7 @@ def limited(rpc: "Rpc", inner: "Handler") -> "Handler":
         # Refused by the next layer outwards, at every call.
         return inner
     route = limits.route(rpc.method, guard)
-    streaming = bool(rpc.handler.response_streaming)
-    batch = streaming and bool(rpc.handler.request_streaming)
+    batch = bool(rpc.handler.response_streaming and rpc.handler.request_streaming)
 
     async def handle(request: Any, context: "Context") -> Any:
         call = current_call()
@@ -143,7 +142,7 @@ def limited(rpc: "Rpc", inner: "Handler") -> "Handler":
         try:
             leave = route.enter(principal, outside=outside)
         except TooManyInProgress as refusal:
-            await _tell_refused(context, refusal.headers, streaming=streaming)
+            _put(call, refusal.headers)
             raise
         try:
             if not outside or batch:
@@ -151,22 +150,23 @@ def limited(rpc: "Rpc", inner: "Handler") -> "Handler":
             try:
                 allowance = await route.count(principal, context)
             except RateLimited as refusal:
-                await _tell_refused(context, refusal.headers, streaming=streaming)
+                _put(call, refusal.headers)
                 raise
             if allowance is None or call is None:
                 return await inner(request, context)
-            call.headers = allowance.headers
-            try:
-                answer = await inner(request, context)
-            except Exception:
-                await _tell_refused(context, call.headers, streaming=streaming)
-                raise
+            _put(call, allowance.headers)
+            answer = await inner(request, context)
             await tell_headers(call, context)
             return answer
         finally:
             leave()
 
     return handle
+
+
+def _put(call: Call | None, headers: Headers) -> None:
+    if call is not None:
+        call.headers = headers
 
 
 async def tell_headers(call: Call, context: "Context") -> None:
@@ -191,10 +191,12 @@ async def begin_watch(context: "Context") -> None:
         await context.send_initial_metadata(headers)
 
 
-async def _tell_refused(context: "Context", headers: Headers | None, *, streaming: bool) -> None:
+async def tell_failed(context: "Context", *, streaming: bool) -> None:
     """Tells a caller whose call fails how it stands: with the status of a stream that never began, else ahead of it."""
-    if not headers:
+    call = current_call()
+    if call is None or not call.headers:
         return
+    headers, call.headers = call.headers, None
     if streaming:
         context.set_trailing_metadata(headers)
     else:

@@ -5,11 +5,16 @@ from typing import Final
 from comitia.common.v1.batch_pb2 import IdentityTable
 from services.meshkit.core.errors import Exhausted, MeshError
 from services.meshkit.core.identity import Principal
-from services.meshkit.grpc.guard import Admission, check_permission
+from services.meshkit.grpc.client_address import Connection
+from services.meshkit.grpc.guard import Admission, Admitted
 from services.meshkit.grpc.identity import TokenExpired, TokenMissing, VerifiedToken
 
 #: Most tokens that one stream may name; a client that needs more opens another.
 MAX_IDENTITIES: Final = 256
+
+
+#: What a token proves and who its items are, or why they are refused.
+_Known = tuple[VerifiedToken, Admitted] | MeshError
 
 
 class TooManyIdentities(Exhausted):
@@ -22,12 +27,21 @@ class StreamIdentities:
     """Verifies the tokens of a stream as they come and gives the principal of each item.
 
     A token that is refused fails the items that name it, and no other.
+
+    Args:
+        peer: service that opened the stream; None for a caller from outside, whose items are held against the rules
+            for callers from outside one by one.
+        connection: tells where the stream comes from.
     """
 
-    def __init__(self, admission: Admission, *, method: str) -> None:
+    def __init__(
+        self, admission: Admission, *, method: str, peer: str | None = None, connection: Connection | None = None
+    ) -> None:
         self._admission = admission
-        self._guard = admission.guard(method)
-        self._known: list[VerifiedToken | MeshError] = []
+        self._method = method
+        self._peer = peer
+        self._connection = connection
+        self._known: list[_Known] = []
 
     def extend(self, table: IdentityTable) -> None:
         """Appends the tokens of a frame.
@@ -44,22 +58,25 @@ class StreamIdentities:
         Args:
             now: Unix time, seconds; a token that was good when it came may have expired since.
         Raises: what the token was refused for; TokenMissing: no such index; TokenExpired, TokenRevoked,
-            TenantSuspended: since it came.
+            TenantSuspended, NetworkNotAllowed: since it came.
         """
         if index >= len(self._known):
             raise TokenMissing("the stream has not named the identity of this item", identity_index=index)
         known = self._known[index]
         if isinstance(known, MeshError):
             raise known
-        if now >= known.expires:
+        verified, admitted = known
+        if now >= verified.expires:
             raise TokenExpired("the token has expired; get a new one")
-        self._admission.check(known)
-        return known.principal
+        self._admission.check(verified)
+        self._admission.check_origin(admitted, self._connection)
+        return verified.principal
 
-    def _verified(self, token: str) -> VerifiedToken | MeshError:
+    def _verified(self, token: str) -> _Known:
         try:
             verified = self._admission.verify(token)
-            check_permission(verified.principal, self._guard)
+            admitted = Admitted(principal=verified.principal, peer=self._peer, verified=verified)
+            self._admission.authorize(self._method, admitted)
         except MeshError as error:
             return error
-        return verified
+        return verified, admitted

@@ -135,7 +135,6 @@ class RouteRates:
         self._gate = gate
         self._method = method
         self._route = method.lstrip("/")
-        self._internal = bool(guard.peers)
         self._per_tenant = gate.factor * (guard.per_tenant_per_second or DEFAULT_PER_SECOND)
         self._per_subject = gate.factor * guard.per_subject_per_second
         self._per_address = gate.factor * guard.per_address_per_second
@@ -187,8 +186,6 @@ class RouteRates:
 
     def _buckets(self, principal: Principal | None, connection: Connection | None) -> Sequence[_Counted]:
         gate, route = self._gate, self._route
-        if self._internal:
-            return ()
         if principal is None:
             if not self._per_address or connection is None:
                 return ()

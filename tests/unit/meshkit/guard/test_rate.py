@@ -302,11 +302,11 @@ async def test_open_calls_count_by_address_and_a_whole_ipv6_network_is_one() -> 
     assert await admitted("2001:db8::1", 3) + await admitted("2001:db8::2", 9) == 5
 
 
-async def test_calls_between_services_are_not_counted() -> None:
+async def test_who_knocks_from_outside_at_an_internal_rpc_is_counted_too() -> None:
     gateway = FakeGateway(FakeClock())
     gate = a_gate(gateway)
     route = gate.route(METHOD, a_guard(1, peers=frozenset({"inference"})))
-    assert await route.count(a_caller(), None) is None
+    assert [await counted(gate, route) for _ in range(9)].count(True) == 5
 
 
 async def test_asks_of_one_tick_are_one_call_and_slices_are_asked_ahead() -> None:
