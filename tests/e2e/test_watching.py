@@ -162,3 +162,43 @@ async def test_violations_are_watched_live_and_again(tenant: Tenant) -> None:
     if len(listed) > 1:
         later = await watched(f"/v1/violations:watch?after_sequence={first}", len(listed) - 1)
         assert later == listed[::-1][1:]
+
+
+async def watched_session(tenant: Tenant) -> str:
+    """Gives the path of a watch of a session that waits for somebody, after all that has happened."""
+    await tenant.cast("Ada", "Bob")
+    tenant.says(TEXT, TEXT)
+    session = await tenant.start("Ada", "Bob", max_rounds=2, manual_advance=True)
+    waiting = await tenant.until_state(session.session_id, session_pb2.SESSION_STATE_WAITING)
+    return f"/v1/sessions/{waiting.session_id}:watch?after_sequence=1000"
+
+
+async def watched_violations(_: Tenant) -> str:
+    """Gives the path of a watch of a tenant that broke no law."""
+    return "/v1/violations:watch"
+
+
+@pytest.mark.parametrize("path_of", [watched_session, watched_violations])
+async def test_a_watch_of_what_is_quiet_answers_its_headers_before_any_event(tenant: Tenant, path_of: Any) -> None:
+    rest, path = tenant.rest, await path_of(tenant)
+
+    async with asyncio.timeout(5), rest.session.get(rest.url + path, headers={"x-api-key": rest.key}) as answer:
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+        assert int(answer.headers["x-ratelimit-limit"]) > int(answer.headers["x-ratelimit-reset"]) >= 0
+        assert "x-ratelimit-remaining" in answer.headers
+        # And nothing else was there to be heard.
+        assert answer.content.total_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "reason"),
+    [
+        ("/v1/sessions/run_01kaj8gqsaf4nvvn5v8c4n5yzc:watch", 404, "SESSION_NOT_FOUND"),
+        ("/v1/violations:watch?run_id=nonsense", 400, "INVALID_FIELD"),
+    ],
+)
+async def test_a_watch_that_is_refused_says_so_by_its_status(
+    tenant: Tenant, path: str, status: int, reason: str
+) -> None:
+    refused = await tenant.rest.ask("GET", path)
+    assert (refused.status, refused.reason) == (status, reason)

@@ -1,7 +1,7 @@
 """Follows a run: what is recorded, in order and from any point, and live text in between."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
@@ -35,11 +35,18 @@ class RunWatch:
         self._live = live
 
     async def events(
-        self, tenant: TenantId, run_id: str, *, after: int, stopped: Callable[[], bool]
+        self,
+        tenant: TenantId,
+        run_id: str,
+        *,
+        after: int,
+        stopped: Callable[[], bool],
+        begun: Callable[[], Awaitable[None]],
     ) -> AsyncGenerator[session_service_pb2.WatchSessionResponse]:
         """Gives recorded events after a sequence and live text, until the run has ended.
 
         Args:
+            begun: called when all that was recorded has been given and the rest is awaited; each time anew.
             stopped: true once this replica stops; the stream then ends, and its client resumes at another replica.
         Raises: SessionNotFound.
         """
@@ -52,6 +59,7 @@ class RunWatch:
                         yield event
                 if view.state in TERMINAL_STATES:
                     return
+                await begun()
                 async for delta in _until_news(news, view.sequence):
                     yield delta
 

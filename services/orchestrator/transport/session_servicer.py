@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol
 
 from grpc.aio import ServicerContext
@@ -13,6 +14,7 @@ from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of, current_call
+from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
 from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.transport import convert
@@ -121,6 +123,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
             session.session_id,
             after=request.after_sequence,
             stopped=lambda: call is not None and call.drain.begun,
+            begun=partial(begin_watch, context),
         )
         async with aclosing(events):
             async for event in events:

@@ -1,6 +1,7 @@
 """gRPC face of violations."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -9,6 +10,7 @@ from comitia.policy.v1 import policy_service_pb2 as pb
 from comitia.policy.v1.policy_service_pb2_grpc import ViolationServiceServicer
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.limits import begin_watch
 from services.policy.transport import convert
 from services.policy.transport.until_drain import until_drain
 from services.policy.usecases.ports import ViolationStore
@@ -42,7 +44,8 @@ class ViolationServicer(ViolationServiceServicer):
     ) -> AsyncIterator[pb.WatchViolationsResponse]:
         wanted = convert.to_filter(request.run_id)
         after = convert.to_after(request.after_sequence)
-        found = self._watch(caller_of(context).principal.tenant, wanted, after=after)
+        begun = partial(begin_watch, context)
+        found = self._watch(caller_of(context).principal.tenant, wanted, after=after, begun=begun)
         async for violation in until_drain(found):
             yield pb.WatchViolationsResponse(
                 sequence=violation.sequence, violation=convert.violation_to_proto(violation)

@@ -1,6 +1,6 @@
 """Follows violations as they are recorded."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
 from services.meshkit.core.identity import TenantId
@@ -18,17 +18,26 @@ class WatchViolations:
         self._store = store
         self._news = news
 
-    async def __call__(self, tenant: TenantId, wanted: ViolationFilter, *, after: int) -> AsyncGenerator[Violation]:
+    async def __call__(
+        self, tenant: TenantId, wanted: ViolationFilter, *, after: int, begun: Callable[[], Awaitable[None]]
+    ) -> AsyncGenerator[Violation]:
         """Gives those after the sequence `after`, then those to come.
 
+        Args:
+            begun: called when all that there are have been given and others are awaited; each time anew.
         Raises: TooManyWatches; Unavailable: the database is away.
         """
         with self._news.watch(tenant) as watch:
-            async for violation in self._follow(tenant, wanted, after, watch):
+            async for violation in self._follow(tenant, wanted, after, watch, begun):
                 yield violation
 
     async def _follow(
-        self, tenant: TenantId, wanted: ViolationFilter, after: int, watch: Watch
+        self,
+        tenant: TenantId,
+        wanted: ViolationFilter,
+        after: int,
+        watch: Watch,
+        begun: Callable[[], Awaitable[None]],
     ) -> AsyncGenerator[Violation]:
         while True:
             await watch.wait()
@@ -38,3 +47,4 @@ class WatchViolations:
                 after = page[-1].sequence
                 if len(page) < _PAGE:
                     break
+            await begun()
