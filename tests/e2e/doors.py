@@ -52,7 +52,7 @@ class Doors:
         """Makes a call; waits and tries again where only the rate was too high."""
         answer = await self._call(door, rpc, request, headers)
         for _ in range(_TRIES):
-            if answer.reason not in ("RATE_LIMITED", "CONCURRENCY_LIMITED"):
+            if answer.reason not in ("RATE_LIMITED", "TOO_MANY_IN_PROGRESS"):
                 break
             await asyncio.sleep(0.3)
             answer = await self._call(door, rpc, request, headers)

@@ -2,32 +2,19 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Final
+from typing import Any
 
 from comitia.gateway.v1 import guard_feed_service_pb2 as pb
-from comitia.gateway.v1 import tenant_pb2
 from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
-from services.gateway.transport import convert
+from services.gateway.transport import convert, tenant_convert
 from services.gateway.transport.rate_leases import RateLeases
 from services.gateway.usecases.guard_news import GuardNews, GuardNote
 from services.gateway.usecases.identity_ports import RevokedSubject
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.core.rate import LeaseSlices
-from services.meshkit.core.tenant import AuditLevel, TenantState
-
-_STATES: Final = {
-    TenantState.ACTIVE: tenant_pb2.TENANT_STATE_ACTIVE,
-    TenantState.SUSPENDED: tenant_pb2.TENANT_STATE_SUSPENDED,
-    TenantState.DELETING: tenant_pb2.TENANT_STATE_DELETING,
-    TenantState.DELETED: tenant_pb2.TENANT_STATE_DELETED,
-}
-_AUDIT_LEVELS: Final = {
-    AuditLevel.MUTATIONS: tenant_pb2.AUDIT_LEVEL_MUTATIONS,
-    AuditLevel.REFUSALS: tenant_pb2.AUDIT_LEVEL_REFUSALS,
-}
 
 
 class GuardFeedServicer(RateLeases):
@@ -92,24 +79,10 @@ def _revoked_to_proto(revoked: RevokedSubject) -> pb.RevokedSubject:
 
 
 def _tenant_to_proto(tenant: Tenant) -> pb.GuardedTenant:
-    quotas, policy = tenant.quotas, tenant.security_policy
     return pb.GuardedTenant(
         tenant_id=from_uuid(TENANT_PREFIX, tenant.id),
-        state=_STATES[tenant.state],
-        quotas=tenant_pb2.TenantQuotas(
-            max_agents=quotas.max_agents,
-            max_workflows=quotas.max_workflows,
-            max_concurrent_runs=quotas.max_concurrent_runs,
-            max_storage_bytes=quotas.max_storage_bytes,
-            max_cost_nano_usd=quotas.max_cost_nano_usd,
-            rate_factor=quotas.rate_factor,
-        ),
-        security_policy=tenant_pb2.SecurityPolicy(
-            allowed_tools=sorted(policy.allowed_tools),
-            tools_forbidden=policy.tools_forbidden,
-            allowed_hosts=policy.allowed_hosts,
-            allowed_networks=policy.allowed_networks,
-            audit_level=_AUDIT_LEVELS[policy.audit_level],
-        ),
+        state=tenant_convert.state_to_proto(tenant.state),
+        quotas=tenant_convert.quotas_to_proto(tenant.quotas),
+        security_policy=tenant_convert.policy_to_proto(tenant.security_policy),
         residency_region=tenant.residency_region,
     )

@@ -88,11 +88,16 @@ def tenant_to_proto(tenant: Tenant) -> tenant_pb2.Tenant:
         name=tenant.name,
         create_time=timestamp(tenant.create_time),
         residency_region=tenant.residency_region,
-        state=_STATES[tenant.state],
+        state=state_to_proto(tenant.state),
         quotas=quotas_to_proto(tenant.quotas),
         security_policy=policy_to_proto(tenant.security_policy),
         etag=tenant.etag,
     )
+
+
+def state_to_proto(state: TenantState) -> tenant_pb2.TenantState.ValueType:
+    """Writes a state."""
+    return _STATES[state]
 
 
 def quotas_to_proto(quotas: Quotas) -> tenant_pb2.TenantQuotas:

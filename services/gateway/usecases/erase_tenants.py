@@ -9,6 +9,7 @@ from services.gateway.usecases.tenant_ports import BeginTenantWork, ErasureBook,
 from services.meshkit.core.audit import mesh_acts
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.tenant import TenantState
 from services.meshkit.telemetry.logs import logger
@@ -54,23 +55,34 @@ class EraseTenants:
         while True:
             self._awake.clear()
             try:
-                while await self.round():
-                    pass
+                await self.round()
             except MeshError as error:
                 log.warning("erasing tenants is put off", error=error.message)
-            waiting = asyncio.ensure_future(self._awake.wait())
-            pause = asyncio.ensure_future(self._clock.sleep(self._every_seconds))
-            try:
-                await asyncio.wait((waiting, pause), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                waiting.cancel()
-                pause.cancel()
+            await self._rest()
 
-    async def round(self) -> bool:
-        """Goes on with one erasure; False when there is none to go on with."""
-        erasure = await self._book.take()
-        if erasure is None:
-            return False
+    async def _rest(self) -> None:
+        """Waits until it is woken, at most for the pause."""
+
+        async def pause() -> None:
+            await self._clock.sleep(self._every_seconds)
+            self._awake.set()
+
+        async with asyncio.TaskGroup() as tasks:
+            pausing = tasks.create_task(pause())
+            await self._awake.wait()
+            pausing.cancel()
+
+    async def round(self) -> None:
+        """Goes on with each erasure that nobody else is at, once."""
+        seen: set[TenantId] = set()
+        while (erasure := await self._book.take()) is not None:
+            if erasure.tenant in seen:
+                await self._book.note(erasure, hold=False)
+                return
+            seen.add(erasure.tenant)
+            await self._go_on(erasure)
+
+    async def _go_on(self, erasure: Erasure) -> None:
         settled = self._clock.now() - erasure.start_time >= self._settle
         for service in sorted(erasure.pending):
             erasure = await self._ask(erasure, service, settled=settled)
@@ -79,7 +91,6 @@ class EraseTenants:
         if erasure.end_time is not None:
             await self._finish(erasure)
         await self._book.note(erasure, hold=False)
-        return False
 
     async def _ask(self, erasure: Erasure, service: str, *, settled: bool) -> Erasure:
         try:

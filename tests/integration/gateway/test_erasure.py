@@ -15,7 +15,7 @@ from services.gateway.usecases.tenant_ports import Erased
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.tenant import ErasureAction, ErasureStep, TenantState
-from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.engine import AsyncEngine, sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.scope import tenant_scope
 from services.meshkit.testing.fake_clock import FakeClock
@@ -47,9 +47,10 @@ class Stores:
 class Room:
     """A marked tenant, and gateways that may drive its erasure."""
 
-    def __init__(self, begin: SqlBeginTenantWork, book: SqlErasureBook, reader: SqlTenantReader) -> None:
+    def __init__(self, app: AsyncEngine, maintenance: AsyncEngine) -> None:
         self.tenant, self.clock, self.stores = TenantId(uuid4()), FakeClock(), Stores()
-        self.reader, self._begin, self._book = reader, begin, book
+        self.reader = SqlTenantReader(app)
+        self._app, self._begin, self._book = app, SqlBeginTenantWork(app), SqlErasureBook(maintenance)
 
     def gateway(self, *, settle_seconds: float = 60) -> EraseTenants:
         """Gives a gateway that has just started."""
@@ -62,11 +63,15 @@ class Room:
             every_seconds=1,
         )
 
-    async def mark(self) -> None:
-        async with self._begin(self.tenant) as work:
-            tenant = await work.tenants.lock(self.tenant)
+    async def mark(self, tenant_id: TenantId) -> None:
+        async with tenant_scope(self._app, tenant_id) as scope:
+            values = {"name": str(tenant_id), "residency_region": "", "create_time": self.clock.now()}
+            await scope.execute(insert(TENANT).values(tenant_id=tenant_id, **values))
+            await scope.commit()
+        async with self._begin(tenant_id) as work:
+            tenant = await work.tenants.lock(tenant_id)
             await work.tenants.replace(tenant.changed(state=TenantState.DELETING))
-            await work.erasures.begin(self.tenant, self.clock.now(), self.stores.services)
+            await work.erasures.begin(tenant_id, self.clock.now(), self.stores.services)
             await work.commit()
 
 
@@ -75,12 +80,8 @@ async def room(make_database: MakeDatabase) -> AsyncIterator[Room]:
     urls = await make_database("gateway")
     await migrate("services.gateway", urls.migrator)
     async with sql_engine(urls.app, pool_size=2) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
-        room = Room(SqlBeginTenantWork(app), SqlErasureBook(maintenance), SqlTenantReader(app))
-        async with tenant_scope(app, room.tenant) as scope:
-            values = {"tenant_id": room.tenant, "name": "acme", "residency_region": "", "create_time": room.clock.now()}
-            await scope.execute(insert(TENANT).values(values))
-            await scope.commit()
-        await room.mark()
+        room = Room(app, maintenance)
+        await room.mark(room.tenant)
         yield room
 
 
@@ -111,3 +112,13 @@ async def test_two_gateways_do_not_count_the_same_rows(room: Room) -> None:
     assert {step.service: step.count for step in ended.steps} == {"memory": 25, "tools": 3}
     assert ended.end_time is not None
     assert ended.end_time - ended.start_time == timedelta(seconds=61)
+
+
+async def test_every_erasure_gets_its_turn_in_each_round(room: Room) -> None:
+    tenants = [room.tenant, *(TenantId(uuid4()) for _ in range(3))]
+    for tenant in tenants[1:]:
+        await room.mark(tenant)
+    room.stores.rows = {"memory": 0, "tools": 0}
+    room.clock.advance(seconds=61)
+    await room.gateway().round()
+    assert all([(await room.reader.erasure(tenant)).end_time for tenant in tenants])
