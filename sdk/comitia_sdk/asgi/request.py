@@ -18,6 +18,7 @@ _METHODS: Final = _READS | {"POST", "PUT", "PATCH", "DELETE"}
 #: Decoded, a segment holds nothing that somebody could read as the end of it, or as another one.
 _PATH: Final = re.compile(r"/v1(?:/(?!\.{1,2}(?:/|$))[^\x00-\x1f\x7f/\\%?#;\ud800-\udfff\ufffd]+)+")
 _QUERY: Final = re.compile(rb"[\x21\x22\x24-\x7e]{0,8192}")
+_VALUE: Final = re.compile(rb"[\x20-\x7e]{0,4096}")
 _ENCODED: Final = (b"%2e", b"%2f", b"%5c")
 _NOWHERE: Final = Refusal(
     status=404,
@@ -51,8 +52,8 @@ def headers_of(scope: Scope, credential: str) -> list[tuple[str, str]]:
     for name in _PASSED:
         # Of one that stands twice, servers take the first, the last or both: it says nothing.
         values = list(values_of(scope, name))
-        if len(values) == 1:
-            headers.append((name.decode(), values[0].decode("latin-1")))
+        if len(values) == 1 and _VALUE.fullmatch(values[0]):
+            headers.append((name.decode(), values[0].decode()))
     return headers
 
 
