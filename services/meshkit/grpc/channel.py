@@ -78,7 +78,10 @@ _OPTIONS: Final[list[tuple[str, Any]]] = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # Not a pause: the least time that one attempt may take, handshakes included. Short of it gRPC hangs up on a
+    # neighbour that is busy and calls anew, which makes it no less busy. A server that is back is found by the two
+    # others: an attempt that is refused ends at once. Measured: as quickly with 1500 as with 100.
+    ("grpc.min_reconnect_backoff_ms", 1_500),
     ("grpc.max_reconnect_backoff_ms", 5_000),
 ]
 

@@ -1,6 +1,7 @@
 """What a call takes along to a neighbour, when it is sent again, and when it is not."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,3 +158,31 @@ async def test_a_neighbour_that_is_not_there_is_unavailable(identity: WorkloadSi
         with pytest.raises(MeshError) as raised, remote_errors():
             await rpc.BundleServiceStub(opened).GetBundle(pb.GetBundleRequest())
     assert raised.value.kind is ErrorKind.UNAVAILABLE
+
+
+async def test_a_neighbour_that_is_slow_to_shake_hands_is_waited_for_and_not_called_anew(
+    target: str, identity: WorkloadSigner
+) -> None:
+    connections = 0
+
+    async def carry(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while piece := await source.read(65_536):
+            sink.write(piece)
+            await sink.drain()
+        sink.close()
+
+    async def busy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        # A process that starts, or a machine with more to do than it can.
+        await asyncio.sleep(0.4)
+        host, _, port = target.rpartition(":")
+        onward, back = await asyncio.open_connection(host, int(port))
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(carry(reader, back), carry(onward, writer))
+
+    async with await asyncio.start_server(busy, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        async with channel(f"127.0.0.1:{port}", identity=identity) as opened:
+            await rpc.BundleServiceStub(opened).GetBundle(pb.GetBundleRequest(), timeout=10, wait_for_ready=True)
+    assert connections == 1
