@@ -48,6 +48,7 @@ class GuardOption:
     per_subject_per_second: int
     per_address_per_second: int
     per_tenant_in_progress: int
+    of_project: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,7 @@ class Contract:
             per_subject_per_second=guard.per_subject_per_second,
             per_address_per_second=guard.per_address_per_second,
             per_tenant_in_progress=guard.per_tenant_in_progress,
+            of_project=guard.of_project,
         )
 
     def _http(self, method: MethodDescriptorProto) -> tuple[HttpRule, ...]:

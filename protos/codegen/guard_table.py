@@ -39,6 +39,8 @@ class Guard:
     per_address_per_second: int = 0
     #: Calls a tenant may have in progress at one replica. 0 means no limit beside its share of the replica.
     per_tenant_in_progress: int = 0
+    #: True when a caller who is bound to one project may call; False when the call concerns the whole tenant.
+    of_project: bool = False
 
 
 #: Guard of every RPC by its name on the wire.
@@ -76,6 +78,7 @@ def _literal(guard: GuardOption) -> str:
         "per_subject_per_second": _per_subject(guard),
         "per_address_per_second": guard.per_address_per_second,
         "per_tenant_in_progress": guard.per_tenant_in_progress,
+        "of_project": guard.of_project,
     }
     fields += [f"{name}={value}" for name, value in rest.items() if value]
     return f"Guard({', '.join(map(str, fields))})"
@@ -113,6 +116,8 @@ def _problems(rpc: Rpc, services: set[str]) -> list[str]:
         found.append(f"{where} limits addresses, which are counted for open calls only.")
     if guard.peers and any(getattr(guard, name) for name in LIMITS):
         found.append(f"{where} is internal, and calls between services are not counted. Take its limits out.")
+    if guard.of_project and (guard.open or guard.peers):
+        found.append(f"{where} is open or internal, so no caller's project is held against it. Take out of_project.")
     if guard.peers and rpc.http:
         found.append(f"{where} is internal (its guard names peers), so it must not have google.api.http.")
     if not guard.peers and not rpc.http and not NO_REST.search(rpc.comment):

@@ -14,6 +14,7 @@ from services.launcher.layout import DataDir
 from services.launcher.services import SERVICES
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import Role
+from services.meshkit.core.permissions import ROLE_PERMISSIONS
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.signed_token import SigningKey
 from tests.e2e.doors import EDGE, Answer, Doors, Headers, at_once, bearer, open_doors
@@ -27,6 +28,7 @@ GUARDED: Final = tuple(rpc for rpc in PUBLIC if not rpc.guard.open)
 UNREADABLE: Final = b"\x0a\x7f"
 LET_IN: Final = ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
 NOT_ALLOWED: Final = ("PERMISSION_DENIED", "PERMISSION_MISSING")
+BOUND: Final = ("PERMISSION_DENIED", "BOUND_TO_PROJECT")
 #: What is said to a token that proves nothing.
 REFUSALS: Final = frozenset({"TOKEN_INVALID", "TOKEN_EXPIRED", "TOKEN_NOT_FOR_US", "TOKEN_MISSING"})
 #: Good tokens in another spelling, which Envoy takes for good; the services behind it do not.
@@ -93,6 +95,27 @@ async def test_a_narrowed_token_may_do_no_more_than_its_scopes(doors: Doors, mes
             answer = await doors.knock(door, rpc, UNREADABLE, bearer(token))
             expected = LET_IN if rpc.guard.permission == "agents.read" else NOT_ALLOWED
             assert (answer.code, answer.reason) == expected, f"{rpc.name} at {door}: {answer.short}"
+
+
+async def test_who_is_bound_to_a_project_may_call_what_is_annotated_so_and_nothing_else(
+    doors: Doors, mesh: RunningMesh
+) -> None:
+    with Client(mesh.url, api_key=mesh.admin_key) as operator:
+        made = operator.identity.create_tenant(f"bound-{token_hex(4)}")
+        operator.tenants.set_quotas(made.tenant.tenant_id, {"rate_factor": 1000})
+        with Client(mesh.url, api_key=made.admin_api_key) as admin:
+            keys = {Role.ADMIN: admin.identity.create_key("bound", roles=["admin"], project="claims").secret}
+        keys[Role.OPERATOR] = operator.identity.create_key("bound", roles=["operator"], project="claims").secret
+    for role, key in keys.items():
+        with Client(mesh.url, api_key=key) as client:
+            token = client.identity.token()
+        for rpc in GUARDED:
+            for door in doors.of(rpc):
+                answer = await doors.knock(door, rpc, UNREADABLE, bearer(token))
+                expected = LET_IN if rpc.guard.of_project else BOUND
+                if rpc.guard.permission not in ROLE_PERMISSIONS[role]:
+                    expected = NOT_ALLOWED
+                assert (answer.code, answer.reason) == expected, f"{role} {rpc.name} at {door}: {answer.short}"
 
 
 def one_of_each_service() -> list[Rpc]:

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from services.gateway.domain.held_roles import check_held
 from services.gateway.domain.identity_errors import ApiKeyEnded, ServiceAccountDisabled
-from services.gateway.domain.names import checked_name, project_within
+from services.gateway.domain.names import check_within, checked_name, project_within
 from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX, ServiceAccount
-from services.meshkit.core.errors import Invalid, NotFound
+from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX, KeySecrets, SecretHash
@@ -48,6 +48,15 @@ class ApiKey:
         """Name of the key: `key_…`."""
         return from_uuid(KEY_PREFIX, self.id)
 
+    def check_within(self, by: Principal) -> None:
+        """Raises NotFound: `by` is bound to another project."""
+        check_within(self.project, by, noun="API key", subject=self.subject)
+
+    @property
+    def secret_time(self) -> datetime:
+        """When it got its present secret; of two, the later one has the later time, whatever the clocks say."""
+        return self.rotate_time or self.create_time
+
     def works(self, now: datetime) -> bool:
         """True while the key is neither expired nor revoked."""
         return self.revoke_time is None and (self.expire_time is None or now < self.expire_time)
@@ -64,8 +73,7 @@ class ApiKey:
         """
         if not timedelta() <= overlap <= MAX_OVERLAP:
             raise Invalid("overlap_seconds", f"must be 0 to {int(MAX_OVERLAP.total_seconds())}")
-        if by.project not in (None, self.project):
-            raise NotFound("API key", self.subject)
+        self.check_within(by)
         check_held(self.roles, by, scopes=self.scopes)
         if not self.works(now):
             raise ApiKeyEnded(self.subject)
@@ -73,7 +81,7 @@ class ApiKey:
         return replace(
             self,
             secrets=KeySecrets(secret, kept, now + overlap if overlap else None),
-            rotate_time=now,
+            rotate_time=max(now, self.secret_time + timedelta.resolution),
         )
 
     def principal(self) -> Principal:
@@ -86,6 +94,7 @@ class ApiKey:
             project=self.project,
             scopes=self.scopes,
             api_key=None if account is None else self.subject,
+            secret_time=self.secret_time.timestamp(),
         )
 
 
@@ -111,8 +120,7 @@ class KeyWish:
             raise Invalid("roles", "must be empty: the key has the roles of its service account")
         if self.project is not None:
             raise Invalid("project", "must be empty: the key has the project of its service account")
-        if by.project not in (None, account.project):
-            raise NotFound("service account", account.subject)
+        account.check_within(by)
         if not account.works:
             raise ServiceAccountDisabled(account.subject)
         return replace(self, roles=tuple(sorted(account.roles)), project=account.project)

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from services.meshkit.core.errors import Invalid
+from services.meshkit.core.errors import Invalid, NotFound
 from services.meshkit.core.identity import Principal
 
 MAX_NAME: Final = 100
@@ -28,3 +28,9 @@ def project_within(project: str | None, by: Principal) -> str | None:
     if project is None:
         return by.project
     raise Invalid("project", f"must be {by.project!r}, the project that your own identity is bound to")
+
+
+def check_within(project: str | None, by: Principal, *, noun: str, subject: str) -> None:
+    """Raises NotFound for what is not of the project that `by` is bound to: it is not there for them."""
+    if by.project not in (None, project):
+        raise NotFound(noun, subject)

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from services.gateway.domain.held_roles import check_held, held_roles
 from services.gateway.domain.user import User, checked_roles, to_domain
-from services.gateway.domain.user_errors import BoundToProject
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import from_uuid
@@ -78,7 +77,7 @@ class IssuerWish:
 
         An issuer can say of anybody that they are one of the tenant's users, administrators included; so who adds one
         must be able to do what an administrator can. What they cannot do beyond that, it gives nobody: `most_roles`.
-        Raises: Invalid, RoleNotHeld, BoundToProject.
+        Raises: Invalid, RoleNotHeld.
         """
         check_issuer(self.issuer)
         if not 1 <= len(self.client_id) <= _MAX_TEXT or not self.client_id.isprintable():
@@ -86,8 +85,6 @@ class IssuerWish:
         if len(self.trusted_domains) > MAX_TRUSTED_DOMAINS:
             raise Invalid("trusted_domains", f"must be at most {MAX_TRUSTED_DOMAINS}")
         domains = [to_domain(one, field=f"trusted_domains[{at}]") for at, one in enumerate(self.trusted_domains)]
-        if by.project is not None:
-            raise BoundToProject(by.project)
         check_held((Role.ADMIN,), by)
         return IssuerWish(
             issuer=self.issuer,

@@ -6,7 +6,7 @@ from typing import Final
 from uuid import UUID
 
 from services.gateway.domain.held_roles import check_held
-from services.gateway.domain.names import checked_name, project_within
+from services.gateway.domain.names import check_within, checked_name, project_within
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import from_uuid
@@ -37,6 +37,10 @@ class ServiceAccount:
     def works(self) -> bool:
         """True while it may have keys."""
         return self.disable_time is None
+
+    def check_within(self, by: Principal) -> None:
+        """Raises NotFound: `by` is bound to another project."""
+        check_within(self.project, by, noun="service account", subject=self.subject)
 
     def disabled(self, now: datetime) -> "ServiceAccount":
         """Ends the account. A disabled one stays as it is."""

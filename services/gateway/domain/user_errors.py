@@ -1,6 +1,6 @@
 """What the sign-in of people refuses."""
 
-from services.meshkit.core.errors import Exhausted, PermissionDenied, Precondition, Unauthenticated, Unavailable
+from services.meshkit.core.errors import Exhausted, Precondition, Unauthenticated, Unavailable
 
 
 class LoginRefused(Unauthenticated):
@@ -55,17 +55,4 @@ class LastAdmin(Precondition):
             f"{email} is the last who can administer this tenant; give the role admin to somebody else, or make an "
             "admin key, and try again",
             email=email,
-        )
-
-
-class BoundToProject(PermissionDenied):
-    """Users and issuers belong to the whole tenant, and the caller's identity is bound to one project."""
-
-    reason = "BOUND_TO_PROJECT"
-
-    def __init__(self, project: str) -> None:
-        super().__init__(
-            f"your identity is bound to the project {project!r}, and users belong to the whole tenant; "
-            "ask somebody who is not bound",
-            project=project,
         )

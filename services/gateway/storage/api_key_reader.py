@@ -18,9 +18,11 @@ class SqlApiKeyReader:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def page(self, tenant: TenantId, *, after: UUID | None, most: int) -> list[ApiKey]:
+    async def page(self, tenant: TenantId, *, project: str | None, after: UUID | None, most: int) -> list[ApiKey]:
         """See `ApiKeyReader.page`; ids sort by time."""
         statement = select(API_KEY).where(API_KEY.c.tenant_id == tenant).order_by(API_KEY.c.id.desc()).limit(most)
+        if project is not None:
+            statement = statement.where(API_KEY.c.project == project)
         if after is not None:
             statement = statement.where(API_KEY.c.id < after)
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:

@@ -18,10 +18,14 @@ class SqlServiceAccountReader:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def page(self, tenant: TenantId, *, after: UUID | None, most: int) -> list[ServiceAccount]:
+    async def page(
+        self, tenant: TenantId, *, project: str | None, after: UUID | None, most: int
+    ) -> list[ServiceAccount]:
         """See `ServiceAccountReader.page`; ids sort by time."""
         table = SERVICE_ACCOUNT
         statement = select(table).where(table.c.tenant_id == tenant).order_by(table.c.id.desc()).limit(most)
+        if project is not None:
+            statement = statement.where(table.c.project == project)
         if after is not None:
             statement = statement.where(table.c.id < after)
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:

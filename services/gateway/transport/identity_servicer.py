@@ -91,7 +91,8 @@ class IdentityServicer(IdentityServiceServicer):
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, str)
         after: UUID | None = None if place is None else to_uuid(str(place[0]), KEY_PREFIX, field="page_token")
-        found = await self._keys.page(caller_of(context).principal.tenant, after=after, most=size + 1)
+        by = caller_of(context).principal
+        found = await self._keys.page(by.tenant, project=by.project, after=after, most=size + 1)
         more = len(found) > size
         return pb.ListApiKeysResponse(
             api_keys=[convert.key_to_proto(key) for key in found[:size]],
@@ -127,7 +128,8 @@ class IdentityServicer(IdentityServiceServicer):
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, str)
         after = None if place is None else to_uuid(str(place[0]), SERVICE_ACCOUNT_PREFIX, field="page_token")
-        found = await self._accounts.page(caller_of(context).principal.tenant, after=after, most=size + 1)
+        by = caller_of(context).principal
+        found = await self._accounts.page(by.tenant, project=by.project, after=after, most=size + 1)
         more = len(found) > size
         return pb.ListServiceAccountsResponse(
             service_accounts=[convert.account_to_proto(account) for account in found[:size]],

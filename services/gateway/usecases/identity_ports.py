@@ -132,8 +132,10 @@ class KeySetPublisher(Protocol):
 class ServiceAccountReader(Protocol):
     """Reads service accounts of one tenant, disabled ones included."""
 
-    async def page(self, tenant: TenantId, *, after: UUID | None, most: int) -> list[ServiceAccount]:
-        """Lists accounts, newest first, from the one after `after` on."""
+    async def page(
+        self, tenant: TenantId, *, project: str | None, after: UUID | None, most: int
+    ) -> list[ServiceAccount]:
+        """Lists accounts, newest first, from the one after `after` on; of one project if it is given."""
         ...
 
 

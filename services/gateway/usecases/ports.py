@@ -123,8 +123,8 @@ class TenantReader(Protocol):
 class ApiKeyReader(Protocol):
     """Reads keys of one tenant, revoked ones included."""
 
-    async def page(self, tenant: TenantId, *, after: UUID | None, most: int) -> list[ApiKey]:
-        """Lists keys, newest first, from the one after `after` on."""
+    async def page(self, tenant: TenantId, *, project: str | None, after: UUID | None, most: int) -> list[ApiKey]:
+        """Lists keys, newest first, from the one after `after` on; of one project if it is given."""
         ...
 
 

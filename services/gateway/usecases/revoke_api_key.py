@@ -29,13 +29,14 @@ class RevokeApiKey:
         self._changed = changed
 
     async def __call__(self, caller: Caller, key_id: UUID, request: Repeatable | None = None) -> ApiKey:
-        """Raises: NotFound: no such key in the caller's tenant; RequestIdReused."""
+        """Raises: NotFound: no such key in the caller's tenant and project; RequestIdReused."""
         tenant = caller.principal.tenant
         async with self._begin(tenant) as work:
             if request is not None and await work.requests.claim(tenant, request) is not None:
                 return await work.keys.get(tenant, key_id)
             found = await work.keys.locked(tenant, key_id)
             note(target=found.subject)
+            found.check_within(caller.principal)
             now = self._clock.now()
             key = found.revoked(now)
             if key != found:  # other services are told of what is written, changed or not

@@ -61,6 +61,7 @@ class DisableServiceAccount:
                 return await work.accounts.get(tenant, account_id)
             found = await work.accounts.locked(tenant, account_id)
             note(target=found.subject)
+            found.check_within(caller.principal)
             now = self._clock.now()
             account = found.disabled(now)
             if account != found:  # other services are told of what is written, changed or not

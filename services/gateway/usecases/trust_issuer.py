@@ -24,7 +24,7 @@ class TrustIssuer:
     async def __call__(self, caller: Caller, wish: IssuerWish, request: Repeatable | None) -> OidcIssuer:
         """Adds it.
 
-        Raises: Invalid, RoleNotHeld, BoundToProject, IssuerUnusable, AlreadyExists, TooManyIssuers, RequestIdReused.
+        Raises: Invalid, RoleNotHeld, IssuerUnusable, AlreadyExists, TooManyIssuers, RequestIdReused.
         """
         by = caller.principal
         wish = wish.checked(by=by)

@@ -1,4 +1,7 @@
-"""Relations of callers to things, as services ask for them. The client is `meshkit.guard.access_gate`."""
+"""Relations of callers to things, as services ask for them, and callers that are bound to one project.
+
+The client of relations is `meshkit.guard.access_gate`.
+"""
 
 from typing import Protocol
 
@@ -16,6 +19,19 @@ class RelationMissing(PermissionDenied):
             f"you need the relation {relation!r} to {thing!r}" + (f": {missing}" if missing else ""),
             relation=relation,
             object=thing,
+        )
+
+
+class BoundToProject(PermissionDenied):
+    """The caller's identity is bound to one project, and the call concerns the whole tenant."""
+
+    reason = "BOUND_TO_PROJECT"
+
+    def __init__(self, project: str) -> None:
+        super().__init__(
+            f"your identity is bound to the project {project!r}, and this concerns the whole tenant; "
+            "ask somebody who is not bound",
+            project=project,
         )
 
 

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from services.meshkit.core.access import BoundToProject
 from services.meshkit.core.errors import Internal, PermissionDenied
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.permissions import ROLE_PERMISSIONS, permissions_of
@@ -83,19 +84,6 @@ def _granted_by(permission: str) -> str:
         return "which only operators of the installation have"
     names = " or ".join(role.value for role in roles)
     return f"which the role {names} grants; ask an administrator of your tenant for it"
-
-
-class BoundToProject(PermissionDenied):
-    """The caller's identity is bound to one project, and the call concerns the whole tenant."""
-
-    reason = "BOUND_TO_PROJECT"
-
-    def __init__(self, project: str) -> None:
-        super().__init__(
-            f"your identity is bound to the project {project!r}, and this concerns the whole tenant; "
-            "ask somebody who is not bound",
-            project=project,
-        )
 
 
 class PeerNotAllowed(PermissionDenied):
@@ -215,8 +203,7 @@ class Admission:
             return
         self.check(admitted.verified)
         check_permission(admitted.verified.principal, guard)
-        if admitted.peer is None:
-            check_project(admitted.verified.principal, guard)
+        check_project(admitted, guard)
 
     def check_origin(self, admitted: Admitted, connection: Connection | None) -> None:
         """Holds the place that a call, or an item of a stream, came from against the rules of its tenant.
@@ -266,12 +253,16 @@ def check_permission(principal: Principal, guard: Guard) -> None:
         raise PermissionMissing(guard.permission, narrowed=True)
 
 
-def check_project(principal: Principal, guard: Guard) -> None:
+def check_project(admitted: Admitted, guard: Guard) -> None:
     """Raises BoundToProject for what concerns the whole tenant, asked for by somebody who is bound to one project.
 
-    It binds those who come from outside. A service that acts for a run does what the run needs; the run was let in.
+    Like scopes it binds at the doors where callers knock. A service that acts for a run does what the run needs, such
+    as remembering; the run was let in.
     """
-    if principal.project is not None and not guard.of_project:
+    principal = admitted.principal
+    if principal is None or principal.project is None or guard.of_project or guard.peers:
+        return
+    if admitted.peer is None or principal.run_id is None:
         raise BoundToProject(principal.project)
 
 

@@ -1,7 +1,8 @@
 """Who may do what with a session that belongs to a project.
 
 A session belongs to the project that its metadata names under `project`; one that names none is everybody's whose role
-allows it.
+allows it. For a caller whose identity is bound to a project the sessions of that project are all there are, whatever
+roles and relations it has.
 """
 
 import asyncio
@@ -12,11 +13,14 @@ from typing import Final
 from comitia.orchestrator.v1 import session_pb2
 from services.meshkit.core.access import AccessGate
 from services.meshkit.core.identity import Caller
+from services.orchestrator.domain.errors import SessionNotFound
 from services.orchestrator.domain.session import SessionSpec
 
 PROJECT: Final = "project"
 READ: Final = "viewer"
 CONTROL: Final = "editor"
+#: Questions to the gateway that one list has under way.
+ASKED_TOGETHER: Final = 8
 
 
 class SessionAccess:
@@ -37,26 +41,48 @@ class SessionAccess:
         return spec
 
     async def to_control(self, caller: Caller, session: session_pb2.Session) -> None:
-        """Raises: RelationMissing, Unavailable."""
+        """Raises: SessionNotFound, RelationMissing, Unavailable."""
+        _check_bound(caller, session)
         await self._require(caller, CONTROL, session.metadata, last_known=False)
 
     async def to_read(self, caller: Caller, session: session_pb2.Session) -> None:
-        """Raises: RelationMissing, Unavailable."""
+        """Raises: SessionNotFound, RelationMissing, Unavailable."""
+        _check_bound(caller, session)
         await self._require(caller, READ, session.metadata, last_known=True)
 
     async def readable(self, caller: Caller, sessions: Sequence[session_pb2.Session]) -> list[session_pb2.Session]:
         """Leaves out what the caller may not read. Raises: Unavailable."""
-        projects = list({session.metadata.get(PROJECT, "") for session in sessions} - {""})
-        answers = await asyncio.gather(
-            *(self._gate.allows(caller, READ, _name(project), last_known=True) for project in projects)
-        )
-        hidden = {project for project, allowed in zip(projects, answers, strict=True) if not allowed}
-        return [session for session in sessions if session.metadata.get(PROJECT, "") not in hidden]
+        theirs = [session for session in sessions if _is_within(caller, session)]
+        projects = iter({_project_of(session) for session in theirs} - {""})
+        hidden: set[str] = set()
+
+        async def ask() -> None:
+            for project in projects:
+                if not await self._gate.allows(caller, READ, _name(project), last_known=True):
+                    hidden.add(project)
+
+        # A page may have as many projects as sessions; the gateway is not asked about all of them at once.
+        await asyncio.gather(*(ask() for _ in range(ASKED_TOGETHER)))
+        return [session for session in theirs if _project_of(session) not in hidden]
 
     async def _require(self, caller: Caller, relation: str, metadata: Mapping[str, str], *, last_known: bool) -> None:
         project = metadata.get(PROJECT, "")
         if project:
             await self._gate.require(caller, relation, _name(project), last_known=last_known)
+
+
+def _project_of(session: session_pb2.Session) -> str:
+    return session.metadata.get(PROJECT, "")
+
+
+def _is_within(caller: Caller, session: session_pb2.Session) -> bool:
+    """Whether a caller who is bound to a project may know of a session; whoever is not bound may of all."""
+    return caller.principal.project in (None, _project_of(session))
+
+
+def _check_bound(caller: Caller, session: session_pb2.Session) -> None:
+    if not _is_within(caller, session):
+        raise SessionNotFound(session.session_id)
 
 
 def _name(project: str) -> str:

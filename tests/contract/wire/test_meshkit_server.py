@@ -51,7 +51,7 @@ class Guard:
 
 
 GUARDS = {
-    BUNDLES + "GetBundle": Guard("policies.read"),
+    BUNDLES + "GetBundle": Guard("policies.read", of_project=True),
     BUNDLES + "CreateBundle": Guard("policies.write", max_seconds=1),
     BUNDLES + "ListBundles": Guard("policies.read", peers=frozenset({"inference"})),
     WATCH: Guard(open=True, max_seconds=3600),
@@ -234,6 +234,21 @@ class TestGuard:
         async with grpc.aio.insecure_channel(server.target) as outside:
             call = rpc.BundleServiceStub(outside).ListBundles(pb.ListBundlesRequest(), metadata=call_metadata(narrowed))
             assert (await failure_of(call)).reason == "PEER_NOT_ALLOWED"
+
+    async def test_who_is_bound_to_a_project_is_let_in_where_that_is_annotated(self, server: LocalServer) -> None:
+        bundles = rpc.BundleServiceStub(server.channel)
+        bound = server.keys.principal(Role.ADMIN, project="claims")
+        error = await failure_of(bundles.CreateBundle(pb.CreateBundleRequest(), metadata=call_metadata(bound)))
+        assert (error.kind, error.reason) == (ErrorKind.DENIED, "BOUND_TO_PROJECT")
+        assert error.metadata == {"project": "claims"}
+        await bundles.GetBundle(pb.GetBundleRequest(), metadata=call_metadata(bound))
+        # A service that acts for a run of the project does what the run needs; nobody else does with its token.
+        run = call_metadata(server.keys.principal(Role.ADMIN, project="claims", run_id="run_1"))
+        let_in = bundles.CreateBundle(pb.CreateBundleRequest(), metadata=run, timeout=0.1)
+        assert (await failure_of(let_in)).kind is ErrorKind.DEADLINE
+        async with grpc.aio.insecure_channel(server.target) as outside:
+            call = rpc.BundleServiceStub(outside).CreateBundle(pb.CreateBundleRequest(), metadata=run)
+            assert (await failure_of(call)).reason == "BOUND_TO_PROJECT"
 
     async def test_an_internal_rpc_is_closed_to_the_outside(self, server: LocalServer) -> None:
         async with grpc.aio.insecure_channel(server.target) as outside:

@@ -117,6 +117,36 @@ async def test_a_project_bound_caller_makes_keys_for_its_project_only(face: Face
     assert remote_error(raised.value).field == "project"
 
 
+async def test_for_a_project_bound_caller_there_are_the_keys_and_accounts_of_its_project_only(face: Face) -> None:
+    admin = await face.admin()
+    bound = await face.login((await a_key(face, admin, project="apollo")).secret)
+    for project in ("", "gemini"):
+        other = await a_key(face, admin, project=project)
+        account = await face.identity.CreateServiceAccount(
+            pb.CreateServiceAccountRequest(display_name="x", roles=[USER], project=project), metadata=admin
+        )
+        revoke = pb.RevokeApiKeyRequest(api_key_id=other.api_key.api_key_id, request_id=str(SystemIds().uuid()))
+        disable = pb.DisableServiceAccountRequest(service_account_id=account.service_account.service_account_id)
+        for call in (
+            face.identity.RevokeApiKey(revoke, metadata=bound),
+            face.identity.DisableServiceAccount(disable, metadata=bound),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call
+            assert reason_of(raised.value) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+        assert await face.login(other.secret)
+    mine = await a_key(face, bound)
+    account = await face.identity.CreateServiceAccount(
+        pb.CreateServiceAccountRequest(display_name="x", roles=[USER]), metadata=bound
+    )
+    listed = await face.identity.ListApiKeys(pb.ListApiKeysRequest(), metadata=bound)
+    assert [key.project for key in listed.api_keys] == ["apollo", "apollo"]
+    accounts = await face.identity.ListServiceAccounts(pb.ListServiceAccountsRequest(), metadata=bound)
+    assert list(accounts.service_accounts) == [account.service_account]
+    revoke = pb.RevokeApiKeyRequest(api_key_id=mine.api_key.api_key_id)
+    assert (await face.identity.RevokeApiKey(revoke, metadata=bound)).api_key.HasField("revoke_time")
+
+
 async def test_a_repeated_request_answers_with_the_same_key_without_its_secret(face: Face) -> None:
     admin, request_id = await face.admin(), str(SystemIds().uuid())
     first = await a_key(face, admin, request_id=request_id)

@@ -143,6 +143,30 @@ async def test_a_token_bound_to_a_project_starts_sessions_of_that_project_only(h
     assert remote_error(raised.value).reason == "RELATION_MISSING"
 
 
+@pytest.mark.parametrize("role", [Role.TENANT_USER, Role.ADMIN])
+async def test_for_a_token_bound_to_a_project_there_are_no_sessions_of_others(
+    house: House, replica: Replica, role: Role
+) -> None:
+    for relation in ("editor", "viewer"):
+        house.gate.grant("key_ed", relation, "project:billing")
+    everybodys = await replica.sessions.StartSession(a_start({}), metadata=replica.as_tenant())
+    theirs = await replica.sessions.StartSession(a_start(), metadata=replica.as_tenant())
+    principal = replica.server.keys.principal(role, subject="key_ed", project="billing")
+    bound = call_metadata(principal)
+    mine = await replica.sessions.StartSession(a_start(), metadata=bound)
+    assert mine.session.metadata["project"] == "billing"
+    for hidden in (everybodys, theirs):
+        calls = every_call(replica, hidden.session.session_id, bound)
+        del calls["start"]
+        for name, call in calls.items():
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call()
+            assert remote_error(raised.value).reason == "SESSION_NOT_FOUND", name
+    listed = await replica.sessions.ListSessions(pb.ListSessionsRequest(), metadata=bound)
+    assert [session.session_id for session in listed.sessions] == [mine.session.session_id]
+    await replica.sessions.GetSession(pb.GetSessionRequest(session_id=mine.session.session_id), metadata=bound)
+
+
 async def test_without_the_gateway_sessions_of_a_project_wait_and_others_do_not(house: House, replica: Replica) -> None:
     user = a_user(replica, "key_ed")
     made = await replica.sessions.StartSession(a_start(), metadata=user)

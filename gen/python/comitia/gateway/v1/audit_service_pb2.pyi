@@ -370,6 +370,36 @@ class GetAuditStatusResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class Acknowledgement(_message.Message):
+        """That somebody has looked into a gap."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        ACTOR_FIELD_NUMBER: _builtins.int
+        ACKNOWLEDGE_TIME_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        actor: _builtins.str
+        """Who, `user_…`, `key_…` or `svc_…`."""
+        reason: _builtins.str
+        """What was found out."""
+        @_builtins.property
+        def acknowledge_time(self) -> _timestamp_pb2.Timestamp:
+            """When."""
+
+        def __init__(
+            self,
+            *,
+            actor: _builtins.str = ...,
+            acknowledge_time: _timestamp_pb2.Timestamp | None = ...,
+            reason: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge_time", b"acknowledge_time"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge_time", b"acknowledge_time", "actor", b"actor", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class Gap(_message.Message):
         """A writer stream with something missing."""
 
@@ -379,6 +409,7 @@ class GetAuditStatusResponse(_message.Message):
         STREAM_FIELD_NUMBER: _builtins.int
         POSITION_FIELD_NUMBER: _builtins.int
         NOTICE_TIME_FIELD_NUMBER: _builtins.int
+        ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
         service: _builtins.str
         """Service that wrote the stream."""
         stream: _builtins.int
@@ -387,7 +418,11 @@ class GetAuditStatusResponse(_message.Message):
         """First position that is missing."""
         @_builtins.property
         def notice_time(self) -> _timestamp_pb2.Timestamp:
-            """When it was noticed."""
+            """When it was noticed, the last time if it was noticed anew after it was acknowledged."""
+
+        @_builtins.property
+        def acknowledgement(self) -> Global___GetAuditStatusResponse.Acknowledgement:
+            """Who looked into it, and what came out. Absent while nobody has."""
 
         def __init__(
             self,
@@ -396,10 +431,11 @@ class GetAuditStatusResponse(_message.Message):
             stream: _builtins.int = ...,
             position: _builtins.int = ...,
             notice_time: _timestamp_pb2.Timestamp | None = ...,
+            acknowledgement: Global___GetAuditStatusResponse.Acknowledgement | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["notice_time", b"notice_time"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "notice_time", b"notice_time"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["notice_time", b"notice_time", "position", b"position", "service", b"service", "stream", b"stream"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "notice_time", b"notice_time", "position", b"position", "service", b"service", "stream", b"stream"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -409,14 +445,17 @@ class GetAuditStatusResponse(_message.Message):
     UNREACHABLE_SERVICES_FIELD_NUMBER: _builtins.int
     WHOLE_FIELD_NUMBER: _builtins.int
     CONTRADICTION_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_GAPS_FIELD_NUMBER: _builtins.int
     size: _builtins.int
     """Entries in the caller's chain."""
     whole: _builtins.bool
-    """True when no gap is known, nothing contradicts a signed head, and every service was asked within the last minute."""
+    """True when every known gap is acknowledged, nothing contradicts a signed head, and every service was asked within the last minute."""
     contradiction: _builtins.str
     """How the caller's stored chain contradicts a head that was signed over it: somebody changed the database. Empty when
     it does not. Nothing is signed over such a chain any more.
     """
+    acknowledged_gaps: _builtins.int
+    """How many known gaps are acknowledged, of all services. They stay: what is missing does not come back."""
     @_builtins.property
     def gaps(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetAuditStatusResponse.Gap]:
         """Streams with something missing, for operators of the installation; empty for others."""
@@ -438,11 +477,70 @@ class GetAuditStatusResponse(_message.Message):
         unreachable_services: _abc.Iterable[_builtins.str] | None = ...,
         whole: _builtins.bool = ...,
         contradiction: _builtins.str = ...,
+        acknowledged_gaps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contradiction", b"contradiction", "gaps", b"gaps", "head", b"head", "size", b"size", "unreachable_services", b"unreachable_services", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_gaps", b"acknowledged_gaps", "contradiction", b"contradiction", "gaps", b"gaps", "head", b"head", "size", b"size", "unreachable_services", b"unreachable_services", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAuditStatusResponse: _TypeAlias = GetAuditStatusResponse  # noqa: Y015
+
+@_typing.final
+class AcknowledgeAuditGapRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVICE_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    service: _builtins.str
+    """Service that wrote the stream, as the status names it. Required."""
+    stream: _builtins.int
+    """Which stream."""
+    position: _builtins.int
+    """First position that is missing. Required."""
+    reason: _builtins.str
+    """What was found out, 1 to 256 characters. It stays on record. Required."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless. Optional."""
+    def __init__(
+        self,
+        *,
+        service: _builtins.str = ...,
+        stream: _builtins.int = ...,
+        position: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["position", b"position", "reason", b"reason", "request_id", b"request_id", "service", b"service", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeAuditGapRequest: _TypeAlias = AcknowledgeAuditGapRequest  # noqa: Y015
+
+@_typing.final
+class AcknowledgeAuditGapResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GAP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def gap(self) -> Global___GetAuditStatusResponse.Gap:
+        """The gap as the status shows it from now on."""
+
+    def __init__(
+        self,
+        *,
+        gap: Global___GetAuditStatusResponse.Gap | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gap", b"gap"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeAuditGapResponse: _TypeAlias = AcknowledgeAuditGapResponse  # noqa: Y015

@@ -64,6 +64,11 @@ class AuditServiceStub:
                 request_serializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.GetAuditStatusRequest.SerializeToString,
                 response_deserializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.GetAuditStatusResponse.FromString,
                 _registered_method=True)
+        self.AcknowledgeAuditGap = channel.unary_unary(
+                '/comitia.gateway.v1.AuditService/AcknowledgeAuditGap',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -115,6 +120,18 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcknowledgeAuditGap(self, request, context):
+        """Says that somebody has looked into a gap. It is no alarm any more, and stays in the status with who, when and why.
+
+        For operators of the installation: a stream holds entries of all tenants. What was acknowledged and is noticed anew
+        is an alarm anew.
+
+        Errors: NOT_FOUND/GAP_NOT_FOUND, FAILED_PRECONDITION/GAP_ACKNOWLEDGED (somebody did so before).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +159,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetAuditStatus,
                     request_deserializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.GetAuditStatusRequest.FromString,
                     response_serializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.GetAuditStatusResponse.SerializeToString,
+            ),
+            'AcknowledgeAuditGap': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeAuditGap,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -284,6 +306,33 @@ class AuditService:
             '/comitia.gateway.v1.AuditService/GetAuditStatus',
             comitia_dot_gateway_dot_v1_dot_audit__service__pb2.GetAuditStatusRequest.SerializeToString,
             comitia_dot_gateway_dot_v1_dot_audit__service__pb2.GetAuditStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeAuditGap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.AuditService/AcknowledgeAuditGap',
+            comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapResponse.FromString,
             options,
             channel_credentials,
             insecure,

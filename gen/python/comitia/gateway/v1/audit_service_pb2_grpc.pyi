@@ -57,6 +57,14 @@ class AuditServiceStub:
     """
     GetAuditStatus: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditStatusRequest, _audit_service_pb2.GetAuditStatusResponse]
     """Says whether the trail is whole: gaps between what services wrote and what arrived, and how far behind it is."""
+    AcknowledgeAuditGap: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.AcknowledgeAuditGapRequest, _audit_service_pb2.AcknowledgeAuditGapResponse]
+    """Says that somebody has looked into a gap. It is no alarm any more, and stays in the status with who, when and why.
+
+    For operators of the installation: a stream holds entries of all tenants. What was acknowledged and is noticed anew
+    is an alarm anew.
+
+    Errors: NOT_FOUND/GAP_NOT_FOUND, FAILED_PRECONDITION/GAP_ACKNOWLEDGED (somebody did so before).
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -87,6 +95,14 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """
     GetAuditStatus: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.GetAuditStatusRequest, _audit_service_pb2.GetAuditStatusResponse]  # type: ignore[assignment]
     """Says whether the trail is whole: gaps between what services wrote and what arrived, and how far behind it is."""
+    AcknowledgeAuditGap: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.AcknowledgeAuditGapRequest, _audit_service_pb2.AcknowledgeAuditGapResponse]  # type: ignore[assignment]
+    """Says that somebody has looked into a gap. It is no alarm any more, and stays in the status with who, when and why.
+
+    For operators of the installation: a stream holds entries of all tenants. What was acknowledged and is noticed anew
+    is an alarm anew.
+
+    Errors: NOT_FOUND/GAP_NOT_FOUND, FAILED_PRECONDITION/GAP_ACKNOWLEDGED (somebody did so before).
+    """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Shows and proves who did what in a tenant.
@@ -144,5 +160,19 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_service_pb2.GetAuditStatusResponse, _abc.Awaitable[_audit_service_pb2.GetAuditStatusResponse]]:
         """Says whether the trail is whole: gaps between what services wrote and what arrived, and how far behind it is."""
+
+    @_abc_1.abstractmethod
+    def AcknowledgeAuditGap(
+        self,
+        request: _audit_service_pb2.AcknowledgeAuditGapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.AcknowledgeAuditGapResponse, _abc.Awaitable[_audit_service_pb2.AcknowledgeAuditGapResponse]]:
+        """Says that somebody has looked into a gap. It is no alarm any more, and stays in the status with who, when and why.
+
+        For operators of the installation: a stream holds entries of all tenants. What was acknowledged and is noticed anew
+        is an alarm anew.
+
+        Errors: NOT_FOUND/GAP_NOT_FOUND, FAILED_PRECONDITION/GAP_ACKNOWLEDGED (somebody did so before).
+        """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -55,6 +55,7 @@ class GuardFeedServiceServicer:
         """Sends the whole state, then each change within 1 s of its commit, and a heartbeat every 2 s at least.
         A service that has heard nothing for 5 s counts as cut off: it goes on with what it knows and says so in a metric.
         Internal, so without `google.api.http`: it crosses tenants.
+        Errors: RESOURCE_EXHAUSTED/TOO_MANY_WATCHES (ask another replica).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,6 +37,7 @@ class GuardFeedServiceStub:
     """Sends the whole state, then each change within 1 s of its commit, and a heartbeat every 2 s at least.
     A service that has heard nothing for 5 s counts as cut off: it goes on with what it knows and says so in a metric.
     Internal, so without `google.api.http`: it crosses tenants.
+    Errors: RESOURCE_EXHAUSTED/TOO_MANY_WATCHES (ask another replica).
     """
     LeaseRate: _grpc.UnaryUnaryMultiCallable[_guard_feed_service_pb2.LeaseRateRequest, _guard_feed_service_pb2.LeaseRateResponse]
     """Leases slices of token buckets: what is leased is taken out at once, so nothing is admitted twice. A replica may spend
@@ -55,6 +56,7 @@ class GuardFeedServiceAsyncStub(GuardFeedServiceStub):
     """Sends the whole state, then each change within 1 s of its commit, and a heartbeat every 2 s at least.
     A service that has heard nothing for 5 s counts as cut off: it goes on with what it knows and says so in a metric.
     Internal, so without `google.api.http`: it crosses tenants.
+    Errors: RESOURCE_EXHAUSTED/TOO_MANY_WATCHES (ask another replica).
     """
     LeaseRate: _aio.UnaryUnaryMultiCallable[_guard_feed_service_pb2.LeaseRateRequest, _guard_feed_service_pb2.LeaseRateResponse]  # type: ignore[assignment]
     """Leases slices of token buckets: what is leased is taken out at once, so nothing is admitted twice. A replica may spend
@@ -76,6 +78,7 @@ class GuardFeedServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends the whole state, then each change within 1 s of its commit, and a heartbeat every 2 s at least.
         A service that has heard nothing for 5 s counts as cut off: it goes on with what it knows and says so in a metric.
         Internal, so without `google.api.http`: it crosses tenants.
+        Errors: RESOURCE_EXHAUSTED/TOO_MANY_WATCHES (ask another replica).
         """
 
     @_abc_1.abstractmethod

@@ -72,7 +72,9 @@ class ApiKey(_message.Message):
     display_name: _builtins.str
     """Name given by its maker, at most 100 characters."""
     project: _builtins.str
-    """Project the key is bound to. Empty means any."""
+    """Project the key is bound to: it works in that project, and what concerns the whole tenant is refused to it with
+    PERMISSION_DENIED/BOUND_TO_PROJECT. Empty means any.
+    """
     service_account_id: _builtins.str
     """Service account it speaks for, `svc_…`. Empty when it speaks for itself."""
     @_builtins.property

@@ -139,7 +139,8 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListApiKeys(self, request, context):
-        """Lists the tenant's API keys, newest first, revoked ones included.
+        """Lists the tenant's API keys, newest first, revoked ones included; for a caller who is bound to a project, those of
+        that project.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,7 +150,7 @@ class IdentityServiceServicer:
         """Revokes an API key. No new token is given for it, and tokens already given are refused everywhere within 5 s.
         Revoking a revoked key changes nothing and succeeds.
 
-        Errors: NOT_FOUND/NOT_FOUND.
+        Errors: NOT_FOUND/NOT_FOUND (also when the key is of another project than the caller is bound to).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,7 +177,8 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListServiceAccounts(self, request, context):
-        """Lists the tenant's service accounts, newest first, disabled ones included.
+        """Lists the tenant's service accounts, newest first, disabled ones included; for a caller who is bound to a project,
+        those of that project.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -185,7 +187,7 @@ class IdentityServiceServicer:
     def DisableServiceAccount(self, request, context):
         """Disables a service account and revokes all its keys. Disabling a disabled one changes nothing and succeeds.
 
-        Errors: NOT_FOUND/NOT_FOUND.
+        Errors: NOT_FOUND/NOT_FOUND (also when the account is of another project than the caller is bound to).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

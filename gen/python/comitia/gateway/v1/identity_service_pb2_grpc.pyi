@@ -52,12 +52,14 @@ class IdentityServiceStub:
     NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED, ABORTED/REQUEST_ID_REUSED.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListApiKeysRequest, _identity_service_pb2.ListApiKeysResponse]
-    """Lists the tenant's API keys, newest first, revoked ones included."""
+    """Lists the tenant's API keys, newest first, revoked ones included; for a caller who is bound to a project, those of
+    that project.
+    """
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.RevokeApiKeyRequest, _identity_service_pb2.RevokeApiKeyResponse]
     """Revokes an API key. No new token is given for it, and tokens already given are refused everywhere within 5 s.
     Revoking a revoked key changes nothing and succeeds.
 
-    Errors: NOT_FOUND/NOT_FOUND.
+    Errors: NOT_FOUND/NOT_FOUND (also when the key is of another project than the caller is bound to).
     """
     RotateApiKey: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.RotateApiKeyRequest, _identity_service_pb2.RotateApiKeyResponse]
     """Gives a key a new secret. The old one keeps working for `overlap_seconds`, so that callers can change over.
@@ -72,11 +74,13 @@ class IdentityServiceStub:
     Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD.
     """
     ListServiceAccounts: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListServiceAccountsRequest, _identity_service_pb2.ListServiceAccountsResponse]
-    """Lists the tenant's service accounts, newest first, disabled ones included."""
+    """Lists the tenant's service accounts, newest first, disabled ones included; for a caller who is bound to a project,
+    those of that project.
+    """
     DisableServiceAccount: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.DisableServiceAccountRequest, _identity_service_pb2.DisableServiceAccountResponse]
     """Disables a service account and revokes all its keys. Disabling a disabled one changes nothing and succeeds.
 
-    Errors: NOT_FOUND/NOT_FOUND.
+    Errors: NOT_FOUND/NOT_FOUND (also when the account is of another project than the caller is bound to).
     """
     GetKeySet: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.GetKeySetRequest, _identity_service_pb2.GetKeySetResponse]
     """Gives the public keys that verify access tokens, as a JSON Web Key Set (RFC 7517)."""
@@ -125,12 +129,14 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED, ABORTED/REQUEST_ID_REUSED.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListApiKeysRequest, _identity_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
-    """Lists the tenant's API keys, newest first, revoked ones included."""
+    """Lists the tenant's API keys, newest first, revoked ones included; for a caller who is bound to a project, those of
+    that project.
+    """
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.RevokeApiKeyRequest, _identity_service_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """Revokes an API key. No new token is given for it, and tokens already given are refused everywhere within 5 s.
     Revoking a revoked key changes nothing and succeeds.
 
-    Errors: NOT_FOUND/NOT_FOUND.
+    Errors: NOT_FOUND/NOT_FOUND (also when the key is of another project than the caller is bound to).
     """
     RotateApiKey: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.RotateApiKeyRequest, _identity_service_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
     """Gives a key a new secret. The old one keeps working for `overlap_seconds`, so that callers can change over.
@@ -145,11 +151,13 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD.
     """
     ListServiceAccounts: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListServiceAccountsRequest, _identity_service_pb2.ListServiceAccountsResponse]  # type: ignore[assignment]
-    """Lists the tenant's service accounts, newest first, disabled ones included."""
+    """Lists the tenant's service accounts, newest first, disabled ones included; for a caller who is bound to a project,
+    those of that project.
+    """
     DisableServiceAccount: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.DisableServiceAccountRequest, _identity_service_pb2.DisableServiceAccountResponse]  # type: ignore[assignment]
     """Disables a service account and revokes all its keys. Disabling a disabled one changes nothing and succeeds.
 
-    Errors: NOT_FOUND/NOT_FOUND.
+    Errors: NOT_FOUND/NOT_FOUND (also when the account is of another project than the caller is bound to).
     """
     GetKeySet: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.GetKeySetRequest, _identity_service_pb2.GetKeySetResponse]  # type: ignore[assignment]
     """Gives the public keys that verify access tokens, as a JSON Web Key Set (RFC 7517)."""
@@ -219,7 +227,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_service_pb2.ListApiKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_service_pb2.ListApiKeysResponse, _abc.Awaitable[_identity_service_pb2.ListApiKeysResponse]]:
-        """Lists the tenant's API keys, newest first, revoked ones included."""
+        """Lists the tenant's API keys, newest first, revoked ones included; for a caller who is bound to a project, those of
+        that project.
+        """
 
     @_abc_1.abstractmethod
     def RevokeApiKey(
@@ -230,7 +240,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Revokes an API key. No new token is given for it, and tokens already given are refused everywhere within 5 s.
         Revoking a revoked key changes nothing and succeeds.
 
-        Errors: NOT_FOUND/NOT_FOUND.
+        Errors: NOT_FOUND/NOT_FOUND (also when the key is of another project than the caller is bound to).
         """
 
     @_abc_1.abstractmethod
@@ -263,7 +273,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_service_pb2.ListServiceAccountsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_service_pb2.ListServiceAccountsResponse, _abc.Awaitable[_identity_service_pb2.ListServiceAccountsResponse]]:
-        """Lists the tenant's service accounts, newest first, disabled ones included."""
+        """Lists the tenant's service accounts, newest first, disabled ones included; for a caller who is bound to a project,
+        those of that project.
+        """
 
     @_abc_1.abstractmethod
     def DisableServiceAccount(
@@ -273,7 +285,7 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_identity_service_pb2.DisableServiceAccountResponse, _abc.Awaitable[_identity_service_pb2.DisableServiceAccountResponse]]:
         """Disables a service account and revokes all its keys. Disabling a disabled one changes nothing and succeeds.
 
-        Errors: NOT_FOUND/NOT_FOUND.
+        Errors: NOT_FOUND/NOT_FOUND (also when the account is of another project than the caller is bound to).
         """
 
     @_abc_1.abstractmethod

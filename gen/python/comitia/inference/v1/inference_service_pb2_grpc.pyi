@@ -43,7 +43,8 @@ class InferenceServiceStub:
     Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND, PERMISSION_DENIED/LAW_BLOCKED,
     RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, FAILED_PRECONDITION/CALL_NOT_BOUNDED, FAILED_PRECONDITION/PRICE_UNKNOWN,
     FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
-    FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER.
+    FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
+    RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
     """
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]
     """Asks a model and streams the answer. Text is sent only after law has passed it; the last message is the answer.
@@ -54,7 +55,7 @@ class InferenceServiceStub:
     """Embeds texts as unit vectors.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/NO_EMBEDDER_CONFIGURED,
-    UNAVAILABLE/PROVIDER_UNAVAILABLE.
+    UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
     """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.CountTokensRequest, _inference_service_pb2.CountTokensResponse]
     """Gives an upper bound of the prompt's tokens, as money is reserved for it.
@@ -77,7 +78,8 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND, PERMISSION_DENIED/LAW_BLOCKED,
     RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, FAILED_PRECONDITION/CALL_NOT_BOUNDED, FAILED_PRECONDITION/PRICE_UNKNOWN,
     FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
-    FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER.
+    FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
+    RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
     """
     StreamGenerate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """Asks a model and streams the answer. Text is sent only after law has passed it; the last message is the answer.
@@ -88,7 +90,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Embeds texts as unit vectors.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/NO_EMBEDDER_CONFIGURED,
-    UNAVAILABLE/PROVIDER_UNAVAILABLE.
+    UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
     """
     CountTokens: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.CountTokensRequest, _inference_service_pb2.CountTokensResponse]  # type: ignore[assignment]
     """Gives an upper bound of the prompt's tokens, as money is reserved for it.
@@ -114,7 +116,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND, PERMISSION_DENIED/LAW_BLOCKED,
         RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, FAILED_PRECONDITION/CALL_NOT_BOUNDED, FAILED_PRECONDITION/PRICE_UNKNOWN,
         FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
-        FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER.
+        FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
+        RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
         """
 
     @_abc_1.abstractmethod
@@ -137,7 +140,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Embeds texts as unit vectors.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/NO_EMBEDDER_CONFIGURED,
-        UNAVAILABLE/PROVIDER_UNAVAILABLE.
+        UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
         """
 
     @_abc_1.abstractmethod

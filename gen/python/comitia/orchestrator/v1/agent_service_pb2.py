@@ -27,7 +27,7 @@ from comitia.orchestrator.v1 import agent_pb2 as comitia_dot_orchestrator_dot_v1
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+comitia/orchestrator/v1/agent_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a#comitia/orchestrator/v1/agent.proto\x1a\x1cgoogle/api/annotations.proto\"W\n\x12\x43reateAgentRequest\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"D\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\"0\n\x0fGetAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"A\n\x10GetAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\":\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xe7\x03\n\x0c\x41gentService\x12\xa5\x01\n\x0b\x43reateAgent\x12+.comitia.orchestrator.v1.CreateAgentRequest\x1a,.comitia.orchestrator.v1.CreateAgentResponse\";\x9a\xc2\x18\x14\n\x0c\x61gents.write\x10\x32\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x1d\"\n/v1/agents:\x01*Z\x0c\"\x07/agents:\x01*\x12\x9f\x01\n\x08GetAgent\x12(.comitia.orchestrator.v1.GetAgentRequest\x1a).comitia.orchestrator.v1.GetAgentResponse\">\x9a\xc2\x18\x0f\n\x0b\x61gents.read\x18\x05\x82\xd3\xe4\x93\x02%\x12\x11/v1/agents/{name}Z\x10\x12\x0e/agents/{name}\x12\x8c\x01\n\nListAgents\x12*.comitia.orchestrator.v1.ListAgentsRequest\x1a+.comitia.orchestrator.v1.ListAgentsResponse\"%\x9a\xc2\x18\x0f\n\x0b\x61gents.read\x18\x05\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/agentsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+comitia/orchestrator/v1/agent_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a#comitia/orchestrator/v1/agent.proto\x1a\x1cgoogle/api/annotations.proto\"W\n\x12\x43reateAgentRequest\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"D\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\"0\n\x0fGetAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"A\n\x10GetAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\":\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xeb\x03\n\x0c\x41gentService\x12\xa5\x01\n\x0b\x43reateAgent\x12+.comitia.orchestrator.v1.CreateAgentRequest\x1a,.comitia.orchestrator.v1.CreateAgentResponse\";\x9a\xc2\x18\x14\n\x0c\x61gents.write\x10\x32\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x1d\"\n/v1/agents:\x01*Z\x0c\"\x07/agents:\x01*\x12\xa1\x01\n\x08GetAgent\x12(.comitia.orchestrator.v1.GetAgentRequest\x1a).comitia.orchestrator.v1.GetAgentResponse\"@\x9a\xc2\x18\x11\n\x0b\x61gents.read\x18\x05P\x01\x82\xd3\xe4\x93\x02%\x12\x11/v1/agents/{name}Z\x10\x12\x0e/agents/{name}\x12\x8e\x01\n\nListAgents\x12*.comitia.orchestrator.v1.ListAgentsRequest\x1a+.comitia.orchestrator.v1.ListAgentsResponse\"\'\x9a\xc2\x18\x11\n\x0b\x61gents.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/agentsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,9 +37,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AGENTSERVICE'].methods_by_name['CreateAgent']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['CreateAgent']._serialized_options = b'\232\302\030\024\n\014agents.write\0202\030\0050\001\202\323\344\223\002\035\"\n/v1/agents:\001*Z\014\"\007/agents:\001*'
   _globals['_AGENTSERVICE'].methods_by_name['GetAgent']._loaded_options = None
-  _globals['_AGENTSERVICE'].methods_by_name['GetAgent']._serialized_options = b'\232\302\030\017\n\013agents.read\030\005\202\323\344\223\002%\022\021/v1/agents/{name}Z\020\022\016/agents/{name}'
+  _globals['_AGENTSERVICE'].methods_by_name['GetAgent']._serialized_options = b'\232\302\030\021\n\013agents.read\030\005P\001\202\323\344\223\002%\022\021/v1/agents/{name}Z\020\022\016/agents/{name}'
   _globals['_AGENTSERVICE'].methods_by_name['ListAgents']._loaded_options = None
-  _globals['_AGENTSERVICE'].methods_by_name['ListAgents']._serialized_options = b'\232\302\030\017\n\013agents.read\030\005\202\323\344\223\002\014\022\n/v1/agents'
+  _globals['_AGENTSERVICE'].methods_by_name['ListAgents']._serialized_options = b'\232\302\030\021\n\013agents.read\030\005P\001\202\323\344\223\002\014\022\n/v1/agents'
   _globals['_CREATEAGENTREQUEST']._serialized_start=170
   _globals['_CREATEAGENTREQUEST']._serialized_end=257
   _globals['_CREATEAGENTRESPONSE']._serialized_start=259
@@ -53,5 +53,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAGENTSRESPONSE']._serialized_start=506
   _globals['_LISTAGENTSRESPONSE']._serialized_end=599
   _globals['_AGENTSERVICE']._serialized_start=602
-  _globals['_AGENTSERVICE']._serialized_end=1089
+  _globals['_AGENTSERVICE']._serialized_end=1093
 # @@protoc_insertion_point(module_scope)

@@ -82,7 +82,8 @@ class StartSessionRequest(_message.Message):
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Labels for finding it again; at most 32 keys of 64 characters with values of 256.
-        `project`, at most 128 characters, is the project that its calls are charged to, unless the token is bound to one.
+        `project`, at most 128 characters, is the project that its calls are charged to; of a token that is bound to a
+        project it is always that one.
         """
 
     def __init__(

@@ -31,6 +31,8 @@ class SessionServiceStub:
     The tenant comes from the verified token in call metadata, never from a field.
     A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
     `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
+    For a caller whose identity is bound to a project the sessions of that project are all there are: others, and those of no
+    project, are NOT_FOUND/SESSION_NOT_FOUND and in no list, whatever roles and relations the caller has.
     """
 
     def __init__(self, channel):
@@ -82,6 +84,8 @@ class SessionServiceServicer:
     The tenant comes from the verified token in call metadata, never from a field.
     A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
     `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
+    For a caller whose identity is bound to a project the sessions of that project are all there are: others, and those of no
+    project, are NOT_FOUND/SESSION_NOT_FOUND and in no list, whatever roles and relations the caller has.
     """
 
     def StartSession(self, request, context):
@@ -204,6 +208,8 @@ class SessionService:
     The tenant comes from the verified token in call metadata, never from a field.
     A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
     `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
+    For a caller whose identity is bound to a project the sessions of that project are all there are: others, and those of no
+    project, are NOT_FOUND/SESSION_NOT_FOUND and in no list, whatever roles and relations the caller has.
     """
 
     @staticmethod

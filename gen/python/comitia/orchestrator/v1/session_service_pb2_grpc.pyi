@@ -32,6 +32,8 @@ class SessionServiceStub:
     The tenant comes from the verified token in call metadata, never from a field.
     A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
     `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
+    For a caller whose identity is bound to a project the sessions of that project are all there are: others, and those of no
+    project, are NOT_FOUND/SESSION_NOT_FOUND and in no list, whatever roles and relations the caller has.
     """
 
     @_typing.overload
@@ -86,6 +88,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     The tenant comes from the verified token in call metadata, never from a field.
     A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
     `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
+    For a caller whose identity is bound to a project the sessions of that project are all there are: others, and those of no
+    project, are NOT_FOUND/SESSION_NOT_FOUND and in no list, whatever roles and relations the caller has.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -136,6 +140,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     The tenant comes from the verified token in call metadata, never from a field.
     A session whose metadata names a `project` needs a relation to it once the tenant has written relations about projects:
     `editor` to start and steer it, `viewer` to read it, else PERMISSION_DENIED/RELATION_MISSING. Administrators need none.
+    For a caller whose identity is bound to a project the sessions of that project are all there are: others, and those of no
+    project, are NOT_FOUND/SESSION_NOT_FOUND and in no list, whatever roles and relations the caller has.
     """
 
     @_abc_1.abstractmethod

@@ -195,7 +195,8 @@ class BundleServiceServicer:
 
         The same rules under the same name and version answer with the version that exists.
         Errors: INVALID_ARGUMENT/INVALID_FIELD (with the line, rule and reason), INVALID_ARGUMENT/REGEX_REFUSED,
-        INVALID_ARGUMENT/BUNDLE_EMPTY, ALREADY_EXISTS/BUNDLE_VERSION_EXISTS (with other rules).
+        INVALID_ARGUMENT/BUNDLE_EMPTY, ALREADY_EXISTS/BUNDLE_VERSION_EXISTS (with other rules),
+        RESOURCE_EXHAUSTED/TOO_MANY_BUNDLES.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -406,6 +407,8 @@ class ViolationServiceServicer:
     def WatchViolations(self, request, context):
         """Streams violations as they are recorded, from `after_sequence` on; safe to resume after a break.
         REST callers get server-sent events, one message each; resume with `?after_sequence=`.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_WATCHES, UNAVAILABLE/WATCH_INTERRUPTED (this
+        replica stops: resume).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

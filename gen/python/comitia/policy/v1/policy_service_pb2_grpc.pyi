@@ -105,7 +105,8 @@ class BundleServiceStub:
 
     The same rules under the same name and version answer with the version that exists.
     Errors: INVALID_ARGUMENT/INVALID_FIELD (with the line, rule and reason), INVALID_ARGUMENT/REGEX_REFUSED,
-    INVALID_ARGUMENT/BUNDLE_EMPTY, ALREADY_EXISTS/BUNDLE_VERSION_EXISTS (with other rules).
+    INVALID_ARGUMENT/BUNDLE_EMPTY, ALREADY_EXISTS/BUNDLE_VERSION_EXISTS (with other rules),
+    RESOURCE_EXHAUSTED/TOO_MANY_BUNDLES.
     """
     GetBundle: _grpc.UnaryUnaryMultiCallable[_policy_service_pb2.GetBundleRequest, _policy_service_pb2.GetBundleResponse]
     """Fetches a bundle by `name@version`, or by name for its active, else its highest version.
@@ -130,7 +131,8 @@ class BundleServiceAsyncStub(BundleServiceStub):
 
     The same rules under the same name and version answer with the version that exists.
     Errors: INVALID_ARGUMENT/INVALID_FIELD (with the line, rule and reason), INVALID_ARGUMENT/REGEX_REFUSED,
-    INVALID_ARGUMENT/BUNDLE_EMPTY, ALREADY_EXISTS/BUNDLE_VERSION_EXISTS (with other rules).
+    INVALID_ARGUMENT/BUNDLE_EMPTY, ALREADY_EXISTS/BUNDLE_VERSION_EXISTS (with other rules),
+    RESOURCE_EXHAUSTED/TOO_MANY_BUNDLES.
     """
     GetBundle: _aio.UnaryUnaryMultiCallable[_policy_service_pb2.GetBundleRequest, _policy_service_pb2.GetBundleResponse]  # type: ignore[assignment]
     """Fetches a bundle by `name@version`, or by name for its active, else its highest version.
@@ -158,7 +160,8 @@ class BundleServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The same rules under the same name and version answer with the version that exists.
         Errors: INVALID_ARGUMENT/INVALID_FIELD (with the line, rule and reason), INVALID_ARGUMENT/REGEX_REFUSED,
-        INVALID_ARGUMENT/BUNDLE_EMPTY, ALREADY_EXISTS/BUNDLE_VERSION_EXISTS (with other rules).
+        INVALID_ARGUMENT/BUNDLE_EMPTY, ALREADY_EXISTS/BUNDLE_VERSION_EXISTS (with other rules),
+        RESOURCE_EXHAUSTED/TOO_MANY_BUNDLES.
         """
 
     @_abc_1.abstractmethod
@@ -205,6 +208,8 @@ class ViolationServiceStub:
     WatchViolations: _grpc.UnaryStreamMultiCallable[_policy_service_pb2.WatchViolationsRequest, _policy_service_pb2.WatchViolationsResponse]
     """Streams violations as they are recorded, from `after_sequence` on; safe to resume after a break.
     REST callers get server-sent events, one message each; resume with `?after_sequence=`.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_WATCHES, UNAVAILABLE/WATCH_INTERRUPTED (this
+    replica stops: resume).
     """
 
 @_typing.type_check_only
@@ -217,6 +222,8 @@ class ViolationServiceAsyncStub(ViolationServiceStub):
     WatchViolations: _aio.UnaryStreamMultiCallable[_policy_service_pb2.WatchViolationsRequest, _policy_service_pb2.WatchViolationsResponse]  # type: ignore[assignment]
     """Streams violations as they are recorded, from `after_sequence` on; safe to resume after a break.
     REST callers get server-sent events, one message each; resume with `?after_sequence=`.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_WATCHES, UNAVAILABLE/WATCH_INTERRUPTED (this
+    replica stops: resume).
     """
 
 class ViolationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -238,6 +245,8 @@ class ViolationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_policy_service_pb2.WatchViolationsResponse], _abc.AsyncIterator[_policy_service_pb2.WatchViolationsResponse]]:
         """Streams violations as they are recorded, from `after_sequence` on; safe to resume after a break.
         REST callers get server-sent events, one message each; resume with `?after_sequence=`.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_WATCHES, UNAVAILABLE/WATCH_INTERRUPTED (this
+        replica stops: resume).
         """
 
 def add_ViolationServiceServicer_to_server(servicer: ViolationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

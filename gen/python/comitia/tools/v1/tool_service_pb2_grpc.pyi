@@ -61,7 +61,7 @@ class ToolServiceStub:
 
     Errors: NOT_FOUND/TOOL_NOT_FOUND, INVALID_ARGUMENT/TOOL_ARGUMENTS_WRONG (field names the argument),
     PERMISSION_DENIED/TOOL_NOT_ALLOWED, PERMISSION_DENIED/LAW_BLOCKED, RESOURCE_EXHAUSTED/TOOL_RATE_LIMITED,
-    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED.
+    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/TOO_MANY_TOOL_CALLS, ABORTED/CALL_ARGUMENTS_DIFFER.
     """
     StreamInvokeTool: _grpc.UnaryStreamMultiCallable[_tool_service_pb2.StreamInvokeToolRequest, _tool_service_pb2.StreamInvokeToolResponse]
     """Calls a tool and streams its result: pieces as they come, after law has passed them, then the whole.
@@ -102,7 +102,7 @@ class ToolServiceAsyncStub(ToolServiceStub):
 
     Errors: NOT_FOUND/TOOL_NOT_FOUND, INVALID_ARGUMENT/TOOL_ARGUMENTS_WRONG (field names the argument),
     PERMISSION_DENIED/TOOL_NOT_ALLOWED, PERMISSION_DENIED/LAW_BLOCKED, RESOURCE_EXHAUSTED/TOOL_RATE_LIMITED,
-    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED.
+    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/TOO_MANY_TOOL_CALLS, ABORTED/CALL_ARGUMENTS_DIFFER.
     """
     StreamInvokeTool: _aio.UnaryStreamMultiCallable[_tool_service_pb2.StreamInvokeToolRequest, _tool_service_pb2.StreamInvokeToolResponse]  # type: ignore[assignment]
     """Calls a tool and streams its result: pieces as they come, after law has passed them, then the whole.
@@ -170,7 +170,7 @@ class ToolServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND/TOOL_NOT_FOUND, INVALID_ARGUMENT/TOOL_ARGUMENTS_WRONG (field names the argument),
         PERMISSION_DENIED/TOOL_NOT_ALLOWED, PERMISSION_DENIED/LAW_BLOCKED, RESOURCE_EXHAUSTED/TOOL_RATE_LIMITED,
-        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED.
+        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/TOO_MANY_TOOL_CALLS, ABORTED/CALL_ARGUMENTS_DIFFER.
         """
 
     @_abc_1.abstractmethod

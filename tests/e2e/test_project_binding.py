@@ -1,0 +1,53 @@
+"""An identity that is bound to a project: what it finds, what it may not, by gRPC and by REST."""
+
+from secrets import token_hex
+
+import aiohttp
+import pytest
+
+from comitia.orchestrator.v1 import session_pb2
+from comitia_sdk import AsyncClient
+from comitia_sdk.errors import NotFound, PermissionDenied
+from tests.e2e.conftest import Rest, until
+from tests.support.mesh import RunningMesh
+
+TERMINAL = (session_pb2.SESSION_STATE_SUCCEEDED, session_pb2.SESSION_STATE_FAILED)
+
+
+@pytest.mark.parametrize("role", ["tenant_user", "admin"])
+async def test_a_key_bound_to_a_project_works_in_that_project_and_finds_no_other(mesh: RunningMesh, role: str) -> None:
+    async with AsyncClient(mesh.url, api_key=mesh.admin_key) as operator:
+        made = await operator.identity.create_tenant(f"bound-{token_hex(4)}")
+    async with AsyncClient(mesh.url, api_key=made.admin_api_key) as admin:
+        await admin.agents.create("Athena")
+        theirs = await admin.sessions.start("Rivers", agents=["Athena"], max_rounds=1, metadata={"project": "billing"})
+        key = (await admin.identity.create_key("bound", roles=[role], project="claims")).secret
+    async with AsyncClient(mesh.url, api_key=key) as bound:
+        mine = await bound.sessions.start("Rivers", agents=["Athena"], max_rounds=1)
+
+        async def ended() -> session_pb2.Session | None:
+            found = await bound.sessions.get(mine.session_id)
+            return found if found.state in TERMINAL else None
+
+        done = await until(ended)
+        assert (done.metadata["project"], done.state) == ("claims", session_pb2.SESSION_STATE_SUCCEEDED)
+        assert [one.session_id async for one in bound.sessions.list()] == [mine.session_id]
+        for call in (bound.sessions.get, bound.sessions.cancel, bound.sessions.advance):
+            with pytest.raises(NotFound) as gone:
+                await call(theirs.session_id)
+            assert gone.value.reason == "SESSION_NOT_FOUND"
+        with pytest.raises(PermissionDenied) as refused:
+            await bound.agents.create("Zeus")
+        assert refused.value.reason == "BOUND_TO_PROJECT"
+    async with aiohttp.ClientSession() as session:
+        rest = Rest(session, mesh.url, key)
+        listed = await rest.ask("GET", "/v1/sessions")
+        assert mine.session_id in str(listed.body)
+        assert theirs.session_id not in str(listed.body)
+        for verb, path in (("GET", ""), ("GET", "/turns"), ("POST", ":cancel"), ("POST", ":advance")):
+            body = {} if verb == "POST" else None
+            answer = await rest.ask(verb, f"/v1/sessions/{theirs.session_id}{path}", body)
+            assert (answer.status, answer.reason) == (404, "SESSION_NOT_FOUND"), path
+        for path in ("/v1/memories", "/v1/violations", "/v1/cost/summary"):
+            answer = await rest.ask("GET", path)
+            assert (answer.status, answer.reason) == (403, "BOUND_TO_PROJECT"), path
