@@ -104,10 +104,14 @@ class EdgeSettings:
     #: The services count calls. This edge only keeps floods from them: it lets this many times the limit of an RPC
     #: through, for each tenant or, where an RPC is open, each address.
     flood_factor: float = 10.0
-    #: Calls per second that this edge takes in all.
+    #: Calls per second that this edge takes in all, and from one address (a /64 of IPv6); twice as many at once. Health
+    #: has as much again from each address, and is not among all.
     edge_per_second: int = 5000
+    address_per_second: int = 1000
+    #: Addresses whose buckets are kept; the least recently seen is forgotten first.
+    max_addresses_counted: int = 10_000
     max_connections: int = 10_000
-    #: Tenants whose buckets are kept per RPC; the least recently seen is forgotten first.
+    #: Tenants and callers whose buckets are kept per RPC; the least recently seen is forgotten first.
     max_tenants_counted: int = 1000
     #: Origins from which browsers may call; none by default.
     cors_origins: tuple[str, ...] = field(default=())
@@ -132,6 +136,8 @@ class PublicRpc:
     max_seconds: int
     #: Calls of one tenant, or address, that this edge lets through.
     per_second: int
+    #: Calls of one caller of a tenant.
+    per_caller: int
 
 
 def render_edge(settings: EdgeSettings) -> str:
@@ -148,6 +154,8 @@ def render_edge(settings: EdgeSettings) -> str:
         "mesh_secrets": settings.mesh_tls.secrets.absolute() if settings.mesh_tls else None,
         "cors_origins": settings.cors_origins,
         "edge_per_second": settings.edge_per_second,
+        "address_per_second": settings.address_per_second,
+        "max_addresses_counted": settings.max_addresses_counted,
         "max_connections": settings.max_connections,
         "max_request_bytes": MAX_REQUEST_BYTES,
         "max_body_bytes": MAX_REQUEST_BYTES + _GRPC_PREFIX_BYTES,
@@ -190,6 +198,7 @@ def public_rpcs(guards: Mapping[str, Guard], settings: EdgeSettings) -> list[Pub
             open=guard.open,
             max_seconds=guard.max_seconds or _DEFAULT_SECONDS,
             per_second=max(1, int(_limit(guard) * settings.flood_factor)),
+            per_caller=max(1, int(guard.per_subject_per_second * settings.flood_factor)),
         )
         for path, guard in sorted(guards.items())
         if not guard.peers

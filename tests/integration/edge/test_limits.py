@@ -12,6 +12,8 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 from multidict import CIMultiDict
 
 from comitia.gateway.v1.identity_service_pb2 import WhoAmIRequest
@@ -28,16 +30,17 @@ from tests.support.gateway import RunningGateway, running_gateway
 
 @asynccontextmanager
 async def an_edge(
-    make_database: MakeDatabase, folder: Path, *, flood_factor: float = 10.0, rate_factor: float = 1.0
+    make_database: MakeDatabase, folder: Path, *, rate_factor: float = 1.0, **chosen: Any
 ) -> AsyncIterator[tuple[RunningGateway, RunningEdge]]:
     async with running_gateway(make_database, folder, targets={"rate_factor": str(rate_factor)}) as gateway:
         plain = edge_settings({"gateway": gateway.target}, jwks=gateway.keys.jwks_path, log=folder / "access.log")
-        async with running_edge(replace(plain, flood_factor=flood_factor), folder) as edge:
+        async with running_edge(replace(plain, **chosen), folder) as edge:
             yield gateway, edge
 
 
-def bearer(keys: MeshKeys, tenant: int) -> dict[str, str]:
-    return {"authorization": f"Bearer {keys.principal(tenant=TenantId(UUID(int=tenant))).token.reveal()}"}
+def bearer(keys: MeshKeys, tenant: int, subject: str = "key_a") -> dict[str, str]:
+    caller = keys.principal(tenant=TenantId(UUID(int=tenant)), subject=subject)
+    return {"authorization": f"Bearer {caller.token.reveal()}"}
 
 
 async def test_a_tenant_that_floods_the_edge_is_told_to_wait_and_others_are_not(
@@ -60,6 +63,72 @@ async def test_a_tenant_that_floods_the_edge_is_told_to_wait_and_others_are_not(
     assert other[0] == 200
     assert reason_of(refused[0][2]) == "RATE_LIMITED"
     assert refused[0][1]["Retry-After"] == "1"
+
+
+async def test_a_caller_that_floods_the_edge_leaves_the_others_of_its_tenant_their_share(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    async with (
+        an_edge(make_database, tmp_path, flood_factor=0.02) as (gateway, edge),
+        aiohttp.ClientSession() as http,
+    ):
+
+        async def ask(subject: str) -> int:
+            headers = bearer(gateway.keys, 1, subject)
+            async with http.get(edge.url + "/v1/whoami", headers=headers) as answer:
+                return answer.status
+
+        flood = [await ask("key_greedy") for _ in range(12)]
+        other = await ask("key_polite")
+    assert flood[0] == 200
+    assert flood[-1] == 429
+    assert other == 200
+
+
+async def test_an_address_that_floods_the_edge_leaves_others_room_and_health_its_answer(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    async with (
+        an_edge(make_database, tmp_path, address_per_second=1) as (_, edge),
+        aiohttp.ClientSession() as greedy,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))) as polite,
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        answers = [await greedy.get(edge.url + "/v1/nowhere") for _ in range(8)]
+        other = await polite.get(edge.url + "/v1/nowhere")
+        stub: Any = HealthStub(channel)
+        health = await stub.Check(HealthCheckRequest())
+        last = reason_of(await answers[-1].json())
+    assert (answers[0].status, answers[-1].status, last) == (404, 429, "RATE_LIMITED")
+    assert other.status == 404
+    assert health.status == HealthCheckResponse.SERVING
+
+
+async def test_an_edge_that_has_no_room_left_still_tells_that_it_works(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    async with (
+        an_edge(make_database, tmp_path, edge_per_second=1) as (_, edge),
+        aiohttp.ClientSession() as http,
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        answers = [await http.get(edge.url + "/v1/nowhere") for _ in range(8)]
+        stub: Any = HealthStub(channel)
+        health = [await stub.Check(HealthCheckRequest()) for _ in range(8)]
+    assert answers[-1].status == 429
+    assert {answer.status for answer in health} == {HealthCheckResponse.SERVING}
+
+
+async def test_health_is_counted_by_address_too(make_database: MakeDatabase, tmp_path: Path) -> None:
+    async with (
+        an_edge(make_database, tmp_path, address_per_second=1) as (_, edge),
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        stub: Any = HealthStub(channel)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            for _ in range(8):
+                await stub.Check(HealthCheckRequest())
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_the_limits_of_services_reach_rest_callers_as_headers(

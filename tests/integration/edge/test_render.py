@@ -105,7 +105,25 @@ def test_exactly_the_public_rpcs_have_a_route(settings: EdgeSettings) -> None:
 def test_the_wall_against_floods_stands_far_above_the_limits_of_the_guards(settings: EdgeSettings) -> None:
     by_path = {rpc.path: rpc for rpc in public_rpcs(GUARDS, settings)}
     assert by_path["/comitia.gateway.v1.IdentityService/ExchangeApiKey"].per_second == 200
-    assert by_path["/comitia.gateway.v1.IdentityService/WhoAmI"].per_second == 1000
+    who = by_path["/comitia.gateway.v1.IdentityService/WhoAmI"]
+    assert (who.per_second, who.per_caller) == (1000, 500)
+
+
+def test_each_address_is_counted_before_the_whole_edge_and_health_apart(settings: EdgeSettings) -> None:
+    config = yaml.safe_load(render_edge(replace(settings, edge_per_second=70, address_per_second=30)))
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    first, second = manager["http_filters"][:2]
+    assert (first["name"], second["name"]) == ("comitia.address_rate", "comitia.edge_rate")
+    [of_address] = first["typed_config"]["descriptors"]
+    assert of_address["token_bucket"] == {"max_tokens": 60, "tokens_per_fill": 30, "fill_interval": "1s"}
+    assert second["typed_config"]["token_bucket"]["tokens_per_fill"] == 70
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    exempt = [
+        route["match"]["prefix"]
+        for route in routes
+        if route.get("typed_per_filter_config", {}).get("comitia.edge_rate", {}).get("disabled")
+    ]
+    assert exempt == ["/grpc.health.v1.Health/"]
 
 
 def test_the_admin_page_is_never_opened_to_others(settings: EdgeSettings) -> None:
