@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
 from comitia_sdk.errors import ComitiaError
 from tests.e2e.conftest import MakeTenant, Rest, RestAnswer, Tenant, until
@@ -66,6 +67,63 @@ async def test_a_rotated_key_changes_over_without_a_failure(tenant: Tenant, mesh
     listed = mesh.comitia("key", "list", **of_tenant).stdout
     assert made.api_key.api_key_id in listed
     assert "old secret until" in listed
+
+
+async def test_without_an_overlap_tokens_of_the_old_secret_end_everywhere_and_runs_go_on(
+    tenant: Tenant, mesh: RunningMesh
+) -> None:
+    made = await tenant.client.identity.create_key("leaked", roles=["admin"])
+    old = await token_for(tenant.rest, made.secret)
+    session_id = await waiting_session(tenant, mesh, made.secret)
+
+    rotated = await tenant.client.identity.rotate_key(made.api_key.api_key_id)
+
+    new = await token_for(tenant.rest, rotated.secret)
+    for path in READS:
+
+        async def refused(path: str = path) -> RestAnswer | None:
+            found = await read(tenant.rest, path, old)
+            return None if found.status == 200 else found
+
+        found = await until(refused, seconds=5)
+        assert (path, found.status, found.reason) == (path, 401, "TOKEN_REVOKED")
+        assert (await read(tenant.rest, path, new)).status == 200
+    await tenant.client.sessions.advance(session_id)
+    assert (await tenant.ended(session_id)).state == session_pb2.SESSION_STATE_SUCCEEDED
+
+
+async def test_revoking_one_key_of_an_account_ends_the_sessions_that_were_started_with_it(
+    tenant: Tenant, mesh: RunningMesh
+) -> None:
+    identity = tenant.client.identity
+    account = (await identity.create_service_account("nightly")).service_account_id
+    one, two = [await identity.create_key("k", roles=[], service_account_id=account) for _ in range(2)]
+    ending, lasting = [await waiting_session(tenant, mesh, key.secret) for key in (one, two)]
+
+    await identity.revoke_key(one.api_key.api_key_id)
+
+    for session_id in (ending, lasting):
+        await tenant.client.sessions.advance(session_id)
+    assert (await tenant.ended(lasting)).state == session_pb2.SESSION_STATE_SUCCEEDED
+    assert (await tenant.ended(ending)).state == session_pb2.SESSION_STATE_FAILED
+
+
+async def token_for(rest: Rest, secret: str) -> str:
+    answer = await rest.ask("POST", "/v1/token", {"api_key": secret}, headers={})
+    return str(answer.body["access_token"])
+
+
+async def waiting_session(tenant: Tenant, mesh: RunningMesh, secret: str) -> str:
+    """Starts a session of two rounds with a key, and lets the first go by."""
+    if "Ada" not in [agent.name for agent in await tenant.agents()]:
+        await tenant.cast("Ada")
+    async with AsyncClient(mesh.url, api_key=secret) as client:
+        started = await client.sessions.start(
+            f"Rivers {tenant.mark}", agents=["Ada"], max_rounds=2, manual_advance=True
+        )
+    waiting = await tenant.until_state(started.session_id, session_pb2.SESSION_STATE_WAITING)
+    assert waiting.rounds_executed == 1
+    return started.session_id
 
 
 async def test_without_the_gateway_issued_tokens_work_and_keys_wait_with_a_sentence(

@@ -80,6 +80,8 @@ class AsyncIdentity:
     ) -> identity_service_pb2.RotateApiKeyResponse:
         """Gives an API key a new secret; the old one works for `overlap` more, at most 7 days.
 
+        Without an overlap all tokens that were given for the old secret end with it.
+
         Raises: NotFound, PermissionDenied, Precondition: the key has ended.
         """
         request = identity_service_pb2.RotateApiKeyRequest(

@@ -23,6 +23,8 @@ class Standing:
     ended: bool
     #: Of the key; None means never.
     expire_time: datetime | None = None
+    #: Of the key: since when it has had its secret.
+    secret_time: datetime | None = None
     #: Of a user.
     email: str | None = None
     #: Of a user: since when they have had `roles`.
@@ -69,4 +71,5 @@ class Grant:
             api_key=self.api_key,
             email=standing.email,
             roles_time=None if standing.roles_time is None else standing.roles_time.timestamp(),
+            secret_time=None if standing.secret_time is None else standing.secret_time.timestamp(),
         )

@@ -107,4 +107,10 @@ async def _key(scope: Scope, tenant: TenantId, name: str) -> ApiKey | None:
 
 
 def _of_key(subject: str, key: ApiKey) -> Standing:
-    return Standing(subject=subject, roles=key.roles, ended=key.revoke_time is not None, expire_time=key.expire_time)
+    return Standing(
+        subject=subject,
+        roles=key.roles,
+        ended=key.revoke_time is not None,
+        expire_time=key.expire_time,
+        secret_time=key.secret_time,
+    )

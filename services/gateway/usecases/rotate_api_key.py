@@ -13,7 +13,10 @@ from services.meshkit.core.identity import Caller
 
 
 class RotateApiKey:
-    """Gives a key a new secret; the old one works for a while longer. The new one is in the first answer only."""
+    """Gives a key a new secret; the old one works for a while longer. The new one is in the first answer only.
+
+    Without an overlap the tokens that were given for the old secret end with it.
+    """
 
     def __init__(self, *, begin: BeginIdentityWork, maker: KeyMaker, clock: Clock, changed: Changed) -> None:
         self._begin = begin
@@ -32,6 +35,9 @@ class RotateApiKey:
             presented, secret = self._maker.secret(key_id)
             rotated = key.rotated(secret, by=principal, now=self._clock.now(), overlap=overlap)
             await work.keys.rotate(rotated)
+            if not overlap:
+                # Tokens say since when their key has had its secret, so those of before are told by that.
+                await work.revocations.add(tenant, key.subject, rotated.secret_time)
             note(target=key.subject)
             if request is not None:
                 await work.requests.keep(tenant, request, key_id)

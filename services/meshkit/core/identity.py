@@ -39,6 +39,8 @@ class Principal:
     run_id: str | None = None
     #: API key that the token was given for, `key_…`, where `subject` is not that key; None for people.
     api_key: str | None = None
+    #: Since when the key that the token was given for has had its secret, Unix time, seconds; None for people.
+    secret_time: float | None = None
     #: Verified mail address of a person; None for keys and service accounts.
     email: str | None = None
     #: Since when a person has had `roles`, Unix time, seconds; None for keys and service accounts, whose roles stay.

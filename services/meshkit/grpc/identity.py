@@ -128,6 +128,7 @@ class TokenSigner:
             "key": principal.api_key,
             "email": principal.email,
             "roles_time": principal.roles_time,
+            "secret_time": principal.secret_time,
             "grant": grant,
         }
         claims.update({name: value for name, value in optional.items() if value is not None})
@@ -222,6 +223,7 @@ def _to_verified(token: str, claims: dict[str, Any], *, now: float) -> VerifiedT
         api_key=_text(claims, "key"),
         email=_text(claims, "email"),
         roles_time=_moment(claims, "roles_time"),
+        secret_time=_moment(claims, "secret_time"),
         token=Secret(token),
     )
     return VerifiedToken(principal=principal, issued=issued, expires=expires + _LEEWAY_SECONDS)

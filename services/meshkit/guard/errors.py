@@ -4,12 +4,15 @@ from services.meshkit.core.errors import PermissionDenied, Unauthenticated
 
 
 class TokenRevoked(Unauthenticated):
-    """The key, user or service account behind the token was revoked after the token was issued. Get a new identity."""
+    """The key, user or service account behind the token ended or changed after the token was issued. Get a new token."""
 
     reason = "TOKEN_REVOKED"
 
     def __init__(self) -> None:
-        super().__init__("the identity behind this token was revoked; ask an administrator of your tenant for another")
+        super().__init__(
+            "the identity behind this token was revoked or changed; get a new token, and if that is refused, ask an "
+            "administrator of your tenant for another identity"
+        )
 
 
 class TenantSuspended(PermissionDenied):

@@ -105,11 +105,14 @@ class GuardFeed:
         revoked = self._known.revoked.get(principal.tenant)
         if revoked is None:
             return
+        key = principal.api_key
         since = revoked.get(principal.subject)
-        if since is not None and _is_of_before(verified, since):
+        # Of a key that speaks for itself the token says what it says of a person: since when it has been as it is.
+        shown = principal.secret_time if key is None and principal.roles_time is None else principal.roles_time
+        if since is not None and _is_of_before(verified, shown, since):
             raise TokenRevoked
-        since = None if principal.api_key is None else revoked.get(principal.api_key)
-        if since is not None and verified.issued <= since:
+        since = None if key is None else revoked.get(key)
+        if since is not None and _is_of_before(verified, principal.secret_time, since):
             raise TokenRevoked
 
     def audits_refused_reads(self, tenant: TenantId) -> bool:
@@ -220,13 +223,16 @@ class GuardFeed:
                 listener(tenant)
 
 
-def _is_of_before(verified: VerifiedToken, since: float) -> bool:
+def _is_of_before(verified: VerifiedToken, shown: float | None, since: float) -> bool:
     """Tells whether a token shows its subject as it was before a moment.
 
-    A person's token says since when they have had the roles in it; the clocks of who issued and who revoked do not
-    count. For keys and accounts, which end for good, and for tokens of an earlier release the time of issue counts.
+    A person's token says since when they have had the roles in it, and that of a key since when it has had its secret;
+    the clocks of who issued and who revoked do not count. For accounts, which end for good, and for tokens of an earlier
+    release the time of issue counts.
+
+    Args:
+        shown: what the token says; None for nothing.
     """
-    shown = verified.principal.roles_time
     return verified.issued <= since if shown is None else shown < since
 
 

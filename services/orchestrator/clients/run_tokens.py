@@ -31,7 +31,7 @@ class RunTokens:
 
     async def principal(self, run: OwnedRun) -> Principal:
         """See `RunTokens.principal`."""
-        key = (run.tenant, run.run_id)
+        key = _key(run)
         kept = self._tokens.get(key)
         if kept is not None and kept[1] > self._clock.now():
             self._tokens.move_to_end(key)
@@ -51,3 +51,11 @@ class RunTokens:
         while len(self._tokens) > _MAX_TOKENS:
             self._tokens.popitem(last=False)
         return principal
+
+    def forget(self, run: OwnedRun) -> None:
+        """See `RunTokens.forget`."""
+        self._tokens.pop(_key(run), None)
+
+
+def _key(run: OwnedRun) -> tuple[TenantId, str]:
+    return run.tenant, run.run_id

@@ -16,6 +16,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.retry import Backoff
+from services.meshkit.guard.errors import TokenRevoked
 from services.meshkit.telemetry import names
 from services.meshkit.telemetry.scope import scoped
 from services.meshkit.telemetry.tracing import span
@@ -78,6 +79,10 @@ class RunTokens(Protocol):
         """Gives whom the run acts for, with a token that is fresh. Raises: MeshError: revoked, or no answer."""
         ...
 
+    def forget(self, run: OwnedRun) -> None:
+        """Has the next token of a run fetched anew."""
+        ...
+
 
 class Caller:
     """Makes outward calls of runs."""
@@ -97,6 +102,7 @@ class Caller:
         patience = patience_with(kind)
         waits = chain(self._backoff.waits(self._random), repeat(_MAX_WAIT_SECONDS))
         tries = waited = 0
+        renewed = False
         while True:
             tries += 1
             try:
@@ -107,6 +113,11 @@ class Caller:
                     principal = await self._tokens.principal(run)
                     return await self._ask(principal, _context(run, started, intended), intended, outcome, tries)
             except MeshError as error:
+                if error.reason == TokenRevoked.reason and not renewed:
+                    # Roles or the secret changed of whoever stands behind the run, or they ended: the gateway knows.
+                    renewed = True
+                    self._tokens.forget(run)
+                    continue
                 waits_for_it = waited_out(error)
                 waited += waits_for_it
                 used_up = patience.tries is not None and tries - waited >= patience.tries

@@ -127,6 +127,41 @@ async def test_without_an_overlap_the_old_secret_ends_at_once(face: Face) -> Non
     await face.login(rotated.secret)
 
 
+@pytest.mark.parametrize("speaks", ["for itself", "for an account"])
+async def test_without_an_overlap_tokens_of_the_old_secret_end_and_new_ones_work_at_once(
+    face: Face, speaks: str
+) -> None:
+    admin = await face.admin()
+    fields: dict[str, Any] = {"roles": [USER]}
+    if speaks == "for an account":
+        fields = {"service_account_id": (await an_account(face, admin, roles=[USER])).service_account_id}
+    made, other = [await a_key(face, admin, **fields) for _ in range(2)]
+    old, apart = await face.login(made.secret), await face.login(other.secret)
+    run = SystemIds().new("run")
+    issued = await face.identity.IssueGrant(pb.IssueGrantRequest(run_id=run), metadata=old)
+    exchange = pb.ExchangeGrantRequest(grant_id=issued.grant_id, run_id=run)
+    of_run = bearer(await face.identity.ExchangeGrant(exchange))
+
+    key = pb.RotateApiKeyRequest(api_key_id=made.api_key.api_key_id, overlap_seconds=60)
+    overlapping = await face.identity.RotateApiKey(key, metadata=admin)
+    both = [await face.login(secret) for secret in (made.secret, overlapping.secret)]
+    assert not any([await is_revoked(face, token) for token in (old, *both)])
+    key.overlap_seconds = 0
+    rotated = await face.identity.RotateApiKey(key, metadata=admin)
+    new = await face.login(rotated.secret)
+    async with asyncio.timeout(5):
+        for token in (old, *both, of_run):
+            await until(lambda token=token: is_revoked(face, token))
+    assert not await is_revoked(face, new)
+    assert not await is_revoked(face, apart)
+    # The key goes on, and with it the run.
+    assert not await is_revoked(face, bearer(await face.identity.ExchangeGrant(exchange)))
+
+    await face.identity.RevokeApiKey(pb.RevokeApiKeyRequest(api_key_id=key.api_key_id), metadata=admin)
+    async with asyncio.timeout(5):
+        await until(lambda: is_revoked(face, new))
+
+
 async def test_what_cannot_be_rotated_says_why(face: Face) -> None:
     admin = await face.admin()
     made = await a_key(face, admin)

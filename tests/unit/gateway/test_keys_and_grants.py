@@ -82,6 +82,18 @@ def test_a_key_works_until_it_expires_or_is_revoked() -> None:
     assert a_key().revoked(NOON).revoked(later).revoke_time == NOON
 
 
+def test_of_two_secrets_the_later_one_has_the_later_time_whatever_the_clocks_say() -> None:
+    by = Principal(tenant=TENANT, subject="key_x", roles=frozenset({Role.ADMIN}))
+    secret = SecretHash.of("t" * 64, salt=b"salt" * 4)
+    key = a_key()
+    times = [key.secret_time]
+    for now in (NOON, NOON - timedelta(seconds=5), NOON + timedelta(seconds=5)):
+        key = key.rotated(secret, by=by, now=now, overlap=timedelta())
+        times.append(key.secret_time)
+    assert times == sorted(set(times))
+    assert key.principal().secret_time == times[-1].timestamp()
+
+
 @given(
     st.sets(st.sampled_from(Role), min_size=1),
     st.lists(st.sampled_from(Role), min_size=1),

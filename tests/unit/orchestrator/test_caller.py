@@ -1,5 +1,6 @@
 """How patiently a run's calls are made: what may pass is tried again, what stands is reported."""
 
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 
@@ -11,7 +12,7 @@ from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.errors import Exhausted, MeshError, PermissionDenied, Unavailable
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.secret import Secret
-from services.meshkit.guard.errors import TenantSuspended
+from services.meshkit.guard.errors import TenantSuspended, TokenRevoked
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.clients.run_tokens import MARGIN
 from services.orchestrator.engine.run import OwnedRun
@@ -155,3 +156,31 @@ def test_a_used_up_budget_does_not_pass_by_waiting() -> None:
 def test_a_token_outlives_the_longest_call_it_is_used_for() -> None:
     kinds = [kind for kind in journal_pb2.CallKind.values() if kind != journal_pb2.CALL_KIND_UNSPECIFIED]
     assert MARGIN.total_seconds() > max(patience_with(kind).seconds for kind in kinds)
+
+
+class Renewable(Tokens):
+    """Gives a new token only when it is told to forget the old one; notes what was given."""
+
+    def __init__(self) -> None:
+        self.serial = 0
+
+    async def principal(self, run: OwnedRun) -> Principal:
+        """See `RunTokens.principal`."""
+        return replace(await super().principal(run), token=Secret(f"token {self.serial}"))
+
+    def forget(self, run: OwnedRun) -> None:
+        """See `RunTokens.forget`."""
+        self.serial += 1
+
+
+@pytest.mark.parametrize("refusals", [1, 2])
+async def test_a_token_that_was_revoked_is_fetched_anew_once(refusals: int) -> None:
+    memory, tokens, clock = Memory(*[TokenRevoked()] * refusals), Renewable(), Slowly()
+    caller = Caller(neighbours=memory, tokens=tokens, clock=clock, random=Random(1))  # type: ignore[arg-type]
+    call = caller.make(RUN, a_start(), an_intent(), Noted())
+    if refusals == 1:
+        assert isinstance(await call, memory_service_pb2.RecallResponse)
+    else:
+        with pytest.raises(TokenRevoked):
+            await call
+    assert (tokens.serial, clock.waits) == (1, [])

@@ -40,8 +40,16 @@ def stamp(time: datetime) -> Timestamp:
     return written
 
 
-def verified(subject: str = KEY_TEXT, *, issued: datetime = NOON, api_key: str | None = None) -> VerifiedToken:
-    principal = Principal(tenant=TENANT, subject=subject, roles=frozenset({Role.ADMIN}), api_key=api_key)
+def verified(
+    subject: str = KEY_TEXT, *, issued: datetime = NOON, api_key: str | None = None, secret_time: datetime | None = None
+) -> VerifiedToken:
+    principal = Principal(
+        tenant=TENANT,
+        subject=subject,
+        roles=frozenset({Role.ADMIN}),
+        api_key=api_key,
+        secret_time=None if secret_time is None else secret_time.timestamp(),
+    )
     return VerifiedToken(principal=principal, issued=issued.timestamp(), expires=issued.timestamp() + 900)
 
 
@@ -71,6 +79,24 @@ def test_a_token_from_before_the_revocation_is_refused_and_a_later_one_is_not(
     feed.check(verified(subject, api_key=api_key, issued=NOON + timedelta(seconds=1)))
     assert feed.revoked_since(TENANT, KEY_TEXT) == NOON
     assert feed.revoked_since(OTHER, KEY_TEXT) is None
+
+
+@pytest.mark.parametrize(("subject", "api_key"), [(KEY_TEXT, None), ("svc_1", KEY_TEXT)], ids=["key", "account"])
+def test_tokens_of_a_key_are_told_apart_by_since_when_it_has_its_secret(subject: str, api_key: str | None) -> None:
+    rotated = NOON + timedelta(microseconds=3)
+    feed = GuardFeed(clock=FakeClock())
+    feed.take(whole(revoked=[revoked(at=rotated)]))
+    feed.check(verified(subject, api_key=api_key, secret_time=rotated))
+    for issued in (NOON, NOON + timedelta(seconds=9)):
+        with pytest.raises(TokenRevoked):
+            feed.check(verified(subject, api_key=api_key, secret_time=rotated - timedelta.resolution, issued=issued))
+
+
+def test_a_disabled_account_ends_whatever_its_keys_are() -> None:
+    feed = GuardFeed(clock=FakeClock())
+    feed.take(whole(revoked=[revoked("svc_1")]))
+    with pytest.raises(TokenRevoked):
+        feed.check(verified("svc_1", api_key=KEY_TEXT, secret_time=NOON))
 
 
 def test_tokens_of_a_person_are_told_apart_by_since_when_they_have_the_roles_in_them(tmp_path: Path) -> None:
