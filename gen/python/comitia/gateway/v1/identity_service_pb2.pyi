@@ -305,7 +305,9 @@ class RotateApiKeyRequest(_message.Message):
     api_key_id: _builtins.str
     """Which key, `key_…`. Required."""
     overlap_seconds: _builtins.int
-    """How long the old secret keeps working, seconds, 0 to 604,800. 0 means it ends at once."""
+    """How long the old secret keeps working, seconds, 0 to 604,800. 0 means it ends at once, and with it, within 5 s and
+    everywhere, all tokens that were given for it. Otherwise these live out their 15 minutes.
+    """
     request_id: _builtins.str
     """UUID that makes a repeat harmless. Optional."""
     def __init__(

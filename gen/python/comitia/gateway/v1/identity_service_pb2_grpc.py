@@ -222,11 +222,11 @@ class IdentityServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExchangeGrant(self, request, context):
-        """Exchanges a grant for an access token of 10 minutes, bound to the grant's run.
+        """Exchanges a grant for an access token of 10 minutes, bound to the grant's run; of fewer when the key behind it expires.
         Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
         Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
-        removed), PERMISSION_DENIED/TENANT_SUSPENDED.
+        removed: a user, a key, or a service account or the key of it that the caller held), PERMISSION_DENIED/TENANT_SUSPENDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -98,11 +98,11 @@ class IdentityServiceStub:
     Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller's identity stands no API key, service account or user).
     """
     ExchangeGrant: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ExchangeGrantRequest, _identity_service_pb2.ExchangeGrantResponse]
-    """Exchanges a grant for an access token of 10 minutes, bound to the grant's run.
+    """Exchanges a grant for an access token of 10 minutes, bound to the grant's run; of fewer when the key behind it expires.
     Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
     Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
-    removed), PERMISSION_DENIED/TENANT_SUSPENDED.
+    removed: a user, a key, or a service account or the key of it that the caller held), PERMISSION_DENIED/TENANT_SUSPENDED.
     """
 
 @_typing.type_check_only
@@ -175,11 +175,11 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     Errors: PERMISSION_DENIED/GRANT_NEEDS_KEY (behind the caller's identity stands no API key, service account or user).
     """
     ExchangeGrant: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ExchangeGrantRequest, _identity_service_pb2.ExchangeGrantResponse]  # type: ignore[assignment]
-    """Exchanges a grant for an access token of 10 minutes, bound to the grant's run.
+    """Exchanges a grant for an access token of 10 minutes, bound to the grant's run; of fewer when the key behind it expires.
     Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
     Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
-    removed), PERMISSION_DENIED/TENANT_SUSPENDED.
+    removed: a user, a key, or a service account or the key of it that the caller held), PERMISSION_DENIED/TENANT_SUSPENDED.
     """
 
 class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -327,11 +327,11 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _identity_service_pb2.ExchangeGrantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_identity_service_pb2.ExchangeGrantResponse, _abc.Awaitable[_identity_service_pb2.ExchangeGrantResponse]]:
-        """Exchanges a grant for an access token of 10 minutes, bound to the grant's run.
+        """Exchanges a grant for an access token of 10 minutes, bound to the grant's run; of fewer when the key behind it expires.
         Internal, so without `google.api.http`: the caller proves itself by its workload assertion alone.
 
         Errors: UNAUTHENTICATED/GRANT_INVALID (unknown or revoked, or whoever stands behind it was revoked, disabled or
-        removed), PERMISSION_DENIED/TENANT_SUSPENDED.
+        removed: a user, a key, or a service account or the key of it that the caller held), PERMISSION_DENIED/TENANT_SUSPENDED.
         """
 
 def add_IdentityServiceServicer_to_server(servicer: IdentityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
