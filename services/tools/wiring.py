@@ -33,8 +33,8 @@ from services.tools.builtins.http_get import HttpGet, HttpGetTemplate
 from services.tools.builtins.http_reader import http_reader
 from services.tools.clients.embedder import InferenceEmbedder
 from services.tools.clients.hold_client import CostHoldClient
+from services.tools.clients.shared_rates import SharedRates
 from services.tools.domain.compiled_schemas import CompiledSchemas
-from services.tools.domain.rate_limit import RateLimits
 from services.tools.domain.result_cache import ResultCache
 from services.tools.domain.shipped import shipped_tools
 from services.tools.settings import ToolsSettings
@@ -81,10 +81,8 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
         notes = SettledNotes("tools_settled_notes", calls, clock=clock)
         holds = CostHoldClient(to_money, ids=ids)
         schemas, vectors = CompiledSchemas(), DefinitionVectors()
-        limits = RateLimits(now=clock.monotonic)
         results = ResultCache(now=clock.monotonic, most_bytes=settings.cache_bytes)
         metrics.show_size("tools.results", results, size_bytes=lambda: results.size_bytes)
-        metrics.show_size("tools.rates", limits)
         metrics.show_size("tools.schemas", schemas)
         metrics.show_size("tools.definition_vectors", vectors)
         law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_INVOKE_TOOL)
@@ -104,7 +102,7 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
             ),
             schemas=schemas,
             calls=calls,
-            limits=limits,
+            limits=SharedRates(guard.rates),
             cache=results,
             tenants=guard.feed,
         )

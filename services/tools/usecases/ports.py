@@ -32,6 +32,19 @@ class HoldClient(Holds, Protocol):
         ...
 
 
+class RateLimits(Protocol):
+    """Counts how often a tenant calls a tool, in the whole mesh."""
+
+    async def take(self, tenant: TenantId, tool: str, *, per_minute: int) -> float:
+        """Takes one call; gives 0, or the seconds to wait when there is none to take.
+
+        Args:
+            tool: name and version.
+            per_minute: calls that may begin in a minute, and at once.
+        """
+        ...
+
+
 class ToolExecutor(Protocol):
     """Runs one kind of tool. Only executors open sockets, and only with a clearance."""
 

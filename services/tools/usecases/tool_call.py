@@ -21,7 +21,6 @@ from services.meshkit.telemetry.tracing import span
 from services.tools.domain.compiled_schemas import CompiledSchemas
 from services.tools.domain.errors import LawBlocked, ToolRateLimited
 from services.tools.domain.invocation import Blocked, Invocation, RecordedCall, SettleState, ToolOutput
-from services.tools.domain.rate_limit import RateLimits
 from services.tools.domain.result_cache import ResultCache
 from services.tools.domain.tool import Tool
 from services.tools.usecases.asked import Asked
@@ -29,7 +28,7 @@ from services.tools.usecases.calls_in_flight import Release
 from services.tools.usecases.catalogue import Catalogue
 from services.tools.usecases.judgement import Judgement, Run
 from services.tools.usecases.paid_run import PaidRun
-from services.tools.usecases.ports import CallStore
+from services.tools.usecases.ports import CallStore, RateLimits
 
 
 @dataclass(slots=True)
@@ -85,7 +84,7 @@ class ToolCall:
         hosts = rules_of(self._tenants, tenant).security_policy.allowed_hosts
         tool.allow(asked.context.agent_name)
         tool.check_arguments(asked.arguments, self._schemas.of_arguments(tool))
-        wait = self._limits.take(tenant, tool.reference, per_minute=tool.rate_limit_per_minute)
+        wait = await self._limits.take(tenant, tool.reference, per_minute=tool.rate_limit_per_minute)
         if wait:
             raise ToolRateLimited(tool.reference, per_minute=tool.rate_limit_per_minute, wait_seconds=wait)
         run = await self._judgement.arguments(asked, tool)

@@ -41,6 +41,7 @@ from services.tools.settings import ToolsSettings
 from services.tools.wiring import tools
 from tests.integration.conftest import free_port
 from tests.support.fake_inference import FakeInference, fake_inference
+from tests.support.fake_leases import FakeLeases, fake_leases
 from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
 from tests.support.web_site import WebSite, web_site
 
@@ -55,6 +56,7 @@ class Surroundings:
     cost_target: str
     law: FakePolicy
     inference: FakeInference
+    leases: FakeLeases
     site: WebSite
 
     @asynccontextmanager
@@ -63,6 +65,7 @@ class Surroundings:
             "policy_target": self.law.target,
             "cost_target": self.cost_target,
             "inference_target": self.inference.target,
+            "gateway_target": self.leases.target,
             "http_allowed_hosts": ("127.0.0.1", "localhost"),
             "allow_private_addresses": True,
             "sweep_seconds": 0.05,
@@ -302,6 +305,7 @@ async def surroundings(postgres: str, tmp_path_factory: pytest.TempPathFactory) 
         web_site() as site,
         fake_policy(keys) as law,
         fake_inference(keys) as inference,
+        fake_leases(keys) as leases,
         cost(settings, clock=SystemClock(), ids=SystemIds()) as server,
         serve(server) as money,
     ):
@@ -312,6 +316,7 @@ async def surroundings(postgres: str, tmp_path_factory: pytest.TempPathFactory) 
             cost_target=f"127.0.0.1:{money.port}",
             law=law,
             inference=inference,
+            leases=leases,
             site=site,
         )
 

@@ -1,6 +1,7 @@
 """Calling tools: results, labels, verdicts, money and records, through the real servicer."""
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -199,9 +200,9 @@ async def test_the_metrics_page_shows_what_the_bounded_maps_hold(start: StartToo
         await mesh.invoke("weather", arguments={"city": "Ulm"})
         held = {
             cache: REGISTRY.get_sample_value("comitia_cache_items", {"cache": f"tools.{cache}"})
-            for cache in ("results", "rates", "schemas", "definition_vectors")
+            for cache in ("results", "rate_own", "schemas", "definition_vectors")
         }
-        assert held == {"results": 1, "rates": 1, "schemas": 1, "definition_vectors": 0}
+        assert held == {"results": 1, "rate_own": 1, "schemas": 1, "definition_vectors": 0}
         assert (REGISTRY.get_sample_value("comitia_cache_bytes", {"cache": "tools.results"}) or 0) > 0
 
 
@@ -249,7 +250,22 @@ async def test_more_calls_than_the_tool_takes_are_refused_with_a_hint(mesh: Tool
         await mesh.invoke("sums", arguments={"expression": "1"})
     assert refusal.value.reason == "TOOL_RATE_LIMITED"
     assert refusal.value.retry_after is not None
-    assert 0 < refusal.value.retry_after.total_seconds() <= 30
+    assert 0 < refusal.value.retry_after.total_seconds() <= 60
+
+
+async def test_replicas_share_the_rate_of_a_tool(mesh: ToolsMesh) -> None:
+    await mesh.register(rate_limit_per_minute=6)
+    async with mesh.around.start() as second:
+        replicas = (mesh, replace(second, principal=mesh.principal))
+        reasons: list[str] = []
+        for number in range(14):
+            try:
+                await replicas[number % 2].invoke("sums", arguments={"expression": "1"})
+            except MeshError as error:
+                reasons.append(error.reason)
+    # One call of each replica may be ahead of its booking.
+    assert 6 <= 14 - len(reasons) <= 8
+    assert set(reasons) == {"TOOL_RATE_LIMITED"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What bounds calls: rates, the cache, live text; and how tools are ranked."""
+"""What bounds calls: the cache, live text; and how tools are ranked."""
 
 from uuid import UUID
 
@@ -7,7 +7,6 @@ from services.meshkit.testing.mesh_keys import TENANT
 from services.tools.builtins.http_text import TextReader, is_text
 from services.tools.domain.invocation import ToolOutput
 from services.tools.domain.live_text import LiveText
-from services.tools.domain.rate_limit import RateLimits
 from services.tools.domain.relevance import lexical_score, similarity, words_of
 from services.tools.domain.result_cache import ResultCache
 from services.tools.domain.shipped import shipped_tools
@@ -22,28 +21,6 @@ class Now:
 
     def __call__(self) -> float:
         return self.seconds
-
-
-def test_a_bucket_gives_a_minutes_calls_and_fills_again() -> None:
-    now = Now()
-    limits = RateLimits(now=now)
-    assert [limits.take(TENANT, "t", per_minute=2) for _ in range(2)] == [0.0, 0.0]
-    assert limits.take(TENANT, "t", per_minute=2) == 30.0
-    assert limits.take(OTHER, "t", per_minute=2) == 0.0
-    assert limits.take(TENANT, "u", per_minute=2) == 0.0
-    now.seconds = 29.0
-    assert limits.take(TENANT, "t", per_minute=2) > 0
-    now.seconds = 30.5
-    assert limits.take(TENANT, "t", per_minute=2) == 0.0
-    now.seconds = 10_000
-    assert [limits.take(TENANT, "t", per_minute=2) > 0 for _ in range(3)] == [False, False, True]
-
-
-def test_buckets_are_bounded() -> None:
-    limits = RateLimits(now=Now(), most=10)
-    for number in range(100):
-        limits.take(TENANT, f"t{number}", per_minute=1)
-    assert len(limits) == 10
 
 
 def test_results_are_kept_for_their_time_by_tenant_definition_and_arguments() -> None:
