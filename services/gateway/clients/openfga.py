@@ -197,12 +197,13 @@ class OpenFgaRelationStore:
     async def _request(self, verb: str, path: str, body: Json | None = None) -> Json:
         """Raises: _Refused; Unavailable: the server is away, or has too much to do."""
         try:
-            async with self._session.request(verb, path, json=body) as answer:
+            # A redirect would carry the key, and who may do what, to wherever it points.
+            async with self._session.request(verb, path, json=body, allow_redirects=False) as answer:
                 found: Any = await answer.json()
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, ValueError) as cause:
             raise Unavailable(_NAME) from cause
-        if status >= 500 or status in (422, 429):
+        if status >= 500 or status in (422, 429) or 300 <= status < 400:
             raise Unavailable(_NAME)
         if not isinstance(found, dict):
             raise Unavailable(_NAME)

@@ -66,8 +66,10 @@ class VaultTransit:
 
     async def _post(self, verb: str, **body: str) -> dict[str, Any]:
         headers = {"X-Vault-Token": self._token().reveal(), "X-Vault-Request": "true"}
+        url = f"{self._base}/{verb}/{self._key}"
         try:
-            async with self._session.post(f"{self._base}/{verb}/{self._key}", json=body, headers=headers) as response:
+            # A redirect would carry the token, and a data key, to wherever it points.
+            async with self._session.post(url, json=body, headers=headers, allow_redirects=False) as response:
                 raw = await response.content.read(_MAX_ANSWER_BYTES)
                 if response.status == 400 and verb == "decrypt":
                     raise SealBroken("a wrapped data key is damaged, or was wrapped elsewhere or for another tenant")
