@@ -174,7 +174,7 @@ REFUSALS: Final = (
         status=504,
         code=code_pb2.DEADLINE_EXCEEDED,
         reason="DEADLINE_EXCEEDED",
-        message="the service did not answer within the longest time this call may take",
+        message="the service did not answer within the longest time this call may take; try again, see GET /v1/status",
     ),
     Refusal(
         status=500,

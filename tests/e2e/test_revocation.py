@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -137,12 +138,27 @@ async def test_without_the_gateway_issued_tokens_work_and_keys_wait_with_a_sente
     try:
         for path in ("/v1/agents", "/v1/tools", "/v1/budgets"):
             assert (await read(tenant.rest, path, token)).status == 200
-        waiting = await tenant.rest.ask("GET", "/v1/agents", headers={"x-api-key": made.secret})
+        waiting, exchange, command = await asyncio.gather(
+            tenant.rest.ask("GET", "/v1/agents", headers={"x-api-key": made.secret}),
+            tenant.rest.ask("POST", "/v1/token", {"api_key": made.secret}, headers={}),
+            asyncio.to_thread(mesh.comitia, "agent", "list", check=3, COMITIA_API_KEY=made.secret),
+        )
+        # Meanwhile the services have heard nothing for seconds, and go on with what they know.
+        assert (await read(tenant.rest, "/v1/agents", token)).status == 200
     finally:
         os.kill(gateway, signal.SIGCONT)
+
+    async def back() -> bool:
+        token = await tenant.rest.ask("POST", "/v1/token", {"api_key": made.secret}, headers={})
+        by_key = await tenant.rest.ask("GET", "/v1/agents", headers={"x-api-key": made.secret})
+        return (token.status, by_key.status) == (200, 200)
+
+    await until(back)
     assert (waiting.status, waiting.reason) == (503, "SERVICE_UNAVAILABLE")
     assert "again" in waiting.body["message"]
-    assert (await tenant.rest.ask("GET", "/v1/agents", headers={"x-api-key": made.secret})).status == 200
+    assert exchange.status in (503, 504), exchange
+    assert "again" in exchange.body["message"]
+    assert re.fullmatch(r"comitia: .* again.*\n", command.stderr), command.stderr
 
 
 async def test_the_public_keys_stand_at_the_edge(rest: Rest) -> None:
