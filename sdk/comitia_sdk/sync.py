@@ -223,6 +223,7 @@ class Audit(_Blocking[aio.AsyncAudit]):
 
     list = _iterating(aio.AsyncAudit.list)
     status = _blocking(aio.AsyncAudit.status)
+    acknowledge = _blocking(aio.AsyncAudit.acknowledge)
     export = _iterating(aio.AsyncAudit.export)
     save = _blocking(aio.AsyncAudit.save)
     prove = _blocking(aio.AsyncAudit.prove)

@@ -4,8 +4,10 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 
@@ -18,6 +20,7 @@ from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.sync import Client
 from tests.e2e.conftest import Rest
 from tests.support.mesh import RunningMesh
+from tests.support.mesh_databases import connected
 from tests.support.oidc_provider import CLIENT_ID, OidcProvider, running_oidc_provider
 from tests.support.public_rpcs import PUBLIC, RestCall, Rpc
 
@@ -54,6 +57,8 @@ class World:
     numbers: Iterator[int] = field(default_factory=count)
     #: Stands in the names of tenants, which all tests of the installation share.
     mark: str = field(default_factory=lambda: token_hex(4))
+    #: Of the installation.
+    data_dir: Path = Path()
     #: Name of the tenant that was made last to be ended.
     doomed_name: str = ""
 
@@ -72,6 +77,20 @@ class World:
         self.operator.tenants.delete(tenant_id, confirm_name=self.doomed_name)
         return tenant_id
 
+    def gap(self) -> Request:
+        """Makes a gap in the audit trail; gives the request that acknowledges it."""
+        position = 10**9 + next(self.numbers)
+        # A loop of its own: this is called where one runs already.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, add_gap(self.data_dir, self.mark, position)).result()
+        return {"service": self.mark, "position": str(position), "reason": "made by a test"}
+
+    def take_alarms_back(self) -> None:
+        """Acknowledges gaps that were made and are left: a trail with one is not whole, whoever asks."""
+        for gap in self.operator.audit.status().gaps:
+            if gap.service == self.mark and not gap.HasField("acknowledgement"):
+                self.operator.audit.acknowledge(gap.service, gap.stream, gap.position, reason="made by a test")
+
     def session(self, *, wait_for: session_pb2.SessionState.ValueType) -> str:
         """Starts a session that waits after each round, and follows it to a state."""
         session = self.client.sessions.start("Rivers", agents=[self.agent], max_rounds=2, manual_advance=True)
@@ -79,6 +98,12 @@ class World:
             if event.state_changed.state == wait_for:
                 return session.session_id
         raise AssertionError(f"{session.session_id} ended")
+
+
+async def add_gap(data_dir: Path, service: str, position: int) -> None:
+    """Records that an entry of a service is missing, as the gateway does."""
+    async with connected(data_dir, "gateway") as database:
+        await database.execute("INSERT INTO audit_break VALUES ($1, 0, $2, 'gap', now())", service, position)
 
 
 WAITING: Final = session_pb2.SESSION_STATE_WAITING
@@ -143,6 +168,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "AgentService/CreateAgent": lambda world: {"agent": {"name": world.fresh("Agent"), "version": "1.0.0"}},
     "AgentService/GetAgent": lambda world: {"name": world.agent, "version": "1.0.0"},
     "AgentService/ListAgents": lambda _: {"page_size": 1},
+    "AuditService/AcknowledgeAuditGap": lambda world: world.gap(),
     "AuditService/ExportAudit": lambda world: {"from_index": str(int(a_signed_size(world)) - 1)},
     "AuditService/GetAuditStatus": after_signing,
     "AuditService/ListAuditEntries": lambda world: {**after_signing(world), "page_size": 1},
@@ -279,7 +305,7 @@ TELLING: Final[Mapping[str, str]] = {
     "WatchViolations": "violation.rule",
 }
 #: RPCs for operators of the installation.
-OPERATORS: Final = ("TenantService/", "IdentityService/RotateSigningKey")
+OPERATORS: Final = ("TenantService/", "AuditService/AcknowledgeAuditGap", "IdentityService/RotateSigningKey")
 #: What was driven so far: RPC and way.
 DRIVEN: Final[set[tuple[str, str]]] = set()
 
@@ -305,11 +331,12 @@ def world(mesh: RunningMesh, provider: OidcProvider) -> Iterator[World]:
                 pass
             client.access.grant("user:ben", "viewer", "project:walk")
             world.memory = client.memories.remember("Rivers meet.").memory_id
-            world.tenant, world.issuer = tenant, provider.issuer
+            world.tenant, world.issuer, world.data_dir = tenant, provider.issuer, mesh.data_dir
             client.users.add_issuer(provider.issuer, CLIENT_ID)
             world.user = client.users.invite("ann@example.com").user_id
             world.id_token = provider.sign_in("ann@example.com").id_token
             yield world
+            world.take_alarms_back()
 
 
 def credentials(rpc: Rpc, world: World) -> str:

@@ -123,6 +123,7 @@ def another(rpc: Rpc, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 CHANGED: Final[Mapping[str, Any]] = {
+    "AuditService/AcknowledgeAuditGap": lambda it: {**it, "reason": "another"},
     "AccessService/WriteAuthorizationModel": lambda it: {**it, "etag": "other"},
     "AccessService/WriteRelations": lambda it: {"writes": [{**it["writes"][0], "relation": "viewer"}]},
     "AgentService/CreateAgent": lambda it: {"agent": {**it["agent"], "version": "1.0.1"}},

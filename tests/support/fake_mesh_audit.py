@@ -105,14 +105,28 @@ class Audit:
         )
 
     def GetAuditStatus(self, _request: Any, _context: Any) -> pb.GetAuditStatusResponse:
+        open_gaps = [gap for gap in self.gaps if not gap.HasField("acknowledgement")]
         return pb.GetAuditStatusResponse(
             gaps=self.gaps,
             size=self.tree.size,
             head=head_message(self.heads[max(self.heads)]),
-            unreachable_services=["memory"] if self.gaps else [],
+            unreachable_services=["memory"] if open_gaps else [],
             contradiction=self.contradiction,
-            whole=not self.gaps and not self.contradiction,
+            whole=not open_gaps and not self.contradiction,
+            acknowledged_gaps=len(self.gaps) - len(open_gaps),
         )
+
+    def AcknowledgeAuditGap(self, request: Any, _context: Any) -> pb.AcknowledgeAuditGapResponse:
+        place = (request.service, request.stream, request.position)
+        for gap in self.gaps:
+            if (gap.service, gap.stream, gap.position) == place:
+                if gap.HasField("acknowledgement"):
+                    sentence = f"{gap.acknowledgement.actor} has acknowledged this gap before"
+                    raise Refused(ErrorKind.PRECONDITION, "GAP_ACKNOWLEDGED", sentence)
+                gap.acknowledgement.actor = "key_1"
+                gap.acknowledgement.reason = request.reason
+                return pb.AcknowledgeAuditGapResponse(gap=gap)
+        raise NotFound("audit gap", "/".join(map(str, place)))
 
 
 def head_message(head: Head) -> pb.AuditHead:

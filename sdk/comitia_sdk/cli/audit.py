@@ -16,7 +16,7 @@ from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.output import Form, FormOption, as_json, moment, plain, show_json, show_lines, show_one, show_rows
 
 if TYPE_CHECKING:
-    from comitia.gateway.v1.audit_service_pb2 import ChainedAuditEntry
+    from comitia.gateway.v1.audit_service_pb2 import ChainedAuditEntry, GetAuditStatusResponse
     from comitia_sdk.audit.head import AuditKeys, Head
     from comitia_sdk.audit.verify import Report
 
@@ -79,14 +79,29 @@ def status(output: FormOption = Form.TABLE) -> None:
         ("signed", f"{found.head.size} entries on {moment(found.head.sign_time)}" if found.head.size else "none yet"),
         ("rewritten", found.contradiction),
         ("not reached", ", ".join(found.unreachable_services)),
-        *(
-            ("missing", f"{gap.service}, stream {gap.stream}, from {gap.position} (noticed {moment(gap.notice_time)})")
-            for gap in found.gaps
-        ),
+        ("acknowledged", f"{found.acknowledged_gaps} gaps" if found.acknowledged_gaps else ""),
+        *(_gap_line(gap) for gap in found.gaps),
     ]
     show_one(output, found, lines)
     if not found.whole:
         raise typer.Exit(EXIT_REFUSED)
+
+
+@app.command()
+def acknowledge(
+    service: Annotated[str, typer.Argument(metavar="SERVICE", help="Service; see `comitia audit status`.")],
+    stream: Annotated[int, typer.Argument(metavar="STREAM", min=0, help="Which of its streams.")],
+    position: Annotated[int, typer.Argument(metavar="POSITION", min=1, help="Where it begins.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="What you found out; it stays on record.")],
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Says that you have looked into a gap: it is no alarm any more, and stays in the status. For operators.
+
+    Example:  comitia audit acknowledge cost 3 8 --reason "restored from the backup of 3 March"
+    """
+    with client() as mesh:
+        gap = mesh.audit.acknowledge(service, stream, position, reason=reason)
+    show_one(output, gap, [_gap_line(gap)])
 
 
 @app.command()
@@ -176,6 +191,14 @@ def prove(
         raise CommandFailed(f"the proof does not hold: {wrong}")
     if output is Form.TABLE:
         typer.echo(f"entry {index} is in the signed tree")
+
+
+def _gap_line(gap: "GetAuditStatusResponse.Gap") -> tuple[str, str]:
+    place = f"{gap.service}, stream {gap.stream}, from {gap.position} (noticed {moment(gap.notice_time)})"
+    if not gap.HasField("acknowledgement"):
+        return "missing", place
+    given = gap.acknowledgement
+    return "looked into", f"{place} by {given.actor} on {moment(given.acknowledge_time)}: {given.reason}"
 
 
 def _show_report(report: "Report", output: Form) -> None:

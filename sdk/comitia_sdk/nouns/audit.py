@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import datetime
 from typing import BinaryIO
+from uuid import uuid4
 
 from comitia.gateway.v1 import audit_service_pb2 as pb
 from comitia.gateway.v1 import audit_service_pb2_grpc
@@ -46,6 +47,20 @@ class AsyncAudit:
     async def status(self) -> pb.GetAuditStatusResponse:
         """Says whether the trail is whole."""
         return await self._connection.call(self._audit.GetAuditStatus, pb.GetAuditStatusRequest())
+
+    async def acknowledge(
+        self, service: str, stream: int, position: int, *, reason: str
+    ) -> pb.GetAuditStatusResponse.Gap:
+        """Says that somebody has looked into a gap: it is no alarm any more, and stays in the status. For operators.
+
+        Args:
+            reason: what was found out.
+        Raises: NotFound, FailedPrecondition: somebody did so before.
+        """
+        request = pb.AcknowledgeAuditGapRequest(
+            service=service, stream=stream, position=position, reason=reason, request_id=str(uuid4())
+        )
+        return (await self._connection.call(self._audit.AcknowledgeAuditGap, request)).gap
 
     async def export(self, *, from_index: int = 0) -> AsyncGenerator[pb.ExportAuditResponse]:
         """Gives entries, then heads, then the key set."""

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from services.meshkit.core.errors import Internal, Precondition
+from services.meshkit.core.errors import Internal, NotFound, Precondition
 
 
 class NotYetSigned(Precondition):
@@ -16,6 +16,24 @@ class NotYetSigned(Precondition):
             retry_after=timedelta(minutes=1),
             index=index,
         )
+
+
+class GapNotFound(NotFound):
+    """Nothing is known to be missing there. `GetAuditStatus` lists what is."""
+
+    reason = "GAP_NOT_FOUND"
+
+    def __init__(self, service: str, stream: int, position: int) -> None:
+        super().__init__("audit gap", f"{service}/{stream}/{position}")
+
+
+class GapAcknowledged(Precondition):
+    """Somebody has looked into this gap before. The status says who, when and why."""
+
+    reason = "GAP_ACKNOWLEDGED"
+
+    def __init__(self, actor: str) -> None:
+        super().__init__(f"{actor} has acknowledged this gap before; the status of the trail says why", actor=actor)
 
 
 class AuditFeedMalformed(Internal):

@@ -35,11 +35,21 @@ class StreamBreak:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledgement:
+    """That somebody has looked into a break, and what came out."""
+
+    actor: str
+    time: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KnownBreak:
-    """A break that was recorded."""
+    """A break that was recorded. It stays; acknowledged, it is no alarm."""
 
     found: StreamBreak
     notice_time: datetime
+    acknowledged: Acknowledgement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

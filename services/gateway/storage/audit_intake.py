@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comitia_sdk.audit.merkle import Tree
 from services.gateway.domain.audit_entry import ChainEnd, FedEntry, Link
 from services.gateway.domain.audit_stream import Cursor
+from services.gateway.storage.audit_gaps import ACKNOWLEDGED
 from services.gateway.usecases.audit_ports import Advance
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.engine import PreambleConnection
@@ -44,7 +45,9 @@ _MOVE_CURSORS: Final = """
 _NOTE_BREAKS: Final = """
     INSERT INTO audit_break (service, stream, position, kind, notice_time)
     SELECT $1, s, p, k, $5 FROM unnest($2::integer[], $3::bigint[], $4::text[]) AS noted (s, p, k)
-    ON CONFLICT DO NOTHING"""
+    ON CONFLICT (service, stream, position, kind) DO UPDATE SET notice_time = EXCLUDED.notice_time"""
+_OPEN: Final = f"""
+    SELECT service, count(*) AS count FROM audit_break WHERE NOT EXISTS ({ACKNOWLEDGED}) GROUP BY service"""  # noqa: S608  # a constant
 
 
 class SqlAuditIntake:
@@ -61,6 +64,11 @@ class SqlAuditIntake:
         for row in rows:
             found[row["service"]][row["stream"]] = _cursor(row)
         return found
+
+    async def open_breaks(self) -> dict[str, int]:
+        """See `AuditIntake.open_breaks`."""
+        async with driver_scope(self._engine, None, read_only=True) as scope:
+            return {row["service"]: row["count"] for row in await scope.driver.fetch(_OPEN)}
 
     async def take(self, service: str, advances: Sequence[Advance], *, now: datetime) -> int:
         """See `AuditIntake.take`."""

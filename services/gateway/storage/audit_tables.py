@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     DateTime,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -91,4 +92,24 @@ def audit_tables(metadata: MetaData) -> None:
         Column("kind", Text, nullable=False),
         Column("notice_time", DateTime(timezone=True), nullable=False),
         PrimaryKeyConstraint("service", "stream", "position", "kind", name="pk_audit_break"),
+    )
+    # Only added to. One that is older than the break was last noticed counts for nothing.
+    Table(
+        "audit_acknowledgement",
+        metadata,
+        Column("service", Text, nullable=False),
+        Column("stream", Integer, nullable=False),
+        Column("position", BigInteger, nullable=False),
+        Column("kind", Text, nullable=False),
+        Column("acknowledge_time", DateTime(timezone=True), nullable=False),
+        Column("actor", Text, nullable=False),
+        Column("reason", Text, nullable=False),
+        PrimaryKeyConstraint(
+            "service", "stream", "position", "kind", "acknowledge_time", name="pk_audit_acknowledgement"
+        ),
+        ForeignKeyConstraint(
+            ("service", "stream", "position", "kind"),
+            ("audit_break.service", "audit_break.stream", "audit_break.position", "audit_break.kind"),
+            name="fk_audit_acknowledgement",
+        ),
     )

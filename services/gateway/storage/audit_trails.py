@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comitia_sdk.audit.head import Head
 from services.gateway.domain.audit_entry import ChainedEntry
-from services.gateway.domain.audit_stream import BreakKind, KnownBreak, StreamBreak
+from services.gateway.domain.audit_stream import KnownBreak
+from services.gateway.storage.audit_gaps import ACKNOWLEDGED, BREAKS, break_of
 from services.gateway.storage.audit_intake import tree_of
-from services.gateway.usecases.audit_ports import Archivable, ArchivePart, Unsigned
+from services.gateway.usecases.audit_ports import Archivable, ArchivePart, BreakCounts, Unsigned
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.scope import DriverScope, driver_scope
 
@@ -28,7 +29,11 @@ _SIGNED: Final = """
     kept AS (INSERT INTO audit_head (tenant_id, size, head) SELECT * FROM signed ON CONFLICT DO NOTHING)
     UPDATE audit_tree SET signed_size = signed.size FROM signed WHERE audit_tree.tenant_id = signed.tenant_id"""
 _TENANTS: Final = "SELECT tenant_id FROM audit_tree ORDER BY tenant_id"
-_BREAKS: Final = "SELECT service, stream, position, kind, notice_time FROM audit_break ORDER BY notice_time LIMIT $1"
+# Those that nobody has looked into come first, so that no number of old ones hides them.
+_BREAKS: Final = f"{BREAKS} ORDER BY given.actor IS NOT NULL, notice_time LIMIT $1"
+_COUNTS: Final = f"""
+    SELECT count(*) FILTER (WHERE known) AS acknowledged, count(*) FILTER (WHERE NOT known) AS unknown
+    FROM (SELECT EXISTS ({ACKNOWLEDGED}) AS known FROM audit_break) AS found"""  # noqa: S608  # constants
 _OLDEST: Final = """
     SELECT tree.tenant_id, tree.archived_size, tree.signed_size FROM audit_tree AS tree
     JOIN audit_chain AS oldest ON oldest.tenant_id = tree.tenant_id AND oldest.index = tree.archived_size
@@ -66,13 +71,13 @@ class SqlAuditTrails:
         """See `AuditTrails.breaks`."""
         async with driver_scope(self._engine, None, read_only=True) as scope:
             rows = await scope.driver.fetch(_BREAKS, most)
-        return [
-            KnownBreak(
-                found=StreamBreak(row["service"], row["stream"], row["position"], BreakKind(row["kind"])),
-                notice_time=row["notice_time"],
-            )
-            for row in rows
-        ]
+        return [break_of(row) for row in rows]
+
+    async def count_breaks(self) -> BreakCounts:
+        """See `AuditTrails.count_breaks`."""
+        async with driver_scope(self._engine, None, read_only=True) as scope:
+            ((acknowledged, unknown),) = await scope.driver.fetch(_COUNTS)
+        return BreakCounts(open=unknown, acknowledged=acknowledged)
 
     async def archivable(self, before: datetime, *, most: int) -> Archivable | None:
         """See `AuditTrails.archivable`."""

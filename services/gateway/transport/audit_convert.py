@@ -6,7 +6,9 @@ from comitia.gateway.v1 import audit_service_pb2 as pb
 from comitia_sdk.audit.canonical import read_entry
 from comitia_sdk.audit.head import Head
 from services.gateway.domain.audit_entry import ChainedEntry
+from services.gateway.domain.audit_stream import KnownBreak
 from services.gateway.transport.convert import timestamp
+from services.gateway.usecases.acknowledge_gap import Acknowledge
 from services.gateway.usecases.audit_ports import EntryFilter
 from services.gateway.usecases.audit_status import TrailStatus
 from services.gateway.usecases.read_audit import Exported
@@ -67,21 +69,36 @@ def exported_to_proto(line: Exported, sequence: int) -> pb.ExportAuditResponse:
 def status_to_proto(status: TrailStatus) -> pb.GetAuditStatusResponse:
     """Writes the state of a trail."""
     return pb.GetAuditStatusResponse(
-        gaps=[
-            pb.GetAuditStatusResponse.Gap(
-                service=one.found.service,
-                stream=one.found.stream,
-                position=one.found.position,
-                notice_time=timestamp(one.notice_time),
-            )
-            for one in status.breaks
-        ],
+        gaps=[gap_to_proto(one) for one in status.breaks],
+        acknowledged_gaps=status.acknowledged,
         size=status.size,
         head=None if status.head is None else head_to_proto(status.head),
         unreachable_services=status.unreachable,
         contradiction=status.contradiction or "",
         whole=status.whole,
     )
+
+
+def gap_to_proto(one: KnownBreak) -> pb.GetAuditStatusResponse.Gap:
+    """Writes a gap."""
+    written = pb.GetAuditStatusResponse.Gap(
+        service=one.found.service,
+        stream=one.found.stream,
+        position=one.found.position,
+        notice_time=timestamp(one.notice_time),
+    )
+    if one.acknowledged is not None:
+        written.acknowledgement.actor = one.acknowledged.actor
+        written.acknowledgement.acknowledge_time.CopyFrom(timestamp(one.acknowledged.time))
+        written.acknowledgement.reason = one.acknowledged.reason
+    return written
+
+
+def to_acknowledge(request: pb.AcknowledgeAuditGapRequest) -> Acknowledge:
+    """Reads which gap was looked into. Raises: Invalid."""
+    if not _text(request.service, "service"):
+        raise Invalid("service", "is required; `comitia audit status` names it")
+    return Acknowledge(service=request.service, stream=request.stream, position=request.position, reason=request.reason)
 
 
 def _text(value: str, field: str) -> str | None:

@@ -8,6 +8,7 @@ from comitia.gateway.v1 import audit_service_pb2 as pb
 from comitia.gateway.v1.audit_service_pb2_grpc import AuditServiceServicer as AuditServiceBase
 from comitia.gateway.v1.audit_service_pb2_grpc import add_AuditServiceServicer_to_server
 from services.gateway.transport import audit_convert
+from services.gateway.usecases.acknowledge_gap import AcknowledgeGap
 from services.gateway.usecases.audit_ports import AuditReader
 from services.gateway.usecases.audit_status import AuditStatus
 from services.gateway.usecases.prove_audit import ProveConsistency, ProveEntry
@@ -15,6 +16,7 @@ from services.gateway.usecases.read_audit import ExportAudit
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
 from services.meshkit.grpc.server import Registration
 
 
@@ -29,12 +31,14 @@ class AuditServicer(AuditServiceBase):
         prove_entry: ProveEntry,
         prove_consistency: ProveConsistency,
         status: AuditStatus,
+        acknowledge: AcknowledgeGap,
     ) -> None:
         self._reader = reader
         self._export = export
         self._prove_entry = prove_entry
         self._prove_consistency = prove_consistency
         self._status = status
+        self._acknowledge = acknowledge
 
     @property
     def registration(self) -> Registration:
@@ -82,6 +86,17 @@ class AuditServicer(AuditServiceBase):
 
     async def GetAuditStatus(self, request: pb.GetAuditStatusRequest, context: Any) -> pb.GetAuditStatusResponse:
         return audit_convert.status_to_proto(await self._status(caller_of(context)))
+
+    async def AcknowledgeAuditGap(
+        self, request: pb.AcknowledgeAuditGapRequest, context: Any
+    ) -> pb.AcknowledgeAuditGapResponse:
+        caller, command = caller_of(context), audit_convert.to_acknowledge(request)
+        return await once(
+            request,
+            lambda: self._acknowledge(caller, command),
+            lambda gap: pb.AcknowledgeAuditGapResponse(gap=audit_convert.gap_to_proto(gap)),
+            answers=pb.AcknowledgeAuditGapResponse,
+        )
 
 
 def _index(value: int, field: str) -> int:

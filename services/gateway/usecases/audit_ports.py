@@ -9,7 +9,7 @@ from typing import Protocol
 from comitia_sdk.audit.head import AuditKeys, Head
 from comitia_sdk.audit.merkle import Place, Tree
 from services.gateway.domain.audit_entry import ChainedEntry, FedEntry
-from services.gateway.domain.audit_stream import Cursor, KnownBreak, StreamBreak
+from services.gateway.domain.audit_stream import Acknowledgement, Cursor, KnownBreak, StreamBreak
 from services.meshkit.core.identity import TenantId
 
 
@@ -57,6 +57,10 @@ class AuditIntake(Protocol):
         """How far each stream of each service is known."""
         ...
 
+    async def open_breaks(self) -> dict[str, int]:
+        """How many breaks nobody has looked into, by service; without those that have none."""
+        ...
+
     async def take(self, service: str, advances: Sequence[Advance], *, now: datetime) -> int:
         """Chains new entries, moves cursors and records breaks, in one transaction.
 
@@ -90,6 +94,44 @@ class Sealing(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakCounts:
+    """How many breaks of streams nobody has looked into, and how many somebody has."""
+
+    open: int
+    acknowledged: int
+
+
+class GapWork(Protocol):
+    """One transaction in which a gap is acknowledged; nobody else does so meanwhile."""
+
+    async def claim_once(self) -> None:
+        """Claims the running request before the work, if it has an id; a repeat of it leaves by `AnsweredBefore`."""
+        ...
+
+    async def locked(self, service: str, stream: int, position: int) -> Sequence[KnownBreak]:
+        """Breaks at this place."""
+        ...
+
+    async def acknowledge(self, one: StreamBreak, given: Acknowledgement) -> None:
+        """Adds an acknowledgement of a break."""
+        ...
+
+    async def keep_once(self, made: KnownBreak) -> None:
+        """Keeps the answer to the running request, if it has an id."""
+        ...
+
+    async def commit(self) -> None:
+        """Makes it durable."""
+        ...
+
+
+class BeginGapWork(Protocol):
+    """Opens such a transaction for a caller of this tenant."""
+
+    def __call__(self, tenant: TenantId, /) -> AbstractAsyncContextManager[GapWork]: ...
+
+
 class AuditTrails(Protocol):
     """Reads and keeps chains, for background work over all tenants."""
 
@@ -102,7 +144,11 @@ class AuditTrails(Protocol):
         ...
 
     async def breaks(self, *, most: int) -> list[KnownBreak]:
-        """Breaks of streams, oldest first."""
+        """Breaks of streams: those that nobody has looked into first, and the oldest first."""
+        ...
+
+    async def count_breaks(self) -> "BreakCounts":
+        """How many breaks there are."""
         ...
 
     async def archivable(self, before: datetime, *, most: int) -> "Archivable | None":

@@ -20,6 +20,8 @@ class TrailStatus:
 
     #: For operators of the installation; empty for others.
     breaks: Sequence[KnownBreak]
+    #: How many breaks somebody has looked into; for everybody.
+    acknowledged: int
     size: int
     head: Head | None
     unreachable: Sequence[str]
@@ -40,13 +42,15 @@ class AuditStatus:
     async def __call__(self, caller: Caller) -> TrailStatus:
         """Gives the state as the caller may see it."""
         tenant = caller.principal.tenant
-        breaks = await self._trails.breaks(most=_MOST_BREAKS)
+        counts = await self._trails.count_breaks()
+        shown = Role.OPERATOR in caller.principal.roles
         contradiction = self._health.contradictions.get(tenant)
         return TrailStatus(
-            breaks=breaks if Role.OPERATOR in caller.principal.roles else (),
+            breaks=await self._trails.breaks(most=_MOST_BREAKS) if shown else (),
+            acknowledged=counts.acknowledged,
             size=await self._reader.size(tenant),
             head=await self._reader.newest_head(tenant),
             unreachable=tuple(self._health.unreachable()),
             contradiction=contradiction,
-            whole=not breaks and contradiction is None and self._health.is_fresh(self._clock.monotonic()),
+            whole=not counts.open and contradiction is None and self._health.is_fresh(self._clock.monotonic()),
         )

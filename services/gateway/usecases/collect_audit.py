@@ -11,7 +11,7 @@ from services.gateway.usecases.audit_ports import Advance, AuditFeed, AuditIntak
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.telemetry.logs import logger
-from services.meshkit.telemetry.metrics import AUDIT_BREAKS, AUDIT_ENTRIES, AUDIT_FEED_AWAY
+from services.meshkit.telemetry.metrics import AUDIT_BREAKS, AUDIT_ENTRIES, AUDIT_FEED_AWAY, AUDIT_GAPS
 
 #: Entries asked for at once. Few, because reading them holds up everything else in the process for a moment.
 PAGE_SIZE: Final = 500
@@ -49,7 +49,14 @@ class CollectAudit:
             if page is not None:
                 await self._take(feed.name, known.get(feed.name, {}), page)
                 more = more or page.more
+        await self._show_open()
         return more
+
+    async def _show_open(self) -> None:
+        """Has the page of metrics show what is an alarm; other gateways notice and acknowledge too."""
+        found = await self._intake.open_breaks()
+        for feed in self._feeds:
+            AUDIT_GAPS.labels(feed.name).set(found.get(feed.name, 0))
 
     async def _pull(self, feed: AuditFeed, cursors: Mapping[int, Cursor]) -> FeedPage | None:
         try:

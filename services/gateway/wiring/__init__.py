@@ -12,6 +12,7 @@ from comitia.gateway.v1.guard_feed_service_pb2_grpc import add_GuardFeedServiceS
 from comitia.guard_table import GUARDS
 from services.gateway.clients.health_probe import GrpcHealthProbe, health_probe
 from services.gateway.settings import GatewaySettings
+from services.gateway.storage.audit_gaps import SqlBeginGapWork
 from services.gateway.storage.audit_reader import SqlAuditReader
 from services.gateway.storage.guard_reader import SqlGuardReader
 from services.gateway.storage.rate_buckets import SqlRateBuckets
@@ -80,7 +81,13 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
             )
         )
         audit = await stack.enter_async_context(
-            audit_trail(settings, reader=SqlAuditReader(engine), workload=workload, clock=clock)
+            audit_trail(
+                settings,
+                reader=SqlAuditReader(engine),
+                begin_gap=SqlBeginGapWork(engine),
+                workload=workload,
+                clock=clock,
+            )
         )
         relations = await stack.enter_async_context(access(settings, engine=engine))
         users = await stack.enter_async_context(

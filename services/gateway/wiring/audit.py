@@ -14,8 +14,9 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.storage.audit_intake import SqlAuditIntake
 from services.gateway.storage.audit_trails import SqlAuditTrails
 from services.gateway.transport.audit_servicer import AuditServicer
+from services.gateway.usecases.acknowledge_gap import AcknowledgeGap
 from services.gateway.usecases.archive_audit import ArchiveAudit
-from services.gateway.usecases.audit_ports import AuditReader, HeadStore
+from services.gateway.usecases.audit_ports import AuditReader, BeginGapWork, HeadStore
 from services.gateway.usecases.audit_rounds import Rounds
 from services.gateway.usecases.audit_status import AuditStatus
 from services.gateway.usecases.check_audit import CheckHeads, ReadThrough
@@ -40,13 +41,18 @@ class AuditTrail:
 
 @asynccontextmanager
 async def audit_trail(
-    settings: GatewaySettings, *, reader: AuditReader, workload: WorkloadSigner, clock: Clock
+    settings: GatewaySettings,
+    *,
+    reader: AuditReader,
+    begin_gap: BeginGapWork,
+    workload: WorkloadSigner,
+    clock: Clock,
 ) -> AsyncGenerator[AuditTrail]:
     """Gives the audit trail.
 
     Args:
-        reader: as role `app`. For work over all tenants connections of its own are opened, so that nobody who asks for
-            an identity waits behind it.
+        reader: as role `app`, like `begin_gap`. For work over all tenants connections of its own are opened, so that
+            nobody who asks for an identity waits behind it.
     Raises: KeyUnreadable, HeadMalformed: the audit key or key set cannot be read.
     """
     signer = Ed25519HeadSigner.read(settings.audit_key_path, settings.audit_jwks_path, clock=clock)
@@ -75,6 +81,7 @@ async def audit_trail(
             prove_entry=ProveEntry(reader=reader, read=read),
             prove_consistency=ProveConsistency(reader=reader),
             status=AuditStatus(reader=reader, trails=trails, health=health, clock=clock),
+            acknowledge=AcknowledgeGap(begin=begin_gap, clock=clock),
         )
         yield AuditTrail(
             registration=servicer.registration,

@@ -61,7 +61,15 @@ _GOVERN: Final = frozenset(
     }
 )
 _OPERATE: Final = frozenset(
-    {"audit.export", "audit.read", "identity.read", "signing_keys.write", "tenants.read", "tenants.write"}
+    {
+        "audit.acknowledge",
+        "audit.export",
+        "audit.read",
+        "identity.read",
+        "signing_keys.write",
+        "tenants.read",
+        "tenants.write",
+    }
 )
 
 #: Permissions that each role grants. A caller with several roles has the union.

@@ -79,6 +79,7 @@ def show_size(cache: str, kept: Sized, *, size_bytes: Callable[[], int] | None =
 
 AUDIT_ENTRIES = Counter(names.AUDIT_ENTRIES_TOTAL, "Audit entries that were chained.", ["service"])
 AUDIT_REFUSALS = Counter(names.AUDIT_REFUSALS_TOTAL, "Refused calls, by the fate of their entry.", ["service", "fate"])
+AUDIT_GAPS = Gauge(names.AUDIT_GAPS, "Places at which audit entries are missing and nobody knows why.", ["service"])
 AUDIT_BREAKS = Counter(names.AUDIT_BREAKS_TOTAL, "Places at which audit entries are missing.", ["service", "kind"])
 AUDIT_FEED_AWAY = Gauge(names.AUDIT_FEED_AWAY, "1 while a service's audit entries do not arrive.", ["service"])
 AUDIT_HEADS = Counter(names.AUDIT_HEADS_TOTAL, "Heads of audit trails that were signed.")

@@ -55,6 +55,8 @@ AUDIT_ENTRIES_TOTAL: Final = "comitia_audit_entries_total"
 AUDIT_REFUSALS_TOTAL: Final = "comitia_audit_refusals_total"
 #: Places at which a service's audit entries are missing or were changed: an alarm. Labels: service, kind.
 AUDIT_BREAKS_TOTAL: Final = "comitia_audit_breaks_total"
+#: Those of them that nobody has acknowledged: an alarm that lasts until somebody does. Labels: service.
+AUDIT_GAPS: Final = "comitia_audit_gaps"
 #: 1 while a service's audit entries cannot be fetched. Labels: service.
 AUDIT_FEED_AWAY: Final = "comitia_audit_feed_away"
 #: Heads of audit trails that were signed.

@@ -28,6 +28,7 @@ def test_nothing_is_granted_that_no_rpc_asks_for() -> None:
 def test_the_roles_that_see_no_tenants_work_see_none() -> None:
     """What an operator may do concerns the installation; what an auditor may do changes nothing."""
     assert {name for name in ROLE_PERMISSIONS[Role.OPERATOR] if not name.endswith(".read")} == {
+        "audit.acknowledge",
         "audit.export",
         "signing_keys.write",
         "tenants.write",

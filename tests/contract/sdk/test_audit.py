@@ -125,6 +125,20 @@ def test_a_trail_that_is_not_whole_is_said_in_detail(comitia: Comitia, mesh: Fak
     assert "memory" in told
 
 
+def test_a_gap_that_was_looked_into_stays_and_is_no_alarm(comitia: Comitia, mesh: FakeMesh) -> None:
+    mesh.audit.gaps.append(GetAuditStatusResponse.Gap(service="cost", stream=3, position=8))
+    gap = ("audit", "acknowledge", "cost", "3", "8", "--reason", "the disk of 3 March")
+
+    assert "the disk of 3 March" in comitia(*gap).out
+    assert "has acknowledged this gap before" in comitia(*gap, code=1).err
+    told = comitia("audit", "status").out
+    assert "1 gaps" in told
+    assert "cost, stream 3, from 8" in told
+    assert "the disk of 3 March" in told
+    assert "does not exist" in comitia("audit", "acknowledge", "cost", "0", "1", "--reason", "x", code=1).err
+    assert "--reason" in comitia("audit", "acknowledge", "cost", "3", "8", code=2).err
+
+
 def test_an_export_that_ends_early_leaves_the_old_file(comitia: Comitia, mesh: FakeMesh, trail: Path) -> None:
     before = trail.read_bytes()
     mesh.audit.cut_short = True

@@ -19,7 +19,7 @@ from services.meshkit.core.ids import from_uuid
 from services.meshkit.grpc.errors import remote_error
 from services.meshkit.sql.roles import DatabaseUrls
 from tests.integration.conftest import MakeDatabase
-from tests.integration.gateway.audit.conftest import Room, administrator, open_room, until
+from tests.integration.gateway.audit.conftest import Metadata, Room, administrator, open_room, until
 
 Gap = tuple[str, int, int]
 
@@ -69,6 +69,95 @@ async def test_a_missing_entry_is_an_alarm_that_names_its_place(room: Room) -> N
     seen = await room.status(room.as_role(Role.AUDITOR))
     assert (list(seen.gaps), seen.whole) == ([], False)
     await exported(room)
+
+
+async def lose_one(room: Room) -> None:
+    """Has entry 2 of stream 3 of cost go missing, and waits until that is noticed."""
+    feed = room.feeds["cost"]
+    feed.write(room.tenant, stream=3)
+    await room.until_size(1)
+    feed.away = True
+    for _ in range(2):
+        feed.write(room.tenant, stream=3)
+    feed.lose(3, 2)
+    feed.away = False
+    await until(lambda: has_gaps(room))
+
+
+async def acknowledge(
+    room: Room, *, position: int = 2, reason: str = "the disk of 3 March", metadata: Metadata | None = None
+) -> pb.GetAuditStatusResponse.Gap:
+    request = pb.AcknowledgeAuditGapRequest(service="cost", stream=3, position=position, reason=reason)
+    return (await room.stub.AcknowledgeAuditGap(request, metadata=metadata or room.admin)).gap
+
+
+async def test_a_gap_that_was_looked_into_stays_with_who_when_and_why_and_is_no_alarm(room: Room) -> None:
+    await lose_one(room)
+    await until(lambda: alarms(room, 1))
+    told = await acknowledge(room, reason=" the disk of 3 March ")
+
+    seen = await room.status()
+    assert list(seen.gaps) == [told]
+    assert (seen.whole, seen.acknowledged_gaps) == (True, 1)
+    given = told.acknowledgement
+    assert (given.actor.partition("_")[0], given.reason) == ("key", "the disk of 3 March")
+    assert given.acknowledge_time.ToDatetime() >= told.notice_time.ToDatetime()
+    await until(lambda: alarms(room, 0))
+    # Other tenants see no stream, and see that something is missing all the same.
+    other = await room.status(room.as_role(Role.AUDITOR))
+    assert (list(other.gaps), other.whole, other.acknowledged_gaps) == ([], True, 1)
+
+
+async def alarms(room: Room, count: int) -> bool:
+    return metric("comitia_audit_gaps", service="cost") == count and (await room.status()).whole == (count == 0)
+
+
+async def test_what_was_acknowledged_and_is_noticed_anew_is_an_alarm_anew(room: Room) -> None:
+    feed = room.feeds["cost"]
+    feed.write(room.tenant, stream=3)
+    await room.until_size(1)
+    for life in ("second", "third"):
+        feed.streams[3][0].actor = f"key_of_the_{life}_life"
+        await until(lambda: alarms(room, 1))
+        assert (await room.status()).acknowledged_gaps == 0
+        await acknowledge(room, position=1, reason=f"the {life} life")
+        await until(lambda: alarms(room, 0))
+    ((gap,), whole) = (await room.status()).gaps, (await room.status()).whole
+    assert (gap.acknowledgement.reason, whole) == ("the third life", True)
+
+
+@pytest.mark.parametrize(
+    ("position", "reason", "refusal"),
+    [
+        (2, "", "INVALID_FIELD"),
+        (2, "  ", "INVALID_FIELD"),
+        (2, "x" * 257, "INVALID_FIELD"),
+        (2, "a\x00b", "INVALID_FIELD"),
+        (3, "why", "GAP_NOT_FOUND"),
+        (-1, "why", "GAP_NOT_FOUND"),
+    ],
+)
+async def test_what_is_no_gap_and_what_is_no_reason_is_refused(
+    room: Room, position: int, reason: str, refusal: str
+) -> None:
+    await lose_one(room)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await acknowledge(room, position=position, reason=reason)
+    assert remote_error(refused.value).reason == refusal
+    assert (await room.status()).acknowledged_gaps == 0
+
+
+async def test_only_who_runs_the_installation_acknowledges_and_only_once(room: Room) -> None:
+    await lose_one(room)
+    for role in (Role.ADMIN, Role.AUDITOR, Role.TENANT_USER):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await acknowledge(room, metadata=room.as_role(role))
+        assert remote_error(refused.value).reason == "PERMISSION_MISSING"
+    await acknowledge(room)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await acknowledge(room, reason="another")
+    assert remote_error(refused.value).reason == "GAP_ACKNOWLEDGED"
+    assert (await room.status()).gaps[0].acknowledgement.reason == "the disk of 3 March"
 
 
 async def test_a_stream_that_was_restored_from_an_old_copy_is_an_alarm_and_loses_nothing(room: Room) -> None:
@@ -296,6 +385,9 @@ async def test_the_services_roles_can_change_no_hash_and_no_head(room: Room) -> 
         "DELETE FROM audit_head",
         "DELETE FROM audit_tree",
         "DELETE FROM audit_break",
+        "UPDATE audit_break SET position = 1",
+        "UPDATE audit_acknowledgement SET reason = 'x'",
+        "DELETE FROM audit_acknowledgement",
     )
     for url in (room.gateway.urls.app, room.gateway.urls.maintenance):
         connection = await asyncpg.connect(url)

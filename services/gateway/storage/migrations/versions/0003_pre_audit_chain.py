@@ -61,6 +61,17 @@ CREATE TABLE audit_break (
     kind text NOT NULL,
     notice_time timestamptz NOT NULL,
     CONSTRAINT pk_audit_break PRIMARY KEY (service, stream, position, kind)
+);
+CREATE TABLE audit_acknowledgement (
+    service text NOT NULL,
+    stream integer NOT NULL,
+    position bigint NOT NULL,
+    kind text NOT NULL,
+    acknowledge_time timestamptz NOT NULL,
+    actor text NOT NULL,
+    reason text NOT NULL,
+    CONSTRAINT pk_audit_acknowledgement PRIMARY KEY (service, stream, position, kind, acknowledge_time),
+    CONSTRAINT fk_audit_acknowledgement FOREIGN KEY (service, stream, position, kind) REFERENCES audit_break
 )
 """
 
@@ -74,13 +85,23 @@ def upgrade(op: Operations) -> None:
     tenant_table(op, "audit_archive", app=("SELECT",), maintenance=("SELECT", "INSERT"))
     reason = "streams of services, not of tenants"
     untenanted_table(op, "audit_cursor", reason=reason, app=(), maintenance=("SELECT", "INSERT", "UPDATE"))
-    untenanted_table(op, "audit_break", reason=reason, app=(), maintenance=("SELECT", "INSERT"))
+    untenanted_table(op, "audit_break", reason=reason, app=("SELECT",), maintenance=("SELECT", "INSERT"))
+    untenanted_table(op, "audit_acknowledgement", reason=reason, app=("SELECT", "INSERT"), maintenance=("SELECT",))
     # Archiving takes the content out and nothing else: no role that a service runs as can change a hash.
     maintenance = quoted(roles_of(database_of(op)).maintenance)
+    op.execute(f"GRANT UPDATE (notice_time) ON audit_break TO {maintenance}")
     op.execute(f"GRANT UPDATE (canonical, actor, action, target) ON audit_chain TO {maintenance}")
 
 
 def downgrade(op: Operations) -> None:
     """Drops them."""
-    for table in ("audit_break", "audit_cursor", "audit_archive", "audit_head", "audit_tree", "audit_chain"):
+    for table in (
+        "audit_acknowledgement",
+        "audit_break",
+        "audit_cursor",
+        "audit_archive",
+        "audit_head",
+        "audit_tree",
+        "audit_chain",
+    ):
         op.execute(f"DROP TABLE {table}")
