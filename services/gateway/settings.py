@@ -37,6 +37,17 @@ class GatewaySettings(ServiceSettings):
         default=5.0, ge=0, le=5, description="How long a verified API key is trusted without another look."
     )
     max_cached_keys: int = Field(default=4096, ge=1, description="Verified API keys remembered at once.")
+    max_api_keys: int = Field(default=5_000, ge=1, description="Working API keys that one tenant may have.")
+    max_service_accounts: int = Field(
+        default=2_000, ge=1, description="Service accounts that one tenant may have, beside disabled ones."
+    )
+    max_users: int = Field(default=50_000, ge=1, description="Users that one tenant may have, beside removed ones.")
+    max_oidc_issuers: int = Field(default=20, ge=1, description="OpenID Connect issuers that one tenant may have.")
+    max_relation_tuples: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Relation tuples that one tenant may have; requests at one time may go beyond it by 100 each.",
+    )
     pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")
     audit_key_path: Path = Field(description="Private JWK (Ed25519) with which heads of the audit trail are signed.")
     audit_jwks_path: Path | None = Field(

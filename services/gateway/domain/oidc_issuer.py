@@ -14,8 +14,6 @@ from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import from_uuid
 
 ISSUER_PREFIX: Final = "issuer"
-#: Most issuers of a tenant.
-MAX_ISSUERS: Final = 20
 MAX_TRUSTED_DOMAINS: Final = 20
 _MAX_TEXT: Final = 255
 

@@ -1,6 +1,6 @@
 """What the sign-in of people refuses."""
 
-from services.meshkit.core.errors import Exhausted, Precondition, Unauthenticated, Unavailable
+from services.meshkit.core.errors import Precondition, Unauthenticated, Unavailable
 
 
 class LoginRefused(Unauthenticated):
@@ -34,15 +34,6 @@ class IssuerUnusable(Precondition):
     def __init__(self, issuer: str, sentence: str) -> None:
         super().__init__(f"{issuer} cannot be used: {sentence}", issuer=issuer)
         self.sentence = sentence
-
-
-class TooManyIssuers(Exhausted):
-    """The tenant has as many issuers as a tenant may have. Delete one first."""
-
-    reason = "TOO_MANY_ISSUERS"
-
-    def __init__(self, most: int) -> None:
-        super().__init__(f"a tenant may have {most} issuers; delete one first", limit=most)
 
 
 class LastAdmin(Precondition):

@@ -106,6 +106,11 @@ class SqlModels:
         )
         return _model_of((await self._scope.execute(statement)).mappings().one())
 
+    async def count(self, tenant: TenantId, grown: int) -> None:
+        """See `Models.count`; who wrote a tuple has a row."""
+        statement = update(ACCESS_MODEL).where(ACCESS_MODEL.c.tenant_id == tenant)
+        await self._scope.execute(statement.values(tuples=ACCESS_MODEL.c.tuples + grown))
+
     async def govern(self, tenant: TenantId, types: frozenset[str]) -> None:
         """See `Models.govern`."""
         await self._scope.execute(_GOVERN, {"tenant": tenant, "types": sorted(types)})
@@ -148,7 +153,10 @@ def _key(tenant: TenantId, request: Repeatable) -> RequestKey:
 
 def _model_of(row: RowMapping) -> TenantModel:
     return TenantModel(
-        text=row["model"] or SHIPPED_MODEL, revision=row["revision"], governed=frozenset(row["governed"])
+        text=row["model"] or SHIPPED_MODEL,
+        revision=row["revision"],
+        governed=frozenset(row["governed"]),
+        tuples=row["tuples"],
     )
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX, ServiceAccount
+from services.gateway.storage.alone import alone
 from services.gateway.storage.people_work import SqlRevocations
 from services.gateway.storage.rows import account_of, signing_key_of
 from services.gateway.storage.tables import SERVICE_ACCOUNT, SIGNING_KEY
@@ -76,6 +77,13 @@ class SqlServiceAccounts:
     async def locked(self, tenant: TenantId, account: UUID) -> ServiceAccount:
         """See `ServiceAccounts.locked`."""
         return await self._found(tenant, account, shared=False)
+
+    async def count(self, tenant: TenantId) -> int:
+        """See `ServiceAccounts.count`."""
+        await alone(self._scope, "service_account", tenant)
+        mine = (SERVICE_ACCOUNT.c.tenant_id == tenant, SERVICE_ACCOUNT.c.disable_time.is_(None))
+        statement = select(func.count()).select_from(SERVICE_ACCOUNT).where(*mine)
+        return (await self._scope.execute(statement)).scalar_one()
 
     async def disable(self, account: ServiceAccount) -> None:
         """See `ServiceAccounts.disable`."""

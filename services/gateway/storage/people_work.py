@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.gateway.domain.id_token import VerifiedLogin
 from services.gateway.domain.oidc_issuer import ISSUER_PREFIX, OidcIssuer
 from services.gateway.domain.user import USER_PREFIX, User
+from services.gateway.storage.alone import alone
 from services.gateway.storage.people_tables import (
     OIDC_ISSUER,
     PERSON,
@@ -106,6 +107,12 @@ class SqlUsers:
         mine = (PERSON.c.tenant_id == user.tenant, PERSON.c.id == user.id)
         await self._scope.execute(update(PERSON).where(*mine).values(_changing(user)))
 
+    async def count(self, tenant: TenantId) -> int:
+        """See `Users.count`."""
+        await alone(self._scope, "person", tenant)
+        mine = (PERSON.c.tenant_id == tenant, PERSON.c.remove_time.is_(None))
+        return (await self._scope.execute(select(func.count()).select_from(PERSON).where(*mine))).scalar_one()
+
     async def bind(self, user: User, login: VerifiedLogin, now: datetime) -> str:
         """See `Users.bind`."""
         statement = (
@@ -170,7 +177,7 @@ class SqlIssuers:
 
     async def count(self, tenant: TenantId) -> int:
         """See `Issuers.count`."""
-        await _alone(self._scope, "oidc_issuer", tenant)
+        await alone(self._scope, "oidc_issuer", tenant)
         statement = select(func.count()).select_from(OIDC_ISSUER).where(OIDC_ISSUER.c.tenant_id == tenant)
         return (await self._scope.execute(statement)).scalar_one()
 
@@ -183,7 +190,7 @@ class SqlAdministration:
 
     async def others_than(self, user: User, *, now: datetime) -> bool:
         """See `Administration.others_than`."""
-        await _alone(self._scope, "administration", user.tenant)
+        await alone(self._scope, "administration", user.tenant)
         person = exists().where(
             PERSON.c.tenant_id == user.tenant,
             PERSON.c.id != user.id,
@@ -272,8 +279,3 @@ def _found(row: Mapping[Any, Any] | None, issuer: UUID) -> OidcIssuer:
     if row is None:
         raise NotFound("issuer", from_uuid(ISSUER_PREFIX, issuer))
     return issuer_of(row)
-
-
-async def _alone(scope: Scope, what: str, tenant: TenantId) -> None:
-    """Waits until no other transaction of the tenant is at the same; ends with the transaction."""
-    await scope.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{what}/{tenant}", 0))))

@@ -155,6 +155,8 @@ ACCESS_MODEL = Table(
     Column("revision", BigInteger, nullable=False),
     # Types about whose objects something was ever written.
     Column("governed", ARRAY(Text), nullable=False),
+    # How many relation tuples there are, here or at an OpenFGA server.
+    Column("tuples", BigInteger, nullable=False, server_default="0"),
     Column("write_time", DateTime(timezone=True), nullable=False),
 )
 #: Who has which relation to what. `user_id` is `*` for everyone; `user_relation` is empty for a user by itself.

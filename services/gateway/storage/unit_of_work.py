@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -15,6 +15,7 @@ from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.grant import Grant
 from services.gateway.domain.service_account import ServiceAccount
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
+from services.gateway.storage.alone import alone
 from services.gateway.storage.rows import key_of, tenant_of
 from services.gateway.storage.tables import API_KEY, GRANT, PK_API_KEY, TENANT, UQ_GRANT_RUN, UQ_TENANT_NAME
 from services.gateway.usecases.ports import Repeatable
@@ -98,6 +99,13 @@ class SqlApiKeys:
         if row is None:
             raise NotFound("API key", from_uuid(KEY_PREFIX, key))
         return key_of(row)
+
+    async def count(self, tenant: TenantId, now: datetime) -> int:
+        """See `ChangingKeys.count`."""
+        await alone(self._scope, "api_key", tenant)
+        works = (API_KEY.c.revoke_time.is_(None), or_(API_KEY.c.expire_time.is_(None), API_KEY.c.expire_time > now))
+        statement = select(func.count()).select_from(API_KEY).where(API_KEY.c.tenant_id == tenant, *works)
+        return (await self._scope.execute(statement)).scalar_one()
 
     async def revoke(self, key: ApiKey) -> None:
         """See `ChangingKeys.revoke`."""

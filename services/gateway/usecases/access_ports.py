@@ -23,6 +23,8 @@ class TenantModel:
     revision: int
     #: Types about whose objects something was ever written. About others roles alone decide.
     governed: frozenset[str]
+    #: How many relation tuples the tenant has.
+    tuples: int = 0
 
     @property
     def etag(self) -> str:
@@ -82,6 +84,10 @@ class Models(Protocol):
 
     async def replace(self, tenant: TenantId, text: str) -> TenantModel:
         """Stores a new model in place of a locked one."""
+        ...
+
+    async def count(self, tenant: TenantId, grown: int) -> None:
+        """Notes that the tenant has so many tuples more than before, or fewer."""
         ...
 
     async def govern(self, tenant: TenantId, types: frozenset[str]) -> None:

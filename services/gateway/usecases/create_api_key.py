@@ -11,6 +11,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.key_secret import KeySecrets, PresentedKey, SecretHash
+from services.meshkit.core.tenant import QuotaExceeded
 
 SALT_BYTES = 16
 SECRET_BYTES = 32
@@ -59,15 +60,20 @@ class KeyMaker:
 
 
 class CreateApiKey:
-    """Makes a key that may do no more than the caller. Its secret is in the first answer and nowhere else."""
+    """Makes a key that may do no more than the caller. Its secret is in the first answer and nowhere else.
 
-    def __init__(self, *, begin: BeginIdentityWork, maker: KeyMaker, clock: Clock) -> None:
+    Args:
+        most: working keys that a tenant may have.
+    """
+
+    def __init__(self, *, begin: BeginIdentityWork, maker: KeyMaker, clock: Clock, most: int) -> None:
         self._begin = begin
         self._maker = maker
         self._clock = clock
+        self._most = most
 
     async def __call__(self, caller: Caller, wish: KeyWish, request: Repeatable | None) -> NewKey:
-        """Raises: Invalid, RoleNotHeld, NotFound, ServiceAccountDisabled, RequestIdReused."""
+        """Raises: Invalid, RoleNotHeld, NotFound, ServiceAccountDisabled, QuotaExceeded, RequestIdReused."""
         tenant = caller.principal.tenant
         async with self._begin(tenant) as work:
             if request is not None:
@@ -75,6 +81,9 @@ class CreateApiKey:
                 if made is not None:
                     return NewKey(await work.keys.get(tenant, made), None)
             wish = await self._allowed(work, wish, by=caller.principal)
+            used = await work.keys.count(tenant, self._clock.now())
+            if used >= self._most:
+                raise QuotaExceeded("max_api_keys", limit=self._most, used=used)
             key, presented = self._maker.make(tenant, wish)
             await work.keys.add(key)
             note(target=key.subject, details=_facts(key))

@@ -23,6 +23,10 @@ class ChangingKeys(ApiKeys, Protocol):
         """Gives a key and keeps it from changing until the transaction ends. Raises: NotFound."""
         ...
 
+    async def count(self, tenant: TenantId, now: datetime) -> int:
+        """Counts the tenant's keys that work; nobody else adds one before the transaction ends."""
+        ...
+
     async def revoke(self, key: ApiKey) -> None:
         """Stores that a locked key has ended."""
         ...
@@ -49,6 +53,10 @@ class ServiceAccounts(Protocol):
 
     async def locked(self, tenant: TenantId, account: UUID) -> ServiceAccount:
         """Gives an account and lets nobody else use or change it until the transaction ends. Raises: NotFound."""
+        ...
+
+    async def count(self, tenant: TenantId) -> int:
+        """Counts the tenant's accounts that work; nobody else adds one before the transaction ends."""
         ...
 
     async def disable(self, account: ServiceAccount) -> None:

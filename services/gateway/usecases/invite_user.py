@@ -9,18 +9,24 @@ from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Role
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.tenant import QuotaExceeded
 
 
 class InviteUser:
-    """Permits a person to sign in. Somebody who was removed becomes a new user."""
+    """Permits a person to sign in. Somebody who was removed becomes a new user.
 
-    def __init__(self, *, begin: BeginPeopleWork, clock: Clock, ids: IdSource) -> None:
+    Args:
+        most: users that a tenant may have who are not removed.
+    """
+
+    def __init__(self, *, begin: BeginPeopleWork, clock: Clock, ids: IdSource, most: int) -> None:
         self._begin = begin
         self._clock = clock
         self._ids = ids
+        self._most = most
 
     async def __call__(self, caller: Caller, email: str, roles: Sequence[Role], request: Repeatable | None) -> User:
-        """Raises: Invalid, RoleNotHeld, AlreadyExists, RequestIdReused."""
+        """Raises: Invalid, RoleNotHeld, AlreadyExists, QuotaExceeded, RequestIdReused."""
         by = caller.principal
         now = self._clock.now()
         user = User(
@@ -36,6 +42,9 @@ class InviteUser:
                 made = await work.requests.claim(by.tenant, request)
                 if made is not None:
                     return await work.users.get(by.tenant, made)
+            used = await work.users.count(by.tenant)
+            if used >= self._most:
+                raise QuotaExceeded("max_users", limit=self._most, used=used)
             await work.users.add(user)
             note(target=user.subject, details={"roles": ", ".join(sorted(user.roles))})
             if request is not None:

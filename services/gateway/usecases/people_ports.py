@@ -32,6 +32,10 @@ class Users(Protocol):
         """Stores roles and times of a user."""
         ...
 
+    async def count(self, tenant: TenantId) -> int:
+        """Counts the tenant's users who are not removed; nobody else adds one before the transaction ends."""
+        ...
+
     async def bind(self, user: User, login: VerifiedLogin, now: datetime) -> str:
         """Remembers who the user is at an issuer; gives who it was at the first sign-in there."""
         ...

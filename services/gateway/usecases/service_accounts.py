@@ -10,18 +10,24 @@ from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.tenant import QuotaExceeded
 
 
 class CreateServiceAccount:
-    """Makes an account that may do no more than the caller. It has no key yet."""
+    """Makes an account that may do no more than the caller. It has no key yet.
 
-    def __init__(self, *, begin: BeginIdentityWork, clock: Clock, ids: IdSource) -> None:
+    Args:
+        most: working accounts that a tenant may have.
+    """
+
+    def __init__(self, *, begin: BeginIdentityWork, clock: Clock, ids: IdSource, most: int) -> None:
         self._begin = begin
         self._clock = clock
         self._ids = ids
+        self._most = most
 
     async def __call__(self, caller: Caller, wish: AccountWish, request: Repeatable | None) -> ServiceAccount:
-        """Raises: Invalid, RoleNotHeld, RequestIdReused."""
+        """Raises: Invalid, RoleNotHeld, QuotaExceeded, RequestIdReused."""
         tenant = caller.principal.tenant
         wish = wish.checked(by=caller.principal)
         account = ServiceAccount(
@@ -37,6 +43,9 @@ class CreateServiceAccount:
                 made = await work.requests.claim(tenant, request)
                 if made is not None:
                     return await work.accounts.get(tenant, made)
+            used = await work.accounts.count(tenant)
+            if used >= self._most:
+                raise QuotaExceeded("max_service_accounts", limit=self._most, used=used)
             await work.accounts.add(account)
             note(target=account.subject, details={"roles": ", ".join(sorted(account.roles))})
             if request is not None:

@@ -32,6 +32,9 @@ class SignIn:
     A removed user may not, until somebody invites that address again. Who a person is at the issuer is remembered at
     the first sign-in: when the address is given to somebody else there, they do not get in. Nobody comes in to a tenant
     that is not active, and nobody gets a role that the issuer may not give.
+
+    Args:
+        most_users: users that a tenant may have who are not removed; nobody joins it beyond that.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class SignIn:
         signer: TokenSigner,
         clock: Clock,
         ids: IdSource,
+        most_users: int,
     ) -> None:
         self._directory = directory
         self._id_tokens = id_tokens
@@ -50,6 +54,7 @@ class SignIn:
         self._signer = signer
         self._clock = clock
         self._ids = ids
+        self._most_users = most_users
 
     async def options(self, tenant: str) -> list[OidcIssuer]:
         """Gives the ways to sign in to a tenant."""
@@ -110,6 +115,8 @@ class SignIn:
             roles_time=now,
             create_time=now,
         )
+        if await work.users.count(issuer.tenant) >= self._most_users:
+            raise LoginRefused("the tenant has as many users as it may have")
         await work.users.add(user)
         return user
 

@@ -2,20 +2,27 @@
 
 from uuid import UUID
 
-from services.gateway.domain.oidc_issuer import MAX_ISSUERS, IssuerWish, OidcIssuer
-from services.gateway.domain.user_errors import TooManyIssuers
+from services.gateway.domain.oidc_issuer import IssuerWish, OidcIssuer
 from services.gateway.usecases.people_ports import BeginPeopleWork, TriesIssuers
 from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource
+from services.meshkit.core.tenant import QuotaExceeded
 
 
 class TrustIssuer:
-    """Adds an issuer after its keys were fetched."""
+    """Adds an issuer after its keys were fetched.
 
-    def __init__(self, *, begin: BeginPeopleWork, issuers: TriesIssuers, clock: Clock, ids: IdSource) -> None:
+    Args:
+        most: issuers that a tenant may have.
+    """
+
+    def __init__(
+        self, *, begin: BeginPeopleWork, issuers: TriesIssuers, clock: Clock, ids: IdSource, most: int
+    ) -> None:
+        self._most = most
         self._begin = begin
         self._issuers = issuers
         self._clock = clock
@@ -24,7 +31,7 @@ class TrustIssuer:
     async def __call__(self, caller: Caller, wish: IssuerWish, request: Repeatable | None) -> OidcIssuer:
         """Adds it.
 
-        Raises: Invalid, RoleNotHeld, IssuerUnusable, AlreadyExists, TooManyIssuers, RequestIdReused.
+        Raises: Invalid, RoleNotHeld, IssuerUnusable, AlreadyExists, QuotaExceeded, RequestIdReused.
         """
         by = caller.principal
         wish = wish.checked(by=by)
@@ -36,8 +43,9 @@ class TrustIssuer:
                 made = await work.requests.claim(by.tenant, request)
                 if made is not None:
                     return await work.issuers.get(by.tenant, made)
-            if await work.issuers.count(by.tenant) >= MAX_ISSUERS:
-                raise TooManyIssuers(MAX_ISSUERS)
+            used = await work.issuers.count(by.tenant)
+            if used >= self._most:
+                raise QuotaExceeded("max_oidc_issuers", limit=self._most, used=used)
             await work.issuers.add(issuer)
             note(target=issuer.name, details={"issuer": issuer.issuer})
             if request is not None:

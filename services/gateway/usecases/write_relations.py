@@ -8,6 +8,7 @@ from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.audit import note
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
+from services.meshkit.core.tenant import QuotaExceeded
 
 MAX_TUPLES: Final = 100
 #: Objects that the audit trail names as the target of one change.
@@ -15,14 +16,20 @@ _MOST_NAMED: Final = 3
 
 
 class WriteRelations:
-    """Changes tuples, all or none. What is there already, or gone already, is no fault."""
+    """Changes tuples, all or none. What is there already, or gone already, is no fault.
 
-    def __init__(self, *, begin: BeginAccessWork, store: RelationStore) -> None:
+    Args:
+        most: tuples that a tenant may have. Requests at one time may go beyond it by `MAX_TUPLES` each: none waits for
+            another to count.
+    """
+
+    def __init__(self, *, begin: BeginAccessWork, store: RelationStore, most: int) -> None:
         self._begin = begin
         self._store = store
+        self._most = most
 
     async def __call__(self, caller: Caller, change: TupleChange, *, request: Repeatable | None) -> Changed:
-        """Raises: Invalid, naming the field; RequestIdReused."""
+        """Raises: Invalid, naming the field; QuotaExceeded, RequestIdReused."""
         _check_size(change)
         tenant = caller.principal.tenant
         async with self._begin(tenant) as work:
@@ -34,10 +41,14 @@ class WriteRelations:
             model = await stored.read()
             for index, written in enumerate(change.writes):
                 check_place(model, written, field=f"writes[{index}]")
+            if change.writes and stored.tuples + len(change.writes) > self._most:
+                raise QuotaExceeded("max_relation_tuples", limit=self._most, used=stored.tuples)
             fresh = frozenset(written.object.type for written in change.writes) - stored.governed
             if fresh:
                 await work.models.govern(tenant, fresh)
             changed = await self._store.change(work, tenant, model, change)
+            if changed.written != changed.deleted:
+                await work.models.count(tenant, changed.written - changed.deleted)
             note(target=_objects(change), details=_details(change))
             if request is not None:
                 await work.answers.keep(tenant, request, f"{changed.written} {changed.deleted}".encode())

@@ -26,7 +26,7 @@ async def access(settings: GatewaySettings, *, engine: AsyncEngine) -> AsyncGene
         begin, models = SqlBeginAccessWork(engine), SqlModelReader(engine)
         yield AccessServicer(
             write_model=WriteAccessModel(begin=begin, store=store),
-            write_relations=WriteRelations(begin=begin, store=store),
+            write_relations=WriteRelations(begin=begin, store=store, most=settings.max_relation_tuples),
             check_relation=CheckRelation(models=models, store=store),
             authorize_caller=AuthorizeCaller(models=models, store=store),
             models=models,

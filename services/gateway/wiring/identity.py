@@ -126,10 +126,12 @@ async def identities(
         await ensure(settings.bootstrap_key_path.read_text())
     servicer = IdentityServicer(
         exchange_api_key=exchange,
-        create_api_key=CreateApiKey(begin=begin_identity, maker=maker, clock=clock),
+        create_api_key=CreateApiKey(begin=begin_identity, maker=maker, clock=clock, most=settings.max_api_keys),
         revoke_api_key=RevokeApiKey(begin=begin_identity, clock=clock, changed=changed),
         rotate_api_key=RotateApiKey(begin=begin_identity, maker=maker, clock=clock, changed=changed),
-        create_service_account=CreateServiceAccount(begin=begin_identity, clock=clock, ids=ids),
+        create_service_account=CreateServiceAccount(
+            begin=begin_identity, clock=clock, ids=ids, most=settings.max_service_accounts
+        ),
         disable_service_account=DisableServiceAccount(begin=begin_identity, clock=clock, changed=changed),
         rotate_signing_key=RotateSigningKey(
             begin=begin_identity,

@@ -14,10 +14,14 @@ from comitia.gateway.v1 import identity_pb2
 from comitia.gateway.v1 import identity_service_pb2 as identity
 from comitia.gateway.v1 import tenant_service_pb2 as tenant_pb
 from comitia.gateway.v1 import user_service_pb2 as pb
+from comitia.gateway.v1.identity_service_pb2_grpc import IdentityServiceStub
 from comitia.gateway.v1.tenant_service_pb2_grpc import TenantServiceStub
+from comitia.gateway.v1.user_service_pb2_grpc import UserServiceStub
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.grpc.channel import channel
+from tests.integration.conftest import MakeDatabase
 from tests.integration.gateway.people.conftest import TENANT, Metadata, People, Shifted, bearer, id_token, reason_of
+from tests.support.gateway import running_gateway
 from tests.support.issuers import RSA, claims, signed
 from tests.support.oidc_provider import CLIENT_ID, OidcProvider, running_oidc_provider
 
@@ -239,3 +243,22 @@ async def test_a_grant_of_a_person_lasts_until_they_are_removed(people: People, 
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await people.identity.ExchangeGrant(request)
     assert reason_of(raised.value) == "GRANT_INVALID"
+
+
+async def test_nobody_joins_a_tenant_beyond_its_bound(
+    make_database: MakeDatabase, tmp_path: Path, provider: OidcProvider
+) -> None:
+    async with (
+        running_gateway(make_database, tmp_path, oidc_reach_local=True, max_users=2) as gateway,
+        channel(gateway.target, identity=gateway.keys.workload("orchestrator")) as opened,
+    ):
+        people = People(gateway, UserServiceStub(opened), IdentityServiceStub(opened))
+        await people.trust(provider.issuer, trusted_domains=["example.com"], default_roles=["ROLE_TENANT_USER"])
+        tokens = [await id_token(provider, f"{name}@example.com") for name in ("ann", "bob", "cleo")]
+        answers = await asyncio.gather(*(people.login(token) for token in tokens), return_exceptions=True)
+        refusals = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+        assert [reason_of(refusal) for refusal in refusals] == ["LOGIN_REFUSED"]
+        # Who is in comes in again.
+        for token, answer in zip(tokens, answers, strict=True):
+            if not isinstance(answer, BaseException):
+                await people.login(token)

@@ -219,6 +219,6 @@ async def test_a_tenant_has_twenty_issuers(people: People, provider: OidcProvide
 
     answers = await asyncio.gather(*(add(number) for number in range(25)))
     assert answers.count("") == 20
-    assert answers.count("TOO_MANY_ISSUERS") == 5
+    assert answers.count("QUOTA_EXCEEDED") == 5
     # One fetch for all of them.
     assert provider.key_set_fetches == 1

@@ -114,6 +114,7 @@ async def test_a_token_of_a_sign_in_is_signed_while_the_user_cannot_change() -> 
         signer=house,
         clock=house.clock,
         ids=SystemIds(),
+        most_users=10,
     )
     await sign_in("acme", "token")
     assert house.committed

@@ -101,7 +101,8 @@ class AccessServiceServicer:
         """Adds and removes relation tuples, all or none. Adding one that exists and removing one that does not changes nothing.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have),
-        ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
+        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_relation_tuples`: 1,000,000 per tenant unless the gateway's settings say
+        otherwise), ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,8 @@ class AccessServiceStub:
     """Adds and removes relation tuples, all or none. Adding one that exists and removing one that does not changes nothing.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have),
-    ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
+    RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_relation_tuples`: 1,000,000 per tenant unless the gateway's settings say
+    otherwise), ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
     """
     ListRelations: _grpc.UnaryUnaryMultiCallable[_access_service_pb2.ListRelationsRequest, _access_service_pb2.ListRelationsResponse]
     """Lists relation tuples by object, relation and user."""
@@ -86,7 +87,8 @@ class AccessServiceAsyncStub(AccessServiceStub):
     """Adds and removes relation tuples, all or none. Adding one that exists and removing one that does not changes nothing.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have),
-    ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
+    RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_relation_tuples`: 1,000,000 per tenant unless the gateway's settings say
+    otherwise), ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
     """
     ListRelations: _aio.UnaryUnaryMultiCallable[_access_service_pb2.ListRelationsRequest, _access_service_pb2.ListRelationsResponse]  # type: ignore[assignment]
     """Lists relation tuples by object, relation and user."""
@@ -137,7 +139,8 @@ class AccessServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds and removes relation tuples, all or none. Adding one that exists and removing one that does not changes nothing.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD (a type, relation or user kind that the model does not have),
-        ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
+        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_relation_tuples`: 1,000,000 per tenant unless the gateway's settings say
+        otherwise), ABORTED/RELATIONS_CHANGED (an OpenFGA server only: somebody else was faster).
         """
 
     @_abc_1.abstractmethod

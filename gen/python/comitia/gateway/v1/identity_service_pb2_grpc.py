@@ -132,7 +132,9 @@ class IdentityServiceServicer:
 
         Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
-        NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED, ABORTED/REQUEST_ID_REUSED.
+        NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED,
+        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_api_keys`: 5,000 working ones per tenant unless the gateway's settings say
+        otherwise), ABORTED/REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,7 +172,8 @@ class IdentityServiceServicer:
         """Makes a service account: a name and roles for a program, whose keys come and go.
 
         Idempotent per `request_id` for 24 h.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED
+        (`max_service_accounts`: 2,000 that are not disabled per tenant unless the gateway's settings say otherwise).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

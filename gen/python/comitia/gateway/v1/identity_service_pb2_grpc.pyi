@@ -49,7 +49,9 @@ class IdentityServiceStub:
 
     Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
-    NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED, ABORTED/REQUEST_ID_REUSED.
+    NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED,
+    RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_api_keys`: 5,000 working ones per tenant unless the gateway's settings say
+    otherwise), ABORTED/REQUEST_ID_REUSED.
     """
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListApiKeysRequest, _identity_service_pb2.ListApiKeysResponse]
     """Lists the tenant's API keys, newest first, revoked ones included; for a caller who is bound to a project, those of
@@ -71,7 +73,8 @@ class IdentityServiceStub:
     """Makes a service account: a name and roles for a program, whose keys come and go.
 
     Idempotent per `request_id` for 24 h.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED
+    (`max_service_accounts`: 2,000 that are not disabled per tenant unless the gateway's settings say otherwise).
     """
     ListServiceAccounts: _grpc.UnaryUnaryMultiCallable[_identity_service_pb2.ListServiceAccountsRequest, _identity_service_pb2.ListServiceAccountsResponse]
     """Lists the tenant's service accounts, newest first, disabled ones included; for a caller who is bound to a project,
@@ -126,7 +129,9 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
 
     Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
-    NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED, ABORTED/REQUEST_ID_REUSED.
+    NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED,
+    RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_api_keys`: 5,000 working ones per tenant unless the gateway's settings say
+    otherwise), ABORTED/REQUEST_ID_REUSED.
     """
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListApiKeysRequest, _identity_service_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists the tenant's API keys, newest first, revoked ones included; for a caller who is bound to a project, those of
@@ -148,7 +153,8 @@ class IdentityServiceAsyncStub(IdentityServiceStub):
     """Makes a service account: a name and roles for a program, whose keys come and go.
 
     Idempotent per `request_id` for 24 h.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED
+    (`max_service_accounts`: 2,000 that are not disabled per tenant unless the gateway's settings say otherwise).
     """
     ListServiceAccounts: _aio.UnaryUnaryMultiCallable[_identity_service_pb2.ListServiceAccountsRequest, _identity_service_pb2.ListServiceAccountsResponse]  # type: ignore[assignment]
     """Lists the tenant's service accounts, newest first, disabled ones included; for a caller who is bound to a project,
@@ -218,7 +224,9 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Idempotent per `request_id` for 24 h: a repeat answers with the key, without its secret.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD (a role that may do more than the caller),
-        NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED, ABORTED/REQUEST_ID_REUSED.
+        NOT_FOUND/NOT_FOUND (the service account), FAILED_PRECONDITION/SERVICE_ACCOUNT_DISABLED,
+        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_api_keys`: 5,000 working ones per tenant unless the gateway's settings say
+        otherwise), ABORTED/REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -264,7 +272,8 @@ class IdentityServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a service account: a name and roles for a program, whose keys come and go.
 
         Idempotent per `request_id` for 24 h.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED
+        (`max_service_accounts`: 2,000 that are not disabled per tenant unless the gateway's settings say otherwise).
         """
 
     @_abc_1.abstractmethod

@@ -98,7 +98,9 @@ class UserServiceServicer:
         """Exchanges an ID token of one of the tenant's issuers for an access token of 15 minutes.
 
         Verified are signature (asymmetric algorithms only), issuer, audience, expiry, issue time and a verified mail address.
-        Errors: UNAUTHENTICATED/LOGIN_REFUSED (one answer for every fault of the token and for people who are not invited),
+        The user's roles are in it as far as the issuer may give them (`OidcIssuer.most_roles`).
+        Errors: UNAUTHENTICATED/LOGIN_REFUSED (one answer for every fault of the token, for people who are not invited or to
+        whom the issuer may give no role, and for tenants that are not active),
         UNAVAILABLE/ISSUER_UNAVAILABLE (its keys cannot be fetched).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -109,7 +111,9 @@ class UserServiceServicer:
         """Invites a person by mail address, with roles. The invitation is the permission to sign in; no mail is sent.
 
         Idempotent per `request_id` for 24 h.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, PERMISSION_DENIED/ROLE_NOT_HELD.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, PERMISSION_DENIED/ROLE_NOT_HELD,
+        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_users`: 50,000 that are not removed per tenant unless the gateway's settings say
+        otherwise).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,10 +148,12 @@ class UserServiceServicer:
     def CreateOidcIssuer(self, request, context):
         """Takes the word of an OpenID Connect issuer from now on. Its discovery document and keys are fetched at once.
 
-        An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one.
+        An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one, and a sign-in by
+        it gives no role that whoever added it could not give away.
         Idempotent per `request_id` for 24 h.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE,
-        PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/TOO_MANY_ISSUERS (20 per tenant).
+        PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_oidc_issuers`: 20 per tenant unless the
+        gateway's settings say otherwise).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,14 +41,18 @@ class UserServiceStub:
     """Exchanges an ID token of one of the tenant's issuers for an access token of 15 minutes.
 
     Verified are signature (asymmetric algorithms only), issuer, audience, expiry, issue time and a verified mail address.
-    Errors: UNAUTHENTICATED/LOGIN_REFUSED (one answer for every fault of the token and for people who are not invited),
+    The user's roles are in it as far as the issuer may give them (`OidcIssuer.most_roles`).
+    Errors: UNAUTHENTICATED/LOGIN_REFUSED (one answer for every fault of the token, for people who are not invited or to
+    whom the issuer may give no role, and for tenants that are not active),
     UNAVAILABLE/ISSUER_UNAVAILABLE (its keys cannot be fetched).
     """
     InviteUser: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.InviteUserRequest, _user_service_pb2.InviteUserResponse]
     """Invites a person by mail address, with roles. The invitation is the permission to sign in; no mail is sent.
 
     Idempotent per `request_id` for 24 h.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, PERMISSION_DENIED/ROLE_NOT_HELD.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, PERMISSION_DENIED/ROLE_NOT_HELD,
+    RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_users`: 50,000 that are not removed per tenant unless the gateway's settings say
+    otherwise).
     """
     ListUsers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]
     """Lists the tenant's users, newest first, removed ones included."""
@@ -66,10 +70,12 @@ class UserServiceStub:
     CreateOidcIssuer: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.CreateOidcIssuerRequest, _user_service_pb2.CreateOidcIssuerResponse]
     """Takes the word of an OpenID Connect issuer from now on. Its discovery document and keys are fetched at once.
 
-    An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one.
+    An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one, and a sign-in by
+    it gives no role that whoever added it could not give away.
     Idempotent per `request_id` for 24 h.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE,
-    PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/TOO_MANY_ISSUERS (20 per tenant).
+    PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_oidc_issuers`: 20 per tenant unless the
+    gateway's settings say otherwise).
     """
     ListOidcIssuers: _grpc.UnaryUnaryMultiCallable[_user_service_pb2.ListOidcIssuersRequest, _user_service_pb2.ListOidcIssuersResponse]
     """Lists the tenant's issuers, newest first."""
@@ -92,14 +98,18 @@ class UserServiceAsyncStub(UserServiceStub):
     """Exchanges an ID token of one of the tenant's issuers for an access token of 15 minutes.
 
     Verified are signature (asymmetric algorithms only), issuer, audience, expiry, issue time and a verified mail address.
-    Errors: UNAUTHENTICATED/LOGIN_REFUSED (one answer for every fault of the token and for people who are not invited),
+    The user's roles are in it as far as the issuer may give them (`OidcIssuer.most_roles`).
+    Errors: UNAUTHENTICATED/LOGIN_REFUSED (one answer for every fault of the token, for people who are not invited or to
+    whom the issuer may give no role, and for tenants that are not active),
     UNAVAILABLE/ISSUER_UNAVAILABLE (its keys cannot be fetched).
     """
     InviteUser: _aio.UnaryUnaryMultiCallable[_user_service_pb2.InviteUserRequest, _user_service_pb2.InviteUserResponse]  # type: ignore[assignment]
     """Invites a person by mail address, with roles. The invitation is the permission to sign in; no mail is sent.
 
     Idempotent per `request_id` for 24 h.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, PERMISSION_DENIED/ROLE_NOT_HELD.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, PERMISSION_DENIED/ROLE_NOT_HELD,
+    RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_users`: 50,000 that are not removed per tenant unless the gateway's settings say
+    otherwise).
     """
     ListUsers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ListUsersRequest, _user_service_pb2.ListUsersResponse]  # type: ignore[assignment]
     """Lists the tenant's users, newest first, removed ones included."""
@@ -117,10 +127,12 @@ class UserServiceAsyncStub(UserServiceStub):
     CreateOidcIssuer: _aio.UnaryUnaryMultiCallable[_user_service_pb2.CreateOidcIssuerRequest, _user_service_pb2.CreateOidcIssuerResponse]  # type: ignore[assignment]
     """Takes the word of an OpenID Connect issuer from now on. Its discovery document and keys are fetched at once.
 
-    An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one.
+    An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one, and a sign-in by
+    it gives no role that whoever added it could not give away.
     Idempotent per `request_id` for 24 h.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE,
-    PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/TOO_MANY_ISSUERS (20 per tenant).
+    PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_oidc_issuers`: 20 per tenant unless the
+    gateway's settings say otherwise).
     """
     ListOidcIssuers: _aio.UnaryUnaryMultiCallable[_user_service_pb2.ListOidcIssuersRequest, _user_service_pb2.ListOidcIssuersResponse]  # type: ignore[assignment]
     """Lists the tenant's issuers, newest first."""
@@ -152,7 +164,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Exchanges an ID token of one of the tenant's issuers for an access token of 15 minutes.
 
         Verified are signature (asymmetric algorithms only), issuer, audience, expiry, issue time and a verified mail address.
-        Errors: UNAUTHENTICATED/LOGIN_REFUSED (one answer for every fault of the token and for people who are not invited),
+        The user's roles are in it as far as the issuer may give them (`OidcIssuer.most_roles`).
+        Errors: UNAUTHENTICATED/LOGIN_REFUSED (one answer for every fault of the token, for people who are not invited or to
+        whom the issuer may give no role, and for tenants that are not active),
         UNAVAILABLE/ISSUER_UNAVAILABLE (its keys cannot be fetched).
         """
 
@@ -165,7 +179,9 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
         """Invites a person by mail address, with roles. The invitation is the permission to sign in; no mail is sent.
 
         Idempotent per `request_id` for 24 h.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, PERMISSION_DENIED/ROLE_NOT_HELD.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, PERMISSION_DENIED/ROLE_NOT_HELD,
+        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_users`: 50,000 that are not removed per tenant unless the gateway's settings say
+        otherwise).
         """
 
     @_abc_1.abstractmethod
@@ -207,10 +223,12 @@ class UserServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_user_service_pb2.CreateOidcIssuerResponse, _abc.Awaitable[_user_service_pb2.CreateOidcIssuerResponse]]:
         """Takes the word of an OpenID Connect issuer from now on. Its discovery document and keys are fetched at once.
 
-        An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one.
+        An issuer vouches for every user of the tenant, so only who may do all that an admin may can add one, and a sign-in by
+        it gives no role that whoever added it could not give away.
         Idempotent per `request_id` for 24 h.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/ALREADY_EXISTS, FAILED_PRECONDITION/ISSUER_UNUSABLE,
-        PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/TOO_MANY_ISSUERS (20 per tenant).
+        PERMISSION_DENIED/ROLE_NOT_HELD, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (`max_oidc_issuers`: 20 per tenant unless the
+        gateway's settings say otherwise).
         """
 
     @_abc_1.abstractmethod
