@@ -12,7 +12,8 @@ from services.gateway.storage.alone import alone
 from services.gateway.storage.people_work import SqlRevocations
 from services.gateway.storage.rows import account_of, signing_key_of
 from services.gateway.storage.tables import SERVICE_ACCOUNT, SIGNING_KEY
-from services.gateway.storage.unit_of_work import SqlApiKeys, SqlRequests
+from services.gateway.storage.unit_of_work import SqlApiKeys
+from services.gateway.storage.work import SqlWork
 from services.gateway.usecases.identity_ports import StoredSigningKey
 from services.meshkit.core.errors import NotFound
 from services.meshkit.core.identity import TenantId
@@ -23,20 +24,15 @@ from services.meshkit.sql.scope import Scope, tenant_scope
 _SIGNING_KEYS = 0x5349_474E
 
 
-class SqlIdentityWork:
+class SqlIdentityWork(SqlWork):
     """Implements `usecases.identity_ports.IdentityWork`."""
 
     def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+        super().__init__(scope)
         self.keys = SqlApiKeys(scope)
         self.accounts = SqlServiceAccounts(scope)
         self.signing_keys = SqlSigningKeys(scope)
         self.revocations = SqlRevocations(scope)
-        self.requests = SqlRequests(scope)
-
-    async def commit(self) -> None:
-        """See `IdentityWork.commit`."""
-        await self._scope.commit()
 
 
 class SqlBeginIdentityWork:

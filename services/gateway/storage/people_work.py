@@ -26,7 +26,8 @@ from services.gateway.storage.people_tables import (
     UQ_PERSON_EMAIL,
 )
 from services.gateway.storage.tables import API_KEY, SERVICE_ACCOUNT
-from services.gateway.storage.unit_of_work import SqlRequests, SqlTenants
+from services.gateway.storage.unit_of_work import SqlTenants
+from services.gateway.storage.work import SqlWork
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.core.ids import from_uuid
@@ -37,21 +38,16 @@ from services.meshkit.sql.scope import Scope, tenant_scope
 _LASTING: Final = timedelta(days=1)
 
 
-class SqlPeopleWork:
+class SqlPeopleWork(SqlWork):
     """Implements `usecases.people_ports.PeopleWork`."""
 
     def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+        super().__init__(scope)
         self.users = SqlUsers(scope)
         self.issuers = SqlIssuers(scope)
         self.tenants = SqlTenants(scope)
         self.administration = SqlAdministration(scope)
         self.revocations = SqlRevocations(scope)
-        self.requests = SqlRequests(scope)
-
-    async def commit(self) -> None:
-        """See `PeopleWork.commit`."""
-        await self._scope.commit()
 
 
 class SqlBeginPeopleWork:

@@ -14,35 +14,23 @@ from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.storage.rows import tenant_of
 from services.gateway.storage.tables import ERASURE, TENANT
 from services.gateway.storage.tenant_rows import erasure_of, policy_to_json, progress_to_json, quotas_to_json
+from services.gateway.storage.work import SqlWork
 from services.meshkit.core.errors import NotFound
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
-from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
 
 #: An erasure that a gateway works on is left to it so long after its last word.
 _LEASE: Final = timedelta(seconds=120)
 
 
-class SqlTenantWork:
+class SqlTenantWork(SqlWork):
     """Implements `usecases.tenant_ports.TenantWork`."""
 
     def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+        super().__init__(scope)
         self.tenants = SqlChangingTenants(scope)
         self.erasures = SqlErasures(scope)
-
-    async def claim_once(self) -> None:
-        """See `TenantWork.claim_once`."""
-        await claim_once(self._scope)
-
-    async def keep_once(self, made: object) -> None:
-        """See `TenantWork.keep_once`."""
-        await keep_once(self._scope, made)
-
-    async def commit(self) -> None:
-        """See `TenantWork.commit`."""
-        await self._scope.commit()
 
 
 class SqlBeginTenantWork:

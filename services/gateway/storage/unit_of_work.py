@@ -18,29 +18,23 @@ from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.storage.alone import alone
 from services.gateway.storage.rows import key_of, tenant_of
 from services.gateway.storage.tables import API_KEY, GRANT, PK_API_KEY, TENANT, UQ_GRANT_RUN, UQ_TENANT_NAME
-from services.gateway.usecases.ports import Repeatable
+from services.gateway.storage.work import SqlWork
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.sql.errors import violates
-from services.meshkit.sql.request_ids import RequestKey, claim, keep
 from services.meshkit.sql.scope import Scope, tenant_scope
 
 
-class SqlUnitOfWork:
+class SqlUnitOfWork(SqlWork):
     """Implements `usecases.ports.UnitOfWork`."""
 
     def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+        super().__init__(scope)
         self.keys = SqlApiKeys(scope)
         self.tenants = SqlTenants(scope)
         self.grants = SqlGrants(scope)
-        self.requests = SqlRequests(scope)
-
-    async def commit(self) -> None:
-        """See `UnitOfWork.commit`."""
-        await self._scope.commit()
 
 
 class SqlBeginWork:
@@ -201,26 +195,6 @@ class SqlGrants:
         )
         found: UUID = (await self._scope.execute(statement)).scalar_one()
         return found
-
-
-class SqlRequests:
-    """Implements `usecases.ports.Requests`: the kept answer is the id of what was made."""
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-
-    async def claim(self, tenant: TenantId, request: Repeatable) -> UUID | None:
-        """See `Requests.claim`."""
-        answer = await claim(self._scope, _key(tenant, request), request.body)
-        return None if answer is None else UUID(bytes=answer)
-
-    async def keep(self, tenant: TenantId, request: Repeatable, made: UUID) -> None:
-        """See `Requests.keep`."""
-        await keep(self._scope, _key(tenant, request), made.bytes)
-
-
-def _key(tenant: TenantId, request: Repeatable) -> RequestKey:
-    return RequestKey(tenant=tenant, method=request.method, request_id=request.request_id)
 
 
 def _key_of(grant: Grant) -> UUID | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from comitia.gateway.v1 import identity_service_pb2 as pb
@@ -29,9 +29,8 @@ from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
 from services.meshkit.grpc.server import Registration
-
-_SERVICE: Final = "comitia.gateway.v1.IdentityService"
 
 
 class IdentityServicer(IdentityServiceServicer):
@@ -82,10 +81,14 @@ class IdentityServicer(IdentityServiceServicer):
         )
 
     async def CreateApiKey(self, request: pb.CreateApiKeyRequest, context: Any) -> pb.CreateApiKeyResponse:
-        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/CreateApiKey")
-        made = await self._create_api_key(caller_of(context), convert.to_key_wish(request), repeatable)
-        secret = "" if made.presented is None else made.presented.text
-        return pb.CreateApiKeyResponse(api_key=convert.key_to_proto(made.key), secret=secret)
+        caller, wish = caller_of(context), convert.to_key_wish(request)
+        return await once(
+            request,
+            lambda: self._create_api_key(caller, wish),
+            lambda made: pb.CreateApiKeyResponse(api_key=convert.key_to_proto(made.key), secret=made.presented.text),
+            keeps=lambda made: pb.CreateApiKeyResponse(api_key=convert.key_to_proto(made.key)),
+            answers=pb.CreateApiKeyResponse,
+        )
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
         size = clamp_page_size(request.page_size)
@@ -100,27 +103,35 @@ class IdentityServicer(IdentityServiceServicer):
         )
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
-        key_id = to_uuid(request.api_key_id, KEY_PREFIX, field="api_key_id")
-        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/RevokeApiKey")
-        key = await self._revoke_api_key(caller_of(context), key_id, repeatable)
-        return pb.RevokeApiKeyResponse(api_key=convert.key_to_proto(key))
+        caller, key_id = caller_of(context), to_uuid(request.api_key_id, KEY_PREFIX, field="api_key_id")
+        return await once(
+            request,
+            lambda: self._revoke_api_key(caller, key_id),
+            lambda key: pb.RevokeApiKeyResponse(api_key=convert.key_to_proto(key)),
+            answers=pb.RevokeApiKeyResponse,
+        )
 
     async def RotateApiKey(self, request: pb.RotateApiKeyRequest, context: Any) -> pb.RotateApiKeyResponse:
-        made = await self._rotate_api_key(
-            caller_of(context),
-            to_uuid(request.api_key_id, KEY_PREFIX, field="api_key_id"),
-            overlap=timedelta(seconds=request.overlap_seconds),
-            request=convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/RotateApiKey"),
+        caller, key_id = caller_of(context), to_uuid(request.api_key_id, KEY_PREFIX, field="api_key_id")
+        overlap = timedelta(seconds=request.overlap_seconds)
+        return await once(
+            request,
+            lambda: self._rotate_api_key(caller, key_id, overlap=overlap),
+            lambda made: pb.RotateApiKeyResponse(api_key=convert.key_to_proto(made.key), secret=made.presented.text),
+            keeps=lambda made: pb.RotateApiKeyResponse(api_key=convert.key_to_proto(made.key)),
+            answers=pb.RotateApiKeyResponse,
         )
-        secret = "" if made.presented is None else made.presented.text
-        return pb.RotateApiKeyResponse(api_key=convert.key_to_proto(made.key), secret=secret)
 
     async def CreateServiceAccount(
         self, request: pb.CreateServiceAccountRequest, context: Any
     ) -> pb.CreateServiceAccountResponse:
-        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/CreateServiceAccount")
-        account = await self._create_service_account(caller_of(context), convert.to_account_wish(request), repeatable)
-        return pb.CreateServiceAccountResponse(service_account=convert.account_to_proto(account))
+        caller, wish = caller_of(context), convert.to_account_wish(request)
+        return await once(
+            request,
+            lambda: self._create_service_account(caller, wish),
+            lambda account: pb.CreateServiceAccountResponse(service_account=convert.account_to_proto(account)),
+            answers=pb.CreateServiceAccountResponse,
+        )
 
     async def ListServiceAccounts(
         self, request: pb.ListServiceAccountsRequest, context: Any
@@ -139,18 +150,26 @@ class IdentityServicer(IdentityServiceServicer):
     async def DisableServiceAccount(
         self, request: pb.DisableServiceAccountRequest, context: Any
     ) -> pb.DisableServiceAccountResponse:
+        caller = caller_of(context)
         account_id = to_uuid(request.service_account_id, SERVICE_ACCOUNT_PREFIX, field="service_account_id")
-        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/DisableServiceAccount")
-        account = await self._disable_service_account(caller_of(context), account_id, repeatable)
-        return pb.DisableServiceAccountResponse(service_account=convert.account_to_proto(account))
+        return await once(
+            request,
+            lambda: self._disable_service_account(caller, account_id),
+            lambda account: pb.DisableServiceAccountResponse(service_account=convert.account_to_proto(account)),
+            answers=pb.DisableServiceAccountResponse,
+        )
 
     async def GetKeySet(self, request: pb.GetKeySetRequest, context: Any) -> pb.GetKeySetResponse:
         return convert.key_set_to_proto(self._key_set())
 
     async def RotateSigningKey(self, request: pb.RotateSigningKeyRequest, context: Any) -> pb.RotateSigningKeyResponse:
-        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/RotateSigningKey")
-        key = await self._rotate_signing_key(caller_of(context), repeatable)
-        return pb.RotateSigningKeyResponse(key_id=key.kid, sign_time=convert.timestamp(key.sign_time))
+        caller = caller_of(context)
+        return await once(
+            request,
+            lambda: self._rotate_signing_key(caller),
+            lambda key: pb.RotateSigningKeyResponse(key_id=key.kid, sign_time=convert.timestamp(key.sign_time)),
+            answers=pb.RotateSigningKeyResponse,
+        )
 
     async def IssueGrant(self, request: pb.IssueGrantRequest, context: Any) -> pb.IssueGrantResponse:
         grant = await self._issue_grant(caller_of(context), to_uuid(request.run_id, RUN_PREFIX, field="run_id"))

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from comitia.gateway.v1 import tenant_service_pb2 as pb
 from comitia.gateway.v1.tenant_service_pb2_grpc import TenantServiceServicer, add_TenantServiceServicer_to_server
 from services.gateway.domain.erasure import Erasure
 from services.gateway.transport import tenant_convert as convert
-from services.gateway.transport.convert import to_repeatable
 from services.gateway.usecases.create_tenant import CreateTenant
 from services.gateway.usecases.delete_tenant import DeleteTenant, DeleteWish, Deletion
 from services.gateway.usecases.ports import TenantReader
@@ -23,8 +22,6 @@ from services.meshkit.grpc.client_address import ClientAddresses
 from services.meshkit.grpc.once import once
 from services.meshkit.grpc.server import Registration
 from services.meshkit.tenant_data.convert import steps_to_proto
-
-_SERVICE: Final = "comitia.gateway.v1.TenantService"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +65,16 @@ class TenantServicer(TenantServiceServicer):
 
     async def CreateTenant(self, request: pb.CreateTenantRequest, context: Any) -> pb.CreateTenantResponse:
         """See `tenant_service.proto`, as the other methods."""
-        made = await self._verbs.create(
-            caller_of(context),
-            name=request.name,
-            residency_region=request.residency_region,
-            request=to_repeatable(request, request.request_id, method=f"{_SERVICE}/CreateTenant"),
+        caller = caller_of(context)
+        return await once(
+            request,
+            lambda: self._verbs.create(caller, name=request.name, residency_region=request.residency_region),
+            lambda made: pb.CreateTenantResponse(
+                tenant=convert.tenant_to_proto(made.tenant), admin_api_key=made.admin_key.text
+            ),
+            keeps=lambda made: pb.CreateTenantResponse(tenant=convert.tenant_to_proto(made.tenant)),
+            answers=pb.CreateTenantResponse,
         )
-        key = "" if made.admin_key is None else made.admin_key.text
-        return pb.CreateTenantResponse(tenant=convert.tenant_to_proto(made.tenant), admin_api_key=key)
 
     async def ListTenants(self, request: pb.ListTenantsRequest, context: Any) -> pb.ListTenantsResponse:
         size = clamp_page_size(request.page_size)

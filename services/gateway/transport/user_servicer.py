@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from comitia.gateway.v1 import identity_pb2
@@ -19,9 +19,8 @@ from services.gateway.usecases.trust_issuer import DistrustIssuer, TrustIssuer
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
 from services.meshkit.grpc.server import Registration
-
-_SERVICE: Final = "comitia.gateway.v1.UserService"
 
 
 class UserServicer(UserServiceServicer):
@@ -61,10 +60,13 @@ class UserServicer(UserServiceServicer):
         return pb.ExchangeOidcTokenResponse(access_token=token.token, expire_time=convert.timestamp(token.expire_time))
 
     async def InviteUser(self, request: pb.InviteUserRequest, context: Any) -> pb.InviteUserResponse:
-        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/InviteUser")
-        roles = convert.to_roles(request.roles)
-        user = await self._invite_user(caller_of(context), request.email, roles, repeatable)
-        return pb.InviteUserResponse(user=_user(user))
+        caller, roles = caller_of(context), convert.to_roles(request.roles)
+        return await once(
+            request,
+            lambda: self._invite_user(caller, request.email, roles),
+            lambda user: pb.InviteUserResponse(user=_user(user)),
+            answers=pb.InviteUserResponse,
+        )
 
     async def ListUsers(self, request: pb.ListUsersRequest, context: Any) -> pb.ListUsersResponse:
         size = clamp_page_size(request.page_size)
@@ -76,27 +78,38 @@ class UserServicer(UserServiceServicer):
         )
 
     async def SetUserRoles(self, request: pb.SetUserRolesRequest, context: Any) -> pb.SetUserRolesResponse:
-        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/SetUserRoles")
+        caller, roles = caller_of(context), convert.to_roles(request.roles)
         user_id = to_uuid(request.user_id, USER_PREFIX, field="user_id")
-        roles = convert.to_roles(request.roles)
-        user = await self._set_user_roles(caller_of(context), user_id, roles, repeatable)
-        return pb.SetUserRolesResponse(user=_user(user))
+        return await once(
+            request,
+            lambda: self._set_user_roles(caller, user_id, roles),
+            lambda user: pb.SetUserRolesResponse(user=_user(user)),
+            answers=pb.SetUserRolesResponse,
+        )
 
     async def RemoveUser(self, request: pb.RemoveUserRequest, context: Any) -> pb.RemoveUserResponse:
-        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/RemoveUser")
-        user_id = to_uuid(request.user_id, USER_PREFIX, field="user_id")
-        return pb.RemoveUserResponse(user=_user(await self._remove_user(caller_of(context), user_id, repeatable)))
+        caller, user_id = caller_of(context), to_uuid(request.user_id, USER_PREFIX, field="user_id")
+        return await once(
+            request,
+            lambda: self._remove_user(caller, user_id),
+            lambda user: pb.RemoveUserResponse(user=_user(user)),
+            answers=pb.RemoveUserResponse,
+        )
 
     async def CreateOidcIssuer(self, request: pb.CreateOidcIssuerRequest, context: Any) -> pb.CreateOidcIssuerResponse:
-        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/CreateOidcIssuer")
+        caller = caller_of(context)
         wish = IssuerWish(
             issuer=request.issuer,
             client_id=request.client_id,
             trusted_domains=tuple(request.trusted_domains),
             default_roles=convert.to_roles(request.default_roles, field="default_roles"),
         )
-        issuer = await self._trust_issuer(caller_of(context), wish, repeatable)
-        return pb.CreateOidcIssuerResponse(oidc_issuer=_issuer(issuer))
+        return await once(
+            request,
+            lambda: self._trust_issuer(caller, wish),
+            lambda issuer: pb.CreateOidcIssuerResponse(oidc_issuer=_issuer(issuer)),
+            answers=pb.CreateOidcIssuerResponse,
+        )
 
     async def ListOidcIssuers(self, request: pb.ListOidcIssuersRequest, context: Any) -> pb.ListOidcIssuersResponse:
         size = clamp_page_size(request.page_size)
@@ -108,10 +121,13 @@ class UserServicer(UserServiceServicer):
         )
 
     async def DeleteOidcIssuer(self, request: pb.DeleteOidcIssuerRequest, context: Any) -> pb.DeleteOidcIssuerResponse:
-        repeatable = convert.to_repeatable(request, request.request_id, method=f"{_SERVICE}/DeleteOidcIssuer")
-        issuer_id = to_uuid(request.oidc_issuer_id, ISSUER_PREFIX, field="oidc_issuer_id")
-        await self._distrust_issuer(caller_of(context), issuer_id, repeatable)
-        return pb.DeleteOidcIssuerResponse()
+        caller, issuer_id = caller_of(context), to_uuid(request.oidc_issuer_id, ISSUER_PREFIX, field="oidc_issuer_id")
+        return await once(
+            request,
+            lambda: self._distrust_issuer(caller, issuer_id),
+            lambda _: pb.DeleteOidcIssuerResponse(),
+            answers=pb.DeleteOidcIssuerResponse,
+        )
 
 
 def registration(servicer: UserServicer) -> Registration:

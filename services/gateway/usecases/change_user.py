@@ -7,7 +7,6 @@ from uuid import UUID
 from services.gateway.domain.user import User, checked_roles
 from services.gateway.domain.user_errors import LastAdmin
 from services.gateway.usecases.people_ports import BeginPeopleWork, PeopleWork
-from services.gateway.usecases.ports import Repeatable
 from services.gateway.usecases.revoke_api_key import FOR_GOOD
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
@@ -22,13 +21,12 @@ class SetUserRoles:
         self._begin = begin
         self._clock = clock
 
-    async def __call__(self, caller: Caller, user_id: UUID, roles: Sequence[Role], request: Repeatable | None) -> User:
-        """Raises: Invalid, NotFound (removed users too), RoleNotHeld, LastAdmin, RequestIdReused."""
+    async def __call__(self, caller: Caller, user_id: UUID, roles: Sequence[Role]) -> User:
+        """Raises: Invalid, NotFound (removed users too), RoleNotHeld, LastAdmin; as `once`."""
         by = caller.principal
         wanted = checked_roles(roles, by=by)
         async with self._begin(by.tenant) as work:
-            if request is not None and await work.requests.claim(by.tenant, request) is not None:
-                return await work.users.get(by.tenant, user_id)
+            await work.claim_once()
             user = await work.users.get(by.tenant, user_id)
             if not user.works:
                 raise NotFound("user", user.subject)
@@ -39,8 +37,7 @@ class SetUserRoles:
                 await _change(work, user, changed, now)
                 # Tokens say since when their user has had the roles in them, so those of before are told by that.
                 await work.revocations.add(by.tenant, user.subject, changed.roles_time)
-            if request is not None:
-                await work.requests.keep(by.tenant, request, user_id)
+            await work.keep_once(changed)
             await work.commit()
         return changed
 
@@ -52,12 +49,11 @@ class RemoveUser:
         self._begin = begin
         self._clock = clock
 
-    async def __call__(self, caller: Caller, user_id: UUID, request: Repeatable | None) -> User:
-        """Raises: NotFound, LastAdmin, RequestIdReused."""
+    async def __call__(self, caller: Caller, user_id: UUID) -> User:
+        """Raises: NotFound, LastAdmin; as `once`."""
         by = caller.principal
         async with self._begin(by.tenant) as work:
-            if request is not None and await work.requests.claim(by.tenant, request) is not None:
-                return await work.users.get(by.tenant, user_id)
+            await work.claim_once()
             user = await work.users.get(by.tenant, user_id)
             note(target=user.subject)
             now = self._clock.now()
@@ -66,8 +62,7 @@ class RemoveUser:
                 await _change(work, user, changed, now)
                 # Ids of users never come back.
                 await work.revocations.add(by.tenant, user.subject, now + FOR_GOOD)
-            if request is not None:
-                await work.requests.keep(by.tenant, request, user_id)
+            await work.keep_once(changed)
             await work.commit()
         return changed
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from services.gateway.domain.api_key import ApiKey, KeyWish
 from services.gateway.usecases.identity_ports import BeginIdentityWork, IdentityWork
-from services.gateway.usecases.ports import Randomness, Repeatable
+from services.gateway.usecases.ports import Randomness
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Principal, TenantId
@@ -19,10 +19,10 @@ SECRET_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key and, when its secret was made just now, that secret."""
+    """A key and its new secret."""
 
     key: ApiKey
-    presented: PresentedKey | None
+    presented: PresentedKey
 
 
 class KeyMaker:
@@ -72,14 +72,11 @@ class CreateApiKey:
         self._clock = clock
         self._most = most
 
-    async def __call__(self, caller: Caller, wish: KeyWish, request: Repeatable | None) -> NewKey:
-        """Raises: Invalid, RoleNotHeld, NotFound, ServiceAccountDisabled, QuotaExceeded, RequestIdReused."""
+    async def __call__(self, caller: Caller, wish: KeyWish) -> NewKey:
+        """Raises: Invalid, RoleNotHeld, NotFound, ServiceAccountDisabled, QuotaExceeded; as `once`."""
         tenant = caller.principal.tenant
         async with self._begin(tenant) as work:
-            if request is not None:
-                made = await work.requests.claim(tenant, request)
-                if made is not None:
-                    return NewKey(await work.keys.get(tenant, made), None)
+            await work.claim_once()
             wish = await self._allowed(work, wish, by=caller.principal)
             used = await work.keys.count(tenant, self._clock.now())
             if used >= self._most:
@@ -87,10 +84,10 @@ class CreateApiKey:
             key, presented = self._maker.make(tenant, wish)
             await work.keys.add(key)
             note(target=key.subject, details=_facts(key))
-            if request is not None:
-                await work.requests.keep(tenant, request, key.id)
+            made = NewKey(key, presented)
+            await work.keep_once(made)
             await work.commit()
-        return NewKey(key, presented)
+        return made
 
     async def _allowed(self, work: IdentityWork, wish: KeyWish, *, by: Principal) -> KeyWish:
         if wish.service_account is not None:

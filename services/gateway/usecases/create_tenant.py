@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from services.gateway.domain.api_key import KeyWish
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.usecases.create_api_key import KeyMaker
-from services.gateway.usecases.ports import BeginWork, Repeatable, UnitOfWork
+from services.gateway.usecases.ports import BeginWork, UnitOfWork
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Role, TenantId
@@ -18,10 +18,10 @@ FIRST_KEY = KeyWish(display_name="first admin key", roles=(Role.ADMIN,), project
 
 @dataclass(frozen=True, slots=True)
 class NewTenant:
-    """A tenant and, when it was made just now, its first key."""
+    """A tenant and its first key."""
 
     tenant: Tenant
-    admin_key: PresentedKey | None
+    admin_key: PresentedKey
 
 
 class CreateTenant:
@@ -33,10 +33,8 @@ class CreateTenant:
         self._clock = clock
         self._ids = ids
 
-    async def __call__(
-        self, caller: Caller, *, name: str, residency_region: str, request: Repeatable | None
-    ) -> NewTenant:
-        """Raises: Invalid, AlreadyExists, RequestIdReused."""
+    async def __call__(self, caller: Caller, *, name: str, residency_region: str) -> NewTenant:
+        """Raises: Invalid, AlreadyExists; as `once`."""
         home = caller.principal.tenant
         tenant = Tenant(
             id=TenantId(self._ids.uuid()),
@@ -45,17 +43,13 @@ class CreateTenant:
             residency_region=residency_region,
         ).checked()
         async with self._begin(home, tenant.id) as work:
-            made = None if request is None else await work.requests.claim(home, request)
-            if made is None:
-                admin_key = await self._make(work, caller, tenant)
-                if request is not None:
-                    await work.requests.keep(home, request, tenant.id)
-                await work.commit()
-                return NewTenant(tenant, admin_key)
-        async with self._begin(TenantId(made)) as work:
-            return NewTenant(await work.tenants.get(TenantId(made)), None)
+            await work.claim_once()
+            made = NewTenant(tenant, await self._make(work, tenant))
+            await work.keep_once(made)
+            await work.commit()
+        return made
 
-    async def _make(self, work: UnitOfWork, caller: Caller, tenant: Tenant) -> PresentedKey:
+    async def _make(self, work: UnitOfWork, tenant: Tenant) -> PresentedKey:
         await work.tenants.add(tenant)
         key, presented = self._maker.make(tenant.id, FIRST_KEY)
         await work.keys.add(key)

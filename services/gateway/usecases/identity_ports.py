@@ -12,7 +12,7 @@ from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.service_account import ServiceAccount
 from services.gateway.domain.tenant import Tenant
 from services.gateway.usecases.people_ports import Revocations
-from services.gateway.usecases.ports import ApiKeys, Requests
+from services.gateway.usecases.ports import ApiKeys, Work
 from services.meshkit.core.identity import TenantId
 
 
@@ -92,8 +92,8 @@ class SigningKeys(Protocol):
         ...
 
 
-class IdentityWork(Protocol):
-    """One transaction. Leaving it without `commit` rolls everything back."""
+class IdentityWork(Work, Protocol):
+    """One transaction about keys and accounts."""
 
     @property
     def keys(self) -> ChangingKeys: ...
@@ -103,12 +103,6 @@ class IdentityWork(Protocol):
     def signing_keys(self) -> SigningKeys: ...
     @property
     def revocations(self) -> Revocations: ...
-    @property
-    def requests(self) -> Requests: ...
-
-    async def commit(self) -> None:
-        """Makes it durable."""
-        ...
 
 
 class BeginIdentityWork(Protocol):

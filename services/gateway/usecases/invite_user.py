@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from services.gateway.domain.user import User, checked_roles, to_email
 from services.gateway.usecases.people_ports import BeginPeopleWork
-from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Role
@@ -25,8 +24,8 @@ class InviteUser:
         self._ids = ids
         self._most = most
 
-    async def __call__(self, caller: Caller, email: str, roles: Sequence[Role], request: Repeatable | None) -> User:
-        """Raises: Invalid, RoleNotHeld, AlreadyExists, QuotaExceeded, RequestIdReused."""
+    async def __call__(self, caller: Caller, email: str, roles: Sequence[Role]) -> User:
+        """Raises: Invalid, RoleNotHeld, AlreadyExists, QuotaExceeded; as `once`."""
         by = caller.principal
         now = self._clock.now()
         user = User(
@@ -38,16 +37,12 @@ class InviteUser:
             create_time=now,
         )
         async with self._begin(by.tenant) as work:
-            if request is not None:
-                made = await work.requests.claim(by.tenant, request)
-                if made is not None:
-                    return await work.users.get(by.tenant, made)
+            await work.claim_once()
             used = await work.users.count(by.tenant)
             if used >= self._most:
                 raise QuotaExceeded("max_users", limit=self._most, used=used)
             await work.users.add(user)
             note(target=user.subject, details={"roles": ", ".join(sorted(user.roles))})
-            if request is not None:
-                await work.requests.keep(by.tenant, request, user.id)
+            await work.keep_once(user)
             await work.commit()
         return user

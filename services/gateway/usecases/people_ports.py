@@ -9,7 +9,7 @@ from uuid import UUID
 from services.gateway.domain.id_token import VerifiedLogin
 from services.gateway.domain.oidc_issuer import OidcIssuer
 from services.gateway.domain.user import User
-from services.gateway.usecases.ports import Requests, Tenants
+from services.gateway.usecases.ports import Tenants, Work
 from services.meshkit.core.identity import TenantId
 
 
@@ -82,8 +82,8 @@ class Revocations(Protocol):
         ...
 
 
-class PeopleWork(Protocol):
-    """One transaction. Leaving it without `commit` rolls everything back."""
+class PeopleWork(Work, Protocol):
+    """One transaction about people."""
 
     @property
     def users(self) -> Users: ...
@@ -95,12 +95,6 @@ class PeopleWork(Protocol):
     def administration(self) -> Administration: ...
     @property
     def revocations(self) -> Revocations: ...
-    @property
-    def requests(self) -> Requests: ...
-
-    async def commit(self) -> None:
-        """Makes it durable."""
-        ...
 
 
 class BeginPeopleWork(Protocol):

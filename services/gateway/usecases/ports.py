@@ -1,7 +1,6 @@
 """What the gateway's use cases need from outside."""
 
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from typing import Protocol
@@ -46,31 +45,27 @@ class Grants(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repeatable:
-    """What makes two requests the same."""
-
-    #: Full name of the RPC.
-    method: str
-    request_id: UUID
-    #: The request without its id, serialised deterministically.
-    body: bytes
-
-
-class Requests(Protocol):
-    """Request ids that were answered."""
-
-    async def claim(self, tenant: TenantId, request: Repeatable) -> UUID | None:
-        """Gives the id of what the first request made, None for the first. Raises: RequestIdReused."""
-        ...
-
-    async def keep(self, tenant: TenantId, request: Repeatable, made: UUID) -> None:
-        """Remembers what the request made."""
-        ...
-
-
-class UnitOfWork(Protocol):
+class Work(Protocol):
     """One transaction. Leaving it without `commit` rolls everything back."""
+
+    async def claim_once(self) -> None:
+        """Claims the running request before the work, if it has an id; a repeat of it leaves by `AnsweredBefore`.
+
+        Raises: RequestIdReused, RequestInProgress.
+        """
+        ...
+
+    async def keep_once(self, made: object) -> None:
+        """Keeps the answer to the running request, if it has an id: what the servicer writes of `made`."""
+        ...
+
+    async def commit(self) -> None:
+        """Makes it durable."""
+        ...
+
+
+class UnitOfWork(Work, Protocol):
+    """One transaction over tenants, keys and grants."""
 
     @property
     def keys(self) -> ApiKeys: ...
@@ -78,12 +73,6 @@ class UnitOfWork(Protocol):
     def tenants(self) -> Tenants: ...
     @property
     def grants(self) -> Grants: ...
-    @property
-    def requests(self) -> Requests: ...
-
-    async def commit(self) -> None:
-        """Makes it durable."""
-        ...
 
 
 class BeginWork(Protocol):

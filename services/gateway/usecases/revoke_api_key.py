@@ -7,7 +7,6 @@ from uuid import UUID
 
 from services.gateway.domain.api_key import ApiKey
 from services.gateway.usecases.identity_ports import BeginIdentityWork
-from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, TenantId
@@ -28,12 +27,11 @@ class RevokeApiKey:
         self._clock = clock
         self._changed = changed
 
-    async def __call__(self, caller: Caller, key_id: UUID, request: Repeatable | None = None) -> ApiKey:
-        """Raises: NotFound: no such key in the caller's tenant and project; RequestIdReused."""
+    async def __call__(self, caller: Caller, key_id: UUID) -> ApiKey:
+        """Raises: NotFound: no such key in the caller's tenant and project; as `once`."""
         tenant = caller.principal.tenant
         async with self._begin(tenant) as work:
-            if request is not None and await work.requests.claim(tenant, request) is not None:
-                return await work.keys.get(tenant, key_id)
+            await work.claim_once()
             found = await work.keys.locked(tenant, key_id)
             note(target=found.subject)
             found.check_within(caller.principal)
@@ -42,8 +40,7 @@ class RevokeApiKey:
             if key != found:  # other services are told of what is written, changed or not
                 await work.keys.revoke(key)
                 await work.revocations.add(tenant, key.subject, now + FOR_GOOD)
-            if request is not None:
-                await work.requests.keep(tenant, request, key_id)
+            await work.keep_once(key)
             await work.commit()
         self._changed(tenant)
         return key

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from services.gateway.usecases.create_api_key import KeyMaker, NewKey
 from services.gateway.usecases.identity_ports import BeginIdentityWork
-from services.gateway.usecases.ports import Repeatable
 from services.gateway.usecases.revoke_api_key import Changed
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
@@ -24,13 +23,12 @@ class RotateApiKey:
         self._clock = clock
         self._changed = changed
 
-    async def __call__(self, caller: Caller, key_id: UUID, *, overlap: timedelta, request: Repeatable | None) -> NewKey:
-        """Raises: NotFound, Invalid, RoleNotHeld, ApiKeyEnded, RequestIdReused."""
+    async def __call__(self, caller: Caller, key_id: UUID, *, overlap: timedelta) -> NewKey:
+        """Raises: NotFound, Invalid, RoleNotHeld, ApiKeyEnded; as `once`."""
         principal = caller.principal
         tenant = principal.tenant
         async with self._begin(tenant) as work:
-            if request is not None and await work.requests.claim(tenant, request) is not None:
-                return NewKey(await work.keys.get(tenant, key_id), None)
+            await work.claim_once()
             key = await work.keys.locked(tenant, key_id)
             presented, secret = self._maker.secret(key_id)
             rotated = key.rotated(secret, by=principal, now=self._clock.now(), overlap=overlap)
@@ -39,8 +37,8 @@ class RotateApiKey:
                 # Tokens say since when their key has had its secret, so those of before are told by that.
                 await work.revocations.add(tenant, key.subject, rotated.secret_time)
             note(target=key.subject)
-            if request is not None:
-                await work.requests.keep(tenant, request, key_id)
+            made = NewKey(rotated, presented)
+            await work.keep_once(made)
             await work.commit()
         self._changed(tenant)
-        return NewKey(rotated, presented)
+        return made

@@ -3,11 +3,9 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from services.gateway.domain.signing_key import SigningKeyLife, SigningKeyLine
 from services.gateway.usecases.identity_ports import BeginIdentityWork, IdentityWork, StoredSigningKey
-from services.gateway.usecases.ports import Repeatable
 from services.gateway.usecases.signing_key_ring import KeyBox
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
@@ -48,19 +46,15 @@ class RotateSigningKey:
         self._lead = lead
         self._read = read
 
-    async def __call__(self, caller: Caller, request: Repeatable | None) -> NewSigningKey:
-        """Raises: RotationInProgress, RequestIdReused."""
+    async def __call__(self, caller: Caller) -> NewSigningKey:
+        """Raises: RotationInProgress; as `once`."""
         tenant = caller.principal.tenant
         async with self._begin(tenant) as work:
-            made = None if request is None else await work.requests.claim(tenant, request)
+            await work.claim_once()
             stored = await work.signing_keys.locked()
-            if made is not None:
-                return _found(stored, kid=_kid(made), now=self._clock.now())
-            new_id = self._ids.uuid()
-            key = await self._add(work, stored, kid=_kid(new_id))
+            key = await self._add(work, stored, kid=f"access-{self._ids.uuid().hex}")
             note(target=key.kid)
-            if request is not None:
-                await work.requests.keep(tenant, request, new_id)
+            await work.keep_once(key)
             await work.commit()
         await self._read()
         return key
@@ -74,13 +68,3 @@ class RotateSigningKey:
         await work.signing_keys.add(key)
         await work.signing_keys.forget(old.kid for old in line.forgettable(now))
         return NewSigningKey(kid=kid, sign_time=key.sign_time)
-
-
-def _kid(made: UUID) -> str:
-    return f"access-{made.hex}"
-
-
-def _found(stored: Sequence[StoredSigningKey], *, kid: str, now: datetime) -> NewSigningKey:
-    """Answers a repeat: keys are kept for longer than repeats are known."""
-    times = [key.sign_time for key in stored if key.kid == kid]
-    return NewSigningKey(kid=kid, sign_time=times[0] if times else now)

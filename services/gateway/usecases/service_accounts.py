@@ -4,7 +4,6 @@ from uuid import UUID
 
 from services.gateway.domain.service_account import AccountWish, ServiceAccount
 from services.gateway.usecases.identity_ports import BeginIdentityWork
-from services.gateway.usecases.ports import Repeatable
 from services.gateway.usecases.revoke_api_key import FOR_GOOD, Changed
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
@@ -26,8 +25,8 @@ class CreateServiceAccount:
         self._ids = ids
         self._most = most
 
-    async def __call__(self, caller: Caller, wish: AccountWish, request: Repeatable | None) -> ServiceAccount:
-        """Raises: Invalid, RoleNotHeld, QuotaExceeded, RequestIdReused."""
+    async def __call__(self, caller: Caller, wish: AccountWish) -> ServiceAccount:
+        """Raises: Invalid, RoleNotHeld, QuotaExceeded; as `once`."""
         tenant = caller.principal.tenant
         wish = wish.checked(by=caller.principal)
         account = ServiceAccount(
@@ -39,17 +38,13 @@ class CreateServiceAccount:
             create_time=self._clock.now(),
         )
         async with self._begin(tenant) as work:
-            if request is not None:
-                made = await work.requests.claim(tenant, request)
-                if made is not None:
-                    return await work.accounts.get(tenant, made)
+            await work.claim_once()
             used = await work.accounts.count(tenant)
             if used >= self._most:
                 raise QuotaExceeded("max_service_accounts", limit=self._most, used=used)
             await work.accounts.add(account)
             note(target=account.subject, details={"roles": ", ".join(sorted(account.roles))})
-            if request is not None:
-                await work.requests.keep(tenant, request, account.id)
+            await work.keep_once(account)
             await work.commit()
         return account
 
@@ -62,12 +57,11 @@ class DisableServiceAccount:
         self._clock = clock
         self._changed = changed
 
-    async def __call__(self, caller: Caller, account_id: UUID, request: Repeatable | None = None) -> ServiceAccount:
-        """Raises: NotFound, RequestIdReused."""
+    async def __call__(self, caller: Caller, account_id: UUID) -> ServiceAccount:
+        """Raises: NotFound; as `once`."""
         tenant = caller.principal.tenant
         async with self._begin(tenant) as work:
-            if request is not None and await work.requests.claim(tenant, request) is not None:
-                return await work.accounts.get(tenant, account_id)
+            await work.claim_once()
             found = await work.accounts.locked(tenant, account_id)
             note(target=found.subject)
             found.check_within(caller.principal)
@@ -78,8 +72,7 @@ class DisableServiceAccount:
                 for key in await work.keys.revoke_of(account, now):
                     await work.revocations.add(tenant, key.subject, now + FOR_GOOD)
                 await work.revocations.add(tenant, account.subject, now + FOR_GOOD)
-            if request is not None:
-                await work.requests.keep(tenant, request, account_id)
+            await work.keep_once(account)
             await work.commit()
         self._changed(tenant)
         return account

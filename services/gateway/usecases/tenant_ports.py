@@ -8,6 +8,7 @@ from typing import Protocol
 
 from services.gateway.domain.erasure import Erasure
 from services.gateway.domain.tenant import Tenant
+from services.gateway.usecases.ports import Work
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.tenant import ErasureStep
 
@@ -36,25 +37,13 @@ class Erasures(Protocol):
         ...
 
 
-class TenantWork(Protocol):
-    """One transaction. Leaving it without `commit` rolls everything back."""
+class TenantWork(Work, Protocol):
+    """One transaction about tenants and their erasure."""
 
     @property
     def tenants(self) -> ChangingTenants: ...
     @property
     def erasures(self) -> Erasures: ...
-
-    async def claim_once(self) -> None:
-        """Claims the running request before the work, if it has an id; a repeat of it leaves by `AnsweredBefore`."""
-        ...
-
-    async def keep_once(self, made: object) -> None:
-        """Keeps the answer to the running request, if it has an id: what the servicer writes of `made`."""
-        ...
-
-    async def commit(self) -> None:
-        """Makes it durable."""
-        ...
 
 
 class BeginTenantWork(Protocol):

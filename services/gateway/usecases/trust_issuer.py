@@ -4,7 +4,6 @@ from uuid import UUID
 
 from services.gateway.domain.oidc_issuer import IssuerWish, OidcIssuer
 from services.gateway.usecases.people_ports import BeginPeopleWork, TriesIssuers
-from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller
@@ -28,28 +27,27 @@ class TrustIssuer:
         self._clock = clock
         self._ids = ids
 
-    async def __call__(self, caller: Caller, wish: IssuerWish, request: Repeatable | None) -> OidcIssuer:
+    async def __call__(self, caller: Caller, wish: IssuerWish) -> OidcIssuer:
         """Adds it.
 
-        Raises: Invalid, RoleNotHeld, IssuerUnusable, AlreadyExists, QuotaExceeded, RequestIdReused.
+        Raises: Invalid, RoleNotHeld, IssuerUnusable, AlreadyExists, QuotaExceeded; as `once`.
         """
         by = caller.principal
         wish = wish.checked(by=by)
+        async with self._begin(by.tenant) as work:
+            # A repeat is answered even when the issuer is away by now.
+            await work.claim_once()
         # No transaction is open while somebody else's server is asked.
         await self._issuers.try_out(wish.issuer)
         issuer = wish.issuer_of(by, number=self._ids.uuid(), now=self._clock.now())
         async with self._begin(by.tenant) as work:
-            if request is not None:
-                made = await work.requests.claim(by.tenant, request)
-                if made is not None:
-                    return await work.issuers.get(by.tenant, made)
+            await work.claim_once()
             used = await work.issuers.count(by.tenant)
             if used >= self._most:
                 raise QuotaExceeded("max_oidc_issuers", limit=self._most, used=used)
             await work.issuers.add(issuer)
             note(target=issuer.name, details={"issuer": issuer.issuer})
-            if request is not None:
-                await work.requests.keep(by.tenant, request, issuer.id)
+            await work.keep_once(issuer)
             await work.commit()
         return issuer
 
@@ -60,14 +58,12 @@ class DistrustIssuer:
     def __init__(self, *, begin: BeginPeopleWork) -> None:
         self._begin = begin
 
-    async def __call__(self, caller: Caller, issuer_id: UUID, request: Repeatable | None) -> None:
-        """Raises: NotFound, RequestIdReused."""
+    async def __call__(self, caller: Caller, issuer_id: UUID) -> None:
+        """Raises: NotFound; as `once`."""
         by = caller.principal
         async with self._begin(by.tenant) as work:
-            if request is not None and await work.requests.claim(by.tenant, request) is not None:
-                return
+            await work.claim_once()
             issuer = await work.issuers.remove(by.tenant, issuer_id)
             note(target=issuer.name, details={"issuer": issuer.issuer})
-            if request is not None:
-                await work.requests.keep(by.tenant, request, issuer_id)
+            await work.keep_once(None)
             await work.commit()

@@ -10,7 +10,7 @@ from services.meshkit.core.once import AnsweredBefore, Once, entered, request_uu
 from services.meshkit.grpc.call import current_call
 
 
-class Repeatable(Protocol):
+class HasRequestId(Protocol):
     """A request with an id of its own."""
 
     request_id: str
@@ -21,11 +21,12 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 async def once(
-    request: Repeatable,
+    request: HasRequestId,
     work: Callable[[], Awaitable[Made]],
     write: Callable[[Made], Answer],
     *,
     answers: type[Answer],
+    keeps: Callable[[Made], Answer] | None = None,
 ) -> Answer:
     """Does the work of a mutation, or gives the answer that the same request got before.
 
@@ -33,7 +34,8 @@ async def once(
 
     Args:
         request: its `request_id` may be empty; then this only works and writes.
-        write: makes the answer of what the work made. Never with a secret in it: it is stored.
+        write: makes the answer of what the work made.
+        keeps: makes what is kept of it for repeats, where the answer itself has a secret in it, which is never stored.
         answers: type of the answer.
     Raises: Invalid: `request_id` is no UUID. RequestIdReused: it came with another request. RequestInProgress.
     """
@@ -48,7 +50,7 @@ async def once(
         method=call.method.removeprefix("/"),
         request_id=request_id,
         body=body_of(request),
-        answer=lambda made: write(made).SerializeToString(deterministic=True),
+        answer=lambda made: (keeps or write)(made).SerializeToString(deterministic=True),
     )
     with entered(this):
         try:
