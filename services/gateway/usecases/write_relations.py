@@ -3,11 +3,19 @@
 from typing import Final
 
 from services.gateway.relations.tuples import RelationTuple, check_place
-from services.gateway.usecases.access_ports import BeginAccessWork, Changed, RelationStore, TupleChange
+from services.gateway.usecases.access_ports import (
+    AccessWork,
+    BeginAccessWork,
+    Changed,
+    RelationStore,
+    TenantModel,
+    TupleChange,
+)
+from services.gateway.usecases.deliver_relations import DeliverRelations, make_undelivered
 from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.audit import note
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import Caller
+from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.tenant import QuotaExceeded
 
 MAX_TUPLES: Final = 100
@@ -23,21 +31,30 @@ class WriteRelations:
             another to count.
     """
 
-    def __init__(self, *, begin: BeginAccessWork, store: RelationStore, most: int) -> None:
+    def __init__(self, *, begin: BeginAccessWork, store: RelationStore, deliver: DeliverRelations, most: int) -> None:
         self._begin = begin
         self._store = store
+        self._deliver = deliver
         self._most = most
 
     async def __call__(self, caller: Caller, change: TupleChange, *, request: Repeatable | None) -> Changed:
-        """Raises: Invalid, naming the field; QuotaExceeded, RequestIdReused."""
+        """Raises: Invalid, naming the field; QuotaExceeded, RequestIdReused. Unavailable: the change was not made; or
+        it was committed and will be made as soon as the server answers that keeps relations.
+        """
         _check_size(change)
         tenant = caller.principal.tenant
+        changed = await self._commit(tenant, change, request)
+        if self._store.elsewhere:
+            await self._deliver.of(tenant)
+        return changed
+
+    async def _commit(self, tenant: TenantId, change: TupleChange, request: Repeatable | None) -> Changed:
         async with self._begin(tenant) as work:
             if request is not None:
                 answer = await work.answers.claim(tenant, request)
                 if answer is not None:
                     return _read(answer)
-            stored = await work.models.get(tenant)
+            stored = await self._model(work, tenant)
             model = await stored.read()
             for index, written in enumerate(change.writes):
                 check_place(model, written, field=f"writes[{index}]")
@@ -54,6 +71,14 @@ class WriteRelations:
                 await work.answers.keep(tenant, request, f"{changed.written} {changed.deleted}".encode())
             await work.commit()
         return changed
+
+    async def _model(self, work: AccessWork, tenant: TenantId) -> TenantModel:
+        if not self._store.elsewhere:
+            return await work.models.get(tenant)
+        # Elsewhere changes are made in the order of their commits, so what one will do is known once the others are.
+        locked = await work.models.lock(tenant)
+        await make_undelivered(work, self._store, tenant)
+        return locked
 
 
 def _check_size(change: TupleChange) -> None:
