@@ -6,6 +6,7 @@ from typing import Final, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.gateway.domain.oidc_issuer import is_loopback_http
 from services.meshkit.settings import ServiceSettings
 
 _GEN: Final = Path(__file__).parents[2] / "gen"
@@ -77,7 +78,8 @@ class GatewaySettings(ServiceSettings):
         default=None,
         pattern=r"^https?://[^\s]+$",
         description="HTTP address of an OpenFGA server that keeps and checks relations, such as "
-        "`http://openfga:8080`. Without it the gateway does so by itself.",
+        "`https://openfga:8080`; with a key, plain http is for this machine only. Without it the gateway does so by "
+        "itself.",
     )
     openfga_store_id: str = Field(
         default="", pattern=r"^$|^[0-9A-Z]{26}$", description="Id of the store on that server. Required with it."
@@ -118,4 +120,7 @@ class GatewaySettings(ServiceSettings):
     def _names_a_store(self) -> Self:
         if self.openfga_url is not None and not self.openfga_store_id:
             raise ValueError("openfga_url needs openfga_store_id")
+        url = self.openfga_url or "https://"
+        if self.openfga_token.get_secret_value() and not url.startswith("https://") and not is_loopback_http(url):
+            raise ValueError("openfga_url must be https where it is not on this machine: openfga_token goes with it")
         return self

@@ -73,6 +73,10 @@ class MemorySpendStore:
             await work.commit()
         return True
 
+    async def limit_if_unchanged(self, changes: Changes) -> bool:
+        (changed,) = changes.budgets
+        return await self.write_if_unchanged((changed.tenant,), changes)
+
     async def get(self, tenant: TenantId, budget: BudgetId) -> Budget:
         found = self.rows.budgets.get(budget)
         if found is None or found.tenant != tenant:

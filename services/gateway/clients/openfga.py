@@ -36,6 +36,8 @@ _MOST_AT_ONCE: Final = 100
 #: Questions to the server for one page; a list that needs more goes on with the next page.
 _MOST_READS: Final = 20
 _READS_TOGETHER: Final = 8
+#: How often a change is looked at anew that somebody else's change of the same tuples came in between.
+_MOST_TRIES: Final = 3
 _CONNECTIONS: Final = 32
 
 
@@ -76,6 +78,11 @@ class OpenFgaRelationStore:
         self._session = session
         self._model_ids: OrderedDict[str, str] = OrderedDict()
 
+    @property
+    def elsewhere(self) -> bool:
+        """See `RelationStore.elsewhere`."""
+        return True
+
     async def accept(self, model: Model) -> None:
         """See `RelationStore.accept`."""
         try:
@@ -85,26 +92,41 @@ class OpenFgaRelationStore:
             raise ModelInvalid(sentence, line=1, column=1) from refused
 
     async def change(self, work: AccessWork, tenant: TenantId, model: Model, change: TupleChange) -> Changed:
-        """See `RelationStore.change`. What is there already is looked up first; the server then changes all or none."""
+        """See `RelationStore.change`. The server is asked before, so that nothing is noted while it is away."""
         names = _Names(tenant)
-        there = await self._which_are_there(names, [*change.writes, *change.deletes])
-        writes = [one for one in change.writes if one not in there]
-        deletes = [one for one in change.deletes if one in there]
-        if not writes and not deletes:
-            return Changed(written=0, deleted=0)
-        body: Json = {"authorization_model_id": await self._known_model_id(model)}
-        if writes:
-            body["writes"] = {"tuple_keys": [names.key(one) for one in writes]}
-        if deletes:
-            body["deletes"] = {"tuple_keys": [names.key(one) for one in deletes]}
+        writes, deletes = [names.key(one) for one in change.writes], [names.key(one) for one in change.deletes]
+        body: Json = {"model": await self._known_model_id(model), "writes": writes, "deletes": deletes}
+        fresh, gone = await self._missing_and_there(writes, deletes)
+        await work.changes.add(tenant, json.dumps(body).encode())
+        return Changed(written=len(fresh), deleted=len(gone))
+
+    async def make(self, body: bytes) -> None:
+        """See `RelationStore.make`. What is there already is looked up; the server then changes all or none."""
+        change: Json = json.loads(body)
+        for attempt in range(1, _MOST_TRIES + 1):
+            try:
+                await self._make(change)
+                return
+            except RelationsChangedMeanwhile:
+                if attempt == _MOST_TRIES:
+                    raise
+
+    async def _make(self, change: Json) -> None:
+        fresh, gone = await self._missing_and_there(change["writes"], change["deletes"])
+        if not fresh and not gone:
+            return
+        asked: Json = {"authorization_model_id": change["model"]}
+        if fresh:
+            asked["writes"] = {"tuple_keys": fresh}
+        if gone:
+            asked["deletes"] = {"tuple_keys": gone}
         try:
-            await self._post("write", body)
+            await self._post("write", asked)
         except _Refused as refused:
             # The one thing that can be wrong with it: another writer was faster.
             if refused.status == 409 or refused.code == "write_failed_due_to_invalid_input":
                 raise RelationsChangedMeanwhile from refused
             raise _unexpected(refused) from refused
-        return Changed(written=len(writes), deleted=len(deletes))
 
     async def page(self, tenant: TenantId, wanted: TupleFilter, *, after: str | None, most: int) -> TuplePage:
         """See `RelationStore.page`; in the server's order, and perhaps short of `most` before the end.
@@ -148,18 +170,23 @@ class OpenFgaRelationStore:
             raise _unexpected(refused) from refused
         return _finding(model, question, allowed=allowed, model_id=model_id)
 
-    async def _which_are_there(self, names: "_Names", tuples: Sequence[RelationTuple]) -> set[RelationTuple]:
+    async def _missing_and_there(
+        self, writes: Sequence[Json], deletes: Sequence[Json]
+    ) -> tuple[list[Json], list[Json]]:
+        """Gives what of `writes` is not there, and what of `deletes` is."""
         gate = asyncio.Semaphore(_READS_TOGETHER)
 
-        async def is_there(one: RelationTuple) -> bool:
+        async def is_there(key: Json) -> bool:
             async with gate:
-                return bool((await self._post("read", {"tuple_key": names.key(one), "page_size": 1})).get("tuples"))
+                return bool((await self._post("read", {"tuple_key": key, "page_size": 1})).get("tuples"))
 
         try:
-            answers = await asyncio.gather(*(is_there(one) for one in tuples))
+            there = await asyncio.gather(*map(is_there, (*writes, *deletes)))
         except _Refused as refused:
             raise _unexpected(refused) from refused
-        return {one for one, there in zip(tuples, answers, strict=True) if there}
+        fresh = [key for key, found in zip(writes, there, strict=False) if not found]
+        gone = [key for key, found in zip(deletes, there[len(writes) :], strict=True) if found]
+        return fresh, gone
 
     async def _known_model_id(self, model: Model) -> str:
         try:

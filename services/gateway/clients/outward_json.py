@@ -5,24 +5,35 @@ looked at when the connection is made, so that a name cannot resolve to one addr
 connection; only where the installation says so (`reach_local`) may an issuer lie on this machine or in its network.
 """
 
-import ipaddress
 import json
-import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from services.gateway.domain.oidc_issuer import is_loopback_http
+from services.meshkit.outward.addresses import (
+    AddressRefused,
+    AddressRule,
+    Lookup,
+    checked_connector,
+    system_lookup,
+)
+from services.meshkit.telemetry.logs import logger
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=5, connect=3)
 _MAX_CONNECTIONS: Final = 32
 _MAX_PER_HOST: Final = 4
-#: IPv4 behind a translator (RFC 6052).
-_TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
+#: By whether this machine and its network may be reached.
+_RULES: Final = {local: AddressRule(allow_private=local) for local in (False, True)}
+#: One sentence for whatever keeps us from an answer: what listens where inside is not for tenants to find out.
+_UNREACHED: Final = (
+    "it cannot be reached: it does not answer by TLS, or it lies on this machine or in a private network"
+)
+
+log = logger(__name__)
 
 
 class OutOfReach(Exception):
@@ -31,26 +42,6 @@ class OutOfReach(Exception):
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
         self.sentence = sentence
-
-
-class _PublicOnly(AbstractResolver):
-    """Resolves names to public addresses only."""
-
-    def __init__(self) -> None:
-        self._resolver = aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Gives public addresses. Raises: OSError: there is none."""
-        found = [one for one in await self._resolver.resolve(host, port, family) if is_public(one["host"])]
-        if not found:
-            raise OSError("resolves to no public address")
-        return found
-
-    async def close(self) -> None:
-        """Ends it."""
-        await self._resolver.close()
 
 
 class OutwardJson:
@@ -68,15 +59,16 @@ class OutwardJson:
             reach_local: whether it may lie on this machine or in a private network.
         Raises: OutOfReach.
         """
-        check_address(url, reach_local=reach_local)
+        place = checked_url(url, reach_local=reach_local)
         session = self._anywhere if reach_local else self._public
         try:
-            async with session.get(url, allow_redirects=False) as answer:
+            async with session.get(place, allow_redirects=False) as answer:
                 if answer.status != 200:
                     raise OutOfReach(f"it answered with HTTP status {answer.status}")
                 body = await _read(answer.content, most_bytes)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise OutOfReach(f"it does not answer ({type(error).__name__})") from error
+        except (aiohttp.ClientError, AddressRefused, TimeoutError, OSError, ValueError) as error:
+            log.info("an address that a tenant named was not reached", host=place.raw_host, error=repr(error))
+            raise OutOfReach(_UNREACHED) from error
         try:
             value: object = json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -87,7 +79,7 @@ class OutwardJson:
 
 
 @asynccontextmanager
-async def outward_json() -> AsyncGenerator[OutwardJson]:
+async def outward_json(*, lookup: Lookup = system_lookup) -> AsyncGenerator[OutwardJson]:
     """Opens connections of its own, without cookies and without the proxies of the environment for this machine."""
     options: dict[str, Any] = {
         "timeout": _TIMEOUT,
@@ -95,49 +87,30 @@ async def outward_json() -> AsyncGenerator[OutwardJson]:
         "headers": {"accept": "application/json", "user-agent": "comitia-gateway"},
     }
     limits: dict[str, Any] = {"limit": _MAX_CONNECTIONS, "limit_per_host": _MAX_PER_HOST}
+    public, anywhere = (checked_connector(_RULES[local], lookup, **limits) for local in (False, True))
     async with (
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=_PublicOnly(), **limits), **options) as public,
-        aiohttp.ClientSession(connector=aiohttp.TCPConnector(**limits), **options) as anywhere,
+        aiohttp.ClientSession(connector=public, **options) as to_public,
+        aiohttp.ClientSession(connector=anywhere, **options) as to_anywhere,
     ):
-        yield OutwardJson(public, anywhere)
+        yield OutwardJson(to_public, to_anywhere)
 
 
-def check_address(url: str, *, reach_local: bool) -> None:
-    """Refuses what is never asked. Raises: OutOfReach."""
+def checked_url(url: str, *, reach_local: bool) -> URL:
+    """Gives the address as it is asked. Raises: OutOfReach: it is none, or one that is never asked."""
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
+        place = URL(url)
+        host, port = place.raw_host, place.port
     except ValueError as error:
         raise OutOfReach("it is no address") from error
-    if "@" in parts.netloc or not host or port == 0:
+    if place.user is not None or place.password is not None or not host or port == 0:
         raise OutOfReach("it is no address without a user")
-    if parts.scheme != "https" and not (reach_local and is_loopback_http(url)):
+    if place.scheme != "https" and not (reach_local and is_loopback_http(url)):
         raise OutOfReach("it must be https; http is for this machine only")
-    if not reach_local and not _may_be_public(host):
-        raise OutOfReach("it lies on this machine or in a private network")
-
-
-def is_public(address: str) -> bool:
-    """Tells whether an IP address is one of the public internet; ways through which others are reached are not."""
     try:
-        found = ipaddress.ip_address(address.split("%")[0])
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.ipv4_mapped is not None:
-            return is_public(str(found.ipv4_mapped))
-        if found.sixtofour is not None or found.teredo is not None or found in _TRANSLATED:
-            return False
-    return found.is_global and not found.is_multicast
-
-
-def _may_be_public(host: str) -> bool:
-    """Tells whether a host is a public address, or a name, which the resolver looks into."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return host != "localhost" and not host.endswith(".localhost")
-    return is_public(host)
+        _RULES[reach_local].check_url(place)
+    except AddressRefused as error:
+        raise OutOfReach(_UNREACHED) from error
+    return place
 
 
 async def _read(content: aiohttp.StreamReader, most_bytes: int) -> bytes:

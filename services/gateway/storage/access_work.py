@@ -4,17 +4,16 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from sqlalchemy import RowMapping, func, select, text, update
+from sqlalchemy import RowMapping, delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.relations.shipped import SHIPPED_MODEL
 from services.gateway.relations.tuples import RelationTuple
-from services.gateway.storage.tables import ACCESS_MODEL
+from services.gateway.storage.tables import ACCESS_MODEL, RELATION_CHANGE
+from services.gateway.storage.work import SqlWork
 from services.gateway.usecases.access_ports import Changed, TenantModel, TupleChange
-from services.gateway.usecases.ports import Repeatable
 from services.meshkit.core.identity import TenantId
-from services.meshkit.sql.request_ids import RequestKey, claim, keep
-from services.meshkit.sql.scope import Scope, tenant_scope
+from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
 
 _ADD: Final = text("""
     INSERT INTO relation_tuple
@@ -39,30 +38,31 @@ _GOVERN: Final = text("""
        SET governed = ARRAY(SELECT DISTINCT unnest(kept.governed || EXCLUDED.governed) ORDER BY 1)""")
 
 
-class SqlAccessWork:
+class SqlAccessWork(SqlWork):
     """Implements `usecases.access_ports.AccessWork`."""
 
     def __init__(self, scope: Scope) -> None:
-        self._scope = scope
+        super().__init__(scope)
         self.models = SqlModels(scope)
         self.tuples = SqlTuples(scope)
-        self.answers = SqlAnswers(scope)
-
-    async def commit(self) -> None:
-        """See `AccessWork.commit`."""
-        await self._scope.commit()
+        self.changes = SqlChanges(scope)
 
 
 class SqlBeginAccessWork:
-    """Implements `usecases.access_ports.BeginAccessWork`."""
+    """Implements `usecases.access_ports.BeginAccessWork`.
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    Args:
+        audited: False for work that is not the mutation a call is about.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, audited: bool = True) -> None:
         self._engine = engine
+        self._audited = audited
 
     @asynccontextmanager
     async def __call__(self, tenant: TenantId, /) -> AsyncGenerator[SqlAccessWork]:
         """See `BeginAccessWork`."""
-        async with tenant_scope(self._engine, tenant) as scope:
+        async with tenant_scope(self._engine, tenant, audited=self._audited) as scope:
             yield SqlAccessWork(scope)
 
 
@@ -132,23 +132,43 @@ class SqlTuples:
         return Changed(written=written, deleted=deleted)
 
 
-class SqlAnswers:
-    """Implements `usecases.access_ports.Answers`."""
+class SqlChanges:
+    """Implements `usecases.access_ports.Changes`."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
 
-    async def claim(self, tenant: TenantId, request: Repeatable) -> bytes | None:
-        """See `Answers.claim`."""
-        return await claim(self._scope, _key(tenant, request), request.body)
+    async def add(self, tenant: TenantId, body: bytes) -> None:
+        """See `Changes.add`."""
+        await self._scope.execute(insert(RELATION_CHANGE).values(tenant_id=tenant, body=body))
 
-    async def keep(self, tenant: TenantId, request: Repeatable, answer: bytes) -> None:
-        """See `Answers.keep`."""
-        await keep(self._scope, _key(tenant, request), answer)
+    async def undelivered(self, tenant: TenantId) -> Sequence[tuple[int, bytes]]:
+        """See `Changes.undelivered`."""
+        table = RELATION_CHANGE
+        statement = select(table.c.number, table.c.body).where(table.c.tenant_id == tenant).order_by(table.c.number)
+        return [(row.number, row.body) for row in await self._scope.execute(statement)]
+
+    async def delivered(self, tenant: TenantId, number: int) -> None:
+        """See `Changes.delivered`."""
+        table = RELATION_CHANGE
+        await self._scope.execute(delete(table).where(table.c.tenant_id == tenant, table.c.number == number))
 
 
-def _key(tenant: TenantId, request: Repeatable) -> RequestKey:
-    return RequestKey(tenant=tenant, method=request.method, request_id=request.request_id)
+class SqlUndeliveredChanges:
+    """Implements `usecases.access_ports.UndeliveredChanges`.
+
+    Args:
+        engine: of the role `maintenance`.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def tenants(self) -> Sequence[TenantId]:
+        """See `UndeliveredChanges.tenants`."""
+        async with maintenance_scope(self._engine, read_only=True) as scope:
+            found = await scope.execute(select(RELATION_CHANGE.c.tenant_id).distinct())
+            return [TenantId(tenant) for tenant in found.scalars()]
 
 
 def _model_of(row: RowMapping) -> TenantModel:

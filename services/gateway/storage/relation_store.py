@@ -14,6 +14,7 @@ from services.gateway.relations.search import Want
 from services.gateway.relations.tuples import EVERYONE, Object, RelationTuple, User
 from services.gateway.storage.tables import RELATION_TUPLE
 from services.gateway.usecases.access_ports import AccessWork, Changed, TupleChange, TupleFilter, TuplePage
+from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.paging import decode_page_token, encode_page_token
 from services.meshkit.sql.scope import Scope, tenant_scope
@@ -60,12 +61,21 @@ class SqlRelationStore:
         # All steps of a check see the tuples of one moment: a change is seen whole or not at all.
         self._moments = engine.execution_options(isolation_level="REPEATABLE READ")
 
+    @property
+    def elsewhere(self) -> bool:
+        """See `RelationStore.elsewhere`."""
+        return False
+
     async def accept(self, model: Model) -> None:
         """See `RelationStore.accept`: whatever can be read will do."""
 
     async def change(self, work: AccessWork, tenant: TenantId, model: Model, change: TupleChange) -> Changed:
         """See `RelationStore.change`."""
         return await work.tuples.change(tenant, change)
+
+    async def make(self, body: bytes) -> None:
+        """See `RelationStore.make`; here everything is made within the transaction."""
+        raise Internal("relations that are kept here are changed with their commit")
 
     async def page(self, tenant: TenantId, wanted: TupleFilter, *, after: str | None, most: int) -> TuplePage:
         """See `RelationStore.page`; by object, relation and user."""

@@ -11,6 +11,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Identity,
     Index,
     LargeBinary,
     MetaData,
@@ -182,6 +183,15 @@ Index(
     postgresql_where=text("user_relation <> ''"),
 )
 Index("ix_relation_tuple_user", RELATION_TUPLE.c.tenant_id, RELATION_TUPLE.c.user_type, RELATION_TUPLE.c.user_id)
+#: Changes of relations that are kept elsewhere, until they are made there.
+RELATION_CHANGE = Table(
+    "relation_change",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("number", BigInteger, Identity(always=True), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "number", name="relation_change_pkey"),
+)
 REQUEST_ID = request_id_table(METADATA)
 for table in PEOPLE.sorted_tables:
     table.to_metadata(METADATA)

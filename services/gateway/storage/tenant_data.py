@@ -15,6 +15,7 @@ TENANT_DATA: Final = (
     deleted("oidc_issuer"),
     deleted("revoked_subject"),
     deleted("relation_tuple"),
+    deleted("relation_change"),
     deleted("access_model"),
     REQUEST_ID,
     kept(

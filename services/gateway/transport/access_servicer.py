@@ -1,22 +1,19 @@
 """gRPC face of relations."""
 
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from comitia.gateway.v1 import access_service_pb2 as pb
 from comitia.gateway.v1.access_service_pb2_grpc import AccessServiceServicer, add_AccessServiceServicer_to_server
 from services.gateway.transport import access_convert
-from services.gateway.transport.convert import to_repeatable
 from services.gateway.usecases.access_ports import ModelReader, RelationStore
 from services.gateway.usecases.check_relation import AuthorizeCaller, CheckRelation
 from services.gateway.usecases.write_access_model import WriteAccessModel
 from services.gateway.usecases.write_relations import WriteRelations
 from services.meshkit.core.paging import clamp_page_size
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
 from services.meshkit.grpc.server import Registration
-
-_WRITE_MODEL: Final = "comitia.gateway.v1.AccessService/WriteAuthorizationModel"
-_WRITE_RELATIONS: Final = "comitia.gateway.v1.AccessService/WriteRelations"
 
 
 class AccessServicer(AccessServiceServicer):
@@ -43,9 +40,13 @@ class AccessServicer(AccessServiceServicer):
         self, request: pb.WriteAuthorizationModelRequest, context: Any
     ) -> pb.WriteAuthorizationModelResponse:
         """See `access_service.proto`, as the other methods."""
-        repeatable = to_repeatable(request, request.request_id, method=_WRITE_MODEL)
-        etag = await self._write_model(caller_of(context), request.model, etag=request.etag, request=repeatable)
-        return pb.WriteAuthorizationModelResponse(etag=etag)
+        caller = caller_of(context)
+        return await once(
+            request,
+            lambda: self._write_model(caller, request.model, etag=request.etag),
+            lambda etag: pb.WriteAuthorizationModelResponse(etag=etag),
+            answers=pb.WriteAuthorizationModelResponse,
+        )
 
     async def GetAuthorizationModel(
         self, request: pb.GetAuthorizationModelRequest, context: Any
@@ -54,10 +55,13 @@ class AccessServicer(AccessServiceServicer):
         return pb.GetAuthorizationModelResponse(model=found.text, etag=found.etag)
 
     async def WriteRelations(self, request: pb.WriteRelationsRequest, context: Any) -> pb.WriteRelationsResponse:
-        repeatable = to_repeatable(request, request.request_id, method=_WRITE_RELATIONS)
-        change = access_convert.to_change(request)
-        changed = await self._write_relations(caller_of(context), change, request=repeatable)
-        return pb.WriteRelationsResponse(written=changed.written, deleted=changed.deleted)
+        caller, change = caller_of(context), access_convert.to_change(request)
+        return await once(
+            request,
+            lambda: self._write_relations(caller, change),
+            lambda changed: pb.WriteRelationsResponse(written=changed.written, deleted=changed.deleted),
+            answers=pb.WriteRelationsResponse,
+        )
 
     async def ListRelations(self, request: pb.ListRelationsRequest, context: Any) -> pb.ListRelationsResponse:
         page = await self._store.page(

@@ -4,19 +4,16 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.gateway.v1 import identity_pb2, identity_service_pb2, status_service_pb2
 from services.gateway.domain.api_key import ApiKey, KeyWish
 from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX, AccountWish, ServiceAccount
-from services.gateway.usecases.ports import Health, Repeatable
+from services.gateway.usecases.ports import Health
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Role
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
-from services.meshkit.core.once import request_uuid
-from services.meshkit.grpc.once import body_of
 from services.meshkit.grpc.signed_token import public_jwk
 
 _ROLE_NUMBERS: Final = {
@@ -63,14 +60,6 @@ def to_account_wish(request: identity_service_pb2.CreateServiceAccountRequest) -
     return AccountWish(
         display_name=request.display_name, roles=to_roles(request.roles), project=request.project or None
     )
-
-
-def to_repeatable(request: Message, request_id: str, *, method: str) -> Repeatable | None:
-    """Reads what makes a request repeatable; None when it carries no id. Raises: Invalid."""
-    number = request_uuid(request_id)
-    if number is None:
-        return None
-    return Repeatable(method=method, request_id=number, body=body_of(request))
 
 
 def key_to_proto(key: ApiKey) -> identity_pb2.ApiKey:

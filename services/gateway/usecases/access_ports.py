@@ -10,7 +10,7 @@ from services.gateway.relations.check import Finding, Question
 from services.gateway.relations.model import Model
 from services.gateway.relations.parse import read_model
 from services.gateway.relations.tuples import Object, RelationTuple, User
-from services.gateway.usecases.ports import Repeatable
+from services.gateway.usecases.ports import Work
 from services.meshkit.core.identity import TenantId
 
 
@@ -103,31 +103,39 @@ class Tuples(Protocol):
         ...
 
 
-class Answers(Protocol):
-    """Answers kept per request id."""
+class Changes(Protocol):
+    """Changes to make elsewhere, within one transaction."""
 
-    async def claim(self, tenant: TenantId, request: Repeatable) -> bytes | None:
-        """Gives the first answer, None when this is the first request. Raises: RequestIdReused."""
+    async def add(self, tenant: TenantId, body: bytes) -> None:
+        """Notes a change that is to be made once this transaction is committed."""
         ...
 
-    async def keep(self, tenant: TenantId, request: Repeatable, answer: bytes) -> None:
-        """Keeps the answer."""
+    async def undelivered(self, tenant: TenantId) -> Sequence[tuple[int, bytes]]:
+        """Gives the changes that are not known to be made, with their numbers, in the order of their commits."""
+        ...
+
+    async def delivered(self, tenant: TenantId, number: int) -> None:
+        """Forgets a change that was made."""
         ...
 
 
-class AccessWork(Protocol):
-    """One transaction. Leaving it without `commit` rolls everything back."""
+class UndeliveredChanges(Protocol):
+    """Looks for changes over all tenants."""
+
+    async def tenants(self) -> Sequence[TenantId]:
+        """Gives tenants with changes that are not known to be made."""
+        ...
+
+
+class AccessWork(Work, Protocol):
+    """One transaction about models and relations."""
 
     @property
     def models(self) -> Models: ...
     @property
     def tuples(self) -> Tuples: ...
     @property
-    def answers(self) -> Answers: ...
-
-    async def commit(self) -> None:
-        """Makes it durable."""
-        ...
+    def changes(self) -> Changes: ...
 
 
 class BeginAccessWork(Protocol):
@@ -139,12 +147,24 @@ class BeginAccessWork(Protocol):
 class RelationStore(Protocol):
     """Where tuples are kept and checked: our own database, or an OpenFGA server."""
 
+    @property
+    def elsewhere(self) -> bool:
+        """True where a transaction of ours does not reach: `change` then only notes what `make` does afterwards."""
+        ...
+
     async def accept(self, model: Model) -> None:
         """Takes note of a model that is about to be written. Raises: ModelInvalid: the store will not have it."""
         ...
 
     async def change(self, work: AccessWork, tenant: TenantId, model: Model, change: TupleChange) -> Changed:
-        """Adds and removes tuples that have a place in the model. A store of our own does it within `work`."""
+        """Adds and removes tuples that have a place in the model, within `work`.
+
+        A store elsewhere says what the change will do as things are, and adds it to `work.changes`.
+        """
+        ...
+
+    async def make(self, body: bytes) -> None:
+        """Makes a change that `change` noted, elsewhere; once it is made, making it again changes nothing."""
         ...
 
     async def page(self, tenant: TenantId, wanted: TupleFilter, *, after: str | None, most: int) -> TuplePage:

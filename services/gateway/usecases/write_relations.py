@@ -3,11 +3,19 @@
 from typing import Final
 
 from services.gateway.relations.tuples import RelationTuple, check_place
-from services.gateway.usecases.access_ports import BeginAccessWork, Changed, RelationStore, TupleChange
-from services.gateway.usecases.ports import Repeatable
+from services.gateway.usecases.access_ports import (
+    AccessWork,
+    BeginAccessWork,
+    Changed,
+    RelationStore,
+    TenantModel,
+    TupleChange,
+)
+from services.gateway.usecases.deliver_relations import DeliverRelations, make_undelivered
 from services.meshkit.core.audit import note
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import Caller
+from services.meshkit.core.identity import Caller, TenantId
+from services.meshkit.core.once import AnsweredBefore
 from services.meshkit.core.tenant import QuotaExceeded
 
 MAX_TUPLES: Final = 100
@@ -23,21 +31,35 @@ class WriteRelations:
             another to count.
     """
 
-    def __init__(self, *, begin: BeginAccessWork, store: RelationStore, most: int) -> None:
+    def __init__(self, *, begin: BeginAccessWork, store: RelationStore, deliver: DeliverRelations, most: int) -> None:
         self._begin = begin
         self._store = store
+        self._deliver = deliver
         self._most = most
 
-    async def __call__(self, caller: Caller, change: TupleChange, *, request: Repeatable | None) -> Changed:
-        """Raises: Invalid, naming the field; QuotaExceeded, RequestIdReused."""
+    async def __call__(self, caller: Caller, change: TupleChange) -> Changed:
+        """Raises: Invalid, naming the field; QuotaExceeded; as `once`. Unavailable: the change was not made; or
+        it was committed and will be made as soon as the server answers that keeps relations.
+        """
         _check_size(change)
         tenant = caller.principal.tenant
+        try:
+            changed = await self._commit(tenant, change)
+        except AnsweredBefore:
+            # The first may have been cut short before this.
+            await self._delivered(tenant)
+            raise
+        await self._delivered(tenant)
+        return changed
+
+    async def _delivered(self, tenant: TenantId) -> None:
+        if self._store.elsewhere:
+            await self._deliver.of(tenant)
+
+    async def _commit(self, tenant: TenantId, change: TupleChange) -> Changed:
         async with self._begin(tenant) as work:
-            if request is not None:
-                answer = await work.answers.claim(tenant, request)
-                if answer is not None:
-                    return _read(answer)
-            stored = await work.models.get(tenant)
+            await work.claim_once()
+            stored = await self._model(work, tenant)
             model = await stored.read()
             for index, written in enumerate(change.writes):
                 check_place(model, written, field=f"writes[{index}]")
@@ -50,10 +72,17 @@ class WriteRelations:
             if changed.written != changed.deleted:
                 await work.models.count(tenant, changed.written - changed.deleted)
             note(target=_objects(change), details=_details(change))
-            if request is not None:
-                await work.answers.keep(tenant, request, f"{changed.written} {changed.deleted}".encode())
+            await work.keep_once(changed)
             await work.commit()
         return changed
+
+    async def _model(self, work: AccessWork, tenant: TenantId) -> TenantModel:
+        if not self._store.elsewhere:
+            return await work.models.get(tenant)
+        # Elsewhere changes are made in the order of their commits, so what one will do is known once the others are.
+        locked = await work.models.lock(tenant)
+        await make_undelivered(work, self._store, tenant)
+        return locked
 
 
 def _check_size(change: TupleChange) -> None:
@@ -78,8 +107,3 @@ def _details(change: TupleChange) -> dict[str, str]:
     """Writes the tuples out, as many as an entry of the audit trail takes."""
     verbs = (("write", change.writes), ("delete", change.deletes))
     return {f"{verb}_{number}": str(one) for verb, tuples in verbs for number, one in enumerate(tuples, start=1)}
-
-
-def _read(answer: bytes) -> Changed:
-    written, deleted = answer.decode().split()
-    return Changed(written=int(written), deleted=int(deleted))

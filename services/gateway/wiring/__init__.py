@@ -17,7 +17,7 @@ from services.gateway.storage.audit_reader import SqlAuditReader
 from services.gateway.storage.guard_reader import SqlGuardReader
 from services.gateway.storage.rate_buckets import SqlRateBuckets
 from services.gateway.storage.unit_of_work import SqlBeginWork
-from services.gateway.transport import access_servicer, edge_authorization, edge_reflection
+from services.gateway.transport import edge_authorization, edge_reflection
 from services.gateway.transport.guard_feed_servicer import GuardFeedServicer
 from services.gateway.transport.status_servicer import StatusServicer
 from services.gateway.usecases.create_api_key import KeyMaker
@@ -89,7 +89,9 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 clock=clock,
             )
         )
-        relations = await stack.enter_async_context(access(settings, engine=engine))
+        relations = await stack.enter_async_context(
+            access(settings, engine=engine, maintenance=maintenance, clock=clock)
+        )
         users = await stack.enter_async_context(
             people(settings, engine=engine, maintenance=maintenance, signer=tokens.ring, clock=clock, ids=ids)
         )
@@ -130,7 +132,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 *identity.registrations,
                 partial(add_GuardFeedServiceServicer_to_server, guard_feed),
                 users,
-                access_servicer.registration(relations),
+                relations.registration,
                 audit.registration,
                 *guard.registrations,
             ),
@@ -144,6 +146,7 @@ async def gateway(settings: GatewaySettings, *, clock: Clock, ids: IdSource) -> 
                 *identity.background,
                 *customers.background,
                 *audit.background,
+                *relations.background,
                 *rates.background,
             ),
             metrics_listen=settings.metrics_listen,

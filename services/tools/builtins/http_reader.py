@@ -9,12 +9,11 @@ from yarl import URL
 
 from services.meshkit.calls.ports import Clearance
 from services.meshkit.core.hosts import is_allowed
-from services.tools.builtins.addresses import (
+from services.meshkit.outward.addresses import (
     AddressRefused,
     AddressRule,
-    CheckedResolver,
     Lookup,
-    literal_address,
+    checked_connector,
     system_lookup,
 )
 from services.tools.builtins.http_text import TextReader, is_text
@@ -86,9 +85,7 @@ class HttpReader:
             raise _Refused(f"the host {host[:100]!r} is not among those that this tool may ask")
         if clearance.allowed_hosts and not is_allowed(host, clearance.allowed_hosts):
             raise _Refused(f"the security policy of the tenant does not allow the host {host[:100]!r}")
-        literal = literal_address(host)
-        if literal is not None:
-            self._rule.check(host, literal)
+        self._rule.check_url(url)
         return url
 
 
@@ -103,13 +100,8 @@ async def http_reader(
         allow_private: see `AddressRule`.
     """
     rule = AddressRule(allow_private=allow_private)
-    connector = aiohttp.TCPConnector(
-        limit=connections,
-        resolver=CheckedResolver(rule, lookup),
-        use_dns_cache=False,
-        # Every request looks up and checks anew, and no two tenants share a connection.
-        force_close=True,
-    )
+    # Every request looks up and checks anew, and no two tenants share a connection.
+    connector = checked_connector(rule, lookup, limit=connections, force_close=True)
     async with aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),

@@ -52,6 +52,7 @@ class PostgresStore:
     def __init__(self, store: SpendStore, budgets: BudgetRepository, ledger: LedgerRepository) -> None:
         self.begin, self.sweep = store.begin, store.sweep
         self.recall, self.write_if_unchanged = store.recall, store.write_if_unchanged
+        self.limit_if_unchanged = store.limit_if_unchanged
         self.get, self.page = budgets.get, budgets.page
         self._ledger = ledger
 
@@ -279,6 +280,21 @@ async def test_a_request_that_was_made_before_is_noticed_when_it_is_written(stor
     again = a_hold(10, tenant=tenant, request_id=first.request_id)
     assert not await write_seen(store, again, lambda book: book.reserve(again))
     assert (await own(store, tenant)).held == 10
+
+
+async def test_a_limit_is_written_on_the_budget_that_was_seen_and_on_no_other(store: Store, tenant: TenantId) -> None:
+    hold = a_hold(10, tenant=tenant)
+    await reserve(store, hold)
+    needs = moving(hold)
+    first, second = (store.recall(needs, now=NOON) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    for book, limit in ((first, 700), (second, 800)):
+        book.set_limit(tenant, tenant_budget_id(tenant), NanoUsd(limit))
+    assert await store.limit_if_unchanged(first.changes())
+    assert not await store.limit_if_unchanged(second.changes())
+    budget = await own(store, tenant)
+    assert (budget.limit, budget.held) == (700, 10)
 
 
 async def test_only_open_holds_and_known_budgets_are_recalled(store: Store, tenant: TenantId) -> None:

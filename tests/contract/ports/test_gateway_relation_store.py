@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -16,11 +17,21 @@ from services.gateway.relations.model import Model
 from services.gateway.relations.parse import parse_model
 from services.gateway.relations.shipped import SHIPPED_MODEL
 from services.gateway.relations.tuples import RelationTuple, parse_object, parse_user
-from services.gateway.storage.access_work import SqlBeginAccessWork
+from services.gateway.storage.access_work import SqlBeginAccessWork, SqlUndeliveredChanges
 from services.gateway.storage.relation_store import SqlRelationStore
-from services.gateway.usecases.access_ports import Changed, RelationStore, TupleChange, TupleFilter
+from services.gateway.usecases.access_ports import (
+    AccessWork,
+    BeginAccessWork,
+    Changed,
+    RelationStore,
+    TupleChange,
+    TupleFilter,
+)
+from services.gateway.usecases.deliver_relations import DeliverRelations, make_undelivered
+from services.gateway.usecases.write_relations import WriteRelations
+from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import Internal, Invalid, Unavailable
-from services.meshkit.core.identity import TenantId
+from services.meshkit.core.identity import Caller, Principal, Role, TenantId
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls, provision
@@ -53,6 +64,9 @@ class Kept:
     ) -> Changed:
         async with self.begin(self.tenant) as work:
             changed = await self.store.change(work, self.tenant, model, TupleChange(writes=writes, deletes=deletes))
+            await work.commit()
+        async with self.begin(self.tenant) as work:
+            await make_undelivered(work, self.store, self.tenant)
             await work.commit()
         return changed
 
@@ -230,13 +244,107 @@ async def test_a_model_that_the_server_does_not_take_is_invalid(remote: Kept, se
         await remote.store.accept(SHIPPED)
 
 
-async def test_a_faster_writer_is_a_conflict(remote: Kept, server: OpenFgaServer) -> None:
+async def test_a_faster_writer_is_looked_at_again_and_then_a_conflict(remote: Kept, server: OpenFgaServer) -> None:
     await remote.store.accept(SHIPPED)
     there = Refusal(400, "write_failed_due_to_invalid_input", "cannot write a tuple which already exists")
     for refusal in (there, Refusal(409, "Aborted", "transactional write failed due to conflict")):
-        server.refusals += [Refusal(200, "", ""), refusal]
-        with pytest.raises(RelationsChangedMeanwhile):
-            await remote.change("user:anna editor project:claims")
+        server.refusals += [Refusal(200, "", ""), Refusal(200, "", ""), refusal]
+        await remote.change("user:anna editor project:claims")
+        await remote.change(deletes=("user:anna editor project:claims",))
+    server.refusals += [Refusal(200, "", ""), *[Refusal(200, "", ""), there] * 3]
+    with pytest.raises(RelationsChangedMeanwhile):
+        await remote.change("user:anna editor project:claims")
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """Begins transactions whose commit fails."""
+
+    begin: SqlBeginAccessWork
+
+    @asynccontextmanager
+    async def __call__(self, tenant: TenantId, /) -> AsyncIterator[AccessWork]:
+        async def fail() -> None:
+            raise Unavailable("postgres")
+
+        async with self.begin(tenant) as work:
+            work.commit = fail
+            yield work
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """The use case over a server elsewhere."""
+
+    kept: Kept
+    deliver: DeliverRelations
+
+    async def __call__(self, *writes: str, begin: BeginAccessWork | None = None) -> Changed:
+        write = WriteRelations(
+            begin=begin or self.kept.begin, store=self.kept.store, deliver=self.deliver, most=1_000_000
+        )
+        caller = Caller(principal=Principal(tenant=self.kept.tenant, subject="key_1", roles=frozenset({Role.ADMIN})))
+        return await write(caller, TupleChange(writes=[a_tuple(one) for one in writes], deletes=[]))
+
+    async def governed(self) -> frozenset[str]:
+        async with self.kept.begin(self.kept.tenant) as work:
+            return (await work.models.get(self.kept.tenant)).governed
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def writing(remote: Kept, urls: DatabaseUrls) -> AsyncIterator[Writing]:
+    async with sql_engine(urls.maintenance, pool_size=1) as maintenance:
+        undelivered = SqlUndeliveredChanges(maintenance)
+        yield Writing(
+            remote,
+            DeliverRelations(begin=remote.begin, store=remote.store, undelivered=undelivered, clock=SystemClock()),
+        )
+
+
+async def test_nothing_is_changed_elsewhere_that_was_not_committed_here(
+    remote: Kept, server: OpenFgaServer, writing: Writing
+) -> None:
+    with pytest.raises(Unavailable):
+        await writing("user:anna editor project:claims", begin=Failing(remote.begin))
+    await writing.deliver.round()
+    assert (server.tuples, await writing.governed()) == ({}, frozenset())
+
+
+async def test_what_was_committed_here_is_made_elsewhere_whatever_came_in_between(
+    remote: Kept, server: OpenFgaServer, writing: Writing
+) -> None:
+    await remote.store.accept(SHIPPED)
+    looked = Refusal(200, "", "")
+    server.refusals += [looked, looked, Refusal(500, "internal_error", "Internal Server Error")]
+    with pytest.raises(Unavailable):
+        await writing("user:anna editor project:claims")
+    assert (server.tuples, await writing.governed()) == ({}, {"project"})
+    await writing.deliver.round()
+    assert await remote.allows("user:anna editor project:claims")
+    async with remote.begin(remote.tenant) as work:
+        assert await work.changes.undelivered(remote.tenant) == []
+
+
+async def test_what_waits_is_made_before_what_comes_later(
+    remote: Kept, server: OpenFgaServer, writing: Writing
+) -> None:
+    await remote.store.accept(SHIPPED)
+    looked = Refusal(200, "", "")
+    server.refusals += [looked, looked, Refusal(500, "internal_error", "Internal Server Error")]
+    with pytest.raises(Unavailable):
+        await writing("user:anna editor project:claims")
+    assert await writing("user:anna editor project:claims") == Changed(written=0, deleted=0)
+
+
+async def test_a_server_that_is_away_while_one_writes_notes_nothing(
+    remote: Kept, server: OpenFgaServer, writing: Writing
+) -> None:
+    await remote.store.accept(SHIPPED)
+    server.refusals.append(Refusal(500, "internal_error", "Internal Server Error"))
+    with pytest.raises(Unavailable):
+        await writing("user:anna editor project:claims")
+    await writing.deliver.round()
+    assert (server.tuples, await writing.governed()) == ({}, frozenset())
 
 
 async def test_a_server_that_is_away_or_a_wrong_key_is_no_answer(remote: Kept, server: OpenFgaServer) -> None:

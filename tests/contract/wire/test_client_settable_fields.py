@@ -64,6 +64,8 @@ OUTPUT_ONLY: Final[Mapping[str, str]] = {
     "::test_what_a_tool_says_of_its_making_is_ignored",
     "comitia.tools.v1.Tool.digest": "tests/integration/tools/test_registry.py"
     "::test_what_a_tool_says_of_its_making_is_ignored",
+    "comitia.tools.v1.Tool.forbidden": "tests/integration/tools/test_registry.py"
+    "::test_what_a_tool_says_of_its_making_is_ignored",
     "comitia.tools.v1.Tool.tool_id": "tests/integration/tools/test_registry.py"
     "::test_what_a_tool_says_of_its_making_is_ignored",
 }

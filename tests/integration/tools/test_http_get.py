@@ -9,7 +9,7 @@ import pytest
 from comitia.tools.v1 import tool_service_pb2 as pb
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.core.money import NanoUsd
-from services.tools.builtins.addresses import AddressRule
+from services.meshkit.outward.addresses import AddressRule
 from services.tools.builtins.http_reader import http_reader
 from services.tools.domain.tool import HttpGetSettings
 from tests.integration.tools.conftest import StartTools, ToolsMesh, a_template, an_invoke, text_of

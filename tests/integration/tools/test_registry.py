@@ -30,7 +30,7 @@ async def test_a_tool_is_stored_as_it_was_sent_with_its_defaults(mesh: ToolsMesh
 
 
 async def test_what_a_tool_says_of_its_making_is_ignored(mesh: ToolsMesh) -> None:
-    claimed = a_tool(tool_id="tool_01jd0000000000000000000000", digest="0" * 64)
+    claimed = a_tool(tool_id="tool_01jd0000000000000000000000", digest="0" * 64, forbidden=True)
     claimed.create_time.FromSeconds(0)
     claiming = (await mesh.call("RegisterTool", pb.RegisterToolRequest(tool=claimed))).tool
     plain = await mesh.register()
@@ -38,6 +38,7 @@ async def test_what_a_tool_says_of_its_making_is_ignored(mesh: ToolsMesh) -> Non
     assert claiming.tool_id != claimed.tool_id
     assert claiming.digest != claimed.digest
     assert claiming.create_time.ToSeconds() > 0
+    assert not claiming.forbidden
 
 
 async def test_the_same_definition_again_is_the_same_version(mesh: ToolsMesh) -> None:

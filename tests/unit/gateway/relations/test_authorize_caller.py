@@ -37,6 +37,13 @@ class Store:
         self.tuples += change.writes
         return Changed(written=len(change.writes), deleted=0)
 
+    @property
+    def elsewhere(self) -> bool:
+        return False
+
+    async def make(self, body: bytes) -> None:
+        raise AssertionError("nothing is kept elsewhere")
+
     async def page(self, tenant: TenantId, wanted: TupleFilter, *, after: str | None, most: int) -> TuplePage:
         return TuplePage(self.tuples, None)
 

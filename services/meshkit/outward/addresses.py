@@ -1,24 +1,36 @@
-"""Which addresses a tool may connect to: only those that every machine of the internet may.
+"""Which addresses may be connected to that a tenant names: only those that every machine of the internet may.
 
 A name is resolved once, all of its addresses are checked, and the socket is opened to one of these: there is no second
-look-up in which a name could come to mean another machine.
+look-up in which a name could come to mean another machine. Each address is checked once more as its socket is made,
+however it got there: hosts that are numbers are asked of no resolver, and there are many ways to write a number.
 """
 
 import asyncio
+import errno
 import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Final
+from typing import Any, Final, cast
 
+import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
+#: What `getaddrinfo` gives of one address.
+AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 #: Gives the addresses of a host, as text.
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
 
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
-#: Addresses of clouds' own services and of relays, which look like any other.
-_NEVER: Final = (IPv4Network("168.63.129.16/32"), IPv4Network("192.0.0.0/24"), IPv4Network("192.88.99.0/24"))
+#: Addresses of clouds' own services, of relays, of sites from before `fc00::/7` and of books: they look like any other.
+_NEVER: Final = (
+    IPv4Network("168.63.129.16/32"),
+    IPv4Network("192.0.0.0/24"),
+    IPv4Network("192.88.99.0/24"),
+    IPv6Network("fec0::/10"),
+    IPv6Network("3fff::/20"),
+)
 #: Prefixes under which IPv6 carries an IPv4 address, and where in its 128 bits that one ends.
 _TRANSLATED: Final = (
     (IPv6Network("64:ff9b::/96"), 0),
@@ -29,19 +41,28 @@ _TRANSLATED: Final = (
 
 
 class AddressRefused(Exception):
-    """A host stands at an address that tools may not reach. The model reads why."""
+    """A host stands at an address that may not be reached. The model reads why, if a tool asked."""
 
 
 class AddressRule:
     """Says which addresses may be connected to.
 
     Args:
-        allow_private: True to let tools reach loopback and private networks, for tests and closed networks. Link-local
-            addresses, where clouds keep their credentials, stay refused.
+        allow_private: True to allow loopback and private networks, for tests and closed networks. Link-local addresses,
+            where clouds keep their credentials, stay refused.
     """
 
     def __init__(self, *, allow_private: bool = False) -> None:
         self._allow_private = allow_private
+
+    def check_url(self, url: URL) -> None:
+        """Raises AddressRefused if the host of a URL is a number and no address that may be connected to.
+
+        Looks at the host as it is connected to, after its letters and digits were brought to their plain forms.
+        """
+        literal = literal_address(url.raw_host or "")
+        if literal is not None:
+            self.check(literal, literal)
 
     def check(self, host: str, address: str) -> None:
         """Raises AddressRefused unless the address may be connected to."""
@@ -50,12 +71,12 @@ class AddressRule:
         except ValueError as cause:
             raise AddressRefused(f"{host} is no address that can be reached") from cause
         if not all(self._is_open(form) for form in _forms(found)):
-            raise AddressRefused(f"{host} is not a public address; tools may not reach it")
+            raise AddressRefused(f"{host} is not a public address, so it may not be reached")
 
     def _is_open(self, address: IPv4Address | IPv6Address) -> bool:
         if address.is_link_local or address.is_multicast or address.is_unspecified:
             return False
-        if isinstance(address, IPv4Address) and any(address in network for network in _NEVER):
+        if any(address in network for network in _NEVER):
             return False
         if self._allow_private and (address.is_loopback or address.is_private):
             return True
@@ -117,6 +138,27 @@ class CheckedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """See `AbstractResolver`."""
+
+
+def checked_connector(rule: AddressRule, lookup: Lookup, **options: Any) -> aiohttp.TCPConnector:
+    """Gives what opens connections to allowed addresses and to no others.
+
+    Args:
+        options: further arguments of the connector.
+    """
+
+    def make(address: AddrInfo) -> socket.socket:
+        family, kind, protocol = address[:3]
+        number = str(cast(tuple[object, ...], address[4])[0])
+        try:
+            rule.check(number, number)
+        except AddressRefused as refusal:
+            raise PermissionError(errno.EACCES, str(refusal)) from refusal
+        return socket.socket(family, kind, protocol)
+
+    return aiohttp.TCPConnector(
+        resolver=CheckedResolver(rule, lookup), use_dns_cache=False, socket_factory=make, **options
+    )
 
 
 async def system_lookup(host: str, port: int) -> Sequence[str]:

@@ -1,10 +1,21 @@
 """What a name or number may stand for before a socket is opened to it."""
 
+import asyncio
+
+import aiohttp
 import pytest
+from yarl import URL
 
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.hosts import checked_hosts, is_allowed
-from services.tools.builtins.addresses import AddressRefused, AddressRule, CheckedResolver, literal_address
+from services.meshkit.outward.addresses import (
+    AddressRefused,
+    AddressRule,
+    CheckedResolver,
+    checked_connector,
+    literal_address,
+    system_lookup,
+)
 
 NASTY = [
     "127.0.0.1",
@@ -37,6 +48,10 @@ NASTY = [
     "fe80::1%eth0",
     "fc00::1",
     "fd00:ec2::254",
+    "fec0::1",
+    "64:ff9b:1::a00:1",
+    "3fff::1",
+    "5f00::1",
     "ff02::1",
     "2001:db8::1",
     "0177.0.0.1",
@@ -76,6 +91,33 @@ def test_numbers_are_taken_for_addresses_however_they_are_written() -> None:
     assert literal_address("::1") == "::1"
     assert literal_address("1.example") is None
     assert literal_address("example.com") is None
+
+
+#: 127.0.0.1 in digits and dots of other alphabets, which a URL brings to their plain form.
+DISGUISED = ["\uff11\uff12\uff17.0.0.1", "127\u30020\u30020\u30021", "\u2460\u2461\u2466.0.0.1"]
+
+
+@pytest.mark.parametrize("host", [*DISGUISED, "127.1", "127.0.0.1.", "[::1]", "[::ffff:7f00:1]", "0x7f000001"])
+def test_a_url_is_judged_by_the_host_that_is_connected_to(host: str) -> None:
+    with pytest.raises(AddressRefused):
+        AddressRule().check_url(URL(f"https://{host}/"))
+    AddressRule().check_url(URL("https://www.example.com/"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", *DISGUISED])
+async def test_no_socket_is_made_to_a_number_that_nobody_looked_at(host: str) -> None:
+    asked: list[object] = []
+
+    async def answer(reader: object, writer: asyncio.StreamWriter) -> None:
+        asked.append(reader)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, aiohttp.ClientSession(connector=checked_connector(AddressRule(), system_lookup)) as session:
+        with pytest.raises(aiohttp.ClientConnectorError, match="not a public address"):
+            await session.get(f"http://{host}:{port}/")
+    assert asked == []
 
 
 async def test_a_name_with_one_bad_address_is_refused_whole() -> None:
