@@ -18,6 +18,7 @@ from services.gateway.domain.oidc_issuer import is_loopback_http
 from services.gateway.domain.user_errors import IssuerUnavailable, IssuerUnusable
 from services.meshkit.core.clock import Clock
 from services.meshkit.telemetry.logs import logger
+from services.meshkit.telemetry.metrics import ISSUER_KEY_FETCHES
 
 #: An issuer is asked at most this often, seconds.
 _PAUSE_SECONDS: Final = 10.0
@@ -103,6 +104,7 @@ class IssuerKeys:
             if self._age(known) < self._fresh_seconds and fitting(token, known.keys):
                 return
             if self._clock.monotonic() - known.asked < _PAUSE_SECONDS:
+                ISSUER_KEY_FETCHES.labels("spared").inc()
                 return
             try:
                 await self._fetch(issuer, known)
@@ -111,6 +113,15 @@ class IssuerKeys:
 
     async def _fetch(self, issuer: str, known: _Known) -> None:
         known.asked = self._clock.monotonic()
+        try:
+            known.keys = await self._fetched(issuer)
+        except OutOfReach:
+            ISSUER_KEY_FETCHES.labels("failed").inc()
+            raise
+        known.fetched = self._clock.monotonic()
+        ISSUER_KEY_FETCHES.labels("fetched").inc()
+
+    async def _fetched(self, issuer: str) -> tuple[IssuerKey, ...]:
         described = await self._source.get(
             f"{issuer.rstrip('/')}/.well-known/openid-configuration",
             most_bytes=_MAX_DISCOVERY_BYTES,
@@ -127,7 +138,7 @@ class IssuerKeys:
         keys = read_key_set(document)
         if not keys:
             raise OutOfReach("its key set has no key for signatures that are taken (RS, PS, ES, EdDSA)")
-        known.keys, known.fetched = keys, self._clock.monotonic()
+        return keys
 
     def _remembered(self, issuer: str) -> _Known:
         known = self._known.get(issuer)
