@@ -35,9 +35,9 @@ class TrustIssuer:
         """
         by = caller.principal
         wish = wish.checked(by=by)
-        # No transaction is open while somebody else's server is asked.
-        await self._issuers.try_out(wish.issuer)
         issuer = wish.issuer_of(by, number=self._ids.uuid(), now=self._clock.now())
+        # No transaction is open while somebody else's server is asked.
+        await self._issuers.try_out(issuer)
         async with self._begin(by.tenant) as work:
             if request is not None:
                 made = await work.requests.claim(by.tenant, request)
