@@ -26,6 +26,8 @@ _SECONDS: Final = 15.0
 #: Calls beyond the rate are made again so often before the test gives up.
 _TRIES: Final = 20
 _SILENCE_SECONDS: Final = 0.5
+#: What gRPC makes of a stream that was refused before its first request was written; why is told to who writes none.
+_ENDED_BEFORE: Final = "Internal error from Core"
 _NAMES: Final[Mapping[int, str]] = {int(code.value[0]): code.name for code in grpc.StatusCode}
 
 Headers = tuple[tuple[str, str], ...]
@@ -68,14 +70,16 @@ class Doors:
         """Makes a call through the edge by REST, as patiently."""
         return await _patiently(lambda: self._ask(call, headers))
 
-    async def _call(self, door: str, rpc: Rpc, request: Message | bytes, headers: Headers) -> Answer:
+    async def _call(
+        self, door: str, rpc: Rpc, request: Message | bytes, headers: Headers, *, silent: bool = False
+    ) -> Answer:
         channel: Any = self.channels[door]
         kind = channel.unary_stream if rpc.streams else channel.unary_unary
         if rpc.method.client_streaming:
             kind = channel.stream_stream
         start = kind(rpc.path, request_serializer=_written, response_deserializer=bytes)
         try:
-            asked = _alone(request) if rpc.method.client_streaming else request
+            asked = _alone(request, silent) if rpc.method.client_streaming else request
             call = start(asked, metadata=headers, timeout=_SECONDS)
             if not rpc.streams:
                 return Answer("OK", body=await call)
@@ -88,6 +92,8 @@ class Doors:
         except TimeoutError:
             return Answer("OK")
         except grpc.aio.AioRpcError as error:
+            if error.details() == _ENDED_BEFORE and not silent:
+                return await self._call(door, rpc, request, headers, silent=True)
             return Answer(error.code().name, remote_error(error).reason, error.details() or "")
 
     async def _ask(self, call: RestCall, headers: Headers) -> Answer:
@@ -125,9 +131,10 @@ async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
         return b""
 
 
-async def _alone(request: Message | bytes) -> AsyncGenerator[Message | bytes]:
-    """A stream of one request."""
-    yield request
+async def _alone(request: Message | bytes, silent: bool) -> AsyncGenerator[Message | bytes]:
+    """A stream of one request, or of none."""
+    if not silent:
+        yield request
 
 
 def _written(request: Message | bytes) -> bytes:
