@@ -1,7 +1,7 @@
 """Every knob of the gateway."""
 
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -86,10 +86,10 @@ class GatewaySettings(ServiceSettings):
     )
     openfga_token: SecretStr = Field(default=SecretStr(""), description="Preshared key of that server, if it has one.")
     openfga_seconds: float = Field(default=3.0, gt=0, le=30, description="Longest wait for one of its answers.")
-    oidc_reach_local: bool = Field(
-        default=False,
-        description="Whether issuers that tenants name may lie on this machine or in a private network. Leave it off "
-        "where tenants are not trusted with what can be reached from here.",
+    oidc_reach_local: Literal["nobody", "operators", "everybody"] = Field(
+        default="nobody",
+        description="Whose issuers may lie on this machine or in a private network: those that an operator added, or "
+        "those of every tenant. Say `everybody` only where tenants are trusted with what can be reached from here.",
     )
     oidc_keys_seconds: float = Field(
         default=600.0, ge=10, le=86_400, description="How long keys of an issuer are used before they are fetched anew."

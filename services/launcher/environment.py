@@ -142,8 +142,9 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
         settings["AUDIT_KEY_PATH"] = str(data.audit_key)
         settings["AUDIT_JWKS_PATH"] = str(data.audit_jwks)
         settings["AUDIT_STORE"] = str(data.audit)
-        # Who runs a mesh on a machine of their own may sign in by a provider beside it.
-        settings["OIDC_REACH_LOCAL"] = "true"
+        # Who runs a mesh on a machine of their own may sign in by a provider beside it; their tenants may not look
+        # around on that machine.
+        settings["OIDC_REACH_LOCAL"] = "operators"
     if service == "inference" and facts.local_model_url is not None:
         settings["LOCAL_MODEL_URL"] = facts.local_model_url
     if service == "memory" and facts.milvus_url is not None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from services.meshkit.telemetry.logs import setup_logs
 
-PARTS: Final = ("audit", "identity", "mutations", "rate", "rows")
+PARTS: Final = ("audit", "identity", "mutations", "rate", "rows", "timing")
 
 
 def figure(

@@ -1,23 +1,34 @@
 """Every way into a mesh: the edge and, around it, each service by its own port. For tests that knock everywhere."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Mapping
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import aiohttp
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
+from yarl import URL
 
+from services.launcher.layout import DataDir
+from services.meshkit.core.clock import SystemClock
 from services.meshkit.grpc.errors import remote_error
+from services.meshkit.grpc.identity import WorkloadSigner
+from services.meshkit.grpc.signed_token import SigningKey
 from tests.support.mesh import RunningMesh
-from tests.support.public_rpcs import Rpc
+from tests.support.public_rpcs import RestCall, Rpc
 
 EDGE: Final = "edge"
 _SECONDS: Final = 15.0
 #: Calls beyond the rate are made again so often before the test gives up.
 _TRIES: Final = 20
+_SILENCE_SECONDS: Final = 0.5
+#: What gRPC makes of a stream that was refused before its first request was written; why is told to who writes none.
+_ENDED_BEFORE: Final = "Internal error from Core"
+_NAMES: Final[Mapping[int, str]] = {int(code.value[0]): code.name for code in grpc.StatusCode}
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -38,11 +49,14 @@ class Answer:
         return f"{self.code}/{self.reason} {self.message[:120]}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Doors:
     """Open channels to all doors."""
 
     channels: Mapping[str, grpc.aio.Channel]
+    session: aiohttp.ClientSession
+    #: Address of the edge.
+    url: str
 
     def of(self, rpc: Rpc) -> tuple[str, str]:
         """Names the two doors through which an RPC is reached."""
@@ -50,16 +64,14 @@ class Doors:
 
     async def knock(self, door: str, rpc: Rpc, request: Message | bytes, headers: Headers) -> Answer:
         """Makes a call; waits and tries again where only the rate was too high."""
-        answer = await self._call(door, rpc, request, headers)
-        for _ in range(_TRIES):
-            if answer.reason not in ("RATE_LIMITED", "TOO_MANY_IN_PROGRESS"):
-                break
-            await asyncio.sleep(0.3)
-            answer = await self._call(door, rpc, request, headers)
-        return answer
+        return await _patiently(lambda: self._call(door, rpc, request, headers))
+
+    async def knock_by_rest(self, call: RestCall, headers: Headers) -> Answer:
+        """Makes a call through the edge by REST, as patiently."""
+        return await _patiently(lambda: self._ask(call, headers))
 
     async def _call(
-        self, door: str, rpc: Rpc, request: Message | bytes, headers: tuple[tuple[str, str], ...]
+        self, door: str, rpc: Rpc, request: Message | bytes, headers: Headers, *, silent: bool = False
     ) -> Answer:
         channel: Any = self.channels[door]
         kind = channel.unary_stream if rpc.streams else channel.unary_unary
@@ -67,13 +79,12 @@ class Doors:
             kind = channel.stream_stream
         start = kind(rpc.path, request_serializer=_written, response_deserializer=bytes)
         try:
-            # Nothing is written to a stream of requests: who may not open one is told so without.
-            asked = () if rpc.method.client_streaming else (request,)
-            call = start(*asked, metadata=headers, timeout=_SECONDS)
+            asked = _alone(request, silent) if rpc.method.client_streaming else request
+            call = start(asked, metadata=headers, timeout=_SECONDS)
             if not rpc.streams:
                 return Answer("OK", body=await call)
             # A stream that has nothing to say yet has let its caller in, too.
-            body = await asyncio.wait_for(call.read(), 0.5)
+            body = await asyncio.wait_for(call.read(), _SILENCE_SECONDS)
             if body is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
                 body = b""
             call.cancel()
@@ -81,7 +92,49 @@ class Doors:
         except TimeoutError:
             return Answer("OK")
         except grpc.aio.AioRpcError as error:
+            if error.details() == _ENDED_BEFORE and not silent:
+                return await self._call(door, rpc, request, headers, silent=True)
             return Answer(error.code().name, remote_error(error).reason, error.details() or "")
+
+    async def _ask(self, call: RestCall, headers: Headers) -> Answer:
+        address = URL(f"{self.url}{call.path}", encoded=True)
+        async with self.session.request(call.verb, address, json=call.body, headers=headers) as answer:
+            if answer.status == 200:
+                return Answer("OK", body=await _beginning(answer))
+            text = await answer.text()
+        try:
+            told: Any = json.loads(text)
+        except ValueError:
+            # Of the edge itself, which knows no such path.
+            return Answer(f"HTTP {answer.status}", message=text)
+        reasons = [detail["reason"] for detail in told.get("details", []) if "reason" in detail]
+        return Answer(_NAMES[told["code"]], reasons[0] if reasons else "", told["message"])
+
+
+async def _patiently(make: Callable[[], Awaitable[Answer]]) -> Answer:
+    answer = await make()
+    for _ in range(_TRIES):
+        if answer.reason not in ("RATE_LIMITED", "TOO_MANY_IN_PROGRESS"):
+            break
+        await asyncio.sleep(0.3)
+        answer = await make()
+    return answer
+
+
+async def _beginning(answer: aiohttp.ClientResponse) -> bytes:
+    """Reads an answer; of a stream what it says at once."""
+    if answer.content_type != "text/event-stream":
+        return await answer.read()
+    try:
+        return await asyncio.wait_for(answer.content.readline(), _SILENCE_SECONDS)
+    except TimeoutError:
+        return b""
+
+
+async def _alone(request: Message | bytes, silent: bool) -> AsyncGenerator[Message | bytes]:
+    """A stream of one request, or of none."""
+    if not silent:
+        yield request
 
 
 def _written(request: Message | bytes) -> bytes:
@@ -92,18 +145,27 @@ def _written(request: Message | bytes) -> bytes:
 async def open_doors(mesh: RunningMesh) -> AsyncGenerator[Doors]:
     """Opens a channel to the edge and to each service."""
     targets = {EDGE: mesh.target, **mesh.addresses.services}
+    timeout = aiohttp.ClientTimeout(total=_SECONDS)
     async with AsyncExitStack() as stack:
         yield Doors(
-            {
+            channels={
                 name: await stack.enter_async_context(grpc.aio.insecure_channel(target))
                 for name, target in targets.items()
-            }
+            },
+            session=await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout)),
+            url=mesh.url,
         )
 
 
 def bearer(token: str) -> Headers:
     """Gives the header that carries a token."""
     return (("authorization", f"Bearer {token}"),)
+
+
+def shown_by(mesh: RunningMesh, service: str) -> Headers:
+    """Gives what a service of this mesh proves its name with."""
+    key = SigningKey.read(DataDir(mesh.data_dir).workload_key(service))
+    return (("comitia-workload", WorkloadSigner(service, key, clock=SystemClock()).assertion()),)
 
 
 async def at_once(most: int, work: Iterable[Any]) -> list[Any]:

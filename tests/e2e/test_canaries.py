@@ -8,9 +8,12 @@ what users say must not be readable in the files of the databases.
 
 import asyncio
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from concurrent import futures
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
@@ -20,16 +23,31 @@ from urllib.request import Request, urlopen
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 from comitia_sdk.errors import ComitiaError
 from comitia_sdk.sync import Client
 from services.launcher.ports import metrics_port_name
 from services.launcher.services import SERVICES
+from services.meshkit.telemetry import names
+from tests.e2e.doors import EDGE, at_once, bearer, open_doors
+from tests.e2e.test_every_rpc import OPERATORS, REQUESTS, World, provider, walked_tenant
 from tests.support.fake_provider import KEY
 from tests.support.mesh import RunningMesh, running_mesh
+from tests.support.oidc_provider import OidcProvider
+from tests.support.public_rpcs import PUBLIC, Rpc
+from tests.support.request_fields import text_fields
+from tests.support.whose import Whose, ids_in
+
+__all__ = ["provider"]  # a fixture
 
 RUN: Final = token_hex(4)
+#: RPCs of a tenant's own work. Operators see every tenant; open RPCs know none.
+TENANTS_OWN: Final = tuple(rpc for rpc in PUBLIC if not rpc.guard.open and not rpc.name.startswith(OPERATORS))
+#: Attributes of spans that name what a call was about; a path names the agent.
+NAMES_IN_TRACES: Final = ("model", "tool", "run_id", "comitia.run_id", "comitia.path")
 #: What users say. Each stands in one place of a request.
 SAID: Final = {
     name: f"canary-{name}-{RUN}"
@@ -163,8 +181,6 @@ def by_rest(mesh: RunningMesh, heard: Heard) -> None:
 
 def every_model_call(mesh: RunningMesh, heard: Heard) -> None:
     """The RPCs of models by gRPC, with a provider that repeats prompt and key in its refusals."""
-    from tests.support.public_rpcs import PUBLIC
-
     rpcs = {rpc.name: rpc for rpc in PUBLIC}
     part = {"text": {"text": SAID["prompt"]}}
     asked = {"messages": [{"role": "MESSAGE_ROLE_USER", "parts": [part]}]}
@@ -235,14 +251,14 @@ def heard(mesh: RunningMesh, collector: tuple[Collector, str]) -> Heard:
     heard = lead_through(mesh)
     every_model_call(mesh, heard)
     heard.http(Request(mesh.url + LAST))
-    asyncio.run(_written(mesh))
+    asyncio.run(_written(mesh, LAST))
     return heard
 
 
-async def _written(mesh: RunningMesh) -> None:
+async def _written(mesh: RunningMesh, last: str) -> None:
     """Waits until the last request is in the edge's log, which is written every ten seconds; traces come sooner."""
     async with asyncio.timeout(30):
-        while LAST.encode() not in (mesh.data_dir / "logs" / "edge.log").read_bytes():  # noqa: ASYNC110
+        while last.encode() not in (mesh.data_dir / "logs" / "edge.log").read_bytes():  # noqa: ASYNC110
             await asyncio.sleep(0.2)
 
 
@@ -270,6 +286,130 @@ def test_the_outputs_are_there_and_no_canary_is_in_them(
         and (at := content.find(text.encode())) >= 0
     ]
     assert not leaks, "\n".join(leaks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Two:
+    """Two tenants that did the same at the same time, each with texts and names of its own."""
+
+    whose: Whose
+    #: By tenant, the text that it put into every field.
+    texts: dict[str, str]
+    #: Calls that each made.
+    calls: int
+
+
+@pytest.fixture(scope="module")
+def two(mesh: RunningMesh, provider: OidcProvider, heard: Heard) -> Iterator[Two]:
+    """Leads two tenants through every public RPC, as it is meant and with a text of theirs in each of its fields."""
+    with ExitStack() as stack:
+        worlds = {
+            name: stack.enter_context(walked_tenant(mesh, provider, person=f"{name}@example.com"))
+            for name in ("anna", "ben")
+        }
+        texts = {name: f"said{world.mark}" for name, world in worlds.items()}
+        own = {name: world.client.tenants.own().tenant_id for name, world in worlds.items()}
+        for name, world in worlds.items():
+            world.operator.tenants.set_quotas(own[name], {"rate_factor": 1000})
+        ids, calls = asyncio.run(_walk(mesh, worlds, texts))
+        for name, tenant_id in own.items():
+            ids[name] |= ids_in(tenant_id.encode())
+        heard.http(Request(f"{mesh.url}{LAST}-of-two"))
+        asyncio.run(_written(mesh, f"{LAST}-of-two"))
+        whose = Whose(ids=ids, marks={name: world.mark.encode() for name, world in worlds.items()})
+        yield Two(whose=whose, texts=texts, calls=calls)
+
+
+async def _walk(
+    mesh: RunningMesh, worlds: Mapping[str, World], texts: Mapping[str, str]
+) -> tuple[dict[str, set[bytes]], int]:
+    """Makes the calls; gives the ids that each tenant sent or was told, and how many calls there were."""
+    ids: dict[str, set[bytes]] = {name: set() for name in worlds}
+    calls = 0
+
+    async def ask(name: str, rpc: Rpc, request: Message) -> None:
+        nonlocal calls
+        answer = await doors.knock(EDGE, rpc, request, bearer(worlds[name].token))
+        ids[name] |= ids_in(str(request).encode()) | ids_in(answer.body) | ids_in(answer.message.encode())
+        calls += 1
+
+    async def drive(name: str, rpc: Rpc) -> None:
+        good = await asyncio.to_thread(lambda: rpc.message(REQUESTS[rpc.name](worlds[name])))
+        await ask(name, rpc, good)
+        for text_field in text_fields(rpc):
+            await ask(name, rpc, text_field.put(good, texts[name]))
+
+    async with open_doors(mesh) as doors:
+        # Both at once, so that they meet in every batch, pool and cache.
+        await at_once(8, (drive(name, rpc) for rpc in TENANTS_OWN for name in worlds))
+    return ids, calls
+
+
+def _log_groups(mesh: RunningMesh) -> dict[str, list[bytes]]:
+    """Groups log lines by the call, session or trace that they say they belong to; each line is a group, too."""
+    groups: defaultdict[str, list[bytes]] = defaultdict(list)
+    for path in sorted((mesh.data_dir / "logs").iterdir()):
+        for number, line in enumerate(path.read_bytes().splitlines()):
+            groups[f"{path.name}:{number}"].append(line)
+            try:
+                told: Any = json.loads(line)
+            except ValueError:
+                continue
+            for name in (names.LOG_CORRELATION_ID, names.LOG_TRACE_ID, names.LOG_INCIDENT_ID):
+                if isinstance(told, dict) and (value := told.get(name)):
+                    groups[f"{name} {value}"].append(line)
+    return groups
+
+
+def test_no_log_line_of_one_tenants_work_names_another(mesh: RunningMesh, two: Two) -> None:
+    groups = _log_groups(mesh)
+    named = [two.whose.named_in(line) for lines in groups.values() for line in lines]
+    for name in two.texts:
+        assert two.whose.counted(name) > 40
+        assert sum(name in one for one in named) > 50, f"{name} is in no log: nothing was tested"
+    assert len([name for name in groups if name.startswith(names.LOG_CORRELATION_ID)]) > two.calls
+    assert not (wrong := two.whose.mixed(groups)), "\n".join(wrong)
+
+
+def _spans(collector: Collector) -> Iterator[trace_pb2.Span]:
+    with collector.lock:
+        sent = [trace_service_pb2.ExportTraceServiceRequest.FromString(one) for one in collector.sent]
+    for resource in (resource for request in sent for resource in request.resource_spans):
+        for scoped in resource.scope_spans:
+            yield from scoped.spans
+
+
+def test_no_trace_of_one_tenants_work_names_another(collector: tuple[Collector, str], two: Two) -> None:
+    groups: defaultdict[str, list[bytes]] = defaultdict(list)
+    for span in _spans(collector[0]):
+        groups[f"trace {span.trace_id.hex()}"].append(str(span).encode())
+    named = [two.whose.named_in(span) for spans in groups.values() for span in spans]
+    for name in two.texts:
+        assert sum(name in one for one in named) > 10, f"{name} is in no trace: nothing was tested"
+    assert not (wrong := two.whose.mixed(groups)), "\n".join(wrong)
+
+
+def test_what_tenants_put_into_requests_is_in_no_output(
+    mesh: RunningMesh, collector: tuple[Collector, str], two: Two
+) -> None:
+    """But for names that are meant to be read: of what a call was about in its trace, of few things in metrics."""
+    written = dict(outputs(mesh, collector[0], Heard()))
+    written["traces"] = "".join(map(_without_names, _spans(collector[0]))).encode()
+    found = [
+        f"{name} in {where}: …{page[max(0, at - 200) : at + 60]!r}"
+        for where, content in written.items()
+        for page in [re.sub(rb'\b(tool|rule)="[^"]{0,63}"', b"", content)]
+        for name, text in two.texts.items()
+        if (at := page.find(text.encode())) >= 0
+    ]
+    assert not found, "\n".join(found)
+
+
+def _without_names(span: trace_pb2.Span) -> str:
+    kept = [attribute for attribute in span.attributes if attribute.key not in NAMES_IN_TRACES]
+    del span.attributes[:]
+    span.attributes.extend(kept)
+    return str(span)
 
 
 def test_what_users_say_is_not_readable_in_the_files_of_the_mesh(mesh: RunningMesh, heard: Heard) -> None:

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -55,7 +56,7 @@ class World:
     id_token: str = ""
     user: str = ""
     numbers: Iterator[int] = field(default_factory=count)
-    #: Stands in the names of tenants, which all tests of the installation share.
+    #: Stands in all names that it gives; those of tenants are shared by all tests of the installation.
     mark: str = field(default_factory=lambda: token_hex(4))
     #: Of the installation.
     data_dir: Path = Path()
@@ -64,11 +65,11 @@ class World:
 
     def fresh(self, noun: str) -> str:
         """Gives a name that nobody has."""
-        return f"{noun}-{next(self.numbers)}"
+        return f"{noun}-{self.mark}-{next(self.numbers)}"
 
     def doomed(self) -> str:
         """Makes a tenant that nobody will miss; gives its id."""
-        self.doomed_name = self.fresh(f"doomed-{self.mark}")
+        self.doomed_name = self.fresh("doomed")
         return self.operator.tenants.create(self.doomed_name).tenant.tenant_id
 
     def deleted(self) -> str:
@@ -233,7 +234,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "SessionService/WatchSession": lambda world: {"session_id": world.ended_session},
     "StatusService/GetMeshStatus": lambda _: {},
     "StatusService/GetOpenApi": lambda _: {},
-    "TenantService/CreateTenant": lambda world: {"name": world.fresh(f"walked-{world.mark}")},
+    "TenantService/CreateTenant": lambda world: {"name": world.fresh("walked")},
     "TenantService/DeleteTenant": lambda world: {"tenant_id": world.doomed(), "confirm_name": world.doomed_name},
     "TenantService/GetErasure": lambda world: {"tenant_id": world.deleted()},
     "TenantService/GetOwnTenant": lambda _: {},
@@ -316,8 +317,9 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]
         yield running
 
 
-@pytest.fixture(scope="module")
-def world(mesh: RunningMesh, provider: OidcProvider) -> Iterator[World]:
+@contextmanager
+def walked_tenant(mesh: RunningMesh, provider: OidcProvider, *, person: str) -> Iterator[World]:
+    """Makes a tenant with one of everything; its person has this address and signs in."""
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
         tenant = f"walker-{token_hex(4)}"
         key = operator.identity.create_tenant(tenant).admin_api_key
@@ -333,10 +335,16 @@ def world(mesh: RunningMesh, provider: OidcProvider) -> Iterator[World]:
             world.memory = client.memories.remember("Rivers meet.").memory_id
             world.tenant, world.issuer, world.data_dir = tenant, provider.issuer, mesh.data_dir
             client.users.add_issuer(provider.issuer, CLIENT_ID)
-            world.user = client.users.invite("ann@example.com").user_id
-            world.id_token = provider.sign_in("ann@example.com").id_token
+            world.user = client.users.invite(person).user_id
+            world.id_token = provider.sign_in(person).id_token
             yield world
             world.take_alarms_back()
+
+
+@pytest.fixture(scope="module")
+def world(mesh: RunningMesh, provider: OidcProvider) -> Iterator[World]:
+    with walked_tenant(mesh, provider, person="ann@example.com") as walked:
+        yield walked
 
 
 def credentials(rpc: Rpc, world: World) -> str:

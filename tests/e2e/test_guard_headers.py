@@ -1,8 +1,11 @@
-"""Every REST path x tricks with headers and paths: never a wrong grant, never a failure of ours."""
+"""Every REST path x tricks with headers and paths: never a wrong grant, never a failure of ours.
+
+The same headers are sent as metadata to each service itself, past the edge, which would have taken some of them away.
+"""
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from secrets import token_hex
 from typing import Final
@@ -12,9 +15,9 @@ import pytest
 from comitia_sdk.sync import Client
 from services.meshkit.core.identity import Role
 from services.meshkit.core.permissions import ROLE_PERMISSIONS
-from tests.e2e.doors import at_once
+from tests.e2e.doors import Answer, Doors, Headers, at_once, bearer, open_doors
 from tests.support.mesh import RunningMesh
-from tests.support.public_rpcs import PUBLIC, Rpc
+from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
 
 GUARDED: Final = tuple(rpc for rpc in PUBLIC if not rpc.guard.open)
 Lines = tuple[str, ...]
@@ -75,6 +78,7 @@ DOUBLED: Final[Mapping[str, Lines]] = {
     "two keys": ("x-api-key: ck_a_b", "x-api-key: ck_c_d"),
     "a key of nobody": ("x-api-key: ck_01jd0000000000000000000000_" + "0" * 64,),
     "an empty key": ("x-api-key: ",),
+    "two workloads": ("comitia-workload: orchestrator", "comitia-workload: gateway"),
     "an empty key and a bad token": ("x-api-key: ", "authorization: Bearer x"),
 }
 
@@ -243,3 +247,61 @@ async def test_nothing_that_a_caller_may_do_fails_on_our_side(mesh: RunningMesh,
     wrong = [f"{status} {trick}" for trick, status in zip(tricks, answers, strict=True) if status >= 500]
     assert not wrong, f"{len(wrong)} of {len(tricks)}\n" + "\n".join(wrong[:40])
     assert answers.count(200) > 100
+
+
+#: A field that is cut off: who gets as far as its being read was let in.
+UNREADABLE: Final = b"\x0a\x7f"
+#: What HTTP/2 or gRPC gives a meaning of their own, so that no client can send it as metadata.
+_OF_THE_TRANSPORT: Final = frozenset({"connection", "upgrade", "te", "host", "grpc-encoding", "grpc-timeout"})
+_NAME: Final = re.compile(r"[0-9a-z_.-]+", re.ASCII)
+
+
+def metadata_of(lines: Lines) -> Headers:
+    """Gives those lines that can be metadata: names are small there, and values can be printed."""
+    found: list[tuple[str, str]] = []
+    for line in lines:
+        name, _, value = line.partition(": ")
+        name = name.lower()
+        plain = value.isascii() and value.isprintable() and not name.endswith("-bin")
+        if _NAME.fullmatch(name) and plain and name not in _OF_THE_TRANSPORT:
+            found.append((name, value))
+    return tuple(found)
+
+
+@pytest.fixture
+async def doors(mesh: RunningMesh) -> AsyncIterator[Doors]:
+    async with open_doors(mesh) as opened:
+        yield opened
+
+
+async def test_no_metadata_opens_the_own_door_of_a_service(doors: Doors, credentials: Credentials) -> None:
+    may = ROLE_PERMISSIONS[Role.TENANT_USER]
+    tricks = {name: metadata_of(lines_of(lines, credentials)) for name, lines in (PRETENCES | DOUBLED).items()}
+    tricks = {name: headers for name, headers in tricks.items() if headers}
+    pretences = {name: headers for name, headers in tricks.items() if name in PRETENCES}
+    asked: list[tuple[Rpc, str, str, Headers]] = []
+    for rpc in GUARDED:
+        asked += [(rpc, "nobody", name, headers) for name, headers in tricks.items()]
+        if rpc.guard.permission not in may:
+            own = bearer(credentials.user)
+            asked += [(rpc, "a user", name, (*own, *headers)) for name, headers in pretences.items()]
+    for rpc in INTERNAL:
+        own = bearer(credentials.admin)
+        asked += [(rpc, "an administrator", name, (*own, *headers)) for name, headers in pretences.items()]
+        asked += [(rpc, "nobody", name, headers) for name, headers in tricks.items()]
+
+    def door(rpc: Rpc) -> str:
+        package = rpc.path.split(".")[1]
+        return package if package in doors.channels else "gateway"
+
+    answers: list[Answer] = await at_once(
+        16, (doors.knock(door(rpc), rpc, UNREADABLE, headers) for rpc, _, _, headers in asked)
+    )
+    wrong = [
+        f"{name} by {who} at {door(rpc)} ({rpc.name}): {answer.short}"
+        for (rpc, who, name, _), answer in zip(asked, answers, strict=True)
+        if answer.code not in ("UNAUTHENTICATED", "PERMISSION_DENIED")
+        or (who == "nobody" and not rpc.guard.peers and answer.code != "UNAUTHENTICATED")
+    ]
+    assert not wrong, f"{len(wrong)} of {len(asked)}\n" + "\n".join(wrong[:40])
+    assert len(tricks) >= 25

@@ -12,12 +12,11 @@ import pytest
 from comitia_sdk.sync import Client
 from services.launcher.layout import DataDir
 from services.launcher.services import SERVICES
-from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import Role
 from services.meshkit.core.permissions import ROLE_PERMISSIONS
-from services.meshkit.grpc.identity import WorkloadSigner
+from services.meshkit.grpc.errors import from_status
 from services.meshkit.grpc.signed_token import SigningKey
-from tests.e2e.doors import EDGE, Answer, Doors, Headers, at_once, bearer, open_doors
+from tests.e2e.doors import EDGE, Answer, Doors, Headers, at_once, bearer, open_doors, shown_by
 from tests.support import permission_page
 from tests.support.mesh import RunningMesh
 from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
@@ -28,6 +27,7 @@ GUARDED: Final = tuple(rpc for rpc in PUBLIC if not rpc.guard.open)
 UNREADABLE: Final = b"\x0a\x7f"
 LET_IN: Final = ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
 NOT_ALLOWED: Final = ("PERMISSION_DENIED", "PERMISSION_MISSING")
+PEER_NOT_ALLOWED: Final = ("PERMISSION_DENIED", "PEER_NOT_ALLOWED")
 BOUND: Final = ("PERMISSION_DENIED", "BOUND_TO_PROJECT")
 #: What is said to a token that proves nothing.
 REFUSALS: Final = frozenset({"TOKEN_INVALID", "TOKEN_EXPIRED", "TOKEN_NOT_FOR_US", "TOKEN_MISSING"})
@@ -182,27 +182,82 @@ async def test_a_good_token_in_a_bad_line_opens_no_door(doors: Doors, roles: Rol
     assert not wrong, "\n".join(wrong)
 
 
-def shown_by(mesh: RunningMesh, service: str) -> Headers:
-    """Gives what a service of this mesh proves its name with."""
-    key = SigningKey.read(DataDir(mesh.data_dir).workload_key(service))
-    return (("comitia-workload", WorkloadSigner(service, key, clock=SystemClock()).assertion()),)
-
-
-async def test_a_service_may_call_what_its_peer_list_allows_and_nothing_else(
+async def test_a_service_may_call_what_the_reviewed_page_says_for_whom_it_says_and_nothing_else(
     doors: Doors, mesh: RunningMesh, roles: Roles
 ) -> None:
-    """Every internal RPC x every service, at the service that answers it; feeds are answered by all seven."""
+    """Every internal RPC x every service x every role, at the service that answers it; feeds are answered by all."""
+    text = permission_page.PAGE.read_text(encoding="utf-8")
+    granted, page = permission_page.granted(text), permission_page.inside(text)
+    assert page.keys() == {rpc.name for rpc in INTERNAL}
+    shown = {caller: shown_by(mesh, caller) for caller in SERVICES}
+    asked = [
+        (rpc, door, caller, role)
+        for rpc in INTERNAL
+        for door in doors_of(rpc)
+        for caller in SERVICES
+        # Who is not let in is so whatever the role.
+        for role in (roles.tokens if caller in page[rpc.name].peers else (Role.ADMIN,))
+    ]
+    answers: list[Answer] = await at_once(
+        8,
+        (
+            doors.knock(door, rpc, UNREADABLE, (*shown[caller], *bearer(roles.tokens[role])))
+            for rpc, door, caller, role in asked
+        ),
+    )
     wrong: list[str] = []
-    for rpc in INTERNAL:
-        package = rpc.path.split(".")[1]
-        for door in [package] if package in SERVICES else SERVICES:
-            for caller in SERVICES:
-                headers = (*shown_by(mesh, caller), *bearer(roles.tokens[Role.ADMIN]))
-                answer = await doors.knock(door, rpc, UNREADABLE, headers)
-                refused = (answer.code, answer.reason) == ("PERMISSION_DENIED", "PEER_NOT_ALLOWED")
-                if refused is (caller in rpc.guard.peers):
-                    wrong.append(f"{caller} -> {rpc.name} at {door}: {answer.short}")
+    for (rpc, door, caller, role), answer in zip(asked, answers, strict=True):
+        said = page[rpc.name]
+        expected = LET_IN if not said.permission or role in granted[said.permission] else NOT_ALLOWED
+        if caller not in said.peers:
+            expected = PEER_NOT_ALLOWED
+        if (answer.code, answer.reason) != expected:
+            wrong.append(f"{caller} for {role} -> {rpc.name} at {door}: {answer.short}")
     assert not wrong, "\n".join(wrong)
+    assert {role for _, _, _, role in asked} == set(Role)
+
+
+def doors_of(rpc: Rpc) -> tuple[str, ...]:
+    """Names the services that answer an internal RPC."""
+    package = rpc.path.split(".")[1]
+    return (package,) if package in SERVICES else tuple(SERVICES)
+
+
+async def test_an_item_of_a_batch_may_do_what_the_role_in_its_own_token_may(
+    doors: Doors, mesh: RunningMesh, roles: Roles
+) -> None:
+    """The stream is opened by a service; each item names the caller for whom it is."""
+    granted = permission_page.granted(permission_page.PAGE.read_text(encoding="utf-8"))
+    batches = [rpc for rpc in INTERNAL if rpc.method.client_streaming]
+    for rpc in batches:
+        for role, token in roles.tokens.items():
+            request = rpc.message({"identities": {"access_tokens": [token]}, "items": [{"header": {"item_id": "7"}}]})
+            [door] = doors_of(rpc)
+            answer = await doors.knock(door, rpc, request, shown_by(mesh, min(rpc.guard.peers)))
+            ended: Any = rpc.response_class.FromString(answer.body)
+            [status] = [from_status(item.status.error) for item in ended.items]
+            allowed = role in granted[rpc.guard.permission]
+            assert (status.reason == "PERMISSION_MISSING") is not allowed, f"{role} {rpc.name}: {status}"
+    assert len(batches) == 2
+
+
+async def test_scopes_and_projects_bind_where_callers_knock_and_not_between_services(
+    doors: Doors, mesh: RunningMesh
+) -> None:
+    with Client(mesh.url, api_key=mesh.admin_key) as operator:
+        made = operator.identity.create_tenant(f"inside-{token_hex(4)}")
+    with Client(mesh.url, api_key=made.admin_api_key) as admin:
+        keys = [
+            admin.identity.create_key("narrow", roles=["admin"], scopes=["agents.read"]).secret,
+            admin.identity.create_key("bound", roles=["admin"], project="claims").secret,
+        ]
+    for key in keys:
+        with Client(mesh.url, api_key=key) as client:
+            token = client.identity.token()
+        for rpc in INTERNAL:
+            headers = (*shown_by(mesh, min(rpc.guard.peers)), *bearer(token))
+            answer = await doors.knock(doors_of(rpc)[0], rpc, UNREADABLE, headers)
+            assert (answer.code, answer.reason) == LET_IN, f"{rpc.name}: {answer.short}"
 
 
 async def test_a_forged_grant_is_worth_nothing(doors: Doors, mesh: RunningMesh) -> None:

@@ -5,6 +5,7 @@ python -m tests.support.permission_page [--check]
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,11 +16,14 @@ from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
 PAGE: Final = Path(__file__).parents[2] / "docs" / "permissions.md"
 ROLES: Final = (Role.ADMIN, Role.OPERATOR, Role.AUDITOR, Role.TENANT_USER)
 _MAY: Final = "yes"
+_INTERNAL: Final = "## What only services may call"
+_INTERNAL_COLUMNS: Final = ("RPC", "peers", "permission")
 _HEAD: Final = """# Permissions
 
 Made by `make gen` from the annotations in the protos and `services/meshkit/core/permissions.py`. A change of this page
 is a change of who may do what: review it as such. `tests/e2e/test_guard_matrix.py` calls every RPC as every role, at
-the edge and at the service itself, and holds the answer against the first table.
+the edge and at the service itself, and holds the answer against the first table; it calls every internal RPC as every
+service for every role, and holds the answer against the last one.
 
 A caller with several roles has the union. An API key or a token may be narrowed to some permissions (scopes), never
 widened. Scopes bind at every RPC that callers reach, for the runs they start as well: a key that starts sessions whose
@@ -44,6 +48,25 @@ def granted(text: str) -> dict[str, frozenset[Role]]:
         if line.startswith("| `") and len(cells) == len(ROLES) + 2 and "." in cells[0]:
             marks = zip(ROLES, cells[1:-1], strict=True)
             found[cells[0].strip("`")] = frozenset(role for role, mark in marks if mark == _MAY)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What the page says of an internal RPC."""
+
+    peers: frozenset[str]
+    #: What the token beside the peer's assertion must grant; empty where none is asked for.
+    permission: str
+
+
+def inside(text: str) -> dict[str, Inside]:
+    """Reads from the page who may call each internal RPC."""
+    found: dict[str, Inside] = {}
+    for line in text[text.index(_INTERNAL) :].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == len(_INTERNAL_COLUMNS) and "/" in cells[0]:
+            found[cells[0]] = Inside(frozenset(cells[1].split(", ")), cells[2].strip("`"))
     return found
 
 
@@ -74,8 +97,8 @@ def _names(rpcs: list[Rpc]) -> str:
 def _of_project() -> Iterator[str]:
     yield "## What a caller may call who is bound to a project"
     yield ""
-    yield "Their roles must grant it all the same, and what belongs to another project is not there for them. Everything"
-    yield "else concerns the whole tenant and is refused with `BOUND_TO_PROJECT`."
+    yield "Their roles must grant it all the same, and what belongs to another project is not there for them."
+    yield "Everything else concerns the whole tenant and is refused with `BOUND_TO_PROJECT`."
     yield ""
     for rpc in sorted((rpc for rpc in PUBLIC if rpc.guard.of_project), key=lambda rpc: rpc.name):
         yield f"- {rpc.name}"
@@ -91,14 +114,14 @@ def _open() -> Iterator[str]:
 
 
 def _internal() -> Iterator[str]:
-    yield "## What only services may call"
+    yield _INTERNAL
     yield ""
     yield "The edge has no route to these. The caller proves its name with its workload assertion, and with its"
     yield "certificate where services speak TLS. Where a permission stands beside it, the caller also needs a tenant's"
     yield "token that grants it."
     yield ""
-    yield "| RPC | peers | permission |"
-    yield "|---|---|---|"
+    yield f"| {' | '.join(_INTERNAL_COLUMNS)} |"
+    yield f"|{'---|' * len(_INTERNAL_COLUMNS)}"
     for rpc in sorted(INTERNAL, key=lambda rpc: rpc.name):
         permission = f"`{rpc.guard.permission}`" if rpc.guard.permission and not rpc.guard.open else ""
         yield f"| {rpc.name} | {', '.join(sorted(rpc.guard.peers))} | {permission} |"

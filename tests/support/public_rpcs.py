@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote, urlencode
 
 from google.api import annotations_pb2, http_pb2
@@ -114,7 +114,23 @@ def _rest_call(binding: http_pb2.HttpRule, fields: Mapping[str, Any]) -> RestCal
     body = left if binding.body == "*" else left.pop(binding.body) if binding.body else None
     if body is left:
         return RestCall(verb.upper(), path, left)
-    return RestCall(verb.upper(), f"{path}?{urlencode(left, doseq=True)}" if left else path, body)
+    query = urlencode([line for name, value in left.items() for line in _query(name, value)])
+    return RestCall(verb.upper(), f"{path}?{query}" if query else path, body)
+
+
+def _query(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Spells a field as the parameters of a query: those of messages inside by their way, lists one by one."""
+    match value:
+        case dict():
+            for inner, of_inner in cast(dict[str, Any], value).items():
+                yield from _query(f"{name}.{inner}", of_inner)
+        case list():
+            for one in cast(list[Any], value):
+                yield from _query(name, one)
+        case bool():
+            yield name, str(value).lower()
+        case _:
+            yield name, str(value)
 
 
 def _rpcs() -> Iterator[Rpc]:

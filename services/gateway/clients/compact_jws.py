@@ -25,6 +25,10 @@ MAX_TOKEN_BYTES: Final = 8192
 MAX_KEYS: Final = 100
 _MIN_RSA_BITS: Final = 2048
 _MAX_RSA_BITS: Final = 8192
+#: Of the public exponent: one as long as the modulus makes a signature take a hundred times as long.
+_MAX_EXPONENT_BITS: Final = 32
+#: More keys of one name are not looked at: a token may be held against each of them.
+_MAX_OF_A_NAME: Final = 4
 _RSA: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVES: Final = {"P-256": ("ES256",), "P-384": ("ES384",), "P-521": ("ES512",), "Ed25519": ("EdDSA", "Ed25519")}
 _ALGORITHMS: Final = frozenset((*_RSA, "ES256", "ES384", "ES512", "EdDSA", "Ed25519"))
@@ -87,7 +91,11 @@ def read_key_set(document: Mapping[str, Any]) -> tuple[IssuerKey, ...]:
     found = (
         _key_of(cast(dict[str, Any], jwk)) for jwk in cast(list[object], listed)[:MAX_KEYS] if isinstance(jwk, dict)
     )
-    return tuple(key for key in found if key is not None)
+    kept: dict[str | None, list[IssuerKey]] = {}
+    for key in found:
+        if key is not None and len(kept.setdefault(key.kid, [])) < _MAX_OF_A_NAME:
+            kept[key.kid].append(key)
+    return tuple(key for keys in kept.values() for key in keys)
 
 
 def fitting(token: ReadToken, keys: Sequence[IssuerKey]) -> list[IssuerKey]:
@@ -116,7 +124,7 @@ def _key_of(jwk: dict[str, Any]) -> IssuerKey | None:
         return None
     if operations is not None and not (isinstance(operations, list) and "verify" in operations):
         return None
-    if jwk.get("kty") not in ("RSA", "EC", "OKP") or (jwk.get("kty") == "RSA" and not _is_of_good_length(jwk.get("n"))):
+    if jwk.get("kty") not in ("RSA", "EC", "OKP") or (jwk.get("kty") == "RSA" and not _is_quick_and_safe(jwk)):
         return None
     # Of a set that was published with private keys by mistake, too, only the public half is taken.
     public = {name: jwk[name] for name in ("kty", "crv", "x", "y", "n", "e") if name in jwk}
@@ -130,13 +138,16 @@ def _key_of(jwk: dict[str, Any]) -> IssuerKey | None:
     return IssuerKey(kid, algorithms, key) if algorithms else None
 
 
-def _is_of_good_length(modulus: object) -> bool:
-    """Tells whether an RSA key is long enough to be safe, and short enough to be quick."""
+def _is_quick_and_safe(jwk: Mapping[str, Any]) -> bool:
+    """Tells whether an RSA key is long enough to be safe, and modulus and exponent short enough to be quick."""
+    modulus, exponent = jwk.get("n"), jwk.get("e")
+    if not isinstance(modulus, str) or not isinstance(exponent, str):
+        return False
     try:
-        bits = int.from_bytes(_decode(modulus)).bit_length() if isinstance(modulus, str) else 0
+        bits, most = (int.from_bytes(_decode(number)).bit_length() for number in (modulus, exponent))
     except ValueError:
         return False
-    return _MIN_RSA_BITS <= bits <= _MAX_RSA_BITS
+    return _MIN_RSA_BITS <= bits <= _MAX_RSA_BITS and 2 <= most <= _MAX_EXPONENT_BITS
 
 
 def _algorithms_of(key: Key) -> tuple[str, ...]:

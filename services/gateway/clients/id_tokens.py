@@ -32,7 +32,7 @@ class IdTokenVerifier:
         token = read_token(text)
         claimed = claimed_issuer(token.claims)
         candidates = [issuer for issuer in issuers if issuer.issuer == claimed]
-        keys = await self._keys.for_token(claimed, token) if candidates else []
+        keys = await self._keys.for_token(candidates, token) if candidates else []
         if not any(is_signed_by(token, key) for key in keys or [self._decoy(token)]):
             raise LoginRefused("no such issuer, no such key, or a wrong signature")
         if not keys:

@@ -39,6 +39,11 @@ class OidcIssuer:
         """Its id as callers know it: `issuer_…`."""
         return from_uuid(ISSUER_PREFIX, self.id)
 
+    @property
+    def is_of_operator(self) -> bool:
+        """Tells whether an operator of the installation added it."""
+        return Role.OPERATOR in self.most_roles
+
     def trusts(self, email: str) -> bool:
         """Tells whether somebody with this verified address needs no invitation."""
         return email.rpartition("@")[2] in self.trusted_domains

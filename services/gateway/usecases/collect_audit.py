@@ -11,7 +11,7 @@ from services.gateway.usecases.audit_ports import Advance, AuditFeed, AuditIntak
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.telemetry.logs import logger
-from services.meshkit.telemetry.metrics import AUDIT_BREAKS, AUDIT_ENTRIES, AUDIT_FEED_AWAY, AUDIT_GAPS
+from services.meshkit.telemetry.metrics import AUDIT_BREAKS, AUDIT_ENTRIES, AUDIT_FEED_AWAY, AUDIT_GAPS, AUDIT_LAG
 
 #: Entries asked for at once. Few, because reading them holds up everything else in the process for a moment.
 PAGE_SIZE: Final = 500
@@ -86,7 +86,11 @@ class CollectAudit:
         ]
         if not advances:
             return
-        AUDIT_ENTRIES.labels(service).inc(await self._intake.take(service, advances, now=self._clock.now()))
+        now = self._clock.now()
+        AUDIT_ENTRIES.labels(service).inc(await self._intake.take(service, advances, now=now))
+        oldest = min((entry.record_time for one in advances for entry in one.fresh), default=None)
+        if oldest is not None:
+            AUDIT_LAG.labels(service).observe(max(0.0, (now - oldest).total_seconds()))
         for advance in advances:
             if advance.found is not None:
                 _alarm(advance.found)

@@ -137,6 +137,6 @@ class IdTokens(Protocol):
 class TriesIssuers(Protocol):
     """Finds out whether an issuer can be used."""
 
-    async def try_out(self, issuer: str) -> None:
+    async def try_out(self, issuer: OidcIssuer) -> None:
         """Raises: IssuerUnusable."""
         ...

@@ -10,7 +10,7 @@ from services.gateway.usecases.audit_ports import AuditReader, AuditTrails, Head
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry.logs import logger
-from services.meshkit.telemetry.metrics import AUDIT_CONTRADICTIONS, AUDIT_HEADS
+from services.meshkit.telemetry.metrics import AUDIT_CONTRADICTIONS, AUDIT_HEADS, AUDIT_SIGNED
 
 #: Chains signed in one transaction.
 _BATCH: Final = 200
@@ -100,7 +100,10 @@ class SealAudit:
                 await sealing.commit()
                 self._last.update(heads)
                 AUDIT_HEADS.inc(len(heads))
-        return len(found) == _BATCH
+        more = len(found) == _BATCH
+        if tenant is None and not more and len(grown) == len(found):
+            AUDIT_SIGNED.set_to_current_time()
+        return more
 
     async def _is_sound(self, grown: Unsigned) -> bool:
         last = self._last.get(grown.tenant)

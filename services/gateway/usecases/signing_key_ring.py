@@ -12,6 +12,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Internal, MeshError
 from services.meshkit.core.identity import Principal
 from services.meshkit.telemetry.logs import logger
+from services.meshkit.telemetry.metrics import SIGNING_KEY_SINCE
 
 #: How often the public keys are looked at again, seconds.
 _LOOK_SECONDS: Final = 1.0
@@ -108,6 +109,9 @@ class SigningKeyRing:
                 log.warning("signing keys cannot be read right now; those that are known stay", error=error.message)
 
     def _publish(self) -> None:
+        signer = self._line.signer(self._clock.now())
+        if signer is not None:
+            SIGNING_KEY_SINCE.set(signer.sign_time.timestamp())
         keys = dict(self.verifying())
         if keys != self._published:
             self._publisher.publish(keys)

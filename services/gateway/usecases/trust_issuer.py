@@ -37,9 +37,9 @@ class TrustIssuer:
         async with self._begin(by.tenant) as work:
             # A repeat is answered even when the issuer is away by now.
             await work.claim_once()
-        # No transaction is open while somebody else's server is asked.
-        await self._issuers.try_out(wish.issuer)
         issuer = wish.issuer_of(by, number=self._ids.uuid(), now=self._clock.now())
+        # No transaction is open while somebody else's server is asked.
+        await self._issuers.try_out(issuer)
         async with self._begin(by.tenant) as work:
             await work.claim_once()
             used = await work.issuers.count(by.tenant)

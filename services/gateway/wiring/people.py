@@ -37,7 +37,7 @@ async def people(
         keys = IssuerKeys(
             source,
             clock=clock,
-            reach_local=settings.oidc_reach_local,
+            may_be_local=settings.oidc_reach_local,
             fresh_seconds=settings.oidc_keys_seconds,
             outage_seconds=settings.oidc_outage_seconds,
         )

@@ -15,13 +15,13 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import grpc
 import grpc.aio
 from google.rpc import status_pb2
 
-from services.meshkit.core.errors import DeadlineExceeded, Internal, MeshError
+from services.meshkit.core.errors import DeadlineExceeded, ErrorKind, Internal, MeshError
 from services.meshkit.grpc.auditing import RefusalLog, auditing, name_caller, name_request
 from services.meshkit.grpc.call import Call, Drain, current_call, enter_call
 from services.meshkit.grpc.decoding import decoder
@@ -48,6 +48,11 @@ if TYPE_CHECKING:
     Context = grpc.aio.ServicerContext[Any, Any]
     RpcHandler = grpc.RpcMethodHandler[Any, Any]
     Handler = Callable[[Any, Context], Awaitable[Any]]
+
+#: Failures that are not the caller's doing.
+_NO_REFUSALS: Final = (ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED, ErrorKind.INTERNAL)
+#: Reasons stand in our code; those that a neighbour sends are as many.
+_refusal: Final = metrics.BoundedLabel(most=200)
 
 log = logger(__name__)
 
@@ -146,6 +151,8 @@ def _errors(rpc: Rpc, inner: Handler) -> Handler:
             failure = remote_error(error)
         except Exception as error:  # noqa: BLE001  # the outermost interceptor: nothing escapes
             failure = incident(error, method=rpc.method)
+        if failure.kind not in _NO_REFUSALS:
+            metrics.REFUSALS.labels(rpc.service, STATUS_OF[failure.kind].name, _refusal(failure.reason)).inc()
         await tell_failed(context, streaming=bool(rpc.handler.response_streaming))
         return await _abort(context, to_status(failure, domain=rpc.domain))
 

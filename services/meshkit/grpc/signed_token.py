@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Internal, Unauthenticated
+from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
 #: Longer tokens are refused unread, characters.
@@ -153,7 +154,10 @@ class KeySetFile:
         """Gives the key with this id, looking at the file again before answering None."""
         if kid not in self._keys:
             self.refresh(now=True)
-        return self._keys.get(kid)
+        found = self._keys.get(kid)
+        if found is None:
+            metrics.UNKNOWN_SIGNING_KEYS.inc()
+        return found
 
     def _load(self) -> None:
         try:

@@ -44,10 +44,14 @@ class Places:
         mine = self._by_tenant.get(who, 0)
         share = _PER_FREE_PLACE * (self.most - self.taken)
         if outside and mine >= share:
-            self._refused.inc()
-            raise TooManyInProgress(what=self.what, most=max(mine, 0))
+            raise self.refusal(what=self.what, most=max(mine, 0))
         self._by_tenant[who] = mine + 1
         self.taken += 1
+
+    def refusal(self, *, what: str, most: int) -> TooManyInProgress:
+        """Counts and gives the refusal of a tenant that has its share."""
+        self._refused.inc()
+        return TooManyInProgress(what=what, most=most)
 
     def leave(self, who: _Who) -> None:
         """Gives a place back."""
@@ -86,7 +90,7 @@ class RouteSeats:
         if self._most:
             mine = self._of_route.get(who, 0)
             if outside and mine >= self._most:
-                raise TooManyInProgress(what="such calls", most=self._most)
+                raise self._places.refusal(what="such calls", most=self._most)
         self._places.enter(who, outside=outside)
         if not self._most:
             return lambda: self._places.leave(who)

@@ -74,6 +74,8 @@ class GuardFeed:
         self._coming: _Known | None = None
         self._listeners: set[Listener] = set()
         self._heard_at: float | None = None
+        #: Told how long ago a revocation was when it arrived here, seconds.
+        self._arrived: Callable[[float], None] = lambda _: None
         #: Version of the gateway's state that is known here whole; 0 before the first.
         self.version = 0
 
@@ -160,6 +162,7 @@ class GuardFeed:
 
     def show(self, service: str) -> None:
         """Has the metrics page show the feed."""
+        self._arrived = metrics.REVOCATION_LAG.labels(service).observe
         metrics.GUARD_FEED_AGE.labels(service).set_function(self.age)
         metrics.CACHE_ITEMS.labels(f"{service}.guard_keys").set_function(lambda: len(self._known.keys))
         metrics.CACHE_ITEMS.labels(f"{service}.guard_tenants").set_function(lambda: len(self._known.tenants))
@@ -181,6 +184,9 @@ class GuardFeed:
             touched.add(tenant_id)
             subjects = known.revoked.setdefault(tenant_id, {})
             at = convert.moment(revoked.revoke_time).timestamp()
+            # A whole state tells of revocations again.
+            if known is self._known and at > subjects.get(revoked.subject, 0.0):
+                self._arrived(max(0.0, self._clock.now().timestamp() - at))
             subjects[revoked.subject] = max(at, subjects.get(revoked.subject, at))
         for key in news.keys:
             touched.add(convert.tenant_id(key.tenant_id))
@@ -227,8 +233,8 @@ def _is_of_before(verified: VerifiedToken, shown: float | None, since: float) ->
     """Tells whether a token shows its subject as it was before a moment.
 
     A person's token says since when they have had the roles in it, and that of a key since when it has had its secret;
-    the clocks of who issued and who revoked do not count. For accounts, which end for good, and for tokens of an earlier
-    release the time of issue counts.
+    the clocks of who issued and who revoked do not count. For accounts, which end for good, and for tokens of an
+    earlier release the time of issue counts.
 
     Args:
         shown: what the token says; None for nothing.

@@ -15,6 +15,7 @@ _RPC_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2
 _MODEL_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0)
 #: The 26 digits of a TypeID, and a UUID.
 _LOOKS_LIKE_AN_ID: Final = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}|[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}")
+_LAG_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 _BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 RPC_DURATION = Histogram(
@@ -54,6 +55,13 @@ CACHE_BYTES = Gauge(names.CACHE_BYTES, "Bytes kept in a bounded map.", ["cache"]
 GUARD_FEED_AGE = Gauge(
     names.GUARD_FEED_AGE_SECONDS, "Seconds since the gateway's last word about revocations and tenants.", ["service"]
 )
+REFUSALS = Counter(names.REFUSALS_TOTAL, "Calls that were refused.", ["service", "code", "reason"])
+UNKNOWN_SIGNING_KEYS = Counter(names.UNKNOWN_SIGNING_KEYS_TOTAL, "Tokens signed with a key that is not in the key set.")
+SIGNING_KEY_SINCE = Gauge(names.SIGNING_KEY_SINCE_SECONDS, "When the key that signs access tokens began to, Unix time.")
+ISSUER_KEY_FETCHES = Counter(names.ISSUER_KEY_FETCHES_TOTAL, "Wishes for the keys of an issuer.", ["outcome"])
+REVOCATION_LAG = Histogram(
+    names.REVOCATION_LAG_SECONDS, "Time from a revocation to its arrival.", ["service"], buckets=_LAG_BUCKETS
+)
 RATE_DECISIONS = Counter(names.RATE_DECISIONS_TOTAL, "Calls by what their rate limit said.", ["service", "outcome"])
 API_KEYS_REFUSED = Counter(names.API_KEYS_REFUSED_TOTAL, "API keys that let nobody in at the edge.", ["why"])
 RATE_LEASES_AWAY = Gauge(names.RATE_LEASES_AWAY, "1 while limits are counted without the gateway.", ["service"])
@@ -81,6 +89,10 @@ AUDIT_ENTRIES = Counter(names.AUDIT_ENTRIES_TOTAL, "Audit entries that were chai
 AUDIT_REFUSALS = Counter(names.AUDIT_REFUSALS_TOTAL, "Refused calls, by the fate of their entry.", ["service", "fate"])
 AUDIT_GAPS = Gauge(names.AUDIT_GAPS, "Places at which audit entries are missing and nobody knows why.", ["service"])
 AUDIT_BREAKS = Counter(names.AUDIT_BREAKS_TOTAL, "Places at which audit entries are missing.", ["service", "kind"])
+AUDIT_LAG = Histogram(
+    names.AUDIT_LAG_SECONDS, "Time from writing an audit entry to chaining it.", ["service"], buckets=_LAG_BUCKETS
+)
+AUDIT_SIGNED = Gauge(names.AUDIT_SIGNED_SECONDS, "When every audit trail was last seen signed to its end, Unix time.")
 AUDIT_FEED_AWAY = Gauge(names.AUDIT_FEED_AWAY, "1 while a service's audit entries do not arrive.", ["service"])
 AUDIT_HEADS = Counter(names.AUDIT_HEADS_TOTAL, "Heads of audit trails that were signed.")
 AUDIT_CONTRADICTIONS = Gauge(names.AUDIT_CONTRADICTIONS, "Tenants whose audit trail contradicts what was signed.")

@@ -57,12 +57,30 @@ AUDIT_REFUSALS_TOTAL: Final = "comitia_audit_refusals_total"
 AUDIT_BREAKS_TOTAL: Final = "comitia_audit_breaks_total"
 #: Those of them that nobody has acknowledged: an alarm that lasts until somebody does. Labels: service.
 AUDIT_GAPS: Final = "comitia_audit_gaps"
+#: Time from the writing of an audit entry to its place in the chain, of the oldest of each page. Labels: service.
+AUDIT_LAG_SECONDS: Final = "comitia_audit_lag_seconds"
+#: Unix time at which every audit trail was last seen to be signed to its end; over two minutes ago, heads are late.
+AUDIT_SIGNED_SECONDS: Final = "comitia_audit_signed_seconds"
 #: 1 while a service's audit entries cannot be fetched. Labels: service.
 AUDIT_FEED_AWAY: Final = "comitia_audit_feed_away"
 #: Heads of audit trails that were signed.
 AUDIT_HEADS_TOTAL: Final = "comitia_audit_heads_total"
 #: Tenants whose stored audit trail contradicts what was signed: an alarm.
 AUDIT_CONTRADICTIONS: Final = "comitia_audit_contradictions"
+#: Calls that were refused, by the service that did, and why: UNAUTHENTICATED (no, an old or a wrong proof of identity),
+#: PERMISSION_DENIED, NOT_FOUND (ids of other tenants among them: nobody is told which), RESOURCE_EXHAUSTED (rates,
+#: shares and quotas), ABORTED (a `request_id` used for something else, or at work) and so on, each with its reason.
+#: Faults of ours, outages and missed deadlines are no refusals. Labels: service, code, reason.
+REFUSALS_TOTAL: Final = "comitia_refusals_total"
+#: Tokens and assertions signed with a key that is not in the key set: a rotation that has not arrived, or a forger.
+UNKNOWN_SIGNING_KEYS_TOTAL: Final = "comitia_unknown_signing_keys_total"
+#: Unix time at which the key that signs access tokens began to. Of the gateway.
+SIGNING_KEY_SINCE_SECONDS: Final = "comitia_signing_key_since_seconds"
+#: Wishes for the keys of an OpenID Connect issuer: fetched, failed, or spared because one was made less than 10 s ago:
+#: many of these are a flood of tokens with unknown key ids. Labels: outcome.
+ISSUER_KEY_FETCHES_TOTAL: Final = "comitia_issuer_key_fetches_total"
+#: Time from a revocation to its arrival at a service. Labels: service.
+REVOCATION_LAG_SECONDS: Final = "comitia_revocation_lag_seconds"
 #: Seconds since the gateway's last word about revocations and tenants; beyond 5 a service is cut off. Labels: service.
 GUARD_FEED_AGE_SECONDS: Final = "comitia_guard_feed_age_seconds"
 #: Data keys that were wrapped anew after their key-encryption key had changed. Labels: service.

@@ -249,7 +249,7 @@ async def test_nobody_joins_a_tenant_beyond_its_bound(
     make_database: MakeDatabase, tmp_path: Path, provider: OidcProvider
 ) -> None:
     async with (
-        running_gateway(make_database, tmp_path, oidc_reach_local=True, max_users=2) as gateway,
+        running_gateway(make_database, tmp_path, oidc_reach_local="everybody", max_users=2) as gateway,
         channel(gateway.target, identity=gateway.keys.workload("orchestrator")) as opened,
     ):
         people = People(gateway, UserServiceStub(opened), IdentityServiceStub(opened))

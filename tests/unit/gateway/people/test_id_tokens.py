@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 from joserfc.jwk import ECKey, Key, RSAKey
 
+from services.gateway.clients.compact_jws import read_key_set
 from services.gateway.clients.id_tokens import IdTokenVerifier
 from services.gateway.clients.issuer_keys import IssuerKeys
 from services.gateway.domain.id_token import VerifiedLogin
@@ -40,7 +41,7 @@ _PEM: Final = RSA.as_pem(private=False)
 
 def verifier(web: Web, clock: FakeClock | None = None) -> IdTokenVerifier:
     clock = clock or FakeClock()
-    keys = IssuerKeys(web, clock=clock, reach_local=False, fresh_seconds=600, outage_seconds=86_400)
+    keys = IssuerKeys(web, clock=clock, may_be_local="nobody", fresh_seconds=600, outage_seconds=86_400)
     return IdTokenVerifier(keys, clock=clock)
 
 
@@ -207,6 +208,10 @@ async def test_every_fault_gets_the_same_answer(attack: str) -> None:
         (public(RSA, kty="oct"), "a secret"),
         (public(RSA, n="AQAB"), "another key"),
         (public(RSA, kid=7), "a number for a name"),
+        (public(RSA, e=RSA.as_dict(private=False)["n"]), "an exponent that takes long"),
+        (public(RSA, e="AQAAAAE"), "an exponent of 33 bits"),
+        (public(RSA, e="AQ"), "an exponent that hides nothing"),
+        (public(RSA, e=65537), "an exponent that is no text"),
         ({"keys": [{"kty": "oct", "k": base64url(_PEM), "kid": "rsa"}]}, "a secret that is a public key"),
         ({"keys": ["rsa", None, 7]}, "no keys"),
         ({"keys": {}}, "no list"),
@@ -231,6 +236,14 @@ async def test_a_key_set_with_private_keys_is_taken_for_its_public_half() -> Non
     web = a_web()
     web.documents[f"{ISSUER}/jwks"] = {"keys": [RSA.as_dict(private=True)]}
     assert (await verified(signed(claims()), web=web)).subject == "ann"
+
+
+async def test_a_token_is_held_against_few_keys_of_one_name() -> None:
+    others = [RSAKey.generate_key(2048, {"kid": "rsa"}) for _ in range(4)]
+    assert len(read_key_set(public(*others, RSA, EC, ED))) == 6
+    assert (await verified(signed(claims()), *others[:3], RSA)).subject == "ann"
+    with pytest.raises(LoginRefused):
+        await verified(signed(claims()), *others, RSA)
 
 
 async def test_a_token_for_a_tenant_without_issuers_is_refused_like_any_other() -> None:

@@ -4,11 +4,13 @@ from collections.abc import Callable
 from uuid import UUID
 
 import pytest
+from prometheus_client import REGISTRY
 
 from comitia.guard_table import Guard
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.grpc.limits import TooManyInProgress
 from services.meshkit.guard.concurrency import RouteSeats, SeatGate
+from services.meshkit.telemetry import names
 
 SHORT = Guard("x", 0, 30, False, frozenset())
 LONG = Guard("x", 0, 3600, False, frozenset())
@@ -65,10 +67,16 @@ def test_an_rpc_may_allow_less_and_says_how_much() -> None:
     route = SeatGate(300, service="tested").route(narrow)
     inside = fill(route, 1)
     assert len(inside) == 3
+    counted = _refused()
     with pytest.raises(TooManyInProgress) as refused:
         route.enter(a_caller(1), outside=True)
+    assert _refused() == counted + 1
     assert refused.value.metadata["most"] == "3"
     assert refused.value.retry_after is not None
     inside[0]()
     assert len(fill(route, 1)) == 1
     assert len(fill(route, 2)) == 3
+
+
+def _refused() -> float:
+    return REGISTRY.get_sample_value(names.SEATS_REFUSED_TOTAL, {"service": "tested", "kind": "call"}) or 0.0
