@@ -4,7 +4,7 @@ from services.meshkit.core.errors import PermissionDenied, Unauthenticated
 
 
 class TokenRevoked(Unauthenticated):
-    """The key, user or service account behind the token ended or changed after it was issued. Get a new token."""
+    """The key, user or service account behind the token ended or changed after the token was issued. Get a new token."""
 
     reason = "TOKEN_REVOKED"
 

@@ -233,8 +233,8 @@ def _is_of_before(verified: VerifiedToken, shown: float | None, since: float) ->
     """Tells whether a token shows its subject as it was before a moment.
 
     A person's token says since when they have had the roles in it, and that of a key since when it has had its secret;
-    the clocks of who issued and who revoked do not count. For accounts, which end for good, and for tokens of an
-    earlier release the time of issue counts.
+    the clocks of who issued and who revoked do not count. For accounts, which end for good, and for tokens of an earlier
+    release the time of issue counts.
 
     Args:
         shown: what the token says; None for nothing.
