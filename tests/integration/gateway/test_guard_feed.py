@@ -234,6 +234,22 @@ async def test_a_stopped_gateway_takes_nothing_from_issued_tokens(make_database:
         await stack.__aexit__(None, None, None)
 
 
+async def test_a_gateway_that_stops_ends_its_feeds_and_does_not_wait_for_them(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    async with (
+        running_gateway(make_database, tmp_path) as running,
+        channel(running.target, identity=running.keys.workload("tools")) as opened,
+    ):
+        stream = GuardFeedServiceStub(opened).WatchGuard(feed_pb.WatchGuardRequest())
+        await messages_until_complete(stream)
+        running.serving.drain.begin()
+        async with asyncio.timeout(10):
+            while await stream.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                pass
+        assert await stream.code() is grpc.StatusCode.OK
+
+
 async def test_the_feed_is_for_services_only(face: Face) -> None:
     async with grpc.aio.insecure_channel(face.gateway.target) as bare:
         stream = GuardFeedServiceStub(bare).WatchGuard(feed_pb.WatchGuardRequest(), metadata=await face.admin())
