@@ -131,6 +131,7 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
         "WORKLOAD_JWKS_PATH": str(data.workload_jwks),
         "KEK_PATH": str(data.kek),
         "DATA_DIR": str(data.of(service)),
+        "GUARD_PATH": str(data.guard(service)),
     }
     for neighbour in SERVICES:
         # The gateway asks all seven how they are, itself among them.

@@ -4,7 +4,7 @@ state.json      ports and digests remembered          launcher.lock   held while
 mesh.json       what runs now, for `status`           secrets.json    passwords and tokens
 keys/           signing, workload and sealing keys    admin.key       the first administrator's API key
 logs/           one file per child                    postgres/ nats/ envoy/ <service>/
-audit/          signed heads, and the archive
+audit/          signed heads, and the archive           guard/          what the gateway said last, by service
 """
 
 import fcntl
@@ -104,6 +104,10 @@ class DataDir:
     def workload_key(self, service: str) -> Path:
         """Private JWK of one service."""
         return self.root / "keys" / "workload" / f"{service}.jwk"
+
+    def guard(self, service: str) -> Path:
+        """What the gateway told one service of tenants and revocations."""
+        return self.root / "guard" / service
 
     def log(self, child: str) -> Path:
         """What one child printed."""

@@ -78,8 +78,13 @@ class ServiceSettings(BaseSettings):
         default=2.0,
         ge=0,
         le=60,
-        description="Longest wait at the start for the gateway's word about revoked keys and suspended tenants, before "
-        "calls are taken without it.",
+        description="Longest wait at the start for the gateway's word about revoked keys and the rules of tenants, "
+        "before calls are taken by what `guard_path` has of them.",
+    )
+    guard_path: Path | None = Field(
+        default=None,
+        description="File in which that word is kept, so that a service that starts while the gateway is away goes by "
+        "it, for 20 minutes. Without it such a service refuses calls until the gateway has spoken.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe log line that is written. Finished calls are logged at `debug`."

@@ -60,6 +60,7 @@ async def serve_until_stdin_closes(folder: Path) -> None:
         jwks_path=folder / "access.jwks",
         workload_key_path=folder / "inference.key",
         workload_jwks_path=folder / "workload.jwks",
+        guard_path=folder / "guard",
         kek_path=folder / "kek",
         tenant_limit_nano_usd=2**60,
     )

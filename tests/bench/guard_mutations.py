@@ -191,6 +191,7 @@ async def through_grpc(figure: Figure, urls: DatabaseUrls) -> None:
                 "jwks_path": keys.jwks_path,
                 "workload_key_path": keys.key_path("cost"),
                 "workload_jwks_path": keys.workload_jwks_path,
+                "guard_path": keys.guard_path,
                 "pool_size": CONNECTIONS,
                 "log_level": "error",
             }

@@ -252,6 +252,7 @@ async def main() -> None:
                     "JWKS_PATH": str(keys.jwks_path),
                     "WORKLOAD_KEY_PATH": str(keys.key_path("memory")),
                     "WORKLOAD_JWKS_PATH": str(keys.workload_jwks_path),
+                    "GUARD_PATH": str(keys.guard_path),
                     "KEK_PATH": str(folder / "kek"),
                     "DATA_DIR": str(folder / "vectors"),
                     "POLICY_TARGET": law.target,

@@ -116,6 +116,7 @@ async def serve_until_stdin_closes(folder: Path) -> None:
         jwks_path=folder / "access.jwks",
         workload_key_path=folder / "inference.key",
         workload_jwks_path=folder / "workload.jwks",
+        guard_path=folder / "guard",
         kek_path=folder / "kek",
     )
     async with policy(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server) as running:

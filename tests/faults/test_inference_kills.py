@@ -77,6 +77,7 @@ def environment_of(
         "workload_key_path": str(keys.key_path("inference")),
         "workload_jwks_path": str(keys.workload_jwks_path),
         "guard_wait_seconds": "0",
+        "guard_path": str(keys.guard_path),
         "kek_path": str(folder / "kek"),
         "policy_target": law.target,
         "cost_target": cost_target,

@@ -89,6 +89,7 @@ def gateway_settings(
             "jwks_path": keys.jwks_path,
             "workload_key_path": keys.key_path("gateway"),
             "workload_jwks_path": keys.workload_jwks_path,
+            "guard_path": keys.guard_path,
             "kek_path": folder / "kek",
             "signing_key_path": keys.key_path("access-1"),
             "bootstrap_key_path": folder / "admin.key",

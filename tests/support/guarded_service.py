@@ -46,13 +46,19 @@ class GuardedService:
 
 @asynccontextmanager
 async def guarded_service(
-    keys: MeshKeys, gateway_target: str, *, jwks_path: Path | None = None, jwks_from_gateway: bool = False
+    keys: MeshKeys,
+    gateway_target: str,
+    *,
+    jwks_path: Path | None = None,
+    jwks_from_gateway: bool = False,
+    guard_path: Path | None = None,
 ) -> AsyncGenerator[GuardedService]:
     """Runs a service that follows the guard feed of a gateway.
 
     Args:
         jwks_path: its own key set file; that of `keys` unless given.
         jwks_from_gateway: has the file kept by what the gateway's `GetKeySet` says.
+        guard_path: where it keeps what the gateway said last; what `keys` has there says that nobody is revoked.
     """
     clock = SystemClock()
     settings = ServiceSettings.model_validate(
@@ -66,6 +72,7 @@ async def guarded_service(
             "workload_jwks_path": keys.workload_jwks_path,
             "gateway_target": gateway_target,
             "guard_wait_seconds": 0,
+            "guard_path": guard_path or keys.guard_path,
         }
     )
     workload = keys.workload("orchestrator")

@@ -16,7 +16,8 @@ _HASH_BYTES: Final = 32
 
 _SIZE: Final = "SELECT size FROM audit_tree WHERE tenant_id = $1"
 _CHAIN_HASH: Final = "SELECT chain_hash FROM audit_chain WHERE tenant_id = $1 AND index = $2"
-_PAGE: Final = """
+#: Planned anew for each filter, as `sql_engine` says, so each has its index: a page reads about what it shows.
+PAGE: Final = """
     SELECT index, canonical, leaf_hash, chain_hash FROM audit_chain
     WHERE tenant_id = $1 AND canonical IS NOT NULL AND ($2::bigint IS NULL OR index < $2)
       AND ($3::text IS NULL OR actor = $3) AND ($4::text IS NULL OR action = $4) AND ($5::text IS NULL OR target = $5)
@@ -54,7 +55,7 @@ class SqlAuditReader:
     async def page(self, tenant: TenantId, wanted: EntryFilter, *, before: int | None, most: int) -> list[ChainedEntry]:
         """See `AuditReader.page`."""
         values = (before, wanted.actor, wanted.action, wanted.target, wanted.after_time, most)
-        return [_entry(row) for row in await self._rows(tenant, _PAGE, *values)]
+        return [_entry(row) for row in await self._rows(tenant, PAGE, *values)]
 
     async def stretch(self, tenant: TenantId, first: int, end: int) -> list[ChainedEntry]:
         """See `AuditReader.stretch`."""

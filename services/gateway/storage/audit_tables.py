@@ -42,7 +42,9 @@ def audit_tables(metadata: MetaData) -> None:
         Column("subtrees", LargeBinary, nullable=False),
         PrimaryKeyConstraint("tenant_id", "index", name="pk_audit_chain"),
         Index("ix_audit_chain_actor", "tenant_id", "actor", "index", postgresql_where=content),
+        Index("ix_audit_chain_action", "tenant_id", "action", "index", postgresql_where=content),
         Index("ix_audit_chain_target", "tenant_id", "target", "index", postgresql_where=content),
+        Index("ix_audit_chain_time", "tenant_id", "record_time", postgresql_where=content),
     )
     Table(
         "audit_tree",

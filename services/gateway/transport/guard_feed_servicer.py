@@ -15,6 +15,7 @@ from services.gateway.usecases.identity_ports import RevokedSubject
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.core.rate import LeaseSlices
+from services.meshkit.grpc.until_drain import until_drain
 
 
 class GuardFeedServicer(RateLeases):
@@ -26,7 +27,7 @@ class GuardFeedServicer(RateLeases):
 
     async def WatchGuard(self, request: pb.WatchGuardRequest, context: Any) -> AsyncGenerator[pb.WatchGuardResponse]:
         """See `guard_feed_service.proto`."""
-        async with aclosing(self.messages(request.after_version)) as messages:
+        async with aclosing(until_drain(self.messages(request.after_version))) as messages:
             async for message in messages:
                 yield message
 

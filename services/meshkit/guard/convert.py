@@ -1,4 +1,4 @@
-"""Reads what the guard feed sends. Pure functions."""
+"""Reads what the guard feed sends, and writes what is kept of it. Pure functions."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from comitia.gateway.v1 import guard_feed_service_pb2 as pb
 from comitia.gateway.v1 import identity_pb2, tenant_pb2
 from services.meshkit.core.identity import Role, TenantId
-from services.meshkit.core.ids import to_uuid
+from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.tenant import AuditLevel, GuardedTenantState, Quotas, SecurityPolicy, TenantState
 
 _TENANT: Final = "tenant"
@@ -34,6 +34,11 @@ def tenant_id(written: str) -> TenantId:
     return TenantId(to_uuid(written, _TENANT))
 
 
+def tenant_text(tenant: TenantId) -> str:
+    """Writes `tenant_…`."""
+    return from_uuid(_TENANT, tenant)
+
+
 def key_id(written: str) -> UUID:
     """Reads `key_…`. Raises: Invalid."""
     return to_uuid(written, "key")
@@ -42,6 +47,13 @@ def key_id(written: str) -> UUID:
 def moment(written: Timestamp) -> datetime:
     """Reads a time."""
     return written.ToDatetime(tzinfo=UTC)
+
+
+def timestamp(unix: float) -> Timestamp:
+    """Writes a time, to the microsecond."""
+    written = Timestamp()
+    written.FromMicroseconds(round(unix * 1_000_000))
+    return written
 
 
 def tenant_state(tenant: pb.GuardedTenant) -> GuardedTenantState:

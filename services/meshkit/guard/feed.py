@@ -14,7 +14,7 @@ from services.meshkit.core.key_secret import KeySecrets, SecretHash
 from services.meshkit.core.tenant import AuditLevel, GuardedTenantState, TenantState
 from services.meshkit.grpc.identity import VerifiedToken
 from services.meshkit.guard import convert
-from services.meshkit.guard.errors import TenantSuspended, TokenRevoked
+from services.meshkit.guard.errors import GuardUnknown, TenantSuspended, TokenRevoked
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -52,6 +52,8 @@ class _Known:
 
     def __init__(self) -> None:
         self.tenants: dict[TenantId, GuardedTenantState] = {}
+        #: The same as the gateway said it.
+        self.said: dict[TenantId, pb.GuardedTenant] = {}
         self.keys: dict[UUID, KnownKey] = {}
         #: Unix time of the revocation, by subject.
         self.revoked: dict[TenantId, dict[str, float]] = {}
@@ -60,7 +62,8 @@ class _Known:
 class GuardFeed:
     """Implements `meshkit.grpc.guard.Standing`; reading it costs no round trip.
 
-    Knows nothing at first, and goes on with what it knows while the gateway is away; `age` tells.
+    Knows nothing at first, and lets nobody in then: whoever it knows nothing of may be revoked, suspended, or bound to
+    networks and tools. It goes on with what it knows while the gateway is away; `age` tells.
 
     Args:
         most_keys: keys kept; one more is not known here, and `key` gives None for it.
@@ -78,6 +81,8 @@ class GuardFeed:
         self._arrived: Callable[[float], None] = lambda _: None
         #: Version of the gateway's state that is known here whole; 0 before the first.
         self.version = 0
+        #: False until a whole state is known, of the gateway or of an earlier process.
+        self.knows = False
 
     def tenant(self, tenant: TenantId) -> GuardedTenantState | None:
         """Gives what is known of a tenant; None for an active one without quotas and rules, and for an unknown one."""
@@ -100,6 +105,8 @@ class GuardFeed:
 
     def check(self, verified: VerifiedToken) -> None:
         """See `Standing.check`."""
+        if not self.knows:
+            raise GuardUnknown
         principal = verified.principal
         tenant = self._known.tenants.get(principal.tenant)
         if tenant is not None and tenant.state is not TenantState.ACTIVE:
@@ -148,13 +155,35 @@ class GuardFeed:
         known = self._known if self._coming is None else self._coming
         touched = self._write(known, news)
         if news.complete:
-            self.version = news.version
+            self.version, self.knows = news.version, True
             if self._coming is not None:
                 self._known, self._coming = self._coming, None
                 touched = {None}
             self._forget_old()
         if self._coming is None:
             self._tell(touched)
+
+    def recall(self, kept: pb.WatchGuardResponse) -> None:
+        """Takes in what an earlier process has kept, until the gateway has told its whole state."""
+        if self.version == 0:
+            known = _Known()
+            self._write(known, kept)
+            self._known, self.knows = known, True
+            self._forget_old()
+            self._tell({None})
+
+    def to_keep(self) -> pb.WatchGuardResponse:
+        """Gives for `recall` what tokens are held against: tenants with rules, and who was revoked."""
+        return pb.WatchGuardResponse(
+            tenants=[self._known.said[tenant] for tenant in sorted(self._known.said)],
+            revoked=[
+                pb.RevokedSubject(
+                    tenant_id=convert.tenant_text(tenant), subject=subject, revoke_time=convert.timestamp(at)
+                )
+                for tenant, subjects in sorted(self._known.revoked.items())
+                for subject, at in sorted(subjects.items())
+            ],
+        )
 
     def restart(self) -> None:
         """Drops a state that was on its way when the stream broke."""
@@ -177,8 +206,9 @@ class GuardFeed:
             touched.add(tenant_id)
             if state == _UNRULED:
                 known.tenants.pop(tenant_id, None)
+                known.said.pop(tenant_id, None)
             else:
-                known.tenants[tenant_id] = state
+                known.tenants[tenant_id], known.said[tenant_id] = state, tenant
         for revoked in news.revoked:
             tenant_id = convert.tenant_id(revoked.tenant_id)
             touched.add(tenant_id)
@@ -233,8 +263,8 @@ def _is_of_before(verified: VerifiedToken, shown: float | None, since: float) ->
     """Tells whether a token shows its subject as it was before a moment.
 
     A person's token says since when they have had the roles in it, and that of a key since when it has had its secret;
-    the clocks of who issued and who revoked do not count. For accounts, which end for good, and for tokens of an earlier
-    release the time of issue counts.
+    the clocks of who issued and who revoked do not count. For accounts, which end for good, and for tokens of an
+    earlier release the time of issue counts.
 
     Args:
         shown: what the token says; None for nothing.

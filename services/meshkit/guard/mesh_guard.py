@@ -18,6 +18,7 @@ from services.meshkit.guard.call_limits import CallLimits
 from services.meshkit.guard.concurrency import SeatGate
 from services.meshkit.guard.feed import GuardFeed
 from services.meshkit.guard.follow import FollowGuard, GuardSource, remote_source
+from services.meshkit.guard.kept import KeptGuard
 from services.meshkit.guard.key_set_mirror import KeySetMirror
 from services.meshkit.guard.lessee import remote_leases
 from services.meshkit.guard.rate import RateGate
@@ -43,7 +44,7 @@ class MeshGuard:
     rates: RateGate
     registrations: Sequence[Registration]
     background: Sequence[Background]
-    #: Waits a moment for the first word of the gateway.
+    #: Waits for the first word of the gateway; only a moment if an earlier process kept one.
     ready: Readiness
 
 
@@ -72,6 +73,11 @@ async def mesh_guard(
     """
     feed, addresses = GuardFeed(clock=clock), ClientAddresses(settings.edge_networks)
     feed.show(service)
+    kept: list[Background] = []
+    if settings.guard_path is not None:
+        keeping = KeptGuard(feed, settings.guard_path, clock=clock)
+        keeping.recall()
+        kept.append(keeping)
     parts = [part for part in (audit,) if part is not None]
     async with channel(settings.gateway_target, identity=workload) as to_gateway:
         mirrors: list[Background] = []
@@ -103,6 +109,7 @@ async def mesh_guard(
             registrations=tuple(registration for part in parts for registration in part.registrations),
             background=(
                 follow,
+                *kept,
                 *mirrors,
                 *rates.background,
                 *(background for part in parts for background in part.background),
@@ -115,8 +122,8 @@ def _heard(feed: GuardFeed, *, clock: Clock, within_seconds: float) -> Readiness
     started = clock.monotonic()
 
     async def ready() -> str | None:
-        if feed.version or clock.monotonic() - started >= within_seconds:
+        if feed.version or (feed.knows and clock.monotonic() - started >= within_seconds):
             return None
-        return "the gateway has not said yet who was revoked"
+        return "the gateway has not said yet who was revoked and what tenants allow"
 
     return ready

@@ -13,6 +13,7 @@ from services.meshkit.grpc.guard import Admission, Guard
 from services.meshkit.grpc.identity import TokenSigner, TokenVerifier, WorkloadSigner, WorkloadVerifier
 from services.meshkit.grpc.limits import Limits
 from services.meshkit.grpc.signed_token import KeySetFile, SigningKey, key_set
+from services.meshkit.guard.kept import write_guard_file
 
 SERVICES = ("gateway", "orchestrator", "inference", "policy", "memory", "tools", "cost")
 #: The tenant of tests that need only one.
@@ -38,6 +39,7 @@ class MeshKeys:
             key.write(folder / f"{key.kid}.key")
         keys.jwks_path.write_bytes(key_set([access_key]))
         keys.workload_jwks_path.write_bytes(key_set(workload_keys.values()))
+        write_guard_file(keys.guard_path, b"", now=clock.now().timestamp())
         return keys
 
     @classmethod
@@ -59,6 +61,11 @@ class MeshKeys:
     def workload_jwks_path(self) -> Path:
         """Key set of workload assertions."""
         return self.folder / "workload.jwks"
+
+    @property
+    def guard_path(self) -> Path:
+        """What a gateway said that knows of no revocation and no rule; for a service that runs without one."""
+        return self.folder / "guard"
 
     def admission(self, guards: Mapping[str, Guard], *, limits: Limits | None = None) -> Admission:
         """Makes what a server lets callers in by; without limits it counts nothing."""

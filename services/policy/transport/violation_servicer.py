@@ -11,8 +11,9 @@ from comitia.policy.v1.policy_service_pb2_grpc import ViolationServiceServicer
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.limits import begin_watch
+from services.meshkit.grpc.until_drain import until_drain
+from services.policy.domain.errors import WatchInterrupted
 from services.policy.transport import convert
-from services.policy.transport.until_drain import until_drain
 from services.policy.usecases.ports import ViolationStore
 from services.policy.usecases.watch_violations import WatchViolations
 
@@ -46,7 +47,7 @@ class ViolationServicer(ViolationServiceServicer):
         after = convert.to_after(request.after_sequence)
         begun = partial(begin_watch, context)
         found = self._watch(caller_of(context).principal.tenant, wanted, after=after, begun=begun)
-        async for violation in until_drain(found):
+        async for violation in until_drain(found, interrupted=WatchInterrupted):
             yield pb.WatchViolationsResponse(
                 sequence=violation.sequence, violation=convert.violation_to_proto(violation)
             )

@@ -200,6 +200,7 @@ async def cost_process(mesh: CostMesh, folder: Path, **changes: str) -> AsyncIte
         "jwks_path": str(mesh.keys.jwks_path),
         "workload_key_path": str(mesh.keys.key_path("cost")),
         "workload_jwks_path": str(mesh.keys.workload_jwks_path),
+        "guard_path": str(mesh.keys.guard_path),
         "kek_path": str(folder / "kek"),
         "gateway_target": f"127.0.0.1:{free_port()}",
         **changes,

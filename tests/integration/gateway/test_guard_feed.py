@@ -234,6 +234,57 @@ async def test_a_stopped_gateway_takes_nothing_from_issued_tokens(make_database:
         await stack.__aexit__(None, None, None)
 
 
+async def test_a_service_that_starts_while_the_gateway_is_away_goes_by_what_it_heard_before(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    kept, nowhere = tmp_path / "kept" / "orchestrator", "127.0.0.1:1"
+    async with (
+        running_gateway(make_database, tmp_path) as running,
+        channel(running.target, identity=running.keys.workload("tools")) as opened,
+    ):
+        identity = IdentityServiceStub(opened)
+        answer = await identity.ExchangeApiKey(pb.ExchangeApiKeyRequest(api_key=running.admin_key))
+        admin = (("authorization", f"Bearer {answer.access_token}"),)
+        made = await identity.CreateApiKey(pb.CreateApiKeyRequest(display_name="a", roles=[ADMIN]), metadata=admin)
+        got = await identity.ExchangeApiKey(pb.ExchangeApiKeyRequest(api_key=made.secret))
+        revoked = (("authorization", f"Bearer {got.access_token}"),)
+        await identity.RevokeApiKey(pb.RevokeApiKeyRequest(api_key_id=made.api_key.api_key_id), metadata=admin)
+        async with guarded_service(running.keys, nowhere, guard_path=kept) as service:
+            assert await refusal(service.sessions.ListSessions(LIST, metadata=admin)) == "GUARD_UNKNOWN"
+        async with guarded_service(running.keys, running.target, guard_path=kept) as service:
+            await until_fed(service)
+            assert await refusal(service.sessions.ListSessions(LIST, metadata=revoked)) == "TOKEN_REVOKED"
+            async with asyncio.timeout(10):
+                while not kept.exists():  # noqa: ASYNC110  # a file has no bell
+                    await asyncio.sleep(0.05)
+    async with guarded_service(running.keys, nowhere, guard_path=kept) as service:
+        await service.sessions.ListSessions(LIST, metadata=admin)
+        assert await refusal(service.sessions.ListSessions(LIST, metadata=revoked)) == "TOKEN_REVOKED"
+
+
+async def refusal(call: Awaitable[object]) -> str:
+    """Gives the reason for which a call is refused."""
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await call
+    return remote_error(refused.value).reason
+
+
+async def test_a_gateway_that_stops_ends_its_feeds_and_does_not_wait_for_them(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    async with (
+        running_gateway(make_database, tmp_path) as running,
+        channel(running.target, identity=running.keys.workload("tools")) as opened,
+    ):
+        stream = GuardFeedServiceStub(opened).WatchGuard(feed_pb.WatchGuardRequest())
+        await messages_until_complete(stream)
+        running.serving.drain.begin()
+        async with asyncio.timeout(10):
+            while await stream.read() is not grpc.aio.EOF:  # type: ignore[attr-defined]
+                pass
+        assert await stream.code() is grpc.StatusCode.OK
+
+
 async def test_the_feed_is_for_services_only(face: Face) -> None:
     async with grpc.aio.insecure_channel(face.gateway.target) as bare:
         stream = GuardFeedServiceStub(bare).WatchGuard(feed_pb.WatchGuardRequest(), metadata=await face.admin())

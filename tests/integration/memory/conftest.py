@@ -181,6 +181,7 @@ def settings_of(around: Neighbours, **changes: Any) -> MemorySettings:
         "workload_key_path": around.keys.key_path("memory"),
         "workload_jwks_path": around.keys.workload_jwks_path,
         "guard_wait_seconds": 0,
+        "guard_path": around.keys.guard_path,
         # Rates have tests of their own; here a test may ask as fast as it can.
         "rate_factor": 1000,
         "kek_path": around.folder / "kek",

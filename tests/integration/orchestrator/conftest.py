@@ -122,6 +122,8 @@ class House:
     folder: Path
     world: World
     gate: MemoryAccessGate = field(default_factory=MemoryAccessGate)
+    #: What the gateway tells all replicas.
+    tenants: KnownTenants = field(default_factory=KnownTenants)
 
     async def replica(self, stack: AsyncExitStack, *, name: str = "one", max_runs: int = 50) -> Replica:
         """Starts a replica that lives until the stack is left."""
@@ -133,13 +135,13 @@ class House:
         kek = self.folder / "kek"
         create_kek_file(kek)
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=clock, ids=ids)
-        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys), tenants=KnownTenants())
+        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys), tenants=self.tenants)
         live = await stack.enter_async_context(live_events(nats, clock=clock))
         calls = WorldCalls(self.world)
         parts = DriverParts(store=store, calls=calls, live=live, clock=clock)
         owner = f"{name}/{ids.uuid()}"
         engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
-        agents = AgentRepository(app, tenants=KnownTenants())
+        agents = AgentRepository(app, tenants=self.tenants)
         preparation = Preparation()
         access = SessionAccess(self.gate)
         start = StartSession(

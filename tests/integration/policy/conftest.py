@@ -135,6 +135,7 @@ async def _make_starter(postgres: str, folder: Path) -> StartPolicy:
             "workload_key_path": keys.key_path("policy"),
             "workload_jwks_path": keys.workload_jwks_path,
             "guard_wait_seconds": 0,
+            "guard_path": keys.guard_path,
             # Rates have tests of their own; here a test may ask as fast as it can.
             "rate_factor": 1000,
             "kek_path": folder / "kek",

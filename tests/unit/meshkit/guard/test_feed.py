@@ -11,14 +11,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.gateway.v1 import guard_feed_service_pb2 as pb
 from comitia.gateway.v1 import identity_pb2, tenant_pb2
-from services.meshkit.core.errors import Unavailable
+from services.meshkit.core.errors import ErrorKind, Unavailable
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import SystemIds, from_uuid
 from services.meshkit.core.key_secret import SecretHash
 from services.meshkit.core.tenant import TenantState
 from services.meshkit.grpc.identity import TokenSigner, TokenVerifier, VerifiedToken
 from services.meshkit.grpc.signed_token import KeySetFile
-from services.meshkit.guard.errors import TenantSuspended, TokenRevoked
+from services.meshkit.guard.errors import GuardUnknown, TenantSuspended, TokenRevoked
 from services.meshkit.guard.feed import GuardFeed
 from services.meshkit.guard.follow import FollowGuard
 from services.meshkit.testing.fake_clock import NOON, FakeClock
@@ -61,11 +61,17 @@ def whole(version: int = 1, **state: object) -> pb.WatchGuardResponse:
     return pb.WatchGuardResponse(version=version, reset=True, complete=True, **state)  # type: ignore[arg-type]
 
 
-def test_a_feed_that_heard_nothing_refuses_nobody() -> None:
+def test_a_feed_that_heard_nothing_lets_nobody_in() -> None:
     feed = GuardFeed(clock=FakeClock())
-    feed.check(verified())
-    assert feed.tenant(TENANT) is None
+    with pytest.raises(GuardUnknown) as refused:
+        feed.check(verified())
+    assert (refused.value.kind, refused.value.retry_after) == (ErrorKind.UNAVAILABLE, timedelta(seconds=1))
+    feed.take(pb.WatchGuardResponse(version=1, reset=True))  # the whole state is on its way
+    with pytest.raises(GuardUnknown):
+        feed.check(verified())
     assert feed.age() == float("inf")
+    feed.take(pb.WatchGuardResponse(version=1, complete=True))
+    feed.check(verified())
 
 
 @pytest.mark.parametrize(("subject", "api_key"), [(KEY_TEXT, None), ("svc_1", KEY_TEXT)], ids=["key", "account"])

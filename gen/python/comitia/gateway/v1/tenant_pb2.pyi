@@ -149,7 +149,9 @@ class TenantQuotas(_message.Message):
     max_storage_bytes: _builtins.int
     """Bytes of content stored: memories and documents, in bytes."""
     max_cost_nano_usd: _builtins.int
-    """Money that a month may cost, nano-USD. Becomes the limit of the tenant's budget."""
+    """All the money that the tenant may ever spend, nano-USD: the limit of its budget, which has no periods. Raise it to let
+    a tenant go on.
+    """
     rate_factor: _builtins.float
     """Factor on the rate limits of every RPC, > 0. 0 means 1."""
     def __init__(

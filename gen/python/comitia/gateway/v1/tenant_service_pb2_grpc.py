@@ -120,7 +120,7 @@ class TenantServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetOwnTenant(self, request, context):
-        """Gives the caller's own tenant, and how much of its quotas is used where that is known here.
+        """Gives the caller's own tenant: its state, its quotas and its rules.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -49,7 +49,7 @@ class TenantServiceStub:
     Errors: NOT_FOUND/NOT_FOUND.
     """
     GetOwnTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.GetOwnTenantRequest, _tenant_service_pb2.GetOwnTenantResponse]
-    """Gives the caller's own tenant, and how much of its quotas is used where that is known here."""
+    """Gives the caller's own tenant: its state, its quotas and its rules."""
     UpdateTenant: _grpc.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.UpdateTenantResponse]
     """Changes region and quotas of a tenant. Services follow within 5 s.
 
@@ -108,7 +108,7 @@ class TenantServiceAsyncStub(TenantServiceStub):
     Errors: NOT_FOUND/NOT_FOUND.
     """
     GetOwnTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.GetOwnTenantRequest, _tenant_service_pb2.GetOwnTenantResponse]  # type: ignore[assignment]
-    """Gives the caller's own tenant, and how much of its quotas is used where that is known here."""
+    """Gives the caller's own tenant: its state, its quotas and its rules."""
     UpdateTenant: _aio.UnaryUnaryMultiCallable[_tenant_service_pb2.UpdateTenantRequest, _tenant_service_pb2.UpdateTenantResponse]  # type: ignore[assignment]
     """Changes region and quotas of a tenant. Services follow within 5 s.
 
@@ -188,7 +188,7 @@ class TenantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _tenant_service_pb2.GetOwnTenantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_tenant_service_pb2.GetOwnTenantResponse, _abc.Awaitable[_tenant_service_pb2.GetOwnTenantResponse]]:
-        """Gives the caller's own tenant, and how much of its quotas is used where that is known here."""
+        """Gives the caller's own tenant: its state, its quotas and its rules."""
 
     @_abc_1.abstractmethod
     def UpdateTenant(

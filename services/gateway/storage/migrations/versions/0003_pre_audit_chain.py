@@ -24,7 +24,9 @@ CREATE TABLE audit_chain (
     CONSTRAINT pk_audit_chain PRIMARY KEY (tenant_id, index)
 );
 CREATE INDEX ix_audit_chain_actor ON audit_chain (tenant_id, actor, index) WHERE canonical IS NOT NULL;
+CREATE INDEX ix_audit_chain_action ON audit_chain (tenant_id, action, index) WHERE canonical IS NOT NULL;
 CREATE INDEX ix_audit_chain_target ON audit_chain (tenant_id, target, index) WHERE canonical IS NOT NULL;
+CREATE INDEX ix_audit_chain_time ON audit_chain (tenant_id, record_time) WHERE canonical IS NOT NULL;
 CREATE TABLE audit_tree (
     tenant_id uuid NOT NULL PRIMARY KEY,
     size bigint NOT NULL,

@@ -1,20 +1,23 @@
 """Ends a stream without end when its server stops, so that its client goes on elsewhere."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import TypeVar
 
+from services.meshkit.core.errors import MeshError
 from services.meshkit.grpc.call import current_call
-from services.policy.domain.errors import WatchInterrupted
 
 Item = TypeVar("Item")
 
 
-async def until_drain(items: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
-    """Gives the items until the server begins to stop.
+async def until_drain(
+    items: AsyncGenerator[Item], *, interrupted: Callable[[], MeshError] | None = None
+) -> AsyncGenerator[Item]:
+    """Gives the items until the server begins to stop. What was given until then is whole.
 
-    Raises: WatchInterrupted: it did; what was given so far is whole.
+    Args:
+        interrupted: what is raised then; None: the items just end.
     """
     call = current_call()
     told = asyncio.Event()
@@ -30,7 +33,9 @@ async def until_drain(items: AsyncGenerator[Item]) -> AsyncGenerator[Item]:
                 while True:
                     await asyncio.wait((stopping, following), return_when=asyncio.FIRST_COMPLETED)
                     if not following.done():
-                        raise WatchInterrupted
+                        if interrupted is not None:
+                            raise interrupted()
+                        return
                     yield following.result()
                     following = asyncio.ensure_future(anext(items))
             except StopAsyncIteration:
