@@ -15,7 +15,7 @@ from services.launcher.health import Probe
 
 _LEASH: Final = str(Path(__file__).with_name("leash.py"))
 #: How long a child may take to end after `death_signal`.
-_END_SECONDS: Final = 5.0
+_END_SECONDS: Final = 10.0
 _LOG_TURNS_AT_BYTES: Final = 16 * 1024 * 1024
 _TAIL_LINES: Final = 6
 _TAIL_BYTES: Final = 4096

@@ -11,9 +11,11 @@ from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.tenant import ErasureAction, ErasureStep
 from services.meshkit.sql.scope import maintenance_scope
 
-# An answer of that service names the tenant that it is about, and lives for a day: a scan of few rows.
+# An answer of that service names the tenant that it is about, and lives for a day: a scan of few rows. That to the
+# deletion itself holds nothing that the tenant wrote, and stays for repeats.
 _ABOUT: Final = (
-    " FROM request_id WHERE method LIKE 'comitia.gateway.v1.TenantService/%' AND tenant_id <> :tenant"
+    " FROM request_id WHERE method LIKE 'comitia.gateway.v1.TenantService/%' AND method NOT LIKE '%/DeleteTenant'"
+    " AND tenant_id <> :tenant"
     " AND position(convert_to(:name, 'UTF8') IN answer) > 0"
 )
 _COUNT: Final = text("SELECT count(*)" + _ABOUT)

@@ -37,7 +37,12 @@ class TenantVerbs:
 
 
 def _deletion_to_proto(deletion: Deletion) -> pb.DeleteTenantResponse:
-    return pb.DeleteTenantResponse(plan=steps_to_proto(deletion.plan), tenant=convert.tenant_to_proto(deletion.tenant))
+    response = pb.DeleteTenantResponse(
+        plan=steps_to_proto(deletion.plan), tenant=convert.tenant_to_proto(deletion.tenant)
+    )
+    # The answer is kept for repeats, and nothing that the tenant wrote shall outlive it.
+    response.tenant.ClearField("security_policy")
+    return response
 
 
 class TenantServicer(TenantServiceServicer):

@@ -9,7 +9,7 @@ from comitia.common.v1.batch_pb2 import IdentityTable, ItemHeader
 from comitia.common.v1.usage_pb2 import Usage
 from comitia.cost.v1 import cost_pb2
 from comitia.cost.v1 import cost_service_pb2 as pb
-from services.meshkit.core.identity import TenantId
+from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.grpc.errors import from_status
 from tests.integration.cost.conftest import CostCaller, CostMesh
@@ -125,6 +125,6 @@ async def test_a_frame_spends_a_cap_to_its_end_and_refuses_the_rest(mesh: CostMe
 
 async def test_a_token_without_permission_fails_its_items_only(mesh: CostMesh) -> None:
     anna = mesh.caller()
-    reader = mesh.caller(scopes=frozenset({"budgets.read"}))
+    reader = mesh.caller(Role.AUDITOR)
     outcomes = await Stream(mesh, anna, reader).frame((0, a_reserve()), (1, a_reserve()))
     assert [outcome if isinstance(outcome, str) else "ok" for outcome in outcomes] == ["ok", "PERMISSION_MISSING"]

@@ -453,7 +453,7 @@ class DeleteTenantResponse(_message.Message):
 
     @_builtins.property
     def tenant(self) -> _tenant_pb2.Tenant:
-        """The tenant as it is now."""
+        """The tenant as it is now, without its security policy."""
 
     def __init__(
         self,
