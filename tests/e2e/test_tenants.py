@@ -297,7 +297,8 @@ def test_an_operator_cares_for_tenants_on_the_command_line(mesh: RunningMesh) ->
     plan = mesh.comitia("tenant", "delete", "cared-for", "--plan").stdout
     assert "journal" in plan
     assert "cost_event" in plan
-    assert (
+    wrong = mesh.comitia("tenant", "delete", "cared-for", "--confirm", "other", check=2)
+    assert "is not the name of the tenant" in wrong.stderr
         "is not the name of the tenant"
         in mesh.comitia("tenant", "delete", "cared-for", "--confirm", "other", check=2).stderr
     )

@@ -99,7 +99,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def born_since(before: Sequence[psutil.Process]) -> list[psutil.Process]:
-    """Lists what this process has started since; a server from before, such as Postgres of all tests, goes on forking."""
+    """Lists what this process has started since; servers from before, such as Postgres of all tests, go on forking."""
     found: list[psutil.Process] = []
     for process in family(os.getpid()):
         with contextlib.suppress(psutil.NoSuchProcess):
