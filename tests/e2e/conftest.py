@@ -56,7 +56,7 @@ def mesh() -> Iterator[RunningMesh]:
 def other_tenant_key(mesh: RunningMesh) -> str:
     """Gives the admin key of a second tenant."""
     with Client(mesh.url, api_key=mesh.admin_key) as client:
-        return client.identity.create_tenant("stranger").admin_api_key
+        return client.tenants.create("stranger").admin_api_key
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ async def make_tenant(mesh: RunningMesh, client: AsyncClient) -> AsyncIterator[M
         async def make() -> Tenant:
             number = next(_numbers)
             name = f"tenant-{number}"
-            made = await client.identity.create_tenant(name)
+            made = await client.tenants.create(name)
             key = made.admin_api_key
             return Tenant(
                 name=name,

@@ -136,7 +136,7 @@ def owner(mesh: RunningMesh, world: World, provider: OidcProvider) -> Iterator[O
     walked = {tenant.name: tenant.tenant_id for tenant in world.operator.tenants.list()}
     world.operator.tenants.set_quotas(walked[world.tenant], {"rate_factor": 1000})
     name = f"{MARK}-{token_hex(4)}"
-    made = world.operator.identity.create_tenant(name)
+    made = world.operator.tenants.create(name)
     with Client(mesh.url, api_key=made.admin_api_key) as client:
         agent = client.agents.create(f"Ada{MARK}", description=SECRET, instructions=SECRET).name
         client.policies.apply(
@@ -364,7 +364,7 @@ async def test_a_request_id_of_another_tenant_is_ones_own(doors: Doors, owner: O
 def test_a_sign_in_tells_nobody_which_tenants_there_are(mesh: RunningMesh, world: World) -> None:
     """A tenant that lets nobody sign in is as good as none."""
     name = f"silent-{token_hex(4)}"
-    world.operator.identity.create_tenant(name)
+    world.operator.tenants.create(name)
     said: list[str] = []
     with Client(mesh.url) as anybody:
         for tenant in (name, "nobody-7", "' OR 1=1 --", "a\0b"):
