@@ -201,7 +201,7 @@ class Costs(_Blocking[aio.AsyncCosts]):
 
 
 class Identity(_Blocking[aio.AsyncIdentity]):
-    """API keys, service accounts, signing keys and tenants."""
+    """API keys, service accounts and signing keys."""
 
     whoami = _blocking(aio.AsyncIdentity.whoami)
     token = _blocking(aio.AsyncIdentity.token)
@@ -214,8 +214,6 @@ class Identity(_Blocking[aio.AsyncIdentity]):
     disable_service_account = _blocking(aio.AsyncIdentity.disable_service_account)
     rotate_signing_key = _blocking(aio.AsyncIdentity.rotate_signing_key)
     key_set = _blocking(aio.AsyncIdentity.key_set)
-    create_tenant = _blocking(aio.AsyncIdentity.create_tenant)
-    list_tenants = _iterating(aio.AsyncIdentity.list_tenants)
 
 
 class Audit(_Blocking[aio.AsyncAudit]):

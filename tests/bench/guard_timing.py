@@ -110,7 +110,7 @@ async def kinds(mesh: RunningMesh) -> AsyncGenerator[Sequence[Kind]]:
         operator = await stack.enter_async_context(AsyncClient(mesh.url, api_key=mesh.admin_key))
         clients = [
             await stack.enter_async_context(
-                AsyncClient(mesh.url, api_key=(await operator.identity.create_tenant(f"timing-{name}")).admin_api_key)
+                AsyncClient(mesh.url, api_key=(await operator.tenants.create(f"timing-{name}")).admin_api_key)
             )
             for name in ("owner", "stranger")
         ]

@@ -40,7 +40,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def mesh() -> Iterator[RunningMesh]:
     """Gives a mesh whose models are the fake provider and the stub; it erases and signs without long pauses."""
-    short = {
+    settings = {
+        # Where the fake provider stands, for tenants whose content must stay somewhere.
+        "COMITIA_INFERENCE_OPENAI_REGION": "eu-west",
+        # One tenant is asked for many, by whoever tries all texts.
+        "COMITIA_GATEWAY_MAX_OIDC_ISSUERS": "1000",
         "COMITIA_GATEWAY_ERASURE_SETTLE_SECONDS": "4",
         "COMITIA_GATEWAY_AUDIT_HEAD_SECONDS": "5",
         # All who verify tokens read one file here, each second.
@@ -48,7 +52,7 @@ def mesh() -> Iterator[RunningMesh]:
         # Each test has a tenant of its own, and its provider beside it.
         "COMITIA_GATEWAY_OIDC_REACH_LOCAL": "everybody",
     }
-    with running_mesh(environment=short) as running:
+    with running_mesh(environment=settings) as running:
         yield running
 
 
@@ -56,7 +60,7 @@ def mesh() -> Iterator[RunningMesh]:
 def other_tenant_key(mesh: RunningMesh) -> str:
     """Gives the admin key of a second tenant."""
     with Client(mesh.url, api_key=mesh.admin_key) as client:
-        return client.identity.create_tenant("stranger").admin_api_key
+        return client.tenants.create("stranger").admin_api_key
 
 
 @pytest.fixture
@@ -216,7 +220,7 @@ async def make_tenant(mesh: RunningMesh, client: AsyncClient) -> AsyncIterator[M
         async def make() -> Tenant:
             number = next(_numbers)
             name = f"tenant-{number}"
-            made = await client.identity.create_tenant(name)
+            made = await client.tenants.create(name)
             key = made.admin_api_key
             return Tenant(
                 name=name,

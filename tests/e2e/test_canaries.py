@@ -9,12 +9,14 @@ what users say must not be readable in the files of the databases.
 import asyncio
 import json
 import re
+import subprocess
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
@@ -31,12 +33,15 @@ from comitia_sdk.errors import ComitiaError
 from comitia_sdk.sync import Client
 from services.launcher.ports import metrics_port_name
 from services.launcher.services import SERVICES
+from services.meshkit.core.ids import SystemIds
 from services.meshkit.telemetry import names
-from tests.e2e.doors import EDGE, at_once, bearer, open_doors
+from tests.e2e.doors import EDGE, at_once, bearer, open_doors, shown_by
+from tests.e2e.owner import asked_inside
+from tests.e2e.terminal import Terminal, browser_of
 from tests.e2e.test_every_rpc import OPERATORS, REQUESTS, World, provider, walked_tenant
 from tests.support.fake_provider import KEY
 from tests.support.mesh import RunningMesh, running_mesh
-from tests.support.oidc_provider import OidcProvider
+from tests.support.oidc_provider import CLIENT_ID, OidcProvider
 from tests.support.public_rpcs import PUBLIC, Rpc
 from tests.support.request_fields import text_fields
 from tests.support.whose import Whose, ids_in
@@ -91,7 +96,11 @@ def collector() -> Iterator[tuple[Collector, str]]:
 
 @pytest.fixture(scope="module")
 def mesh(collector: tuple[Collector, str]) -> Iterator[RunningMesh]:
-    environment: dict[str, str] = {"OTEL_BSP_SCHEDULE_DELAY": "200", "COMITIA_VAULT_TOKEN": SENT["vault token"]}
+    environment: dict[str, str] = {
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "COMITIA_VAULT_TOKEN": SENT["vault token"],
+        "COMITIA_GATEWAY_OIDC_REACH_LOCAL": "everybody",
+    }
     for service in SERVICES:
         environment[f"COMITIA_{service.upper()}_LOG_LEVEL"] = "debug"
         environment[f"COMITIA_{service.upper()}_OTLP_ENDPOINT"] = collector[1]
@@ -114,6 +123,9 @@ class Heard:
             self.texts.append(f"{error!r} {error} {error.metadata} {error.field}")
         else:
             raise AssertionError("not refused")
+
+    def printed(self, done: subprocess.CompletedProcess[str]) -> None:
+        self.texts.append(f"{done.stdout}{done.stderr}")
 
     def http(self, request: Request) -> None:
         try:
@@ -148,6 +160,57 @@ def lead_through(mesh: RunningMesh) -> Heard:
         heard.refusal(lambda: client.sessions.start(SAID["topic"], agents=["Canary"], metadata={"k" * 80: "v"}))
     by_rest(mesh, heard)
     return heard
+
+
+def sign_in(mesh: RunningMesh, provider: OidcProvider, folder: Path, heard: Heard) -> None:
+    """A new tenant, a person who signs in there and is refused, and a sign-in that is renewed."""
+    person, stranger = (f"{name}-{RUN}@example.com" for name in ("cana", "eve"))
+    tenant = f"canaries-{RUN}"
+    with Client(mesh.url, api_key=mesh.admin_key) as operator:
+        admin_key = operator.tenants.create(tenant).admin_api_key
+    heard.secrets["key of a new tenant"] = admin_key.rpartition("_")[2]
+    with Client(mesh.url, api_key=admin_key) as admin:
+        admin.users.add_issuer(provider.issuer, CLIENT_ID)
+        admin.users.invite(person)
+        shown = provider.sign_in(person)
+        heard.secrets["ID token"] = shown.id_token
+        heard.secrets["token for the ID token"] = admin.users.exchange(tenant, shown.id_token).access_token
+        of_stranger = provider.sign_in(stranger).id_token
+        heard.secrets["ID token of a stranger"] = of_stranger
+        heard.refusal(lambda: admin.users.exchange(tenant, of_stranger))
+        heard.refusal(lambda: admin.users.exchange(tenant, f"{shown.id_token[:-9]}AAAAAAAAA"))
+    terminal = Terminal(mesh, folder)
+    heard.printed(terminal("login", tenant, BROWSER=browser_of(person)))
+    for change in ({"expires": 0}, {"expires": 0, "id_token": "a.e30.c"}):
+        [(url, kept)] = json.loads(terminal.file.read_text()).items()
+        for name in ("id_token", "access_token", "refresh_token"):
+            heard.secrets[f"{name} of the command line, until {change}"] = kept[name]
+        terminal.file.write_text(json.dumps({url: {**kept, **change}}))
+        heard.printed(terminal("whoami"))
+    [kept] = json.loads(terminal.file.read_text()).values()
+    heard.secrets["renewed refresh token"] = kept["refresh_token"]
+    heard.printed(terminal("logout"))
+
+
+def exchange_proofs(mesh: RunningMesh, heard: Heard) -> None:
+    """Proofs that are exchanged for others: a key for a rotated one, a grant for a token, the key of keys for a new."""
+    with Client(mesh.url, api_key=mesh.admin_key) as client:
+        made = client.identity.create_key("to be rotated")
+        heard.secrets["key to be rotated"] = made.secret.rpartition("_")[2]
+        heard.secrets["rotated key"] = client.identity.rotate_key(made.api_key.api_key_id).secret.rpartition("_")[2]
+        token, run_id = client.identity.token(), SystemIds().new("run")
+    granted = asked_inside(mesh, "IdentityService/IssueGrant", token, {"run_id": run_id})
+    grant = {"grant_id": granted.grant_id, "run_id": run_id}
+    heard.secrets["token for a grant"] = asked_inside(mesh, "IdentityService/ExchangeGrant", token, grant).access_token
+    for service in SERVICES:
+        [(_, assertion)] = shown_by(mesh, service)
+        heard.secrets[f"assertion of {service}"] = assertion
+    wrong = {**grant, "run_id": SystemIds().new("run")}
+    with pytest.raises(grpc.RpcError) as refused:
+        asked_inside(mesh, "IdentityService/ExchangeGrant", token, wrong)
+    heard.texts.append(f"{refused.value!r}")
+    heard.secrets["old key of keys"] = (mesh.data_dir / "keys" / "kek").read_text().split()[1]
+    heard.printed(mesh.comitia("kek", "rotate"))
 
 
 def by_rest(mesh: RunningMesh, heard: Heard) -> None:
@@ -241,14 +304,32 @@ def outputs(mesh: RunningMesh, collector: Collector, heard: Heard) -> Iterator[t
     with collector.lock:
         yield "traces", b"".join(collector.sent)
     yield "refusals", "\n".join(heard.texts).encode()
-    for command in (("status", "-o", "json"), ("doctor",), ("whoami",), ("kek", "status"), ("key", "list")):
+    with Client(mesh.url, api_key=mesh.admin_key) as client, BytesIO() as trail:
+        assert client.audit.save(trail), "nothing that was done reached the audit trail"
+        yield "the audit trail", trail.getvalue()
+    for command in (
+        ("status", "-o", "json"),
+        ("doctor",),
+        ("whoami",),
+        ("kek", "status"),
+        ("key", "list"),
+        ("audit", "list"),
+        ("tenant", "list"),
+    ):
         done = mesh.comitia(*command, check=None)
         yield f"comitia {' '.join(command)}", f"{done.stdout}{done.stderr}".encode()
 
 
 @pytest.fixture(scope="module")
-def heard(mesh: RunningMesh, collector: tuple[Collector, str]) -> Heard:
+def heard(
+    mesh: RunningMesh,
+    collector: tuple[Collector, str],
+    provider: OidcProvider,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Heard:
     heard = lead_through(mesh)
+    sign_in(mesh, provider, tmp_path_factory.mktemp("settings"), heard)
+    exchange_proofs(mesh, heard)
     every_model_call(mesh, heard)
     heard.http(Request(mesh.url + LAST))
     asyncio.run(_written(mesh, LAST))
@@ -286,6 +367,8 @@ def test_the_outputs_are_there_and_no_canary_is_in_them(
         and (at := content.find(text.encode())) >= 0
     ]
     assert not leaks, "\n".join(leaks)
+    assert not [what for what, text in hidden.items() if len(text) < 8], "too short to be found for what it is"
+    assert b"api_keys.write" in written["the audit trail"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class Shell:
 def shell(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """Gives the command line of a tenant of its own, with two agents."""
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        shell = Shell(mesh, operator.identity.create_tenant("commander").admin_api_key)
+        shell = Shell(mesh, operator.tenants.create("commander").admin_api_key)
     folder = tmp_path_factory.mktemp("agents")
     for name in ("Ada", "Bob"):
         file = folder / f"{name}.yaml"

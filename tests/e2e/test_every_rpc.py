@@ -322,7 +322,7 @@ def walked_tenant(mesh: RunningMesh, provider: OidcProvider, *, person: str) -> 
     """Makes a tenant with one of everything; its person has this address and signs in."""
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
         tenant = f"walker-{token_hex(4)}"
-        key = operator.identity.create_tenant(tenant).admin_api_key
+        key = operator.tenants.create(tenant).admin_api_key
         with Client(mesh.url, api_key=key) as client:
             world = World(client=client, operator=operator, api_key=key, token=client.identity.token())
             client.agents.create(world.agent)

@@ -119,7 +119,7 @@ def bent(path: str) -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def credentials(mesh: RunningMesh) -> Credentials:
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        made = operator.identity.create_tenant(f"headers-{token_hex(4)}")
+        made = operator.tenants.create(f"headers-{token_hex(4)}")
         operator.tenants.set_quotas(made.tenant.tenant_id, {"rate_factor": 1000})
     with Client(mesh.url, api_key=made.admin_api_key) as admin:
         key = admin.identity.create_key("user", roles=["tenant_user"]).secret

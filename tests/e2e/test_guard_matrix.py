@@ -49,7 +49,7 @@ def roles(mesh: RunningMesh) -> Iterator[Roles]:
             return one.identity.token()
 
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        made = operator.identity.create_tenant(f"matrix-{token_hex(4)}")
+        made = operator.tenants.create(f"matrix-{token_hex(4)}")
         operator.tenants.set_quotas(made.tenant.tenant_id, {"rate_factor": 1000})
         with Client(mesh.url, api_key=made.admin_api_key) as admin:
             keys = {
@@ -84,7 +84,7 @@ async def test_every_role_may_do_what_the_reviewed_page_says_and_nothing_else(do
 
 async def test_a_narrowed_token_may_do_no_more_than_its_scopes(doors: Doors, mesh: RunningMesh) -> None:
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        made = operator.identity.create_tenant(f"narrow-{token_hex(4)}")
+        made = operator.tenants.create(f"narrow-{token_hex(4)}")
         operator.tenants.set_quotas(made.tenant.tenant_id, {"rate_factor": 1000})
         with Client(mesh.url, api_key=made.admin_api_key) as admin:
             narrow = admin.identity.create_key("narrow", roles=["admin"], scopes=["agents.read"]).secret
@@ -101,7 +101,7 @@ async def test_who_is_bound_to_a_project_may_call_what_is_annotated_so_and_nothi
     doors: Doors, mesh: RunningMesh
 ) -> None:
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        made = operator.identity.create_tenant(f"bound-{token_hex(4)}")
+        made = operator.tenants.create(f"bound-{token_hex(4)}")
         operator.tenants.set_quotas(made.tenant.tenant_id, {"rate_factor": 1000})
         with Client(mesh.url, api_key=made.admin_api_key) as admin:
             keys = {Role.ADMIN: admin.identity.create_key("bound", roles=["admin"], project="claims").secret}
@@ -245,7 +245,7 @@ async def test_scopes_and_projects_bind_where_callers_knock_and_not_between_serv
     doors: Doors, mesh: RunningMesh
 ) -> None:
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        made = operator.identity.create_tenant(f"inside-{token_hex(4)}")
+        made = operator.tenants.create(f"inside-{token_hex(4)}")
     with Client(mesh.url, api_key=made.admin_api_key) as admin:
         keys = [
             admin.identity.create_key("narrow", roles=["admin"], scopes=["agents.read"]).secret,

@@ -4,81 +4,37 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, Final
 
 import pytest
-from google.protobuf.json_format import ParseDict
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from comitia.tools.v1.tool_service_pb2 import Tool
 from comitia_sdk.errors import ComitiaError
 from comitia_sdk.sync import Client
 from tests.e2e.doors import Answer, Doors, at_once, bearer, open_doors
-from tests.e2e.test_every_rpc import OPERATORS, REQUESTS, WAITING, World, a_tool, provider, world
+from tests.e2e.owner import (
+    FREE,
+    INSIDE,
+    KINDS,
+    MARK,
+    NOBODY,
+    TENANTS_OWN,
+    Owner,
+    kind_of,
+    leak,
+    owner,
+    still_there,
+    told,
+)
+from tests.e2e.test_every_rpc import REQUESTS, World, provider, world
 from tests.support.mesh import RunningMesh
-from tests.support.oidc_provider import OidcProvider
 from tests.support.public_rpcs import PUBLIC, Rpc
 from tests.support.request_fields import TextField, text_fields
 
-__all__ = ["provider", "world"]  # fixtures
+__all__ = ["owner", "provider", "world"]  # fixtures
 
-#: Stands in the names of all that the owner has.
-MARK: Final = "zq7owner"
-#: Stands in what it holds; nobody else ever sends or reads it.
-SECRET: Final = "zq7secret"
-#: RPCs of a tenant's own work. Operators see every tenant; open RPCs know none.
-TENANTS_OWN: Final = tuple(rpc for rpc in PUBLIC if not rpc.guard.open and not rpc.name.startswith(OPERATORS))
-#: An id of each kind that can be read and that nobody has.
-NOBODY: Final[Mapping[str, str]] = {
-    "agent": "Nobody7",
-    "agent_version": "7.7.7",
-    "api_key_id": "key_01jd0000000000000000000000",
-    "bundle": "nobody7@1.0.0",
-    "budget_id": "budget_01jd0000000000000000000000",
-    "memory_id": "memory_01jd0000000000000000000000",
-    "object": "project:nobody7",
-    "oidc_issuer_id": "issuer_01jd0000000000000000000000",
-    "project": "nobody7",
-    "request_id": "01900000-0000-7000-8000-00000000dead",
-    "run_id": "run_01jd0000000000000000000000",
-    "service_account_id": "svc_01jd0000000000000000000000",
-    "subject": "key_01jd0000000000000000000000",
-    "tenant": "nobody-7",
-    "tenant_id": "tenant_01jd0000000000000000000000",
-    "tool": "nobody7_tool",
-    "user": "user:nobody7@example.com",
-    "user_id": "user_01jd0000000000000000000000",
-}
-#: Names of fields that hold an id, and the kind of it. `name` and the like depend on whose name it is.
-KINDS: Final[Mapping[str, str]] = {
-    "actor": "subject",
-    "agent_name": "agent",
-    "agent_version": "agent_version",
-    "agents": "agent",
-    "allowed_agents": "agent",
-    "api_key_id": "api_key_id",
-    "budget_id": "budget_id",
-    "budget_ids": "budget_id",
-    "bundle": "bundle",
-    "memory_id": "memory_id",
-    "object": "object",
-    "oidc_issuer_id": "oidc_issuer_id",
-    "project": "project",
-    "request_id": "request_id",
-    "run_id": "run_id",
-    "service_account_id": "service_account_id",
-    "session_id": "run_id",
-    "target": "run_id",
-    "tenant": "tenant",
-    "tenant_id": "tenant_id",
-    "tools": "tool",
-    "user": "user",
-    "user_id": "user_id",
-}
-#: Ids that are given by the caller, of things outside, or read by nobody.
-FREE: Final = frozenset({"blob_id", "client_id", "tool_call_id", "tool_id", "confirm_name", "display_name"})
 #: Texts that break those who put them into SQL, filters, paths, patterns or columns as they are.
 HOSTILE: Final[Mapping[str, str]] = {
     "SQL": "' OR '1'='1' --",
@@ -120,80 +76,16 @@ def _token(place: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
-    """A tenant that has one of everything, all of it marked."""
-
-    client: Client
-    #: Address of the mesh.
-    url: str
-    key: str
-    ids: Mapping[str, str]
-
-
-@pytest.fixture(scope="module")
-def owner(mesh: RunningMesh, world: World, provider: OidcProvider) -> Iterator[Owner]:
-    walked = {tenant.name: tenant.tenant_id for tenant in world.operator.tenants.list()}
-    world.operator.tenants.set_quotas(walked[world.tenant], {"rate_factor": 1000})
-    name = f"{MARK}-{token_hex(4)}"
-    made = world.operator.identity.create_tenant(name)
-    with Client(mesh.url, api_key=made.admin_api_key) as client:
-        agent = client.agents.create(f"Ada{MARK}", description=SECRET, instructions=SECRET).name
-        client.policies.apply(
-            "rules: [{name: no_bows, type: keyword, keywords: [bow], action: warn}]", name=MARK, version="1.0.0"
-        )
-        client.tools.register(ParseDict({**a_tool(f"{MARK}_tool"), "description": f"Keeps a {SECRET}."}, Tool()))
-        session = client.sessions.start(f"A bow, {SECRET}", agents=[agent], max_rounds=2, manual_advance=True)
-        for event in client.sessions.watch(session.session_id):
-            if event.state_changed.state == WAITING:
-                break
-        key = client.identity.create_key(SECRET)
-        client.access.grant(f"user:{MARK}@example.com", "viewer", f"project:{MARK}")
-        yield Owner(
-            client=client,
-            url=mesh.url,
-            key=key.secret,
-            ids={
-                "agent": agent,
-                "agent_version": "1.0.0",
-                "api_key_id": key.api_key.api_key_id,
-                "bundle": f"{MARK}@1.0.0",
-                "budget_id": session.budget_id,
-                "memory_id": client.memories.remember(f"A memory of {SECRET}.").memory_id,
-                "object": f"project:{MARK}",
-                "oidc_issuer_id": client.users.add_issuer(provider.issuer, MARK).oidc_issuer_id,
-                "project": MARK,
-                "request_id": "01900000-0000-7000-8000-00000000beef",
-                "run_id": session.session_id,
-                "service_account_id": client.identity.create_service_account(SECRET).service_account_id,
-                "subject": key.api_key.api_key_id,
-                "tenant": name,
-                "tenant_id": made.tenant.tenant_id,
-                "tool": f"{MARK}_tool",
-                "user": f"user:{MARK}@example.com",
-                "user_id": client.users.invite(f"{MARK}@example.com").user_id,
-            },
-        )
-
-
 @pytest.fixture
 async def doors(mesh: RunningMesh) -> AsyncIterator[Doors]:
     async with open_doors(mesh) as opened:
         yield opened
 
 
-def kind_of(field: TextField) -> str | None:
-    """Tells the kind of the id in a field; None when it holds none."""
-    if field.name in ("name", "names"):
-        service = field.rpc.name.partition("/")[0]
-        return {"AgentService": "agent", "ToolService": "tool", "BundleService": "bundle"}.get(service)
-    return KINDS.get(field.name)
-
-
 def test_every_field_that_looks_like_an_id_has_a_kind() -> None:
     unknown = {
         str(field)
-        for rpc in PUBLIC
+        for rpc in (*PUBLIC, *INSIDE)
         for field in text_fields(rpc)
         if field.name.endswith(("_id", "_ids")) and field.name not in KINDS.keys() | FREE
     }
@@ -226,49 +118,45 @@ async def test_the_id_of_another_tenant_is_as_good_as_one_that_nobody_has(
     rounds = [[case for case in found if round_of(case[0]) == number] for number in range(3)]
     cases = [case for one in rounds for case in one]
 
-    async def ask(field: TextField, text: str) -> Answer:
-        rpc = field.rpc
+    async def knock(way: str | int, rpc: Rpc, request: Message) -> Answer:
+        if isinstance(way, str):
+            return await doors.knock(way, rpc, request, stranger)
+        call = rpc.rest(MessageToDict(request, preserving_proto_field_name=True))[way]
+        return await doors.knock_by_rest(call, stranger)
+
+    async def ask(way: str | int, field: TextField, text: str) -> Answer:
         # What changes something is asked anew each time, so that the second is not told of the first.
-        once = "request_id" in rpc.method.input_type.fields_by_name
-        request = await asyncio.to_thread(good_request, rpc, world) if once else requests[rpc.name]
-        return await doors.knock(rpc.path.split(".")[1], rpc, field.put(request, text), stranger)
+        once = "request_id" in field.rpc.method.input_type.fields_by_name
+        request = await asyncio.to_thread(good_request, field.rpc, world) if once else requests[field.rpc.name]
+        return await knock(way, field.rpc, field.put(request, text))
 
-    async def both(field: TextField, kind: str) -> tuple[Answer, Answer]:
-        return await ask(field, NOBODY[kind]), await ask(field, owner.ids[kind])
+    async def everywhere(field: TextField, kind: str) -> list[tuple[Answer, Answer]]:
+        """At the service, at the edge and by each path of REST; one after the other, for some can be done once."""
+        return [
+            (await ask(way, field, NOBODY[kind]), await ask(way, field, owner.ids[kind]))
+            for way in ways(doors, field.rpc)
+        ]
 
-    answers: list[tuple[Answer, Answer]] = []
+    for rpc in (rpc for rpc in TENANTS_OWN if "request_id" not in rpc.method.input_type.fields_by_name):
+        for way in ways(doors, rpc):
+            good = await knock(way, rpc, requests[rpc.name])
+            assert good.code == "OK", f"{rpc.name} by {way} is not called as it should be: {good.short}"
+    answers: list[list[tuple[Answer, Answer]]] = []
     for one in rounds:
-        answers += await at_once(4, (both(field, kind) for field, kind in one))
+        answers += await at_once(6, (everywhere(field, kind) for field, kind in one))
     wrong: list[str] = []
-    for (field, kind), (nobodys, owners) in zip(cases, answers, strict=True):
-        if (owners.code, owners.reason) != (nobodys.code, nobodys.reason):
-            wrong.append(f"{field}: {owners.short} instead of {nobodys.short}")
-        elif owners.message.replace(owner.ids[kind], "…") != nobodys.message.replace(NOBODY[kind], "…"):
-            wrong.append(f"{field}: {owners.message!r} instead of {nobodys.message!r}")
-        if leaked := leak(owners):
-            wrong.append(f"{field}: shows {leaked}")
+    for (field, kind), pairs in zip(cases, answers, strict=True):
+        for way, (nobodys, owners) in zip(ways(doors, field.rpc), pairs, strict=True):
+            wrong += [f"{field} by {way}: {what}" for what in told(owner, kind, nobodys, owners)]
     assert not wrong, "\n".join(wrong)
-    assert len(cases) >= 90
+    assert len(cases) >= 100
+    assert sum(map(len, answers)) >= 320
     still_there(owner)
 
 
-def leak(answer: Answer) -> str:
-    """Gives what of the owner's stands in an answer."""
-    return SECRET if SECRET in answer.message or SECRET.encode() in answer.body else ""
-
-
-def still_there(owner: Owner) -> None:
-    """Fails if anything that the owner has was changed by somebody else."""
-    ids, client = owner.ids, owner.client
-    assert client.sessions.get(ids["run_id"]).state == WAITING
-    assert client.memories.get(ids["memory_id"]).memory_id == ids["memory_id"]
-    assert {tool.name for tool in client.tools.list()} >= {ids["tool"]}
-    assert ids["user_id"] in {user.user_id for user in client.users.list()}
-    assert ids["oidc_issuer_id"] in {issuer.oidc_issuer_id for issuer in client.users.list_issuers()}
-    [account] = client.identity.list_service_accounts()
-    assert not account.HasField("disable_time")
-    with Client(owner.url, api_key=owner.key) as other:
-        assert other.identity.whoami().subject == ids["api_key_id"]
+def ways(doors: Doors, rpc: Rpc) -> list[str | int]:
+    """Gives the doors of an RPC, and the numbers of its paths at the edge."""
+    return [*doors.of(rpc), *range(len(rpc.paths("x")))]
 
 
 async def test_no_text_breaks_a_service_or_opens_another_tenants_rows(
@@ -333,38 +221,10 @@ async def test_a_page_token_of_another_tenant_shows_nothing_of_it(
     assert len(lists) >= 14
 
 
-async def test_a_request_id_of_another_tenant_is_ones_own(doors: Doors, owner: Owner, world: World) -> None:
-    """The same id, the same body: each tenant does its own, and is told its own."""
-    tokens = {"owner": owner.client.identity.token(), "stranger": world.token}
-    with_id = [rpc for rpc in TENANTS_OWN if any(field.path == ("request_id",) for field in text_fields(rpc))]
-    by_name = {rpc.name: rpc for rpc in with_id}
-    asked: Mapping[str, Mapping[str, Any]] = {
-        "AgentService/CreateAgent": {"agent": {"name": f"Twin{MARK}", "version": "1.0.0"}},
-        "IdentityService/CreateApiKey": {"display_name": f"twin {MARK}", "roles": ["ROLE_AUDITOR"]},
-        "IdentityService/CreateServiceAccount": {"display_name": f"twin {MARK}", "roles": ["ROLE_AUDITOR"]},
-        "MemoryService/Remember": {"parts": [{"text": {"text": f"A twin of {MARK}."}}]},
-        "UserService/InviteUser": {"email": f"twin-{MARK}@example.com", "roles": ["ROLE_AUDITOR"]},
-    }
-    for name, fields in asked.items():
-        rpc = by_name[name]
-        request = rpc.message({**fields, "request_id": "01900000-0000-7000-8000-0000000000aa"})
-        bodies: dict[str, bytes] = {}
-        for who, token in tokens.items():
-            answer = await doors.knock(rpc.path.split(".")[1], rpc, request, bearer(token))
-            assert answer.code == "OK", f"{name} of the {who}: {answer.short}"
-            bodies[who] = answer.body
-        if name != "AgentService/CreateAgent":  # its answer holds no id of ours
-            assert bodies["owner"] != bodies["stranger"], name
-    listed: Rpc = next(rpc for rpc in TENANTS_OWN if rpc.name == "AgentService/ListAgents")
-    for token in tokens.values():
-        answer = await doors.knock("orchestrator", listed, listed.message({"page_size": 500}), bearer(token))
-        assert answer.body.count(f"Twin{MARK}".encode()) == 1
-
-
 def test_a_sign_in_tells_nobody_which_tenants_there_are(mesh: RunningMesh, world: World) -> None:
     """A tenant that lets nobody sign in is as good as none."""
     name = f"silent-{token_hex(4)}"
-    world.operator.identity.create_tenant(name)
+    world.operator.tenants.create(name)
     said: list[str] = []
     with Client(mesh.url) as anybody:
         for tenant in (name, "nobody-7", "' OR 1=1 --", "a\0b"):

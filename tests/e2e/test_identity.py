@@ -104,7 +104,7 @@ async def test_nobody_gets_in_without_an_identity(
 def keys_by_role(mesh: RunningMesh) -> dict[Role, str]:
     """Gives a key of each role, in a tenant of their own but for the operator."""
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        admin = operator.identity.create_tenant("roles").admin_api_key
+        admin = operator.tenants.create("roles").admin_api_key
         runs = operator.identity.create_key("operator", roles=["operator"]).secret
     with Client(mesh.url, api_key=admin) as client:
         auditor = client.identity.create_key("auditor", roles=["auditor"]).secret

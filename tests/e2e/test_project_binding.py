@@ -17,7 +17,7 @@ TERMINAL = (session_pb2.SESSION_STATE_SUCCEEDED, session_pb2.SESSION_STATE_FAILE
 @pytest.mark.parametrize("role", ["tenant_user", "admin"])
 async def test_a_key_bound_to_a_project_works_in_that_project_and_finds_no_other(mesh: RunningMesh, role: str) -> None:
     async with AsyncClient(mesh.url, api_key=mesh.admin_key) as operator:
-        made = await operator.identity.create_tenant(f"bound-{token_hex(4)}")
+        made = await operator.tenants.create(f"bound-{token_hex(4)}")
     async with AsyncClient(mesh.url, api_key=made.admin_api_key) as admin:
         await admin.agents.create("Athena")
         theirs = await admin.sessions.start("Rivers", agents=["Athena"], max_rounds=1, metadata={"project": "billing"})

@@ -46,7 +46,7 @@ def run(snippet: Snippet, folder: Path, environment: Mapping[str, str]) -> str:
 def reader(mesh: RunningMesh) -> dict[str, str]:
     """Gives the environment of a reader with a tenant of her own."""
     with Client(mesh.url, api_key=mesh.admin_key) as client:
-        key = client.identity.create_tenant("reader").admin_api_key
+        key = client.tenants.create("reader").admin_api_key
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -28,7 +28,7 @@ def until_refused(client: Client, session_id: str) -> ComitiaError:
 
 def test_a_project_is_its_editors_once_a_relation_was_written(mesh: RunningMesh) -> None:
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        admin_key = operator.identity.create_tenant("relations").admin_api_key
+        admin_key = operator.tenants.create("relations").admin_api_key
     with Client(mesh.url, api_key=admin_key) as admin:
         admin.agents.create("Athena")
         made = admin.identity.create_key("worker")

@@ -32,7 +32,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]
 def admin_key(mesh: RunningMesh, provider: OidcProvider) -> str:
     """Gives the admin key of a tenant that takes the provider's word."""
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
-        key = operator.identity.create_tenant(TENANT).admin_api_key
+        key = operator.tenants.create(TENANT).admin_api_key
     mesh.comitia("issuer", "add", provider.issuer, CLIENT_ID, COMITIA_API_KEY=key)
     return key
 

@@ -299,9 +299,6 @@ def test_an_operator_cares_for_tenants_on_the_command_line(mesh: RunningMesh) ->
     assert "cost_event" in plan
     wrong = mesh.comitia("tenant", "delete", "cared-for", "--confirm", "other", check=2)
     assert "is not the name of the tenant" in wrong.stderr
-        "is not the name of the tenant"
-        in mesh.comitia("tenant", "delete", "cared-for", "--confirm", "other", check=2).stderr
-    )
     assert "erased at" in mesh.comitia("tenant", "delete", "cared-for", "--confirm", "cared-for", "--wait").stdout
     assert "erased at" in mesh.comitia("tenant", "erasure", made["tenant"]["tenant_id"]).stdout
     assert "deleted" in mesh.comitia("tenant", "show", "cared-for").stdout

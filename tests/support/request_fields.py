@@ -1,24 +1,28 @@
 """The texts inside requests, found by walking the contracts, so that a new field is there by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 
 from tests.support.public_rpcs import Rpc
 
 _MAX_DEPTH: Final = 5
+#: Under which key a text is put into a map that gives some of its keys a meaning.
+_KEYS: Final[Mapping[str, str]] = {"metadata": "project"}
 
 
 @dataclass(frozen=True, slots=True)
 class TextField:
-    """A text somewhere in a request."""
+    """A text somewhere in a request: in a field, as a value in a map, as a key of one, or anywhere in JSON."""
 
     rpc: Rpc
-    #: Names from the request down to the text.
+    #: Names from the request down to the text, the map or the JSON.
     path: tuple[str, ...]
+    is_key: bool = False
 
     @property
     def name(self) -> str:
@@ -26,7 +30,7 @@ class TextField:
         return self.path[-1]
 
     def __str__(self) -> str:
-        return f"{self.rpc.name}:{'.'.join(self.path)}"
+        return f"{self.rpc.name}:{'.'.join(self.path)}{' (key)' if self.is_key else ''}"
 
     def put(self, request: Message, text: str) -> Message:
         """Gives a copy of a request with this text; messages on the way are made, of lists the first is changed."""
@@ -39,7 +43,13 @@ class TextField:
                 inside = inside[0] if len(inside) else inside.add()
             at = inside
         at.SetInParent()
-        if at.DESCRIPTOR.fields_by_name[self.name].is_repeated:
+        field = at.DESCRIPTOR.fields_by_name[self.name]
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            value = field.message_type.fields_by_name["value"].default_value if self.is_key else text
+            getattr(at, self.name)[text if self.is_key else _KEYS.get(self.name, "key")] = value
+        elif field.message_type is not None:
+            getattr(at, self.name).update({text: text, "list": [text], "object": {text: text}})
+        elif field.is_repeated:
             del getattr(at, self.name)[:]
             getattr(at, self.name).append(text)
         else:
@@ -48,16 +58,22 @@ class TextField:
 
 
 def text_fields(rpc: Rpc) -> Iterator[TextField]:
-    """Lists the texts of a request, those of messages inside included; maps and JSON are looked at elsewhere."""
-    for path in _paths(rpc.method.input_type, ()):
-        yield TextField(rpc, path)
+    """Lists the texts of a request, those of messages inside included."""
+    for path, is_key in _paths(rpc.method.input_type, ()):
+        yield TextField(rpc, path, is_key)
 
 
-def _paths(message: Descriptor, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _paths(message: Descriptor, above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], bool]]:
     for field in message.fields:
-        inside = field.message_type
+        path, inside = (*above, field.name), field.message_type
         if inside is None:
             if field.type == FieldDescriptor.TYPE_STRING:
-                yield (*above, field.name)
-        elif inside.full_name.startswith("comitia.") and not inside.GetOptions().map_entry and len(above) < _MAX_DEPTH:
-            yield from _paths(inside, (*above, field.name))
+                yield path, False
+        elif inside.GetOptions().map_entry:
+            yield path, True
+            if inside.fields_by_name["value"].type == FieldDescriptor.TYPE_STRING:
+                yield path, False
+        elif inside.full_name == Struct.DESCRIPTOR.full_name:
+            yield path, False
+        elif inside.full_name.startswith("comitia.") and len(above) < _MAX_DEPTH:
+            yield from _paths(inside, path)

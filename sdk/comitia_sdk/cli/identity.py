@@ -3,7 +3,7 @@
 import typer
 
 from comitia_sdk.cli.connect import client
-from comitia_sdk.cli.output import Form, FormOption, show_one
+from comitia_sdk.cli.output import Form, FormOption, as_json, show_json, show_lines
 
 
 def token() -> None:
@@ -25,7 +25,18 @@ def whoami(output: FormOption = Form.TABLE) -> None:
 
     with client() as mesh:
         me = mesh.identity.whoami()
+        tenant = mesh.tenants.own().name
         url = mesh.url
-    roles = ", ".join(short_name(Role, role) for role in me.roles)
-    lines = [("mesh", url), ("tenant", me.tenant_id), ("subject", me.subject), ("email", me.email), ("roles", roles)]
-    show_one(output, me, [*lines, ("project", me.project)])
+    if output is Form.JSON:
+        show_json({"tenant_name": tenant, **as_json(me)})
+        return
+    show_lines(
+        [
+            ("mesh", url),
+            ("tenant", f"{tenant} ({me.tenant_id})"),
+            ("subject", me.subject),
+            ("email", me.email),
+            ("roles", ", ".join(short_name(Role, role) for role in me.roles)),
+            ("project", me.project),
+        ]
+    )

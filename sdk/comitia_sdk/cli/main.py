@@ -45,7 +45,9 @@ app: Final = typer.Typer(
 )
 
 MESH: Final = "The mesh on this machine"
-WORK: Final = "Work with it"
+WORK: Final = "Agents at work: what they do, by which rules, at what price"
+WHO: Final = "Who may do what, and proof of what was done"
+INSTALLATION: Final = "For operators of the installation"
 
 app.command("up", rich_help_panel=MESH)(mesh.up)
 app.command("down", rich_help_panel=MESH)(mesh.down)
@@ -53,8 +55,6 @@ app.command("status", rich_help_panel=MESH)(mesh.status)
 app.command("logs", rich_help_panel=MESH)(mesh.logs)
 app.command("demo", rich_help_panel=MESH)(demo.demo)
 app.command("doctor", rich_help_panel=MESH)(doctor.doctor)
-app.add_typer(kek.app, name="kek", rich_help_panel=MESH)
-app.add_typer(keys.signing_keys, name="signing-key", rich_help_panel=MESH)
 app.add_typer(agents.app, name="agent", rich_help_panel=WORK)
 app.add_typer(sessions.app, name="session", rich_help_panel=WORK)
 app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
@@ -63,17 +63,19 @@ app.command("violations", rich_help_panel=WORK)(law.violations)
 app.command("models", rich_help_panel=WORK)(models.models)
 app.command("costs", rich_help_panel=WORK)(money.costs)
 app.add_typer(money.app, name="budget", rich_help_panel=WORK)
-app.add_typer(audit.app, name="audit", rich_help_panel=WORK)
-app.command("login", rich_help_panel=WORK)(login.login)
-app.command("logout", rich_help_panel=WORK)(login.logout)
-app.command("whoami", rich_help_panel=WORK)(identity.whoami)
-app.command("token", rich_help_panel=WORK)(identity.token)
-app.add_typer(keys.keys, name="key", rich_help_panel=WORK)
-app.add_typer(keys.service_accounts, name="service-account", rich_help_panel=WORK)
-app.add_typer(access.app, name="access", rich_help_panel=WORK)
-app.add_typer(people.users, name="user", rich_help_panel=WORK)
-app.add_typer(people.issuers, name="issuer", rich_help_panel=WORK)
-app.add_typer(tenants.app, name="tenant", rich_help_panel=WORK)
+app.command("login", rich_help_panel=WHO)(login.login)
+app.command("logout", rich_help_panel=WHO)(login.logout)
+app.command("whoami", rich_help_panel=WHO)(identity.whoami)
+app.command("token", rich_help_panel=WHO)(identity.token)
+app.add_typer(people.users, name="user", rich_help_panel=WHO)
+app.add_typer(people.issuers, name="issuer", rich_help_panel=WHO)
+app.add_typer(keys.keys, name="key", rich_help_panel=WHO)
+app.add_typer(keys.service_accounts, name="service-account", rich_help_panel=WHO)
+app.add_typer(access.app, name="access", rich_help_panel=WHO)
+app.add_typer(audit.app, name="audit", rich_help_panel=WHO)
+app.add_typer(tenants.app, name="tenant", rich_help_panel=INSTALLATION)
+app.add_typer(keys.signing_keys, name="signing-key", rich_help_panel=INSTALLATION)
+app.add_typer(kek.app, name="kek", rich_help_panel=INSTALLATION)
 
 
 class _Debug:

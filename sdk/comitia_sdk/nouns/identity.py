@@ -9,21 +9,17 @@ from comitia.gateway.v1 import (
     identity_pb2,
     identity_service_pb2,
     identity_service_pb2_grpc,
-    tenant_pb2,
-    tenant_service_pb2,
-    tenant_service_pb2_grpc,
 )
 from comitia_sdk.connection import Connection
 from comitia_sdk.enums import number_of
 
 
 class AsyncIdentity:
-    """API keys, service accounts, signing keys and tenants."""
+    """API keys, service accounts and signing keys."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._identity = identity_service_pb2_grpc.IdentityServiceStub(connection.channel)
-        self._tenants = tenant_service_pb2_grpc.TenantServiceStub(connection.channel)
 
     async def whoami(self) -> identity_service_pb2.WhoAmIResponse:
         """Says who the caller is."""
@@ -119,18 +115,6 @@ class AsyncIdentity:
         """Gives the public keys that verify access tokens now."""
         answer = await self._connection.call_open(self._identity.GetKeySet, identity_service_pb2.GetKeySetRequest())
         return answer.keys
-
-    async def create_tenant(self, name: str) -> tenant_service_pb2.CreateTenantResponse:
-        """Makes a tenant and its first admin key, which is shown once. Raises: AlreadyExists, PermissionDenied."""
-        request = tenant_service_pb2.CreateTenantRequest(name=name, request_id=str(uuid4()))
-        return await self._connection.call(self._tenants.CreateTenant, request)
-
-    async def list_tenants(self, *, page_size: int = 0) -> AsyncGenerator[tenant_pb2.Tenant]:
-        """Gives the tenants of the installation, by name."""
-        request = tenant_service_pb2.ListTenantsRequest(page_size=page_size)
-        async for page in self._connection.pages(self._tenants.ListTenants, request):
-            for tenant in page.tenants:
-                yield tenant
 
 
 def _numbers(roles: Sequence[str]) -> list[identity_pb2.Role.ValueType]:

@@ -8,7 +8,7 @@ from grpc.aio import ServicerContext
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceServicer
 from services.cost.domain.budget import Budget, checked_limit
-from services.cost.transport import convert, fields
+from services.cost.transport import convert
 from services.cost.usecases.create_budget import CreateBudget
 from services.cost.usecases.get_budget import GetBudget
 from services.cost.usecases.ports import BudgetReader
@@ -18,7 +18,7 @@ from services.cost.usecases.spend_together import SpendTogether
 from services.meshkit.batching.serve_batch import BatchItem, serve_batch
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import to_uuid
-from services.meshkit.core.paging import clamp_page_size
+from services.meshkit.core.paging import clamp_page_size, decode_time_place, one_page, time_place
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.once import once
 
@@ -57,12 +57,11 @@ class BudgetServicer(BudgetServiceServicer):
 
     async def ListBudgets(self, request: pb.ListBudgetsRequest, context: Context) -> pb.ListBudgetsResponse:
         size = clamp_page_size(request.page_size)
-        after = fields.place_of(request.page_token)
+        after = decode_time_place(request.page_token)
         found = await self._budgets.page(caller_of(context).principal.tenant, size=size + 1, after=after)
-        shown = found[:size]
+        page, more = one_page(found, size, lambda budget: time_place(budget.created, budget.id))
         return pb.ListBudgetsResponse(
-            budgets=[convert.budget_to_proto(budget) for budget in shown],
-            next_page_token=fields.place_token(shown[-1].created, shown[-1].id) if len(found) > size else "",
+            budgets=[convert.budget_to_proto(budget) for budget in page], next_page_token=more
         )
 
     async def SetBudgetLimit(self, request: pb.SetBudgetLimitRequest, context: Context) -> pb.SetBudgetLimitResponse:

@@ -8,7 +8,6 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.paging import decode_page_token, encode_page_token
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST_TTL: Final = 1
@@ -57,20 +56,3 @@ def timestamp_of(moment: datetime) -> Timestamp:
     message = Timestamp()
     message.FromDatetime(moment)
     return message
-
-
-def place_token(moment: datetime, row: UUID) -> str:
-    """Writes the place after a row of a list ordered by time and id."""
-    return encode_page_token((moment - _EPOCH) // timedelta(microseconds=1), str(row))
-
-
-def place_of(token: str) -> tuple[datetime, UUID] | None:
-    """Reads that place, None for the first page."""
-    position = decode_page_token(token, int, str)
-    if position is None:
-        return None
-    micros, row = position
-    try:
-        return _EPOCH + timedelta(microseconds=int(micros)), UUID(str(row))
-    except (OverflowError, ValueError) as cause:
-        raise Invalid("page_token", "is not a token of this list; send next_page_token unchanged") from cause

@@ -6,9 +6,9 @@ from grpc.aio import ServicerContext
 
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import LedgerServiceServicer
-from services.cost.transport import convert, fields
+from services.cost.transport import convert
 from services.cost.usecases.ports import LedgerReader
-from services.meshkit.core.paging import clamp_page_size
+from services.meshkit.core.paging import clamp_page_size, decode_time_place, one_page, time_place
 from services.meshkit.grpc.call import caller_of
 
 Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
@@ -28,12 +28,11 @@ class LedgerServicer(LedgerServiceServicer):
             caller_of(context).principal.tenant,
             run_id=convert.to_run_filter(request.run_id),
             size=size + 1,
-            after=fields.place_of(request.page_token),
+            after=decode_time_place(request.page_token),
         )
-        shown = found[:size]
+        page, more = one_page(found, size, lambda event: time_place(event.created, event.id))
         return pb.ListCostEventsResponse(
-            cost_events=[convert.cost_event_to_proto(event) for event in shown],
-            next_page_token=fields.place_token(shown[-1].created, shown[-1].id) if len(found) > size else "",
+            cost_events=[convert.cost_event_to_proto(event) for event in page], next_page_token=more
         )
 
     async def GetCostSummary(self, request: pb.GetCostSummaryRequest, context: Context) -> pb.GetCostSummaryResponse:

@@ -5,12 +5,11 @@ from typing import Any
 from grpc.aio import ServicerContext
 
 from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1.cost_pb2 import Price
 from comitia.cost.v1.cost_service_pb2_grpc import PricingServiceServicer
 from services.cost.transport import convert, fields
 from services.cost.usecases.prices import CurrentPrices
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 
 Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
 
@@ -33,13 +32,5 @@ class PricingServicer(PricingServiceServicer):
             for row in convert.prices_to_proto(price)
             if position is None or (row.provider, row.model, row.min_prompt_tokens) > position
         ]
-        shown = rows[:size]
-        last = shown[-1] if len(rows) > size else None
-        return pb.ListPricesResponse(
-            prices=shown,
-            next_page_token="" if last is None else _place(last),
-        )
-
-
-def _place(row: Price) -> str:
-    return encode_page_token(row.provider, row.model, row.min_prompt_tokens)
+        page, more = one_page(rows, size, lambda row: (row.provider, row.model, row.min_prompt_tokens))
+        return pb.ListPricesResponse(prices=page, next_page_token=more)

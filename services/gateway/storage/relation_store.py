@@ -16,7 +16,7 @@ from services.gateway.storage.tables import RELATION_TUPLE
 from services.gateway.usecases.access_ports import AccessWork, Changed, TupleChange, TupleFilter, TuplePage
 from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.paging import decode_page_token, encode_page_token
+from services.meshkit.core.paging import decode_page_token, one_page
 from services.meshkit.sql.scope import Scope, tenant_scope
 
 _COLUMNS: Final = RELATION_TUPLE.c
@@ -85,9 +85,8 @@ class SqlRelationStore:
             statement = statement.where(tuple_(*_ORDER) > tuple_(*place))
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             rows = (await scope.execute(statement.order_by(*_ORDER).limit(most + 1))).mappings().all()
-        more = len(rows) > most
-        last = [str(rows[most - 1][column.name]) for column in _ORDER] if more else []
-        return TuplePage([_tuple_of(row) for row in rows[:most]], encode_page_token(*last) if more else None)
+        page, more = one_page(rows, most, lambda row: tuple(str(row[column.name]) for column in _ORDER))
+        return TuplePage([_tuple_of(row) for row in page], more or None)
 
     async def check(self, tenant: TenantId, model: Model, question: Question) -> Finding:
         """See `RelationStore.check`."""

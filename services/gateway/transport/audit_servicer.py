@@ -14,7 +14,7 @@ from services.gateway.usecases.audit_status import AuditStatus
 from services.gateway.usecases.prove_audit import ProveConsistency, ProveEntry
 from services.gateway.usecases.read_audit import ExportAudit
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.once import once
 from services.meshkit.grpc.server import Registration
@@ -50,12 +50,11 @@ class AuditServicer(AuditServiceBase):
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, int)
         wanted = audit_convert.to_filter(request)
-        before = None if place is None else _index(int(place[0]), "page_token")
+        before = None if place is None else _index(place[0], "page_token")
         found = await self._reader.page(caller_of(context).principal.tenant, wanted, before=before, most=size + 1)
-        more = len(found) > size
+        page, more = one_page(found, size, lambda entry: (entry.index,))
         return pb.ListAuditEntriesResponse(
-            entries=[audit_convert.entry_to_proto(entry) for entry in found[:size]],
-            next_page_token=encode_page_token(found[size - 1].index) if more else "",
+            entries=[audit_convert.entry_to_proto(entry) for entry in page], next_page_token=more
         )
 
     async def ExportAudit(self, request: pb.ExportAuditRequest, context: Any) -> AsyncGenerator[pb.ExportAuditResponse]:

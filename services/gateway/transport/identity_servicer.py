@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from comitia.gateway.v1 import identity_service_pb2 as pb
 from comitia.gateway.v1.identity_service_pb2_grpc import (
@@ -27,7 +26,7 @@ from services.gateway.usecases.rotate_signing_key import RotateSigningKey
 from services.gateway.usecases.service_accounts import CreateServiceAccount, DisableServiceAccount
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import clamp_page_size, decode_id_place, one_page
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.once import once
 from services.meshkit.grpc.server import Registration
@@ -92,15 +91,11 @@ class IdentityServicer(IdentityServiceServicer):
 
     async def ListApiKeys(self, request: pb.ListApiKeysRequest, context: Any) -> pb.ListApiKeysResponse:
         size = clamp_page_size(request.page_size)
-        place = decode_page_token(request.page_token, str)
-        after: UUID | None = None if place is None else to_uuid(str(place[0]), KEY_PREFIX, field="page_token")
+        after = decode_id_place(request.page_token, KEY_PREFIX)
         by = caller_of(context).principal
         found = await self._keys.page(by.tenant, project=by.project, after=after, most=size + 1)
-        more = len(found) > size
-        return pb.ListApiKeysResponse(
-            api_keys=[convert.key_to_proto(key) for key in found[:size]],
-            next_page_token=encode_page_token(found[size - 1].subject) if more else "",
-        )
+        page, more = one_page(found, size, lambda key: (key.subject,))
+        return pb.ListApiKeysResponse(api_keys=[convert.key_to_proto(key) for key in page], next_page_token=more)
 
     async def RevokeApiKey(self, request: pb.RevokeApiKeyRequest, context: Any) -> pb.RevokeApiKeyResponse:
         caller, key_id = caller_of(context), to_uuid(request.api_key_id, KEY_PREFIX, field="api_key_id")
@@ -137,14 +132,12 @@ class IdentityServicer(IdentityServiceServicer):
         self, request: pb.ListServiceAccountsRequest, context: Any
     ) -> pb.ListServiceAccountsResponse:
         size = clamp_page_size(request.page_size)
-        place = decode_page_token(request.page_token, str)
-        after = None if place is None else to_uuid(str(place[0]), SERVICE_ACCOUNT_PREFIX, field="page_token")
+        after = decode_id_place(request.page_token, SERVICE_ACCOUNT_PREFIX)
         by = caller_of(context).principal
         found = await self._accounts.page(by.tenant, project=by.project, after=after, most=size + 1)
-        more = len(found) > size
+        page, more = one_page(found, size, lambda account: (account.subject,))
         return pb.ListServiceAccountsResponse(
-            service_accounts=[convert.account_to_proto(account) for account in found[:size]],
-            next_page_token=encode_page_token(found[size - 1].subject) if more else "",
+            service_accounts=[convert.account_to_proto(account) for account in page], next_page_token=more
         )
 
     async def DisableServiceAccount(

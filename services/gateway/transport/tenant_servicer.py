@@ -16,7 +16,7 @@ from services.gateway.usecases.suspend_tenant import ResumeTenant, SuspendTenant
 from services.gateway.usecases.tenant_ports import ErasureReader, TenantLookup
 from services.gateway.usecases.update_tenant import UpdateTenant
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.client_address import ClientAddresses
 from services.meshkit.grpc.once import once
@@ -84,11 +84,10 @@ class TenantServicer(TenantServiceServicer):
     async def ListTenants(self, request: pb.ListTenantsRequest, context: Any) -> pb.ListTenantsResponse:
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, str)
-        found = await self._directory.tenants(after=None if place is None else str(place[0]), most=size + 1)
-        more = len(found) > size
+        found = await self._directory.tenants(after=None if place is None else place[0], most=size + 1)
+        page, more = one_page(found, size, lambda tenant: (tenant.name,))
         return pb.ListTenantsResponse(
-            tenants=[convert.tenant_to_proto(tenant) for tenant in found[:size]],
-            next_page_token=encode_page_token(found[size - 1].name) if more else "",
+            tenants=[convert.tenant_to_proto(tenant) for tenant in page], next_page_token=more
         )
 
     async def GetTenant(self, request: pb.GetTenantRequest, context: Any) -> pb.GetTenantResponse:

@@ -1,9 +1,7 @@
 """gRPC face of people and of the issuers that vouch for them."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from comitia.gateway.v1 import identity_pb2
 from comitia.gateway.v1 import user_service_pb2 as pb
@@ -17,7 +15,7 @@ from services.gateway.usecases.people_ports import PeopleReader
 from services.gateway.usecases.sign_in import SignIn
 from services.gateway.usecases.trust_issuer import DistrustIssuer, TrustIssuer
 from services.meshkit.core.ids import to_uuid
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import clamp_page_size, decode_id_place, one_page
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.once import once
 from services.meshkit.grpc.server import Registration
@@ -70,12 +68,10 @@ class UserServicer(UserServiceServicer):
 
     async def ListUsers(self, request: pb.ListUsersRequest, context: Any) -> pb.ListUsersResponse:
         size = clamp_page_size(request.page_size)
-        after = _place(request.page_token, USER_PREFIX)
+        after = decode_id_place(request.page_token, USER_PREFIX)
         found = await self._people.users(caller_of(context).principal.tenant, after=after, most=size + 1)
-        return pb.ListUsersResponse(
-            users=[_user(user) for user in found[:size]],
-            next_page_token=_next([user.subject for user in found], size),
-        )
+        page, more = one_page(found, size, lambda user: (user.subject,))
+        return pb.ListUsersResponse(users=[_user(user) for user in page], next_page_token=more)
 
     async def SetUserRoles(self, request: pb.SetUserRolesRequest, context: Any) -> pb.SetUserRolesResponse:
         caller, roles = caller_of(context), convert.to_roles(request.roles)
@@ -113,12 +109,10 @@ class UserServicer(UserServiceServicer):
 
     async def ListOidcIssuers(self, request: pb.ListOidcIssuersRequest, context: Any) -> pb.ListOidcIssuersResponse:
         size = clamp_page_size(request.page_size)
-        after = _place(request.page_token, ISSUER_PREFIX)
+        after = decode_id_place(request.page_token, ISSUER_PREFIX)
         found = await self._people.issuers(caller_of(context).principal.tenant, after=after, most=size + 1)
-        return pb.ListOidcIssuersResponse(
-            oidc_issuers=[_issuer(issuer) for issuer in found[:size]],
-            next_page_token=_next([issuer.name for issuer in found], size),
-        )
+        page, more = one_page(found, size, lambda issuer: (issuer.name,))
+        return pb.ListOidcIssuersResponse(oidc_issuers=[_issuer(issuer) for issuer in page], next_page_token=more)
 
     async def DeleteOidcIssuer(self, request: pb.DeleteOidcIssuerRequest, context: Any) -> pb.DeleteOidcIssuerResponse:
         caller, issuer_id = caller_of(context), to_uuid(request.oidc_issuer_id, ISSUER_PREFIX, field="oidc_issuer_id")
@@ -133,15 +127,6 @@ class UserServicer(UserServiceServicer):
 def registration(servicer: UserServicer) -> Registration:
     """Gives what adds the service to a server."""
     return partial(add_UserServiceServicer_to_server, servicer)
-
-
-def _place(page_token: str, prefix: str) -> UUID | None:
-    place = decode_page_token(page_token, str)
-    return None if place is None else to_uuid(str(place[0]), prefix, field="page_token")
-
-
-def _next(names: Sequence[str], size: int) -> str:
-    return encode_page_token(names[size - 1]) if len(names) > size else ""
 
 
 def _user(user: User) -> identity_pb2.User:

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from hashlib import sha256
-from typing import Final
 from uuid import UUID
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -25,13 +24,8 @@ from services.memory.domain.recall import Recalled, RecallQuery
 from services.meshkit.content import CallContext, Integrity, Part
 from services.meshkit.content.proto import context_from_proto, context_to_proto, parts_from_proto, parts_to_proto
 from services.meshkit.content.received_context import received_context
-from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
-from services.meshkit.core.paging import decode_page_token, encode_page_token
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 # --- requests --------------------------------------------------------------------------------------------------------
 
@@ -74,23 +68,6 @@ def session_of(session_id: str) -> UUID | None:
 def memory_id_of(memory_id: str) -> MemoryId:
     """Reads the id of a memory. Raises: Invalid."""
     return MemoryId(to_uuid(memory_id, "memory", field="memory_id"))
-
-
-def place_of(token: str) -> tuple[datetime, UUID] | None:
-    """Reads where a list goes on, None for its beginning. Raises: Invalid."""
-    position = decode_page_token(token, int, str)
-    if position is None:
-        return None
-    micros, memory = position
-    try:
-        return _EPOCH + timedelta(microseconds=int(micros)), UUID(str(memory))
-    except (OverflowError, ValueError) as cause:
-        raise Invalid("page_token", "is not a token of this list; send next_page_token unchanged") from cause
-
-
-def place_after(memory: Memory) -> str:
-    """Writes where a list goes on after a memory."""
-    return encode_page_token((memory.created - _EPOCH) // timedelta(microseconds=1), str(memory.id))
 
 
 def _raised(part: Part) -> Part:

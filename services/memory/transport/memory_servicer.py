@@ -15,7 +15,7 @@ from services.memory.usecases.recall import Recall
 from services.memory.usecases.remember import Remember
 from services.meshkit.content.received_context import as_reused
 from services.meshkit.core.ids import IdSource
-from services.meshkit.core.paging import clamp_page_size
+from services.meshkit.core.paging import clamp_page_size, decode_time_place, one_page, time_place
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.once import once
 
@@ -65,15 +65,12 @@ class MemoryServicer(MemoryServiceServicer):
         found = await self._memories.page(
             caller_of(context).principal.tenant,
             size=size + 1,
-            after=convert.place_of(request.page_token),
+            after=decode_time_place(request.page_token),
             session=convert.session_of(request.session_id),
             agent=checked_agent(request.agent_name),
         )
-        page = found[:size]
-        return pb.ListMemoriesResponse(
-            memories=convert.memories_to_proto(page),
-            next_page_token=convert.place_after(page[-1]) if len(found) > size else "",
-        )
+        page, more = one_page(found, size, lambda memory: time_place(memory.created, memory.id))
+        return pb.ListMemoriesResponse(memories=convert.memories_to_proto(page), next_page_token=more)
 
     async def ForgetMemory(self, request: pb.ForgetMemoryRequest, context: Context) -> pb.ForgetMemoryResponse:
         """See the contract."""

@@ -9,7 +9,7 @@ from comitia.orchestrator.v1 import agent_service_pb2 as pb
 from comitia.orchestrator.v1 import agent_service_pb2_grpc
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.once import once
 from services.orchestrator.domain.agent import Agent, split_reference
@@ -67,9 +67,7 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     ) -> pb.ListAgentsResponse:
         """See the contract."""
         size = clamp_page_size(request.page_size)
-        place = decode_page_token(request.page_token, str, str)
-        after = None if place is None else (str(place[0]), str(place[1]))
+        after = decode_page_token(request.page_token, str, str)
         found = await self._agents.page(caller_of(context).principal.tenant, after=after, most=size + 1)
-        page = found[:size]
-        more = encode_page_token(page[-1].name, page[-1].version) if len(found) > size else ""
+        page, more = one_page(found, size, lambda agent: (agent.name, agent.version))
         return pb.ListAgentsResponse(agents=[convert.agent_to_proto(agent) for agent in page], next_page_token=more)

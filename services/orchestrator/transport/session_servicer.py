@@ -12,7 +12,7 @@ from comitia.orchestrator.v1 import session_service_pb2 as pb
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 from services.meshkit.grpc.call import caller_of, current_call
 from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
@@ -86,11 +86,10 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         """See the contract."""
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, str)
-        before = None if place is None else str(place[0])
+        before = None if place is None else place[0]
         caller = caller_of(context)
         found = await self._sessions.views(caller.principal.tenant, before=before, most=size + 1)
-        page = found[:size]
-        more = encode_page_token(page[-1].session_id) if len(found) > size else ""
+        page, more = one_page(found, size, lambda session: (session.session_id,))
         return pb.ListSessionsResponse(sessions=await self._access.readable(caller, page), next_page_token=more)
 
     async def ListTurns(
@@ -99,12 +98,11 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         """See the contract."""
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, int)
-        after = 0 if place is None else int(place[0])
+        after = 0 if place is None else place[0]
         caller = caller_of(context)
         session = await self._readable(caller, request.session_id)
         found = await self._sessions.turns(caller.principal.tenant, session.session_id, after=after, most=size + 1)
-        page = found[:size]
-        more = encode_page_token(page[-1][0]) if len(found) > size else ""
+        page, more = one_page(found, size, lambda turn: (turn[0],))
         return pb.ListTurnsResponse(turns=[turn for _, turn in page], next_page_token=more)
 
     async def WatchSession(

@@ -6,7 +6,7 @@ from grpc.aio import ServicerContext
 
 from comitia.policy.v1 import policy_service_pb2 as pb
 from comitia.policy.v1.policy_service_pb2_grpc import BundleServiceServicer
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.once import once
 from services.policy.domain.bundle import Bundle
@@ -45,13 +45,11 @@ class BundleServicer(BundleServiceServicer):
 
     async def ListBundles(self, request: pb.ListBundlesRequest, context: Context) -> pb.ListBundlesResponse:
         size = clamp_page_size(request.page_size)
-        place = decode_page_token(request.page_token, str, str)
-        after = None if place is None else (str(place[0]), str(place[1]))
+        after = decode_page_token(request.page_token, str, str)
         found = await self._read.page(caller_of(context).principal.tenant, after=after, most=size + 1)
-        shown = found[:size]
+        page, more = one_page(found, size, lambda bundle: (bundle.name, bundle.version))
         return pb.ListBundlesResponse(
-            bundles=[convert.bundle_to_proto(bundle) for bundle in shown],
-            next_page_token=encode_page_token(shown[-1].name, shown[-1].version) if len(found) > size else "",
+            bundles=[convert.bundle_to_proto(bundle) for bundle in page], next_page_token=more
         )
 
     async def ActivateBundle(self, request: pb.ActivateBundleRequest, context: Context) -> pb.ActivateBundleResponse:

@@ -8,7 +8,7 @@ from grpc.aio import ServicerContext
 
 from comitia.policy.v1 import policy_service_pb2 as pb
 from comitia.policy.v1.policy_service_pb2_grpc import ViolationServiceServicer
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.until_drain import until_drain
@@ -32,12 +32,11 @@ class ViolationServicer(ViolationServiceServicer):
         wanted = convert.to_filter(request.run_id, rule=request.rule, min_severity=request.min_severity)
         place = decode_page_token(request.page_token, int)
         found = await self._violations.newest(
-            caller_of(context).principal.tenant, wanted, before=None if place is None else int(place[0]), most=size + 1
+            caller_of(context).principal.tenant, wanted, before=None if place is None else place[0], most=size + 1
         )
-        shown = found[:size]
+        page, more = one_page(found, size, lambda violation: (violation.sequence,))
         return pb.ListViolationsResponse(
-            violations=[convert.violation_to_proto(violation) for violation in shown],
-            next_page_token=encode_page_token(shown[-1].sequence) if len(found) > size else "",
+            violations=[convert.violation_to_proto(violation) for violation in page], next_page_token=more
         )
 
     async def WatchViolations(

@@ -9,7 +9,7 @@ from comitia.tools.v1.tool_service_pb2_grpc import ToolServiceServicer
 from services.meshkit.content.received_context import as_reused, received_context
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 from services.meshkit.grpc.call import caller_of, seconds_left
 from services.meshkit.grpc.once import once
 from services.tools.domain.errors import CallArgumentsDiffer
@@ -70,8 +70,7 @@ class ToolServicer(ToolServiceServicer):
     async def ListTools(self, request: pb.ListToolsRequest, context: object) -> pb.ListToolsResponse:
         tenant = caller_of(context).principal.tenant
         size = clamp_page_size(request.page_size)
-        place = decode_page_token(request.page_token, str, str)
-        after = None if place is None else (str(place[0]), str(place[1]))
+        after = decode_page_token(request.page_token, str, str)
         rule = self._catalogue.rule(tenant)
         listed = ToolRule() if request.show_forbidden else rule
         if request.names:
@@ -79,8 +78,7 @@ class ToolServicer(ToolServiceServicer):
             found = await self._catalogue.named(tenant, references, rule=listed, after=after, most=size + 1)
         else:
             found = await self._catalogue.page(tenant, rule=listed, after=after, most=size + 1)
-        page = found[:size]
-        more = encode_page_token(page[-1].name, page[-1].version) if len(found) > size else ""
+        page, more = one_page(found, size, lambda tool: (tool.name, tool.version))
         return pb.ListToolsResponse(tools=[convert.tool_to_proto(tool, rule) for tool in page], next_page_token=more)
 
     async def SearchTools(self, request: pb.SearchToolsRequest, context: object) -> pb.SearchToolsResponse:

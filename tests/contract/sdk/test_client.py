@@ -401,8 +401,8 @@ async def test_every_other_noun_answers(mesh: FakeMesh, client: AsyncClient) -> 
     assert not await client.access.revoke("user:anna", "editor", "project:claims")
     model = await client.access.model()
     assert await client.access.set_model(model.model, etag=model.etag) == model.etag
-    assert (await client.identity.create_tenant("acme")).admin_api_key
-    assert [tenant.name for tenant in await all_of(client.identity.list_tenants())] == ["acme"]
+    assert (await client.tenants.create("acme")).admin_api_key
+    assert [tenant.name for tenant in await all_of(client.tenants.list())] == ["acme"]
     assert (await client.status()).serving
 
 

@@ -10,11 +10,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from comitia.common.v1 import usage_pb2
 from comitia.cost.v1 import cost_pb2
 from comitia.cost.v1 import cost_service_pb2 as pb
-from services.cost.transport import convert, fields
+from services.cost.transport import convert
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import from_uuid
-from tests.support.money import ANNA, NOON, a_reserve
+from tests.support.money import ANNA, a_reserve
 
 CALLER = Principal(tenant=ANNA, subject="key_1", roles=frozenset())
 
@@ -73,14 +73,3 @@ def test_a_wrong_summary_request_is_named(request_: pb.GetCostSummaryRequest, fi
     with pytest.raises(Invalid) as refusal:
         convert.to_summary_query(request_)
     assert refusal.value.field == field
-
-
-def test_a_place_in_a_list_survives_the_wire_to_the_microsecond() -> None:
-    moment = NOON.replace(microsecond=123457)
-    assert fields.place_of(fields.place_token(moment, UUID(int=7))) == (moment, UUID(int=7))
-
-
-@pytest.mark.parametrize("token", ["x", "WzEsMl0", "WzEsInp6Il0", "Wzk5OTk5OTk5OTk5OTk5OTk5OTk5LCJ6eiJd"])
-def test_a_forged_page_token_is_refused(token: str) -> None:
-    with pytest.raises(Invalid, match="page_token"):
-        fields.place_of(token)

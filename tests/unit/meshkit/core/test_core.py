@@ -1,5 +1,6 @@
 """Ids, money, pages, retries and permissions."""
 
+from datetime import UTC, datetime
 from random import Random
 from uuid import UUID
 
@@ -12,7 +13,15 @@ from services.meshkit.core.errors import Invalid, NotFound
 from services.meshkit.core.identity import Role
 from services.meshkit.core.ids import SystemIds, from_uuid, to_uuid
 from services.meshkit.core.money import format_usd, price_of
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token
+from services.meshkit.core.paging import (
+    clamp_page_size,
+    decode_id_place,
+    decode_page_token,
+    decode_time_place,
+    encode_page_token,
+    one_page,
+    time_place,
+)
 from services.meshkit.core.permissions import ROLE_PERMISSIONS, permissions_of
 from services.meshkit.core.retry import Backoff, RetryBudget
 
@@ -77,6 +86,41 @@ def test_a_page_token_survives_its_trip(position: list[str | int]) -> None:
 def test_a_foreign_page_token_is_refused(token: str) -> None:
     with pytest.raises(Invalid, match="page_token"):
         decode_page_token(token, str)
+
+
+@given(st.lists(st.integers(), max_size=20, unique=True), st.integers(1, 7))
+def test_pages_show_every_row_of_a_list_once_and_in_order(rows: list[int], size: int) -> None:
+    rows.sort(key=str)
+    shown: list[int] = []
+    token = ""
+    while True:
+        place = decode_page_token(token, str)
+        left = rows if place is None else [row for row in rows if str(row) > place[0]]
+        page, token = one_page(left[: size + 1], size, lambda row: (str(row),))
+        shown.extend(page)
+        if not token:
+            break
+        assert len(page) == size
+    assert shown == rows
+
+
+@given(st.datetimes(timezones=st.just(UTC)), st.uuids())
+def test_a_place_in_time_survives_its_trip(moment: datetime, row: UUID) -> None:
+    assert decode_time_place(encode_page_token(*time_place(moment, row))) == (moment, row)
+
+
+@given(st.uuids())
+def test_a_place_among_ids_survives_its_trip_and_is_refused_to_another_list(row: UUID) -> None:
+    token = encode_page_token(from_uuid("key", row))
+    assert decode_id_place(token, "key") == row
+    with pytest.raises(Invalid, match="page_token"):
+        decode_id_place(token, "user")
+
+
+@pytest.mark.parametrize("position", [(1 << 62, str(UUID(int=1))), (0, "no id"), (1, 2), ("x",)])
+def test_a_forged_place_in_time_is_refused(position: tuple[str | int, ...]) -> None:
+    with pytest.raises(Invalid, match="page_token"):
+        decode_time_place(encode_page_token(*position))
 
 
 def test_page_sizes_have_a_default_and_a_bound() -> None:
