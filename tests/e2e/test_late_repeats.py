@@ -77,9 +77,15 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
     "BundleService/CreateBundle": lambda world, answer: world.client.policies.activate(
         f"{answer.bundle.name}@{answer.bundle.version}"
     ),
+    "IdentityService/CreateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
+    "IdentityService/CreateServiceAccount": lambda world, it: world.client.identity.disable_service_account(
+        it.service_account.service_account_id
+    ),
+    "IdentityService/RotateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
     "SessionService/AdvanceSession": lambda world, it: ended(world, it.session.session_id),
     "SessionService/CancelSession": lambda world, it: list(world.client.sessions.watch(it.session.session_id)),
     "SessionService/StartSession": lambda world, it: list(world.client.sessions.watch(it.session.session_id)),
+    "TenantService/CreateTenant": suspended,
     "TenantService/ResumeTenant": suspended,
     "TenantService/SetSecurityPolicy": lambda world, _: world.operator.tenants.set_security_policy(
         allowed_hosts=["api.example.com"]
@@ -87,9 +93,33 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
     "TenantService/SuspendTenant": resumed,
     "TenantService/UpdateTenant": other_quotas,
     "ToolService/RegisterTool": a_tool_of_a_later_version,
+    "UserService/CreateOidcIssuer": lambda world, it: world.client.users.remove_issuer(it.oidc_issuer.oidc_issuer_id),
     "UserService/DeleteOidcIssuer": added_again,
+    "UserService/InviteUser": lambda world, it: world.client.users.remove(it.user.user_id),
     "UserService/RemoveUser": invited_again,
+    "UserService/SetUserRoles": lambda world, it: world.client.users.set_roles(it.user.user_id, ["tenant_user"]),
 }
+#: Of these nothing can change, or what could is the caller's work that spends; a forgotten memory is gone for repeats.
+LASTING: Final = frozenset(
+    {
+        "AuditService/AcknowledgeAuditGap",
+        "IdentityService/DisableServiceAccount",
+        "IdentityService/RevokeApiKey",
+        "IdentityService/RotateSigningKey",
+        "InferenceService/Embed",
+        "InferenceService/Generate",
+        "InferenceService/StreamGenerate",
+        "MemoryService/ForgetMemory",
+        "MemoryService/Remember",
+        "TenantService/DeleteTenant",
+        "ToolService/InvokeTool",
+        "ToolService/StreamInvokeTool",
+    }
+)
+
+
+def test_every_change_says_what_may_happen_meanwhile() -> None:
+    assert {rpc.name for rpc in CHANGING} == MEANWHILE.keys() | LASTING
 
 
 def state_of(world: World) -> list[object]:

@@ -1,6 +1,6 @@
 """What lies sealed in a row comes back as it was."""
 
-from services.memory.transport.convert import ProtoPayload, memory_to_proto, place_after, place_of
+from services.memory.transport.convert import ProtoPayload, memory_to_proto
 from services.meshkit.content import BlobPart, CallContext, CallId, Part, ToolCallPart, text_part
 from tests.support.memory_table import USER, a_memory
 
@@ -21,11 +21,6 @@ def test_parts_and_context_survive_the_row() -> None:
     )
     codec = ProtoPayload()
     assert codec.decode(codec.encode(parts, context)) == (parts, context)
-
-
-def test_a_place_in_a_list_survives_its_token() -> None:
-    memory = a_memory()
-    assert place_of(place_after(memory)) == (memory.created, memory.id)
 
 
 def test_a_memory_outside_sessions_names_none_and_never_expires() -> None:
