@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from services.launcher import databases, edge_file, keys, ports
 from services.launcher.child import ChildSpec
@@ -25,16 +25,21 @@ from services.launcher.environment import (
     MeshFacts,
     asked_ports,
     ordinary_environment,
+    refuse_own_certificates,
     service_environment,
     whole_environment,
 )
 from services.launcher.errors import LauncherError
-from services.launcher.health import always, grpc_serving
+from services.launcher.health import Certified, always, grpc_serving
 from services.launcher.layout import DataDir, read_state, write_private, write_state
 from services.launcher.options import Progress, Report, StepState, UpOptions
 from services.launcher.services import SERVICES
 from services.launcher.single_process import ServicesTogether
+from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.ids import SystemIds
+
+if TYPE_CHECKING:
+    from services.launcher.certificates import MeshCertificates
 
 #: What stops after what, those of a row together: callers before those they call, servers last.
 STOP_ORDER: Final = (
@@ -76,6 +81,8 @@ class BringUp:
     together: ServicesTogether | None = None
     facts: MeshFacts = field(init=False)
     token_check: TokenCheck = field(init=False)
+    #: None where services speak plain text.
+    certificates: "MeshCertificates | None" = field(init=False, default=None)
     _room: postgres.PostgresRoom | None = field(init=False, default=None)
     _nats_token: str = field(init=False, default="", repr=False)
 
@@ -93,6 +100,12 @@ class BringUp:
         chosen = self._choose_ports(state.get("ports", {}), claims)
         write_state(self.data, {**state, "ports": chosen})
         keys.ensure_keys(self.data, SystemIds().new(_ADMIN_KEY_PREFIX).rpartition("_")[2])
+        refuse_own_certificates(self.user)
+        if self.options.mtls:
+            from services.launcher.certificates import MeshCertificates  # 4 MB that a mesh in plain text does not need
+
+            self.certificates = MeshCertificates(self.data, clock=SystemClock(), report=self.report)
+            self.certificates.start()
         secrets = keys.read_secrets(self.data, ("postgres", "nats"))
         self._nats_token = secrets["nats"]
         postgres_url, nats_url = self.user.get("COMITIA_POSTGRES_URL"), self.user.get("COMITIA_NATS_URL")
@@ -118,6 +131,7 @@ class BringUp:
             nats_url=nats_url,
             passwords=keys.role_passwords(self.data),
             local_model_url=local_model.local_model_url(chosen["local_model"]) if self._wants_local_model() else None,
+            mtls=self.options.mtls,
             milvus_url=self.user.get("COMITIA_MILVUS_URL"),
         )
         for service in SERVICES:
@@ -283,19 +297,39 @@ class BringUp:
                     name=service,
                     command=self.command(service),
                     environment=service_environment(service, self.facts),
-                    probe=grpc_serving(port),
+                    probe=grpc_serving(port, certified=self._certified(service)),
                     log=self.data.log(service),
                     port=port,
                     directory=CHECKOUT,
                 )
             )
 
+    def _certified(self, service: str) -> Certified | None:
+        if not self.options.mtls:
+            return None
+        return Certified(
+            name=f"{service}.comitia",
+            shown=self.data.certificate("launcher"),
+            authorities=self.data.authorities,
+        )
+
     async def _edge_spec(self) -> tuple[ChildSpec, str]:
         """Renders the configuration of the edge. Gives how to run it, and the digest of the configuration."""
         chosen, environment = self.facts.ports, ordinary_environment(self.user)
         configuration = self.data.of("envoy") / "envoy.yaml"
+        shown = self.data.certificate("edge")
+        mesh_tls = {
+            "secrets": configuration.with_name("mesh_tls"),
+            "certificate_chain": shown,
+            "private_key": shown,
+            "authorities": self.data.authorities,
+        }
         arguments = edge_file.arguments(
-            configuration, host=self.options.edge_host, ports=chosen, token_check=self.data.token_check
+            configuration,
+            host=self.options.edge_host,
+            ports=chosen,
+            token_check=self.data.token_check,
+            mesh_tls=mesh_tls if self.options.mtls else None,
         )
         await envoy.render(configuration, arguments, environment, root=CHECKOUT)
         spec = envoy.prepare_envoy(

@@ -62,8 +62,8 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
-    """Certificate of the edge, PEM."""
+class ServingCertificate:
+    """What the edge shows to callers, PEM."""
 
     certificate_chain: Path
     private_key: Path
@@ -98,7 +98,7 @@ class EdgeSettings:
     #: File of the access log; None writes it to stdout.
     access_log: Path | None = None
     #: None speaks plain text, for the loopback.
-    tls: TlsFiles | None = None
+    tls: ServingCertificate | None = None
     #: None speaks plain text with the services, for the loopback.
     mesh_tls: MeshTlsFiles | None = None
     #: The services count calls. This edge only keeps floods from them: it lets this many times the limit of an RPC

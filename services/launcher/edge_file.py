@@ -13,24 +13,38 @@ from pathlib import Path
 from services.launcher.layout import write_private
 
 
-def arguments(file: Path, *, host: str, ports: Mapping[str, int], token_check: Path) -> tuple[str, str]:
-    """Gives the arguments with which this renders the edge of a mesh whose parts listen on these ports."""
-    return str(file), json.dumps({"host": host, "ports": dict(ports), "token_check": str(token_check)})
+def arguments(
+    file: Path, *, host: str, ports: Mapping[str, int], token_check: Path, mesh_tls: Mapping[str, Path] | None
+) -> tuple[str, str]:
+    """Gives the arguments with which this renders the edge of a mesh whose parts listen on these ports.
+
+    Args:
+        mesh_tls: fields of `edge.MeshTlsFiles`; None speaks plain text with the services.
+    """
+    tls = None if mesh_tls is None else {name: str(path) for name, path in mesh_tls.items()}
+    wishes = {"host": host, "ports": dict(ports), "token_check": str(token_check), "mesh_tls": tls}
+    return str(file), json.dumps(wishes)
 
 
 def main(file: str, wishes: str) -> None:
     """Renders and writes."""
-    from services.launcher.edge import Address, EdgeSettings, render_edge
+    from services.launcher.edge import Address, EdgeSettings, MeshTlsFiles, render_edge, render_mesh_secrets
     from services.launcher.services import SERVICES
 
     wanted = json.loads(wishes)
     ports: dict[str, int] = wanted["ports"]
+    tls: dict[str, str] | None = wanted["mesh_tls"]
+    mesh_tls = None if tls is None else MeshTlsFiles(**{name: Path(path) for name, path in tls.items()})
     settings = EdgeSettings(
         listen=Address(wanted["host"], ports["edge"]),
         admin=Address("127.0.0.1", ports["edge_admin"]),
         services={service: Address("127.0.0.1", ports[service]) for service in SERVICES},
         token_check=Path(wanted["token_check"]),
+        mesh_tls=mesh_tls,
     )
+    if mesh_tls is not None:
+        for name, text in render_mesh_secrets(mesh_tls).items():
+            write_private(mesh_tls.secrets / name, text.encode())
     write_private(Path(file), render_edge(settings).encode())
 
 

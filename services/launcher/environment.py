@@ -27,6 +27,7 @@ _ORDINARY_PREFIXES: Final = ("LC_", "OTEL_")
 _PROVIDER_PREFIXES: Final = ("OPENAI_", "ANTHROPIC_")
 #: Settings that all services share, told once: `COMITIA_VAULT_URL` is `COMITIA_TOOLS_VAULT_URL` and so on.
 _SHARED_PREFIXES: Final = ("COMITIA_KEK_", "COMITIA_VAULT_")
+_CERTIFICATE_SETTINGS: Final = ("TLS_CERT_PATH", "TLS_KEY_PATH", "TLS_CA_PATH")
 #: The launcher's own; each service is told its part by another name.
 _LAUNCHERS: Final = frozenset({"COMITIA_POSTGRES_URL", "COMITIA_NATS_URL", "COMITIA_MILVUS_URL", "COMITIA_DATA_DIR"})
 
@@ -46,6 +47,8 @@ class MeshFacts:
     passwords: Mapping[str, str] = field(repr=False)
     #: Address of the local model, where it runs.
     local_model_url: str | None = None
+    #: Services show each other certificates, which lie in the data directory.
+    mtls: bool = False
     #: Address of a Milvus server; without it memory uses Milvus Lite in its data directory.
     milvus_url: str | None = None
 
@@ -112,6 +115,17 @@ def asked_ports(user: Mapping[str, str]) -> dict[str, int]:
     return asked
 
 
+def refuse_own_certificates(user: Mapping[str, str]) -> None:
+    """Raises: LauncherError: the user names certificates; the launcher could not ask those services how they are."""
+    for service in SERVICES:
+        for variable in _CERTIFICATE_SETTINGS:
+            if user.get(_own_prefix(service) + variable):
+                raise LauncherError(
+                    f"{_own_prefix(service)}{variable} is set, but the launcher makes the certificates itself; "
+                    "take it away, and start with `comitia up --mtls`"
+                )
+
+
 def _own_prefix(service: str) -> str:
     return f"{_PREFIX}{service.upper()}_"
 
@@ -133,10 +147,12 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
         "DATA_DIR": str(data.of(service)),
         "GUARD_PATH": str(data.guard(service)),
     }
+    # Its own among them: the gateway asks all seven how they are, and by an address TLS knows who has to answer there.
     for neighbour in SERVICES:
-        # The gateway asks all seven how they are, itself among them.
-        if neighbour != service or service == "gateway":
-            settings[f"{neighbour.upper()}_TARGET"] = f"127.0.0.1:{facts.ports[neighbour]}"
+        settings[f"{neighbour.upper()}_TARGET"] = f"127.0.0.1:{facts.ports[neighbour]}"
+    if facts.mtls:
+        settings["TLS_CERT_PATH"] = settings["TLS_KEY_PATH"] = str(data.certificate(service))
+        settings["TLS_CA_PATH"] = str(data.authorities)
     if service == "gateway":
         settings["SIGNING_KEY_PATH"] = str(data.signing_key)
         settings["BOOTSTRAP_KEY_PATH"] = str(data.bootstrap_key)

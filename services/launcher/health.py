@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -13,6 +14,17 @@ _PROBE_SECONDS: Final = 2.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 #: `grpc.health.v1.HealthCheckResponse{status: SERVING}` on the wire.
 _SERVING: Final = b"\x08\x01"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certified:
+    """How a probe gets to a service that speaks TLS. The files are read at each probe, since they are renewed."""
+
+    #: DNS name that the service's certificate has to show.
+    name: str
+    #: Private key and certificate of the probe, PEM.
+    shown: Path
+    authorities: Path
 
 
 async def always() -> bool:
@@ -29,15 +41,23 @@ def both(first: Probe, second: Probe) -> Probe:
     return probe
 
 
-def grpc_serving(port: int, *, host: str = "127.0.0.1") -> Probe:
-    """Probes `grpc.health.v1.Health/Check` of the whole server."""
+def grpc_serving(port: int, *, host: str = "127.0.0.1", certified: Certified | None = None) -> Probe:
+    """Probes `grpc.health.v1.Health/Check` of the whole server; without `certified`, in plain text."""
 
     async def probe() -> bool:
         import grpc.aio  # the probes of Postgres and NATS need not wait for it
 
         target = f"{host}:{port}"
         # A pool of its own per probe: a shared one would back off after the first refusal, for a second and more.
-        async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        options: list[tuple[str, Any]] = [("grpc.use_local_subchannel_pool", 1)]
+        if certified is None:
+            opened = grpc.aio.insecure_channel(target, options=options)
+        else:
+            shown = certified.shown.read_bytes()
+            credentials = grpc.ssl_channel_credentials(certified.authorities.read_bytes(), shown, shown)
+            options.append(("grpc.ssl_target_name_override", certified.name))
+            opened = grpc.aio.secure_channel(target, credentials, options=options)
+        async with opened as channel:
             check = cast(Any, channel).unary_unary(
                 "/grpc.health.v1.Health/Check"
             )  # bytes both ways; grpc types it for messages

@@ -2,7 +2,7 @@
 
 state.json      ports and digests remembered          launcher.lock   held while a launcher lives
 mesh.json       what runs now, for `status`           secrets.json    passwords and tokens
-keys/           signing, workload and sealing keys    admin.key       the first administrator's API key
+keys/           keys and certificates of all kinds    admin.key       the first administrator's API key
 logs/           one file per child                    postgres/ nats/ envoy/ <service>/
 audit/          signed heads, and the archive           guard/          what the gateway said last, by service
 """
@@ -92,6 +92,26 @@ class DataDir:
         return self.root / "keys" / "workload_jwks.json"
 
     @property
+    def tls(self) -> Path:
+        """Certificates between services, and the authority that signs them; see `certificates.py`."""
+        return self.root / "keys" / "tls"
+
+    @property
+    def authority(self) -> Path:
+        """Private key and certificate of the authority that signs."""
+        return self.tls / "authority.pem"
+
+    @property
+    def next_authority(self) -> Path:
+        """Those of the one that is to sign next, while authorities are exchanged."""
+        return self.tls / "next_authority.pem"
+
+    @property
+    def authorities(self) -> Path:
+        """Certificates of all authorities that are believed."""
+        return self.tls / "authorities.pem"
+
+    @property
     def bootstrap_key(self) -> Path:
         """The first administrator's API key, one line."""
         return self.root / "admin.key"
@@ -104,6 +124,10 @@ class DataDir:
     def workload_key(self, service: str) -> Path:
         """Private JWK of one service."""
         return self.root / "keys" / "workload" / f"{service}.jwk"
+
+    def certificate(self, holder: str) -> Path:
+        """Private key and certificate of a service, the edge or the launcher."""
+        return self.tls / f"{holder}.pem"
 
     def guard(self, service: str) -> Path:
         """What the gateway told one service of tenants and revocations."""

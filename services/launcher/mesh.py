@@ -37,7 +37,7 @@ class Mesh:
         self._ready = False
         self._resources = ExitStack()
         self._addresses: Addresses | None = None
-        self._following_keys: asyncio.Task[None] | None = None
+        self._following: list[asyncio.Task[None]] = []
         clock = SystemClock()
         self._supervisor = Supervisor(clock=clock, dice=Random(), report=report, changed=self._write_record)
         self._together = (
@@ -75,7 +75,9 @@ class Mesh:
             await self.stop()
             raise
         self._supervisor.keep()
-        self._following_keys = asyncio.create_task(self._parts.token_check.follow(), name="edge-keys")
+        self._following.append(asyncio.create_task(self._parts.token_check.follow(), name="edge-keys"))
+        if self._parts.certificates is not None:
+            self._following.append(asyncio.create_task(self._parts.certificates.follow(), name="certificates"))
         _settle_down()
         self._ready = True
         self._write_record()
@@ -94,8 +96,8 @@ class Mesh:
         self._ready = False
         began = time.monotonic()
         self._report(Progress(step="stop", state=StepState.STARTED))
-        if self._following_keys is not None:
-            self._following_keys.cancel()
+        for following in self._following:
+            following.cancel()
         await self._supervisor.stop(STOP_ORDER[0])
         if self._together is not None:
             await self._together.stop()
@@ -160,6 +162,7 @@ class Mesh:
             MeshRecord(
                 started=self._started,
                 single_process=self._together is not None,
+                mtls=self._parts.options.mtls,
                 ready=self._ready,
                 addresses=self._addresses,
                 children=children,

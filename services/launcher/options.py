@@ -25,6 +25,9 @@ class UpOptions:
     random_ports: bool = False
     #: Run the local model beside the mesh. None: when its wheels are installed.
     local_model: bool | None = None
+    #: Services and edge prove themselves to each other by certificates that the launcher makes and renews. Without it
+    #: they speak plain text, on the loopback alone.
+    mtls: bool = False
     #: Start Envoy. Without it the services are reached at their own ports only.
     edge: bool = True
     #: Longest wait for one child to become healthy.

@@ -41,6 +41,8 @@ class MeshRecord:
     #: Seconds since 1970.
     started: float
     single_process: bool
+    #: Its services speak TLS with each other.
+    mtls: bool
     ready: bool
     addresses: Addresses
     children: tuple[ChildRecord, ...]
@@ -60,6 +62,7 @@ def read_record(data: DataDir) -> MeshRecord | None:
     return MeshRecord(
         started=found["started"],
         single_process=found["single_process"],
+        mtls=found.get("mtls", False),  # older launchers did not say it, and spoke plain text
         ready=found["ready"],
         addresses=Addresses(**found["addresses"]),
         children=tuple(ChildRecord(**child) for child in found["children"]),

@@ -41,6 +41,8 @@ class MeshStatus:
     #: All parts were healthy at its start.
     ready: bool
     single_process: bool
+    #: Services and edge speak TLS with each other.
+    mtls: bool
     addresses: Addresses | None
     children: tuple[ChildStatus, ...]
 
@@ -55,7 +57,7 @@ def status(data_dir: Path | None = None) -> MeshStatus:
     data = find_data_dir(data_dir, os.environ)
     launcher, record = holder(data), read_record(data)
     if launcher is None or record is None:
-        return MeshStatus(running=False, ready=False, single_process=False, addresses=None, children=())
+        return MeshStatus(running=False, ready=False, single_process=False, mtls=False, addresses=None, children=())
     now = time.time()
     itself = ChildStatus(
         name="launcher",
@@ -70,6 +72,7 @@ def status(data_dir: Path | None = None) -> MeshStatus:
         running=True,
         ready=record.ready,
         single_process=record.single_process,
+        mtls=record.mtls,
         addresses=record.addresses,
         children=(itself, *(_child_status(child, now) for child in record.children)),
     )

@@ -48,7 +48,7 @@ async def test_what_was_done_and_what_was_refused_is_seen_and_proven_offline(
     with trail.open("rb") as file:
         report = await asyncio.to_thread(verify_export, file, keys=keys)
     assert (report.whole, report.entries, report.keys_trusted) == (True, count, True)
-    assert check_proof(await tenant.client.audit.prove(refused.index), keys=keys) is None
+    assert check_proof(await tenant.client.audit.prove(refused.index), index=refused.index, keys=keys) is None
 
     trail.write_bytes(trail.read_bytes().replace(b"PERMISSION_MISSING", b"PERMISSION_GRANTED"))
     with trail.open("rb") as file:

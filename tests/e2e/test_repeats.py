@@ -34,7 +34,7 @@ QUESTIONS: Final = frozenset(
     }
 )
 #: Fields that may differ between the first answer and its repeat: how the answer came about, and what is shown once.
-#: What is counted anew, or is true of the repeat alone.
+#: `*` compares nothing: a stream may be cut into other pieces.
 OF_THE_REPEAT: Final[Mapping[str, tuple[str, ...]]] = {
     "InferenceService/Generate": ("generation.replayed", "generation.provider_us"),
     "InferenceService/StreamGenerate": ("*",),

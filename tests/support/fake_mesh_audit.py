@@ -1,6 +1,6 @@
 """The audit trail of the fake mesh: real hashes and a real key, no server and no database."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,10 @@ class Audit:
     tree: Tree = field(default_factory=Tree)
     gaps: list[pb.GetAuditStatusResponse.Gap] = field(default_factory=list[pb.GetAuditStatusResponse.Gap])
     contradiction: str = ""
+    #: So many refusals of unsigned entries later a head is signed; None for never.
+    signs_after: int | None = None
+    #: The entry whose proof it gives whatever it is asked for; None for the right one.
+    shows_instead: int | None = None
     #: True ends exports before their last line.
     cut_short: bool = False
 
@@ -57,6 +61,13 @@ class Audit:
         """Signs a head over all entries."""
         self.heads[self.tree.size] = self.key.head(self.tree, self.entries[-1].chain_hash)
 
+    def rewrite(self, entries: Iterable[AuditEntry]) -> None:
+        """Chains and signs others in the place of what was there."""
+        self.entries, self.heads, self.hashes, self.tree = [], {}, {}, Tree()
+        for entry in entries:
+            self.write(entry)
+        self.sign()
+
     def ListAuditEntries(self, request: Any, _context: Any) -> pb.ListAuditEntriesResponse:
         found = [
             one
@@ -87,10 +98,15 @@ class Audit:
             raise NotFound("audit entry", str(request.index), field="index")
         size = request.size or max(self.heads)
         if size <= request.index:
+            if self.signs_after is not None:
+                self.signs_after -= 1
+                if self.signs_after <= 0:
+                    self.sign()
             raise Refused(ErrorKind.PRECONDITION, "NOT_YET_SIGNED", "no signed head covers the entry yet")
+        index = request.index if self.shows_instead is None else self.shows_instead
         return pb.ProveAuditEntryResponse(
-            entry=self.entries[request.index],
-            path=merkle.inclusion_path(request.index, size, self.hashes),
+            entry=self.entries[index],
+            path=merkle.inclusion_path(index, size, self.hashes),
             head=head_message(self.heads[size]),
         )
 

@@ -123,6 +123,7 @@ def running_mesh(
     single_process: bool = False,
     local_model: bool = False,
     openai: bool = True,
+    mtls: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningMesh]:
     """Runs a mesh on free ports while the block runs.
@@ -153,6 +154,7 @@ def running_mesh(
             random_ports=True,
             edge_port=0,
             local_model=local_model,
+            mtls=mtls,
             environment=settings,
         )
         steps: dict[str, float] = {}

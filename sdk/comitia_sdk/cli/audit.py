@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,15 +17,25 @@ from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.output import Form, FormOption, as_json, moment, plain, show_json, show_lines, show_one, show_rows
 
 if TYPE_CHECKING:
-    from comitia.gateway.v1.audit_service_pb2 import ChainedAuditEntry, GetAuditStatusResponse
+    from comitia.gateway.v1.audit_service_pb2 import (
+        AuditHead,
+        ChainedAuditEntry,
+        GetAuditStatusResponse,
+        ProveAuditConsistencyResponse,
+        ProveAuditEntryResponse,
+    )
     from comitia_sdk.audit.head import AuditKeys, Head
     from comitia_sdk.audit.verify import Report
+    from comitia_sdk.sync import Client
 
 app = typer.Typer(no_args_is_help=True, help="Who did what, with proof.")
 
 #: Exports and key files of installations are far below this.
 _MAX_SIDE_FILE: Final = 64 * 1024 * 1024
 _SHOWN_FAULTS: Final = 20
+#: Longest wait for a signed head, and the pause between two looks. Heads are signed every minute.
+_WAIT_SECONDS: Final = 120.0
+_LOOK_SECONDS: Final = 1.0
 
 KeysOption = Annotated[
     Path | None,
@@ -160,6 +171,9 @@ def verify(
 def prove(
     index: Annotated[int, typer.Argument(metavar="INDEX", min=0, help="Which entry; see `comitia audit list`.")],
     keys: KeysOption = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait up to two minutes for a signed head that covers the entry.")
+    ] = True,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Fetches the proof that an entry is in the signed tree, and checks it here. Exits with 1 when it does not hold.
@@ -170,27 +184,97 @@ def prove(
 
     trusted = None if keys is None else _read_keys(keys)
     with client() as mesh:
-        proof = mesh.audit.prove(index)
-    wrong = check_proof(proof, keys=trusted)
+        proof = _signed_proof(mesh, index) if wait else mesh.audit.prove(index)
+    wrong = check_proof(proof, index=index, keys=trusted)
     if output is Form.JSON:
         show_json(as_json(proof))
     else:
-        signed = f"{proof.head.size:,} entries, {moment(proof.head.sign_time)}, by {proof.head.key_id}"
-        checked = "with the keys you gave" if trusted else "not checked; name the keys that you trust with --keys"
         show_lines(
             [
                 *_lines(proof.entry),
+                ("tenant", proof.head.tenant_id),
                 ("hash", proof.entry.leaf_hash.hex()),
-                ("signed head", signed),
+                ("signed head", _head_text(proof.head)),
                 ("root", proof.head.root_hash.hex()),
                 ("path", f"{len(proof.path)} hashes"),
-                ("signature", checked),
             ]
         )
     if wrong is not None:
         raise CommandFailed(f"the proof does not hold: {wrong}")
-    if output is Form.TABLE:
-        typer.echo(f"entry {index} is in the signed tree")
+    _say_verdict(output, trusted, verified=f"entry {index} is in the signed tree", said=f"entry {index}")
+
+
+@app.command()
+def compare(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", help="Heads that you kept: an earlier export, or a file of the head store."),
+    ],
+    keys: KeysOption = None,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Shows that the trail only grew since the newest head in each file, checked here. Exits with 1 when it did not.
+
+    Example:  comitia audit compare trail-of-march.jsonl --keys audit_jwks.json
+    """
+    from comitia_sdk.nouns.audit import check_consistency
+
+    trusted = None if keys is None else _read_keys(keys)
+    kept = [(file, max(_read_heads(file), key=lambda head: head.size)) for file in files]
+    with client() as mesh:
+        proofs = [_consistency(mesh, file, head) for file, head in kept]
+    if output is Form.JSON:
+        show_json([as_json(proof) for proof in proofs])
+    for (file, head), proof in zip(kept, proofs, strict=True):
+        wrong = check_consistency(proof, kept=head, keys=trusted)
+        if wrong is not None:
+            raise CommandFailed(f"the trail did not only grow since the head in {file}: {wrong}")
+        if output is Form.TABLE:
+            show_lines([("kept", f"{_head_text(proof.first)}, in {file}"), ("now", _head_text(proof.second))])
+    _say_verdict(output, trusted, verified="the trail only grew since then", said="that the trail only grew")
+
+
+def _signed_proof(mesh: "Client", index: int) -> "ProveAuditEntryResponse":
+    """Fetches a proof; while no signed head covers the entry, waits for the next one."""
+    from comitia_sdk.errors import FailedPrecondition
+
+    until = time.monotonic() + _WAIT_SECONDS
+    told = False
+    while True:
+        try:
+            return mesh.audit.prove(index)
+        except FailedPrecondition as error:
+            if error.reason != "NOT_YET_SIGNED" or time.monotonic() >= until:
+                raise
+        if not told:
+            typer.echo(f"waiting for a signed head that covers entry {index}; heads are signed every minute", err=True)
+            told = True
+        time.sleep(_LOOK_SECONDS)
+
+
+def _consistency(mesh: "Client", file: Path, kept: "Head") -> "ProveAuditConsistencyResponse":
+    from comitia_sdk.errors import NotFound
+
+    try:
+        return mesh.audit.prove_consistency(kept.size)
+    except NotFound as error:
+        raise CommandFailed(
+            f"the mesh shows no head over {kept.size:,} entries, of which {file} has one: the trail was cut, or you "
+            f"ask another tenant; look closer with `comitia audit export` and `comitia audit verify --heads {file}`"
+        ) from error
+
+
+def _head_text(head: "AuditHead") -> str:
+    return f"{head.size:,} entries, {moment(head.sign_time)}, by {head.key_id}"
+
+
+def _say_verdict(output: Form, trusted: "AuditKeys | None", *, verified: str, said: str) -> None:
+    """Says what was shown. Without keys of the caller's own that is little, and programs have to hear it too."""
+    if trusted is None:
+        sentence = f"{said}: consistent with what the mesh said; not verified, name the keys that you trust with --keys"
+        typer.echo(sentence, err=output is Form.JSON)
+    elif output is Form.TABLE:
+        typer.echo(verified)
 
 
 def _gap_line(gap: "GetAuditStatusResponse.Gap") -> tuple[str, str]:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from comitia_sdk.cli.failure import EXIT_REFUSED
+from comitia_sdk.cli.failure import EXIT_REFUSED, CommandFailed
+from comitia_sdk.cli.mesh import between_services, import_launcher
 from comitia_sdk.cli.output import Form, FormOption, show_json
 from comitia_sdk.context import find_data_dir
 
 if TYPE_CHECKING:
     from comitia_sdk.sync import Client
+    from services.launcher.status import MeshStatus
 
 _NEEDED_BYTES: Final = 2 * 1024**3
 _NEEDED_MEMORY: Final = 1_200_000_000
@@ -192,7 +194,7 @@ def _mesh_checks() -> list[Check]:
 
     try:
         with Client() as client:
-            checks = [_services(client)]
+            checks = [_services(client), *_between_services()]
             try:
                 checks.append(_chain(client))
             except ComitiaError as error:
@@ -219,6 +221,17 @@ def _services(client: "Client") -> Check:
         return Check(name="mesh", state="missing", found=f"not serving: {', '.join(down)}", advice=advice)
     services = f"{len(found.services)} services serving"
     return Check(name="mesh", state="ok", found=f"{services} at {client.url}, version {found.version}")
+
+
+def _between_services() -> list[Check]:
+    """Looks at the mesh on this machine; of one elsewhere nobody here knows."""
+    if os.environ.get("COMITIA_URL"):
+        return []
+    try:
+        found: MeshStatus = import_launcher().status()
+    except CommandFailed:
+        return []
+    return [Check(name="services speak", state="ok", found=between_services(found))] if found.running else []
 
 
 def _chain(client: "Client") -> Check:

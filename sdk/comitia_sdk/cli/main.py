@@ -13,6 +13,7 @@ from comitia_sdk.cli import (
     access,
     agents,
     audit,
+    certificate,
     demo,
     doctor,
     identity,
@@ -75,6 +76,7 @@ app.add_typer(access.app, name="access", rich_help_panel=WHO)
 app.add_typer(audit.app, name="audit", rich_help_panel=WHO)
 app.add_typer(tenants.app, name="tenant", rich_help_panel=INSTALLATION)
 app.add_typer(keys.signing_keys, name="signing-key", rich_help_panel=INSTALLATION)
+app.add_typer(certificate.app, name="certificate", rich_help_panel=INSTALLATION)
 app.add_typer(kek.app, name="kek", rich_help_panel=INSTALLATION)
 
 

@@ -54,6 +54,14 @@ def up(
         bool | None,
         typer.Option(help="Run the small local model, too. Default: when it is installed.", show_default=False),
     ] = None,
+    mtls: Annotated[
+        bool,
+        typer.Option(
+            "--mtls",
+            help="Services and edge speak TLS with each other, by certificates that are made here and renewed in time. "
+            "Without it: plain text, on this machine alone.",
+        ),
+    ] = False,
 ) -> None:
     """Starts the whole mesh: Postgres, NATS, seven services and Envoy.
 
@@ -64,7 +72,12 @@ def up(
     """
     launcher = import_launcher()
     options: UpOptions = launcher.UpOptions(
-        data_dir=data_dir, single_process=single_process, detach=detach, edge_port=port, local_model=local_model
+        data_dir=data_dir,
+        single_process=single_process,
+        detach=detach,
+        edge_port=port,
+        local_model=local_model,
+        mtls=mtls,
     )
     start_mesh(options, lambda addresses: _next_commands(addresses, detach=detach))
 
@@ -257,8 +270,16 @@ def _show_status(found: "MeshStatus") -> None:
     ]
     show_rows(Form.TABLE, [], ("part", "state", "port", "pid", "up", "memory", "restarts"), rows, empty="")
     typer.echo(f"memory in all {found.pss_bytes / 1_000_000:.0f} MB")
+    typer.echo(f"between services {between_services(found)}")
     if found.addresses and found.addresses.edge_url:
         typer.echo(f"address {found.addresses.edge_url}")
+
+
+def between_services(found: "MeshStatus") -> str:
+    """Says what the services of a mesh on this machine speak with each other."""
+    if found.mtls:
+        return "TLS with certificates on both ends, see `comitia certificate status`"
+    return "plain text, on this machine alone"
 
 
 def _span(seconds: float) -> str:

@@ -104,13 +104,17 @@ class AsyncAudit:
         return await self._connection.call(self._audit.ProveAuditConsistency, request)
 
 
-def check_proof(proof: pb.ProveAuditEntryResponse, *, keys: AuditKeys | None = None) -> str | None:
-    """Gives None when a proof holds, else a sentence that says what is wrong. Needs no mesh.
+def check_proof(proof: pb.ProveAuditEntryResponse, *, index: int, keys: AuditKeys | None = None) -> str | None:
+    """Gives None when what a proof says is consistent, else a sentence that says what is wrong. Needs no mesh.
 
     Args:
-        keys: public keys that the caller trusts; None leaves the signature of the head unchecked.
+        index: the entry that was asked for.
+        keys: public keys that the caller trusts; None leaves the signature of the head unchecked, so that the answer
+            says only that the mesh does not contradict itself.
     """
     entry, head = proof.entry, read_head(proof.head)
+    if entry.index != index:
+        return f"it is about entry {entry.index}, not {index}"
     try:
         shown = read_entry(entry.canonical)
     except NotCanonical as error:
@@ -122,19 +126,38 @@ def check_proof(proof: pb.ProveAuditEntryResponse, *, keys: AuditKeys | None = N
         return "the hash of the entry is wrong"
     if shown.tenant_id != head.tenant_id:
         return f"the head is one of {head.tenant_id!r}"
-    if not merkle.verify_inclusion(leaf, entry.index, head.size, proof.path, head.root_hash):
-        return f"the path does not lead from entry {entry.index} to the root of the head over {head.size} entries"
+    if not merkle.verify_inclusion(leaf, index, head.size, proof.path, head.root_hash):
+        return f"the path does not lead from entry {index} to the root of the head over {head.size} entries"
+    if index == head.size - 1 and entry.chain_hash != head.chain_hash:
+        return "the chain hash of the entry is not the one in the head that ends with it"
     return None if keys is None else keys.verify(head)
 
 
-def check_consistency(proof: pb.ProveAuditConsistencyResponse, *, keys: AuditKeys | None = None) -> str | None:
-    """Gives None when a proof holds, else a sentence that says what is wrong. Needs no mesh. Arguments as above."""
+def check_consistency(
+    proof: pb.ProveAuditConsistencyResponse, *, kept: Head, keys: AuditKeys | None = None
+) -> str | None:
+    """Gives None when the tree of a kept head is the beginning of the later one, else a sentence. Needs no mesh.
+
+    Args:
+        kept: the earlier head, as the caller has kept it; what the mesh says of it has to agree.
+        keys: as for `check_proof`; they must have signed both heads.
+    """
     first, second = read_head(proof.first), read_head(proof.second)
-    if first.tenant_id != second.tenant_id:
-        return "the heads are of two tenants"
-    if not merkle.verify_consistency(first.size, second.size, proof.path, first.root_hash, second.root_hash):
-        return f"the tree over {first.size} entries is not the beginning of the one over {second.size}"
-    return None if keys is None else keys.verify(first) or keys.verify(second)
+    if second.tenant_id != kept.tenant_id:
+        return f"the later head is one of {second.tenant_id!r}, the kept one of {kept.tenant_id!r}"
+    # The same tree may have been signed twice, at two times.
+    if (first.tenant_id, first.size, first.root_hash, first.chain_hash) != (
+        kept.tenant_id,
+        kept.size,
+        kept.root_hash,
+        kept.chain_hash,
+    ):
+        return f"the mesh shows another head over {kept.size} entries than the one that was kept"
+    if not merkle.verify_consistency(kept.size, second.size, proof.path, kept.root_hash, second.root_hash):
+        return f"the tree over {kept.size} entries is not the beginning of the one over {second.size}"
+    if second.size == kept.size and second.chain_hash != kept.chain_hash:
+        return f"the chain of the later head over {kept.size} entries is another"
+    return None if keys is None else keys.verify(kept) or keys.verify(second)
 
 
 def read_head(head: pb.AuditHead) -> Head:

@@ -1,12 +1,14 @@
 """The audit trail for users: listed, exported, verified without the mesh, proven."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from comitia.gateway.v1.audit_service_pb2 import GetAuditStatusResponse
 from comitia_sdk.aio import AsyncClient
+from comitia_sdk.audit.lines import head_line
 from comitia_sdk.errors import InternalFailure, NotFound
 from comitia_sdk.nouns.audit import check_consistency, check_proof
 from comitia_sdk.sync import Client
@@ -40,7 +42,7 @@ def keys(mesh: FakeMesh, tmp_path: Path) -> Path:
         ("audit list --most 1", "budget_4"),
         ("audit list --actor nobody", "no entries"),
         ("audit status", "5 entries on 2026-03-01"),
-        ("audit prove 3", "entry 3 is in the signed tree"),
+        ("audit prove 3", "budget_3"),
     ],
 )
 def test_each_command_shows_its_answer_to_people_and_to_programs(comitia: Comitia, command: str, shows: str) -> None:
@@ -110,7 +112,7 @@ def test_wrong_files_are_named(
 def test_what_is_not_signed_yet_or_not_there_is_said(comitia: Comitia, mesh: FakeMesh) -> None:
     mesh.audit.write(an_entry(5))
 
-    assert "NOT_YET_SIGNED" in comitia("audit", "prove", "5", code=1).err
+    assert "NOT_YET_SIGNED" in comitia("audit", "prove", "5", "--no-wait", code=1).err
     assert "does not exist" in comitia("audit", "prove", "99", code=1).err
 
 
@@ -150,25 +152,100 @@ def test_an_export_that_ends_early_leaves_the_old_file(comitia: Comitia, mesh: F
     assert [path.name for path in trail.parent.iterdir() if "trail" in path.name] == ["trail.jsonl"]
 
 
+def test_a_proof_says_more_to_whoever_names_keys(comitia: Comitia, keys: Path) -> None:
+    assert "entry 3 is in the signed tree" in comitia("audit", "prove", "3", "--keys", str(keys)).out
+    told = comitia("audit", "prove", "3")
+    assert "entry 3: consistent with what the mesh said; not verified" in told.out
+    assert "signed tree" not in told.out
+    assert "not verified" in comitia("audit", "prove", "3", "-o", "json").err
+    assert comitia("audit", "prove", "3", "-o", "json", "--keys", str(keys)).err == ""
+
+
+def test_a_proof_of_another_entry_is_refused(comitia: Comitia, mesh: FakeMesh, keys: Path) -> None:
+    mesh.audit.shows_instead = 2
+    told = comitia("audit", "prove", "3", "--keys", str(keys), code=1)
+    assert "the proof does not hold: it is about entry 2, not 3" in told.err
+
+
+def test_a_proof_waits_for_the_next_head_but_not_for_ever(
+    comitia: Comitia, mesh: FakeMesh, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comitia_sdk.cli.audit._LOOK_SECONDS", 0.0)
+    mesh.audit.write(an_entry(5))
+    mesh.audit.signs_after = 3
+    told = comitia("audit", "prove", "5", "--keys", str(keys))
+    assert "entry 5 is in the signed tree" in told.out
+    assert len(told.err.splitlines()) == 1
+    assert "waiting for a signed head that covers entry 5" in told.err
+    mesh.audit.write(an_entry(6))
+    mesh.audit.signs_after = None
+    monkeypatch.setattr("comitia_sdk.cli.audit._WAIT_SECONDS", 0.0)
+    assert "[NOT_YET_SIGNED]" in comitia("audit", "prove", "6", code=1).err
+
+
+def test_the_trail_is_compared_with_what_the_user_kept(
+    comitia: Comitia, mesh: FakeMesh, trail: Path, keys: Path
+) -> None:
+    mesh.audit.write(an_entry(5))
+    mesh.audit.sign()
+    kept = trail.with_name("march.json")
+    kept.write_bytes(head_line(mesh.audit.heads[2]))
+    told = comitia("audit", "compare", str(trail), str(kept), "--keys", str(keys)).out
+    assert "the trail only grew since then" in told
+    assert "5 entries" in told
+    assert "2 entries" in told
+    assert "6 entries" in told
+    assert "consistent with what the mesh said; not verified" in comitia("audit", "compare", str(kept)).out
+    assert len(json.loads(comitia("audit", "compare", str(kept), "-o", "json").out)) == 1
+
+
+def test_a_trail_that_was_cut_or_rewritten_since_is_found(
+    comitia: Comitia, mesh: FakeMesh, trail: Path, keys: Path
+) -> None:
+    command = ("audit", "compare", str(trail), "--keys", str(keys))
+    mesh.audit.rewrite(an_entry(number) for number in range(10, 15))
+    assert "another head over 5 entries than the one that was kept" in comitia(*command, code=1).err
+    mesh.audit.rewrite(an_entry(number) for number in range(4))
+    assert "no head over 5 entries" in comitia(*command, code=1).err
+    assert "holds no signed head" in comitia("audit", "compare", str(keys), code=2).err
+
+
 async def test_proofs_hold_and_changed_ones_do_not(client: AsyncClient, mesh: FakeMesh) -> None:
     keys = mesh.audit.key.public
     for index in range(5):
         proof = await client.audit.prove(index)
-        assert check_proof(proof, keys=keys) is None
+        assert check_proof(proof, index=index, keys=keys) is None
+        assert "not 7" in str(check_proof(proof, index=7))
         proof.entry.entry.actor = "key_somebody_else"
-        assert "not the one that was hashed" in str(check_proof(proof))
+        assert "not the one that was hashed" in str(check_proof(proof, index=index))
     proof = await client.audit.prove(2)
     proof.path[0] = bytes(32)
-    assert "does not lead" in str(check_proof(proof))
+    assert "does not lead" in str(check_proof(proof, index=2))
+    proof = await client.audit.prove(4)
+    proof.entry.chain_hash = bytes(32)
+    assert "chain hash" in str(check_proof(proof, index=4))
     proof = await client.audit.prove(2)
     proof.head.signature = bytes(64)
-    assert check_proof(proof) is None
-    assert "signature" in str(check_proof(proof, keys=keys))
+    assert check_proof(proof, index=2) is None
+    assert "signature" in str(check_proof(proof, index=2, keys=keys))
 
+
+async def test_a_kept_head_is_the_beginning_of_the_newest_or_it_is_said(client: AsyncClient, mesh: FakeMesh) -> None:
+    keys, kept = mesh.audit.key.public, mesh.audit.heads[2]
     both = await client.audit.prove_consistency(2)
-    assert check_consistency(both, keys=keys) is None
+    assert check_consistency(both, kept=kept, keys=keys) is None
     both.first.root_hash = bytes(32)
-    assert "not the beginning" in str(check_consistency(both))
+    assert "another head over 2 entries" in str(check_consistency(both, kept=kept))
+    forged = replace(kept, root_hash=bytes(32))
+    assert "is not the beginning" in str(check_consistency(both, kept=forged))
+    both = await client.audit.prove_consistency(2)
+    both.second.signature = bytes(64)
+    assert check_consistency(both, kept=kept) is None
+    assert "signature" in str(check_consistency(both, kept=kept, keys=keys))
+    assert "of 'tenant_other'" in str(check_consistency(both, kept=replace(kept, tenant_id="tenant_other")))
+    same = await client.audit.prove_consistency(5)
+    same.second.chain_hash = bytes(32)
+    assert "the chain of the later head" in str(check_consistency(same, kept=mesh.audit.heads[5]))
     with pytest.raises(NotFound):
         await client.audit.prove_consistency(3)
 

@@ -78,6 +78,7 @@ def violation(mesh: FakeMesh) -> None:
         ("budget list", "budget_1"),
         ("budget set 25.00", "$25.00"),
         ("whoami", "admin, operator"),
+        ("whoami", "acme (tenant_1)"),
         ("key create ci --role auditor", "ck_2_made"),
         ("key create ci --scope sessions.read --expires 90d", "sessions.read"),
         ("key list", "no keys"),

@@ -17,7 +17,7 @@ from services.launcher.edge import (
     Address,
     EdgeSettings,
     MeshTlsFiles,
-    TlsFiles,
+    ServingCertificate,
     public_rpcs,
     render_edge,
 )
@@ -33,7 +33,7 @@ def settings(tmp_path: Path) -> EdgeSettings:
     return edge_settings({}, jwks=keys.jwks_path, log=tmp_path / "access.log")
 
 
-def certificate(folder: Path) -> TlsFiles:
+def certificate(folder: Path) -> ServingCertificate:
     """Makes a certificate that signs itself."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
@@ -45,7 +45,7 @@ def certificate(folder: Path) -> TlsFiles:
         .sign(key, hashes.SHA256())
     )
     pem, private = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    files = TlsFiles(certificate_chain=folder / "edge.pem", private_key=folder / "edge.key")
+    files = ServingCertificate(certificate_chain=folder / "edge.pem", private_key=folder / "edge.key")
     files.certificate_chain.write_bytes(made.public_bytes(pem))
     files.private_key.write_bytes(key.private_bytes(pem, private, serialization.NoEncryption()))
     return files

@@ -1,5 +1,6 @@
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from pydantic_settings import SettingsConfigDict
@@ -11,6 +12,7 @@ from services.launcher.environment import (
     asked_ports,
     database_url,
     ordinary_environment,
+    refuse_own_certificates,
     service_environment,
     whole_environment,
 )
@@ -22,7 +24,7 @@ from services.meshkit.settings import ServiceSettings
 ADMIN_URL = "postgresql://postgres:top@127.0.0.1:7432/postgres"
 
 
-def facts(user: dict[str, str] | None = None, **changes: str) -> MeshFacts:
+def facts(user: dict[str, str] | None = None, **changes: Any) -> MeshFacts:
     with ports.PortClaims() as claims:
         chosen = ports.choose(remembered={}, asked={}, claims=claims, dice=Random(1), random_only=True)
     return MeshFacts(
@@ -99,6 +101,23 @@ def test_inference_is_told_of_the_local_model_where_it_runs() -> None:
 
     assert with_model["COMITIA_INFERENCE_LOCAL_MODEL_URL"] == "http://127.0.0.1:7450"
     assert "COMITIA_INFERENCE_LOCAL_MODEL_URL" not in service_environment("inference", facts())
+
+
+@pytest.mark.parametrize("mtls", [True, False])
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_finds_its_own_certificate_where_the_mesh_has_some(service: str, mtls: bool) -> None:
+    own = f"COMITIA_{service.upper()}_TLS_"
+    told = {name: value for name, value in service_environment(service, facts(mtls=mtls)).items() if "_TLS_" in name}
+    pair, believed = f"/data/keys/tls/{service}.pem", "/data/keys/tls/authorities.pem"
+
+    assert told == ({f"{own}CERT_PATH": pair, f"{own}KEY_PATH": pair, f"{own}CA_PATH": believed} if mtls else {})
+
+
+@pytest.mark.parametrize("setting", ["TLS_CERT_PATH", "TLS_KEY_PATH", "TLS_CA_PATH"])
+def test_certificates_of_the_user_are_refused_with_the_way_to_have_some(setting: str) -> None:
+    refuse_own_certificates({"COMITIA_COST_LISTEN": "127.0.0.1:5001", f"COMITIA_COST_{setting}": ""})
+    with pytest.raises(LauncherError, match=rf"COMITIA_COST_{setting} is set.*comitia up --mtls"):
+        refuse_own_certificates({f"COMITIA_COST_{setting}": "/mine"})
 
 
 def test_a_servers_own_program_sees_no_secret() -> None:

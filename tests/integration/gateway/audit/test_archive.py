@@ -55,7 +55,7 @@ async def test_archived_entries_are_exported_and_proven_as_before(
         keys = AuditKeys.read(lines[-1].key_set)
         for index in (0, OLD - 1, OLD, OLD + NEW - 1):
             proof = await room.stub.ProveAuditEntry(pb.ProveAuditEntryRequest(index=index), metadata=room.admin)
-            assert check_proof(proof, keys=keys) is None
+            assert check_proof(proof, index=index, keys=keys) is None
             assert proof.entry.entry.target == f"budget_0_{index + 1}"
         page = await room.stub.ListAuditEntries(pb.ListAuditEntriesRequest(page_size=500), metadata=room.admin)
         assert [one.index for one in page.entries] == list(range(OLD + NEW - 1, OLD - 1, -1))
