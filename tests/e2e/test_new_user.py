@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,8 +39,12 @@ def test_a_colleague_is_invited_refused_seen_and_the_refusal_proved_offline(
     for told in ("agents.write", "admin or tenant_user", "ask an administrator", "[PERMISSION_MISSING]"):
         assert told in refused.stderr
 
-    entries = json.loads(admin("audit", "list", "--actor", invited["user_id"], "-o", "json").stdout)
-    [found] = [one for one in entries if one["entry"]["action"] == "agents.write"]
+    # The trail is at most some seconds behind.
+    entries: list[Any] = []
+    while not entries:
+        listed = admin("audit", "list", "--actor", invited["user_id"], "--action", "agents.write", "-o", "json").stdout
+        entries = json.loads(listed)
+    [found] = entries
     entry, index = found["entry"], found["index"]
     assert (entry["outcome"], entry["reason"]) == ("AUDIT_OUTCOME_REFUSED", "PERMISSION_MISSING")
 
