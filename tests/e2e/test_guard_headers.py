@@ -24,6 +24,7 @@ Lines = tuple[str, ...]
 #: Statuses that let nobody in; 0 for a connection that was cut.
 REFUSALS: Final = frozenset({0, 400, 401, 404, 405, 413, 414, 415, 431})
 _SECONDS: Final = 15.0
+_TRIES: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,11 +139,27 @@ class Trick:
     path: str
     lines: Lines
 
+    @property
+    def shows_a_key(self) -> bool:
+        return any("x-api-key" in line for line in self.lines)
+
     def __str__(self) -> str:
         return f"{self.name}: {self.verb} {self.path[:80]} ({self.rpc.name})"
 
 
 async def status_of(mesh: RunningMesh, trick: Trick) -> int:
+    """Sends a request; gives its status. Where only the rate was too high, it waits and tries again."""
+    status = await _status_of(mesh, trick)
+    for _ in range(_TRIES):
+        # Who sends many wrong keys has to wait for long, and is not let in meanwhile.
+        if status != 429 or trick.shows_a_key:
+            break
+        await asyncio.sleep(0.3)
+        status = await _status_of(mesh, trick)
+    return status
+
+
+async def _status_of(mesh: RunningMesh, trick: Trick) -> int:
     """Sends a request byte for byte; gives the status, 0 when the edge hung up."""
     host, _, port = mesh.target.rpartition(":")
     head = [f"{trick.verb} {trick.path} HTTP/1.1", "host: mesh", "connection: close", *trick.lines]
@@ -180,7 +197,11 @@ async def judged(mesh: RunningMesh, tricks: list[Trick], *, known: bool = False)
     """
     answers: list[int] = await at_once(24, (status_of(mesh, trick) for trick in tricks))
     refusals = REFUSALS | {403, 429} if known else REFUSALS
-    return [f"{status} {trick}" for trick, status in zip(tricks, answers, strict=True) if status not in refusals]
+    return [
+        f"{status} {trick}"
+        for trick, status in zip(tricks, answers, strict=True)
+        if status not in refusals and not (status == 429 and trick.shows_a_key)
+    ]
 
 
 async def test_no_header_lets_nobody_in(mesh: RunningMesh, credentials: Credentials) -> None:
