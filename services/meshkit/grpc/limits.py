@@ -104,7 +104,7 @@ class RouteLimits(Protocol):
         ...
 
     def enter(self, principal: Principal | None, *, outside: bool) -> Callable[[], None]:
-        """Takes a place among the calls in progress; what it gives is called once when the call has ended.
+        """Takes a seat among the calls in progress; what it gives is called once when the call has ended.
 
         Raises: TooManyInProgress: for calls from outside only.
         """

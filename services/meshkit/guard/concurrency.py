@@ -1,6 +1,6 @@
 """How many calls may be in progress at one server, and how much of it one tenant may have.
 
-A tenant may have up to twice as many calls in progress as there are places free. So one alone gets two thirds of a
+A tenant may have up to twice as many calls in progress as there are seats free. So one alone gets two thirds of a
 server, two get two fifths each, and there is always room for one more tenant: nobody has to be known in advance, and
 nothing is left idle while nobody else comes. (The rule is that of dynamic thresholds in the shared memory of switches:
 Choudhury and Hahne, 1998.)
@@ -14,19 +14,19 @@ from services.meshkit.grpc.guard import Guard
 from services.meshkit.grpc.limits import TooManyInProgress
 from services.meshkit.telemetry import metrics
 
-#: Calls per free place that one tenant may have.
-_PER_FREE_PLACE: Final = 2
+#: Calls per free seat that one tenant may have.
+_PER_FREE_SEAT: Final = 2
 #: An RPC that may take longer than this is a stream that somebody watches, not work, seconds.
 LONG_SECONDS: Final = 600
-#: Part of a server that such streams may take: one in so many places.
+#: Part of a server that such streams may take: one in so many seats.
 _STREAM_PART: Final = 2
 
 #: None stands for all callers without an identity.
 _Who = TenantId | None
 
 
-class Places:
-    """The places of one kind, and who has them.
+class Seats:
+    """The seats of one kind, and who has them.
 
     Bounded: a tenant is kept while it has a call in progress, and no longer.
     """
@@ -40,9 +40,9 @@ class Places:
         metrics.SEATS_TAKEN.labels(service, kind).set_function(lambda: self.taken)
 
     def enter(self, who: _Who, *, outside: bool) -> None:
-        """Takes a place. Raises: TooManyInProgress."""
+        """Takes a seat. Raises: TooManyInProgress."""
         mine = self._by_tenant.get(who, 0)
-        share = _PER_FREE_PLACE * (self.most - self.taken)
+        share = _PER_FREE_SEAT * (self.most - self.taken)
         if outside and mine >= share:
             raise self.refusal(what=self.what, most=max(mine, 0))
         self._by_tenant[who] = mine + 1
@@ -54,7 +54,7 @@ class Places:
         return TooManyInProgress(what=what, most=most)
 
     def leave(self, who: _Who) -> None:
-        """Gives a place back."""
+        """Gives a seat back."""
         self.taken -= 1
         left = self._by_tenant[who] - 1
         if left:
@@ -64,23 +64,23 @@ class Places:
 
 
 class SeatGate:
-    """The places of one server. Calls of neighbours take places too, and are never refused one here."""
+    """The seats of one server. Calls of neighbours take seats too, and are never refused one here."""
 
     def __init__(self, most: int, *, service: str) -> None:
         self._service = service
-        self.calls = Places(most, what="calls", kind="call", service=service)
-        self.streams = Places(max(1, most // _STREAM_PART), what="streams", kind="stream", service=service)
+        self.calls = Seats(most, what="calls", kind="call", service=service)
+        self.streams = Seats(max(1, most // _STREAM_PART), what="streams", kind="stream", service=service)
 
     def route(self, guard: Guard) -> "RouteSeats":
-        """Gives the places of an RPC."""
+        """Gives the seats of an RPC."""
         return RouteSeats(self.streams if guard.max_seconds > LONG_SECONDS else self.calls, guard)
 
 
 class RouteSeats:
-    """The places that the calls of one RPC take."""
+    """The seats that the calls of one RPC take."""
 
-    def __init__(self, places: Places, guard: Guard) -> None:
-        self._places = places
+    def __init__(self, seats: Seats, guard: Guard) -> None:
+        self._seats = seats
         self._most = guard.per_tenant_in_progress
         self._of_route: dict[_Who, int] = {}
 
@@ -90,15 +90,15 @@ class RouteSeats:
         if self._most:
             mine = self._of_route.get(who, 0)
             if outside and mine >= self._most:
-                raise self._places.refusal(what="such calls", most=self._most)
-        self._places.enter(who, outside=outside)
+                raise self._seats.refusal(what="such calls", most=self._most)
+        self._seats.enter(who, outside=outside)
         if not self._most:
-            return lambda: self._places.leave(who)
+            return lambda: self._seats.leave(who)
         self._of_route[who] = self._of_route.get(who, 0) + 1
         return lambda: self._leave(who)
 
     def _leave(self, who: _Who) -> None:
-        self._places.leave(who)
+        self._seats.leave(who)
         left = self._of_route[who] - 1
         if left:
             self._of_route[who] = left

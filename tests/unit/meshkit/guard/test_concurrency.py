@@ -38,7 +38,7 @@ def test_one_tenant_gets_two_thirds_and_there_is_room_for_others() -> None:
     assert len(fill(route, 3)) >= 20
 
 
-def test_places_are_given_back_and_nobody_is_kept_who_has_none() -> None:
+def test_seats_are_given_back_and_nobody_is_kept_who_has_none() -> None:
     gate = SeatGate(30, service="tested")
     route = gate.route(SHORT)
     for leave in fill(route, 1):
@@ -48,7 +48,7 @@ def test_places_are_given_back_and_nobody_is_kept_who_has_none() -> None:
     assert not gate.calls._by_tenant.keys() - {TenantId(UUID(int=2))}  # pyright: ignore[reportPrivateUsage]
 
 
-def test_long_streams_have_places_of_their_own() -> None:
+def test_long_streams_have_seats_of_their_own() -> None:
     gate = SeatGate(300, service="tested")
     assert len(fill(gate.route(LONG), 1)) == 100
     assert len(fill(gate.route(SHORT), 1)) == 200
