@@ -8,10 +8,11 @@ from services.gateway.usecases.identity_ports import KeyUseStore
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
 _EVERY_SECONDS: Final = 10.0
-#: Keys remembered at once; uses of more go unrecorded until the next writing.
+#: Keys remembered at once; uses of more go unrecorded until the next writing, also while the database is away.
 _MOST: Final = 50_000
 
 log = logger(__name__)
@@ -26,6 +27,7 @@ class KeyUses:
         self._used: dict[tuple[TenantId, UUID], datetime] = {}
         #: What is stored already, so that a busy key is written once a minute.
         self._written: dict[tuple[TenantId, UUID], datetime] = {}
+        metrics.CACHE_ITEMS.labels("gateway.key_uses").set_function(lambda: len(self._used) + len(self._written))
 
     def used(self, tenant: TenantId, key: UUID) -> None:
         """Notes that a key was used now."""
@@ -49,6 +51,8 @@ class KeyUses:
             await self._store.keep(used)
         except MeshError as error:
             log.warning("the last uses of keys cannot be stored right now", error=error.message)
-            self._used = {**used, **self._used}
+            for named, minute in used.items():
+                if len(self._used) < _MOST:
+                    self._used.setdefault(named, minute)
             return
         self._written = used
