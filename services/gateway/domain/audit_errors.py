@@ -45,12 +45,6 @@ class AuditFeedMalformed(Internal):
         super().__init__(f"the audit feed of {service} is not right: {what}", service=service)
 
 
-class AuditTrailRewritten(Internal):
-    """A tenant's stored trail contradicts a head that was signed over it. Nothing is signed over it any more."""
-
-    reason = "AUDIT_TRAIL_REWRITTEN"
-
-
 class HeadStoreDamaged(Internal):
     """The store of signed heads holds something that this gateway did not write."""
 

@@ -1,11 +1,9 @@
 """Looks whether the stored trail is still the one that was signed."""
 
 from comitia_sdk.audit import merkle
-from comitia_sdk.audit.head import Head
-from services.gateway.domain.audit_errors import HeadStoreDamaged
 from services.gateway.domain.audit_health import AuditHealth
-from services.gateway.usecases.audit_ports import AuditReader, AuditTrails, HeadSigner, HeadStore
-from services.gateway.usecases.seal_audit import CheckAgainstHead, SealAudit, note_contradiction
+from services.gateway.usecases.audit_ports import AuditReader, AuditTrails, HeadStore
+from services.gateway.usecases.seal_audit import SealAudit, note_contradiction
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry.logs import logger
@@ -16,52 +14,18 @@ log = logger(__name__)
 class CheckHeads:
     """At the start: holds every tenant's chain against the newest head of the head store, then lets signing begin."""
 
-    def __init__(
-        self,
-        *,
-        store: HeadStore,
-        reader: AuditReader,
-        trails: AuditTrails,
-        check: CheckAgainstHead,
-        seal: SealAudit,
-        signer: HeadSigner,
-        health: AuditHealth,
-    ) -> None:
+    def __init__(self, *, store: HeadStore, trails: AuditTrails, seal: SealAudit, health: AuditHealth) -> None:
         self._store = store
-        self._reader = reader
         self._trails = trails
-        self._check = check
         self._seal = seal
-        self._signer = signer
         self._health = health
 
     async def __call__(self) -> None:
         """Raises: Unavailable: the head store or the database is away."""
         for tenant in sorted({*await self._store.tenants(), *await self._trails.tenants()}):
-            try:
-                head = await self._newest(tenant)
-            except HeadStoreDamaged as error:
-                note_contradiction(self._health, tenant, error.message)
-                continue
-            if head is not None:
-                await self._compare(tenant, head)
+            await self._seal.is_sound(tenant)
         self._seal.open()
         log.info("audit heads checked", tenants_wrong=len(self._health.contradictions))
-
-    async def _newest(self, tenant: TenantId) -> Head | None:
-        copy = await self._reader.newest_head(tenant)
-        head = await self._store.newest(tenant, above=0 if copy is None else copy.size - 1)
-        if head is None and copy is not None:
-            log.error("the head store lacks a signed head", tenant=str(tenant), size=copy.size)
-            head = await self._store.newest(tenant)
-        return head
-
-    async def _compare(self, tenant: TenantId, head: Head) -> None:
-        forged = self._signer.keys.verify(head)
-        if forged is not None:
-            note_contradiction(self._health, tenant, f"its newest head in the head store does not hold: {forged}")
-        elif await self._check(tenant, head):
-            self._seal.remember(tenant, head)
 
 
 class ReadThrough:

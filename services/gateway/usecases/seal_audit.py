@@ -1,16 +1,19 @@
 """Signs heads over chains that have grown."""
 
 import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Final
 
 from comitia_sdk.audit import merkle
 from comitia_sdk.audit.head import Head
+from services.gateway.domain.audit_errors import HeadStoreDamaged
 from services.gateway.domain.audit_health import AuditHealth
-from services.gateway.usecases.audit_ports import AuditReader, AuditTrails, HeadSigner, HeadStore, Unsigned
+from services.gateway.usecases.audit_ports import AuditReader, AuditTrails, HeadSigner, HeadStore
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry.logs import logger
-from services.meshkit.telemetry.metrics import AUDIT_CONTRADICTIONS, AUDIT_HEADS, AUDIT_SIGNED
+from services.meshkit.telemetry.metrics import AUDIT_CONTRADICTIONS, AUDIT_HEADS, AUDIT_SIGNED, show_size
 
 #: Chains signed in one transaction.
 _BATCH: Final = 200
@@ -46,11 +49,60 @@ class CheckAgainstHead:
         return None
 
 
+class LastHeads:
+    """The newest head of each tenant as the head store has it, which no role of the database can change.
+
+    Args:
+        most: tenants whose head stays in memory; the one not signed for longest goes first, and is fetched again.
+    """
+
+    def __init__(self, *, store: HeadStore, reader: AuditReader, signer: HeadSigner, most: int = 10_000) -> None:
+        self._store = store
+        self._reader = reader
+        self._signer = signer
+        self._most = most
+        self._known: OrderedDict[TenantId, Head] = OrderedDict()
+        show_size("gateway.audit_heads", self._known)
+
+    async def of(self, tenant: TenantId) -> Head | None:
+        """Gives it; None for a tenant without one.
+
+        Raises: Unavailable: the head store or the database is away. HeadStoreDamaged.
+        """
+        head = self._known.get(tenant)
+        if head is None:
+            head = await self._fetch(tenant)
+            if head is None:
+                return None
+            forged = self._signer.keys.verify(head)
+            if forged is not None:
+                raise HeadStoreDamaged(f"its newest head in the head store does not hold: {forged}")
+            self.signed({tenant: head})
+        return head
+
+    def signed(self, heads: Mapping[TenantId, Head]) -> None:
+        """Takes heads that the head store has as the newest."""
+        for tenant, head in heads.items():
+            self._known[tenant] = head
+            self._known.move_to_end(tenant)
+        while len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+    async def _fetch(self, tenant: TenantId) -> Head | None:
+        # The copy in the database only says where to look.
+        copy = await self._reader.newest_head(tenant)
+        head = await self._store.newest(tenant, above=0 if copy is None else copy.size - 1)
+        if head is None and copy is not None:
+            log.error("the head store lacks a signed head", tenant=str(tenant), size=copy.size)
+            head = await self._store.newest(tenant)
+        return head
+
+
 class SealAudit:
     """Signs heads, puts them into the head store, then keeps copies in the database.
 
-    Before a chain is signed it is held against its last head, as this process knows it from the head store: nothing is
-    signed over a history that was changed.
+    Before a chain is signed it is held against its last head in the head store: nothing is signed over a history that
+    was changed.
     """
 
     def __init__(
@@ -58,25 +110,31 @@ class SealAudit:
         *,
         trails: AuditTrails,
         check: CheckAgainstHead,
+        last: LastHeads,
         store: HeadStore,
         signer: HeadSigner,
         health: AuditHealth,
     ) -> None:
         self._trails = trails
         self._check = check
+        self._last = last
         self._store = store
         self._signer = signer
         self._health = health
-        self._last: dict[TenantId, Head] = {}
         self._compared = asyncio.Event()
 
     def open(self) -> None:
         """Lets signing begin: the heads of the head store were compared with what is stored."""
         self._compared.set()
 
-    def remember(self, tenant: TenantId, head: Head) -> None:
-        """Takes a head from the head store as the last one of its tenant."""
-        self._last[tenant] = head
+    async def is_sound(self, tenant: TenantId) -> bool:
+        """Holds a tenant's chain against its last head; an alarm when they do not agree. Raises: Unavailable."""
+        try:
+            last = await self._last.of(tenant)
+        except HeadStoreDamaged as error:
+            note_contradiction(self._health, tenant, error.message)
+            return False
+        return last is None or await self._check(tenant, last)
 
     async def __call__(self, tenant: TenantId | None = None) -> bool:
         """Signs for one tenant, or for all of whom something is new.
@@ -92,22 +150,18 @@ class SealAudit:
             raise Unavailable("the audit trail") from error
         async with self._trails.seal() as sealing:
             found = await sealing.unsigned(tenant, without=self._health.contradictions.keys(), most=_BATCH)
-            grown = [one for one in found if await self._is_sound(one)]
+            grown = [one for one in found if await self.is_sound(one.tenant)]
             if grown:
                 heads = {one.tenant: self._signer.sign(one) for one in grown}
                 await self._store.add(heads)
                 await sealing.signed(heads)
                 await sealing.commit()
-                self._last.update(heads)
+                self._last.signed(heads)
                 AUDIT_HEADS.inc(len(heads))
         more = len(found) == _BATCH
         if tenant is None and not more and len(grown) == len(found):
             AUDIT_SIGNED.set_to_current_time()
         return more
-
-    async def _is_sound(self, grown: Unsigned) -> bool:
-        last = self._last.get(grown.tenant)
-        return last is None or await self._check(grown.tenant, last)
 
 
 def note_contradiction(health: AuditHealth, tenant: TenantId, wrong: str) -> None:

@@ -23,7 +23,7 @@ from services.gateway.usecases.check_audit import CheckHeads, ReadThrough
 from services.gateway.usecases.collect_audit import CollectAudit
 from services.gateway.usecases.prove_audit import ProveConsistency, ProveEntry
 from services.gateway.usecases.read_audit import ExportAudit, ReadAudit
-from services.gateway.usecases.seal_audit import CheckAgainstHead, SealAudit
+from services.gateway.usecases.seal_audit import CheckAgainstHead, LastHeads, SealAudit
 from services.meshkit.core.clock import Clock
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
@@ -65,10 +65,9 @@ async def audit_trail(
         )
         trails = SqlAuditTrails(maintenance)
         check = CheckAgainstHead(reader=reader, health=health)
-        seal = SealAudit(trails=trails, check=check, store=store, signer=signer, health=health)
-        compare = CheckHeads(
-            store=store, reader=reader, trails=trails, check=check, seal=seal, signer=signer, health=health
-        )
+        last = LastHeads(store=store, reader=reader, signer=signer)
+        seal = SealAudit(trails=trails, check=check, last=last, store=store, signer=signer, health=health)
+        compare = CheckHeads(store=store, trails=trails, seal=seal, health=health)
         collect = CollectAudit(
             await _feeds(stack, settings, workload), intake=SqlAuditIntake(maintenance), health=health, clock=clock
         )
