@@ -32,8 +32,8 @@ class Guard:
     peers: frozenset[str]
     #: True for a control-plane mutation, which leaves an audit row.
     audit: bool = False
-    #: Calls one subject may start per second; half of the tenant's unless the annotation says otherwise. 0 where there
-    #: is no subject, or no limit beside the tenant's.
+    #: Calls one subject may start per second; four fifths of the tenant's unless the annotation says otherwise. 0 where
+    #: there is no subject, or no limit beside the tenant's.
     per_subject_per_second: int = 0
     #: Calls one client address may start per second. 0 means no limit beside the edge's.
     per_address_per_second: int = 0
@@ -52,7 +52,7 @@ LIMITS = ("per_tenant_per_second", "per_subject_per_second", "per_address_per_se
 
 #: Part of its tenant's limit that one caller has unless the annotation says otherwise: whoever floods leaves the others
 #: of the tenant the rest.
-CALLER_PART = 0.5
+CALLER_PART = 0.8
 
 
 def check(contract: Contract) -> None:

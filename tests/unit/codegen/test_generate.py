@@ -37,7 +37,7 @@ def test_every_rpc_stands_in_the_guard_table(gen: Path) -> None:
     spec.loader.exec_module(module)
     guards = module.GUARDS
     path = "/comitia.library.v1.BookService/"
-    assert guards[path + "GetBook"] == module.Guard("books.read", 5, 2, False, frozenset(), per_subject_per_second=3)
+    assert guards[path + "GetBook"] == module.Guard("books.read", 5, 2, False, frozenset(), per_subject_per_second=4)
     assert guards[path + "WatchBooks"].open
     assert guards[path + "BatchLend"].peers == {"library"}
     assert len(guards) == 6
@@ -46,14 +46,14 @@ def test_every_rpc_stands_in_the_guard_table(gen: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "share"),
     [
-        ("", 50),
+        ("", 80),
         ("per_tenant_per_second: 1", 1),
-        ("per_tenant_per_second: 9", 5),
+        ("per_tenant_per_second: 9", 8),
         ("per_tenant_per_second: 9 per_subject_per_second: 9", 9),
         ("per_tenant_per_second: 9 per_subject_per_second: 2", 2),
     ],
 )
-def test_a_caller_has_half_of_what_its_tenant_has_unless_the_guard_says_more(
+def test_a_caller_has_most_of_what_its_tenant_has_unless_the_guard_says_more(
     changed: Change, limits: str, share: int
 ) -> None:
     contract = changed(READ, f'{{permission: "books.read" max_seconds: 2 {limits}}}')

@@ -73,7 +73,7 @@ class Guard(_message.Message):
     """
     per_subject_per_second: _builtins.int
     """Calls one API key, user or service account may start per second, so that one that floods leaves the others of its
-    tenant theirs. 0 means half of what the tenant may start, rounded up.
+    tenant theirs. 0 means four fifths of what the tenant may start, rounded up.
     """
     per_address_per_second: _builtins.int
     """Calls one client address may start per second, for RPCs that are open. 0 means no limit beside the edge's."""
