@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -22,7 +23,7 @@ from tests.support.readme import CHECKOUT, Snippet, snippets
 BIN = Path(sys.executable).parent
 SETUP = "".join(snippet.code for snippet in snippets() if snippet.run == "setup")
 ON_A_MESH = [snippet for snippet in snippets() if snippet.run == "mesh"]
-[WITH_PROVIDER] = [snippet for snippet in snippets() if snippet.run == "provider"]
+WITH_PROVIDER = [snippet for snippet in snippets() if snippet.run == "provider"]
 [OWN_KEY] = [snippet for snippet in snippets() if snippet.run == "own-key"]
 
 
@@ -58,15 +59,23 @@ def test_a_snippet_runs_as_it_stands(snippet: Snippet, reader: dict[str, str], t
     run(snippet, tmp_path, reader)
 
 
-def test_a_reader_signs_in_by_a_provider(reader: dict[str, str], tmp_path: Path) -> None:
+def test_a_colleague_signs_in_by_a_provider_and_proves_a_refusal(
+    mesh: RunningMesh, reader: dict[str, str], tmp_path: Path
+) -> None:
+    """The snippets are one walk, typed into one shell."""
+    walk = replace(WITH_PROVIDER[0], code="".join(snippet.code for snippet in WITH_PROVIDER))
     with running_oidc_provider(tmp_path) as provider:
         person = {
             "PROVIDER": provider.issuer,
             "TENANT": "reader",
             "BROWSER": f"{sys.executable} {CHECKOUT}/tests/support/oidc_browser.py ann@example.com %s",
             "COMITIA_CONFIG_DIR": str(tmp_path / "settings"),
+            "AUDIT_KEYS": str(DataDir(mesh.data_dir).audit_jwks),
         }
-        assert "signed in to reader as ann@example.com" in run(WITH_PROVIDER, tmp_path, {**reader, **person})
+        shown = run(walk, tmp_path, {**reader, **person})
+    assert all(snippet.shows in shown for snippet in WITH_PROVIDER)
+    for told in ("signed in to reader as ann@example.com", "refused", "is in the signed tree", "the export is whole"):
+        assert told in shown
 
 
 def test_the_address_and_key_of_the_mesh_on_this_machine_need_no_setting(mesh: RunningMesh, tmp_path: Path) -> None:
