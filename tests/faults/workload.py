@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
-from comitia_sdk.errors import MeshUnavailable, TimedOut
+from comitia_sdk.errors import MeshUnavailable, RateLimited, TimedOut
 from services.orchestrator.programs.view import TERMINAL_STATES
 from tests.support.mesh import ProviderProcess
 
@@ -27,10 +27,10 @@ Result = TypeVar("Result")
 
 
 async def patiently(call: Callable[[], Awaitable[Result]], *, seconds: float = 60.0) -> Result:
-    """Makes a call again for as long as the mesh does not answer."""
+    """Makes a call again for as long as the mesh does not answer, or many lanes with one key ask too much."""
     async with asyncio.timeout(seconds):
         while True:
-            with suppress(MeshUnavailable, TimedOut):
+            with suppress(MeshUnavailable, TimedOut, RateLimited):
                 return await call()
             await asyncio.sleep(_PAUSE_SECONDS)
 
