@@ -75,7 +75,9 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         operations(to_cost, clock=clock) as to_money,
         service_audit("inference", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,
         mesh_guard(settings, GUARDS, service="inference", clock=clock, workload=identity, audit=audit) as guard,
-        sealing(settings, service="inference", app=app, maintenance=maintenance, clock=clock, ids=ids) as sealed,
+        sealing(
+            settings, service="inference", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
+        ) as sealed,
     ):
         calls = CallRepository(app, maintenance, keys=sealed.keys)
         notes = SettledNotes("inference_settled_notes", calls, clock=clock)

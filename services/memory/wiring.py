@@ -75,7 +75,9 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
             )
         )
         sealed = await enter(
-            sealing(settings, service="memory", app=app, maintenance=maintenance, clock=clock, ids=ids)
+            sealing(
+                settings, service="memory", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
+            )
         )
         rows = SealedRows(sealed.keys, ProtoPayload())
         reader = SqlMemoryReader(app, rows)

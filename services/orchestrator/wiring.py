@@ -68,7 +68,15 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         cost = await enter(connect(settings.cost_target))
 
         sealed = await enter(
-            sealing(settings, service="orchestrator", app=app, maintenance=maintenance, clock=clock, ids=ids)
+            sealing(
+                settings,
+                service="orchestrator",
+                app=app,
+                maintenance=maintenance,
+                tenants=guard.feed,
+                clock=clock,
+                ids=ids,
+            )
         )
         store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(sealed.keys), tenants=guard.feed)
         live = await enter(live_events(nats, clock=clock))
@@ -85,7 +93,9 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             limits=EngineLimits(max_runs=settings.max_runs),
         )
         agents = AgentRepository(app, tenants=guard.feed)
-        access = SessionAccess(access_gate.GatewayAccessGate(gateway, clock=clock))
+        gate = access_gate.GatewayAccessGate(gateway, clock=clock)
+        gate.show("orchestrator")
+        access = SessionAccess(gate)
         sessions = SessionServicer(
             start_session=StartSession(
                 agents=agents,

@@ -74,7 +74,9 @@ async def tools(settings: ToolsSettings, *, clock: Clock, ids: IdSource) -> Asyn
         CallsInFlight(most=settings.max_tool_calls) as in_flight,
         service_audit("tools", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,
         mesh_guard(settings, GUARDS, service="tools", clock=clock, workload=identity, audit=audit) as guard,
-        sealing(settings, service="tools", app=app, maintenance=maintenance, clock=clock, ids=ids) as sealed,
+        sealing(
+            settings, service="tools", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
+        ) as sealed,
     ):
         catalogue = Catalogue(tools=ToolRepository(app, ids=ids), shipped=shipped, tenants=guard.feed)
         calls = InvocationRepository(app, maintenance, keys=sealed.keys)

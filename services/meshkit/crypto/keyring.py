@@ -20,6 +20,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.crypto.errors import KeyDestroyed, KeyNotLoaded, KeyServiceAway, SealBroken
 from services.meshkit.crypto.ports import DataKeys, KeyWrapper
+from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
 #: What an envelope adds to its content.
@@ -60,7 +61,8 @@ class KeyRing:
 
     Args:
         capacity: most keys in memory; the one not used for longest goes first.
-        ttl: so long (and 5 s more) after another process destroyed a key it may still be used here.
+        ttl: so long (and 5 s more) after a key was destroyed in the store it may still be used here, unless `forget` is
+            called before.
         unwrap_ttl: so long a key in memory is used without the key service; asked again after half of it.
         longest_use: age at which a key no longer seals.
     """
@@ -143,16 +145,19 @@ class KeyRing:
         except InvalidTag as cause:
             raise SealBroken("the payload is damaged or was moved from another tenant or place") from cause
 
-    async def destroy(self, tenant: TenantId) -> int:
-        """Destroys every key of a tenant, here at once and in other processes within `ttl`; returns how many.
-
-        What they sealed can never be opened again. The next `seal` makes a new key.
-        """
-        count = await self._store.destroy_all(tenant)
+    def forget(self, tenant: TenantId) -> None:
+        """Takes a tenant's keys out of memory; those that were destroyed in the store open nothing from now on."""
         self._sealing.pop(tenant, None)
         for held in [key for key in self._keys if key[0] == tenant]:
             del self._keys[held]
-        return count
+
+    def tenants(self) -> frozenset[TenantId]:
+        """Lists the tenants of whom keys are in memory."""
+        return frozenset(tenant for tenant, _ in self._keys)
+
+    def show(self, service: str) -> None:
+        """Has the metrics page show how many keys are in memory."""
+        metrics.show_size(f"{service}.data_keys", self._keys)
 
     def _is_loaded(self, tenant: TenantId) -> bool:
         key = self._sealing_key(tenant)

@@ -75,10 +75,6 @@ class DataKeys(Protocol):
         """
         ...
 
-    async def destroy_all(self, tenant: TenantId) -> int:
-        """Destroys every key of the tenant; returns how many."""
-        ...
-
 
 class WrappedKeys(Protocol):
     """The data keys of all tenants, for background work; `meshkit.sql.data_keys.SqlWrappedKeys` is one."""

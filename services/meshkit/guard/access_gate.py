@@ -14,6 +14,7 @@ from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Caller, Principal, Role, TenantId
 from services.meshkit.grpc.channel import call_metadata
 from services.meshkit.grpc.errors import remote_errors
+from services.meshkit.telemetry import metrics
 
 #: The RPC may be sent again; for `grpc.channel.channel(idempotent=…)`.
 IDEMPOTENT: Final = ("/comitia.gateway.v1.AccessService/AuthorizeCaller",)
@@ -46,6 +47,10 @@ class GatewayAccessGate:
         self._stub = AccessServiceStub(gateway)
         self._clock = clock
         self._answers: OrderedDict[_Key, _Answer] = OrderedDict()
+
+    def show(self, service: str) -> None:
+        """Has the metrics page show how many answers are remembered."""
+        metrics.show_size(f"{service}.access_answers", self._answers)
 
     async def require(self, caller: Caller, relation: str, thing: str, *, last_known: bool = False) -> None:
         """See `AccessGate.require`."""

@@ -121,18 +121,6 @@ class SqlDataKeys:
             await scope.commit()
         return allotted
 
-    async def destroy_all(self, tenant: TenantId) -> int:
-        """Destroys every key of a tenant; returns how many. What they sealed can never be opened again."""
-        statement = (
-            update(_TABLE)
-            .where(_TABLE.c.tenant_id == tenant, _TABLE.c.wrapped.isnot(None))
-            .values(wrapped=None, destroyed_time=func.now())
-        )
-        async with tenant_scope(self._engine, tenant) as scope:
-            done = await scope.execute(statement)
-            await scope.commit()
-        return done.rowcount
-
 
 class SqlWrappedKeys:
     """The wrapped data keys of all tenants, for background work.

@@ -18,6 +18,7 @@ from services.inference.domain.call import Blocked, RecordedCall, SettleState, U
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.tables import metadata
+from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.usecases.ports import CallStore
 from services.meshkit.calls.ports import Settlement
 from services.meshkit.content import CallId, CallKey, Label, Part, ToolCallPart, Usage, text_part
@@ -35,6 +36,7 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import drift, migrate
 from services.meshkit.sql.roles import DatabaseUrls, provision
 from services.meshkit.sql.scope import maintenance_scope, tenant_scope
+from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.integration.conftest import MakeDatabase
 from tests.support.inference import USER, MemoryCallStore
@@ -236,11 +238,11 @@ async def test_old_calls_are_forgotten_but_not_pending_ones(stored: Stored) -> N
 
 
 async def test_a_token_whose_key_was_destroyed_does_not_hold_up_the_others(urls: DatabaseUrls, tmp_path: Path) -> None:
-    async with postgres_store(urls, tmp_path) as store, sql_engine(urls.app, pool_size=1) as app:
+    async with postgres_store(urls, tmp_path) as store, sql_engine(urls.maintenance, pool_size=1) as maintenance:
         gone, other = a_key(), a_key()
         for key in (gone, other):
             await store.record(a_call(key), token=Secret("token"))
-        await SqlDataKeys(app).destroy_all(gone.tenant)
+        await TenantRows("inference", maintenance, TENANT_DATA).destroy_keys(gone.tenant)
     async with postgres_store(urls, tmp_path) as store:
         found = await store.pending(before=SystemClock().now() + timedelta(seconds=1), most=10)
         assert {one.key: one.token.reveal() for one in found} == {gone: "", other: "token"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from comitia.gateway.v1 import access_service_pb2 as pb
 from comitia.gateway.v1.access_service_pb2_grpc import AccessServiceServicer, add_AccessServiceServicer_to_server
@@ -96,6 +97,13 @@ async def test_what_is_remembered_is_one_callers_only(door: Door) -> None:
     assert not await door.gate.allows(door.caller(subject="key_ben"), "editor", "project:claims")
     assert not await door.gate.allows(door.caller(), "viewer", "project:claims")
     assert not await door.gate.allows(door.caller(), "editor", "project:other")
+
+
+async def test_what_is_remembered_is_counted_on_the_metrics_page(door: Door) -> None:
+    door.gate.show("test")
+    await door.may()
+    await door.gate.allows(door.caller(), "viewer", "project:claims")
+    assert REGISTRY.get_sample_value("comitia_cache_items", {"cache": "test.access_answers"}) == 2
 
 
 async def test_administrators_pass_without_a_question(door: Door) -> None:

@@ -23,10 +23,10 @@ class Store:
         self.away = True
         self.kept: set[UUID] = set()
 
-    async def keep(self, used: Mapping[tuple[TenantId, UUID], datetime]) -> None:
+    async def keep(self, uses: Mapping[tuple[TenantId, UUID], datetime]) -> None:
         if self.away:
             raise Unavailable("postgres")
-        self.kept |= {key for _, key in used}
+        self.kept |= {key for _, key in uses}
 
 
 async def test_an_outage_of_the_database_takes_no_more_memory_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
