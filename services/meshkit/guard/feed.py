@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -20,6 +20,8 @@ from services.meshkit.telemetry.logs import logger
 
 #: A revocation is remembered this long, seconds: longer than any token lives that was issued before it.
 REMEMBER_REVOKED_SECONDS: Final = 20 * 60
+#: Stands among the revoked subjects of a tenant for all of them; no subject is without a name.
+_EVERYBODY: Final = ""
 #: Told which tenant changed; None stands for all.
 Listener = Callable[[TenantId | None], None]
 
@@ -57,6 +59,8 @@ class _Known:
         self.keys: dict[UUID, KnownKey] = {}
         #: Unix time of the revocation, by subject.
         self.revoked: dict[TenantId, dict[str, float]] = {}
+        #: True when there were more tenants with rules than are kept: of one that is not there nothing is known.
+        self.is_cut = False
 
 
 class GuardFeed:
@@ -67,11 +71,19 @@ class GuardFeed:
 
     Args:
         most_keys: keys kept; one more is not known here, and `key` gives None for it.
+        most_tenants: tenants kept of those with rules, the ended ones among them; beyond them nobody of a tenant that
+            is not kept is let in, for its rules are not known.
+        most_revoked: revocations kept for each tenant, of 20 minutes; beyond them all its tokens from before the latest
+            are refused, and their holders fetch new ones.
     """
 
-    def __init__(self, *, clock: Clock, most_keys: int = 200_000) -> None:
+    def __init__(
+        self, *, clock: Clock, most_keys: int = 200_000, most_tenants: int = 200_000, most_revoked: int = 20_000
+    ) -> None:
         self._clock = clock
         self._most_keys = most_keys
+        self._most_tenants = most_tenants
+        self._most_revoked = most_revoked
         self._known = _Known()
         #: A whole state on its way; what was known before holds until it is complete.
         self._coming: _Known | None = None
@@ -87,11 +99,6 @@ class GuardFeed:
     def tenant(self, tenant: TenantId) -> GuardedTenantState | None:
         """Gives what is known of a tenant; None for an active one without quotas and rules, and for an unknown one."""
         return self._known.tenants.get(tenant)
-
-    def revoked_since(self, tenant: TenantId, subject: str) -> datetime | None:
-        """Gives when a subject was revoked, None when it was not, or longer ago than tokens live."""
-        at = self._known.revoked.get(tenant, {}).get(subject)
-        return None if at is None else datetime.fromtimestamp(at, UTC)
 
     def key(self, api_key_id: UUID) -> KnownKey | None:
         """Gives a key that works, with the hashes to verify a secret by; None for one that is not known here."""
@@ -109,11 +116,15 @@ class GuardFeed:
             raise GuardUnknown
         principal = verified.principal
         tenant = self._known.tenants.get(principal.tenant)
+        if tenant is None and self._known.is_cut:
+            raise GuardUnknown
         if tenant is not None and tenant.state is not TenantState.ACTIVE:
             raise TenantSuspended
         revoked = self._known.revoked.get(principal.tenant)
         if revoked is None:
             return
+        if verified.issued <= revoked.get(_EVERYBODY, 0.0):
+            raise TokenRevoked
         key = principal.api_key
         since = revoked.get(principal.subject)
         # Of a key that speaks for itself the token says what it says of a person: since when it has been as it is.
@@ -207,8 +218,11 @@ class GuardFeed:
             if state == _UNRULED:
                 known.tenants.pop(tenant_id, None)
                 known.said.pop(tenant_id, None)
-            else:
+            elif tenant_id in known.tenants or len(known.tenants) < self._most_tenants:
                 known.tenants[tenant_id], known.said[tenant_id] = state, tenant
+            else:
+                known.is_cut = True
+                metrics.QUEUE_REFUSED.labels("guard.tenants").inc()
         for revoked in news.revoked:
             tenant_id = convert.tenant_id(revoked.tenant_id)
             touched.add(tenant_id)
@@ -218,6 +232,11 @@ class GuardFeed:
             if known is self._known and at > subjects.get(revoked.subject, 0.0):
                 self._arrived(max(0.0, self._clock.now().timestamp() - at))
             subjects[revoked.subject] = max(at, subjects.get(revoked.subject, at))
+            if len(subjects) > self._most_revoked:
+                latest = max(subjects.values())
+                subjects.clear()
+                subjects[_EVERYBODY] = latest
+                metrics.QUEUE_REFUSED.labels("guard.revoked").inc()
         for key in news.keys:
             touched.add(convert.tenant_id(key.tenant_id))
             self._keep(known, key)

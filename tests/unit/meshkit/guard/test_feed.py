@@ -83,8 +83,6 @@ def test_a_token_from_before_the_revocation_is_refused_and_a_later_one_is_not(
     with pytest.raises(TokenRevoked):
         feed.check(verified(subject, api_key=api_key))
     feed.check(verified(subject, api_key=api_key, issued=NOON + timedelta(seconds=1)))
-    assert feed.revoked_since(TENANT, KEY_TEXT) == NOON
-    assert feed.revoked_since(OTHER, KEY_TEXT) is None
 
 
 @pytest.mark.parametrize(("subject", "api_key"), [(KEY_TEXT, None), ("svc_1", KEY_TEXT)], ids=["key", "account"])
@@ -233,7 +231,53 @@ def test_old_revocations_are_forgotten() -> None:
     feed.take(whole(revoked=[revoked()]))
     clock.advance(seconds=21 * 60)
     feed.take(pb.WatchGuardResponse(version=1, complete=True))
-    assert feed.revoked_since(TENANT, KEY_TEXT) is None
+    feed.check(verified())
+
+
+def test_more_revocations_than_are_kept_end_all_tokens_of_that_tenant_from_before_them() -> None:
+    clock = FakeClock()
+    feed = GuardFeed(clock=clock, most_revoked=3)
+    later = NOON + timedelta(seconds=2)
+    feed.take(whole(revoked=[revoked(f"key_{number}") for number in range(3)]))
+    feed.check(verified("key_9"))
+    feed.take(pb.WatchGuardResponse(version=2, complete=True, revoked=[revoked("key_3", at=later)]))
+    for subject in ("key_0", "key_3", "key_9"):
+        with pytest.raises(TokenRevoked):
+            feed.check(verified(subject, issued=later))
+        feed.check(verified(subject, issued=later + timedelta(seconds=1)))
+    # What an earlier process kept says the same, one more revocation counts as ever, and it all ends some time.
+    restarted = GuardFeed(clock=clock, most_revoked=3)
+    restarted.recall(feed.to_keep())
+    with pytest.raises(TokenRevoked):
+        restarted.check(verified("key_9", issued=later))
+    after = later + timedelta(seconds=5)
+    feed.take(pb.WatchGuardResponse(version=3, complete=True, revoked=[revoked("key_5", at=after)]))
+    with pytest.raises(TokenRevoked):
+        feed.check(verified("key_5", issued=after))
+    feed.check(verified("key_9", issued=after))
+    clock.advance(seconds=21 * 60)
+    feed.take(pb.WatchGuardResponse(version=4, complete=True))
+    feed.check(verified("key_9"))
+
+
+def test_a_tenant_whose_rules_did_not_fit_is_not_let_in_without_them() -> None:
+    feed = GuardFeed(clock=FakeClock(), most_tenants=1)
+    ruled = [
+        pb.GuardedTenant(
+            tenant_id=tenant_text(tenant),
+            state=tenant_pb2.TENANT_STATE_ACTIVE,
+            quotas=tenant_pb2.TenantQuotas(max_agents=1),
+        )
+        for tenant in (OTHER, TENANT)
+    ]
+    feed.take(whole(tenants=ruled[:1]))
+    feed.check(verified())  # no rules
+    feed.take(pb.WatchGuardResponse(version=2, complete=True, tenants=ruled))
+    assert feed.ruled() == (OTHER,)
+    with pytest.raises(GuardUnknown):
+        feed.check(verified())
+    feed.take(whole(version=3, tenants=ruled[1:]))
+    feed.check(verified())
 
 
 def test_listeners_are_told_which_tenant_changed() -> None:
