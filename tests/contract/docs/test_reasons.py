@@ -21,7 +21,7 @@ WITHIN: Final[Mapping[str, str]] = {
         "ends a start",
     ),
     **dict.fromkeys(("KEY_UNREADABLE", "WEIGHTS_MISSING", "WEIGHTS_UNREADABLE"), "ends a start"),
-    **dict.fromkeys(("AUDIT_FEED_MALFORMED", "AUDIT_TRAIL_REWRITTEN", "HEAD_STORE_DAMAGED"), "an alarm of the chain"),
+    **dict.fromkeys(("AUDIT_FEED_MALFORMED", "HEAD_STORE_DAMAGED"), "an alarm of the chain"),
     **dict.fromkeys(
         ("BUS_MESSAGE_TOO_LARGE", "BUS_SUBJECT_UNKNOWN", "LEASE_LOST", "RUN_DIVERGED"), "of work without a caller"
     ),
