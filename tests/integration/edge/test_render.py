@@ -106,7 +106,7 @@ def test_the_wall_against_floods_stands_far_above_the_limits_of_the_guards(setti
     by_path = {rpc.path: rpc for rpc in public_rpcs(GUARDS, settings)}
     assert by_path["/comitia.gateway.v1.IdentityService/ExchangeApiKey"].per_second == 200
     who = by_path["/comitia.gateway.v1.IdentityService/WhoAmI"]
-    assert (who.per_second, who.per_caller) == (1000, 500)
+    assert (who.per_second, who.per_caller) == (1000, 800)
 
 
 def test_each_address_is_counted_before_the_whole_edge_and_health_apart(settings: EdgeSettings) -> None:
