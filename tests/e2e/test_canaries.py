@@ -38,7 +38,7 @@ from services.meshkit.telemetry import names
 from tests.e2e.doors import EDGE, at_once, bearer, open_doors, shown_by
 from tests.e2e.owner import asked_inside
 from tests.e2e.terminal import Terminal, browser_of
-from tests.e2e.test_every_rpc import OPERATORS, REQUESTS, World, provider, walked_tenant
+from tests.e2e.test_every_rpc import OPERATORS, REQUESTS, World, a_signed_size, provider, walked_tenant
 from tests.support.fake_provider import KEY
 from tests.support.mesh import RunningMesh, running_mesh
 from tests.support.oidc_provider import CLIENT_ID, OidcProvider
@@ -394,6 +394,7 @@ def two(mesh: RunningMesh, provider: OidcProvider, heard: Heard) -> Iterator[Two
         own = {name: world.client.tenants.own().tenant_id for name, world in worlds.items()}
         for name, world in worlds.items():
             world.operator.tenants.set_quotas(own[name], {"rate_factor": 1000})
+            a_signed_size(world)  # once, not by several at a time: an export takes one of few seats
         ids, calls = asyncio.run(_walk(mesh, worlds, texts))
         for name, tenant_id in own.items():
             ids[name] |= ids_in(tenant_id.encode())

@@ -108,7 +108,8 @@ def _rest_call(binding: http_pb2.HttpRule, fields: Mapping[str, Any]) -> RestCal
         holder = left
         for step in way:
             holder = holder[step]
-        return quote(str(holder.pop(name)), safe="@")
+        # JSON leaves out a number that is zero, such as the index of the first entry.
+        return quote(str(holder.pop(name, 0)), safe="@")
 
     path = _PLACE.sub(fill, getattr(binding, verb))
     body = left if binding.body == "*" else left.pop(binding.body) if binding.body else None
