@@ -64,7 +64,9 @@ async def test_archived_entries_are_exported_and_proven_as_before(
 
 
 async def test_what_is_not_signed_is_not_archived(make_database: MakeDatabase, postgres: str, tmp_path: Path) -> None:
-    async with open_room(make_database, tmp_path, audit_head_seconds=3600.0, audit_archive_seconds=0.02) as room:
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "heads").write_text("no folder, so nothing can be signed")
+    async with open_room(make_database, tmp_path, audit_archive_seconds=0.02) as room:
         entry = room.feeds["cost"].write(room.tenant, stream=0)
         entry.record_time.FromDatetime(datetime.now(UTC) - timedelta(days=200))
         await room.until_size(1)
