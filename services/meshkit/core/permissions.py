@@ -30,6 +30,7 @@ _READ: Final = frozenset(
         "sessions.read",
         "tools.read",
         "violations.read",
+        "workflows.read",
     }
 )
 _WORK: Final = frozenset(
@@ -45,6 +46,7 @@ _WORK: Final = frozenset(
         "sessions.control",
         "sessions.start",
         "tools.invoke",
+        "workflows.write",
     }
 )
 _GOVERN: Final = frozenset(
