@@ -5,9 +5,13 @@ Facts of a run, as they lie in the journal. Never on the wire of a public RPC.""
 
 from collections import abc as _abc
 from comitia.orchestrator.v1 import agent_pb2 as _agent_pb2
+from comitia.orchestrator.v1 import run_pb2 as _run_pb2
 from comitia.orchestrator.v1 import session_pb2 as _session_pb2
+from comitia.orchestrator.v1 import workflow_pb2 as _workflow_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -41,6 +45,10 @@ class _CallKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallKind.Val
     """inference.Embed"""
     CALL_KIND_DESCRIBE_TOOLS: _CallKind.ValueType  # 6
     """tools.GetTool, for the definitions shown to a model"""
+    CALL_KIND_STEP: _CallKind.ValueType  # 7
+    """A worker's step; the request is a StepTask, the response a StepResult."""
+    CALL_KIND_RUN: _CallKind.ValueType  # 8
+    """A sub-run; the request is a SubRunTask, the response a StepResult."""
 
 class CallKind(_CallKind, metaclass=_CallKindEnumTypeWrapper):
     """What an outward call does."""
@@ -58,6 +66,10 @@ CALL_KIND_EMBED: CallKind.ValueType  # 5
 """inference.Embed"""
 CALL_KIND_DESCRIBE_TOOLS: CallKind.ValueType  # 6
 """tools.GetTool, for the definitions shown to a model"""
+CALL_KIND_STEP: CallKind.ValueType  # 7
+"""A worker's step; the request is a StepTask, the response a StepResult."""
+CALL_KIND_RUN: CallKind.ValueType  # 8
+"""A sub-run; the request is a SubRunTask, the response a StepResult."""
 Global___CallKind: _TypeAlias = CallKind  # noqa: Y015
 
 @_typing.final
@@ -83,6 +95,14 @@ class JournalEntry(_message.Message):
     RUN_CANCELLING_FIELD_NUMBER: _builtins.int
     RUN_ENDED_FIELD_NUMBER: _builtins.int
     RUN_ABANDONED_FIELD_NUMBER: _builtins.int
+    STEP_SKIPPED_FIELD_NUMBER: _builtins.int
+    MAP_EXPANDED_FIELD_NUMBER: _builtins.int
+    TIMER_STARTED_FIELD_NUMBER: _builtins.int
+    TIMER_FIRED_FIELD_NUMBER: _builtins.int
+    SIGNAL_RECEIVED_FIELD_NUMBER: _builtins.int
+    RUN_PAUSED_FIELD_NUMBER: _builtins.int
+    RUN_CONTINUED_FIELD_NUMBER: _builtins.int
+    DEADLINE_PASSED_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Place of the step that it belongs to, such as `rounds/2/Athena`. Empty for the run itself."""
     @_builtins.property
@@ -119,6 +139,22 @@ class JournalEntry(_message.Message):
     def run_ended(self) -> Global___RunEnded: ...
     @_builtins.property
     def run_abandoned(self) -> Global___RunAbandoned: ...
+    @_builtins.property
+    def step_skipped(self) -> Global___StepSkipped: ...
+    @_builtins.property
+    def map_expanded(self) -> Global___MapExpanded: ...
+    @_builtins.property
+    def timer_started(self) -> Global___TimerStarted: ...
+    @_builtins.property
+    def timer_fired(self) -> Global___TimerFired: ...
+    @_builtins.property
+    def signal_received(self) -> Global___SignalReceived: ...
+    @_builtins.property
+    def run_paused(self) -> Global___RunPaused: ...
+    @_builtins.property
+    def run_continued(self) -> Global___RunContinued: ...
+    @_builtins.property
+    def deadline_passed(self) -> Global___DeadlinePassed: ...
     def __init__(
         self,
         *,
@@ -139,12 +175,20 @@ class JournalEntry(_message.Message):
         run_cancelling: Global___RunCancelling | None = ...,
         run_ended: Global___RunEnded | None = ...,
         run_abandoned: Global___RunAbandoned | None = ...,
+        step_skipped: Global___StepSkipped | None = ...,
+        map_expanded: Global___MapExpanded | None = ...,
+        timer_started: Global___TimerStarted | None = ...,
+        timer_fired: Global___TimerFired | None = ...,
+        signal_received: Global___SignalReceived | None = ...,
+        run_paused: Global___RunPaused | None = ...,
+        run_continued: Global___RunContinued | None = ...,
+        deadline_passed: Global___DeadlinePassed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "fact", b"fact", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_started", b"step_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "fact", b"fact", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_started", b"step_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended", "run_abandoned"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended", "run_abandoned", "step_skipped", "map_expanded", "timer_started", "timer_fired", "signal_received", "run_paused", "run_continued", "deadline_passed"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -213,6 +257,8 @@ class RunStarted(_message.Message):
     PROMPTS_FIELD_NUMBER: _builtins.int
     GRANT_ID_FIELD_NUMBER: _builtins.int
     MODEL_OVERRIDE_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
     program: _builtins.str
     """Program that decides it, such as `dialogue`."""
     program_version: _builtins.int
@@ -233,6 +279,14 @@ class RunStarted(_message.Message):
     def prompts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The prompt files' text by file name, so that the run renders the same for ever."""
 
+    @_builtins.property
+    def workflow(self) -> _workflow_pb2.Workflow:
+        """The pinned version of the workflow, whole, for program `graph`."""
+
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The run as it was asked for, for every program but `dialogue`."""
+
     def __init__(
         self,
         *,
@@ -243,10 +297,12 @@ class RunStarted(_message.Message):
         prompts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         grant_id: _builtins.str = ...,
         model_override: _builtins.str = ...,
+        workflow: _workflow_pb2.Workflow | None = ...,
+        run: _run_pb2.Run | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "grant_id", b"grant_id", "model_override", b"model_override", "program", b"program", "program_version", b"program_version", "prompts", b"prompts", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "grant_id", b"grant_id", "model_override", b"model_override", "program", b"program", "program_version", b"program_version", "prompts", b"prompts", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,6 +319,7 @@ class StepStarted(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     AGENT_FIELD_NUMBER: _builtins.int
     ATTEMPT_GROUP_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     program: _builtins.str
     """Program that decides it: `turn`."""
     program_version: _builtins.int
@@ -273,6 +330,8 @@ class StepStarted(_message.Message):
     """Speaker, `name@version`."""
     attempt_group: _builtins.int
     """Changes only by an explicit decision."""
+    prompt: _builtins.str
+    """What the speaker is asked, for a step of a workflow; sessions ask by their topic."""
     def __init__(
         self,
         *,
@@ -281,10 +340,11 @@ class StepStarted(_message.Message):
         round: _builtins.int = ...,
         agent: _builtins.str = ...,
         attempt_group: _builtins.int = ...,
+        prompt: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt_group", b"attempt_group", "program", b"program", "program_version", b"program_version", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt_group", b"attempt_group", "program", b"program", "program_version", b"program_version", "prompt", b"prompt", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -300,6 +360,8 @@ class CallIntended(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     REQUEST_FIELD_NUMBER: _builtins.int
+    BEGINS_STEP_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     call_index: _builtins.int
     """Position of the call within its step, from 0."""
     kind: Global___CallKind.ValueType
@@ -308,6 +370,10 @@ class CallIntended(_message.Message):
     """SHA-256 of the encoded request without its context."""
     request: _builtins.bytes
     """The encoded request."""
+    begins_step: _builtins.bool
+    """True for the first call of a step that is recorded by its calls alone, without a StepStarted."""
+    attempt: _builtins.int
+    """Which try of the step this is, from 1; 0 means 1. Its retries are calls of their own."""
     def __init__(
         self,
         *,
@@ -315,10 +381,12 @@ class CallIntended(_message.Message):
         kind: Global___CallKind.ValueType = ...,
         request_digest: _builtins.bytes = ...,
         request: _builtins.bytes = ...,
+        begins_step: _builtins.bool = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "kind", b"kind", "request", b"request", "request_digest", b"request_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "begins_step", b"begins_step", "call_index", b"call_index", "kind", b"kind", "request", b"request", "request_digest", b"request_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -395,18 +463,24 @@ class StepCompleted(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TURN_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def turn(self) -> _session_pb2.Turn:
-        """The recorded turn."""
+        """The recorded turn, of a step that is one."""
+
+    @_builtins.property
+    def output(self) -> _struct_pb2.Value:
+        """What the step gives to later ones, when it is not the answer of its last call as it stands."""
 
     def __init__(
         self,
         *,
         turn: _session_pb2.Turn | None = ...,
+        output: _struct_pb2.Value | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "turn", b"turn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,6 +511,293 @@ class StepFailed(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StepFailed: _TypeAlias = StepFailed  # noqa: Y015
+
+@_typing.final
+class StepSkipped(_message.Message):
+    """A step was passed over: no condition of its edges held, or what it needs did not succeed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why, such as `CONDITION_FALSE`."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepSkipped: _TypeAlias = StepSkipped  # noqa: Y015
+
+@_typing.final
+class MapExpanded(_message.Message):
+    """A map knows its items; each becomes a step `<path>/<index>`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Number of items, from 0."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MapExpanded: _TypeAlias = MapExpanded  # noqa: Y015
+
+@_typing.final
+class TimerStarted(_message.Message):
+    """The program waits for a moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMER_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    timer: _builtins.str
+    """Names the timer within its path."""
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """How long from `record_time` on."""
+
+    def __init__(
+        self,
+        *,
+        timer: _builtins.str = ...,
+        duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "timer", b"timer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimerStarted: _TypeAlias = TimerStarted  # noqa: Y015
+
+@_typing.final
+class TimerFired(_message.Message):
+    """The moment has come. Comes from outside."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMER_FIELD_NUMBER: _builtins.int
+    timer: _builtins.str
+    """The timer that was started at this path."""
+    def __init__(
+        self,
+        *,
+        timer: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timer", b"timer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TimerFired: _TypeAlias = TimerFired  # noqa: Y015
+
+@_typing.final
+class SignalReceived(_message.Message):
+    """Somebody sent a signal. Comes from outside."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAYLOAD_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name that a step may wait for."""
+    by: _builtins.str
+    """Who sent it, such as `key_…`."""
+    @_builtins.property
+    def payload(self) -> _struct_pb2.Value:
+        """What was sent."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        payload: _struct_pb2.Value | None = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "name", b"name", "payload", b"payload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalReceived: _TypeAlias = SignalReceived  # noqa: Y015
+
+@_typing.final
+class RunPaused(_message.Message):
+    """Somebody paused the run: what is decided is recorded, and no new call is made. Comes from outside."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """Who asked, such as `key_…`."""
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunPaused: _TypeAlias = RunPaused  # noqa: Y015
+
+@_typing.final
+class RunContinued(_message.Message):
+    """Somebody let a paused run go on. Comes from outside."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """Who asked, such as `key_…`."""
+    def __init__(
+        self,
+        *,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunContinued: _TypeAlias = RunContinued  # noqa: Y015
+
+@_typing.final
+class DeadlinePassed(_message.Message):
+    """The run's deadline has passed. Comes from outside."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeadlinePassed: _TypeAlias = DeadlinePassed  # noqa: Y015
+
+@_typing.final
+class StepTask(_message.Message):
+    """What a worker is asked to do. Encoded as the request of a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name under which a worker registered the step."""
+    pool: _builtins.str
+    """Queue of the workers that may take it. Empty means `default`."""
+    @_builtins.property
+    def input(self) -> _struct_pb2.Value:
+        """Arguments, an object."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Longest time from dispatch to result. Absent means 5 minutes."""
+
+    @_builtins.property
+    def heartbeat(self) -> _duration_pb2.Duration:
+        """Longest time between two heartbeats. Absent means that none are asked for."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pool: _builtins.str = ...,
+        input: _struct_pb2.Value | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        heartbeat: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "input", b"input", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heartbeat", b"heartbeat", "input", b"input", "name", b"name", "pool", b"pool", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepTask: _TypeAlias = StepTask  # noqa: Y015
+
+@_typing.final
+class StepResult(_message.Message):
+    """What a worker or a sub-run answered. Encoded as the response of a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def output(self) -> _struct_pb2.Value:
+        """What it gives."""
+
+    def __init__(
+        self,
+        *,
+        output: _struct_pb2.Value | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepResult: _TypeAlias = StepResult  # noqa: Y015
+
+@_typing.final
+class SubRunTask(_message.Message):
+    """A sub-run that is to be started. Encoded as the request of a call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the sub-run, `run_…`, made from the place it is started at."""
+    workflow: _builtins.str
+    """Workflow, `name@version`, pinned."""
+    @_builtins.property
+    def input(self) -> _struct_pb2.Value:
+        """Input, an object."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        workflow: _builtins.str = ...,
+        input: _struct_pb2.Value | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "run_id", b"run_id", "workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubRunTask: _TypeAlias = SubRunTask  # noqa: Y015
 
 @_typing.final
 class RoundScored(_message.Message):
@@ -615,6 +976,7 @@ class RunEnded(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     TOPIC_FINAL_FIELD_NUMBER: _builtins.int
     CONVERGED_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
     state: _session_pb2.SessionState.ValueType
     """SUCCEEDED, FAILED or CANCELLED."""
     reason: _builtins.str
@@ -625,6 +987,10 @@ class RunEnded(_message.Message):
     """The topic as it stood at the end."""
     converged: _builtins.bool
     """True when it ended because the agents converged."""
+    @_builtins.property
+    def output(self) -> _struct_pb2.Value:
+        """What the run gives, for programs that give something."""
+
     def __init__(
         self,
         *,
@@ -633,10 +999,11 @@ class RunEnded(_message.Message):
         message: _builtins.str = ...,
         topic_final: _builtins.str = ...,
         converged: _builtins.bool = ...,
+        output: _struct_pb2.Value | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["converged", b"converged", "message", b"message", "reason", b"reason", "state", b"state", "topic_final", b"topic_final"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["converged", b"converged", "message", b"message", "output", b"output", "reason", b"reason", "state", b"state", "topic_final", b"topic_final"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
