@@ -22,6 +22,8 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from comitia.common.v1 import content_pb2 as comitia_dot_common_dot_v1_dot_content__pb2
+from comitia.common.v1 import usage_pb2 as comitia_dot_common_dot_v1_dot_usage__pb2
 from comitia.orchestrator.v1 import agent_pb2 as comitia_dot_orchestrator_dot_v1_dot_agent__pb2
 from comitia.orchestrator.v1 import run_pb2 as comitia_dot_orchestrator_dot_v1_dot_run__pb2
 from comitia.orchestrator.v1 import session_pb2 as comitia_dot_orchestrator_dot_v1_dot_session__pb2
@@ -31,7 +33,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%comitia/orchestrator/v1/journal.proto\x12\x17\x63omitia.orchestrator.v1\x1a#comitia/orchestrator/v1/agent.proto\x1a!comitia/orchestrator/v1/run.proto\x1a%comitia/orchestrator/v1/session.proto\x1a&comitia/orchestrator/v1/workflow.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xeb\x0b\n\x0cJournalEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12/\n\x0brecord_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x0brun_started\x18\x03 \x01(\x0b\x32#.comitia.orchestrator.v1.RunStartedH\x00\x12<\n\x0cstep_started\x18\x04 \x01(\x0b\x32$.comitia.orchestrator.v1.StepStartedH\x00\x12>\n\rcall_intended\x18\x05 \x01(\x0b\x32%.comitia.orchestrator.v1.CallIntendedH\x00\x12>\n\rcall_answered\x18\x06 \x01(\x0b\x32%.comitia.orchestrator.v1.CallAnsweredH\x00\x12:\n\x0b\x63\x61ll_failed\x18\x07 \x01(\x0b\x32#.comitia.orchestrator.v1.CallFailedH\x00\x12@\n\x0estep_completed\x18\x08 \x01(\x0b\x32&.comitia.orchestrator.v1.StepCompletedH\x00\x12:\n\x0bstep_failed\x18\t \x01(\x0b\x32#.comitia.orchestrator.v1.StepFailedH\x00\x12<\n\x0cround_scored\x18\n \x01(\x0b\x32$.comitia.orchestrator.v1.RoundScoredH\x00\x12:\n\x0brun_waiting\x18\x0b \x01(\x0b\x32#.comitia.orchestrator.v1.RunWaitingH\x00\x12\x38\n\nrun_parked\x18\x0c \x01(\x0b\x32\".comitia.orchestrator.v1.RunParkedH\x00\x12:\n\x0brun_resumed\x18\r \x01(\x0b\x32#.comitia.orchestrator.v1.RunResumedH\x00\x12<\n\x0crun_advanced\x18\x0e \x01(\x0b\x32$.comitia.orchestrator.v1.RunAdvancedH\x00\x12@\n\x0erun_cancelling\x18\x0f \x01(\x0b\x32&.comitia.orchestrator.v1.RunCancellingH\x00\x12\x36\n\trun_ended\x18\x10 \x01(\x0b\x32!.comitia.orchestrator.v1.RunEndedH\x00\x12>\n\rrun_abandoned\x18\x11 \x01(\x0b\x32%.comitia.orchestrator.v1.RunAbandonedH\x00\x12<\n\x0cstep_skipped\x18\x12 \x01(\x0b\x32$.comitia.orchestrator.v1.StepSkippedH\x00\x12<\n\x0cmap_expanded\x18\x13 \x01(\x0b\x32$.comitia.orchestrator.v1.MapExpandedH\x00\x12>\n\rtimer_started\x18\x14 \x01(\x0b\x32%.comitia.orchestrator.v1.TimerStartedH\x00\x12:\n\x0btimer_fired\x18\x15 \x01(\x0b\x32#.comitia.orchestrator.v1.TimerFiredH\x00\x12\x42\n\x0fsignal_received\x18\x16 \x01(\x0b\x32\'.comitia.orchestrator.v1.SignalReceivedH\x00\x12\x38\n\nrun_paused\x18\x17 \x01(\x0b\x32\".comitia.orchestrator.v1.RunPausedH\x00\x12>\n\rrun_continued\x18\x18 \x01(\x0b\x32%.comitia.orchestrator.v1.RunContinuedH\x00\x12\x42\n\x0f\x64\x65\x61\x64line_passed\x18\x19 \x01(\x0b\x32\'.comitia.orchestrator.v1.DeadlinePassedH\x00\x42\x06\n\x04\x66\x61\x63t\"S\n\nJournalRow\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.comitia.orchestrator.v1.JournalEntry\x12\r\n\x05salts\x18\x02 \x03(\x0c\"\x96\x03\n\nRunStarted\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\x17\n\x0fprogram_version\x18\x02 \x01(\x05\x12\x31\n\x07session\x18\x03 \x01(\x0b\x32 .comitia.orchestrator.v1.Session\x12.\n\x06\x61gents\x18\x04 \x03(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\x12\x41\n\x07prompts\x18\x05 \x03(\x0b\x32\x30.comitia.orchestrator.v1.RunStarted.PromptsEntry\x12\x10\n\x08grant_id\x18\x06 \x01(\t\x12\x16\n\x0emodel_override\x18\x07 \x01(\t\x12\x33\n\x08workflow\x18\x08 \x01(\x0b\x32!.comitia.orchestrator.v1.Workflow\x12)\n\x03run\x18\t \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"|\n\x0bStepStarted\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\x17\n\x0fprogram_version\x18\x02 \x01(\x05\x12\r\n\x05round\x18\x03 \x01(\x05\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x15\n\rattempt_group\x18\x05 \x01(\x05\x12\x0e\n\x06prompt\x18\x06 \x01(\t\"\xa2\x01\n\x0c\x43\x61llIntended\x12\x12\n\ncall_index\x18\x01 \x01(\x05\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.comitia.orchestrator.v1.CallKind\x12\x16\n\x0erequest_digest\x18\x03 \x01(\x0c\x12\x0f\n\x07request\x18\x04 \x01(\x0c\x12\x13\n\x0b\x62\x65gins_step\x18\x05 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\"e\n\x0c\x43\x61llAnswered\x12\x12\n\ncall_index\x18\x01 \x01(\x05\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.comitia.orchestrator.v1.CallKind\x12\x10\n\x08response\x18\x03 \x01(\x0c\"r\n\nCallFailed\x12\x12\n\ncall_index\x18\x01 \x01(\x05\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.comitia.orchestrator.v1.CallKind\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\"d\n\rStepCompleted\x12+\n\x04turn\x18\x01 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.Turn\x12&\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\"-\n\nStepFailed\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x1d\n\x0bStepSkipped\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1c\n\x0bMapExpanded\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\"J\n\x0cTimerStarted\x12\r\n\x05timer\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x1b\n\nTimerFired\x12\r\n\x05timer\x18\x01 \x01(\t\"S\n\x0eSignalReceived\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07payload\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\n\n\x02\x62y\x18\x03 \x01(\t\"\x17\n\tRunPaused\x12\n\n\x02\x62y\x18\x01 \x01(\t\"\x1a\n\x0cRunContinued\x12\n\n\x02\x62y\x18\x01 \x01(\t\"\x10\n\x0e\x44\x65\x61\x64linePassed\"\xa7\x01\n\x08StepTask\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\theartbeat\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"4\n\nStepResult\x12&\n\x06output\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\"U\n\nSubRunTask\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08workflow\x18\x02 \x01(\t\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"A\n\x0bRoundScored\x12\x32\n\x05score\x18\x01 \x01(\x0b\x32#.comitia.orchestrator.v1.RoundScore\"\x1b\n\nRunWaiting\x12\r\n\x05round\x18\x01 \x01(\x05\",\n\tRunParked\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x1d\n\nRunResumed\x12\x0f\n\x07waiting\x18\x01 \x01(\x08\"\x19\n\x0bRunAdvanced\x12\n\n\x02\x62y\x18\x01 \x01(\t\"\x1b\n\rRunCancelling\x12\n\n\x02\x62y\x18\x01 \x01(\t\"*\n\x0cRunAbandoned\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xb1\x01\n\x08RunEnded\x12\x34\n\x05state\x18\x01 \x01(\x0e\x32%.comitia.orchestrator.v1.SessionState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x13\n\x0btopic_final\x18\x04 \x01(\t\x12\x11\n\tconverged\x18\x05 \x01(\x08\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value*\xd9\x01\n\x08\x43\x61llKind\x12\x19\n\x15\x43\x41LL_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41LL_KIND_RECALL\x10\x01\x12\x16\n\x12\x43\x41LL_KIND_GENERATE\x10\x02\x12\x12\n\x0e\x43\x41LL_KIND_TOOL\x10\x03\x12\x16\n\x12\x43\x41LL_KIND_REMEMBER\x10\x04\x12\x13\n\x0f\x43\x41LL_KIND_EMBED\x10\x05\x12\x1c\n\x18\x43\x41LL_KIND_DESCRIBE_TOOLS\x10\x06\x12\x12\n\x0e\x43\x41LL_KIND_STEP\x10\x07\x12\x11\n\rCALL_KIND_RUN\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%comitia/orchestrator/v1/journal.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/usage.proto\x1a#comitia/orchestrator/v1/agent.proto\x1a!comitia/orchestrator/v1/run.proto\x1a%comitia/orchestrator/v1/session.proto\x1a&comitia/orchestrator/v1/workflow.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x0c\n\x0cJournalEntry\x12\x0c\n\x04path\x18\x01 \x01(\t\x12/\n\x0brecord_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12:\n\x0brun_started\x18\x03 \x01(\x0b\x32#.comitia.orchestrator.v1.RunStartedH\x00\x12<\n\x0cstep_started\x18\x04 \x01(\x0b\x32$.comitia.orchestrator.v1.StepStartedH\x00\x12>\n\rcall_intended\x18\x05 \x01(\x0b\x32%.comitia.orchestrator.v1.CallIntendedH\x00\x12>\n\rcall_answered\x18\x06 \x01(\x0b\x32%.comitia.orchestrator.v1.CallAnsweredH\x00\x12:\n\x0b\x63\x61ll_failed\x18\x07 \x01(\x0b\x32#.comitia.orchestrator.v1.CallFailedH\x00\x12@\n\x0estep_completed\x18\x08 \x01(\x0b\x32&.comitia.orchestrator.v1.StepCompletedH\x00\x12:\n\x0bstep_failed\x18\t \x01(\x0b\x32#.comitia.orchestrator.v1.StepFailedH\x00\x12<\n\x0cround_scored\x18\n \x01(\x0b\x32$.comitia.orchestrator.v1.RoundScoredH\x00\x12:\n\x0brun_waiting\x18\x0b \x01(\x0b\x32#.comitia.orchestrator.v1.RunWaitingH\x00\x12\x38\n\nrun_parked\x18\x0c \x01(\x0b\x32\".comitia.orchestrator.v1.RunParkedH\x00\x12:\n\x0brun_resumed\x18\r \x01(\x0b\x32#.comitia.orchestrator.v1.RunResumedH\x00\x12<\n\x0crun_advanced\x18\x0e \x01(\x0b\x32$.comitia.orchestrator.v1.RunAdvancedH\x00\x12@\n\x0erun_cancelling\x18\x0f \x01(\x0b\x32&.comitia.orchestrator.v1.RunCancellingH\x00\x12\x36\n\trun_ended\x18\x10 \x01(\x0b\x32!.comitia.orchestrator.v1.RunEndedH\x00\x12>\n\rrun_abandoned\x18\x11 \x01(\x0b\x32%.comitia.orchestrator.v1.RunAbandonedH\x00\x12<\n\x0cstep_skipped\x18\x12 \x01(\x0b\x32$.comitia.orchestrator.v1.StepSkippedH\x00\x12<\n\x0cmap_expanded\x18\x13 \x01(\x0b\x32$.comitia.orchestrator.v1.MapExpandedH\x00\x12>\n\rtimer_started\x18\x14 \x01(\x0b\x32%.comitia.orchestrator.v1.TimerStartedH\x00\x12:\n\x0btimer_fired\x18\x15 \x01(\x0b\x32#.comitia.orchestrator.v1.TimerFiredH\x00\x12\x42\n\x0fsignal_received\x18\x16 \x01(\x0b\x32\'.comitia.orchestrator.v1.SignalReceivedH\x00\x12\x38\n\nrun_paused\x18\x17 \x01(\x0b\x32\".comitia.orchestrator.v1.RunPausedH\x00\x12>\n\rrun_continued\x18\x18 \x01(\x0b\x32%.comitia.orchestrator.v1.RunContinuedH\x00\x12\x42\n\x0f\x64\x65\x61\x64line_passed\x18\x19 \x01(\x0b\x32\'.comitia.orchestrator.v1.DeadlinePassedH\x00\x12:\n\x0bstep_parked\x18\x1a \x01(\x0b\x32#.comitia.orchestrator.v1.StepParkedH\x00\x42\x06\n\x04\x66\x61\x63t\"S\n\nJournalRow\x12\x36\n\x07\x65ntries\x18\x01 \x03(\x0b\x32%.comitia.orchestrator.v1.JournalEntry\x12\r\n\x05salts\x18\x02 \x03(\x0c\"\xc5\x03\n\nRunStarted\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\x17\n\x0fprogram_version\x18\x02 \x01(\x05\x12\x31\n\x07session\x18\x03 \x01(\x0b\x32 .comitia.orchestrator.v1.Session\x12.\n\x06\x61gents\x18\x04 \x03(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\x12\x41\n\x07prompts\x18\x05 \x03(\x0b\x32\x30.comitia.orchestrator.v1.RunStarted.PromptsEntry\x12\x10\n\x08grant_id\x18\x06 \x01(\t\x12\x16\n\x0emodel_override\x18\x07 \x01(\t\x12\x33\n\x08workflow\x18\x08 \x01(\x0b\x32!.comitia.orchestrator.v1.Workflow\x12)\n\x03run\x18\t \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\x12-\n\x0binput_label\x18\n \x01(\x0b\x32\x18.comitia.common.v1.Label\x1a.\n\x0cPromptsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x8d\x01\n\x0bStepStarted\x12\x0f\n\x07program\x18\x01 \x01(\t\x12\x17\n\x0fprogram_version\x18\x02 \x01(\x05\x12\r\n\x05round\x18\x03 \x01(\x05\x12\r\n\x05\x61gent\x18\x04 \x01(\t\x12\x15\n\rattempt_group\x18\x05 \x01(\x05\x12\x0e\n\x06prompt\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\"\xb9\x01\n\x0c\x43\x61llIntended\x12\x12\n\ncall_index\x18\x01 \x01(\x05\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.comitia.orchestrator.v1.CallKind\x12\x16\n\x0erequest_digest\x18\x03 \x01(\x0c\x12\x0f\n\x07request\x18\x04 \x01(\x0c\x12\x13\n\x0b\x62\x65gins_step\x18\x05 \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\x12\x15\n\rattempt_group\x18\x07 \x01(\x05\"e\n\x0c\x43\x61llAnswered\x12\x12\n\ncall_index\x18\x01 \x01(\x05\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.comitia.orchestrator.v1.CallKind\x12\x10\n\x08response\x18\x03 \x01(\x0c\"\x81\x01\n\nCallFailed\x12\x12\n\ncall_index\x18\x01 \x01(\x05\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.comitia.orchestrator.v1.CallKind\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\r\n\x05\x66inal\x18\x05 \x01(\x08\"d\n\rStepCompleted\x12+\n\x04turn\x18\x01 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.Turn\x12&\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\"-\n\nStepFailed\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"-\n\nStepParked\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x1d\n\x0bStepSkipped\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1c\n\x0bMapExpanded\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\"J\n\x0cTimerStarted\x12\r\n\x05timer\x18\x01 \x01(\t\x12+\n\x08\x64uration\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x1b\n\nTimerFired\x12\r\n\x05timer\x18\x01 \x01(\t\"S\n\x0eSignalReceived\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x07payload\x18\x02 \x01(\x0b\x32\x16.google.protobuf.Value\x12\n\n\x02\x62y\x18\x03 \x01(\t\"\x17\n\tRunPaused\x12\n\n\x02\x62y\x18\x01 \x01(\t\"\x1a\n\x0cRunContinued\x12\n\n\x02\x62y\x18\x01 \x01(\t\"\x10\n\x0e\x44\x65\x61\x64linePassed\"\xa7\x01\n\x08StepTask\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\theartbeat\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9d\x01\n\nStepResult\x12&\n\x06output\x18\x01 \x01(\x0b\x32\x16.google.protobuf.Value\x12\'\n\x05label\x18\x02 \x01(\x0b\x32\x18.comitia.common.v1.Label\x12\x15\n\rcost_nano_usd\x18\x03 \x01(\x03\x12\'\n\x05usage\x18\x04 \x01(\x0b\x32\x18.comitia.common.v1.Usage\"\x84\x01\n\nSubRunTask\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08workflow\x18\x02 \x01(\t\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12-\n\x0binput_label\x18\x04 \x01(\x0b\x32\x18.comitia.common.v1.Label\"A\n\x0bRoundScored\x12\x32\n\x05score\x18\x01 \x01(\x0b\x32#.comitia.orchestrator.v1.RoundScore\"\x1b\n\nRunWaiting\x12\r\n\x05round\x18\x01 \x01(\x05\",\n\tRunParked\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x1d\n\nRunResumed\x12\x0f\n\x07waiting\x18\x01 \x01(\x08\"\x19\n\x0bRunAdvanced\x12\n\n\x02\x62y\x18\x01 \x01(\t\"\x1b\n\rRunCancelling\x12\n\n\x02\x62y\x18\x01 \x01(\t\"*\n\x0cRunAbandoned\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\xe1\x01\n\x08RunEnded\x12\x34\n\x05state\x18\x01 \x01(\x0e\x32%.comitia.orchestrator.v1.SessionState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x13\n\x0btopic_final\x18\x04 \x01(\t\x12\x11\n\tconverged\x18\x05 \x01(\x08\x12&\n\x06output\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value\x12.\n\x0coutput_label\x18\x07 \x01(\x0b\x32\x18.comitia.common.v1.Label*\xd9\x01\n\x08\x43\x61llKind\x12\x19\n\x15\x43\x41LL_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41LL_KIND_RECALL\x10\x01\x12\x16\n\x12\x43\x41LL_KIND_GENERATE\x10\x02\x12\x12\n\x0e\x43\x41LL_KIND_TOOL\x10\x03\x12\x16\n\x12\x43\x41LL_KIND_REMEMBER\x10\x04\x12\x13\n\x0f\x43\x41LL_KIND_EMBED\x10\x05\x12\x1c\n\x18\x43\x41LL_KIND_DESCRIBE_TOOLS\x10\x06\x12\x12\n\x0e\x43\x41LL_KIND_STEP\x10\x07\x12\x11\n\rCALL_KIND_RUN\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,64 +42,66 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNSTARTED_PROMPTSENTRY']._loaded_options = None
   _globals['_RUNSTARTED_PROMPTSENTRY']._serialized_options = b'8\001'
-  _globals['_CALLKIND']._serialized_start=4070
-  _globals['_CALLKIND']._serialized_end=4287
-  _globals['_JOURNALENTRY']._serialized_start=313
-  _globals['_JOURNALENTRY']._serialized_end=1828
-  _globals['_JOURNALROW']._serialized_start=1830
-  _globals['_JOURNALROW']._serialized_end=1913
-  _globals['_RUNSTARTED']._serialized_start=1916
-  _globals['_RUNSTARTED']._serialized_end=2322
-  _globals['_RUNSTARTED_PROMPTSENTRY']._serialized_start=2276
-  _globals['_RUNSTARTED_PROMPTSENTRY']._serialized_end=2322
-  _globals['_STEPSTARTED']._serialized_start=2324
-  _globals['_STEPSTARTED']._serialized_end=2448
-  _globals['_CALLINTENDED']._serialized_start=2451
-  _globals['_CALLINTENDED']._serialized_end=2613
-  _globals['_CALLANSWERED']._serialized_start=2615
-  _globals['_CALLANSWERED']._serialized_end=2716
-  _globals['_CALLFAILED']._serialized_start=2718
-  _globals['_CALLFAILED']._serialized_end=2832
-  _globals['_STEPCOMPLETED']._serialized_start=2834
-  _globals['_STEPCOMPLETED']._serialized_end=2934
-  _globals['_STEPFAILED']._serialized_start=2936
-  _globals['_STEPFAILED']._serialized_end=2981
-  _globals['_STEPSKIPPED']._serialized_start=2983
-  _globals['_STEPSKIPPED']._serialized_end=3012
-  _globals['_MAPEXPANDED']._serialized_start=3014
-  _globals['_MAPEXPANDED']._serialized_end=3042
-  _globals['_TIMERSTARTED']._serialized_start=3044
-  _globals['_TIMERSTARTED']._serialized_end=3118
-  _globals['_TIMERFIRED']._serialized_start=3120
-  _globals['_TIMERFIRED']._serialized_end=3147
-  _globals['_SIGNALRECEIVED']._serialized_start=3149
-  _globals['_SIGNALRECEIVED']._serialized_end=3232
-  _globals['_RUNPAUSED']._serialized_start=3234
-  _globals['_RUNPAUSED']._serialized_end=3257
-  _globals['_RUNCONTINUED']._serialized_start=3259
-  _globals['_RUNCONTINUED']._serialized_end=3285
-  _globals['_DEADLINEPASSED']._serialized_start=3287
-  _globals['_DEADLINEPASSED']._serialized_end=3303
-  _globals['_STEPTASK']._serialized_start=3306
-  _globals['_STEPTASK']._serialized_end=3473
-  _globals['_STEPRESULT']._serialized_start=3475
-  _globals['_STEPRESULT']._serialized_end=3527
-  _globals['_SUBRUNTASK']._serialized_start=3529
-  _globals['_SUBRUNTASK']._serialized_end=3614
-  _globals['_ROUNDSCORED']._serialized_start=3616
-  _globals['_ROUNDSCORED']._serialized_end=3681
-  _globals['_RUNWAITING']._serialized_start=3683
-  _globals['_RUNWAITING']._serialized_end=3710
-  _globals['_RUNPARKED']._serialized_start=3712
-  _globals['_RUNPARKED']._serialized_end=3756
-  _globals['_RUNRESUMED']._serialized_start=3758
-  _globals['_RUNRESUMED']._serialized_end=3787
-  _globals['_RUNADVANCED']._serialized_start=3789
-  _globals['_RUNADVANCED']._serialized_end=3814
-  _globals['_RUNCANCELLING']._serialized_start=3816
-  _globals['_RUNCANCELLING']._serialized_end=3843
-  _globals['_RUNABANDONED']._serialized_start=3845
-  _globals['_RUNABANDONED']._serialized_end=3887
-  _globals['_RUNENDED']._serialized_start=3890
-  _globals['_RUNENDED']._serialized_end=4067
+  _globals['_CALLKIND']._serialized_start=4547
+  _globals['_CALLKIND']._serialized_end=4764
+  _globals['_JOURNALENTRY']._serialized_start=377
+  _globals['_JOURNALENTRY']._serialized_end=1952
+  _globals['_JOURNALROW']._serialized_start=1954
+  _globals['_JOURNALROW']._serialized_end=2037
+  _globals['_RUNSTARTED']._serialized_start=2040
+  _globals['_RUNSTARTED']._serialized_end=2493
+  _globals['_RUNSTARTED_PROMPTSENTRY']._serialized_start=2447
+  _globals['_RUNSTARTED_PROMPTSENTRY']._serialized_end=2493
+  _globals['_STEPSTARTED']._serialized_start=2496
+  _globals['_STEPSTARTED']._serialized_end=2637
+  _globals['_CALLINTENDED']._serialized_start=2640
+  _globals['_CALLINTENDED']._serialized_end=2825
+  _globals['_CALLANSWERED']._serialized_start=2827
+  _globals['_CALLANSWERED']._serialized_end=2928
+  _globals['_CALLFAILED']._serialized_start=2931
+  _globals['_CALLFAILED']._serialized_end=3060
+  _globals['_STEPCOMPLETED']._serialized_start=3062
+  _globals['_STEPCOMPLETED']._serialized_end=3162
+  _globals['_STEPFAILED']._serialized_start=3164
+  _globals['_STEPFAILED']._serialized_end=3209
+  _globals['_STEPPARKED']._serialized_start=3211
+  _globals['_STEPPARKED']._serialized_end=3256
+  _globals['_STEPSKIPPED']._serialized_start=3258
+  _globals['_STEPSKIPPED']._serialized_end=3287
+  _globals['_MAPEXPANDED']._serialized_start=3289
+  _globals['_MAPEXPANDED']._serialized_end=3317
+  _globals['_TIMERSTARTED']._serialized_start=3319
+  _globals['_TIMERSTARTED']._serialized_end=3393
+  _globals['_TIMERFIRED']._serialized_start=3395
+  _globals['_TIMERFIRED']._serialized_end=3422
+  _globals['_SIGNALRECEIVED']._serialized_start=3424
+  _globals['_SIGNALRECEIVED']._serialized_end=3507
+  _globals['_RUNPAUSED']._serialized_start=3509
+  _globals['_RUNPAUSED']._serialized_end=3532
+  _globals['_RUNCONTINUED']._serialized_start=3534
+  _globals['_RUNCONTINUED']._serialized_end=3560
+  _globals['_DEADLINEPASSED']._serialized_start=3562
+  _globals['_DEADLINEPASSED']._serialized_end=3578
+  _globals['_STEPTASK']._serialized_start=3581
+  _globals['_STEPTASK']._serialized_end=3748
+  _globals['_STEPRESULT']._serialized_start=3751
+  _globals['_STEPRESULT']._serialized_end=3908
+  _globals['_SUBRUNTASK']._serialized_start=3911
+  _globals['_SUBRUNTASK']._serialized_end=4043
+  _globals['_ROUNDSCORED']._serialized_start=4045
+  _globals['_ROUNDSCORED']._serialized_end=4110
+  _globals['_RUNWAITING']._serialized_start=4112
+  _globals['_RUNWAITING']._serialized_end=4139
+  _globals['_RUNPARKED']._serialized_start=4141
+  _globals['_RUNPARKED']._serialized_end=4185
+  _globals['_RUNRESUMED']._serialized_start=4187
+  _globals['_RUNRESUMED']._serialized_end=4216
+  _globals['_RUNADVANCED']._serialized_start=4218
+  _globals['_RUNADVANCED']._serialized_end=4243
+  _globals['_RUNCANCELLING']._serialized_start=4245
+  _globals['_RUNCANCELLING']._serialized_end=4272
+  _globals['_RUNABANDONED']._serialized_start=4274
+  _globals['_RUNABANDONED']._serialized_end=4316
+  _globals['_RUNENDED']._serialized_start=4319
+  _globals['_RUNENDED']._serialized_end=4544
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,8 @@ isort:skip_file
 Facts of a run, as they lie in the journal. Never on the wire of a public RPC."""
 
 from collections import abc as _abc
+from comitia.common.v1 import content_pb2 as _content_pb2
+from comitia.common.v1 import usage_pb2 as _usage_pb2
 from comitia.orchestrator.v1 import agent_pb2 as _agent_pb2
 from comitia.orchestrator.v1 import run_pb2 as _run_pb2
 from comitia.orchestrator.v1 import session_pb2 as _session_pb2
@@ -103,6 +105,7 @@ class JournalEntry(_message.Message):
     RUN_PAUSED_FIELD_NUMBER: _builtins.int
     RUN_CONTINUED_FIELD_NUMBER: _builtins.int
     DEADLINE_PASSED_FIELD_NUMBER: _builtins.int
+    STEP_PARKED_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Place of the step that it belongs to, such as `rounds/2/Athena`. Empty for the run itself."""
     @_builtins.property
@@ -155,6 +158,8 @@ class JournalEntry(_message.Message):
     def run_continued(self) -> Global___RunContinued: ...
     @_builtins.property
     def deadline_passed(self) -> Global___DeadlinePassed: ...
+    @_builtins.property
+    def step_parked(self) -> Global___StepParked: ...
     def __init__(
         self,
         *,
@@ -183,12 +188,13 @@ class JournalEntry(_message.Message):
         run_paused: Global___RunPaused | None = ...,
         run_continued: Global___RunContinued | None = ...,
         deadline_passed: Global___DeadlinePassed | None = ...,
+        step_parked: Global___StepParked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_parked", b"step_parked", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_parked", b"step_parked", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended", "run_abandoned", "step_skipped", "map_expanded", "timer_started", "timer_fired", "signal_received", "run_paused", "run_continued", "deadline_passed"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended", "run_abandoned", "step_skipped", "map_expanded", "timer_started", "timer_fired", "signal_received", "run_paused", "run_continued", "deadline_passed", "step_parked"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -259,6 +265,7 @@ class RunStarted(_message.Message):
     MODEL_OVERRIDE_FIELD_NUMBER: _builtins.int
     WORKFLOW_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
+    INPUT_LABEL_FIELD_NUMBER: _builtins.int
     program: _builtins.str
     """Program that decides it, such as `dialogue`."""
     program_version: _builtins.int
@@ -287,6 +294,10 @@ class RunStarted(_message.Message):
     def run(self) -> _run_pb2.Run:
         """The run as it was asked for, for every program but `dialogue`."""
 
+    @_builtins.property
+    def input_label(self) -> _content_pb2.Label:
+        """Label of its input, of a run that another run started. Absent means that a user wrote it."""
+
     def __init__(
         self,
         *,
@@ -299,10 +310,11 @@ class RunStarted(_message.Message):
         model_override: _builtins.str = ...,
         workflow: _workflow_pb2.Workflow | None = ...,
         run: _run_pb2.Run | None = ...,
+        input_label: _content_pb2.Label | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input_label", b"input_label", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "grant_id", b"grant_id", "model_override", b"model_override", "program", b"program", "program_version", b"program_version", "prompts", b"prompts", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "grant_id", b"grant_id", "input_label", b"input_label", "model_override", b"model_override", "program", b"program", "program_version", b"program_version", "prompts", b"prompts", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -310,7 +322,7 @@ Global___RunStarted: _TypeAlias = RunStarted  # noqa: Y015
 
 @_typing.final
 class StepStarted(_message.Message):
-    """A step began."""
+    """A step began, or was begun again after an attempt that failed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -320,8 +332,9 @@ class StepStarted(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     ATTEMPT_GROUP_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     program: _builtins.str
-    """Program that decides it: `turn`."""
+    """Program that decides it: `turn`, or `graph` for what a graph carries out itself."""
     program_version: _builtins.int
     """Version of that program."""
     round: _builtins.int
@@ -332,6 +345,8 @@ class StepStarted(_message.Message):
     """Changes only by an explicit decision."""
     prompt: _builtins.str
     """What the speaker is asked, for a step of a workflow; sessions ask by their topic."""
+    attempt: _builtins.int
+    """Which try of the step this is, from 1; 0 means 1."""
     def __init__(
         self,
         *,
@@ -341,10 +356,11 @@ class StepStarted(_message.Message):
         agent: _builtins.str = ...,
         attempt_group: _builtins.int = ...,
         prompt: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt_group", b"attempt_group", "program", b"program", "program_version", b"program_version", "prompt", b"prompt", "round", b"round"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt", b"attempt", "attempt_group", b"attempt_group", "program", b"program", "program_version", b"program_version", "prompt", b"prompt", "round", b"round"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -362,6 +378,7 @@ class CallIntended(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     BEGINS_STEP_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
+    ATTEMPT_GROUP_FIELD_NUMBER: _builtins.int
     call_index: _builtins.int
     """Position of the call within its step, from 0."""
     kind: Global___CallKind.ValueType
@@ -374,6 +391,8 @@ class CallIntended(_message.Message):
     """True for the first call of a step that is recorded by its calls alone, without a StepStarted."""
     attempt: _builtins.int
     """Which try of the step this is, from 1; 0 means 1. Its retries are calls of their own."""
+    attempt_group: _builtins.int
+    """Changes only by an explicit decision, such as ResumeRun for a parked step."""
     def __init__(
         self,
         *,
@@ -383,10 +402,11 @@ class CallIntended(_message.Message):
         request: _builtins.bytes = ...,
         begins_step: _builtins.bool = ...,
         attempt: _builtins.int = ...,
+        attempt_group: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "begins_step", b"begins_step", "call_index", b"call_index", "kind", b"kind", "request", b"request", "request_digest", b"request_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_group", b"attempt_group", "begins_step", b"begins_step", "call_index", b"call_index", "kind", b"kind", "request", b"request", "request_digest", b"request_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -432,6 +452,7 @@ class CallFailed(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
     call_index: _builtins.int
     """Which call of the step."""
     kind: Global___CallKind.ValueType
@@ -440,6 +461,8 @@ class CallFailed(_message.Message):
     """Reason, such as `LAW_BLOCKED`."""
     message: _builtins.str
     """The error's sentence."""
+    final: _builtins.bool
+    """True when the same call would fail again: law, money, permission or a wrong argument stopped it."""
     def __init__(
         self,
         *,
@@ -447,10 +470,11 @@ class CallFailed(_message.Message):
         kind: Global___CallKind.ValueType = ...,
         reason: _builtins.str = ...,
         message: _builtins.str = ...,
+        final: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "kind", b"kind", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "final", b"final", "kind", b"kind", "message", b"message", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -470,7 +494,9 @@ class StepCompleted(_message.Message):
 
     @_builtins.property
     def output(self) -> _struct_pb2.Value:
-        """What the step gives to later ones, when it is not the answer of its last call as it stands."""
+        """What the step gives to later ones, when it is neither the answer of its last call as it stands, nor the turn's text,
+        nor the list of what the items of a map gave.
+        """
 
     def __init__(
         self,
@@ -513,6 +539,34 @@ class StepFailed(_message.Message):
 Global___StepFailed: _TypeAlias = StepFailed  # noqa: Y015
 
 @_typing.final
+class StepParked(_message.Message):
+    """A step has failed in all its attempts, in a way that may pass. It begins anew, in the next attempt group, when
+    somebody lets the run go on; everything else of the run goes on meanwhile.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Why its last attempt failed."""
+    message: _builtins.str
+    """That error's sentence."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepParked: _TypeAlias = StepParked  # noqa: Y015
+
+@_typing.final
 class StepSkipped(_message.Message):
     """A step was passed over: no condition of its edges held, or what it needs did not succeed."""
 
@@ -520,7 +574,7 @@ class StepSkipped(_message.Message):
 
     REASON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """Why, such as `CONDITION_FALSE`."""
+    """`CONDITION_FALSE` or `DEPENDENCY_NOT_SUCCEEDED`."""
     def __init__(
         self,
         *,
@@ -558,7 +612,9 @@ Global___MapExpanded: _TypeAlias = MapExpanded  # noqa: Y015
 
 @_typing.final
 class TimerStarted(_message.Message):
-    """The program waits for a moment."""
+    """The program waits for a moment. A path has one timer: a new one takes the place of the one before, and the end of the
+    step ends it. While the run is paused its timers stand still.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -586,7 +642,9 @@ Global___TimerStarted: _TypeAlias = TimerStarted  # noqa: Y015
 
 @_typing.final
 class TimerFired(_message.Message):
-    """The moment has come. Comes from outside."""
+    """The moment has come. Comes from outside. Calls of the path that are unanswered are given up: what they answer later is
+    not recorded.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -662,7 +720,7 @@ Global___RunPaused: _TypeAlias = RunPaused  # noqa: Y015
 
 @_typing.final
 class RunContinued(_message.Message):
-    """Somebody let a paused run go on. Comes from outside."""
+    """Somebody let a run go on: one that was paused, one with parked steps, or both. Comes from outside."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -750,18 +808,34 @@ class StepResult(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTPUT_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    cost_nano_usd: _builtins.int
+    """What a sub-run cost, nano-USD, with all that it started."""
     @_builtins.property
     def output(self) -> _struct_pb2.Value:
         """What it gives."""
+
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """Label of the output. The program joins it with that of what the step read, so it can only be more careful."""
+
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """Tokens that a sub-run used, with all that it started."""
 
     def __init__(
         self,
         *,
         output: _struct_pb2.Value | None = ...,
+        label: _content_pb2.Label | None = ...,
+        cost_nano_usd: _builtins.int = ...,
+        usage: _usage_pb2.Usage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "output", b"output", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_nano_usd", b"cost_nano_usd", "label", b"label", "output", b"output", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -776,6 +850,7 @@ class SubRunTask(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     WORKFLOW_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
+    INPUT_LABEL_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the sub-run, `run_…`, made from the place it is started at."""
     workflow: _builtins.str
@@ -784,16 +859,21 @@ class SubRunTask(_message.Message):
     def input(self) -> _struct_pb2.Value:
         """Input, an object."""
 
+    @_builtins.property
+    def input_label(self) -> _content_pb2.Label:
+        """Label of the input."""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         workflow: _builtins.str = ...,
         input: _struct_pb2.Value | None = ...,
+        input_label: _content_pb2.Label | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "input_label", b"input_label"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "run_id", b"run_id", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "input_label", b"input_label", "run_id", b"run_id", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -977,6 +1057,7 @@ class RunEnded(_message.Message):
     TOPIC_FINAL_FIELD_NUMBER: _builtins.int
     CONVERGED_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
+    OUTPUT_LABEL_FIELD_NUMBER: _builtins.int
     state: _session_pb2.SessionState.ValueType
     """SUCCEEDED, FAILED or CANCELLED."""
     reason: _builtins.str
@@ -991,6 +1072,10 @@ class RunEnded(_message.Message):
     def output(self) -> _struct_pb2.Value:
         """What the run gives, for programs that give something."""
 
+    @_builtins.property
+    def output_label(self) -> _content_pb2.Label:
+        """Label of the output."""
+
     def __init__(
         self,
         *,
@@ -1000,10 +1085,11 @@ class RunEnded(_message.Message):
         topic_final: _builtins.str = ...,
         converged: _builtins.bool = ...,
         output: _struct_pb2.Value | None = ...,
+        output_label: _content_pb2.Label | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "output_label", b"output_label"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["converged", b"converged", "message", b"message", "output", b"output", "reason", b"reason", "state", b"state", "topic_final", b"topic_final"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["converged", b"converged", "message", b"message", "output", b"output", "output_label", b"output_label", "reason", b"reason", "state", b"state", "topic_final", b"topic_final"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

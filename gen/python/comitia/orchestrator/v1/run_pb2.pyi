@@ -68,6 +68,90 @@ RUN_STATE_PAUSED: RunState.ValueType  # 8
 """Paused by request: no new call is made until ResumeRun."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
 
+class _StepKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_KIND_UNSPECIFIED: _StepKind.ValueType  # 0
+    STEP_KIND_AGENT: _StepKind.ValueType  # 1
+    """A turn of an agent."""
+    STEP_KIND_WORKER: _StepKind.ValueType  # 2
+    """A step that a worker carries out."""
+    STEP_KIND_TOOL: _StepKind.ValueType  # 3
+    """A call of a tool."""
+    STEP_KIND_MAP: _StepKind.ValueType  # 4
+    """The same for each item of a list; each item is a step of its own."""
+    STEP_KIND_RUN: _StepKind.ValueType  # 5
+    """A run of another workflow."""
+    STEP_KIND_WAIT: _StepKind.ValueType  # 6
+    """A wait for a signal or for time to pass."""
+    STEP_KIND_AGGREGATE: _StepKind.ValueType  # 7
+    """A reduction of what other steps gave."""
+
+class StepKind(_StepKind, metaclass=_StepKindEnumTypeWrapper):
+    """What a step of a run does."""
+
+STEP_KIND_UNSPECIFIED: StepKind.ValueType  # 0
+STEP_KIND_AGENT: StepKind.ValueType  # 1
+"""A turn of an agent."""
+STEP_KIND_WORKER: StepKind.ValueType  # 2
+"""A step that a worker carries out."""
+STEP_KIND_TOOL: StepKind.ValueType  # 3
+"""A call of a tool."""
+STEP_KIND_MAP: StepKind.ValueType  # 4
+"""The same for each item of a list; each item is a step of its own."""
+STEP_KIND_RUN: StepKind.ValueType  # 5
+"""A run of another workflow."""
+STEP_KIND_WAIT: StepKind.ValueType  # 6
+"""A wait for a signal or for time to pass."""
+STEP_KIND_AGGREGATE: StepKind.ValueType  # 7
+"""A reduction of what other steps gave."""
+Global___StepKind: _TypeAlias = StepKind  # noqa: Y015
+
+class _StepState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_STATE_UNSPECIFIED: _StepState.ValueType  # 0
+    STEP_STATE_RUNNING: _StepState.ValueType  # 1
+    """Being made, by a call or by its items."""
+    STEP_STATE_WAITING: _StepState.ValueType  # 2
+    """Waits for a signal, for time to pass, or for its next attempt."""
+    STEP_STATE_PARKED: _StepState.ValueType  # 3
+    """Failed in all its attempts, in a way that may pass. ResumeRun begins it anew."""
+    STEP_STATE_SUCCEEDED: _StepState.ValueType  # 4
+    """Ended with a result."""
+    STEP_STATE_FAILED: _StepState.ValueType  # 5
+    """Ended without one."""
+    STEP_STATE_SKIPPED: _StepState.ValueType  # 6
+    """Passed over."""
+    STEP_STATE_CANCELLED: _StepState.ValueType  # 7
+    """In progress when its run ended."""
+
+class StepState(_StepState, metaclass=_StepStateEnumTypeWrapper):
+    """Where a step is in its life."""
+
+STEP_STATE_UNSPECIFIED: StepState.ValueType  # 0
+STEP_STATE_RUNNING: StepState.ValueType  # 1
+"""Being made, by a call or by its items."""
+STEP_STATE_WAITING: StepState.ValueType  # 2
+"""Waits for a signal, for time to pass, or for its next attempt."""
+STEP_STATE_PARKED: StepState.ValueType  # 3
+"""Failed in all its attempts, in a way that may pass. ResumeRun begins it anew."""
+STEP_STATE_SUCCEEDED: StepState.ValueType  # 4
+"""Ended with a result."""
+STEP_STATE_FAILED: StepState.ValueType  # 5
+"""Ended without one."""
+STEP_STATE_SKIPPED: StepState.ValueType  # 6
+"""Passed over."""
+STEP_STATE_CANCELLED: StepState.ValueType  # 7
+"""In progress when its run ended."""
+Global___StepState: _TypeAlias = StepState  # noqa: Y015
+
 @_typing.final
 class StepCounts(_message.Message):
     """How many steps of a run stand where."""
@@ -247,3 +331,91 @@ class Run(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class RunStep(_message.Message):
+    """One step of a run as it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATE_REASON_FIELD_NUMBER: _builtins.int
+    STATE_MESSAGE_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    ATTEMPT_GROUP_FIELD_NUMBER: _builtins.int
+    AGENT_FIELD_NUMBER: _builtins.int
+    ITEM_COUNT_FIELD_NUMBER: _builtins.int
+    STARTED_RUN_ID_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    MISSED_SLA_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Place in the run: `nodes/<node>`, `nodes/<node>/<index>` for an item of a map, `rounds/<round>/<agent>` in a session."""
+    node: _builtins.str
+    """Node of the workflow. Empty in a session."""
+    kind: Global___StepKind.ValueType
+    """What it does."""
+    state: Global___StepState.ValueType
+    """Where it is in its life."""
+    state_reason: _builtins.str
+    """Why it is parked, failed or skipped, such as `NODE_TIMED_OUT`. Empty otherwise."""
+    state_message: _builtins.str
+    """The same as a sentence. Empty for a skipped step."""
+    attempts: _builtins.int
+    """Attempts so far, from 1, within its attempt group. 0 for a skipped step."""
+    attempt_group: _builtins.int
+    """Grows by one each time a parked step is begun anew, from 0."""
+    agent: _builtins.str
+    """The agent that speaks, or spoke last: `name@version`."""
+    item_count: _builtins.int
+    """Number of items of a map."""
+    started_run_id: _builtins.str
+    """The run that it started, `run_…`, or the last one of several attempts."""
+    cost_nano_usd: _builtins.int
+    """Money spent so far, nano-USD, with attempts that failed; of a map without its items, which are steps of their own."""
+    missed_sla: _builtins.bool
+    """True when it took longer than the goal `sla_ms` of its node."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ended. Absent before."""
+
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """Tokens used so far, counted as money is."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        node: _builtins.str = ...,
+        kind: Global___StepKind.ValueType = ...,
+        state: Global___StepState.ValueType = ...,
+        state_reason: _builtins.str = ...,
+        state_message: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        attempt_group: _builtins.int = ...,
+        agent: _builtins.str = ...,
+        item_count: _builtins.int = ...,
+        started_run_id: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        cost_nano_usd: _builtins.int = ...,
+        usage: _usage_pb2.Usage | None = ...,
+        missed_sla: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent", "attempt_group", b"attempt_group", "attempts", b"attempts", "cost_nano_usd", b"cost_nano_usd", "end_time", b"end_time", "item_count", b"item_count", "kind", b"kind", "missed_sla", b"missed_sla", "node", b"node", "path", b"path", "start_time", b"start_time", "started_run_id", b"started_run_id", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunStep: _TypeAlias = RunStep  # noqa: Y015
