@@ -27,9 +27,9 @@ from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.neighbours import TurnNeighbours
 from services.orchestrator.clients.run_preparation import RunPreparation
 from services.orchestrator.clients.run_tokens import RunTokens
-from services.orchestrator.engine.driver import DriverParts
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.settings import OrchestratorSettings
@@ -88,7 +88,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         )
         engine = Engine(
             owner=f"{settings.replica}/{ids.uuid()}",
-            parts=DriverParts(store=store, calls=calls, live=live, clock=clock),
+            parts=EngineParts(store=store, calls=calls, live=live, clock=clock),
             ids=ids,
             limits=EngineLimits(max_runs=settings.max_runs),
         )
@@ -102,7 +102,6 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 neighbours=RunPreparation(cost=cost, gateway=gateway),
                 runs=engine,
                 access=access,
-                ids=ids,
                 prompts=load_prompts(),
                 agent_facts=agent_to_proto,
             ),

@@ -7,12 +7,11 @@ Precondition  ├── SessionNotWaiting
               ├── SessionAlreadyTerminal
               └── RunDiverged
 Exhausted     └── RunsAtLimit
-Conflict      └── LeaseLost
 """
 
 from datetime import timedelta
 
-from services.meshkit.core.errors import AlreadyExists, Conflict, Exhausted, NotFound, Precondition
+from services.meshkit.core.errors import AlreadyExists, Exhausted, NotFound, Precondition
 
 
 class AgentNotFound(NotFound):
@@ -88,12 +87,3 @@ class RunsAtLimit(Exhausted):
             retry_after=timedelta(seconds=5),
             limit=limit,
         )
-
-
-class LeaseLost(Conflict):
-    """Another replica drives the run now; what this one was about to write is void (INV-2)."""
-
-    reason = "LEASE_LOST"
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(f"run {run_id} is driven by another replica", run_id=run_id)

@@ -1,11 +1,11 @@
-"""Owns the runs of this replica: starts drivers, keeps their leases, picks up what others left behind."""
+"""The engine of one replica: owns shards, drives their runs in lanes, and takes up what others left behind."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -16,55 +16,60 @@ from services.meshkit.core.ids import IdSource
 from services.meshkit.core.once import RequestInProgress
 from services.meshkit.core.tenant import QuotaExceeded
 from services.meshkit.telemetry.logs import logger
-from services.orchestrator.domain.errors import LeaseLost, RunsAtLimit
-from services.orchestrator.engine.driver import DriverParts, RunDriver
-from services.orchestrator.engine.facts import advance
-from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
-from services.orchestrator.programs import run as program
-from services.orchestrator.programs.view import project
+from services.orchestrator.domain.errors import RunsAtLimit
+from services.orchestrator.engine.lane import EngineParts, Lane
+from services.orchestrator.engine.live_run import LiveRun
+from services.orchestrator.engine.run import OwnedRun, RunCommand, ShardLease, StartKey, shard_of
+from services.orchestrator.engine.shards import ShardKeeper
 
 log = logger(__name__)
 
-#: Time between two looks for runs without an owner, and for commands that the bus lost.
-_POLL_SECONDS: Final = 1.0
-#: Time between two extensions of leases; the lease itself lasts `RunStore`'s 15 s of database time.
-_EXTEND_SECONDS: Final = 4.0
+Key = TypeVar("Key", int, str)
+
+#: Time between two rounds: leases are extended, free shards claimed, commands read that the bus lost.
+_ROUND_SECONDS: Final = 1.0
 #: How long a caller waits to see its command taken.
 _COMMAND_SECONDS: Final = 2.0
 #: Time between two looks whether it was, when the bus brings no news.
 _COMMAND_POLL_SECONDS: Final = 0.5
-#: Runs leased at once, and journals read at once.
-_CLAIM_AT_ONCE: Final = 64
+#: Journals read at once.
 _RECOVER_AT_ONCE: Final = 8
-#: Runs remembered to be taken up again before their lease runs out; the others wait for that.
-_MAX_SET_ASIDE: Final = 1_000
+#: Time after which a run that was set aside is taken up again, if it had got any further; and if it had not.
+_AGAIN_SECONDS: Final = 1.0
+_AGAIN_LATER_SECONDS: Final = 15.0
+#: Runs remembered to be taken up again. One more is taken up when a command comes for it, or the shard changes hands.
+_MAX_SET_ASIDE: Final = 10_000
 #: Time between two removals of commands that came too late for their run.
 _TIDY_SECONDS: Final = 60.0
+#: Ids tried for one that falls into a shard of this replica: with one shard of 64 a failure is as likely as 1 in 10^7.
+_IDS_TRIED: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
     """Bounds of one replica."""
 
-    #: Runs driven at once; a start beyond is refused, a run left behind waits for room.
+    #: Runs in memory at once; a start beyond is refused, a run left behind waits for room. Those that rest take none.
     max_runs: int
 
 
 class Engine:
-    """Drives the runs whose leases this replica holds. Entered once; leaving hands the runs back."""
+    """Drives the runs of the shards whose leases this replica holds. Entered once; leaving hands them back."""
 
-    def __init__(self, *, owner: str, parts: DriverParts, ids: IdSource, limits: EngineLimits) -> None:
-        self._owner = owner
+    def __init__(self, *, owner: str, parts: EngineParts, ids: IdSource, limits: EngineLimits) -> None:
         self._parts = parts
         self._ids = ids
         self._limits = limits
-        #: Runs that are driven or being recovered, all of whose leases are kept; and the task of each.
-        self._drivers: dict[str, RunDriver] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._lane = Lane(parts, left=self._left)
+        self._shards = ShardKeeper(owner=owner, store=parts.store, gained=self._gained, lost=self._lost)
+        #: Runs whose journal is being read; the tasks that read them, and those that look for such runs.
+        self._reading: dict[str, asyncio.Task[None]] = {}
+        self._searching: dict[int, asyncio.Task[None]] = {}
+        #: Runs of our shards to be taken up again, and when, on the monotonic clock.
+        self._set_aside: dict[str, float] = {}
         #: Places that starts in progress have taken.
         self._places = 0
-        #: Runs whose lease is ours and which nobody drives.
-        self._set_aside: set[str] = set()
+        self._room = asyncio.Event()
         self._recoveries = asyncio.Semaphore(_RECOVER_AT_ONCE)
         self._group: asyncio.TaskGroup | None = None
         #: Runs outlive the call that started them: their tasks must not inherit its deadline.
@@ -72,8 +77,8 @@ class Engine:
 
     @property
     def running(self) -> int:
-        """Number of runs that this replica drives, with those that are being started; stranded ones take no place."""
-        return self._places + sum(not driver.stranded for driver in self._drivers.values())
+        """Number of runs in memory, with those that are being started or read."""
+        return self._places + len(self._reading) + len(self._lane.runs)
 
     async def started_before(self, key: StartKey) -> session_pb2.Session | None:
         """See `Runs.started_before`."""
@@ -84,10 +89,11 @@ class Engine:
         await self._parts.store.check_quota(tenant)
 
     async def stop(self, tenant: TenantId) -> None:
-        """Ends the work on all runs of a tenant that is being erased. Their rows go next, and with them every lease."""
-        tasks = [self._tasks[run_id] for run_id, driver in self._drivers.items() if driver.run.tenant == tenant]
-        for task in tasks:
-            task.cancel()
+        """Ends the work on all runs of a tenant that is being erased. Their rows go next, so nothing can be written."""
+        tasks: list[asyncio.Task[None]] = []
+        for run in [run for run in self._lane.runs.values() if run.run.tenant == tenant]:
+            tasks += self._lane.calls.revoke(run.run.run_id)
+            self._lane.remove(run, again=False)
         if tasks:
             await asyncio.wait(tasks)
 
@@ -101,32 +107,41 @@ class Engine:
             yield
         finally:
             self._places -= 1
+            self._room.set()
+
+    def new_run_id(self) -> str:
+        """See `Runs.new_run_id`."""
+        run_id = self._ids.new("run")
+        for _ in range(_IDS_TRIED if self._shards.held else 0):
+            if shard_of(run_id) in self._shards.held:
+                break
+            run_id = self._ids.new("run")
+        return run_id
 
     async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> session_pb2.Session:
         """See `Runs.start`."""
         at = Timestamp()
         at.FromDatetime(self._parts.clock.now())
-        state, entries = advance(program.RunState(), [journal_pb2.JournalEntry(run_started=started)], at)
-        view = session_pb2.Session()
-        for sequence, entry in enumerate(entries, 1):
-            project(view, entry, sequence)
-        first = Commit(first_sequence=1, entries=tuple(entries), view=view)
+        live = LiveRun(run)
+        first = live.begin(started, at)
         try:
-            earlier = await self._parts.store.create(run, self._owner, first, key)
+            created = await self._parts.store.create(first, key, self._shards.held.get(run.shard))
         except (QuotaExceeded, RequestInProgress, RequestIdReused):
             raise
         except BaseException:
             # The caller went away, or the answer was lost: the run may have been recorded, and then has to be driven.
-            self._put_aside(run.run_id)
+            self._put_aside(run.run_id, seconds=_AGAIN_SECONDS)
             raise
-        if earlier is not None:
-            return earlier
-        driver = RunDriver(run, self._parts)
-        driver.adopt(state, first)
-        answer = session_pb2.Session()
-        answer.CopyFrom(first.view)
-        self._begin(driver, recover=False)
-        return answer
+        if created.earlier is not None:
+            return created.earlier
+        if created.held:
+            live.recorded(first)
+            self._lane.add(live)
+        else:
+            await self._parts.live.wake_owner(run.run_id)
+        if first.view is None:
+            raise ValueError("the first facts of a run make its view")
+        return first.view
 
     async def command(self, principal: Principal, run_id: str, kind: str) -> None:
         """See `Runs.command`."""
@@ -143,102 +158,153 @@ class Engine:
 
     @asynccontextmanager
     async def running_block(self) -> AsyncGenerator[None]:
-        """Drives runs while the block runs; then cancels their calls and ends their leases."""
+        """Drives runs while the block runs; then cancels their calls and hands the shards back."""
         async with asyncio.TaskGroup() as group:
             self._group = group
             self._context = copy_context()
             keepers = [
-                group.create_task(self._look_for_work(), name="engine-claims"),
-                group.create_task(self._keep_leases(), name="engine-leases"),
-                group.create_task(self._hear_wakes(), name="engine-wakes"),
-                group.create_task(self._tidy(), name="engine-tidying"),
+                self._spawn(self._keep_rounds(), name="engine-rounds"),
+                self._spawn(self._hear_wakes(), name="engine-wakes"),
+                self._spawn(self._tidy(), name="engine-tidying"),
+                self._spawn(self._lane.decide(), name="engine-decider"),
+                self._spawn(self._lane.record(), name="engine-recorder"),
             ]
+            self._lane.calls.open(group, self._context)
             try:
                 yield
             finally:
                 self._group = None
-                for task in (*keepers, *self._tasks.values()):
+                tasks = [*keepers, *self._reading.values(), *self._searching.values(), *self._lane.calls.close()]
+                for task in tasks:
                     task.cancel()
-                left = [driver.run for driver in self._drivers.values()]
-                await asyncio.gather(*keepers, *self._tasks.values(), return_exceptions=True)
-                if left:
-                    await self._parts.store.release(self._owner, left)
+                await asyncio.gather(*tasks, return_exceptions=True)
+                await self._leave()
 
-    def _begin(self, driver: RunDriver, *, recover: bool) -> None:
-        if self._group is None:
-            return  # stopping: the lease runs out, or has been ended, and another replica goes on
-        run_id = driver.run.run_id
-        # A driver under an older epoch can write nothing any more (INV-2); it has only not heard of it yet.
-        before = self._tasks.get(run_id)
-        self._drivers[run_id] = driver
-        self._tasks[run_id] = self._group.create_task(
-            self._drive(driver, recover=recover, before=before), name=f"drive {run_id}", context=self._context.copy()
-        )
-
-    async def _drive(self, driver: RunDriver, *, recover: bool, before: asyncio.Task[None] | None) -> None:
-        run_id = driver.run.run_id
+    async def _leave(self) -> None:
         try:
-            if before is not None:
-                before.cancel()
-                await asyncio.wait([before])
-            if recover:
-                async with self._recoveries:
-                    await driver.recover()
-                log.info("run taken up", run_id=run_id, epoch=driver.run.epoch)
-                await self._hand_over_commands([run_id])
-            await driver.drive()
-        except* LeaseLost:
-            log.warning("lease lost", run_id=run_id)
-        except* MeshError as group:
-            log.warning("run set aside", run_id=run_id, cause=str(group.exceptions[0]))
-            self._set_aside_if_new(driver)
-        except* Exception as group:
-            # A consumer loop: one broken run must not stop the others. It is taken up again from its journal.
-            log.exception("run set aside", run_id=run_id, cause=str(group.exceptions[0]))
-            self._set_aside_if_new(driver)
-        finally:
-            if self._drivers.get(run_id) is driver:
-                del self._drivers[run_id], self._tasks[run_id]
+            await self._shards.leave()
+        except MeshError as error:
+            log.warning("leases run out by themselves", cause=str(error))
 
-    def _set_aside_if_new(self, driver: RunDriver) -> None:
-        """Has a run taken up again soon. One that failed before it got any further waits until its lease runs out."""
-        if driver.progressed:
-            self._put_aside(driver.run.run_id)
+    def _spawn(self, work: Coroutine[object, object, None], *, name: str) -> asyncio.Task[None]:
+        if self._group is None:
+            raise ValueError("the engine spawns tasks while it runs")
+        return self._group.create_task(work, name=name, context=self._context.copy())
 
-    def _put_aside(self, run_id: str) -> None:
-        if len(self._set_aside) < _MAX_SET_ASIDE:
-            self._set_aside.add(run_id)
+    def _gained(self, lease: ShardLease) -> None:
+        self._lane.hold(lease)
+        task = self._spawn(self._search(lease.shard), name=f"search shard {lease.shard}")
+        self._searching[lease.shard] = task
+        task.add_done_callback(lambda done: self._forget(self._searching, lease.shard, done))
 
-    async def _look_for_work(self) -> None:
-        """Takes up runs that nobody drives, and commands that the bus did not announce."""
-        restarted = True
+    def _lost(self, shard: int) -> None:
+        if searching := self._searching.get(shard):
+            searching.cancel()
+        for run_id, reading in self._reading.items():
+            if shard_of(run_id) == shard:
+                reading.cancel()
+        self._lane.drop(shard)
+
+    async def _search(self, shard: int) -> None:
+        """Takes up the runs of a shard that have something to do, while there is room for them."""
+        after: str | None = None
         while True:
             try:
-                await self._claim(restarted=restarted)
-                restarted = False
-                await self._hand_over_commands(list(self._drivers))
+                found = await self._parts.store.open_runs(shard, after=after)
             except MeshError as error:
-                log.warning("cannot look for work", cause=str(error))
-            await self._parts.clock.sleep(_POLL_SECONDS)
-
-    async def _claim(self, *, restarted: bool) -> None:
-        """Leases runs while there is room for them. They are recovered at the same time, a bounded number at once."""
-        while (room := min(self._room(), _CLAIM_AT_ONCE)) > 0:
-            ours = frozenset(self._set_aside)
-            claimed = await self._parts.store.claim(self._owner, most=room, restarted=restarted, ours=ours)
-            self._set_aside -= ours
-            # Starts may have taken places meanwhile; a run that has a driver takes none.
-            free = max(self._room(), 0)
-            for run in claimed[:free]:
-                self._begin(RunDriver(run, self._parts), recover=True)
-            if claimed[free:]:
-                await self._parts.store.release(self._owner, claimed[free:])
-            if len(claimed) < room:
+                log.warning("cannot look for runs", shard=shard, cause=str(error))
+                await self._parts.clock.sleep(_ROUND_SECONDS)
+                continue
+            if not found:
                 return
+            for run in found:
+                while self.running >= self._limits.max_runs:
+                    self._room.clear()
+                    await self._room.wait()
+                self._take_up(run)
+                after = run.run_id
 
-    def _room(self) -> int:
-        """How many runs may be taken up: stranded ones take no place, but they are not held without end either."""
-        return self._limits.max_runs - max(self.running, len(self._drivers) - self._limits.max_runs)
+    def _take_up(self, run: OwnedRun, commands: Sequence[RunCommand] = ()) -> None:
+        """Reads a run's journal and drives it, unless it is driven already."""
+        run_id = run.run_id
+        if run_id in self._reading or self._lane.tell(run_id, commands) or run.shard not in self._shards.held:
+            return
+        self._set_aside.pop(run_id, None)
+        task = self._spawn(self._read(run, commands), name=f"read {run_id}")
+        self._reading[run_id] = task
+        task.add_done_callback(lambda done: self._forget(self._reading, run_id, done))
+
+    async def _read(self, run: OwnedRun, commands: Sequence[RunCommand]) -> None:
+        live = LiveRun(run)
+        try:
+            async with self._recoveries:
+                while batch := await self._parts.store.entries(run.tenant, run.run_id, after=live.sequence):
+                    live.read([entry for _, entry in batch])
+                live.recovered()
+        except MeshError as error:
+            log.warning("a journal cannot be read", run_id=run.run_id, cause=str(error))
+            self._put_aside(run.run_id, seconds=_AGAIN_SECONDS)
+            return
+        except Exception as error:
+            # A consumer loop: one broken run must not stop the others.
+            log.exception("a journal cannot be read", run_id=run.run_id, cause=str(error))
+            self._put_aside(run.run_id, seconds=_AGAIN_LATER_SECONDS)
+            return
+        log.info("run taken up", run_id=run.run_id)
+        live.tell(commands)
+        self._lane.add(live)
+
+    def _left(self, run: LiveRun, again: bool) -> None:  # a callback
+        if again:
+            self._put_aside(run.run.run_id, seconds=_AGAIN_SECONDS if run.progressed else _AGAIN_LATER_SECONDS)
+        self._room.set()
+
+    def _put_aside(self, run_id: str, *, seconds: float) -> None:
+        if len(self._set_aside) < _MAX_SET_ASIDE:
+            self._set_aside.setdefault(run_id, self._parts.clock.monotonic() + seconds)
+
+    async def _keep_rounds(self) -> None:
+        while True:
+            for step in (self._shards.keep, self._take_up_again, self._read_commands):
+                try:
+                    await step()
+                except MeshError as error:
+                    log.warning("the engine's round waits", cause=str(error))
+            await self._parts.clock.sleep(_ROUND_SECONDS)
+
+    async def _take_up_again(self) -> None:
+        """Takes up runs that were set aside. Raises: MeshError."""
+        now = self._parts.clock.monotonic()
+        for run_id in [run_id for run_id, at in self._set_aside.items() if at <= now]:
+            if shard_of(run_id) in self._shards.held:
+                run = await self._parts.store.owned_run(run_id)
+                if run is not None:
+                    self._take_up(run)
+            self._set_aside.pop(run_id, None)
+
+    async def _read_commands(self) -> None:
+        """Hands over commands that the bus did not announce. Raises: MeshError."""
+        if self._shards.held:
+            for run_id, commands in (await self._parts.store.commands(list(self._shards.held))).items():
+                await self._hand_over(run_id, commands)
+
+    async def _hand_over(self, run_id: str, commands: Sequence[RunCommand]) -> None:
+        """Gives commands to their run, which is read from its journal if it rested. Raises: MeshError."""
+        if self._lane.tell(run_id, commands) or run_id in self._reading:
+            return
+        if self.running < self._limits.max_runs:
+            run = await self._parts.store.owned_run(run_id)
+            if run is not None:
+                self._take_up(run, commands)
+
+    async def _hear_wakes(self) -> None:
+        async with self._parts.live.wakes() as wakes:
+            async for run_id in wakes:
+                if shard_of(run_id) in self._shards.held:
+                    try:
+                        await self._hand_over(run_id, await self._parts.store.commands_of(run_id))
+                    except MeshError as error:
+                        log.warning("cannot read commands", cause=str(error))
 
     async def _tidy(self) -> None:
         """Removes commands that came too late for their run."""
@@ -249,39 +315,10 @@ class Engine:
             except MeshError as error:
                 log.warning("cannot remove late commands", cause=str(error))
 
-    async def _keep_leases(self) -> None:
-        while True:
-            await self._parts.clock.sleep(_EXTEND_SECONDS)
-            owned = dict(self._drivers)
-            if not owned:
-                continue
-            try:
-                held = await self._parts.store.extend(self._owner, [driver.run for driver in owned.values()])
-            except MeshError as error:
-                log.warning("cannot extend leases", cause=str(error))
-                continue
-            for run_id in owned.keys() - set(held):
-                # It may be driven under a newer lease by now.
-                if self._drivers.get(run_id) is owned[run_id]:
-                    log.warning("lease lost", run_id=run_id)
-                    self._tasks[run_id].cancel()
-
-    async def _hear_wakes(self) -> None:
-        async with self._parts.live.wakes() as wakes:
-            async for run_id in wakes:
-                if run_id in self._drivers:
-                    try:
-                        await self._hand_over_commands([run_id])
-                    except MeshError as error:
-                        log.warning("cannot read commands", cause=str(error))
-
-    async def _hand_over_commands(self, run_ids: list[str]) -> None:
-        if not run_ids:
-            return
-        for run_id, commands in (await self._parts.store.commands(run_ids)).items():
-            driver = self._drivers.get(run_id)
-            if driver is not None:
-                driver.tell(commands)
+    @staticmethod
+    def _forget(kept: dict[Key, asyncio.Task[None]], key: Key, task: asyncio.Task[None]) -> None:
+        if kept.get(key) is task:
+            del kept[key]
 
 
 async def _until_news(news: AsyncIterator[session_service_pb2.WatchSessionResponse], *, seconds: float) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.core.identity import TenantId
-from services.meshkit.crypto.commitments import commit, new_salt
+from services.meshkit.crypto.commitments import commit, new_salts
 from services.meshkit.crypto.keyring import KeyRing
+from services.orchestrator.engine.run import OwnedRun, RunWrite
 
 
 class JournalCodec:
@@ -18,22 +19,23 @@ class JournalCodec:
     def __init__(self, keys: KeyRing) -> None:
         self._keys = keys
 
-    async def seal(
-        self, tenant: TenantId, run_id: str, first_sequence: int, entries: Iterable[journal_pb2.JournalEntry]
-    ) -> tuple[bytes, bytes]:
-        """Seals the facts of one commit.
+    async def load(self, tenants: Iterable[TenantId]) -> None:
+        """Makes the keys of these tenants ready, so that `seal` works in the next moments."""
+        await self._keys.load(*tenants)
+
+    def seal(self, write: RunWrite) -> tuple[bytes, bytes]:
+        """Seals the facts of one write.
 
         Returns: the sealed row, and the commitments of its facts, 32 bytes each, in order.
+        Raises: KeyNotLoaded: `load` was not called.
         """
-        row = journal_pb2.JournalRow(entries=entries)
-        commitments = bytearray()
-        for entry in row.entries:
-            salt = new_salt()
-            row.salts.append(salt)
-            commitments += commit(salt, entry.SerializeToString(deterministic=True))
-        payload = row.SerializeToString(deterministic=True)
-        sealed = await self._keys.seal(tenant, payload, aad=_aad(run_id, first_sequence))
-        return sealed, bytes(commitments)
+        encoded = [entry.SerializeToString() for entry in write.entries]
+        salts = new_salts(len(encoded))
+        commitments = b"".join(map(commit, salts, encoded))
+        # Each fact is encoded once: what the commitment is of must be, byte for byte, what lies in the row.
+        row = journal_pb2.JournalRow(salts=salts).SerializeToString() + b"".join(map(_as_entry, encoded))
+        sealed = self._keys.seal_sync(write.run.tenant, row, aad=_aad(write.run.run_id, write.first_sequence))
+        return sealed, commitments
 
     async def open(self, tenant: TenantId, run_id: str, first_sequence: int, sealed: bytes) -> journal_pb2.JournalRow:
         """Opens a row. Raises: SealBroken: it was changed, or belongs elsewhere. KeyDestroyed."""
@@ -41,9 +43,9 @@ class JournalCodec:
             await self._keys.open(tenant, sealed, aad=_aad(run_id, first_sequence))
         )
 
-    async def seal_view(self, tenant: TenantId, view: session_pb2.Session) -> bytes:
-        """Seals what callers see of a run."""
-        return await self._keys.seal(tenant, view.SerializeToString(), aad=_aad(view.session_id, 0))
+    def seal_view(self, run: OwnedRun, view: session_pb2.Session) -> bytes:
+        """Seals what callers see of a run. Raises: KeyNotLoaded: `load` was not called."""
+        return self._keys.seal_sync(run.tenant, view.SerializeToString(), aad=_aad(run.run_id, 0))
 
     async def open_view(self, tenant: TenantId, run_id: str, sealed: bytes) -> session_pb2.Session:
         """Opens what callers see of a run."""
@@ -60,3 +62,13 @@ class JournalCodec:
 
 def _aad(run_id: str, first_sequence: int) -> bytes:
     return f"{run_id}/{first_sequence}".encode()
+
+
+def _as_entry(encoded: bytes) -> bytes:
+    """Puts an encoded fact the way a row's message holds it: tag of field 1, length as varint, bytes."""
+    head, length = bytearray(b"\x0a"), len(encoded)
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head) + encoded

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
 from services.meshkit.core.identity import TenantId
-from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
+from services.orchestrator.engine.run import Created, Holdings, OwnedRun, RunCommand, RunWrite, ShardLease, StartKey
 
 
 class RunStore(Protocol):
@@ -25,18 +25,23 @@ class RunStore(Protocol):
         """Refuses when the tenant has as many runs in progress as it may. Raises: QuotaExceeded."""
         ...
 
-    async def create(
-        self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None
-    ) -> session_pb2.Session | None:
-        """Records a new run with its first facts, leased to `owner`.
+    async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
+        """Records a new run with its first facts.
 
-        Returns: None, or the answer to a concurrent repeat of the request (then nothing is written).
+        Args:
+            lease: under which its starter would drive it; None when its starter holds no shard.
         Raises: RequestIdReused; RequestInProgress; QuotaExceeded: whoever else starts runs meanwhile.
         """
         ...
 
-    async def commit(self, run: OwnedRun, commit: Commit) -> None:
-        """Writes facts and view in one transaction that checks the lease. Raises: LeaseLost."""
+    async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
+        """Writes facts and views of many runs in one transaction that checks the leases of all their shards.
+
+        Args:
+            leases: of the shards of these runs, in ascending order.
+        Returns: the shards whose lease is lost, and then nothing is written (INV-2); none when all is written.
+        Raises: MeshError: nothing is written, or, if the database went away, perhaps everything.
+        """
         ...
 
     async def entries(
@@ -45,22 +50,34 @@ class RunStore(Protocol):
         """Gives the recorded facts after a sequence with their sequences, in order, a bounded number at a time."""
         ...
 
-    async def claim(self, owner: str, *, most: int, restarted: bool, ours: Collection[str] = ()) -> Sequence[OwnedRun]:
-        """Leases runs that nobody drives.
+    async def hold(self, owner: str, leases: Sequence[ShardLease], *, restarted: bool, most: int | None) -> Holdings:
+        """Says that a replica is alive, extends its leases and claims shards that nobody holds, up to its fair share.
 
         Args:
             owner: `replica/incarnation`.
-            restarted: take also the runs of the replica's earlier incarnations, whose leases need not run out first.
-            ours: ids of runs that `owner` has leased and does not drive, whose leases need not run out either.
+            leases: those that it holds.
+            restarted: take also shards of the replica's earlier incarnations, whose leases need not run out first.
+            most: claim at most so many, besides those held; None for no bound but the share.
         """
         ...
 
-    async def extend(self, owner: str, runs: Collection[OwnedRun]) -> Collection[str]:
-        """Extends leases; gives the ids of the runs whose lease still holds."""
+    async def release(self, owner: str, leases: Sequence[ShardLease], *, leaving: bool) -> None:
+        """Ends leases at once, so that another replica can go on.
+
+        Args:
+            leaving: the replica stops, and takes no share any more.
+        """
         ...
 
-    async def release(self, owner: str, runs: Collection[OwnedRun]) -> None:
-        """Ends leases at once, so that another replica can go on."""
+    async def open_runs(self, shard: int, *, after: str | None) -> Sequence[OwnedRun]:
+        """Gives runs of a shard that have something to do, in order of their ids, a bounded number at a time.
+
+        Runs that only wait for somebody come when a command for them does.
+        """
+        ...
+
+    async def owned_run(self, run_id: str) -> OwnedRun | None:
+        """Gives a run, None if there is none that has not ended."""
         ...
 
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
@@ -70,8 +87,12 @@ class RunStore(Protocol):
         """
         ...
 
-    async def commands(self, run_ids: Collection[str]) -> Mapping[str, Sequence[RunCommand]]:
-        """Gives the waiting commands of these runs, oldest first."""
+    async def commands_of(self, run_id: str) -> Sequence[RunCommand]:
+        """Gives the waiting commands of one run, oldest first."""
+        ...
+
+    async def commands(self, shards: Collection[int]) -> Mapping[str, Sequence[RunCommand]]:
+        """Gives the waiting commands of the runs of these shards, oldest first, a bounded number."""
         ...
 
     async def drop_late_commands(self) -> int:

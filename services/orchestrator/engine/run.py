@@ -1,22 +1,51 @@
-"""Nouns of the engine: a run that this replica owns, and what one commit writes."""
+"""Nouns of the engine: a run of an owned shard, what a tick writes of it, and what is asked of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final
 from uuid import UUID
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import to_uuid
+
+#: Shards of one installation. Runs are spread over them by a hash of their id, for ever.
+SHARDS: Final = 64
+
+
+def shard_of(run_id: str) -> int:
+    """Gives the shard of a run, 0 to 63. Raises: Invalid: it is no id of a run."""
+    return int.from_bytes(sha256(to_uuid(run_id, "run").bytes).digest()[:2], "big") % SHARDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnedRun:
-    """A run and the lease under which this replica writes to it."""
+    """A run, and the shard whose owner writes to it."""
 
     tenant: TenantId
     #: `run_…`.
     run_id: str
     grant_id: str
-    #: Fencing number of the lease: a commit under an older one changes nothing.
+    shard: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardLease:
+    """The right to write to the runs of a shard."""
+
+    shard: int
+    #: Fencing number: grows with every change of hands. A commit under an older one writes nothing.
     epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """What a replica may write to, as the database has just said."""
+
+    leases: tuple[ShardLease, ...]
+    #: How many shards are a fair part, with all replicas that are alive. Those beyond are to be handed over.
+    share: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,19 +59,38 @@ class StartKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
-    """What one commit of a run writes: its facts and what callers see of it afterwards."""
+class RunWrite:
+    """What one tick writes of one run: its facts, and what callers see of it afterwards."""
 
+    run: OwnedRun
     first_sequence: int
-    entries: tuple[journal_pb2.JournalEntry, ...]
-    view: session_pb2.Session
+    entries: Sequence[journal_pb2.JournalEntry]
+    #: None when nothing of it has changed but its sequence.
+    view: session_pb2.Session | None
+    #: Number and sequence of the turns among the facts.
+    turns: Sequence[tuple[int, int]] = ()
     #: Commands whose effect is among the facts, and which are done with it.
-    commands: tuple[UUID, ...] = ()
+    commands: Sequence[UUID] = ()
+
+    @property
+    def last_sequence(self) -> int:
+        """Sequence of the last fact."""
+        return self.first_sequence + len(self.entries) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """What became of the wish to record a run."""
+
+    #: The answer to a concurrent repeat of the request: then nothing was written.
+    earlier: session_pb2.Session | None = None
+    #: True when the lease held: the starter drives the run. Else its shard's owner finds a command to adopt it.
+    held: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCommand:
-    """What somebody asked of a run: `advance` or `cancel`."""
+    """What somebody asked of a run: `advance` or `cancel`; or `adopt`, for its owner to begin driving it."""
 
     command_id: UUID
     kind: str

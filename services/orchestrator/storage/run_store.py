@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
@@ -20,17 +19,28 @@ from services.meshkit.sql.once import key_of, place_of
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
 from services.meshkit.sql.scope import DriverScope, Scope, driver_scope, tenant_scope
-from services.orchestrator.domain.errors import LeaseLost, SessionNotFound
+from services.orchestrator.domain.errors import SessionNotFound
 from services.orchestrator.engine.journal import JournalCodec
-from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
-from services.orchestrator.storage.one_trips import COMMIT_RUN, VIEW_OF_RUN
+from services.orchestrator.engine.run import (
+    SHARDS,
+    Created,
+    Holdings,
+    OwnedRun,
+    RunCommand,
+    RunWrite,
+    ShardLease,
+    StartKey,
+)
+from services.orchestrator.storage.one_trips import COMMIT_TICK, SHARD_LOCK, VIEW_OF_RUN
+from services.orchestrator.storage.tick_arrays import tick_arrays
 
 #: Life of a lease, in database time. An owner that does not extend it in time loses its runs.
 LEASE: Final = timedelta(seconds=15)
-SHARDS: Final = 64
 #: Journal rows read at once in recovery and by watchers.
 _ROWS_AT_ONCE: Final = 64
 _COMMANDS_AT_ONCE: Final = 1_000
+#: Runs of a shard that are looked up at once.
+_RUNS_AT_ONCE: Final = 64
 #: What a kept answer of a steering request begins with while its command waits; an envelope begins with 1.
 _COMMAND: Final = b"\x00"
 #: Kept by older releases: the id of the run, as text.
@@ -39,32 +49,59 @@ _ID_BYTES: Final = 16
 _START_METHOD: Final = "comitia.orchestrator.v1.SessionService/StartSession"
 
 _INSERT_RUN: Final = """
-    INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, owner, lease_epoch, lease_until)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() + $10::interval)"""
+    INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id)
+    VALUES ($1, $2, $3, $4, $5, $6, $7)"""
+#: Whether a shard's lease holds. What it finds is true until the scope ends.
+_LOCK_SHARD: Final = f"SELECT pg_advisory_xact_lock_shared({SHARD_LOCK}, $1)"
+_HOLDS_SHARD: Final = """
+    SELECT true FROM shard WHERE shard = $1 AND epoch = $2 AND lease_until > clock_timestamp()"""
+_ADOPT: Final = """
+    INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject) VALUES ($1, $2, $2, 'adopt', '')"""
 #: Starts of one tenant take turns until they are committed, so that none is counted by nobody. The key is a constant of
 #: ours and the tenant.
 _TAKE_TURNS: Final = "SELECT pg_advisory_xact_lock(1919249001, hashtext($1::text))"
-_IN_PROGRESS: Final = "SELECT count(*) FROM run WHERE tenant_id = $1 AND state < 5"
+_IN_PROGRESS: Final = "SELECT count(*) FROM run WHERE tenant_id = $1 AND state NOT IN (5, 6, 7)"
 _INSERT_ROW: Final = """
     INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
     VALUES ($1, $2, $3, $4, $5, $6)"""
-_CLAIM: Final = """
-    UPDATE run SET owner = $1, lease_epoch = lease_epoch + 1, lease_until = now() + $4::interval
-    WHERE run_id IN (
-        SELECT run_id FROM run
-        WHERE state < 5 AND (lease_until < now() OR (owner = $1 AND run_id = ANY($6::uuid[]))
-            OR ($3 AND split_part(owner, '/', 1) = $5 AND owner <> $1))
-        ORDER BY lease_until LIMIT $2 FOR UPDATE SKIP LOCKED)
-    RETURNING tenant_id, run_id, grant_id, lease_epoch"""
+#: A replica that has not said for so long that it is alive takes no share of the shards.
+_BEAT: Final = """
+    INSERT INTO engine_replica (owner, alive_until) VALUES ($1, now() + $2::interval)
+    ON CONFLICT (owner) DO UPDATE SET alive_until = excluded.alive_until"""
+_BURY: Final = """
+    DELETE FROM engine_replica WHERE alive_until < now() OR ($1 AND split_part(owner, '/', 1) = $2 AND owner <> $3)"""
+_ALIVE: Final = "SELECT count(*) FROM engine_replica"
 _EXTEND: Final = """
-    UPDATE run SET lease_until = now() + $4::interval
-    FROM unnest($2::uuid[], $3::bigint[]) AS held (run_id, epoch)
-    WHERE run.run_id = held.run_id AND run.lease_epoch = held.epoch AND run.owner = $1
-    RETURNING run.run_id"""
+    UPDATE shard SET lease_until = now() + $4::interval
+    FROM unnest($2::smallint[], $3::bigint[]) AS held (number, epoch)
+    WHERE shard.shard = held.number AND shard.epoch = held.epoch AND shard.owner = $1
+    RETURNING shard.shard, shard.epoch"""
+#: A commit under way keeps its shards from being taken over; they are tried again in the next round.
+_CLAIM: Final = f"""
+    WITH free AS (
+        SELECT shard FROM shard
+        WHERE owner IS NULL OR lease_until < now() OR (owner = $1 AND shard <> ALL($5::smallint[]))
+            OR ($3 AND split_part(owner, '/', 1) = $6 AND owner <> $1)
+        ORDER BY shard LIMIT $2 FOR UPDATE SKIP LOCKED)
+    UPDATE shard SET owner = $1, epoch = epoch + 1, lease_until = now() + $4::interval
+    FROM free WHERE shard.shard = free.shard AND pg_try_advisory_xact_lock({SHARD_LOCK}, free.shard)
+    RETURNING shard.shard, shard.epoch"""  # noqa: S608  # a constant of ours
 _RELEASE: Final = """
-    UPDATE run SET lease_until = now() - interval '1 microsecond', owner = NULL
-    FROM unnest($2::uuid[], $3::bigint[]) AS held (run_id, epoch)
-    WHERE run.run_id = held.run_id AND run.lease_epoch = held.epoch AND run.owner = $1"""
+    UPDATE shard SET owner = NULL, lease_until = NULL FROM unnest($2::smallint[], $3::bigint[]) AS held (number, epoch)
+    WHERE shard.shard = held.number AND shard.epoch = held.epoch AND shard.owner = $1"""
+_LEAVE: Final = "DELETE FROM engine_replica WHERE owner = $1"
+#: What waits for somebody (2) rests in the database until a command comes.
+_OPEN_RUNS: Final = """
+    SELECT tenant_id, run_id, grant_id, shard FROM run
+    WHERE shard = $1 AND state NOT IN (2, 5, 6, 7) AND ($2::uuid IS NULL OR run_id > $2) ORDER BY run_id LIMIT $3"""
+_OWNED_RUN: Final = """
+    SELECT tenant_id, run_id, grant_id, shard FROM run WHERE run_id = $1 AND state NOT IN (5, 6, 7)"""
+_COMMANDS: Final = """
+    SELECT command.run_id, command.command_id, command.kind, command.subject
+    FROM run_command AS command JOIN run USING (run_id)
+    WHERE run.shard = ANY($1::smallint[]) AND run.state NOT IN (5, 6, 7) ORDER BY command.command_id LIMIT $2"""
+_COMMANDS_OF: Final = """
+    SELECT run_id, command_id, kind, subject FROM run_command WHERE run_id = $1 ORDER BY command_id LIMIT $2"""
 
 #: One command of a kind is enough: what waits for the owner does the same whoever asked first.
 _ADD_COMMAND: Final = """
@@ -76,7 +113,7 @@ _ADD_COMMAND: Final = """
 _DROP_LATE_COMMANDS: Final = """
     DELETE FROM run_command WHERE (run_id, command_id) IN (
         SELECT command.run_id, command.command_id FROM run_command AS command JOIN run USING (run_id)
-        WHERE run.state >= 5 LIMIT $1)
+        WHERE run.state IN (5, 6, 7) LIMIT $1)
     RETURNING 1"""
 
 
@@ -104,33 +141,39 @@ class SqlRunStore:
         run_id = from_uuid("run", UUID(bytes=answer[:_ID_BYTES]))
         return await self._codec.open_view(tenant, run_id, answer[_ID_BYTES:])
 
-    async def create(
-        self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None
-    ) -> session_pb2.Session | None:
+    async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
         """See `RunStore.create`."""
-        run_uuid = to_uuid(run.run_id, "run")
-        view = await self._codec.seal_view(run.tenant, first.view)
-        payload, commitments = await self._codec.seal(run.tenant, run.run_id, first.first_sequence, first.entries)
+        run, run_uuid = first.run, to_uuid(first.run.run_id, "run")
+        await self._codec.load([run.tenant])
+        if first.view is None:
+            raise ValueError("a new run has a view")
+        view = self._codec.seal_view(run, first.view)
+        payload, commitments = self._codec.seal(first)
         async with tenant_scope(self._app, run.tenant) as scope:
             if key is not None:
                 earlier = await claim(scope, _request_key(key), key.body)
                 if earlier is not None:
-                    return await self._first_view(run.tenant, earlier)
+                    return Created(earlier=await self._first_view(run.tenant, earlier))
                 await keep(scope, _request_key(key), run_uuid.bytes + view)
             await self._check_quota(scope, run.tenant)
-            shard = int.from_bytes(sha256(run_uuid.bytes).digest()[:2], "big") % SHARDS
-            sequence = first.first_sequence + len(first.entries) - 1
             state = int(first.view.state)
             await scope.exec_driver_sql(
-                _INSERT_RUN,
-                (run.tenant, run_uuid, shard, state, view, sequence, run.grant_id, owner, run.epoch, LEASE),
+                _INSERT_RUN, (run.tenant, run_uuid, run.shard, state, view, first.last_sequence, run.grant_id)
             )
             await scope.exec_driver_sql(
                 _INSERT_ROW,
                 (run.tenant, run_uuid, first.first_sequence, len(first.entries), payload, commitments),
             )
+            held = lease is not None and await self._holds(scope, lease)
+            if not held:
+                await scope.exec_driver_sql(_ADOPT, (run.tenant, run_uuid))
             await scope.commit()
-        return None
+        return Created(held=held)
+
+    async def _holds(self, scope: Scope, lease: ShardLease) -> bool:
+        await scope.exec_driver_sql(_LOCK_SHARD, (lease.shard,))
+        found = await scope.exec_driver_sql(_HOLDS_SHARD, (lease.shard, lease.epoch))
+        return found.scalar_one_or_none() is True
 
     async def check_quota(self, tenant: TenantId) -> None:
         """See `RunStore.check_quota`."""
@@ -148,23 +191,12 @@ class SqlRunStore:
         if used >= most:
             raise QuotaExceeded("max_concurrent_runs", limit=most, used=used)
 
-    async def commit(self, run: OwnedRun, commit: Commit) -> None:
+    async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
         """See `RunStore.commit`."""
-        run_uuid = to_uuid(run.run_id, "run")
-        sequence = commit.first_sequence + len(commit.entries) - 1
-        turns = _turns_of(commit)
-        view = await self._codec.seal_view(run.tenant, commit.view)
-        payload, commitments = await self._codec.seal(run.tenant, run.run_id, commit.first_sequence, commit.entries)
-        (answer,) = await one_trip(
-            self._app,
-            run.tenant,
-            COMMIT_RUN,
-            *(run.tenant, run_uuid, run.epoch, int(commit.view.state), view, sequence),
-            *(commit.first_sequence, len(commit.entries), payload, commitments),
-            *([turn for turn, _ in turns], [place for _, place in turns], list(commit.commands)),
-        )
-        if not answer[0]:
-            raise LeaseLost(run.run_id)
+        tenants = {write.run.tenant for write in writes}
+        await self._codec.load(tenants)
+        rows = await one_trip(self._app, tenants, COMMIT_TICK, *tick_arrays(leases, writes, self._codec))
+        return [row["lost"] for row in rows]
 
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0
@@ -188,37 +220,41 @@ class SqlRunStore:
             ]
         return found
 
-    async def claim(self, owner: str, *, most: int, restarted: bool, ours: Collection[str] = ()) -> Sequence[OwnedRun]:
-        """See `RunStore.claim`."""
-        mine = [to_uuid(run_id, "run") for run_id in ours]
+    async def hold(self, owner: str, leases: Sequence[ShardLease], *, restarted: bool, most: int | None) -> Holdings:
+        """See `RunStore.hold`."""
+        replica = owner.partition("/")[0]
+        numbers, epochs = [lease.shard for lease in leases], [lease.epoch for lease in leases]
         async with driver_scope(self._maintenance, None) as scope:
-            replica = owner.partition("/")[0]
-            rows = await scope.driver.fetch(_CLAIM, owner, most, restarted, LEASE, replica, mine)
+            await scope.driver.execute(_BEAT, owner, LEASE)
+            await scope.driver.execute(_BURY, restarted, replica, owner)
+            held = await scope.driver.fetch(_EXTEND, owner, numbers, epochs, LEASE)
+            share = -(-SHARDS // await scope.driver.fetchval(_ALIVE))
+            wanted = max(0, min(share - len(held), SHARDS if most is None else most))
+            held += await scope.driver.fetch(_CLAIM, owner, wanted, restarted, LEASE, numbers, replica)
             await scope.commit()
-        return [
-            OwnedRun(
-                tenant=TenantId(row["tenant_id"]),
-                run_id=from_uuid("run", row["run_id"]),
-                grant_id=row["grant_id"],
-                epoch=row["lease_epoch"],
-            )
-            for row in rows
-        ]
+        return Holdings(leases=tuple(ShardLease(shard=row["shard"], epoch=row["epoch"]) for row in held), share=share)
 
-    async def extend(self, owner: str, runs: Collection[OwnedRun]) -> Collection[str]:
-        """See `RunStore.extend`."""
-        ids, epochs = _leases(runs)
-        async with driver_scope(self._maintenance, None) as scope:
-            rows = await scope.driver.fetch(_EXTEND, owner, ids, epochs, LEASE)
-            await scope.commit()
-        return {from_uuid("run", row["run_id"]) for row in rows}
-
-    async def release(self, owner: str, runs: Collection[OwnedRun]) -> None:
+    async def release(self, owner: str, leases: Sequence[ShardLease], *, leaving: bool) -> None:
         """See `RunStore.release`."""
-        ids, epochs = _leases(runs)
+        numbers, epochs = [lease.shard for lease in leases], [lease.epoch for lease in leases]
         async with driver_scope(self._maintenance, None) as scope:
-            await scope.driver.execute(_RELEASE, owner, ids, epochs)
+            await scope.driver.execute(_RELEASE, owner, numbers, epochs)
+            if leaving:
+                await scope.driver.execute(_LEAVE, owner)
             await scope.commit()
+
+    async def open_runs(self, shard: int, *, after: str | None) -> Sequence[OwnedRun]:
+        """See `RunStore.open_runs`."""
+        last = None if after is None else to_uuid(after, "run")
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            rows = await scope.driver.fetch(_OPEN_RUNS, shard, last, _RUNS_AT_ONCE)
+        return [_owned(row) for row in rows]
+
+    async def owned_run(self, run_id: str) -> OwnedRun | None:
+        """See `RunStore.owned_run`."""
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            row = await scope.driver.fetchrow(_OWNED_RUN, to_uuid(run_id, "run"))
+        return None if row is None else _owned(row)
 
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
         """See `RunStore.add_command`."""
@@ -276,19 +312,19 @@ class SqlRunStore:
             await keep(scope, key_of(once), sealed)
             await scope.commit()
 
-    async def commands(self, run_ids: Collection[str]) -> Mapping[str, Sequence[RunCommand]]:
+    async def commands_of(self, run_id: str) -> Sequence[RunCommand]:
+        """See `RunStore.commands_of`."""
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            rows = await scope.driver.fetch(_COMMANDS_OF, to_uuid(run_id, "run"), _COMMANDS_AT_ONCE)
+        return [_command(row) for row in rows]
+
+    async def commands(self, shards: Collection[int]) -> Mapping[str, Sequence[RunCommand]]:
         """See `RunStore.commands`."""
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
-            rows = await scope.driver.fetch(
-                "SELECT run_id, command_id, kind, subject FROM run_command WHERE run_id = ANY($1::uuid[])"
-                " ORDER BY command_id LIMIT $2",
-                [to_uuid(run_id, "run") for run_id in run_ids],
-                _COMMANDS_AT_ONCE,
-            )
+            rows = await scope.driver.fetch(_COMMANDS, list(shards), _COMMANDS_AT_ONCE)
         found: defaultdict[str, list[RunCommand]] = defaultdict(list)
         for row in rows:
-            command = RunCommand(command_id=row["command_id"], kind=row["kind"], by=row["subject"])
-            found[from_uuid("run", row["run_id"])].append(command)
+            found[from_uuid("run", row["run_id"])].append(_command(row))
         return found
 
     async def drop_late_commands(self) -> int:
@@ -348,19 +384,17 @@ class SqlRunStore:
             return await scope.driver.fetch(statement, *values)
 
 
-def _turns_of(commit: Commit) -> list[tuple[int, int]]:
-    """Gives number and sequence of the turns that a commit records."""
-    places = [
-        sequence
-        for sequence, entry in enumerate(commit.entries, commit.first_sequence)
-        if entry.WhichOneof("fact") == "step_completed"
-    ]
-    first = commit.view.turn_count - len(places) + 1
-    return list(enumerate(places, first))
+def _owned(row: Record) -> OwnedRun:
+    return OwnedRun(
+        tenant=TenantId(row["tenant_id"]),
+        run_id=from_uuid("run", row["run_id"]),
+        grant_id=row["grant_id"],
+        shard=row["shard"],
+    )
 
 
-def _leases(runs: Collection[OwnedRun]) -> tuple[list[object], list[int]]:
-    return [to_uuid(run.run_id, "run") for run in runs], [run.epoch for run in runs]
+def _command(row: Record) -> RunCommand:
+    return RunCommand(command_id=row["command_id"], kind=row["kind"], by=row["subject"])
 
 
 def _request_key(key: StartKey) -> RequestKey:

@@ -50,7 +50,23 @@ SHARD: Final = Table(
     Column("shard", SmallInteger, nullable=False),
     # Names the database that holds the shard's runs, so that shards can spread over several.
     Column("database_name", Text, nullable=False),
+    # `replica/incarnation` that drives the shard's runs; null when nobody does.
+    Column("owner", Text),
+    # Fencing number: grows with every change of hands.
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+    # Until when the owner may write, in database time.
+    Column("lease_until", DateTime(timezone=True)),
     PrimaryKeyConstraint("shard", name="pk_shard"),
+)
+
+ENGINE_REPLICA: Final = Table(
+    "engine_replica",
+    METADATA,
+    # `replica/incarnation`.
+    Column("owner", Text, nullable=False),
+    # Until when it counts as alive, in database time.
+    Column("alive_until", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("owner", name="pk_engine_replica"),
 )
 
 RUN: Final = Table(
@@ -65,17 +81,11 @@ RUN: Final = Table(
     Column("view", LargeBinary, nullable=False),
     Column("last_sequence", BigInteger, nullable=False),
     Column("grant_id", Text, nullable=False),
-    # `replica/incarnation` that drives the run; null when nobody does.
-    Column("owner", Text),
-    # Fencing number: grows with every change of hands.
-    Column("lease_epoch", BigInteger, nullable=False),
-    # Until when the owner may write, in database time.
-    Column("lease_until", DateTime(timezone=True)),
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("run_id", name="pk_run"),
     Index("ix_run_tenant", "tenant_id", "run_id"),
-    Index("ix_run_lease", "lease_until", postgresql_where=text("state < 5")),
-    Index("ix_run_in_progress", "tenant_id", postgresql_where=text("state < 5")),
+    Index("ix_run_open", "shard", "run_id", postgresql_where=text("state NOT IN (5, 6, 7)")),
+    Index("ix_run_in_progress", "tenant_id", postgresql_where=text("state NOT IN (5, 6, 7)")),
 )
 
 JOURNAL: Final = Table(

@@ -74,6 +74,10 @@ class Runs(Protocol):
         """
         ...
 
+    def new_run_id(self) -> str:
+        """Makes the id of a run that this replica can drive itself, if it can."""
+        ...
+
     async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> session_pb2.Session:
         """Records a run and begins to drive it; gives it as it began, or the answer to a concurrent repeat.
 

@@ -7,10 +7,9 @@ from typing import cast
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
-from services.meshkit.core.ids import IdSource
 from services.orchestrator.domain.agent import Agent, split_reference
 from services.orchestrator.domain.session import DEFAULT_MAX_COST, DEFAULT_ROUNDS, SessionSpec, Strategy
-from services.orchestrator.engine.run import OwnedRun, StartKey
+from services.orchestrator.engine.run import OwnedRun, StartKey, shard_of
 from services.orchestrator.programs import dialogue
 from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Neighbours, Runs
 from services.orchestrator.usecases.session_access import SessionAccess
@@ -36,7 +35,6 @@ class StartSession:
         neighbours: Neighbours,
         runs: Runs,
         access: SessionAccess,
-        ids: IdSource,
         prompts: Mapping[str, str],
         agent_facts: AgentFacts,
     ) -> None:
@@ -44,7 +42,6 @@ class StartSession:
         self._neighbours = neighbours
         self._runs = runs
         self._access = access
-        self._ids = ids
         self._prompts = prompts
         self._agent_facts = agent_facts
 
@@ -71,7 +68,7 @@ class StartSession:
         ]
         agents = await self._agents.resolve(tenant, references)
         _refuse_twice(agents)
-        run_id = self._ids.new("run")
+        run_id = self._runs.new_run_id()
         limit = spec.max_cost or DEFAULT_MAX_COST
         # The budget comes last: the tenant sees it. What fails after it, if only by a crash, leaves a budget of which
         # nothing can ever be spent, for no run has its id.
@@ -86,7 +83,7 @@ class StartSession:
             grant_id=grant_id,
             model_override=spec.model,
         )
-        run = OwnedRun(tenant=tenant, run_id=run_id, grant_id=grant_id, epoch=1)
+        run = OwnedRun(tenant=tenant, run_id=run_id, grant_id=grant_id, shard=shard_of(run_id))
         return await self._runs.start(command.key, run, started)
 
 

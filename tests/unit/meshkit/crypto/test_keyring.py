@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.crypto import keyring as module
-from services.meshkit.crypto.commitments import commit, new_salt, verifies
+from services.meshkit.crypto.commitments import commit, new_salts, verifies
 from services.meshkit.crypto.errors import KekFileUnsafe, KeyDestroyed, KeyNotLoaded, KeyServiceAway, SealBroken
 from services.meshkit.crypto.kek_file import KekFile, create_kek_file
 from services.meshkit.crypto.keyring import ENVELOPE_BYTES, KeyRing
@@ -299,10 +299,10 @@ async def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> Non
 
 @given(plaintext=st.binary(max_size=500))
 def test_a_commitment_verifies_with_its_salt_and_text_only(plaintext: bytes) -> None:
-    salt = new_salt()
+    salt, other = new_salts(2)
     made = commit(salt, plaintext)
     assert len(made) == 32
     assert verifies(made, salt, plaintext)
     assert not verifies(made, salt, plaintext + b"x")
-    assert not verifies(made, new_salt(), plaintext)
+    assert not verifies(made, other, plaintext)
     assert not verifies(made, salt[:-1], salt[-1:] + plaintext)

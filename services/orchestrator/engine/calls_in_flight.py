@@ -1,0 +1,121 @@
+"""The calls that a lane's runs wait for: makes them, and hands their outcomes back as facts."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextvars import Context
+
+from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.failpoints import failpoint
+from services.meshkit.telemetry.logs import logger
+from services.orchestrator.engine.live_run import CallKey, LiveRun
+from services.orchestrator.engine.ports import Calls, LiveEvents
+
+log = logger(__name__)
+
+#: Has the lane look at a run again.
+Touch = Callable[[LiveRun], None]
+
+
+class CallsInFlight:
+    """One task for each call. What a call answers goes into the inbox of its run."""
+
+    def __init__(self, *, calls: Calls, live: LiveEvents, clock: Clock, touch: Touch) -> None:
+        self._calls = calls
+        self._live = live
+        self._clock = clock
+        self._touch = touch
+        self._tasks: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
+        self._group: asyncio.TaskGroup | None = None
+        self._context = Context()
+
+    def open(self, group: asyncio.TaskGroup, context: Context) -> None:
+        """Makes calls in a group from now on.
+
+        Args:
+            context: that of the engine. Runs outlive the call that started them: their tasks must not inherit its
+                deadline.
+        """
+        self._group, self._context = group, context
+
+    def make(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry]) -> None:
+        """Makes the calls that recorded facts of a run ask for."""
+        if self._group is None:
+            return  # stopping: whoever owns the shard next makes them
+        run_id = run.run.run_id
+        for key, intended in run.due(recorded):
+            task = self._group.create_task(
+                self._call(run, key, intended), name=f"call {run_id} {key}", context=self._context.copy()
+            )
+            self._tasks[run_id].add(task)
+            task.add_done_callback(lambda done: self._ended(run_id, done))
+
+    def revoke(self, run_id: str) -> list[asyncio.Task[None]]:
+        """Cancels the calls of a run; gives their tasks, which end soon."""
+        tasks = list(self._tasks.get(run_id, ()))
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    def close(self) -> list[asyncio.Task[None]]:
+        """Cancels all calls, and makes no more."""
+        self._group = None
+        return [task for run_id in list(self._tasks) for task in self.revoke(run_id)]
+
+    def _ended(self, run_id: str, task: asyncio.Task[None]) -> None:
+        self._tasks[run_id].discard(task)
+        if not self._tasks[run_id]:
+            del self._tasks[run_id]
+
+    async def _call(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry) -> None:
+        """Makes one call and puts its outcome into the run's inbox."""
+        path, index = key
+        kind = intended.call_intended.kind
+        entry = journal_pb2.JournalEntry(path=path)
+        await failpoint("orchestrator.before_call")
+        try:
+            answer = await self._calls.make(run.run, run.started, intended, _Reporter(run, self))
+            entry.call_answered.CopyFrom(
+                journal_pb2.CallAnswered(
+                    call_index=index, kind=kind, response=answer.SerializeToString(deterministic=True)
+                )
+            )
+        except MeshError as error:
+            log.info("call failed", run_id=run.run.run_id, path=path, kind=kind, reason=error.reason)
+            entry.call_failed.CopyFrom(
+                journal_pb2.CallFailed(call_index=index, kind=kind, reason=error.reason, message=error.message)
+            )
+        await failpoint("orchestrator.after_answer")
+        run.answered(key, entry)
+        self._touch(run)
+
+    async def show(self, run: LiveRun, path: str, text: str, *, restart: bool) -> None:
+        """Shows text of a turn in progress to whoever watches."""
+        event = session_service_pb2.WatchSessionResponse(
+            sequence=run.sequence, text_delta=session_service_pb2.TextDelta(path=path, text=text, restart=restart)
+        )
+        event.event_time.FromDatetime(self._clock.now())
+        await self._live.publish(run.run.tenant, run.run.run_id, event)
+
+    def park(self, run: LiveRun, path: str, reason: str, message: str) -> None:
+        """Has the run show that a call cannot go on for now."""
+        run.parked(path, reason, message)
+        self._touch(run)
+
+
+class _Reporter:
+    """Implements `ports.Outcome` for one call."""
+
+    def __init__(self, run: LiveRun, calls: CallsInFlight) -> None:
+        self._run = run
+        self._calls = calls
+
+    async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
+        """See `Outcome.delta`."""
+        await self._calls.show(self._run, path, text, restart=restart)
+
+    def parked(self, path: str, reason: str, message: str) -> None:
+        """See `Outcome.parked`."""
+        self._calls.park(self._run, path, reason, message)

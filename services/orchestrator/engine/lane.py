@@ -1,0 +1,203 @@
+"""The runs of a replica's shards in one database: what arrives is decided at once and recorded in groups.
+
+    inbox of each run ─▶ decide (pure) ─▶ one commit for all that was decided ─▶ calls, news for watchers
+
+Nothing is called or shown before its fact is recorded (INV-1). While a commit is under way the next one gathers, so
+commits grow with the load and nobody waits for one to fill (docs/decisions/0009).
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.failpoints import failpoint
+from services.meshkit.telemetry.logs import logger
+from services.orchestrator.engine.calls_in_flight import CallsInFlight
+from services.orchestrator.engine.live_run import LiveRun
+from services.orchestrator.engine.ports import Calls, LiveEvents, RunStore
+from services.orchestrator.engine.run import RunCommand, RunWrite, ShardLease
+
+log = logger(__name__)
+
+#: Pause before a commit that the database did not take is tried again.
+_COMMIT_RETRY_SECONDS: Final = 0.2
+#: Most writes in one commit. What was decided beyond waits for the next one.
+_WRITES_AT_ONCE: Final = 1_000
+#: A database that is away, or has no connection free. The lease decides how long a commit is tried.
+_PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED})
+
+#: A run that has decided, and what it wants recorded.
+Pending = tuple[LiveRun, RunWrite]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineParts:
+    """What the lanes of a replica share."""
+
+    store: RunStore
+    calls: Calls
+    live: LiveEvents
+    clock: Clock
+
+
+class Lane:
+    """The only writer of its runs, while the leases of their shards hold.
+
+    Args:
+        parts: store, calls, live events and clock of the replica.
+        left: told of each run that is not driven here any more; True when it is to be taken up again.
+    """
+
+    def __init__(self, parts: EngineParts, *, left: Callable[[LiveRun, bool], None]) -> None:
+        self._parts = parts
+        self._left = left
+        self._runs: dict[str, LiveRun] = {}
+        self._leases: dict[int, ShardLease] = {}
+        #: Runs for which something has arrived, in order of arrival.
+        self._touched: dict[str, LiveRun] = {}
+        self._arrived = asyncio.Event()
+        #: What was decided and is not recorded yet, in order.
+        self._decided: deque[Pending] = deque()
+        self._to_record = asyncio.Event()
+        self.calls = CallsInFlight(calls=parts.calls, live=parts.live, clock=parts.clock, touch=self._touch)
+
+    @property
+    def runs(self) -> Mapping[str, LiveRun]:
+        """The runs that it drives, by id."""
+        return self._runs
+
+    def hold(self, lease: ShardLease) -> None:
+        """Writes to a shard under this lease from now on."""
+        self._leases[lease.shard] = lease
+
+    def drop(self, shard: int) -> None:
+        """Writes to a shard no more: it belongs to another replica, or will. Its runs leave the memory."""
+        self._leases.pop(shard, None)
+        for run in [run for run in self._runs.values() if run.run.shard == shard]:
+            self.remove(run, again=False)
+
+    def add(self, run: LiveRun) -> None:
+        """Drives a run whose facts are all recorded, if it holds the run's shard."""
+        if run.run.shard not in self._leases:
+            self._left(run, False)
+            return
+        self._runs[run.run.run_id] = run
+        self._go_on(run, run.outstanding)
+        self._touch(run)
+
+    def remove(self, run: LiveRun, *, again: bool) -> None:
+        """Takes a run out of memory; what it has not recorded is lost, and comes again from whoever brings it."""
+        if self._runs.get(run.run.run_id) is run:
+            del self._runs[run.run.run_id]
+        self._touched.pop(run.run.run_id, None)
+        self.calls.revoke(run.run.run_id)
+        self._left(run, again)
+
+    def tell(self, run_id: str, commands: Sequence[RunCommand]) -> bool:
+        """Hands commands over to a run; False when it is not here."""
+        run = self._runs.get(run_id)
+        if run is None:
+            return False
+        run.tell(commands)
+        self._touch(run)
+        return True
+
+    async def decide(self) -> None:
+        """Decides what arrives until cancelled."""
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            touched, self._touched = self._touched, {}
+            at = Timestamp()
+            at.FromDatetime(self._parts.clock.now())
+            for run in touched.values():
+                write = self._advanced(run, at)
+                if write is not None:
+                    self._decided.append((run, write))
+            if self._decided:
+                self._to_record.set()
+
+    async def record(self) -> None:
+        """Records what was decided, and does what follows from it, until cancelled. A commit that has begun ends."""
+        while True:
+            await self._to_record.wait()
+            writes = [self._decided.popleft() for _ in range(min(len(self._decided), _WRITES_AT_ONCE))]
+            if not self._decided:
+                self._to_record.clear()
+            await failpoint("orchestrator.before_commit")
+            await self._commit(writes)
+            await failpoint("orchestrator.after_commit")
+            for run, write in writes:
+                if self._runs.get(run.run.run_id) is run:
+                    self._go_on(run, write.entries)
+                    await self._tell_watchers(run, write)
+
+    def _touch(self, run: LiveRun) -> None:
+        if self._runs.get(run.run.run_id) is run:
+            self._touched[run.run.run_id] = run
+            self._arrived.set()
+
+    def _advanced(self, run: LiveRun, at: Timestamp) -> RunWrite | None:
+        try:
+            return run.advance(at)
+        except Exception as error:
+            # A consumer loop: one broken run must not stop the others. It is taken up again from its journal.
+            log.exception("run set aside", run_id=run.run.run_id, cause=str(error))
+            self.remove(run, again=True)
+            return None
+
+    def _go_on(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry]) -> None:
+        """Makes the calls that recorded facts ask for. A run with nothing left to do leaves the memory."""
+        if run.resting:
+            self.remove(run, again=False)
+        else:
+            self.calls.make(run, recorded)
+
+    async def _tell_watchers(self, run: LiveRun, write: RunWrite) -> None:
+        event = session_service_pb2.WatchSessionResponse(sequence=write.last_sequence)
+        await self._parts.live.publish(run.run.tenant, run.run.run_id, event)
+
+    async def _commit(self, writes: Sequence[Pending]) -> None:
+        """Records writes; those that cannot be recorded are found one by one, and their runs taken out of memory."""
+        while held := [(run, write) for run, write in writes if self._runs.get(run.run.run_id) is run]:
+            leases = [self._leases[shard] for shard in sorted({run.run.shard for run, _ in held})]
+            try:
+                lost = await self._parts.store.commit(leases, [write for _, write in held])
+            except MeshError as error:
+                if error.kind not in _PASSING:
+                    await self._bisect(held, error)
+                    return
+                log.warning("a commit waits for the database", runs=len(held), cause=error.message)
+                await self._parts.clock.sleep(_COMMIT_RETRY_SECONDS)
+            except Exception as error:  # noqa: BLE001  # logged with the run that it turns out to be
+                await self._bisect(held, error)
+                return
+            else:
+                if not lost:
+                    for run, write in held:
+                        run.recorded(write)
+                    return
+                for shard in lost:
+                    log.warning("lease lost", shard=shard)
+                    self.drop(shard)
+
+    async def _bisect(self, writes: Sequence[Pending], error: Exception) -> None:
+        """Finds what a commit failed by: halves are tried alone, and what fails alone is read again from its journal.
+
+        That settles a commit whose outcome was lost on the way, too: its second try is refused.
+        """
+        if len(writes) == 1:
+            run, _ = writes[0]
+            log.warning("run set aside", run_id=run.run.run_id, cause=str(error))
+            self.remove(run, again=True)
+            return
+        middle = len(writes) // 2
+        await self._commit(writes[:middle])
+        await self._commit(writes[middle:])

@@ -1,0 +1,285 @@
+"""One run in the memory of its shard's owner: applies what arrived, and says what is to be written and then called."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from services.meshkit.telemetry.logs import logger
+from services.orchestrator.domain.errors import RunDiverged
+from services.orchestrator.engine.facts import Replay, advance
+from services.orchestrator.engine.run import OwnedRun, RunCommand, RunWrite
+from services.orchestrator.programs import run as program
+from services.orchestrator.programs.view import TERMINAL_STATES, project
+
+log = logger(__name__)
+
+#: Recorded commands that are remembered, for those that were read just before they were deleted.
+_REMEMBERED_COMMANDS: Final = 64
+#: Facts that change nothing of what callers see of a run but its sequence.
+_UNSEEN: Final = frozenset({"step_started", "call_intended", "call_answered", "call_failed"})
+
+#: Place of a call in its run.
+CallKey = tuple[str, int]
+Stranding = RunDiverged | program.UnknownProgram
+
+
+@dataclass(slots=True)
+class _Inbox:
+    """What arrived for a run and is not recorded yet."""
+
+    entries: list[journal_pb2.JournalEntry] = field(default_factory=list[journal_pb2.JournalEntry])
+    commands: list[UUID] = field(default_factory=list[UUID])
+
+
+class LiveRun:
+    """Changed by the lane that has it, and by nobody else."""
+
+    def __init__(self, run: OwnedRun) -> None:
+        self.run = run
+        self.sequence = 0
+        self._state = program.RunState()
+        self._view = session_pb2.Session()
+        self._inbox = _Inbox()
+        #: Calls that a recorded fact asks for and none has answered.
+        self._outstanding: dict[CallKey, journal_pb2.JournalEntry] = {}
+        #: Those of them that are being made.
+        self._in_flight: set[CallKey] = set()
+        #: Steps whose calls are being tried again, and whether a fact says so.
+        self._parked: set[str] = set()
+        self._park_noted = False
+        #: Commands in the inbox, and the latest that were recorded.
+        self._told: set[UUID] = set()
+        self._recorded: deque[UUID] = deque(maxlen=_REMEMBERED_COMMANDS)
+        #: Why this release cannot go on with the run; None when it can.
+        self._stranded: Stranding | None = None
+        self._replay: Replay | None = Replay(run.run_id)
+        #: True once more is recorded than was found.
+        self.progressed = False
+        #: Writes that are not recorded yet.
+        self._unrecorded = 0
+
+    @property
+    def ended(self) -> bool:
+        """True once the run has its final state."""
+        return self._view.state in TERMINAL_STATES
+
+    @property
+    def stranded(self) -> bool:
+        """True for a run with which this release cannot go on: it only waits for somebody to end it."""
+        return self._stranded is not None
+
+    @property
+    def resting(self) -> bool:
+        """True when it has ended, or nothing happens to it before a command comes: it need not stay in memory."""
+        if self._unrecorded or self._inbox.entries or self._inbox.commands:
+            return False
+        waits = self.stranded or self._view.state == session_pb2.SESSION_STATE_WAITING
+        return self.ended or (waits and not self._outstanding)
+
+    @property
+    def outstanding(self) -> Sequence[journal_pb2.JournalEntry]:
+        """The calls that facts ask for and none has answered."""
+        return list(self._outstanding.values())
+
+    @property
+    def remembered(self) -> int:
+        """How many commands it keeps in mind."""
+        return len(self._told) + len(self._recorded)
+
+    @property
+    def started(self) -> journal_pb2.RunStarted:
+        """The run's first fact."""
+        if self._state.session is None:
+            raise ValueError("a run is driven after its first fact")
+        return self._state.session.started
+
+    def begin(self, started: journal_pb2.RunStarted, at: Timestamp) -> RunWrite:
+        """Makes the first facts of a new run."""
+        self._replay = None
+        return self._written([journal_pb2.JournalEntry(run_started=started)], at, ())
+
+    def read(self, entries: Iterable[journal_pb2.JournalEntry]) -> None:
+        """Takes recorded facts, in order, before `recovered`."""
+        found = list(entries)
+        for entry in found:
+            self._stranded = self._stranded or self._fault_of(entry)
+        self._take(found)
+
+    def recovered(self) -> None:
+        """Ends the reading of the journal; a run that does not follow from its program is stranded."""
+        self._stranded = self._stranded or self._fault_of(None)
+        replay, self._replay = self._replay, None
+        parked = self._view.state == session_pb2.SESSION_STATE_PARKED
+        if self._stranded is not None:
+            self._strand(self._stranded, shown=parked and self._view.state_reason == self._stranded.reason)
+            return
+        if replay is not None:
+            self._state = replay.state
+        self._park_noted = parked
+        if parked and not self._outstanding:
+            # It was stranded while it waited, and is not any more: there is no call whose answer would say so.
+            waiting = self._state.session is not None and self._state.session.waiting
+            self._park_noted = False
+            self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed(waiting=waiting)))
+
+    def tell(self, commands: Sequence[RunCommand]) -> None:
+        """Hands over commands that wait for this run; ones that came before are ignored."""
+        for command in commands:
+            if command.command_id in self._told or command.command_id in self._recorded:
+                continue
+            self._told.add(command.command_id)
+            self._inbox.commands.append(command.command_id)
+            entry = journal_pb2.JournalEntry()
+            if command.kind == "cancel" and self._stranded is not None:
+                entry.run_abandoned.CopyFrom(journal_pb2.RunAbandoned(by=command.by, reason=self._stranded.reason))
+            elif command.kind == "cancel":
+                entry.run_cancelling.by = command.by
+            elif command.kind == "advance" and self._view.state == session_pb2.SESSION_STATE_WAITING:
+                entry.run_advanced.by = command.by
+            else:
+                continue
+            self._inbox.entries.append(entry)
+
+    def answered(self, key: CallKey, entry: journal_pb2.JournalEntry) -> None:
+        """Takes the outcome of a call, a CallAnswered or CallFailed fact."""
+        self._unpark(key[0])
+        self._put(entry)
+
+    def parked(self, path: str, reason: str, message: str) -> None:
+        """Notes that a call cannot go on for now and is being tried again."""
+        self._parked.add(path)
+        if not self._park_noted:
+            self._park_noted = True
+            self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason=reason, message=message)))
+
+    def advance(self, at: Timestamp) -> RunWrite | None:
+        """Applies everything that has arrived, with all that follows from it; None when nothing came of it.
+
+        What it gives has to be recorded, in order, or the run dropped.
+        """
+        inbox, self._inbox = self._inbox, _Inbox()
+        outside = list(self._news(inbox.entries))
+        if not outside and not inbox.commands:
+            return None
+        return self._written(outside, at, inbox.commands)
+
+    def recorded(self, write: RunWrite) -> None:
+        """Notes that what `advance` gave is recorded."""
+        self._unrecorded -= 1
+        self._told.difference_update(write.commands)
+        self._recorded.extend(write.commands)
+        self.progressed = True
+
+    def due(self, recorded: Iterable[journal_pb2.JournalEntry]) -> Iterator[tuple[CallKey, journal_pb2.JournalEntry]]:
+        """Gives the calls that these facts ask for and nobody makes yet; they count as being made from now on."""
+        for entry in recorded:
+            if entry.HasField("call_intended"):
+                key = entry.path, entry.call_intended.call_index
+                if key in self._outstanding and key not in self._in_flight:
+                    self._in_flight.add(key)
+                    yield key, entry
+
+    def _written(
+        self, outside: Sequence[journal_pb2.JournalEntry], at: Timestamp, commands: Sequence[UUID]
+    ) -> RunWrite:
+        first, turns_before = self.sequence + 1, self._view.turn_count
+        if self._stranded is None:
+            self._state, entries = advance(self._state, outside, at)
+        else:
+            entries = _stamped(outside, at)
+        self._take(entries)
+        self._unrecorded += 1
+        view = None
+        if any(entry.WhichOneof("fact") not in _UNSEEN for entry in entries):
+            view = session_pb2.Session()
+            view.CopyFrom(self._view)
+        turns = [at for at, entry in enumerate(entries, first) if entry.HasField("step_completed")]
+        return RunWrite(
+            run=self.run,
+            first_sequence=first,
+            entries=entries,
+            view=view,
+            turns=list(enumerate(turns, turns_before + 1)),
+            commands=commands,
+        )
+
+    def _fault_of(self, entry: journal_pb2.JournalEntry | None) -> Stranding | None:
+        """Replays the next fact, or the end of the journal; gives what is wrong with it."""
+        replay = self._replay
+        if replay is None:
+            raise ValueError("the journal was read to its end")
+        try:
+            replay.finish() if entry is None else replay.feed(entry)
+        except (RunDiverged, program.UnknownProgram) as fault:
+            return fault
+        except (ValueError, LookupError, DecodeError):
+            # A fact that the program cannot even read does not follow from it either.
+            log.exception("a recorded fact cannot be replayed", run_id=replay.run_id, sequence=replay.sequence)
+            return RunDiverged(replay.run_id, replay.sequence)
+        return None
+
+    def _strand(self, fault: Stranding, *, shown: bool) -> None:
+        """Makes no call any more, and says so once. The facts stay as they are: they are the evidence."""
+        log.error("run cannot go on in this release", run_id=self.run.run_id, cause=str(fault))
+        self._outstanding.clear()
+        if not shown:
+            message = f"{fault}; cancel the session, or run a release that can go on with it"
+            self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason=fault.reason, message=message)))
+
+    def _news(self, arrived: Sequence[journal_pb2.JournalEntry]) -> Iterator[journal_pb2.JournalEntry]:
+        """Leaves out every further result of a call (INV-3), and all that comes for a run that has ended."""
+        seen = set[CallKey]()
+        for entry in () if self.ended else arrived:
+            key = _answers(entry)
+            if key is None:
+                yield entry
+            elif key in self._outstanding and key not in seen:
+                seen.add(key)
+                yield entry
+
+    def _take(self, entries: Sequence[journal_pb2.JournalEntry]) -> None:
+        """Applies facts to the view and to the calls that are still to be answered."""
+        for entry in entries:
+            self.sequence += 1
+            project(self._view, entry, self.sequence)
+            match entry.WhichOneof("fact"):
+                case "call_intended":
+                    self._outstanding[(entry.path, entry.call_intended.call_index)] = entry
+                case "call_answered" | "call_failed" if (key := _answers(entry)) is not None:
+                    self._outstanding.pop(key, None)
+                    self._in_flight.discard(key)
+                case "run_ended" | "run_abandoned":
+                    self._outstanding.clear()
+                case _:
+                    pass
+
+    def _unpark(self, path: str) -> None:
+        self._parked.discard(path)
+        if self._park_noted and not self._parked:
+            self._park_noted = False
+            self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed()))
+
+    def _put(self, entry: journal_pb2.JournalEntry) -> None:
+        self._inbox.entries.append(entry)
+
+
+def _answers(entry: journal_pb2.JournalEntry) -> CallKey | None:
+    """Gives the call that a fact settles; None for any other fact."""
+    if entry.HasField("call_answered"):
+        return entry.path, entry.call_answered.call_index
+    if entry.HasField("call_failed"):
+        return entry.path, entry.call_failed.call_index
+    return None
+
+
+def _stamped(entries: Iterable[journal_pb2.JournalEntry], at: Timestamp) -> list[journal_pb2.JournalEntry]:
+    done = list(entries)
+    for entry in done:
+        entry.record_time.CopyFrom(at)
+    return done
