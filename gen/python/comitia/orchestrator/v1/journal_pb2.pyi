@@ -214,7 +214,7 @@ class JournalRow(_message.Message):
 
     @_builtins.property
     def salts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """One salt of 16 bytes for each entry; its commitment is SHA-256(salt + encoded entry)."""
+        """One salt of 32 bytes for each entry; its commitment is SHA-256(salt + the entry's bytes as they lie here)."""
 
     def __init__(
         self,
