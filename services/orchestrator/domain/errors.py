@@ -1,17 +1,22 @@
 """What the orchestrator refuses, and why.
 
 NotFound      ├── AgentNotFound
+              ├── RunNotFound
               └── SessionNotFound
 AlreadyExists └── AgentVersionExists
+Invalid       └── RunInputInvalid
 Precondition  ├── SessionNotWaiting
               ├── SessionAlreadyTerminal
+              ├── RunAlreadyTerminal
+              ├── RunNotPaused
               └── RunDiverged
-Exhausted     └── RunsAtLimit
+Exhausted     ├── RunsAtLimit
+              └── SignalsAtLimit
 """
 
 from datetime import timedelta
 
-from services.meshkit.core.errors import AlreadyExists, Exhausted, NotFound, Precondition
+from services.meshkit.core.errors import AlreadyExists, Exhausted, Invalid, NotFound, Precondition
 
 
 class AgentNotFound(NotFound):
@@ -32,6 +37,15 @@ class SessionNotFound(NotFound):
         super().__init__("session", session_id)
 
 
+class RunNotFound(NotFound):
+    """No such run in the caller's tenant."""
+
+    reason = "RUN_NOT_FOUND"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__("run", run_id)
+
+
 class AgentVersionExists(AlreadyExists):
     """The version exists with another definition. A version never changes: choose the next one."""
 
@@ -39,6 +53,12 @@ class AgentVersionExists(AlreadyExists):
 
     def __init__(self, name: str, version: str) -> None:
         super().__init__("agent", f"{name}@{version}")
+
+
+class RunInputInvalid(Invalid):
+    """The input of a run is not what its workflow takes. The field says what of it, the sentence what it should be."""
+
+    reason = "RUN_INPUT_INVALID"
 
 
 class SessionNotWaiting(Precondition):
@@ -63,6 +83,28 @@ class SessionAlreadyTerminal(Precondition):
         super().__init__(f"session {session_id} has ended as {state}", session_id=session_id, state=state)
 
 
+class RunAlreadyTerminal(Precondition):
+    """The run has ended. Start a new one."""
+
+    reason = "RUN_ALREADY_TERMINAL"
+
+    def __init__(self, run_id: str, state: str) -> None:
+        super().__init__(f"run {run_id} has ended as {state}", run_id=run_id, state=state)
+
+
+class RunNotPaused(Precondition):
+    """Only a run that is paused, or parked at a step, can be resumed."""
+
+    reason = "RUN_NOT_PAUSED"
+
+    def __init__(self, run_id: str, state: str) -> None:
+        super().__init__(
+            f"run {run_id} is {state}; only a run that is paused, or parked at a step, can be resumed",
+            run_id=run_id,
+            state=state,
+        )
+
+
 class RunDiverged(Precondition):
     """The recorded facts do not follow from the program. The run is parked, its facts are left as they are."""
 
@@ -83,7 +125,21 @@ class RunsAtLimit(Exhausted):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"{limit} sessions are running already; wait for one to end, or add a replica",
+            f"{limit} runs are driven already; wait for one to end, or add a replica",
             retry_after=timedelta(seconds=5),
+            limit=limit,
+        )
+
+
+class SignalsAtLimit(Exhausted):
+    """As many signals as a run may have wait to be taken. Send more once it has taken some."""
+
+    reason = "SIGNALS_AT_LIMIT"
+
+    def __init__(self, run_id: str, limit: int) -> None:
+        super().__init__(
+            f"{limit} signals wait to be taken by run {run_id}; send more once it has taken some",
+            retry_after=timedelta(seconds=1),
+            run_id=run_id,
             limit=limit,
         )
