@@ -40,7 +40,7 @@ from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
-from services.orchestrator.usecases.session_access import SessionAccess
+from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 from services.orchestrator.worker.caller import Caller
@@ -95,7 +95,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         agents = AgentRepository(app, tenants=guard.feed)
         gate = access_gate.GatewayAccessGate(gateway, clock=clock)
         gate.show("orchestrator")
-        access = SessionAccess(gate)
+        access = RunAccess(gate)
         sessions = SessionServicer(
             start_session=StartSession(
                 agents=agents,

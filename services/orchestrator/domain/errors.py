@@ -132,13 +132,13 @@ class RunsAtLimit(Exhausted):
 
 
 class SignalsAtLimit(Exhausted):
-    """As many signals as a run may have wait to be taken. Send more once it has taken some."""
+    """As many signals wait for a run as may. Its owner takes them within a second when it is well."""
 
     reason = "SIGNALS_AT_LIMIT"
 
     def __init__(self, run_id: str, limit: int) -> None:
         super().__init__(
-            f"{limit} signals wait to be taken by run {run_id}; send more once it has taken some",
+            f"{limit} signals wait for run {run_id} already; send it again later",
             retry_after=timedelta(seconds=1),
             run_id=run_id,
             limit=limit,

@@ -18,7 +18,7 @@ from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
 from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.transport import convert
-from services.orchestrator.usecases.session_access import SessionAccess
+from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 
@@ -52,7 +52,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         cancel_session: CancelSession,
         sessions: SessionReader,
         watch: RunWatch,
-        access: SessionAccess,
+        access: RunAccess,
     ) -> None:
         self._start_session = start_session
         self._advance_session = advance_session

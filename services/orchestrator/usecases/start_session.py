@@ -1,7 +1,7 @@
 """Starts a session of several agents."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
@@ -12,7 +12,7 @@ from services.orchestrator.domain.session import DEFAULT_MAX_COST, DEFAULT_ROUND
 from services.orchestrator.engine.run import OwnedRun, StartKey, shard_of
 from services.orchestrator.programs import dialogue
 from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Neighbours, Runs
-from services.orchestrator.usecases.session_access import SessionAccess
+from services.orchestrator.usecases.run_access import RunAccess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class StartSession:
         agents: AgentStore,
         neighbours: Neighbours,
         runs: Runs,
-        access: SessionAccess,
+        access: RunAccess,
         prompts: Mapping[str, str],
         agent_facts: AgentFacts,
     ) -> None:
@@ -51,7 +51,8 @@ class StartSession:
         Raises: Invalid, RelationMissing, AgentNotFound, RunsAtLimit, QuotaExceeded, RequestIdReused, RequestInProgress,
             and what cost or the gateway refuse.
         """
-        spec = await self._access.to_start(command.caller, command.spec.checked())
+        spec = command.spec.checked()
+        spec = replace(spec, metadata=await self._access.to_start(command.caller, spec.metadata))
         if command.key is not None:
             earlier = await self._runs.started_before(command.key)
             if earlier is not None:

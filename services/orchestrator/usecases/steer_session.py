@@ -5,7 +5,7 @@ from services.meshkit.core.identity import Caller
 from services.orchestrator.domain.errors import SessionAlreadyTerminal, SessionNotWaiting
 from services.orchestrator.programs.view import TERMINAL_STATES
 from services.orchestrator.usecases.ports import Runs, SessionViews
-from services.orchestrator.usecases.session_access import SessionAccess
+from services.orchestrator.usecases.run_access import RunAccess
 
 
 def _name_of(state: session_pb2.SessionState.ValueType) -> str:
@@ -15,7 +15,7 @@ def _name_of(state: session_pb2.SessionState.ValueType) -> str:
 class AdvanceSession:
     """Begins the next round of a session that waits for it."""
 
-    def __init__(self, *, runs: Runs, views: SessionViews, access: SessionAccess) -> None:
+    def __init__(self, *, runs: Runs, views: SessionViews, access: RunAccess) -> None:
         self._runs = runs
         self._access = access
         self._views = views
@@ -38,7 +38,7 @@ class AdvanceSession:
 class CancelSession:
     """Stops a session; repeating it while the session is being cancelled changes nothing."""
 
-    def __init__(self, *, runs: Runs, views: SessionViews, access: SessionAccess) -> None:
+    def __init__(self, *, runs: Runs, views: SessionViews, access: RunAccess) -> None:
         self._runs = runs
         self._access = access
         self._views = views

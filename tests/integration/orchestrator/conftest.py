@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.message import Message
+from services.orchestrator.engine.driver import DriverParts
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comitia.guard_table import GUARDS
@@ -28,7 +29,6 @@ from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.clients.live_events import live_events
-from services.orchestrator.engine.driver import DriverParts
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.ports import Outcome
@@ -41,7 +41,7 @@ from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
-from services.orchestrator.usecases.session_access import SessionAccess
+from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 from tests.integration.conftest import MakeDatabase, NatsServer
@@ -143,7 +143,7 @@ class House:
         engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
         agents = AgentRepository(app, tenants=self.tenants)
         preparation = Preparation()
-        access = SessionAccess(self.gate)
+        access = RunAccess(self.gate)
         start = StartSession(
             agents=agents,
             neighbours=preparation,

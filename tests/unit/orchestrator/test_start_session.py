@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from services.orchestrator.engine.driver import DriverParts
 
 from comitia.orchestrator.v1 import session_pb2
 from services.meshkit.core.errors import MeshError, Unavailable
@@ -16,11 +17,10 @@ from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.agent import Agent
 from services.orchestrator.domain.errors import RunsAtLimit
 from services.orchestrator.domain.session import DEFAULT_ROUNDS, Mode, SessionSpec
-from services.orchestrator.engine.driver import DriverParts
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.transport.convert import agent_to_proto
-from services.orchestrator.usecases.session_access import SessionAccess
+from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession, StartSessionCommand
 from tests.support.memory_access_gate import MemoryAccessGate
 from tests.support.run_store import HeldCalls, LocalLive, MemoryRunStore
@@ -81,7 +81,7 @@ class Desk:
             agents=Agents(),
             neighbours=self.neighbours,
             runs=self.engine,
-            access=SessionAccess(self.gate),
+            access=RunAccess(self.gate),
             ids=ids,
             prompts=load_prompts(),
             agent_facts=agent_to_proto,

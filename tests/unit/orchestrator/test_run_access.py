@@ -1,11 +1,11 @@
-"""A list of sessions of many projects asks about few of them at once."""
+"""A list of runs of many projects asks about few of them at once."""
 
 import asyncio
 from uuid import UUID
 
 from comitia.orchestrator.v1 import session_pb2
 from services.meshkit.core.identity import Caller, Principal, Role, TenantId
-from services.orchestrator.usecases.session_access import ASKED_TOGETHER, SessionAccess
+from services.orchestrator.usecases.run_access import ASKED_TOGETHER, RunAccess
 from tests.support.memory_access_gate import MemoryAccessGate
 
 USER = Caller(principal=Principal(tenant=TenantId(UUID(int=1)), subject="key_1", roles=frozenset({Role.TENANT_USER})))
@@ -34,6 +34,6 @@ async def test_a_page_of_many_projects_asks_about_few_at_once_and_about_each_one
     gate = CountingGate()
     gate.grant("key_1", "viewer", "project:p7")
     page = [of_project(f"p{number % 250}") for number in range(500)]
-    found = await SessionAccess(gate).readable(USER, page)
+    found = await RunAccess(gate).readable(USER, page)
     assert [session.metadata["project"] for session in found] == ["p7", "p7"]
     assert (gate.asked, gate.most) == (250, ASKED_TOGETHER)
