@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextvars import Context
+from functools import partial
 
 from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
 from services.meshkit.core.clock import Clock
@@ -27,7 +28,7 @@ class CallsInFlight:
         self._live = live
         self._clock = clock
         self._touch = touch
-        self._tasks: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
+        self._tasks: defaultdict[str, dict[CallKey, asyncio.Task[None]]] = defaultdict(dict)
         self._group: asyncio.TaskGroup | None = None
         self._context = Context()
 
@@ -49,12 +50,13 @@ class CallsInFlight:
             task = self._group.create_task(
                 self._call(run, key, intended), name=f"call {run_id} {key}", context=self._context.copy()
             )
-            self._tasks[run_id].add(task)
-            task.add_done_callback(lambda done: self._ended(run_id, done))
+            self._tasks[run_id][key] = task
+            task.add_done_callback(partial(self._ended, run_id, key))
 
-    def revoke(self, run_id: str) -> list[asyncio.Task[None]]:
-        """Cancels the calls of a run; gives their tasks, which end soon."""
-        tasks = list(self._tasks.get(run_id, ()))
+    def revoke(self, run_id: str, keys: Collection[CallKey] | None = None) -> list[asyncio.Task[None]]:
+        """Cancels calls of a run, all of them without `keys`; gives their tasks, which end soon."""
+        made = self._tasks.get(run_id, {})
+        tasks = [made[key] for key in (list(made) if keys is None else keys) if key in made]
         for task in tasks:
             task.cancel()
         return tasks
@@ -64,8 +66,9 @@ class CallsInFlight:
         self._group = None
         return [task for run_id in list(self._tasks) for task in self.revoke(run_id)]
 
-    def _ended(self, run_id: str, task: asyncio.Task[None]) -> None:
-        self._tasks[run_id].discard(task)
+    def _ended(self, run_id: str, key: CallKey, task: asyncio.Task[None]) -> None:
+        if self._tasks[run_id].get(key) is task:
+            del self._tasks[run_id][key]
         if not self._tasks[run_id]:
             del self._tasks[run_id]
 

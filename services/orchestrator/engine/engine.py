@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, 
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -143,9 +144,9 @@ class Engine:
             raise ValueError("the first facts of a run make its view")
         return first.view
 
-    async def command(self, principal: Principal, run_id: str, kind: str) -> None:
+    async def command(self, principal: Principal, run_id: str, kind: str, payload: bytes = b"") -> None:
         """See `Runs.command`."""
-        command = RunCommand(command_id=self._ids.uuid(), kind=kind, by=principal.subject)
+        command = RunCommand(command_id=self._ids.uuid(), kind=kind, by=principal.subject, payload=payload)
         async with self._parts.live.watch(principal.tenant, run_id) as news:
             waiting = await self._parts.store.add_command(principal.tenant, run_id, command)
             await self._parts.live.wake_owner(run_id)
@@ -168,6 +169,7 @@ class Engine:
                 self._spawn(self._tidy(), name="engine-tidying"),
                 self._spawn(self._lane.decide(), name="engine-decider"),
                 self._spawn(self._lane.record(), name="engine-recorder"),
+                self._spawn(self._lane.alarms.keep(), name="engine-alarms"),
             ]
             self._lane.calls.open(group, self._context)
             try:
@@ -265,7 +267,7 @@ class Engine:
 
     async def _keep_rounds(self) -> None:
         while True:
-            for step in (self._shards.keep, self._take_up_again, self._read_commands):
+            for step in (self._shards.keep, self._take_up_again, self._wake_resting, self._read_commands):
                 try:
                     await step()
                 except MeshError as error:
@@ -281,6 +283,15 @@ class Engine:
                 if run is not None:
                     self._take_up(run)
             self._set_aside.pop(run_id, None)
+
+    async def _wake_resting(self) -> None:
+        """Takes up runs that rest in the database and whose moment comes before the next round. Raises: MeshError."""
+        if not self._shards.held:
+            return
+        soon = self._parts.clock.now() + timedelta(seconds=_ROUND_SECONDS)
+        room = self._limits.max_runs - self.running
+        for run in await self._parts.store.waking_runs(list(self._shards.held), before=soon) if room > 0 else ():
+            self._take_up(run)
 
     async def _read_commands(self) -> None:
         """Hands over commands that the bus did not announce. Raises: MeshError."""

@@ -19,6 +19,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.failpoints import failpoint
 from services.meshkit.telemetry.logs import logger
+from services.orchestrator.engine.alarms import Alarms
 from services.orchestrator.engine.calls_in_flight import CallsInFlight
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.ports import Calls, LiveEvents, RunStore
@@ -66,6 +67,7 @@ class Lane:
         #: What was decided and is not recorded yet, in order.
         self._decided: deque[Pending] = deque()
         self._to_record = asyncio.Event()
+        self.alarms = Alarms(self._runs, clock=parts.clock, touch=self._touch)
         self.calls = CallsInFlight(calls=parts.calls, live=parts.live, clock=parts.clock, touch=self._touch)
 
     @property
@@ -155,10 +157,12 @@ class Lane:
 
     def _go_on(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry]) -> None:
         """Makes the calls that recorded facts ask for. A run with nothing left to do leaves the memory."""
+        self.calls.revoke(run.run.run_id, run.given_up())
         if run.resting:
             self.remove(run, again=False)
-        else:
-            self.calls.make(run, recorded)
+            return
+        self.calls.make(run, recorded)
+        self.alarms.set(run)
 
     async def _tell_watchers(self, run: LiveRun, write: RunWrite) -> None:
         event = session_service_pb2.WatchSessionResponse(sequence=write.last_sequence)

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunDiverged
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.engine.run import OwnedRun, RunCommand, RunWrite
+from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.programs import run as program
 from services.orchestrator.programs.view import TERMINAL_STATES, project
 
@@ -22,7 +24,9 @@ log = logger(__name__)
 #: Recorded commands that are remembered, for those that were read just before they were deleted.
 _REMEMBERED_COMMANDS: Final = 64
 #: Facts that change nothing of what callers see of a run but its sequence.
-_UNSEEN: Final = frozenset({"step_started", "call_intended", "call_answered", "call_failed"})
+_UNSEEN: Final = frozenset({"step_started", "call_intended", "call_answered", "call_failed", "timer_started"})
+
+_WAITING: Final = session_pb2.SESSION_STATE_WAITING
 
 #: Place of a call in its run.
 CallKey = tuple[str, int]
@@ -50,6 +54,16 @@ class LiveRun:
         self._outstanding: dict[CallKey, journal_pb2.JournalEntry] = {}
         #: Those of them that are being made.
         self._in_flight: set[CallKey] = set()
+        #: The call that each path waits for; a path makes one after the other.
+        self._call_of: dict[str, CallKey] = {}
+        #: Calls that are waited for no longer, though nobody answered.
+        self._given_up: list[CallKey] = []
+        self._timers = RunTimers()
+        self._started: journal_pb2.RunStarted | None = None
+        #: Between RunWaiting and RunAdvanced.
+        self._waiting = False
+        #: Steps that failed in all their attempts and wait for somebody to let the run go on.
+        self._parked_steps: set[str] = set()
         #: Steps whose calls are being tried again, and whether a fact says so.
         self._parked: set[str] = set()
         self._park_noted = False
@@ -76,11 +90,16 @@ class LiveRun:
 
     @property
     def resting(self) -> bool:
-        """True when it has ended, or nothing happens to it before a command comes: it need not stay in memory."""
-        if self._unrecorded or self._inbox.entries or self._inbox.commands:
+        """True when it need not stay in memory: it has ended, or waits for a command or a moment."""
+        if self._unrecorded or self._inbox.entries or self._inbox.commands or self._in_flight:
             return False
-        waits = self.stranded or self._view.state == session_pb2.SESSION_STATE_WAITING
-        return self.ended or (waits and not self._outstanding)
+        waits = self.stranded or self._timers.paused or (self._view.state == _WAITING and not self._outstanding)
+        return self.ended or waits
+
+    @property
+    def wake_time(self) -> datetime | None:
+        """When the next of its timers ends, or its deadline."""
+        return None if self.ended or self.stranded else self._timers.next
 
     @property
     def outstanding(self) -> Sequence[journal_pb2.JournalEntry]:
@@ -95,9 +114,9 @@ class LiveRun:
     @property
     def started(self) -> journal_pb2.RunStarted:
         """The run's first fact."""
-        if self._state.session is None:
+        if self._started is None:
             raise ValueError("a run is driven after its first fact")
-        return self._state.session.started
+        return self._started
 
     def begin(self, started: journal_pb2.RunStarted, at: Timestamp) -> RunWrite:
         """Makes the first facts of a new run."""
@@ -122,11 +141,10 @@ class LiveRun:
         if replay is not None:
             self._state = replay.state
         self._park_noted = parked
-        if parked and not self._outstanding:
+        if parked and not self._outstanding and not self._parked_steps:
             # It was stranded while it waited, and is not any more: there is no call whose answer would say so.
-            waiting = self._state.session is not None and self._state.session.waiting
             self._park_noted = False
-            self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed(waiting=waiting)))
+            self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed(waiting=self._waiting)))
 
     def tell(self, commands: Sequence[RunCommand]) -> None:
         """Hands over commands that wait for this run; ones that came before are ignored."""
@@ -135,16 +153,38 @@ class LiveRun:
                 continue
             self._told.add(command.command_id)
             self._inbox.commands.append(command.command_id)
-            entry = journal_pb2.JournalEntry()
-            if command.kind == "cancel" and self._stranded is not None:
+            entry = self._asked_for(command)
+            if entry is not None:
+                self._inbox.entries.append(entry)
+
+    def _asked_for(self, command: RunCommand) -> journal_pb2.JournalEntry | None:
+        """Writes a command as the fact that it becomes; None when it means nothing where the run is now."""
+        entry = journal_pb2.JournalEntry()
+        match command.kind:
+            case "cancel" if self._stranded is not None:
                 entry.run_abandoned.CopyFrom(journal_pb2.RunAbandoned(by=command.by, reason=self._stranded.reason))
-            elif command.kind == "cancel":
+            case "cancel":
                 entry.run_cancelling.by = command.by
-            elif command.kind == "advance" and self._view.state == session_pb2.SESSION_STATE_WAITING:
+            case "advance" if self._waiting and not self._timers.paused:
                 entry.run_advanced.by = command.by
-            else:
-                continue
-            self._inbox.entries.append(entry)
+            case "pause" if not self._timers.paused:
+                entry.run_paused.by = command.by
+            case "resume" if self._timers.paused or self._parked_steps:
+                entry.run_continued.CopyFrom(journal_pb2.RunContinued(by=command.by, waiting=self._waiting))
+            case "signal":
+                entry.signal_received.MergeFromString(command.payload)
+            case _:
+                return None
+        return entry
+
+    def awake(self, now: datetime) -> None:
+        """Notes that moments have come: of its timers, and of its deadline."""
+        if self.ended or self.stranded:
+            return
+        for path, timer in self._timers.due(now):
+            self._put(journal_pb2.JournalEntry(path=path, timer_fired=journal_pb2.TimerFired(timer=timer)))
+        if self._timers.deadline_passed(now):
+            self._put(journal_pb2.JournalEntry(deadline_passed=journal_pb2.DeadlinePassed()))
 
     def answered(self, key: CallKey, entry: journal_pb2.JournalEntry) -> None:
         """Takes the outcome of a call, a CallAnswered or CallFailed fact."""
@@ -178,25 +218,37 @@ class LiveRun:
 
     def due(self, recorded: Iterable[journal_pb2.JournalEntry]) -> Iterator[tuple[CallKey, journal_pb2.JournalEntry]]:
         """Gives the calls that these facts ask for and nobody makes yet; they count as being made from now on."""
-        for entry in recorded:
+        if self._timers.paused:
+            return
+        facts = list(recorded)
+        if any(entry.HasField("run_continued") for entry in facts):
+            facts = list(self._outstanding.values())
+        for entry in facts:
             if entry.HasField("call_intended"):
                 key = entry.path, entry.call_intended.call_index
                 if key in self._outstanding and key not in self._in_flight:
                     self._in_flight.add(key)
                     yield key, entry
 
+    def given_up(self) -> Sequence[CallKey]:
+        """Gives the calls that are waited for no longer, once."""
+        given_up, self._given_up = self._given_up, []
+        return given_up
+
     def _written(
         self, outside: Sequence[journal_pb2.JournalEntry], at: Timestamp, commands: Sequence[UUID]
     ) -> RunWrite:
-        first, turns_before = self.sequence + 1, self._view.turn_count
+        first, turns_before, wakes_before = self.sequence + 1, self._view.turn_count, self.wake_time
         if self._stranded is None:
             self._state, entries = advance(self._state, outside, at)
         else:
             entries = _stamped(outside, at)
         self._take(entries)
         self._unrecorded += 1
-        view = None
-        if any(entry.WhichOneof("fact") not in _UNSEEN for entry in entries):
+        view, wake_time = None, self.wake_time
+        # The moment lies beside the view. It matters to runs that leave the memory; the others keep it there.
+        wakes_anew = wake_time != wakes_before and (self._view.state == _WAITING or self._timers.paused)
+        if wakes_anew or any(entry.WhichOneof("fact") not in _UNSEEN for entry in entries):
             view = session_pb2.Session()
             view.CopyFrom(self._view)
         turns = [at for at, entry in enumerate(entries, first) if entry.HasField("step_completed")]
@@ -205,6 +257,7 @@ class LiveRun:
             first_sequence=first,
             entries=entries,
             view=view,
+            wake_time=wake_time,
             turns=list(enumerate(turns, turns_before + 1)),
             commands=commands,
         )
@@ -248,16 +301,45 @@ class LiveRun:
         for entry in entries:
             self.sequence += 1
             project(self._view, entry, self.sequence)
+            self._timers.take(entry)
             match entry.WhichOneof("fact"):
                 case "call_intended":
-                    self._outstanding[(entry.path, entry.call_intended.call_index)] = entry
-                case "call_answered" | "call_failed" if (key := _answers(entry)) is not None:
-                    self._outstanding.pop(key, None)
-                    self._in_flight.discard(key)
+                    key = entry.path, entry.call_intended.call_index
+                    self._outstanding[key] = entry
+                    self._call_of[entry.path] = key
+                case "call_answered" | "call_failed":
+                    self._settle(_answers(entry))
+                case "step_completed" | "step_failed" | "step_skipped" | "timer_fired":
+                    self._give_up(entry.path)
+                case "step_parked":
+                    self._give_up(entry.path)
+                    self._parked_steps.add(entry.path)
+                case "run_continued":
+                    self._parked_steps.clear()
+                case "run_started":
+                    self._started = entry.run_started
+                case "run_waiting":
+                    self._waiting = True
+                case "run_advanced":
+                    self._waiting = False
                 case "run_ended" | "run_abandoned":
                     self._outstanding.clear()
+                    self._call_of.clear()
                 case _:
                     pass
+
+    def _settle(self, key: CallKey | None) -> None:
+        if key is not None and self._outstanding.pop(key, None) is not None:
+            self._in_flight.discard(key)
+            self._call_of.pop(key[0], None)
+
+    def _give_up(self, path: str) -> None:
+        """Waits no longer for the call of a step that has ended, or whose time is up."""
+        key = self._call_of.get(path)
+        if key is not None:
+            if key in self._in_flight:
+                self._given_up.append(key)
+            self._settle(key)
 
     def _unpark(self, path: str) -> None:
         self._parked.discard(path)

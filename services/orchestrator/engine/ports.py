@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from typing import Protocol
 
 from google.protobuf.message import Message
@@ -76,6 +77,10 @@ class RunStore(Protocol):
         """
         ...
 
+    async def waking_runs(self, shards: Collection[int], *, before: datetime) -> Sequence[OwnedRun]:
+        """Gives runs of these shards that rest and whose moment comes before this one, a bounded number."""
+        ...
+
     async def owned_run(self, run_id: str) -> OwnedRun | None:
         """Gives a run, None if there is none that has not ended."""
         ...
@@ -84,6 +89,8 @@ class RunStore(Protocol):
         """Stores a command for the run's owner.
 
         Returns: the command that waits now; an earlier one of the same kind, if the run has one, for it does the same.
+            Signals wait each for itself.
+        Raises: SignalsAtLimit: too many of them wait.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
@@ -12,6 +13,8 @@ from services.meshkit.core.ids import to_uuid
 
 #: Shards of one installation. Runs are spread over them by a hash of their id, for ever.
 SHARDS: Final = 64
+#: Kind of the commands that carry something, and of which each counts.
+SIGNAL: Final = "signal"
 
 
 def shard_of(run_id: str) -> int:
@@ -67,6 +70,8 @@ class RunWrite:
     entries: Sequence[journal_pb2.JournalEntry]
     #: None when nothing of it has changed but its sequence.
     view: session_pb2.Session | None
+    #: When the run has to be looked at next, though nothing arrives; counts with a view only.
+    wake_time: datetime | None = None
     #: Number and sequence of the turns among the facts.
     turns: Sequence[tuple[int, int]] = ()
     #: Commands whose effect is among the facts, and which are done with it.
@@ -90,9 +95,14 @@ class Created:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCommand:
-    """What somebody asked of a run: `advance` or `cancel`; or `adopt`, for its owner to begin driving it."""
+    """What somebody asked of a run: `advance`, `cancel`, `pause`, `resume` or `signal`.
+
+    `adopt` comes from a replica that recorded a run of another one's shard.
+    """
 
     command_id: UUID
     kind: str
     #: Subject who asked.
     by: str
+    #: An encoded SignalReceived fact, for a signal.
+    payload: bytes = field(default=b"", repr=False)

@@ -33,9 +33,13 @@ def project(session: session_pb2.Session, entry: journal_pb2.JournalEntry, seque
             _set_state(session, session_pb2.SESSION_STATE_WAITING)
         case "run_parked":
             _set_state(session, session_pb2.SESSION_STATE_PARKED, entry.run_parked.reason, entry.run_parked.message)
+        case "run_paused":
+            _set_state(session, session_pb2.SESSION_STATE_PAUSED)
         case "run_resumed" if entry.run_resumed.waiting:
             _set_state(session, session_pb2.SESSION_STATE_WAITING)
-        case "run_resumed" | "run_advanced":
+        case "run_continued" if entry.run_continued.waiting:
+            _set_state(session, session_pb2.SESSION_STATE_WAITING)
+        case "run_resumed" | "run_advanced" | "run_continued":
             _set_state(session, session_pb2.SESSION_STATE_RUNNING)
         case "run_cancelling":
             _set_state(session, session_pb2.SESSION_STATE_CANCELLING)
@@ -81,6 +85,8 @@ _EVENTS: Final[Mapping[str, _Event]] = {
     "run_parked": lambda session, _, event: event.state_changed.CopyFrom(session),
     "run_resumed": lambda session, _, event: event.state_changed.CopyFrom(session),
     "run_advanced": lambda session, _, event: event.state_changed.CopyFrom(session),
+    "run_paused": lambda session, _, event: event.state_changed.CopyFrom(session),
+    "run_continued": lambda session, _, event: event.state_changed.CopyFrom(session),
     "run_cancelling": lambda session, _, event: event.state_changed.CopyFrom(session),
     "run_ended": lambda session, _, event: event.session_ended.CopyFrom(session),
     "run_abandoned": lambda session, _, event: event.session_ended.CopyFrom(session),

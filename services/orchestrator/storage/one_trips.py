@@ -25,12 +25,13 @@ COMMIT_TICK: Final = OneTrip(
         "smallint[]",  # 10 state
         "bytea[]",  # 11 view
         "bigint[]",  # 12 last sequence
-        "uuid[]",  # 13 turns: tenant
-        "uuid[]",  # 14 run
-        "int[]",  # 15 number of the turn
-        "bigint[]",  # 16 where it lies
-        "uuid[]",  # 17 commands that are done: run
-        "uuid[]",  # 18 command
+        "timestamptz[]",  # 13 next moment
+        "uuid[]",  # 14 turns: tenant
+        "uuid[]",  # 15 run
+        "int[]",  # 16 number of the turn
+        "bigint[]",  # 17 where it lies
+        "uuid[]",  # 18 commands that are done: run
+        "uuid[]",  # 19 command
     ),
     returns="TABLE (lost smallint)",
     body=f"""
@@ -50,15 +51,16 @@ COMMIT_TICK: Final = OneTrip(
             RAISE EXCEPTION 'a run is gone' USING ERRCODE = 'foreign_key_violation';
         END IF;
         IF cardinality($9) > 0 THEN
-            UPDATE run SET state = seen.state, view = seen.view, last_sequence = seen.last
-                FROM unnest($9, $10, $11, $12) AS seen (run_id, state, view, last) WHERE run.run_id = seen.run_id;
+            UPDATE run SET state = seen.state, view = seen.view, last_sequence = seen.last, wake_time = seen.wake
+                FROM unnest($9, $10, $11, $12, $13) AS seen (run_id, state, view, last, wake)
+                WHERE run.run_id = seen.run_id;
         END IF;
-        IF cardinality($14) > 0 THEN
+        IF cardinality($15) > 0 THEN
             INSERT INTO turn_place (tenant_id, run_id, turn, sequence)
-                SELECT * FROM unnest($13, $14, $15, $16);
+                SELECT * FROM unnest($14, $15, $16, $17);
         END IF;
-        IF cardinality($17) > 0 THEN
-            DELETE FROM run_command USING unnest($17, $18) AS done (run_id, command_id)
+        IF cardinality($18) > 0 THEN
+            DELETE FROM run_command USING unnest($18, $19) AS done (run_id, command_id)
                 WHERE run_command.run_id = done.run_id AND run_command.command_id = done.command_id;
         END IF;
         END;""",  # noqa: S608  # a constant of ours

@@ -1,9 +1,9 @@
 """Runs, their journals and leases in Postgres. Writes go through asyncpg itself: they are the hot path."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
@@ -15,14 +15,17 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.once import AnsweredBefore, Once, RequestInProgress, current_once
 from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
+from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
 from services.meshkit.sql.once import key_of, place_of
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
 from services.meshkit.sql.scope import DriverScope, Scope, driver_scope, tenant_scope
-from services.orchestrator.domain.errors import SessionNotFound
+from services.meshkit.telemetry.logs import logger
+from services.orchestrator.domain.errors import SessionNotFound, SignalsAtLimit
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.run import (
     SHARDS,
+    SIGNAL,
     Created,
     Holdings,
     OwnedRun,
@@ -34,11 +37,15 @@ from services.orchestrator.engine.run import (
 from services.orchestrator.storage.one_trips import COMMIT_TICK, SHARD_LOCK, VIEW_OF_RUN
 from services.orchestrator.storage.tick_arrays import tick_arrays
 
+log = logger(__name__)
+
 #: Life of a lease, in database time. An owner that does not extend it in time loses its runs.
 LEASE: Final = timedelta(seconds=15)
 #: Journal rows read at once in recovery and by watchers.
 _ROWS_AT_ONCE: Final = 64
 _COMMANDS_AT_ONCE: Final = 1_000
+#: Most signals of one run that wait to be taken.
+_WAITING_SIGNALS: Final = 1_000
 #: Runs of a shard that are looked up at once.
 _RUNS_AT_ONCE: Final = 64
 #: What a kept answer of a steering request begins with while its command waits; an envelope begins with 1.
@@ -49,8 +56,8 @@ _ID_BYTES: Final = 16
 _START_METHOD: Final = "comitia.orchestrator.v1.SessionService/StartSession"
 
 _INSERT_RUN: Final = """
-    INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id)
-    VALUES ($1, $2, $3, $4, $5, $6, $7)"""
+    INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, wake_time)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
 #: Whether a shard's lease holds. What it finds is true until the scope ends.
 _LOCK_SHARD: Final = f"SELECT pg_advisory_xact_lock_shared({SHARD_LOCK}, $1)"
 _HOLDS_SHARD: Final = """
@@ -90,18 +97,22 @@ _RELEASE: Final = """
     UPDATE shard SET owner = NULL, lease_until = NULL FROM unnest($2::smallint[], $3::bigint[]) AS held (number, epoch)
     WHERE shard.shard = held.number AND shard.epoch = held.epoch AND shard.owner = $1"""
 _LEAVE: Final = "DELETE FROM engine_replica WHERE owner = $1"
-#: What waits for somebody (2) rests in the database until a command comes.
+#: What waits for somebody (2), or is paused (8), rests in the database until a command or its moment comes.
 _OPEN_RUNS: Final = """
     SELECT tenant_id, run_id, grant_id, shard FROM run
-    WHERE shard = $1 AND state NOT IN (2, 5, 6, 7) AND ($2::uuid IS NULL OR run_id > $2) ORDER BY run_id LIMIT $3"""
+    WHERE shard = $1 AND state NOT IN (2, 5, 6, 7, 8) AND ($2::uuid IS NULL OR run_id > $2) ORDER BY run_id LIMIT $3"""
+_WAKING_RUNS: Final = """
+    SELECT tenant_id, run_id, grant_id, shard FROM run
+    WHERE wake_time <= $2 AND state NOT IN (5, 6, 7) AND shard = ANY($1::smallint[]) ORDER BY wake_time LIMIT $3"""
 _OWNED_RUN: Final = """
     SELECT tenant_id, run_id, grant_id, shard FROM run WHERE run_id = $1 AND state NOT IN (5, 6, 7)"""
 _COMMANDS: Final = """
-    SELECT command.run_id, command.command_id, command.kind, command.subject
+    SELECT run.tenant_id, command.run_id, command.command_id, command.kind, command.subject, command.payload
     FROM run_command AS command JOIN run USING (run_id)
     WHERE run.shard = ANY($1::smallint[]) AND run.state NOT IN (5, 6, 7) ORDER BY command.command_id LIMIT $2"""
 _COMMANDS_OF: Final = """
-    SELECT run_id, command_id, kind, subject FROM run_command WHERE run_id = $1 ORDER BY command_id LIMIT $2"""
+    SELECT tenant_id, run_id, command_id, kind, subject, payload FROM run_command
+    WHERE run_id = $1 ORDER BY command_id LIMIT $2"""
 
 #: One command of a kind is enough: what waits for the owner does the same whoever asked first.
 _ADD_COMMAND: Final = """
@@ -110,6 +121,12 @@ _ADD_COMMAND: Final = """
         SELECT $1, $2, $3, $4, $5
         WHERE NOT EXISTS (SELECT 1 FROM run_command WHERE run_id = $2 AND kind = $4))
     SELECT command_id, subject FROM run_command WHERE run_id = $2 AND kind = $4 ORDER BY command_id LIMIT 1"""
+#: Each signal counts. Two that come at the same moment may both be the last one.
+_ADD_SIGNAL: Final = """
+    INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject, payload)
+    SELECT $1, $2, $3, $4, $5, $6
+    WHERE (SELECT count(*) FROM run_command WHERE run_id = $2 AND kind = $4) < $7
+    RETURNING command_id, subject"""
 _DROP_LATE_COMMANDS: Final = """
     DELETE FROM run_command WHERE (run_id, command_id) IN (
         SELECT command.run_id, command.command_id FROM run_command AS command JOIN run USING (run_id)
@@ -158,7 +175,8 @@ class SqlRunStore:
             await self._check_quota(scope, run.tenant)
             state = int(first.view.state)
             await scope.exec_driver_sql(
-                _INSERT_RUN, (run.tenant, run_uuid, run.shard, state, view, first.last_sequence, run.grant_id)
+                _INSERT_RUN,
+                (run.tenant, run_uuid, run.shard, state, view, first.last_sequence, run.grant_id, first.wake_time),
             )
             await scope.exec_driver_sql(
                 _INSERT_ROW,
@@ -250,6 +268,12 @@ class SqlRunStore:
             rows = await scope.driver.fetch(_OPEN_RUNS, shard, last, _RUNS_AT_ONCE)
         return [_owned(row) for row in rows]
 
+    async def waking_runs(self, shards: Collection[int], *, before: datetime) -> Sequence[OwnedRun]:
+        """See `RunStore.waking_runs`."""
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            rows = await scope.driver.fetch(_WAKING_RUNS, list(shards), before, _RUNS_AT_ONCE)
+        return [_owned(row) for row in rows]
+
     async def owned_run(self, run_id: str) -> OwnedRun | None:
         """See `RunStore.owned_run`."""
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
@@ -262,14 +286,23 @@ class SqlRunStore:
         async with driver_scope(self._app, tenant) as scope:
             if once is not None and await self._claim(scope, once):
                 raise RequestInProgress(once.request_id)
-            row = await scope.driver.fetchrow(
-                _ADD_COMMAND, tenant, to_uuid(run_id, "run"), command.command_id, command.kind, command.by
-            )
+            statement, values = await self._adding(tenant, run_id, command)
+            row = await scope.driver.fetchrow(statement, *values)
+            if row is None and command.kind == SIGNAL:
+                raise SignalsAtLimit(run_id, _WAITING_SIGNALS)
             waiting = command if row is None else replace(command, command_id=row["command_id"], by=row["subject"])
             if once is not None:
                 await keep(scope, key_of(once), _COMMAND + waiting.command_id.bytes)
             await scope.commit()
         return waiting
+
+    async def _adding(self, tenant: TenantId, run_id: str, command: RunCommand) -> tuple[str, tuple[object, ...]]:
+        """Gives the statement that adds a command, and its values."""
+        values = tenant, to_uuid(run_id, "run"), command.command_id, command.kind, command.by
+        if command.kind != SIGNAL:
+            return _ADD_COMMAND, values
+        sealed = await self._codec.seal_answer(tenant, command.payload, place=command.command_id.bytes)
+        return _ADD_SIGNAL, (*values, sealed, _WAITING_SIGNALS)
 
     async def answered_before(self, tenant: TenantId, run_id: str) -> None:
         """See `SessionViews.answered_before`."""
@@ -312,19 +345,33 @@ class SqlRunStore:
             await keep(scope, key_of(once), sealed)
             await scope.commit()
 
+    async def _opened(self, rows: Sequence[Record]) -> AsyncGenerator[tuple[str, RunCommand]]:
+        """Gives commands and their runs; none whose content nobody can read, lest it hold up the others."""
+        for row in rows:
+            command_id, payload = row["command_id"], b""
+            if row["payload"] is not None:
+                try:
+                    place = command_id.bytes
+                    payload = await self._codec.open_answer(TenantId(row["tenant_id"]), row["payload"], place=place)
+                except (KeyDestroyed, SealBroken) as error:
+                    log.error("a signal cannot be read", command_id=str(command_id), cause=error.message)
+                    continue
+            command = RunCommand(command_id=command_id, kind=row["kind"], by=row["subject"], payload=payload)
+            yield from_uuid("run", row["run_id"]), command
+
     async def commands_of(self, run_id: str) -> Sequence[RunCommand]:
         """See `RunStore.commands_of`."""
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
             rows = await scope.driver.fetch(_COMMANDS_OF, to_uuid(run_id, "run"), _COMMANDS_AT_ONCE)
-        return [_command(row) for row in rows]
+        return [command async for _, command in self._opened(rows)]
 
     async def commands(self, shards: Collection[int]) -> Mapping[str, Sequence[RunCommand]]:
         """See `RunStore.commands`."""
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
             rows = await scope.driver.fetch(_COMMANDS, list(shards), _COMMANDS_AT_ONCE)
         found: defaultdict[str, list[RunCommand]] = defaultdict(list)
-        for row in rows:
-            found[from_uuid("run", row["run_id"])].append(_command(row))
+        async for run_id, command in self._opened(rows):
+            found[run_id].append(command)
         return found
 
     async def drop_late_commands(self) -> int:
@@ -391,10 +438,6 @@ def _owned(row: Record) -> OwnedRun:
         grant_id=row["grant_id"],
         shard=row["shard"],
     )
-
-
-def _command(row: Record) -> RunCommand:
-    return RunCommand(command_id=row["command_id"], kind=row["kind"], by=row["subject"])
 
 
 def _request_key(key: StartKey) -> RequestKey:

@@ -81,9 +81,12 @@ RUN: Final = Table(
     Column("view", LargeBinary, nullable=False),
     Column("last_sequence", BigInteger, nullable=False),
     Column("grant_id", Text, nullable=False),
+    # When the run has to be looked at next, though nothing arrives; null for never.
+    Column("wake_time", DateTime(timezone=True)),
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("run_id", name="pk_run"),
     Index("ix_run_tenant", "tenant_id", "run_id"),
+    Index("ix_run_wake", "wake_time", postgresql_where=text("wake_time IS NOT NULL AND state NOT IN (5, 6, 7)")),
     Index("ix_run_open", "shard", "run_id", postgresql_where=text("state NOT IN (5, 6, 7)")),
     Index("ix_run_in_progress", "tenant_id", postgresql_where=text("state NOT IN (5, 6, 7)")),
 )
@@ -126,6 +129,8 @@ RUN_COMMAND: Final = Table(
     Column("command_id", Uuid, nullable=False),
     Column("kind", Text, nullable=False),
     Column("subject", Text, nullable=False),
+    # What a signal carries, sealed; null for other kinds.
+    Column("payload", LargeBinary),
     PrimaryKeyConstraint("run_id", "command_id", name="pk_run_command"),
 )
 

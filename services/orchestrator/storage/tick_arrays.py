@@ -26,6 +26,7 @@ def tick_arrays(
     yield [int(view.state) for _, view in seen.values()]
     yield [codec.seal_view(write.run, view) for write, view in seen.values()]
     yield [write.last_sequence for write, _ in seen.values()]
+    yield [write.wake_time for write, _ in seen.values()]
     turns = [
         (write.run.tenant, run_id, number, sequence)
         for run_id, write in zip(ids, writes, strict=True)

@@ -85,8 +85,8 @@ class Runs(Protocol):
         """
         ...
 
-    async def command(self, principal: Principal, run_id: str, kind: str) -> None:
-        """Stores a command (`advance`, `cancel`) for the run's owner and waits until it was taken, at most 2 s.
+    async def command(self, principal: Principal, run_id: str, kind: str, payload: bytes = b"") -> None:
+        """Stores a command (`advance`, `cancel`, `pause`, `resume`, `signal`) for the run's owner and waits until it was taken, at most 2 s.
 
         Raises: AnsweredBefore, RequestIdReused, RequestInProgress: for a request with an id, which it claims.
         """

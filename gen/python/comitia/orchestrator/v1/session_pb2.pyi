@@ -98,6 +98,8 @@ class _SessionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionS
     """Stopped by an error or by law or money; `state_reason` says which."""
     SESSION_STATE_CANCELLED: _SessionState.ValueType  # 7
     """Stopped by request."""
+    SESSION_STATE_PAUSED: _SessionState.ValueType  # 8
+    """Paused by request: no new call is made until the run is resumed."""
 
 class SessionState(_SessionState, metaclass=_SessionStateEnumTypeWrapper):
     """Where a session is in its life."""
@@ -119,6 +121,8 @@ SESSION_STATE_FAILED: SessionState.ValueType  # 6
 """Stopped by an error or by law or money; `state_reason` says which."""
 SESSION_STATE_CANCELLED: SessionState.ValueType  # 7
 """Stopped by request."""
+SESSION_STATE_PAUSED: SessionState.ValueType  # 8
+"""Paused by request: no new call is made until the run is resumed."""
 Global___SessionState: _TypeAlias = SessionState  # noqa: Y015
 
 @_typing.final

@@ -22,6 +22,9 @@ def upgrade(op: Operations) -> None:
             _REPLICAS,
             "DROP INDEX ix_run_lease, ix_run_in_progress",
             "ALTER TABLE run DROP COLUMN owner, DROP COLUMN lease_epoch, DROP COLUMN lease_until",
+            "ALTER TABLE run ADD COLUMN wake_time timestamptz",
+            "ALTER TABLE run_command ADD COLUMN payload bytea",
+            "CREATE INDEX ix_run_wake ON run (wake_time) WHERE wake_time IS NOT NULL AND state NOT IN (5, 6, 7)",
             "CREATE INDEX ix_run_open ON run (shard, run_id) WHERE state NOT IN (5, 6, 7)",
             "CREATE INDEX ix_run_in_progress ON run (tenant_id) WHERE state NOT IN (5, 6, 7)",
         ],
@@ -34,7 +37,9 @@ def downgrade(op: Operations) -> None:
     run_together(
         op,
         [
-            "DROP INDEX ix_run_open, ix_run_in_progress",
+            "DROP INDEX ix_run_open, ix_run_wake, ix_run_in_progress",
+            "ALTER TABLE run DROP COLUMN wake_time",
+            "ALTER TABLE run_command DROP COLUMN payload",
             "ALTER TABLE run ADD COLUMN owner text, ADD COLUMN lease_until timestamptz DEFAULT now()",
             "ALTER TABLE run ADD COLUMN lease_epoch bigint NOT NULL DEFAULT 1",
             "ALTER TABLE run ALTER COLUMN lease_epoch DROP DEFAULT, ALTER COLUMN lease_until DROP DEFAULT",
