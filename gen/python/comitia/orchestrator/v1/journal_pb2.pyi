@@ -106,6 +106,7 @@ class JournalEntry(_message.Message):
     RUN_CONTINUED_FIELD_NUMBER: _builtins.int
     DEADLINE_PASSED_FIELD_NUMBER: _builtins.int
     STEP_PARKED_FIELD_NUMBER: _builtins.int
+    RUN_FORKED_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Place of the step that it belongs to, such as `rounds/2/Athena`. Empty for the run itself."""
     @_builtins.property
@@ -160,6 +161,8 @@ class JournalEntry(_message.Message):
     def deadline_passed(self) -> Global___DeadlinePassed: ...
     @_builtins.property
     def step_parked(self) -> Global___StepParked: ...
+    @_builtins.property
+    def run_forked(self) -> Global___RunForked: ...
     def __init__(
         self,
         *,
@@ -189,12 +192,13 @@ class JournalEntry(_message.Message):
         run_continued: Global___RunContinued | None = ...,
         deadline_passed: Global___DeadlinePassed | None = ...,
         step_parked: Global___StepParked | None = ...,
+        run_forked: Global___RunForked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_parked", b"step_parked", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_forked", b"run_forked", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_parked", b"step_parked", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_parked", b"step_parked", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_forked", b"run_forked", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_parked", b"step_parked", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended", "run_abandoned", "step_skipped", "map_expanded", "timer_started", "timer_fired", "signal_received", "run_paused", "run_continued", "deadline_passed", "step_parked"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended", "run_abandoned", "step_skipped", "map_expanded", "timer_started", "timer_fired", "signal_received", "run_paused", "run_continued", "deadline_passed", "step_parked", "run_forked"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -266,6 +270,7 @@ class RunStarted(_message.Message):
     WORKFLOW_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     INPUT_LABEL_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
     program: _builtins.str
     """Program that decides it, such as `dialogue`."""
     program_version: _builtins.int
@@ -298,6 +303,10 @@ class RunStarted(_message.Message):
     def input_label(self) -> _content_pb2.Label:
         """Label of its input, of a run that another run started. Absent means that a user wrote it."""
 
+    @_builtins.property
+    def fork(self) -> Global___Fork:
+        """Where the run comes from, of a fork."""
+
     def __init__(
         self,
         *,
@@ -311,14 +320,107 @@ class RunStarted(_message.Message):
         workflow: _workflow_pb2.Workflow | None = ...,
         run: _run_pb2.Run | None = ...,
         input_label: _content_pb2.Label | None = ...,
+        fork: Global___Fork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["input_label", b"input_label", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fork", b"fork", "input_label", b"input_label", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "grant_id", b"grant_id", "input_label", b"input_label", "model_override", b"model_override", "program", b"program", "program_version", b"program_version", "prompts", b"prompts", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "fork", b"fork", "grant_id", b"grant_id", "input_label", b"input_label", "model_override", b"model_override", "program", b"program", "program_version", b"program_version", "prompts", b"prompts", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunStarted: _TypeAlias = RunStarted  # noqa: Y015
+
+@_typing.final
+class Fork(_message.Message):
+    """Where a forked run comes from, and how it goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    AT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    DRY_EFFECTS_FIELD_NUMBER: _builtins.int
+    TOOL_ANSWERS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run that it was forked from, `run_…`."""
+    at_sequence: _builtins.int
+    """Fact of that run up to which both are the same. 0: they share nothing but what they were started with."""
+    dry_effects: _builtins.bool
+    """True when no tool is called for it: calls are answered by `tool_answers`, or by a sentence that says so."""
+    @_builtins.property
+    def tool_answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolAnswer]:
+        """What tools answered the other run."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        at_sequence: _builtins.int = ...,
+        dry_effects: _builtins.bool = ...,
+        tool_answers: _abc.Iterable[Global___ToolAnswer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_sequence", b"at_sequence", "dry_effects", b"dry_effects", "run_id", b"run_id", "tool_answers", b"tool_answers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fork: _TypeAlias = Fork  # noqa: Y015
+
+@_typing.final
+class ToolAnswer(_message.Message):
+    """What a tool answered."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    request_digest: _builtins.bytes
+    """SHA-256 of the encoded request with its name and arguments alone."""
+    response: _builtins.bytes
+    """The encoded answer."""
+    def __init__(
+        self,
+        *,
+        request_digest: _builtins.bytes = ...,
+        response: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_digest", b"request_digest", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolAnswer: _TypeAlias = ToolAnswer  # noqa: Y015
+
+@_typing.final
+class RunForked(_message.Message):
+    """Here a fork parts from the run that it was forked from: the facts before are that run's, decided anew under ids of the
+    fork's own, and keep their distances in time. Comes from outside.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    by: _builtins.str
+    """Who asked, such as `key_…`."""
+    @_builtins.property
+    def started(self) -> Global___RunStarted:
+        """What is pinned from here on, whole. Steps in progress end as they were begun."""
+
+    def __init__(
+        self,
+        *,
+        started: Global___RunStarted | None = ...,
+        by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["started", b"started"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "started", b"started"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunForked: _TypeAlias = RunForked  # noqa: Y015
 
 @_typing.final
 class StepStarted(_message.Message):

@@ -261,6 +261,8 @@ class Session(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     RESIDENCY_REGION_FIELD_NUMBER: _builtins.int
+    FORKED_FROM_RUN_ID_FIELD_NUMBER: _builtins.int
+    FORKED_AT_SEQUENCE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Id, `run_…`."""
     topic_start: _builtins.str
@@ -297,6 +299,10 @@ class Session(_message.Message):
     """Sequence of the last recorded fact; what WatchSession takes as `after_sequence`."""
     residency_region: _builtins.str
     """Region the content must stay in. Empty means no rule."""
+    forked_from_run_id: _builtins.str
+    """The run that it was forked from. Empty for a session of its own."""
+    forked_at_sequence: _builtins.int
+    """Fact of that run up to which both are the same. 0 for a session of its own."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Agents with their pinned versions, `name@version`, in order of speech."""
@@ -353,10 +359,12 @@ class Session(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         sequence: _builtins.int = ...,
         residency_region: _builtins.str = ...,
+        forked_from_run_id: _builtins.str = ...,
+        forked_at_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["convergence", b"convergence", "end_time", b"end_time", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "budget_id", b"budget_id", "converged", b"converged", "convergence", b"convergence", "cost_nano_usd", b"cost_nano_usd", "end_time", b"end_time", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "residency_region", b"residency_region", "rounds_executed", b"rounds_executed", "scores", b"scores", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "strategy", b"strategy", "topic_final", b"topic_final", "topic_start", b"topic_start", "turn_count", b"turn_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "budget_id", b"budget_id", "converged", b"converged", "convergence", b"convergence", "cost_nano_usd", b"cost_nano_usd", "end_time", b"end_time", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "residency_region", b"residency_region", "rounds_executed", b"rounds_executed", "scores", b"scores", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "strategy", b"strategy", "topic_final", b"topic_final", "topic_start", b"topic_start", "turn_count", b"turn_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
