@@ -91,10 +91,10 @@ class LiveRun:
     @property
     def resting(self) -> bool:
         """True when it need not stay in memory: it has ended, or waits for a command or a moment."""
-        if self._unrecorded or self._inbox.entries or self._inbox.commands or self._in_flight:
+        if self._unrecorded or self._inbox.entries or self._inbox.commands:
             return False
         waits = self.stranded or self._timers.paused or (self._view.state == _WAITING and not self._outstanding)
-        return self.ended or waits
+        return self.ended or (waits and not self._in_flight)
 
     @property
     def wake_time(self) -> datetime | None:
