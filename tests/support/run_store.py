@@ -1,63 +1,125 @@
-"""Runs in memory: a store with leases on a clock that tests move, calls held back, and events within the process."""
+"""Runs in memory: a store with fenced shards on a clock that tests move, calls held back, and events in the process."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
+from uuid import UUID
 
 from google.protobuf.message import Message
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import Conflict
+from services.meshkit.core.errors import Conflict, RequestIdReused
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import to_uuid
 from services.meshkit.testing.fault_queue import FaultQueue
-from services.orchestrator.domain.errors import LeaseLost
+from services.orchestrator.domain.errors import SessionNotFound, SignalsAtLimit
 from services.orchestrator.engine.ports import Outcome
-from services.orchestrator.engine.run import Commit, OwnedRun, RunCommand, StartKey
+from services.orchestrator.engine.run import (
+    SHARDS,
+    SIGNAL,
+    Created,
+    Holdings,
+    OwnedRun,
+    RunCommand,
+    RunWrite,
+    ShardLease,
+    StartKey,
+)
 from services.orchestrator.programs.view import TERMINAL_STATES
 from tests.support.sessions import World
 
 LEASE = timedelta(seconds=15)
+FACTS_AT_ONCE = 64
+RUNS_AT_ONCE = 64
+WAITING_SIGNALS = 1_000
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+
+class WriteRefused(Conflict):
+    """What a constraint of the database says: the run is gone, or a fact is recorded already."""
+
+    reason = "WRITE_REFUSED"
+
+
+@dataclass(slots=True)
+class StoredShard:
+    """One shard with its lease."""
+
+    owner: str | None = None
+    epoch: int = 0
+    until: datetime | None = None
 
 
 @dataclass(slots=True)
 class StoredRun:
-    """One run with its lease."""
+    """One run: its rows of facts by their first sequence, and what callers see of it."""
 
     run: OwnedRun
-    owner: str | None
-    until: datetime
-    journal: list[journal_pb2.JournalEntry] = field(default_factory=list[journal_pb2.JournalEntry])
+    rows: dict[int, list[journal_pb2.JournalEntry]] = field(default_factory=dict[int, list[journal_pb2.JournalEntry]])
     view: session_pb2.Session = field(default_factory=session_pb2.Session)
+    #: Where each turn lies, by its number.
+    turns: dict[int, int] = field(default_factory=dict[int, int])
     commands: list[RunCommand] = field(default_factory=list[RunCommand])
+    wake_time: datetime | None = None
+
+    @property
+    def journal(self) -> list[journal_pb2.JournalEntry]:
+        """All facts, in order."""
+        return [entry for first in sorted(self.rows) for entry in self.rows[first]]
+
+    @property
+    def numbered(self) -> list[tuple[int, journal_pb2.JournalEntry]]:
+        """All facts with their sequences."""
+        return [found for first in sorted(self.rows) for found in enumerate(self.rows[first], first)]
 
     @property
     def ended(self) -> bool:
         """True once it has its final state."""
         return self.view.state in TERMINAL_STATES
 
+    @property
+    def rests(self) -> bool:
+        """True for a run that only waits for somebody."""
+        return self.view.state in (session_pb2.SESSION_STATE_WAITING, session_pb2.SESSION_STATE_PAUSED)
+
 
 class MemoryRunStore:
-    """Implements `engine.ports.RunStore`."""
+    """Implements `engine.ports.RunStore`. Every method is one step, but for a commit: claims skip its shards meanwhile.
+
+    Args:
+        clock: the database's.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.shards = [StoredShard() for _ in range(SHARDS)]
+        #: Until when each `replica/incarnation` counts as alive.
+        self.replicas: dict[str, datetime] = {}
         self.runs: dict[str, StoredRun] = {}
-        self.requests: dict[StartKey, session_pb2.Session] = {}
+        self.requests: dict[tuple[TenantId, UUID], tuple[bytes, session_pb2.Session]] = {}
+        #: How many commits are under way, by shard.
+        self._committing = Counter[int]()
         #: Fail the next commits before anything is written, or after everything was.
         self.commit_faults = FaultQueue()
         self.lost_answers = FaultQueue()
         self.create_faults = FaultQueue()
+        self.hold_faults = FaultQueue()
+        #: What a commit fails by that has to do with one of these runs.
+        self.poison: dict[str, Exception] = {}
+        #: While cleared, commits that have begun do not end; and how many have begun.
+        self.commits_end = asyncio.Event()
+        self.commits_end.set()
+        self.commits = 0
         #: While cleared, journals cannot be read; and how many wait to be.
         self.readable = asyncio.Event()
         self.readable.set()
         self.readers = 0
-        self.claims = 0
         #: How often somebody asked whether a command still waits.
         self.looks = 0
 
@@ -66,39 +128,87 @@ class MemoryRunStore:
 
     async def started_before(self, key: StartKey) -> session_pb2.Session | None:
         """See `RunStore.started_before`."""
-        return self.requests.get(key)
+        kept = self.requests.get((key.tenant, key.request_id))
+        if kept is not None and kept[0] != key.body:
+            raise RequestIdReused(str(key.request_id))
+        return None if kept is None else _copy(kept[1])
 
-    async def create(
-        self, run: OwnedRun, owner: str, first: Commit, key: StartKey | None
-    ) -> session_pb2.Session | None:
+    async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
         """See `RunStore.create`."""
         await asyncio.sleep(0)
-        if key is not None and key in self.requests:
-            return self.requests[key]
-        stored = StoredRun(run, owner, self._clock.now() + LEASE)
-        self._write(stored, first)
-        self.runs[run.run_id] = stored
+        if key is not None and (earlier := await self.started_before(key)) is not None:
+            return Created(earlier=earlier)
+        if first.view is None:
+            raise ValueError("a new run has a view")
+        stored = StoredRun(first.run)
+        self.runs[first.run.run_id] = stored
+        self._write(first)
         if key is not None:
-            self.requests[key] = session_pb2.Session.FromString(first.view.SerializeToString())
+            self.requests[key.tenant, key.request_id] = (key.body, _copy(first.view))
+        held = lease is not None and not self._is_lost(lease)
+        if not held:
+            stored.commands.append(RunCommand(command_id=to_uuid(first.run.run_id, "run"), kind="adopt", by=""))
         self.create_faults.hit()
-        return None
+        return Created(held=held)
 
-    async def commit(self, run: OwnedRun, commit: Commit) -> None:
+    async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
         """See `RunStore.commit`."""
         await asyncio.sleep(0)
         self.commit_faults.hit()
-        stored = self.runs[run.run_id]
-        if stored.run.epoch != run.epoch or stored.until <= self._clock.now():
-            raise LeaseLost(run.run_id)
-        if commit.entries and commit.first_sequence != len(stored.journal) + 1:
-            raise Conflict("these facts are recorded already")
-        self._write(stored, commit)
+        self.commits += 1
+        lost = [lease.shard for lease in leases if self._is_lost(lease)]
+        if lost:
+            return lost
+        with self.under_way(lease.shard for lease in leases):
+            if not self.commits_end.is_set():
+                await self.commits_end.wait()
+            self._refuse(writes)
+            for write in writes:
+                self._write(write)
         self.lost_answers.hit()
+        return ()
 
-    def _write(self, stored: StoredRun, commit: Commit) -> None:
-        stored.journal += [journal_pb2.JournalEntry.FromString(one.SerializeToString()) for one in commit.entries]
-        stored.view.CopyFrom(commit.view)
-        stored.commands = [one for one in stored.commands if one.command_id not in commit.commands]
+    @contextmanager
+    def under_way(self, shards: Iterable[int]) -> Generator[None]:
+        """Has commits of these shards under way while the block runs."""
+        numbers = list(shards)
+        self._committing.update(numbers)
+        try:
+            yield
+        finally:
+            self._committing.subtract(numbers)
+
+    def _is_lost(self, lease: ShardLease) -> bool:
+        shard = self.shards[lease.shard]
+        return shard.epoch != lease.epoch or shard.until is None or shard.until <= self._clock.now()
+
+    def _refuse(self, writes: Sequence[RunWrite]) -> None:
+        """Raises: what one of the writes cannot be written by; then none is."""
+        seen = set[tuple[str, int]]()
+        for write in writes:
+            run_id = write.run.run_id
+            if run_id in self.poison:
+                raise self.poison[run_id]
+            if not write.entries:
+                continue
+            if run_id not in self.runs:
+                raise WriteRefused("a run is gone")
+            place = run_id, write.first_sequence
+            if place in seen or write.first_sequence in self.runs[run_id].rows:
+                raise WriteRefused("these facts are recorded already")
+            seen.add(place)
+
+    def _write(self, write: RunWrite) -> None:
+        stored = self.runs.get(write.run.run_id)
+        if stored is None:
+            return
+        if write.entries:
+            stored.rows[write.first_sequence] = [_copy(entry) for entry in write.entries]
+        if write.view is not None:
+            stored.view.CopyFrom(write.view)
+            stored.wake_time = write.wake_time
+        stored.turns.update(write.turns)
+        stored.commands = [one for one in stored.commands if one.command_id not in write.commands]
 
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0
@@ -109,54 +219,119 @@ class MemoryRunStore:
             await self.readable.wait()
         finally:
             self.readers -= 1
-        return list(enumerate(self.runs[run_id].journal, 1))[after : after + 64]
+        return [(sequence, entry) for sequence, entry in self.runs[run_id].numbered if sequence > after][:FACTS_AT_ONCE]
 
     async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
         """See `SessionViews.view`."""
-        return self.runs[run_id].view
+        stored = self.runs.get(run_id)
+        if stored is None or stored.run.tenant != tenant:
+            raise SessionNotFound(run_id)
+        return _copy(stored.view)
 
-    async def claim(self, owner: str, *, most: int, restarted: bool, ours: Collection[str] = ()) -> Sequence[OwnedRun]:
-        """See `RunStore.claim`."""
-        self.claims += 1
-        await asyncio.sleep(0)
-        replica, free = owner.partition("/")[0], list[StoredRun]()
-        for run_id, stored in self.runs.items():
-            mine = stored.owner == owner and run_id in ours
-            earlier = restarted and stored.owner != owner and (stored.owner or "").partition("/")[0] == replica
-            if not stored.ended and (stored.until < self._clock.now() or mine or earlier):
-                free.append(stored)
-        for stored in free[:most]:
-            stored.run = replace(stored.run, epoch=stored.run.epoch + 1)
-            stored.owner, stored.until = owner, self._clock.now() + LEASE
-        return [stored.run for stored in free[:most]]
+    async def turns(
+        self, tenant: TenantId, run_id: str, *, after: int, most: int
+    ) -> Sequence[tuple[int, session_pb2.Turn]]:
+        """See `SqlRunStore.turns`."""
+        await self.view(tenant, run_id)
+        stored = self.runs[run_id]
+        facts = dict(stored.numbered)
+        places = sorted(place for place in stored.turns.items() if place[0] > after)
+        return [(number, _copy(facts[sequence].step_completed.turn)) for number, sequence in places[:most]]
 
-    async def extend(self, owner: str, runs: Collection[OwnedRun]) -> Collection[str]:
-        """See `RunStore.extend`."""
-        held = self._held(owner, runs)
-        for stored in held:
-            stored.until = self._clock.now() + LEASE
-        return {stored.run.run_id for stored in held}
+    async def hold(self, owner: str, leases: Sequence[ShardLease], *, restarted: bool, most: int | None) -> Holdings:
+        """See `RunStore.hold`."""
+        self.hold_faults.hit()
+        now, replica = self._clock.now(), _replica_of(owner)
+        self.replicas[owner] = now + LEASE
+        for other, until in list(self.replicas.items()):
+            if until < now or (restarted and other != owner and _replica_of(other) == replica):
+                del self.replicas[other]
+        held = [lease for lease in leases if self._has(owner, lease)]
+        share = -(-SHARDS // len(self.replicas))
+        wanted = max(0, min(share - len(held), SHARDS if most is None else most))
+        asked = {lease.shard for lease in leases}
+        free = [
+            number
+            for number, shard in enumerate(self.shards)
+            if shard.owner is None
+            or ((shard.until is None or shard.until < now) and number not in {lease.shard for lease in held})
+            or (shard.owner == owner and number not in asked)
+            or (restarted and shard.owner != owner and _replica_of(shard.owner) == replica)
+        ]
+        for lease in held:
+            self.shards[lease.shard].until = now + LEASE
+        for number in free[:wanted]:
+            if self._committing[number] == 0:
+                shard = self.shards[number]
+                shard.owner, shard.epoch, shard.until = owner, shard.epoch + 1, now + LEASE
+                held.append(ShardLease(shard=number, epoch=shard.epoch))
+        return Holdings(leases=tuple(held), share=share)
 
-    async def release(self, owner: str, runs: Collection[OwnedRun]) -> None:
+    async def release(self, owner: str, leases: Sequence[ShardLease], *, leaving: bool) -> None:
         """See `RunStore.release`."""
-        for stored in self._held(owner, runs):
-            stored.owner, stored.until = None, self._clock.now() - timedelta(microseconds=1)
+        for lease in leases:
+            if self._has(owner, lease):
+                shard = self.shards[lease.shard]
+                shard.owner, shard.until = None, None
+        if leaving:
+            self.replicas.pop(owner, None)
 
-    def _held(self, owner: str, runs: Collection[OwnedRun]) -> list[StoredRun]:
-        found = [self.runs[run.run_id] for run in runs]
-        return [stored for stored, run in zip(found, runs, strict=True) if (stored.owner, stored.run) == (owner, run)]
+    def _has(self, owner: str, lease: ShardLease) -> bool:
+        shard = self.shards[lease.shard]
+        return (shard.owner, shard.epoch) == (owner, lease.epoch)
+
+    async def open_runs(self, shard: int, *, after: str | None) -> Sequence[OwnedRun]:
+        """See `RunStore.open_runs`."""
+        await asyncio.sleep(0)
+        found = [
+            stored.run
+            for run_id, stored in sorted(self.runs.items())
+            if stored.run.shard == shard and not stored.ended and not stored.rests and (after is None or run_id > after)
+        ]
+        return found[:RUNS_AT_ONCE]
+
+    async def waking_runs(self, shards: Collection[int], *, before: datetime) -> Sequence[OwnedRun]:
+        """See `RunStore.waking_runs`."""
+        found = [
+            (stored.wake_time, stored.run.run_id, stored.run)
+            for stored in self.runs.values()
+            if not stored.ended and stored.run.shard in shards and stored.wake_time and stored.wake_time <= before
+        ]
+        return [run for _, _, run in sorted(found, key=lambda one: one[:2])][:RUNS_AT_ONCE]
+
+    async def owned_run(self, run_id: str) -> OwnedRun | None:
+        """See `RunStore.owned_run`."""
+        stored = self.runs.get(run_id)
+        return None if stored is None or stored.ended else stored.run
 
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
         """See `RunStore.add_command`."""
         waiting = self.runs[run_id].commands
-        earlier = next((one for one in waiting if one.kind == command.kind), None)
-        if earlier is None:
-            waiting.append(command)
-        return earlier or command
+        of_kind = [one for one in waiting if one.kind == command.kind]
+        if command.kind == SIGNAL and len(of_kind) >= WAITING_SIGNALS:
+            raise SignalsAtLimit(run_id, WAITING_SIGNALS)
+        if of_kind and command.kind != SIGNAL:
+            return of_kind[0]
+        waiting.append(command)
+        return command
 
-    async def commands(self, run_ids: Collection[str]) -> Mapping[str, Sequence[RunCommand]]:
+    async def commands_of(self, run_id: str) -> Sequence[RunCommand]:
+        """See `RunStore.commands_of`."""
+        stored = self.runs.get(run_id)
+        return [] if stored is None else sorted(stored.commands, key=lambda command: command.command_id)
+
+    async def commands(self, shards: Collection[int]) -> Mapping[str, Sequence[RunCommand]]:
         """See `RunStore.commands`."""
-        return {run_id: list(self.runs[run_id].commands) for run_id in run_ids}
+        waiting = [
+            (run_id, command)
+            for run_id, stored in self.runs.items()
+            if stored.run.shard in shards and not stored.ended
+            for command in stored.commands
+        ]
+        found: defaultdict[str, list[RunCommand]] = defaultdict(list)
+        for run_id, command in sorted(waiting, key=lambda one: one[1].command_id):
+            found[run_id].append(command)
+        return found
 
     async def drop_late_commands(self) -> int:
         """See `RunStore.drop_late_commands`."""
@@ -169,7 +344,17 @@ class MemoryRunStore:
     async def is_waiting(self, tenant: TenantId, command: RunCommand) -> bool:
         """See `RunStore.is_waiting`."""
         self.looks += 1
-        return any(one == command for stored in self.runs.values() for one in stored.commands)
+        return any(one.command_id == command.command_id for stored in self.runs.values() for one in stored.commands)
+
+
+def _replica_of(owner: str | None) -> str:
+    return (owner or "").partition("/")[0]
+
+
+def _copy(message: M) -> M:
+    copied = type(message)()
+    copied.CopyFrom(message)
+    return copied
 
 
 class HeldCalls:

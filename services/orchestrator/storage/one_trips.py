@@ -40,7 +40,7 @@ COMMIT_TICK: Final = OneTrip(
         PERFORM pg_advisory_xact_lock_shared({SHARD_LOCK}, asked.number) FROM unnest($1) AS asked (number);
         RETURN QUERY SELECT asked.number FROM unnest($1, $2) AS asked (number, epoch)
             LEFT JOIN shard ON shard.shard = asked.number
-            WHERE shard.epoch IS DISTINCT FROM asked.epoch OR shard.lease_until <= clock_timestamp();
+            WHERE shard.epoch IS DISTINCT FROM asked.epoch OR (shard.lease_until > clock_timestamp()) IS NOT TRUE;
         IF FOUND THEN RETURN; END IF;
         INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
             SELECT added.tenant_id, added.run_id, added.first, added.entries, added.payload, added.commitments
