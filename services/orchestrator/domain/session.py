@@ -6,21 +6,16 @@ from enum import IntEnum
 from typing import Final
 
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.money import MAX_NANO_USD, NANO_PER_USD, NanoUsd
+from services.meshkit.core.money import NanoUsd
 from services.orchestrator.domain.agent import split_reference
+from services.orchestrator.domain.terms import check_terms
 
 MAX_TOPIC: Final = 16_000
 MAX_AGENTS: Final = 16
 MAX_ROUNDS: Final = 100
 DEFAULT_ROUNDS: Final = 3
 _NONE: Final = NanoUsd(0)
-DEFAULT_MAX_COST: Final = NanoUsd(1 * NANO_PER_USD)
-MAX_METADATA: Final = 32
-MAX_METADATA_KEY: Final = 64
-MAX_METADATA_VALUE: Final = 256
-#: The value of the key `project`, to which every call of the session is charged.
-MAX_PROJECT: Final = 128
-MAX_MODEL: Final = 200
+
 
 
 class Mode(IntEnum):
@@ -80,13 +75,9 @@ class SessionSpec:
         if self.max_rounds is not None and not 1 <= self.max_rounds <= MAX_ROUNDS:
             sentence = f"must be 1 to {MAX_ROUNDS}, or left out for {DEFAULT_ROUNDS}; is {self.max_rounds}"
             raise Invalid("max_rounds", sentence)
-        if not 0 <= self.max_cost <= MAX_NANO_USD:
-            raise Invalid("max_cost_nano_usd", "must be > 0, or 0 for the default of 1 USD")
-        if len(self.model) > MAX_MODEL:
-            raise Invalid("model", f"must have at most {MAX_MODEL} characters")
+        check_terms(max_cost=self.max_cost, metadata=self.metadata, model=self.model)
         self._check_agents()
         self._check_convergence()
-        self._check_metadata()
         return self
 
     def _check_agents(self) -> None:
@@ -106,16 +97,3 @@ class SessionSpec:
         for name, value in thresholds.items():
             if not 0 <= value <= 1:
                 raise Invalid(f"convergence.{name}", f"must be 0 to 1, is {value}")
-
-    def _check_metadata(self) -> None:
-        if len(self.metadata) > MAX_METADATA:
-            raise Invalid("metadata", f"must have at most {MAX_METADATA} keys, has {len(self.metadata)}")
-        for key, value in self.metadata.items():
-            if not 1 <= len(key) <= MAX_METADATA_KEY or len(value) > MAX_METADATA_VALUE:
-                raise Invalid(
-                    f"metadata[{key[:MAX_METADATA_KEY]!r}]",
-                    f"must be a key of 1 to {MAX_METADATA_KEY} characters and a value of at most {MAX_METADATA_VALUE}",
-                )
-        project = self.metadata.get("project", "")
-        if len(project) > MAX_PROJECT or "\x00" in project:
-            raise Invalid("metadata['project']", f"must have at most {MAX_PROJECT} characters, none of them NUL")

@@ -8,7 +8,8 @@ from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 from services.orchestrator.domain.agent import Agent, split_reference
-from services.orchestrator.domain.session import DEFAULT_MAX_COST, DEFAULT_ROUNDS, SessionSpec, Strategy
+from services.orchestrator.domain.session import DEFAULT_ROUNDS, SessionSpec, Strategy
+from services.orchestrator.domain.terms import DEFAULT_MAX_COST
 from services.orchestrator.engine.run import OwnedRun, StartKey, shard_of
 from services.orchestrator.programs import dialogue
 from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Neighbours, Runs
