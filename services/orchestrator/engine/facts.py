@@ -2,59 +2,102 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import journal_pb2
 from services.orchestrator.domain.errors import RunDiverged
+from services.orchestrator.programs import graph, turn
 from services.orchestrator.programs import run as program
-from services.orchestrator.programs import turn
 from services.orchestrator.programs.commands import (
+    TURN,
     Command,
     CompleteStep,
     EndRun,
+    ExpandMap,
     FailStep,
     MakeCall,
+    ParkStep,
     ScoreRound,
+    SkipStep,
     StartStep,
+    StartTimer,
     WaitForAdvance,
+    encoded,
 )
 
 #: Facts that come from outside; all others follow from them by the program.
 OUTSIDE: Final = frozenset(
     {
         *("run_started", "call_answered", "call_failed", "run_parked", "run_resumed", "run_advanced"),
-        *("run_cancelling", "run_abandoned"),
+        *("run_cancelling", "run_abandoned", "timer_fired", "signal_received", "run_paused", "run_continued"),
+        "deadline_passed",
     }
 )
+_VERSIONS: Final[Mapping[str, int]] = {TURN: turn.VERSION, graph.NAME: graph.VERSION}
 
 
 def fact_of(command: Command) -> journal_pb2.JournalEntry:
     """Writes a decision as the fact that records it, without its time."""
     entry = journal_pb2.JournalEntry()
+    if type(command) is MakeCall:
+        # Most facts are calls: written field by field, since copies of messages cost more than all the rest.
+        entry.path = command.path
+        call = entry.call_intended
+        call.call_index = command.index
+        call.kind = command.kind
+        call.request_digest = hashlib.sha256(command.request).digest()
+        call.request = command.request
+        if command.begins_step:
+            call.begins_step = True
+        if command.attempt:
+            call.attempt = command.attempt
+        if command.attempt_group:
+            call.attempt_group = command.attempt_group
+        return entry
     match command:
-        case StartStep(path=path, round=round_, agent=agent):
-            entry.path = path
+        case StartStep():
+            entry.path = command.path
             entry.step_started.CopyFrom(
-                journal_pb2.StepStarted(program="turn", program_version=turn.VERSION, round=round_, agent=agent)
-            )
-        case MakeCall(path=path, index=index, kind=kind, request=request):
-            entry.path = path
-            encoded = _encoded(request)
-            entry.call_intended.CopyFrom(
-                journal_pb2.CallIntended(
-                    call_index=index, kind=kind, request=encoded, request_digest=hashlib.sha256(encoded).digest()
+                journal_pb2.StepStarted(
+                    program=command.program,
+                    program_version=_VERSIONS[command.program],
+                    round=command.round,
+                    agent=command.agent,
+                    prompt=command.prompt,
+                    attempt=command.attempt,
+                    attempt_group=command.attempt_group,
                 )
             )
-        case CompleteStep(path=path, turn=done):
+        case CompleteStep(path=path, turn=done, output=output):
             entry.path = path
-            entry.step_completed.turn.CopyFrom(done)
+            entry.step_completed.CopyFrom(journal_pb2.StepCompleted(turn=done, output=output))
         case FailStep(path=path, reason=reason, message=message):
             entry.path = path
             entry.step_failed.CopyFrom(journal_pb2.StepFailed(reason=reason, message=message))
+        case ParkStep(path=path, reason=reason, message=message):
+            entry.path = path
+            entry.step_parked.CopyFrom(journal_pb2.StepParked(reason=reason, message=message))
+        case SkipStep(path=path, reason=reason):
+            entry.path = path
+            entry.step_skipped.reason = reason
+        case ExpandMap(path=path, count=count):
+            entry.path = path
+            entry.map_expanded.CopyFrom(journal_pb2.MapExpanded(count=count))
+        case StartTimer(path=path, timer=timer, milliseconds=milliseconds):
+            entry.path = path
+            entry.timer_started.timer = timer
+            entry.timer_started.duration.FromMilliseconds(milliseconds)
+        case _:
+            _write_of_run(entry, command)
+    return entry
+
+
+def _write_of_run(entry: journal_pb2.JournalEntry, command: Command) -> None:
+    """Writes a decision about the run as a whole."""
+    match command:
         case ScoreRound(score=score):
             entry.round_scored.score.CopyFrom(score)
         case WaitForAdvance(round=round_):
@@ -67,9 +110,12 @@ def fact_of(command: Command) -> journal_pb2.JournalEntry:
                     message=command.message,
                     topic_final=command.topic_final,
                     converged=command.converged,
+                    output=command.output,
+                    output_label=command.output_label,
                 )
             )
-    return entry
+        case _:
+            raise TypeError(f"no fact records a {type(command).__name__}")
 
 
 def advance(
@@ -77,28 +123,36 @@ def advance(
 ) -> tuple[program.RunState, list[journal_pb2.JournalEntry]]:
     """Applies facts from outside and everything that follows from them, until only calls are left to be made.
 
+    All that follows from one fact is applied before the next: none meets a run that is about to do something else.
+
     Args:
         at: the time that all these facts are recorded with.
     Returns: the new state, and all facts in the order in which they were applied.
     """
-    waiting = deque(outside)
     done: list[journal_pb2.JournalEntry] = []
-    while waiting:
-        entry = waiting.popleft()
-        entry.record_time.CopyFrom(at)
-        state, commands = program.decide(state, entry)
-        done.append(entry)
-        waiting.extend(fact_of(command) for command in commands)
+    for arrived in outside:
+        waiting = deque((arrived,))
+        while waiting:
+            entry = waiting.popleft()
+            entry.record_time.CopyFrom(at)
+            state, commands = program.decide(state, entry)
+            done.append(entry)
+            for command in commands:
+                waiting.append(fact_of(command))
     return state, done
 
 
 class Replay:
-    """Feeds recorded facts to their program and refuses any that does not follow."""
+    """Feeds recorded facts to their program and refuses any that does not follow.
 
-    def __init__(self, run_id: str) -> None:
+    Args:
+        programs: what can be driven, where that is not what this release can drive.
+    """
+
+    def __init__(self, run_id: str, programs: program.Programs = program.PROGRAMS) -> None:
         self.run_id = run_id
         self._expected: deque[journal_pb2.JournalEntry] = deque()
-        self.state = program.RunState()
+        self.state = program.RunState(programs=programs)
         self.sequence = 0
 
     def feed(self, entry: journal_pb2.JournalEntry) -> None:
@@ -122,8 +176,4 @@ class Replay:
 
 def _same_fact(decided: journal_pb2.JournalEntry, recorded: journal_pb2.JournalEntry) -> bool:
     decided.record_time.CopyFrom(recorded.record_time)
-    return _encoded(decided) == _encoded(recorded)
-
-
-def _encoded(message: Message) -> bytes:
-    return message.SerializeToString(deterministic=True)
+    return encoded(decided) == encoded(recorded)

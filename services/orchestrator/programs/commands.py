@@ -1,48 +1,103 @@
 """What deciders ask for. The engine turns commands into facts, and calls into outside work."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from google.protobuf import struct_pb2
 from google.protobuf.message import Message
 
+from comitia.common.v1 import content_pb2
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
+
+#: Program of a step that is a turn of an agent; see `turn.py`.
+TURN: Final = "turn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartStep:
-    """Begins a turn of an agent."""
+    """Begins a step, or begins it again after an attempt that failed."""
 
     path: str
-    round: int
+    #: Decides the step: `turn`, or the name of the root program for what it carries out itself.
+    program: str = TURN
+    round: int = 0
     #: `name@version`.
-    agent: str
+    agent: str = ""
+    prompt: str = field(default="", repr=False)
+    #: From 1; 0 means 1.
+    attempt: int = 0
+    attempt_group: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class MakeCall:
-    """Makes an outward call; its answer or failure comes back as a fact."""
+    """Makes an outward call; its answer or failure comes back as a fact. Not to be changed once it is given out."""
 
     path: str
     index: int
     kind: journal_pb2.CallKind.ValueType
-    #: The request without its context, which the engine adds.
-    request: Message = field(repr=False)
+    #: The encoded request without its context, which the engine adds.
+    request: bytes = field(repr=False)
+    #: True for the first call of a step that is recorded by its calls alone.
+    begins_step: bool = False
+    #: From 1; 0 means 1.
+    attempt: int = 0
+    attempt_group: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompleteStep:
-    """Ends a step with its turn."""
+    """Ends a step with its result."""
 
     path: str
-    turn: session_pb2.Turn = field(repr=False)
+    turn: session_pb2.Turn | None = field(default=None, repr=False)
+    #: What it gives, where that is neither the turn's text nor the answer of a call as it stands.
+    output: struct_pb2.Value | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailStep:
-    """Ends a step without a turn."""
+    """Ends a step without a result."""
 
     path: str
     reason: str
     message: str
+    #: True when the same would fail again. For the root program, which may try again otherwise; not recorded.
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkStep:
+    """Sets a step aside that failed in all its attempts, until somebody lets the run go on."""
+
+    path: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkipStep:
+    """Passes a step over."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpandMap:
+    """Records how many items a map has."""
+
+    path: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartTimer:
+    """Waits for a moment. A path has one timer: this one takes the place of the one before."""
+
+    path: str
+    timer: str
+    milliseconds: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +123,25 @@ class EndRun:
     message: str = ""
     topic_final: str = ""
     converged: bool = False
+    output: struct_pb2.Value | None = field(default=None, repr=False)
+    output_label: content_pb2.Label | None = None
 
 
-Command = StartStep | MakeCall | CompleteStep | FailStep | ScoreRound | WaitForAdvance | EndRun
+Command = (
+    MakeCall
+    | StartStep
+    | CompleteStep
+    | FailStep
+    | ParkStep
+    | SkipStep
+    | ExpandMap
+    | StartTimer
+    | ScoreRound
+    | WaitForAdvance
+    | EndRun
+)
+
+
+def encoded(message: Message) -> bytes:
+    """Writes a request so that the same one always has the same bytes."""
+    return message.SerializeToString(deterministic=True)

@@ -12,17 +12,19 @@ from typing import Final
 
 from comitia.inference.v1 import inference_service_pb2
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2, session_pb2
-from services.meshkit.content import join
+from services.meshkit.content import Confidentiality, Integrity, Label, join
 from services.meshkit.content.proto import label_from_proto
 from services.orchestrator.programs.commands import (
     Command,
     EndRun,
+    FailStep,
     MakeCall,
     ScoreRound,
     StartStep,
     WaitForAdvance,
+    encoded,
 )
-from services.orchestrator.programs.prompting import Said
+from services.orchestrator.programs.prompting import PROMPT_FILES, Said
 from services.orchestrator.programs.similarity import jaccard, mean_pairwise_cosine, mean_pairwise_jaccard, words_of
 from services.orchestrator.programs.turn import TurnInputs
 
@@ -34,6 +36,11 @@ _DEFAULT_JACCARD: Final = 0.8
 _DEFAULT_STAGNATION: Final = 0.95
 #: Convergence is a movement: one round alone shows none.
 _FIRST_JUDGED_ROUND: Final = 2
+#: What the person who started the session wrote.
+_USER: Final = Label(
+    integrity=Integrity.USER, confidentiality=Confidentiality.TENANT, sources=frozenset({"user:session"})
+)
+_DEFAULT_RECENT_TURNS: Final = 6
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,21 +105,40 @@ def decide(state: DialogueState, entry: journal_pb2.JournalEntry) -> tuple[Dialo
             return state, ()
 
 
-def inputs_of(state: DialogueState, started: journal_pb2.StepStarted) -> TurnInputs:
-    """Gathers what a turn of this session is made from."""
+def inputs_of(state: DialogueState, entry: journal_pb2.JournalEntry) -> TurnInputs:
+    """Gathers what a turn of this session is made from, at its StepStarted fact."""
+    started, session = entry.step_started, state.session
     position = list(state.names).index(started.agent)
     agent: agent_pb2.Agent = state.started.agents[position]
+    tag = f"round:{started.round}"
     return TurnInputs(
-        session=state.session,
+        run_id=session.session_id,
+        topic=session.topic_start,
+        label=_USER,
+        prompt_file=PROMPT_FILES[session.mode],
         agent=agent,
         others=tuple(other.name for other in state.started.agents if other.name != agent.name),
         position=position + 1,
         index=(started.round - 1) * len(state.names) + position + 1,
         round=started.round,
+        max_rounds=session.max_rounds,
         said=tuple(state.said),
+        tags=(tag,),
+        unheard_tag=tag if session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL else "",
+        recent_turns=agent.memory.recent_turns or _DEFAULT_RECENT_TURNS,
         prompts=state.started.prompts,
         model=state.started.model_override,
     )
+
+
+def takes_turn(state: DialogueState, _path: str) -> bool:
+    """Says whether the turn at a place is still wanted."""
+    return not state.ended
+
+
+def turn_failed(_state: DialogueState, failed: FailStep) -> tuple[Command, ...]:
+    """Says what comes of a turn that failed: there is no other attempt in a session."""
+    return (failed,)
 
 
 def _next_round(state: DialogueState) -> tuple[Command, ...]:
@@ -156,7 +182,7 @@ def _on_turn(state: DialogueState, turn: session_pb2.Turn) -> tuple[Command, ...
                 path=f"scores/{state.round}",
                 index=0,
                 kind=journal_pb2.CALL_KIND_EMBED,
-                request=inference_service_pb2.EmbedRequest(texts=texts),
+                request=encoded(inference_service_pb2.EmbedRequest(texts=texts)),
             ),
         )
     return (_score(state, semantic=None),)

@@ -18,6 +18,8 @@ PROMPT_FILES: Final[Mapping[int, str]] = {
     session_pb2.SESSION_MODE_CONSENSUS: "consensus.j2",
     session_pb2.SESSION_MODE_DIALOGUE: "dialogue.j2",
 }
+#: Prompt file of a turn that is a step of a workflow.
+TASK_FILE: Final = "task.j2"
 #: Prompt file of an agent's system message.
 SYSTEM_FILE: Final = "system.j2"
 #: An earlier turn is shown to the next speaker up to this many characters, so that prompts stay bounded.
@@ -55,11 +57,15 @@ class Scene:
     position: int
     recent: Sequence[Said]
     memories: Sequence[str]
+    #: What it is given to work on, by name.
+    data: Mapping[str, str]
+    #: JSON Schema that the answer has to fit. Empty when it may be any text.
+    answer_schema: str
 
 
-def render_prompt(prompts: Mapping[str, str], mode: int, scene: Scene) -> str:
+def render_prompt(prompts: Mapping[str, str], file: str, scene: Scene) -> str:
     """Renders what the agent is asked in this turn."""
-    return _render(prompts[PROMPT_FILES[mode]], scene=scene)
+    return _render(prompts[file], scene=scene)
 
 
 def render_system(prompts: Mapping[str, str], *, agent: str, instructions: str, insights: Sequence[str]) -> str:

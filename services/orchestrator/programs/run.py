@@ -1,13 +1,20 @@
-"""A whole run as one decider: routes each fact to the turn it belongs to, or to the session.
+"""A whole run as one decider: routes each fact to the turn it belongs to, or to the program that began the run.
 
 `decide` is the only door: the same facts always give the same commands, on any machine (INV-4).
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Protocol
 
 from comitia.orchestrator.v1 import journal_pb2
-from services.orchestrator.programs import dialogue, turn
-from services.orchestrator.programs.commands import Command
+from services.orchestrator.programs import dialogue, graph, turn
+from services.orchestrator.programs.commands import TURN, Command, FailStep
+from services.orchestrator.programs.expressions import Expressions
+
+Entry = journal_pb2.JournalEntry
+Commands = tuple[Command, ...]
 
 
 class UnknownProgram(Exception):
@@ -19,46 +26,129 @@ class UnknownProgram(Exception):
         super().__init__(f"this release has no program {program!r} version {version}; upgrade or roll back")
 
 
+class Root(Protocol):
+    """What every program knows of its run."""
+
+    started: journal_pb2.RunStarted
+    #: True while it waits for AdvanceSession.
+    waiting: bool
+    #: True once nothing follows any more.
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A program that can begin runs. Its state is its own business, hence `Any`."""
+
+    begin: Callable[[Entry], tuple[Any, Commands]]
+    decide: Callable[[Any, Entry], tuple[Any, Commands]]
+    #: Gathers what a turn is made from, at its StepStarted fact.
+    inputs_of: Callable[[Any, Entry], turn.TurnInputs]
+    #: Says whether the turn at a path is still wanted.
+    takes_turn: Callable[[Any, str], bool]
+    #: Says what comes of a turn that failed.
+    turn_failed: Callable[[Any, FailStep], Commands]
+
+
+Programs = Mapping[tuple[str, int], Program]
+
+
+def programs(plans: graph.Plans) -> Programs:
+    """Lists every program that can begin a run, by name and version. Old versions stay until no run needs them."""
+    return {
+        (dialogue.NAME, dialogue.VERSION): Program(
+            begin=dialogue.begin,
+            decide=dialogue.decide,
+            inputs_of=dialogue.inputs_of,
+            takes_turn=dialogue.takes_turn,
+            turn_failed=dialogue.turn_failed,
+        ),
+        (graph.NAME, graph.VERSION): Program(
+            begin=partial(graph.begin, plans),
+            decide=graph.decide,
+            inputs_of=graph.inputs_of,
+            takes_turn=graph.takes_turn,
+            turn_failed=graph.turn_failed,
+        ),
+    }
+
+
 @dataclass(slots=True)
 class RunState:
-    """Where a run is: its session and the turns in progress. Changed by `decide` only."""
+    """Where a run is: its root program and the turns in progress. Changed by `decide` only."""
 
-    session: dialogue.DialogueState | None = None
+    root: Root | None = None
+    program: Program | None = None
+    #: By path; a turn that was given up stays until its step goes on, for its calls have been counted.
     turns: dict[str, turn.TurnState] = field(default_factory=dict[str, turn.TurnState])
+    programs: Programs = field(default_factory=lambda: PROGRAMS, repr=False)
 
 
-def decide(state: RunState, entry: journal_pb2.JournalEntry) -> tuple[RunState, tuple[Command, ...]]:
+def decide(state: RunState, entry: Entry) -> tuple[RunState, Commands]:
     """Takes the next fact of a run and says what it asks for.
 
     Raises: UnknownProgram: the run was started by a program version that is not here.
     """
     fact = entry.WhichOneof("fact")
-    if fact == "run_started":
-        _refuse_unknown(entry.run_started.program, dialogue.NAME, entry.run_started.program_version, dialogue.VERSION)
-        state.session, commands = dialogue.begin(entry)
-        return state, commands
-    if state.session is None:
-        raise ValueError("the first fact of a run is RunStarted")
+    root, program = state.root, state.program
+    if root is None or program is None:
+        return state, _begin(state, entry)
+    if fact == "call_intended" or root.ended:
+        return state, ()
     if fact == "run_abandoned":
         state.turns.clear()
-        state.session.ended = True
+        root.ended = True
         return state, ()
+    path = entry.path
     if fact == "step_started":
-        _refuse_unknown(entry.step_started.program, "turn", entry.step_started.program_version, turn.VERSION)
-        inputs = dialogue.inputs_of(state.session, entry.step_started)
-        state.turns[entry.path], commands = turn.begin(entry.path, inputs, entry)
-        return state, commands
-    if fact in ("call_answered", "call_failed") and entry.path in state.turns:
-        state.turns[entry.path], commands = turn.decide(state.turns[entry.path], entry)
-        return state, commands
+        # What the root program carries out itself, it has begun already.
+        own = entry.step_started.program == root.started.program
+        return state, () if own else _begin_turn(state, program, entry)
+    if fact in ("call_answered", "call_failed") and path in state.turns and program.takes_turn(root, path):
+        return state, _on_turn(state, program, entry)
     if fact in ("step_completed", "step_failed"):
-        state.turns.pop(entry.path, None)
-    if fact == "run_ended":
+        state.turns.pop(path, None)
+    state.root, commands = program.decide(root, entry)
+    if state.root is not None and state.root.ended:
         state.turns.clear()
-    state.session, commands = dialogue.decide(state.session, entry)
     return state, commands
 
 
-def _refuse_unknown(program: str, known: str, version: int, known_version: int) -> None:
-    if (program, version) != (known, known_version):
-        raise UnknownProgram(program, version)
+def _begin(state: RunState, entry: Entry) -> Commands:
+    if entry.WhichOneof("fact") != "run_started":
+        raise ValueError("the first fact of a run is RunStarted")
+    started = entry.run_started
+    program = state.programs.get((started.program, started.program_version))
+    if program is None:
+        raise UnknownProgram(started.program, started.program_version)
+    state.program = program
+    state.root, commands = program.begin(entry)
+    return commands
+
+
+def _begin_turn(state: RunState, program: Program, entry: Entry) -> Commands:
+    started = entry.step_started
+    if (started.program, started.program_version) != (TURN, turn.VERSION):
+        raise UnknownProgram(started.program, started.program_version)
+    before = state.turns.get(entry.path)
+    first_call = 0 if before is None else before.calls_made
+    inputs = program.inputs_of(state.root, entry)
+    state.turns[entry.path], commands = turn.begin(inputs, entry, first_call=first_call)
+    return commands
+
+
+def _on_turn(state: RunState, program: Program, entry: Entry) -> Commands:
+    speaking = state.turns[entry.path]
+    fact = entry.call_answered if entry.HasField("call_answered") else entry.call_failed
+    if not turn.hears(speaking, fact.call_index):
+        return ()
+    state.turns[entry.path], commands = turn.decide(speaking, entry)
+    match commands:
+        case (FailStep() as failed,):
+            return program.turn_failed(state.root, failed)
+        case _:
+            return commands
+
+
+#: What this release can drive.
+PROGRAMS: Final = programs(graph.Plans(Expressions))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
 from google.protobuf.message import Message as ProtoMessage
 
 from comitia.common.v1 import content_pb2
@@ -25,22 +25,19 @@ from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2, session_pb2
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Confidentiality, Integrity, Label, Usage, join
+from services.meshkit.content.label import BOTTOM
 from services.meshkit.content.proto import label_from_proto, label_to_proto, usage_from_proto, usage_to_proto
 from services.meshkit.core.ids import from_uuid
-from services.orchestrator.programs.commands import Command, CompleteStep, FailStep, MakeCall
+from services.orchestrator.programs.commands import Command, CompleteStep, FailStep, MakeCall, encoded
+from services.orchestrator.programs.output_schema import OutputBreaksSchema, OutputSchema
 from services.orchestrator.programs.prompting import Said, Scene, render_prompt, render_system
 from services.orchestrator.programs.style import confidence_of, insights_of
 
 VERSION: Final = 1
-#: What the person who started the session wrote.
-_USER: Final = Label(
-    integrity=Integrity.USER, confidentiality=Confidentiality.TENANT, sources=frozenset({"user:session"})
-)
 #: What the operator of the agent wrote.
 _OPERATOR: Final = Label(
     integrity=Integrity.TRUSTED, confidentiality=Confidentiality.TENANT, sources=frozenset({"operator:agent"})
 )
-_DEFAULT_RECENT_TURNS: Final = 6
 _DEFAULT_TOOL_CALLS: Final = 4
 #: A tool's result is kept in the turn up to this many characters; the model and the journal have it whole.
 _KEPT_RESULT_CHARACTERS: Final = 4_000
@@ -59,16 +56,33 @@ _STOP_REASONS: Final[Mapping[int, str]] = {
 class TurnInputs:
     """What a turn is made from; pinned by the run, or said earlier in it."""
 
-    session: session_pb2.Session
+    #: The run it belongs to.
+    run_id: str
+    #: What the agent is asked about.
+    topic: str
+    #: Join over topic and data.
+    label: Label
+    prompt_file: str
     agent: agent_pb2.Agent
-    others: tuple[str, ...]
+    others: tuple[str, ...] = ()
     #: Place of the speaker among the session's agents, from 1.
-    position: int
-    #: Place of the turn in the session, from 1.
+    position: int = 1
+    #: Place of the turn in the run, from 1.
     index: int
-    round: int
+    round: int = 0
+    max_rounds: int = 0
     #: The latest turns before this round, or before this turn where agents speak one after the other.
-    said: tuple[Said, ...]
+    said: tuple[Said, ...] = ()
+    #: What the agent is given to work on, by name.
+    data: Mapping[str, str] = field(default_factory=dict[str, str])
+    #: What the answer has to hold; None: any text.
+    output_schema: OutputSchema | None = None
+    #: What the turn is remembered under.
+    tags: tuple[str, ...] = ()
+    #: Turns remembered under this are not shown: agents that speak at once do not hear each other. Empty: all are.
+    unheard_tag: str = ""
+    #: Turns of the run that are recalled.
+    recent_turns: int
     prompts: Mapping[str, str]
     model: str
 
@@ -85,20 +99,31 @@ class TurnState:
     waiting: list[content_pb2.ToolCallPart] = field(default_factory=list[content_pb2.ToolCallPart])
     tools: list[tool_service_pb2.Tool] = field(default_factory=list[tool_service_pb2.Tool])
     messages: list[content_pb2.Message] = field(default_factory=list[content_pb2.Message])
-    label: Label = _USER
+    label: Label = BOTTOM
     tool_calls_left: int = 0
     #: True once the model was told that its tool calls are used up.
     told_of_limit: bool = False
     usage: Usage = field(default_factory=Usage)
     generation: generation_pb2.Generation | None = None
+    #: What the answer holds, where it has to hold something.
+    output: struct_pb2.Value | None = None
     turn: session_pb2.Turn = field(default_factory=session_pb2.Turn)
 
 
-def begin(path: str, inputs: TurnInputs, entry: journal_pb2.JournalEntry) -> tuple[TurnState, tuple[Command, ...]]:
-    """Starts a turn from its StepStarted fact."""
-    state = TurnState(path=path, inputs=inputs, start_seconds=_seconds(entry))
-    state.turn.turn_id = _turn_id(inputs.session.session_id, path, entry.step_started.attempt_group)
-    state.turn.session_id = inputs.session.session_id
+def begin(
+    inputs: TurnInputs, entry: journal_pb2.JournalEntry, *, first_call: int = 0
+) -> tuple[TurnState, tuple[Command, ...]]:
+    """Starts a turn from its StepStarted fact.
+
+    Args:
+        first_call: number of calls that earlier attempts of the step have made.
+    """
+    path = entry.path
+    state = TurnState(
+        path=path, inputs=inputs, start_seconds=_seconds(entry), label=inputs.label, calls_made=first_call
+    )
+    state.turn.turn_id = _turn_id(inputs.run_id, path, entry.step_started.attempt_group)
+    state.turn.session_id = inputs.run_id
     state.turn.round = inputs.round
     state.turn.index = inputs.index
     state.turn.agent_name = inputs.agent.name
@@ -108,7 +133,12 @@ def begin(path: str, inputs: TurnInputs, entry: journal_pb2.JournalEntry) -> tup
         state.tool_calls_left = inputs.agent.max_tool_calls or _DEFAULT_TOOL_CALLS
         names = tool_service_pb2.ListToolsRequest(names=inputs.agent.tools, page_size=len(inputs.agent.tools))
         return state, (_call(state, journal_pb2.CALL_KIND_DESCRIBE_TOOLS, names),)
-    return state, (_recall(state),)
+    return state, (_begin_to_speak(state),)
+
+
+def hears(state: TurnState, call_index: int) -> bool:
+    """Says whether a call is the one in flight: of an attempt that was given up, answers come too late."""
+    return call_index == state.calls_made - 1
 
 
 def decide(state: TurnState, entry: journal_pb2.JournalEntry) -> tuple[TurnState, tuple[Command, ...]]:
@@ -119,7 +149,7 @@ def decide(state: TurnState, entry: journal_pb2.JournalEntry) -> tuple[TurnState
     match answer.kind:
         case journal_pb2.CALL_KIND_DESCRIBE_TOOLS:
             state.tools = list(tool_service_pb2.ListToolsResponse.FromString(answer.response).tools)
-            return state, (_recall(state),)
+            return state, (_begin_to_speak(state),)
         case journal_pb2.CALL_KIND_RECALL:
             _take_recall(state, memory_service_pb2.RecallResponse.FromString(answer.response))
             return state, (_generate(state),)
@@ -149,17 +179,25 @@ def _on_failure(state: TurnState, entry: journal_pb2.JournalEntry) -> tuple[Comm
         case journal_pb2.CALL_KIND_TOOL:
             return _answer_tool(state, f"{failure.reason}: {failure.message}", failed=True, label=state.label)
         case _:
-            return (FailStep(path=state.path, reason=failure.reason, message=failure.message),)
+            return (FailStep(path=state.path, reason=failure.reason, message=failure.message, final=failure.final),)
+
+
+def _begin_to_speak(state: TurnState) -> MakeCall:
+    """Recalls what there is to recall, and else asks the model at once."""
+    if state.inputs.recent_turns or state.inputs.agent.memory.semantic_matches:
+        return _recall(state)
+    _take_recall(state, memory_service_pb2.RecallResponse())
+    return _generate(state)
 
 
 def _recall(state: TurnState) -> MakeCall:
-    memory = state.inputs.agent.memory
+    inputs = state.inputs
     request = memory_service_pb2.RecallRequest(
-        query=state.inputs.session.topic_start,
-        session_id=state.inputs.session.session_id,
-        agent_name=state.inputs.agent.name,
-        recent_turns=memory.recent_turns or _DEFAULT_RECENT_TURNS,
-        semantic_matches=memory.semantic_matches,
+        query=inputs.topic,
+        session_id=inputs.run_id,
+        agent_name=inputs.agent.name,
+        recent_turns=inputs.recent_turns,
+        semantic_matches=inputs.agent.memory.semantic_matches,
         max_tokens=_RECALL_TOKENS,
     )
     return _call(state, journal_pb2.CALL_KIND_RECALL, request)
@@ -168,7 +206,7 @@ def _recall(state: TurnState) -> MakeCall:
 def _take_recall(state: TurnState, recalled: memory_service_pb2.RecallResponse) -> None:
     """Renders the prompt from what was recalled; the label of the prompt is the join of all that it shows."""
     inputs = state.inputs
-    shown = [memory for memory in recalled.recent if _is_before(memory, inputs)]
+    shown = [memory for memory in recalled.recent if inputs.unheard_tag not in memory.tags]
     recent = [
         Said(
             speaker=memory.agent_name,
@@ -180,22 +218,24 @@ def _take_recall(state: TurnState, recalled: memory_service_pb2.RecallResponse) 
     if state.turn.without_recall:
         recent = list(inputs.said)
     state.label = join(
-        [_USER]
+        [inputs.label]
         + [said.label for said in recent]
         + [label_from_proto(part.label) for match in recalled.semantic for part in match.memory.parts]
     )
     scene = Scene(
-        topic=inputs.session.topic_start,
+        topic=inputs.topic,
         agent=inputs.agent.name,
         others=inputs.others,
         round=inputs.round,
-        max_rounds=inputs.session.max_rounds,
+        max_rounds=inputs.max_rounds,
         position=inputs.position,
         recent=recent,
         memories=[_text_of(match.memory.parts) for match in recalled.semantic],
+        data=inputs.data,
+        answer_schema="" if inputs.output_schema is None else inputs.output_schema.text,
     )
     insights = insights_of(inputs.agent.style)
-    prompt = render_prompt(inputs.prompts, inputs.session.mode, scene)
+    prompt = render_prompt(inputs.prompts, inputs.prompt_file, scene)
     system = render_system(
         inputs.prompts, agent=inputs.agent.name, instructions=inputs.agent.instructions, insights=insights
     )
@@ -208,13 +248,6 @@ def _take_recall(state: TurnState, recalled: memory_service_pb2.RecallResponse) 
     for match in recalled.semantic:
         state.turn.input.semantic_refs.add(memory_id=match.memory.memory_id, score=match.score)
     state.turn.output.style_insights.extend(insights)
-
-
-def _is_before(memory: memory_service_pb2.Memory, inputs: TurnInputs) -> bool:
-    """Says whether a memory may be shown: agents that speak at once do not hear each other's current round."""
-    if inputs.session.strategy != session_pb2.SESSION_STRATEGY_PARALLEL:
-        return True
-    return f"round:{inputs.round}" not in memory.tags
 
 
 def _generate(state: TurnState) -> MakeCall:
@@ -243,7 +276,7 @@ def _on_generation(state: TurnState, generation: generation_pb2.Generation) -> t
     for rule in generation.rules:
         turn.monitors.add(name=rule.rule, status=rule.status, elapsed_ms=rule.elapsed_us / 1000, stage=rule.stage)
     asked = [part.tool_call for part in generation.parts if part.WhichOneof("kind") == "tool_call"]
-    return _on_tool_wishes(state, generation, asked) if asked else (_remember(state, generation),)
+    return _on_tool_wishes(state, generation, asked) if asked else (_take_answer(state, generation),)
 
 
 def _on_tool_wishes(
@@ -256,7 +289,7 @@ def _on_tool_wishes(
     """
     if state.tool_calls_left == 0 and state.told_of_limit:
         if any(part.WhichOneof("kind") == "text" for part in generation.parts):
-            return (_remember(state, generation),)
+            return (_take_answer(state, generation),)
         message = "the agent asks for more tool calls than max_tool_calls allows and says nothing; raise it"
         return (FailStep(path=state.path, reason="TOOL_CALLS_EXHAUSTED", message=message),)
     state.messages.append(content_pb2.Message(role=content_pb2.MESSAGE_ROLE_ASSISTANT, parts=generation.parts))
@@ -320,13 +353,23 @@ def _refusal(asked: content_pb2.ToolCallPart, label: Label) -> content_pb2.Messa
     return content_pb2.Message(role=content_pb2.MESSAGE_ROLE_TOOL, parts=[part])
 
 
+def _take_answer(state: TurnState, generation: generation_pb2.Generation) -> Command:
+    """Remembers the answer; one that does not hold what it should fails the turn."""
+    if state.inputs.output_schema is not None:
+        try:
+            state.output = state.inputs.output_schema.read(_text_of(generation.parts))
+        except OutputBreaksSchema as error:
+            return FailStep(path=state.path, reason=error.reason, message=str(error))
+    return _remember(state, generation)
+
+
 def _remember(state: TurnState, generation: generation_pb2.Generation) -> MakeCall:
     inputs = state.inputs
     request = memory_service_pb2.RememberRequest(
-        session_id=inputs.session.session_id,
+        session_id=inputs.run_id,
         agent_name=inputs.agent.name,
         parts=[part for part in generation.parts if part.WhichOneof("kind") == "text"],
-        tags=[f"round:{inputs.round}"],
+        tags=inputs.tags,
     )
     return _call(state, journal_pb2.CALL_KIND_REMEMBER, request)
 
@@ -344,13 +387,13 @@ def _complete(state: TurnState, entry: journal_pb2.JournalEntry) -> CompleteStep
     turn.cost.model = generation.model
     turn.timing.end_time.CopyFrom(entry.record_time)
     turn.timing.latency.FromNanoseconds(round((_seconds(entry) - state.start_seconds) * 1e6) * 1000)
-    return CompleteStep(path=state.path, turn=turn)
+    return CompleteStep(path=state.path, turn=turn, output=state.output)
 
 
 def _call(state: TurnState, kind: journal_pb2.CallKind.ValueType, request: ProtoMessage) -> MakeCall:
     index = state.calls_made
     state.calls_made += 1
-    return MakeCall(path=state.path, index=index, kind=kind, request=request)
+    return MakeCall(path=state.path, index=index, kind=kind, request=encoded(request))
 
 
 def _message(role: content_pb2.MessageRole.ValueType, text: str, label: Label) -> content_pb2.Message:

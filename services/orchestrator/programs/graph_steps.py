@@ -1,0 +1,269 @@
+"""Steps of a graph: what each kind asks for when it begins, and what comes of an attempt that failed."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final, cast
+from uuid import UUID
+
+from comitia.orchestrator.v1 import journal_pb2
+from comitia.tools.v1 import tool_service_pb2
+from services.meshkit.content import Label
+from services.meshkit.content.proto import label_to_proto
+from services.meshkit.core.ids import from_uuid, to_uuid
+from services.orchestrator.programs.commands import CompleteStep, MakeCall, ParkStep, StartStep, StartTimer, encoded
+from services.orchestrator.programs.graph_ends import EXPRESSION_FAILED, failed, gave_own
+from services.orchestrator.programs.graph_plan import ExpressionFailed, Facts
+from services.orchestrator.programs.graph_state import (
+    MAX_SENTENCE,
+    MAX_WRITTEN_BYTES,
+    SIGNAL,
+    Given,
+    GraphState,
+    Phase,
+    Step,
+    joined,
+)
+from services.orchestrator.programs.reducers import CannotReduce, reduced
+from services.orchestrator.programs.values import (
+    Json,
+    NotJson,
+    ValueTooLarge,
+    as_text,
+    from_value,
+    to_struct,
+    to_value,
+)
+
+#: Program of steps that the graph carries out itself.
+GRAPH: Final = "graph"
+AGGREGATE_FAILED: Final = "AGGREGATE_FAILED"
+NODE_TIMED_OUT: Final = "NODE_TIMED_OUT"
+WAIT_TIMED_OUT: Final = "WAIT_TIMED_OUT"
+_CALLS: Final[Mapping[str, journal_pb2.CallKind.ValueType]] = {
+    "step": journal_pb2.CALL_KIND_STEP,
+    "tool": journal_pb2.CALL_KIND_TOOL,
+    "run": journal_pb2.CALL_KIND_RUN,
+}
+
+
+def begin(state: GraphState, step: Step, facts: Facts | None) -> None:
+    """Begins a step of any kind but `map`.
+
+    Args:
+        facts: what its expressions see; None where they see nothing but the run.
+    """
+    state.steps[step.path] = step
+    if step.plan.request is not None:
+        step.request = step.plan.request
+        _attempt(state, step)
+        return
+    match step.plan.kind:
+        case "wait":
+            _wait(state, step)
+        case "aggregate":
+            _aggregate(state, step, facts or {})
+        case _:
+            try:
+                _prepare(state, step, facts or {})
+            except ExpressionFailed as error:
+                failed(state, step, EXPRESSION_FAILED, str(error))
+            except NotJson as error:
+                failed(state, step, EXPRESSION_FAILED, str(error))
+            except ValueTooLarge as error:
+                failed(state, step, error.reason, str(error))
+            else:
+                _attempt(state, step)
+
+
+def begin_anew(state: GraphState, step: Step) -> None:
+    """Begins a parked step in its next attempt group."""
+    step.group += 1
+    step.attempt = step.tries = 1
+    step.fallback = ""
+    _attempt(state, step)
+
+
+def attempt_failed(state: GraphState, step: Step, reason: str, message: str, *, final: bool) -> None:
+    """Tries again, asks the fallback agent, parks the step, or fails it.
+
+    Args:
+        final: True when the same would fail again.
+    """
+    plan = step.plan
+    if not final and step.tries < plan.retries.max_attempts:
+        place = f"{step.group}.{step.attempt}"
+        step.phase = Phase.BACKOFF
+        step.timer = f"retry/{place}"
+        wait = plan.retries.wait_ms(step.tries, f"{state.run_id}/{step.path}#{place}")
+        state.out.append(StartTimer(path=step.path, timer=step.timer, milliseconds=wait))
+    elif plan.fallback and not step.fallback:
+        step.fallback = plan.fallback
+        step.attempt += 1
+        step.tries = 1
+        _attempt(state, step)
+    elif plan.parks and not final:
+        step.phase = Phase.RESUME
+        step.timer = ""
+        state.out.append(ParkStep(path=step.path, reason=reason, message=message[:MAX_SENTENCE]))
+    else:
+        failed(state, step, reason, message)
+
+
+def timer_fired(state: GraphState, step: Step) -> None:
+    """Goes on after the moment that a step waited for, or gives up its attempt."""
+    step.timer = ""
+    match step.phase:
+        case Phase.BACKOFF:
+            step.attempt += 1
+            step.tries += 1
+            _attempt(state, step)
+        case Phase.TIMER:
+            gave_own(state, step, Given(None, step.label), CompleteStep(path=step.path))
+        case Phase.SIGNAL:
+            state.waits[step.plan.node.wait.signal].remove(step)
+            failed(state, step, WAIT_TIMED_OUT, f"no signal {step.plan.node.wait.signal} came in time")
+        case _:
+            seconds = step.plan.timeout_ms / 1000
+            message = f"the attempt took longer than {seconds:g} s; raise the node's timeout"
+            attempt_failed(state, step, NODE_TIMED_OUT, message, final=False)
+
+
+def signalled(state: GraphState, step: Step) -> None:
+    """Hands the oldest signal that was kept to a step that waits for it."""
+    name = step.plan.node.wait.signal
+    payload = state.signals[name].popleft()
+    state.kept_signals -= 1
+    given = Given(from_value(payload), joined(step.label, SIGNAL))
+    gave_own(state, step, given, CompleteStep(path=step.path, output=payload))
+
+
+def _attempt(state: GraphState, step: Step) -> None:
+    plan = step.plan
+    if plan.kind == "agent":
+        step.phase = Phase.TURN
+        start = StartStep(
+            path=step.path,
+            agent=step.fallback or plan.node.agent.agent,
+            prompt=step.prompt,
+            attempt=step.attempt,
+            attempt_group=step.group,
+        )
+        state.out.append(start)
+        _limit_time(state, step)
+        return
+    step.phase = Phase.CALL
+    alone = plan.output_schema is None and plan.kind != "tool"
+    first = step.calls == 0
+    if first and not alone:
+        state.out.append(StartStep(path=step.path, program=GRAPH))
+    request = step.request if plan.kind != "run" else _sub_run(state, step)
+    attempt = step.attempt if step.attempt > 1 else 0
+    state.out.append(MakeCall(step.path, step.calls, _CALLS[plan.kind], request, first and alone, attempt, step.group))
+    step.calls += 1
+    if plan.kind == "tool":
+        _limit_time(state, step)
+
+
+def _limit_time(state: GraphState, step: Step) -> None:
+    step.timer = f"timeout/{step.group}.{step.attempt}"
+    state.out.append(StartTimer(path=step.path, timer=step.timer, milliseconds=step.plan.timeout_ms))
+
+
+def _prepare(state: GraphState, step: Step, facts: Facts) -> None:
+    """Makes what all attempts ask. Raises: ExpressionFailed, ValueTooLarge, NotJson."""
+    plan = step.plan
+    given = {name: source.value(facts) for name, source in plan.input}
+    match plan.kind:
+        case "agent":
+            step.prompt = as_text("" if plan.main is None else plan.main.value(facts))
+            step.data = {name: as_text(value) for name, value in given.items()}
+            _count(state, len(step.prompt) + sum(len(text) for text in step.data.values()))
+        case "step":
+            step.request = plan.step_request(given)
+        case "tool":
+            request = tool_service_pb2.InvokeToolRequest(
+                name=plan.node.tool.tool, arguments=to_struct(given), choice_label=label_to_proto(step.label)
+            )
+            step.request = encoded(request)
+        case _:
+            task = journal_pb2.SubRunTask(
+                workflow=plan.node.run.workflow, input=to_value(given), input_label=label_to_proto(step.label)
+            )
+            step.request = encoded(task)
+    _count(state, len(step.request))
+
+
+def _count(state: GraphState, written: int) -> None:
+    state.written += written
+    if state.written > MAX_WRITTEN_BYTES:
+        raise ValueTooLarge(f"the run's expressions have written more than {MAX_WRITTEN_BYTES} bytes; give less of it")
+
+
+def _sub_run(state: GraphState, step: Step) -> bytes:
+    """Names the run that this attempt starts.
+
+    By its place, so that a replay names the same; of its parent's time, so that both lie in one part of the journal.
+    """
+    parent = to_uuid(state.run_id, "run").int
+    place = f"{state.run_id}/{step.path}#{step.group}.{step.attempt}"
+    chance = int.from_bytes(hashlib.sha256(place.encode()).digest()[:16], "big")
+    low = (chance & ((1 << 80) - 1) & ~(0xF << 76) & ~(0x3 << 62)) | (0x7 << 76) | (0x2 << 62)
+    task = journal_pb2.SubRunTask.FromString(step.request)
+    task.run_id = from_uuid("run", UUID(int=(parent >> 80 << 80) | low))
+    return encoded(task)
+
+
+def _wait(state: GraphState, step: Step) -> None:
+    state.out.append(StartStep(path=step.path, program=GRAPH))
+    wait = step.plan.node.wait
+    if wait.WhichOneof("until") == "timer":
+        step.phase = Phase.TIMER
+        _wait_for(state, step, wait.timer.ToMilliseconds())
+    elif state.signals.get(wait.signal):
+        signalled(state, step)
+    else:
+        step.phase = Phase.SIGNAL
+        state.waits[wait.signal].append(step)
+        if wait.HasField("timeout"):
+            _wait_for(state, step, wait.timeout.ToMilliseconds())
+
+
+def _wait_for(state: GraphState, step: Step, milliseconds: int) -> None:
+    step.timer = "wait"
+    state.out.append(StartTimer(path=step.path, timer=step.timer, milliseconds=milliseconds))
+
+
+def _aggregate(state: GraphState, step: Step, facts: Facts) -> None:
+    try:
+        items, label = _items(state, step, facts)
+        if step.plan.reduction is not None:
+            value = step.plan.reduction.value({**facts, "items": items})
+        else:
+            value = reduced(step.plan.node.aggregate.reducer, items)
+        output = to_value(value)
+        _count(state, output.ByteSize())
+    except (CannotReduce, ExpressionFailed, NotJson) as error:
+        failed(state, step, AGGREGATE_FAILED, str(error))
+    except ValueTooLarge as error:
+        failed(state, step, error.reason, str(error))
+    else:
+        step.label = label
+        gave_own(state, step, Given(value, label), CompleteStep(path=step.path, output=output))
+
+
+def _items(state: GraphState, step: Step, facts: Facts) -> tuple[list[Json], Label]:
+    """Gives what is reduced, and the label of the result."""
+    plan = step.plan
+    if plan.main is not None:
+        items = plan.main.value(facts)
+        if not isinstance(items, list):
+            raise CannotReduce("the items are no list")
+        return cast("list[Json]", items), step.label
+    label = step.label
+    items = list[Json]()
+    for edge in plan.edges:
+        given = state.given[edge.before]
+        if given is not None:
+            items.append(given.value)
+            label = joined(label, given.label)
+    return items, label
