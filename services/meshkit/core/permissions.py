@@ -49,6 +49,7 @@ _WORK: Final = frozenset(
         "sessions.control",
         "sessions.start",
         "tools.invoke",
+        "workers.work",
         "workflows.write",
     }
 )

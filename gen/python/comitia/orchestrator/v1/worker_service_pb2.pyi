@@ -73,6 +73,7 @@ class WorkerHello(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name for people, 1 to 63 letters, digits, `_`, `-` and `.`. Required."""
     pool: _builtins.str
@@ -83,6 +84,12 @@ class WorkerHello(_message.Message):
     def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the steps that it offers, 1 to 1,000. Required."""
 
+    @_builtins.property
+    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldStep]:
+        """Steps that it still works on since an earlier stream, at most as many as `credits`. Those that nobody else has by now
+        are leased to it again, under new numbers; they take credits as any lease.
+        """
+
     def __init__(
         self,
         *,
@@ -90,14 +97,45 @@ class WorkerHello(_message.Message):
         pool: _builtins.str = ...,
         steps: _abc.Iterable[_builtins.str] | None = ...,
         credits: _builtins.int = ...,
+        held: _abc.Iterable[Global___HeldStep] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "pool", b"pool", "steps", b"steps", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "held", b"held", "pool", b"pool", "steps", b"steps", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerHello: _TypeAlias = WorkerHello  # noqa: Y015
+
+@_typing.final
+class HeldStep(_message.Message):
+    """A step that was leased on an earlier stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """As in the lease."""
+    path: _builtins.str
+    """As in the lease."""
+    attempt: _builtins.int
+    """As in the lease."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        path: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "path", b"path", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldStep: _TypeAlias = HeldStep  # noqa: Y015
 
 @_typing.final
 class WorkerCredits(_message.Message):
@@ -107,7 +145,7 @@ class WorkerCredits(_message.Message):
 
     COUNT_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """How many more, 1 to 10,000."""
+    """How many more, 1 to 10,000; with those that the stream has, at most 10,000."""
     def __init__(
         self,
         *,
@@ -159,7 +197,7 @@ class StepOutcome(_message.Message):
     """Which lease of this stream."""
     @_builtins.property
     def output(self) -> _struct_pb2.Value:
-        """The step gave this, at most 256 KB as JSON."""
+        """The step gave this, at most 256 KB as it is encoded here."""
 
     @_builtins.property
     def failure(self) -> Global___StepFailure:
@@ -281,7 +319,9 @@ class WorkResponse(_message.Message):
 
     @_builtins.property
     def revoked_lease_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Leases to stop working on: the run was cancelled, the time is up, or somebody else has answered."""
+        """Leases to stop working on: the run was cancelled, the time is up, or the worker was silent for too long. Any outcome
+        gives back the credit.
+        """
 
     @_builtins.property
     def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedOutcome]:
@@ -380,7 +420,9 @@ class RefusedOutcome(_message.Message):
     lease_id: _builtins.int
     """Which lease."""
     reason: _builtins.str
-    """Why: `LEASE_EXPIRED`, `LEASE_UNKNOWN`, `OUTPUT_TOO_LARGE`."""
+    """Why: `LEASE_EXPIRED` (revoked, or answered before), `LEASE_UNKNOWN` (never given on this stream), and of leases that
+    go on and wait for another outcome: `OUTPUT_TOO_LARGE`, `OUTPUT_NOT_JSON` (a number that is not finite).
+    """
     def __init__(
         self,
         *,

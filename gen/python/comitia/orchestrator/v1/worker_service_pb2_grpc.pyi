@@ -30,8 +30,11 @@ class WorkerServiceStub:
     """Gives steps of workflows to workers that run anywhere, in any language.
 
     A worker opens a stream, says which steps it offers and how many it takes at once, and gets leases. It answers each with
-    one outcome. What it is silent about for longer than the lease says is given out again: a step may be made more than
-    once, and the first outcome counts. `attempt`, `run_id` and `path` name the work: use them as an idempotency key.
+    one outcome, for what was revoked too: it gives back the credit. What it is silent about for longer than the lease says,
+    and what it had when its stream broke, is given out again: a step may be made more than once, and the first outcome
+    counts. `run_id` and `path` name the work, whichever attempt it is: use them as an idempotency key.
+    An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
+    it; the workflow says whether it is tried again.
     The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
     """
 
@@ -46,7 +49,7 @@ class WorkerServiceStub:
     A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
     as refused and changes nothing.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),
-    RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT, UNAVAILABLE (this replica stops: open a new stream).
+    RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT. The stream ends well when its leases are answered after `draining`.
     """
 
 @_typing.type_check_only
@@ -54,8 +57,11 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Gives steps of workflows to workers that run anywhere, in any language.
 
     A worker opens a stream, says which steps it offers and how many it takes at once, and gets leases. It answers each with
-    one outcome. What it is silent about for longer than the lease says is given out again: a step may be made more than
-    once, and the first outcome counts. `attempt`, `run_id` and `path` name the work: use them as an idempotency key.
+    one outcome, for what was revoked too: it gives back the credit. What it is silent about for longer than the lease says,
+    and what it had when its stream broke, is given out again: a step may be made more than once, and the first outcome
+    counts. `run_id` and `path` name the work, whichever attempt it is: use them as an idempotency key.
+    An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
+    it; the workflow says whether it is tried again.
     The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
     """
 
@@ -67,15 +73,18 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
     as refused and changes nothing.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),
-    RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT, UNAVAILABLE (this replica stops: open a new stream).
+    RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT. The stream ends well when its leases are answered after `draining`.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Gives steps of workflows to workers that run anywhere, in any language.
 
     A worker opens a stream, says which steps it offers and how many it takes at once, and gets leases. It answers each with
-    one outcome. What it is silent about for longer than the lease says is given out again: a step may be made more than
-    once, and the first outcome counts. `attempt`, `run_id` and `path` name the work: use them as an idempotency key.
+    one outcome, for what was revoked too: it gives back the credit. What it is silent about for longer than the lease says,
+    and what it had when its stream broke, is given out again: a step may be made more than once, and the first outcome
+    counts. `run_id` and `path` name the work, whichever attempt it is: use them as an idempotency key.
+    An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
+    it; the workflow says whether it is tried again.
     The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
     """
 
@@ -91,7 +100,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
         as refused and changes nothing.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),
-        RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT, UNAVAILABLE (this replica stops: open a new stream).
+        RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT. The stream ends well when its leases are answered after `draining`.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
