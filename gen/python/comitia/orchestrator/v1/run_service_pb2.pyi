@@ -303,31 +303,35 @@ Global___WatchRunRequest: _TypeAlias = WatchRunRequest  # noqa: Y015
 
 @_typing.final
 class WatchRunResponse(_message.Message):
+    """What one recorded fact changed, or a text delta. What did not change is absent."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     EVENT_TIME_FIELD_NUMBER: _builtins.int
-    RUN_CHANGED_FIELD_NUMBER: _builtins.int
-    STEP_CHANGED_FIELD_NUMBER: _builtins.int
-    TURN_COMPLETED_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
     TEXT_DELTA_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Sequence of the recorded event. A text delta carries that of the last recorded event before it."""
+    """Sequence of the recorded fact; each comes once. A text delta carries that of the last recorded fact before it."""
     @_builtins.property
     def event_time(self) -> _timestamp_pb2.Timestamp:
         """When it was recorded."""
 
     @_builtins.property
-    def run_changed(self) -> _run_pb2.Run:
-        """The run began, changed its state, or ended. The stream ends after a final state."""
+    def run(self) -> _run_pb2.Run:
+        """The run, when it began, changed its state, or ended; its steps in progress end with it. The stream ends after a
+        final state.
+        """
 
     @_builtins.property
-    def step_changed(self) -> _run_pb2.RunStep:
-        """A step began, changed its state, or ended."""
+    def step(self) -> _run_pb2.RunStep:
+        """The step that began, changed its state, or ended."""
 
     @_builtins.property
-    def turn_completed(self) -> _session_pb2.Turn:
-        """An agent's turn was recorded."""
+    def turn(self) -> _session_pb2.Turn:
+        """The agent's turn, when a step ended with one."""
 
     @_builtins.property
     def text_delta(self) -> _session_service_pb2.TextDelta:
@@ -338,18 +342,16 @@ class WatchRunResponse(_message.Message):
         *,
         sequence: _builtins.int = ...,
         event_time: _timestamp_pb2.Timestamp | None = ...,
-        run_changed: _run_pb2.Run | None = ...,
-        step_changed: _run_pb2.RunStep | None = ...,
-        turn_completed: _session_pb2.Turn | None = ...,
+        run: _run_pb2.Run | None = ...,
+        step: _run_pb2.RunStep | None = ...,
+        turn: _session_pb2.Turn | None = ...,
         text_delta: _session_service_pb2.TextDelta | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "event_time", b"event_time", "run_changed", b"run_changed", "step_changed", b"step_changed", "text_delta", b"text_delta", "turn_completed", b"turn_completed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "run", b"run", "step", b"step", "text_delta", b"text_delta", "turn", b"turn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "event_time", b"event_time", "run_changed", b"run_changed", "sequence", b"sequence", "step_changed", b"step_changed", "text_delta", b"text_delta", "turn_completed", b"turn_completed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time", "run", b"run", "sequence", b"sequence", "step", b"step", "text_delta", b"text_delta", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["run_changed", "step_changed", "turn_completed", "text_delta"]  # noqa: Y015
-    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRunResponse: _TypeAlias = WatchRunResponse  # noqa: Y015
 
