@@ -1,4 +1,4 @@
-"""How steps, nodes and the run end. Nothing begins here: what may begin is noted, and `graph.decide` goes through it."""
+"""How steps, nodes and the run end. Nothing begins here: what may begin is noted, and `graph` goes through it."""
 
 from comitia.orchestrator.v1 import session_pb2, workflow_pb2
 from services.meshkit.content import Label
@@ -72,7 +72,7 @@ def skipped(state: GraphState, plan: NodePlan, reason: str) -> None:
 
 
 def keep_control(state: GraphState, plan: NodePlan) -> None:
-    """Keeps the label of what decided about a node: what its conditions read, and what decided about nodes before it."""
+    """Keeps the label of what decided about a node: what its conditions read, and what decided about those before."""
     if not state.plan.conditional:
         return
     label = state.control[plan.place]

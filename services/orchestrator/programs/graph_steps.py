@@ -34,6 +34,8 @@ from services.orchestrator.programs.values import (
     to_value,
 )
 
+#: First part of the name of a timer before the next attempt.
+RETRY: Final = "retry"
 #: Program of steps that the graph carries out itself.
 GRAPH: Final = "graph"
 AGGREGATE_FAILED: Final = "AGGREGATE_FAILED"
@@ -93,7 +95,7 @@ def attempt_failed(state: GraphState, step: Step, reason: str, message: str, *, 
     if not final and step.tries < plan.retries.max_attempts:
         place = f"{step.group}.{step.attempt}"
         step.phase = Phase.BACKOFF
-        step.timer = f"retry/{place}"
+        step.timer = f"{RETRY}/{place}"
         wait = plan.retries.wait_ms(step.tries, f"{state.run_id}/{step.path}#{place}")
         state.out.append(StartTimer(path=step.path, timer=step.timer, milliseconds=wait))
     elif plan.fallback and not step.fallback:
