@@ -42,7 +42,7 @@ M = TypeVar("M", bound=Message)
 
 
 class WriteRefused(Conflict):
-    """What a constraint of the database says: the run is gone, or a fact is recorded already."""
+    """What a constraint of the database says: a run or a command is gone, or a fact is recorded already."""
 
     reason = "WRITE_REFUSED"
 
@@ -189,6 +189,9 @@ class MemoryRunStore:
             run_id = write.run.run_id
             if run_id in self.poison:
                 raise self.poison[run_id]
+            waiting = {one.command_id for one in self.runs[run_id].commands} if run_id in self.runs else set[UUID]()
+            if not waiting.issuperset(write.commands):
+                raise WriteRefused("a command had its effect before")
             if not write.entries:
                 continue
             if run_id not in self.runs:

@@ -41,7 +41,8 @@ class RunStore(Protocol):
         Args:
             leases: of the shards of these runs, in ascending order.
         Returns: the shards whose lease is lost, and then nothing is written (INV-2); none when all is written.
-        Raises: MeshError: nothing is written, or, if the database went away, perhaps everything.
+        Raises: MeshError: nothing is written, or, if the database went away, perhaps everything. Any other error: one
+            of the writes cannot be made: its run is gone, or its facts are recorded or its commands done already.
         """
         ...
 

@@ -8,7 +8,7 @@ from services.meshkit.sql.one_trip import OneTrip
 SHARD_LOCK: Final = 1919249002
 
 #: Adds facts and views of many runs. Gives the shards whose lease is lost, and then nothing is written (INV-2).
-#: A run that is gone fails the commit: its tenant was erased.
+#: A run that is gone fails the commit: its tenant was erased. So does a command that is gone: it had its effect before.
 COMMIT_TICK: Final = OneTrip(
     name="commit_tick",
     planned_once=True,
@@ -62,6 +62,10 @@ COMMIT_TICK: Final = OneTrip(
         IF cardinality($18) > 0 THEN
             DELETE FROM run_command USING unnest($18, $19) AS done (run_id, command_id)
                 WHERE run_command.run_id = done.run_id AND run_command.command_id = done.command_id;
+            GET DIAGNOSTICS written = ROW_COUNT;
+            IF written < cardinality($18) THEN
+                RAISE EXCEPTION 'a command had its effect before' USING ERRCODE = 'foreign_key_violation';
+            END IF;
         END IF;
         END;""",  # noqa: S608  # a constant of ours
 )

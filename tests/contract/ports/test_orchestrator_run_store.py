@@ -252,6 +252,13 @@ def a_command(kind: str, by: str = "key_ada") -> RunCommand:
     return RunCommand(command_id=IDS.uuid(), kind=kind, by=by)
 
 
+async def cancel(store: RunStore, lease: ShardLease, driven: Driven) -> None:
+    """Ends a run."""
+    command = a_command("cancel")
+    await store.add_command(driven.run.tenant, driven.run.run_id, command)
+    assert list(await store.commit([lease], [driven.on(command)])) == []
+
+
 async def journal_of(store: RunStore, run: OwnedRun) -> list[tuple[int, bytes]]:
     found = list[tuple[int, bytes]]()
     while batch := await store.entries(run.tenant, run.run_id, after=found[-1][0] if found else 0):
@@ -525,7 +532,7 @@ async def test_runs_that_rest_or_have_ended_are_not_looked_up(store: Views, tena
     manual = await a_run(store, tenant, lease, manual_advance=True)
     while manual.calls:
         await store.commit([lease], [manual.on()])
-    await store.commit([lease], [cancelled.on(a_command("cancel"))])
+    await cancel(store, lease, cancelled)
     assert (await store.view(tenant, manual.run.run_id)).state == session_pb2.SESSION_STATE_WAITING
     mine = {driven.run.run_id for driven in (running, cancelled, manual)}
     found = list[OwnedRun]()
@@ -564,7 +571,7 @@ async def test_a_paused_run_rests_and_wakes_for_its_moment_alone(store: Views, t
     assert await waking(1, lease.shard) == [soon.run]
     assert await waking(20, lease.shard) == [soon.run, late.run]
     assert await waking(20, (lease.shard + 1) % SHARDS) == []
-    await store.commit([lease], [late.on(a_command("cancel"))])
+    await cancel(store, lease, late)
     assert await waking(20, lease.shard) == [soon.run]
 
 
@@ -584,13 +591,13 @@ async def test_turns_are_given_in_order_and_from_any_point(store: Views, tenant:
 
 async def test_a_command_of_a_kind_waits_once(store: Views, tenant: TenantId) -> None:
     driven = await a_run(store, tenant, (await join(store, an_owner())).leases[0])
-    cancel, advance = a_command("cancel"), a_command("advance")
-    assert await store.add_command(tenant, driven.run.run_id, cancel) == cancel
+    end, advance = a_command("cancel"), a_command("advance")
+    assert await store.add_command(tenant, driven.run.run_id, end) == end
     assert await store.add_command(tenant, driven.run.run_id, advance) == advance
     later = a_command("cancel", by="key_bob")
-    assert await store.add_command(tenant, driven.run.run_id, later) == cancel
-    assert list(await store.commands_of(driven.run.run_id)) == [cancel, advance]
-    assert list((await store.commands([driven.run.shard]))[driven.run.run_id]) == [cancel, advance]
+    assert await store.add_command(tenant, driven.run.run_id, later) == end
+    assert list(await store.commands_of(driven.run.run_id)) == [end, advance]
+    assert list((await store.commands([driven.run.shard]))[driven.run.run_id]) == [end, advance]
     assert driven.run.run_id not in await store.commands([(driven.run.shard + 1) % SHARDS])
     assert not await store.is_waiting(tenant, later)
 
@@ -619,10 +626,24 @@ async def test_what_a_commit_is_done_with_waits_no_longer(store: Views, tenant: 
     assert await store.is_waiting(tenant, open_)
 
 
+async def test_a_command_has_its_effect_once(store: Views, tenant: TenantId) -> None:
+    """Whoever read it just before it was done does not do it again."""
+    [lease, *_] = (await join(store, an_owner())).leases
+    driven = await a_run(store, tenant, lease)
+    command = a_command("cancel")
+    await store.add_command(tenant, driven.run.run_id, command)
+    done = RunWrite(run=driven.run, first_sequence=99, entries=(), view=None, commands=(command.command_id,))
+    await store.commit([lease], [done])
+    before = await journal_of(store, driven.run)
+    with pytest.raises(REFUSED):
+        await store.commit([lease], [driven.on(command)])
+    assert await journal_of(store, driven.run) == before
+
+
 async def test_only_commands_of_runs_that_have_ended_are_late(store: Views, tenant: TenantId) -> None:
     [lease, *_] = (await join(store, an_owner())).leases
     running, ended = [await a_run(store, tenant, lease) for _ in range(2)]
-    await store.commit([lease], [ended.on(a_command("cancel"))])
+    await cancel(store, lease, ended)
     early, late = a_command("cancel"), a_command("cancel")
     await store.add_command(tenant, running.run.run_id, early)
     await store.add_command(tenant, ended.run.run_id, late)
