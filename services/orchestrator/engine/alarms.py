@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
 from typing import Any, Final
 
@@ -11,6 +11,8 @@ from services.orchestrator.engine.live_run import LiveRun
 
 #: Longest sleep: a wall clock that was set is noticed after so long.
 _MOST_SECONDS: Final = 5.0
+#: A run whose moment comes within so long does not leave the memory to rest. Longer than a round of the engine.
+_SOON: Final = timedelta(seconds=5)
 #: Entries of the heap that count no more, beyond as many as there are runs, before they are swept out.
 _STALE: Final = 1_000
 
@@ -44,6 +46,11 @@ class Alarms:
         if len(self._heap) > 2 * len(self._runs) + _STALE:
             self._sweep()
 
+    def soon(self, run: LiveRun) -> bool:
+        """Whether a run's next moment is so near that it stays in memory for it."""
+        moment = run.wake_time
+        return moment is not None and moment <= self._clock.now() + _SOON
+
     def _sweep(self) -> None:
         self._set = {run_id: moment for run_id, moment in self._set.items() if run_id in self._runs}
         self._heap = [(moment, run_id) for run_id, moment in self._set.items()]
@@ -70,7 +77,8 @@ class Alarms:
         if run is not None:
             run.awake(now)
             self._touch(run)
-            self.set(run)
+            if run.wake_time is not None and run.wake_time > now:
+                self.set(run)  # what has come is set anew only if its fact was not recorded
 
 
 async def _first_of(*waits: Coroutine[Any, Any, object]) -> None:

@@ -61,8 +61,8 @@ class Engine:
         self._parts = parts
         self._ids = ids
         self._limits = limits
-        self._lane = Lane(parts, left=self._left)
         self._shards = ShardKeeper(owner=owner, store=parts.store, gained=self._gained, lost=self._lost)
+        self._lane = Lane(parts, left=self._left, lost=self._shards.forget)
         #: Runs whose journal is being read; the tasks that read them, and those that look for such runs.
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._searching: dict[int, asyncio.Task[None]] = {}
@@ -226,23 +226,29 @@ class Engine:
                 self._take_up(run)
                 after = run.run_id
 
-    def _take_up(self, run: OwnedRun, commands: Sequence[RunCommand] = ()) -> None:
+    def _take_up(self, run: OwnedRun) -> None:
         """Reads a run's journal and drives it, unless it is driven already."""
         run_id = run.run_id
-        if run_id in self._reading or self._lane.tell(run_id, commands) or run.shard not in self._shards.held:
+        if run_id in self._reading or run_id in self._lane.runs or run.shard not in self._shards.held:
             return
         self._set_aside.pop(run_id, None)
-        task = self._spawn(self._read(run, commands), name=f"read {run_id}")
+        task = self._spawn(self._read(run), name=f"read {run_id}")
         self._reading[run_id] = task
-        task.add_done_callback(lambda done: self._forget(self._reading, run_id, done))
+        task.add_done_callback(lambda done: self._have_read(run_id, done))
 
-    async def _read(self, run: OwnedRun, commands: Sequence[RunCommand]) -> None:
+    def _have_read(self, run_id: str, task: asyncio.Task[None]) -> None:  # a callback
+        self._forget(self._reading, run_id, task)
+        self._room.set()
+
+    async def _read(self, run: OwnedRun) -> None:
         live = LiveRun(run)
         try:
             async with self._recoveries:
                 while batch := await self._parts.store.entries(run.tenant, run.run_id, after=live.sequence):
                     live.read([entry for _, entry in batch])
                 live.recovered()
+                # After the journal: one that was read before it may have had its effect since.
+                live.tell(await self._parts.store.commands_of(run.run_id))
         except MeshError as error:
             log.warning("a journal cannot be read", run_id=run.run_id, cause=str(error))
             self._put_aside(run.run_id, seconds=_AGAIN_SECONDS)
@@ -253,7 +259,6 @@ class Engine:
             self._put_aside(run.run_id, seconds=_AGAIN_LATER_SECONDS)
             return
         log.info("run taken up", run_id=run.run_id)
-        live.tell(commands)
         self._lane.add(live)
 
     def _left(self, run: LiveRun, again: bool) -> None:  # a callback
@@ -306,7 +311,7 @@ class Engine:
         if self.running < self._limits.max_runs:
             run = await self._parts.store.owned_run(run_id)
             if run is not None:
-                self._take_up(run, commands)
+                self._take_up(run)
 
     async def _hear_wakes(self) -> None:
         async with self._parts.live.wakes() as wakes:

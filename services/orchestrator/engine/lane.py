@@ -54,11 +54,15 @@ class Lane:
     Args:
         parts: store, calls, live events and clock of the replica.
         left: told of each run that is not driven here any more; True when it is to be taken up again.
+        lost: told of each shard whose lease a commit found lost; calls `drop` for it.
     """
 
-    def __init__(self, parts: EngineParts, *, left: Callable[[LiveRun, bool], None]) -> None:
+    def __init__(
+        self, parts: EngineParts, *, left: Callable[[LiveRun, bool], None], lost: Callable[[int], None]
+    ) -> None:
         self._parts = parts
         self._left = left
+        self._lost = lost
         self._runs: dict[str, LiveRun] = {}
         self._leases: dict[int, ShardLease] = {}
         #: Runs for which something has arrived, in order of arrival.
@@ -96,8 +100,9 @@ class Lane:
 
     def remove(self, run: LiveRun, *, again: bool) -> None:
         """Takes a run out of memory; what it has not recorded is lost, and comes again from whoever brings it."""
-        if self._runs.get(run.run.run_id) is run:
-            del self._runs[run.run.run_id]
+        if self._runs.get(run.run.run_id) is not run:
+            return  # it was read anew meanwhile
+        del self._runs[run.run.run_id]
         self._touched.pop(run.run.run_id, None)
         self.calls.revoke(run.run.run_id)
         self._left(run, again)
@@ -158,7 +163,7 @@ class Lane:
     def _go_on(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry]) -> None:
         """Makes the calls that recorded facts ask for. A run with nothing left to do leaves the memory."""
         self.calls.revoke(run.run.run_id, run.given_up())
-        if run.resting:
+        if run.resting and not self.alarms.soon(run):
             self.remove(run, again=False)
             return
         self.calls.make(run, recorded)
@@ -188,9 +193,10 @@ class Lane:
                     for run, write in held:
                         run.recorded(write)
                     return
-                for shard in lost:
-                    log.warning("lease lost", shard=shard)
-                    self.drop(shard)
+                for lease in leases:
+                    if lease.shard in lost and self._leases.get(lease.shard) == lease:
+                        log.warning("lease lost", shard=lease.shard)
+                        self._lost(lease.shard)
 
     async def _bisect(self, writes: Sequence[Pending], error: Exception) -> None:
         """Finds what a commit failed by: halves are tried alone, and what fails alone is read again from its journal.

@@ -14,7 +14,7 @@ from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunDiverged
 from services.orchestrator.engine.facts import Replay, advance
-from services.orchestrator.engine.run import OwnedRun, RunCommand, RunWrite
+from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunWrite
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.programs import run as program
 from services.orchestrator.programs.view import TERMINAL_STATES, project
@@ -67,7 +67,7 @@ class LiveRun:
         #: Steps whose calls are being tried again, and whether a fact says so.
         self._parked: set[str] = set()
         self._park_noted = False
-        #: Commands in the inbox, and the latest that were recorded.
+        #: Commands that came and are not recorded, and the latest that were.
         self._told: set[UUID] = set()
         self._recorded: deque[UUID] = deque(maxlen=_REMEMBERED_COMMANDS)
         #: Why this release cannot go on with the run; None when it can.
@@ -94,7 +94,7 @@ class LiveRun:
         if self._unrecorded or self._inbox.entries or self._inbox.commands:
             return False
         waits = self.stranded or self._timers.paused or (self._view.state == _WAITING and not self._outstanding)
-        return self.ended or (waits and not self._in_flight)
+        return self.ended or (waits and not self._in_flight and not self._told)
 
     @property
     def wake_time(self) -> datetime | None:
@@ -152,6 +152,8 @@ class LiveRun:
             if command.command_id in self._told or command.command_id in self._recorded:
                 continue
             self._told.add(command.command_id)
+            if self._stranded is not None and command.kind == SIGNAL:
+                continue  # it waits for a release that can go on with the run
             self._inbox.commands.append(command.command_id)
             entry = self._asked_for(command)
             if entry is not None:
@@ -163,6 +165,8 @@ class LiveRun:
         match command.kind:
             case "cancel" if self._stranded is not None:
                 entry.run_abandoned.CopyFrom(journal_pb2.RunAbandoned(by=command.by, reason=self._stranded.reason))
+            case _ if self._stranded is not None:
+                return None
             case "cancel":
                 entry.run_cancelling.by = command.by
             case "advance" if self._waiting and not self._timers.paused:
@@ -171,7 +175,7 @@ class LiveRun:
                 entry.run_paused.by = command.by
             case "resume" if self._timers.paused or self._parked_steps:
                 entry.run_continued.CopyFrom(journal_pb2.RunContinued(by=command.by, waiting=self._waiting))
-            case "signal":
+            case kind if kind == SIGNAL:
                 entry.signal_received.MergeFromString(command.payload)
             case _:
                 return None

@@ -1,13 +1,13 @@
 """A replica's runs: who drives them, what becomes of those that nobody drives, and what commands wait for."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 
 import pytest
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
@@ -18,15 +18,17 @@ from services.meshkit.core.secret import Secret
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.errors import RunsAtLimit
-from services.orchestrator.engine.driver import DriverParts, RunDriver
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.facts import Replay, advance
-from services.orchestrator.engine.run import OwnedRun, RunCommand
+from services.orchestrator.engine.lane import EngineParts
+from services.orchestrator.engine.live_run import LiveRun
+from services.orchestrator.engine.ports import Outcome
+from services.orchestrator.engine.run import SHARDS, SIGNAL, OwnedRun, RunCommand, shard_of
 from services.orchestrator.programs import dialogue
 from services.orchestrator.programs import run as program
 from services.orchestrator.programs.view import project
 from tests.support.run_store import HeldCalls, LocalLive, MemoryRunStore, StoredRun
-from tests.support.sessions import a_start
+from tests.support.sessions import a_start, outcome_of
 
 ADA = Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t"))
 IDS = SystemIds()
@@ -45,44 +47,68 @@ class House:
         self.store = MemoryRunStore(self.clock)
 
     @property
-    def parts(self) -> DriverParts:
+    def parts(self) -> EngineParts:
         """What its replicas share."""
-        return DriverParts(store=self.store, calls=self.calls, live=self.live, clock=self.clock)
+        return EngineParts(store=self.store, calls=self.calls, live=self.live, clock=self.clock)
 
     @asynccontextmanager
-    async def replica(self, name: str = "one", *, max_runs: int = 50) -> AsyncGenerator[Engine]:
+    async def replica(self, name: str = "one", *, max_runs: int = 50, shards: int = SHARDS) -> AsyncGenerator[Engine]:
         """Runs a replica while the block runs."""
         limits = EngineLimits(max_runs=max_runs)
         engine = Engine(owner=f"{name}/{IDS.uuid()}", parts=self.parts, ids=IDS, limits=limits)
         async with engine.running_block():
-            await asyncio.sleep(0)
+            await until(lambda: len(engine._shards.held) == shards)
             yield engine
 
     def left_behind(self, started: journal_pb2.RunStarted | None = None) -> StoredRun:
         """Records a run that nobody drives."""
-        run = OwnedRun(tenant=TENANT, run_id=IDS.new("run"), grant_id="grant_x", epoch=1)
-        state, entries = advance(
-            program.RunState(), [journal_pb2.JournalEntry(run_started=started or a_start())], Timestamp()
-        )
-        assert state.session is not None
-        stored = StoredRun(run, None, self.clock.now() - timedelta(seconds=1), list(entries))
+        run_id = IDS.new("run")
+        run = OwnedRun(tenant=TENANT, run_id=run_id, grant_id="grant_x", shard=shard_of(run_id))
+        first = journal_pb2.JournalEntry(run_started=started or a_start())
+        _, entries = advance(program.RunState(), [first], Timestamp())
+        stored = StoredRun(run, {1: list(entries)})
         for sequence, entry in enumerate(entries, 1):
             project(stored.view, entry, sequence)
         self.store.runs[run.run_id] = stored
         return stored
 
-    async def start(self, engine: Engine, *, manual: bool = False) -> StoredRun:
+    async def start(self, engine: Engine, *, manual: bool = False, max_rounds: int = 2) -> StoredRun:
         """Starts a session."""
-        run = OwnedRun(tenant=TENANT, run_id=IDS.new("run"), grant_id="grant_x", epoch=1)
+        run_id = engine.new_run_id()
+        run = OwnedRun(tenant=TENANT, run_id=run_id, grant_id="grant_x", shard=shard_of(run_id))
         with engine.place():
-            await engine.start(None, run, a_start(manual_advance=manual))
+            await engine.start(None, run, a_start(manual_advance=manual, max_rounds=max_rounds))
         return self.store.runs[run.run_id]
+
+    async def cancel(self, stored: StoredRun) -> None:
+        """Asks for the end of a run."""
+        command = RunCommand(command_id=IDS.uuid(), kind="cancel", by="key_ada")
+        await self.store.add_command(TENANT, stored.run.run_id, command)
+        await self.live.wake_owner(stored.run.run_id)
+
+    async def seconds(self, count: int) -> None:
+        """Lets time pass second by second, with what happens in each."""
+        for _ in range(count):
+            await self.clock.until_someone_sleeps(how_many=2)
+            self.clock.advance(seconds=1)
+            await settled()
+
+    def lose(self, shard: int) -> None:
+        """Has another replica take a shard over."""
+        stored = self.store.shards[shard]
+        stored.owner, stored.epoch, stored.until = "other/x", stored.epoch + 1, self.clock.now() + timedelta(hours=1)
 
 
 async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not true():  # noqa: ASYNC110 - of anything that a test looks at
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+
+
+async def settled() -> None:
+    """Gives everything that can go on without time passing the turns to do so."""
+    for _ in range(200):
+        await asyncio.sleep(0)
 
 
 def is_in(stored: StoredRun, state: session_pb2.SessionState.ValueType) -> Callable[[], bool]:
@@ -93,21 +119,39 @@ def succeeded(stored: StoredRun) -> Callable[[], bool]:
     return is_in(stored, session_pb2.SESSION_STATE_SUCCEEDED)
 
 
+def waits_after(stored: StoredRun, round_: int) -> Callable[[], bool]:
+    return lambda: (stored.view.state, stored.view.rounds_executed) == (session_pb2.SESSION_STATE_WAITING, round_)
+
+
+def tampered(stored: StoredRun) -> None:
+    """Makes a journal that no release has written."""
+    stored.journal[1].step_started.round = 7
+
+
+def replays(stored: StoredRun) -> bool:
+    """Replays the journal, which raises if it does not follow from its program."""
+    replay = Replay(stored.run.run_id)
+    for entry in stored.journal:
+        replay.feed(entry)
+    replay.finish()
+    return True
+
+
 @pytest.fixture
 async def house() -> House:
     return House()
 
 
-async def test_runs_left_behind_are_recovered_at_once_and_none_loses_its_lease_meanwhile(house: House) -> None:
+# --- taking runs up
+
+
+async def test_runs_left_behind_are_taken_up_at_once_and_no_lease_is_lost_meanwhile(house: House) -> None:
     runs = [house.left_behind() for _ in range(20)]
     house.store.readable.clear()
     async with house.replica():
         await until(lambda: house.store.readers == 8)
-        for _ in range(5):
-            await house.clock.until_someone_sleeps(how_many=3)
-            house.clock.advance(seconds=4)
-            await asyncio.sleep(0.005)
-        assert not await house.store.claim("two/x", most=50, restarted=False), "a lease ran out"
+        await house.seconds(20)
+        assert not (await house.store.hold("two/x", (), restarted=False, most=None)).leases, "a lease ran out"
         assert house.store.readers == 8, "a bounded number of journals at once"
         house.store.readable.set()
         await until(lambda: all(succeeded(stored)() for stored in runs))
@@ -118,11 +162,12 @@ async def test_a_run_whose_commit_went_astray_is_taken_up_within_a_second(house:
     async with house.replica() as engine:
         stored = await house.start(engine)
         await until(lambda: house.store.lost_answers.raised == 1)
-        await until(lambda: house.clock.sleepers >= 4)
+        await until(lambda: house.clock.sleepers >= 3)
         house.clock.advance(seconds=0.2)  # The second try of the commit is refused: its facts are recorded already.
         await until(lambda: engine.running == 0)
-        house.clock.advance(seconds=1)
+        await house.seconds(2)
         await until(succeeded(stored))
+    assert replays(stored)
 
 
 async def test_a_start_whose_answer_was_lost_is_driven_all_the_same(house: House) -> None:
@@ -131,69 +176,328 @@ async def test_a_start_whose_answer_was_lost_is_driven_all_the_same(house: House
         with pytest.raises(Unavailable):
             await house.start(engine)
         [stored] = house.store.runs.values()
-        await house.clock.until_someone_sleeps(how_many=3)
-        house.clock.advance(seconds=1)
+        await house.seconds(2)
         await until(succeeded(stored))
 
 
-async def test_a_run_that_fails_before_it_gets_any_further_waits_for_its_lease(house: House) -> None:
+async def test_a_run_that_fails_before_it_gets_any_further_waits_for_longer(house: House) -> None:
     stored = house.left_behind()
-    house.store.commit_faults.next(ValueError("cannot be written"), times=10)
+    house.store.poison[stored.run.run_id] = ValueError("cannot be written")
     async with house.replica() as engine:
-        await until(lambda: house.store.commit_faults.raised == 1 and not engine.running)
-        for _ in range(5):
-            await house.clock.until_someone_sleeps(how_many=3)
-            house.clock.advance(seconds=1)
-            await asyncio.sleep(0.005)
-        assert (house.store.commit_faults.raised, stored.run.epoch) == (1, 2)
+        await until(lambda: house.store.commits == 1 and not engine.running)
+        await house.seconds(14)
+        assert house.store.commits == 1
+        await house.seconds(3)
+        assert house.store.commits == 2
+        house.store.poison.clear()
+        await house.seconds(17)
+        await until(succeeded(stored))
 
 
-async def test_a_run_claimed_anew_is_driven_under_its_new_epoch(house: House) -> None:
+async def test_a_run_started_where_its_shard_is_not_owned_is_adopted_by_its_owner(house: House) -> None:
+    async with house.replica("one"), house.replica("two", shards=0) as second:
+        stored = await house.start(second)
+        assert second.running == 0
+        await until(succeeded(stored))
+
+
+async def test_a_broken_journal_gives_its_place_to_the_next_run(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, whole = sorted((house.left_behind(), house.left_behind()), key=lambda stored: stored.run.shard)
+    entries = house.store.entries
+
+    async def entries_but_of_one(
+        tenant: object, run_id: str, *, after: int = 0
+    ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
+        if run_id == broken.run.run_id:
+            raise Unavailable("postgres")
+        return await entries(TENANT, run_id, after=after)
+
+    monkeypatch.setattr(house.store, "entries", entries_but_of_one)
+    async with house.replica(max_runs=1):
+        await until(succeeded(whole))
+
+
+# --- shards
+
+
+async def test_two_replicas_share_the_shards_and_none_is_driven_twice(house: House) -> None:
+    async with house.replica("one") as first:
+        house.calls.open.clear()
+        runs = [await house.start(first) for _ in range(20)]
+        async with house.replica("two", shards=0) as second:
+            await house.seconds(3)
+            assert sorted([*first._shards.held, *second._shards.held]) == list(range(SHARDS))
+            assert (len(first._shards.held), len(second._shards.held)) == (32, 32)
+            assert first.running + second.running == 20
+            assert first.running
+            assert second.running
+            house.calls.open.set()
+            await until(lambda: all(succeeded(stored)() for stored in runs))
+        await house.seconds(2)
+        assert len(first._shards.held) == SHARDS, "who leaves hands its shards back"
+    assert all(map(replays, runs))
+
+
+async def test_a_lost_shard_does_not_fail_the_others(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica() as engine:
+        runs = [await house.start(engine) for _ in range(6)]
+        lost = runs[0].run.shard
+        await settled()
+        before = [len(stored.journal) for stored in runs]
+        house.store.commits_end.clear()
+        house.lose(lost)
+        house.store.commits_end.set()
+        house.calls.open.set()
+        others = [stored for stored in runs if stored.run.shard != lost]
+        await until(lambda: all(succeeded(stored)() for stored in others))
+        assert [len(one.journal) for one in runs if one.run.shard == lost] == [
+            count for count, one in zip(before, runs, strict=True) if one.run.shard == lost
+        ], "a lost lease writes nothing"
+        assert lost not in engine._shards.held
+        assert engine.running == 0
+
+
+async def test_a_lease_that_ran_out_unclaimed_is_taken_again_with_its_runs(house: House) -> None:
+    """The commit was refused, so its runs left the memory; nobody else has taken them up."""
     house.calls.open.clear()
     async with house.replica() as engine:
         stored = await house.start(engine)
-        stored.until = house.clock.now() - timedelta(seconds=1)
-        await house.clock.until_someone_sleeps(how_many=3)
-        house.clock.advance(seconds=1)
-        await until(lambda: stored.run.epoch == 2)
+        await settled()
+        house.store.shards[stored.run.shard].until = house.clock.now() - timedelta(seconds=1)
         house.calls.open.set()
+        await until(lambda: engine.running == 0)
+        await house.seconds(2)
         await until(succeeded(stored))
+    assert replays(stored)
 
 
-async def test_news_of_an_old_lease_does_not_stop_the_driver_of_the_new_one(
+async def test_news_of_an_old_lease_does_not_stop_the_runs_of_the_new_one(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    extend, asked, answer = house.store.extend, asyncio.Event(), asyncio.Event()
+    hold, asked, answer = house.store.hold, asyncio.Event(), asyncio.Event()
 
-    async def extend_slowly(owner: str, runs: Collection[OwnedRun]) -> Collection[str]:
+    async def hold_slowly(*args: object, **fields: object) -> object:
+        held = await hold(*args, **fields)  # type: ignore[arg-type]
         asked.set()
         await answer.wait()
-        return await extend(owner, runs)
+        return held
 
     house.calls.open.clear()
     async with house.replica() as engine:
         stored = await house.start(engine)
-        monkeypatch.setattr(house.store, "extend", extend_slowly)
-        await house.clock.until_someone_sleeps(how_many=3)
-        house.clock.advance(seconds=4)
-        await asked.wait()
-        stored.until = house.clock.now() - timedelta(seconds=1)
-        await house.clock.until_someone_sleeps(how_many=2)
-        house.clock.advance(seconds=1)
-        await until(lambda: stored.run.epoch == 2)
-        answer.set()
-        await asyncio.sleep(0.01)
+        await settled()
+        shard = house.store.shards[stored.run.shard]
+        epoch, shard.until = shard.epoch, house.clock.now() - timedelta(seconds=1)
+        with monkeypatch.context() as slow:
+            slow.setattr(house.store, "hold", hold_slowly)
+            await house.seconds(1)
+            await asked.wait()
+        shard.until = house.clock.now() - timedelta(seconds=1)
         house.calls.open.set()
+        await until(lambda: engine.running == 0)
+        answer.set()
+        await settled()
+        await house.seconds(3)
+        await until(succeeded(stored))
+        assert shard.epoch == epoch + 1
+
+
+async def test_a_restarted_replica_goes_on_at_once(house: House) -> None:
+    stored = house.left_behind()
+    await house.store.hold("one/before", (), restarted=False, most=None)
+    async with house.replica("one"):
         await until(succeeded(stored))
 
 
-def waits_after(stored: StoredRun, round_: int) -> bool:
-    return (stored.view.state, stored.view.rounds_executed) == (session_pb2.SESSION_STATE_WAITING, round_)
+# --- commits
 
 
-def tampered(stored: StoredRun) -> None:
-    """Makes a journal that no release has written."""
-    stored.journal[1].step_started.round = 7
+class CheckedCalls(HeldCalls):
+    """Refuses a call whose fact is not recorded (INV-1)."""
+
+    def __init__(self, store: MemoryRunStore) -> None:
+        super().__init__()
+        self._store = store
+
+    async def make(
+        self, run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry, outcome: Outcome
+    ) -> Message:
+        """See `Calls.make`."""
+        assert intended in self._store.runs[run.run_id].journal
+        return await super().make(run, started, intended, outcome)
+
+
+async def test_nothing_is_called_before_its_fact_is_recorded(house: House) -> None:
+    house.calls = CheckedCalls(house.store)
+    async with house.replica() as engine:
+        stored = await house.start(engine)
+        await until(lambda: len(house.calls.world.requests) > 2)
+        house.store.commits_end.clear()
+        await settled()
+        asked = len(house.calls.world.requests)
+        await settled()
+        assert len(house.calls.world.requests) == asked
+        house.store.commits_end.set()
+        await until(succeeded(stored))
+
+
+async def test_what_arrives_while_a_commit_is_under_way_is_decided_and_recorded_together(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica() as engine:
+        runs = [await house.start(engine) for _ in range(30)]
+        await settled()
+        house.store.commits_end.clear()
+        first, *others = runs
+        await house.cancel(first)
+        await settled()
+        before = house.store.commits
+        for stored in others:
+            await house.cancel(stored)
+        await settled()
+        assert not any(stored.ended for stored in runs)
+        assert len(engine._lane._decided) == len(others), "decided, and waiting for the commit under way"
+        house.store.commits_end.set()
+        await until(lambda: all(stored.ended for stored in runs))
+        assert house.store.commits == before + 1, "one commit for all that gathered"
+
+
+async def test_poison_is_found_in_a_commit_and_its_neighbours_are_recorded(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica() as engine:
+        runs = [await house.start(engine) for _ in range(9)]
+        await settled()
+        poisoned, *healthy = runs
+        house.store.poison[poisoned.run.run_id] = ValueError("cannot be written")
+        prefix = len(poisoned.journal)
+        house.calls.open.set()
+        await until(lambda: all(succeeded(stored)() for stored in healthy))
+        assert len(poisoned.journal) == prefix
+        assert poisoned.run.run_id not in engine._lane.runs
+        house.store.poison.clear()
+        await house.seconds(17)
+        await until(succeeded(poisoned))
+    assert all(map(replays, runs))
+
+
+async def test_a_run_that_cannot_decide_is_set_aside_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.calls.open.clear()
+    async with house.replica() as engine:
+        stored, neighbour = await house.start(engine), await house.start(engine)
+        await settled()
+        live, took = engine._lane.runs[stored.run.run_id], LiveRun.advance
+
+        def refuse(run: LiveRun, at: Timestamp) -> object:
+            if run is live:
+                raise ValueError("cannot be read")
+            return took(run, at)
+
+        monkeypatch.setattr(LiveRun, "advance", refuse)
+        house.calls.open.set()
+        await until(succeeded(neighbour))
+        assert not stored.ended
+        await house.seconds(17)
+        await until(succeeded(stored))
+
+
+async def test_a_database_that_is_away_for_a_moment_fails_nothing(house: House) -> None:
+    async with house.replica() as engine:
+        house.store.commit_faults.next(Unavailable("postgres"), times=3)
+        stored = await house.start(engine)
+        await until(lambda: house.store.commit_faults.raised == 1)
+        await house.seconds(3)
+        await until(succeeded(stored))
+    asked = [(entry.path, entry.call_intended.call_index) for entry in house.calls.world.requests]
+    assert len(asked) == len(set(asked)), "no call was made twice"
+
+
+async def test_the_second_result_of_a_call_is_ignored(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica() as engine:
+        stored = await house.start(engine)
+        await settled()
+        live = engine._lane.runs[stored.run.run_id]
+        [intended] = live.outstanding
+        key = intended.path, intended.call_intended.call_index
+        for _ in range(2):
+            live.answered(key, outcome_of(house.calls.world, intended))
+            engine._lane._touch(live)
+            await settled()
+            live.answered(key, outcome_of(house.calls.world, intended))
+        house.calls.open.set()
+        await until(succeeded(stored))
+    assert replays(stored)
+    answers = [(one.path, one.call_answered.call_index) for one in stored.journal if one.HasField("call_answered")]
+    assert len(answers) == len(set(answers))
+
+
+# --- runs that rest
+
+
+async def test_a_run_that_waits_leaves_the_memory_and_comes_back_for_a_command(house: House) -> None:
+    async with house.replica(max_runs=1) as engine:
+        runs = [await house.start(engine, manual=True)]
+        await until(lambda: waits_after(runs[0], 1)() and engine.running == 0)
+        runs.append(await house.start(engine, manual=True))
+        await until(lambda: waits_after(runs[1], 1)() and engine.running == 0)
+        for stored in runs:
+            await engine.command(ADA, stored.run.run_id, "advance")
+            await until(lambda: engine.running == 0)
+        assert all(succeeded(stored)() for stored in runs)
+    assert all(map(replays, runs))
+
+
+async def test_a_run_that_waits_is_not_read_when_its_shard_changes_hands(house: House) -> None:
+    async with house.replica("one") as engine:
+        stored = await house.start(engine, manual=True)
+        await until(lambda: waits_after(stored, 1)() and engine.running == 0)
+    house.store.readable.clear()
+    async with house.replica("two") as engine:
+        await settled()
+        assert house.store.readers == 0
+        house.store.readable.set()
+        await engine.command(ADA, stored.run.run_id, "advance")
+        await until(succeeded(stored))
+
+
+async def test_a_command_that_the_bus_did_not_announce_is_found_within_a_second(house: House) -> None:
+    async with house.replica() as engine:
+        stored = await house.start(engine, manual=True)
+        await until(lambda: waits_after(stored, 1)() and engine.running == 0)
+        await house.store.add_command(
+            TENANT, stored.run.run_id, RunCommand(command_id=IDS.uuid(), kind="advance", by="key_ada")
+        )
+        await house.seconds(2)
+        await until(succeeded(stored))
+
+
+async def test_a_run_that_rests_is_woken_at_its_moment(house: House) -> None:
+    started = a_start(manual_advance=True)
+    started.run.deadline_time.FromDatetime(house.clock.now() + timedelta(seconds=90))
+    stored = house.left_behind(started)
+    async with house.replica() as engine:
+        await until(lambda: waits_after(stored, 1)() and engine.running == 0)
+        await house.seconds(80)
+        assert engine.running == 0, "it rests in the database"
+        await house.seconds(11)
+        await until(lambda: stored.journal[-1].HasField("deadline_passed"))
+        late = stored.journal[-1].record_time.ToDatetime() - started.run.deadline_time.ToDatetime()
+        assert late <= timedelta(seconds=1)
+
+
+async def test_a_cancelled_run_gives_up_its_calls_and_leaves_the_memory(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica() as engine:
+        stored = await house.start(engine)
+        await settled()
+        assert engine._lane.calls._tasks
+        await engine.command(ADA, stored.run.run_id, "cancel")
+        assert stored.view.state == session_pb2.SESSION_STATE_CANCELLED
+        await until(lambda: engine.running == 0)
+        await until(lambda: not engine._lane.calls._tasks)
+
+
+# --- runs that cannot go on
 
 
 async def test_a_diverged_run_says_so_once_and_is_left_as_it_is(house: House) -> None:
@@ -204,14 +508,10 @@ async def test_a_diverged_run_says_so_once_and_is_left_as_it_is(house: House) ->
         await until(is_in(stored, session_pb2.SESSION_STATE_PARKED))
         assert stored.view.state_reason == "RUN_DIVERGED"
         assert "cancel the session" in stored.view.state_message
-        for _ in range(40):
-            await house.clock.until_someone_sleeps(how_many=3)
-            house.clock.advance(seconds=1)
-            await asyncio.sleep(0.001)
-        assert (stored.run.epoch, engine.running) == (2, 0)
+        await house.seconds(40)
+        assert (house.store.commits, engine.running) == (1, 0)
     async with house.replica():
-        await until(lambda: stored.run.epoch == 3)
-        await asyncio.sleep(0.02)
+        await settled()
     assert [entry.SerializeToString() for entry in stored.journal[:-1]] == prefix
     assert stored.journal[-1].WhichOneof("fact") == "run_parked"
 
@@ -232,6 +532,7 @@ async def test_a_diverged_run_can_be_cancelled(house: House) -> None:
 async def test_a_run_of_an_unknown_program_goes_on_in_a_release_that_knows_it(
     house: House, monkeypatch: pytest.MonkeyPatch, manual: bool
 ) -> None:
+    """One that waits is looked at when somebody asks something of it; the others at once."""
     async with house.replica() as engine:
         if not manual:
             house.calls.open.clear()
@@ -239,8 +540,10 @@ async def test_a_run_of_an_unknown_program_goes_on_in_a_release_that_knows_it(
         before = session_pb2.SESSION_STATE_WAITING if manual else session_pb2.SESSION_STATE_RUNNING
         await until(is_in(stored, before))
     with monkeypatch.context() as older:
-        older.setattr(dialogue, "VERSION", 0)
-        async with house.replica():
+        older.delitem(program.PROGRAMS, (dialogue.NAME, dialogue.VERSION))  # type: ignore[arg-type]
+        async with house.replica() as engine:
+            if manual:
+                await engine.command(ADA, stored.run.run_id, "advance")
             await until(is_in(stored, session_pb2.SESSION_STATE_PARKED))
             assert stored.view.state_reason == "PROGRAM_UNKNOWN"
     house.calls.open.set()
@@ -249,10 +552,26 @@ async def test_a_run_of_an_unknown_program_goes_on_in_a_release_that_knows_it(
             await until(is_in(stored, session_pb2.SESSION_STATE_WAITING))
             await engine.command(ADA, stored.run.run_id, "advance")
         await until(succeeded(stored))
-    replay = Replay(stored.run.run_id)
-    for entry in stored.journal:
-        replay.feed(entry)
-    replay.finish()
+    assert replays(stored)
+
+
+async def test_a_signal_waits_for_a_release_that_can_go_on_with_its_run(house: House) -> None:
+    stored = house.left_behind()
+    tampered(stored)
+    async with house.replica() as engine:
+        await until(is_in(stored, session_pb2.SESSION_STATE_PARKED))
+        signal = RunCommand(command_id=IDS.uuid(), kind=SIGNAL, by="key_ada")
+        await house.store.add_command(TENANT, stored.run.run_id, signal)
+        await house.seconds(2)
+        house.store.readable.clear()
+        await house.seconds(20)
+        assert house.store.readers == 0, "its journal is not read again and again"
+        assert stored.commands == [signal]
+        await engine.command(ADA, stored.run.run_id, "cancel")
+        await until(lambda: stored.ended)
+
+
+# --- limits
 
 
 async def test_starts_at_the_same_moment_do_not_exceed_the_limit(house: House) -> None:
@@ -268,12 +587,13 @@ async def test_runs_are_taken_up_only_while_there_is_room(house: House) -> None:
     runs = [house.left_behind() for _ in range(5)]
     async with house.replica(max_runs=2) as engine:
         await until(lambda: engine.running == 2)
+        await settled()
+        assert engine.running == 2
         house.calls.open.set()
-        for _ in range(4):
-            await house.clock.until_someone_sleeps(how_many=3)
-            house.clock.advance(seconds=1)
-            await asyncio.sleep(0.02)
         await until(lambda: all(succeeded(stored)() for stored in runs))
+
+
+# --- commands
 
 
 async def test_a_caller_hears_from_the_run_that_its_command_was_taken(house: House) -> None:
@@ -302,27 +622,33 @@ async def test_commands_that_came_too_late_are_removed(house: House) -> None:
         stored = await house.start(engine)
         await until(succeeded(stored))
         stored.commands.append(RunCommand(command_id=IDS.uuid(), kind="cancel", by="key_late"))
-        await house.clock.until_someone_sleeps(how_many=3)
-        house.clock.advance(seconds=60)
+        await house.seconds(61)
         await until(lambda: not stored.commands)
         assert succeeded(stored)(), "a terminal run never changes"
 
 
-async def test_what_a_driver_remembers_of_commands_is_bounded(house: House) -> None:
+async def test_what_a_run_remembers_of_commands_is_bounded(house: House) -> None:
     """And a command that is read again just after it was recorded is not obeyed twice."""
-    stored = house.left_behind(a_start(manual_advance=True, max_rounds=100))
-    stored.run = replace(stored.run, epoch=2)
-    stored.until = house.clock.now() + timedelta(hours=1)
-    driver = RunDriver(stored.run, house.parts)
-    await driver.recover()
-    driving = asyncio.create_task(driver.drive())
-    for round_ in range(1, 90):
-        await until(partial(waits_after, stored, round_))
+    run_id = IDS.new("run")
+    live = LiveRun(OwnedRun(tenant=TENANT, run_id=run_id, grant_id="grant_x", shard=shard_of(run_id)))
+    live.recorded(live.begin(a_start(manual_advance=True, max_rounds=200), Timestamp()))
+    rounds = 0
+    for _ in range(90):
+        while outstanding := live.outstanding:
+            for intended in outstanding:
+                key = intended.path, intended.call_intended.call_index
+                live.answered(key, outcome_of(house.calls.world, intended))
+            write = live.advance(Timestamp())
+            assert write is not None
+            live.recorded(write)
         again = RunCommand(command_id=IDS.uuid(), kind="advance", by="key_ada")
-        driver.tell([again])
-        driver.tell([again])
-        await until(partial(waits_after, stored, round_ + 1))
-        driver.tell([again])
-        assert driver.remembered <= 64
-    driving.cancel()
-    await asyncio.wait([driving])
+        live.tell([again])
+        live.tell([again])
+        write = live.advance(Timestamp())
+        assert write is not None
+        rounds += sum(entry.HasField("run_advanced") for entry in write.entries)
+        live.tell([again])
+        live.recorded(write)
+        live.tell([again])
+        assert live.remembered <= 64
+    assert rounds == 90
