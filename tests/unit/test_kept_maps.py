@@ -33,8 +33,12 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/content/law.py:Subject",
             "meshkit/core/audit.py:AuditDraft",
             "meshkit/core/errors.py:MeshError",
-            "orchestrator/engine/driver.py:RunDriver",
+            "orchestrator/engine/live_run.py:LiveRun",
+            "orchestrator/engine/run_timers.py:RunTimers",
             "orchestrator/programs/dialogue.py:DialogueState",
+            "orchestrator/programs/graph_plan.py:_Planner",
+            "orchestrator/programs/graph_state.py:GraphState",
+            "orchestrator/programs/graph_state.py:MapState",
             "orchestrator/programs/run.py:RunState",
             "policy/rules/source.py:_Reader",
             "tools/domain/schema.py:_Unfolding",
@@ -47,6 +51,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/grpc/client_address.py:_address()",
             "meshkit/grpc/client_address.py:_host_of()",
             "meshkit/grpc/client_address.py:_networks()",
+            "orchestrator/programs/graph.py:Plans",
             "orchestrator/programs/prompting.py:_compiled()",
             "policy/rules/compiled.py:CompiledBundle",
             "policy/rules/compiled.py:_Plan",
@@ -66,7 +71,10 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "cost/storage/seen_rows.py:SeenRows",
             "meshkit/guard/feed.py:_Known",
             "orchestrator/clients/live_events.py:NatsLiveEvents",
+            "orchestrator/engine/alarms.py:Alarms",
+            "orchestrator/engine/calls_in_flight.py:CallsInFlight",
             "orchestrator/engine/engine.py:Engine",
+            "orchestrator/engine/lane.py:Lane",
         }
     ),
     "the key is a tuple that begins with, or holds, the tenant, which its type does not say": frozenset(
@@ -108,6 +116,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/guard/lessee.py:Lessee",
             "meshkit/guard/rate.py:RateGate",
             "meshkit/sql/engine.py:_Spares",
+            "orchestrator/engine/shards.py:ShardKeeper",
         }
     ),
 }

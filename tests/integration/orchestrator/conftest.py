@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.message import Message
-from services.orchestrator.engine.driver import DriverParts
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comitia.guard_table import GUARDS
@@ -31,6 +30,7 @@ from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun
 from services.orchestrator.engine.watch import RunWatch
@@ -138,7 +138,7 @@ class House:
         store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys), tenants=self.tenants)
         live = await stack.enter_async_context(live_events(nats, clock=clock))
         calls = WorldCalls(self.world)
-        parts = DriverParts(store=store, calls=calls, live=live, clock=clock)
+        parts = EngineParts(store=store, calls=calls, live=live, clock=clock)
         owner = f"{name}/{ids.uuid()}"
         engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
         agents = AgentRepository(app, tenants=self.tenants)
@@ -149,7 +149,6 @@ class House:
             neighbours=preparation,
             runs=engine,
             access=access,
-            ids=ids,
             prompts=load_prompts(),
             agent_facts=agent_to_proto,
         )

@@ -1,7 +1,7 @@
 """Sessions through the real gRPC face, on a real journal."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
@@ -18,8 +18,9 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import drift, migrate
 from services.meshkit.sql.scope import maintenance_scope
 from services.orchestrator.engine.facts import Replay
-from services.orchestrator.engine.run import Commit, OwnedRun
+from services.orchestrator.engine.run import RunWrite, ShardLease
 from services.orchestrator.programs import dialogue
+from services.orchestrator.programs import run as program
 from services.orchestrator.storage.tables import METADATA
 from tests.integration.orchestrator.conftest import OTHER_TENANT, House, Replica
 from tests.support.sessions import a_generation
@@ -225,7 +226,7 @@ async def test_a_session_that_no_release_can_go_on_with_says_so_and_can_be_cance
         first = await house.replica(stack)
         first.calls.open.clear()
         session = await start(first)
-    monkeypatch.setattr(dialogue, "VERSION", 0)
+    monkeypatch.delitem(program.PROGRAMS, (dialogue.NAME, dialogue.VERSION))  # type: ignore[arg-type]
     async with AsyncExitStack() as stack:
         second = await house.replica(stack)
         parked = await until(second, session.session_id, session_pb2.SESSION_STATE_PARKED)
@@ -256,10 +257,10 @@ async def test_a_session_outlasts_a_database_that_is_away_for_a_moment(
 ) -> None:
     commit, failures = replica.store.commit, [Unavailable("postgres"), Unavailable("postgres")]
 
-    async def commit_or_fail(run: OwnedRun, facts: Commit) -> None:
+    async def commit_or_fail(leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
         if failures:
             raise failures.pop()
-        await commit(run, facts)
+        return await commit(leases, writes)
 
     monkeypatch.setattr(replica.store, "commit", commit_or_fail)
     session = await start(replica)
@@ -377,6 +378,7 @@ async def test_every_table_is_guarded_and_matches_its_description(house: House) 
     assert {guard.name: guard.faults for guard in guards if guard.faults} == {}
     assert {guard.name for guard in guards if guard.untenanted} == {
         "audit_stream",
+        "engine_replica",
         "shard",
         "schema_version_orchestrator",
     }

@@ -20,7 +20,7 @@ from services.orchestrator.worker.caller import Caller
 from services.orchestrator.worker.patience import may_pass, patience_with
 from tests.support.sessions import a_start
 
-RUN = OwnedRun(tenant=TENANT, run_id="run_01jd0000000000000000000000", grant_id="grant_x", epoch=1)
+RUN = OwnedRun(tenant=TENANT, run_id="run_01jd0000000000000000000000", grant_id="grant_x", shard=0)
 
 
 class BudgetExhausted(Exhausted):

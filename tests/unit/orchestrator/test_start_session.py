@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from services.orchestrator.engine.driver import DriverParts
 
 from comitia.orchestrator.v1 import session_pb2
 from services.meshkit.core.errors import MeshError, Unavailable
@@ -18,6 +17,7 @@ from services.orchestrator.domain.agent import Agent
 from services.orchestrator.domain.errors import RunsAtLimit
 from services.orchestrator.domain.session import DEFAULT_ROUNDS, Mode, SessionSpec
 from services.orchestrator.engine.engine import Engine, EngineLimits
+from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.usecases.run_access import RunAccess
@@ -75,14 +75,13 @@ class Desk:
         self.calls.open.clear()
         self.neighbours = Neighbours()
         self.gate = MemoryAccessGate()
-        parts = DriverParts(store=self.store, calls=self.calls, live=LocalLive(), clock=clock)
+        parts = EngineParts(store=self.store, calls=self.calls, live=LocalLive(), clock=clock)
         self.engine = Engine(owner="one/x", parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
         self._start = StartSession(
             agents=Agents(),
             neighbours=self.neighbours,
             runs=self.engine,
             access=RunAccess(self.gate),
-            ids=ids,
             prompts=load_prompts(),
             agent_facts=agent_to_proto,
         )
