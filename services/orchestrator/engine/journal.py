@@ -43,6 +43,14 @@ class JournalCodec:
             await self._keys.open(tenant, sealed, aad=_aad(run_id, first_sequence))
         )
 
+    async def open_bytes(
+        self, tenant: TenantId, run_id: str, first_sequence: int, sealed: bytes
+    ) -> journal_pb2.JournalRowBytes:
+        """Opens a row and leaves its entries as they lie there, which is what commitments are made of. As `open`."""
+        return journal_pb2.JournalRowBytes.FromString(
+            await self._keys.open(tenant, sealed, aad=_aad(run_id, first_sequence))
+        )
+
     def seal_view(self, run: OwnedRun, view: session_pb2.Session) -> bytes:
         """Seals what callers see of a run. Raises: KeyNotLoaded: `load` was not called."""
         return self._keys.seal_sync(run.tenant, view.SerializeToString(), aad=_aad(run.run_id, 0))
