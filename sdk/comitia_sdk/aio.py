@@ -17,6 +17,7 @@ from comitia_sdk.nouns.identity import AsyncIdentity
 from comitia_sdk.nouns.memories import AsyncMemories
 from comitia_sdk.nouns.models import AsyncModels
 from comitia_sdk.nouns.policies import AsyncPolicies
+from comitia_sdk.nouns.records import AsyncRecords
 from comitia_sdk.nouns.sessions import AsyncSessions
 from comitia_sdk.nouns.tenants import AsyncTenants
 from comitia_sdk.nouns.tools import AsyncTools
@@ -32,6 +33,7 @@ __all__ = [
     "AsyncMemories",
     "AsyncModels",
     "AsyncPolicies",
+    "AsyncRecords",
     "AsyncSessions",
     "AsyncTenants",
     "AsyncTools",
@@ -64,6 +66,7 @@ class AsyncClient:
         self.url = context.url
         self.agents = AsyncAgents(self._connection)
         self.sessions = AsyncSessions(self._connection)
+        self.records = AsyncRecords(self._connection)
         self.models = AsyncModels(self._connection)
         self.policies = AsyncPolicies(self._connection)
         self.memories = AsyncMemories(self._connection)

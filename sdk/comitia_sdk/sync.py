@@ -146,6 +146,16 @@ class Sessions(_Blocking[aio.AsyncSessions]):
     cancel = _blocking(aio.AsyncSessions.cancel)
 
 
+class Records(_Blocking[aio.AsyncRecords]):
+    """The record of runs: replayed, forked, compared, exported."""
+
+    replay = _blocking(aio.AsyncRecords.replay)
+    fork = _blocking(aio.AsyncRecords.fork)
+    diff = _blocking(aio.AsyncRecords.diff)
+    export = _iterating(aio.AsyncRecords.export)
+    save = _blocking(aio.AsyncRecords.save)
+
+
 class Models(_Blocking[aio.AsyncModels]):
     """Language and embedding models, under law and money."""
 
@@ -290,6 +300,7 @@ class Client:
         self.url = self._client.url
         self.agents = Agents(self._loop, self._client.agents)
         self.sessions = Sessions(self._loop, self._client.sessions)
+        self.records = Records(self._loop, self._client.records)
         self.models = Models(self._loop, self._client.models)
         self.policies = Policies(self._loop, self._client.policies)
         self.memories = Memories(self._loop, self._client.memories)

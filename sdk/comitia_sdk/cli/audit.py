@@ -1,18 +1,15 @@
 """`comitia audit`: who did what, with proof."""
 
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.drafts import draft, progress_line
 from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.output import Form, FormOption, as_json, moment, plain, show_json, show_lines, show_one, show_rows
 
@@ -127,8 +124,8 @@ def export(
         with client() as mesh:
             mesh.audit.save(sys.stdout.buffer)
         return
-    with _draft(file) as (draft, progress), client() as mesh:
-        entries = mesh.audit.save(draft, told=lambda lines: progress(f"{lines:,} lines"))
+    with draft(file) as (part, progress), client() as mesh:
+        entries = mesh.audit.save(part, told=lambda lines: progress(f"{lines:,} lines"))
     typer.echo(f"{entries:,} entries in {file}; check them with `comitia audit verify {file}`")
 
 
@@ -156,7 +153,7 @@ def verify(
     trusted = None if keys is None else _read_keys(keys)
     kept = [head for path in heads or () for head in _read_heads(path)]
     try:
-        with file.open("rb") as opened, _progress() as progress:
+        with file.open("rb") as opened, progress_line() as progress:
             report = verify_export(
                 opened, keys=trusted, heads=kept, progress=lambda done, total: progress(f"{done * 100 // total} %")
             )
@@ -345,34 +342,6 @@ def _read(path: Path) -> bytes:
             return file.read(_MAX_SIDE_FILE)
     except OSError as error:
         raise CommandFailed(f"{path} cannot be read: {error.strerror or error}", code=EXIT_USAGE) from error
-
-
-@contextmanager
-def _draft(file: Path) -> "Iterator[tuple[BinaryIO, Callable[[str], None]]]":
-    """Writes beside the file, and puts it there when all of it has come."""
-    try:
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-        part = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as draft, _progress() as progress:
-                yield draft, progress
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise CommandFailed(f"{file} cannot be written: {error.strerror or error}", code=EXIT_USAGE) from error
-
-
-@contextmanager
-def _progress() -> "Iterator[Callable[[str], None]]":
-    """Shows how far something is on one line of the terminal, and takes the line away again."""
-    if not sys.stderr.isatty():
-        yield lambda _text: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("0") as shown:
-        yield lambda text: shown.update(text)
 
 
 def _lines(one: "ChainedAuditEntry") -> list[tuple[str, str]]:

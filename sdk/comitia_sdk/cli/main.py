@@ -25,6 +25,8 @@ from comitia_sdk.cli import (
     models,
     money,
     people,
+    replay,
+    runs,
     sessions,
     tenants,
     tools,
@@ -58,6 +60,8 @@ app.command("demo", rich_help_panel=MESH)(demo.demo)
 app.command("doctor", rich_help_panel=MESH)(doctor.doctor)
 app.add_typer(agents.app, name="agent", rich_help_panel=WORK)
 app.add_typer(sessions.app, name="session", rich_help_panel=WORK)
+app.add_typer(runs.app, name="run", rich_help_panel=WORK)
+app.command("replay", rich_help_panel=WORK)(replay.replay)
 app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
 app.add_typer(law.app, name="policy", rich_help_panel=WORK)
 app.command("violations", rich_help_panel=WORK)(law.violations)

@@ -10,6 +10,8 @@ from hashlib import sha256
 from typing import Final
 
 SALT_BYTES: Final = 32
+#: Length of a commitment.
+COMMITMENT_BYTES: Final = 32
 
 
 def new_salts(count: int) -> list[bytes]:

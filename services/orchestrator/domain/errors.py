@@ -9,9 +9,13 @@ Precondition  ├── SessionNotWaiting
               ├── SessionAlreadyTerminal
               ├── RunAlreadyTerminal
               ├── RunNotPaused
-              └── RunDiverged
+              ├── RunDiverged
+              ├── RecordDestroyed
+              ├── ProgramMissing
+              └── WorkerMalformed
 Exhausted     ├── RunsAtLimit
-              └── SignalsAtLimit
+              ├── SignalsAtLimit
+              └── WorkersAtLimit
 """
 
 from datetime import timedelta
@@ -118,6 +122,24 @@ class RunDiverged(Precondition):
         )
 
 
+class RecordDestroyed(Precondition):
+    """The key of the run's content was destroyed. Replay and export show what is left: its structure."""
+
+    reason = "RECORD_DESTROYED"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"the content of run {run_id} was destroyed with its key", run_id=run_id)
+
+
+class ProgramMissing(Precondition):
+    """The run was begun by a program, or a version of it, that this release does not have."""
+
+    reason = "PROGRAM_UNKNOWN"
+
+    def __init__(self, run_id: str, sentence: str) -> None:
+        super().__init__(f"run {run_id}: {sentence}", run_id=run_id)
+
+
 class RunsAtLimit(Exhausted):
     """This replica drives as many runs as it may. Retry, or add a replica."""
 
@@ -143,3 +165,22 @@ class SignalsAtLimit(Exhausted):
             run_id=run_id,
             limit=limit,
         )
+
+
+class WorkersAtLimit(Exhausted):
+    """As many workers are connected as may. Let one stop, give one more credits, or add a replica."""
+
+    reason = "WORKERS_AT_LIMIT"
+
+    def __init__(self, whose: str, limit: int) -> None:
+        super().__init__(
+            f"{limit} workers of {whose} are connected already; stop one, or give one more credits",
+            retry_after=timedelta(seconds=5),
+            limit=limit,
+        )
+
+
+class WorkerMalformed(Precondition):
+    """What a worker sends is out of order: its first message says hello, and no other does."""
+
+    reason = "WORKER_MALFORMED"

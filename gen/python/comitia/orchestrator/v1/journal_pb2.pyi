@@ -235,6 +235,36 @@ class JournalRow(_message.Message):
 Global___JournalRow: _TypeAlias = JournalRow  # noqa: Y015
 
 @_typing.final
+class JournalRowBytes(_message.Message):
+    """The same bytes as a JournalRow, for those who need each entry as it lies there: they are what commitments are made of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    SALTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Encoded entries, in order."""
+
+    @_builtins.property
+    def salts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """As in JournalRow."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[_builtins.bytes] | None = ...,
+        salts: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "salts", b"salts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JournalRowBytes: _TypeAlias = JournalRowBytes  # noqa: Y015
+
+@_typing.final
 class RunStarted(_message.Message):
     """The run began, with everything it pinned."""
 

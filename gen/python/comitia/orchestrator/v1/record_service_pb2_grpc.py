@@ -87,7 +87,7 @@ class RecordServiceServicer:
         Errors: INVALID_ARGUMENT/INVALID_FIELD (a place that the run has not reached, or something that this run, or this
         place of it, cannot be changed in), NOT_FOUND/RUN_NOT_FOUND, NOT_FOUND/AGENT_NOT_FOUND,
         PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so
-        nothing could go on from them), FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/KEY_DESTROYED,
+        nothing could go on from them), FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED,
         RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT,
         ABORTED/REQUEST_ID_REUSED.
         """
@@ -98,7 +98,7 @@ class RecordServiceServicer:
     def DiffRuns(self, request, context):
         """Compares two runs step by step: what they were given, said and cost, which rules spoke, and how long it took.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/KEY_DESTROYED.
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,10 @@
+"""`comitia run`: runs, sessions among them."""
+
+import typer
+
+from comitia_sdk.cli import record
+
+app = typer.Typer(no_args_is_help=True, help="Runs of workflows and sessions, and their record.")
+
+app.command("replay")(record.replay)
+app.command("export")(record.export)

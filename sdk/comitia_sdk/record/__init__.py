@@ -1,0 +1,1 @@
+"""Runs as files: one format, read and written without a mesh. docs/record.md explains it."""

@@ -1,0 +1,90 @@
+"""Reads the record of a run, for whoever may read the run."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from comitia.orchestrator.v1 import journal_pb2, run_pb2
+from services.meshkit.core.identity import Caller, TenantId
+from services.meshkit.core.ids import to_uuid
+from services.orchestrator.domain.errors import RecordDestroyed, RunNotFound
+from services.orchestrator.record.rows import RecordedRow
+from services.orchestrator.usecases.run_access import RunAccess
+
+
+class Records(Protocol):
+    """The journal, commit by commit."""
+
+    async def last_sequence(self, tenant: TenantId, run_id: str) -> int:
+        """Gives the sequence of the last fact of a run; 0 when there is no such run."""
+        ...
+
+    async def rows(self, tenant: TenantId, run_id: str, *, after: int) -> Sequence[RecordedRow]:
+        """Gives the commits whose first fact comes after a sequence, in order, a bounded number at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedRun:
+    """A run as far as it was recorded when it was opened."""
+
+    tenant: TenantId
+    run_id: str
+    last_sequence: int
+    #: Its first fact; None when the key of its content was destroyed.
+    started: journal_pb2.RunStarted | None = field(repr=False)
+    _records: Records = field(repr=False)
+
+    async def rows(self) -> AsyncGenerator[RecordedRow]:
+        """Gives its commits in order."""
+        after = 0
+        while batch := await self._records.rows(self.tenant, self.run_id, after=after):
+            for row in batch:
+                after = row.first_sequence
+                if after > self.last_sequence:
+                    return
+                yield row
+
+    async def entries(self) -> AsyncGenerator[journal_pb2.JournalEntry]:
+        """Gives its facts in order. Raises: RecordDestroyed."""
+        async for row in self.rows():
+            if row.content is None:
+                raise RecordDestroyed(self.run_id)
+            for entry in row.content.entries:
+                yield journal_pb2.JournalEntry.FromString(entry)
+
+
+class RecordedRuns:
+    """Opens the record of runs."""
+
+    def __init__(self, *, records: Records, access: RunAccess) -> None:
+        self._records = records
+        self._access = access
+
+    async def open(self, caller: Caller, run_id: str, *, field: str = "run_id") -> RecordedRun:
+        """Opens a run that the caller may read.
+
+        Raises: Invalid, RunNotFound, RelationMissing, Unavailable.
+        """
+        to_uuid(run_id, "run", field=field)
+        tenant = caller.principal.tenant
+        last = await self._records.last_sequence(tenant, run_id)
+        first = await self._records.rows(tenant, run_id, after=0) if last else ()
+        if not first:
+            raise RunNotFound(run_id)
+        content = first[0].content
+        started = None if content is None else journal_pb2.JournalEntry.FromString(content.entries[0]).run_started
+        await self._require(caller, run_id, started)
+        return RecordedRun(tenant=tenant, run_id=run_id, last_sequence=last, started=started, _records=self._records)
+
+    async def _require(self, caller: Caller, run_id: str, started: journal_pb2.RunStarted | None) -> None:
+        """A run whose content is gone shows no project any more: who is bound to one does not know of it."""
+        shown = run_pb2.Run(run_id=run_id)
+        if started is not None:
+            shown.metadata.update(labels_of(started))
+        await self._access.to_read(caller, shown)
+
+
+def labels_of(started: journal_pb2.RunStarted) -> dict[str, str]:
+    """Gives the labels that a run was given."""
+    return dict(started.run.metadata if started.HasField("run") else started.session.metadata)
