@@ -22,3 +22,18 @@ class OrchestratorSettings(ServiceSettings):
         default=500, ge=1, le=100_000, description="Sessions driven at once; one more is refused with RUNS_AT_LIMIT."
     )
     database_connections: int = Field(default=8, ge=2, le=100, description="Most connections to the database per role.")
+    max_workers: int = Field(
+        default=1_000, ge=1, le=100_000, description="Streams of workers at once; one more gets WORKERS_AT_LIMIT."
+    )
+    max_workers_per_tenant: int = Field(
+        default=200, ge=1, le=100_000, description="Streams of workers of one tenant at once."
+    )
+    max_waiting_steps: int = Field(
+        default=500_000,
+        ge=2,
+        le=10_000_000,
+        description="Steps that wait for a worker at once; others stay with their runs until there is room.",
+    )
+    max_waiting_steps_per_tenant: int = Field(
+        default=100_000, ge=2, le=10_000_000, description="Steps of one tenant that wait for a worker at once."
+    )

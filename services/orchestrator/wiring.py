@@ -30,6 +30,7 @@ from services.orchestrator.clients.run_tokens import RunTokens
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.lane import EngineParts
+from services.orchestrator.engine.step_pools import PoolLimits, StepPools
 from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.settings import OrchestratorSettings
@@ -39,6 +40,7 @@ from services.orchestrator.storage.tenant_data import TENANT_DATA
 from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.transport.session_servicer import SessionServicer
+from services.orchestrator.transport.worker_servicer import WorkerServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
@@ -86,9 +88,18 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             clock=clock,
             random=Random(),
         )
+        steps = StepPools(
+            clock=clock,
+            limits=PoolLimits(
+                workers=settings.max_workers,
+                workers_of_tenant=settings.max_workers_per_tenant,
+                waiting=settings.max_waiting_steps,
+                waiting_of_tenant=settings.max_waiting_steps_per_tenant,
+            ),
+        )
         engine = Engine(
             owner=f"{settings.replica}/{ids.uuid()}",
-            parts=EngineParts(store=store, calls=calls, live=live, clock=clock),
+            parts=EngineParts(store=store, calls=calls, steps=steps, live=live, clock=clock),
             ids=ids,
             limits=EngineLimits(max_runs=settings.max_runs),
         )
@@ -121,6 +132,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                     AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
                 ),
                 partial(add_SessionServiceServicer_to_server, sessions),
+                WorkerServicer(steps).registration,
                 TenantData(
                     TenantRows("orchestrator", maintenance, TENANT_DATA), tenants=guard.feed, before=(engine.stop,)
                 ).registration,

@@ -37,6 +37,8 @@ MEMORY_RECALL_DURATION_SECONDS: Final = "comitia_memory_recall_duration_seconds"
 MEMORY_SEMANTIC_SKIPPED_TOTAL: Final = "comitia_memory_semantic_skipped_total"
 #: Time a step of a run took. Labels: program, step.
 STEP_DURATION_SECONDS: Final = "comitia_step_duration_seconds"
+#: What workers of steps said. Labels: outcome: `answered`, `failed`, `released`, or why it was refused.
+STEP_OUTCOMES_TOTAL: Final = "comitia_step_outcomes_total"
 #: Things waiting in a bounded queue. Labels: queue.
 QUEUE_ITEMS: Final = "comitia_queue_items"
 #: Things refused because their queue was full. Labels: queue.

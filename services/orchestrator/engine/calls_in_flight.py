@@ -11,8 +11,10 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.failpoints import failpoint
 from services.meshkit.telemetry.logs import logger
+from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.live_run import CallKey, LiveRun
 from services.orchestrator.engine.ports import Calls, LiveEvents
+from services.orchestrator.engine.step_pools import StepPools
 
 log = logger(__name__)
 
@@ -21,10 +23,11 @@ Touch = Callable[[LiveRun], None]
 
 
 class CallsInFlight:
-    """One task for each call. What a call answers goes into the inbox of its run."""
+    """One task for each call but those that workers make. What a call answers goes into the inbox of its run."""
 
-    def __init__(self, *, calls: Calls, live: LiveEvents, clock: Clock, touch: Touch) -> None:
+    def __init__(self, *, calls: Calls, steps: StepPools, live: LiveEvents, clock: Clock, touch: Touch) -> None:
         self._calls = calls
+        self._steps = steps
         self._live = live
         self._clock = clock
         self._touch = touch
@@ -47,6 +50,9 @@ class CallsInFlight:
             return  # stopping: whoever owns the shard next makes them
         run_id = run.run.run_id
         for key, intended in run.due(recorded):
+            if intended.call_intended.kind == journal_pb2.CALL_KIND_STEP:
+                self._offer(run, key, intended)
+                continue
             task = self._group.create_task(
                 self._call(run, key, intended), name=f"call {run_id} {key}", context=self._context.copy()
             )
@@ -55,6 +61,7 @@ class CallsInFlight:
 
     def revoke(self, run_id: str, keys: Collection[CallKey] | None = None) -> list[asyncio.Task[None]]:
         """Cancels calls of a run, all of them without `keys`; gives their tasks, which end soon."""
+        self._steps.withdraw(run_id, keys)
         made = self._tasks.get(run_id, {})
         tasks = [made[key] for key in (list(made) if keys is None else keys) if key in made]
         for task in tasks:
@@ -65,6 +72,19 @@ class CallsInFlight:
         """Cancels all calls, and makes no more."""
         self._group = None
         return [task for run_id in list(self._tasks) for task in self.revoke(run_id)]
+
+    def _offer(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry) -> None:
+        """Has a worker make a step. One that finds no room stays with its run until there is."""
+        offer = Offer(run.run.tenant, run.run.run_id, intended, partial(self._settled, run, key))
+        if not self._steps.offer(offer, again=partial(self._make_left_out, run)):
+            run.left_out(key)
+
+    def _make_left_out(self, run: LiveRun) -> None:
+        self.make(run, run.outstanding)
+
+    def _settled(self, run: LiveRun, key: CallKey, entry: journal_pb2.JournalEntry) -> None:
+        run.answered(key, entry)
+        self._touch(run)
 
     def _ended(self, run_id: str, key: CallKey, task: asyncio.Task[None]) -> None:
         if self._tasks[run_id].get(key) is task:

@@ -167,6 +167,7 @@ class Engine:
                 self._spawn(self._keep_rounds(), name="engine-rounds"),
                 self._spawn(self._hear_wakes(), name="engine-wakes"),
                 self._spawn(self._tidy(), name="engine-tidying"),
+                self._spawn(self._parts.steps.keep_time(), name="engine-step-leases"),
                 self._spawn(self._lane.decide(), name="engine-decider"),
                 self._spawn(self._lane.record(), name="engine-recorder"),
                 self._spawn(self._lane.alarms.keep(), name="engine-alarms"),

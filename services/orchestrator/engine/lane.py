@@ -24,6 +24,7 @@ from services.orchestrator.engine.calls_in_flight import CallsInFlight
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.ports import Calls, LiveEvents, RunStore
 from services.orchestrator.engine.run import RunCommand, RunWrite, ShardLease
+from services.orchestrator.engine.step_pools import StepPools
 
 log = logger(__name__)
 
@@ -44,6 +45,7 @@ class EngineParts:
 
     store: RunStore
     calls: Calls
+    steps: StepPools
     live: LiveEvents
     clock: Clock
 
@@ -72,7 +74,9 @@ class Lane:
         self._decided: deque[Pending] = deque()
         self._to_record = asyncio.Event()
         self.alarms = Alarms(self._runs, clock=parts.clock, touch=self._touch)
-        self.calls = CallsInFlight(calls=parts.calls, live=parts.live, clock=parts.clock, touch=self._touch)
+        self.calls = CallsInFlight(
+            calls=parts.calls, steps=parts.steps, live=parts.live, clock=parts.clock, touch=self._touch
+        )
 
     @property
     def runs(self) -> Mapping[str, LiveRun]:

@@ -16,16 +16,14 @@ from services.orchestrator.domain.errors import RunDiverged
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunWrite
 from services.orchestrator.engine.run_timers import RunTimers
+from services.orchestrator.engine.views import View, view_of
 from services.orchestrator.programs import run as program
-from services.orchestrator.programs.view import TERMINAL_STATES, project
+from services.orchestrator.programs.view import TERMINAL_STATES
 
 log = logger(__name__)
 
 #: Recorded commands that are remembered, for those that were read just before they were deleted.
 _REMEMBERED_COMMANDS: Final = 64
-#: Facts that change nothing of what callers see of a run but its sequence.
-_UNSEEN: Final = frozenset({"step_started", "call_intended", "call_answered", "call_failed", "timer_started"})
-
 _WAITING: Final = session_pb2.SESSION_STATE_WAITING
 
 #: Place of a call in its run.
@@ -48,7 +46,7 @@ class LiveRun:
         self.run = run
         self.sequence = 0
         self._state = program.RunState()
-        self._view = session_pb2.Session()
+        self._view: View = view_of(journal_pb2.RunStarted())
         self._inbox = _Inbox()
         #: Calls that a recorded fact asks for and none has answered.
         self._outstanding: dict[CallKey, journal_pb2.JournalEntry] = {}
@@ -234,6 +232,10 @@ class LiveRun:
                     self._in_flight.add(key)
                     yield key, entry
 
+    def left_out(self, key: CallKey) -> None:
+        """Notes that a call which `due` gave is not being made yet."""
+        self._in_flight.discard(key)
+
     def given_up(self) -> Sequence[CallKey]:
         """Gives the calls that are waited for no longer, once."""
         given_up, self._given_up = self._given_up, []
@@ -252,17 +254,17 @@ class LiveRun:
         view, wake_time = None, self.wake_time
         # The moment lies beside the view. It matters to runs that leave the memory; the others keep it there.
         wakes_anew = wake_time != wakes_before and (self._view.state == _WAITING or self._timers.paused)
-        if wakes_anew or any(entry.WhichOneof("fact") not in _UNSEEN for entry in entries):
-            view = session_pb2.Session()
-            view.CopyFrom(self._view)
-        turns = [at for at, entry in enumerate(entries, first) if entry.HasField("step_completed")]
+        if wakes_anew or self._view.due:
+            view = self._view.written()
+        turns = range(turns_before + 1, self._view.turn_count + 1)
+        places = (at for at, entry in enumerate(entries, first) if entry.HasField("step_completed"))
         return RunWrite(
             run=self.run,
             first_sequence=first,
             entries=entries,
             view=view,
             wake_time=wake_time,
-            turns=list(enumerate(turns, turns_before + 1)),
+            turns=list(zip(turns, places, strict=False)),
             commands=commands,
         )
 
@@ -286,7 +288,7 @@ class LiveRun:
         log.error("run cannot go on in this release", run_id=self.run.run_id, cause=str(fault))
         self._outstanding.clear()
         if not shown:
-            message = f"{fault}; cancel the session, or run a release that can go on with it"
+            message = f"{fault}; cancel it, or run a release that can go on with it"
             self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason=fault.reason, message=message)))
 
     def _news(self, arrived: Sequence[journal_pb2.JournalEntry]) -> Iterator[journal_pb2.JournalEntry]:
@@ -304,7 +306,9 @@ class LiveRun:
         """Applies facts to the view and to the calls that are still to be answered."""
         for entry in entries:
             self.sequence += 1
-            project(self._view, entry, self.sequence)
+            if entry.HasField("run_started"):
+                self._view = view_of(entry.run_started)
+            self._view.take(entry, self.sequence)
             self._timers.take(entry)
             match entry.WhichOneof("fact"):
                 case "call_intended":

@@ -1,0 +1,259 @@
+"""What a worker is asked to do, who has it, and until when."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import count
+from typing import Final
+
+from comitia.orchestrator.v1 import journal_pb2, worker_service_pb2
+from services.meshkit.core.identity import TenantId
+from services.orchestrator.engine.live_run import CallKey
+
+#: Bounds of one frame of leases. A single larger lease travels alone.
+MAX_FRAME_LEASES: Final = 64
+MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
+#: Time for a step whose task names none.
+_TIMEOUT_SECONDS: Final = 300.0
+#: The pool of steps whose task names none.
+DEFAULT_POOL: Final = "default"
+#: Entries that count no more, beyond as many as do, before they are swept out.
+_STALE: Final = 1_000
+
+#: Takes the fact that settles a step.
+Settle = Callable[[journal_pb2.JournalEntry], None]
+#: A tenant's pool of workers.
+PoolKey = tuple[TenantId, str]
+
+
+class Offer:
+    """A step that a worker is to make: it waits for one, or is leased to one."""
+
+    __slots__ = (
+        *("attempt", "entry", "gone", "heartbeat", "key", "lease"),
+        *("lost", "name", "pool", "run_id", "settle", "timeout"),
+    )
+
+    def __init__(self, tenant: TenantId, run_id: str, entry: journal_pb2.JournalEntry, settle: Settle) -> None:
+        intended = entry.call_intended
+        task = journal_pb2.StepTask.FromString(intended.request)
+        self.run_id = run_id
+        self.key: CallKey = (entry.path, intended.call_index)
+        #: The CallIntended fact, which holds the task. It is the run's own: what waits takes no room of its own for it.
+        self.entry = entry
+        self.settle = settle
+        self.name = task.name
+        self.pool: PoolKey = (tenant, task.pool or DEFAULT_POOL)
+        self.attempt = intended.attempt or 1
+        #: Seconds from a lease to its outcome, and from one heartbeat to the next; 0 where none are asked for.
+        self.timeout = task.timeout.seconds + task.timeout.nanos / 1e9 or _TIMEOUT_SECONDS
+        self.heartbeat = task.heartbeat.seconds + task.heartbeat.nanos / 1e9
+        self.lease: Lease | None = None
+        #: How many workers in a row were lost over it.
+        self.lost = 0
+        #: True once it is settled or taken back.
+        self.gone = False
+
+
+class Lease:
+    """A step in the hands of one worker."""
+
+    __slots__ = ("desk", "heard", "lease_id", "offer", "told", "until")
+
+    def __init__(self, offer: Offer, desk: "Desk", lease_id: int, now: float) -> None:
+        self.offer = offer
+        self.desk = desk
+        self.lease_id = lease_id
+        #: On the monotonic clock: when it ends, and when the worker was last heard of it.
+        self.until = now + offer.timeout
+        self.heard = now
+        #: True once it is on its way to the worker.
+        self.told = False
+
+    @property
+    def live(self) -> bool:
+        """False once it was answered, revoked or lost."""
+        return self.offer.lease is self
+
+    @property
+    def due(self) -> float:
+        """When somebody has to look at it next."""
+        heartbeat = self.offer.heartbeat
+        return min(self.until, self.heard + heartbeat) if heartbeat else self.until
+
+
+class Desk:
+    """One worker's stream: what it takes, what it has, and what it is to be told.
+
+    Changed by `StepPools`; whoever writes the stream is woken and takes the frames.
+
+    Args:
+        subject: who opened the stream.
+        worker: name that it gave itself.
+        wake: called when there is something to tell.
+    """
+
+    def __init__(
+        self,
+        *,
+        tenant: TenantId,
+        subject: str,
+        worker: str,
+        pool: str,
+        steps: Collection[str],
+        wake: Callable[[], None],
+    ) -> None:
+        self.pool: PoolKey = (tenant, pool)
+        #: Who may take up again what is leased here.
+        self.owner = (tenant, subject, worker)
+        self.steps = frozenset(steps)
+        self.credits = 0
+        self.leases: dict[int, Lease] = {}
+        #: Leases that ended without an outcome; their credit comes back with one.
+        self.owed: set[int] = set()
+        self.last_id = 0
+        self.draining = False
+        self._wake = wake
+        self._fresh: list[Lease] = []
+        self._revoked: list[int] = []
+        self._refused: list[worker_service_pb2.RefusedOutcome] = []
+        self._tell_draining = False
+
+    @property
+    def tenant(self) -> TenantId:
+        """Whose worker it is."""
+        return self.pool[0]
+
+    @property
+    def taken(self) -> int:
+        """Its credits, spent or not."""
+        return self.credits + len(self.leases) + len(self.owed)
+
+    @property
+    def finished(self) -> bool:
+        """True when it takes no more, and has answered all that it took."""
+        return self.draining and not self.leases
+
+    @property
+    def untold(self) -> int:
+        """How many refusals it has not been told: whoever does not read is not read on."""
+        return len(self._refused)
+
+    def lease(self, offer: Offer, now: float) -> Lease:
+        """Leases a step to the worker."""
+        self.last_id += 1
+        self.credits -= 1
+        lease = offer.lease = self.leases[self.last_id] = Lease(offer, self, self.last_id, now)
+        self._fresh.append(lease)
+        self._wake()
+        return lease
+
+    def take_back(self, lease: Lease) -> None:
+        """Ends a lease that has no outcome. One that the worker was never told of costs it nothing."""
+        del self.leases[lease.lease_id]
+        lease.offer.lease = None
+        if lease.told:
+            self.owed.add(lease.lease_id)
+            self._revoked.append(lease.lease_id)
+            self._wake()
+        else:
+            self.credits += 1
+
+    def refuse(self, lease_id: int, reason: str) -> None:
+        """Has the worker told that an outcome changed nothing."""
+        self._refused.append(worker_service_pb2.RefusedOutcome(lease_id=lease_id, reason=reason))
+        self._wake()
+
+    def drain(self) -> None:
+        """Has the worker told that it gets no more leases here."""
+        if not self.draining:
+            self.draining = self._tell_draining = True
+            self._wake()
+
+    def frames(self, now: float, wall: float) -> Iterator[bytes]:
+        """Gives all that is to be told, as encoded `WorkResponse` messages.
+
+        Args:
+            now, wall: monotonic and Unix time, seconds.
+        """
+        news = worker_service_pb2.WorkResponse(
+            revoked_lease_ids=self._revoked, refused=self._refused, draining=self._tell_draining
+        )
+        fresh, self._fresh, self._revoked, self._refused, self._tell_draining = self._fresh, [], [], [], False
+        return _framed(news.SerializeToString(), [lease for lease in fresh if lease.live], wall - now)
+
+
+def _framed(news: bytes, leases: Sequence[Lease], ahead: float) -> Iterator[bytes]:
+    """Encodes leases in frames within the bounds.
+
+    Args:
+        news: fields that the first frame begins with.
+        ahead: how far the wall clock is ahead of the monotonic one, seconds.
+    """
+    frame, size, held = [news], len(news), 0
+    for lease in leases:
+        encoded = _encoded(lease, ahead)
+        lease.told = True
+        if held == MAX_FRAME_LEASES or (size and size + len(encoded) > MAX_FRAME_BYTES):
+            yield b"".join(frame)
+            frame, size, held = [], 0, 0
+        frame.append(encoded)
+        size += len(encoded)
+        held += 1
+    if size:
+        yield b"".join(frame)
+
+
+#: Filled for every lease anew: it is encoded at once, and making messages costs more than filling them.
+_OWN: Final = worker_service_pb2.Lease()
+
+
+def _encoded(lease: Lease, ahead: float) -> bytes:
+    """Encodes a lease as an element of `WorkResponse.leases`: the task as it was recorded, then its own fields."""
+    offer = lease.offer
+    _OWN.lease_id = lease.lease_id
+    _OWN.run_id = offer.run_id
+    _OWN.path = offer.key[0]
+    _OWN.attempt = offer.attempt
+    expires = lease.until + ahead
+    _OWN.expire_time.seconds = seconds = int(expires)
+    _OWN.expire_time.nanos = int((expires - seconds) * 1e9)
+    task, own = offer.entry.call_intended.request, _OWN.SerializeToString()
+    head, length = bytearray(b"\x0a"), len(task) + len(own)
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return b"".join((head, task, own))
+
+
+class Deadlines:
+    """When to look at leases, and at steps that are not to be given out before a moment: one heap for all of them."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Lease | Offer]] = []
+        self._order = count()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, at: float, what: Lease | Offer, *, counting: int) -> None:
+        """Notes a moment.
+
+        Args:
+            counting: how many entries count; when many more are kept, the others are swept out.
+        """
+        heappush(self._heap, (at, next(self._order), what))
+        if len(self._heap) > 2 * counting + _STALE:
+            self._heap = [entry for entry in self._heap if _counts(entry[2])]
+            heapify(self._heap)
+
+    def due(self, now: float) -> Iterator[Lease | Offer]:
+        """Gives what is due, and forgets it."""
+        while self._heap and self._heap[0][0] <= now:
+            what = heappop(self._heap)[2]
+            if _counts(what):
+                yield what
+
+
+def _counts(what: Lease | Offer) -> bool:
+    return what.live if isinstance(what, Lease) else not what.gone

@@ -1,0 +1,80 @@
+"""Reads what a worker says of a step as the fact that settles it."""
+
+import re
+from math import isfinite
+from typing import Final
+
+from google.protobuf import struct_pb2
+
+from comitia.orchestrator.v1 import journal_pb2, worker_service_pb2
+
+#: Largest output, encoded.
+MAX_OUTPUT_BYTES: Final = 256 * 1024
+MAX_MESSAGE: Final = 4_000
+#: Where an encoded value may hold a number that is not finite: tag, six bytes, and an exponent of ones. It is found in
+#: other places too, but rarely, so that a value is walked through only when there may be a reason.
+_NOT_FINITE: Final = re.compile(rb"\x11.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
+
+
+class OutcomeRefused(Exception):
+    """The outcome is none that can be recorded. The lease goes on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def fact_of(intended: journal_pb2.JournalEntry, outcome: worker_service_pb2.StepOutcome) -> journal_pb2.JournalEntry:
+    """Writes an output or a failure as the fact that settles a call.
+
+    Raises: OutcomeRefused: OUTPUT_TOO_LARGE, OUTPUT_NOT_JSON.
+    """
+    if outcome.HasField("failure"):
+        failure = outcome.failure
+        message = failure.message[:MAX_MESSAGE]
+        return failed(intended, failure.reason or "STEP_FAILED", message, final=failure.permanent)
+    output = outcome.output
+    if output.ByteSize() > MAX_OUTPUT_BYTES:
+        raise OutcomeRefused("OUTPUT_TOO_LARGE")
+    result = journal_pb2.StepResult(output=output).SerializeToString()
+    if _NOT_FINITE.search(result) is not None and not _is_json(output):
+        raise OutcomeRefused("OUTPUT_NOT_JSON")
+    fact = journal_pb2.JournalEntry()
+    fact.path = intended.path
+    answered = fact.call_answered
+    answered.call_index = intended.call_intended.call_index
+    answered.kind = journal_pb2.CALL_KIND_STEP
+    answered.response = result
+    return fact
+
+
+def failed(
+    intended: journal_pb2.JournalEntry, reason: str, message: str, *, final: bool = False
+) -> journal_pb2.JournalEntry:
+    """Writes the failure of a call.
+
+    Args:
+        final: True when the same would fail again.
+    """
+    return journal_pb2.JournalEntry(
+        path=intended.path,
+        call_failed=journal_pb2.CallFailed(
+            call_index=intended.call_intended.call_index,
+            kind=journal_pb2.CALL_KIND_STEP,
+            reason=reason,
+            message=message,
+            final=final,
+        ),
+    )
+
+
+def _is_json(value: struct_pb2.Value) -> bool:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            return isfinite(value.number_value)
+        case "struct_value":
+            return all(map(_is_json, value.struct_value.fields.values()))
+        case "list_value":
+            return all(map(_is_json, value.list_value.values))
+        case _:
+            return True

@@ -1,0 +1,470 @@
+"""The steps that workers make: who waits for a worker, who has one, and what comes of it.
+
+    offered ──▶ waiting ──lease──▶ with a worker ──first outcome──▶ settled
+                   ▲                    │    └──time is up────────▶ settled: NODE_TIMED_OUT
+                   └─released, silent,──┤
+                     stream lost        └──three in a row lost────▶ settled: WORKER_LOST
+
+What waits lies in the journal: an emptied pool costs nothing but time, and what finds no room is offered again later.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+
+from comitia.orchestrator.v1 import journal_pb2, worker_service_pb2
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry import metrics
+from services.orchestrator.domain.errors import WorkersAtLimit
+from services.orchestrator.engine.leases import Deadlines, Desk, Lease, Offer, PoolKey
+from services.orchestrator.engine.live_run import CallKey
+from services.orchestrator.engine.outcomes import OutcomeRefused, fact_of, failed
+
+LEASE_EXPIRED: Final = "LEASE_EXPIRED"
+LEASE_UNKNOWN: Final = "LEASE_UNKNOWN"
+NODE_TIMED_OUT: Final = "NODE_TIMED_OUT"
+WORKER_LOST: Final = "WORKER_LOST"
+
+#: Pause between two looks at the clock while there is something to look for.
+_LOOK_SECONDS: Final = 0.25
+#: Workers that may be lost in a row over one step.
+_MOST_LOST: Final = 3
+_WAITING: Final = "orchestrator.steps_waiting"
+_LEASED: Final = "orchestrator.steps_leased"
+_ANSWERED: Final = metrics.STEP_OUTCOMES.labels("answered")
+_FAILED: Final = metrics.STEP_OUTCOMES.labels("failed")
+_RELEASED: Final = metrics.STEP_OUTCOMES.labels("released")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLimits:
+    """Bounds of one replica."""
+
+    #: Streams of workers, in all and of one tenant.
+    workers: int
+    workers_of_tenant: int
+    #: Steps that wait for a worker, in all and of one tenant. Others stay with their runs until there is room.
+    waiting: int
+    waiting_of_tenant: int
+
+
+class _Queue:
+    """The steps of one name that wait: runs take turns, each with its oldest step."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[str, OrderedDict[CallKey, Offer]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+    def put(self, offer: Offer, *, first: bool) -> None:
+        """Adds a step, behind those of its run or before them."""
+        steps = self._runs.get(offer.run_id)
+        if steps is None:
+            steps = self._runs[offer.run_id] = OrderedDict()
+        steps[offer.key] = offer
+        if first:
+            steps.move_to_end(offer.key, last=False)
+
+    def take(self) -> Offer:
+        """Takes the step whose turn it is."""
+        run_id, steps = next(iter(self._runs.items()))
+        _, offer = steps.popitem(last=False)
+        if steps:
+            self._runs.move_to_end(run_id)
+        else:
+            del self._runs[run_id]
+        return offer
+
+    def remove(self, offer: Offer) -> None:
+        """Takes one step out, if it is here."""
+        steps = self._runs.get(offer.run_id)
+        if steps is not None and steps.pop(offer.key, None) is not None and not steps:
+            del self._runs[offer.run_id]
+
+
+class _Pool:
+    """One pool of a tenant."""
+
+    def __init__(self) -> None:
+        #: What waits, by the name of the step. Names take turns.
+        self.queues: OrderedDict[str, _Queue] = OrderedDict()
+        #: Workers with credits left. They take turns.
+        self.free: OrderedDict[Desk, None] = OrderedDict()
+        #: Streams that serve it.
+        self.desks = 0
+
+    def desk_for(self, name: str) -> Desk | None:
+        """Gives a worker that takes the step."""
+        for desk in self.free:
+            if name in desk.steps:
+                self.free.move_to_end(desk)
+                return desk
+        return None
+
+    def take(self, steps: Collection[str]) -> Offer | None:
+        """Takes a step of one of these names, if one waits."""
+        for name, queue in self.queues.items():
+            if name in steps:
+                offer = queue.take()
+                if queue:
+                    self.queues.move_to_end(name)
+                else:
+                    del self.queues[name]
+                return offer
+        return None
+
+    def put(self, offer: Offer, *, first: bool) -> None:
+        """Has a step wait."""
+        queue = self.queues.get(offer.name)
+        if queue is None:
+            queue = self.queues[offer.name] = _Queue()
+        queue.put(offer, first=first)
+
+    def remove(self, offer: Offer) -> None:
+        """Takes a step out, if it is here: one whose delay goes on is not."""
+        queue = self.queues.get(offer.name)
+        if queue is not None:
+            queue.remove(offer)
+            if not queue:
+                del self.queues[offer.name]
+
+
+class StepPools:
+    """The steps of this replica's runs, and the workers that are connected to it."""
+
+    def __init__(self, *, clock: Clock, limits: PoolLimits) -> None:
+        self._clock = clock
+        self._limits = limits
+        self._pools: dict[PoolKey, _Pool] = {}
+        #: All that is neither settled nor taken back, by run.
+        self._offers: dict[str, dict[CallKey, Offer]] = {}
+        #: Streams of each tenant, and steps that wait: of each tenant and of all.
+        self._workers: Counter[TenantId] = Counter()
+        self._waiting: Counter[TenantId] = Counter()
+        self._all_waiting = 0
+        self._leased = 0
+        self._deadlines = Deadlines()
+        #: Runs with steps that found no room, and who offers them again.
+        self._short: dict[TenantId, dict[str, Callable[[], None]]] = {}
+        self._busy = asyncio.Event()
+        metrics.QUEUE_ITEMS.labels(_WAITING).set_function(lambda: self._all_waiting)
+        metrics.QUEUE_ITEMS.labels(_LEASED).set_function(lambda: self._leased)
+
+    async def keep_time(self) -> None:
+        """Ends leases and waits when their time comes, until cancelled."""
+        while True:
+            await self._busy.wait()
+            await self._clock.sleep(_LOOK_SECONDS)
+            self._look()
+            if not self._deadlines and not self._short:
+                self._busy.clear()
+
+    # What runs ask for.
+
+    def offer(self, offer: Offer, *, again: Callable[[], None]) -> bool:
+        """Has a worker make a step. What comes of it goes to `offer.settle`, once, and never after `withdraw`.
+
+        Args:
+            again: called when there is room, if there is none now.
+        Returns: False when there is no room.
+        """
+        pool = self._pool(offer.pool)
+        desk = pool.desk_for(offer.name)
+        if desk is None and self._is_full(offer, again):
+            self._tidy(offer.pool, pool)
+            return False
+        steps = self._offers.get(offer.run_id)
+        if steps is None:
+            steps = self._offers[offer.run_id] = {}
+        steps[offer.key] = offer
+        if desk is None:
+            self._count(offer, 1)
+            pool.put(offer, first=False)
+        else:
+            self._lease(desk, offer)
+            if not desk.credits:
+                del pool.free[desk]
+        return True
+
+    def withdraw(self, run_id: str, keys: Collection[CallKey] | None = None) -> None:
+        """Takes steps of a run back, all of them without `keys`; a worker that has one is told to stop."""
+        steps = self._offers.get(run_id, {})
+        freed: dict[Desk, None] = {}
+        for key in list(steps) if keys is None else keys:
+            offer = steps.get(key)
+            if offer is not None:
+                if offer.lease is not None:
+                    freed[offer.lease.desk] = None
+                self._unassign(offer)
+                self._forget(offer)
+        for desk in freed:
+            self._serve(desk)
+        if keys is None:
+            for short in self._short.values():
+                short.pop(run_id, None)
+
+    # What workers say.
+
+    @contextmanager
+    def connected(
+        self, desk: Desk, *, credits_: int, held: Iterable[worker_service_pb2.HeldStep] = ()
+    ) -> Iterator[None]:
+        """Gives a worker steps within the block; what it has at the end is given to others.
+
+        Args:
+            held: what it still works on since an earlier stream.
+        Raises: WorkersAtLimit.
+        """
+        limits = self._limits
+        if self._workers.total() >= limits.workers:
+            raise WorkersAtLimit("this replica", limits.workers)
+        if self._workers[desk.tenant] >= limits.workers_of_tenant:
+            raise WorkersAtLimit("your tenant here", limits.workers_of_tenant)
+        self._workers[desk.tenant] += 1
+        pool = self._pool(desk.pool)
+        pool.desks += 1
+        desk.credits = credits_
+        try:
+            self._take_up(desk, held)
+            self._serve(desk)
+            yield
+        finally:
+            self._leave(desk, pool)
+
+    def add_credits(self, desk: Desk, count: int) -> None:
+        """Takes a worker's word that it has room for more."""
+        desk.credits += count
+        self._serve(desk)
+
+    def heard(self, desk: Desk, lease_ids: Iterable[int]) -> None:
+        """Takes signs of life. Those of leases that have ended say nothing: the worker has been told."""
+        now = self._clock.monotonic()
+        for lease_id in lease_ids:
+            if (lease := desk.leases.get(lease_id)) is not None:
+                lease.heard = now
+
+    def outcomes(self, desk: Desk, outcomes: Iterable[worker_service_pb2.StepOutcome]) -> None:
+        """Takes outcomes. One that changes nothing is answered as refused."""
+        for outcome in outcomes:
+            lease = desk.leases.get(outcome.lease_id)
+            if lease is None:
+                self._too_late(desk, outcome.lease_id)
+            elif outcome.HasField("release"):
+                self._released(lease, outcome.release.delay)
+            else:
+                try:
+                    fact = fact_of(lease.offer.entry, outcome)
+                except OutcomeRefused as refusal:
+                    _refuse(desk, lease.lease_id, refusal.reason)
+                else:
+                    self._end(lease)
+                    desk.credits += 1
+                    self._settle(lease.offer, fact)
+        self._serve(desk)
+
+    def drain(self, desk: Desk) -> None:
+        """Gives a worker no more steps; it finishes what it has."""
+        desk.drain()
+        self._pool(desk.pool).free.pop(desk, None)
+
+    def frames(self, desk: Desk) -> Iterator[bytes]:
+        """Gives what a worker is to be told; see `Desk.frames`."""
+        return desk.frames(self._clock.monotonic(), self._clock.now().timestamp())
+
+    # How steps and workers find each other.
+
+    def _pool(self, key: PoolKey) -> _Pool:
+        pool = self._pools.get(key)
+        if pool is None:
+            pool = self._pools[key] = _Pool()
+        return pool
+
+    def _tidy(self, key: PoolKey, pool: _Pool) -> None:
+        if not pool.desks and not pool.queues and self._pools.get(key) is pool:
+            del self._pools[key]
+
+    def _serve(self, desk: Desk) -> None:
+        """Gives a worker what waits, for as long as it has credits."""
+        pool = self._pools.get(desk.pool)
+        if pool is None or desk.draining:
+            return
+        while desk.credits and (offer := pool.take(desk.steps)) is not None:
+            self._count(offer, -1)
+            self._lease(desk, offer)
+        if desk.credits:
+            pool.free[desk] = None
+        else:
+            pool.free.pop(desk, None)
+
+    def _give_out(self, offer: Offer) -> None:
+        """Gives a step that waits to whoever is free, or puts it before the others of its run."""
+        pool = self._pool(offer.pool)
+        desk = pool.desk_for(offer.name)
+        pool.put(offer, first=True)
+        if desk is not None:
+            self._serve(desk)
+
+    def _lease(self, desk: Desk, offer: Offer) -> None:
+        lease = desk.lease(offer, self._clock.monotonic())
+        self._leased += 1
+        self._note(lease.due, lease)
+
+    def _note(self, at: float, what: Lease | Offer) -> None:
+        self._deadlines.add(at, what, counting=self._leased + self._all_waiting)
+        self._busy.set()
+
+    def _take_up(self, desk: Desk, held: Iterable[worker_service_pb2.HeldStep]) -> None:
+        """Leases to a worker again what it still works on, unless somebody else has it by now."""
+        known: dict[str, dict[tuple[str, int], Offer]] = {}
+        for step in held:
+            if step.run_id not in known:
+                steps = self._offers.get(step.run_id, {}).values()
+                known[step.run_id] = {(offer.key[0], offer.attempt): offer for offer in steps}
+            offer = known[step.run_id].get((step.path, step.attempt))
+            if offer is None or offer.pool != desk.pool or offer.name not in desk.steps or not desk.credits:
+                continue
+            if offer.lease is None or (offer.lease.desk is not desk and offer.lease.desk.owner == desk.owner):
+                self._unassign(offer)
+                self._lease(desk, offer)
+
+    def _leave(self, desk: Desk, pool: _Pool) -> None:
+        self._workers[desk.tenant] -= 1
+        if not self._workers[desk.tenant]:
+            del self._workers[desk.tenant]
+        pool.desks -= 1
+        pool.free.pop(desk, None)
+        for lease in list(desk.leases.values()):
+            self._end(lease)
+            self._lost(lease.offer, by_worker=lease.told and not desk.draining)
+        self._tidy(desk.pool, pool)
+
+    # How leases end.
+
+    def _look(self) -> None:
+        now = self._clock.monotonic()
+        for what in self._deadlines.due(now):
+            if isinstance(what, Offer):
+                if what.lease is None:
+                    self._give_out(what)
+            elif what.until <= now:
+                self._timed_out(what)
+            elif what.due <= now:
+                self._take_back(what)
+                self._lost(what.offer, by_worker=what.told)
+                self._serve(what.desk)
+            else:
+                self._note(what.due, what)
+        for tenant in list(self._short):
+            self._fill(tenant)
+
+    def _timed_out(self, lease: Lease) -> None:
+        offer = lease.offer
+        self._take_back(lease)
+        message = f"the attempt took longer than {offer.timeout:g} s; raise the node's timeout"
+        self._settle(offer, failed(offer.entry, NODE_TIMED_OUT, message))
+        self._serve(lease.desk)
+
+    def _lost(self, offer: Offer, *, by_worker: bool) -> None:
+        """Gives a step to another worker, unless it has cost too many of them."""
+        offer.lost += by_worker
+        if offer.lost >= _MOST_LOST:
+            message = f"{offer.lost} workers in a row were lost, or silent for too long, while they made the step"
+            self._settle(offer, failed(offer.entry, WORKER_LOST, message))
+            return
+        self._count(offer, 1)
+        self._give_out(offer)
+
+    def _released(self, lease: Lease, delay: Duration) -> None:
+        offer = lease.offer
+        self._end(lease)
+        lease.desk.credits += 1
+        offer.lost = 0
+        _RELEASED.inc()
+        self._count(offer, 1)
+        seconds = delay.seconds + delay.nanos / 1e9
+        if seconds > 0:
+            self._note(self._clock.monotonic() + seconds, offer)
+        else:
+            self._give_out(offer)
+
+    def _too_late(self, desk: Desk, lease_id: int) -> None:
+        if lease_id in desk.owed:
+            desk.owed.discard(lease_id)
+            desk.credits += 1
+        _refuse(desk, lease_id, LEASE_EXPIRED if 0 < lease_id <= desk.last_id else LEASE_UNKNOWN)
+
+    def _end(self, lease: Lease) -> None:
+        """Ends a lease without a word to its worker."""
+        self._leased -= 1
+        lease.offer.lease = None
+        del lease.desk.leases[lease.lease_id]
+
+    def _take_back(self, lease: Lease) -> None:
+        """Ends a lease and tells its worker."""
+        self._leased -= 1
+        lease.desk.take_back(lease)
+
+    def _unassign(self, offer: Offer) -> None:
+        """Takes a step from whoever has it, or out of the queue."""
+        if offer.lease is not None:
+            self._take_back(offer.lease)
+            return
+        self._count(offer, -1)
+        pool = self._pool(offer.pool)
+        pool.remove(offer)
+        self._tidy(offer.pool, pool)
+
+    def _settle(self, offer: Offer, fact: journal_pb2.JournalEntry) -> None:
+        self._forget(offer)
+        (_ANSWERED if fact.HasField("call_answered") else _FAILED).inc()
+        offer.settle(fact)
+
+    def _forget(self, offer: Offer) -> None:
+        offer.gone = True
+        steps = self._offers[offer.run_id]
+        del steps[offer.key]
+        if not steps:
+            del self._offers[offer.run_id]
+
+    # How much may wait.
+
+    def _is_full(self, offer: Offer, again: Callable[[], None]) -> bool:
+        tenant, limits = offer.pool[0], self._limits
+        if self._waiting[tenant] < limits.waiting_of_tenant and self._all_waiting < limits.waiting:
+            return False
+        metrics.QUEUE_REFUSED.labels(_WAITING).inc()
+        self._short.setdefault(tenant, {})[offer.run_id] = again
+        self._busy.set()
+        return True
+
+    def _fill(self, tenant: TenantId) -> None:
+        """Has runs offer what found no room, once half of the room is free."""
+        limits, short = self._limits, self._short.pop(tenant)
+        while (
+            short
+            and self._waiting[tenant] <= limits.waiting_of_tenant // 2
+            and self._all_waiting <= limits.waiting // 2
+        ):
+            again = short.pop(next(iter(short)))
+            again()
+        if short:
+            self._short.setdefault(tenant, {}).update(short)
+
+    def _count(self, offer: Offer, change: int) -> None:
+        tenant = offer.pool[0]
+        self._all_waiting += change
+        self._waiting[tenant] += change
+        if not self._waiting[tenant]:
+            del self._waiting[tenant]
+
+
+def _refuse(desk: Desk, lease_id: int, reason: str) -> None:
+    metrics.STEP_OUTCOMES.labels(reason).inc()
+    desk.refuse(lease_id, reason)

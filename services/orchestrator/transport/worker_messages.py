@@ -1,0 +1,84 @@
+"""What a worker may say: names the field of what it may not."""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+
+from comitia.orchestrator.v1 import worker_service_pb2 as pb
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Principal
+from services.orchestrator.engine.leases import DEFAULT_POOL, Desk
+
+MAX_CREDITS: Final = 10_000
+MAX_STEPS: Final = 1_000
+MAX_OUTCOMES: Final = 1_000
+MAX_HEARTBEATS: Final = 10_000
+MAX_DELAY_SECONDS: Final = 3_600
+_WORKER: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+_POOL: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+_STEP: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
+_REASON: Final = re.compile(r"[A-Z0-9_]{1,63}")
+
+
+def desk_of(hello: pb.WorkerHello, caller: Principal, *, wake: Callable[[], None]) -> Desk:
+    """Reads who works. Raises: Invalid."""
+    if _WORKER.fullmatch(hello.worker) is None:
+        raise Invalid("hello.worker", "must be 1 to 63 letters, digits, '_', '-' and '.'")
+    if hello.pool and _POOL.fullmatch(hello.pool) is None:
+        raise Invalid("hello.pool", "must be 1 to 63 letters, digits, '_' and '-', starting with a letter")
+    if not 1 <= len(hello.steps) <= MAX_STEPS:
+        raise Invalid("hello.steps", f"must name 1 to {MAX_STEPS} steps")
+    for place, name in enumerate(hello.steps):
+        if _STEP.fullmatch(name) is None:
+            sentence = "must be 1 to 63 letters, digits, '_', '-' and '.', starting with a letter"
+            raise Invalid(f"hello.steps[{place}]", sentence)
+    if not 1 <= hello.credits <= MAX_CREDITS:
+        raise Invalid("hello.credits", f"must be 1 to {MAX_CREDITS}")
+    if len(hello.held) > hello.credits:
+        raise Invalid("hello.held", "must not be more than the credits")
+    return Desk(
+        tenant=caller.tenant,
+        subject=caller.subject,
+        worker=hello.worker,
+        pool=hello.pool or DEFAULT_POOL,
+        steps=hello.steps,
+        wake=wake,
+    )
+
+
+def credits_of(message: pb.WorkerCredits, desk: Desk) -> int:
+    """Reads how many more leases a worker takes. Raises: Invalid."""
+    if not 1 <= message.count <= MAX_CREDITS - desk.taken:
+        raise Invalid("credits.count", f"must be 1 or more, and {MAX_CREDITS} at most with those that the stream has")
+    return message.count
+
+
+def check_outcomes(message: pb.StepOutcomes) -> None:
+    """Raises: Invalid: an outcome says nothing, or what it may not."""
+    if len(message.outcomes) > MAX_OUTCOMES:
+        raise Invalid("outcomes.outcomes", f"must be at most {MAX_OUTCOMES}")
+    for place, outcome in enumerate(message.outcomes):
+        if outcome.HasField("output"):
+            continue
+        field = f"outcomes.outcomes[{place}]"
+        if outcome.HasField("failure"):
+            reason = outcome.failure.reason
+            if reason and _REASON.fullmatch(reason) is None:
+                raise Invalid(f"{field}.failure.reason", "must be 1 to 63 capitals, digits and '_'")
+        elif outcome.HasField("release"):
+            if not 0 <= _seconds(outcome.release.delay) <= MAX_DELAY_SECONDS:
+                raise Invalid(f"{field}.release.delay", "must be 0 to 1 hour")
+        else:
+            raise Invalid(field, "must have an output, a failure or a release")
+
+
+def check_heartbeats(message: pb.Heartbeats) -> None:
+    """Raises: Invalid: too many at once."""
+    if len(message.lease_ids) > MAX_HEARTBEATS:
+        raise Invalid("heartbeats.lease_ids", f"must be at most {MAX_HEARTBEATS}")
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos / 1e9
