@@ -7,7 +7,8 @@ from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.core.errors import Unavailable
 from services.orchestrator.domain.errors import RunDiverged
-from services.orchestrator.programs.graph_state import KEPT_SIGNALS
+from services.orchestrator.programs import graph_steps
+from services.orchestrator.programs.graph_state import KEPT_SIGNALS, GraphState
 from services.orchestrator.programs.values import Json, from_struct, from_value, to_struct, to_value
 from tests.support.sessions import a_generation, an_agent
 from tests.support.workflows import (
@@ -101,6 +102,22 @@ def test_any_edge_that_fails_leaves_the_others_their_chance() -> None:
     flow = a_workflow(a_node("a", policy=CONTINUE), a_node("b"), a_node("c", "a", "b", fan_in=anyone))
     mesh = Mesh(answers={"nodes/a": [BREAKS]}).play(a_run(flow))
     assert mesh.states() == {"nodes/a": "failed", "nodes/b": "succeeded", "nodes/c": "succeeded"}
+
+
+def test_a_node_that_any_edge_has_started_asks_no_later_edge() -> None:
+    anyone = FAN_IN(mode=workflow_pb2.FAN_IN_MODE_ANY)
+    count = an_aggregate(workflow_pb2.REDUCER_COUNT)
+    after = a_node("c", "a", edge("b", "nodes.b.output.missing"), fan_in=anyone)
+    mesh = Mesh().play(a_run(a_workflow(a_node("a", aggregate=count), a_node("b", aggregate=count), after)))
+    assert mesh.states()["nodes/c"] == "succeeded"
+
+
+def test_a_node_that_needs_all_is_skipped_as_soon_as_a_plain_edge_cannot_hold() -> None:
+    flow = a_workflow(
+        a_node("a"), a_node("b", policy=CONTINUE), a_node("c", edge("a", 'nodes.a.state == "succeeded"'), "b")
+    )
+    mesh = Mesh(answers={"nodes/a": [Silent()], "nodes/b": [BREAKS]}).play(a_run(flow))
+    assert mesh.states() == {"nodes/a": "running", "nodes/b": "failed", "nodes/c": "skipped"}
 
 
 def test_a_quorum_starts_with_so_many_and_is_skipped_when_it_cannot_come_about() -> None:
@@ -197,6 +214,14 @@ def test_a_value_that_grows_with_every_node_is_stopped() -> None:
     assert (mesh.run.state, mesh.run.state_reason) == (run_pb2.RUN_STATE_FAILED, "VALUE_TOO_LARGE")
 
 
+def test_expressions_may_write_so_much_into_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_steps, "MAX_WRITTEN_BYTES", 1_000)
+    nodes = [a_node(f"n{at}", input={"x": cel("input.x")}) for at in range(10)]
+    mesh = Mesh().play(a_run(a_workflow(*nodes), given={"x": "x" * 300}))
+    assert mesh.run.state_reason == "VALUE_TOO_LARGE"
+    assert len(mesh.made) < 4
+
+
 # Attempts
 
 
@@ -256,6 +281,14 @@ def test_resuming_begins_a_parked_step_anew_in_the_next_attempt_group() -> None:
     assert mesh.run.state == run_pb2.RUN_STATE_SUCCEEDED
     assert mesh.steps()["nodes/bad"].attempt_group == 1
     replayed(mesh.journal)
+
+
+def test_parked_steps_begin_anew_in_the_order_of_their_nodes() -> None:
+    mesh = Mesh(answers={"nodes/a": [Fails()], "nodes/b": [Fails()]})
+    mesh.play(a_run(a_workflow(a_node("a"), a_node("b"))), order=lambda count: count - 1)
+    parked = facts_of(mesh, "step_parked")
+    resume(mesh)
+    assert [entry.path for entry in mesh.made[-2:]] == ["nodes/a", "nodes/b"] == sorted(parked)
 
 
 def test_a_policy_that_says_so_fails_the_run_instead_of_parking_the_step() -> None:
@@ -324,7 +357,16 @@ def test_an_attempt_that_takes_too_long_is_given_up_and_its_late_answer_ignored(
     mesh.drive()
     assert [entry.call_intended.call_index for entry in mesh.made] == [0, 1]
     assert mesh.output() == {"slow": "42"}
+    assert mesh.run.cost_nano_usd == 7
     replayed(mesh.journal)
+
+
+def test_a_timer_of_the_past_changes_nothing() -> None:
+    node = a_node("slow", tool=workflow_pb2.ToolNode(tool="calculator@1.0.0"))
+    mesh = Mesh().start(a_run(a_workflow(node)))
+    past = Entry(path="nodes/slow", timer_fired=journal_pb2.TimerFired(timer="timeout/0.9"))
+    nowhere = Entry(path="nodes/other", timer_fired=journal_pb2.TimerFired(timer="timeout/0.1"))
+    assert len(mesh.record(past, nowhere)) == 2
 
 
 def test_an_attempt_that_always_takes_too_long_parks_its_step() -> None:
@@ -399,7 +441,10 @@ def test_a_turn_that_takes_too_long_is_given_up() -> None:
     mesh.sleep_until(mesh.timers.next)
     answer = mesh.outcome(late)
     assert answer is not None
-    assert mesh.record(answer) == [answer]
+    assert mesh.record(answer) == [answer], "it waits for its next attempt"
+    mesh.sleep_until(mesh.timers.next)
+    assert mesh.calls["nodes/say", 1]
+    assert mesh.record(answer) == [answer], "the answer to another question"
     mesh.drive()
     assert [entry.call_intended.call_index for entry in mesh.made] == [0, 1, 2]
     assert mesh.run.state == run_pb2.RUN_STATE_SUCCEEDED
@@ -492,6 +537,22 @@ def test_a_signal_that_comes_early_is_kept_for_its_wait() -> None:
     replayed(mesh.journal)
 
 
+def test_signals_that_were_taken_make_room_for_others() -> None:
+    count = KEPT_SIGNALS + 5
+    waits = [a_node(f"w{at}", *([f"w{at - 1}"] if at else []), wait=a_wait()) for at in range(count)]
+    mesh = Mesh().start(a_run(a_workflow(*waits)))
+    for _ in range(count):
+        mesh.record(signal("go"))
+    assert mesh.run.state == run_pb2.RUN_STATE_SUCCEEDED
+
+
+def test_a_signal_that_no_step_can_take_is_not_kept() -> None:
+    mesh = Mesh().start(a_run(a_workflow(a_node("a"), a_node("w", "a", wait=a_wait()))))
+    mesh.record(signal("go"), signal("go"), signal("other"))
+    assert isinstance(mesh.state.root, GraphState)
+    assert mesh.state.root.kept_signals == 1
+
+
 def test_a_run_keeps_a_bounded_number_of_signals() -> None:
     waits = [a_node(f"w{number}", "a", wait=a_wait()) for number in range(KEPT_SIGNALS + 5)]
     mesh = Mesh().start(a_run(a_workflow(a_node("a"), *waits)))
@@ -504,6 +565,13 @@ def test_a_wait_that_takes_too_long_fails() -> None:
     mesh = Mesh().play(a_run(a_workflow(a_node("w", wait=a_wait(seconds=60)))))
     assert (mesh.run.state, mesh.run.state_reason) == (run_pb2.RUN_STATE_FAILED, "WAIT_TIMED_OUT")
     replayed(mesh.journal)
+
+
+def test_a_wait_that_gave_up_takes_no_signal() -> None:
+    flow = a_workflow(a_node("v", wait=a_wait(seconds=60), policy=CONTINUE), a_node("w", wait=a_wait()))
+    mesh = Mesh().play(a_run(flow))
+    mesh.record(signal("go", 1))
+    assert mesh.states() == {"nodes/v": "failed", "nodes/w": "succeeded"}
 
 
 def test_a_timer_lets_time_pass() -> None:
@@ -618,6 +686,24 @@ def test_a_failed_item_fails_its_map_and_gives_up_the_others() -> None:
     assert "item 1 failed with INPUT_INVALID" in steps["nodes/m"].state_message
     assert steps["nodes/m/0"].state_reason == "CANCELLED"
     replayed(mesh.journal)
+
+
+def test_an_item_that_cannot_even_begin_fails_its_map_before_the_next_one_begins() -> None:
+    body = workflow_pb2.Node(step=workflow_pb2.StepNode(name="work"), input={"x": cel("item.x")})
+    mapped = workflow_pb2.MapNode(items=literal([{"x": 1}, {}, {"x": 3}]), body=body)
+    mesh = Mesh().play(a_run(a_workflow(a_node("m", map=mapped, policy=CONTINUE))))
+    assert [entry.path for entry in mesh.made] == ["nodes/m/0"]
+    assert "nodes/m/2" not in mesh.states()
+    assert mesh.steps()["nodes/m"].state_reason == "MAP_ITEM_FAILED"
+
+
+def test_what_an_item_answers_after_its_map_has_failed_is_ignored() -> None:
+    flow = a_workflow(a_node("m", map=a_map(literal([1, 2])), policy=CONTINUE), a_node("other"))
+    mesh = Mesh(answers={"nodes/m/1": [BREAKS]}).start(a_run(flow))
+    late = mesh.outcome(mesh.calls["nodes/m/0", 0])
+    assert late is not None
+    mesh.answer(("nodes/m/1", 0))
+    assert mesh.record(late) == [late]
 
 
 def test_items_that_always_fail_are_parked_one_by_one_and_keep_their_place() -> None:
