@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from comitia.orchestrator.v1 import journal_pb2
 from comitia.orchestrator.v1 import worker_service_pb2 as pb
+from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
@@ -17,6 +18,11 @@ from services.orchestrator.engine.leases import Desk, Offer
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
 
 LIMITS = PoolLimits(workers=8, workers_of_tenant=4, waiting=1_000, waiting_of_tenant=500)
+
+
+def step_pools(clock: Clock) -> StepPools:
+    """Gives pools for whoever does not test them."""
+    return StepPools(clock=clock, limits=LIMITS)
 
 
 def a_step(

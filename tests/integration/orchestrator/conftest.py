@@ -48,6 +48,7 @@ from tests.integration.conftest import MakeDatabase, NatsServer
 from tests.support.known_tenants import KnownTenants
 from tests.support.memory_access_gate import MemoryAccessGate
 from tests.support.sessions import World
+from tests.support.step_workers import step_pools
 
 OTHER_TENANT = TenantId(SystemIds().uuid())
 
@@ -138,7 +139,7 @@ class House:
         store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys), tenants=self.tenants)
         live = await stack.enter_async_context(live_events(nats, clock=clock))
         calls = WorldCalls(self.world)
-        parts = EngineParts(store=store, calls=calls, live=live, clock=clock)
+        parts = EngineParts(store=store, calls=calls, steps=step_pools(clock), live=live, clock=clock)
         owner = f"{name}/{ids.uuid()}"
         engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
         agents = AgentRepository(app, tenants=self.tenants)

@@ -29,6 +29,7 @@ from services.orchestrator.programs import run as program
 from services.orchestrator.programs.view import project
 from tests.support.run_store import HeldCalls, LocalLive, MemoryRunStore, StoredRun
 from tests.support.sessions import a_start, outcome_of
+from tests.support.step_workers import step_pools
 
 ADA = Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t"))
 IDS = SystemIds()
@@ -49,7 +50,9 @@ class House:
     @property
     def parts(self) -> EngineParts:
         """What its replicas share."""
-        return EngineParts(store=self.store, calls=self.calls, live=self.live, clock=self.clock)
+        return EngineParts(
+            store=self.store, calls=self.calls, steps=step_pools(self.clock), live=self.live, clock=self.clock
+        )
 
     @asynccontextmanager
     async def replica(self, name: str = "one", *, max_runs: int = 50, shards: int = SHARDS) -> AsyncGenerator[Engine]:
