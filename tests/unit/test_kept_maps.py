@@ -40,6 +40,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/programs/graph_state.py:GraphState",
             "orchestrator/programs/graph_state.py:MapState",
             "orchestrator/programs/run.py:RunState",
+            "orchestrator/programs/run_view.py:RunProjection",
             "policy/rules/source.py:_Reader",
             "tools/domain/schema.py:_Unfolding",
         }

@@ -106,9 +106,9 @@ def test_any_edge_that_fails_leaves_the_others_their_chance() -> None:
 
 def test_a_node_that_any_edge_has_started_asks_no_later_edge() -> None:
     anyone = FAN_IN(mode=workflow_pb2.FAN_IN_MODE_ANY)
-    count = an_aggregate(workflow_pb2.REDUCER_COUNT)
+    first = an_aggregate(workflow_pb2.REDUCER_FIRST)
     after = a_node("c", "a", edge("b", "nodes.b.output.missing"), fan_in=anyone)
-    mesh = Mesh().play(a_run(a_workflow(a_node("a", aggregate=count), a_node("b", aggregate=count), after)))
+    mesh = Mesh().play(a_run(a_workflow(a_node("a", aggregate=first), a_node("b", aggregate=first), after)))
     assert mesh.states()["nodes/c"] == "succeeded"
 
 
