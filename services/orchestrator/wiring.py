@@ -7,6 +7,7 @@ from random import Random
 
 from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
+from comitia.orchestrator.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
 from comitia.orchestrator.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.bus.bus import bus
@@ -32,16 +33,22 @@ from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
 from services.orchestrator.engine.watch import RunWatch
+from services.orchestrator.programs.run import PROGRAMS
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage.agent_repository import AgentRepository
+from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.storage.tenant_data import TENANT_DATA
 from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
+from services.orchestrator.transport.record_servicer import RecordServicer
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.transport.worker_servicer import WorkerServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
+from services.orchestrator.usecases.export_run import ExportRun
+from services.orchestrator.usecases.recorded_runs import RecordedRuns
+from services.orchestrator.usecases.replay_run import ReplayRun
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
@@ -80,7 +87,8 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 ids=ids,
             )
         )
-        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(sealed.keys), tenants=guard.feed)
+        codec = JournalCodec(sealed.keys)
+        store = SqlRunStore(app=app, maintenance=maintenance, codec=codec, tenants=guard.feed)
         live = await enter(live_events(nats, clock=clock))
         calls = Caller(
             neighbours=TurnNeighbours(memory=memory, inference=inference, tools=tools),
@@ -122,6 +130,11 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             watch=RunWatch(journal=store, live=live),
             access=access,
         )
+        recorded = RecordedRuns(records=SqlRecordStore(app=app, codec=codec), access=access)
+        records = RecordServicer(
+            replay_run=ReplayRun(runs=recorded, programs=PROGRAMS),
+            export_run=ExportRun(runs=recorded),
+        )
         await enter(engine.running_block())
         yield Server(
             name="orchestrator",
@@ -133,6 +146,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 ),
                 partial(add_SessionServiceServicer_to_server, sessions),
                 WorkerServicer(steps).registration,
+                partial(add_RecordServiceServicer_to_server, records),
                 TenantData(
                     TenantRows("orchestrator", maintenance, TENANT_DATA), tenants=guard.feed, before=(engine.stop,)
                 ).registration,

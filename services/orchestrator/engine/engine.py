@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
+from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
 from services.meshkit.core.errors import MeshError, RequestIdReused
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import IdSource
@@ -20,7 +20,7 @@ from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunsAtLimit
 from services.orchestrator.engine.lane import EngineParts, Lane
 from services.orchestrator.engine.live_run import LiveRun
-from services.orchestrator.engine.run import OwnedRun, RunCommand, ShardLease, StartKey, shard_of
+from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, ShardLease, StartKey, shard_of
 from services.orchestrator.engine.shards import ShardKeeper
 
 log = logger(__name__)
@@ -81,7 +81,7 @@ class Engine:
         """Number of runs in memory, with those that are being started or read."""
         return self._places + len(self._reading) + len(self._lane.runs)
 
-    async def started_before(self, key: StartKey) -> session_pb2.Session | None:
+    async def started_before(self, key: StartKey) -> RunView | None:
         """See `Runs.started_before`."""
         return await self._parts.store.started_before(key)
 
@@ -119,7 +119,7 @@ class Engine:
             run_id = self._ids.new("run")
         return run_id
 
-    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> session_pb2.Session:
+    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> RunView:
         """See `Runs.start`."""
         at = Timestamp()
         at.FromDatetime(self._parts.clock.now())

@@ -33,7 +33,7 @@ OUTSIDE: Final = frozenset(
     {
         *("run_started", "call_answered", "call_failed", "run_parked", "run_resumed", "run_advanced"),
         *("run_cancelling", "run_abandoned", "timer_fired", "signal_received", "run_paused", "run_continued"),
-        "deadline_passed",
+        *("deadline_passed", "run_forked"),
     }
 )
 _VERSIONS: Final[Mapping[str, int]] = {TURN: turn.VERSION, graph.NAME: graph.VERSION}

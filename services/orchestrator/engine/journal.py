@@ -6,11 +6,11 @@ inside the sealed row. A destroyed data key leaves proof of order and nothing el
 
 from collections.abc import Iterable
 
-from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2
 from services.meshkit.core.identity import TenantId
 from services.meshkit.crypto.commitments import commit, new_salts
 from services.meshkit.crypto.keyring import KeyRing
-from services.orchestrator.engine.run import OwnedRun, RunWrite
+from services.orchestrator.engine.run import OwnedRun, RunKind, RunView, RunWrite
 
 
 class JournalCodec:
@@ -51,13 +51,14 @@ class JournalCodec:
             await self._keys.open(tenant, sealed, aad=_aad(run_id, first_sequence))
         )
 
-    def seal_view(self, run: OwnedRun, view: session_pb2.Session) -> bytes:
+    def seal_view(self, run: OwnedRun, view: RunView) -> bytes:
         """Seals what callers see of a run. Raises: KeyNotLoaded: `load` was not called."""
         return self._keys.seal_sync(run.tenant, view.SerializeToString(), aad=_aad(run.run_id, 0))
 
-    async def open_view(self, tenant: TenantId, run_id: str, sealed: bytes) -> session_pb2.Session:
+    async def open_view(self, tenant: TenantId, run_id: str, sealed: bytes, kind: RunKind) -> RunView:
         """Opens what callers see of a run."""
-        return session_pb2.Session.FromString(await self._keys.open(tenant, sealed, aad=_aad(run_id, 0)))
+        view = await self._keys.open(tenant, sealed, aad=_aad(run_id, 0))
+        return session_pb2.Session.FromString(view) if kind is RunKind.SESSION else run_pb2.Run.FromString(view)
 
     async def seal_answer(self, tenant: TenantId, answer: bytes, *, place: bytes) -> bytes:
         """Seals the kept answer to a request."""

@@ -7,15 +7,24 @@ from typing import Protocol
 
 from google.protobuf.message import Message
 
-from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
+from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
 from services.meshkit.core.identity import TenantId
-from services.orchestrator.engine.run import Created, Holdings, OwnedRun, RunCommand, RunWrite, ShardLease, StartKey
+from services.orchestrator.engine.run import (
+    Created,
+    Holdings,
+    OwnedRun,
+    RunCommand,
+    RunView,
+    RunWrite,
+    ShardLease,
+    StartKey,
+)
 
 
 class RunStore(Protocol):
     """Keeps runs, their journals and their leases."""
 
-    async def started_before(self, key: StartKey) -> session_pb2.Session | None:
+    async def started_before(self, key: StartKey) -> RunView | None:
         """Gives what this request was answered when it started a run, None if it did not.
 
         Raises: RequestIdReused; RequestInProgress: it is about to.

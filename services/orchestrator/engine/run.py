@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import IntEnum
 from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
-from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 
@@ -15,6 +16,21 @@ from services.meshkit.core.ids import to_uuid
 SHARDS: Final = 64
 #: Kind of the commands that carry something, and of which each counts.
 SIGNAL: Final = "signal"
+
+#: What callers see of a run.
+RunView = run_pb2.Run | session_pb2.Session
+
+
+class RunKind(IntEnum):
+    """Which of the two callers see; numbers as in the database."""
+
+    SESSION = 0
+    RUN = 1
+
+
+def kind_of(view: RunView) -> RunKind:
+    """Says of what kind a view is."""
+    return RunKind.SESSION if isinstance(view, session_pb2.Session) else RunKind.RUN
 
 
 def shard_of(run_id: str) -> int:
@@ -56,6 +72,8 @@ class StartKey:
     """What makes a start request the same request."""
 
     tenant: TenantId
+    #: Of what it starts.
+    kind: RunKind
     request_id: UUID
     #: The request, encoded deterministically, without its `request_id`.
     body: bytes = field(repr=False)
@@ -69,7 +87,7 @@ class RunWrite:
     first_sequence: int
     entries: Sequence[journal_pb2.JournalEntry]
     #: None when nothing of it has changed but its sequence.
-    view: session_pb2.Session | None
+    view: RunView | None
     #: When the run has to be looked at next, though nothing arrives; counts with a view only.
     wake_time: datetime | None = None
     #: Number and sequence of the turns among the facts.
@@ -88,7 +106,7 @@ class Created:
     """What became of the wish to record a run."""
 
     #: The answer to a concurrent repeat of the request: then nothing was written.
-    earlier: session_pb2.Session | None = None
+    earlier: RunView | None = None
     #: True when the lease held: the starter drives the run. Else its shard's owner finds a command to adopt it.
     held: bool = True
 

@@ -56,6 +56,8 @@ class DialogueState:
     previous: dict[str, Said] = field(default_factory=dict[str, Said])
     #: The latest turns, oldest first.
     said: list[Said] = field(default_factory=list[Said])
+    #: Turns that a fork took over, oldest first. Memory knows them under the run that it was forked from.
+    adopted: tuple[Said, ...] = ()
     #: True between WaitForAdvance and the first RunAdvanced after it.
     waiting: bool = False
     ended: bool = False
@@ -123,6 +125,7 @@ def inputs_of(state: DialogueState, entry: journal_pb2.JournalEntry) -> TurnInpu
         round=started.round,
         max_rounds=session.max_rounds,
         said=tuple(state.said),
+        adopted=state.adopted,
         tags=(tag,),
         unheard_tag=tag if session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL else "",
         recent_turns=agent.memory.recent_turns or _DEFAULT_RECENT_TURNS,
@@ -134,6 +137,15 @@ def inputs_of(state: DialogueState, entry: journal_pb2.JournalEntry) -> TurnInpu
 def takes_turn(state: DialogueState, _path: str) -> bool:
     """Says whether the turn at a place is still wanted."""
     return not state.ended
+
+
+def forked(state: DialogueState, started: journal_pb2.RunStarted) -> None:
+    """Goes on with other pins; an agent of another version stands for the one at its place."""
+    renamed = dict(zip(state.names, started.session.agents, strict=True))
+    state.started = started
+    state.current = {renamed[name]: said for name, said in state.current.items()}
+    state.previous = {renamed[name]: said for name, said in state.previous.items()}
+    state.adopted = tuple(state.said)
 
 
 def turn_failed(_state: DialogueState, failed: FailStep) -> tuple[Command, ...]:

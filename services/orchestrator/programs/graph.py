@@ -147,6 +147,11 @@ def inputs_of(state: GraphState, entry: journal_pb2.JournalEntry) -> TurnInputs:
     )
 
 
+def forked(state: GraphState, started: journal_pb2.RunStarted) -> None:
+    """Goes on with other pins. What the run was given, and its workflow, stay."""
+    state.pin(started)
+
+
 def turn_failed(state: GraphState, failed: FailStep) -> tuple[Command, ...]:
     """Says what comes of a turn that failed: another attempt, another agent, or the end of the step."""
     attempt_failed(state, state.steps[failed.path], failed.reason, failed.message, final=failed.final)

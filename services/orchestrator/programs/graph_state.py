@@ -219,10 +219,15 @@ class GraphState:
         return label_from_proto(self.started.input_label) if self.started.HasField("input_label") else USER
 
     def agent(self, name: str) -> agent_pb2.Agent:
-        """Gives a pinned agent by `name@version`."""
+        """Gives a pinned agent by `name@version`, or the one that a fork has put in its place."""
         if self._agents is None:
             self._agents = {f"{agent.name}@{agent.version}": agent for agent in self.started.agents}
-        return self._agents[name]
+        return self._agents[self.started.fork.agents.get(name, name)]
+
+    def pin(self, started: journal_pb2.RunStarted) -> None:
+        """Goes on with other pins."""
+        self.started = started
+        self._agents = None
 
     def facts(self, nodes: Iterable[int]) -> dict[str, Json]:
         """Gives what expressions see of the run, as it stands."""

@@ -48,6 +48,8 @@ class Program:
     takes_turn: Callable[[Any, str], bool]
     #: Says what comes of a turn that failed.
     turn_failed: Callable[[Any, FailStep], Commands]
+    #: Goes on with other pins, from where a fork parts from the run that it was forked from.
+    forked: Callable[[Any, journal_pb2.RunStarted], None]
 
 
 Programs = Mapping[tuple[str, int], Program]
@@ -62,6 +64,7 @@ def programs(plans: graph.Plans) -> Programs:
             inputs_of=dialogue.inputs_of,
             takes_turn=dialogue.takes_turn,
             turn_failed=dialogue.turn_failed,
+            forked=dialogue.forked,
         ),
         (graph.NAME, graph.VERSION): Program(
             begin=partial(graph.begin, plans),
@@ -69,6 +72,7 @@ def programs(plans: graph.Plans) -> Programs:
             inputs_of=graph.inputs_of,
             takes_turn=graph.takes_turn,
             turn_failed=graph.turn_failed,
+            forked=graph.forked,
         ),
     }
 
@@ -98,6 +102,11 @@ def decide(state: RunState, entry: Entry) -> tuple[RunState, Commands]:
     if fact == "run_abandoned":
         state.turns.clear()
         root.ended = True
+        return state, ()
+    if fact == "run_forked":
+        program.forked(root, entry.run_forked.started)
+        for speaking in state.turns.values():
+            turn.forked(speaking)
         return state, ()
     path = entry.path
     if fact == "step_started":

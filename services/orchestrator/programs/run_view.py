@@ -98,6 +98,11 @@ class RunProjection:
             run.state, run.state_reason, run.state_message = self._state()
         return run
 
+    @property
+    def state(self) -> run_pb2.RunState.ValueType:
+        """State of the run."""
+        return self._run.state if self._run.state in TERMINAL_STATES else self._state()[0]
+
     def take(self, entry: journal_pb2.JournalEntry, sequence: int) -> SeenStep | None:
         """Takes the next fact; gives the step that it tells of, if callers see any of it."""
         self._sequence = sequence
@@ -192,6 +197,9 @@ class RunProjection:
                 self._paused = False
             case "run_cancelling":
                 self._cancelling = True
+            case "run_forked":
+                # What was taken over, the other run has paid for.
+                self._cost, self._usage = 0, Usage()
             case "run_ended":
                 ended = entry.run_ended
                 if ended.HasField("output"):
@@ -214,6 +222,7 @@ class RunProjection:
             run.run_id, run.budget_id = session.session_id, session.budget_id
             run.max_cost_nano_usd = session.max_cost_nano_usd
             run.metadata.update(session.metadata)
+            run.forked_from_run_id, run.forked_at_sequence = session.forked_from_run_id, session.forked_at_sequence
         run.program, run.program_version = started.program, started.program_version
         run.start_time.CopyFrom(entry.record_time)
 

@@ -12,7 +12,7 @@ journalled as intended and as answered before the next one may start.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 from uuid import UUID
 
@@ -73,6 +73,8 @@ class TurnInputs:
     max_rounds: int = 0
     #: The latest turns before this round, or before this turn where agents speak one after the other.
     said: tuple[Said, ...] = ()
+    #: Turns that a fork took over and that no recall brings: they were remembered for another run.
+    adopted: tuple[Said, ...] = ()
     #: What the agent is given to work on, by name.
     data: Mapping[str, str] = field(default_factory=dict[str, str])
     #: What the answer has to hold; None: any text.
@@ -139,6 +141,11 @@ def begin(
 def hears(state: TurnState, call_index: int) -> bool:
     """Says whether a call is the one in flight: of an attempt that was given up, answers come too late."""
     return call_index == state.calls_made - 1
+
+
+def forked(state: TurnState) -> None:
+    """Goes on in a fork: what was said before this turn, no recall brings from here on."""
+    state.inputs = replace(state.inputs, adopted=state.inputs.said)
 
 
 def decide(state: TurnState, entry: journal_pb2.JournalEntry) -> tuple[TurnState, tuple[Command, ...]]:
@@ -217,6 +224,8 @@ def _take_recall(state: TurnState, recalled: memory_service_pb2.RecallResponse) 
     ]
     if state.turn.without_recall:
         recent = list(inputs.said)
+    elif inputs.adopted:
+        recent = [*inputs.adopted, *recent][-inputs.recent_turns :]
     state.label = join(
         [inputs.label]
         + [said.label for said in recent]

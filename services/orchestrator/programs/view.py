@@ -43,6 +43,10 @@ def project(session: session_pb2.Session, entry: journal_pb2.JournalEntry, seque
             _set_state(session, session_pb2.SESSION_STATE_RUNNING)
         case "run_cancelling":
             _set_state(session, session_pb2.SESSION_STATE_CANCELLING)
+        case "run_forked":
+            # What was taken over, the other run has paid for.
+            session.cost_nano_usd = 0
+            session.usage.Clear()
         case "run_ended":
             ended = entry.run_ended
             _set_state(session, ended.state, ended.reason, ended.message)

@@ -69,13 +69,13 @@ COMMIT_TICK: Final = OneTrip(
         END IF;
         END;""",  # noqa: S608  # a constant of ours
 )
-#: Gives the sealed view of a run.
+#: Gives the sealed view of a run, and of which kind it is.
 VIEW_OF_RUN: Final = OneTrip(
     name="view_of_run",
     planned_once=True,
     arguments=("uuid",),
-    returns="TABLE (view bytea)",
-    body="RETURN QUERY SELECT view FROM run WHERE run_id = $1;",
+    returns="TABLE (kind smallint, view bytea)",
+    body="RETURN QUERY SELECT kind, view FROM run WHERE run_id = $1;",
 )
 
 ONE_TRIPS: Final = (COMMIT_TICK, VIEW_OF_RUN)

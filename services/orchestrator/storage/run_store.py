@@ -21,7 +21,7 @@ from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
 from services.meshkit.sql.scope import DriverScope, Scope, driver_scope, tenant_scope
 from services.meshkit.telemetry.logs import logger
-from services.orchestrator.domain.errors import SessionNotFound, SignalsAtLimit
+from services.orchestrator.domain.errors import RunNotFound, SignalsAtLimit
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.run import (
     SHARDS,
@@ -30,9 +30,12 @@ from services.orchestrator.engine.run import (
     Holdings,
     OwnedRun,
     RunCommand,
+    RunKind,
+    RunView,
     RunWrite,
     ShardLease,
     StartKey,
+    kind_of,
 )
 from services.orchestrator.storage.one_trips import COMMIT_TICK, SHARD_LOCK, VIEW_OF_RUN
 from services.orchestrator.storage.tick_arrays import tick_arrays
@@ -53,11 +56,14 @@ _COMMAND: Final = b"\x00"
 #: Kept by older releases: the id of the run, as text.
 _OLD_ANSWER: Final = b"run_"
 _ID_BYTES: Final = 16
-_START_METHOD: Final = "comitia.orchestrator.v1.SessionService/StartSession"
+_START_METHODS: Final = {
+    RunKind.SESSION: "comitia.orchestrator.v1.SessionService/StartSession",
+    RunKind.RUN: "comitia.orchestrator.v1.RunService/StartRun",
+}
 
 _INSERT_RUN: Final = """
-    INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, wake_time)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)"""
+    INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, wake_time, kind)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"""
 #: Whether a shard's lease holds. What it finds is true until the scope ends.
 _LOCK_SHARD: Final = f"SELECT pg_advisory_xact_lock_shared({SHARD_LOCK}, $1)"
 _HOLDS_SHARD: Final = """
@@ -114,6 +120,12 @@ _COMMANDS_OF: Final = """
     SELECT tenant_id, run_id, command_id, kind, subject, payload FROM run_command
     WHERE run_id = $1 ORDER BY command_id LIMIT $2"""
 
+_VIEWS: Final = """
+    SELECT run_id, kind, view FROM run
+    WHERE ($1::uuid IS NULL OR run_id < $1) AND ($2::smallint IS NULL OR kind = $2)
+        AND (NOT $3::boolean OR state NOT IN (5, 6, 7))
+    ORDER BY run_id DESC LIMIT $4"""
+
 #: One command of a kind is enough: what waits for the owner does the same whoever asked first.
 _ADD_COMMAND: Final = """
     WITH added AS (
@@ -145,18 +157,18 @@ class SqlRunStore:
         self._codec = codec
         self._tenants = tenants
 
-    async def started_before(self, key: StartKey) -> session_pb2.Session | None:
+    async def started_before(self, key: StartKey) -> RunView | None:
         """See `RunStore.started_before`."""
         async with tenant_scope(self._app, key.tenant) as scope:
             # Claimed to compare the body, and rolled back: the claim that counts stands in `create`.
             answer = await claim(scope, _request_key(key), key.body)
-        return None if answer is None else await self._first_view(key.tenant, answer)
+        return None if answer is None else await self._first_view(key, answer)
 
-    async def _first_view(self, tenant: TenantId, answer: bytes) -> session_pb2.Session:
+    async def _first_view(self, key: StartKey, answer: bytes) -> RunView:
         if answer.startswith(_OLD_ANSWER):
-            return await self.view(tenant, answer.decode())
+            return await self.view(key.tenant, answer.decode())
         run_id = from_uuid("run", UUID(bytes=answer[:_ID_BYTES]))
-        return await self._codec.open_view(tenant, run_id, answer[_ID_BYTES:])
+        return await self._codec.open_view(key.tenant, run_id, answer[_ID_BYTES:], key.kind)
 
     async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
         """See `RunStore.create`."""
@@ -170,13 +182,13 @@ class SqlRunStore:
             if key is not None:
                 earlier = await claim(scope, _request_key(key), key.body)
                 if earlier is not None:
-                    return Created(earlier=await self._first_view(run.tenant, earlier))
+                    return Created(earlier=await self._first_view(key, earlier))
                 await keep(scope, _request_key(key), run_uuid.bytes + view)
             await self._check_quota(scope, run.tenant)
-            state = int(first.view.state)
+            state, kind = int(first.view.state), int(kind_of(first.view))
+            shown = state, view, first.last_sequence
             await scope.exec_driver_sql(
-                _INSERT_RUN,
-                (run.tenant, run_uuid, run.shard, state, view, first.last_sequence, run.grant_id, first.wake_time),
+                _INSERT_RUN, (run.tenant, run_uuid, run.shard, *shown, run.grant_id, first.wake_time, kind)
             )
             await scope.exec_driver_sql(
                 _INSERT_ROW,
@@ -304,20 +316,14 @@ class SqlRunStore:
         sealed = await self._codec.seal_answer(tenant, command.payload, place=command.command_id.bytes)
         return _ADD_SIGNAL, (*values, sealed, _WAITING_SIGNALS)
 
-    async def answered_before(self, tenant: TenantId, run_id: str) -> None:
-        """See `SessionViews.answered_before`."""
+    async def taken_before(self, tenant: TenantId) -> bool:
+        """See `GivenCommands.taken_before`."""
         once = current_once()
         if once is None:
-            return
+            return False
         async with driver_scope(self._app, tenant) as scope:
             # Rolled back: the claim that counts stands in `add_command`.
-            taken = await self._claim(scope, once)
-        if not taken:
-            return
-        # The first caller went away between its command and its answer.
-        session = await self.view(tenant, run_id)
-        await self.keep_answer(tenant, session)
-        raise AnsweredBefore(once.answer(session))
+            return await self._claim(scope, once)
 
     async def _claim(self, scope: DriverScope, once: Once) -> bool:
         """Claims a request that gives a command; True when its command was taken and its answer was not kept.
@@ -335,12 +341,12 @@ class SqlRunStore:
             raise RequestInProgress(once.request_id)
         return True
 
-    async def keep_answer(self, tenant: TenantId, session: session_pb2.Session) -> None:
-        """See `SessionViews.keep_answer`."""
+    async def keep_answer(self, tenant: TenantId, view: RunView) -> None:
+        """See `GivenCommands.keep_answer`."""
         once = current_once()
         if once is None:
             return
-        sealed = await self._codec.seal_answer(tenant, once.answer(session), place=place_of(once))
+        sealed = await self._codec.seal_answer(tenant, once.answer(view), place=place_of(once))
         async with tenant_scope(self._app, tenant, audited=False) as scope:
             await keep(scope, key_of(once), sealed)
             await scope.commit()
@@ -386,27 +392,34 @@ class SqlRunStore:
         rows = await self._rows(tenant, "SELECT 1 FROM run_command WHERE command_id = $1", command.command_id)
         return bool(rows)
 
-    async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
-        """Gives a session as it stands. Raises: SessionNotFound."""
+    async def view(self, tenant: TenantId, run_id: str) -> RunView:
+        """Gives what callers see of a run as it was last written. Raises: RunNotFound."""
         rows = await one_trip(self._app, tenant, VIEW_OF_RUN, to_uuid(run_id, "run"))
         if not rows:
-            raise SessionNotFound(run_id)
-        return await self._codec.open_view(tenant, run_id, rows[0]["view"])
+            raise RunNotFound(run_id)
+        return await self._codec.open_view(tenant, run_id, rows[0]["view"], RunKind(rows[0]["kind"]))
 
-    async def views(self, tenant: TenantId, *, before: str | None, most: int) -> Sequence[session_pb2.Session]:
-        """Gives sessions newest first, those older than the run `before`."""
+    async def views(
+        self, tenant: TenantId, *, before: str | None, most: int, kind: RunKind | None = None, open_only: bool = False
+    ) -> Sequence[RunView]:
+        """Gives what callers see of runs as it was last written, newest first, of those older than the run `before`."""
         rows = await self._rows(
             tenant,
-            "SELECT run_id, view FROM run WHERE $1::uuid IS NULL OR run_id < $1 ORDER BY run_id DESC LIMIT $2",
+            _VIEWS,
             None if before is None else to_uuid(before, "run", field="page_token"),
+            None if kind is None else int(kind),
+            open_only,
             most,
         )
-        return [await self._codec.open_view(tenant, from_uuid("run", row["run_id"]), row["view"]) for row in rows]
+        return [
+            await self._codec.open_view(tenant, from_uuid("run", row["run_id"]), row["view"], RunKind(row["kind"]))
+            for row in rows
+        ]
 
     async def turns(
         self, tenant: TenantId, run_id: str, *, after: int, most: int
     ) -> Sequence[tuple[int, session_pb2.Turn]]:
-        """Gives recorded turns after turn number `after`, in order, with their numbers. Raises: SessionNotFound."""
+        """Gives recorded turns of a session after turn number `after`, in order, with their numbers."""
         run_uuid = to_uuid(run_id, "run")
         rows = await self._rows(
             tenant,
@@ -416,8 +429,6 @@ class SqlRunStore:
             " WHERE place.run_id = $1 AND place.turn > $2 ORDER BY place.turn LIMIT $3",
             *(run_uuid, after, most),
         )
-        if not rows:
-            await self.view(tenant, run_id)
         found: list[tuple[int, session_pb2.Turn]] = []
         for row in rows:
             opened = await self._codec.open(tenant, run_id, row["first_sequence"], row["payload"])
@@ -441,4 +452,4 @@ def _owned(row: Record) -> OwnedRun:
 
 
 def _request_key(key: StartKey) -> RequestKey:
-    return RequestKey(tenant=key.tenant, method=_START_METHOD, request_id=key.request_id)
+    return RequestKey(tenant=key.tenant, method=_START_METHODS[key.kind], request_id=key.request_id)

@@ -75,7 +75,9 @@ RUN: Final = Table(
     Column("tenant_id", Uuid, nullable=False),
     Column("run_id", Uuid, nullable=False),
     Column("shard", SmallInteger, ForeignKey("shard.shard", name="fk_run_shard"), nullable=False),
-    # Number of the session's state; terminal states never change.
+    # What callers see of it: 0 a session, 1 a run.
+    Column("kind", SmallInteger, nullable=False, server_default=text("0")),
+    # Number of the run's state; terminal states never change.
     Column("state", SmallInteger, nullable=False),
     # What callers see of the run, sealed.
     Column("view", LargeBinary, nullable=False),

@@ -5,10 +5,10 @@ from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.once import request_uuid
-from services.meshkit.grpc.once import body_of
+from services.meshkit.grpc.once import HasRequestId, body_of
 from services.orchestrator.domain.agent import Agent, MemoryPolicy
 from services.orchestrator.domain.session import Convergence, SessionSpec
-from services.orchestrator.engine.run import StartKey
+from services.orchestrator.engine.run import RunKind, StartKey
 from services.orchestrator.usecases.start_session import StartSessionCommand
 
 
@@ -87,11 +87,12 @@ def to_start_command(request: session_service_pb2.StartSessionRequest, *, caller
         metadata=dict(request.metadata),
         model=request.model,
     )
-    return StartSessionCommand(caller=caller, spec=spec, key=_key_of(request, caller))
+    return StartSessionCommand(caller=caller, spec=spec, key=key_of(request, caller, RunKind.SESSION))
 
 
-def _key_of(request: session_service_pb2.StartSessionRequest, caller: Caller) -> StartKey | None:
+def key_of(request: HasRequestId, caller: Caller, kind: RunKind) -> StartKey | None:
+    """Gives what makes a start request the same request; None without an id. Raises: Invalid: it is no UUID."""
     request_id = request_uuid(request.request_id)
     if request_id is None:
         return None
-    return StartKey(tenant=caller.principal.tenant, request_id=request_id, body=body_of(request))
+    return StartKey(tenant=caller.principal.tenant, kind=kind, request_id=request_id, body=body_of(request))

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from comitia.orchestrator.v1 import agent_pb2, journal_pb2, session_pb2
+from comitia.orchestrator.v1 import agent_pb2, journal_pb2
 from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.money import NanoUsd
 from services.orchestrator.domain.agent import Agent
-from services.orchestrator.engine.run import OwnedRun, StartKey
+from services.orchestrator.engine.run import OwnedRun, RunView, StartKey
 
 
 class AgentStore(Protocol):
@@ -56,7 +56,7 @@ class AgentFacts(Protocol):
 class Runs(Protocol):
     """The engine, as use cases see it."""
 
-    async def started_before(self, key: StartKey) -> session_pb2.Session | None:
+    async def started_before(self, key: StartKey) -> RunView | None:
         """Gives what this request was answered when it started a run, None if it did not.
 
         Raises: RequestIdReused, RequestInProgress.
@@ -78,7 +78,7 @@ class Runs(Protocol):
         """Makes the id of a run that this replica can drive itself, if it can."""
         ...
 
-    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> session_pb2.Session:
+    async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> RunView:
         """Records a run and begins to drive it; gives it as it began, or the answer to a concurrent repeat.
 
         Called within `place`. Raises: RequestIdReused, RequestInProgress, QuotaExceeded.
@@ -86,27 +86,35 @@ class Runs(Protocol):
         ...
 
     async def command(self, principal: Principal, run_id: str, kind: str, payload: bytes = b"") -> None:
-        """Stores a command (`advance`, `cancel`, `pause`, `resume`, `signal`) for the run's owner and waits until it was taken, at most 2 s.
+        """Stores a command for the run's owner and waits until it was taken, at most 2 s.
 
+        Args:
+            kind: `advance`, `cancel`, `pause`, `resume` or `signal`.
+            payload: an encoded SignalReceived, for a signal.
         Raises: AnsweredBefore, RequestIdReused, RequestInProgress: for a request with an id, which it claims.
         """
         ...
 
 
-class SessionViews(Protocol):
-    """Sessions as callers see them."""
+class GivenCommands(Protocol):
+    """Commands that requests with an id have given, and their answers."""
 
-    async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
-        """Gives a session as it stands. Raises: SessionNotFound."""
-        ...
+    async def taken_before(self, tenant: TenantId) -> bool:
+        """Says whether the running request gave its command before, and its answer was not kept.
 
-    async def answered_before(self, tenant: TenantId, run_id: str) -> None:
-        """Looks whether the running request gave its command before; without an id it did not.
-
-        Raises: AnsweredBefore; RequestIdReused; RequestInProgress: its command waits for the run's owner.
+        Without an id it did not. Raises: AnsweredBefore; RequestIdReused; RequestInProgress: its command waits for the
+        run's owner.
         """
         ...
 
-    async def keep_answer(self, tenant: TenantId, session: session_pb2.Session) -> None:
+    async def keep_answer(self, tenant: TenantId, view: RunView) -> None:
         """Keeps the answer to the running request, once its command was taken."""
+        ...
+
+
+class ToolVersions(Protocol):
+    """Looks up tools."""
+
+    async def latest(self, caller: Caller, name: str) -> str:
+        """Gives the highest version of a tool as `name@version`. Raises: MeshError: there is none, or no answer."""
         ...

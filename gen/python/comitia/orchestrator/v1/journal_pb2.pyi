@@ -366,19 +366,46 @@ class Fork(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AgentsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     RUN_ID_FIELD_NUMBER: _builtins.int
     AT_SEQUENCE_FIELD_NUMBER: _builtins.int
     DRY_EFFECTS_FIELD_NUMBER: _builtins.int
-    TOOL_ANSWERS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run that it was forked from, `run_…`."""
     at_sequence: _builtins.int
     """Fact of that run up to which both are the same. 0: they share nothing but what they were started with."""
     dry_effects: _builtins.bool
-    """True when no tool is called for it: calls are answered by `tool_answers`, or by a sentence that says so."""
+    """True when nothing acts for it on the world: calls of tools, steps of workers and sub-runs are answered by `answers`,
+    or by a sentence that says so.
+    """
     @_builtins.property
-    def tool_answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolAnswer]:
-        """What tools answered the other run."""
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedAnswer]:
+        """What the other run was answered."""
+
+    @_builtins.property
+    def agents(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Agents of the workflow, `name@version`, and those that take their place."""
 
     def __init__(
         self,
@@ -386,26 +413,27 @@ class Fork(_message.Message):
         run_id: _builtins.str = ...,
         at_sequence: _builtins.int = ...,
         dry_effects: _builtins.bool = ...,
-        tool_answers: _abc.Iterable[Global___ToolAnswer] | None = ...,
+        answers: _abc.Iterable[Global___RecordedAnswer] | None = ...,
+        agents: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_sequence", b"at_sequence", "dry_effects", b"dry_effects", "run_id", b"run_id", "tool_answers", b"tool_answers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "answers", b"answers", "at_sequence", b"at_sequence", "dry_effects", b"dry_effects", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Fork: _TypeAlias = Fork  # noqa: Y015
 
 @_typing.final
-class ToolAnswer(_message.Message):
-    """What a tool answered."""
+class RecordedAnswer(_message.Message):
+    """What a call of another run was answered."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
     request_digest: _builtins.bytes
-    """SHA-256 of the encoded request with its name and arguments alone."""
+    """SHA-256 of kind and request, without what belongs to that run alone."""
     response: _builtins.bytes
     """The encoded answer."""
     def __init__(
@@ -420,7 +448,7 @@ class ToolAnswer(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ToolAnswer: _TypeAlias = ToolAnswer  # noqa: Y015
+Global___RecordedAnswer: _TypeAlias = RecordedAnswer  # noqa: Y015
 
 @_typing.final
 class RunForked(_message.Message):

@@ -1,0 +1,96 @@
+"""Starts a run of a workflow."""
+
+from dataclasses import dataclass, field, replace
+
+from comitia.orchestrator.v1 import journal_pb2, run_pb2
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import Caller
+from services.orchestrator.domain.run import RunSpec
+from services.orchestrator.domain.terms import DEFAULT_MAX_COST
+from services.orchestrator.engine.run import OwnedRun, StartKey, shard_of
+from services.orchestrator.programs import graph
+from services.orchestrator.programs.values import from_struct, to_struct
+from services.orchestrator.usecases.pin_workflow import PinnedWorkflow, PinWorkflow
+from services.orchestrator.usecases.ports import Neighbours, Runs
+from services.orchestrator.usecases.run_access import RunAccess
+from services.orchestrator.usecases.run_input import check_schema, check_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRunCommand:
+    """Who asks for what."""
+
+    caller: Caller
+    spec: RunSpec
+    #: None when the caller sent no `request_id`.
+    key: StartKey | None = field(default=None, repr=False)
+
+
+class StartRun:
+    """Pins everything the run is made of, opens its budget, takes a grant, and records the run."""
+
+    def __init__(
+        self, *, pin_workflow: PinWorkflow, neighbours: Neighbours, runs: Runs, access: RunAccess, clock: Clock
+    ) -> None:
+        self._pin_workflow = pin_workflow
+        self._neighbours = neighbours
+        self._runs = runs
+        self._access = access
+        self._clock = clock
+
+    async def __call__(self, command: StartRunCommand) -> run_pb2.Run:
+        """Gives the run as it began, or what an earlier request with this key was answered.
+
+        Raises: Invalid, RunInputInvalid, RelationMissing, WorkflowNotFound, RunsAtLimit, QuotaExceeded,
+            RequestIdReused, RequestInProgress, and what tools, cost or the gateway refuse.
+        """
+        spec = command.spec.checked()
+        check_size(spec.input)
+        spec = replace(spec, metadata=await self._access.to_start(command.caller, spec.metadata))
+        if command.key is not None:
+            earlier = await self._runs.started_before(command.key)
+            if earlier is not None:
+                return as_run(earlier)
+        # Counted again, exactly, when the run is recorded: here so that a start beyond the quota leaves nothing behind.
+        await self._runs.check_quota(command.caller.principal.tenant)
+        with self._runs.place():
+            return await self._begin(command, spec)
+
+    async def _begin(self, command: StartRunCommand, spec: RunSpec) -> run_pb2.Run:
+        pinned = await self._pin_workflow(command.caller, spec.workflow)
+        if pinned.workflow.HasField("input_schema"):
+            check_schema(from_struct(pinned.workflow.input_schema), spec.input)
+        run_id = self._runs.new_run_id()
+        asked = self._run_of(spec, pinned, run_id=run_id)
+        # The budget comes last: the tenant sees it. What fails after it, if only by a crash, leaves a budget of which
+        # nothing can ever be spent, for no run has its id.
+        grant_id = await self._neighbours.issue_grant(command.caller, run_id)
+        asked.budget_id = await self._neighbours.open_budget(command.caller, run_id, spec.max_cost or DEFAULT_MAX_COST)
+        started = journal_pb2.RunStarted(
+            program=graph.NAME,
+            program_version=graph.VERSION,
+            workflow=pinned.workflow,
+            run=asked,
+            agents=pinned.agents,
+            prompts=pinned.prompts,
+            grant_id=grant_id,
+            model_override=spec.model,
+        )
+        run = OwnedRun(tenant=command.caller.principal.tenant, run_id=run_id, grant_id=grant_id, shard=shard_of(run_id))
+        return as_run(await self._runs.start(command.key, run, started))
+
+    def _run_of(self, spec: RunSpec, pinned: PinnedWorkflow, *, run_id: str) -> run_pb2.Run:
+        """Writes the request with its defaults filled in, as the first fact of the run. Raises: Invalid."""
+        workflow = pinned.workflow
+        run = run_pb2.Run(
+            run_id=run_id,
+            program=graph.NAME,
+            program_version=graph.VERSION,
+            workflow=f"{workflow.name}@{workflow.version}",
+            input=to_struct(spec.input),
+            max_cost_nano_usd=spec.max_cost or DEFAULT_MAX_COST,
+            metadata=spec.metadata,
+        )
+        life = spec.life(workflow.deadline.ToTimedelta() if workflow.HasField("deadline") else None)
+        run.deadline_time.FromDatetime(self._clock.now() + life)
+        return run
