@@ -12,7 +12,7 @@ neither run for long nor ask for the time. They see:
 - `nodes.<id>.reason`: why it failed or was skipped, such as `NODE_TIMED_OUT`; empty otherwise.
 - inside the body of a map also `item`, the item of the list, and `index`, its place from 0.
 An expression may name those nodes only that its own node depends on, directly or through others, so that what it sees
-does not depend on who was faster. In CEL an id with `-` is written `nodes["a-b"]`.
+does not depend on who was faster.
 """
 
 from collections import abc as _abc
@@ -331,7 +331,7 @@ class Node(_message.Message):
     WHEN_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id, 1 to 63 letters, digits, `_` and `-`, starting with a letter. Unique within the workflow."""
+    """Id, 1 to 63 letters, digits and `_`, starting with a letter, as expressions name it. Unique within the workflow."""
     description: _builtins.str
     """What it is for, at most 500 characters."""
     @_builtins.property
