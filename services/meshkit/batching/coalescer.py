@@ -101,12 +101,21 @@ class Coalescer(Generic[Item, Answer]):
             if not waiting.future.done():
                 waiting.future.set_exception(Unavailable(self._name))
 
-    async def call(self, item: Item, *, principal: Principal, timeout_seconds: float = 30.0) -> Answer:
+    async def call(
+        self,
+        item: Item,
+        *,
+        principal: Principal,
+        timeout_seconds: float = 30.0,
+        on_piece: Callable[[Answer], None] | None = None,
+    ) -> Answer:
         """Sends `item` for `principal` and gives its answer.
 
         The header of the item is filled in here. A call made while answering an RPC never waits longer than its own
         caller does. A caller that is cancelled takes its item back.
 
+        Args:
+            on_piece: gets the answers before the last one, in order, as they come.
         Raises: QueueFull; ItemTooLarge; DeadlineExceeded; Unavailable; the error the item was answered with.
         """
         if not self._tasks:
@@ -115,6 +124,7 @@ class Coalescer(Generic[Item, Answer]):
             metrics.QUEUE_REFUSED.labels(self._name).inc()
             raise QueueFull(self._name, most=self._max_waiting)
         waiting = self._prepared(item, principal, timeout_seconds)
+        waiting.on_piece = on_piece
         lane = self._lanes[0] if len(self._lanes) == 1 else min(self._lanes, key=_load)
         lane.send(waiting)
         self._waiting += 1
