@@ -33,11 +33,12 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/content/law.py:Subject",
             "meshkit/core/audit.py:AuditDraft",
             "meshkit/core/errors.py:MeshError",
+            "meshkit/documents/schema.py:_Unfolding",
+            "meshkit/documents/source.py:Source",
+            "meshkit/documents/source.py:_Reader",
             "orchestrator/engine/driver.py:RunDriver",
             "orchestrator/programs/dialogue.py:DialogueState",
             "orchestrator/programs/run.py:RunState",
-            "policy/rules/source.py:_Reader",
-            "tools/domain/schema.py:_Unfolding",
         }
     ),
     "the key is the whole content or its digest, so an equal key is an equal content": frozenset(
