@@ -24,7 +24,7 @@ from services.meshkit.sql.sealing import sealing
 from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 from services.orchestrator.clients.live_events import live_events
-from services.orchestrator.clients.neighbours import TurnNeighbours
+from services.orchestrator.clients.neighbours import TurnNeighbours, generations, memories
 from services.orchestrator.clients.run_preparation import RunPreparation
 from services.orchestrator.clients.run_tokens import RunTokens
 from services.orchestrator.engine.driver import DriverParts
@@ -81,7 +81,12 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(sealed.keys), tenants=guard.feed)
         live = await enter(live_events(nats, clock=clock))
         calls = Caller(
-            neighbours=TurnNeighbours(memory=memory, inference=inference, tools=tools),
+            neighbours=TurnNeighbours(
+                memories=await enter(memories(memory, clock=clock)),
+                generations=await enter(generations(inference, clock=clock)),
+                inference=inference,
+                tools=tools,
+            ),
             tokens=RunTokens(gateway, clock=clock),
             clock=clock,
             random=Random(),

@@ -1,7 +1,9 @@
 """The client side of a batch stream: concurrent calls become one frame, a call that comes alone leaves at once."""
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import contextmanager
 from random import Random
 from types import TracebackType
 from typing import Any, Final, Generic, Self
@@ -101,41 +103,64 @@ class Coalescer(Generic[Item, Answer]):
             if not waiting.future.done():
                 waiting.future.set_exception(Unavailable(self._name))
 
-    async def call(
-        self,
-        item: Item,
-        *,
-        principal: Principal,
-        timeout_seconds: float = 30.0,
-        on_piece: Callable[[Answer], None] | None = None,
-    ) -> Answer:
+    async def call(self, item: Item, *, principal: Principal, timeout_seconds: float = 30.0) -> Answer:
         """Sends `item` for `principal` and gives its answer.
 
         The header of the item is filled in here. A call made while answering an RPC never waits longer than its own
         caller does. A caller that is cancelled takes its item back.
 
-        Args:
-            on_piece: gets the answers before the last one, in order, as they come.
         Raises: QueueFull; ItemTooLarge; DeadlineExceeded; Unavailable; the error the item was answered with.
         """
+        with self._sent(item, principal, timeout_seconds) as waiting:
+            return await waiting.future
+
+    async def stream(
+        self, item: Item, *, principal: Principal, timeout_seconds: float = 30.0
+    ) -> AsyncGenerator[Answer]:
+        """Sends `item` as `call` does and gives its answers as they come, the last one being the end.
+
+        Close it to take the item back.
+        """
+        pieces: deque[Answer] = deque()
+        news = asyncio.Event()
+
+        def take(piece: Answer) -> None:
+            pieces.append(piece)
+            news.set()
+
+        with self._sent(item, principal, timeout_seconds) as waiting:
+            waiting.on_piece = take
+            waiting.future.add_done_callback(lambda _: news.set())
+            while not waiting.future.done() or pieces:
+                if pieces:
+                    yield pieces.popleft()
+                else:
+                    news.clear()
+                    await news.wait()
+            yield waiting.future.result()
+
+    @contextmanager
+    def _sent(self, item: Item, principal: Principal, timeout_seconds: float) -> Generator[Waiting]:
+        """Has an item sent; takes it back if the block is left before its end."""
         if not self._tasks:
             raise Unavailable(self._name)
         if self._waiting >= self._max_waiting:
             metrics.QUEUE_REFUSED.labels(self._name).inc()
             raise QueueFull(self._name, most=self._max_waiting)
         waiting = self._prepared(item, principal, timeout_seconds)
-        waiting.on_piece = on_piece
         lane = self._lanes[0] if len(self._lanes) == 1 else min(self._lanes, key=_load)
         lane.send(waiting)
         self._waiting += 1
         self._busy.set()
         try:
-            return await waiting.future
-        except asyncio.CancelledError:
-            lane.forget(waiting)
-            raise
+            yield waiting
         finally:
             self._waiting -= 1
+            if waiting.future.cancelled() or not waiting.future.done():
+                waiting.future.cancel()
+                lane.forget(waiting)
+            else:
+                waiting.future.exception()  # Looked at here, so that one nobody waited for is not called unhandled.
 
     def _prepared(self, item: Item, principal: Principal, timeout_seconds: float) -> Waiting:
         size = item.ByteSize() + _OVERHEAD_BYTES
