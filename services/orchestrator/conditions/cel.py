@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError
 
 from services.orchestrator.conditions.budget import Budget
 from services.orchestrator.conditions.cel_program import Program, translate
-from services.orchestrator.conditions.cel_types import environment
-from services.orchestrator.conditions.errors import ExpressionRefused
-from services.orchestrator.conditions.shapes import ANY, ListOf, MapOf, Scalar, Shape
+from services.orchestrator.conditions.cel_types import NODES, environment
+from services.orchestrator.conditions.errors import ExpressionRefused, unknown_node
+from services.orchestrator.conditions.shapes import ANY, ListOf, MapOf, Record, Scalar, Shape
 
 MAX_CHARACTERS: Final = 2_000
 _PROBLEM: Final = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
@@ -29,10 +29,10 @@ _PROBLEM: Final = re.compile(r"ERROR: <input>:(-?\d+):(-?\d+): (.*)")
 _CONSEQUENCE: Final = "*error*"
 _SYNTAX: Final = "Syntax error: "
 _TOO_DEEP: Final = "recursion"
-_NO_FIELD: Final = re.compile(r"undefined field '(.*)' not found in struct '.*'")
+_NO_FIELD: Final = re.compile(r"undefined field '(.*)' not found in struct '(.*)'")
 _NO_FIELDS: Final = re.compile(r"expression of type '(.*)' cannot be the operand of a select operation")
 _UNKNOWN: Final = re.compile(r"undeclared reference to '(.*)'")
-_RECORD: Final = re.compile(r"comitia_workflow\.R\d+")
+_RECORD: Final = re.compile(r"comitia_workflow\.(R\d+|V_\w+)")
 _SCALARS: Final = {
     checked_pb2.Type.BOOL: Scalar.TRUTH,
     checked_pb2.Type.INT64: Scalar.WHOLE,
@@ -69,7 +69,7 @@ class CelCompiler:
     """Compiles expressions over some variables."""
 
     def __init__(self, variables: Mapping[str, Shape]) -> None:
-        self._environment = environment(variables)
+        self._environment, self._records = environment(variables)
 
     def compile(self, text: str) -> CelExpression:
         """Compiles an expression. Raises: ExpressionRefused."""
@@ -83,7 +83,7 @@ class CelCompiler:
         except RuntimeError as error:
             raise _refusal(str(error), text) from None
         checked = _checked(compiled.serialize())
-        return CelExpression(text, translate(checked), _shape(checked.type_map[checked.expr.id]))
+        return CelExpression(text, translate(checked), _shape(checked.type_map[checked.expr.id], self._records))
 
 
 def _checked(serialized: bytes) -> Any:
@@ -102,11 +102,13 @@ def _refusal(message: str, text: str) -> ExpressionRefused:
     if _TOO_DEEP in message or not problems:
         return ExpressionRefused("nests deeper than 32 levels; write it in several nodes")
     line, column, said = problems[0]
-    said = _RECORD.sub("object", said.removesuffix(" [INVALID_ARGUMENT]").replace(" (in container '')", ""))
+    said = said.removesuffix(" [INVALID_ARGUMENT]").replace(" (in container '')", "")
     at = _offset(text, int(line), int(column))
     if said.startswith(_SYNTAX):
         return ExpressionRefused(f"is no CEL: {said.removeprefix(_SYNTAX).partition(' expecting ')[0]}", at=at)
     missing = _NO_FIELD.fullmatch(said)
+    if missing is not None and missing[2] == NODES:
+        return unknown_node(missing[1], at=at)
     if missing is not None:
         return ExpressionRefused(f"names `{missing[1]}`, which its schema does not have", at=at, typed=True)
     flat = _NO_FIELDS.fullmatch(said)
@@ -115,7 +117,7 @@ def _refusal(message: str, text: str) -> ExpressionRefused:
     unknown = _UNKNOWN.fullmatch(said)
     if unknown is not None:
         return ExpressionRefused(f"names `{unknown[1]}`, which is neither a variable nor a function here", at=at)
-    return ExpressionRefused(said, at=at, typed=True)
+    return ExpressionRefused(_RECORD.sub("object", said), at=at, typed=True)
 
 
 def _offset(text: str, line: int, column: int) -> int:
@@ -126,13 +128,15 @@ def _offset(text: str, line: int, column: int) -> int:
     return before + column
 
 
-def _shape(kind: Any) -> Shape:
+def _shape(kind: Any, records: Mapping[str, Record]) -> Shape:
     match kind.WhichOneof("type_kind"):
         case "primitive":
             return _SCALARS.get(kind.primitive, ANY)
         case "list_type":
-            return ListOf(_shape(kind.list_type.elem_type))
+            return ListOf(_shape(kind.list_type.elem_type, records))
         case "map_type":
-            return MapOf(_shape(kind.map_type.value_type))
+            return MapOf(_shape(kind.map_type.value_type, records))
+        case "message_type":
+            return records.get(kind.message_type, ANY)
         case _:
             return ANY

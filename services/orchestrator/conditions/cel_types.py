@@ -14,6 +14,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from services.orchestrator.conditions.shapes import ListOf, MapOf, Record, Scalar, Shape
 
 _PACKAGE: Final = "comitia_workflow"
+#: Name of the type of `nodes`.
+NODES: Final = f"{_PACKAGE}.V_nodes"
 _VALUE, _LIST, _STRUCT = (f".google.protobuf.{name}" for name in ("Value", "ListValue", "Struct"))
 _FIELDS: Final = {
     Scalar.TEXT: FieldDescriptorProto.TYPE_STRING,
@@ -30,11 +32,11 @@ _SCALARS: Final[Mapping[Scalar, Any]] = {
 }
 
 
-def environment(variables: Mapping[str, Shape]) -> Any:
-    """Makes an environment in which CEL knows these variables."""
+def environment(variables: Mapping[str, Shape]) -> tuple[Any, Mapping[str, Record]]:
+    """Makes an environment in which CEL knows these variables; gives it with the records by the names of types."""
     writer = _Writer()
-    types = {name: writer.type_of(shape) for name, shape in variables.items()}
-    return cel.NewEnv(descriptor_pool=writer.pool(), variables=types)
+    types = {name: writer.type_of(shape, name) for name, shape in variables.items()}
+    return cel.NewEnv(descriptor_pool=writer.pool(), variables=types), writer.records
 
 
 class _Writer:
@@ -49,6 +51,8 @@ class _Writer:
             dependency=[struct_pb2.DESCRIPTOR.name],
         )
 
+        self.records: dict[str, Record] = {}
+
     def pool(self) -> DescriptorPool:
         pool = DescriptorPool()
         struct = FileDescriptorProto()
@@ -57,19 +61,20 @@ class _Writer:
         pool.Add(self._file)
         return pool
 
-    def type_of(self, shape: Shape) -> Any:
+    def type_of(self, shape: Shape, variable: str) -> Any:
         match shape:
             case Scalar():
                 return _SCALARS[shape]
             case ListOf(item):
-                return cel.Type.List(self.type_of(item))
+                return cel.Type.List(self.type_of(item, variable))
             case MapOf(value):
-                return cel.Type.Map(cel.Type.STRING, self.type_of(value))
+                return cel.Type.Map(cel.Type.STRING, self.type_of(value, variable))
             case Record():
-                return cel.Type(self._record(shape).removeprefix("."))
+                return cel.Type(self._record(shape, f"V_{variable}").removeprefix("."))
 
-    def _record(self, record: Record) -> str:
-        name = f"R{len(self._file.message_type)}"
+    def _record(self, record: Record, name: str = "") -> str:
+        name = name or f"R{len(self._file.message_type)}"
+        self.records[f"{_PACKAGE}.{name}"] = record
         message = self._file.message_type.add(name=name)
         message.options.deprecated_legacy_json_field_conflicts = True
         for number, (field, shape) in enumerate(record.fields.items(), start=1):

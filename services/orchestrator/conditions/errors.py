@@ -8,13 +8,20 @@ class ExpressionRefused(Exception):
         sentence: what is wrong and what to do.
         at: character of the expression, from 1; 0 for the whole.
         typed: True when it compiles, and does not fit the types of what it names.
+        node: the node that it names and that does not exist.
     """
 
-    def __init__(self, sentence: str, *, at: int = 0, typed: bool = False) -> None:
+    def __init__(self, sentence: str, *, at: int = 0, typed: bool = False, node: str = "") -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.at = at
         self.typed = typed
+        self.node = node
+
+
+def unknown_node(name: str, *, at: int) -> ExpressionRefused:
+    """Says that an expression names a node that does not exist."""
+    return ExpressionRefused(f"names `{name[:64]}`, which is no node", at=at, typed=True, node=name)
 
 
 class ExpressionFailed(Exception):

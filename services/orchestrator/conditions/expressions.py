@@ -90,7 +90,8 @@ class Expressions:
     """The scopes of a workflow."""
 
     def __init__(self, workflow: Workflow) -> None:
-        nodes = {node.id: _node_shape(node) for node in workflow.nodes}
+        # One without an id cannot be named; it is told so elsewhere.
+        nodes = {node.id: _node_shape(node) for node in workflow.nodes if node.id}
         given = MapOf(ANY) if workflow.input_schema is None else shape_of(workflow.input_schema)
         self._variables: dict[str, Shape] = {"input": given, "nodes": Record(nodes)}
         #: For edges, conditions, inputs and the output of the workflow.

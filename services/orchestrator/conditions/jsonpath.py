@@ -36,7 +36,7 @@ from jsonpath.selectors import (
 )
 
 from services.orchestrator.conditions.budget import Budget
-from services.orchestrator.conditions.errors import ExpressionFailed, ExpressionRefused
+from services.orchestrator.conditions.errors import ExpressionFailed, ExpressionRefused, unknown_node
 from services.orchestrator.conditions.shapes import ANY, ListOf, MapOf, Record, Scalar, Shape
 from services.orchestrator.conditions.values import equal
 
@@ -176,6 +176,8 @@ class _Translator:
             node = _step(segments[1]) if len(segments) > 1 else None
             if not isinstance(node, str):
                 raise ExpressionRefused("must name the node, as in $.nodes.analyse.output", typed=True)
+            if isinstance(shape, Record) and node not in shape.fields:
+                raise unknown_node(node, at=segments[1].token.index + 1)
             self.nodes.add(node)
         if not _singular(segments):
             _followed(shape, segments[1:])

@@ -132,7 +132,7 @@ def test_an_expression_has_this_value(text: str, expected: object) -> None:
         ("input.title > 3", "no matching overload", 13),
         ("input.titel", "names `titel`, which its schema does not have", 6),
         ("input.lines.map(line, line.piece)", "names `piece`, which its schema does not have", 27),
-        ("nodes.raed.output", "names `raed`", 6),
+        ("nodes.raed.output", "names `raed`, which is no node", 6),
         ("nodes.read.result", "names `result`", 11),
         ("nodes.read.output.score", "asks a value of type string for a field", 18),
         ("input.tags.z + 'a'", "no matching overload", 14),

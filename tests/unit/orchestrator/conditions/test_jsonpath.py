@@ -72,7 +72,7 @@ def test_a_path_to_one_value_that_is_not_there_fails() -> None:
         ("$.input.lines[*].skuu", "names `skuu`"),
         ("$.input.lines[?@.pieces > $.input.cuont]", "names `cuont`"),
         ("$.input.count.more", "type integer, which has no parts"),
-        ("$.nodes.socre.output", "names `socre`"),
+        ("$.nodes.socre.output", "names `socre`, which is no node"),
         ("$.nodes.*.output", "must name the node"),
         ("$.nodes", "must name the node"),
         ("$.steps.score", r"must begin with one of \$.input, \$.nodes"),
@@ -148,8 +148,8 @@ SELECTORS = st.sampled_from(
     ]
 )
 VALUES = st.recursive(
-    # Without truth values: the library orders them among numbers, RFC 9535 does not.
-    st.none() | st.integers(-3, 3) | st.sampled_from(["x", "y", ""]),
+    # The library orders truth values among numbers and slices texts; RFC 9535 does neither.
+    st.none() | st.integers(-3, 3) | st.just(""),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
     max_leaves=15,
 )

@@ -258,7 +258,7 @@ class Workflow(_message.Message):
 
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
-        """The nodes, 1 to 2,000, with at most 10,000 edges and 8 MB of text between them. Their order carries no meaning, except
+        """The nodes, 1 to 2,000, with at most 10,000 edges, and 2 MB in all as canonical JSON. Their order carries no meaning, except
         that of two that could start at once the earlier one starts first.
         """
 
@@ -635,7 +635,7 @@ class MapNode(_message.Message):
 
     @_builtins.property
     def body(self) -> Global___Node:
-        """What is done for each: a node of kind `agent`, `step`, `tool`, `run` or `aggregate`. Its `id` may be empty; `depends_on`,
+        """What is done for each: a node of kind `agent`, `step`, `tool` or `run`. Its `id` may be empty; `depends_on`,
         `fan_in` and `when` stay empty. Its expressions see `item` and `index`. Required.
         """
 
