@@ -17,15 +17,14 @@ from services.orchestrator.domain.workflow import (
     AgentNode,
     AggregateNode,
     Cel,
-    Condition,
     ItemFailure,
     Json,
     JsonPath,
     Literal,
     MapNode,
     Node,
-    NodeValue,
     Reducer,
+    ToolNode,
     Workflow,
 )
 
@@ -41,49 +40,73 @@ _REDUCED: Final = {
 }
 
 Facts = Mapping[str, Json]
-Compiled = CelExpression | JsonPathExpression
+
+
+class Expression:
+    """A compiled expression."""
+
+    __slots__ = ("_compiled",)
+
+    def __init__(self, compiled: CelExpression | JsonPathExpression) -> None:
+        self._compiled = compiled
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Variables that it reads."""
+        return self._compiled.names
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """Ids of the nodes that it reads."""
+        return self._compiled.nodes
+
+    @property
+    def shape(self) -> Shape:
+        """What its value is; ANY where only the facts say."""
+        return self._compiled.shape
+
+    @property
+    def answers(self) -> bool:
+        """True when it can be a condition: a path always, CEL when its value can be true or false."""
+        return isinstance(self._compiled, JsonPathExpression) or self.shape in (Scalar.TRUTH, ANY)
+
+    def value(self, facts: Facts) -> Json:
+        """Gives its value. Raises: ExpressionFailed."""
+        return self._compiled.evaluate(facts, Budget())
+
+    def holds(self, facts: Facts) -> bool:
+        """Answers it as a condition. Raises: ExpressionFailed."""
+        if isinstance(self._compiled, JsonPathExpression):
+            selected = self._compiled.select(facts, Budget())
+            return any(value is not None and value is not False for value in selected)
+        answer = self._compiled.evaluate(facts, Budget())
+        if not isinstance(answer, bool):
+            raise ExpressionFailed("gives neither true nor false")
+        return answer
 
 
 class Scope:
-    """Compiles and evaluates expressions that know the same variables."""
+    """Compiles expressions that know the same variables, each once."""
 
     def __init__(self, variables: Mapping[str, Shape]) -> None:
         self._variables = variables
         self._cel: CelCompiler | None = None
         self._paths = JsonPathCompiler(variables)
-        self._compiled: dict[Cel | JsonPath, Compiled] = {}
+        self._compiled: dict[Cel | JsonPath, Expression] = {}
 
-    def compile(self, expression: Cel | JsonPath) -> Compiled:
-        """Compiles an expression, once. Raises: ExpressionRefused."""
+    def compile(self, expression: Cel | JsonPath) -> Expression:
+        """Compiles an expression. Raises: ExpressionRefused."""
         known = self._compiled.get(expression)
         if known is None:
-            known = self._compiled[expression] = self._compile(expression)
+            known = self._compiled[expression] = Expression(self._compile(expression))
         return known
 
-    def _compile(self, expression: Cel | JsonPath) -> Compiled:
+    def _compile(self, expression: Cel | JsonPath) -> CelExpression | JsonPathExpression:
         if isinstance(expression, JsonPath):
             return self._paths.compile(expression.text)
         if self._cel is None:
             self._cel = CelCompiler(self._variables)
         return self._cel.compile(expression.text)
-
-    def value(self, value: NodeValue, facts: Facts) -> Json:
-        """Gives a value: the literal, or what its expression says of these facts.
-
-        Raises: ExpressionFailed.
-        """
-        return value.value if isinstance(value, Literal) else self.compile(value).evaluate(facts, Budget())
-
-    def holds(self, condition: Condition, facts: Facts) -> bool:
-        """Answers a condition. Raises: ExpressionFailed: it has no answer for these facts."""
-        match self.compile(condition):
-            case JsonPathExpression() as path:
-                return any(value is not None and value is not False for value in path.select(facts, Budget()))
-            case CelExpression() as expression:
-                answer = expression.evaluate(facts, Budget())
-                if not isinstance(answer, bool):
-                    raise ExpressionFailed("gives neither true nor false")
-                return answer
 
 
 class Expressions:
@@ -129,7 +152,7 @@ def _output_shape(node: Node) -> Shape:
     if node.output_schema is not None:
         return shape_of(node.output_schema)
     match node.kind:
-        case AgentNode():
+        case AgentNode() | ToolNode():
             return Scalar.TEXT
         case MapNode(body=body, on_item_failure=on_failure):
             return ListOf(ANY if on_failure is ItemFailure.NULL else _output_shape(body))

@@ -32,6 +32,9 @@ def import_flow(value: object, faults: Faults) -> Imported:
     for index, (item, path) in enumerate(items):
         imported.origins[("nodes", index)] = path
         nodes.append(_Node(Fields(item, path, faults), ("nodes", index), imported, templates, faults).read())
+    for node in nodes:
+        if node["id"] in templates.parsed:
+            cast(dict[str, object], node["policy"])["output_schema"] = {}
     _edges(fields, names, nodes, imported, faults)
     imported.put("nodes", nodes, fields.get("nodes")[1])
     imported.put("input_schema", templates.input_schema(), ())

@@ -5,10 +5,8 @@ from dataclasses import replace
 from typing import Final
 
 from services.meshkit.documents.source import Path
-from services.orchestrator.conditions.budget import Budget
-from services.orchestrator.conditions.cel import CelExpression
 from services.orchestrator.conditions.errors import ExpressionFailed, ExpressionRefused
-from services.orchestrator.conditions.expressions import Compiled, Expressions, Scope
+from services.orchestrator.conditions.expressions import Expression, Expressions, Scope
 from services.orchestrator.conditions.shapes import ANY, ListOf, MapOf, Record, Scalar, Shape
 from services.orchestrator.domain.workflow import (
     AgentNode,
@@ -139,25 +137,25 @@ class _Place:
             never: what it means when the condition is always false.
         """
         compiled = self._compile(condition, path)
-        if not isinstance(compiled, CelExpression):
+        if compiled is None:
             return
         below = _below(path, condition)
-        if compiled.shape not in (Scalar.TRUTH, ANY):
+        if not compiled.answers:
             sentence = f"must be true or false, is {_spoken(compiled.shape)}"
             self._faults.add(below, Reason.EXPRESSION_TYPE, sentence)
         elif not compiled.names:
             self._constant(compiled, below, never)
 
-    def _constant(self, compiled: CelExpression, path: Path, never: str) -> None:
+    def _constant(self, compiled: Expression, path: Path, never: str) -> None:
         try:
-            holds = compiled.evaluate({}, Budget())
+            holds = compiled.holds({})
         except ExpressionFailed as failure:
             self._faults.add(path, Reason.EXPRESSION_INVALID, f"always fails: {failure.sentence}")
             return
-        if holds is not True:
+        if not holds:
             self._faults.add(path, Reason.UNREACHABLE, f"is never true, so {never}")
 
-    def _compile(self, expression: Cel | JsonPath, path: Path) -> Compiled | None:
+    def _compile(self, expression: Cel | JsonPath, path: Path) -> Expression | None:
         below = _below(path, expression)
         try:
             compiled = self._scope.compile(expression)

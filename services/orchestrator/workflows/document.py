@@ -54,12 +54,21 @@ def _fields(part: Any) -> Document:  # any of the dataclasses that a workflow is
         if field.name == "kind":
             document[_NAMES[type(value)]] = _fields(value)
             continue
-        if value is None or (value in ("", 0, ()) and field.name != _ZERO_COUNTS):
+        if (
+            value is None
+            or (value in ("", 0, ()) and field.name != _ZERO_COUNTS)
+            or (value == {} and not _is_schema(field.name))
+        ):
             continue
         written = _written(value)
-        if written != {}:
+        # A part that says nothing is as good as none; an empty schema says that any JSON will do.
+        if written or not is_dataclass(value):
             document[field.name] = written
     return document
+
+
+def _is_schema(name: str) -> bool:
+    return name.endswith("_schema")
 
 
 def _written(value: object) -> object:

@@ -84,6 +84,8 @@ class Templates:
         self._faults = faults
         #: Names of the input, in the order in which they are met.
         self.read: dict[str, None] = {}
+        #: Own ids of the nodes whose output is asked for a field, so that it must be JSON.
+        self.parsed: set[str] = set()
 
     def value(self, value: object, path: Path) -> object:
         """Gives a value in our own form: a literal, or an expression where a text has placeholders."""
@@ -108,7 +110,10 @@ class Templates:
         first, _, rest = text.partition(".")
         if first not in self._nodes or _DOTTED.fullmatch(text) is None or rest.split(".")[0] != "output":
             return None
-        return f"nodes.{own_id(first)}.{rest}"
+        own = str(own_id(first))
+        if "." in rest:
+            self.parsed.add(own)
+        return f"nodes.{own}.{rest}"
 
     def _named(self, text: str, path: Path) -> str:
         if _DOTTED.fullmatch(text) is None:

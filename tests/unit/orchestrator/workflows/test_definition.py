@@ -14,7 +14,7 @@ from services.orchestrator.domain.workflow import MAX_EDGES, MAX_NODES
 from services.orchestrator.workflows.definition import KnownWorkflow, read_document, read_text
 from services.orchestrator.workflows.document import document_of, workflow_of
 from services.orchestrator.workflows.message import document_from, message_of
-from tests.support.workflows import EVERYTHING, faults_of, pin, stored
+from tests.support.definitions import EVERYTHING, faults_of, pin, stored
 
 
 def graph(**nodes: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from services.orchestrator.workflows.agentflow import ASKED
 from services.orchestrator.workflows.definition import Format, read_text
 from services.orchestrator.workflows.document import document_of
-from tests.support.workflows import faults_of, pin
+from tests.support.definitions import faults_of, pin
 
 GRAPH = json.dumps(
     {
@@ -84,6 +84,8 @@ def test_a_task_graph_becomes_agents_that_are_given_what_they_depend_on() -> Non
 def test_a_flow_becomes_tools_and_agents_with_expressions_for_its_placeholders() -> None:
     made = document(FLOW)
     fetch, total, say = made["nodes"]
+    # Its output is asked for a field, so it is read as JSON.
+    assert fetch["policy"] == {"output_schema": {}}
     assert (made["version"], made["input_schema"]["required"]) == ("4.0.0", ["file", "batch"])
     assert (fetch["id"], fetch["tool"]) == ("fetch_it", {"tool": "store_get"})
     assert fetch["input"] == {

@@ -780,7 +780,8 @@ class NodePolicy(_message.Message):
     """`name` or `name@version` of the agent for FALLBACK, pinned as the agent of a node is. For `agent` nodes."""
     on_failure: Global___OnFailure.ValueType
     """What becomes of the run when the node has failed for good. Unspecified is taken as FALLBACK where `fallback_agent` is
-    set, else as FAIL_RUN.
+    set. Else a node whose last attempt may succeed another time is parked until ResumeRun, and the rest of the run goes
+    on; any other failure is taken as FAIL_RUN. An item of a map is parked so where neither the map nor its body says more.
     """
     @_builtins.property
     def retries(self) -> Global___RetryPolicy:
@@ -801,7 +802,8 @@ class NodePolicy(_message.Message):
     @_builtins.property
     def output_schema(self) -> _struct_pb2.Struct:
         """JSON Schema of the output, without remote references. An output that breaks it is a failed attempt with
-        OUTPUT_BREAKS_SCHEMA. An agent's output is its answer as text without it, and with it the JSON that its answer holds.
+        OUTPUT_BREAKS_SCHEMA. The output of an agent or a tool is its answer as text without it, and with it the JSON that its
+        answer holds.
         """
 
     def __init__(
