@@ -8,7 +8,9 @@ from random import Random
 from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
 from comitia.orchestrator.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from comitia.orchestrator.v1.workflow_service_pb2_grpc import add_WorkflowServiceServicer_to_server
 from services.meshkit.audit.trail import service_audit
+from services.meshkit.batching.threads import Threads
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
@@ -36,10 +38,14 @@ from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage.agent_repository import AgentRepository
 from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.storage.tenant_data import TENANT_DATA
+from services.orchestrator.storage.workflow_repository import WorkflowRepository
 from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.transport.session_servicer import SessionServicer
+from services.orchestrator.transport.workflow_servicer import WorkflowServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
+from services.orchestrator.usecases.create_workflow import CreateWorkflow
+from services.orchestrator.usecases.review_workflow import ReviewWorkflow
 from services.orchestrator.usecases.session_access import SessionAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
@@ -98,6 +104,15 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             limits=EngineLimits(max_runs=settings.max_runs),
         )
         agents = AgentRepository(app, tenants=guard.feed)
+        workflows = WorkflowRepository(app, tenants=guard.feed)
+        threads = await enter(
+            Threads(
+                "orchestrator.workflows",
+                threads=settings.workflow_threads,
+                most_waiting=settings.max_waiting_workflows,
+            )
+        )
+        review = ReviewWorkflow(agents=agents, workflows=workflows, threads=threads)
         gate = access_gate.GatewayAccessGate(gateway, clock=clock)
         gate.show("orchestrator")
         access = SessionAccess(gate)
@@ -127,6 +142,14 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                     AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
                 ),
                 partial(add_SessionServiceServicer_to_server, sessions),
+                partial(
+                    add_WorkflowServiceServicer_to_server,
+                    WorkflowServicer(
+                        create_workflow=CreateWorkflow(review=review, workflows=workflows),
+                        review=review,
+                        workflows=workflows,
+                    ),
+                ),
                 TenantData(
                     TenantRows("orchestrator", maintenance, TENANT_DATA), tenants=guard.feed, before=(engine.stop,)
                 ).registration,

@@ -1,4 +1,4 @@
-"""Work that would hold up the loop, on a few threads; what lets the lock of the interpreter go runs beside the others."""
+"""Work that would hold up the loop, on a few threads."""
 
 import asyncio
 from collections.abc import Callable

@@ -276,6 +276,20 @@ class StoredWorkflow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowSummary:
+    """A version as lists show it."""
+
+    name: str
+    version: str
+    description: str
+    deadline: timedelta | None
+    digest: str
+    depth: int
+    node_count: int
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """One thing that is wrong with a definition."""
 
