@@ -78,8 +78,8 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         sealing(
             settings, service="inference", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
         ) as sealed,
+        CallRepository(app, maintenance, keys=sealed.keys).running() as calls,
     ):
-        calls = CallRepository(app, maintenance, keys=sealed.keys)
         notes = SettledNotes("inference_settled_notes", calls, clock=clock)
         law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE)
         holds = CostHoldClient(to_money, ids=ids)

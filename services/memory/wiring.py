@@ -81,6 +81,7 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
         )
         rows = SealedRows(sealed.keys, ProtoPayload())
         reader = SqlMemoryReader(app, rows)
+        await enter(reader.rings)
         writer = SqlMemoryWriter(
             app,
             rows,

@@ -21,6 +21,12 @@ class OrchestratorSettings(ServiceSettings):
     max_runs: int = Field(
         default=500, ge=1, le=100_000, description="Sessions driven at once; one more is refused with RUNS_AT_LIMIT."
     )
+    workflow_threads: int = Field(
+        default=1, ge=1, le=64, description="Threads that read and check definitions of workflows."
+    )
+    max_waiting_workflows: int = Field(
+        default=64, ge=1, description="Definitions that may wait to be read; one more is refused."
+    )
     database_connections: int = Field(default=8, ge=2, le=100, description="Most connections to the database per role.")
     max_workers: int = Field(
         default=1_000, ge=1, le=100_000, description="Streams of workers at once; one more gets WORKERS_AT_LIMIT."

@@ -9,7 +9,9 @@ from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
 from comitia.orchestrator.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
 from comitia.orchestrator.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
+from comitia.orchestrator.v1.workflow_service_pb2_grpc import add_WorkflowServiceServicer_to_server
 from services.meshkit.audit.trail import service_audit
+from services.meshkit.batching.threads import Threads
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
@@ -25,7 +27,7 @@ from services.meshkit.sql.sealing import sealing
 from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 from services.orchestrator.clients.live_events import live_events
-from services.orchestrator.clients.neighbours import TurnNeighbours
+from services.orchestrator.clients.neighbours import TurnNeighbours, generations, memories
 from services.orchestrator.clients.run_preparation import RunPreparation
 from services.orchestrator.clients.run_tokens import RunTokens
 from services.orchestrator.engine.engine import Engine, EngineLimits
@@ -40,15 +42,19 @@ from services.orchestrator.storage.agent_repository import AgentRepository
 from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.storage.tenant_data import TENANT_DATA
+from services.orchestrator.storage.workflow_repository import WorkflowRepository
 from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.transport.record_servicer import RecordServicer
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.transport.worker_servicer import WorkerServicer
+from services.orchestrator.transport.workflow_servicer import WorkflowServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
+from services.orchestrator.usecases.create_workflow import CreateWorkflow
 from services.orchestrator.usecases.export_run import ExportRun
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
 from services.orchestrator.usecases.replay_run import ReplayRun
+from services.orchestrator.usecases.review_workflow import ReviewWorkflow
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
@@ -91,7 +97,12 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         store = SqlRunStore(app=app, maintenance=maintenance, codec=codec, tenants=guard.feed)
         live = await enter(live_events(nats, clock=clock))
         calls = Caller(
-            neighbours=TurnNeighbours(memory=memory, inference=inference, tools=tools),
+            neighbours=TurnNeighbours(
+                memories=await enter(memories(memory, clock=clock)),
+                generations=await enter(generations(inference, clock=clock)),
+                inference=inference,
+                tools=tools,
+            ),
             tokens=RunTokens(gateway, clock=clock),
             clock=clock,
             random=Random(),
@@ -112,6 +123,15 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             limits=EngineLimits(max_runs=settings.max_runs),
         )
         agents = AgentRepository(app, tenants=guard.feed)
+        workflows = WorkflowRepository(app, tenants=guard.feed)
+        threads = await enter(
+            Threads(
+                "orchestrator.workflows",
+                threads=settings.workflow_threads,
+                most_waiting=settings.max_waiting_workflows,
+            )
+        )
+        review = ReviewWorkflow(agents=agents, workflows=workflows, threads=threads)
         gate = access_gate.GatewayAccessGate(gateway, clock=clock)
         gate.show("orchestrator")
         access = RunAccess(gate)
@@ -147,6 +167,14 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 partial(add_SessionServiceServicer_to_server, sessions),
                 WorkerServicer(steps).registration,
                 partial(add_RecordServiceServicer_to_server, records),
+                partial(
+                    add_WorkflowServiceServicer_to_server,
+                    WorkflowServicer(
+                        create_workflow=CreateWorkflow(review=review, workflows=workflows),
+                        review=review,
+                        workflows=workflows,
+                    ),
+                ),
                 TenantData(
                     TenantRows("orchestrator", maintenance, TENANT_DATA), tenants=guard.feed, before=(engine.stop,)
                 ).registration,

@@ -12,6 +12,7 @@ from comitia.policy.v1.policy_service_pb2_grpc import (
 )
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.batching.group_commit import GroupCommit
+from services.meshkit.batching.threads import Threads
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
@@ -37,7 +38,6 @@ from services.policy.usecases.activate_bundle import ActivateBundle
 from services.policy.usecases.create_bundle import CreateBundle
 from services.policy.usecases.evaluate import Evaluate
 from services.policy.usecases.laws import Laws
-from services.policy.usecases.off_loop import Threads
 from services.policy.usecases.read_bundles import ReadBundles
 from services.policy.usecases.record_violations import CommitViolations, Group, RecordViolations
 from services.policy.usecases.violation_news import ViolationNews

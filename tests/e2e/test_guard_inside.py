@@ -23,7 +23,7 @@ from tests.e2e.owner import (
     still_there,
     told,
 )
-from tests.e2e.test_every_rpc import REQUESTS, Request, World, a_question, provider, walked_tenant, world
+from tests.e2e.test_every_rpc import REQUESTS, Request, World, a_prompt, a_question, provider, walked_tenant, world
 from tests.support.mesh import RunningMesh
 from tests.support.oidc_provider import OidcProvider
 from tests.support.public_rpcs import Rpc
@@ -70,6 +70,17 @@ INTERNAL_REQUESTS: Final[Mapping[str, Callable[[RunningMesh, World], Request]]] 
         "run_id": world.ended_session,
     },
     "IdentityService/IssueGrant": lambda _, world: {"run_id": world.ended_session},
+    "InferenceService/BatchGenerate": lambda _, world: a_batch(
+        world, generate=a_prompt(model="stub", context={"call_id": {"run_id": SystemIds().new("walk")}})
+    ),
+    "MemoryService/BatchMemories": lambda _, world: a_batch(
+        world,
+        recall={
+            "context": {"call_id": {"run_id": world.ended_session}},
+            "session_id": world.ended_session,
+            "recent_turns": 3,
+        },
+    ),
     "PolicyService/BatchEvaluate": lambda _, world: a_batch(world, **a_question("a word and a sword")),
 }
 

@@ -34,6 +34,8 @@ class FakePolicy(PolicyServiceServicer):
         self.blocked: set[str] = set()
         self.redacted: dict[str, str] = {}
         self.seen: list[policy_pb2.Subject] = []
+        #: Names of the next verdicts, instead of new ones.
+        self.names: list[str] = []
         self.faults = FaultQueue()
 
     def stages(self) -> list[str]:
@@ -58,7 +60,7 @@ class FakePolicy(PolicyServiceServicer):
         blocked = any(word in text for word in self.blocked for text in texts)
         action = policy_pb2.ACTION_BLOCK if blocked else policy_pb2.ACTION_UNSPECIFIED
         verdict = policy_pb2.Verdict(
-            verdict_id=self._ids.new("verdict"),
+            verdict_id=self.names.pop(0) if self.names else self._ids.new("verdict"),
             allowed=not blocked,
             results=[policy_pb2.RuleResult(rule="words", action=action, elapsed_us=3)],
             bundle_digest="cd" * 32,

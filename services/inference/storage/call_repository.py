@@ -1,8 +1,10 @@
 """Remembers calls by id, each with its sealed outcome and what became of its money. A `CallStore`."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from asyncpg import Record
 from sqlalchemy import Row, select, text
@@ -10,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.inference.domain.call import RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
-from services.inference.storage.one_trips import CLAIM_CALL, JUDGE_CALL, MARK_SETTLED, RECORD_CALL
+from services.inference.storage.one_trips import CLAIM_CALLS, JUDGE_CALL, MARK_SETTLED, RECORD_CALLS
 from services.inference.storage.outcome_codec import decode_outcome, encode_outcome, usage_from_list, usage_to_list
 from services.inference.storage.tables import call
+from services.meshkit.batching.group_commit import GroupCommit
 from services.meshkit.calls.ports import PendingSettlement, Settlement
 from services.meshkit.content import CallId, CallKey
 from services.meshkit.core.identity import TenantId
@@ -31,8 +34,26 @@ _FORGET: Final = text("""
         WHERE created_time < :before AND settle_state IS DISTINCT FROM 'pending' LIMIT :most))""")
 
 
+#: Calls of one transaction, and those that may wait for the next.
+_MOST_TOGETHER: Final = 128
+_MOST_WAITING: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Write:
+    """What one call has written together with others."""
+
+    key: CallKey
+    #: Values of the columns behind the key, in the order of the statement's arrays.
+    values: tuple[object, ...]
+
+
+#: Gives the row that stands in the way of a write, None when it was written.
+_Standing = GroupCommit[_Write, Record | None]
+
+
 class CallRepository:
-    """Stores calls; requests see their tenant's, background work sees all.
+    """Stores calls; requests see their tenant's, background work sees all. Used while it is `running`.
 
     Args:
         app: engine of the role `app`.
@@ -43,10 +64,24 @@ class CallRepository:
         self._app = app
         self._maintenance = maintenance
         self._keys = keys
+        self._claims = self._group("inference.claims", CLAIM_CALLS)
+        self._records = self._group("inference.records", RECORD_CALLS)
+
+    def _group(self, name: str, work: OneTrip) -> _Standing:
+        async def write(batch: Sequence[_Write]) -> Sequence[Record | None]:
+            return await self._write_all(work, batch)
+
+        return _Standing(write, name=name, max_items=_MOST_TOGETHER, max_waiting=_MOST_WAITING)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[Self]:
+        """Gives the repository, which claims, and records, what comes at the same time in one transaction each."""
+        async with self._claims, self._records:
+            yield self
 
     async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | None:
         """See `CallStore.claim`."""
-        row = await self._write(key, CLAIM_CALL, arguments_hash)
+        row = await self._claims.submit(_Write(key=key, values=(arguments_hash,)))
         if row is None:
             return None
         if row["arguments_hash"] != arguments_hash:
@@ -57,24 +92,26 @@ class CallRepository:
         """See `CallStore.record`."""
         key = recorded.key
         pending = recorded.settle_state is SettleState.PENDING
-        standing = await self._write(
-            key,
-            RECORD_CALL,
+        values = (
             recorded.arguments_hash,
             recorded.hold_id,
             await self._sealed(recorded),
             isinstance(recorded.outcome, Unjudged),
-            usage_to_list(recorded.usage),
+            f"{{{','.join(map(str, usage_to_list(recorded.usage)))}}}",
             str(recorded.settle_state),
             recorded.charged,
             await self._keys.seal(key.tenant, token.reveal().encode(), aad=_place(key, "token")) if pending else None,
         )
-        return recorded if standing is None else await self._recorded(key, standing)
+        standing = await self._records.submit(_Write(key=key, values=values))
+        if standing is None or standing["hold_id"] == recorded.hold_id:
+            return recorded
+        return await self._recorded(key, standing)
 
     async def judge(self, recorded: RecordedCall) -> RecordedCall:
         """See `CallStore.judge`."""
-        standing = await self._write(recorded.key, JUDGE_CALL, recorded.hold_id, await self._sealed(recorded))
-        return recorded if standing is None else await self._recorded(recorded.key, standing)
+        key, sealed = recorded.key, await self._sealed(recorded)
+        standing = await one_trip(self._app, key.tenant, JUDGE_CALL, *_names(key), recorded.hold_id, sealed)
+        return await self._recorded(key, standing[0]) if standing else recorded
 
     async def mark_settled(self, settlements: Sequence[Settlement]) -> None:
         """See `CallStore.mark_settled`."""
@@ -90,10 +127,17 @@ class CallRepository:
         tenants = {one.key.tenant for one in settlements}
         await one_trip(self._app, tenants, MARK_SETTLED, *(list(column) for column in zip(*rows, strict=True)))
 
-    async def _write(self, key: CallKey, work: OneTrip, *values: object) -> Record | None:
-        """Does what a model's caller waits for; gives the row that stood in its way, None when nothing did."""
-        rows = await one_trip(self._app, key.tenant, work, *_names(key), *values)
-        return rows[0] if rows else None
+    async def _write_all(self, work: OneTrip, batch: Sequence[_Write]) -> Sequence[Record | None]:
+        """Does what the callers of models wait for; gives the rows that stand in the way, None where none does."""
+        # In one order everywhere, so that two replicas with the same calls do not lock each other out.
+        order = sorted(range(len(batch)), key=lambda index: _names(batch[index].key))
+        rows = [(*_names(batch[index].key), *batch[index].values) for index in order]
+        tenants = {one.key.tenant for one in batch}
+        standing: list[Record | None] = [None] * len(batch)
+        for row in await one_trip(self._app, tenants, work, *(list(column) for column in zip(*rows, strict=True))):
+            place: int = row["place"]
+            standing[order[place - 1]] = row
+        return standing
 
     async def _sealed(self, recorded: RecordedCall) -> bytes:
         outcome = encode_outcome(recorded.outcome)

@@ -1,7 +1,7 @@
 """What a call of a model writes while its caller waits, each a transaction of one round trip.
 
-The first six arguments of most: tenant, run, path, attempt group, index, then a hash or a hold. Those that may meet
-another's outcome give the row that stands, or nothing when they have written.
+Calls are claimed and recorded many at a time: one array per column, the first five of them tenant, run, path, attempt
+group and index. What stands in the way of some comes with their places; nothing comes when all is written.
 """
 
 from typing import Final
@@ -9,41 +9,78 @@ from typing import Final
 from services.meshkit.sql.one_trip import OneTrip
 
 _KEY: Final = ("uuid", "text", "text", "integer", "integer")
-_STANDING: Final = """TABLE (arguments_hash bytea, hold_id text, outcome bytea, usage_tokens bigint[],
-    settle_state text, charged_nano_usd bigint)"""
-_FIND: Final = """
+_KEYS: Final = tuple(f"{kind}[]" for kind in _KEY)
+_STANDS: Final = {
+    "arguments_hash": "bytea",
+    "hold_id": "text",
+    "outcome": "bytea",
+    "usage_tokens": "bigint[]",
+    "settle_state": "text",
+    "charged_nano_usd": "bigint",
+}
+_COLUMNS: Final = ", ".join(_STANDS)
+_STANDING: Final = f"TABLE ({', '.join(f'{name} {kind}' for name, kind in _STANDS.items())})"
+_STANDING_IN_PLACES: Final = f"{_STANDING[:-1]}, place bigint)"
+_FIND: Final = f"""
     IF NOT FOUND THEN
-        RETURN QUERY SELECT arguments_hash, hold_id, outcome, usage_tokens, settle_state, charged_nano_usd FROM call
+        RETURN QUERY SELECT {_COLUMNS} FROM call
         WHERE tenant_id = $1 AND run_id = $2 AND path = $3 AND attempt_group = $4 AND call_index = $5;
-    END IF;"""
+    END IF;"""  # noqa: S608  # of constants only
+#: What stands, when fewer rows were written than were given. LATERAL and OFFSET 0: each is looked up by its key,
+#: however small the table was when this was planned.
+_FIND_ALL: Final = f"""
+    GET DIAGNOSTICS written = ROW_COUNT;
+    IF written < cardinality($1) THEN
+        RETURN QUERY SELECT stands.*, asked.place
+        FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS asked (tenant, run, way, attempts, number, place)
+        CROSS JOIN LATERAL (
+            SELECT {_COLUMNS} FROM call
+            WHERE tenant_id = asked.tenant AND run_id = asked.run AND path = asked.way
+                AND attempt_group = asked.attempts AND call_index = asked.number
+            OFFSET 0
+        ) AS stands;
+    END IF;"""  # noqa: S608  # of constants only
 
-CLAIM_CALL: Final = OneTrip(
-    name="claim_call",
+#: The second statement sees what another process committed while the first one waited for it.
+CLAIM_CALLS: Final = OneTrip(
+    name="claim_calls",
     planned_once=True,
-    arguments=(*_KEY, "bytea"),
-    returns=_STANDING,
+    arguments=(*_KEYS, "bytea[]"),
+    returns=_STANDING_IN_PLACES,
     body=f"""
+    DECLARE
+        written bigint;
+    BEGIN
     INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash)
-    VALUES ($1, $2, $3, $4, $5, $6)
+    SELECT * FROM unnest($1, $2, $3, $4, $5, $6)
     ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO NOTHING;
-    {_FIND}""",  # noqa: S608  # of constants only
+    {_FIND_ALL}
+    END;""",  # noqa: S608  # of constants only
 )
 
-RECORD_CALL: Final = OneTrip(
-    name="record_call",
+#: Token counts travel as literals: an array of arrays would be flattened.
+RECORD_CALLS: Final = OneTrip(
+    name="record_calls",
     planned_once=True,
-    arguments=(*_KEY, "bytea", "text", "bytea", "boolean", "bigint[]", "text", "bigint", "bytea"),
-    returns=_STANDING,
+    arguments=(*_KEYS, "bytea[]", "text[]", "bytea[]", "boolean[]", "text[]", "text[]", "bigint[]", "bytea[]"),
+    returns=_STANDING_IN_PLACES,
     body=f"""
+    DECLARE
+        written bigint;
+    BEGIN
     INSERT INTO call (tenant_id, run_id, path, attempt_group, call_index, arguments_hash,
         hold_id, outcome, unjudged, usage_tokens, settle_state, charged_nano_usd, token, recorded_time)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now())
+    SELECT tenant, run, way, attempts, number, hash, hold, answer, unseen, CAST(used AS bigint[]), state, charged,
+        bearer, now()
+    FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        AS new (tenant, run, way, attempts, number, hash, hold, answer, unseen, used, state, charged, bearer)
     ON CONFLICT (tenant_id, run_id, path, attempt_group, call_index) DO UPDATE
     SET hold_id = EXCLUDED.hold_id, outcome = EXCLUDED.outcome, unjudged = EXCLUDED.unjudged,
         usage_tokens = EXCLUDED.usage_tokens, settle_state = EXCLUDED.settle_state,
         charged_nano_usd = EXCLUDED.charged_nano_usd, token = EXCLUDED.token, recorded_time = EXCLUDED.recorded_time
     WHERE call.hold_id IS NULL;
-    {_FIND}""",  # noqa: S608  # of constants only
+    {_FIND_ALL}
+    END;""",  # noqa: S608  # of constants only
 )
 
 JUDGE_CALL: Final = OneTrip(
@@ -71,4 +108,4 @@ MARK_SETTLED: Final = OneTrip(
         AND call.hold_id = done.hold AND call.settle_state = 'pending';""",
 )
 
-ONE_TRIPS: Final = (CLAIM_CALL, RECORD_CALL, JUDGE_CALL, MARK_SETTLED)
+ONE_TRIPS: Final = (CLAIM_CALLS, RECORD_CALLS, JUDGE_CALL, MARK_SETTLED)

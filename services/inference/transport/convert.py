@@ -114,6 +114,17 @@ def event_to_proto(event: StreamEvent, sequence: int) -> inference_service_pb2.S
             return inference_service_pb2.StreamGenerateResponse(sequence=sequence, generation=generation)
 
 
+def item_to_proto(event: StreamEvent) -> inference_service_pb2.BatchGenerateResponse.Item:
+    """Writes an event of a call on a batch stream."""
+    match event:
+        case TextDelta(text):
+            return inference_service_pb2.BatchGenerateResponse.Item(text_delta=text)
+        case Restarted(deployment):
+            return inference_service_pb2.BatchGenerateResponse.Item(restarted_by=deployment)
+        case Answer():
+            return inference_service_pb2.BatchGenerateResponse.Item(generation=generation_to_proto(event))
+
+
 def vectors_to_proto(made: Vectors) -> inference_service_pb2.EmbedResponse:
     """Writes vectors."""
     return inference_service_pb2.EmbedResponse(

@@ -1,10 +1,12 @@
 """The gRPC face of inference."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from typing import Final
 
 from comitia.inference.v1 import inference_service_pb2 as pb
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer, ModelServiceServicer
+from services.inference.domain.answer import Answer
 from services.inference.domain.call import check_whose
 from services.inference.domain.deployment import Deployments
 from services.inference.domain.errors import CallArgumentsDiffer
@@ -16,14 +18,22 @@ from services.inference.usecases.embed_once import EmbedOnce
 from services.inference.usecases.generate import Generate
 from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.stream_generate import StreamGenerate
+from services.meshkit.batching.serve_batch import serve_items
+from services.meshkit.batching.stream_session import BatchItem
 from services.meshkit.content.received_context import as_reused, received_context
 from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import Internal
+from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.call import caller_of, seconds_left
 from services.meshkit.grpc.once import once
 
 #: Time kept back from the caller's deadline, so that the failure of a slow model still gets through, seconds.
-_MARGIN_SECONDS = 0.25
+_MARGIN_SECONDS: Final = 0.25
+#: Longest call on a batch stream, as for the unary RPCs, seconds.
+_ITEM_SECONDS: Final = 300.0
+#: Calls in flight on one stream: more than are made at once, so that one too many hears so instead of waiting unread.
+_MOST_ITEMS: Final = 16_384
 
 
 class InferenceServicer(InferenceServiceServicer):
@@ -48,19 +58,44 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: object) -> pb.GenerateResponse:
         with as_reused(request.request_id, CallArgumentsDiffer):
-            answer = await self._generate(self._asked(request, context, "Generate"))
+            answer = await self._generate(self._asked(request, caller_of(context), "Generate"))
         return pb.GenerateResponse(generation=convert.generation_to_proto(answer))
 
     async def StreamGenerate(
         self, request: pb.StreamGenerateRequest, context: object
     ) -> AsyncGenerator[pb.StreamGenerateResponse]:
         sequence = 0
-        events = self._stream_generate(self._asked(request, context, "StreamGenerate"))
+        events = self._stream_generate(self._asked(request, caller_of(context), "StreamGenerate"))
         with as_reused(request.request_id, CallArgumentsDiffer):
             async with aclosing(events):
                 async for event in events:
                     sequence += 1
                     yield convert.event_to_proto(event, sequence)
+
+    async def BatchGenerate(
+        self, request_iterator: AsyncIterator[pb.BatchGenerateRequest], context: object
+    ) -> AsyncGenerator[pb.BatchGenerateResponse]:
+        async for frame in serve_items(
+            request_iterator,
+            self._item,
+            answers=pb.BatchGenerateResponse,
+            max_in_flight=_MOST_ITEMS,
+            item_seconds=_ITEM_SECONDS,
+        ):
+            yield frame
+
+    async def _item(self, item: BatchItem[pb.BatchGenerateRequest.Item]) -> pb.BatchGenerateResponse.Item:
+        request = item.message.generate
+        with as_reused(request.request_id, CallArgumentsDiffer):
+            asked = self._asked(request, item.caller, "StreamGenerate")
+            if not item.message.include_deltas:
+                return convert.item_to_proto(await self._generate(asked))
+            async with aclosing(self._stream_generate(asked)) as events:
+                async for event in events:
+                    if isinstance(event, Answer):
+                        return convert.item_to_proto(event)
+                    item.show(convert.item_to_proto(event))
+        raise Internal("a call of a model ended without an answer", call_id=asked.key.call_id)
 
     async def Embed(self, request: pb.EmbedRequest, context: object) -> pb.EmbedResponse:
         caller = caller_of(context)
@@ -80,8 +115,7 @@ class InferenceServicer(InferenceServiceServicer):
         most = max(bound_of(prompt, deployment.adapter).input for deployment in candidates)
         return pb.CountTokensResponse(input_tokens_bound=most)
 
-    def _asked(self, request: convert.GenerateLike, context: object, method: str) -> Asked:
-        caller = caller_of(context)
+    def _asked(self, request: convert.GenerateLike, caller: Caller, method: str) -> Asked:
         whose, repeatable = received_context(
             request.context, caller, self._ids, request_id=request.request_id, method=method
         )

@@ -1,6 +1,8 @@
 """Reads memories of one tenant."""
 
 from collections.abc import Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -9,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.memory.domain.errors import MemoryNotFound
 from services.memory.domain.memory import Memory, MemoryId, name_of
-from services.memory.storage.one_trips import RING, THERE, THOSE
-from services.memory.storage.sealed_rows import SealedRows
+from services.memory.storage.one_trips import RINGS, THERE, THOSE
+from services.memory.storage.sealed_rows import Row, SealedRows
+from services.meshkit.batching.dispatcher import BatchDispatcher
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import driver_scope
@@ -20,12 +23,34 @@ _GET: Final = f"{THERE} AND memory_id = $2"
 _NEWEST: Final = "ORDER BY create_time DESC, memory_id DESC LIMIT $2"
 
 
+#: Rings of one round trip: a ring has at most 50 memories, a memory some 64 KB.
+_MOST_RINGS: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ring:
+    """The latest turns of a session, as they are asked for."""
+
+    tenant: TenantId
+    session: UUID
+    now: datetime
+    most: int
+
+
 class SqlMemoryReader:
-    """Implements `MemoryReader`."""
+    """Implements `MemoryReader`. Run its `rings` as long as it is used."""
 
     def __init__(self, engine: AsyncEngine, rows: SealedRows) -> None:
         self._engine = engine
         self._rows = rows
+        self._rings = BatchDispatcher[_Ring, Sequence[Row]](
+            self._read_rings, name="memory.rings", max_items=_MOST_RINGS, workers=2
+        )
+
+    @property
+    def rings(self) -> AbstractAsyncContextManager[object]:
+        """Reads the rings that are asked for at the same time in one round trip, while the block runs."""
+        return self._rings
 
     async def get(self, tenant: TenantId, memory: MemoryId) -> Memory:
         """See `MemoryReader.get`."""
@@ -36,7 +61,9 @@ class SqlMemoryReader:
 
     async def ring(self, tenant: TenantId, session: UUID, *, now: datetime, most: int) -> Sequence[Memory]:
         """See `MemoryReader.ring`."""
-        return await self._rows.memories(await one_trip(self._engine, tenant, RING, tenant, session, now, most))
+        asked = _Ring(tenant=tenant, session=session, now=now, most=most)
+        # Opened out here: a row that does not open fails its own caller only.
+        return await self._rows.memories(await self._rings.call(asked))
 
     async def those_of(self, tenant: TenantId, memories: Collection[MemoryId], *, agent: str) -> Sequence[Memory]:
         """See `MemoryReader.those_of`."""
@@ -64,6 +91,19 @@ class SqlMemoryReader:
             query += f" AND agent_name = ${len(values) + 2}"
             values.append(agent)
         return await self._fetch(tenant, f"{query} {_NEWEST}", *values)
+
+    async def _read_rings(self, batch: Sequence[_Ring]) -> Sequence[Sequence[Row]]:
+        tenants = [ring.tenant for ring in batch]
+        columns = (
+            [ring.session for ring in batch],
+            [ring.now for ring in batch],
+            [ring.most for ring in batch],
+        )
+        found: list[list[Row]] = [[] for _ in batch]
+        for row in await one_trip(self._engine, set(tenants), RINGS, tenants, *columns):
+            place: int = row["place"]
+            found[place - 1].append(row)
+        return found
 
     async def _fetch(self, tenant: TenantId, query: str, *values: object) -> list[Memory]:
         async with driver_scope(self._engine, tenant, read_only=True) as scope:

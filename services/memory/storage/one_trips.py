@@ -97,15 +97,24 @@ REMEMBER: Final = OneTrip(
             END IF;
         END;""",  # noqa: S608
 )
-#: Gives the latest turns of session `$2` at the time `$3`, newest first.
-RING: Final = OneTrip(
-    name="ring",
+#: Gives the latest turns of sessions `$2` of tenants `$1` at the times `$3`, at most `$4` of each, newest first, with
+#: the place of their session.
+RINGS: Final = OneTrip(
+    name="rings",
     planned_once=True,
-    arguments=("uuid", "uuid", "timestamptz", "int"),
-    returns=f"TABLE ({_MEMORIES})",
+    arguments=("uuid[]", "uuid[]", "timestamptz[]", "int[]"),
+    returns=f"TABLE (place bigint, {_MEMORIES})",
+    # Planned once, so each ring is read by its index on its own; ordered once more because nothing else promises it.
     body=f"""
-        RETURN QUERY {THERE} AND session_id = $2 AND expire_time > $3
-        ORDER BY create_time DESC, memory_id DESC LIMIT $4;""",
+        RETURN QUERY SELECT asked.place, ring.*
+        FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS asked (tenant, session, moment, most, place)
+        CROSS JOIN LATERAL (
+            SELECT {COLUMNS} FROM memory
+            WHERE tenant_id = asked.tenant AND forget_time IS NULL AND session_id = asked.session
+                AND expire_time > asked.moment
+            ORDER BY create_time DESC, memory_id DESC LIMIT asked.most
+        ) AS ring
+        ORDER BY asked.place, ring.create_time DESC, ring.memory_id DESC;""",  # noqa: S608
 )
 #: Gives those of some memories that are there and, unless it is empty, belong to agent `$3`.
 THOSE: Final = OneTrip(
@@ -140,4 +149,4 @@ RECORD: Final = OneTrip(
         RETURNING memory_id;""",
 )
 
-ONE_TRIPS: Final = (REMEMBER, RING, THOSE, CLAIM, RECORD)
+ONE_TRIPS: Final = (REMEMBER, RINGS, THOSE, CLAIM, RECORD)

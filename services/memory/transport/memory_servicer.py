@@ -1,5 +1,6 @@
 """gRPC face of memory."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from grpc.aio import ServicerContext
@@ -13,7 +14,11 @@ from services.memory.usecases.forget_memory import ForgetMemory
 from services.memory.usecases.ports import MemoryReader
 from services.memory.usecases.recall import Recall
 from services.memory.usecases.remember import Remember
+from services.meshkit.batching.serve_batch import serve_items
+from services.meshkit.batching.stream_session import BatchItem
 from services.meshkit.content.received_context import as_reused
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Caller
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.paging import clamp_page_size, decode_time_place, one_page, time_place
 from services.meshkit.grpc.call import caller_of
@@ -42,14 +47,35 @@ class MemoryServicer(MemoryServiceServicer):
 
     async def Remember(self, request: pb.RememberRequest, context: Context) -> pb.RememberResponse:
         """See the contract."""
-        caller = caller_of(context)
         with as_reused(request.request_id, CallArgumentsDiffer):
-            memory = await self._remember(caller.principal, convert.to_remembrance(request, caller, self._ids))
-        return pb.RememberResponse(memory=convert.memory_to_proto(memory), verdict_id=memory.verdict_id)
+            return await self._remembered(request, caller_of(context))
 
     async def Recall(self, request: pb.RecallRequest, context: Context) -> pb.RecallResponse:
         """See the contract."""
-        caller = caller_of(context)
+        return await self._recalled(request, caller_of(context))
+
+    async def BatchMemories(
+        self, request_iterator: AsyncIterator[pb.BatchMemoriesRequest], context: Context
+    ) -> AsyncIterator[pb.BatchMemoriesResponse]:
+        """See the contract. What the items of a frame read and write still shares round trips and transactions."""
+        async for frame in serve_items(request_iterator, self._item, answers=pb.BatchMemoriesResponse):
+            yield frame
+
+    async def _item(self, item: BatchItem[pb.BatchMemoriesRequest.Item]) -> pb.BatchMemoriesResponse.Item:
+        asked = item.message
+        match asked.WhichOneof("operation"):
+            case "recall":
+                return pb.BatchMemoriesResponse.Item(recall=await self._recalled(asked.recall, item.caller))
+            case "remember":
+                return pb.BatchMemoriesResponse.Item(remember=await self._remembered(asked.remember, item.caller))
+            case _:
+                raise Invalid("operation", "must be one of recall, remember")
+
+    async def _remembered(self, request: pb.RememberRequest, caller: Caller) -> pb.RememberResponse:
+        memory = await self._remember(caller.principal, convert.to_remembrance(request, caller, self._ids))
+        return pb.RememberResponse(memory=convert.memory_to_proto(memory), verdict_id=memory.verdict_id)
+
+    async def _recalled(self, request: pb.RecallRequest, caller: Caller) -> pb.RecallResponse:
         recalled = await self._recall(caller.principal, convert.to_recall(request, caller, self._ids))
         return convert.recalled_to_proto(recalled)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,6 +30,8 @@ class Waiting:
     #: Time of the event loop at which the caller gives up.
     expires: float
     future: asyncio.Future[Any]
+    #: Takes answers that more will follow; None when the caller wants the last one only.
+    on_piece: Callable[[Any], None] | None = None
     #: Number on its stream; 0 until it is sent.
     item_id: int = 0
     stream: "ClientStream | None" = None
@@ -138,6 +141,9 @@ class ClientStream:
     def _answered(self, answer: Any) -> None:
         self.answered += 1
         status = answer.status
+        if status.more:
+            self._show(self.in_flight.get(status.item_id), answer)
+            return
         waiting = self.in_flight.pop(status.item_id, None)
         if waiting is None or waiting.future.done():
             return
@@ -145,6 +151,10 @@ class ClientStream:
             waiting.future.set_exception(from_status(status.error))
         else:
             waiting.future.set_result(answer)
+
+    def _show(self, waiting: Waiting | None, piece: Any) -> None:
+        if waiting is not None and waiting.on_piece is not None and not waiting.future.done():
+            waiting.on_piece(piece)
 
     def _fail(self, failure: MeshError) -> None:
         for waiting in self.in_flight.values():

@@ -1,7 +1,9 @@
 """The client side of a batch stream: concurrent calls become one frame, a call that comes alone leaves at once."""
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import contextmanager
 from random import Random
 from types import TracebackType
 from typing import Any, Final, Generic, Self
@@ -109,6 +111,37 @@ class Coalescer(Generic[Item, Answer]):
 
         Raises: QueueFull; ItemTooLarge; DeadlineExceeded; Unavailable; the error the item was answered with.
         """
+        with self._sent(item, principal, timeout_seconds) as waiting:
+            return await waiting.future
+
+    async def stream(
+        self, item: Item, *, principal: Principal, timeout_seconds: float = 30.0
+    ) -> AsyncGenerator[Answer]:
+        """Sends `item` as `call` does and gives its answers as they come, the last one being the end.
+
+        Close it to take the item back.
+        """
+        pieces: deque[Answer] = deque()
+        news = asyncio.Event()
+
+        def take(piece: Answer) -> None:
+            pieces.append(piece)
+            news.set()
+
+        with self._sent(item, principal, timeout_seconds) as waiting:
+            waiting.on_piece = take
+            waiting.future.add_done_callback(lambda _: news.set())
+            while not waiting.future.done() or pieces:
+                if pieces:
+                    yield pieces.popleft()
+                else:
+                    news.clear()
+                    await news.wait()
+            yield waiting.future.result()
+
+    @contextmanager
+    def _sent(self, item: Item, principal: Principal, timeout_seconds: float) -> Generator[Waiting]:
+        """Has an item sent; takes it back if the block is left before its end."""
         if not self._tasks:
             raise Unavailable(self._name)
         if self._waiting >= self._max_waiting:
@@ -120,12 +153,14 @@ class Coalescer(Generic[Item, Answer]):
         self._waiting += 1
         self._busy.set()
         try:
-            return await waiting.future
-        except asyncio.CancelledError:
-            lane.forget(waiting)
-            raise
+            yield waiting
         finally:
             self._waiting -= 1
+            if waiting.future.cancelled() or not waiting.future.done():
+                waiting.future.cancel()
+                lane.forget(waiting)
+            else:
+                waiting.future.exception()  # Looked at here, so that one nobody waited for is not called unhandled.
 
     def _prepared(self, item: Item, principal: Principal, timeout_seconds: float) -> Waiting:
         size = item.ByteSize() + _OVERHEAD_BYTES

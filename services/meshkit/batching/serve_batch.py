@@ -13,13 +13,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from typing import Any
 
 from services.meshkit.batching.frames import Answer, FrameOut, Item, RequestFrame
-from services.meshkit.batching.stream_session import BatchItem, StreamSession
+from services.meshkit.batching.stream_session import ITEM_SECONDS, BatchItem, StreamSession
 from services.meshkit.core.errors import Cancelled, Internal, MeshError
+from services.meshkit.telemetry.tracing import span
 
 #: Handles the items of one frame: one answer per item, in order. A `MeshError` as an answer fails that item only; a
 #: raised error fails the items of the frame.
 HandleFrame = Callable[[Sequence[BatchItem[Item]]], Awaitable[Sequence[Answer | MeshError]]]
-#: Handles one item. Items run side by side and fail alone.
+#: Handles one item; what it shows by `item.show` goes out before its answer. Items run side by side and fail alone.
 HandleItem = Callable[[BatchItem[Item]], Awaitable[Answer]]
 
 
@@ -53,12 +54,17 @@ async def serve_items(
     *,
     answers: type[FrameOut],
     max_in_flight: int = 1024,
+    item_seconds: float = ITEM_SECONDS,
 ) -> AsyncGenerator[FrameOut]:
-    """Answers a batch stream item by item, as `serve_batch`: for work that waits on the outside world.
+    """Answers a batch stream item by item, as `serve_batch`: for work that waits, on others or on a group.
 
-    A cancelled item is cancelled where it stands, and so is one whose deadline passes.
+    A cancelled item is cancelled where it stands, and so is one whose deadline passes. Each runs as an RPC of its own
+    would: with its caller, its time and its trace.
+
+    Args:
+        item_seconds: longest time for an item, also for one that names no deadline.
     """
-    session = StreamSession(answers, max_in_flight=max_in_flight)
+    session = StreamSession(answers, max_in_flight=max_in_flight, item_seconds=item_seconds)
 
     def start(items: list[BatchItem[Item]]) -> None:
         for item in items:
@@ -86,10 +92,12 @@ async def _whole_frame(
 
 
 async def _single(session: StreamSession, item: BatchItem[Any], handle_item: HandleItem[Any, Any]) -> None:
+    session.enter(item)
     timer = asyncio.timeout_at(item.expires)
     try:
-        async with timer:
-            outcome = await handle_item(item)
+        with span(session.method, traceparent=item.traceparent):
+            async with timer:
+                outcome = await handle_item(item)
     except asyncio.CancelledError:
         session.answer(item, Cancelled("the client took the item back"))
         raise

@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Generic
 
 import grpc.aio
@@ -13,15 +14,15 @@ from comitia.common.v1.batch_pb2 import ItemHeader
 from services.meshkit.batching.frames import MAX_FRAME_BYTES, MAX_FRAME_ITEMS, Item, MakeFrame
 from services.meshkit.core.errors import DeadlineExceeded, Exhausted, Internal, MeshError
 from services.meshkit.core.identity import Caller, Principal
-from services.meshkit.grpc.call import Call, current_call
+from services.meshkit.grpc.call import Call, current_call, enter_call
 from services.meshkit.grpc.errors import remote_error, to_status
 from services.meshkit.grpc.incidents import incident
 from services.meshkit.grpc.limits import RateLimited, RouteLimits
 from services.meshkit.grpc.stream_identities import StreamIdentities
 from services.meshkit.telemetry import metrics
 
-#: Longest time for an item that names no deadline, seconds.
-_ITEM_SECONDS: Final = 30.0
+#: Longest time for an item, unless the stream is served with another, seconds.
+ITEM_SECONDS: Final = 30.0
 
 
 class FrameTooLarge(Exhausted):
@@ -53,6 +54,8 @@ class BatchItem(Generic[Item]):
     cancelled: bool = False
     #: The task that works on this item alone.
     task: "asyncio.Task[None] | None" = None
+    #: Sends an answer that more will follow, while the item is in flight.
+    show: Callable[[Any], None] = field(repr=False)
 
     @property
     def caller(self) -> Caller:
@@ -65,7 +68,7 @@ class StreamSession:
 
     # Items and answers are messages of the service that owns the stream: `Any` here, typed in `serve_batch`.
 
-    def __init__(self, answers: MakeFrame, *, max_in_flight: int) -> None:
+    def __init__(self, answers: MakeFrame, *, max_in_flight: int, item_seconds: float = ITEM_SECONDS) -> None:
         call = current_call()
         if call is None:
             raise Internal("a batch stream is served outside of an RPC")
@@ -78,6 +81,7 @@ class StreamSession:
         )
         self._limits = _limits_of(call)
         self._max_in_flight = max_in_flight
+        self._item_seconds = item_seconds
         self._in_flight: dict[int, BatchItem[Any]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready: list[Any] = []
@@ -85,6 +89,11 @@ class StreamSession:
         self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._sizes = metrics.BATCH_ITEMS.labels(call.method)
+
+    @property
+    def method(self) -> str:
+        """Full name of the RPC."""
+        return self._call.method
 
     async def run(
         self, frames: AsyncIterator[Any], start: Callable[[list[BatchItem[Any]]], None]
@@ -116,8 +125,12 @@ class StreamSession:
         if item is not None:
             item.task = task
 
+    def enter(self, item: BatchItem[Any]) -> None:
+        """Makes an item the call that the running task answers: what it asks others ends with the item's own time."""
+        enter_call(replace(self._call, principal=item.principal, expires=item.expires))
+
     def answer(self, item: BatchItem[Any], outcome: Any) -> None:
-        """Takes the answer of an item, or the error it failed with."""
+        """Takes the last answer of an item, or the error it failed with."""
         if self._in_flight.pop(item.item_id, None) is None:
             return
         if isinstance(outcome, MeshError):
@@ -161,7 +174,7 @@ class StreamSession:
     def _admitted(self, messages: Iterable[Any]) -> list[BatchItem[Any]]:
         """Verifies the items of a frame; those that may not begin are answered at once."""
         wall, loop_time = time.time(), asyncio.get_running_loop().time()
-        longest = min(self._call.expires, loop_time + _ITEM_SECONDS)
+        longest = min(self._call.expires, loop_time + self._item_seconds)
         items: list[BatchItem[Any]] = []
         for message in messages:
             header: ItemHeader = message.header
@@ -187,6 +200,7 @@ class StreamSession:
                 peer=self._call.peer,
                 expires=expires,
                 traceparent=header.traceparent,
+                show=partial(self._show, item_id),
             )
             self._in_flight[item_id] = item
             items.append(item)
@@ -210,6 +224,12 @@ class StreamSession:
             item.cancelled = True
             if item.task is not None:
                 item.task.cancel()
+
+    def _show(self, item_id: int, piece: Any) -> None:
+        if item_id in self._in_flight:
+            piece.status.item_id = item_id
+            piece.status.more = True
+            self._put(piece)
 
     def _failed(self, item_id: int, error: MeshError) -> Any:
         answer = self._make_item()

@@ -11,12 +11,13 @@ from hashlib import sha256
 from typing import Final
 
 from asyncpg import Record
+from sqlalchemy import PoolProxiedConnection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.audit import adding_given
-from services.meshkit.sql.engine import PreambleConnection
+from services.meshkit.sql.engine import PooledEngine, PreambleConnection
 from services.meshkit.sql.errors import mapped_errors
 from services.meshkit.sql.finish import finish
 from services.meshkit.sql.identifiers import checked, literal, quoted
@@ -132,15 +133,27 @@ async def one_trip(
 
 async def run_call(engine: AsyncEngine, call: str, values: tuple[object, ...]) -> list[Record]:
     """Runs a call of such a function, which must not be interrupted: wrap it in `finish`."""
+    if not isinstance(engine, PooledEngine):
+        raise TypeError("open the engine with sql_engine")
     with mapped_errors():
+        spare = engine.take_spare()
+        if spare is not None:
+            try:
+                return await _driver_of(spare).fetch(call, *values)
+            finally:
+                spare.close()
         proxy = await engine.raw_connection()
         try:
-            driver = proxy.driver_connection
-            if not isinstance(driver, PreambleConnection):
-                raise TypeError("open the engine with sql_engine")
-            return await driver.fetch(call, *values)
+            return await _driver_of(proxy).fetch(call, *values)
         finally:
             await greenlet_spawn(proxy.close)
+
+
+def _driver_of(proxy: PoolProxiedConnection) -> PreambleConnection:
+    driver = proxy.driver_connection
+    if not isinstance(driver, PreambleConnection):
+        raise TypeError("open the engine with sql_engine")
+    return driver
 
 
 def _calling(function: str, values: int) -> str:

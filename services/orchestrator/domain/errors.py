@@ -1,10 +1,13 @@
 """What the orchestrator refuses, and why.
 
+Invalid       ├── RunInputInvalid
+              └── WorkflowInvalid
 NotFound      ├── AgentNotFound
               ├── RunNotFound
-              └── SessionNotFound
-AlreadyExists └── AgentVersionExists
-Invalid       └── RunInputInvalid
+              ├── SessionNotFound
+              └── WorkflowNotFound
+AlreadyExists ├── AgentVersionExists
+              └── WorkflowVersionExists
 Precondition  ├── SessionNotWaiting
               ├── SessionAlreadyTerminal
               ├── RunAlreadyTerminal
@@ -18,9 +21,15 @@ Exhausted     ├── RunsAtLimit
               └── WorkersAtLimit
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Final
 
 from services.meshkit.core.errors import AlreadyExists, Exhausted, Invalid, NotFound, Precondition
+from services.orchestrator.domain.workflow import Fault
+
+#: Faults of a workflow that an error lists; ValidateWorkflow tells them all.
+_MOST_LISTED: Final = 12
 
 
 class AgentNotFound(NotFound):
@@ -48,6 +57,38 @@ class RunNotFound(NotFound):
 
     def __init__(self, run_id: str) -> None:
         super().__init__("run", run_id)
+
+
+class WorkflowInvalid(Invalid):
+    """A definition has faults. Each is named with its place and reason; ValidateWorkflow tells them all."""
+
+    reason = "WORKFLOW_INVALID"
+
+    def __init__(self, faults: Sequence[Fault], *, root: str) -> None:
+        """Args: root: the field of the request that holds the definition."""
+        first = faults[0]
+        others = f" (and {len(faults) - 1} more; ask ValidateWorkflow for all)" if len(faults) > 1 else ""
+        listed = {f"fault_{number}": _listed(fault) for number, fault in enumerate(faults[:_MOST_LISTED], start=1)}
+        field = root if root == "source" or not first.field else f"{root}.{first.field}"
+        super().__init__(field, f"{_listed(first)}{others}", faults=len(faults), **listed)
+
+
+class WorkflowNotFound(NotFound):
+    """No such workflow, or no such version of it. Create it, or look at the list of workflows."""
+
+    reason = "WORKFLOW_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__("workflow", name)
+
+
+class WorkflowVersionExists(AlreadyExists):
+    """The version exists with another definition. A version never changes: choose the next one."""
+
+    reason = "WORKFLOW_VERSION_EXISTS"
+
+    def __init__(self, name: str, version: str) -> None:
+        super().__init__("workflow", f"{name}@{version}")
 
 
 class AgentVersionExists(AlreadyExists):
@@ -184,3 +225,8 @@ class WorkerMalformed(Precondition):
     """What a worker sends is out of order: its first message says hello, and no other does."""
 
     reason = "WORKER_MALFORMED"
+
+
+def _listed(fault: Fault) -> str:
+    place = f"{fault.line}:{fault.column} " if fault.line else ""
+    return f"{place}{fault.field or 'the whole'} {fault.reason}: {fault.sentence}"

@@ -6,21 +6,11 @@ outside is taken over as it is. So a fork's journal follows from its program alo
     RunStarted ─▶ … facts taken over … ─▶ RunForked (what is pinned from here on) ─▶ … ─▶ calls that are to be made
 """
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2
-from services.meshkit.core.errors import Invalid
-from services.orchestrator.domain.errors import ProgramMissing, RunDiverged
-from services.orchestrator.engine.dry_effects import ACTING, digest_of
-from services.orchestrator.engine.facts import OUTSIDE, Replay, advance, fact_of
-from services.orchestrator.programs import run as program
 
 #: Facts that a fork takes over at most; one commit has to hold them.
 MAX_FACTS: Final = 20_000

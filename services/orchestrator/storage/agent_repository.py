@@ -1,7 +1,7 @@
 """Agents in Postgres, as canonical JSON with its digest."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from hashlib import sha256
@@ -18,6 +18,7 @@ from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, tenant_scope
 from services.orchestrator.domain.agent import Agent, MemoryPolicy, parse_version
 from services.orchestrator.domain.errors import AgentNotFound, AgentVersionExists
+from services.orchestrator.storage.pinned_versions import pinned_versions
 from services.orchestrator.storage.tables import AGENT
 
 #: The key is a constant of ours and the tenant.
@@ -91,6 +92,12 @@ class AgentRepository:
                 _agent_of(await self._one(scope, tenant, name, version, field=f"agents[{index}]"))
                 for index, (name, version) in enumerate(references)
             ]
+
+    async def versions(self, tenant: TenantId, references: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], str]:
+        """See `AgentVersions.versions`."""
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            rows = await pinned_versions(scope, AGENT, tenant, references)
+        return {(row["name"], row["asked"]): row["version"] for row in rows}
 
     async def page(self, tenant: TenantId, *, after: tuple[str, str] | None, most: int) -> Sequence[Agent]:
         """Gives agents by name, then version, those after the pair (name, version)."""

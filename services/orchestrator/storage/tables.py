@@ -9,6 +9,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
@@ -42,6 +43,32 @@ AGENT: Final = Table(
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("tenant_id", "name", "version", name="pk_agent"),
     Index("ix_agent_version", "tenant_id", "name", "major", "minor", "patch"),
+)
+
+WORKFLOW: Final = Table(
+    "workflow",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    # The version's numbers, as of an agent.
+    Column("major", Integer, nullable=False),
+    Column("minor", Integer, nullable=False),
+    Column("patch", Integer, nullable=False),
+    # Canonical JSON of the definition, every reference pinned.
+    Column("definition", LargeBinary, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    # Digest of the definition as it was written: the same file again is the same version, whatever agents came since.
+    Column("written_digest", LargeBinary, nullable=False),
+    # What lists and other workflows ask for, so that they need not read the definition.
+    Column("description", Text, nullable=False),
+    Column("deadline", Interval),
+    Column("input_schema", LargeBinary),
+    Column("node_count", Integer, nullable=False),
+    Column("depth", SmallInteger, nullable=False),
+    Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("tenant_id", "name", "version", name="pk_workflow"),
+    Index("ix_workflow_version", "tenant_id", "name", "major", "minor", "patch"),
 )
 
 SHARD: Final = Table(

@@ -12,6 +12,7 @@ TENANT_DATA: Final = (
     deleted("turn_place"),
     unreadable("journal", "sealed facts stay as proof of their order; their key is destroyed"),
     deleted("agent"),
+    deleted("workflow"),
     REQUEST_ID,
     AUDIT_ENTRY,
 )

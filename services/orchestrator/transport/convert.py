@@ -1,6 +1,6 @@
 """Proto to domain and back; pure."""
 
-from comitia.orchestrator.v1 import agent_pb2, session_service_pb2
+from comitia.orchestrator.v1 import agent_pb2, session_service_pb2, workflow_pb2
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.money import NanoUsd
@@ -8,8 +8,10 @@ from services.meshkit.core.once import request_uuid
 from services.meshkit.grpc.once import HasRequestId, body_of
 from services.orchestrator.domain.agent import Agent, MemoryPolicy
 from services.orchestrator.domain.session import Convergence, SessionSpec
+from services.orchestrator.domain.workflow import StoredWorkflow, WorkflowSummary
 from services.orchestrator.engine.run import RunKind, StartKey
 from services.orchestrator.usecases.start_session import StartSessionCommand
+from services.orchestrator.workflows.message import message_of
 
 
 def agent_from_proto(message: agent_pb2.Agent) -> Agent:
@@ -61,6 +63,33 @@ def agent_to_proto(agent: Agent) -> agent_pb2.Agent:
     )
     if agent.create_time is not None:
         message.create_time.FromDatetime(agent.create_time)
+    return message
+
+
+def workflow_to_proto(stored: StoredWorkflow) -> workflow_pb2.Workflow:
+    """Writes a version."""
+    message = message_of(stored.workflow)
+    message.digest = stored.digest
+    message.node_count = stored.node_count
+    message.depth = stored.depth
+    if stored.create_time is not None:
+        message.create_time.FromDatetime(stored.create_time)
+    return message
+
+
+def workflow_summary_to_proto(summary: WorkflowSummary) -> workflow_pb2.Workflow:
+    """Writes a version as lists show it."""
+    message = workflow_pb2.Workflow(
+        name=summary.name,
+        version=summary.version,
+        description=summary.description,
+        digest=summary.digest,
+        node_count=summary.node_count,
+        depth=summary.depth,
+    )
+    message.create_time.FromDatetime(summary.create_time)
+    if summary.deadline is not None:
+        message.deadline.FromTimedelta(summary.deadline)
     return message
 
 

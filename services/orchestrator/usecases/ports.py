@@ -1,6 +1,6 @@
 """What the orchestrator's use cases need from others."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -8,7 +8,9 @@ from comitia.orchestrator.v1 import agent_pb2, journal_pb2
 from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.money import NanoUsd
 from services.orchestrator.domain.agent import Agent
+from services.orchestrator.domain.workflow import StoredWorkflow
 from services.orchestrator.engine.run import OwnedRun, RunView, StartKey
+from services.orchestrator.workflows.definition import KnownWorkflow
 
 
 class AgentStore(Protocol):
@@ -30,6 +32,27 @@ class AgentStore(Protocol):
 
         Raises: AgentNotFound: `field` says which, such as `agents[1]`.
         """
+        ...
+
+
+class WorkflowStore(Protocol):
+    """Stores workflows by tenant."""
+
+    async def add(self, tenant: TenantId, made: StoredWorkflow, *, written_digest: str) -> StoredWorkflow:
+        """Stores a version; the same definition again, as it is pinned or as it was written, gives the stored one.
+
+        Raises: WorkflowVersionExists: the version exists with another definition. QuotaExceeded.
+        """
+        ...
+
+    async def find(self, tenant: TenantId, name: str, version: str) -> StoredWorkflow:
+        """Gives a version, the highest when `version` is empty. Raises: WorkflowNotFound."""
+        ...
+
+    async def known(
+        self, tenant: TenantId, references: Sequence[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], KnownWorkflow]:
+        """Gives what exists of pairs (name, version or empty), the highest version where it is empty."""
         ...
 
 

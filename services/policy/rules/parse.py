@@ -9,12 +9,14 @@ from typing import Any, Final, TypeVar, cast
 import rfc8785
 from pydantic import BaseModel, ValidationError
 
+from services.meshkit.documents.source import Bounds, Path, Source, Unreadable, read_source, written
 from services.policy.domain.errors import BundleEmpty, BundleFaulty, Fault, RegexRefused
 from services.policy.rules.engine import MAX_BUNDLE_PROGRAM, Refused, program_size
 from services.policy.rules.keyword import finder_expression, screen_expression
-from services.policy.rules.source import Path, Read, Unreadable, field_of, read_source
 from services.policy.rules.spec import MAX_RULES, RULE_TYPES, Head, KeywordRule, RegexRule, Rule
 
+#: Largest source.
+BOUNDS: Final = Bounds(size_bytes=256 * 1024, depth=16, values=20_000, noun="bundle")
 #: Faults that are looked for before giving up.
 _MOST_FAULTS: Final = 200
 
@@ -39,14 +41,19 @@ def parse_bundle(source: str) -> ParsedBundle:
     Raises: BundleFaulty (all faults at once), RegexRefused (when that is all that is wrong), BundleEmpty.
     """
     try:
-        read = read_source(source)
+        read = read_source(source, BOUNDS)
     except Unreadable as error:
-        raise BundleFaulty(error.faults) from error
+        raise BundleFaulty(
+            [
+                Fault(field=_field_of(fault.path), line=fault.place.line, sentence=fault.sentence)
+                for fault in error.faults
+            ]
+        ) from error
     return _Parser(read).parse()
 
 
 class _Parser:
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Source) -> None:
         self._read = read
         self._faults: list[Fault] = []
 
@@ -117,7 +124,7 @@ class _Parser:
         for index, item in enumerate(items):
             name = _name_of(item)
             if name and first.setdefault(name, index) != index:
-                line = self._read.line_of(("rules", first[name]))
+                line = self._read.place_of(("rules", first[name])).line
                 sentence = f"is taken by the rule on line {line}; names are unique in a bundle"
                 self._faults.append(self._fault(("rules", index, "name"), sentence, name))
 
@@ -137,7 +144,12 @@ class _Parser:
             self._faults.append(self._fault(("rules",), f"{sentence}; split the bundle or shorten them"))
 
     def _fault(self, path: Path, sentence: str, rule: str = "", *, regex: bool = False) -> Fault:
-        return Fault(field=field_of(path), line=self._read.line_of(path), rule=rule, sentence=sentence, regex=regex)
+        line = self._read.place_of(path).line
+        return Fault(field=_field_of(path), line=line, rule=rule, sentence=sentence, regex=regex)
+
+
+def _field_of(path: Path) -> str:
+    return written(path, "source")
 
 
 def _expressions(index: int, rule: Rule) -> Iterator[tuple[Path, str]]:

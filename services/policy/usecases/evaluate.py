@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from services.meshkit.batching.threads import Threads
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
@@ -19,7 +20,6 @@ from services.policy.domain.verdict import Judgement, Verdict
 from services.policy.domain.violation import Violation
 from services.policy.rules.texts import size_of
 from services.policy.usecases.laws import Law, Laws
-from services.policy.usecases.off_loop import Threads
 from services.policy.usecases.record_violations import RecordViolations
 
 #: Content up to this size, bytes, is judged on the loop by a shipped bundle, for a thread would cost more. What tenants

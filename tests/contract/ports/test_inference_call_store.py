@@ -75,7 +75,8 @@ async def postgres_store(urls: DatabaseUrls, folder: Path) -> AsyncIterator[Call
     create_kek_file(folder / "kek")
     async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(folder / "kek"), clock=SystemClock(), ids=SystemIds())
-        yield CallRepository(app, maintenance, keys=keys)
+        async with CallRepository(app, maintenance, keys=keys).running() as store:
+            yield store
 
 
 @pytest_asyncio.fixture(params=["memory", "postgres"], loop_scope="module")

@@ -74,10 +74,11 @@ async def table(
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=SystemClock(), ids=SystemIds())
         rows = SealedRows(keys, ProtoPayload())
         writer = SqlMemoryWriter(app, rows, tenants=KnownTenants(), max_items=8, max_waiting=100)
-        async with writer.group:
+        reader = SqlMemoryReader(app, rows)
+        async with writer.group, reader.rings:
             yield PostgresTable(
                 writer,
-                SqlMemoryReader(app, rows),
+                reader,
                 SqlEmbedWork(app, rows, lease=timedelta(minutes=1)),
                 SqlPlacementWork(maintenance, rows),
             )

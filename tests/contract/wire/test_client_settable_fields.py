@@ -60,6 +60,14 @@ OUTPUT_ONLY: Final[Mapping[str, str]] = {
     "::test_what_an_agent_says_of_its_making_is_ignored",
     "comitia.orchestrator.v1.Agent.digest": "tests/integration/orchestrator/test_sessions.py"
     "::test_what_an_agent_says_of_its_making_is_ignored",
+    "comitia.orchestrator.v1.Workflow.create_time": "tests/integration/orchestrator/test_workflows.py"
+    "::test_what_a_workflow_says_of_its_making_is_ignored",
+    "comitia.orchestrator.v1.Workflow.depth": "tests/integration/orchestrator/test_workflows.py"
+    "::test_what_a_workflow_says_of_its_making_is_ignored",
+    "comitia.orchestrator.v1.Workflow.digest": "tests/integration/orchestrator/test_workflows.py"
+    "::test_what_a_workflow_says_of_its_making_is_ignored",
+    "comitia.orchestrator.v1.Workflow.node_count": "tests/integration/orchestrator/test_workflows.py"
+    "::test_what_a_workflow_says_of_its_making_is_ignored",
     "comitia.tools.v1.Tool.create_time": "tests/integration/tools/test_registry.py"
     "::test_what_a_tool_says_of_its_making_is_ignored",
     "comitia.tools.v1.Tool.digest": "tests/integration/tools/test_registry.py"

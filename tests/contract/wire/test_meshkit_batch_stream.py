@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1 import cost_service_pb2_grpc as rpc
+from comitia.cost.v1.cost_pb2 import Hold
 from comitia.guard_table import GUARDS
 from services.meshkit.batching.coalescer import Coalescer
 from services.meshkit.batching.serve_batch import serve_batch, serve_items
@@ -31,6 +32,7 @@ from services.meshkit.core.errors import (
 )
 from services.meshkit.core.identity import Principal, Role
 from services.meshkit.core.secret import Secret
+from services.meshkit.grpc.call import caller_of, seconds_left
 from services.meshkit.grpc.channel import call_metadata, channel
 from services.meshkit.grpc.errors import remote_errors
 from services.meshkit.grpc.server import Server, serve
@@ -90,6 +92,10 @@ class Ledger(rpc.BudgetServiceServicer):
                     raise
             case "explode":
                 raise ZeroDivisionError("the secret is 42")
+            case "pieces":
+                for piece in ("one", "two"):
+                    item.show(Answer(hold=Hold(hold_id=piece)))
+                await self.gate.wait()
             case "large":
                 hold += "x" * (3 << 20)
             case _:
@@ -255,6 +261,66 @@ async def test_a_cancelled_caller_takes_its_item_back(tmp_path: Path) -> None:
         await until(lambda: ledger.cancelled == ["wait:1"])
         ledger.gate.set()
         assert await neighbour == "wait:2 for key_test"
+
+
+async def test_pieces_of_an_answer_come_in_order_and_before_its_end(tmp_path: Path) -> None:
+    ledger = make_ledger(by_item=True)
+    async with spending(tmp_path, ledger) as (server, spend):
+        principal = server.keys.principal()
+        got: list[str] = []
+        async for answer in spend.stream(mark("pieces:1"), principal=principal):
+            got.append(answer.hold.hold_id)
+            if got == ["one", "two"]:
+                assert await outcome(spend, "hold_2", principal) == "hold_2 for key_test", "others go on meanwhile"
+                ledger.gate.set()
+        assert got == ["one", "two", "pieces:1 for key_test"]
+        assert await outcome(spend, "pieces:2", principal) == "pieces:2 for key_test", "who calls gets the end only"
+
+
+async def test_who_closes_a_stream_of_pieces_takes_its_item_back(tmp_path: Path) -> None:
+    ledger = make_ledger(by_item=True)
+    async with spending(tmp_path, ledger) as (server, spend):
+        principal = server.keys.principal()
+        async with aclosing(spend.stream(mark("wait:1"), principal=principal)) as answers:
+            first = asyncio.ensure_future(anext(answers))
+            await until(lambda: ledger.seen == ["wait:1"])
+            first.cancel()
+            with suppress(asyncio.CancelledError):
+                await first
+        await until(lambda: ledger.cancelled == ["wait:1"])
+        async with aclosing(spend.stream(mark("pieces:1"), principal=principal)) as answers:
+            assert (await anext(answers)).hold.hold_id == "one"
+        ledger.gate.set()
+        assert await outcome(spend, "hold_2", principal) == "hold_2 for key_test"
+
+
+async def test_pieces_end_with_the_error_of_their_item(tmp_path: Path) -> None:
+    ledger = make_ledger(by_item=True)
+    async with spending(tmp_path, ledger) as (server, spend):
+        answers = spend.stream(mark("pieces:1"), principal=server.keys.principal(), timeout_seconds=0.2)
+        assert [(await anext(answers)).hold.hold_id, (await anext(answers)).hold.hold_id] == ["one", "two"]
+        with pytest.raises(MeshError) as raised:
+            await anext(answers)
+    assert raised.value.kind is ErrorKind.DEADLINE
+
+
+async def test_what_an_item_asks_of_others_ends_with_its_own_time(tmp_path: Path) -> None:
+    left: list[float | None] = []
+
+    class Timed(Ledger):
+        async def mark(self, item: BatchItem[Request]) -> Answer:
+            left.append(seconds_left())
+            assert caller_of(None) == item.caller
+            return Answer()
+
+    timed: Any = Timed(by_item=True)  # pyright: ignore[reportAbstractUsage]  # tests serve the one RPC they need
+    async with spending(tmp_path, timed) as (server, spend):
+        await spend.call(mark("hold_1"), principal=server.keys.principal(), timeout_seconds=7.0)
+        await spend.call(mark("hold_1"), principal=server.keys.principal(), timeout_seconds=3600.0)
+    short, long = left
+    assert short is not None
+    assert long is not None
+    assert 0 < short <= 7 < long <= 30
 
 
 async def test_a_deadline_ends_the_wait_of_its_item_only(tmp_path: Path) -> None:

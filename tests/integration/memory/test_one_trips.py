@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.memory.storage.one_trips import CLAIM, RECORD, REMEMBER, RING, THOSE
+from services.memory.storage.one_trips import CLAIM, RECORD, REMEMBER, RINGS, THOSE
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.one_trip import OneTrip, one_trip
@@ -44,7 +44,7 @@ async def stored(engine: AsyncEngine, scope: Any, *tenants: TenantId, call_key: 
 def reads_of(memory: object) -> list[tuple[OneTrip, tuple[object, ...]]]:
     """Everything that finds or changes a row of `TENANT`."""
     return [
-        (RING, (TENANT, SESSION, NOON, 10)),
+        (RINGS, ([TENANT], [SESSION], [NOON], [10])),
         (THOSE, (TENANT, [memory], "")),
         (CLAIM, (TENANT, 10, timedelta(minutes=1))),
         (RECORD, (TENANT, [memory], [b"vector"], "model", 3, 3)),
@@ -92,13 +92,14 @@ async def test_a_call_that_two_replicas_take_makes_one_memory(
 
 
 async def test_the_ring_planned_while_there_is_nothing_has_its_index(around: Neighbours) -> None:
-    query = RING.body.strip().removeprefix("RETURN QUERY ")
+    query = RINGS.body.strip().removeprefix("RETURN QUERY ")
     connection = await asyncpg.connect(around.urls.app)
     try:
         await connection.execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off")
-        await connection.execute(f"PREPARE ring ({', '.join(RING.arguments)}) AS {query}")
+        await connection.execute(f"PREPARE rings ({', '.join(RINGS.arguments)}) AS {query}")
         await connection.execute(f"SET app.tenants = '{{{TENANT}}}'")
-        plan = await connection.fetch(f"EXPLAIN EXECUTE ring ('{TENANT}', '{SESSION}', now(), 6)")
+        asked = f"ARRAY['{TENANT}'::uuid], ARRAY['{SESSION}'::uuid], ARRAY[now()], ARRAY[6]"
+        plan = await connection.fetch(f"EXPLAIN EXECUTE rings ({asked})")
     finally:
         await connection.close()
     assert "using ix_memory_ring" in str(plan)

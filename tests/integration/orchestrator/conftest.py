@@ -13,7 +13,13 @@ from google.protobuf.message import Message
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comitia.guard_table import GUARDS
-from comitia.orchestrator.v1 import agent_service_pb2_grpc, journal_pb2, session_service_pb2_grpc
+from comitia.orchestrator.v1 import (
+    agent_service_pb2_grpc,
+    journal_pb2,
+    session_service_pb2_grpc,
+    workflow_service_pb2_grpc,
+)
+from services.meshkit.batching.threads import Threads
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import Caller, Principal, TenantId
@@ -37,10 +43,14 @@ from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.storage.agent_repository import AgentRepository
 from services.orchestrator.storage.run_store import SqlRunStore
+from services.orchestrator.storage.workflow_repository import WorkflowRepository
 from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.transport.session_servicer import SessionServicer
+from services.orchestrator.transport.workflow_servicer import WorkflowServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
+from services.orchestrator.usecases.create_workflow import CreateWorkflow
+from services.orchestrator.usecases.review_workflow import ReviewWorkflow
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
@@ -105,6 +115,7 @@ class Replica:
     preparation: Preparation
     agents: "agent_service_pb2_grpc.AgentServiceAsyncStub"
     sessions: "session_service_pb2_grpc.SessionServiceAsyncStub"
+    workflows: "workflow_service_pb2_grpc.WorkflowServiceAsyncStub"
 
     def as_tenant(self, tenant: TenantId | None = None) -> tuple[tuple[str, str], ...]:
         """Gives the metadata of an administrator of the tenant."""
@@ -143,6 +154,9 @@ class House:
         owner = f"{name}/{ids.uuid()}"
         engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
         agents = AgentRepository(app, tenants=self.tenants)
+        workflows = WorkflowRepository(app, tenants=self.tenants)
+        threads = await stack.enter_async_context(Threads("orchestrator.workflows", threads=1, most_waiting=64))
+        review = ReviewWorkflow(agents=agents, workflows=workflows, threads=threads)
         preparation = Preparation()
         access = RunAccess(self.gate)
         start = StartSession(
@@ -171,6 +185,14 @@ class House:
                     AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
                 ),
                 partial(session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
+                partial(
+                    workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
+                    WorkflowServicer(
+                        create_workflow=CreateWorkflow(review=review, workflows=workflows),
+                        review=review,
+                        workflows=workflows,
+                    ),
+                ),
                 guards=GUARDS,
                 folder=folder,
                 name="orchestrator",
@@ -184,6 +206,7 @@ class House:
             preparation=preparation,
             agents=agent_service_pb2_grpc.AgentServiceStub(server.channel),
             sessions=session_service_pb2_grpc.SessionServiceStub(server.channel),
+            workflows=workflow_service_pb2_grpc.WorkflowServiceStub(server.channel),
         )
 
 

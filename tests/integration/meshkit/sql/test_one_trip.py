@@ -7,10 +7,13 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
 from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.engine import PooledEngine, PreambleConnection
 from services.meshkit.sql.migrations import downgrade, migrate
 from services.meshkit.sql.one_trip import OneTrip, one_trip
+from services.meshkit.sql.scope import tenant_scope
 from tests.integration.meshkit.sql.conftest import Engines
 
 ANNA, BERT = TenantId(UUID(int=1)), TenantId(UUID(int=2))
@@ -72,6 +75,33 @@ async def test_a_cancelled_caller_does_not_interrupt_it(engines: Engines, add_tw
     with pytest.raises(asyncio.CancelledError):
         await caller
     assert len(await one_trip(engines.app, ANNA, words_of)) == 2
+
+
+async def test_trips_and_scopes_share_the_connections_and_wait_for_them(
+    engines: Engines, add_two: OneTrip, words_of: OneTrip
+) -> None:
+    async def trip(number: int) -> None:
+        await one_trip(engines.app, ANNA, add_two, ANNA, [uuid4(), uuid4()], f"{number}")
+
+    async def scope() -> int:
+        async with tenant_scope(engines.app, ANNA, read_only=True) as opened:
+            return (await opened.execute(text("SELECT 1"))).scalar_one()
+
+    await asyncio.gather(*(trip(number) if number % 3 else scope() for number in range(60)))
+    assert len(await one_trip(engines.app, ANNA, words_of)) == 80
+
+
+async def test_a_spare_connection_that_the_server_ended_is_replaced(engines: Engines, words_of: OneTrip) -> None:
+    assert await one_trip(engines.app, ANNA, words_of) == []
+    assert isinstance(engines.app, PooledEngine)
+    spare = engines.app.take_spare()
+    assert spare is not None
+    driver = spare.driver_connection
+    assert isinstance(driver, PreambleConnection)
+    spare.close()
+    driver.terminate()
+    assert engines.app.take_spare() is None
+    assert await one_trip(engines.app, ANNA, words_of) == []
 
 
 async def test_other_roles_may_not_call_it(engines: Engines, words_of: OneTrip) -> None:

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63omitia/common/v1/batch.proto\x12\x11\x63omitia.common.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x8d\x01\n\nItemHeader\x12\x0f\n\x07item_id\x18\x01 \x01(\x04\x12\x16\n\x0eidentity_index\x18\x02 \x01(\r\x12\x31\n\rdeadline_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61ncel\x18\x05 \x01(\x08\"&\n\rIdentityTable\x12\x15\n\raccess_tokens\x18\x01 \x03(\t\"@\n\nItemStatus\x12\x0f\n\x07item_id\x18\x01 \x01(\x04\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Statusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63omitia/common/v1/batch.proto\x12\x11\x63omitia.common.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\x8d\x01\n\nItemHeader\x12\x0f\n\x07item_id\x18\x01 \x01(\x04\x12\x16\n\x0eidentity_index\x18\x02 \x01(\r\x12\x31\n\rdeadline_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\x12\x0e\n\x06\x63\x61ncel\x18\x05 \x01(\x08\"&\n\rIdentityTable\x12\x15\n\raccess_tokens\x18\x01 \x03(\t\"N\n\nItemStatus\x12\x0f\n\x07item_id\x18\x01 \x01(\x04\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x0c\n\x04more\x18\x03 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,5 +38,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IDENTITYTABLE']._serialized_start=254
   _globals['_IDENTITYTABLE']._serialized_end=292
   _globals['_ITEMSTATUS']._serialized_start=294
-  _globals['_ITEMSTATUS']._serialized_end=358
+  _globals['_ITEMSTATUS']._serialized_end=372
 # @@protoc_insertion_point(module_scope)

@@ -92,8 +92,11 @@ class ItemStatus(_message.Message):
 
     ITEM_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     item_id: _builtins.int
     """Number of the request item this answers."""
+    more: _builtins.bool
+    """True while more answers to the same item follow, such as text as it is written. The last one ends the item."""
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Absent when the item succeeded."""
@@ -103,10 +106,11 @@ class ItemStatus(_message.Message):
         *,
         item_id: _builtins.int = ...,
         error: _status_pb2.Status | None = ...,
+        more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "item_id", b"item_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "item_id", b"item_id", "more", b"more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

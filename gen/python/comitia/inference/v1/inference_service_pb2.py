@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from comitia.common.v1 import batch_pb2 as comitia_dot_common_dot_v1_dot_batch__pb2
 from comitia.common.v1 import content_pb2 as comitia_dot_common_dot_v1_dot_content__pb2
 from comitia.common.v1 import guard_pb2 as comitia_dot_common_dot_v1_dot_guard__pb2
 from comitia.common.v1 import usage_pb2 as comitia_dot_common_dot_v1_dot_usage__pb2
@@ -29,7 +30,7 @@ from comitia.inference.v1 import generation_pb2 as comitia_dot_inference_dot_v1_
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,comitia/inference/v1/inference_service.proto\x12\x14\x63omitia.inference.v1\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1d\x63omitia/common/v1/usage.proto\x1a%comitia/inference/v1/generation.proto\x1a\x1cgoogle/api/annotations.proto\"\xa5\x02\n\x0fGenerateRequest\x12/\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\x08messages\x18\x03 \x03(\x0b\x32\x1a.comitia.common.v1.Message\x12\x33\n\x05tools\x18\x04 \x03(\x0b\x32$.comitia.inference.v1.ToolDefinition\x12\x19\n\x11max_output_tokens\x18\x05 \x01(\x05\x12\x18\n\x0btemperature\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x07 \x03(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\x0e\n\x0c_temperature\"H\n\x10GenerateResponse\x12\x34\n\ngeneration\x18\x01 \x01(\x0b\x32 .comitia.inference.v1.Generation\"\xab\x02\n\x15StreamGenerateRequest\x12/\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\x08messages\x18\x03 \x03(\x0b\x32\x1a.comitia.common.v1.Message\x12\x33\n\x05tools\x18\x04 \x03(\x0b\x32$.comitia.inference.v1.ToolDefinition\x12\x19\n\x11max_output_tokens\x18\x05 \x01(\x05\x12\x18\n\x0btemperature\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x07 \x03(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\x0e\n\x0c_temperature\"\x99\x01\n\x16StreamGenerateResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12\x16\n\x0crestarted_by\x18\x03 \x01(\tH\x00\x12\x36\n\ngeneration\x18\x04 \x01(\x0b\x32 .comitia.inference.v1.GenerationH\x00\x42\x07\n\x05\x65vent\"q\n\x0c\x45mbedRequest\x12/\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\r\n\x05texts\x18\x02 \x03(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"|\n\rEmbedResponse\x12\x33\n\nembeddings\x18\x01 \x03(\x0b\x32\x1f.comitia.inference.v1.Embedding\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.comitia.common.v1.Usage\"\x86\x01\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.comitia.common.v1.Message\x12\x33\n\x05tools\x18\x03 \x03(\x0b\x32$.comitia.inference.v1.ToolDefinition\"1\n\x13\x43ountTokensResponse\x12\x1a\n\x12input_tokens_bound\x18\x01 \x01(\x03\"\x13\n\x11ListModelsRequest\"K\n\x12ListModelsResponse\x12\x35\n\x06models\x18\x01 \x03(\x0b\x32%.comitia.inference.v1.ModelDeployment2\x82\x05\n\x10InferenceService\x12\x92\x01\n\x08Generate\x12%.comitia.inference.v1.GenerateRequest\x1a&.comitia.inference.v1.GenerateResponse\"7\x9a\xc2\x18\x1c\n\x12inference.generate\x10\xc8\x01\x18\xac\x02P\x01\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/generate:\x01*\x12\xad\x01\n\x0eStreamGenerate\x12+.comitia.inference.v1.StreamGenerateRequest\x1a,.comitia.inference.v1.StreamGenerateResponse\">\x9a\xc2\x18\x1c\n\x12inference.generate\x10\xc8\x01\x18\xac\x02P\x01\x82\xd3\xe4\x93\x02\x18\"\x13/v1/generate:stream:\x01*0\x01\x12\x82\x01\n\x05\x45mbed\x12\".comitia.inference.v1.EmbedRequest\x1a#.comitia.inference.v1.EmbedResponse\"0\x9a\xc2\x18\x18\n\x0finference.embed\x10\xc8\x01\x18<P\x01\x82\xd3\xe4\x93\x02\x0e\"\t/v1/embed:\x01*\x12\xa3\x01\n\x0b\x43ountTokens\x12(.comitia.inference.v1.CountTokensRequest\x1a).comitia.inference.v1.CountTokensResponse\"?\x9a\xc2\x18\x18\n\x12inference.generate\x18\nP\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/generate:countTokens:\x01*2\xa4\x01\n\x0cModelService\x12\x93\x01\n\nListModels\x12\'.comitia.inference.v1.ListModelsRequest\x1a(.comitia.inference.v1.ListModelsResponse\"2\x9a\xc2\x18\x11\n\x0bmodels.read\x18\nP\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/model-deploymentsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,comitia/inference/v1/inference_service.proto\x12\x14\x63omitia.inference.v1\x1a\x1d\x63omitia/common/v1/batch.proto\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1d\x63omitia/common/v1/usage.proto\x1a%comitia/inference/v1/generation.proto\x1a\x1cgoogle/api/annotations.proto\"\xa5\x02\n\x0fGenerateRequest\x12/\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\x08messages\x18\x03 \x03(\x0b\x32\x1a.comitia.common.v1.Message\x12\x33\n\x05tools\x18\x04 \x03(\x0b\x32$.comitia.inference.v1.ToolDefinition\x12\x19\n\x11max_output_tokens\x18\x05 \x01(\x05\x12\x18\n\x0btemperature\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x07 \x03(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\x0e\n\x0c_temperature\"H\n\x10GenerateResponse\x12\x34\n\ngeneration\x18\x01 \x01(\x0b\x32 .comitia.inference.v1.Generation\"\xab\x02\n\x15StreamGenerateRequest\x12/\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\r\n\x05model\x18\x02 \x01(\t\x12,\n\x08messages\x18\x03 \x03(\x0b\x32\x1a.comitia.common.v1.Message\x12\x33\n\x05tools\x18\x04 \x03(\x0b\x32$.comitia.inference.v1.ToolDefinition\x12\x19\n\x11max_output_tokens\x18\x05 \x01(\x05\x12\x18\n\x0btemperature\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0estop_sequences\x18\x07 \x03(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\x0e\n\x0c_temperature\"\x99\x01\n\x16StreamGenerateResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12\x16\n\x0crestarted_by\x18\x03 \x01(\tH\x00\x12\x36\n\ngeneration\x18\x04 \x01(\x0b\x32 .comitia.inference.v1.GenerationH\x00\x42\x07\n\x05\x65vent\"\x9b\x02\n\x14\x42\x61tchGenerateRequest\x12\x34\n\nidentities\x18\x01 \x01(\x0b\x32 .comitia.common.v1.IdentityTable\x12>\n\x05items\x18\x02 \x03(\x0b\x32/.comitia.inference.v1.BatchGenerateRequest.Item\x1a\x8c\x01\n\x04Item\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemHeader\x12=\n\x08generate\x18\x02 \x01(\x0b\x32+.comitia.inference.v1.StreamGenerateRequest\x12\x16\n\x0einclude_deltas\x18\x03 \x01(\x08\"\xff\x01\n\x15\x42\x61tchGenerateResponse\x12?\n\x05items\x18\x01 \x03(\x0b\x32\x30.comitia.inference.v1.BatchGenerateResponse.Item\x1a\xa4\x01\n\x04Item\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemStatus\x12\x14\n\ntext_delta\x18\x02 \x01(\tH\x00\x12\x16\n\x0crestarted_by\x18\x03 \x01(\tH\x00\x12\x36\n\ngeneration\x18\x04 \x01(\x0b\x32 .comitia.inference.v1.GenerationH\x00\x42\x07\n\x05\x65vent\"q\n\x0c\x45mbedRequest\x12/\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\r\n\x05texts\x18\x02 \x03(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"|\n\rEmbedResponse\x12\x33\n\nembeddings\x18\x01 \x03(\x0b\x32\x1f.comitia.inference.v1.Embedding\x12\r\n\x05model\x18\x02 \x01(\t\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.comitia.common.v1.Usage\"\x86\x01\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12,\n\x08messages\x18\x02 \x03(\x0b\x32\x1a.comitia.common.v1.Message\x12\x33\n\x05tools\x18\x03 \x03(\x0b\x32$.comitia.inference.v1.ToolDefinition\"1\n\x13\x43ountTokensResponse\x12\x1a\n\x12input_tokens_bound\x18\x01 \x01(\x03\"\x13\n\x11ListModelsRequest\"K\n\x12ListModelsResponse\x12\x35\n\x06models\x18\x01 \x03(\x0b\x32%.comitia.inference.v1.ModelDeployment2\x9c\x06\n\x10InferenceService\x12\x92\x01\n\x08Generate\x12%.comitia.inference.v1.GenerateRequest\x1a&.comitia.inference.v1.GenerateResponse\"7\x9a\xc2\x18\x1c\n\x12inference.generate\x10\xc8\x01\x18\xac\x02P\x01\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/generate:\x01*\x12\xad\x01\n\x0eStreamGenerate\x12+.comitia.inference.v1.StreamGenerateRequest\x1a,.comitia.inference.v1.StreamGenerateResponse\">\x9a\xc2\x18\x1c\n\x12inference.generate\x10\xc8\x01\x18\xac\x02P\x01\x82\xd3\xe4\x93\x02\x18\"\x13/v1/generate:stream:\x01*0\x01\x12\x82\x01\n\x05\x45mbed\x12\".comitia.inference.v1.EmbedRequest\x1a#.comitia.inference.v1.EmbedResponse\"0\x9a\xc2\x18\x18\n\x0finference.embed\x10\xc8\x01\x18<P\x01\x82\xd3\xe4\x93\x02\x0e\"\t/v1/embed:\x01*\x12\xa3\x01\n\x0b\x43ountTokens\x12(.comitia.inference.v1.CountTokensRequest\x1a).comitia.inference.v1.CountTokensResponse\"?\x9a\xc2\x18\x18\n\x12inference.generate\x18\nP\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/generate:countTokens:\x01*\x12\x97\x01\n\rBatchGenerate\x12*.comitia.inference.v1.BatchGenerateRequest\x1a+.comitia.inference.v1.BatchGenerateResponse\")\x9a\xc2\x18%\n\x12inference.generate\x18\x90\x1c*\x0corchestrator(\x01\x30\x01\x32\xa4\x01\n\x0cModelService\x12\x93\x01\n\nListModels\x12\'.comitia.inference.v1.ListModelsRequest\x1a(.comitia.inference.v1.ListModelsResponse\"2\x9a\xc2\x18\x11\n\x0bmodels.read\x18\nP\x01\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/model-deploymentsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,30 +45,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERENCESERVICE'].methods_by_name['Embed']._serialized_options = b'\232\302\030\030\n\017inference.embed\020\310\001\030<P\001\202\323\344\223\002\016\"\t/v1/embed:\001*'
   _globals['_INFERENCESERVICE'].methods_by_name['CountTokens']._loaded_options = None
   _globals['_INFERENCESERVICE'].methods_by_name['CountTokens']._serialized_options = b'\232\302\030\030\n\022inference.generate\030\nP\001\202\323\344\223\002\035\"\030/v1/generate:countTokens:\001*'
+  _globals['_INFERENCESERVICE'].methods_by_name['BatchGenerate']._loaded_options = None
+  _globals['_INFERENCESERVICE'].methods_by_name['BatchGenerate']._serialized_options = b'\232\302\030%\n\022inference.generate\030\220\034*\014orchestrator'
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_MODELSERVICE'].methods_by_name['ListModels']._serialized_options = b'\232\302\030\021\n\013models.read\030\nP\001\202\323\344\223\002\027\022\025/v1/model-deployments'
-  _globals['_GENERATEREQUEST']._serialized_start=235
-  _globals['_GENERATEREQUEST']._serialized_end=528
-  _globals['_GENERATERESPONSE']._serialized_start=530
-  _globals['_GENERATERESPONSE']._serialized_end=602
-  _globals['_STREAMGENERATEREQUEST']._serialized_start=605
-  _globals['_STREAMGENERATEREQUEST']._serialized_end=904
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=907
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=1060
-  _globals['_EMBEDREQUEST']._serialized_start=1062
-  _globals['_EMBEDREQUEST']._serialized_end=1175
-  _globals['_EMBEDRESPONSE']._serialized_start=1177
-  _globals['_EMBEDRESPONSE']._serialized_end=1301
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1304
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1438
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1440
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1489
-  _globals['_LISTMODELSREQUEST']._serialized_start=1491
-  _globals['_LISTMODELSREQUEST']._serialized_end=1510
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1512
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1587
-  _globals['_INFERENCESERVICE']._serialized_start=1590
-  _globals['_INFERENCESERVICE']._serialized_end=2232
-  _globals['_MODELSERVICE']._serialized_start=2235
-  _globals['_MODELSERVICE']._serialized_end=2399
+  _globals['_GENERATEREQUEST']._serialized_start=266
+  _globals['_GENERATEREQUEST']._serialized_end=559
+  _globals['_GENERATERESPONSE']._serialized_start=561
+  _globals['_GENERATERESPONSE']._serialized_end=633
+  _globals['_STREAMGENERATEREQUEST']._serialized_start=636
+  _globals['_STREAMGENERATEREQUEST']._serialized_end=935
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=938
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=1091
+  _globals['_BATCHGENERATEREQUEST']._serialized_start=1094
+  _globals['_BATCHGENERATEREQUEST']._serialized_end=1377
+  _globals['_BATCHGENERATEREQUEST_ITEM']._serialized_start=1237
+  _globals['_BATCHGENERATEREQUEST_ITEM']._serialized_end=1377
+  _globals['_BATCHGENERATERESPONSE']._serialized_start=1380
+  _globals['_BATCHGENERATERESPONSE']._serialized_end=1635
+  _globals['_BATCHGENERATERESPONSE_ITEM']._serialized_start=1471
+  _globals['_BATCHGENERATERESPONSE_ITEM']._serialized_end=1635
+  _globals['_EMBEDREQUEST']._serialized_start=1637
+  _globals['_EMBEDREQUEST']._serialized_end=1750
+  _globals['_EMBEDRESPONSE']._serialized_start=1752
+  _globals['_EMBEDRESPONSE']._serialized_end=1876
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1879
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=2013
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2015
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2064
+  _globals['_LISTMODELSREQUEST']._serialized_start=2066
+  _globals['_LISTMODELSREQUEST']._serialized_end=2085
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2087
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2162
+  _globals['_INFERENCESERVICE']._serialized_start=2165
+  _globals['_INFERENCESERVICE']._serialized_end=2961
+  _globals['_MODELSERVICE']._serialized_start=2964
+  _globals['_MODELSERVICE']._serialized_end=3128
 # @@protoc_insertion_point(module_scope)

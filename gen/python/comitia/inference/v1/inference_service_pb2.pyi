@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from comitia.common.v1 import batch_pb2 as _batch_pb2
 from comitia.common.v1 import content_pb2 as _content_pb2
 from comitia.common.v1 import usage_pb2 as _usage_pb2
 from comitia.inference.v1 import generation_pb2 as _generation_pb2
@@ -196,6 +197,122 @@ class StreamGenerateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___StreamGenerateResponse: _TypeAlias = StreamGenerateResponse  # noqa: Y015
+
+@_typing.final
+class BatchGenerateRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        """One call of a model."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        HEADER_FIELD_NUMBER: _builtins.int
+        GENERATE_FIELD_NUMBER: _builtins.int
+        INCLUDE_DELTAS_FIELD_NUMBER: _builtins.int
+        include_deltas: _builtins.bool
+        """True to get text as it is written, once law has passed it; those answers say `more`."""
+        @_builtins.property
+        def header(self) -> _batch_pb2.ItemHeader:
+            """Identity, deadline (at most 300 s ahead) and trace of the item."""
+
+        @_builtins.property
+        def generate(self) -> Global___StreamGenerateRequest:
+            """What to ask."""
+
+        def __init__(
+            self,
+            *,
+            header: _batch_pb2.ItemHeader | None = ...,
+            generate: Global___StreamGenerateRequest | None = ...,
+            include_deltas: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate", "header", b"header"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["generate", b"generate", "header", b"header", "include_deltas", b"include_deltas"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def identities(self) -> _batch_pb2.IdentityTable:
+        """Tokens that the items' `identity_index` refers to, appended to those sent before."""
+
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchGenerateRequest.Item]:
+        """Items of this frame, at most 512 and 2 MB."""
+
+    def __init__(
+        self,
+        *,
+        identities: _batch_pb2.IdentityTable | None = ...,
+        items: _abc.Iterable[Global___BatchGenerateRequest.Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGenerateRequest: _TypeAlias = BatchGenerateRequest  # noqa: Y015
+
+@_typing.final
+class BatchGenerateResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        """One answer, or a piece of one."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        STATUS_FIELD_NUMBER: _builtins.int
+        TEXT_DELTA_FIELD_NUMBER: _builtins.int
+        RESTARTED_BY_FIELD_NUMBER: _builtins.int
+        GENERATION_FIELD_NUMBER: _builtins.int
+        text_delta: _builtins.str
+        restarted_by: _builtins.str
+        @_builtins.property
+        def status(self) -> _batch_pb2.ItemStatus:
+            """Which item, and its error if it failed."""
+
+        @_builtins.property
+        def generation(self) -> _generation_pb2.Generation: ...
+        def __init__(
+            self,
+            *,
+            status: _batch_pb2.ItemStatus | None = ...,
+            text_delta: _builtins.str = ...,
+            restarted_by: _builtins.str = ...,
+            generation: _generation_pb2.Generation | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "generation", b"generation", "restarted_by", b"restarted_by", "status", b"status", "text_delta", b"text_delta"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "generation", b"generation", "restarted_by", b"restarted_by", "status", b"status", "text_delta", b"text_delta"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "restarted_by", "generation"]  # noqa: Y015
+        _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchGenerateResponse.Item]:
+        """Answers, in any order; those of one item in theirs."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___BatchGenerateResponse.Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchGenerateResponse: _TypeAlias = BatchGenerateResponse  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):

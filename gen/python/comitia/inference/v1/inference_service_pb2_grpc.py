@@ -58,6 +58,11 @@ class InferenceServiceStub:
                 request_serializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.CountTokensRequest.SerializeToString,
                 response_deserializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.CountTokensResponse.FromString,
                 _registered_method=True)
+        self.BatchGenerate = channel.stream_stream(
+                '/comitia.inference.v1.InferenceService/BatchGenerate',
+                request_serializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateRequest.SerializeToString,
+                response_deserializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer:
@@ -108,6 +113,14 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchGenerate(self, request_iterator, context):
+        """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error.
+        Internal, so without `google.api.http`: the form of StreamGenerate that services use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +143,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.CountTokens,
                     request_deserializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.CountTokensRequest.FromString,
                     response_serializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.CountTokensResponse.SerializeToString,
+            ),
+            'BatchGenerate': grpc.stream_stream_rpc_method_handler(
+                    servicer.BatchGenerate,
+                    request_deserializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateRequest.FromString,
+                    response_serializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -244,6 +262,33 @@ class InferenceService:
             '/comitia.inference.v1.InferenceService/CountTokens',
             comitia_dot_inference_dot_v1_dot_inference__service__pb2.CountTokensRequest.SerializeToString,
             comitia_dot_inference_dot_v1_dot_inference__service__pb2.CountTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchGenerate(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/comitia.inference.v1.InferenceService/BatchGenerate',
+            comitia_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateRequest.SerializeToString,
+            comitia_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -62,6 +62,10 @@ class InferenceServiceStub:
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND.
     """
+    BatchGenerate: _grpc.StreamStreamMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]
+    """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error.
+    Internal, so without `google.api.http`: the form of StreamGenerate that services use.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -96,6 +100,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Gives an upper bound of the prompt's tokens, as money is reserved for it.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND.
+    """
+    BatchGenerate: _aio.StreamStreamMultiCallable[_inference_service_pb2.BatchGenerateRequest, _inference_service_pb2.BatchGenerateResponse]  # type: ignore[assignment]
+    """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error.
+    Internal, so without `google.api.http`: the form of StreamGenerate that services use.
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -152,6 +160,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives an upper bound of the prompt's tokens, as money is reserved for it.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/MODEL_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def BatchGenerate(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_service_pb2.BatchGenerateRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_service_pb2.BatchGenerateResponse], _abc.AsyncIterator[_inference_service_pb2.BatchGenerateResponse]]:
+        """Asks models for many turns on one stream; each gets its own answer, as soon as it is whole, or its own error.
+        Internal, so without `google.api.http`: the form of StreamGenerate that services use.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from comitia.common.v1 import batch_pb2 as _batch_pb2
 from comitia.common.v1 import content_pb2 as _content_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -406,3 +407,117 @@ class ForgetMemoryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForgetMemoryResponse: _TypeAlias = ForgetMemoryResponse  # noqa: Y015
+
+@_typing.final
+class BatchMemoriesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        """One operation."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        HEADER_FIELD_NUMBER: _builtins.int
+        RECALL_FIELD_NUMBER: _builtins.int
+        REMEMBER_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def header(self) -> _batch_pb2.ItemHeader:
+            """Identity, deadline and trace of the item."""
+
+        @_builtins.property
+        def recall(self) -> Global___RecallRequest: ...
+        @_builtins.property
+        def remember(self) -> Global___RememberRequest: ...
+        def __init__(
+            self,
+            *,
+            header: _batch_pb2.ItemHeader | None = ...,
+            recall: Global___RecallRequest | None = ...,
+            remember: Global___RememberRequest | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "operation", b"operation", "recall", b"recall", "remember", b"remember"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "operation", b"operation", "recall", b"recall", "remember", b"remember"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["recall", "remember"]  # noqa: Y015
+        _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
+
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def identities(self) -> _batch_pb2.IdentityTable:
+        """Tokens that the items' `identity_index` refers to, appended to those sent before."""
+
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchMemoriesRequest.Item]:
+        """Items of this frame, at most 512 and 2 MB."""
+
+    def __init__(
+        self,
+        *,
+        identities: _batch_pb2.IdentityTable | None = ...,
+        items: _abc.Iterable[Global___BatchMemoriesRequest.Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchMemoriesRequest: _TypeAlias = BatchMemoriesRequest  # noqa: Y015
+
+@_typing.final
+class BatchMemoriesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Item(_message.Message):
+        """One answer."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        STATUS_FIELD_NUMBER: _builtins.int
+        RECALL_FIELD_NUMBER: _builtins.int
+        REMEMBER_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def status(self) -> _batch_pb2.ItemStatus:
+            """Which item, and its error if it failed."""
+
+        @_builtins.property
+        def recall(self) -> Global___RecallResponse: ...
+        @_builtins.property
+        def remember(self) -> Global___RememberResponse: ...
+        def __init__(
+            self,
+            *,
+            status: _batch_pb2.ItemStatus | None = ...,
+            recall: Global___RecallResponse | None = ...,
+            remember: Global___RememberResponse | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "recall", b"recall", "remember", b"remember", "status", b"status"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "recall", b"recall", "remember", b"remember", "status", b"status"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["recall", "remember"]  # noqa: Y015
+        _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchMemoriesResponse.Item]:
+        """Answers, in any order."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___BatchMemoriesResponse.Item] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatchMemoriesResponse: _TypeAlias = BatchMemoriesResponse  # noqa: Y015

@@ -62,6 +62,11 @@ class MemoryServiceStub:
                 request_serializer=comitia_dot_memory_dot_v1_dot_memory__service__pb2.ForgetMemoryRequest.SerializeToString,
                 response_deserializer=comitia_dot_memory_dot_v1_dot_memory__service__pb2.ForgetMemoryResponse.FromString,
                 _registered_method=True)
+        self.BatchMemories = channel.stream_stream(
+                '/comitia.memory.v1.MemoryService/BatchMemories',
+                request_serializer=comitia_dot_memory_dot_v1_dot_memory__service__pb2.BatchMemoriesRequest.SerializeToString,
+                response_deserializer=comitia_dot_memory_dot_v1_dot_memory__service__pb2.BatchMemoriesResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryServiceServicer:
@@ -115,6 +120,14 @@ class MemoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BatchMemories(self, request_iterator, context):
+        """Remember and Recall of many turns on one stream; each gets its own answer or error.
+        Internal, so without `google.api.http`: the form that services use. Whoever may write memories may read them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +155,11 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.ForgetMemory,
                     request_deserializer=comitia_dot_memory_dot_v1_dot_memory__service__pb2.ForgetMemoryRequest.FromString,
                     response_serializer=comitia_dot_memory_dot_v1_dot_memory__service__pb2.ForgetMemoryResponse.SerializeToString,
+            ),
+            'BatchMemories': grpc.stream_stream_rpc_method_handler(
+                    servicer.BatchMemories,
+                    request_deserializer=comitia_dot_memory_dot_v1_dot_memory__service__pb2.BatchMemoriesRequest.FromString,
+                    response_serializer=comitia_dot_memory_dot_v1_dot_memory__service__pb2.BatchMemoriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -282,6 +300,33 @@ class MemoryService:
             '/comitia.memory.v1.MemoryService/ForgetMemory',
             comitia_dot_memory_dot_v1_dot_memory__service__pb2.ForgetMemoryRequest.SerializeToString,
             comitia_dot_memory_dot_v1_dot_memory__service__pb2.ForgetMemoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BatchMemories(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/comitia.memory.v1.MemoryService/BatchMemories',
+            comitia_dot_memory_dot_v1_dot_memory__service__pb2.BatchMemoriesRequest.SerializeToString,
+            comitia_dot_memory_dot_v1_dot_memory__service__pb2.BatchMemoriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

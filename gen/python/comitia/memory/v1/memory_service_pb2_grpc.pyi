@@ -60,6 +60,10 @@ class MemoryServiceStub:
 
     Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant).
     """
+    BatchMemories: _grpc.StreamStreamMultiCallable[_memory_service_pb2.BatchMemoriesRequest, _memory_service_pb2.BatchMemoriesResponse]
+    """Remember and Recall of many turns on one stream; each gets its own answer or error.
+    Internal, so without `google.api.http`: the form that services use. Whoever may write memories may read them.
+    """
 
 @_typing.type_check_only
 class MemoryServiceAsyncStub(MemoryServiceStub):
@@ -92,6 +96,10 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """Forgets one memory, in the table and in the vector store. Forgetting it again succeeds.
 
     Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant).
+    """
+    BatchMemories: _aio.StreamStreamMultiCallable[_memory_service_pb2.BatchMemoriesRequest, _memory_service_pb2.BatchMemoriesResponse]  # type: ignore[assignment]
+    """Remember and Recall of many turns on one stream; each gets its own answer or error.
+    Internal, so without `google.api.http`: the form that services use. Whoever may write memories may read them.
     """
 
 class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -152,6 +160,16 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Forgets one memory, in the table and in the vector store. Forgetting it again succeeds.
 
         Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant).
+        """
+
+    @_abc_1.abstractmethod
+    def BatchMemories(
+        self,
+        request_iterator: _MaybeAsyncIterator[_memory_service_pb2.BatchMemoriesRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_memory_service_pb2.BatchMemoriesResponse], _abc.AsyncIterator[_memory_service_pb2.BatchMemoriesResponse]]:
+        """Remember and Recall of many turns on one stream; each gets its own answer or error.
+        Internal, so without `google.api.http`: the form that services use. Whoever may write memories may read them.
         """
 
 def add_MemoryServiceServicer_to_server(servicer: MemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -12,7 +12,7 @@ neither run for long nor ask for the time. They see:
 - `nodes.<id>.reason`: why it failed or was skipped, such as `NODE_TIMED_OUT`; empty otherwise.
 - inside the body of a map also `item`, the item of the list, and `index`, its place from 0.
 An expression may name those nodes only that its own node depends on, directly or through others, so that what it sees
-does not depend on who was faster. In CEL an id with `-` is written `nodes["a-b"]`.
+does not depend on who was faster.
 """
 
 from collections import abc as _abc
@@ -258,7 +258,7 @@ class Workflow(_message.Message):
 
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
-        """The nodes, 1 to 2,000, with at most 10,000 edges and 8 MB of text between them. Their order carries no meaning, except
+        """The nodes, 1 to 2,000, with at most 10,000 edges, and 2 MB in all as canonical JSON. Their order carries no meaning, except
         that of two that could start at once the earlier one starts first.
         """
 
@@ -331,7 +331,7 @@ class Node(_message.Message):
     WHEN_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Id, 1 to 63 letters, digits, `_` and `-`, starting with a letter. Unique within the workflow."""
+    """Id, 1 to 63 letters, digits and `_`, starting with a letter, as expressions name it. Unique within the workflow."""
     description: _builtins.str
     """What it is for, at most 500 characters."""
     @_builtins.property
@@ -635,7 +635,7 @@ class MapNode(_message.Message):
 
     @_builtins.property
     def body(self) -> Global___Node:
-        """What is done for each: a node of kind `agent`, `step`, `tool`, `run` or `aggregate`. Its `id` may be empty; `depends_on`,
+        """What is done for each: a node of kind `agent`, `step`, `tool` or `run`. Its `id` may be empty; `depends_on`,
         `fan_in` and `when` stay empty. Its expressions see `item` and `index`. Required.
         """
 

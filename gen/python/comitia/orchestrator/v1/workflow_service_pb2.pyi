@@ -93,7 +93,7 @@ class CreateWorkflowRequest(_message.Message):
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
     @_builtins.property
     def workflow(self) -> _workflow_pb2.Workflow:
-        """As a message. Fields that are output only are ignored."""
+        """As a message. What only answers say of it is ignored."""
 
     @_builtins.property
     def source(self) -> Global___WorkflowSource:

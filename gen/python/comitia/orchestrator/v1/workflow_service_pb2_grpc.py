@@ -70,7 +70,7 @@ class WorkflowServiceServicer:
 
         Agents and workflows that are named without a version are pinned to the highest one. The same definition under the
         same name and version answers with the version that exists.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/WORKFLOW_INVALID (names the first 50 faults; ValidateWorkflow
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/WORKFLOW_INVALID (names the first 12 faults; ValidateWorkflow
         has them all), ALREADY_EXISTS/WORKFLOW_VERSION_EXISTS (with another definition), RESOURCE_EXHAUSTED/QUOTA_EXCEEDED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

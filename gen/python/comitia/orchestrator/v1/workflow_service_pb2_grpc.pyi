@@ -41,7 +41,7 @@ class WorkflowServiceStub:
 
     Agents and workflows that are named without a version are pinned to the highest one. The same definition under the
     same name and version answers with the version that exists.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/WORKFLOW_INVALID (names the first 50 faults; ValidateWorkflow
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/WORKFLOW_INVALID (names the first 12 faults; ValidateWorkflow
     has them all), ALREADY_EXISTS/WORKFLOW_VERSION_EXISTS (with another definition), RESOURCE_EXHAUSTED/QUOTA_EXCEEDED.
     """
     GetWorkflow: _grpc.UnaryUnaryMultiCallable[_workflow_service_pb2.GetWorkflowRequest, _workflow_service_pb2.GetWorkflowResponse]
@@ -70,7 +70,7 @@ class WorkflowServiceAsyncStub(WorkflowServiceStub):
 
     Agents and workflows that are named without a version are pinned to the highest one. The same definition under the
     same name and version answers with the version that exists.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/WORKFLOW_INVALID (names the first 50 faults; ValidateWorkflow
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/WORKFLOW_INVALID (names the first 12 faults; ValidateWorkflow
     has them all), ALREADY_EXISTS/WORKFLOW_VERSION_EXISTS (with another definition), RESOURCE_EXHAUSTED/QUOTA_EXCEEDED.
     """
     GetWorkflow: _aio.UnaryUnaryMultiCallable[_workflow_service_pb2.GetWorkflowRequest, _workflow_service_pb2.GetWorkflowResponse]  # type: ignore[assignment]
@@ -102,7 +102,7 @@ class WorkflowServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Agents and workflows that are named without a version are pinned to the highest one. The same definition under the
         same name and version answers with the version that exists.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/WORKFLOW_INVALID (names the first 50 faults; ValidateWorkflow
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/WORKFLOW_INVALID (names the first 12 faults; ValidateWorkflow
         has them all), ALREADY_EXISTS/WORKFLOW_VERSION_EXISTS (with another definition), RESOURCE_EXHAUSTED/QUOTA_EXCEEDED.
         """
 

@@ -1,4 +1,4 @@
-"""Work that would hold up the loop, on a few threads; RE2 lets the others run meanwhile."""
+"""Work that would hold up the loop, on a few threads."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,0 +1,150 @@
+"""Workflows in Postgres, as canonical JSON with its digest."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from sqlalchemy import RowMapping, select, text, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
+from services.meshkit.sql.once import claim_once, keep_once
+from services.meshkit.sql.scope import Scope, tenant_scope
+from services.orchestrator.domain.agent import parse_version
+from services.orchestrator.domain.errors import WorkflowNotFound, WorkflowVersionExists
+from services.orchestrator.domain.workflow import StoredWorkflow, WorkflowSummary
+from services.orchestrator.storage.pinned_versions import pinned_versions
+from services.orchestrator.storage.tables import WORKFLOW
+from services.orchestrator.workflows.definition import KnownWorkflow
+from services.orchestrator.workflows.document import canonical_bytes, workflow_of
+from services.orchestrator.workflows.fields import canonical
+
+#: The key is a constant of ours and the tenant.
+_TAKE_TURNS: Final = text("SELECT pg_advisory_xact_lock(1919249003, hashtext(:tenant))")
+_COUNT: Final = text("SELECT count(*) FROM workflow WHERE tenant_id = :tenant")
+_SUMMARY: Final = ("name", "version", "description", "deadline", "digest", "depth", "node_count", "create_time")
+
+
+class WorkflowRepository:
+    """Implements `usecases.ports.WorkflowStore`."""
+
+    def __init__(self, engine: AsyncEngine, *, tenants: KnowsTenants) -> None:
+        self._engine = engine
+        self._tenants = tenants
+
+    async def add(self, tenant: TenantId, made: StoredWorkflow, *, written_digest: str) -> StoredWorkflow:
+        """See `WorkflowStore.add`."""
+        workflow, schema = made.workflow, made.workflow.input_schema
+        major, minor, patch = parse_version(workflow.version, field="version")
+        statement = (
+            insert(WORKFLOW)
+            .values(
+                tenant_id=tenant,
+                name=workflow.name,
+                version=workflow.version,
+                major=major,
+                minor=minor,
+                patch=patch,
+                definition=canonical_bytes(workflow),
+                digest=bytes.fromhex(made.digest),
+                written_digest=bytes.fromhex(written_digest),
+                description=workflow.description,
+                deadline=workflow.deadline,
+                input_schema=None if schema is None else canonical(schema),
+                node_count=made.node_count,
+                depth=made.depth,
+            )
+            .on_conflict_do_nothing()
+        )
+        async with tenant_scope(self._engine, tenant) as scope:
+            await claim_once(scope)
+            added = (await scope.execute(statement)).rowcount
+            row = await self._one(scope, tenant, workflow.name, workflow.version)
+            if row["digest"].hex() != made.digest and row["written_digest"].hex() != written_digest:
+                raise WorkflowVersionExists(workflow.name, workflow.version)
+            # What was just made need not be read again.
+            stored = replace(made, create_time=row["create_time"]) if added else _stored(row)
+            if added:
+                await self._check_quota(scope, tenant)
+                await keep_once(scope, stored)
+                await scope.commit()
+        return stored
+
+    async def _check_quota(self, scope: Scope, tenant: TenantId) -> None:
+        """Counts what there is with the workflow that was just added. Raises: QuotaExceeded.
+
+        Concurrency: workflows of one tenant are counted one after the other, in all replicas.
+        """
+        most = rules_of(self._tenants, tenant).quotas.max_workflows
+        if not most:
+            return
+        await scope.execute(_TAKE_TURNS, {"tenant": str(tenant)})
+        # Asked after the turn is ours: the statement sees what was committed up to now.
+        used: int = (await scope.execute(_COUNT, {"tenant": tenant})).scalar_one()
+        if used > most:
+            raise QuotaExceeded("max_workflows", limit=most, used=used - 1)
+
+    async def find(self, tenant: TenantId, name: str, version: str) -> StoredWorkflow:
+        """See `WorkflowStore.find`."""
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            row = await self._one(scope, tenant, name, version)
+        return _stored(row)
+
+    async def known(
+        self, tenant: TenantId, references: Sequence[tuple[str, str]]
+    ) -> Mapping[tuple[str, str], KnownWorkflow]:
+        """See `WorkflowStore.known`."""
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            rows = await pinned_versions(scope, WORKFLOW, tenant, references, ("depth", "input_schema"))
+        return {
+            (row["name"], row["asked"]): KnownWorkflow(
+                version=row["version"],
+                depth=row["depth"],
+                input_schema=None if row["input_schema"] is None else json.loads(row["input_schema"]),
+            )
+            for row in rows
+        }
+
+    async def page(
+        self, tenant: TenantId, *, name: str, after: tuple[str, str] | None, most: int
+    ) -> Sequence[WorkflowSummary]:
+        """Gives workflows by name, then version, those after the pair (name, version).
+
+        Args:
+            name: only versions of this one; empty for all.
+        """
+        columns = WORKFLOW.c
+        place = (columns.name, columns.major, columns.minor, columns.patch)
+        statement = select(*(columns[field] for field in _SUMMARY)).where(columns.tenant_id == tenant)
+        if name:
+            statement = statement.where(columns.name == name)
+        if after is not None:
+            last, version = after
+            statement = statement.where(tuple_(*place) > (last, *parse_version(version, field="page_token")))
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            rows = (await scope.execute(statement.order_by(*place).limit(most))).mappings().all()
+        return [WorkflowSummary(**{**row, "digest": row["digest"].hex()}) for row in rows]
+
+    async def _one(self, scope: Scope, tenant: TenantId, name: str, version: str) -> RowMapping:
+        columns = WORKFLOW.c
+        statement = select(WORKFLOW).where(columns.tenant_id == tenant, columns.name == name)
+        if version:
+            statement = statement.where(columns.version == version)
+        statement = statement.order_by(columns.major.desc(), columns.minor.desc(), columns.patch.desc()).limit(1)
+        row = (await scope.execute(statement)).mappings().one_or_none()
+        if row is None:
+            raise WorkflowNotFound(f"{name}@{version}" if version else name)
+        return row
+
+
+def _stored(row: RowMapping) -> StoredWorkflow:
+    return StoredWorkflow(
+        workflow=workflow_of(json.loads(row["definition"])),
+        digest=row["digest"].hex(),
+        depth=row["depth"],
+        node_count=row["node_count"],
+        create_time=row["create_time"],
+    )
