@@ -66,10 +66,13 @@ def check(plan: Any, *, tools: Mapping[str, Any], known: Iterable[str], allowed:
     """
     if not isinstance(plan, list) or not plan:
         raise PlanRefused("PLAN_EMPTY", "")
-    count = sum(1 for _ in steps_of(plan))
-    if count > MAX_STEPS:
-        raise PlanRefused("PLAN_TOO_LONG", "")
-    _check_steps(plan, set(known), "", tools, allowed, depth=1)
+    try:
+        count = sum(1 for _ in steps_of(plan))
+        if count > MAX_STEPS:
+            raise PlanRefused("PLAN_TOO_LONG", "")
+        _check_steps(plan, set(known), "", tools, allowed, depth=1)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise PlanRefused("PLAN_STEP_MALFORMED", "") from None
     return count
 
 

@@ -88,7 +88,9 @@ def _take_plan(state: State, out: list[Command], call_index: int, plan: Any) -> 
         out.append(Record(pb.Fact(plan_refused=refusal)))
         raise
     state.plans += 1
-    state.plan_label = join([state.plan_label, *(shown.label.joined(shown.choice) for shown in state.shown.values())])
+    led = [frame.choice for frame in state.frames[-1:]]
+    read = [shown.label.joined(shown.choice) for shown in state.shown.values()]
+    state.plan_label = join([state.plan_label, *led, *read])
     recorded = pb.PlanRecorded(
         plan=state.plans,
         language_version=language.VERSION,
