@@ -126,12 +126,18 @@ _BY_CODE: Final[Mapping[grpc.StatusCode, type[ComitiaError]]] = {
 }
 
 
+#: What gRPC says when a connection breaks under a message, and when a write fails on a stream that is ending.
+_SIGNS_OF_A_BREAK: Final = ("RST_STREAM", "Internal error from Core")
+
+
 def broke_off(error: grpc.aio.AioRpcError) -> bool:
     """Tells whether the connection was lost after the answer had begun; gRPC says INTERNAL then, as for our faults.
 
     A failure of the mesh's own has details; this one is made here, or by the edge, and has none.
     """
-    return error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "") and not _details(error)
+    said = error.details() or ""
+    ours = any(sign in said for sign in _SIGNS_OF_A_BREAK)
+    return error.code() is grpc.StatusCode.INTERNAL and ours and not _details(error)
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> ComitiaError:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 from uuid import uuid4
 
 import grpc.aio
 import pytest
 
+from comitia_sdk.errors import FailedPrecondition
 from tests.e2e.test_every_rpc import REQUESTS, RULES, World, credentials, provider, world
 from tests.e2e.test_repeats import CHANGING, OF_THE_REPEAT, Caller, without
 from tests.support.mesh import RunningMesh
@@ -53,7 +55,8 @@ def another_model(world: World, answer: Any) -> None:
 
 
 def ended(world: World, session_id: str) -> None:
-    world.client.sessions.cancel(session_id)
+    with suppress(FailedPrecondition):  # it may have ended by itself
+        world.client.sessions.cancel(session_id)
     for _ in world.client.sessions.watch(session_id):
         pass
 

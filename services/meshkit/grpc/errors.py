@@ -155,7 +155,12 @@ def remote_error(error: grpc.aio.AioRpcError) -> MeshError:
                 return from_status(status_pb2.Status.FromString(value))
             except DecodeError:
                 break
-    return from_status(status_pb2.Status(code=error.code().value[0], message=error.details() or error.code().name))
+    code = error.code()
+    if code is grpc.StatusCode.INTERNAL:
+        # A neighbour that reports a fault of its own sends details. Without them gRPC made the error on this side: the
+        # connection broke under a message (RST_STREAM), or a write failed on a stream that was ending (grpc #36066).
+        code = grpc.StatusCode.UNAVAILABLE
+    return from_status(status_pb2.Status(code=code.value[0], message=error.details() or code.name))
 
 
 @contextmanager

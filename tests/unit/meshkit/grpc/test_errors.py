@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import timedelta
 
+import grpc
+import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 
@@ -15,13 +17,21 @@ from services.meshkit.core.errors import (
     Conflict,
     ErrorKind,
     Exhausted,
+    Internal,
     Invalid,
     MeshError,
     NotFound,
     Precondition,
     Unavailable,
 )
-from services.meshkit.grpc.errors import STATUS_OF, RemoteError, from_status, to_status
+from services.meshkit.grpc.errors import (
+    DETAILS_TRAILER,
+    STATUS_OF,
+    RemoteError,
+    from_status,
+    remote_error,
+    to_status,
+)
 
 
 def all_errors(kind: type[MeshError] = MeshError) -> Iterator[type[MeshError]]:
@@ -118,3 +128,13 @@ def test_what_is_absent_still_says_which_field_named_it() -> None:
 def test_an_endless_message_still_fits_into_the_trailers() -> None:
     status = to_status(Invalid("x" * 9000, "y" * 100_000, **{f"k{n}": "z" * 9000 for n in range(99)}), domain="x")
     assert status.ByteSize() < 7000
+
+
+@pytest.mark.parametrize("details", ["Internal error from Core", "Received RST_STREAM with error code 2"])
+def test_a_connection_that_broke_is_a_neighbour_that_is_away_and_not_one_at_fault(details: str) -> None:
+    broken = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+    assert remote_error(broken).kind is ErrorKind.UNAVAILABLE
+    reported = to_status(Internal("a fault of its own"), domain="cost.comitia")
+    trailers = grpc.aio.Metadata((DETAILS_TRAILER, reported.SerializeToString()))
+    fault = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), trailers, details="a fault")
+    assert remote_error(fault).kind is ErrorKind.INTERNAL
