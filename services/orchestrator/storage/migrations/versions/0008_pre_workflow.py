@@ -5,7 +5,7 @@ from alembic.operations import Operations
 from services.meshkit.sql.rls import run_together, tenant_table
 
 revision = "0008"
-down_revision = "0005"
+down_revision = "0007"
 
 _TABLES = """
 CREATE TABLE workflow (
