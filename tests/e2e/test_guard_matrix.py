@@ -238,7 +238,7 @@ async def test_an_item_of_a_batch_may_do_what_the_role_in_its_own_token_may(
             [status] = [from_status(item.status.error) for item in ended.items]
             allowed = role in granted[rpc.guard.permission]
             assert (status.reason == "PERMISSION_MISSING") is not allowed, f"{role} {rpc.name}: {status}"
-    assert len(batches) == 2
+    assert len(batches) == 4
 
 
 async def test_scopes_and_projects_bind_where_callers_knock_and_not_between_services(
