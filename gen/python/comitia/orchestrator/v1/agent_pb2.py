@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#comitia/orchestrator/v1/agent.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x03\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x30\n\x04kind\x18\x03 \x01(\x0e\x32\".comitia.orchestrator.v1.AgentKind\x12\x14\n\x0cinstructions\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\x05\x12\x18\n\x0btemperature\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05tools\x18\t \x03(\t\x12\x16\n\x0emax_tool_calls\x18\n \x01(\x05\x12\x35\n\x06memory\x18\x0b \x01(\x0b\x32%.comitia.orchestrator.v1.MemoryPolicy\x12\x38\n\x05style\x18\x0c \x03(\x0b\x32).comitia.orchestrator.v1.Agent.StyleEntry\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a,\n\nStyleEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperature\"P\n\x0cMemoryPolicy\x12\x14\n\x0crecent_turns\x18\x01 \x01(\x05\x12\x18\n\x10semantic_matches\x18\x02 \x01(\x05\x12\x10\n\x08required\x18\x03 \x01(\x08*;\n\tAgentKind\x12\x1a\n\x16\x41GENT_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41GENT_KIND_LLM\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#comitia/orchestrator/v1/agent.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x04\n\x05\x41gent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x30\n\x04kind\x18\x03 \x01(\x0e\x32\".comitia.orchestrator.v1.AgentKind\x12\x14\n\x0cinstructions\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x19\n\x11max_output_tokens\x18\x07 \x01(\x05\x12\x18\n\x0btemperature\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05tools\x18\t \x03(\t\x12\x16\n\x0emax_tool_calls\x18\n \x01(\x05\x12\x35\n\x06memory\x18\x0b \x01(\x0b\x32%.comitia.orchestrator.v1.MemoryPolicy\x12\x38\n\x05style\x18\x0c \x03(\x0b\x32).comitia.orchestrator.v1.Agent.StyleEntry\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12/\n\x0b\x63reate_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x08planning\x18\x0f \x01(\x0e\x32&.comitia.orchestrator.v1.AgentPlanning\x1a,\n\nStyleEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperature\"P\n\x0cMemoryPolicy\x12\x14\n\x0crecent_turns\x18\x01 \x01(\x05\x12\x18\n\x10semantic_matches\x18\x02 \x01(\x05\x12\x10\n\x08required\x18\x03 \x01(\x08*;\n\tAgentKind\x12\x1a\n\x16\x41GENT_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x41GENT_KIND_LLM\x10\x01*h\n\rAgentPlanning\x12\x1e\n\x1a\x41GENT_PLANNING_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x41GENT_PLANNING_REACTIVE\x10\x01\x12\x1a\n\x16\x41GENT_PLANNING_PLANNED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,12 +34,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_AGENT_STYLEENTRY']._loaded_options = None
   _globals['_AGENT_STYLEENTRY']._serialized_options = b'8\001'
-  _globals['_AGENTKIND']._serialized_start=660
-  _globals['_AGENTKIND']._serialized_end=719
+  _globals['_AGENTKIND']._serialized_start=718
+  _globals['_AGENTKIND']._serialized_end=777
+  _globals['_AGENTPLANNING']._serialized_start=779
+  _globals['_AGENTPLANNING']._serialized_end=883
   _globals['_AGENT']._serialized_start=98
-  _globals['_AGENT']._serialized_end=576
-  _globals['_AGENT_STYLEENTRY']._serialized_start=516
-  _globals['_AGENT_STYLEENTRY']._serialized_end=560
-  _globals['_MEMORYPOLICY']._serialized_start=578
-  _globals['_MEMORYPOLICY']._serialized_end=658
+  _globals['_AGENT']._serialized_end=634
+  _globals['_AGENT_STYLEENTRY']._serialized_start=574
+  _globals['_AGENT_STYLEENTRY']._serialized_end=618
+  _globals['_MEMORYPOLICY']._serialized_start=636
+  _globals['_MEMORYPOLICY']._serialized_end=716
 # @@protoc_insertion_point(module_scope)

@@ -38,6 +38,32 @@ AGENT_KIND_LLM: AgentKind.ValueType  # 1
 """A language model with instructions."""
 Global___AgentKind: _TypeAlias = AgentKind  # noqa: Y015
 
+class _AgentPlanning:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AgentPlanningEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentPlanning.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGENT_PLANNING_UNSPECIFIED: _AgentPlanning.ValueType  # 0
+    AGENT_PLANNING_REACTIVE: _AgentPlanning.ValueType  # 1
+    """The model reads what tools answer and says what to call next."""
+    AGENT_PLANNING_PLANNED: _AgentPlanning.ValueType  # 2
+    """The model writes a plan first. What tools answer is filled in outside of it, by reference, and labelled apart from
+    what picked it, so that text from outside cannot choose a call.
+    """
+
+class AgentPlanning(_AgentPlanning, metaclass=_AgentPlanningEnumTypeWrapper):
+    """How a turn of an agent with tools goes."""
+
+AGENT_PLANNING_UNSPECIFIED: AgentPlanning.ValueType  # 0
+AGENT_PLANNING_REACTIVE: AgentPlanning.ValueType  # 1
+"""The model reads what tools answer and says what to call next."""
+AGENT_PLANNING_PLANNED: AgentPlanning.ValueType  # 2
+"""The model writes a plan first. What tools answer is filled in outside of it, by reference, and labelled apart from
+what picked it, so that text from outside cannot choose a call.
+"""
+Global___AgentPlanning: _TypeAlias = AgentPlanning  # noqa: Y015
+
 @_typing.final
 class Agent(_message.Message):
     """One immutable version of an agent, named `name@version`."""
@@ -78,6 +104,7 @@ class Agent(_message.Message):
     STYLE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    PLANNING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, 1 to 63 letters, digits, `_` and `-`, starting with a letter. Unique with the version within the tenant."""
     version: _builtins.str
@@ -95,9 +122,15 @@ class Agent(_message.Message):
     temperature: _builtins.float
     """Sampling temperature, 0 to 2. Absent means the provider's default."""
     max_tool_calls: _builtins.int
-    """Most tool calls in one turn, 0 to 16. 0 with `tools` set means 4."""
+    """Most tool calls in one turn, 0 to 16, of an agent that plans 0 to 1,000. 0 with `tools` set means 4, of an agent that
+    plans 100.
+    """
     digest: _builtins.str
     """SHA-256 of the canonical definition, hex. Output only."""
+    planning: Global___AgentPlanning.ValueType
+    """How its turns go. Unspecified is taken as REACTIVE: a plan wants a model that can write one, which small models
+    cannot, and an agent keeps the way it was made with.
+    """
     @_builtins.property
     def tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of registered tools that it may call, at most 32."""
@@ -131,10 +164,11 @@ class Agent(_message.Message):
         style: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         digest: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        planning: Global___AgentPlanning.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "create_time", b"create_time", "memory", b"memory", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "create_time", b"create_time", "description", b"description", "digest", b"digest", "instructions", b"instructions", "kind", b"kind", "max_output_tokens", b"max_output_tokens", "max_tool_calls", b"max_tool_calls", "memory", b"memory", "model", b"model", "name", b"name", "style", b"style", "temperature", b"temperature", "tools", b"tools", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "create_time", b"create_time", "description", b"description", "digest", b"digest", "instructions", b"instructions", "kind", b"kind", "max_output_tokens", b"max_output_tokens", "max_tool_calls", b"max_tool_calls", "memory", b"memory", "model", b"model", "name", b"name", "planning", b"planning", "style", b"style", "temperature", b"temperature", "tools", b"tools", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015

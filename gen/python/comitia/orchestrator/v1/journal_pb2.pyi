@@ -51,6 +51,12 @@ class _CallKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallKind.Val
     """A worker's step; the request is a StepTask, the response a StepResult."""
     CALL_KIND_RUN: _CallKind.ValueType  # 8
     """A sub-run; the request is a SubRunTask, the response a StepResult."""
+    CALL_KIND_PLAN: _CallKind.ValueType  # 9
+    """inference.StreamGenerate, for a plan: the planner sees the request, the tools and what ReplanAsked names"""
+    CALL_KIND_EXTRACT: _CallKind.ValueType  # 10
+    """inference.StreamGenerate without tools: typed fields out of texts"""
+    CALL_KIND_CHOOSE: _CallKind.ValueType  # 11
+    """inference.StreamGenerate without tools: one of a closed list"""
 
 class CallKind(_CallKind, metaclass=_CallKindEnumTypeWrapper):
     """What an outward call does."""
@@ -72,6 +78,12 @@ CALL_KIND_STEP: CallKind.ValueType  # 7
 """A worker's step; the request is a StepTask, the response a StepResult."""
 CALL_KIND_RUN: CallKind.ValueType  # 8
 """A sub-run; the request is a SubRunTask, the response a StepResult."""
+CALL_KIND_PLAN: CallKind.ValueType  # 9
+"""inference.StreamGenerate, for a plan: the planner sees the request, the tools and what ReplanAsked names"""
+CALL_KIND_EXTRACT: CallKind.ValueType  # 10
+"""inference.StreamGenerate without tools: typed fields out of texts"""
+CALL_KIND_CHOOSE: CallKind.ValueType  # 11
+"""inference.StreamGenerate without tools: one of a closed list"""
 Global___CallKind: _TypeAlias = CallKind  # noqa: Y015
 
 @_typing.final
@@ -107,6 +119,17 @@ class JournalEntry(_message.Message):
     DEADLINE_PASSED_FIELD_NUMBER: _builtins.int
     STEP_PARKED_FIELD_NUMBER: _builtins.int
     RUN_FORKED_FIELD_NUMBER: _builtins.int
+    PLAN_RECORDED_FIELD_NUMBER: _builtins.int
+    PLAN_REFUSED_FIELD_NUMBER: _builtins.int
+    VARIABLE_BOUND_FIELD_NUMBER: _builtins.int
+    BRANCH_TAKEN_FIELD_NUMBER: _builtins.int
+    LIST_MAPPED_FIELD_NUMBER: _builtins.int
+    LOOP_TURNED_FIELD_NUMBER: _builtins.int
+    CHOICE_MADE_FIELD_NUMBER: _builtins.int
+    REPLAN_ASKED_FIELD_NUMBER: _builtins.int
+    CALL_HELD_FIELD_NUMBER: _builtins.int
+    CALL_DECIDED_FIELD_NUMBER: _builtins.int
+    LABEL_LOWERED_FIELD_NUMBER: _builtins.int
     path: _builtins.str
     """Place of the step that it belongs to, such as `rounds/2/Athena`. Empty for the run itself."""
     @_builtins.property
@@ -163,6 +186,28 @@ class JournalEntry(_message.Message):
     def step_parked(self) -> Global___StepParked: ...
     @_builtins.property
     def run_forked(self) -> Global___RunForked: ...
+    @_builtins.property
+    def plan_recorded(self) -> Global___PlanRecorded: ...
+    @_builtins.property
+    def plan_refused(self) -> Global___PlanRefused: ...
+    @_builtins.property
+    def variable_bound(self) -> Global___VariableBound: ...
+    @_builtins.property
+    def branch_taken(self) -> Global___BranchTaken: ...
+    @_builtins.property
+    def list_mapped(self) -> Global___ListMapped: ...
+    @_builtins.property
+    def loop_turned(self) -> Global___LoopTurned: ...
+    @_builtins.property
+    def choice_made(self) -> Global___ChoiceMade: ...
+    @_builtins.property
+    def replan_asked(self) -> Global___ReplanAsked: ...
+    @_builtins.property
+    def call_held(self) -> Global___CallHeld: ...
+    @_builtins.property
+    def call_decided(self) -> Global___CallDecided: ...
+    @_builtins.property
+    def label_lowered(self) -> Global___LabelLowered: ...
     def __init__(
         self,
         *,
@@ -193,12 +238,23 @@ class JournalEntry(_message.Message):
         deadline_passed: Global___DeadlinePassed | None = ...,
         step_parked: Global___StepParked | None = ...,
         run_forked: Global___RunForked | None = ...,
+        plan_recorded: Global___PlanRecorded | None = ...,
+        plan_refused: Global___PlanRefused | None = ...,
+        variable_bound: Global___VariableBound | None = ...,
+        branch_taken: Global___BranchTaken | None = ...,
+        list_mapped: Global___ListMapped | None = ...,
+        loop_turned: Global___LoopTurned | None = ...,
+        choice_made: Global___ChoiceMade | None = ...,
+        replan_asked: Global___ReplanAsked | None = ...,
+        call_held: Global___CallHeld | None = ...,
+        call_decided: Global___CallDecided | None = ...,
+        label_lowered: Global___LabelLowered | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_forked", b"run_forked", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_parked", b"step_parked", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch_taken", b"branch_taken", "call_answered", b"call_answered", "call_decided", b"call_decided", "call_failed", b"call_failed", "call_held", b"call_held", "call_intended", b"call_intended", "choice_made", b"choice_made", "deadline_passed", b"deadline_passed", "fact", b"fact", "label_lowered", b"label_lowered", "list_mapped", b"list_mapped", "loop_turned", b"loop_turned", "map_expanded", b"map_expanded", "plan_recorded", b"plan_recorded", "plan_refused", b"plan_refused", "record_time", b"record_time", "replan_asked", b"replan_asked", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_forked", b"run_forked", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_parked", b"step_parked", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started", "variable_bound", b"variable_bound"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_answered", b"call_answered", "call_failed", b"call_failed", "call_intended", b"call_intended", "deadline_passed", b"deadline_passed", "fact", b"fact", "map_expanded", b"map_expanded", "path", b"path", "record_time", b"record_time", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_forked", b"run_forked", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_parked", b"step_parked", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch_taken", b"branch_taken", "call_answered", b"call_answered", "call_decided", b"call_decided", "call_failed", b"call_failed", "call_held", b"call_held", "call_intended", b"call_intended", "choice_made", b"choice_made", "deadline_passed", b"deadline_passed", "fact", b"fact", "label_lowered", b"label_lowered", "list_mapped", b"list_mapped", "loop_turned", b"loop_turned", "map_expanded", b"map_expanded", "path", b"path", "plan_recorded", b"plan_recorded", "plan_refused", b"plan_refused", "record_time", b"record_time", "replan_asked", b"replan_asked", "round_scored", b"round_scored", "run_abandoned", b"run_abandoned", "run_advanced", b"run_advanced", "run_cancelling", b"run_cancelling", "run_continued", b"run_continued", "run_ended", b"run_ended", "run_forked", b"run_forked", "run_parked", b"run_parked", "run_paused", b"run_paused", "run_resumed", b"run_resumed", "run_started", b"run_started", "run_waiting", b"run_waiting", "signal_received", b"signal_received", "step_completed", b"step_completed", "step_failed", b"step_failed", "step_parked", b"step_parked", "step_skipped", b"step_skipped", "step_started", b"step_started", "timer_fired", b"timer_fired", "timer_started", b"timer_started", "variable_bound", b"variable_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended", "run_abandoned", "step_skipped", "map_expanded", "timer_started", "timer_fired", "signal_received", "run_paused", "run_continued", "deadline_passed", "step_parked", "run_forked"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["run_started", "step_started", "call_intended", "call_answered", "call_failed", "step_completed", "step_failed", "round_scored", "run_waiting", "run_parked", "run_resumed", "run_advanced", "run_cancelling", "run_ended", "run_abandoned", "step_skipped", "map_expanded", "timer_started", "timer_fired", "signal_received", "run_paused", "run_continued", "deadline_passed", "step_parked", "run_forked", "plan_recorded", "plan_refused", "variable_bound", "branch_taken", "list_mapped", "loop_turned", "choice_made", "replan_asked", "call_held", "call_decided", "label_lowered"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 
@@ -494,7 +550,7 @@ class StepStarted(_message.Message):
     PROMPT_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     program: _builtins.str
-    """Program that decides it: `turn`, or `graph` for what a graph carries out itself."""
+    """Program that decides it: `turn`, `planned_turn`, or `graph` for what a graph carries out itself."""
     program_version: _builtins.int
     """Version of that program."""
     round: _builtins.int
@@ -539,6 +595,9 @@ class CallIntended(_message.Message):
     BEGINS_STEP_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     ATTEMPT_GROUP_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_FIELD_NUMBER: _builtins.int
+    CHOICE_LABEL_FIELD_NUMBER: _builtins.int
     call_index: _builtins.int
     """Position of the call within its step, from 0."""
     kind: Global___CallKind.ValueType
@@ -553,6 +612,20 @@ class CallIntended(_message.Message):
     """Which try of the step this is, from 1; 0 means 1. Its retries are calls of their own."""
     attempt_group: _builtins.int
     """Changes only by an explicit decision, such as ResumeRun for a parked step."""
+    place: _builtins.str
+    """Place in the plan, such as `hunt[2]/evidence/then/log`. Empty for the first plan and in turns without a plan."""
+    @_builtins.property
+    def arguments(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArgumentOrigin]:
+        """Where arguments came from, in the order of their names. Those that the plan itself holds are left out: they carry the
+        plan's label.
+        """
+
+    @_builtins.property
+    def choice_label(self) -> _content_pb2.Label:
+        """Label of what led to this call at this place: the plan's label joined with every condition, count and choice around
+        it. Absent in turns without a plan.
+        """
+
     def __init__(
         self,
         *,
@@ -563,14 +636,61 @@ class CallIntended(_message.Message):
         begins_step: _builtins.bool = ...,
         attempt: _builtins.int = ...,
         attempt_group: _builtins.int = ...,
+        place: _builtins.str = ...,
+        arguments: _abc.Iterable[Global___ArgumentOrigin] | None = ...,
+        choice_label: _content_pb2.Label | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice_label", b"choice_label"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_group", b"attempt_group", "begins_step", b"begins_step", "call_index", b"call_index", "kind", b"kind", "request", b"request", "request_digest", b"request_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments", b"arguments", "attempt", b"attempt", "attempt_group", b"attempt_group", "begins_step", b"begins_step", "call_index", b"call_index", "choice_label", b"choice_label", "kind", b"kind", "place", b"place", "request", b"request", "request_digest", b"request_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CallIntended: _TypeAlias = CallIntended  # noqa: Y015
+
+@_typing.final
+class ArgumentOrigin(_message.Message):
+    """Where an argument of a call came from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARGUMENT_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CHOICE_LABEL_FIELD_NUMBER: _builtins.int
+    VERBATIM_FIELD_NUMBER: _builtins.int
+    argument: _builtins.str
+    """The argument, such as `to`."""
+    verbatim: _builtins.bool
+    """True when the argument is one referenced value whole, unchanged and not written by a model."""
+    @_builtins.property
+    def references(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """References that were filled in, as the plan writes them, such as `$invoice.iban`. At most 32."""
+
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """Join over the plan and the referenced values."""
+
+    @_builtins.property
+    def choice_label(self) -> _content_pb2.Label:
+        """Join over what picked the referenced values out of others."""
+
+    def __init__(
+        self,
+        *,
+        argument: _builtins.str = ...,
+        references: _abc.Iterable[_builtins.str] | None = ...,
+        label: _content_pb2.Label | None = ...,
+        choice_label: _content_pb2.Label | None = ...,
+        verbatim: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice_label", b"choice_label", "label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["argument", b"argument", "choice_label", b"choice_label", "label", b"label", "references", b"references", "verbatim", b"verbatim"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ArgumentOrigin: _TypeAlias = ArgumentOrigin  # noqa: Y015
 
 @_typing.final
 class CallAnswered(_message.Message):
@@ -581,22 +701,26 @@ class CallAnswered(_message.Message):
     CALL_INDEX_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
     call_index: _builtins.int
     """Which call of the step."""
     kind: Global___CallKind.ValueType
     """What it did."""
     response: _builtins.bytes
     """The encoded answer."""
+    rule: _builtins.str
+    """Rule under which something untrusted in it was let pass, such as `untrusted-content`. Empty when no rule was needed."""
     def __init__(
         self,
         *,
         call_index: _builtins.int = ...,
         kind: Global___CallKind.ValueType = ...,
         response: _builtins.bytes = ...,
+        rule: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "kind", b"kind", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "kind", b"kind", "response", b"response", "rule", b"rule"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1042,6 +1166,528 @@ class SubRunTask(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubRunTask: _TypeAlias = SubRunTask  # noqa: Y015
+
+@_typing.final
+class PlanRecorded(_message.Message):
+    """A planner's answer was taken as the plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    LANGUAGE_VERSION_FIELD_NUMBER: _builtins.int
+    PLAN_DIGEST_FIELD_NUMBER: _builtins.int
+    CALL_INDEX_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    plan: _builtins.int
+    """Number of the plan in its turn, from 1; the turn goes on with the one of the highest number. At most 4."""
+    language_version: _builtins.int
+    """Version of the plan language."""
+    plan_digest: _builtins.bytes
+    """SHA-256 of the plan in its canonical form (RFC 8785)."""
+    call_index: _builtins.int
+    """The call whose answer it is; the answer holds the plan, so that it lies in the journal once."""
+    steps: _builtins.int
+    """Steps in the plan, nested ones included, 1 to 200."""
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """Join over everything that the planner read: where the choice label of all its steps begins."""
+
+    def __init__(
+        self,
+        *,
+        plan: _builtins.int = ...,
+        language_version: _builtins.int = ...,
+        plan_digest: _builtins.bytes = ...,
+        call_index: _builtins.int = ...,
+        label: _content_pb2.Label | None = ...,
+        steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "label", b"label", "language_version", b"language_version", "plan", b"plan", "plan_digest", b"plan_digest", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRecorded: _TypeAlias = PlanRecorded  # noqa: Y015
+
+@_typing.final
+class PlanRefused(_message.Message):
+    """A planner's answer was no plan. The planner is asked again, at most twice, or the turn fails."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_INDEX_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    call_index: _builtins.int
+    """The call whose answer it is."""
+    reason: _builtins.str
+    """Reason, such as `PLAN_NAME_UNKNOWN`."""
+    place: _builtins.str
+    """Place in the refused plan."""
+    def __init__(
+        self,
+        *,
+        call_index: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        place: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "place", b"place", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlanRefused: _TypeAlias = PlanRefused  # noqa: Y015
+
+@_typing.final
+class VariableBound(_message.Message):
+    """A name of the plan has a value from here on. The value itself lies in the answer or the plan that it came from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    CALL_INDEX_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    VALUE_DIGEST_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CHOICE_LABEL_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    place: _builtins.str
+    """Place that binds it; its last part is the name. It is seen from all places that begin with the rest."""
+    call_index: _builtins.int
+    """The call whose answer is the value. Unset when it is made from other variables."""
+    value_digest: _builtins.bytes
+    """SHA-256 of the value in its canonical form (RFC 8785). Stays inside the seal: small values can be guessed from it."""
+    @_builtins.property
+    def references(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other variables or parts of them that it is made from, such as `$mail.items[0]`."""
+
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """Label of the value and of every part that `parts` does not name."""
+
+    @_builtins.property
+    def choice_label(self) -> _content_pb2.Label:
+        """Join over what picked this value out of others."""
+
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartLabel]:
+        """Labels of parts that have some of their own, such as the fields of an extraction, by path. At most 64."""
+
+    def __init__(
+        self,
+        *,
+        place: _builtins.str = ...,
+        call_index: _builtins.int | None = ...,
+        references: _abc.Iterable[_builtins.str] | None = ...,
+        value_digest: _builtins.bytes = ...,
+        label: _content_pb2.Label | None = ...,
+        choice_label: _content_pb2.Label | None = ...,
+        parts: _abc.Iterable[Global___PartLabel] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_call_index", b"_call_index", "call_index", b"call_index", "choice_label", b"choice_label", "label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_call_index", b"_call_index", "call_index", b"call_index", "choice_label", b"choice_label", "label", b"label", "parts", b"parts", "place", b"place", "references", b"references", "value_digest", b"value_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__call_index: _TypeAlias = _typing.Literal["call_index"]  # noqa: Y015
+    _WhichOneofArgType__call_index: _TypeAlias = _typing.Literal["_call_index", b"_call_index"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__call_index) -> _WhichOneofReturnType__call_index | None: ...
+
+Global___VariableBound: _TypeAlias = VariableBound  # noqa: Y015
+
+@_typing.final
+class PartLabel(_message.Message):
+    """Label of a part of a value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    CHOICE_LABEL_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Path of the part; `[]` is any place of a list, `*` everything."""
+    alternatives: _builtins.int
+    """Size of the closed set that the part is from, such as 2 for a yes or no. 0 when it is open."""
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """Its label."""
+
+    @_builtins.property
+    def choice_label(self) -> _content_pb2.Label:
+        """Label of what picked it out of a closed set. Unset when nothing did."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        label: _content_pb2.Label | None = ...,
+        choice_label: _content_pb2.Label | None = ...,
+        alternatives: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["choice_label", b"choice_label", "label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "choice_label", b"choice_label", "label", b"label", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PartLabel: _TypeAlias = PartLabel  # noqa: Y015
+
+@_typing.final
+class BranchTaken(_message.Message):
+    """A condition was evaluated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    VALUE_DIGEST_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    place: _builtins.str
+    """Place of the condition."""
+    taken: _builtins.bool
+    """True for the steps under `then`, false for those under `else`."""
+    value_digest: _builtins.bytes
+    """SHA-256 of the values that it looked at, a list in their order, in canonical form."""
+    @_builtins.property
+    def references(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the condition looked at."""
+
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """Join over these values and what picked them. Joined into the choice label of everything inside."""
+
+    def __init__(
+        self,
+        *,
+        place: _builtins.str = ...,
+        taken: _builtins.bool = ...,
+        references: _abc.Iterable[_builtins.str] | None = ...,
+        value_digest: _builtins.bytes = ...,
+        label: _content_pb2.Label | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label", b"label", "place", b"place", "references", b"references", "taken", b"taken", "value_digest", b"value_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BranchTaken: _TypeAlias = BranchTaken  # noqa: Y015
+
+@_typing.final
+class ListMapped(_message.Message):
+    """A plan's `map` begins: its steps are carried out for each item of a list, one after the other."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    place: _builtins.str
+    """Place of the map."""
+    count: _builtins.int
+    """Items that it runs over, 0 to `at_most`."""
+    at_most: _builtins.int
+    """The plan's bound, 1 to 1,000. A longer list fails the turn with MAP_TOO_LONG before its first item."""
+    item: _builtins.str
+    """Name that stands for each item inside. An item has the label of its place in the list, so none is bound one by one."""
+    @_builtins.property
+    def references(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The list, as the plan names it."""
+
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """Label of the list itself: who can add to it or take from it. Joined into the choice label of everything inside."""
+
+    def __init__(
+        self,
+        *,
+        place: _builtins.str = ...,
+        count: _builtins.int = ...,
+        at_most: _builtins.int = ...,
+        references: _abc.Iterable[_builtins.str] | None = ...,
+        item: _builtins.str = ...,
+        label: _content_pb2.Label | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_most", b"at_most", "count", b"count", "item", b"item", "label", b"label", "place", b"place", "references", b"references"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListMapped: _TypeAlias = ListMapped  # noqa: Y015
+
+@_typing.final
+class LoopTurned(_message.Message):
+    """A round of a loop ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    MET_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    REFERENCES_FIELD_NUMBER: _builtins.int
+    VALUE_DIGEST_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    place: _builtins.str
+    """Place of the loop."""
+    turn: _builtins.int
+    """Round that ended, from 1."""
+    met: _builtins.bool
+    """True when its condition holds, so that no round follows."""
+    at_most: _builtins.int
+    """The plan's bound, 1 to 100."""
+    value_digest: _builtins.bytes
+    """SHA-256 of the values that it looked at."""
+    @_builtins.property
+    def references(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the condition looked at."""
+
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """Join over these values and what picked them. Joined into the choice label of later rounds and of the result."""
+
+    def __init__(
+        self,
+        *,
+        place: _builtins.str = ...,
+        turn: _builtins.int = ...,
+        met: _builtins.bool = ...,
+        at_most: _builtins.int = ...,
+        references: _abc.Iterable[_builtins.str] | None = ...,
+        value_digest: _builtins.bytes = ...,
+        label: _content_pb2.Label | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_most", b"at_most", "label", b"label", "met", b"met", "place", b"place", "references", b"references", "turn", b"turn", "value_digest", b"value_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoopTurned: _TypeAlias = LoopTurned  # noqa: Y015
+
+@_typing.final
+class ChoiceMade(_message.Message):
+    """A model without tools picked one of a closed list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    CALL_INDEX_FIELD_NUMBER: _builtins.int
+    CHOSEN_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    OPTIONS_DIGEST_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    place: _builtins.str
+    """Place of the choice."""
+    call_index: _builtins.int
+    """The call that picked it."""
+    chosen: _builtins.int
+    """Place in the list, from 0."""
+    alternatives: _builtins.int
+    """Length of the list, 1 to 1,000."""
+    options_digest: _builtins.bytes
+    """SHA-256 of the list in its canonical form."""
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """Join over what the model read to pick. The choice label of the variable that is bound."""
+
+    def __init__(
+        self,
+        *,
+        place: _builtins.str = ...,
+        call_index: _builtins.int = ...,
+        chosen: _builtins.int = ...,
+        alternatives: _builtins.int = ...,
+        options_digest: _builtins.bytes = ...,
+        label: _content_pb2.Label | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "call_index", b"call_index", "chosen", b"chosen", "label", b"label", "options_digest", b"options_digest", "place", b"place"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChoiceMade: _TypeAlias = ChoiceMade  # noqa: Y015
+
+@_typing.final
+class ReplanAsked(_message.Message):
+    """The planner is asked for the rest of the plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SHOWN_FIELD_NUMBER: _builtins.int
+    place: _builtins.str
+    """Place of the request for it."""
+    reason: _builtins.str
+    """Why, as the plan says. At most 200 characters."""
+    @_builtins.property
+    def shown(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shown]:
+        """What the planner will be shown, beside the request and the tools."""
+
+    def __init__(
+        self,
+        *,
+        place: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        shown: _abc.Iterable[Global___Shown] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["place", b"place", "reason", b"reason", "shown", b"shown"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplanAsked: _TypeAlias = ReplanAsked  # noqa: Y015
+
+@_typing.final
+class Shown(_message.Message):
+    """A value that a planner is shown. Either no one outside wrote it, or it is one of a closed set, or a person let it pass."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    VALUE_DIGEST_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    ALTERNATIVES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name that the planner sees."""
+    reference: _builtins.str
+    """What it refers to."""
+    value_digest: _builtins.bytes
+    """SHA-256 of the value in its canonical form."""
+    alternatives: _builtins.int
+    """Size of the closed set that it is from. 0 when it is open."""
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """Its label. Joined into the label of the next plan."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reference: _builtins.str = ...,
+        value_digest: _builtins.bytes = ...,
+        label: _content_pb2.Label | None = ...,
+        alternatives: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alternatives", b"alternatives", "label", b"label", "name", b"name", "reference", b"reference", "value_digest", b"value_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shown: _TypeAlias = Shown  # noqa: Y015
+
+@_typing.final
+class CallHeld(_message.Message):
+    """A sink let a call wait for a person. Comes from outside."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_INDEX_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    call_index: _builtins.int
+    """Which call of the step."""
+    rule: _builtins.str
+    """Rule that holds it, such as `untrusted-target`."""
+    def __init__(
+        self,
+        *,
+        call_index: _builtins.int = ...,
+        rule: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallHeld: _TypeAlias = CallHeld  # noqa: Y015
+
+@_typing.final
+class CallDecided(_message.Message):
+    """A person decided on a call that waited. Comes from outside."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_INDEX_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
+    call_index: _builtins.int
+    """Which call of the step."""
+    allowed: _builtins.bool
+    """True when it may be made."""
+    by: _builtins.str
+    """Who decided, such as `user_…`."""
+    request_digest: _builtins.bytes
+    """Digest of the request that was decided on (INV-9); another request needs another decision."""
+    def __init__(
+        self,
+        *,
+        call_index: _builtins.int = ...,
+        allowed: _builtins.bool = ...,
+        by: _builtins.str = ...,
+        request_digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "by", b"by", "call_index", b"call_index", "request_digest", b"request_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallDecided: _TypeAlias = CallDecided  # noqa: Y015
+
+@_typing.final
+class LabelLowered(_message.Message):
+    """A person read a value and let it stand for their own words, or refused to. Comes from outside. The only way down."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    VALUE_DIGEST_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """What was read, as the plan names it."""
+    value_digest: _builtins.bytes
+    """Digest of exactly what was read."""
+    allowed: _builtins.bool
+    """True when the label is lowered."""
+    by: _builtins.str
+    """Who read it, such as `user_…`."""
+    @_builtins.property
+    def label(self) -> _content_pb2.Label:
+        """The label from here on."""
+
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        value_digest: _builtins.bytes = ...,
+        allowed: _builtins.bool = ...,
+        by: _builtins.str = ...,
+        label: _content_pb2.Label | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["label", b"label"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "by", b"by", "label", b"label", "reference", b"reference", "value_digest", b"value_digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelLowered: _TypeAlias = LabelLowered  # noqa: Y015
 
 @_typing.final
 class RoundScored(_message.Message):
