@@ -33,6 +33,7 @@ from services.orchestrator.clients.run_tokens import RunTokens
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.lane import EngineParts
+from services.orchestrator.engine.run_reader import RunReader
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
 from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.programs.run import PROGRAMS
@@ -57,6 +58,7 @@ from services.orchestrator.usecases.replay_run import ReplayRun
 from services.orchestrator.usecases.review_workflow import ReviewWorkflow
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
+from services.orchestrator.usecases.steer import Steering
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 from services.orchestrator.worker.caller import Caller
 
@@ -135,6 +137,8 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         gate = access_gate.GatewayAccessGate(gateway, clock=clock)
         gate.show("orchestrator")
         access = RunAccess(gate)
+        reader = RunReader(store)
+        steer_session = Steering(runs=engine, given=store, look=reader.session, access=access)
         sessions = SessionServicer(
             start_session=StartSession(
                 agents=agents,
@@ -144,9 +148,9 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 prompts=load_prompts(),
                 agent_facts=agent_to_proto,
             ),
-            advance_session=AdvanceSession(runs=engine, views=store, access=access),
-            cancel_session=CancelSession(runs=engine, views=store, access=access),
-            sessions=store,
+            advance_session=AdvanceSession(steer_session),
+            cancel_session=CancelSession(steer_session),
+            sessions=reader,
             watch=RunWatch(journal=store, live=live),
             access=access,
         )

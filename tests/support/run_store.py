@@ -17,7 +17,7 @@ from services.meshkit.core.errors import Conflict, RequestIdReused
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.testing.fault_queue import FaultQueue
-from services.orchestrator.domain.errors import SessionNotFound, SignalsAtLimit
+from services.orchestrator.domain.errors import RunNotFound, SignalsAtLimit
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import (
     SHARDS,
@@ -26,9 +26,11 @@ from services.orchestrator.engine.run import (
     Holdings,
     OwnedRun,
     RunCommand,
+    RunView,
     RunWrite,
     ShardLease,
     StartKey,
+    session_of,
 )
 from services.orchestrator.programs.view import TERMINAL_STATES
 from tests.support.sessions import World
@@ -62,11 +64,16 @@ class StoredRun:
 
     run: OwnedRun
     rows: dict[int, list[journal_pb2.JournalEntry]] = field(default_factory=dict[int, list[journal_pb2.JournalEntry]])
-    view: session_pb2.Session = field(default_factory=session_pb2.Session)
+    seen: RunView = field(default_factory=session_pb2.Session)
     #: Where each turn lies, by its number.
     turns: dict[int, int] = field(default_factory=dict[int, int])
     commands: list[RunCommand] = field(default_factory=list[RunCommand])
     wake_time: datetime | None = None
+
+    @property
+    def view(self) -> session_pb2.Session:
+        """What callers see of it, a session."""
+        return session_of(self.seen)
 
     @property
     def journal(self) -> list[journal_pb2.JournalEntry]:
@@ -81,12 +88,12 @@ class StoredRun:
     @property
     def ended(self) -> bool:
         """True once it has its final state."""
-        return self.view.state in TERMINAL_STATES
+        return self.seen.state in TERMINAL_STATES
 
     @property
     def rests(self) -> bool:
         """True for a run that only waits for somebody."""
-        return self.view.state in (session_pb2.SESSION_STATE_WAITING, session_pb2.SESSION_STATE_PAUSED)
+        return self.seen.state in (session_pb2.SESSION_STATE_WAITING, session_pb2.SESSION_STATE_PAUSED)
 
 
 class MemoryRunStore:
@@ -102,7 +109,7 @@ class MemoryRunStore:
         #: Until when each `replica/incarnation` counts as alive.
         self.replicas: dict[str, datetime] = {}
         self.runs: dict[str, StoredRun] = {}
-        self.requests: dict[tuple[TenantId, UUID], tuple[bytes, session_pb2.Session]] = {}
+        self.requests: dict[tuple[TenantId, UUID], tuple[bytes, RunView]] = {}
         #: How many commits are under way, by shard.
         self._committing = Counter[int]()
         #: Fail the next commits before anything is written, or after everything was.
@@ -126,7 +133,7 @@ class MemoryRunStore:
     async def check_quota(self, tenant: TenantId) -> None:
         """See `RunStore.check_quota`; there are no quotas here."""
 
-    async def started_before(self, key: StartKey) -> session_pb2.Session | None:
+    async def started_before(self, key: StartKey) -> RunView | None:
         """See `RunStore.started_before`."""
         kept = self.requests.get((key.tenant, key.request_id))
         if kept is not None and kept[0] != key.body:
@@ -208,7 +215,7 @@ class MemoryRunStore:
         if write.entries:
             stored.rows[write.first_sequence] = [_copy(entry) for entry in write.entries]
         if write.view is not None:
-            stored.view.CopyFrom(write.view)
+            stored.seen = _copy(write.view)
             stored.wake_time = write.wake_time
         stored.turns.update(write.turns)
         stored.commands = [one for one in stored.commands if one.command_id not in write.commands]
@@ -224,12 +231,12 @@ class MemoryRunStore:
             self.readers -= 1
         return [(sequence, entry) for sequence, entry in self.runs[run_id].numbered if sequence > after][:FACTS_AT_ONCE]
 
-    async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
-        """See `SessionViews.view`."""
+    async def view(self, tenant: TenantId, run_id: str) -> RunView:
+        """See `Written.view`."""
         stored = self.runs.get(run_id)
         if stored is None or stored.run.tenant != tenant:
-            raise SessionNotFound(run_id)
-        return _copy(stored.view)
+            raise RunNotFound(run_id)
+        return _copy(stored.seen)
 
     async def turns(
         self, tenant: TenantId, run_id: str, *, after: int, most: int

@@ -17,7 +17,6 @@ DEFAULT_ROUNDS: Final = 3
 _NONE: Final = NanoUsd(0)
 
 
-
 class Mode(IntEnum):
     """What the agents are asked to do with the topic; numbers as in the contract."""
 

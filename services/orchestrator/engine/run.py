@@ -33,6 +33,13 @@ def kind_of(view: RunView) -> RunKind:
     return RunKind.SESSION if isinstance(view, session_pb2.Session) else RunKind.RUN
 
 
+def session_of(view: RunView) -> session_pb2.Session:
+    """Gives a view as the session that it is known to be. Raises: ValueError: it is of another kind."""
+    if not isinstance(view, session_pb2.Session):
+        raise ValueError("the view of a session is a session")
+    return view
+
+
 def shard_of(run_id: str) -> int:
     """Gives the shard of a run, 0 to 63. Raises: Invalid: it is no id of a run."""
     return int.from_bytes(sha256(to_uuid(run_id, "run").bytes).digest()[:2], "big") % SHARDS

@@ -87,12 +87,10 @@ class RunReader:
             raise Invalid("at_sequence", f"must be at most {run.sequence}, the sequence of the run's last fact")
         return run
 
-    async def runs(
-        self, tenant: TenantId, *, before: str | None, most: int, open_only: bool
-    ) -> Sequence[run_pb2.Run]:
+    async def runs(self, tenant: TenantId, *, before: str | None, most: int, open_only: bool) -> Sequence[run_pb2.Run]:
         """Gives runs as they were last written, newest first, those older than the run `before`."""
         found = await self._written.views(tenant, before=before, most=most, open_only=open_only)
-        return [as_run(view) if isinstance(view, session_pb2.Session) else view for view in found]
+        return [as_run(view) for view in found]
 
     async def steps(self, tenant: TenantId, run_id: str) -> Sequence[run_pb2.RunStep]:
         """Gives the steps of a run in the order in which they began, as they stand. Raises: RunNotFound."""

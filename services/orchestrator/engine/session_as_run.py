@@ -3,11 +3,18 @@
 from typing import cast
 
 from comitia.orchestrator.v1 import run_pb2, session_pb2
+from services.orchestrator.engine.run import RunView
 from services.orchestrator.programs import dialogue
 
 
-def as_run(session: session_pb2.Session) -> run_pb2.Run:
-    """Writes a session as a run. Its steps are its turns; one in progress is shown by ListRunSteps."""
+def as_run(view: RunView) -> run_pb2.Run:
+    """Gives what callers see of a run, or of a session as a run: its steps are its turns, and ListRunSteps shows one in
+    progress.
+    """
+    return _session_as_run(view) if isinstance(view, session_pb2.Session) else view
+
+
+def _session_as_run(session: session_pb2.Session) -> run_pb2.Run:
     run = run_pb2.Run(
         run_id=session.session_id,
         program=dialogue.NAME,

@@ -22,10 +22,6 @@ class JournalReader(Protocol):
         """See `RunStore.entries`."""
         ...
 
-    async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
-        """Gives a session as it stands. Raises: SessionNotFound."""
-        ...
-
 
 class RunWatch:
     """Streams the events of runs."""
@@ -48,9 +44,7 @@ class RunWatch:
         Args:
             begun: called when all that was recorded has been given and the rest is awaited; each time anew.
             stopped: true once this replica stops; the stream then ends, and its client resumes at another replica.
-        Raises: SessionNotFound.
         """
-        await self._journal.view(tenant, run_id)
         view = session_pb2.Session()
         async with self._live.watch(tenant, run_id) as news:
             while not stopped():

@@ -26,18 +26,18 @@ from services.orchestrator.usecases.steer_session import AdvanceSession, CancelS
 class SessionReader(Protocol):
     """Reads sessions of a tenant."""
 
-    async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session:
+    async def session(self, tenant: TenantId, session_id: str) -> session_pb2.Session:
         """Gives a session as it stands. Raises: SessionNotFound."""
         ...
 
-    async def views(self, tenant: TenantId, *, before: str | None, most: int) -> Sequence[session_pb2.Session]:
+    async def sessions(self, tenant: TenantId, *, before: str | None, most: int) -> Sequence[session_pb2.Session]:
         """Gives sessions newest first, those older than the run `before`."""
         ...
 
     async def turns(
-        self, tenant: TenantId, run_id: str, *, after: int, most: int
+        self, tenant: TenantId, session_id: str, *, after: int, most: int
     ) -> Sequence[tuple[int, session_pb2.Turn]]:
-        """Gives recorded turns after turn number `after`, with their numbers. Raises: SessionNotFound."""
+        """Gives recorded turns after turn number `after`, in order, with their numbers."""
         ...
 
 
@@ -88,7 +88,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         place = decode_page_token(request.page_token, str)
         before = None if place is None else place[0]
         caller = caller_of(context)
-        found = await self._sessions.views(caller.principal.tenant, before=before, most=size + 1)
+        found = await self._sessions.sessions(caller.principal.tenant, before=before, most=size + 1)
         page, more = one_page(found, size, lambda session: (session.session_id,))
         return pb.ListSessionsResponse(sessions=await self._access.readable(caller, page), next_page_token=more)
 
@@ -158,7 +158,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         )
 
     async def _readable(self, caller: Caller, session_id: str) -> session_pb2.Session:
-        session = await self._sessions.view(caller.principal.tenant, _session_id(session_id))
+        session = await self._sessions.session(caller.principal.tenant, _session_id(session_id))
         await self._access.to_read(caller, session)
         return session
 

@@ -63,9 +63,7 @@ class PinWorkflow:
         tenant = caller.principal.tenant
         workflow = self._workflow_facts(await self._workflows.find(tenant, name, version))
         await self._pin_tools(caller, workflow)
-        return PinnedWorkflow(
-            workflow=workflow, agents=await self._agents_of(tenant, workflow), prompts=self._prompts
-        )
+        return PinnedWorkflow(workflow=workflow, agents=await self._agents_of(tenant, workflow), prompts=self._prompts)
 
     async def _agents_of(self, tenant: TenantId, workflow: workflow_pb2.Workflow) -> tuple[agent_pb2.Agent, ...]:
         references = sorted({name for node in _nodes_of(workflow) for name in _agents_of_node(node)})

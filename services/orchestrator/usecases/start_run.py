@@ -8,6 +8,7 @@ from services.meshkit.core.identity import Caller
 from services.orchestrator.domain.run import RunSpec
 from services.orchestrator.domain.terms import DEFAULT_MAX_COST
 from services.orchestrator.engine.run import OwnedRun, StartKey, shard_of
+from services.orchestrator.engine.session_as_run import as_run
 from services.orchestrator.programs import graph
 from services.orchestrator.programs.values import from_struct, to_struct
 from services.orchestrator.usecases.pin_workflow import PinnedWorkflow, PinWorkflow

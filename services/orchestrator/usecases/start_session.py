@@ -10,7 +10,7 @@ from services.meshkit.core.identity import Caller
 from services.orchestrator.domain.agent import Agent, split_reference
 from services.orchestrator.domain.session import DEFAULT_ROUNDS, SessionSpec, Strategy
 from services.orchestrator.domain.terms import DEFAULT_MAX_COST
-from services.orchestrator.engine.run import OwnedRun, StartKey, shard_of
+from services.orchestrator.engine.run import OwnedRun, StartKey, session_of, shard_of
 from services.orchestrator.programs import dialogue
 from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Neighbours, Runs
 from services.orchestrator.usecases.run_access import RunAccess
@@ -57,7 +57,7 @@ class StartSession:
         if command.key is not None:
             earlier = await self._runs.started_before(command.key)
             if earlier is not None:
-                return earlier
+                return session_of(earlier)
         # Counted again, exactly, when the run is recorded: here so that a start beyond the quota leaves nothing behind.
         await self._runs.check_quota(command.caller.principal.tenant)
         with self._runs.place():
@@ -86,7 +86,7 @@ class StartSession:
             model_override=spec.model,
         )
         run = OwnedRun(tenant=tenant, run_id=run_id, grant_id=grant_id, shard=shard_of(run_id))
-        return await self._runs.start(command.key, run, started)
+        return session_of(await self._runs.start(command.key, run, started))
 
 
 def _refuse_twice(agents: Sequence[Agent]) -> None:

@@ -39,6 +39,7 @@ from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun
+from services.orchestrator.engine.run_reader import RunReader
 from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.storage.agent_repository import AgentRepository
@@ -53,6 +54,7 @@ from services.orchestrator.usecases.create_workflow import CreateWorkflow
 from services.orchestrator.usecases.review_workflow import ReviewWorkflow
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
+from services.orchestrator.usecases.steer import Steering
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 from tests.integration.conftest import MakeDatabase, NatsServer
 from tests.support.known_tenants import KnownTenants
@@ -167,11 +169,13 @@ class House:
             prompts=load_prompts(),
             agent_facts=agent_to_proto,
         )
+        reader = RunReader(store)
+        steer_session = Steering(runs=engine, given=store, look=reader.session, access=access)
         sessions = SessionServicer(
             start_session=start,
-            advance_session=AdvanceSession(runs=engine, views=store, access=access),
-            cancel_session=CancelSession(runs=engine, views=store, access=access),
-            sessions=store,
+            advance_session=AdvanceSession(steer_session),
+            cancel_session=CancelSession(steer_session),
+            sessions=reader,
             watch=RunWatch(journal=store, live=live),
             access=access,
         )

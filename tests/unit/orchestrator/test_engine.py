@@ -10,7 +10,7 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import SystemIds
@@ -479,7 +479,7 @@ async def test_a_run_that_rests_is_woken_at_its_moment(house: House) -> None:
     started.run.deadline_time.FromDatetime(house.clock.now() + timedelta(seconds=90))
     stored = house.left_behind(started)
     async with house.replica() as engine:
-        await until(lambda: waits_after(stored, 1)() and engine.running == 0)
+        await until(lambda: stored.seen.state == run_pb2.RUN_STATE_WAITING and engine.running == 0)
         await house.seconds(80)
         assert engine.running == 0, "it rests in the database"
         await house.seconds(11)
@@ -510,7 +510,7 @@ async def test_a_diverged_run_says_so_once_and_is_left_as_it_is(house: House) ->
     async with house.replica() as engine:
         await until(is_in(stored, session_pb2.SESSION_STATE_PARKED))
         assert stored.view.state_reason == "RUN_DIVERGED"
-        assert "cancel the session" in stored.view.state_message
+        assert "cancel it" in stored.view.state_message
         await house.seconds(40)
         assert (house.store.commits, engine.running) == (1, 0)
     async with house.replica():
