@@ -40,6 +40,7 @@ from services.orchestrator.programs.run import PROGRAMS
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage.agent_repository import AgentRepository
+from services.orchestrator.storage.journal_months import JournalMonths
 from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.storage.tenant_data import TENANT_DATA
@@ -187,7 +188,12 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             admission=guard.admission,
             tls=signer.tls,
             refusals=audit.refusals,
-            background=(ForgetRequests(maintenance, clock=clock), *sealed.background, *guard.background),
+            background=(
+                ForgetRequests(maintenance, clock=clock),
+                JournalMonths(maintenance, clock=clock),
+                *sealed.background,
+                *guard.background,
+            ),
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,
             drain_seconds=settings.drain_seconds,

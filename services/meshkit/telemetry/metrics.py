@@ -49,6 +49,9 @@ STEP_DURATION = Histogram(
     names.STEP_DURATION_SECONDS, "Time of a step of a run.", ["program", "step"], buckets=_MODEL_BUCKETS
 )
 STEP_OUTCOMES = Counter(names.STEP_OUTCOMES_TOTAL, "What workers said of steps.", ["outcome"])
+JOURNAL_KEEPING_FAILED = Counter(
+    names.JOURNAL_KEEPING_FAILED_TOTAL, "Rounds of the journal's keeping that failed.", ["work"]
+)
 QUEUE_ITEMS = Gauge(names.QUEUE_ITEMS, "Things waiting in a bounded queue.", ["queue"])
 QUEUE_REFUSED = Counter(names.QUEUE_REFUSED_TOTAL, "Things refused by a full queue.", ["queue"])
 CACHE_ITEMS = Gauge(names.CACHE_ITEMS, "Things kept in a bounded map.", ["cache"])

@@ -134,7 +134,7 @@ JOURNAL: Final = Table(
     Column("commitments", LargeBinary, nullable=False),
     Column("record_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     PrimaryKeyConstraint("run_id", "first_sequence", name="pk_journal"),
-    # A run id begins with its time of creation, so ranges of ids are ranges of time.
+    # A run id begins with its time of creation, so ranges of ids are ranges of time: one partition a month.
     postgresql_partition_by="RANGE (run_id)",
 )
 
