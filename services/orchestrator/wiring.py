@@ -28,6 +28,7 @@ from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.neighbours import TurnNeighbours, generations, memories
+from services.orchestrator.clients.run_events import STREAM, EraseRunEvents, run_events
 from services.orchestrator.clients.run_preparation import RunPreparation
 from services.orchestrator.clients.run_tokens import RunTokens
 from services.orchestrator.engine.engine import Engine, EngineLimits
@@ -72,7 +73,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         size = settings.database_connections
         app = await enter(sql_engine(settings.database_url.get_secret_value(), pool_size=size))
         maintenance = await enter(sql_engine(settings.maintenance_database_url.get_secret_value(), pool_size=size))
-        nats = await enter(bus(settings.nats_url.get_secret_value()))
+        nats = await enter(bus(settings.nats_url.get_secret_value(), streams=(STREAM,)))
         signer = workload_identity(settings, "orchestrator", clock=clock)
         audit = await enter(service_audit("orchestrator", SqlAuditStore(app=app, maintenance=maintenance), clock=clock))
         guard = await enter(
@@ -99,6 +100,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         codec = JournalCodec(sealed.keys)
         store = SqlRunStore(app=app, maintenance=maintenance, codec=codec, tenants=guard.feed)
         live = await enter(live_events(nats, clock=clock))
+        events = await enter(run_events(nats, clock=clock))
         calls = Caller(
             neighbours=TurnNeighbours(
                 memories=await enter(memories(memory, clock=clock)),
@@ -121,7 +123,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         )
         engine = Engine(
             owner=f"{settings.replica}/{ids.uuid()}",
-            parts=EngineParts(store=store, calls=calls, steps=steps, live=live, clock=clock),
+            parts=EngineParts(store=store, calls=calls, steps=steps, live=live, events=events, clock=clock),
             ids=ids,
             limits=EngineLimits(max_runs=settings.max_runs),
         )
@@ -181,7 +183,10 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                     ),
                 ),
                 TenantData(
-                    TenantRows("orchestrator", maintenance, TENANT_DATA), tenants=guard.feed, before=(engine.stop,)
+                    TenantRows("orchestrator", maintenance, TENANT_DATA),
+                    tenants=guard.feed,
+                    others=(EraseRunEvents(nats),),
+                    before=(engine.stop,),
                 ).registration,
                 *guard.registrations,
             ],

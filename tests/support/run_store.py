@@ -420,6 +420,17 @@ class LocalLive:
         yield _Arrivals(queue)
 
 
+class HeardEvents:
+    """Implements `engine.ports.RunEvents`: remembers what was recorded, commit by commit."""
+
+    def __init__(self) -> None:
+        self.writes: list[RunWrite] = []
+
+    def recorded(self, write: RunWrite) -> None:
+        """See `RunEvents.recorded`."""
+        self.writes.append(write)
+
+
 class _Arrivals(Generic[T]):
     def __init__(self, queue: "asyncio.Queue[T]") -> None:
         self._queue = queue

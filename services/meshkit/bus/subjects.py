@@ -1,6 +1,6 @@
 """Names on NATS. Three families that never overlap.
 
-comitia.<service>.<noun>.<event>.v1     events, kept in the service's stream
+comitia.<service>.<noun>.<event>.v1     events, kept in the service's stream; of a tenant's work, then `.<tenant>`
 comitia.live.<service>.<…>.v1.<tenant>… text deltas and wakes; no stream ever keeps them
 comitia.dead.<durable>                  what a consumer could not handle
 """
@@ -16,11 +16,15 @@ _RESERVED: Final = frozenset({"live", "dead"})
 DEAD_STREAM: Final = "COMITIA_DEAD"
 
 
-def event_subject(service: str, noun: str, event: str) -> str:
-    """Names the subject of an event: `comitia.tools.tool.approved.v1`."""
+def event_subject(service: str, noun: str, event: str, *, tenant: UUID | None = None) -> str:
+    """Names the subject of an event: `comitia.tools.tool.approved.v1`, then `.<tenant>` where given.
+
+    What others than services may listen to names its tenant, so that a listener hears of no other.
+    """
     if service in _RESERVED:
         raise ValueError(f"{service!r} is no service")
-    return f"comitia.{_token(service)}.{_token(noun)}.{_token(event)}.v1"
+    subject = f"comitia.{_token(service)}.{_token(noun)}.{_token(event)}.v1"
+    return subject if tenant is None else f"{subject}.{tenant}"
 
 
 def live_subject(service: str, noun: str, event: str, *, tenant: UUID | None = None, key: str | None = None) -> str:

@@ -135,6 +135,7 @@ class Engine:
             raise
         if created.earlier is not None:
             return created.earlier
+        self._parts.events.recorded(first)
         if created.held:
             live.recorded(first)
             self._lane.add(live)

@@ -22,7 +22,7 @@ from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.alarms import Alarms
 from services.orchestrator.engine.calls_in_flight import CallsInFlight
 from services.orchestrator.engine.live_run import LiveRun
-from services.orchestrator.engine.ports import Calls, LiveEvents, RunStore
+from services.orchestrator.engine.ports import Calls, LiveEvents, RunEvents, RunStore
 from services.orchestrator.engine.run import RunCommand, RunWrite, ShardLease
 from services.orchestrator.engine.step_pools import StepPools
 
@@ -47,6 +47,7 @@ class EngineParts:
     calls: Calls
     steps: StepPools
     live: LiveEvents
+    events: RunEvents
     clock: Clock
 
 
@@ -54,7 +55,7 @@ class Lane:
     """The only writer of its runs, while the leases of their shards hold.
 
     Args:
-        parts: store, calls, live events and clock of the replica.
+        parts: store, calls, live news, events and clock of the replica.
         left: told of each run that is not driven here any more; True when it is to be taken up again.
         lost: told of each shard whose lease a commit found lost; calls `drop` for it.
     """
@@ -145,7 +146,9 @@ class Lane:
             await failpoint("orchestrator.before_commit")
             await self._commit(writes)
             await failpoint("orchestrator.after_commit")
-            for run, write in writes:
+            recorded = [(run, write) for run, write in writes if self._runs.get(run.run.run_id) is run]
+            for run, write in recorded:
+                self._parts.events.recorded(write)
                 if self._runs.get(run.run.run_id) is run:
                     self._go_on(run, write.entries)
                     await self._tell_watchers(run, write)

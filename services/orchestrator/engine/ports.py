@@ -167,3 +167,11 @@ class LiveEvents(Protocol):
     def wakes(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Listens to `wake_owner`; gives run ids."""
         ...
+
+
+class RunEvents(Protocol):
+    """Tells programs beside the mesh what was recorded; may lose anything."""
+
+    def recorded(self, write: RunWrite) -> None:
+        """Takes what a commit has recorded; never waits."""
+        ...

@@ -34,6 +34,7 @@ from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.clients.live_events import live_events
+from services.orchestrator.clients.run_events import STREAM, run_events
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.lane import EngineParts
@@ -144,7 +145,7 @@ class House:
         clock, ids = SystemClock(), SystemIds()
         app: AsyncEngine = await stack.enter_async_context(sql_engine(self.urls.app, pool_size=4))
         maintenance = await stack.enter_async_context(sql_engine(self.urls.maintenance, pool_size=4))
-        nats = await stack.enter_async_context(bus(self.nats.url, token=self.nats.token))
+        nats = await stack.enter_async_context(bus(self.nats.url, token=self.nats.token, streams=[STREAM]))
         await nats.wait_connected()
         kek = self.folder / "kek"
         create_kek_file(kek)
@@ -152,7 +153,8 @@ class House:
         store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys), tenants=self.tenants)
         live = await stack.enter_async_context(live_events(nats, clock=clock))
         calls = WorldCalls(self.world)
-        parts = EngineParts(store=store, calls=calls, steps=step_pools(clock), live=live, clock=clock)
+        events = await stack.enter_async_context(run_events(nats, clock=clock))
+        parts = EngineParts(store=store, calls=calls, steps=step_pools(clock), live=live, events=events, clock=clock)
         owner = f"{name}/{ids.uuid()}"
         engine = Engine(owner=owner, parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
         agents = AgentRepository(app, tenants=self.tenants)

@@ -27,7 +27,7 @@ from services.orchestrator.engine.run import SHARDS, SIGNAL, OwnedRun, RunComman
 from services.orchestrator.programs import dialogue
 from services.orchestrator.programs import run as program
 from services.orchestrator.programs.view import project
-from tests.support.run_store import HeldCalls, LocalLive, MemoryRunStore, StoredRun
+from tests.support.run_store import HeardEvents, HeldCalls, LocalLive, MemoryRunStore, StoredRun
 from tests.support.sessions import a_start, outcome_of
 from tests.support.step_workers import step_pools
 
@@ -41,6 +41,7 @@ class House:
 
     clock: FakeClock = field(default_factory=FakeClock)
     live: LocalLive = field(default_factory=LocalLive)
+    events: HeardEvents = field(default_factory=HeardEvents)
     calls: HeldCalls = field(default_factory=HeldCalls)
     store: MemoryRunStore = field(init=False)
 
@@ -51,7 +52,12 @@ class House:
     def parts(self) -> EngineParts:
         """What its replicas share."""
         return EngineParts(
-            store=self.store, calls=self.calls, steps=step_pools(self.clock), live=self.live, clock=self.clock
+            store=self.store,
+            calls=self.calls,
+            steps=step_pools(self.clock),
+            live=self.live,
+            events=self.events,
+            clock=self.clock,
         )
 
     @asynccontextmanager

@@ -23,7 +23,7 @@ from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession, StartSessionCommand
 from tests.support.memory_access_gate import MemoryAccessGate
-from tests.support.run_store import HeldCalls, LocalLive, MemoryRunStore
+from tests.support.run_store import HeardEvents, HeldCalls, LocalLive, MemoryRunStore
 from tests.support.step_workers import step_pools
 
 ADA = Caller(principal=Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t")), peer=None)
@@ -76,7 +76,14 @@ class Desk:
         self.calls.open.clear()
         self.neighbours = Neighbours()
         self.gate = MemoryAccessGate()
-        parts = EngineParts(store=self.store, calls=self.calls, steps=step_pools(clock), live=LocalLive(), clock=clock)
+        parts = EngineParts(
+            store=self.store,
+            calls=self.calls,
+            steps=step_pools(clock),
+            live=LocalLive(),
+            events=HeardEvents(),
+            clock=clock,
+        )
         self.engine = Engine(owner="one/x", parts=parts, ids=ids, limits=EngineLimits(max_runs=max_runs))
         self._start = StartSession(
             agents=Agents(),
