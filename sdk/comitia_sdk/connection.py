@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import SplitResult, urlsplit
 from uuid import uuid4
@@ -47,6 +47,14 @@ class Stream(Protocol[Response]):
 
     def __aiter__(self) -> AsyncIterator[Response]:
         """Gives its messages."""
+        ...
+
+    def initial_metadata(self) -> Awaitable[Any]:
+        """Waits until the mesh has taken the call, or refused it."""
+        ...
+
+    def done(self) -> bool:
+        """Tells whether it has ended."""
         ...
 
     def cancel(self) -> bool:
@@ -172,14 +180,29 @@ class Connection:
             request.page_token = page.next_page_token
 
     async def stream(
-        self, rpc: Streaming[Request, Response], request: Request, *, timeout: float | None = None
+        self,
+        rpc: Streaming[Request, Response],
+        request: Request,
+        *,
+        timeout: float | None = None,
+        opened: Callable[[], None] | None = None,
     ) -> AsyncGenerator[Response]:
-        """Makes a streaming call and gives its messages; leaving it ends the call. Raises: ComitiaError."""
+        """Makes a streaming call and gives its messages; leaving it ends the call.
+
+        Args:
+            request: the one, or what gives them, each time from the first.
+            opened: called when the mesh has taken the call.
+        Raises: ComitiaError.
+        """
         for last in (False, True):
             token = await self.access_token()
             call = rpc(request, timeout=timeout, metadata=_bearer(token))
             begun = False
             try:
+                if opened is not None:
+                    await call.initial_metadata()
+                    if not call.done():
+                        opened()
                 async for message in call:
                     begun = True
                     yield message

@@ -30,6 +30,7 @@ from comitia_sdk.cli import (
     sessions,
     tenants,
     tools,
+    worker,
 )
 from comitia_sdk.cli.failure import report_failure
 
@@ -62,6 +63,7 @@ app.add_typer(agents.app, name="agent", rich_help_panel=WORK)
 app.add_typer(sessions.app, name="session", rich_help_panel=WORK)
 app.add_typer(runs.app, name="run", rich_help_panel=WORK)
 app.command("replay", rich_help_panel=WORK)(replay.replay)
+app.add_typer(worker.app, name="worker", rich_help_panel=WORK)
 app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
 app.add_typer(law.app, name="policy", rich_help_panel=WORK)
 app.command("violations", rich_help_panel=WORK)(law.violations)

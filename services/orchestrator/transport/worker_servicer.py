@@ -119,12 +119,14 @@ class _Stream:
                     self._pools.heard(desk, request.heartbeats.lease_ids)
                 case "credits":
                     self._pools.add_credits(desk, worker_messages.credits_of(request.credits, desk))
+                case "draining":
+                    self._pools.drain(desk)
                 case "hello":
                     raise WorkerMalformed(
                         "a stream begins with `hello` and has no other; open a stream for each worker"
                     )
                 case _:
-                    raise WorkerMalformed("a message holds one of hello, credits, outcomes and heartbeats")
+                    raise WorkerMalformed("a message holds one of hello, credits, outcomes, heartbeats and draining")
             while desk.untold > _MOST_UNTOLD:
                 self._told.clear()
                 await self._told.wait()

@@ -29,6 +29,7 @@ class WorkRequest(_message.Message):
     CREDITS_FIELD_NUMBER: _builtins.int
     OUTCOMES_FIELD_NUMBER: _builtins.int
     HEARTBEATS_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___WorkerHello:
         """The first message of a stream, and only that."""
@@ -45,6 +46,10 @@ class WorkRequest(_message.Message):
     def heartbeats(self) -> Global___Heartbeats:
         """Leases that are still being worked on."""
 
+    @_builtins.property
+    def draining(self) -> Global___WorkerDraining:
+        """No more leases, please."""
+
     def __init__(
         self,
         *,
@@ -52,12 +57,13 @@ class WorkRequest(_message.Message):
         credits: Global___WorkerCredits | None = ...,
         outcomes: Global___StepOutcomes | None = ...,
         heartbeats: Global___Heartbeats | None = ...,
+        draining: Global___WorkerDraining | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "heartbeats", b"heartbeats", "hello", b"hello", "message", b"message", "outcomes", b"outcomes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "heartbeats", b"heartbeats", "hello", b"hello", "message", b"message", "outcomes", b"outcomes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "heartbeats", b"heartbeats", "hello", b"hello", "message", b"message", "outcomes", b"outcomes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "heartbeats", b"heartbeats", "hello", b"hello", "message", b"message", "outcomes", b"outcomes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "credits", "outcomes", "heartbeats"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "credits", "outcomes", "heartbeats", "draining"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -158,6 +164,23 @@ class WorkerCredits(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorkerCredits: _TypeAlias = WorkerCredits  # noqa: Y015
+
+@_typing.final
+class WorkerDraining(_message.Message):
+    """The worker stops: it gets no more leases, and the stream ends once it has answered those that it has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerDraining: _TypeAlias = WorkerDraining  # noqa: Y015
 
 @_typing.final
 class StepOutcomes(_message.Message):

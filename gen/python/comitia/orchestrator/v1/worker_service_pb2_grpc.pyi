@@ -33,6 +33,8 @@ class WorkerServiceStub:
     one outcome, for what was revoked too: it gives back the credit. What it is silent about for longer than the lease says,
     and what it had when its stream broke, is given out again: a step may be made more than once, and the first outcome
     counts. `run_id` and `path` name the work, whichever attempt it is: use them as an idempotency key.
+    It does not matter which replica a worker is connected to: steps of runs that another one drives come through it.
+    Turns, calls of tools and all else that is not a worker's step are made by the replica that drives the run.
     An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
     it; the workflow says whether it is tried again.
     The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
@@ -60,6 +62,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     one outcome, for what was revoked too: it gives back the credit. What it is silent about for longer than the lease says,
     and what it had when its stream broke, is given out again: a step may be made more than once, and the first outcome
     counts. `run_id` and `path` name the work, whichever attempt it is: use them as an idempotency key.
+    It does not matter which replica a worker is connected to: steps of runs that another one drives come through it.
+    Turns, calls of tools and all else that is not a worker's step are made by the replica that drives the run.
     An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
     it; the workflow says whether it is tried again.
     The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
@@ -83,6 +87,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     one outcome, for what was revoked too: it gives back the credit. What it is silent about for longer than the lease says,
     and what it had when its stream broke, is given out again: a step may be made more than once, and the first outcome
     counts. `run_id` and `path` name the work, whichever attempt it is: use them as an idempotency key.
+    It does not matter which replica a worker is connected to: steps of runs that another one drives come through it.
+    Turns, calls of tools and all else that is not a worker's step are made by the replica that drives the run.
     An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
     it; the workflow says whether it is tried again.
     The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
