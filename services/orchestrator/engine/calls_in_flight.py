@@ -11,6 +11,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.failpoints import failpoint
 from services.meshkit.telemetry.logs import logger
+from services.orchestrator.engine.dry_effects import dry_outcome
 from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.live_run import CallKey, LiveRun
 from services.orchestrator.engine.ports import Calls, LiveEvents
@@ -50,6 +51,10 @@ class CallsInFlight:
             return  # stopping: whoever owns the shard next makes them
         run_id = run.run.run_id
         for key, intended in run.due(recorded):
+            unmade = dry_outcome(run.started, intended)
+            if unmade is not None:
+                self._settled(run, key, unmade)
+                continue
             if intended.call_intended.kind == journal_pb2.CALL_KIND_STEP:
                 self._offer(run, key, intended)
                 continue

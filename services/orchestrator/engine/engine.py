@@ -18,6 +18,7 @@ from services.meshkit.core.once import RequestInProgress
 from services.meshkit.core.tenant import QuotaExceeded
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunsAtLimit
+from services.orchestrator.engine.facts import Beginning, begun
 from services.orchestrator.engine.lane import EngineParts, Lane
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, ShardLease, StartKey, shard_of
@@ -123,8 +124,12 @@ class Engine:
         """See `Runs.start`."""
         at = Timestamp()
         at.FromDatetime(self._parts.clock.now())
+        return await self.begin(key, run, begun(started, at))
+
+    async def begin(self, key: StartKey | None, run: OwnedRun, beginning: Beginning) -> RunView:
+        """See `Runs.begin`."""
         live = LiveRun(run)
-        first = live.begin(started, at)
+        first = live.begin_with(beginning)
         try:
             created = await self._parts.store.create(first, key, self._shards.held.get(run.shard))
         except (QuotaExceeded, RequestInProgress, RequestIdReused):

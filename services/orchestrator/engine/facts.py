@@ -2,7 +2,8 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -140,6 +141,20 @@ def advance(
             for command in commands:
                 waiting.append(fact_of(command))
     return state, done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """The first facts of a run, with their times, and where its program stands after them."""
+
+    state: program.RunState = field(repr=False)
+    entries: Sequence[journal_pb2.JournalEntry] = field(repr=False)
+
+
+def begun(started: journal_pb2.RunStarted, at: Timestamp) -> Beginning:
+    """Decides the first facts of a run of its own."""
+    state, entries = advance(program.RunState(), [journal_pb2.JournalEntry(run_started=started)], at)
+    return Beginning(state=state, entries=entries)
 
 
 class Replay:

@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunDiverged
-from services.orchestrator.engine.facts import Replay, advance
+from services.orchestrator.engine.facts import Beginning, Replay, advance, begun
 from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunWrite
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.engine.views import View, view_of
@@ -118,8 +118,13 @@ class LiveRun:
 
     def begin(self, started: journal_pb2.RunStarted, at: Timestamp) -> RunWrite:
         """Makes the first facts of a new run."""
+        return self.begin_with(begun(started, at))
+
+    def begin_with(self, beginning: Beginning) -> RunWrite:
+        """Takes the first facts of a new run."""
         self._replay = None
-        return self._written([journal_pb2.JournalEntry(run_started=started)], at, ())
+        self._state = beginning.state
+        return self._taken(beginning.entries, ())
 
     def read(self, entries: Iterable[journal_pb2.JournalEntry]) -> None:
         """Takes recorded facts, in order, before `recovered`."""
@@ -244,11 +249,15 @@ class LiveRun:
     def _written(
         self, outside: Sequence[journal_pb2.JournalEntry], at: Timestamp, commands: Sequence[UUID]
     ) -> RunWrite:
-        first, turns_before, wakes_before = self.sequence + 1, self._view.turn_count, self.wake_time
         if self._stranded is None:
             self._state, entries = advance(self._state, outside, at)
         else:
             entries = _stamped(outside, at)
+        return self._taken(entries, commands)
+
+    def _taken(self, entries: Sequence[journal_pb2.JournalEntry], commands: Sequence[UUID]) -> RunWrite:
+        """Applies facts that were decided, and says what is to be written of them."""
+        first, turns_before, wakes_before = self.sequence + 1, self._view.turn_count, self.wake_time
         self._take(entries)
         self._unrecorded += 1
         view, wake_time = None, self.wake_time
@@ -326,6 +335,8 @@ class LiveRun:
                     self._parked_steps.clear()
                 case "run_started":
                     self._started = entry.run_started
+                case "run_forked":
+                    self._started = entry.run_forked.started
                 case "run_waiting":
                     self._waiting = True
                 case "run_advanced":

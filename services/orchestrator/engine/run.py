@@ -84,6 +84,8 @@ class StartKey:
     request_id: UUID
     #: The request, encoded deterministically, without its `request_id`.
     body: bytes = field(repr=False)
+    #: True when it forks a run.
+    forks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,8 @@ class DialogueState:
     said: list[Said] = field(default_factory=list[Said])
     #: Turns that a fork took over, oldest first. Memory knows them under the run that it was forked from.
     adopted: tuple[Said, ...] = ()
+    #: Agents by the names under which turns were begun before a fork; those end as they were begun.
+    renamed: dict[str, str] = field(default_factory=dict[str, str])
     #: True between WaitForAdvance and the first RunAdvanced after it.
     waiting: bool = False
     ended: bool = False
@@ -142,10 +144,14 @@ def takes_turn(state: DialogueState, _path: str) -> bool:
 def forked(state: DialogueState, started: journal_pb2.RunStarted) -> None:
     """Goes on with other pins; an agent of another version stands for the one at its place."""
     renamed = dict(zip(state.names, started.session.agents, strict=True))
+    state.renamed = {before: renamed[after] for before, after in state.renamed.items()} | renamed
     state.started = started
     state.current = {renamed[name]: said for name, said in state.current.items()}
     state.previous = {renamed[name]: said for name, said in state.previous.items()}
-    state.adopted = tuple(state.said)
+    # Where agents speak at once, what was said in a round is heard when it ends.
+    parallel = state.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL
+    unheard = [state.current[name] for name in state.names if name in state.current] if parallel else []
+    state.adopted = (*state.said, *unheard)
 
 
 def turn_failed(_state: DialogueState, failed: FailStep) -> tuple[Command, ...]:
@@ -171,6 +177,7 @@ def _turn_of(state: DialogueState, name: str) -> StartStep:
 
 def _on_turn(state: DialogueState, turn: session_pb2.Turn) -> tuple[Command, ...]:
     name = f"{turn.agent_name}@{turn.agent_version}"
+    name = state.renamed.get(name, name)
     said = Said(
         speaker=turn.agent_name,
         text=turn.output.content,

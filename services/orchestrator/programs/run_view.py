@@ -200,6 +200,7 @@ class RunProjection:
             case "run_forked":
                 # What was taken over, the other run has paid for.
                 self._cost, self._usage = 0, Usage()
+                self._run.start_time.CopyFrom(entry.record_time)
             case "run_ended":
                 ended = entry.run_ended
                 if ended.HasField("output"):

@@ -47,6 +47,7 @@ def project(session: session_pb2.Session, entry: journal_pb2.JournalEntry, seque
             # What was taken over, the other run has paid for.
             session.cost_nano_usd = 0
             session.usage.Clear()
+            session.start_time.CopyFrom(entry.record_time)
         case "run_ended":
             ended = entry.run_ended
             _set_state(session, ended.state, ended.reason, ended.message)

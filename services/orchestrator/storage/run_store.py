@@ -60,6 +60,7 @@ _START_METHODS: Final = {
     RunKind.SESSION: "comitia.orchestrator.v1.SessionService/StartSession",
     RunKind.RUN: "comitia.orchestrator.v1.RunService/StartRun",
 }
+_FORK_METHOD: Final = "comitia.orchestrator.v1.RecordService/ForkRun"
 
 _INSERT_RUN: Final = """
     INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, wake_time, kind)
@@ -452,4 +453,5 @@ def _owned(row: Record) -> OwnedRun:
 
 
 def _request_key(key: StartKey) -> RequestKey:
-    return RequestKey(tenant=key.tenant, method=_START_METHODS[key.kind], request_id=key.request_id)
+    method = _FORK_METHOD if key.forks else _START_METHODS[key.kind]
+    return RequestKey(tenant=key.tenant, method=method, request_id=key.request_id)

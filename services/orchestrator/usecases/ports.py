@@ -9,6 +9,7 @@ from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.money import NanoUsd
 from services.orchestrator.domain.agent import Agent
 from services.orchestrator.domain.workflow import StoredWorkflow
+from services.orchestrator.engine.facts import Beginning
 from services.orchestrator.engine.run import OwnedRun, RunView, StartKey
 from services.orchestrator.workflows.definition import KnownWorkflow
 
@@ -106,6 +107,10 @@ class Runs(Protocol):
 
         Called within `place`. Raises: RequestIdReused, RequestInProgress, QuotaExceeded.
         """
+        ...
+
+    async def begin(self, key: StartKey | None, run: OwnedRun, beginning: Beginning) -> RunView:
+        """As `start`, for a run of which more was decided than what follows from its RunStarted."""
         ...
 
     async def command(self, principal: Principal, run_id: str, kind: str, payload: bytes = b"") -> None:

@@ -363,7 +363,9 @@ class StepDifference(_message.Message):
     words: _builtins.float
     """Likeness of the two texts by words, 0 to 1. Absent unless both have a text, and equal texts have 1."""
     meaning: _builtins.float
-    """Likeness of the two texts by meaning: the cosine of their embeddings, -1 to 1. Absent unless it was asked for."""
+    """Likeness of the two texts by meaning: the cosine of their embeddings, -1 to 1. Absent unless it was asked for, or
+    both runs recorded embeddings.
+    """
     @_builtins.property
     def first(self) -> Global___StepSide:
         """The step in the first run. Absent when that has none."""

@@ -31,11 +31,12 @@ class _ForkEffectsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ForkEffec
     FORK_EFFECTS_UNSPECIFIED: _ForkEffects.ValueType  # 0
     """As DRY."""
     FORK_EFFECTS_DRY: _ForkEffects.ValueType  # 1
-    """No tool is called. A call that the other run made with the same arguments gets its recorded answer; any other is
-    answered by a sentence that says so.
+    """No tool, worker or sub-run is called. A call that the other run made with the same arguments gets its recorded
+    answer, of the same step where there are several. Any other call of a tool is answered by a sentence that says so,
+    and any other step fails with FORK_IS_DRY. Of one run 256 answers of 1 MB in all are kept, the first ones.
     """
     FORK_EFFECTS_REAL: _ForkEffects.ValueType  # 2
-    """Tools are called as in any run."""
+    """They are called as in any run."""
 
 class ForkEffects(_ForkEffects, metaclass=_ForkEffectsEnumTypeWrapper):
     """What a fork does about calls of tools that could act on the world."""
@@ -43,11 +44,12 @@ class ForkEffects(_ForkEffects, metaclass=_ForkEffectsEnumTypeWrapper):
 FORK_EFFECTS_UNSPECIFIED: ForkEffects.ValueType  # 0
 """As DRY."""
 FORK_EFFECTS_DRY: ForkEffects.ValueType  # 1
-"""No tool is called. A call that the other run made with the same arguments gets its recorded answer; any other is
-answered by a sentence that says so.
+"""No tool, worker or sub-run is called. A call that the other run made with the same arguments gets its recorded
+answer, of the same step where there are several. Any other call of a tool is answered by a sentence that says so,
+and any other step fails with FORK_IS_DRY. Of one run 256 answers of 1 MB in all are kept, the first ones.
 """
 FORK_EFFECTS_REAL: ForkEffects.ValueType  # 2
-"""Tools are called as in any run."""
+"""They are called as in any run."""
 Global___ForkEffects: _TypeAlias = ForkEffects  # noqa: Y015
 
 @_typing.final
@@ -103,7 +105,7 @@ class AgentChange(_message.Message):
     INSTRUCTIONS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name of an agent of the run. Required."""
+    """Name of an agent of the run, or `name@version` where it has several of that name. Required."""
     version: _builtins.str
     """Another version of it. Empty keeps the one that the run pinned."""
     instructions: _builtins.str
@@ -144,7 +146,9 @@ class ForkRunRequest(_message.Message):
     run_id: _builtins.str
     """Which run to fork, `run_…`. Required."""
     path: _builtins.str
-    """Step that is to be made anew, such as `rounds/2/Athena`: the fork begins right before it. Not with `at_sequence`."""
+    """Step that is to be made anew, such as `rounds/2/Athena`: the fork begins right before it, and what memory kept of the
+    step before is written again for the fork to recall. Not with `at_sequence`.
+    """
     at_sequence: _builtins.int
     """Fact up to which all is taken over, or the last one before it that ends what its program decided in one go.
     0 without a `path` means from the beginning.
@@ -155,7 +159,7 @@ class ForkRunRequest(_message.Message):
     """Model for every agent in place of its own. Empty keeps it."""
     policy: _builtins.str
     """Bundle of rules, `name@version`, that is to be law for the fork. Empty means the tenant's law, as for any run.
-    Refused in this release: policy judges a run by no other bundle than the active one.
+    Refused in this release with INVALID_FIELD: policy judges every run by the active bundle only.
     """
     effects: Global___ForkEffects.ValueType
     """What it does about calls of tools."""
@@ -228,8 +232,9 @@ class DiffRunsRequest(_message.Message):
     other_run_id: _builtins.str
     """The run to compare it with, `run_…`. Required."""
     by_meaning: _builtins.bool
-    """True to compare texts by meaning, too. Asks the embedder at the caller's cost, with the caller's permissions; when
-    that is refused the answer says so and has the rest.
+    """True to compare all texts by meaning. Asks the embedder at the caller's cost, with the caller's permissions; when
+    that is refused the answer says so and has the rest. Texts of which both runs recorded an embedding are compared
+    without asking, in any case.
     """
     def __init__(
         self,

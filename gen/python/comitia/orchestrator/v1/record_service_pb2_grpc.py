@@ -83,13 +83,14 @@ class RecordServiceServicer:
         """Starts a run that shares its beginning with another one, and goes on with something changed. What was answered until
         then is taken over and not asked again; ids, budget and grant are its own, and the other run stays as it is.
 
+        Needs `agents.write`, too, where it gives an agent other instructions.
         Idempotent per `request_id` for 24 h: a repeat answers with the first run.
         Errors: INVALID_ARGUMENT/INVALID_FIELD (a place that the run has not reached, or something that this run, or this
-        place of it, cannot be changed in), NOT_FOUND/RUN_NOT_FOUND, NOT_FOUND/AGENT_NOT_FOUND,
-        PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so
-        nothing could go on from them), FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED,
-        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT,
-        ABORTED/REQUEST_ID_REUSED.
+        place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
+        NOT_FOUND/AGENT_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERMISSION_MISSING,
+        FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so nothing could go on from them),
+        FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
+        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,7 +99,8 @@ class RecordServiceServicer:
     def DiffRuns(self, request, context):
         """Compares two runs step by step: what they were given, said and cost, which rules spoke, and how long it took.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (a run and itself), NOT_FOUND/RUN_NOT_FOUND,
+        PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

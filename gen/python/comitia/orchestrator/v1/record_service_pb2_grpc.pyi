@@ -48,18 +48,20 @@ class RecordServiceStub:
     """Starts a run that shares its beginning with another one, and goes on with something changed. What was answered until
     then is taken over and not asked again; ids, budget and grant are its own, and the other run stays as it is.
 
+    Needs `agents.write`, too, where it gives an agent other instructions.
     Idempotent per `request_id` for 24 h: a repeat answers with the first run.
     Errors: INVALID_ARGUMENT/INVALID_FIELD (a place that the run has not reached, or something that this run, or this
-    place of it, cannot be changed in), NOT_FOUND/RUN_NOT_FOUND, NOT_FOUND/AGENT_NOT_FOUND,
-    PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so
-    nothing could go on from them), FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED,
-    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT,
-    ABORTED/REQUEST_ID_REUSED.
+    place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
+    NOT_FOUND/AGENT_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERMISSION_MISSING,
+    FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so nothing could go on from them),
+    FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
+    RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
     """
     DiffRuns: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.DiffRunsRequest, _record_service_pb2.DiffRunsResponse]
     """Compares two runs step by step: what they were given, said and cost, which rules spoke, and how long it took.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (a run and itself), NOT_FOUND/RUN_NOT_FOUND,
+    PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
     """
     ExportRun: _grpc.UnaryStreamMultiCallable[_record_service_pb2.ExportRunRequest, _record_service_pb2.ExportRunResponse]
     """Streams a run as one file that replays elsewhere without this mesh: `comitia replay FILE`. The pieces, put together in
@@ -88,18 +90,20 @@ class RecordServiceAsyncStub(RecordServiceStub):
     """Starts a run that shares its beginning with another one, and goes on with something changed. What was answered until
     then is taken over and not asked again; ids, budget and grant are its own, and the other run stays as it is.
 
+    Needs `agents.write`, too, where it gives an agent other instructions.
     Idempotent per `request_id` for 24 h: a repeat answers with the first run.
     Errors: INVALID_ARGUMENT/INVALID_FIELD (a place that the run has not reached, or something that this run, or this
-    place of it, cannot be changed in), NOT_FOUND/RUN_NOT_FOUND, NOT_FOUND/AGENT_NOT_FOUND,
-    PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so
-    nothing could go on from them), FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED,
-    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT,
-    ABORTED/REQUEST_ID_REUSED.
+    place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
+    NOT_FOUND/AGENT_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERMISSION_MISSING,
+    FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so nothing could go on from them),
+    FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
+    RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
     """
     DiffRuns: _aio.UnaryUnaryMultiCallable[_record_service_pb2.DiffRunsRequest, _record_service_pb2.DiffRunsResponse]  # type: ignore[assignment]
     """Compares two runs step by step: what they were given, said and cost, which rules spoke, and how long it took.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (a run and itself), NOT_FOUND/RUN_NOT_FOUND,
+    PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
     """
     ExportRun: _aio.UnaryStreamMultiCallable[_record_service_pb2.ExportRunRequest, _record_service_pb2.ExportRunResponse]  # type: ignore[assignment]
     """Streams a run as one file that replays elsewhere without this mesh: `comitia replay FILE`. The pieces, put together in
@@ -137,13 +141,14 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a run that shares its beginning with another one, and goes on with something changed. What was answered until
         then is taken over and not asked again; ids, budget and grant are its own, and the other run stays as it is.
 
+        Needs `agents.write`, too, where it gives an agent other instructions.
         Idempotent per `request_id` for 24 h: a repeat answers with the first run.
         Errors: INVALID_ARGUMENT/INVALID_FIELD (a place that the run has not reached, or something that this run, or this
-        place of it, cannot be changed in), NOT_FOUND/RUN_NOT_FOUND, NOT_FOUND/AGENT_NOT_FOUND,
-        PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so
-        nothing could go on from them), FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED,
-        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT,
-        ABORTED/REQUEST_ID_REUSED.
+        place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
+        NOT_FOUND/AGENT_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERMISSION_MISSING,
+        FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so nothing could go on from them),
+        FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
+        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -154,7 +159,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_record_service_pb2.DiffRunsResponse, _abc.Awaitable[_record_service_pb2.DiffRunsResponse]]:
         """Compares two runs step by step: what they were given, said and cost, which rules spoke, and how long it took.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (a run and itself), NOT_FOUND/RUN_NOT_FOUND,
+        PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
         """
 
     @_abc_1.abstractmethod
