@@ -33,7 +33,7 @@ from services.launcher.errors import LauncherError
 from services.launcher.health import Certified, always, grpc_serving
 from services.launcher.layout import DataDir, read_state, write_private, write_state
 from services.launcher.options import Progress, Report, StepState, UpOptions
-from services.launcher.services import SERVICES
+from services.launcher.services import MOST_ORCHESTRATORS, SERVICES, processes, service_of
 from services.launcher.single_process import ServicesTogether
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.ids import SystemIds
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 STOP_ORDER: Final = (
     ("edge",),
     ("gateway",),
-    ("orchestrator",),
+    processes("orchestrator", MOST_ORCHESTRATORS),
     ("inference", "tools", "memory"),
     ("policy", "cost"),
     ("local-model", "nats"),
@@ -94,8 +94,9 @@ class BringUp:
 
         Args:
             claims: hold the ports from now on.
-        Raises: LauncherError: a port is taken, a wheel is missing, or a setting cannot be read.
+        Raises: LauncherError: a port is taken, a wheel is missing, or a setting or option cannot be had.
         """
+        self._check_orchestrators()
         state = read_state(self.data)
         chosen = self._choose_ports(state.get("ports", {}), claims)
         write_state(self.data, {**state, "ports": chosen})
@@ -153,7 +154,8 @@ class BringUp:
             return
         async with asyncio.TaskGroup() as group:
             for service in SERVICES:
-                group.create_task(self._start_service(service))
+                for process in processes(service, self.options.orchestrators):
+                    group.create_task(self._start_service(process))
 
     async def start_edge(self) -> None:
         """Renders, checks and starts Envoy."""
@@ -175,7 +177,8 @@ class BringUp:
         """
         if not self.options.edge:
             return
-        found = envoy.finds(self.facts.ports["edge_admin"], SERVICES)
+        expected = {service: len(processes(service, self.options.orchestrators)) for service in SERVICES}
+        found = envoy.finds(self.facts.ports["edge_admin"], expected)
         end = time.monotonic() + self.options.healthy_seconds
         while not await found():
             if time.monotonic() > end:
@@ -216,6 +219,13 @@ class BringUp:
     def _done(self, name: str, state: StepState, began: float, detail: str) -> None:
         self.report(Progress(step=name, state=state, seconds=time.monotonic() - began, detail=detail))
 
+    def _check_orchestrators(self) -> None:
+        asked = self.options.orchestrators
+        if self.options.single_process and asked != 1:
+            raise LauncherError(f"a single process holds one orchestrator, {asked} are asked for; leave one option out")
+        if not 1 <= asked <= MOST_ORCHESTRATORS:
+            raise LauncherError(f"a machine runs 1 to {MOST_ORCHESTRATORS} orchestrators, {asked} are asked for")
+
     def _choose_ports(self, remembered: Mapping[str, int], claims: ports.PortClaims) -> dict[str, int]:
         asked = asked_ports(self.user)
         if self.options.edge_port is not None:
@@ -227,6 +237,7 @@ class BringUp:
             dice=Random(),  # any free port will do
             random_only=self.options.random_ports,
             edge_host=self.options.edge_host,
+            orchestrators=self.options.orchestrators,
         )
 
     def _wants_local_model(self) -> bool:
@@ -289,16 +300,16 @@ class BringUp:
                 )
             )
 
-    async def _start_service(self, service: str) -> None:
-        port = self.facts.ports[service]
-        async with self.step(service, detail=f"127.0.0.1:{port}"):
+    async def _start_service(self, process: str) -> None:
+        service, port = service_of(process), self.facts.ports[process]
+        async with self.step(process, detail=f"127.0.0.1:{port}"):
             await self._start(
                 ChildSpec(
-                    name=service,
+                    name=process,
                     command=self.command(service),
-                    environment=service_environment(service, self.facts),
+                    environment=service_environment(process, self.facts),
                     probe=grpc_serving(port, certified=self._certified(service)),
-                    log=self.data.log(service),
+                    log=self.data.log(process),
                     port=port,
                     directory=CHECKOUT,
                 )
@@ -330,6 +341,7 @@ class BringUp:
             ports=chosen,
             token_check=self.data.token_check,
             mesh_tls=mesh_tls if self.options.mtls else None,
+            orchestrators=self.options.orchestrators,
         )
         await envoy.render(configuration, arguments, environment, root=CHECKOUT)
         spec = envoy.prepare_envoy(

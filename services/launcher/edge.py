@@ -5,7 +5,7 @@ name; an internal one has none.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -90,8 +90,9 @@ class EdgeSettings:
     listen: Address
     #: Envoy's own admin page. Loopback only.
     admin: Address
-    #: gRPC address of each of the seven services, by name. A name that resolves to several addresses is balanced over.
-    services: Mapping[str, Address]
+    #: gRPC addresses of each of the seven services, by name. Several, and a name that resolves to several, are balanced
+    #: over.
+    services: Mapping[str, Sequence[Address]]
     #: How access tokens are verified; a `TokenCheck` keeps it.
     token_check: Path
     descriptors: Path = _ROOT / "gen" / "descriptors" / "comitia.binpb"

@@ -14,7 +14,13 @@ from services.launcher.layout import write_private
 
 
 def arguments(
-    file: Path, *, host: str, ports: Mapping[str, int], token_check: Path, mesh_tls: Mapping[str, Path] | None
+    file: Path,
+    *,
+    host: str,
+    ports: Mapping[str, int],
+    token_check: Path,
+    mesh_tls: Mapping[str, Path] | None,
+    orchestrators: int = 1,
 ) -> tuple[str, str]:
     """Gives the arguments with which this renders the edge of a mesh whose parts listen on these ports.
 
@@ -22,14 +28,20 @@ def arguments(
         mesh_tls: fields of `edge.MeshTlsFiles`; None speaks plain text with the services.
     """
     tls = None if mesh_tls is None else {name: str(path) for name, path in mesh_tls.items()}
-    wishes = {"host": host, "ports": dict(ports), "token_check": str(token_check), "mesh_tls": tls}
+    wishes = {
+        "host": host,
+        "ports": dict(ports),
+        "token_check": str(token_check),
+        "mesh_tls": tls,
+        "orchestrators": orchestrators,
+    }
     return str(file), json.dumps(wishes)
 
 
 def main(file: str, wishes: str) -> None:
     """Renders and writes."""
     from services.launcher.edge import Address, EdgeSettings, MeshTlsFiles, render_edge, render_mesh_secrets
-    from services.launcher.services import SERVICES
+    from services.launcher.services import SERVICES, processes
 
     wanted = json.loads(wishes)
     ports: dict[str, int] = wanted["ports"]
@@ -38,7 +50,10 @@ def main(file: str, wishes: str) -> None:
     settings = EdgeSettings(
         listen=Address(wanted["host"], ports["edge"]),
         admin=Address("127.0.0.1", ports["edge_admin"]),
-        services={service: Address("127.0.0.1", ports[service]) for service in SERVICES},
+        services={
+            service: [Address("127.0.0.1", ports[process]) for process in processes(service, wanted["orchestrators"])]
+            for service in SERVICES
+        },
         token_check=Path(wanted["token_check"]),
         mesh_tls=mesh_tls,
     )

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir
 from services.launcher.ports import metrics_port_name
-from services.launcher.services import SERVICES
+from services.launcher.services import SERVICES, service_of
 
 #: Roles of each service's database, as `meshkit.sql.roles` names them.
 ROLES: Final = ("app", "maintenance", "migrator")
@@ -73,10 +73,17 @@ def ordinary_environment(user: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in user.items() if name in _ORDINARY or name.startswith(_ORDINARY_PREFIXES)}
 
 
-def service_environment(service: str, facts: MeshFacts) -> dict[str, str]:
-    """Resolves the environment of one service. A variable that the user has set wins."""
+def service_environment(process: str, facts: MeshFacts) -> dict[str, str]:
+    """Resolves the environment of one process of a service. A variable that the user has set wins.
+
+    Args:
+        process: name of the service, or of one more process of it as `services.processes` names it. Where that listens
+            is not for the user to say: they said it of the first.
+    """
+    service = service_of(process)
     own = _own_prefix(service)
     computed = {own + name: value for name, value in _own_settings(service, facts).items()}
+    elsewhere = {} if process == service else {own + name: value for name, value in _places(process, facts).items()}
     return {
         # Two arenas instead of eight per core: a service has few threads, and memory is what a laptop lacks.
         "MALLOC_ARENA_MAX": "2",
@@ -84,6 +91,7 @@ def service_environment(service: str, facts: MeshFacts) -> dict[str, str]:
         **computed,
         **{own + name.removeprefix(_PREFIX): value for name, value in facts.user.items() if _is_shared(name)},
         **_from_user(service, facts.user),
+        **elsewhere,
     }
 
 
@@ -133,8 +141,7 @@ def _own_prefix(service: str) -> str:
 def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
     data = facts.data
     settings = {
-        "LISTEN": f"127.0.0.1:{facts.ports[service]}",
-        "METRICS_LISTEN": f"127.0.0.1:{facts.ports[metrics_port_name(service)]}",
+        **_places(service, facts),
         "DATABASE_URL": database_url(facts.postgres_url, service, "app", facts.passwords[f"{service}/app"]),
         "MAINTENANCE_DATABASE_URL": database_url(
             facts.postgres_url, service, "maintenance", facts.passwords[f"{service}/maintenance"]
@@ -145,7 +152,6 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
         "WORKLOAD_JWKS_PATH": str(data.workload_jwks),
         "KEK_PATH": str(data.kek),
         "DATA_DIR": str(data.of(service)),
-        "GUARD_PATH": str(data.guard(service)),
     }
     # Its own among them: the gateway asks all seven how they are, and by an address TLS knows who has to answer there.
     for neighbour in SERVICES:
@@ -162,11 +168,22 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
         # Who runs a mesh on a machine of their own may sign in by a provider beside it; their tenants may not look
         # around on that machine.
         settings["OIDC_REACH_LOCAL"] = "operators"
+    if service == "orchestrator":
+        settings["OBJECT_STORE"] = str(data.of(service) / "objects")
     if service == "inference" and facts.local_model_url is not None:
         settings["LOCAL_MODEL_URL"] = facts.local_model_url
     if service == "memory" and facts.milvus_url is not None:
         settings["MILVUS_URL"] = facts.milvus_url
     return settings
+
+
+def _places(process: str, facts: MeshFacts) -> dict[str, str]:
+    """Gives where a process listens, and the file that it alone writes."""
+    return {
+        "LISTEN": f"127.0.0.1:{facts.ports[process]}",
+        "METRICS_LISTEN": f"127.0.0.1:{facts.ports[metrics_port_name(process)]}",
+        "GUARD_PATH": str(facts.data.guard(process)),
+    }
 
 
 def _is_shared(name: str) -> bool:

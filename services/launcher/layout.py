@@ -129,9 +129,9 @@ class DataDir:
         """Private key and certificate of a service, the edge or the launcher."""
         return self.tls / f"{holder}.pem"
 
-    def guard(self, service: str) -> Path:
-        """What the gateway told one service of tenants and revocations."""
-        return self.root / "guard" / service
+    def guard(self, process: str) -> Path:
+        """What the gateway told one process of a service of tenants and revocations."""
+        return self.root / "guard" / process
 
     def log(self, child: str) -> Path:
         """What one child printed."""

@@ -28,6 +28,8 @@ class UpOptions:
     #: Services and edge prove themselves to each other by certificates that the launcher makes and renews. Without it
     #: they speak plain text, on the loopback alone.
     mtls: bool = False
+    #: Processes of the orchestrator, 1 to 8. They share the runs between them; the edge sends calls to all.
+    orchestrators: int = 1
     #: Start Envoy. Without it the services are reached at their own ports only.
     edge: bool = True
     #: Longest wait for one child to become healthy.

@@ -7,7 +7,7 @@ from random import Random
 from typing import Final, Self
 
 from services.launcher.errors import LauncherError
-from services.launcher.services import SERVICES
+from services.launcher.services import SERVICES, processes
 
 _HOST: Final = "127.0.0.1"
 _METRICS: Final = "_metrics"
@@ -40,14 +40,15 @@ _SUBSTITUTES: Final = range(20_000, 32_000)
 _MOST_TRIES: Final = 2_000
 
 
-def metrics_port_name(service: str) -> str:
-    """Names the port of a service's metrics page."""
-    return service + _METRICS
+def metrics_port_name(process: str) -> str:
+    """Names the port of the metrics page of a service's process."""
+    return process + _METRICS
 
 
-def port_names() -> tuple[str, ...]:
+def port_names(orchestrators: int = 1) -> tuple[str, ...]:
     """Lists every port of a mesh."""
-    return ("edge", "edge_admin", "postgres", "nats", "local_model", *SERVICES, *map(metrics_port_name, SERVICES))
+    serving = [process for service in SERVICES for process in processes(service, orchestrators)]
+    return ("edge", "edge_admin", "postgres", "nats", "local_model", *serving, *map(metrics_port_name, serving))
 
 
 class PortClaims:
@@ -104,6 +105,7 @@ def choose(
     dice: Random,
     random_only: bool = False,
     edge_host: str = _HOST,
+    orchestrators: int = 1,
 ) -> dict[str, int]:
     """Chooses a free port for every part of the mesh.
 
@@ -128,12 +130,12 @@ def choose(
                 f"port {port} on {host}, asked for by {name}, is taken by another program; stop that or choose another"
             )
         chosen[name] = port
-    for name in port_names():
+    for name in port_names(orchestrators):
         if name in chosen:
             continue
         wishes = [remembered.get(name)] if asked.get(name) != 0 else []
         if not random_only and asked.get(name) != 0:
-            wishes.append(PREFERRED[name])
+            wishes.append(PREFERRED.get(name))
         host = edge_host if name == "edge" else _HOST
         used = set(chosen.values())
         candidates = (port for port in chain(wishes, _substitutes(dice)) if port and port not in used)

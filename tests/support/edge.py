@@ -82,7 +82,7 @@ def edge_settings(services: dict[str, str], *, jwks: Path, log: Path, **more: ob
     return EdgeSettings(
         listen=Address("127.0.0.1", 0),
         admin=Address("127.0.0.1", 0),
-        services={name: Address.parse(services.get(name, "127.0.0.1:1")) for name in names},
+        services={name: [Address.parse(services.get(name, "127.0.0.1:1"))] for name in names},
         token_check=token_check,
         access_log=log,
         **more,  # type: ignore[arg-type]

@@ -124,6 +124,7 @@ def running_mesh(
     local_model: bool = False,
     openai: bool = True,
     mtls: bool = False,
+    orchestrators: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningMesh]:
     """Runs a mesh on free ports while the block runs.
@@ -155,6 +156,7 @@ def running_mesh(
             edge_port=0,
             local_model=local_model,
             mtls=mtls,
+            orchestrators=orchestrators,
             environment=settings,
         )
         steps: dict[str, float] = {}

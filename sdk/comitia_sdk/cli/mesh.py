@@ -62,6 +62,12 @@ def up(
             "Without it: plain text, on this machine alone.",
         ),
     ] = False,
+    orchestrators: Annotated[
+        int,
+        typer.Option(
+            min=1, max=8, metavar="N", help="Processes of the orchestrator. They share the runs; one may die meanwhile."
+        ),
+    ] = 1,
 ) -> None:
     """Starts the whole mesh: Postgres, NATS, seven services and Envoy.
 
@@ -78,6 +84,7 @@ def up(
         edge_port=port,
         local_model=local_model,
         mtls=mtls,
+        orchestrators=orchestrators,
     )
     start_mesh(options, lambda addresses: _next_commands(addresses, detach=detach))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -83,11 +83,12 @@ def _last_lines(said: bytes) -> str:
     return " | ".join(line for line in said.decode(errors="replace").splitlines()[-4:] if line)
 
 
-def finds(admin_port: int, clusters: Collection[str]) -> Probe:
-    """Probes that Envoy finds all these clusters healthy. Until then it refuses calls to them."""
+def finds(admin_port: int, members: Mapping[str, int]) -> Probe:
+    """Probes that Envoy finds so many members of each cluster healthy. Until then it refuses calls to them."""
 
     def all_found(answer: str) -> bool:
-        return all(f"cluster.{cluster}.membership_healthy: 1" in answer for cluster in clusters)
+        lines = set(answer.splitlines())
+        return all(f"cluster.{cluster}.membership_healthy: {count}" in lines for cluster, count in members.items())
 
-    names = "|".join(clusters)
+    names = "|".join(members)
     return http_says(admin_port, f"/stats?filter=^cluster\\.({names})\\.membership_healthy$", all_found)

@@ -72,7 +72,7 @@ def test_envoy_accepts_what_is_rendered(settings: EdgeSettings, tmp_path: Path, 
         "tls": replace(settings, tls=certificate(tmp_path)),
         "mesh tls": replace(settings, mesh_tls=mesh_certificate(tmp_path)),
         "cors": replace(settings, cors_origins=("https://app.example",)),
-        "names": replace(settings, services={name: Address(f"{name}.mesh", 7400) for name in settings.services}),
+        "names": replace(settings, services={name: [Address(f"{name}.mesh", 7400)] for name in settings.services}),
         "ipv6": replace(settings, listen=Address.parse("[::1]:0"), admin=Address("::1", 0)),
     }[variant]
     config = tmp_path / "edge.yaml"
