@@ -28,6 +28,19 @@ class OrchestratorSettings(ServiceSettings):
         default=64, ge=1, description="Definitions that may wait to be read; one more is refused."
     )
     database_connections: int = Field(default=8, ge=2, le=100, description="Most connections to the database per role.")
+    object_store: str = Field(
+        description="Where facts lie that are too big for the database, sealed: a directory, or `s3://bucket/prefix`, "
+        "`gs://…`, `az://…`. All replicas share one."
+    )
+    max_inline_bytes: int = Field(
+        default=262_144, ge=1_024, le=16_777_216, description="A fact of more bytes than this goes to the object store."
+    )
+    blob_grace_hours: float = Field(
+        default=24.0, ge=1, description="Age from which an object that no journal names is deleted."
+    )
+    blob_sweep_seconds: float = Field(
+        default=3600.0, gt=0, description="Pause between two rounds that look for such objects."
+    )
     max_workers: int = Field(
         default=1_000, ge=1, le=100_000, description="Streams of workers at once; one more gets WORKERS_AT_LIMIT."
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from random import Random
 
@@ -12,6 +13,7 @@ from comitia.orchestrator.v1.session_service_pb2_grpc import add_SessionServiceS
 from comitia.orchestrator.v1.workflow_service_pb2_grpc import add_WorkflowServiceServicer_to_server
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.batching.threads import Threads
+from services.meshkit.blobs.store import blob_store
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
@@ -32,7 +34,7 @@ from services.orchestrator.clients.run_events import STREAM, EraseRunEvents, run
 from services.orchestrator.clients.run_preparation import RunPreparation
 from services.orchestrator.clients.run_tokens import RunTokens
 from services.orchestrator.engine.engine import Engine, EngineLimits
-from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.journal import JournalBlobs, JournalCodec
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.run_reader import RunReader
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
@@ -41,6 +43,7 @@ from services.orchestrator.programs.run import PROGRAMS
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage.agent_repository import AgentRepository
+from services.orchestrator.storage.blob_sweep import SweepBlobs, TenantBlobs
 from services.orchestrator.storage.journal_months import JournalMonths
 from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_store import SqlRunStore
@@ -97,7 +100,8 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 ids=ids,
             )
         )
-        codec = JournalCodec(sealed.keys)
+        objects = blob_store(settings.object_store)
+        codec = JournalCodec(sealed.keys, JournalBlobs(store=objects, most_inline=settings.max_inline_bytes))
         store = SqlRunStore(app=app, maintenance=maintenance, codec=codec, tenants=guard.feed)
         live = await enter(live_events(nats, clock=clock))
         events = await enter(run_events(nats, clock=clock))
@@ -185,7 +189,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 TenantData(
                     TenantRows("orchestrator", maintenance, TENANT_DATA),
                     tenants=guard.feed,
-                    others=(EraseRunEvents(nats),),
+                    others=(EraseRunEvents(nats), TenantBlobs(objects)),
                     before=(engine.stop,),
                 ).registration,
                 *guard.registrations,
@@ -196,6 +200,13 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             background=(
                 ForgetRequests(maintenance, clock=clock),
                 JournalMonths(maintenance, clock=clock),
+                SweepBlobs(
+                    maintenance,
+                    objects,
+                    clock=clock,
+                    grace=timedelta(hours=settings.blob_grace_hours),
+                    pause=timedelta(seconds=settings.blob_sweep_seconds),
+                ),
                 *sealed.background,
                 *guard.background,
             ),

@@ -5,6 +5,7 @@ the content. Tenant and key id are authenticated with the caller's `aad`, so an 
 """
 
 import asyncio
+import hmac
 import secrets
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ MAX_PLAINTEXT_BYTES: Final = 2**31 - 1
 _VERSION: Final = b"\x01"
 _HEAD_BYTES: Final = 17
 _NONCE_BYTES: Final = 12
+#: What the key of digests is derived from, together with the data key.
+_DIGEST_KEY: Final = b"comitia.digest.v1"
 #: Random nonces are safe for 2**32 messages of one key, all processes together (NIST SP 800-38D, 8.3). We stop at half.
 _MESSAGES_PER_KEY: Final = 2**31
 #: So many of them a process takes at a time. What it does not use, it loses; a lost block costs nothing.
@@ -46,6 +49,8 @@ class _DataKey:
     #: Version and key id, as they stand at the start of the envelope.
     head: bytes
     cipher: AESGCM
+    #: For digests that only those who have the key can make.
+    digest_key: bytes
     #: On the monotonic clock; after it the store is asked again.
     stale_at: float
     #: On the monotonic clock: when the key service last opened it.
@@ -145,6 +150,16 @@ class KeyRing:
         except InvalidTag as cause:
             raise SealBroken("the payload is damaged or was moved from another tenant or place") from cause
 
+    def digest_sync(self, tenant: TenantId, content: bytes) -> bytes:
+        """Names content so that nobody without the tenant's key can tell what it is, 32 bytes.
+
+        The same content has the same name until the tenant's key is replaced. Raises: KeyNotLoaded: as `seal_sync`.
+        """
+        key = self._sealing_key(tenant, grace=_GRACE_SECONDS)
+        if key is None:
+            raise KeyNotLoaded("load the tenant's key before naming content without waiting")
+        return hmac.digest(key.digest_key, content, "sha256")
+
     def forget(self, tenant: TenantId) -> None:
         """Takes a tenant's keys out of memory; those that were destroyed in the store open nothing from now on."""
         self._sealing.pop(tenant, None)
@@ -239,7 +254,8 @@ class KeyRing:
         now = self._clock.monotonic()
         key = self._keys.get((tenant, key_id))
         if key is None:
-            key = _DataKey(key_id, _VERSION + key_id.bytes, AESGCM(raw), now + self._ttl, now)
+            digest_key = hmac.digest(raw, _DIGEST_KEY, "sha256")
+            key = _DataKey(key_id, _VERSION + key_id.bytes, AESGCM(raw), digest_key, now + self._ttl, now)
             self._keys[tenant, key_id] = key
         key.stale_at, key.unwrapped_at = now + self._ttl, now
         self._keys.move_to_end((tenant, key_id))

@@ -39,6 +39,8 @@ MEMORY_SEMANTIC_SKIPPED_TOTAL: Final = "comitia_memory_semantic_skipped_total"
 STEP_DURATION_SECONDS: Final = "comitia_step_duration_seconds"
 #: What workers of steps said. Labels: outcome: `answered`, `failed`, `released`, or why it was refused.
 STEP_OUTCOMES_TOTAL: Final = "comitia_step_outcomes_total"
+#: Objects that no journal named any more and that were deleted.
+JOURNAL_BLOBS_SWEPT_TOTAL: Final = "comitia_journal_blobs_swept_total"
 #: Rounds of the journal's keeping that failed and are tried again: partitions, blobs, archive. Labels: work.
 JOURNAL_KEEPING_FAILED_TOTAL: Final = "comitia_journal_keeping_failed_total"
 #: Things waiting in a bounded queue. Labels: queue.

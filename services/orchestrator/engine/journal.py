@@ -1,55 +1,167 @@
 """Packs a commit's facts into one sealed row, and opens rows again.
 
+A fact that is too big for a row lies in the object store, sealed alike; the row names it. It is put there before the
+row is committed, so a row never names what is not there.
+
 What an export can prove without opening anything are the commitments: SHA-256 of each fact with its salt, which is
 inside the sealed row. A destroyed data key leaves proof of order and nothing else.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2
+from services.meshkit.blobs.store import BlobStore
+from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import from_uuid
 from services.meshkit.crypto.commitments import commit, new_salts
 from services.meshkit.crypto.keyring import KeyRing
 from services.orchestrator.engine.run import OwnedRun, RunKind, RunView, RunWrite
 
+#: Below it lies what is too big for a row: `blobs/<tenant>/<run>/<digest>`.
+BLOBS: Final = "blobs/"
+#: Objects that one commit or one read moves at once.
+_AT_ONCE: Final = 8
+
+
+class NoBlobStore(Internal):
+    """A row names an object, and this process was given no object store. Set `COMITIA_ORCHESTRATOR_OBJECT_STORE`."""
+
+    reason = "NO_BLOB_STORE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalBlobs:
+    """Where facts lie that are too big for a row."""
+
+    store: BlobStore
+    #: A fact of more bytes than this is too big.
+    most_inline: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedBlob:
+    """A fact that is too big for its row, ready to be put."""
+
+    sequence: int
+    digest: bytes
+    name: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedRow:
+    """The facts of one write, ready to be committed."""
+
+    payload: bytes = field(repr=False)
+    #: Of each fact, 32 bytes each, in order.
+    commitments: bytes = field(repr=False)
+    #: To be put before the row is committed.
+    blobs: Sequence[SealedBlob] = ()
+
 
 class JournalCodec:
-    """Seals and opens rows of the journal with the tenant's data key."""
+    """Seals and opens rows of the journal with the tenant's data key.
 
-    def __init__(self, keys: KeyRing) -> None:
+    Args:
+        blobs: None keeps facts of any size in their rows.
+    """
+
+    def __init__(self, keys: KeyRing, blobs: JournalBlobs | None = None) -> None:
         self._keys = keys
+        self._blobs = blobs
 
     async def load(self, tenants: Iterable[TenantId]) -> None:
         """Makes the keys of these tenants ready, so that `seal` works in the next moments."""
         await self._keys.load(*tenants)
 
-    def seal(self, write: RunWrite) -> tuple[bytes, bytes]:
-        """Seals the facts of one write.
-
-        Returns: the sealed row, and the commitments of its facts, 32 bytes each, in order.
-        Raises: KeyNotLoaded: `load` was not called.
-        """
+    def seal(self, write: RunWrite) -> SealedRow:
+        """Seals the facts of one write. Raises: KeyNotLoaded: `load` was not called."""
         encoded = [entry.SerializeToString() for entry in write.entries]
         salts = new_salts(len(encoded))
         commitments = b"".join(map(commit, salts, encoded))
         # Each fact is encoded once: what the commitment is of must be, byte for byte, what lies in the row.
-        row = journal_pb2.JournalRow(salts=salts).SerializeToString() + b"".join(map(_as_entry, encoded))
+        head = journal_pb2.JournalRow(salts=salts)
+        blobs = self._take_out(write, encoded, head) if self._blobs is not None else ()
+        row = head.SerializeToString() + b"".join(map(_as_entry, encoded))
         sealed = self._keys.seal_sync(write.run.tenant, row, aad=_aad(write.run.run_id, write.first_sequence))
-        return sealed, commitments
+        return SealedRow(sealed, commitments, blobs)
+
+    def _take_out(self, write: RunWrite, encoded: list[bytes], head: journal_pb2.JournalRow) -> Sequence[SealedBlob]:
+        """Takes what is too big out of a row, which names it from now on."""
+        if self._blobs is None or max(map(len, encoded)) <= self._blobs.most_inline:
+            return ()
+        taken: list[SealedBlob] = []
+        tenant, run_id = write.run.tenant, write.run.run_id
+        for index, content in enumerate(encoded):
+            if len(content) > self._blobs.most_inline:
+                # The time of its record is part of a fact: it has this name in no other run and at no other time.
+                digest = self._keys.digest_sync(tenant, content)
+                name = blob_name(tenant, run_id, digest)
+                sealed = self._keys.seal_sync(tenant, content, aad=name.encode())
+                taken.append(
+                    SealedBlob(sequence=write.first_sequence + index, digest=digest, name=name, content=sealed)
+                )
+                head.blobs.add(index=index, digest=digest)
+                encoded[index] = b""
+        return taken
+
+    async def put(self, blobs: Iterable[SealedBlob]) -> None:
+        """Puts what is too big for its row, before the row is committed. Harmless to repeat. Raises: BlobStoreAway."""
+        waiting = iter(blobs)
+
+        async def put_some() -> None:
+            for blob in waiting:
+                await self._store.put(blob.name, blob.content)
+
+        await _all(put_some() for _ in range(_AT_ONCE))
+
+    @property
+    def _store(self) -> BlobStore:
+        if self._blobs is None:
+            raise NoBlobStore("a fact lies in the object store, and none is set here")
+        return self._blobs.store
 
     async def open(self, tenant: TenantId, run_id: str, first_sequence: int, sealed: bytes) -> journal_pb2.JournalRow:
-        """Opens a row. Raises: SealBroken: it was changed, or belongs elsewhere. KeyDestroyed."""
-        return journal_pb2.JournalRow.FromString(
-            await self._keys.open(tenant, sealed, aad=_aad(run_id, first_sequence))
-        )
+        """Opens a row.
+
+        Raises: SealBroken: it was changed, or belongs elsewhere. KeyDestroyed. BlobStoreAway, BlobMissing.
+        """
+        row = journal_pb2.JournalRow.FromString(await self._keys.open(tenant, sealed, aad=_aad(run_id, first_sequence)))
+        for index, content in await self._taken_out(tenant, run_id, row.blobs):
+            row.entries[index].MergeFromString(content)
+        return row
 
     async def open_bytes(
         self, tenant: TenantId, run_id: str, first_sequence: int, sealed: bytes
     ) -> journal_pb2.JournalRowBytes:
         """Opens a row and leaves its entries as they lie there, which is what commitments are made of. As `open`."""
-        return journal_pb2.JournalRowBytes.FromString(
+        row = journal_pb2.JournalRowBytes.FromString(
             await self._keys.open(tenant, sealed, aad=_aad(run_id, first_sequence))
         )
+        for index, content in await self._taken_out(tenant, run_id, row.blobs):
+            row.entries[index] = content
+        return row
+
+    async def _taken_out(
+        self, tenant: TenantId, run_id: str, named: Sequence[journal_pb2.EntryBlob]
+    ) -> Sequence[tuple[int, bytes]]:
+        """Gives what was too big for a row, with its place there."""
+        found: list[tuple[int, bytes]] = []
+        waiting = iter(named)
+
+        async def get_some() -> None:
+            for blob in waiting:
+                name = blob_name(tenant, run_id, blob.digest)
+                sealed = await self._store.get(name)
+                found.append((blob.index, await self._keys.open(tenant, sealed, aad=name.encode())))
+
+        if named:
+            await _all(get_some() for _ in range(_AT_ONCE))
+        return found
 
     def seal_view(self, run: OwnedRun, view: RunView) -> bytes:
         """Seals what callers see of a run. Raises: KeyNotLoaded: `load` was not called."""
@@ -67,6 +179,23 @@ class JournalCodec:
     async def open_answer(self, tenant: TenantId, sealed: bytes, *, place: bytes) -> bytes:
         """Opens the kept answer to a request."""
         return await self._keys.open(tenant, sealed, aad=place)
+
+
+def blob_name(tenant: TenantId, run_id: str, digest: bytes) -> str:
+    """Names an object of a run in the store."""
+    return f"{blobs_of(tenant)}{run_id}/{digest.hex()}"
+
+
+def blobs_of(tenant: TenantId) -> str:
+    """Names the folder of a tenant's objects."""
+    return f"{BLOBS}{from_uuid('tenant', tenant)}/"
+
+
+async def _all(work: Iterable[Awaitable[None]]) -> None:
+    """Waits for all of it, and then fails as the first that failed."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 def _aad(run_id: str, first_sequence: int) -> bytes:

@@ -32,6 +32,11 @@ COMMIT_TICK: Final = OneTrip(
         "bigint[]",  # 17 where it lies
         "uuid[]",  # 18 commands that are done: run
         "uuid[]",  # 19 command
+        "uuid[]",  # 20 facts in the object store: tenant
+        "uuid[]",  # 21 run
+        "bytea[]",  # 22 digest
+        "bigint[]",  # 23 sequence
+        "bigint[]",  # 24 bytes
     ),
     returns="TABLE (lost smallint)",
     body=f"""
@@ -66,6 +71,10 @@ COMMIT_TICK: Final = OneTrip(
             IF written < cardinality($18) THEN
                 RAISE EXCEPTION 'a command had its effect before' USING ERRCODE = 'foreign_key_violation';
             END IF;
+        END IF;
+        IF cardinality($21) > 0 THEN
+            INSERT INTO journal_blob (tenant_id, run_id, digest, sequence, bytes)
+                SELECT * FROM unnest($20, $21, $22, $23, $24);
         END IF;
         END;""",  # noqa: S608  # a constant of ours
 )

@@ -42,15 +42,23 @@ class SqlRecordStore:
         """See `Records.rows`."""
         async with driver_scope(self._app, tenant, read_only=True) as scope:
             found = await scope.driver.fetch(_ROWS, to_uuid(run_id, "run"), after, _ROWS_AT_ONCE, _BYTES_AT_ONCE)
-        return [
-            RecordedRow(
-                first_sequence=row["first_sequence"],
-                commitments=_split(row["commitments"]),
-                record_time=row["record_time"],
-                content=await self._content(tenant, run_id, row["first_sequence"], row["payload"]),
+        rows: list[RecordedRow] = []
+        size = 0
+        for row in found:
+            content = await self._content(tenant, run_id, row["first_sequence"], row["payload"])
+            rows.append(
+                RecordedRow(
+                    first_sequence=row["first_sequence"],
+                    commitments=_split(row["commitments"]),
+                    record_time=row["record_time"],
+                    content=content,
+                )
             )
-            for row in found
-        ]
+            # What lies in the object store was not measured before.
+            size += 0 if content is None else sum(map(len, content.entries))
+            if size >= _BYTES_AT_ONCE:
+                break
+        return rows
 
     async def _content(self, tenant: TenantId, run_id: str, first_sequence: int, sealed: bytes) -> RowContent | None:
         try:

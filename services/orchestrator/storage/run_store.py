@@ -11,6 +11,8 @@ from asyncpg import Record
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from services.meshkit.blobs.store import BlobStoreAway
+from services.meshkit.core.failpoints import failpoint
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.once import AnsweredBefore, Once, RequestInProgress, current_once
@@ -46,6 +48,8 @@ log = logger(__name__)
 LEASE: Final = timedelta(seconds=15)
 #: Journal rows read at once in recovery and by watchers.
 _ROWS_AT_ONCE: Final = 64
+#: What of them is opened at once, with what lies in the object store; one row alone may be larger.
+_BYTES_AT_ONCE: Final = 8 * 1024 * 1024
 _COMMANDS_AT_ONCE: Final = 1_000
 #: Most signals of one run that wait to be taken.
 _WAITING_SIGNALS: Final = 1_000
@@ -78,6 +82,8 @@ _IN_PROGRESS: Final = "SELECT count(*) FROM run WHERE tenant_id = $1 AND state N
 _INSERT_ROW: Final = """
     INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
     VALUES ($1, $2, $3, $4, $5, $6)"""
+_INSERT_BLOB: Final = """
+    INSERT INTO journal_blob (tenant_id, run_id, digest, sequence, bytes) VALUES ($1, $2, $3, $4, $5)"""
 #: A replica that has not said for so long that it is alive takes no share of the shards.
 _BEAT: Final = """
     INSERT INTO engine_replica (owner, alive_until) VALUES ($1, now() + $2::interval)
@@ -147,6 +153,10 @@ _DROP_LATE_COMMANDS: Final = """
     RETURNING 1"""
 
 
+class BlobsNotKept(Exception):
+    """What is too big for a row could not be put into the object store. Other runs need not wait for that."""
+
+
 class SqlRunStore:
     """Implements `engine.ports.RunStore`, and answers what callers ask of runs."""
 
@@ -178,7 +188,8 @@ class SqlRunStore:
         if first.view is None:
             raise ValueError("a new run has a view")
         view = self._codec.seal_view(run, first.view)
-        payload, commitments = self._codec.seal(first)
+        sealed = self._codec.seal(first)
+        await self._codec.put(sealed.blobs)
         async with tenant_scope(self._app, run.tenant) as scope:
             if key is not None:
                 earlier = await claim(scope, _request_key(key), key.body)
@@ -193,8 +204,12 @@ class SqlRunStore:
             )
             await scope.exec_driver_sql(
                 _INSERT_ROW,
-                (run.tenant, run_uuid, first.first_sequence, len(first.entries), payload, commitments),
+                (run.tenant, run_uuid, first.first_sequence, len(first.entries), sealed.payload, sealed.commitments),
             )
+            for blob in sealed.blobs:
+                await scope.exec_driver_sql(
+                    _INSERT_BLOB, (run.tenant, run_uuid, blob.digest, blob.sequence, len(blob.content))
+                )
             held = lease is not None and await self._holds(scope, lease)
             if not held:
                 await scope.exec_driver_sql(_ADOPT, (run.tenant, run_uuid))
@@ -226,7 +241,16 @@ class SqlRunStore:
         """See `RunStore.commit`."""
         tenants = {write.run.tenant for write in writes}
         await self._codec.load(tenants)
-        rows = await one_trip(self._app, tenants, COMMIT_TICK, *tick_arrays(leases, writes, self._codec))
+        sealed = [self._codec.seal(write) if write.entries else None for write in writes]
+        arrays = tuple(tick_arrays(leases, writes, sealed, self._codec))
+        blobs = [blob for row in sealed if row is not None for blob in row.blobs]
+        if blobs:
+            try:
+                await self._codec.put(blobs)
+            except BlobStoreAway as cause:
+                raise BlobsNotKept(cause.message) from cause
+            await failpoint("orchestrator.after_blobs")
+        rows = await one_trip(self._app, tenants, COMMIT_TICK, *arrays)
         return [row["lost"] for row in rows]
 
     async def entries(
@@ -242,6 +266,7 @@ class SqlRunStore:
             _ROWS_AT_ONCE,
         )
         found: list[tuple[int, journal_pb2.JournalEntry]] = []
+        size = 0
         for row in rows:
             opened = await self._codec.open(tenant, run_id, row["first_sequence"], row["payload"])
             found += [
@@ -249,6 +274,9 @@ class SqlRunStore:
                 for sequence, entry in enumerate(opened.entries, row["first_sequence"])
                 if sequence > after
             ]
+            size += opened.ByteSize() if opened.blobs else len(row["payload"])
+            if size >= _BYTES_AT_ONCE:
+                break
         return found
 
     async def hold(self, owner: str, leases: Sequence[ShardLease], *, restarted: bool, most: int | None) -> Holdings:

@@ -138,6 +138,20 @@ JOURNAL: Final = Table(
     postgresql_partition_by="RANGE (run_id)",
 )
 
+#: What of the journal lies in the object store. An object that has no row here is deleted.
+JOURNAL_BLOB: Final = Table(
+    "journal_blob",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    # Names the object.
+    Column("digest", LargeBinary, nullable=False),
+    # Sequence of the fact.
+    Column("sequence", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    PrimaryKeyConstraint("run_id", "digest", name="pk_journal_blob"),
+)
+
 TURN_PLACE: Final = Table(
     "turn_place",
     METADATA,

@@ -10,6 +10,7 @@ TENANT_DATA: Final = (
     deleted("run"),
     deleted("run_command"),
     deleted("turn_place"),
+    deleted("journal_blob"),
     unreadable("journal", "sealed facts stay as proof of their order; their key is destroyed"),
     deleted("agent"),
     deleted("workflow"),

@@ -4,22 +4,27 @@ from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from services.meshkit.core.ids import to_uuid
-from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.journal import JournalCodec, SealedRow
 from services.orchestrator.engine.run import RunWrite, ShardLease
 
 
 def tick_arrays(
-    leases: Sequence[ShardLease], writes: Sequence[RunWrite], codec: JournalCodec
+    leases: Sequence[ShardLease],
+    writes: Sequence[RunWrite],
+    rows: Sequence[SealedRow | None],
+    codec: JournalCodec,
 ) -> Iterator[Sequence[object]]:
     """Gives the arrays in the order of the arguments.
 
     Args:
+        rows: of each write; None for one without facts, for commands that changed nothing.
         codec: with the keys of all these tenants loaded.
     """
     yield [lease.shard for lease in leases]
     yield [lease.epoch for lease in leases]
     ids = [to_uuid(write.run.run_id, "run") for write in writes]
-    yield from _journal(ids, writes, codec)
+    sealed = [(run_id, write, row) for run_id, write, row in zip(ids, writes, rows, strict=True) if row is not None]
+    yield from _journal(sealed)
     # Of several writes of one run only the last view counts, and an UPDATE would take any of them.
     seen = {run_id: (write, write.view) for run_id, write in zip(ids, writes, strict=True) if write.view is not None}
     yield list(seen)
@@ -36,15 +41,18 @@ def tick_arrays(
     done = [(run_id, command) for run_id, write in zip(ids, writes, strict=True) for command in write.commands]
     yield [run_id for run_id, _ in done]
     yield [command for _, command in done]
+    blobs = [(write.run.tenant, run_id, blob) for run_id, write, row in sealed for blob in row.blobs]
+    yield [tenant for tenant, _, _ in blobs]
+    yield [run_id for _, run_id, _ in blobs]
+    yield [blob.digest for _, _, blob in blobs]
+    yield [blob.sequence for _, _, blob in blobs]
+    yield [len(blob.content) for _, _, blob in blobs]
 
 
-def _journal(ids: Sequence[UUID], writes: Sequence[RunWrite], codec: JournalCodec) -> Iterator[Sequence[object]]:
-    """A write without facts, for commands that changed nothing, has no row."""
-    rows = [(run_id, write) for run_id, write in zip(ids, writes, strict=True) if write.entries]
-    sealed = [codec.seal(write) for _, write in rows]
-    yield [write.run.tenant for _, write in rows]
-    yield [run_id for run_id, _ in rows]
-    yield [write.first_sequence for _, write in rows]
-    yield [len(write.entries) for _, write in rows]
-    yield [payload for payload, _ in sealed]
-    yield [commitments for _, commitments in sealed]
+def _journal(sealed: Sequence[tuple[UUID, RunWrite, SealedRow]]) -> Iterator[Sequence[object]]:
+    yield [write.run.tenant for _, write, _ in sealed]
+    yield [run_id for run_id, _, _ in sealed]
+    yield [write.first_sequence for _, write, _ in sealed]
+    yield [len(write.entries) for _, write, _ in sealed]
+    yield [row.payload for _, _, row in sealed]
+    yield [row.commitments for _, _, row in sealed]

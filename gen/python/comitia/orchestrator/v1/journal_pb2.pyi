@@ -268,27 +268,61 @@ class JournalRow(_message.Message):
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     SALTS_FIELD_NUMBER: _builtins.int
+    BLOBS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___JournalEntry]:
-        """In order."""
+        """In order. An entry that lies in the object store is empty here."""
 
     @_builtins.property
     def salts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """One salt of 32 bytes for each entry; its commitment is SHA-256(salt + the entry's bytes as they lie here)."""
+        """One salt of 32 bytes for each entry; its commitment is SHA-256(salt + the entry's bytes as they lie here, or in the
+        object store).
+        """
+
+    @_builtins.property
+    def blobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryBlob]:
+        """The entries that are too big for a row."""
 
     def __init__(
         self,
         *,
         entries: _abc.Iterable[Global___JournalEntry] | None = ...,
         salts: _abc.Iterable[_builtins.bytes] | None = ...,
+        blobs: _abc.Iterable[Global___EntryBlob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "salts", b"salts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "entries", b"entries", "salts", b"salts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JournalRow: _TypeAlias = JournalRow  # noqa: Y015
+
+@_typing.final
+class EntryBlob(_message.Message):
+    """An entry that lies, sealed, in the object store of the orchestrator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Place of the entry in its row, from 0."""
+    digest: _builtins.bytes
+    """HMAC-SHA256 of the entry's bytes under a key of the tenant: its name in the store, below tenant and run."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        digest: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "index", b"index"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EntryBlob: _TypeAlias = EntryBlob  # noqa: Y015
 
 @_typing.final
 class JournalRowBytes(_message.Message):
@@ -298,6 +332,7 @@ class JournalRowBytes(_message.Message):
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     SALTS_FIELD_NUMBER: _builtins.int
+    BLOBS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Encoded entries, in order."""
@@ -306,15 +341,20 @@ class JournalRowBytes(_message.Message):
     def salts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """As in JournalRow."""
 
+    @_builtins.property
+    def blobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EntryBlob]:
+        """As in JournalRow."""
+
     def __init__(
         self,
         *,
         entries: _abc.Iterable[_builtins.bytes] | None = ...,
         salts: _abc.Iterable[_builtins.bytes] | None = ...,
+        blobs: _abc.Iterable[Global___EntryBlob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "salts", b"salts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "entries", b"entries", "salts", b"salts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,19 +528,27 @@ class RecordedAnswer(_message.Message):
 
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
     RESPONSE_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    CALL_INDEX_FIELD_NUMBER: _builtins.int
     request_digest: _builtins.bytes
     """SHA-256 of kind and request, without what belongs to that run alone."""
     response: _builtins.bytes
     """The encoded answer."""
+    path: _builtins.str
+    """Place of the step that asked. The answer of the same place is taken first, for two places may ask the same."""
+    call_index: _builtins.int
+    """Position of the call within its step. The answer of the same position is taken first, for a step may ask twice."""
     def __init__(
         self,
         *,
         request_digest: _builtins.bytes = ...,
         response: _builtins.bytes = ...,
+        path: _builtins.str = ...,
+        call_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_digest", b"request_digest", "response", b"response"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_index", b"call_index", "path", b"path", "request_digest", b"request_digest", "response", b"response"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
