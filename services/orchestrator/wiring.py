@@ -28,6 +28,7 @@ from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.sealing import sealing
 from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
+from services.orchestrator.clients.embedder import MeshEmbedder
 from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.neighbours import TurnNeighbours, generations, memories
 from services.orchestrator.clients.run_events import STREAM, EraseRunEvents, run_events
@@ -57,7 +58,9 @@ from services.orchestrator.transport.worker_servicer import WorkerServicer
 from services.orchestrator.transport.workflow_servicer import WorkflowServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
 from services.orchestrator.usecases.create_workflow import CreateWorkflow
+from services.orchestrator.usecases.diff_runs import DiffRuns
 from services.orchestrator.usecases.export_run import ExportRun
+from services.orchestrator.usecases.fork_run import ForkRun
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
 from services.orchestrator.usecases.replay_run import ReplayRun
 from services.orchestrator.usecases.review_workflow import ReviewWorkflow
@@ -144,12 +147,13 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         gate = access_gate.GatewayAccessGate(gateway, clock=clock)
         gate.show("orchestrator")
         access = RunAccess(gate)
+        preparation = RunPreparation(cost=cost, gateway=gateway)
         reader = RunReader(store)
         steer_session = Steering(runs=engine, given=store, look=reader.session, access=access)
         sessions = SessionServicer(
             start_session=StartSession(
                 agents=agents,
-                neighbours=RunPreparation(cost=cost, gateway=gateway),
+                neighbours=preparation,
                 runs=engine,
                 access=access,
                 prompts=load_prompts(),
@@ -164,6 +168,17 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         recorded = RecordedRuns(records=SqlRecordStore(app=app, codec=codec), access=access)
         records = RecordServicer(
             replay_run=ReplayRun(runs=recorded, programs=PROGRAMS),
+            fork_run=ForkRun(
+                recorded=recorded,
+                agents=agents,
+                agent_facts=agent_to_proto,
+                neighbours=preparation,
+                runs=engine,
+                access=access,
+                programs=PROGRAMS,
+                clock=clock,
+            ),
+            diff_runs=DiffRuns(runs=recorded, embedder=MeshEmbedder(inference, ids=ids)),
             export_run=ExportRun(runs=recorded),
         )
         await enter(engine.running_block())

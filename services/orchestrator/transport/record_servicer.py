@@ -6,21 +6,30 @@ from typing import Final
 
 from grpc.aio import ServicerContext
 
+from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1 import record_service_pb2 as pb
 from comitia.orchestrator.v1 import record_service_pb2_grpc
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.guard import check_permission
+from services.orchestrator.transport.record_messages import to_fork_command
+from services.orchestrator.usecases.diff_runs import DiffRuns
 from services.orchestrator.usecases.export_run import ExportRun
+from services.orchestrator.usecases.fork_run import ForkRun
 from services.orchestrator.usecases.replay_run import ReplayRun
 
 #: Most bytes of a file in one message.
 PIECE_BYTES: Final = 64 * 1024
+#: What may write an agent's instructions.
+_WRITES_AGENTS: Final = GUARDS["/comitia.orchestrator.v1.AgentService/CreateAgent"]
 
 
 class RecordServicer(record_service_pb2_grpc.RecordServiceServicer):
     """Converts, calls one use case, converts back."""
 
-    def __init__(self, *, replay_run: ReplayRun, export_run: ExportRun) -> None:
+    def __init__(self, *, replay_run: ReplayRun, fork_run: ForkRun, diff_runs: DiffRuns, export_run: ExportRun) -> None:
         self._replay_run = replay_run
+        self._fork_run = fork_run
+        self._diff_runs = diff_runs
         self._export_run = export_run
 
     async def ReplayRun(
@@ -28,6 +37,24 @@ class RecordServicer(record_service_pb2_grpc.RecordServiceServicer):
     ) -> pb.ReplayRunResponse:
         """See the contract."""
         return pb.ReplayRunResponse(replay=await self._replay_run(caller_of(context), request.run_id))
+
+    async def ForkRun(
+        self, request: pb.ForkRunRequest, context: ServicerContext[pb.ForkRunRequest, pb.ForkRunResponse]
+    ) -> pb.ForkRunResponse:
+        """See the contract."""
+        caller = caller_of(context)
+        if any(change.instructions for change in request.agents):
+            check_permission(caller.principal, _WRITES_AGENTS)
+        return pb.ForkRunResponse(run=await self._fork_run(to_fork_command(request, caller=caller)))
+
+    async def DiffRuns(
+        self, request: pb.DiffRunsRequest, context: ServicerContext[pb.DiffRunsRequest, pb.DiffRunsResponse]
+    ) -> pb.DiffRunsResponse:
+        """See the contract."""
+        found = await self._diff_runs(
+            caller_of(context), request.run_id, request.other_run_id, by_meaning=request.by_meaning
+        )
+        return pb.DiffRunsResponse(difference=found)
 
     async def ExportRun(
         self, request: pb.ExportRunRequest, context: ServicerContext[pb.ExportRunRequest, pb.ExportRunResponse]
