@@ -1,16 +1,23 @@
-"""`comitia run replay | export`: the record of runs. A session is a run and shares its id."""
+"""`comitia run replay | fork | diff | export`: the record of runs. A session is a run and shares its id."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.difference import show_difference
 from comitia_sdk.cli.drafts import draft
-from comitia_sdk.cli.failure import EXIT_REFUSED
-from comitia_sdk.cli.output import Form, FormOption, as_json, show_json
+from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
+from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, show_json, show_one
+from comitia_sdk.cli.reading import read_dollars, read_mapping, read_text
 from comitia_sdk.cli.replay import show_replay
+
+if TYPE_CHECKING:
+    from comitia.orchestrator.v1.record_service_pb2 import AgentChange
+    from comitia.orchestrator.v1.run_pb2 import Run
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run or session, `run_…`.")]
 
@@ -32,6 +39,113 @@ def replay(run_id: RunId, output: FormOption = Form.TABLE) -> None:
         raise typer.Exit(EXIT_REFUSED)
 
 
+def fork(
+    run_id: RunId,
+    at: Annotated[
+        str,
+        typer.Option(
+            "--at",
+            metavar="PLACE",
+            help="Step to make anew, such as `rounds/2/Athena`, or number of the last fact to take over. Default: from "
+            "the beginning.",
+            show_default=False,
+        ),
+    ] = "",
+    topic: Annotated[
+        str, typer.Option(metavar="TEXT", help="What the agents of a session are asked instead.", show_default=False)
+    ] = "",
+    given: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="What a run of a workflow is given instead, YAML or JSON.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option(metavar="NAME", help="Model for every agent.", show_default=False)] = "",
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--agent", metavar="NAME=VERSION", help="Another version of an agent; repeat.", show_default=False
+        ),
+    ] = None,
+    agent_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--agent-model", metavar="NAME=MODEL", help="Another model for an agent; repeat.", show_default=False
+        ),
+    ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            metavar="NAME=FILE",
+            help="Other instructions for an agent, a text file; repeat.",
+            show_default=False,
+        ),
+    ] = None,
+    real_effects: Annotated[
+        bool,
+        typer.Option(
+            "--real-effects", help="Call tools, workers and sub-runs; else they are answered from the record."
+        ),
+    ] = False,
+    max_cost: Annotated[
+        str, typer.Option(metavar="DOLLARS", help="Hard limit. Default: that of the other run.", show_default=False)
+    ] = "",
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Starts a run that shares its beginning with another one, and goes on with something changed.
+
+    What was answered until then is not asked again, and the other run stays as it is.
+
+    Example:  comitia run fork run_01j… --at rounds/2/Athena --topic "Rivers or rails?"
+
+    Example:  comitia run fork run_01j… --at rounds/2/Athena --prompt Athena=terse.txt --agent-model Apollo=stub
+    """
+    changes = _changes(versions=agent or (), models=agent_model or (), prompts=prompt or ())
+    place: dict[str, Any] = {"at_sequence": int(at)} if at.isascii() and at.isdigit() else {"path": at}
+    with client() as mesh:
+        run = mesh.records.fork(
+            run_id,
+            **place,
+            topic=topic,
+            input=None if given is None else read_mapping(given),
+            model=model,
+            agents=changes,
+            real_effects=real_effects,
+            max_cost_nano_usd=read_dollars(max_cost) if max_cost else 0,
+        )
+    show_one(output, run, _lines_of(run))
+    if output is Form.TABLE:
+        typer.echo(f"\ncompare them with `comitia run diff {run_id} {run.run_id}` when it has ended")
+
+
+def diff(
+    run_id: RunId,
+    other_run_id: Annotated[str, typer.Argument(metavar="OTHER", help="Id of the run to compare it with.")],
+    meaning: Annotated[
+        bool, typer.Option("--meaning", help="Compare texts by meaning, too; asks the embedder, which may cost.")
+    ] = False,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Compares two runs step by step: what they said, what it cost, which rules spoke, and how long it took.
+
+    Exits with 1 when they differ, as diff does.
+
+    Example:  comitia run diff run_01j… run_01k… --meaning
+    """
+    with client() as mesh:
+        found = mesh.records.diff(run_id, other_run_id, by_meaning=meaning)
+    if output is Form.JSON:
+        show_json(as_json(found))
+    else:
+        show_difference(found)
+    if found.steps or found.pins:
+        raise typer.Exit(EXIT_REFUSED)
+
+
 def export(
     run_id: RunId,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; `-` for standard output.")],
@@ -49,3 +163,43 @@ def export(
     with draft(file) as (part, progress), client() as mesh:
         written = mesh.records.save(run_id, part, told=lambda done: progress(f"{done:,} bytes"))
     typer.echo(f"{written:,} bytes in {file}; replay them anywhere with `comitia replay {file}`")
+
+
+def _changes(*, versions: Sequence[str], models: Sequence[str], prompts: Sequence[str]) -> "Sequence[AgentChange]":
+    """Gathers what is to be otherwise with each agent. Raises: CommandFailed."""
+    from comitia.orchestrator.v1.record_service_pb2 import AgentChange
+
+    changes: dict[str, AgentChange] = {}
+    for name, version in _pairs("--agent", versions).items():
+        changes.setdefault(name, AgentChange(name=name)).version = version
+    for name, model in _pairs("--agent-model", models).items():
+        changes.setdefault(name, AgentChange(name=name)).model = model
+    for name, file in _pairs("--prompt", prompts).items():
+        changes.setdefault(name, AgentChange(name=name)).instructions = read_text(Path(file))
+    return list(changes.values())
+
+
+def _pairs(option: str, given: Sequence[str]) -> Mapping[str, str]:
+    """Reads `NAME=VALUE`. Raises: CommandFailed."""
+    found: dict[str, str] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not (name and equals and value):
+            raise CommandFailed(f"{option} {one!r} must be NAME=VALUE", code=EXIT_USAGE)
+        if name in found:
+            raise CommandFailed(f"{option} names {name} twice", code=EXIT_USAGE)
+        found[name] = value
+    return found
+
+
+def _lines_of(run: "Run") -> Sequence[tuple[str, str]]:
+    from comitia.orchestrator.v1 import run_pb2
+
+    place = f" after fact {run.forked_at_sequence}" if run.forked_at_sequence else ", from the beginning"
+    return [
+        ("run", run.run_id),
+        ("forked from", f"{run.forked_from_run_id}{place}"),
+        ("workflow", run.workflow),
+        ("state", run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()),
+        ("limit", dollars(run.max_cost_nano_usd)),
+    ]
