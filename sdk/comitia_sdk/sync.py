@@ -147,13 +147,14 @@ class Sessions(_Blocking[aio.AsyncSessions]):
 
 
 class Records(_Blocking[aio.AsyncRecords]):
-    """The record of runs: replayed, forked, compared, exported."""
+    """The record of runs: replayed, forked, compared, exported, proven."""
 
     replay = _blocking(aio.AsyncRecords.replay)
     fork = _blocking(aio.AsyncRecords.fork)
     diff = _blocking(aio.AsyncRecords.diff)
     export = _iterating(aio.AsyncRecords.export)
     save = _blocking(aio.AsyncRecords.save)
+    provenance = _blocking(aio.AsyncRecords.provenance)
 
 
 class Models(_Blocking[aio.AsyncModels]):

@@ -31,6 +31,7 @@ from services.meshkit.tenant_data.servicer import TenantData
 from services.orchestrator.clients.embedder import MeshEmbedder
 from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.neighbours import TurnNeighbours, generations, memories
+from services.orchestrator.clients.provenance_signer import GatewayProvenanceSigner
 from services.orchestrator.clients.run_events import STREAM, EraseRunEvents, run_events
 from services.orchestrator.clients.run_preparation import RunPreparation
 from services.orchestrator.clients.run_tokens import RunTokens
@@ -61,6 +62,7 @@ from services.orchestrator.usecases.create_workflow import CreateWorkflow
 from services.orchestrator.usecases.diff_runs import DiffRuns
 from services.orchestrator.usecases.export_run import ExportRun
 from services.orchestrator.usecases.fork_run import ForkRun
+from services.orchestrator.usecases.prove_run import ProveRun
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
 from services.orchestrator.usecases.replay_run import ReplayRun
 from services.orchestrator.usecases.review_workflow import ReviewWorkflow
@@ -180,6 +182,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             ),
             diff_runs=DiffRuns(runs=recorded, embedder=MeshEmbedder(inference, ids=ids)),
             export_run=ExportRun(runs=recorded),
+            prove_run=ProveRun(runs=recorded, signer=GatewayProvenanceSigner(gateway)),
         )
         await enter(engine.running_block())
         yield Server(

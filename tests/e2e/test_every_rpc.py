@@ -219,6 +219,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "ModelService/ListModels": lambda _: {},
     "PolicyService/Evaluate": lambda _: a_question("a word and a sword"),
     "PricingService/ListPrices": lambda _: {"provider": "openai", "page_size": 1},
+    "RecordService/GetRunProvenance": lambda world: {"run_id": world.ended_session},
     "SessionService/AdvanceSession": lambda world: {"session_id": world.session(wait_for=WAITING)},
     "SessionService/CancelSession": lambda world: {"session_id": world.session(wait_for=WAITING)},
     "SessionService/GetSession": lambda world: {"session_id": world.ended_session},

@@ -1,6 +1,7 @@
 """Behind the edge and across time: internal RPCs x another tenant's ids, and every mutation x its `request_id`."""
 
 import asyncio
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final
 from uuid import uuid4
@@ -26,6 +27,7 @@ from tests.e2e.owner import (
 from tests.e2e.test_every_rpc import REQUESTS, Request, World, a_prompt, a_question, provider, walked_tenant, world
 from tests.support.mesh import RunningMesh
 from tests.support.oidc_provider import OidcProvider
+from tests.support.provenance import a_statement
 from tests.support.public_rpcs import Rpc
 from tests.support.request_fields import TextField, text_fields
 from tests.support.whose import ids_in
@@ -56,9 +58,16 @@ def a_batch(world: World, **item: Any) -> Request:
     return {"identities": {"access_tokens": [world.token]}, "items": [{"header": {"item_id": "7"}, **item}]}
 
 
+def a_statement_about(world: World) -> str:
+    """What the record says of a run of the stranger, as JSON writes bytes."""
+    tenant_id = world.client.tenants.own().tenant_id
+    return b64encode(a_statement(tenant_id=tenant_id, run_id=world.ended_session).to_json()).decode()
+
+
 #: A request of the stranger for each internal RPC that serves a tenant, made anew for each call.
 INTERNAL_REQUESTS: Final[Mapping[str, Callable[[RunningMesh, World], Request]]] = {
     "AccessService/AuthorizeCaller": lambda *_: {"relation": "viewer", "object": "project:walk"},
+    "AuditService/SignProvenance": lambda _, world: {"statement": a_statement_about(world)},
     "BudgetService/BatchSpend": lambda mesh, world: a_batch(world, release={"hold_id": a_hold(mesh, world)}),
     "BudgetService/CreateBudget": lambda *_: {"run_id": SystemIds().new("run"), "limit_nano_usd": "1000"},
     "BudgetService/MarkDispatched": lambda mesh, world: {"hold_id": a_hold(mesh, world)},

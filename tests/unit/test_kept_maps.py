@@ -50,6 +50,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/programs/graph_state.py:MapState",
             "orchestrator/programs/run.py:RunState",
             "orchestrator/programs/run_view.py:RunProjection",
+            "orchestrator/record/provenance.py:ProvenanceMaker",
             "orchestrator/workflows/check.py:_Checker",
             "orchestrator/workflows/faults.py:Faults",
             "orchestrator/workflows/fields.py:Fields",

@@ -125,16 +125,20 @@ class AuditKeys:
 
     def verify(self, head: Head) -> str | None:
         """Gives None when one of these keys signed the head, else a sentence that says what is wrong."""
+        return self.verify_bytes(head.signed_bytes(), key_id=head.key_id, signature=head.signature)
+
+    def verify_bytes(self, signed: bytes, *, key_id: str, signature: bytes) -> str | None:
+        """Gives None when this one of the keys signed these bytes, else a sentence that says what is wrong."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-        raw = self.keys.get(head.key_id)
+        raw = self.keys.get(key_id)
         if raw is None:
-            return f"it is signed with the key {head.key_id!r}, which is not trusted"
+            return f"it is signed with the key {key_id!r}, which is not trusted"
         try:
-            Ed25519PublicKey.from_public_bytes(raw).verify(head.signature, head.signed_bytes())
+            Ed25519PublicKey.from_public_bytes(raw).verify(signature, signed)
         except (InvalidSignature, ValueError):
-            return f"the signature of the key {head.key_id!r} is wrong"
+            return f"the signature of the key {key_id!r} is wrong"
         return None
 
 

@@ -165,6 +165,54 @@ def export(
     typer.echo(f"{written:,} bytes in {file}; replay them anywhere with `comitia replay {file}`")
 
 
+def provenance(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Id of a run or session that has ended, or a file that `--out` wrote.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it to this file, to be kept beside the code.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check it here, without the mesh. Exits with 1 when it does not hold.")
+    ] = False,
+    keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys",
+            metavar="FILE",
+            help="Key set (JWKS) that you trust: your own copy of keys/audit_jwks.json of the mesh.",
+            show_default=False,
+        ),
+    ] = None,
+    run_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--run-file",
+            metavar="FILE",
+            help="Hold it against every fact of what `comitia run export` wrote.",
+            show_default=False,
+        ),
+    ] = None,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Shows the signed provenance of a run: what it pinned, how it ended, what it cost, from which commit.
+
+    With the keys that come along, `--verify` says that nothing was changed on the way; with `--keys` also who signed.
+
+    Example:  comitia run provenance run_01j… --verify --keys audit_jwks.json
+    """
+    from comitia_sdk.cli import provenance as one
+
+    found = one.read(run)
+    if out is not None:
+        one.write(found, out)
+    statement = one.checked(found, keys=keys, run_file=run_file) if verify or keys or run_file else one.claimed(found)
+    if output is Form.JSON:
+        show_json({**as_json(found), "statement": one.as_object(statement)})
+    else:
+        one.show(statement, verified=verify or bool(keys or run_file), trusted=keys is not None)
+
+
 def _changes(*, versions: Sequence[str], models: Sequence[str], prompts: Sequence[str]) -> "Sequence[AgentChange]":
     """Gathers what is to be otherwise with each agent. Raises: CommandFailed."""
     from comitia.orchestrator.v1.record_service_pb2 import AgentChange

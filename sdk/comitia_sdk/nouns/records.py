@@ -1,4 +1,4 @@
-"""The record of runs: replayed, forked, compared, exported."""
+"""The record of runs: replayed, forked, compared, exported, proven."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -80,6 +80,14 @@ class AsyncRecords:
         """
         request = record_service_pb2.DiffRunsRequest(run_id=run_id, other_run_id=other_run_id, by_meaning=by_meaning)
         return (await self._connection.call(self._stub.DiffRuns, request, timeout=60.0)).difference
+
+    async def provenance(self, run_id: str) -> record_service_pb2.GetRunProvenanceResponse:
+        """Gives the signed provenance of a run that has ended; `record.provenance.verify_provenance` checks it.
+
+        Raises: NotFound, FailedPrecondition.
+        """
+        request = record_service_pb2.GetRunProvenanceRequest(run_id=run_id)
+        return await self._connection.call(self._stub.GetRunProvenance, request, timeout=60.0)
 
     async def export(self, run_id: str) -> AsyncGenerator[bytes]:
         """Gives the file of a run in pieces. Raises: NotFound."""

@@ -1,10 +1,11 @@
-"""Signs heads with the gateway's audit key."""
+"""Signs heads, and statements about runs, with the gateway's audit key."""
 
 from datetime import UTC
 from pathlib import Path
 
 from comitia_sdk.audit.canonical import timestamp_text
 from comitia_sdk.audit.head import AuditKeys, Head
+from comitia_sdk.record.provenance import signed
 from services.gateway.domain.tenant import TENANT_PREFIX
 from services.gateway.usecases.audit_ports import Unsigned
 from services.meshkit.core.clock import Clock
@@ -13,7 +14,10 @@ from services.meshkit.grpc.signed_token import SigningKey
 
 
 class Ed25519HeadSigner:
-    """Implements `usecases.audit_ports.HeadSigner`."""
+    """Implements `usecases.audit_ports.HeadSigner` and `StatementSigner`.
+
+    What it signs of the one never reads as the other: a head is JSON, a statement is signed as base64url with its type.
+    """
 
     def __init__(self, key: SigningKey, keys: AuditKeys, *, clock: Clock) -> None:
         own = {key.kid: key.private.public_key().public_bytes_raw()}
@@ -47,3 +51,7 @@ class Ed25519HeadSigner:
             sign_time=timestamp_text(int(now.timestamp()), now.microsecond // 1000 * 1_000_000),
             key_id=self._key.kid,
         ).signed(self._key.private.sign)
+
+    def sign_statement(self, statement: bytes) -> str:
+        """See `StatementSigner.sign_statement`."""
+        return signed(statement, key_id=self._key.kid, sign=self._key.private.sign)

@@ -13,6 +13,7 @@ from services.gateway.usecases.audit_ports import AuditReader
 from services.gateway.usecases.audit_status import AuditStatus
 from services.gateway.usecases.prove_audit import ProveConsistency, ProveEntry
 from services.gateway.usecases.read_audit import ExportAudit
+from services.gateway.usecases.sign_provenance import SignProvenance
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 from services.meshkit.grpc.call import caller_of
@@ -32,6 +33,7 @@ class AuditServicer(AuditServiceBase):
         prove_consistency: ProveConsistency,
         status: AuditStatus,
         acknowledge: AcknowledgeGap,
+        sign_provenance: SignProvenance,
     ) -> None:
         self._reader = reader
         self._export = export
@@ -39,6 +41,7 @@ class AuditServicer(AuditServiceBase):
         self._prove_consistency = prove_consistency
         self._status = status
         self._acknowledge = acknowledge
+        self._sign_provenance = sign_provenance
 
     @property
     def registration(self) -> Registration:
@@ -96,6 +99,10 @@ class AuditServicer(AuditServiceBase):
             lambda gap: pb.AcknowledgeAuditGapResponse(gap=audit_convert.gap_to_proto(gap)),
             answers=pb.AcknowledgeAuditGapResponse,
         )
+
+    async def SignProvenance(self, request: pb.SignProvenanceRequest, context: Any) -> pb.SignProvenanceResponse:
+        signed = self._sign_provenance(caller_of(context).principal.tenant, request.statement)
+        return pb.SignProvenanceResponse(jws=signed.jws, key_set=signed.key_set)
 
 
 def _index(value: int, field: str) -> int:

@@ -284,3 +284,16 @@ class HeadSigner(Protocol):
     def keys(self) -> AuditKeys:
         """The audit key set: this signer's key and its forerunners."""
         ...
+
+
+class StatementSigner(Protocol):
+    """Signs statements about runs."""
+
+    def sign_statement(self, statement: bytes) -> str:
+        """Gives a statement with its signature, a compact JWS."""
+        ...
+
+    @property
+    def keys(self) -> AuditKeys:
+        """See `HeadSigner.keys`: the same ones."""
+        ...

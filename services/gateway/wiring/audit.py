@@ -24,6 +24,7 @@ from services.gateway.usecases.collect_audit import CollectAudit
 from services.gateway.usecases.prove_audit import ProveConsistency, ProveEntry
 from services.gateway.usecases.read_audit import ExportAudit, ReadAudit
 from services.gateway.usecases.seal_audit import CheckAgainstHead, LastHeads, SealAudit
+from services.gateway.usecases.sign_provenance import SignProvenance
 from services.meshkit.core.clock import Clock
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
@@ -81,6 +82,7 @@ async def audit_trail(
             prove_consistency=ProveConsistency(reader=reader),
             status=AuditStatus(reader=reader, trails=trails, health=health, clock=clock),
             acknowledge=AcknowledgeGap(begin=begin_gap, clock=clock),
+            sign_provenance=SignProvenance(signer=signer),
         )
         yield AuditTrail(
             registration=servicer.registration,

@@ -14,6 +14,8 @@ Precondition  ├── SessionNotWaiting
               ├── RunNotPaused
               ├── RunDiverged
               ├── RecordDestroyed
+              ├── RecordBroken
+              ├── RunNotEnded
               ├── ProgramMissing
               └── WorkerMalformed
 Exhausted     ├── RunsAtLimit
@@ -170,6 +172,28 @@ class RecordDestroyed(Precondition):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"the content of run {run_id} was destroyed with its key", run_id=run_id)
+
+
+class RecordBroken(Precondition):
+    """Something of the run's journal was changed or is missing. Replay says where; nothing is signed over it."""
+
+    reason = "RECORD_BROKEN"
+
+    def __init__(self, run_id: str, sequence: int) -> None:
+        super().__init__(
+            f"the record of run {run_id} is broken at fact {sequence}; ReplayRun says how",
+            run_id=run_id,
+            sequence=sequence,
+        )
+
+
+class RunNotEnded(Precondition):
+    """What is asked for exists once the run has ended."""
+
+    reason = "RUN_NOT_ENDED"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} has not ended; wait for its end, or cancel it", run_id=run_id)
 
 
 class ProgramMissing(Precondition):

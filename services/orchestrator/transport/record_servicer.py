@@ -15,6 +15,7 @@ from services.orchestrator.transport.record_messages import to_fork_command
 from services.orchestrator.usecases.diff_runs import DiffRuns
 from services.orchestrator.usecases.export_run import ExportRun
 from services.orchestrator.usecases.fork_run import ForkRun
+from services.orchestrator.usecases.prove_run import ProveRun
 from services.orchestrator.usecases.replay_run import ReplayRun
 
 #: Most bytes of a file in one message.
@@ -26,11 +27,20 @@ _WRITES_AGENTS: Final = GUARDS["/comitia.orchestrator.v1.AgentService/CreateAgen
 class RecordServicer(record_service_pb2_grpc.RecordServiceServicer):
     """Converts, calls one use case, converts back."""
 
-    def __init__(self, *, replay_run: ReplayRun, fork_run: ForkRun, diff_runs: DiffRuns, export_run: ExportRun) -> None:
+    def __init__(
+        self,
+        *,
+        replay_run: ReplayRun,
+        fork_run: ForkRun,
+        diff_runs: DiffRuns,
+        export_run: ExportRun,
+        prove_run: ProveRun,
+    ) -> None:
         self._replay_run = replay_run
         self._fork_run = fork_run
         self._diff_runs = diff_runs
         self._export_run = export_run
+        self._prove_run = prove_run
 
     async def ReplayRun(
         self, request: pb.ReplayRunRequest, context: ServicerContext[pb.ReplayRunRequest, pb.ReplayRunResponse]
@@ -63,6 +73,15 @@ class RecordServicer(record_service_pb2_grpc.RecordServiceServicer):
         async with aclosing(self._export_run(caller_of(context), request.run_id)) as lines:
             async for piece in _pieces(lines):
                 yield pb.ExportRunResponse(data=piece)
+
+    async def GetRunProvenance(
+        self,
+        request: pb.GetRunProvenanceRequest,
+        context: ServicerContext[pb.GetRunProvenanceRequest, pb.GetRunProvenanceResponse],
+    ) -> pb.GetRunProvenanceResponse:
+        """See the contract."""
+        found = await self._prove_run(caller_of(context), request.run_id)
+        return pb.GetRunProvenanceResponse(jws=found.jws, manifest=found.manifest, key_set=found.key_set)
 
 
 async def _pieces(lines: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:

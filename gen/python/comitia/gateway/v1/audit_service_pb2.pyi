@@ -544,3 +544,47 @@ class AcknowledgeAuditGapResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AcknowledgeAuditGapResponse: _TypeAlias = AcknowledgeAuditGapResponse  # noqa: Y015
+
+@_typing.final
+class SignProvenanceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATEMENT_FIELD_NUMBER: _builtins.int
+    statement: _builtins.bytes
+    """Statement about the run, RFC 8785 JSON of at most 16 KB; docs/provenance.md says what is in it. Required."""
+    def __init__(
+        self,
+        *,
+        statement: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statement", b"statement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignProvenanceRequest: _TypeAlias = SignProvenanceRequest  # noqa: Y015
+
+@_typing.final
+class SignProvenanceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JWS_FIELD_NUMBER: _builtins.int
+    KEY_SET_FIELD_NUMBER: _builtins.int
+    jws: _builtins.str
+    """The statement with its signature: a compact JWS (RFC 7515), EdDSA."""
+    key_set: _builtins.str
+    """Public keys of the mesh that such signatures are checked with, a JSON Web Key Set."""
+    def __init__(
+        self,
+        *,
+        jws: _builtins.str = ...,
+        key_set: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jws", b"jws", "key_set", b"key_set"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignProvenanceResponse: _TypeAlias = SignProvenanceResponse  # noqa: Y015

@@ -69,6 +69,11 @@ class AuditServiceStub:
                 request_serializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapRequest.SerializeToString,
                 response_deserializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapResponse.FromString,
                 _registered_method=True)
+        self.SignProvenance = channel.unary_unary(
+                '/comitia.gateway.v1.AuditService/SignProvenance',
+                request_serializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.SignProvenanceRequest.SerializeToString,
+                response_deserializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.SignProvenanceResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -132,6 +137,16 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignProvenance(self, request, context):
+        """Signs what the record of a finished run says of it, with the key that signs heads: its public half is kept for as long
+        as anybody may want to check. Internal, so without `google.api.http`: RecordService/GetRunProvenance answers with it.
+
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (no statement about a run of the caller's tenant).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -164,6 +179,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.AcknowledgeAuditGap,
                     request_deserializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapRequest.FromString,
                     response_serializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapResponse.SerializeToString,
+            ),
+            'SignProvenance': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignProvenance,
+                    request_deserializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.SignProvenanceRequest.FromString,
+                    response_serializer=comitia_dot_gateway_dot_v1_dot_audit__service__pb2.SignProvenanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -333,6 +353,33 @@ class AuditService:
             '/comitia.gateway.v1.AuditService/AcknowledgeAuditGap',
             comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapRequest.SerializeToString,
             comitia_dot_gateway_dot_v1_dot_audit__service__pb2.AcknowledgeAuditGapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignProvenance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.gateway.v1.AuditService/SignProvenance',
+            comitia_dot_gateway_dot_v1_dot_audit__service__pb2.SignProvenanceRequest.SerializeToString,
+            comitia_dot_gateway_dot_v1_dot_audit__service__pb2.SignProvenanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

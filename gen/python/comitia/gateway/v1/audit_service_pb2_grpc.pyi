@@ -65,6 +65,12 @@ class AuditServiceStub:
 
     Errors: NOT_FOUND/GAP_NOT_FOUND, FAILED_PRECONDITION/GAP_ACKNOWLEDGED (somebody did so before).
     """
+    SignProvenance: _grpc.UnaryUnaryMultiCallable[_audit_service_pb2.SignProvenanceRequest, _audit_service_pb2.SignProvenanceResponse]
+    """Signs what the record of a finished run says of it, with the key that signs heads: its public half is kept for as long
+    as anybody may want to check. Internal, so without `google.api.http`: RecordService/GetRunProvenance answers with it.
+
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (no statement about a run of the caller's tenant).
+    """
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -102,6 +108,12 @@ class AuditServiceAsyncStub(AuditServiceStub):
     is an alarm anew.
 
     Errors: NOT_FOUND/GAP_NOT_FOUND, FAILED_PRECONDITION/GAP_ACKNOWLEDGED (somebody did so before).
+    """
+    SignProvenance: _aio.UnaryUnaryMultiCallable[_audit_service_pb2.SignProvenanceRequest, _audit_service_pb2.SignProvenanceResponse]  # type: ignore[assignment]
+    """Signs what the record of a finished run says of it, with the key that signs heads: its public half is kept for as long
+    as anybody may want to check. Internal, so without `google.api.http`: RecordService/GetRunProvenance answers with it.
+
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (no statement about a run of the caller's tenant).
     """
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -173,6 +185,18 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         is an alarm anew.
 
         Errors: NOT_FOUND/GAP_NOT_FOUND, FAILED_PRECONDITION/GAP_ACKNOWLEDGED (somebody did so before).
+        """
+
+    @_abc_1.abstractmethod
+    def SignProvenance(
+        self,
+        request: _audit_service_pb2.SignProvenanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_service_pb2.SignProvenanceResponse, _abc.Awaitable[_audit_service_pb2.SignProvenanceResponse]]:
+        """Signs what the record of a finished run says of it, with the key that signs heads: its public half is kept for as long
+        as anybody may want to check. Internal, so without `google.api.http`: RecordService/GetRunProvenance answers with it.
+
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (no statement about a run of the caller's tenant).
         """
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

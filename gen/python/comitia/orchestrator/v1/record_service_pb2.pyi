@@ -312,3 +312,51 @@ class ExportRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportRunResponse: _TypeAlias = ExportRunResponse  # noqa: Y015
+
+@_typing.final
+class GetRunProvenanceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Which run, `run_…`. Required."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunProvenanceRequest: _TypeAlias = GetRunProvenanceRequest  # noqa: Y015
+
+@_typing.final
+class GetRunProvenanceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JWS_FIELD_NUMBER: _builtins.int
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    KEY_SET_FIELD_NUMBER: _builtins.int
+    jws: _builtins.str
+    """The signed statement: a compact JWS (RFC 7515), EdDSA, `typ` `comitia-provenance+jws`."""
+    manifest: _builtins.str
+    """What the run pinned and met, RFC 8785 JSON; the statement has its SHA-256."""
+    key_set: _builtins.str
+    """Public keys that check the signature, a JSON Web Key Set. For convenience: who verifies trusts a copy of their own."""
+    def __init__(
+        self,
+        *,
+        jws: _builtins.str = ...,
+        manifest: _builtins.str = ...,
+        key_set: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jws", b"jws", "key_set", b"key_set", "manifest", b"manifest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRunProvenanceResponse: _TypeAlias = GetRunProvenanceResponse  # noqa: Y015

@@ -59,6 +59,11 @@ class RecordServiceStub:
                 request_serializer=comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.ExportRunRequest.SerializeToString,
                 response_deserializer=comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.ExportRunResponse.FromString,
                 _registered_method=True)
+        self.GetRunProvenance = channel.unary_unary(
+                '/comitia.orchestrator.v1.RecordService/GetRunProvenance',
+                request_serializer=comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.GetRunProvenanceRequest.SerializeToString,
+                response_deserializer=comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.GetRunProvenanceResponse.FromString,
+                _registered_method=True)
 
 
 class RecordServiceServicer:
@@ -116,6 +121,18 @@ class RecordServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRunProvenance(self, request, context):
+        """Gives the signed provenance of a run that has ended: what it pinned, what its journal commits to, how it ended and what
+        it cost. The same run always gives the same statement. docs/provenance.md says how it is checked without this mesh.
+
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_NOT_ENDED,
+        FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
+        or is missing: nothing is signed over that), UNAVAILABLE/UNAVAILABLE (the gateway, which signs).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecordServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -138,6 +155,11 @@ def add_RecordServiceServicer_to_server(servicer, server):
                     servicer.ExportRun,
                     request_deserializer=comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.ExportRunRequest.FromString,
                     response_serializer=comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.ExportRunResponse.SerializeToString,
+            ),
+            'GetRunProvenance': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRunProvenance,
+                    request_deserializer=comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.GetRunProvenanceRequest.FromString,
+                    response_serializer=comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.GetRunProvenanceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -253,6 +275,33 @@ class RecordService:
             '/comitia.orchestrator.v1.RecordService/ExportRun',
             comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.ExportRunRequest.SerializeToString,
             comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.ExportRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRunProvenance(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.orchestrator.v1.RecordService/GetRunProvenance',
+            comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.GetRunProvenanceRequest.SerializeToString,
+            comitia_dot_orchestrator_dot_v1_dot_record__service__pb2.GetRunProvenanceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,6 +69,14 @@ class RecordServiceStub:
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
     """
+    GetRunProvenance: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.GetRunProvenanceRequest, _record_service_pb2.GetRunProvenanceResponse]
+    """Gives the signed provenance of a run that has ended: what it pinned, what its journal commits to, how it ended and what
+    it cost. The same run always gives the same statement. docs/provenance.md says how it is checked without this mesh.
+
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_NOT_ENDED,
+    FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
+    or is missing: nothing is signed over that), UNAVAILABLE/UNAVAILABLE (the gateway, which signs).
+    """
 
 @_typing.type_check_only
 class RecordServiceAsyncStub(RecordServiceStub):
@@ -110,6 +118,14 @@ class RecordServiceAsyncStub(RecordServiceStub):
     order, are the file; docs/record.md says what is in it. REST callers get server-sent events, one message each.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+    """
+    GetRunProvenance: _aio.UnaryUnaryMultiCallable[_record_service_pb2.GetRunProvenanceRequest, _record_service_pb2.GetRunProvenanceResponse]  # type: ignore[assignment]
+    """Gives the signed provenance of a run that has ended: what it pinned, what its journal commits to, how it ended and what
+    it cost. The same run always gives the same statement. docs/provenance.md says how it is checked without this mesh.
+
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_NOT_ENDED,
+    FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
+    or is missing: nothing is signed over that), UNAVAILABLE/UNAVAILABLE (the gateway, which signs).
     """
 
 class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -173,6 +189,20 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         order, are the file; docs/record.md says what is in it. REST callers get server-sent events, one message each.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+        """
+
+    @_abc_1.abstractmethod
+    def GetRunProvenance(
+        self,
+        request: _record_service_pb2.GetRunProvenanceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_record_service_pb2.GetRunProvenanceResponse, _abc.Awaitable[_record_service_pb2.GetRunProvenanceResponse]]:
+        """Gives the signed provenance of a run that has ended: what it pinned, what its journal commits to, how it ended and what
+        it cost. The same run always gives the same statement. docs/provenance.md says how it is checked without this mesh.
+
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_NOT_ENDED,
+        FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
+        or is missing: nothing is signed over that), UNAVAILABLE/UNAVAILABLE (the gateway, which signs).
         """
 
 def add_RecordServiceServicer_to_server(servicer: RecordServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
