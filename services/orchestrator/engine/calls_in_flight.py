@@ -122,7 +122,7 @@ class CallsInFlight:
     async def show(self, run: LiveRun, path: str, text: str, *, restart: bool) -> None:
         """Shows text of a turn in progress to whoever watches."""
         event = session_service_pb2.WatchSessionResponse(
-            sequence=run.sequence, text_delta=session_service_pb2.TextDelta(path=path, text=text, restart=restart)
+            sequence=run.recorded_sequence, text_delta=session_service_pb2.TextDelta(path=path, text=text, restart=restart)
         )
         event.event_time.FromDatetime(self._clock.now())
         await self._live.publish(run.run.tenant, run.run.run_id, event)

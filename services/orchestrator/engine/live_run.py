@@ -33,9 +33,12 @@ Stranding = RunDiverged | program.UnknownProgram
 
 @dataclass(slots=True)
 class _Inbox:
-    """What arrived for a run and is not recorded yet."""
+    """What arrived for a run and is not decided yet."""
 
-    entries: list[journal_pb2.JournalEntry] = field(default_factory=list[journal_pb2.JournalEntry])
+    #: In order: what a command means depends on what came before it.
+    arrived: list[journal_pb2.JournalEntry | RunCommand] = field(
+        default_factory=list[journal_pb2.JournalEntry | RunCommand]
+    )
     commands: list[UUID] = field(default_factory=list[UUID])
 
 
@@ -44,12 +47,13 @@ class LiveRun:
 
     def __init__(self, run: OwnedRun) -> None:
         self.run = run
-        self.sequence = 0
+        #: Of its last fact, and of the last one that is recorded.
+        self.sequence = self.recorded_sequence = 0
         self._state = program.RunState()
         self._view: View = view_of(journal_pb2.RunStarted())
         self._inbox = _Inbox()
-        #: Calls that a recorded fact asks for and none has answered.
-        self._outstanding: dict[CallKey, journal_pb2.JournalEntry] = {}
+        #: Calls that a fact asks for and none has answered: that fact, and its sequence.
+        self._outstanding: dict[CallKey, tuple[int, journal_pb2.JournalEntry]] = {}
         #: Those of them that are being made.
         self._in_flight: set[CallKey] = set()
         #: The call that each path waits for; a path makes one after the other.
@@ -89,7 +93,7 @@ class LiveRun:
     @property
     def resting(self) -> bool:
         """True when it need not stay in memory: it has ended, or waits for a command or a moment."""
-        if self._unrecorded or self._inbox.entries or self._inbox.commands:
+        if self._unrecorded or self._inbox.arrived or self._inbox.commands:
             return False
         waits = self.stranded or self._timers.paused or (self._view.state == _WAITING and not self._outstanding)
         return self.ended or (waits and not self._in_flight and not self._told)
@@ -101,8 +105,8 @@ class LiveRun:
 
     @property
     def outstanding(self) -> Sequence[journal_pb2.JournalEntry]:
-        """The calls that facts ask for and none has answered."""
-        return list(self._outstanding.values())
+        """The calls that recorded facts ask for and none has answered."""
+        return [entry for sequence, entry in self._outstanding.values() if sequence <= self.recorded_sequence]
 
     @property
     def remembered(self) -> int:
@@ -123,8 +127,9 @@ class LiveRun:
     def begin_with(self, beginning: Beginning) -> RunWrite:
         """Takes the first facts of a new run."""
         self._replay = None
-        self._state = beginning.state
-        return self._taken(beginning.entries, ())
+        self._state, before = beginning.state, self._stands
+        self._take(beginning.entries)
+        return self._write(before, beginning.entries, ())
 
     def read(self, entries: Iterable[journal_pb2.JournalEntry]) -> None:
         """Takes recorded facts, in order, before `recovered`."""
@@ -132,6 +137,7 @@ class LiveRun:
         for entry in found:
             self._stranded = self._stranded or self._fault_of(entry)
         self._take(found)
+        self.recorded_sequence = self.sequence
 
     def recovered(self) -> None:
         """Ends the reading of the journal; a run that does not follow from its program is stranded."""
@@ -158,9 +164,7 @@ class LiveRun:
             if self._stranded is not None and command.kind == SIGNAL:
                 continue  # it waits for a release that can go on with the run
             self._inbox.commands.append(command.command_id)
-            entry = self._asked_for(command)
-            if entry is not None:
-                self._inbox.entries.append(entry)
+            self._inbox.arrived.append(command)
 
     def _asked_for(self, command: RunCommand) -> journal_pb2.JournalEntry | None:
         """Writes a command as the fact that it becomes; None when it means nothing where the run is now."""
@@ -211,14 +215,17 @@ class LiveRun:
         What it gives has to be recorded, in order, or the run dropped.
         """
         inbox, self._inbox = self._inbox, _Inbox()
-        outside = list(self._news(inbox.entries))
-        if not outside and not inbox.commands:
-            return None
-        return self._written(outside, at, inbox.commands)
+        before, done = self._stands, list[journal_pb2.JournalEntry]()
+        for arrived in inbox.arrived:
+            outside = self._news(arrived)
+            if outside is not None:
+                done += self._decided(outside, at)
+        return self._write(before, done, inbox.commands) if done or inbox.commands else None
 
     def recorded(self, write: RunWrite) -> None:
         """Notes that what `advance` gave is recorded."""
         self._unrecorded -= 1
+        self.recorded_sequence = write.last_sequence
         self._told.difference_update(write.commands)
         self._recorded.extend(write.commands)
         self.progressed = True
@@ -229,7 +236,7 @@ class LiveRun:
             return
         facts = list(recorded)
         if any(entry.HasField("run_continued") for entry in facts):
-            facts = list(self._outstanding.values())
+            facts = list(self.outstanding)
         for entry in facts:
             if entry.HasField("call_intended"):
                 key = entry.path, entry.call_intended.call_index
@@ -246,19 +253,33 @@ class LiveRun:
         given_up, self._given_up = self._given_up, []
         return given_up
 
-    def _written(
-        self, outside: Sequence[journal_pb2.JournalEntry], at: Timestamp, commands: Sequence[UUID]
-    ) -> RunWrite:
-        if self._stranded is None:
-            self._state, entries = advance(self._state, outside, at)
-        else:
-            entries = _stamped(outside, at)
-        return self._taken(entries, commands)
+    @property
+    def _stands(self) -> tuple[int, int, datetime | None]:
+        """Sequence of its next fact, number of its turns, and when it is to be looked at next."""
+        return self.sequence + 1, self._view.turn_count, self.wake_time
 
-    def _taken(self, entries: Sequence[journal_pb2.JournalEntry], commands: Sequence[UUID]) -> RunWrite:
-        """Applies facts that were decided, and says what is to be written of them."""
-        first, turns_before, wakes_before = self.sequence + 1, self._view.turn_count, self.wake_time
-        self._take(entries)
+    def _decided(self, outside: journal_pb2.JournalEntry, at: Timestamp) -> Sequence[journal_pb2.JournalEntry]:
+        """Applies a fact from outside, with all that follows from it."""
+        if self._stranded is None:
+            self._state, facts = advance(self._state, (outside,), at)
+        else:
+            outside.record_time.CopyFrom(at)
+            facts = [outside]
+        self._take(facts)
+        return facts
+
+    def _write(
+        self,
+        before: tuple[int, int, datetime | None],
+        entries: Sequence[journal_pb2.JournalEntry],
+        commands: Sequence[UUID],
+    ) -> RunWrite:
+        """Says what is to be written of facts that were applied.
+
+        Args:
+            before: where it stood.
+        """
+        first, turns_before, wakes_before = before
         self._unrecorded += 1
         view, wake_time = None, self.wake_time
         # The moment lies beside the view. It matters to runs that leave the memory; the others keep it there.
@@ -300,16 +321,14 @@ class LiveRun:
             message = f"{fault}; cancel it, or run a release that can go on with it"
             self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason=fault.reason, message=message)))
 
-    def _news(self, arrived: Sequence[journal_pb2.JournalEntry]) -> Iterator[journal_pb2.JournalEntry]:
-        """Leaves out every further result of a call (INV-3), and all that comes for a run that has ended."""
-        seen = set[CallKey]()
-        for entry in () if self.ended else arrived:
-            key = _answers(entry)
-            if key is None:
-                yield entry
-            elif key in self._outstanding and key not in seen:
-                seen.add(key)
-                yield entry
+    def _news(self, arrived: journal_pb2.JournalEntry | RunCommand) -> journal_pb2.JournalEntry | None:
+        """Gives the fact that something becomes; None for a further result of a call (INV-3), and once it has ended."""
+        if self.ended:
+            return None
+        if isinstance(arrived, RunCommand):
+            return self._asked_for(arrived)
+        key = _answers(arrived)
+        return arrived if key is None or key in self._outstanding else None
 
     def _take(self, entries: Sequence[journal_pb2.JournalEntry]) -> None:
         """Applies facts to the view and to the calls that are still to be answered."""
@@ -322,7 +341,7 @@ class LiveRun:
             match entry.WhichOneof("fact"):
                 case "call_intended":
                     key = entry.path, entry.call_intended.call_index
-                    self._outstanding[key] = entry
+                    self._outstanding[key] = self.sequence, entry
                     self._call_of[entry.path] = key
                 case "call_answered" | "call_failed":
                     self._settle(_answers(entry))
@@ -367,7 +386,7 @@ class LiveRun:
             self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed()))
 
     def _put(self, entry: journal_pb2.JournalEntry) -> None:
-        self._inbox.entries.append(entry)
+        self._inbox.arrived.append(entry)
 
 
 def _answers(entry: journal_pb2.JournalEntry) -> CallKey | None:
@@ -377,10 +396,3 @@ def _answers(entry: journal_pb2.JournalEntry) -> CallKey | None:
     if entry.HasField("call_failed"):
         return entry.path, entry.call_failed.call_index
     return None
-
-
-def _stamped(entries: Iterable[journal_pb2.JournalEntry], at: Timestamp) -> list[journal_pb2.JournalEntry]:
-    done = list(entries)
-    for entry in done:
-        entry.record_time.CopyFrom(at)
-    return done

@@ -29,6 +29,8 @@ def project(session: session_pb2.Session, entry: journal_pb2.JournalEntry, seque
         case "round_scored":
             session.scores.append(entry.round_scored.score)
             session.rounds_executed = entry.round_scored.score.round
+        case "run_parked" | "run_resumed" | "run_waiting" if session.state == session_pb2.SESSION_STATE_PAUSED:
+            pass  # it stays paused until somebody lets it go on
         case "run_waiting":
             _set_state(session, session_pb2.SESSION_STATE_WAITING)
         case "run_parked":

@@ -1,0 +1,115 @@
+"""A run in memory: what several things that arrive together come to, and what is not recorded yet."""
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from services.meshkit.core.ids import SystemIds
+from services.meshkit.testing.mesh_keys import TENANT
+from services.orchestrator.engine.live_run import CallKey, LiveRun
+from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunWrite, shard_of
+from tests.support.sessions import World, a_start, an_agent, outcome_of
+from tests.support.workflows import a_node, a_run, a_workflow
+
+IDS = SystemIds()
+
+
+def begun(started: journal_pb2.RunStarted) -> LiveRun:
+    """Begins a run, its first facts recorded."""
+    run_id = IDS.new("run")
+    live = LiveRun(OwnedRun(tenant=TENANT, run_id=run_id, grant_id="grant_x", shard=shard_of(run_id)))
+    live.recorded(live.begin(started, Timestamp()))
+    return live
+
+
+def ask(live: LiveRun, *kinds: str) -> None:
+    """Has somebody ask things of a run, which it finds together."""
+    live.tell([RunCommand(command_id=IDS.uuid(), kind=kind, by="key_ada") for kind in kinds])
+
+
+def answer(live: LiveRun, intended: journal_pb2.JournalEntry) -> None:
+    """Answers a call."""
+    fact = outcome_of(World(), intended)
+    if intended.call_intended.kind == journal_pb2.CALL_KIND_STEP:
+        fact.call_answered.response = journal_pb2.StepResult().SerializeToString()
+    live.answered(key_of(intended), fact)
+
+
+def key_of(intended: journal_pb2.JournalEntry) -> CallKey:
+    return intended.path, intended.call_intended.call_index
+
+
+def decided(live: LiveRun) -> RunWrite:
+    """Applies what has arrived."""
+    write = live.advance(Timestamp())
+    assert write is not None
+    return write
+
+
+def facts_of(write: RunWrite) -> list[str]:
+    return [entry.WhichOneof("fact") or "" for entry in write.entries]
+
+
+def test_nothing_follows_the_end_of_a_run_though_it_arrived_with_its_last_answer() -> None:
+    live = begun(a_run(a_workflow(a_node("only"))))
+    answer(live, live.outstanding[0])
+    ask(live, "pause", SIGNAL, "cancel")
+    write = decided(live)
+    assert facts_of(write) == ["call_answered", "run_ended"]
+    assert len(write.commands) == 3, "who asked too late does not wait"
+
+
+def test_a_session_that_ended_stays_ended_though_it_was_to_be_paused() -> None:
+    live = begun(a_start(an_agent("Athena")))
+    ask(live, "cancel", "pause")
+    view = decided(live).view
+    assert view is not None
+    assert view.state == session_pb2.SESSION_STATE_CANCELLED
+
+
+def test_commands_that_come_together_mean_what_they_mean_one_after_the_other() -> None:
+    live = begun(a_run(a_workflow(a_node("only"))))
+    ask(live, "pause", "resume")
+    assert facts_of(decided(live)) == ["run_paused", "run_continued"]
+    assert not live.resting
+
+
+def test_a_paused_session_goes_into_no_round() -> None:
+    live = begun(a_start(an_agent("Athena"), manual_advance=True))
+    while live.outstanding:
+        answer(live, live.outstanding[0])
+        live.recorded(decided(live))
+    ask(live, "pause", "advance")
+    write = decided(live)
+    assert facts_of(write) == ["run_paused"]
+    assert write.view is not None
+    assert write.view.state == session_pb2.SESSION_STATE_PAUSED
+
+
+def test_a_paused_session_stays_paused_when_a_call_that_was_tried_again_succeeds() -> None:
+    live = begun(a_start(an_agent("Athena")))
+    [intended] = live.outstanding
+    live.parked(intended.path, "BUDGET_EXHAUSTED", "there is no money")
+    live.recorded(decided(live))
+    ask(live, "pause")
+    live.recorded(decided(live))
+    answer(live, intended)
+    view = decided(live).view
+    assert view is not None
+    assert view.state == session_pb2.SESSION_STATE_PAUSED
+
+
+def test_a_call_is_due_once_its_own_fact_is_recorded_though_the_run_was_just_let_go_on() -> None:
+    live = begun(a_start(an_agent("Athena")))
+    [intended] = live.outstanding
+    ask(live, "pause")
+    live.recorded(decided(live))
+    ask(live, "resume")
+    resumed = decided(live)
+    answer(live, intended)
+    answered = decided(live)
+    live.recorded(resumed)
+    assert not list(live.due(resumed.entries))
+    assert not live.outstanding
+    assert live.recorded_sequence == resumed.last_sequence
+    live.recorded(answered)
+    assert [key for key, _ in live.due(answered.entries)] == [key_of(live.outstanding[0])]
