@@ -50,6 +50,9 @@ def project(session: session_pb2.Session, entry: journal_pb2.JournalEntry, seque
             session.cost_nano_usd = 0
             session.usage.Clear()
             session.start_time.CopyFrom(entry.record_time)
+            pinned = entry.run_forked.started.session
+            session.topic_start, session.topic_final = pinned.topic_start, pinned.topic_final
+            session.agents[:] = pinned.agents
         case "run_ended":
             ended = entry.run_ended
             _set_state(session, ended.state, ended.reason, ended.message)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,12 +16,14 @@ from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1 import (
     agent_service_pb2_grpc,
     journal_pb2,
+    record_service_pb2_grpc,
     session_service_pb2_grpc,
     workflow_service_pb2_grpc,
 )
 from services.meshkit.batching.threads import Threads
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import SystemClock
+from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.core.money import NanoUsd
@@ -42,16 +44,26 @@ from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun
 from services.orchestrator.engine.run_reader import RunReader
 from services.orchestrator.engine.watch import RunWatch
+from services.orchestrator.programs.run import PROGRAMS
 from services.orchestrator.prompts import load_prompts
+from services.orchestrator.record.comparing import Vector
 from services.orchestrator.storage.agent_repository import AgentRepository
+from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.storage.workflow_repository import WorkflowRepository
 from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto
+from services.orchestrator.transport.record_servicer import RecordServicer
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.transport.workflow_servicer import WorkflowServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
 from services.orchestrator.usecases.create_workflow import CreateWorkflow
+from services.orchestrator.usecases.diff_runs import DiffRuns
+from services.orchestrator.usecases.export_run import ExportRun
+from services.orchestrator.usecases.fork_run import ForkRun
+from services.orchestrator.usecases.prove_run import ProveRun
+from services.orchestrator.usecases.recorded_runs import RecordedRuns
+from services.orchestrator.usecases.replay_run import ReplayRun
 from services.orchestrator.usecases.review_workflow import ReviewWorkflow
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
@@ -107,6 +119,31 @@ class Preparation:
         return "grant_01jd0000000000000000000000"
 
 
+class TextEmbedder:
+    """Implements `usecases.diff_runs.Embedder` by the length of a text; refuses while it is told to."""
+
+    def __init__(self) -> None:
+        self.refusal: MeshError | None = None
+        self.asked: list[str] = []
+
+    async def vectors(
+        self, caller: Caller, texts: Sequence[str], *, of_run: journal_pb2.RunStarted
+    ) -> Sequence[Vector]:
+        """See `Embedder.vectors`."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.asked += texts
+        return [("lengths", [float(len(text)), 1.0]) for text in texts]
+
+
+class PlainSigner:
+    """Implements `usecases.prove_run.ProvenanceSigner` without a key: the gateway's own tests are about that."""
+
+    async def sign(self, caller: Caller, statement: bytes) -> tuple[str, str]:
+        """See `ProvenanceSigner.sign`."""
+        return statement.decode(), "{}"
+
+
 @dataclass(slots=True, kw_only=True)
 class Replica:
     """One running orchestrator."""
@@ -118,6 +155,7 @@ class Replica:
     preparation: Preparation
     agents: "agent_service_pb2_grpc.AgentServiceAsyncStub"
     sessions: "session_service_pb2_grpc.SessionServiceAsyncStub"
+    records: "record_service_pb2_grpc.RecordServiceAsyncStub"
     workflows: "workflow_service_pb2_grpc.WorkflowServiceAsyncStub"
 
     def as_tenant(self, tenant: TenantId | None = None) -> tuple[tuple[str, str], ...]:
@@ -139,6 +177,7 @@ class House:
     gate: MemoryAccessGate = field(default_factory=MemoryAccessGate)
     #: What the gateway tells all replicas.
     tenants: KnownTenants = field(default_factory=KnownTenants)
+    embedder: TextEmbedder = field(default_factory=TextEmbedder)
 
     async def replica(self, stack: AsyncExitStack, *, name: str = "one", max_runs: int = 50) -> Replica:
         """Starts a replica that lives until the stack is left."""
@@ -150,7 +189,8 @@ class House:
         kek = self.folder / "kek"
         create_kek_file(kek)
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=clock, ids=ids)
-        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys), tenants=self.tenants)
+        codec = JournalCodec(keys)
+        store = SqlRunStore(app=app, maintenance=maintenance, codec=codec, tenants=self.tenants)
         live = await stack.enter_async_context(live_events(nats, clock=clock))
         calls = WorldCalls(self.world)
         events = await stack.enter_async_context(run_events(nats, clock=clock))
@@ -181,6 +221,23 @@ class House:
             watch=RunWatch(journal=store, live=live),
             access=access,
         )
+        recorded = RecordedRuns(records=SqlRecordStore(app=app, codec=codec), access=access)
+        records = RecordServicer(
+            replay_run=ReplayRun(runs=recorded, programs=PROGRAMS),
+            fork_run=ForkRun(
+                recorded=recorded,
+                agents=agents,
+                agent_facts=agent_to_proto,
+                neighbours=preparation,
+                runs=engine,
+                access=access,
+                programs=PROGRAMS,
+                clock=clock,
+            ),
+            diff_runs=DiffRuns(runs=recorded, embedder=self.embedder),
+            export_run=ExportRun(runs=recorded),
+            prove_run=ProveRun(runs=recorded, signer=PlainSigner()),
+        )
         await stack.enter_async_context(engine.running_block())
         folder = self.folder / owner.replace("/", "-")
         folder.mkdir()
@@ -191,6 +248,7 @@ class House:
                     AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
                 ),
                 partial(session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
+                partial(record_service_pb2_grpc.add_RecordServiceServicer_to_server, records),
                 partial(
                     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
                     WorkflowServicer(
@@ -212,6 +270,7 @@ class House:
             preparation=preparation,
             agents=agent_service_pb2_grpc.AgentServiceStub(server.channel),
             sessions=session_service_pb2_grpc.SessionServiceStub(server.channel),
+            records=record_service_pb2_grpc.RecordServiceStub(server.channel),
             workflows=workflow_service_pb2_grpc.WorkflowServiceStub(server.channel),
         )
 
