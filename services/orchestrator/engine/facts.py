@@ -10,9 +10,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import journal_pb2
 from services.orchestrator.domain.errors import RunDiverged
-from services.orchestrator.programs import graph, turn
+from services.orchestrator.programs import graph, planned_turn, turn
 from services.orchestrator.programs import run as program
 from services.orchestrator.programs.commands import (
+    PLANNED_TURN,
     TURN,
     Command,
     CompleteStep,
@@ -21,6 +22,7 @@ from services.orchestrator.programs.commands import (
     FailStep,
     MakeCall,
     ParkStep,
+    RecordDecision,
     ScoreRound,
     SkipStep,
     StartStep,
@@ -34,10 +36,14 @@ OUTSIDE: Final = frozenset(
     {
         *("run_started", "call_answered", "call_failed", "run_parked", "run_resumed", "run_advanced"),
         *("run_cancelling", "run_abandoned", "timer_fired", "signal_received", "run_paused", "run_continued"),
-        *("deadline_passed", "run_forked"),
+        *("deadline_passed", "run_forked", "call_held", "call_decided", "label_lowered"),
     }
 )
-_VERSIONS: Final[Mapping[str, int]] = {TURN: turn.VERSION, graph.NAME: graph.VERSION}
+_VERSIONS: Final[Mapping[str, int]] = {
+    TURN: turn.VERSION,
+    PLANNED_TURN: planned_turn.VERSION,
+    graph.NAME: graph.VERSION,
+}
 
 
 def fact_of(command: Command) -> journal_pb2.JournalEntry:
@@ -57,6 +63,10 @@ def fact_of(command: Command) -> journal_pb2.JournalEntry:
             call.attempt = command.attempt
         if command.attempt_group:
             call.attempt_group = command.attempt_group
+        if command.origin is not None:
+            call.place = command.origin.place
+            call.arguments.extend(command.origin.arguments)
+            call.choice_label.CopyFrom(command.origin.choice_label)
         return entry
     match command:
         case StartStep():
@@ -72,6 +82,9 @@ def fact_of(command: Command) -> journal_pb2.JournalEntry:
                     attempt_group=command.attempt_group,
                 )
             )
+        case RecordDecision(path=path, fact=fact):
+            entry.CopyFrom(fact)
+            entry.path = path
         case CompleteStep(path=path, turn=done, output=output):
             entry.path = path
             entry.step_completed.CopyFrom(journal_pb2.StepCompleted(turn=done, output=output))

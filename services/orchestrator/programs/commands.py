@@ -11,6 +11,8 @@ from comitia.orchestrator.v1 import journal_pb2, session_pb2
 
 #: Program of a step that is a turn of an agent; see `turn.py`.
 TURN: Final = "turn"
+#: The same for an agent that plans; see `planned_turn.py`.
+PLANNED_TURN: Final = "planned_turn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +20,7 @@ class StartStep:
     """Begins a step, or begins it again after an attempt that failed."""
 
     path: str
-    #: Decides the step: `turn`, or the name of the root program for what it carries out itself.
+    #: Decides the step: `turn`, `planned_turn`, or the name of the root program for what it carries out itself.
     program: str = TURN
     round: int = 0
     #: `name@version`.
@@ -43,6 +45,25 @@ class MakeCall:
     #: From 1; 0 means 1.
     attempt: int = 0
     attempt_group: int = 0
+    origin: "Origin | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a call of a plan stands in it, and what led to it."""
+
+    place: str
+    choice_label: content_pb2.Label
+    arguments: tuple[journal_pb2.ArgumentOrigin, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordDecision:
+    """Records a decision of a planned turn: what a plan came to at a place."""
+
+    path: str
+    #: A fact without path and time. Not to be changed once it is given out.
+    fact: journal_pb2.JournalEntry = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +150,7 @@ class EndRun:
 
 Command = (
     MakeCall
+    | RecordDecision
     | StartStep
     | CompleteStep
     | FailStep

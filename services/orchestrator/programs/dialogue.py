@@ -26,7 +26,7 @@ from services.orchestrator.programs.commands import (
 )
 from services.orchestrator.programs.prompting import PROMPT_FILES, Said
 from services.orchestrator.programs.similarity import jaccard, mean_pairwise_cosine, mean_pairwise_jaccard, words_of
-from services.orchestrator.programs.turn import TurnInputs
+from services.orchestrator.programs.speaking import TurnInputs, program_of
 
 NAME: Final = "dialogue"
 VERSION: Final = 1
@@ -172,7 +172,12 @@ def _next_round(state: DialogueState) -> tuple[Command, ...]:
 def _turn_of(state: DialogueState, name: str) -> StartStep:
     short = name.partition("@")[0]
     alone = sum(1 for other in state.started.agents if other.name == short) == 1
-    return StartStep(path=f"rounds/{state.round}/{short if alone else name}", round=state.round, agent=name)
+    return StartStep(
+        path=f"rounds/{state.round}/{short if alone else name}",
+        program=program_of(state.started.agents[list(state.names).index(name)]),
+        round=state.round,
+        agent=name,
+    )
 
 
 def _on_turn(state: DialogueState, turn: session_pb2.Turn) -> tuple[Command, ...]:

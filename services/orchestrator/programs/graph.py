@@ -16,6 +16,7 @@ from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, workflow_pb2
 from comitia.tools.v1 import tool_service_pb2
+from services.meshkit.content import Label
 from services.meshkit.content.proto import label_from_proto
 from services.orchestrator.programs.commands import Command, CompleteStep, FailStep, encoded
 from services.orchestrator.programs.graph_edges import decide_edges, may_start
@@ -37,7 +38,7 @@ from services.orchestrator.programs.graph_steps import attempt_failed, begin_ane
 from services.orchestrator.programs.graph_steps import begin as begin_step
 from services.orchestrator.programs.output_schema import OutputBreaksSchema
 from services.orchestrator.programs.prompting import TASK_FILE
-from services.orchestrator.programs.turn import TurnInputs
+from services.orchestrator.programs.speaking import TurnInputs
 from services.orchestrator.programs.values import from_value, to_value
 
 NAME: Final = "graph"
@@ -135,6 +136,7 @@ def inputs_of(state: GraphState, entry: journal_pb2.JournalEntry) -> TurnInputs:
         run_id=state.run_id,
         topic=step.prompt,
         label=step.label,
+        asked_label=_asked_label(state, step),
         prompt_file=TASK_FILE,
         agent=agent,
         index=state.turns,
@@ -145,6 +147,14 @@ def inputs_of(state: GraphState, entry: journal_pb2.JournalEntry) -> TurnInputs:
         prompts=state.started.prompts,
         model=state.started.model_override,
     )
+
+
+def _asked_label(state: GraphState, step: Step) -> Label | None:
+    """Gives the label of the prompt alone, where the workflow itself holds it: then only what led here is in it."""
+    plan = step.plan
+    if plan.node.agent.prompt.WhichOneof("source") != "literal" or plan.path != step.path:
+        return None
+    return joined(OPERATOR, state.control[plan.place]) if state.plan.conditional else OPERATOR
 
 
 def forked(state: GraphState, started: journal_pb2.RunStarted) -> None:

@@ -24,6 +24,7 @@ from services.orchestrator.programs.graph_state import (
     joined,
 )
 from services.orchestrator.programs.reducers import CannotReduce, reduced
+from services.orchestrator.programs.speaking import program_of
 from services.orchestrator.programs.values import (
     Json,
     NotJson,
@@ -143,9 +144,11 @@ def _attempt(state: GraphState, step: Step) -> None:
     plan = step.plan
     if plan.kind == "agent":
         step.phase = Phase.TURN
+        name = step.fallback or plan.node.agent.agent
         start = StartStep(
             path=step.path,
-            agent=step.fallback or plan.node.agent.agent,
+            program=program_of(state.agent(name)),
+            agent=name,
             prompt=step.prompt,
             attempt=step.attempt,
             attempt_group=step.group,

@@ -14,6 +14,12 @@ from services.orchestrator.programs.values import Json, NotJson, ValueTooLarge, 
 _FENCED: Final = re.compile(r"\s*```[A-Za-z]*\s*\n(?P<inside>.*)```\s*", re.DOTALL)
 
 
+def json_in(text: str) -> Json:
+    """Reads JSON: the whole text, or the whole of one block of code. Raises: ValueError, RecursionError."""
+    fenced = _FENCED.fullmatch(text)
+    return json.loads(fenced["inside"] if fenced else text)
+
+
 class OutputBreaksSchema(Exception):
     """An output is not what its node promises. The sentence is the same in every release, and holds no value."""
 
@@ -48,9 +54,8 @@ class OutputSchema:
 
         Raises: OutputBreaksSchema.
         """
-        fenced = _FENCED.fullmatch(text)
         try:
-            value: Json = json.loads(fenced["inside"] if fenced else text)
+            value = json_in(text)
             message = to_value(value)
         except (RecursionError, ValueTooLarge) as cause:
             raise OutputBreaksSchema("the answer is larger, or nested deeper, than an output may be") from cause

@@ -73,6 +73,11 @@ def render_system(prompts: Mapping[str, str], *, agent: str, instructions: str, 
     return _render(prompts[SYSTEM_FILE], agent=agent, instructions=instructions, insights=insights)
 
 
+def render(prompts: Mapping[str, str], file: str, **values: object) -> str:
+    """Renders any other prompt file."""
+    return _render(prompts[file], **values)
+
+
 def _render(source: str, **values: object) -> str:
     return _compiled(source).render(**values).strip()
 

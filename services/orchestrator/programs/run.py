@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from comitia.orchestrator.v1 import journal_pb2
-from services.orchestrator.programs import dialogue, graph, turn
-from services.orchestrator.programs.commands import TURN, Command, FailStep
+from services.orchestrator.programs import dialogue, graph, planned_turn, turn
+from services.orchestrator.programs.commands import PLANNED_TURN, TURN, Command, FailStep
 from services.orchestrator.programs.expressions import Expressions
+from services.orchestrator.programs.speaking import Speaking, TurnInputs
 
 Entry = journal_pb2.JournalEntry
 Commands = tuple[Command, ...]
@@ -43,7 +44,7 @@ class Program:
     begin: Callable[[Entry], tuple[Any, Commands]]
     decide: Callable[[Any, Entry], tuple[Any, Commands]]
     #: Gathers what a turn is made from, at its StepStarted fact.
-    inputs_of: Callable[[Any, Entry], turn.TurnInputs]
+    inputs_of: Callable[[Any, Entry], TurnInputs]
     #: Says whether the turn at a path is still wanted.
     takes_turn: Callable[[Any, str], bool]
     #: Says what comes of a turn that failed.
@@ -53,6 +54,25 @@ class Program:
 
 
 Programs = Mapping[tuple[str, int], Program]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnProgram:
+    """A program of turns. Its state is its own business beyond what every turn has, hence `Any`."""
+
+    begin: Callable[..., tuple[Any, Commands]]
+    decide: Callable[[Any, Entry], tuple[Any, Commands]]
+
+
+#: Every program that can make a turn, by name and version. Old versions stay until no run needs them.
+_TURNS: Final[Mapping[tuple[str, int], TurnProgram]] = {
+    (TURN, turn.VERSION): TurnProgram(begin=turn.begin, decide=turn.decide),
+    (PLANNED_TURN, planned_turn.VERSION): TurnProgram(begin=planned_turn.begin, decide=planned_turn.decide),
+}
+#: Facts that turns decide on.
+_OF_TURNS: Final = frozenset({"call_answered", "call_failed", "call_held", "call_decided", "label_lowered"})
+#: Facts in which a turn records what it has decided: nobody decides on them again.
+_DECIDED: Final = frozenset({"call_intended", *planned_turn.DECIDED})
 
 
 def programs(plans: graph.Plans) -> Programs:
@@ -78,13 +98,21 @@ def programs(plans: graph.Plans) -> Programs:
 
 
 @dataclass(slots=True)
+class Turn:
+    """A turn in progress."""
+
+    program: TurnProgram
+    state: Speaking
+
+
+@dataclass(slots=True)
 class RunState:
     """Where a run is: its root program and the turns in progress. Changed by `decide` only."""
 
     root: Root | None = None
     program: Program | None = None
     #: By path; a turn that was given up stays until its step goes on, for its calls have been counted.
-    turns: dict[str, turn.TurnState] = field(default_factory=dict[str, turn.TurnState])
+    turns: dict[str, Turn] = field(default_factory=dict[str, Turn])
     programs: Programs = field(default_factory=lambda: PROGRAMS, repr=False)
 
 
@@ -97,7 +125,7 @@ def decide(state: RunState, entry: Entry) -> tuple[RunState, Commands]:
     root, program = state.root, state.program
     if root is None or program is None:
         return state, _begin(state, entry)
-    if fact == "call_intended" or root.ended:
+    if fact in _DECIDED or root.ended:
         return state, ()
     if fact == "run_abandoned":
         state.turns.clear()
@@ -106,14 +134,14 @@ def decide(state: RunState, entry: Entry) -> tuple[RunState, Commands]:
     if fact == "run_forked":
         program.forked(root, entry.run_forked.started)
         for speaking in state.turns.values():
-            turn.forked(speaking)
+            speaking.state.forked()
         return state, ()
     path = entry.path
     if fact == "step_started":
         # What the root program carries out itself, it has begun already.
         own = entry.step_started.program == root.started.program
         return state, () if own else _begin_turn(state, program, entry)
-    if fact in ("call_answered", "call_failed") and path in state.turns and program.takes_turn(root, path):
+    if fact in _OF_TURNS and path in state.turns and program.takes_turn(root, path):
         return state, _on_turn(state, program, entry)
     if fact in ("step_completed", "step_failed"):
         state.turns.pop(path, None)
@@ -137,24 +165,31 @@ def _begin(state: RunState, entry: Entry) -> Commands:
 
 def _begin_turn(state: RunState, program: Program, entry: Entry) -> Commands:
     started = entry.step_started
-    if (started.program, started.program_version) != (TURN, turn.VERSION):
+    deciding = _TURNS.get((started.program, started.program_version))
+    if deciding is None:
         raise UnknownProgram(started.program, started.program_version)
     before = state.turns.get(entry.path)
-    first_call = 0 if before is None else before.calls_made
-    inputs = program.inputs_of(state.root, entry)
-    state.turns[entry.path], commands = turn.begin(inputs, entry, first_call=first_call)
-    return commands
+    first_call = 0 if before is None else before.state.calls_made
+    speaking, commands = deciding.begin(program.inputs_of(state.root, entry), entry, first_call=first_call)
+    state.turns[entry.path] = Turn(deciding, speaking)
+    return _handed_on(state, program, commands)
 
 
 def _on_turn(state: RunState, program: Program, entry: Entry) -> Commands:
     speaking = state.turns[entry.path]
-    fact = entry.call_answered if entry.HasField("call_answered") else entry.call_failed
-    if not turn.hears(speaking, fact.call_index):
-        return ()
-    state.turns[entry.path], commands = turn.decide(speaking, entry)
+    if entry.HasField("call_answered") or entry.HasField("call_failed"):
+        fact = entry.call_answered if entry.HasField("call_answered") else entry.call_failed
+        if not speaking.state.hears(fact.call_index):
+            return ()
+    speaking.state, commands = speaking.program.decide(speaking.state, entry)
+    return _handed_on(state, program, commands)
+
+
+def _handed_on(state: RunState, program: Program, commands: Commands) -> Commands:
+    """Asks the root program what comes of a turn that failed."""
     match commands:
-        case (FailStep() as failed,):
-            return program.turn_failed(state.root, failed)
+        case (*decided, FailStep() as failed):
+            return (*decided, *program.turn_failed(state.root, failed))
         case _:
             return commands
 

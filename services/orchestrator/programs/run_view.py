@@ -12,7 +12,7 @@ from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Usage
 from services.meshkit.content.proto import usage_from_proto, usage_to_proto
-from services.orchestrator.programs.commands import TURN
+from services.orchestrator.programs.commands import PLANNED_TURN, TURN
 from services.orchestrator.programs.graph_steps import RETRY
 
 STEP_PARKED: Final = "STEP_PARKED"
@@ -242,7 +242,7 @@ class RunProjection:
         seen = self._open.get(entry.path)
         if seen is None:
             # What is no turn waits until it turns out to make a call or to have items.
-            state = _RUNNING if started.program == TURN else _WAITING
+            state = _RUNNING if started.program in (TURN, PLANNED_TURN) else _WAITING
             seen = SeenStep(entry.path, entry.record_time, state, agent=started.agent)
             self._begin(seen)
         else:

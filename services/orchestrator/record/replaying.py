@@ -23,6 +23,10 @@ MOST_DRIFTS: Final = 20
 _MOST_FIELDS: Final = 20
 #: A decision that was recorded later than this many others counts as another one.
 _LOOK_AHEAD: Final = 1_000
+#: Facts that plans have many of, each with a place of its own.
+_AT_PLACES: Final = frozenset(
+    {"variable_bound", "branch_taken", "list_mapped", "loop_turned", "choice_made", "replan_asked"}
+)
 
 
 @dataclass(slots=True)
@@ -172,9 +176,12 @@ class Rerun:
         self._decided_now.update(content)
 
 
-def _identity(entry: journal_pb2.JournalEntry) -> tuple[str, str, int]:
+def _identity(entry: journal_pb2.JournalEntry) -> tuple[str, str, int, str]:
     """What makes two facts the same decision, whatever values they hold."""
-    return entry.path, entry.WhichOneof("fact") or "", entry.call_intended.call_index
+    fact = entry.WhichOneof("fact") or ""
+    # Of a plan, one step of the run decides many things, each at its place.
+    place = getattr(entry, fact).place if fact in _AT_PLACES else ""
+    return entry.path, fact, entry.call_intended.call_index, place
 
 
 def _body(entry: journal_pb2.JournalEntry) -> Message:

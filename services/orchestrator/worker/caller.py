@@ -163,11 +163,14 @@ class Caller:
             case _:
                 generate = inference_service_pb2.StreamGenerateRequest.FromString(call.request)
                 generate.context.CopyFrom(context)
-                if tries > 1:
+                # A plan, or what was read for one, is no answer: only the answer is shown as it is written.
+                shown = call.kind == journal_pb2.CALL_KIND_GENERATE
+                if shown and tries > 1:
                     await outcome.delta(intended.path, "", restart=True)
 
                 async def show(text: str, restart: bool) -> None:
-                    await outcome.delta(intended.path, text, restart=restart)
+                    if shown:
+                        await outcome.delta(intended.path, text, restart=restart)
 
                 return await neighbours.generate(principal, generate, seconds=seconds, on_text=show)
 
