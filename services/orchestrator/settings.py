@@ -1,8 +1,13 @@
 """Every knob of the orchestrator."""
 
-from pydantic import Field
+from datetime import timedelta
+
+from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import to_uuid
 from services.meshkit.settings import ServiceSettings
 
 
@@ -41,6 +46,18 @@ class OrchestratorSettings(ServiceSettings):
     blob_sweep_seconds: float = Field(
         default=3600.0, gt=0, description="Pause between two rounds that look for such objects."
     )
+    run_hot_days: float = Field(
+        default=90.0,
+        gt=0,
+        description="Facts of runs that ended longer ago than this move from the database to the object store.",
+    )
+    run_hot_days_of: dict[str, float] = Field(
+        default_factory=dict[str, float],
+        description='The same for single tenants, as a JSON object: `{"tenant_…": 30}`.',
+    )
+    run_archive_seconds: float = Field(
+        default=3600.0, gt=0, description="Pause between two rounds that look for runs to archive."
+    )
     max_workers: int = Field(
         default=1_000, ge=1, le=100_000, description="Streams of workers at once; one more gets WORKERS_AT_LIMIT."
     )
@@ -56,3 +73,23 @@ class OrchestratorSettings(ServiceSettings):
     max_waiting_steps_per_tenant: int = Field(
         default=100_000, ge=2, le=10_000_000, description="Steps of one tenant that wait for a worker at once."
     )
+
+    @property
+    def own_retentions(self) -> dict[TenantId, timedelta]:
+        """How long facts of single tenants stay in the database."""
+        return {
+            TenantId(to_uuid(tenant, "tenant", field="run_hot_days_of")): timedelta(days=days)
+            for tenant, days in self.run_hot_days_of.items()
+        }
+
+    @field_validator("run_hot_days_of")
+    @classmethod
+    def _check_tenants(cls, given: dict[str, float]) -> dict[str, float]:
+        for tenant, days in given.items():
+            try:
+                to_uuid(tenant, "tenant", field="run_hot_days_of")
+            except Invalid as error:
+                raise ValueError(error.message) from error
+            if not days > 0:
+                raise ValueError(f"{tenant}: {days} days; must be more than 0")
+        return given

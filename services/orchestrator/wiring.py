@@ -45,9 +45,10 @@ from services.orchestrator.programs.run import PROGRAMS
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage.agent_repository import AgentRepository
-from services.orchestrator.storage.blob_sweep import SweepBlobs, TenantBlobs
+from services.orchestrator.storage.blob_sweep import SweepBlobs, TenantObjects
 from services.orchestrator.storage.journal_months import JournalMonths
 from services.orchestrator.storage.record_store import SqlRecordStore
+from services.orchestrator.storage.run_archive import SqlRunArchive
 from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.storage.tenant_data import TENANT_DATA
 from services.orchestrator.storage.workflow_repository import WorkflowRepository
@@ -57,6 +58,7 @@ from services.orchestrator.transport.record_servicer import RecordServicer
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.transport.worker_servicer import WorkerServicer
 from services.orchestrator.transport.workflow_servicer import WorkflowServicer
+from services.orchestrator.usecases.archive_runs import ArchiveRuns
 from services.orchestrator.usecases.create_agent import CreateAgent
 from services.orchestrator.usecases.create_workflow import CreateWorkflow
 from services.orchestrator.usecases.diff_runs import DiffRuns
@@ -167,7 +169,8 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             watch=RunWatch(journal=store, live=live),
             access=access,
         )
-        recorded = RecordedRuns(records=SqlRecordStore(app=app, codec=codec), access=access)
+        archive = SqlRunArchive(maintenance=maintenance, keys=sealed.keys, objects=objects)
+        recorded = RecordedRuns(records=SqlRecordStore(app=app, codec=codec, archive=archive), access=access)
         records = RecordServicer(
             replay_run=ReplayRun(runs=recorded, programs=PROGRAMS),
             fork_run=ForkRun(
@@ -207,7 +210,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 TenantData(
                     TenantRows("orchestrator", maintenance, TENANT_DATA),
                     tenants=guard.feed,
-                    others=(EraseRunEvents(nats), TenantBlobs(objects)),
+                    others=(EraseRunEvents(nats), TenantObjects(objects)),
                     before=(engine.stop,),
                 ).registration,
                 *guard.registrations,
@@ -218,6 +221,14 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             background=(
                 ForgetRequests(maintenance, clock=clock),
                 JournalMonths(maintenance, clock=clock),
+                ArchiveRuns(
+                    archive=archive,
+                    runs=recorded,
+                    clock=clock,
+                    keep=timedelta(days=settings.run_hot_days),
+                    own=settings.own_retentions,
+                    pause=timedelta(seconds=settings.run_archive_seconds),
+                ),
                 SweepBlobs(
                     maintenance,
                     objects,

@@ -12,16 +12,12 @@ from services.meshkit.core.errors import Internal, Unavailable
 class BlobStoreAway(Unavailable):
     """The object store does not answer, or refuses. Nothing is lost; try again."""
 
-    reason = "BLOB_STORE_AWAY"
-
     def __init__(self, cause: object) -> None:
         super().__init__("the object store", cause=cause)
 
 
 class BlobMissing(Internal):
     """An object that something refers to is not there: somebody deleted it from outside. Restore it from a backup."""
-
-    reason = "BLOB_MISSING"
 
     def __init__(self, name: str) -> None:
         super().__init__("something that was kept is missing from the object store", name=name)

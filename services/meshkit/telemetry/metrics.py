@@ -49,6 +49,7 @@ STEP_DURATION = Histogram(
     names.STEP_DURATION_SECONDS, "Time of a step of a run.", ["program", "step"], buckets=_MODEL_BUCKETS
 )
 STEP_OUTCOMES = Counter(names.STEP_OUTCOMES_TOTAL, "What workers said of steps.", ["outcome"])
+RUNS_ARCHIVED = Counter(names.RUNS_ARCHIVED_TOTAL, "Runs whose facts were moved to the archive.")
 JOURNAL_BLOBS_SWEPT = Counter(names.JOURNAL_BLOBS_SWEPT_TOTAL, "Objects that no journal named and that were deleted.")
 JOURNAL_KEEPING_FAILED = Counter(
     names.JOURNAL_KEEPING_FAILED_TOTAL, "Rounds of the journal's keeping that failed.", ["work"]

@@ -41,6 +41,8 @@ STEP_DURATION_SECONDS: Final = "comitia_step_duration_seconds"
 STEP_OUTCOMES_TOTAL: Final = "comitia_step_outcomes_total"
 #: Objects that no journal named any more and that were deleted.
 JOURNAL_BLOBS_SWEPT_TOTAL: Final = "comitia_journal_blobs_swept_total"
+#: Runs whose facts were moved to the archive.
+RUNS_ARCHIVED_TOTAL: Final = "comitia_runs_archived_total"
 #: Rounds of the journal's keeping that failed and are tried again: partitions, blobs, archive. Labels: work.
 JOURNAL_KEEPING_FAILED_TOTAL: Final = "comitia_journal_keeping_failed_total"
 #: Things waiting in a bounded queue. Labels: queue.

@@ -16,6 +16,7 @@ Precondition  ├── SessionNotWaiting
               ├── RecordDestroyed
               ├── RecordBroken
               ├── RunNotEnded
+              ├── RunArchived
               ├── ProgramMissing
               └── WorkerMalformed
 Exhausted     ├── RunsAtLimit
@@ -50,6 +51,18 @@ class SessionNotFound(NotFound):
 
     def __init__(self, session_id: str) -> None:
         super().__init__("session", session_id)
+
+
+class RunArchived(Precondition):
+    """The facts of the run are in the archive. ExportRun gives them as a file, which `comitia replay` replays."""
+
+    reason = "RUN_ARCHIVED"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"the facts of {run_id} are in the archive; export it (`comitia run export`) and read or replay the file",
+            run_id=run_id,
+        )
 
 
 class RunNotFound(NotFound):

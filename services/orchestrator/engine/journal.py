@@ -30,8 +30,6 @@ _AT_ONCE: Final = 8
 class NoBlobStore(Internal):
     """A row names an object, and this process was given no object store. Set `COMITIA_ORCHESTRATOR_OBJECT_STORE`."""
 
-    reason = "NO_BLOB_STORE"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalBlobs:

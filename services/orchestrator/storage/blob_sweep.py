@@ -1,7 +1,7 @@
-"""Deletes from the object store what no journal names: what a crash left behind, and what was erased or archived."""
+"""Deletes from the object store what nothing names: what a crash left behind, and what was erased or archived."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -17,11 +17,23 @@ from services.meshkit.sql.scope import driver_scope
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.journal import BLOBS, blobs_of
+from services.orchestrator.storage.run_archive import ARCHIVE, archive_of
 
-_NAME: Final = re.compile(r"blobs/tenant_[0-9a-z]{26}/(run_[0-9a-z]{26})/([0-9a-f]{64})(\.[0-9a-f]{8}\.draft)?")
-_NAMED: Final = """
-    SELECT blob.run_id, blob.digest FROM unnest($1::uuid[], $2::bytea[]) AS seen (run_id, digest)
-    JOIN journal_blob AS blob ON blob.run_id = seen.run_id AND blob.digest = seen.digest"""
+_PLACE: Final = r"tenant_[0-9a-z]{26}/(?P<run>run_[0-9a-z]{26})"
+_DRAFT: Final = r"(?P<draft>\.[0-9a-f]{8}\.draft)?"
+#: Names of ours below a folder, and the statement that gives those of them that are in use.
+_FOLDERS: Final = {
+    BLOBS: (
+        re.compile(rf"{BLOBS}{_PLACE}/(?P<key>[0-9a-f]{{64}}){_DRAFT}"),
+        """SELECT seen.place FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS seen (place, run_id, digest)
+        JOIN journal_blob AS blob ON blob.run_id = seen.run_id AND blob.digest = decode(seen.digest, 'hex')""",
+    ),
+    ARCHIVE: (
+        re.compile(rf"{ARCHIVE}{_PLACE}/(?P<key>[0-9]{{6}}){_DRAFT}"),
+        """SELECT seen.place FROM unnest($1::bigint[], $2::uuid[], $3::text[]) AS seen (place, run_id, part)
+        JOIN run ON run.run_id = seen.run_id AND seen.part::integer < run.archive_parts""",
+    ),
+}
 
 log = logger(__name__)
 
@@ -61,53 +73,59 @@ class SweepBlobs:
         """Deletes what is old and not named; says how many objects that were. Raises: MeshError."""
         until = self._clock.now() - self._grace
         swept = 0
-        async for some in self._store.all(BLOBS):
-            unnamed = await self._unnamed([blob for blob in some if blob.put_time < until])
-            await self._store.delete(unnamed)
-            swept += len(unnamed)
+        for folder in _FOLDERS:
+            async for some in self._store.all(folder):
+                unnamed = await self._unnamed(folder, [blob.name for blob in some if blob.put_time < until])
+                await self._store.delete(unnamed)
+                swept += len(unnamed)
         if swept:
             metrics.JOURNAL_BLOBS_SWEPT.inc(swept)
-            log.info("objects swept that no journal names", count=swept)
+            log.info("objects swept that nothing names", count=swept)
         return swept
 
-    async def _unnamed(self, blobs: Sequence[StoredBlob]) -> list[str]:
-        """Leaves out what a journal names, and what is none of ours."""
-        known = {blob.name: place for blob in blobs if (place := _place_of(blob.name)) is not None}
-        if not known:
+    async def _unnamed(self, folder: str, names: Sequence[str]) -> list[str]:
+        """Leaves out what something names, and what is none of ours."""
+        shape, used = _FOLDERS[folder]
+        ours = [match for name in names if (match := shape.fullmatch(name)) is not None and _is_run(match["run"])]
+        if not ours:
             return []
-        runs, digests = zip(*known.values(), strict=True)
+        runs = [to_uuid(match["run"], "run") for match in ours]
         async with driver_scope(self._engine, None, read_only=True) as scope:
-            rows = await scope.driver.fetch(_NAMED, runs, digests)
-        named = {(row["run_id"], row["digest"]) for row in rows}
-        return [name for name, place in known.items() if place not in named or name.endswith(".draft")]
+            rows = await scope.driver.fetch(used, list(range(len(ours))), runs, [match["key"] for match in ours])
+        in_use = {row["place"] for row in rows}
+        return [match[0] for place, match in enumerate(ours) if place not in in_use or match["draft"]]
 
 
-def _place_of(name: str) -> tuple[object, bytes] | None:
-    """Gives run and digest of an object; None for what is none of ours."""
-    match = _NAME.fullmatch(name)
+def _is_run(name: str) -> bool:
     try:
-        return None if match is None else (to_uuid(match[1], "run"), bytes.fromhex(match[2]))
+        to_uuid(name, "run")
     except Invalid:
-        return None
+        return False
+    return True
 
 
-class TenantBlobs:
-    """Implements `meshkit.tenant_data.servicer.OtherStore`: what lies of a tenant below some folders of the store."""
+class TenantObjects:
+    """Implements `meshkit.tenant_data.servicer.OtherStore`: what lies of a tenant in the object store."""
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
 
     async def plan(self, tenant: TenantId) -> ErasureStep:
         """See `OtherStore.plan`."""
-        return _step(sum([len(some) async for some in self._store.all(blobs_of(tenant))]))
+        return _step(sum([len(some) async for some in self._all(tenant)]))
 
     async def erase(self, tenant: TenantId) -> ErasureStep:
         """See `OtherStore.erase`."""
         count = 0
-        async for some in self._store.all(blobs_of(tenant)):
+        async for some in self._all(tenant):
             await self._store.delete(blob.name for blob in some)
             count += len(some)
         return _step(count)
+
+    async def _all(self, tenant: TenantId) -> AsyncGenerator[Sequence[StoredBlob]]:
+        for folder in (blobs_of(tenant), archive_of(tenant)):
+            async for some in self._store.all(folder):
+                yield some
 
 
 def _step(count: int) -> ErasureStep:

@@ -11,7 +11,10 @@ from services.meshkit.crypto.commitments import COMMITMENT_BYTES
 from services.meshkit.crypto.errors import KeyDestroyed
 from services.meshkit.sql.scope import driver_scope
 from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.run import RunKind
 from services.orchestrator.record.rows import RecordedRow, RowContent
+from services.orchestrator.storage.run_archive import SqlRunArchive
+from services.orchestrator.usecases.recorded_runs import ArchivedRun
 
 #: Rows read at once, and most bytes of them: one row alone may be larger.
 _ROWS_AT_ONCE: Final = 64
@@ -25,13 +28,32 @@ _ROWS: Final = """
 _LAST: Final = """
     SELECT first_sequence + entry_count - 1 FROM journal WHERE run_id = $1 ORDER BY first_sequence DESC LIMIT 1"""
 
+_ARCHIVED: Final = "SELECT kind, view, archive_parts FROM run WHERE run_id = $1 AND archive_parts IS NOT NULL"
+
 
 class SqlRecordStore:
-    """Implements `usecases.ports.Records`."""
+    """Implements `usecases.recorded_runs.Records`."""
 
-    def __init__(self, *, app: AsyncEngine, codec: JournalCodec) -> None:
+    def __init__(self, *, app: AsyncEngine, codec: JournalCodec, archive: SqlRunArchive) -> None:
         self._app = app
         self._codec = codec
+        self._archive = archive
+
+    async def archived(self, tenant: TenantId, run_id: str) -> ArchivedRun | None:
+        """See `Records.archived`."""
+        async with driver_scope(self._app, tenant, read_only=True) as scope:
+            row = await scope.driver.fetchrow(_ARCHIVED, to_uuid(run_id, "run"))
+        if row is None:
+            return None
+        try:
+            view = await self._codec.open_view(tenant, run_id, row["view"], RunKind(row["kind"]))
+        except KeyDestroyed:
+            return ArchivedRun(run_id=run_id, parts=row["archive_parts"], labels={})
+        return ArchivedRun(run_id=run_id, parts=row["archive_parts"], labels=dict(view.metadata))
+
+    async def archived_part(self, tenant: TenantId, run_id: str, part: int) -> bytes:
+        """See `Records.archived_part`."""
+        return await self._archive.part(tenant, run_id, part)
 
     async def last_sequence(self, tenant: TenantId, run_id: str) -> int:
         """See `Records.last_sequence`."""

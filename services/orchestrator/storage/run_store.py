@@ -23,7 +23,7 @@ from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
 from services.meshkit.sql.scope import DriverScope, Scope, driver_scope, tenant_scope
 from services.meshkit.telemetry.logs import logger
-from services.orchestrator.domain.errors import RunNotFound, SignalsAtLimit
+from services.orchestrator.domain.errors import RunArchived, RunNotFound, SignalsAtLimit
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.run import (
     SHARDS,
@@ -265,6 +265,8 @@ class SqlRunStore:
             after,
             _ROWS_AT_ONCE,
         )
+        if not rows:
+            await self._refuse_archived(tenant, run_id)
         found: list[tuple[int, journal_pb2.JournalEntry]] = []
         size = 0
         for row in rows:
@@ -458,6 +460,8 @@ class SqlRunStore:
             " WHERE place.run_id = $1 AND place.turn > $2 ORDER BY place.turn LIMIT $3",
             *(run_uuid, after, most),
         )
+        if not rows:
+            await self._refuse_archived(tenant, run_id)
         found: list[tuple[int, session_pb2.Turn]] = []
         for row in rows:
             opened = await self._codec.open(tenant, run_id, row["first_sequence"], row["payload"])
@@ -465,6 +469,13 @@ class SqlRunStore:
             entry = opened.entries[position]
             found.append((row["turn"], entry.step_completed.turn))
         return found
+
+    async def _refuse_archived(self, tenant: TenantId, run_id: str) -> None:
+        """Tells a run without facts from one whose facts went elsewhere. Raises: RunArchived."""
+        if await self._rows(
+            tenant, "SELECT 1 FROM run WHERE run_id = $1 AND archive_parts IS NOT NULL", to_uuid(run_id, "run")
+        ):
+            raise RunArchived(run_id)
 
     async def _rows(self, tenant: TenantId, statement: str, *values: object) -> Sequence[Record]:
         async with driver_scope(self._app, tenant, read_only=True) as scope:

@@ -113,10 +113,18 @@ RUN: Final = Table(
     # When the run has to be looked at next, though nothing arrives; null for never.
     Column("wake_time", DateTime(timezone=True)),
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # Of its file in the archive; null while its facts are in the journal.
+    Column("archive_parts", Integer),
     PrimaryKeyConstraint("run_id", name="pk_run"),
     Index("ix_run_tenant", "tenant_id", "run_id"),
     Index("ix_run_wake", "wake_time", postgresql_where=text("wake_time IS NOT NULL AND state NOT IN (5, 6, 7)")),
     Index("ix_run_open", "shard", "run_id", postgresql_where=text("state NOT IN (5, 6, 7)")),
+    Index(
+        "ix_run_archivable",
+        "tenant_id",
+        "run_id",
+        postgresql_where=text("state IN (5, 6, 7) AND archive_parts IS NULL"),
+    ),
     Index("ix_run_in_progress", "tenant_id", postgresql_where=text("state NOT IN (5, 6, 7)")),
 )
 

@@ -1,13 +1,14 @@
 """Reads the record of a run, for whoever may read the run."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
-from services.orchestrator.domain.errors import RecordDestroyed, RunNotFound
+from services.meshkit.crypto.errors import KeyDestroyed
+from services.orchestrator.domain.errors import RecordDestroyed, RunArchived, RunNotFound
 from services.orchestrator.record.rows import RecordedRow
 from services.orchestrator.usecases.run_access import RunAccess
 
@@ -23,6 +24,25 @@ class Records(Protocol):
         """Gives the commits whose first fact comes after a sequence, in order, a bounded number at a time."""
         ...
 
+    async def archived(self, tenant: TenantId, run_id: str) -> "ArchivedRun | None":
+        """Gives what there is of a run in the archive, None for one whose facts are not there."""
+        ...
+
+    async def archived_part(self, tenant: TenantId, run_id: str, part: int) -> bytes:
+        """Gives a part of its file, from 0. Raises: BlobStoreAway, BlobMissing, KeyDestroyed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedRun:
+    """A run whose facts lie in the archive, as the file that ExportRun gives."""
+
+    run_id: str
+    #: Of the file.
+    parts: int
+    #: That it was given.
+    labels: Mapping[str, str]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedRun:
@@ -36,7 +56,7 @@ class RecordedRun:
     _records: Records = field(repr=False)
 
     async def rows(self) -> AsyncGenerator[RecordedRow]:
-        """Gives its commits in order."""
+        """Gives its commits in order. Raises: RunArchived: they went to the archive meanwhile."""
         after = 0
         while batch := await self._records.rows(self.tenant, self.run_id, after=after):
             for row in batch:
@@ -44,6 +64,8 @@ class RecordedRun:
                 if after > self.last_sequence:
                     return
                 yield row
+        if await self._records.archived(self.tenant, self.run_id) is not None:
+            raise RunArchived(self.run_id)
 
     async def entries(self) -> AsyncGenerator[journal_pb2.JournalEntry]:
         """Gives its facts in order. Raises: RecordDestroyed."""
@@ -64,18 +86,42 @@ class RecordedRuns:
     async def open(self, caller: Caller, run_id: str, *, field: str = "run_id") -> RecordedRun:
         """Opens a run that the caller may read.
 
-        Raises: Invalid, RunNotFound, RelationMissing, Unavailable.
+        Raises: Invalid, RunNotFound, RelationMissing, Unavailable. RunArchived: only a file is left of it.
         """
-        to_uuid(run_id, "run", field=field)
-        tenant = caller.principal.tenant
+        if await self.archived(caller, run_id, field=field) is not None:
+            raise RunArchived(run_id)
+        run = await self.of_tenant(caller.principal.tenant, run_id)
+        await self._require(caller, run_id, run.started)
+        return run
+
+    async def of_tenant(self, tenant: TenantId, run_id: str) -> RecordedRun:
+        """Opens a run for work that no caller asked for. Raises: RunNotFound, Unavailable."""
         last = await self._records.last_sequence(tenant, run_id)
         first = await self._records.rows(tenant, run_id, after=0) if last else ()
         if not first:
             raise RunNotFound(run_id)
         content = first[0].content
         started = None if content is None else journal_pb2.JournalEntry.FromString(content.entries[0]).run_started
-        await self._require(caller, run_id, started)
         return RecordedRun(tenant=tenant, run_id=run_id, last_sequence=last, started=started, _records=self._records)
+
+    async def archived(self, caller: Caller, run_id: str, *, field: str = "run_id") -> ArchivedRun | None:
+        """Gives a run that the caller may read and whose facts are in the archive; None when they are not.
+
+        Raises: Invalid, RunNotFound, RelationMissing, Unavailable.
+        """
+        to_uuid(run_id, "run", field=field)
+        archived = await self._records.archived(caller.principal.tenant, run_id)
+        if archived is not None:
+            await self._access.to_read(caller, run_pb2.Run(run_id=run_id, metadata=archived.labels))
+        return archived
+
+    async def file(self, caller: Caller, archived: ArchivedRun) -> AsyncGenerator[bytes]:
+        """Gives the file of an archived run in parts. Raises: BlobStoreAway, BlobMissing, RecordDestroyed."""
+        for part in range(archived.parts):
+            try:
+                yield await self._records.archived_part(caller.principal.tenant, archived.run_id, part)
+            except KeyDestroyed as cause:
+                raise RecordDestroyed(archived.run_id) from cause
 
     async def _require(self, caller: Caller, run_id: str, started: journal_pb2.RunStarted | None) -> None:
         """A run whose content is gone shows no project any more: who is bound to one does not know of it."""

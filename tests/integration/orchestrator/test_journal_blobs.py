@@ -15,8 +15,9 @@ from services.meshkit.crypto.commitments import commit
 from services.meshkit.crypto.errors import SealBroken
 from services.meshkit.sql.scope import driver_scope
 from services.meshkit.testing.failpoints import FailpointHit, arm
-from services.orchestrator.storage.blob_sweep import SweepBlobs, TenantBlobs
+from services.orchestrator.storage.blob_sweep import SweepBlobs, TenantObjects
 from services.orchestrator.storage.record_store import SqlRecordStore
+from services.orchestrator.storage.run_archive import SqlRunArchive
 from services.orchestrator.storage.run_store import BlobsNotKept
 from tests.integration.conftest import MakeDatabase
 from tests.support.kept_runs import MOST_INLINE, KeptRuns, kept_runs
@@ -70,7 +71,8 @@ async def test_a_big_fact_comes_back_from_the_object_store_as_it_was(runs: KeptR
 
 async def test_commitments_hold_for_facts_in_the_object_store(runs: KeptRuns, tenant: TenantId) -> None:
     run = await runs.add(tenant, says=BIG)
-    records = SqlRecordStore(app=runs.app, codec=runs.codec)
+    archive = SqlRunArchive(maintenance=runs.maintenance, keys=runs.keys, objects=runs.objects)
+    records = SqlRecordStore(app=runs.app, codec=runs.codec, archive=archive)
     rows = await records.rows(tenant, run.run_id, after=0)
     facts = [fact for row in rows for fact in row.facts]
     assert max(len(entry) for entry, _, _ in facts) > BIG
@@ -155,7 +157,7 @@ async def test_erasing_a_tenant_deletes_its_objects_and_no_others(runs: KeptRuns
     other = TenantId(uuid4())
     await runs.add(tenant, says=BIG)
     theirs = await runs.add(other, says=BIG)
-    erasure = TenantBlobs(runs.objects)
+    erasure = TenantObjects(runs.objects)
     mine = runs.files(f"blobs/{from_uuid('tenant', tenant)}")
     assert (await erasure.plan(tenant)).count == len(mine) > 0
     assert (await erasure.erase(tenant)).count == len(mine)

@@ -78,7 +78,8 @@ class RecordServiceServicer:
         """Executes a run again from its journal, without a call to anybody, and compares it fact by fact with what was recorded.
         A run in progress is replayed as far as it has come; one whose key was destroyed shows its structure only.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+        facts are in the archive: ExportRun gives them as a file, and `comitia replay` replays that).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,7 +95,8 @@ class RecordServiceServicer:
         place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
         NOT_FOUND/AGENT_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERMISSION_MISSING,
         FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so nothing could go on from them),
-        FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
+        FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RUN_ARCHIVED,
+        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
         RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -105,7 +107,8 @@ class RecordServiceServicer:
         """Compares two runs step by step: what they were given, said and cost, which rules spoke, and how long it took.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD (a run and itself), NOT_FOUND/RUN_NOT_FOUND,
-        PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
+        PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED,
+        FAILED_PRECONDITION/RUN_ARCHIVED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +116,7 @@ class RecordServiceServicer:
 
     def ExportRun(self, request, context):
         """Streams a run as one file that replays elsewhere without this mesh: `comitia replay FILE`. The pieces, put together in
-        order, are the file; docs/record.md says what is in it. REST callers get server-sent events, one message each.
+        order, are the file; docs/record.md says what is in it. A run whose facts are in the archive has the same file. REST callers get server-sent events, one message each.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
         """
@@ -126,7 +129,8 @@ class RecordServiceServicer:
         it cost. The same run always gives the same statement. docs/provenance.md says how it is checked without this mesh.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_NOT_ENDED,
-        FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
+        FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RUN_ARCHIVED,
+        FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
         or is missing: nothing is signed over that), UNAVAILABLE/UNAVAILABLE (the gateway, which signs).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

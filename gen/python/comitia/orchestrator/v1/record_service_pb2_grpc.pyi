@@ -42,7 +42,8 @@ class RecordServiceStub:
     """Executes a run again from its journal, without a call to anybody, and compares it fact by fact with what was recorded.
     A run in progress is replayed as far as it has come; one whose key was destroyed shows its structure only.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+    facts are in the archive: ExportRun gives them as a file, and `comitia replay` replays that).
     """
     ForkRun: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.ForkRunRequest, _record_service_pb2.ForkRunResponse]
     """Starts a run that shares its beginning with another one, and goes on with something changed. What was answered until
@@ -54,18 +55,20 @@ class RecordServiceStub:
     place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
     NOT_FOUND/AGENT_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERMISSION_MISSING,
     FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so nothing could go on from them),
-    FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
+    FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RUN_ARCHIVED,
+    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
     RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
     """
     DiffRuns: _grpc.UnaryUnaryMultiCallable[_record_service_pb2.DiffRunsRequest, _record_service_pb2.DiffRunsResponse]
     """Compares two runs step by step: what they were given, said and cost, which rules spoke, and how long it took.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (a run and itself), NOT_FOUND/RUN_NOT_FOUND,
-    PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
+    PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED,
+    FAILED_PRECONDITION/RUN_ARCHIVED.
     """
     ExportRun: _grpc.UnaryStreamMultiCallable[_record_service_pb2.ExportRunRequest, _record_service_pb2.ExportRunResponse]
     """Streams a run as one file that replays elsewhere without this mesh: `comitia replay FILE`. The pieces, put together in
-    order, are the file; docs/record.md says what is in it. REST callers get server-sent events, one message each.
+    order, are the file; docs/record.md says what is in it. A run whose facts are in the archive has the same file. REST callers get server-sent events, one message each.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
     """
@@ -74,7 +77,8 @@ class RecordServiceStub:
     it cost. The same run always gives the same statement. docs/provenance.md says how it is checked without this mesh.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_NOT_ENDED,
-    FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
+    FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RUN_ARCHIVED,
+    FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
     or is missing: nothing is signed over that), UNAVAILABLE/UNAVAILABLE (the gateway, which signs).
     """
 
@@ -92,7 +96,8 @@ class RecordServiceAsyncStub(RecordServiceStub):
     """Executes a run again from its journal, without a call to anybody, and compares it fact by fact with what was recorded.
     A run in progress is replayed as far as it has come; one whose key was destroyed shows its structure only.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+    facts are in the archive: ExportRun gives them as a file, and `comitia replay` replays that).
     """
     ForkRun: _aio.UnaryUnaryMultiCallable[_record_service_pb2.ForkRunRequest, _record_service_pb2.ForkRunResponse]  # type: ignore[assignment]
     """Starts a run that shares its beginning with another one, and goes on with something changed. What was answered until
@@ -104,18 +109,20 @@ class RecordServiceAsyncStub(RecordServiceStub):
     place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
     NOT_FOUND/AGENT_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERMISSION_MISSING,
     FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so nothing could go on from them),
-    FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
+    FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RUN_ARCHIVED,
+    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
     RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
     """
     DiffRuns: _aio.UnaryUnaryMultiCallable[_record_service_pb2.DiffRunsRequest, _record_service_pb2.DiffRunsResponse]  # type: ignore[assignment]
     """Compares two runs step by step: what they were given, said and cost, which rules spoke, and how long it took.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (a run and itself), NOT_FOUND/RUN_NOT_FOUND,
-    PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
+    PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED,
+    FAILED_PRECONDITION/RUN_ARCHIVED.
     """
     ExportRun: _aio.UnaryStreamMultiCallable[_record_service_pb2.ExportRunRequest, _record_service_pb2.ExportRunResponse]  # type: ignore[assignment]
     """Streams a run as one file that replays elsewhere without this mesh: `comitia replay FILE`. The pieces, put together in
-    order, are the file; docs/record.md says what is in it. REST callers get server-sent events, one message each.
+    order, are the file; docs/record.md says what is in it. A run whose facts are in the archive has the same file. REST callers get server-sent events, one message each.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
     """
@@ -124,7 +131,8 @@ class RecordServiceAsyncStub(RecordServiceStub):
     it cost. The same run always gives the same statement. docs/provenance.md says how it is checked without this mesh.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_NOT_ENDED,
-    FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
+    FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RUN_ARCHIVED,
+    FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
     or is missing: nothing is signed over that), UNAVAILABLE/UNAVAILABLE (the gateway, which signs).
     """
 
@@ -145,7 +153,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         """Executes a run again from its journal, without a call to anybody, and compares it fact by fact with what was recorded.
         A run in progress is replayed as far as it has come; one whose key was destroyed shows its structure only.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+        facts are in the archive: ExportRun gives them as a file, and `comitia replay` replays that).
         """
 
     @_abc_1.abstractmethod
@@ -163,7 +172,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
         NOT_FOUND/AGENT_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERMISSION_MISSING,
         FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so nothing could go on from them),
-        FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
+        FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RUN_ARCHIVED,
+        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
         RESOURCE_EXHAUSTED/QUOTA_EXCEEDED, RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
         """
 
@@ -176,7 +186,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         """Compares two runs step by step: what they were given, said and cost, which rules spoke, and how long it took.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD (a run and itself), NOT_FOUND/RUN_NOT_FOUND,
-        PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED.
+        PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RECORD_DESTROYED,
+        FAILED_PRECONDITION/RUN_ARCHIVED.
         """
 
     @_abc_1.abstractmethod
@@ -186,7 +197,7 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_record_service_pb2.ExportRunResponse], _abc.AsyncIterator[_record_service_pb2.ExportRunResponse]]:
         """Streams a run as one file that replays elsewhere without this mesh: `comitia replay FILE`. The pieces, put together in
-        order, are the file; docs/record.md says what is in it. REST callers get server-sent events, one message each.
+        order, are the file; docs/record.md says what is in it. A run whose facts are in the archive has the same file. REST callers get server-sent events, one message each.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
         """
@@ -201,7 +212,8 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         it cost. The same run always gives the same statement. docs/provenance.md says how it is checked without this mesh.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_NOT_ENDED,
-        FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
+        FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RUN_ARCHIVED,
+        FAILED_PRECONDITION/RECORD_BROKEN (a fact is not what its commitment was made of,
         or is missing: nothing is signed over that), UNAVAILABLE/UNAVAILABLE (the gateway, which signs).
         """
 

@@ -109,7 +109,8 @@ class RunServiceServicer:
         """Fetches a run, or a session as a run, as it stands or stood.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD (a sequence that
-        the run has not reached).
+        the run has not reached), FAILED_PRECONDITION/RUN_ARCHIVED (`at_sequence` of a run whose facts are in the archive; as it
+        ended it is shown from there on, too).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,7 +127,8 @@ class RunServiceServicer:
     def ListRunSteps(self, request, context):
         """Lists a run's steps in the order in which they began, as they stand.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+        facts are in the archive: ExportRun gives them as a file).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,7 +138,8 @@ class RunServiceServicer:
         """Streams a run's events from `after_sequence` on and ends when the run has ended; any replica resumes it.
         REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away),
+        FAILED_PRECONDITION/RUN_ARCHIVED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,8 @@ class RunServiceStub:
     """Fetches a run, or a session as a run, as it stands or stood.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD (a sequence that
-    the run has not reached).
+    the run has not reached), FAILED_PRECONDITION/RUN_ARCHIVED (`at_sequence` of a run whose facts are in the archive; as it
+    ended it is shown from there on, too).
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListRunsRequest, _run_service_pb2.ListRunsResponse]
     """Lists the tenant's runs, newest first, sessions among them, without those of projects that the caller may not view; a
@@ -59,13 +60,15 @@ class RunServiceStub:
     ListRunSteps: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListRunStepsRequest, _run_service_pb2.ListRunStepsResponse]
     """Lists a run's steps in the order in which they began, as they stand.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+    facts are in the archive: ExportRun gives them as a file).
     """
     WatchRun: _grpc.UnaryStreamMultiCallable[_run_service_pb2.WatchRunRequest, _run_service_pb2.WatchRunResponse]
     """Streams a run's events from `after_sequence` on and ends when the run has ended; any replica resumes it.
     REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away),
+    FAILED_PRECONDITION/RUN_ARCHIVED.
     """
     PauseRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.PauseRunRequest, _run_service_pb2.PauseRunResponse]
     """Makes no new call until ResumeRun; calls in progress end and are recorded.
@@ -114,7 +117,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """Fetches a run, or a session as a run, as it stands or stood.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD (a sequence that
-    the run has not reached).
+    the run has not reached), FAILED_PRECONDITION/RUN_ARCHIVED (`at_sequence` of a run whose facts are in the archive; as it
+    ended it is shown from there on, too).
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunsRequest, _run_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists the tenant's runs, newest first, sessions among them, without those of projects that the caller may not view; a
@@ -123,13 +127,15 @@ class RunServiceAsyncStub(RunServiceStub):
     ListRunSteps: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunStepsRequest, _run_service_pb2.ListRunStepsResponse]  # type: ignore[assignment]
     """Lists a run's steps in the order in which they began, as they stand.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+    facts are in the archive: ExportRun gives them as a file).
     """
     WatchRun: _aio.UnaryStreamMultiCallable[_run_service_pb2.WatchRunRequest, _run_service_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Streams a run's events from `after_sequence` on and ends when the run has ended; any replica resumes it.
     REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away),
+    FAILED_PRECONDITION/RUN_ARCHIVED.
     """
     PauseRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.PauseRunRequest, _run_service_pb2.PauseRunResponse]  # type: ignore[assignment]
     """Makes no new call until ResumeRun; calls in progress end and are recorded.
@@ -187,7 +193,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         """Fetches a run, or a session as a run, as it stands or stood.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD (a sequence that
-        the run has not reached).
+        the run has not reached), FAILED_PRECONDITION/RUN_ARCHIVED (`at_sequence` of a run whose facts are in the archive; as it
+        ended it is shown from there on, too).
         """
 
     @_abc_1.abstractmethod
@@ -208,7 +215,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_service_pb2.ListRunStepsResponse, _abc.Awaitable[_run_service_pb2.ListRunStepsResponse]]:
         """Lists a run's steps in the order in which they began, as they stand.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+        facts are in the archive: ExportRun gives them as a file).
         """
 
     @_abc_1.abstractmethod
@@ -220,7 +228,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams a run's events from `after_sequence` on and ends when the run has ended; any replica resumes it.
         REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away),
+        FAILED_PRECONDITION/RUN_ARCHIVED.
         """
 
     @_abc_1.abstractmethod

@@ -119,7 +119,8 @@ class SessionServiceServicer:
     def ListTurns(self, request, context):
         """Lists a session's recorded turns in order.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+        facts are in the archive: ExportRun gives them as a file).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +131,8 @@ class SessionServiceServicer:
         Safe to resume after a break: recorded events come again in order, text deltas only live.
         REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away),
+        FAILED_PRECONDITION/RUN_ARCHIVED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,14 +59,16 @@ class SessionServiceStub:
     ListTurns: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListTurnsRequest, _session_service_pb2.ListTurnsResponse]
     """Lists a session's recorded turns in order.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+    facts are in the archive: ExportRun gives them as a file).
     """
     WatchSession: _grpc.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]
     """Streams a session's events from `after_sequence` on and ends when the session has ended.
     Safe to resume after a break: recorded events come again in order, text deltas only live.
     REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away),
+    FAILED_PRECONDITION/RUN_ARCHIVED.
     """
     AdvanceSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.AdvanceSessionRequest, _session_service_pb2.AdvanceSessionResponse]
     """Begins the next round of a session that waits for it (`manual_advance`).
@@ -112,14 +114,16 @@ class SessionServiceAsyncStub(SessionServiceStub):
     ListTurns: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListTurnsRequest, _session_service_pb2.ListTurnsResponse]  # type: ignore[assignment]
     """Lists a session's recorded turns in order.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+    facts are in the archive: ExportRun gives them as a file).
     """
     WatchSession: _aio.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]  # type: ignore[assignment]
     """Streams a session's events from `after_sequence` on and ends when the session has ended.
     Safe to resume after a break: recorded events come again in order, text deltas only live.
     REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
+    Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away),
+    FAILED_PRECONDITION/RUN_ARCHIVED.
     """
     AdvanceSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.AdvanceSessionRequest, _session_service_pb2.AdvanceSessionResponse]  # type: ignore[assignment]
     """Begins the next round of a session that waits for it (`manual_advance`).
@@ -186,7 +190,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_session_service_pb2.ListTurnsResponse, _abc.Awaitable[_session_service_pb2.ListTurnsResponse]]:
         """Lists a session's recorded turns in order.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING.
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ARCHIVED (its
+        facts are in the archive: ExportRun gives them as a file).
         """
 
     @_abc_1.abstractmethod
@@ -199,7 +204,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         Safe to resume after a break: recorded events come again in order, text deltas only live.
         REST callers get server-sent events, one message each; resume with `?after_sequence=`.
 
-        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away).
+        Errors: NOT_FOUND/SESSION_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (also later, when it was taken away),
+        FAILED_PRECONDITION/RUN_ARCHIVED.
         """
 
     @_abc_1.abstractmethod

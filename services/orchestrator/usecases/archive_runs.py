@@ -1,0 +1,112 @@
+"""Moves the facts of runs that ended long ago out of the database; the runs themselves stay in lists."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.logs import logger
+from services.orchestrator.usecases.export_run import run_file
+from services.orchestrator.usecases.recorded_runs import RecordedRuns
+
+#: Of a file in the archive, sealed and read as one piece.
+PART_BYTES: Final = 4 * 1024 * 1024
+
+log = logger(__name__)
+
+
+class Archive(Protocol):
+    """Keeps the files of runs, and takes out of the journal what they hold."""
+
+    async def due(self, until: datetime, own: Mapping[TenantId, datetime]) -> Sequence[tuple[TenantId, str]]:
+        """Gives runs that ended before a moment and are not in the archive, a bounded number.
+
+        Args:
+            own: moments of tenants that have one of their own.
+        """
+        ...
+
+    async def put(self, tenant: TenantId, run_id: str, part: int, content: bytes) -> None:
+        """Keeps a part of a run's file, in place of the same one; durable when it returns. Raises: MeshError."""
+        ...
+
+    async def take_out(self, run_id: str, *, parts: int, facts: int) -> bool:
+        """Takes the facts of a run out of the journal, and notes how many parts its file has; False if somebody did.
+
+        Raises: ArchiveIncomplete: there are not so many facts. MeshError.
+        """
+        ...
+
+
+class ArchiveRuns:
+    """Writes the file of each such run to the archive, then takes its facts out of the journal.
+
+    Between the two they lie in both places, which harms nobody: a run that has ended never changes, so the next round,
+    or another replica, writes the same file again.
+    """
+
+    def __init__(
+        self,
+        *,
+        archive: Archive,
+        runs: RecordedRuns,
+        clock: Clock,
+        keep: timedelta,
+        own: Mapping[TenantId, timedelta],
+        pause: timedelta,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
+        """Args: own: how long facts of these tenants are kept, in place of `keep`."""
+        self._archive = archive
+        self._runs = runs
+        self._clock = clock
+        self._keep = keep
+        self._own = own
+        self._pause = pause.total_seconds()
+        self._part_bytes = part_bytes
+
+    async def __call__(self) -> None:
+        """Works until cancelled."""
+        while True:
+            try:
+                while await self.round():
+                    pass
+            except MeshError as error:
+                metrics.JOURNAL_KEEPING_FAILED.labels("archive").inc()
+                log.warning("runs are not archived right now", cause=error.message)
+            await self._clock.sleep(self._pause)
+
+    async def round(self) -> int:
+        """Archives some runs; says how many. Raises: MeshError: none could be found."""
+        now = self._clock.now()
+        own = {tenant: now - keep for tenant, keep in self._own.items()}
+        archived = 0
+        for tenant, run_id in await self._archive.due(now - self._keep, own):
+            try:
+                archived += await self._move(tenant, run_id)
+            except MeshError as error:
+                # The others go on: one may have a fact that cannot be read.
+                metrics.JOURNAL_KEEPING_FAILED.labels("archive").inc()
+                log.warning("a run is not archived", run_id=run_id, cause=error.message)
+        return archived
+
+    async def _move(self, tenant: TenantId, run_id: str) -> bool:
+        run = await self._runs.of_tenant(tenant, run_id)
+        parts, kept = 0, bytearray()
+        async for line in run_file(run):
+            kept += line
+            if len(kept) >= self._part_bytes:
+                await self._archive.put(tenant, run_id, parts, bytes(kept))
+                parts += 1
+                kept.clear()
+        if kept:
+            await self._archive.put(tenant, run_id, parts, bytes(kept))
+            parts += 1
+        moved = await self._archive.take_out(run_id, parts=parts, facts=run.last_sequence)
+        if moved:
+            metrics.RUNS_ARCHIVED.inc()
+            log.info("run archived", run_id=run_id, parts=parts)
+        return moved
