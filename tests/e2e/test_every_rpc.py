@@ -46,6 +46,7 @@ class World:
     token: str
     agent: str = "Athena"
     ended_session: str = ""
+    forked_session: str = ""
     memory: str = ""
     bundle: str = ""
     #: How many entries of the audit trail are signed; empty before it was asked for.
@@ -91,6 +92,12 @@ class World:
         for gap in self.operator.audit.status().gaps:
             if gap.service == self.mark and not gap.HasField("acknowledgement"):
                 self.operator.audit.acknowledge(gap.service, gap.stream, gap.position, reason="made by a test")
+
+    def fork(self) -> str:
+        """Gives a fork of the session that has ended, the same one each time."""
+        if not self.forked_session:
+            self.forked_session = self.client.records.fork(self.ended_session, model="stub").run_id
+        return self.forked_session
 
     def session(self, *, wait_for: session_pb2.SessionState.ValueType) -> str:
         """Starts a session that waits after each round, and follows it to a state."""
@@ -219,7 +226,11 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "ModelService/ListModels": lambda _: {},
     "PolicyService/Evaluate": lambda _: a_question("a word and a sword"),
     "PricingService/ListPrices": lambda _: {"provider": "openai", "page_size": 1},
+    "RecordService/DiffRuns": lambda world: {"run_id": world.ended_session, "other_run_id": world.fork()},
+    "RecordService/ExportRun": lambda world: {"run_id": world.ended_session},
+    "RecordService/ForkRun": lambda world: {"run_id": world.ended_session, "model": "stub"},
     "RecordService/GetRunProvenance": lambda world: {"run_id": world.ended_session},
+    "RecordService/ReplayRun": lambda world: {"run_id": world.ended_session},
     "SessionService/AdvanceSession": lambda world: {"session_id": world.session(wait_for=WAITING)},
     "SessionService/CancelSession": lambda world: {"session_id": world.session(wait_for=WAITING)},
     "SessionService/GetSession": lambda world: {"session_id": world.ended_session},
@@ -303,6 +314,10 @@ TELLING: Final[Mapping[str, str]] = {
     "ProveAuditConsistency": "second.signature",
     "ProveAuditEntry": "head.signature",
     "Recall": "recent",
+    "DiffRuns": "difference.second.forked_from_run_id",
+    "ExportRun": "data",
+    "ForkRun": "run.forked_from_run_id",
+    "ReplayRun": "replay.same",
     "WatchSession": "session_started.topic_start",
     "WatchViolations": "violation.rule",
 }

@@ -87,6 +87,7 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
     "IdentityService/RotateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
     "SessionService/AdvanceSession": lambda world, it: ended(world, it.session.session_id),
     "SessionService/CancelSession": lambda world, it: list(world.client.sessions.watch(it.session.session_id)),
+    "RecordService/ForkRun": lambda world, it: list(world.client.sessions.watch(it.run.run_id)),
     "SessionService/StartSession": lambda world, it: list(world.client.sessions.watch(it.session.session_id)),
     "TenantService/CreateTenant": suspended,
     "TenantService/ResumeTenant": suspended,

@@ -132,6 +132,7 @@ CHANGED: Final[Mapping[str, Any]] = {
     "IdentityService/CreateApiKey": lambda it: {**it, "display_name": "other"},
     "IdentityService/CreateServiceAccount": lambda it: {**it, "display_name": "other"},
     "IdentityService/RotateApiKey": lambda it: {**it, "overlap_seconds": 61},
+    "RecordService/ForkRun": lambda it: {**it, "topic": "Lakes"},
     "SessionService/StartSession": lambda it: {**it, "topic": "Lakes"},
     "TenantService/CreateTenant": lambda it: {**it, "name": it["name"] + "-other"},
     "ToolService/RegisterTool": lambda it: {"tool": {**it["tool"], "description": "Computes otherwise."}},
