@@ -18,10 +18,12 @@ from comitia_sdk.nouns.memories import AsyncMemories
 from comitia_sdk.nouns.models import AsyncModels
 from comitia_sdk.nouns.policies import AsyncPolicies
 from comitia_sdk.nouns.records import AsyncRecords
+from comitia_sdk.nouns.runs import AsyncRuns
 from comitia_sdk.nouns.sessions import AsyncSessions
 from comitia_sdk.nouns.tenants import AsyncTenants
 from comitia_sdk.nouns.tools import AsyncTools
 from comitia_sdk.nouns.users import AsyncUsers
+from comitia_sdk.nouns.workflows import AsyncWorkflows
 
 __all__ = [
     "AsyncAccess",
@@ -34,10 +36,12 @@ __all__ = [
     "AsyncModels",
     "AsyncPolicies",
     "AsyncRecords",
+    "AsyncRuns",
     "AsyncSessions",
     "AsyncTenants",
     "AsyncTools",
     "AsyncUsers",
+    "AsyncWorkflows",
 ]
 
 
@@ -66,6 +70,8 @@ class AsyncClient:
         self.url = context.url
         self.agents = AsyncAgents(self._connection)
         self.sessions = AsyncSessions(self._connection)
+        self.workflows = AsyncWorkflows(self._connection)
+        self.runs = AsyncRuns(self._connection)
         self.records = AsyncRecords(self._connection)
         self.models = AsyncModels(self._connection)
         self.policies = AsyncPolicies(self._connection)

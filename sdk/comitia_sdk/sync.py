@@ -146,6 +146,29 @@ class Sessions(_Blocking[aio.AsyncSessions]):
     cancel = _blocking(aio.AsyncSessions.cancel)
 
 
+class Workflows(_Blocking[aio.AsyncWorkflows]):
+    """Immutable versions of workflows."""
+
+    create = _blocking(aio.AsyncWorkflows.create)
+    validate = _blocking(aio.AsyncWorkflows.validate)
+    get = _blocking(aio.AsyncWorkflows.get)
+    list = _iterating(aio.AsyncWorkflows.list)
+
+
+class Runs(_Blocking[aio.AsyncRuns]):
+    """Runs of workflows, and sessions as the runs that they are."""
+
+    start = _blocking(aio.AsyncRuns.start)
+    get = _blocking(aio.AsyncRuns.get)
+    list = _iterating(aio.AsyncRuns.list)
+    steps = _iterating(aio.AsyncRuns.steps)
+    watch = _iterating(aio.AsyncRuns.watch)
+    pause = _blocking(aio.AsyncRuns.pause)
+    resume = _blocking(aio.AsyncRuns.resume)
+    cancel = _blocking(aio.AsyncRuns.cancel)
+    signal = _blocking(aio.AsyncRuns.signal)
+
+
 class Records(_Blocking[aio.AsyncRecords]):
     """The record of runs: replayed, forked, compared, exported, proven."""
 
@@ -301,6 +324,8 @@ class Client:
         self.url = self._client.url
         self.agents = Agents(self._loop, self._client.agents)
         self.sessions = Sessions(self._loop, self._client.sessions)
+        self.workflows = Workflows(self._loop, self._client.workflows)
+        self.runs = Runs(self._loop, self._client.runs)
         self.records = Records(self._loop, self._client.records)
         self.models = Models(self._loop, self._client.models)
         self.policies = Policies(self._loop, self._client.policies)

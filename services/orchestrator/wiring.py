@@ -9,6 +9,7 @@ from random import Random
 from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
 from comitia.orchestrator.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
+from comitia.orchestrator.v1.run_service_pb2_grpc import add_RunServiceServicer_to_server
 from comitia.orchestrator.v1.session_service_pb2_grpc import add_SessionServiceServicer_to_server
 from comitia.orchestrator.v1.workflow_service_pb2_grpc import add_WorkflowServiceServicer_to_server
 from services.meshkit.audit.trail import service_audit
@@ -35,6 +36,7 @@ from services.orchestrator.clients.provenance_signer import GatewayProvenanceSig
 from services.orchestrator.clients.run_events import STREAM, EraseRunEvents, run_events
 from services.orchestrator.clients.run_preparation import RunPreparation
 from services.orchestrator.clients.run_tokens import RunTokens
+from services.orchestrator.clients.tool_versions import ToolCatalogue
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalBlobs, JournalCodec
 from services.orchestrator.engine.lane import EngineParts
@@ -53,8 +55,9 @@ from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.storage.tenant_data import TENANT_DATA
 from services.orchestrator.storage.workflow_repository import WorkflowRepository
 from services.orchestrator.transport.agent_servicer import AgentServicer
-from services.orchestrator.transport.convert import agent_to_proto
+from services.orchestrator.transport.convert import agent_to_proto, workflow_to_proto
 from services.orchestrator.transport.record_servicer import RecordServicer
+from services.orchestrator.transport.run_servicer import RunServicer
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.transport.worker_servicer import WorkerServicer
 from services.orchestrator.transport.workflow_servicer import WorkflowServicer
@@ -64,13 +67,17 @@ from services.orchestrator.usecases.create_workflow import CreateWorkflow
 from services.orchestrator.usecases.diff_runs import DiffRuns
 from services.orchestrator.usecases.export_run import ExportRun
 from services.orchestrator.usecases.fork_run import ForkRun
+from services.orchestrator.usecases.pin_workflow import PinWorkflow
+from services.orchestrator.usecases.prepare_sub_run import PrepareSubRun
 from services.orchestrator.usecases.prove_run import ProveRun
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
 from services.orchestrator.usecases.replay_run import ReplayRun
 from services.orchestrator.usecases.review_workflow import ReviewWorkflow
 from services.orchestrator.usecases.run_access import RunAccess
+from services.orchestrator.usecases.start_run import StartRun
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer import Steering
+from services.orchestrator.usecases.steer_run import CancelRun, PauseRun, ResumeRun, SignalRun
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 from services.orchestrator.worker.caller import Caller
 
@@ -112,6 +119,17 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         store = SqlRunStore(app=app, maintenance=maintenance, codec=codec, tenants=guard.feed)
         live = await enter(live_events(nats, clock=clock))
         events = await enter(run_events(nats, clock=clock))
+        agents = AgentRepository(app, tenants=guard.feed)
+        workflows = WorkflowRepository(app, tenants=guard.feed)
+        preparation = RunPreparation(cost=cost, gateway=gateway)
+        pin_workflow = PinWorkflow(
+            workflows=workflows,
+            workflow_facts=workflow_to_proto,
+            agents=agents,
+            agent_facts=agent_to_proto,
+            tools=ToolCatalogue(tools),
+            prompts=load_prompts(),
+        )
         calls = Caller(
             neighbours=TurnNeighbours(
                 memories=await enter(memories(memory, clock=clock)),
@@ -119,6 +137,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 inference=inference,
                 tools=tools,
             ),
+            sub_runs=PrepareSubRun(pin_workflow=pin_workflow, neighbours=preparation, clock=clock),
             tokens=RunTokens(gateway, clock=clock),
             clock=clock,
             random=Random(),
@@ -138,8 +157,6 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             ids=ids,
             limits=EngineLimits(max_runs=settings.max_runs),
         )
-        agents = AgentRepository(app, tenants=guard.feed)
-        workflows = WorkflowRepository(app, tenants=guard.feed)
         threads = await enter(
             Threads(
                 "orchestrator.workflows",
@@ -151,8 +168,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         gate = access_gate.GatewayAccessGate(gateway, clock=clock)
         gate.show("orchestrator")
         access = RunAccess(gate)
-        preparation = RunPreparation(cost=cost, gateway=gateway)
-        reader = RunReader(store)
+        reader, watch = RunReader(store), RunWatch(journal=store, live=live)
         steer_session = Steering(runs=engine, given=store, look=reader.session, access=access)
         sessions = SessionServicer(
             start_session=StartSession(
@@ -166,7 +182,20 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             advance_session=AdvanceSession(steer_session),
             cancel_session=CancelSession(steer_session),
             sessions=reader,
-            watch=RunWatch(journal=store, live=live),
+            watch=watch,
+            access=access,
+        )
+        steer_run = Steering(runs=engine, given=store, look=reader.run, access=access)
+        runs = RunServicer(
+            start_run=StartRun(
+                pin_workflow=pin_workflow, neighbours=preparation, runs=engine, access=access, clock=clock
+            ),
+            pause_run=PauseRun(steer_run),
+            resume_run=ResumeRun(steer_run, steps=reader.steps),
+            cancel_run=CancelRun(steer_run),
+            signal_run=SignalRun(steer_run),
+            runs=reader,
+            watch=watch,
             access=access,
         )
         archive = SqlRunArchive(maintenance=maintenance, keys=sealed.keys, objects=objects)
@@ -197,6 +226,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                     AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
                 ),
                 partial(add_SessionServiceServicer_to_server, sessions),
+                partial(add_RunServiceServicer_to_server, runs),
                 WorkerServicer(steps).registration,
                 partial(add_RecordServiceServicer_to_server, records),
                 partial(

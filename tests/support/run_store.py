@@ -147,6 +147,8 @@ class MemoryRunStore:
             return Created(earlier=earlier)
         if first.view is None:
             raise ValueError("a new run has a view")
+        if first.run.run_id in self.runs:
+            return Created(earlier=_copy(self.runs[first.run.run_id].seen))
         stored = StoredRun(first.run)
         self.runs[first.run.run_id] = stored
         self._write(first)

@@ -11,10 +11,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2, run_pb2, workflow_pb2
 from services.meshkit.core.errors import MeshError
+from services.orchestrator.conditions.errors import ExpressionFailed
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.programs import graph
-from services.orchestrator.programs.graph_plan import Expression, ExpressionFailed, Facts
+from services.orchestrator.programs.graph_plan import Expression, Facts
 from services.orchestrator.programs.run import Programs, RunState, programs
 from services.orchestrator.programs.run_view import RunProjection
 from services.orchestrator.programs.values import Json, from_value, to_struct, to_value

@@ -14,8 +14,10 @@ from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.dry_effects import dry_outcome
 from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.live_run import CallKey, LiveRun
+from services.orchestrator.engine.outcomes import stands
 from services.orchestrator.engine.ports import Calls, LiveEvents
 from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.sub_runs import SubRuns
 
 log = logger(__name__)
 
@@ -26,8 +28,11 @@ Touch = Callable[[LiveRun], None]
 class CallsInFlight:
     """One task for each call but those that workers make. What a call answers goes into the inbox of its run."""
 
-    def __init__(self, *, calls: Calls, steps: StepPools, live: LiveEvents, clock: Clock, touch: Touch) -> None:
+    def __init__(
+        self, *, calls: Calls, sub_runs: SubRuns, steps: StepPools, live: LiveEvents, clock: Clock, touch: Touch
+    ) -> None:
         self._calls = calls
+        self._sub_runs = sub_runs
         self._steps = steps
         self._live = live
         self._clock = clock
@@ -73,6 +78,16 @@ class CallsInFlight:
             task.cancel()
         return tasks
 
+    def stop_sub_runs(self, run: LiveRun) -> None:
+        """Cancels the sub-runs that nobody waits for any more."""
+        if self._group is not None:
+            for sub_run_id in run.orphans():
+                self._group.create_task(
+                    self._sub_runs.cancel(run.run, sub_run_id),
+                    name=f"cancel {sub_run_id}",
+                    context=self._context.copy(),
+                )
+
     def close(self) -> list[asyncio.Task[None]]:
         """Cancels all calls, and makes no more."""
         self._group = None
@@ -104,16 +119,26 @@ class CallsInFlight:
         entry = journal_pb2.JournalEntry(path=path)
         await failpoint("orchestrator.before_call")
         try:
-            answer = await self._calls.make(run.run, run.started, intended, _Reporter(run, self))
-            entry.call_answered.CopyFrom(
-                journal_pb2.CallAnswered(
-                    call_index=index, kind=kind, response=answer.SerializeToString(deterministic=True)
+            reporter = _Reporter(run, self, run.speaker(path))
+            if kind == journal_pb2.CALL_KIND_RUN:
+                entry = await self._sub_runs.make(run.run, run.started, intended, reporter)
+            else:
+                answer = await self._calls.make(run.run, run.started, intended, reporter)
+                entry.call_answered.CopyFrom(
+                    journal_pb2.CallAnswered(
+                        call_index=index, kind=kind, response=answer.SerializeToString(deterministic=True)
+                    )
                 )
-            )
         except MeshError as error:
             log.info("call failed", run_id=run.run.run_id, path=path, kind=kind, reason=error.reason)
             entry.call_failed.CopyFrom(
-                journal_pb2.CallFailed(call_index=index, kind=kind, reason=error.reason, message=error.message)
+                journal_pb2.CallFailed(
+                    call_index=index,
+                    kind=kind,
+                    reason=error.reason,
+                    message=error.message,
+                    final=stands(error),
+                )
             )
         await failpoint("orchestrator.after_answer")
         run.answered(key, entry)
@@ -122,7 +147,8 @@ class CallsInFlight:
     async def show(self, run: LiveRun, path: str, text: str, *, restart: bool) -> None:
         """Shows text of a turn in progress to whoever watches."""
         event = session_service_pb2.WatchSessionResponse(
-            sequence=run.recorded_sequence, text_delta=session_service_pb2.TextDelta(path=path, text=text, restart=restart)
+            sequence=run.recorded_sequence,
+            text_delta=session_service_pb2.TextDelta(path=path, text=text, restart=restart),
         )
         event.event_time.FromDatetime(self._clock.now())
         await self._live.publish(run.run.tenant, run.run.run_id, event)
@@ -136,9 +162,10 @@ class CallsInFlight:
 class _Reporter:
     """Implements `ports.Outcome` for one call."""
 
-    def __init__(self, run: LiveRun, calls: CallsInFlight) -> None:
+    def __init__(self, run: LiveRun, calls: CallsInFlight, speaker: str) -> None:
         self._run = run
         self._calls = calls
+        self.speaker = speaker
 
     async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
         """See `Outcome.delta`."""

@@ -1,7 +1,7 @@
 """The engine of one replica: owns shards, drives their runs in lanes, and takes up what others left behind."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
+from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.errors import MeshError, RequestIdReused
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import IdSource
@@ -21,8 +21,10 @@ from services.orchestrator.domain.errors import RunsAtLimit
 from services.orchestrator.engine.facts import Beginning, begun
 from services.orchestrator.engine.lane import EngineParts, Lane
 from services.orchestrator.engine.live_run import LiveRun
+from services.orchestrator.engine.news import until_news
 from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, ShardLease, StartKey, shard_of
 from services.orchestrator.engine.shards import ShardKeeper
+from services.orchestrator.engine.sub_runs import SubRuns
 
 log = logger(__name__)
 
@@ -63,7 +65,10 @@ class Engine:
         self._ids = ids
         self._limits = limits
         self._shards = ShardKeeper(owner=owner, store=parts.store, gained=self._gained, lost=self._lost)
-        self._lane = Lane(parts, left=self._left, lost=self._shards.forget)
+        sub_runs = SubRuns(
+            store=parts.store, live=parts.live, calls=parts.calls, start=self.start, ids=ids, clock=parts.clock
+        )
+        self._lane = Lane(parts, sub_runs, left=self._left, lost=self._shards.forget)
         #: Runs whose journal is being read; the tasks that read them, and those that look for such runs.
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._searching: dict[int, asyncio.Task[None]] = {}
@@ -161,7 +166,7 @@ class Engine:
                 left = deadline - self._parts.clock.monotonic()
                 if left <= 0:
                     return
-                await _until_news(news, seconds=min(left, _COMMAND_POLL_SECONDS))
+                await until_news(news, seconds=min(left, _COMMAND_POLL_SECONDS))
 
     @asynccontextmanager
     async def running_block(self) -> AsyncGenerator[None]:
@@ -254,6 +259,9 @@ class Engine:
                 while batch := await self._parts.store.entries(run.tenant, run.run_id, after=live.sequence):
                     live.read([entry for _, entry in batch])
                 live.recovered()
+                if await self._is_orphan(live):
+                    cancel = RunCommand(command_id=self._ids.uuid(), kind="cancel", by=live.parent_run_id)
+                    await self._parts.store.add_command(run.tenant, run.run_id, cancel)
                 # After the journal: one that was read before it may have had its effect since.
                 live.tell(await self._parts.store.commands_of(run.run_id))
         except MeshError as error:
@@ -267,6 +275,11 @@ class Engine:
             return
         log.info("run taken up", run_id=run.run_id)
         self._lane.add(live)
+
+    async def _is_orphan(self, run: LiveRun) -> bool:
+        """Says whether a run lost the one that started it, whose owner may have died before it said so."""
+        parent = run.parent_run_id
+        return bool(parent) and not run.ended and await self._parts.store.owned_run(parent) is None
 
     def _left(self, run: LiveRun, again: bool) -> None:  # a callback
         if again:
@@ -342,14 +355,3 @@ class Engine:
     def _forget(kept: dict[Key, asyncio.Task[None]], key: Key, task: asyncio.Task[None]) -> None:
         if kept.get(key) is task:
             del kept[key]
-
-
-async def _until_news(news: AsyncIterator[session_service_pb2.WatchSessionResponse], *, seconds: float) -> None:
-    """Waits until something was recorded, at most so long."""
-    try:
-        async with asyncio.timeout(seconds):
-            async for event in news:
-                if event.WhichOneof("event") is None:
-                    return
-    except TimeoutError:
-        return

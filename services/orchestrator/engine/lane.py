@@ -25,6 +25,7 @@ from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.ports import Calls, LiveEvents, RunEvents, RunStore
 from services.orchestrator.engine.run import RunCommand, RunWrite, ShardLease
 from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.sub_runs import SubRuns
 
 log = logger(__name__)
 
@@ -56,12 +57,18 @@ class Lane:
 
     Args:
         parts: store, calls, live news, events and clock of the replica.
+        sub_runs: makes the calls that are runs of their own.
         left: told of each run that is not driven here any more; True when it is to be taken up again.
         lost: told of each shard whose lease a commit found lost; calls `drop` for it.
     """
 
     def __init__(
-        self, parts: EngineParts, *, left: Callable[[LiveRun, bool], None], lost: Callable[[int], None]
+        self,
+        parts: EngineParts,
+        sub_runs: SubRuns,
+        *,
+        left: Callable[[LiveRun, bool], None],
+        lost: Callable[[int], None],
     ) -> None:
         self._parts = parts
         self._left = left
@@ -76,7 +83,12 @@ class Lane:
         self._to_record = asyncio.Event()
         self.alarms = Alarms(self._runs, clock=parts.clock, touch=self._touch)
         self.calls = CallsInFlight(
-            calls=parts.calls, steps=parts.steps, live=parts.live, clock=parts.clock, touch=self._touch
+            calls=parts.calls,
+            sub_runs=sub_runs,
+            steps=parts.steps,
+            live=parts.live,
+            clock=parts.clock,
+            touch=self._touch,
         )
 
     @property
@@ -170,6 +182,7 @@ class Lane:
     def _go_on(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry]) -> None:
         """Makes the calls that recorded facts ask for. A run with nothing left to do leaves the memory."""
         self.calls.revoke(run.run.run_id, run.given_up())
+        self.calls.stop_sub_runs(run)
         if run.resting and not self.alarms.soon(run):
             self.remove(run, again=False)
             return

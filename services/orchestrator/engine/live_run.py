@@ -60,6 +60,10 @@ class LiveRun:
         self._call_of: dict[str, CallKey] = {}
         #: Calls that are waited for no longer, though nobody answered.
         self._given_up: list[CallKey] = []
+        #: Sub-runs of such calls.
+        self._orphans: list[str] = []
+        #: Who speaks in the turns in progress, by path.
+        self._speakers: dict[str, str] = {}
         self._timers = RunTimers()
         self._started: journal_pb2.RunStarted | None = None
         #: Between RunWaiting and RunAdvanced.
@@ -97,6 +101,11 @@ class LiveRun:
             return False
         waits = self.stranded or self._timers.paused or (self._view.state == _WAITING and not self._outstanding)
         return self.ended or (waits and not self._in_flight and not self._told)
+
+    @property
+    def parent_run_id(self) -> str:
+        """The run that started it as a step; empty for a run that somebody started."""
+        return self.started.run.parent_run_id
 
     @property
     def wake_time(self) -> datetime | None:
@@ -253,6 +262,15 @@ class LiveRun:
         given_up, self._given_up = self._given_up, []
         return given_up
 
+    def orphans(self) -> Sequence[str]:
+        """Gives the sub-runs that are waited for no longer, once; some of them may have ended."""
+        orphans, self._orphans = self._orphans, []
+        return orphans
+
+    def speaker(self, path: str) -> str:
+        """Gives the agent whose turn is in progress at a place; empty when it is no turn."""
+        return self._speakers.get(path, "")
+
     @property
     def _stands(self) -> tuple[int, int, datetime | None]:
         """Sequence of its next fact, number of its turns, and when it is to be looked at next."""
@@ -343,9 +361,14 @@ class LiveRun:
                     key = entry.path, entry.call_intended.call_index
                     self._outstanding[key] = self.sequence, entry
                     self._call_of[entry.path] = key
+                case "step_started":
+                    self._speakers[entry.path] = entry.step_started.agent
                 case "call_answered" | "call_failed":
                     self._settle(_answers(entry))
-                case "step_completed" | "step_failed" | "step_skipped" | "timer_fired":
+                case "step_completed" | "step_failed" | "step_skipped":
+                    self._give_up(entry.path)
+                    self._speakers.pop(entry.path, None)
+                case "timer_fired":
                     self._give_up(entry.path)
                 case "step_parked":
                     self._give_up(entry.path)
@@ -361,6 +384,9 @@ class LiveRun:
                 case "run_advanced":
                     self._waiting = False
                 case "run_ended" | "run_abandoned":
+                    asked = (entry for _, entry in self._outstanding.values())
+                    self._orphans += map(_sub_run_of, filter(_is_sub_run, asked))
+                    self._speakers.clear()
                     self._outstanding.clear()
                     self._call_of.clear()
                 case _:
@@ -377,6 +403,9 @@ class LiveRun:
         if key is not None:
             if key in self._in_flight:
                 self._given_up.append(key)
+            _, intended = self._outstanding[key]
+            if _is_sub_run(intended):
+                self._orphans.append(_sub_run_of(intended))
             self._settle(key)
 
     def _unpark(self, path: str) -> None:
@@ -396,3 +425,11 @@ def _answers(entry: journal_pb2.JournalEntry) -> CallKey | None:
     if entry.HasField("call_failed"):
         return entry.path, entry.call_failed.call_index
     return None
+
+
+def _is_sub_run(intended: journal_pb2.JournalEntry) -> bool:
+    return intended.call_intended.kind == journal_pb2.CALL_KIND_RUN
+
+
+def _sub_run_of(intended: journal_pb2.JournalEntry) -> str:
+    return journal_pb2.SubRunTask.FromString(intended.call_intended.request).run_id

@@ -7,6 +7,7 @@ from typing import Final
 from google.protobuf import struct_pb2
 
 from comitia.orchestrator.v1 import journal_pb2, worker_service_pb2
+from services.meshkit.core.errors import ErrorKind, MeshError
 
 #: Largest output, encoded.
 MAX_OUTPUT_BYTES: Final = 256 * 1024
@@ -14,6 +15,19 @@ MAX_MESSAGE: Final = 4_000
 #: Where an encoded value may hold a number that is not finite: tag, six bytes, and an exponent of ones. It is found in
 #: other places too, but rarely, so that a value is walked through only when there may be a reason.
 _NOT_FINITE: Final = re.compile(rb"\x11.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
+
+
+#: Refusals that stay until somebody asks otherwise, or is allowed more.
+_STANDING: Final = frozenset(
+    {
+        ErrorKind.INVALID,
+        ErrorKind.UNAUTHENTICATED,
+        ErrorKind.DENIED,
+        ErrorKind.NOT_FOUND,
+        ErrorKind.EXISTS,
+        ErrorKind.PRECONDITION,
+    }
+)
 
 
 class OutcomeRefused(Exception):
@@ -46,6 +60,11 @@ def fact_of(intended: journal_pb2.JournalEntry, outcome: worker_service_pb2.Step
     answered.kind = journal_pb2.CALL_KIND_STEP
     answered.response = result
     return fact
+
+
+def stands(error: MeshError) -> bool:
+    """Says whether the same call would fail again: law, money, permission or a wrong argument stopped it."""
+    return error.kind in _STANDING or (error.kind is ErrorKind.EXHAUSTED and error.retry_after is None)
 
 
 def failed(

@@ -40,6 +40,7 @@ class RunStore(Protocol):
 
         Args:
             lease: under which its starter would drive it; None when its starter holds no shard.
+        Returns: also of a run with this id that was recorded before, as it stands: a sub-run has the id of its place.
         Raises: RequestIdReused; RequestInProgress; QuotaExceeded: whoever else starts runs meanwhile.
         """
         ...
@@ -59,6 +60,10 @@ class RunStore(Protocol):
         self, tenant: TenantId, run_id: str, *, after: int = 0
     ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
         """Gives the recorded facts after a sequence with their sequences, in order, a bounded number at a time."""
+        ...
+
+    async def view(self, tenant: TenantId, run_id: str) -> RunView:
+        """Gives what callers see of a run as it was last written. Raises: RunNotFound."""
         ...
 
     async def hold(self, owner: str, leases: Sequence[ShardLease], *, restarted: bool, most: int | None) -> Holdings:
@@ -122,7 +127,12 @@ class RunStore(Protocol):
 
 
 class Outcome(Protocol):
-    """What a call in flight reports to the run that makes it."""
+    """What a call in flight knows of the run that makes it, and reports to it."""
+
+    @property
+    def speaker(self) -> str:
+        """The agent to whose turn the call belongs, `name@version`; empty for a call that belongs to none."""
+        ...
 
     async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
         """Shows text of a turn in progress, already passed by law."""
@@ -141,7 +151,7 @@ class Calls(Protocol):
     ) -> Message:
         """Makes the call of a CallIntended fact, patiently: what may pass is tried again.
 
-        Returns: the callee's answer.
+        Returns: the callee's answer; for a sub-run the first fact of the run that is to be started.
         Raises: MeshError: the failure that the program has to decide on.
         """
         ...

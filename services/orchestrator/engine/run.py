@@ -114,7 +114,7 @@ class RunWrite:
 class Created:
     """What became of the wish to record a run."""
 
-    #: The answer to a concurrent repeat of the request: then nothing was written.
+    #: The answer to a concurrent repeat of the request, or the run that had this id before: then nothing was written.
     earlier: RunView | None = None
     #: True when the lease held: the starter drives the run. Else its shard's owner finds a command to adopt it.
     held: bool = True

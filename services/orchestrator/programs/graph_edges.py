@@ -2,8 +2,9 @@
 
 from heapq import heappush
 
+from services.orchestrator.conditions.errors import ExpressionFailed
 from services.orchestrator.programs.graph_ends import failed_before, keep_control, skipped
-from services.orchestrator.programs.graph_plan import Edge, ExpressionFailed, NodePlan
+from services.orchestrator.programs.graph_plan import Edge, NodePlan
 from services.orchestrator.programs.graph_state import GraphState, NodeState
 
 CONDITION_FAILED = "CONDITION_FAILED"

@@ -3,8 +3,9 @@
 from comitia.orchestrator.v1 import session_pb2, workflow_pb2
 from services.meshkit.content import Label
 from services.meshkit.content.proto import label_to_proto
+from services.orchestrator.conditions.errors import ExpressionFailed
 from services.orchestrator.programs.commands import CompleteStep, EndRun, FailStep, SkipStep
-from services.orchestrator.programs.graph_plan import ExpressionFailed, NodePlan
+from services.orchestrator.programs.graph_plan import NodePlan
 from services.orchestrator.programs.graph_state import (
     MAX_SENTENCE,
     OPERATOR,

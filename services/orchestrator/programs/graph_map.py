@@ -3,9 +3,10 @@
 from typing import cast
 
 from comitia.orchestrator.v1 import workflow_pb2
+from services.orchestrator.conditions.errors import ExpressionFailed
 from services.orchestrator.programs.commands import CompleteStep, ExpandMap, StartStep
 from services.orchestrator.programs.graph_ends import EXPRESSION_FAILED, failed, gave_own
-from services.orchestrator.programs.graph_plan import ExpressionFailed, Facts
+from services.orchestrator.programs.graph_plan import Facts
 from services.orchestrator.programs.graph_state import GivenList, GraphState, MapState, Phase, Step
 from services.orchestrator.programs.graph_steps import GRAPH, begin
 from services.orchestrator.programs.values import Json

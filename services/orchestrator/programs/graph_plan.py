@@ -26,10 +26,6 @@ _FALLING_BACK: Final = (workflow_pb2.ON_FAILURE_UNSPECIFIED, workflow_pb2.ON_FAI
 Facts = Mapping[str, Json]
 
 
-class ExpressionFailed(Exception):
-    """An expression has no value for these facts. The sentence is the same for the same facts."""
-
-
 class Expression(Protocol):
     """A compiled expression."""
 

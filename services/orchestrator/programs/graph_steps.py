@@ -10,9 +10,10 @@ from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Label
 from services.meshkit.content.proto import label_to_proto
 from services.meshkit.core.ids import from_uuid, to_uuid
+from services.orchestrator.conditions.errors import ExpressionFailed
 from services.orchestrator.programs.commands import CompleteStep, MakeCall, ParkStep, StartStep, StartTimer, encoded
 from services.orchestrator.programs.graph_ends import EXPRESSION_FAILED, failed, gave_own
-from services.orchestrator.programs.graph_plan import ExpressionFailed, Facts
+from services.orchestrator.programs.graph_plan import Facts
 from services.orchestrator.programs.graph_state import (
     MAX_SENTENCE,
     MAX_WRITTEN_BYTES,

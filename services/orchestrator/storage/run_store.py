@@ -8,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from asyncpg import Record
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
@@ -18,6 +19,7 @@ from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.once import AnsweredBefore, Once, RequestInProgress, current_once
 from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
 from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
+from services.meshkit.sql.errors import violates
 from services.meshkit.sql.once import key_of, place_of
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
@@ -40,6 +42,7 @@ from services.orchestrator.engine.run import (
     kind_of,
 )
 from services.orchestrator.storage.one_trips import COMMIT_TICK, SHARD_LOCK, VIEW_OF_RUN
+from services.orchestrator.storage.tables import PK_RUN
 from services.orchestrator.storage.tick_arrays import tick_arrays
 
 log = logger(__name__)
@@ -199,9 +202,15 @@ class SqlRunStore:
             await self._check_quota(scope, run.tenant)
             state, kind = int(first.view.state), int(kind_of(first.view))
             shown = state, view, first.last_sequence
-            await scope.exec_driver_sql(
-                _INSERT_RUN, (run.tenant, run_uuid, run.shard, *shown, run.grant_id, first.wake_time, kind)
-            )
+            try:
+                await scope.exec_driver_sql(
+                    _INSERT_RUN, (run.tenant, run_uuid, run.shard, *shown, run.grant_id, first.wake_time, kind)
+                )
+            except IntegrityError as error:
+                if not violates(error, PK_RUN):
+                    raise
+                # A sub-run, whose id is that of its place, and which the owner before has started.
+                return Created(earlier=await self.view(run.tenant, run.run_id))
             await scope.exec_driver_sql(
                 _INSERT_ROW,
                 (run.tenant, run_uuid, first.first_sequence, len(first.entries), sealed.payload, sealed.commitments),

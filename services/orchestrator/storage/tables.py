@@ -96,6 +96,8 @@ ENGINE_REPLICA: Final = Table(
     PrimaryKeyConstraint("owner", name="pk_engine_replica"),
 )
 
+PK_RUN: Final = "pk_run"
+
 RUN: Final = Table(
     "run",
     METADATA,
@@ -115,7 +117,7 @@ RUN: Final = Table(
     Column("create_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
     # Of its file in the archive; null while its facts are in the journal.
     Column("archive_parts", Integer),
-    PrimaryKeyConstraint("run_id", name="pk_run"),
+    PrimaryKeyConstraint("run_id", name=PK_RUN),
     Index("ix_run_tenant", "tenant_id", "run_id"),
     Index("ix_run_wake", "wake_time", postgresql_where=text("wake_time IS NOT NULL AND state NOT IN (5, 6, 7)")),
     Index("ix_run_open", "shard", "run_id", postgresql_where=text("state NOT IN (5, 6, 7)")),

@@ -16,7 +16,7 @@ from services.meshkit.core.paging import clamp_page_size, decode_page_token, one
 from services.meshkit.grpc.call import caller_of, current_call
 from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
-from services.orchestrator.engine.watch import RunWatch
+from services.orchestrator.engine.watch import RunWatch, ShownSession
 from services.orchestrator.transport import convert
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
@@ -119,6 +119,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         events = self._watch.events(
             caller.principal.tenant,
             session.session_id,
+            ShownSession(),
             after=request.after_sequence,
             stopped=lambda: call is not None and call.drain.begun,
             begun=partial(begin_watch, context),

@@ -19,7 +19,6 @@ from services.orchestrator.engine.facts import Beginning
 from services.orchestrator.engine.run import OwnedRun, RunKind, StartKey, shard_of
 from services.orchestrator.engine.session_as_run import as_run
 from services.orchestrator.programs.run import Programs, UnknownProgram
-from services.orchestrator.programs.values import from_struct
 from services.orchestrator.record.forking import FirstFacts, Place, RecordedAnswers, Shared, SharedFacts
 from services.orchestrator.record.pins import Changes, Own, changed, owned, seen_of, wanted_versions
 from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Neighbours, Runs
@@ -224,8 +223,7 @@ def _check_fits(changes: Changes, shared: Shared) -> None:
     if shared.at_sequence:
         raise Invalid("input", "must be absent where a run goes on: steps were made from what it was given")
     check_size(changes.input)
-    if pinned.workflow.HasField("input_schema"):
-        check_schema(from_struct(pinned.workflow.input_schema), changes.input)
+    check_schema(pinned.workflow, changes.input)
 
 
 def _check_model(name: str, model: str) -> None:

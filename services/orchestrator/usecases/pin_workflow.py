@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Protocol
 
 from comitia.orchestrator.v1 import agent_pb2, workflow_pb2
@@ -15,7 +16,7 @@ from services.orchestrator.usecases.ports import AgentFacts, AgentStore, ToolVer
 class WorkflowFacts(Protocol):
     """Writes workflows as the facts that a run pins."""
 
-    def __call__(self, workflow: StoredWorkflow) -> workflow_pb2.Workflow:
+    def __call__(self, stored: StoredWorkflow) -> workflow_pb2.Workflow:
         """Converts one version."""
         ...
 
@@ -30,6 +31,11 @@ class PinnedWorkflow:
     agents: tuple[agent_pb2.Agent, ...]
     #: The prompt files' text by file name.
     prompts: Mapping[str, str]
+
+    @property
+    def deadline(self) -> timedelta | None:
+        """Longest life of its runs; None for the default."""
+        return self.workflow.deadline.ToTimedelta() if self.workflow.HasField("deadline") else None
 
 
 class PinWorkflow:

@@ -6,9 +6,10 @@ from typing import Final
 
 import jsonschema_rs
 
+from comitia.orchestrator.v1 import workflow_pb2
 from services.orchestrator.domain.errors import RunInputInvalid
 from services.orchestrator.domain.run import MAX_INPUT_BYTES, Json
-from services.orchestrator.programs.values import NotJson, ValueTooLarge, to_struct
+from services.orchestrator.programs.values import NotJson, ValueTooLarge, from_struct, to_struct
 
 #: Sentences may quote what a schema lists.
 _MOST_CHARACTERS: Final = 500
@@ -25,15 +26,16 @@ def check_size(given: Mapping[str, Json]) -> None:
         raise RunInputInvalid("input", f"must have at most {MAX_INPUT_BYTES} bytes as JSON, has {size}")
 
 
-def check_schema(schema: Mapping[str, Json], given: Mapping[str, Json]) -> None:
-    """Refuses what does not fit a schema, by its first fault.
+def check_schema(workflow: workflow_pb2.Workflow, given: Mapping[str, Json]) -> None:
+    """Refuses what does not fit the schema of a workflow, if it has one, by its first fault.
 
-    Args:
-        schema: one that was checked when the workflow was created.
     Raises: RunInputInvalid: the field is that of the input, such as `input.items[1].price`.
     """
+    if not workflow.HasField("input_schema"):
+        return
+    # It was checked when the workflow was created.
     validator = jsonschema_rs.validator_for(
-        dict(schema), pattern_options=jsonschema_rs.RegexOptions(), mask="it", offline=True
+        from_struct(workflow.input_schema), pattern_options=jsonschema_rs.RegexOptions(), mask="it", offline=True
     )
     if validator.is_valid(dict(given)):
         return

@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass, field, replace
 
-from comitia.orchestrator.v1 import journal_pb2, run_pb2
+from comitia.orchestrator.v1 import run_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller
 from services.orchestrator.domain.run import RunSpec
 from services.orchestrator.domain.terms import DEFAULT_MAX_COST
 from services.orchestrator.engine.run import OwnedRun, StartKey, shard_of
 from services.orchestrator.engine.session_as_run import as_run
-from services.orchestrator.programs import graph
-from services.orchestrator.programs.values import from_struct, to_struct
+from services.orchestrator.programs.values import to_struct
 from services.orchestrator.usecases.pin_workflow import PinnedWorkflow, PinWorkflow
 from services.orchestrator.usecases.ports import Neighbours, Runs
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.run_input import check_schema, check_size
+from services.orchestrator.usecases.run_started import run_started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,39 +59,24 @@ class StartRun:
 
     async def _begin(self, command: StartRunCommand, spec: RunSpec) -> run_pb2.Run:
         pinned = await self._pin_workflow(command.caller, spec.workflow)
-        if pinned.workflow.HasField("input_schema"):
-            check_schema(from_struct(pinned.workflow.input_schema), spec.input)
+        check_schema(pinned.workflow, spec.input)
         run_id = self._runs.new_run_id()
         asked = self._run_of(spec, pinned, run_id=run_id)
         # The budget comes last: the tenant sees it. What fails after it, if only by a crash, leaves a budget of which
         # nothing can ever be spent, for no run has its id.
         grant_id = await self._neighbours.issue_grant(command.caller, run_id)
         asked.budget_id = await self._neighbours.open_budget(command.caller, run_id, spec.max_cost or DEFAULT_MAX_COST)
-        started = journal_pb2.RunStarted(
-            program=graph.NAME,
-            program_version=graph.VERSION,
-            workflow=pinned.workflow,
-            run=asked,
-            agents=pinned.agents,
-            prompts=pinned.prompts,
-            grant_id=grant_id,
-            model_override=spec.model,
-        )
+        started = run_started(asked, pinned, grant_id=grant_id, model=spec.model)
         run = OwnedRun(tenant=command.caller.principal.tenant, run_id=run_id, grant_id=grant_id, shard=shard_of(run_id))
         return as_run(await self._runs.start(command.key, run, started))
 
     def _run_of(self, spec: RunSpec, pinned: PinnedWorkflow, *, run_id: str) -> run_pb2.Run:
-        """Writes the request with its defaults filled in, as the first fact of the run. Raises: Invalid."""
-        workflow = pinned.workflow
+        """Writes the request with its defaults filled in. Raises: Invalid."""
         run = run_pb2.Run(
             run_id=run_id,
-            program=graph.NAME,
-            program_version=graph.VERSION,
-            workflow=f"{workflow.name}@{workflow.version}",
             input=to_struct(spec.input),
             max_cost_nano_usd=spec.max_cost or DEFAULT_MAX_COST,
             metadata=spec.metadata,
         )
-        life = spec.life(workflow.deadline.ToTimedelta() if workflow.HasField("deadline") else None)
-        run.deadline_time.FromDatetime(self._clock.now() + life)
+        run.deadline_time.FromDatetime(self._clock.now() + spec.life(pinned.deadline))
         return run

@@ -72,6 +72,16 @@ class Neighbours(Protocol):
         ...
 
 
+class SubRunStarts(Protocol):
+    """Looks up what sub-runs are made of."""
+
+    async def prepare(
+        self, principal: Principal, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry
+    ) -> journal_pb2.RunStarted:
+        """Gives the first fact of the sub-run that a call of a run asks for. Raises: MeshError."""
+        ...
+
+
 class RunTokens(Protocol):
     """Acts for a run when its starter is long gone."""
 
@@ -87,8 +97,11 @@ class RunTokens(Protocol):
 class Caller:
     """Makes outward calls of runs."""
 
-    def __init__(self, *, neighbours: Neighbours, tokens: RunTokens, clock: Clock, random: Random) -> None:
+    def __init__(
+        self, *, neighbours: Neighbours, sub_runs: SubRunStarts, tokens: RunTokens, clock: Clock, random: Random
+    ) -> None:
         self._neighbours = neighbours
+        self._sub_runs = sub_runs
         self._tokens = tokens
         self._clock = clock
         self._random = random
@@ -111,7 +124,10 @@ class Caller:
                     span(names.SPAN_TURN, **{"comitia.run_id": run.run_id, "comitia.path": intended.path}),
                 ):
                     principal = await self._tokens.principal(run)
-                    return await self._ask(principal, _context(run, started, intended), intended, outcome, tries)
+                    if kind == journal_pb2.CALL_KIND_RUN:
+                        return await self._sub_runs.prepare(principal, started, intended)
+                    context = _context(run, started, intended, speaker=outcome.speaker)
+                    return await self._ask(principal, context, intended, outcome, tries)
             except MeshError as error:
                 if error.reason == TokenRevoked.reason and not renewed:
                     # Roles or the secret changed of whoever stands behind the run, or they ended: the gateway knows.
@@ -176,18 +192,16 @@ class Caller:
 
 
 def _context(
-    run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry
+    run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry, *, speaker: str
 ) -> content_pb2.CallContext:
     """Says who calls from where, and what the call spends from."""
-    context = content_pb2.CallContext(
-        call_id=content_pb2.CallId(run_id=run.run_id, path=intended.path, call_index=intended.call_intended.call_index),
-        budget_ids=[started.session.budget_id],
-        project=started.session.metadata.get("project", ""),
+    call, begun = intended.call_intended, started.run if started.HasField("run") else started.session
+    name, _, version = speaker.partition("@")
+    return content_pb2.CallContext(
+        call_id=content_pb2.CallId(run_id=run.run_id, path=intended.path, call_index=call.call_index),
+        budget_ids=[begun.budget_id],
+        project=begun.metadata.get("project", ""),
         residency_region=started.session.residency_region,
+        agent_name=name,
+        agent_version=version,
     )
-    speaker = intended.path.rpartition("/")[2]
-    for agent in started.agents:
-        if speaker in (agent.name, f"{agent.name}@{agent.version}"):
-            context.agent_name = agent.name
-            context.agent_version = agent.version
-    return context

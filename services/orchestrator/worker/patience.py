@@ -36,6 +36,7 @@ _PATIENCE: Final[Mapping[int, Patience]] = {
     journal_pb2.CALL_KIND_CHOOSE: Patience(seconds=300, tries=None),
     journal_pb2.CALL_KIND_TOOL: Patience(seconds=120, tries=None),
     journal_pb2.CALL_KIND_REMEMBER: Patience(seconds=10, tries=8),
+    journal_pb2.CALL_KIND_RUN: Patience(seconds=30, tries=8),
     journal_pb2.CALL_KIND_EMBED: Patience(seconds=60, tries=3),
 }
 

@@ -1,0 +1,131 @@
+"""Sub-runs: starts the run that a step asks for, waits for its end, and stops it with the step that wanted it."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+from comitia.orchestrator.v1 import journal_pb2, run_pb2
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import IdSource
+from services.meshkit.telemetry.logs import logger
+from services.orchestrator.domain.errors import RunNotFound
+from services.orchestrator.engine.news import until_news
+from services.orchestrator.engine.ports import Calls, LiveEvents, Outcome, RunStore
+from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, StartKey, shard_of
+from services.orchestrator.engine.session_as_run import as_run
+from services.orchestrator.programs.run_view import TERMINAL_STATES
+
+log = logger(__name__)
+
+#: Without any news from the bus, the end of a sub-run is looked for after pauses that grow from the first to the last.
+_FIRST_POLL_SECONDS: Final = 1.0
+_LAST_POLL_SECONDS: Final = 15.0
+#: Pause before a start that failed is tried again, where the failure may pass.
+_AGAIN_SECONDS: Final = 1.0
+_PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE})
+
+Start = Callable[[StartKey | None, OwnedRun, journal_pb2.RunStarted], Awaitable[RunView]]
+
+
+class SubRuns:
+    """Makes the calls that are runs of their own. These are driven like any other, by whoever owns their shard.
+
+    Args:
+        calls: answers the call with the first fact of the sub-run.
+        start: records a run and begins to drive it.
+    """
+
+    def __init__(
+        self, *, store: RunStore, live: LiveEvents, calls: Calls, start: Start, ids: IdSource, clock: Clock
+    ) -> None:
+        self._store = store
+        self._live = live
+        self._calls = calls
+        self._start = start
+        self._ids = ids
+        self._clock = clock
+
+    async def make(
+        self, run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry, outcome: Outcome
+    ) -> journal_pb2.JournalEntry:
+        """Starts the sub-run of a call, unless it was started before, and waits until it has ended.
+
+        Returns: the fact that settles the call.
+        Raises: MeshError: it cannot be started.
+        """
+        sub_run_id = journal_pb2.SubRunTask.FromString(intended.call_intended.request).run_id
+        while await self._seen(run.tenant, sub_run_id) is None:
+            first = await self._calls.make(run, started, intended, outcome)
+            if not isinstance(first, journal_pb2.RunStarted):
+                raise TypeError("what a sub-run is made of is its first fact")
+            owned = OwnedRun(tenant=run.tenant, run_id=sub_run_id, grant_id=first.grant_id, shard=shard_of(sub_run_id))
+            try:
+                await self._start(None, owned, first)
+            except MeshError as error:
+                if error.kind not in _PASSING:
+                    raise
+                # It may have been recorded all the same, so the next attempt of the step must not start another one.
+                await self._clock.sleep(_AGAIN_SECONDS)
+        return await self._settled(run.tenant, await self._ended(run.tenant, sub_run_id), intended)
+
+    async def cancel(self, run: OwnedRun, sub_run_id: str) -> None:
+        """Asks a sub-run of a run to stop, unless it has ended."""
+        try:
+            seen = await self._seen(run.tenant, sub_run_id)
+            if seen is None or seen.state in TERMINAL_STATES:
+                return
+            command = RunCommand(command_id=self._ids.uuid(), kind="cancel", by=run.run_id)
+            await self._store.add_command(run.tenant, sub_run_id, command)
+            await self._live.wake_owner(sub_run_id)
+        except MeshError as error:
+            log.warning("a sub-run could not be cancelled", run_id=sub_run_id, cause=error.message)
+
+    async def _seen(self, tenant: TenantId, run_id: str) -> run_pb2.Run | None:
+        try:
+            return as_run(await self._store.view(tenant, run_id))
+        except RunNotFound:
+            return None
+
+    async def _ended(self, tenant: TenantId, run_id: str) -> run_pb2.Run:
+        """Waits until a run has ended; gives it as it ended."""
+        seconds = _FIRST_POLL_SECONDS
+        async with self._live.watch(tenant, run_id) as news:
+            while True:
+                with suppress(MeshError):
+                    seen = as_run(await self._store.view(tenant, run_id))
+                    if seen.state in TERMINAL_STATES:
+                        return seen
+                await until_news(news, seconds=seconds)
+                seconds = min(2 * seconds, _LAST_POLL_SECONDS)
+
+    async def _settled(
+        self, tenant: TenantId, seen: run_pb2.Run, intended: journal_pb2.JournalEntry
+    ) -> journal_pb2.JournalEntry:
+        """Writes how a run ended as the fact that settles the call. Raises: MeshError."""
+        entry = journal_pb2.JournalEntry(path=intended.path)
+        call = intended.call_intended
+        if seen.state != run_pb2.RUN_STATE_SUCCEEDED:
+            state = run_pb2.RunState.Name(seen.state).removeprefix("RUN_STATE_")
+            entry.call_failed.CopyFrom(
+                journal_pb2.CallFailed(
+                    call_index=call.call_index,
+                    kind=call.kind,
+                    reason=seen.state_reason or f"RUN_{state}",
+                    message=f"sub-run {seen.run_id} has ended as {state}: {seen.state_message}",
+                    # Somebody wanted it to stop.
+                    final=seen.state == run_pb2.RUN_STATE_CANCELLED,
+                )
+            )
+            return entry
+        result = journal_pb2.StepResult(output=seen.output, cost_nano_usd=seen.cost_nano_usd, usage=seen.usage)
+        for _, fact in await self._store.entries(tenant, seen.run_id, after=seen.sequence - 1):
+            if fact.run_ended.HasField("output_label"):
+                result.label.CopyFrom(fact.run_ended.output_label)
+        entry.call_answered.CopyFrom(
+            journal_pb2.CallAnswered(
+                call_index=call.call_index, kind=call.kind, response=result.SerializeToString(deterministic=True)
+            )
+        )
+        return entry
