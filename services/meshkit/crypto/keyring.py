@@ -30,7 +30,7 @@ ENVELOPE_BYTES: Final = 45
 MAX_PLAINTEXT_BYTES: Final = 2**31 - 1
 _VERSION: Final = b"\x01"
 _HEAD_BYTES: Final = 17
-_NONCE_BYTES: Final = 12
+NONCE_BYTES: Final = 12
 #: What the key of digests is derived from, together with the data key.
 _DIGEST_KEY: Final = b"comitia.digest.v1"
 #: Random nonces are safe for 2**32 messages of one key, all processes together (NIST SP 800-38D, 8.3). We stop at half.
@@ -126,15 +126,17 @@ class KeyRing:
 
         Raises: KeyNotLoaded: they did not.
         """
+        return self.sealer(tenant).seal(secrets.token_bytes(NONCE_BYTES), plaintext, aad=aad)
+
+    def sealer(self, tenant: TenantId) -> "Sealer":
+        """Gives what seals many envelopes of a tenant in a row; to be used before the next await.
+
+        Raises: KeyNotLoaded: `load` was not called before.
+        """
         key = self._sealing_key(tenant, grace=_GRACE_SECONDS)
         if key is None:
             raise KeyNotLoaded("load the tenant's key before sealing without waiting")
-        if len(plaintext) > MAX_PLAINTEXT_BYTES:
-            raise ValueError("content of 2 GiB and more goes to the object store in pieces")
-        # May go below 0 until the next load: the bound has room for what is sealed between two of them.
-        key.left -= 1
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return key.head + nonce + key.cipher.encrypt(nonce, plaintext, _bound(key.head, tenant, aad))
+        return Sealer(key, tenant)
 
     def open_sync(self, tenant: TenantId, envelope: bytes, *, aad: bytes) -> bytes:
         """Opens like `open`, without waiting, when the key is in memory.
@@ -144,9 +146,9 @@ class KeyRing:
         key = self._fresh(tenant, _key_id(envelope), grace=_GRACE_SECONDS)
         if key is None:
             raise KeyNotLoaded("the key of this envelope is not in memory")
-        nonce = envelope[_HEAD_BYTES : _HEAD_BYTES + _NONCE_BYTES]
+        nonce = envelope[_HEAD_BYTES : _HEAD_BYTES + NONCE_BYTES]
         try:
-            return key.cipher.decrypt(nonce, envelope[_HEAD_BYTES + _NONCE_BYTES :], _bound(key.head, tenant, aad))
+            return key.cipher.decrypt(nonce, envelope[_HEAD_BYTES + NONCE_BYTES :], _bound(key.head, tenant, aad))
         except InvalidTag as cause:
             raise SealBroken("the payload is damaged or was moved from another tenant or place") from cause
 
@@ -264,6 +266,30 @@ class KeyRing:
             if self._sealing.get(oldest) == oldest_id:
                 del self._sealing[oldest]
         return key
+
+
+class Sealer:
+    """Seals with one key that is at hand. Made by `KeyRing.sealer`."""
+
+    __slots__ = ("_bound", "_key")
+
+    def __init__(self, key: _DataKey, tenant: TenantId) -> None:
+        self._key = key
+        self._bound = _bound(key.head, tenant, b"")
+
+    def seal(self, nonce: bytes, plaintext: bytes, *, aad: bytes) -> bytes:
+        """Seals content.
+
+        Args:
+            nonce: `NONCE_BYTES` from the system's source of randomness, for this envelope alone.
+            aad: see `KeyRing.seal`.
+        """
+        if len(plaintext) > MAX_PLAINTEXT_BYTES:
+            raise ValueError("content of 2 GiB and more goes to the object store in pieces")
+        key = self._key
+        # May go below 0 until the next load: the bound has room for what is sealed between two of them.
+        key.left -= 1
+        return key.head + nonce + key.cipher.encrypt(nonce, plaintext, self._bound + aad)
 
 
 def _key_id(envelope: bytes) -> UUID:

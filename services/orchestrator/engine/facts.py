@@ -145,14 +145,12 @@ def advance(
     """
     done: list[journal_pb2.JournalEntry] = []
     for arrived in outside:
-        waiting = deque((arrived,))
-        while waiting:
-            entry = waiting.popleft()
+        following = [arrived]
+        for entry in following:  # grows meanwhile
             entry.record_time.CopyFrom(at)
             state, commands = program.decide(state, entry)
-            done.append(entry)
-            for command in commands:
-                waiting.append(fact_of(command))
+            following.extend(map(fact_of, commands))
+        done += following
     return state, done
 
 

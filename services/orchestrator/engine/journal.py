@@ -8,8 +8,11 @@ inside the sealed row. A destroyed data key leaves proof of order and nothing el
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
+import secrets
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
+from math import inf
 from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2
@@ -17,10 +20,13 @@ from services.meshkit.blobs.store import BlobStore
 from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
-from services.meshkit.crypto.commitments import commit, new_salts
-from services.meshkit.crypto.keyring import KeyRing
+from services.meshkit.crypto.commitments import SALT_BYTES
+from services.meshkit.crypto.keyring import NONCE_BYTES, KeyRing, Sealer
 from services.orchestrator.engine.run import OwnedRun, RunKind, RunView, RunWrite
+from services.orchestrator.engine.wire import head_of
 
+#: What stands before a salt in a row's message: tag of field 2, and its length.
+_SALT_HEAD: Final = bytes((0x12, SALT_BYTES))
 #: Below it lies what is too big for a row: `blobs/<tenant>/<run>/<digest>`.
 BLOBS: Final = "blobs/"
 #: Objects that one commit or one read moves at once.
@@ -50,7 +56,7 @@ class SealedBlob:
     content: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SealedRow:
     """The facts of one write, ready to be committed."""
 
@@ -76,36 +82,47 @@ class JournalCodec:
         """Makes the keys of these tenants ready, so that `seal` works in the next moments."""
         await self._keys.load(*tenants)
 
-    def seal(self, write: RunWrite) -> SealedRow:
-        """Seals the facts of one write. Raises: KeyNotLoaded: `load` was not called."""
-        encoded = [entry.SerializeToString() for entry in write.entries]
-        salts = new_salts(len(encoded))
-        commitments = b"".join(map(commit, salts, encoded))
-        # Each fact is encoded once: what the commitment is of must be, byte for byte, what lies in the row.
-        head = journal_pb2.JournalRow(salts=salts)
-        blobs = self._take_out(write, encoded, head) if self._blobs is not None else ()
-        row = head.SerializeToString() + b"".join(map(_as_entry, encoded))
-        sealed = self._keys.seal_sync(write.run.tenant, row, aad=_aad(write.run.run_id, write.first_sequence))
-        return SealedRow(sealed, commitments, blobs)
+    def seal(self, writes: Sequence[RunWrite]) -> Iterator[SealedRow]:
+        """Seals the facts of each write. Raises: KeyNotLoaded: `load` was not called."""
+        # What is random is drawn at once, and each key looked up once: both cost more than sealing a row does.
+        salts = secrets.token_bytes(SALT_BYTES * sum(len(write.entries) for write in writes))
+        nonces = secrets.token_bytes(NONCE_BYTES * len(writes))
+        most_inline = inf if self._blobs is None else self._blobs.most_inline
+        sealers: dict[TenantId, Sealer] = {}
+        start = 0
+        for number, write in enumerate(writes):
+            run = write.run
+            sealer = sealers.get(run.tenant)
+            if sealer is None:
+                sealer = sealers[run.tenant] = self._keys.sealer(run.tenant)
+            row: list[bytes] = []
+            commitments: list[bytes] = []
+            blobs: list[SealedBlob] = []
+            for index, entry in enumerate(write.entries):
+                # Each fact is encoded once: what the commitment is of must be, byte for byte, what lies in the row.
+                encoded, salt = entry.SerializeToString(), salts[start : start + SALT_BYTES]
+                start += SALT_BYTES
+                commitments.append(sha256(salt + encoded).digest())
+                if len(encoded) > most_inline:
+                    blob = self._taken_from(write, index, encoded)
+                    blobs.append(blob)
+                    place = journal_pb2.JournalRow()
+                    place.blobs.add(index=index, digest=blob.digest)
+                    row.append(place.SerializeToString())
+                    encoded = b""
+                row += head_of(len(encoded)), encoded, _SALT_HEAD, salt
+            nonce = nonces[number * NONCE_BYTES : (number + 1) * NONCE_BYTES]
+            sealed = sealer.seal(nonce, b"".join(row), aad=_aad(run.run_id, write.first_sequence))
+            yield SealedRow(sealed, b"".join(commitments), blobs)
 
-    def _take_out(self, write: RunWrite, encoded: list[bytes], head: journal_pb2.JournalRow) -> Sequence[SealedBlob]:
-        """Takes what is too big out of a row, which names it from now on."""
-        if self._blobs is None or max(map(len, encoded)) <= self._blobs.most_inline:
-            return ()
-        taken: list[SealedBlob] = []
+    def _taken_from(self, write: RunWrite, index: int, content: bytes) -> SealedBlob:
+        """Makes an object of a fact that is too big for its row, which names it from now on."""
         tenant, run_id = write.run.tenant, write.run.run_id
-        for index, content in enumerate(encoded):
-            if len(content) > self._blobs.most_inline:
-                # The time of its record is part of a fact: it has this name in no other run and at no other time.
-                digest = self._keys.digest_sync(tenant, content)
-                name = blob_name(tenant, run_id, digest)
-                sealed = self._keys.seal_sync(tenant, content, aad=name.encode())
-                taken.append(
-                    SealedBlob(sequence=write.first_sequence + index, digest=digest, name=name, content=sealed)
-                )
-                head.blobs.add(index=index, digest=digest)
-                encoded[index] = b""
-        return taken
+        # The time of its record is part of a fact: it has this name in no other run and at no other time.
+        digest = self._keys.digest_sync(tenant, content)
+        name = blob_name(tenant, run_id, digest)
+        sealed = self._keys.seal_sync(tenant, content, aad=name.encode())
+        return SealedBlob(sequence=write.first_sequence + index, digest=digest, name=name, content=sealed)
 
     async def put(self, blobs: Iterable[SealedBlob]) -> None:
         """Puts what is too big for its row, before the row is committed. Harmless to repeat. Raises: BlobStoreAway."""
@@ -199,12 +216,3 @@ async def _all(work: Iterable[Awaitable[None]]) -> None:
 def _aad(run_id: str, first_sequence: int) -> bytes:
     return f"{run_id}/{first_sequence}".encode()
 
-
-def _as_entry(encoded: bytes) -> bytes:
-    """Puts an encoded fact the way a row's message holds it: tag of field 1, length as varint, bytes."""
-    head, length = bytearray(b"\x0a"), len(encoded)
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + encoded

@@ -181,7 +181,9 @@ class Lane:
 
     def _go_on(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry]) -> None:
         """Makes the calls that recorded facts ask for. A run with nothing left to do leaves the memory."""
-        self.calls.revoke(run.run.run_id, run.given_up())
+        given_up = run.given_up()
+        if given_up:
+            self.calls.revoke(run.run.run_id, given_up)
         self.calls.stop_sub_runs(run)
         if run.resting and not self.alarms.soon(run):
             self.remove(run, again=False)

@@ -8,9 +8,10 @@ from typing import Final
 from comitia.orchestrator.v1 import journal_pb2, worker_service_pb2
 from services.meshkit.core.identity import TenantId
 from services.orchestrator.engine.live_run import CallKey
+from services.orchestrator.engine.wire import head_of
 
 #: Bounds of one frame of leases. A single larger lease travels alone.
-MAX_FRAME_LEASES: Final = 64
+MAX_FRAME_LEASES: Final = 256
 MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
 #: Time for a step whose task names none.
 _TIMEOUT_SECONDS: Final = 300.0
@@ -218,12 +219,7 @@ def _encoded(lease: Lease, ahead: float) -> bytes:
     _OWN.expire_time.seconds = seconds = int(expires)
     _OWN.expire_time.nanos = int((expires - seconds) * 1e9)
     task, own = offer.entry.call_intended.request, _OWN.SerializeToString()
-    head, length = bytearray(b"\x0a"), len(task) + len(own)
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return b"".join((head, task, own))
+    return b"".join((head_of(len(task) + len(own)), task, own))
 
 
 class Deadlines:

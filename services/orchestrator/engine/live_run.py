@@ -83,11 +83,8 @@ class LiveRun:
         self.progressed = False
         #: Writes that are not recorded yet.
         self._unrecorded = 0
-
-    @property
-    def ended(self) -> bool:
-        """True once the run has its final state."""
-        return self._view.state in TERMINAL_STATES
+        #: True once the run has its final state.
+        self.ended = False
 
     @property
     def stranded(self) -> bool:
@@ -99,8 +96,13 @@ class LiveRun:
         """True when it need not stay in memory: it has ended, or waits for a command or a moment."""
         if self._unrecorded or self._inbox.arrived or self._inbox.commands:
             return False
-        waits = self.stranded or self._timers.paused or (self._view.state == _WAITING and not self._outstanding)
-        return self.ended or (waits and not self._in_flight and not self._told)
+        if self.ended:
+            return True
+        if self._in_flight or self._told:
+            return False
+        if self._stranded is not None or self._timers.paused:
+            return True
+        return not self._outstanding and self._view.state == _WAITING
 
     @property
     def parent_run_id(self) -> str:
@@ -110,7 +112,7 @@ class LiveRun:
     @property
     def wake_time(self) -> datetime | None:
         """When the next of its timers ends, or its deadline."""
-        return None if self.ended or self.stranded else self._timers.next
+        return None if self.ended or self._stranded is not None else self._timers.next
 
     @property
     def outstanding(self) -> Sequence[journal_pb2.JournalEntry]:
@@ -208,7 +210,8 @@ class LiveRun:
 
     def answered(self, key: CallKey, entry: journal_pb2.JournalEntry) -> None:
         """Takes the outcome of a call, a CallAnswered or CallFailed fact."""
-        self._unpark(key[0])
+        if self._park_noted:
+            self._unpark(key[0])
         self._put(entry)
 
     def parked(self, path: str, reason: str, message: str) -> None:
@@ -243,11 +246,11 @@ class LiveRun:
         """Gives the calls that these facts ask for and nobody makes yet; they count as being made from now on."""
         if self._timers.paused:
             return
-        facts = list(recorded)
-        if any(entry.HasField("run_continued") for entry in facts):
-            facts = list(self.outstanding)
-        for entry in facts:
-            if entry.HasField("call_intended"):
+        facts = [(entry.WhichOneof("fact"), entry) for entry in recorded]
+        if any(fact == "run_continued" for fact, _ in facts):
+            facts = [("call_intended", entry) for entry in self.outstanding]
+        for fact, entry in facts:
+            if fact == "call_intended":
                 key = entry.path, entry.call_intended.call_index
                 if key in self._outstanding and key not in self._in_flight:
                     self._in_flight.add(key)
@@ -259,6 +262,8 @@ class LiveRun:
 
     def given_up(self) -> Sequence[CallKey]:
         """Gives the calls that are waited for no longer, once."""
+        if not self._given_up:
+            return ()
         given_up, self._given_up = self._given_up, []
         return given_up
 
@@ -304,15 +309,18 @@ class LiveRun:
         wakes_anew = wake_time != wakes_before and (self._view.state == _WAITING or self._timers.paused)
         if wakes_anew or self._view.due:
             view = self._view.written()
-        turns = range(turns_before + 1, self._view.turn_count + 1)
-        places = (at for at, entry in enumerate(entries, first) if entry.HasField("step_completed"))
+        turns: Sequence[tuple[int, int]] = ()
+        if self._view.turn_count != turns_before:
+            numbers = range(turns_before + 1, self._view.turn_count + 1)
+            places = (at for at, entry in enumerate(entries, first) if entry.HasField("step_completed"))
+            turns = list(zip(numbers, places, strict=False))
         return RunWrite(
             run=self.run,
             first_sequence=first,
             entries=entries,
             view=view,
             wake_time=wake_time,
-            turns=list(zip(turns, places, strict=False)),
+            turns=turns,
             commands=commands,
         )
 
@@ -352,19 +360,26 @@ class LiveRun:
         """Applies facts to the view and to the calls that are still to be answered."""
         for entry in entries:
             self.sequence += 1
-            if entry.HasField("run_started"):
+            fact = entry.WhichOneof("fact")
+            if fact == "run_started":
                 self._view = view_of(entry.run_started)
             self._view.take(entry, self.sequence)
+            # Most facts are calls, of which come no timers and no ends.
+            if fact == "call_intended":
+                path = entry.path
+                key = path, entry.call_intended.call_index
+                self._outstanding[key] = self.sequence, entry
+                self._call_of[path] = key
+                continue
+            if fact == "call_answered":
+                self._settle((entry.path, entry.call_answered.call_index))
+                continue
             self._timers.take(entry)
-            match entry.WhichOneof("fact"):
-                case "call_intended":
-                    key = entry.path, entry.call_intended.call_index
-                    self._outstanding[key] = self.sequence, entry
-                    self._call_of[entry.path] = key
+            match fact:
+                case "call_failed":
+                    self._settle((entry.path, entry.call_failed.call_index))
                 case "step_started":
                     self._speakers[entry.path] = entry.step_started.agent
-                case "call_answered" | "call_failed":
-                    self._settle(_answers(entry))
                 case "step_completed" | "step_failed" | "step_skipped":
                     self._give_up(entry.path)
                     self._speakers.pop(entry.path, None)
@@ -389,11 +404,12 @@ class LiveRun:
                     self._speakers.clear()
                     self._outstanding.clear()
                     self._call_of.clear()
+                    self.ended = self._view.state in TERMINAL_STATES
                 case _:
                     pass
 
-    def _settle(self, key: CallKey | None) -> None:
-        if key is not None and self._outstanding.pop(key, None) is not None:
+    def _settle(self, key: CallKey) -> None:
+        if self._outstanding.pop(key, None) is not None:
             self._in_flight.discard(key)
             self._call_of.pop(key[0], None)
 
@@ -420,9 +436,10 @@ class LiveRun:
 
 def _answers(entry: journal_pb2.JournalEntry) -> CallKey | None:
     """Gives the call that a fact settles; None for any other fact."""
-    if entry.HasField("call_answered"):
+    fact = entry.WhichOneof("fact")
+    if fact == "call_answered":
         return entry.path, entry.call_answered.call_index
-    if entry.HasField("call_failed"):
+    if fact == "call_failed":
         return entry.path, entry.call_failed.call_index
     return None
 

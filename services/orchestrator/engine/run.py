@@ -54,6 +54,11 @@ class OwnedRun:
     run_id: str
     grant_id: str
     shard: int
+    #: What `run_id` says.
+    uuid: UUID = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "uuid", to_uuid(self.run_id, "run"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +93,12 @@ class StartKey:
     forks: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class RunWrite:
-    """What one tick writes of one run: its facts, and what callers see of it afterwards."""
+    """What one tick writes of one run: its facts, and what callers see of it afterwards.
+
+    Nobody changes it. It is not frozen, for one is made for every run of every tick, and freezing is most of its price.
+    """
 
     run: OwnedRun
     first_sequence: int

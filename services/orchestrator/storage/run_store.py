@@ -186,12 +186,12 @@ class SqlRunStore:
 
     async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
         """See `RunStore.create`."""
-        run, run_uuid = first.run, to_uuid(first.run.run_id, "run")
+        run, run_uuid = first.run, first.run.uuid
         await self._codec.load([run.tenant])
         if first.view is None:
             raise ValueError("a new run has a view")
         view = self._codec.seal_view(run, first.view)
-        sealed = self._codec.seal(first)
+        [sealed] = self._codec.seal([first])
         await self._codec.put(sealed.blobs)
         async with tenant_scope(self._app, run.tenant) as scope:
             if key is not None:
@@ -250,7 +250,8 @@ class SqlRunStore:
         """See `RunStore.commit`."""
         tenants = {write.run.tenant for write in writes}
         await self._codec.load(tenants)
-        sealed = [self._codec.seal(write) if write.entries else None for write in writes]
+        rows_of_facts = self._codec.seal([write for write in writes if write.entries])
+        sealed = [next(rows_of_facts) if write.entries else None for write in writes]
         arrays = tuple(tick_arrays(leases, writes, sealed, self._codec))
         blobs = [blob for row in sealed if row is not None for blob in row.blobs]
         if blobs:

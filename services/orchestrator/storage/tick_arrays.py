@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
-from services.meshkit.core.ids import to_uuid
 from services.orchestrator.engine.journal import JournalCodec, SealedRow
 from services.orchestrator.engine.run import RunWrite, ShardLease
 
@@ -22,7 +21,7 @@ def tick_arrays(
     """
     yield [lease.shard for lease in leases]
     yield [lease.epoch for lease in leases]
-    ids = [to_uuid(write.run.run_id, "run") for write in writes]
+    ids = [write.run.uuid for write in writes]
     sealed = [(run_id, write, row) for run_id, write, row in zip(ids, writes, rows, strict=True) if row is not None]
     yield from _journal(sealed)
     # Of several writes of one run only the last view counts, and an UPDATE would take any of them.

@@ -95,9 +95,9 @@ async def test_runs_take_turns_and_so_do_workers(bench: Bench) -> None:
         assert (len(one.hears()), len(two.hears())) == (2, 2)
 
 
-async def test_what_is_ready_goes_together_in_frames_of_64(bench: Bench) -> None:
-    with bench.worker(credits_=100) as worker:
-        for index in range(100):
+async def test_what_is_ready_goes_together_in_frames_of_so_many(bench: Bench) -> None:
+    with bench.worker(credits_=MAX_FRAME_LEASES + 36) as worker:
+        for index in range(MAX_FRAME_LEASES + 36):
             bench.offer(a_step(index=index))
         worker.hears()
         assert worker.frames == [MAX_FRAME_LEASES, 36]
