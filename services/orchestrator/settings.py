@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
-from services.meshkit.settings import ServiceSettings
+from services.meshkit.settings import HostPort, ServiceSettings
 
 
 class OrchestratorSettings(ServiceSettings):
@@ -58,6 +58,11 @@ class OrchestratorSettings(ServiceSettings):
     run_archive_seconds: float = Field(
         default=3600.0, gt=0, description="Pause between two rounds that look for runs to archive."
     )
+    peer_address: HostPort | None = Field(
+        default=None,
+        description="Address at which the other orchestrators reach this one, to lend it their workers. Without it "
+        "`listen`, unless that names all addresses of a machine: then its runs get steps made by its own workers only.",
+    )
     max_workers: int = Field(
         default=1_000, ge=1, le=100_000, description="Streams of workers at once; one more gets WORKERS_AT_LIMIT."
     )
@@ -93,3 +98,11 @@ class OrchestratorSettings(ServiceSettings):
             if not days > 0:
                 raise ValueError(f"{tenant}: {days} days; must be more than 0")
         return given
+
+    @property
+    def reached_at(self) -> str | None:
+        """Where other replicas reach this one; None when they do not."""
+        if self.peer_address is not None:
+            return self.peer_address
+        host, _, port = self.listen.rpartition(":")
+        return None if host in ("0.0.0.0", "[::]") or port == "0" else self.listen  # noqa: S104  # not bound here

@@ -37,6 +37,7 @@ from services.orchestrator.clients.run_events import STREAM, EraseRunEvents, run
 from services.orchestrator.clients.run_preparation import RunPreparation
 from services.orchestrator.clients.run_tokens import RunTokens
 from services.orchestrator.clients.tool_versions import ToolCatalogue
+from services.orchestrator.clients.worker_loans import WorkerLoans
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalBlobs, JournalCodec
 from services.orchestrator.engine.lane import EngineParts
@@ -50,6 +51,7 @@ from services.orchestrator.storage.agent_repository import AgentRepository
 from services.orchestrator.storage.blob_sweep import SweepBlobs, TenantObjects
 from services.orchestrator.storage.journal_months import JournalMonths
 from services.orchestrator.storage.record_store import SqlRecordStore
+from services.orchestrator.storage.replicas import SqlReplicas
 from services.orchestrator.storage.run_archive import SqlRunArchive
 from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.storage.tenant_data import TENANT_DATA
@@ -59,7 +61,7 @@ from services.orchestrator.transport.convert import agent_to_proto, workflow_to_
 from services.orchestrator.transport.record_servicer import RecordServicer
 from services.orchestrator.transport.run_servicer import RunServicer
 from services.orchestrator.transport.session_servicer import SessionServicer
-from services.orchestrator.transport.worker_servicer import WorkerServicer
+from services.orchestrator.transport.worker_servicer import WorkerLoanServicer, WorkerServicer
 from services.orchestrator.transport.workflow_servicer import WorkflowServicer
 from services.orchestrator.usecases.archive_runs import ArchiveRuns
 from services.orchestrator.usecases.create_agent import CreateAgent
@@ -151,8 +153,15 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 waiting_of_tenant=settings.max_waiting_steps_per_tenant,
             ),
         )
+        owner = f"{settings.replica}/{ids.uuid()}"
+        loans = WorkerLoans(
+            steps,
+            replicas=SqlReplicas(maintenance, owner=owner, address=settings.reached_at),
+            connect=partial(connect, service="orchestrator"),
+            clock=clock,
+        )
         engine = Engine(
-            owner=f"{settings.replica}/{ids.uuid()}",
+            owner=owner,
             parts=EngineParts(store=store, calls=calls, steps=steps, live=live, events=events, clock=clock),
             ids=ids,
             limits=EngineLimits(max_runs=settings.max_runs),
@@ -227,7 +236,8 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 ),
                 partial(add_SessionServiceServicer_to_server, sessions),
                 partial(add_RunServiceServicer_to_server, runs),
-                WorkerServicer(steps).registration,
+                WorkerServicer(steps, loans).registration,
+                WorkerLoanServicer(steps).registration,
                 partial(add_RecordServiceServicer_to_server, records),
                 partial(
                     add_WorkflowServiceServicer_to_server,
@@ -249,6 +259,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             tls=signer.tls,
             refusals=audit.refusals,
             background=(
+                loans.keep,
                 ForgetRequests(maintenance, clock=clock),
                 JournalMonths(maintenance, clock=clock),
                 ArchiveRuns(

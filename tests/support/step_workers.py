@@ -1,8 +1,8 @@
 """Steps and workers of the step pools, without a server."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from google.protobuf import struct_pb2
@@ -18,6 +18,17 @@ from services.orchestrator.engine.leases import Desk, Offer
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
 
 LIMITS = PoolLimits(workers=8, workers_of_tenant=4, waiting=1_000, waiting_of_tenant=500)
+
+
+class NoLending:
+    """Implements `transport.worker_servicer.Lending` where there is no other replica."""
+
+    possible = False
+
+    @asynccontextmanager
+    async def lend(self, desk: Desk, hello: pb.WorkerHello) -> AsyncGenerator[None]:
+        """See `Lending.lend`."""
+        yield
 
 
 def step_pools(clock: Clock) -> StepPools:

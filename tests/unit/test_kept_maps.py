@@ -44,6 +44,10 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/conditions/expressions.py:Expressions",
             "orchestrator/conditions/expressions.py:Scope",
             "orchestrator/conditions/jsonpath.py:_Translator",
+            "orchestrator/engine/leases.py:Desk",
+            "orchestrator/engine/loans.py:Loan",
+            "orchestrator/engine/loans.py:Loans",
+            "orchestrator/transport/worker_stream.py:WorkerStream",
             "orchestrator/programs/dialogue.py:DialogueState",
             "orchestrator/programs/graph_plan.py:_Planner",
             "orchestrator/programs/graph_state.py:GraphState",
@@ -90,6 +94,9 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/engine/calls_in_flight.py:CallsInFlight",
             "orchestrator/engine/engine.py:Engine",
             "orchestrator/engine/lane.py:Lane",
+            "orchestrator/engine/pool.py:Pool",
+            "orchestrator/engine/pool.py:_Queue",
+            "orchestrator/engine/step_pools.py:StepPools",
         }
     ),
     "the key is a tuple that begins with, or holds, the tenant, which its type does not say": frozenset(
@@ -131,6 +138,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/guard/lessee.py:Lessee",
             "meshkit/guard/rate.py:RateGate",
             "meshkit/sql/engine.py:_Spares",
+            "orchestrator/clients/worker_loans.py:WorkerLoans",
             "orchestrator/engine/shards.py:ShardKeeper",
         }
     ),

@@ -38,6 +38,7 @@ async def channel(
     identity: WorkloadSigner,
     idempotent: Iterable[str] = (),
     timeout_seconds: float = 30.0,
+    service: str = "",
 ) -> AsyncGenerator[grpc.aio.Channel]:
     """Opens a channel to the replicas of a neighbour and closes it after the block.
 
@@ -48,22 +49,26 @@ async def channel(
             UNAVAILABLE, within a budget.
         timeout_seconds: of a unary call that names none and is made in background work; a call made while answering an
             RPC never waits longer than its own caller does.
+        service: who has to answer there, if the settings do not say so of `target`.
     """
     options = [*_OPTIONS, ("grpc.service_config", json.dumps(_service_config(idempotent)))]
-    async with bare_channel(target, tls=identity.tls, options=options) as raw:
+    async with bare_channel(target, tls=identity.tls, options=options, service=service) as raw:
         yield _MeshChannel(raw, identity=identity, timeout_seconds=timeout_seconds)
 
 
 @asynccontextmanager
-async def bare_channel(target: str, *, tls: MeshTls | None, options: Options) -> AsyncGenerator[grpc.aio.Channel]:
+async def bare_channel(
+    target: str, *, tls: MeshTls | None, options: Options, service: str = ""
+) -> AsyncGenerator[grpc.aio.Channel]:
     """Opens a channel whose calls carry nothing of ours, for probes.
 
     Args:
         tls: shown to the neighbour, who has to show its own; None speaks plain text.
+        service: as `channel`.
     """
     address = f"dns:///{target}"
     if tls is not None:
-        async with rotating_channel(target, tls, address=address, options=options) as opened:
+        async with rotating_channel(target, tls, address=address, options=options, service=service) as opened:
             yield opened
     else:
         async with grpc.aio.insecure_channel(address, options=list(options)) as opened:

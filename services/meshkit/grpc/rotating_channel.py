@@ -12,7 +12,7 @@ from typing import Any, Final
 import grpc
 import grpc.aio
 
-from services.meshkit.grpc.tls import LOOK_SECONDS, MeshTls
+from services.meshkit.grpc.tls import LOOK_SECONDS, MeshTls, certified_name
 from services.meshkit.telemetry.logs import logger
 
 #: A new connection has this long to come about before it is given up until the next look, seconds.
@@ -27,15 +27,21 @@ log = logger(__name__)
 
 
 @asynccontextmanager
-async def rotating_channel(target: str, tls: MeshTls, *, address: str, options: Options) -> AsyncGenerator[Any]:
+async def rotating_channel(
+    target: str, tls: MeshTls, *, address: str, options: Options, service: str = ""
+) -> AsyncGenerator[Any]:
     """Opens a channel with certificates on both ends, and closes it after the block.
 
     Args:
-        target: `host:port`, which names the service that has to answer there.
+        target: `host:port`, which names the service that has to answer there, unless `service` does.
         address: the same in gRPC's words.
     Raises: CertificateUnusable: nobody is expected at `target`.
     """
-    channel = _RotatingChannel(tls, address=address, options=(*options, *_proven_by(tls.server_name(target))))
+    channel = _RotatingChannel(
+        tls,
+        address=address,
+        options=(*options, *_proven_by(certified_name(service) if service else tls.server_name(target))),
+    )
     renewing = asyncio.create_task(channel.renew(), name=f"certificate of channel to {target}")
     try:
         yield channel

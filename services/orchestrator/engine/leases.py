@@ -1,13 +1,14 @@
 """What a worker is asked to do, who has it, and until when."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
-from itertools import count
+from itertools import chain, count
 from typing import Final
 
-from comitia.orchestrator.v1 import journal_pb2, worker_service_pb2
+from comitia.orchestrator.v1 import journal_pb2, worker_loan_service_pb2, worker_service_pb2
 from services.meshkit.core.identity import TenantId
 from services.orchestrator.engine.live_run import CallKey
+from services.orchestrator.engine.loans import Loan, Loans
 from services.orchestrator.engine.wire import head_of
 
 #: Bounds of one frame of leases. A single larger lease travels alone.
@@ -91,6 +92,8 @@ class Desk:
         subject: who opened the stream.
         worker: name that it gave itself.
         wake: called when there is something to tell.
+        lent: it is the worker of another replica, which keeps its credits: see `loans`.
+        ids_after: numbers of leases begin after this.
     """
 
     def __init__(
@@ -102,6 +105,8 @@ class Desk:
         pool: str,
         steps: Collection[str],
         wake: Callable[[], None],
+        lent: bool = False,
+        ids_after: int = 0,
     ) -> None:
         self.pool: PoolKey = (tenant, pool)
         #: Who may take up again what is leased here.
@@ -111,13 +116,21 @@ class Desk:
         self.leases: dict[int, Lease] = {}
         #: Leases that ended without an outcome; their credit comes back with one.
         self.owed: set[int] = set()
-        self.last_id = 0
+        self.last_id = ids_after
         self.draining = False
+        self.lent = lent
+        #: Those of this worker to other replicas, and credits that are kept for what it held of them.
+        self.loans = Loans()
+        self.reserved = 0
         self._wake = wake
         self._fresh: list[Lease] = []
+        #: Leases of other replicas, each encoded as an element of `WorkResponse.leases`.
+        self._borrowed: list[bytes] = []
         self._revoked: list[int] = []
         self._refused: list[worker_service_pb2.RefusedOutcome] = []
         self._tell_draining = False
+        #: What the lender of the worker is to be told.
+        self._of_loan = worker_loan_service_pb2.LendWorkerResponse()
 
     @property
     def tenant(self) -> TenantId:
@@ -127,12 +140,12 @@ class Desk:
     @property
     def taken(self) -> int:
         """Its credits, spent or not."""
-        return self.credits + len(self.leases) + len(self.owed)
+        return self.credits + self.reserved + len(self.leases) + len(self.owed) + self.loans.taken
 
     @property
     def finished(self) -> bool:
         """True when it takes no more, and has answered all that it took."""
-        return self.draining and not self.leases
+        return self.draining and not self.leases and not self.loans.at_work
 
     @property
     def untold(self) -> int:
@@ -147,6 +160,11 @@ class Desk:
         self._fresh.append(lease)
         self._wake()
         return lease
+
+    def answered(self) -> None:
+        """Notes that the worker has room again for the lease that it answered. That of a lent one is its lender's."""
+        if not self.lent:
+            self.credits += 1
 
     def take_back(self, lease: Lease) -> None:
         """Ends a lease that has no outcome. One that the worker was never told of costs it nothing."""
@@ -169,6 +187,45 @@ class Desk:
         if not self.draining:
             self.draining = self._tell_draining = True
             self._wake()
+            for loan in self.loans:
+                loan.drain()
+
+    def ask(self, *, alone: bool) -> None:
+        """Has the lender asked for credits."""
+        self._of_loan.asking = True
+        self._of_loan.alone = alone
+        self._wake()
+
+    def return_credits(self) -> None:
+        """Gives the lender back what was not used."""
+        if self.credits:
+            self._of_loan.returned_credits += self.credits
+            self.credits = 0
+            self._wake()
+
+    def pass_on(self, loan: Loan, told: worker_loan_service_pb2.LendWorkerResponse) -> None:
+        """Has the worker told what a borrower says of its leases. Raises: ValueError: it leases without credits."""
+        for lease in told.leases:
+            if loan.credits:
+                loan.credits -= 1
+            elif self.reserved:
+                self.reserved -= 1
+            else:
+                raise ValueError("a borrower leases for no credit")
+            loan.open.add(lease.lease_id)
+            loan.last_id = max(loan.last_id, lease.lease_id)
+            self._borrowed.append(worker_service_pb2.WorkResponse(leases=[lease]).SerializeToString())
+        self._revoked += [lease_id for lease_id in told.revoked_lease_ids if lease_id in loan.open]
+        self._refused += told.refused
+        self._wake()
+
+    def loan_ended(self, loan: Loan) -> None:
+        """Has the worker told to stop what a borrower leased that is gone."""
+        self.loans.end(loan)
+        self.credits += loan.credits
+        self.owed |= loan.open
+        self._revoked += loan.open
+        self._wake()
 
     def frames(self, now: float, wall: float) -> Iterator[bytes]:
         """Gives all that is to be told, as encoded `WorkResponse` messages.
@@ -178,22 +235,36 @@ class Desk:
         """
         news = worker_service_pb2.WorkResponse(
             revoked_lease_ids=self._revoked, refused=self._refused, draining=self._tell_draining
-        )
+        ).SerializeToString()
+        if self.lent:
+            # The two messages have the same fields, and what they have not in common has other numbers.
+            news += self._of_loan.SerializeToString()
+            self._of_loan.Clear()
         fresh, self._fresh, self._revoked, self._refused, self._tell_draining = self._fresh, [], [], [], False
-        return _framed(news.SerializeToString(), [lease for lease in fresh if lease.live], wall - now)
+        borrowed, self._borrowed = self._borrowed, []
+        return _framed(news, chain(_told([lease for lease in fresh if lease.live], wall - now), borrowed))
 
 
-def _framed(news: bytes, leases: Sequence[Lease], ahead: float) -> Iterator[bytes]:
-    """Encodes leases in frames within the bounds.
+def _told(leases: Sequence[Lease], ahead: float) -> Iterator[bytes]:
+    """Encodes leases; each counts as told from then on.
 
     Args:
-        news: fields that the first frame begins with.
         ahead: how far the wall clock is ahead of the monotonic one, seconds.
     """
-    frame, size, held = [news], len(news), 0
     for lease in leases:
         encoded = _encoded(lease, ahead)
         lease.told = True
+        yield encoded
+
+
+def _framed(news: bytes, leases: Iterable[bytes]) -> Iterator[bytes]:
+    """Joins encoded leases to frames within the bounds.
+
+    Args:
+        news: fields that the first frame begins with.
+    """
+    frame, size, held = [news], len(news), 0
+    for encoded in leases:
         if held == MAX_FRAME_LEASES or (size and size + len(encoded) > MAX_FRAME_BYTES):
             yield b"".join(frame)
             frame, size, held = [], 0, 0

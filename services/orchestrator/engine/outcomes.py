@@ -47,12 +47,7 @@ def fact_of(intended: journal_pb2.JournalEntry, outcome: worker_service_pb2.Step
         failure = outcome.failure
         message = failure.message[:MAX_MESSAGE]
         return failed(intended, failure.reason or "STEP_FAILED", message, final=failure.permanent)
-    output = outcome.output
-    if output.ByteSize() > MAX_OUTPUT_BYTES:
-        raise OutcomeRefused("OUTPUT_TOO_LARGE")
-    result = journal_pb2.StepResult(output=output).SerializeToString()
-    if _NOT_FINITE.search(result) is not None and not _is_json(output):
-        raise OutcomeRefused("OUTPUT_NOT_JSON")
+    result = _encoded(outcome.output)
     fact = journal_pb2.JournalEntry()
     fact.path = intended.path
     answered = fact.call_answered
@@ -62,9 +57,25 @@ def fact_of(intended: journal_pb2.JournalEntry, outcome: worker_service_pb2.Step
     return fact
 
 
+<<<<<<< theirs
+def check(outcome: worker_service_pb2.StepOutcome) -> None:
+    """Looks whether it can be recorded, for whoever passes it on. Raises: OutcomeRefused, as `fact_of`."""
+    if outcome.HasField("output"):
+        _encoded(outcome.output)
+
+
+def _encoded(output: struct_pb2.Value) -> bytes:
+    if output.ByteSize() > MAX_OUTPUT_BYTES:
+        raise OutcomeRefused("OUTPUT_TOO_LARGE")
+    result = journal_pb2.StepResult(output=output).SerializeToString()
+    if _NOT_FINITE.search(result) is not None and not _is_json(output):
+        raise OutcomeRefused("OUTPUT_NOT_JSON")
+    return result
+=======
 def stands(error: MeshError) -> bool:
     """Says whether the same call would fail again: law, money, permission or a wrong argument stopped it."""
     return error.kind in _STANDING or (error.kind is ErrorKind.EXHAUSTED and error.retry_after is None)
+>>>>>>> mine
 
 
 def failed(

@@ -9,22 +9,24 @@ What waits lies in the journal: an emptied pool costs nothing but time, and what
 """
 
 import asyncio
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
-from comitia.orchestrator.v1 import journal_pb2, worker_service_pb2
+from comitia.orchestrator.v1 import journal_pb2, worker_loan_service_pb2, worker_service_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 from services.orchestrator.domain.errors import WorkersAtLimit
 from services.orchestrator.engine.leases import Deadlines, Desk, Lease, Offer, PoolKey
 from services.orchestrator.engine.live_run import CallKey
-from services.orchestrator.engine.outcomes import OutcomeRefused, fact_of, failed
+from services.orchestrator.engine.loans import Loan
+from services.orchestrator.engine.outcomes import OutcomeRefused, check, fact_of, failed
+from services.orchestrator.engine.pool import Pool
 
 LEASE_EXPIRED: Final = "LEASE_EXPIRED"
 LEASE_UNKNOWN: Final = "LEASE_UNKNOWN"
@@ -54,99 +56,19 @@ class PoolLimits:
     waiting_of_tenant: int
 
 
-class _Queue:
-    """The steps of one name that wait: runs take turns, each with its oldest step."""
-
-    def __init__(self) -> None:
-        self._runs: OrderedDict[str, OrderedDict[CallKey, Offer]] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._runs)
-
-    def put(self, offer: Offer, *, first: bool) -> None:
-        """Adds a step, behind those of its run or before them."""
-        steps = self._runs.get(offer.run_id)
-        if steps is None:
-            steps = self._runs[offer.run_id] = OrderedDict()
-        steps[offer.key] = offer
-        if first:
-            steps.move_to_end(offer.key, last=False)
-
-    def take(self) -> Offer:
-        """Takes the step whose turn it is."""
-        run_id, steps = next(iter(self._runs.items()))
-        _, offer = steps.popitem(last=False)
-        if steps:
-            self._runs.move_to_end(run_id)
-        else:
-            del self._runs[run_id]
-        return offer
-
-    def remove(self, offer: Offer) -> None:
-        """Takes one step out, if it is here."""
-        steps = self._runs.get(offer.run_id)
-        if steps is not None and steps.pop(offer.key, None) is not None and not steps:
-            del self._runs[offer.run_id]
-
-
-class _Pool:
-    """One pool of a tenant."""
-
-    def __init__(self) -> None:
-        #: What waits, by the name of the step. Names take turns.
-        self.queues: OrderedDict[str, _Queue] = OrderedDict()
-        #: Workers with credits left. They take turns.
-        self.free: OrderedDict[Desk, None] = OrderedDict()
-        #: Streams that serve it.
-        self.desks = 0
-
-    def desk_for(self, name: str) -> Desk | None:
-        """Gives a worker that takes the step."""
-        for desk in self.free:
-            if name in desk.steps:
-                self.free.move_to_end(desk)
-                return desk
-        return None
-
-    def take(self, steps: Collection[str]) -> Offer | None:
-        """Takes a step of one of these names, if one waits."""
-        for name, queue in self.queues.items():
-            if name in steps:
-                offer = queue.take()
-                if queue:
-                    self.queues.move_to_end(name)
-                else:
-                    del self.queues[name]
-                return offer
-        return None
-
-    def put(self, offer: Offer, *, first: bool) -> None:
-        """Has a step wait."""
-        queue = self.queues.get(offer.name)
-        if queue is None:
-            queue = self.queues[offer.name] = _Queue()
-        queue.put(offer, first=first)
-
-    def remove(self, offer: Offer) -> None:
-        """Takes a step out, if it is here: one whose delay goes on is not."""
-        queue = self.queues.get(offer.name)
-        if queue is not None:
-            queue.remove(offer)
-            if not queue:
-                del self.queues[offer.name]
-
-
 class StepPools:
     """The steps of this replica's runs, and the workers that are connected to it."""
 
     def __init__(self, *, clock: Clock, limits: PoolLimits) -> None:
         self._clock = clock
         self._limits = limits
-        self._pools: dict[PoolKey, _Pool] = {}
+        self._pools: dict[PoolKey, Pool] = {}
         #: All that is neither settled nor taken back, by run.
         self._offers: dict[str, dict[CallKey, Offer]] = {}
         #: Streams of each tenant, and steps that wait: of each tenant and of all.
         self._workers: Counter[TenantId] = Counter()
+        #: Those of them that other replicas lend.
+        self._borrowed: Counter[TenantId] = Counter()
         self._waiting: Counter[TenantId] = Counter()
         self._all_waiting = 0
         self._leased = 0
@@ -187,6 +109,7 @@ class StepPools:
         if desk is None:
             self._count(offer, 1)
             pool.put(offer, first=False)
+            pool.ask(offer.name)
         else:
             self._lease(desk, offer)
             if not desk.credits:
@@ -214,34 +137,40 @@ class StepPools:
 
     @contextmanager
     def connected(
-        self, desk: Desk, *, credits_: int, held: Iterable[worker_service_pb2.HeldStep] = ()
+        self, desk: Desk, *, credits_: int, held: Sequence[worker_service_pb2.HeldStep] = (), lend: bool = False
     ) -> Iterator[None]:
         """Gives a worker steps within the block; what it has at the end is given to others.
 
         Args:
             held: what it still works on since an earlier stream.
+            lend: others may lease it what it held of them; credits are kept for that until `unreserve`.
         Raises: WorkersAtLimit.
         """
-        limits = self._limits
-        if self._workers.total() >= limits.workers:
+        limits, connected = self._limits, self._borrowed if desk.lent else self._workers
+        if connected.total() >= limits.workers:
             raise WorkersAtLimit("this replica", limits.workers)
-        if self._workers[desk.tenant] >= limits.workers_of_tenant:
+        if connected[desk.tenant] >= limits.workers_of_tenant:
             raise WorkersAtLimit("your tenant here", limits.workers_of_tenant)
-        self._workers[desk.tenant] += 1
+        connected[desk.tenant] += 1
         pool = self._pool(desk.pool)
-        pool.desks += 1
         desk.credits = credits_
         try:
             self._take_up(desk, held)
+            if lend:
+                desk.reserved = min(desk.credits, len(held) - len(desk.leases))
+                desk.credits -= desk.reserved
+            pool.join(desk)
             self._serve(desk)
             yield
         finally:
-            self._leave(desk, pool)
+            self._leave(desk, pool, connected)
 
     def add_credits(self, desk: Desk, count: int) -> None:
         """Takes a worker's word that it has room for more."""
         desk.credits += count
         self._serve(desk)
+        if desk.lent and not desk.draining:
+            self._pool(desk.pool).answer(desk)
 
     def heard(self, desk: Desk, lease_ids: Iterable[int]) -> None:
         """Takes signs of life. Those of leases that have ended say nothing: the worker has been told."""
@@ -249,13 +178,15 @@ class StepPools:
         for lease_id in lease_ids:
             if (lease := desk.leases.get(lease_id)) is not None:
                 lease.heard = now
+            elif (loan := desk.loans.of(lease_id)) is not None:
+                loan.heard(lease_id)
 
     def outcomes(self, desk: Desk, outcomes: Iterable[worker_service_pb2.StepOutcome]) -> None:
         """Takes outcomes. One that changes nothing is answered as refused."""
         for outcome in outcomes:
             lease = desk.leases.get(outcome.lease_id)
             if lease is None:
-                self._too_late(desk, outcome.lease_id)
+                self._pass_on(desk, outcome)
             elif outcome.HasField("release"):
                 self._released(lease, outcome.release.delay)
             else:
@@ -265,42 +196,87 @@ class StepPools:
                     _refuse(desk, lease.lease_id, refusal.reason)
                 else:
                     self._end(lease)
-                    desk.credits += 1
+                    desk.answered()
                     self._settle(lease.offer, fact)
         self._serve(desk)
 
     def drain(self, desk: Desk) -> None:
         """Gives a worker no more steps; it finishes what it has."""
         desk.drain()
-        self._pool(desk.pool).free.pop(desk, None)
+        self._pool(desk.pool).forget(desk)
 
     def frames(self, desk: Desk) -> Iterator[bytes]:
         """Gives what a worker is to be told; see `Desk.frames`."""
         return desk.frames(self._clock.monotonic(), self._clock.now().timestamp())
 
+    # What other replicas say of workers that are lent to them.
+
+    @contextmanager
+    def lent(self, desk: Desk, *, wake: Callable[[], None]) -> Iterator[Loan]:
+        """Lends a worker within the block; what the borrower leased to it is revoked at the end.
+
+        Args:
+            wake: called when there is something to tell the borrower.
+        """
+        loan = desk.loans.begin(wake)
+        if desk.draining:
+            loan.drain()
+        try:
+            yield loan
+        finally:
+            desk.loan_ended(loan)
+            self._serve(desk)
+
+    def borrowed(self, desk: Desk, loan: Loan, told: worker_loan_service_pb2.LendWorkerResponse) -> None:
+        """Takes a borrower's word. Raises: ValueError: it makes no sense."""
+        desk.pass_on(loan, told)
+        if not 0 <= told.returned_credits <= loan.credits:
+            raise ValueError("a borrower returns credits that it has not")
+        loan.credits -= told.returned_credits
+        desk.credits += told.returned_credits
+        loan.begun = True
+        loan.asking = (loan.asking or told.asking) and not told.draining
+        loan.alone = loan.alone or told.alone
+        self._serve(desk)
+
+    def unreserve(self, desk: Desk) -> None:
+        """Gives credits free that were kept for what a worker held."""
+        desk.credits += desk.reserved
+        desk.reserved = 0
+        self._serve(desk)
+
     # How steps and workers find each other.
 
-    def _pool(self, key: PoolKey) -> _Pool:
+    def _pool(self, key: PoolKey) -> Pool:
         pool = self._pools.get(key)
         if pool is None:
-            pool = self._pools[key] = _Pool()
+            pool = self._pools[key] = Pool()
         return pool
 
-    def _tidy(self, key: PoolKey, pool: _Pool) -> None:
+    def _tidy(self, key: PoolKey, pool: Pool) -> None:
         if not pool.desks and not pool.queues and self._pools.get(key) is pool:
             del self._pools[key]
 
     def _serve(self, desk: Desk) -> None:
-        """Gives a worker what waits, for as long as it has credits."""
+        """Gives a worker what waits, for as long as it has credits, and lends what is left of them."""
         pool = self._pools.get(desk.pool)
-        if pool is None or desk.draining:
-            return
-        while desk.credits and (offer := pool.take(desk.steps)) is not None:
-            self._count(offer, -1)
-            self._lease(desk, offer)
-        if desk.credits:
+        while pool is not None and desk.credits and not desk.draining:
+            idle = not pool.waits(desk.steps)
+            if (loan := desk.loans.next(idle=idle)) is not None:
+                lent = desk.credits if idle else 1
+                desk.credits -= lent
+                loan.lend(lent)
+            elif (offer := pool.take(desk.steps)) is not None:
+                self._count(offer, -1)
+                self._lease(desk, offer)
+                desk.loans.served_here()
+            else:
+                break
+        if desk.lent:
+            desk.return_credits()
+        elif pool is not None and desk.credits and not desk.draining:
             pool.free[desk] = None
-        else:
+        elif pool is not None:
             pool.free.pop(desk, None)
 
     def _give_out(self, offer: Offer) -> None:
@@ -310,6 +286,8 @@ class StepPools:
         pool.put(offer, first=True)
         if desk is not None:
             self._serve(desk)
+        else:
+            pool.ask(offer.name)
 
     def _lease(self, desk: Desk, offer: Offer) -> None:
         lease = desk.lease(offer, self._clock.monotonic())
@@ -328,18 +306,20 @@ class StepPools:
                 steps = self._offers.get(step.run_id, {}).values()
                 known[step.run_id] = {(offer.key[0], offer.attempt): offer for offer in steps}
             offer = known[step.run_id].get((step.path, step.attempt))
-            if offer is None or offer.pool != desk.pool or offer.name not in desk.steps or not desk.credits:
+            if offer is None or offer.pool != desk.pool or offer.name not in desk.steps:
                 continue
+            if not desk.credits and not desk.lent:
+                break
             if offer.lease is None or (offer.lease.desk is not desk and offer.lease.desk.owner == desk.owner):
                 self._unassign(offer)
+                desk.credits += desk.lent  # the lender has kept one for it
                 self._lease(desk, offer)
 
-    def _leave(self, desk: Desk, pool: _Pool) -> None:
-        self._workers[desk.tenant] -= 1
-        if not self._workers[desk.tenant]:
-            del self._workers[desk.tenant]
-        pool.desks -= 1
-        pool.free.pop(desk, None)
+    def _leave(self, desk: Desk, pool: Pool, connected: Counter[TenantId]) -> None:
+        connected[desk.tenant] -= 1
+        if not connected[desk.tenant]:
+            del connected[desk.tenant]
+        pool.leave(desk)
         for lease in list(desk.leases.values()):
             self._end(lease)
             self._lost(lease.offer, by_worker=lease.told and not desk.draining)
@@ -384,7 +364,7 @@ class StepPools:
     def _released(self, lease: Lease, delay: Duration) -> None:
         offer = lease.offer
         self._end(lease)
-        lease.desk.credits += 1
+        lease.desk.answered()
         offer.lost = 0
         _RELEASED.inc()
         self._count(offer, 1)
@@ -394,11 +374,24 @@ class StepPools:
         else:
             self._give_out(offer)
 
-    def _too_late(self, desk: Desk, lease_id: int) -> None:
-        if lease_id in desk.owed:
-            desk.owed.discard(lease_id)
-            desk.credits += 1
-        _refuse(desk, lease_id, LEASE_EXPIRED if 0 < lease_id <= desk.last_id else LEASE_UNKNOWN)
+    def _pass_on(self, desk: Desk, outcome: worker_service_pb2.StepOutcome) -> None:
+        """Passes an outcome on to the replica that leased the step, or refuses it."""
+        lease_id = outcome.lease_id
+        loan = desk.loans.of(lease_id)
+        if loan is None:
+            if lease_id in desk.owed:
+                desk.owed.discard(lease_id)
+                desk.answered()
+            known = 0 < lease_id <= desk.last_id or desk.loans.knew(lease_id)
+            _refuse(desk, lease_id, LEASE_EXPIRED if known else LEASE_UNKNOWN)
+            return
+        try:
+            check(outcome)
+        except OutcomeRefused as refusal:
+            _refuse(desk, lease_id, refusal.reason)
+        else:
+            loan.answer(outcome)
+            desk.answered()
 
     def _end(self, lease: Lease) -> None:
         """Ends a lease without a word to its worker."""

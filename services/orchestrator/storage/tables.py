@@ -93,6 +93,8 @@ ENGINE_REPLICA: Final = Table(
     Column("owner", Text, nullable=False),
     # Until when it counts as alive, in database time.
     Column("alive_until", DateTime(timezone=True), nullable=False),
+    # `host:port` at which the others reach it; null when they do not.
+    Column("address", Text),
     PrimaryKeyConstraint("owner", name="pk_engine_replica"),
 )
 

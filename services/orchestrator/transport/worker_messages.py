@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from comitia.orchestrator.v1 import worker_service_pb2 as pb
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import TenantId
 from services.orchestrator.engine.leases import DEFAULT_POOL, Desk
 
 MAX_CREDITS: Final = 10_000
@@ -22,8 +22,16 @@ _STEP: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
 _REASON: Final = re.compile(r"[A-Z0-9_]{1,63}")
 
 
-def desk_of(hello: pb.WorkerHello, caller: Principal, *, wake: Callable[[], None]) -> Desk:
-    """Reads who works. Raises: Invalid."""
+def desk_of(
+    hello: pb.WorkerHello,
+    tenant: TenantId,
+    subject: str,
+    *,
+    wake: Callable[[], None],
+    lent: bool = False,
+    ids_after: int = 0,
+) -> Desk:
+    """Reads who works. The other arguments as `Desk`. Raises: Invalid."""
     if _WORKER.fullmatch(hello.worker) is None:
         raise Invalid("hello.worker", "must be 1 to 63 letters, digits, '_', '-' and '.'")
     if hello.pool and _POOL.fullmatch(hello.pool) is None:
@@ -39,12 +47,14 @@ def desk_of(hello: pb.WorkerHello, caller: Principal, *, wake: Callable[[], None
     if len(hello.held) > hello.credits:
         raise Invalid("hello.held", "must not be more than the credits")
     return Desk(
-        tenant=caller.tenant,
-        subject=caller.subject,
+        tenant=tenant,
+        subject=subject,
         worker=hello.worker,
         pool=hello.pool or DEFAULT_POOL,
         steps=hello.steps,
         wake=wake,
+        lent=lent,
+        ids_after=ids_after,
     )
 
 

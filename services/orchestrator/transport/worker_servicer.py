@@ -1,134 +1,134 @@
-"""gRPC face of the step pools: one stream for each worker."""
+"""gRPC face of the step pools: one stream for each worker, of this replica or lent by another."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import grpc
 from grpc.aio import ServicerContext
 
+from comitia.orchestrator.v1 import worker_loan_service_pb2 as loan_pb
+from comitia.orchestrator.v1 import worker_loan_service_pb2_grpc, worker_service_pb2_grpc
 from comitia.orchestrator.v1 import worker_service_pb2 as pb
-from comitia.orchestrator.v1 import worker_service_pb2_grpc
 from services.meshkit.core.errors import Internal
-from services.meshkit.core.failpoints import failpoint
-from services.meshkit.grpc.call import caller_of, current_call
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import to_uuid
+from services.meshkit.grpc.call import Call, caller_of, current_call
 from services.meshkit.grpc.limits import begin_watch
 from services.orchestrator.domain.errors import WorkerMalformed
 from services.orchestrator.engine.leases import Desk
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.transport import worker_messages
+from services.orchestrator.transport.worker_stream import WorkerStream
 
-#: Time to say hello, and between being told to open another stream and the end of this one, seconds.
-_HELLO_SECONDS: Final = 10.0
+#: Time between being told to open another stream and the end of this one, seconds.
 _LAST_SECONDS: Final = 300.0
-#: Refusals that a worker has not read, before nothing more is read of it.
-_MOST_UNTOLD: Final = 1_000
 _SERVICE: Final = "comitia.orchestrator.v1.WorkerService"
+_LOAN_SERVICE: Final = "comitia.orchestrator.v1.WorkerLoanService"
+_TENANT: Final = "tenant"
+
+
+class Lending(Protocol):
+    """Lends workers to other replicas."""
+
+    def lend(self, desk: Desk, hello: pb.WorkerHello) -> AbstractAsyncContextManager[None]:
+        """Lends a worker while the block runs."""
+        ...
+
+    @property
+    def possible(self) -> bool:
+        """True when there are other replicas."""
+        ...
 
 
 class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     """Reads what workers say, and writes what they are told, frame by frame."""
 
-    def __init__(self, pools: StepPools) -> None:
+    def __init__(self, pools: StepPools, lending: Lending) -> None:
         self._pools = pools
+        self._lending = lending
 
     def registration(self, server: Any) -> None:
-        """Adds the service to a server. Its answers are encoded already: see `Desk.frames`."""
-        make: Any = grpc.stream_stream_rpc_method_handler
-        handlers = {"Work": make(self.Work, request_deserializer=pb.WorkRequest.FromString)}
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, handlers),))
-        server.add_registered_method_handlers(_SERVICE, handlers)
+        """Adds the service to a server."""
+        _register(server, _SERVICE, "Work", self.Work, pb.WorkRequest.FromString)
 
     async def Work(  # pyright: ignore[reportIncompatibleMethodOverride]  # its answers are encoded already
         self, request_iterator: AsyncIterator[pb.WorkRequest], context: ServicerContext[pb.WorkRequest, bytes]
     ) -> AsyncGenerator[bytes]:
         """See the contract."""
-        call = current_call()
-        if call is None:
-            raise Internal("a worker's stream is served outside of an RPC")
-        stream = _Stream(self._pools, request_iterator)
-        hello = await stream.hello()
-        desk = worker_messages.desk_of(hello, caller_of(context).principal, wake=stream.wake)
+        call = _current()
+        stream = WorkerStream(self._pools, request_iterator)
+        first = await stream.first()
+        if first is None or not first.HasField("hello"):
+            raise WorkerMalformed("the first message of a stream must be `hello`, and soon")
+        hello, caller = first.hello, caller_of(context).principal
+        desk = worker_messages.desk_of(hello, caller.tenant, caller.subject, wake=stream.wake)
         drain = partial(self._pools.drain, desk)
         ageing = asyncio.get_running_loop().call_at(call.expires - _LAST_SECONDS, drain)
-        with self._pools.connected(desk, credits_=hello.credits, held=hello.held), call.drain.notify(drain):
+        connected = self._pools.connected(desk, credits_=hello.credits, held=hello.held, lend=self._lending.possible)
+        with connected, call.drain.notify(drain):
             try:
                 await begin_watch(context)
-                async for frame in stream.frames(desk):
-                    yield frame
+                async with self._lending.lend(desk, hello):
+                    async for frame in stream.frames(desk):
+                        yield frame
             finally:
                 ageing.cancel()
                 await stream.close()
 
 
-class _Stream:
-    """The two directions of one stream."""
+class WorkerLoanServicer(worker_loan_service_pb2_grpc.WorkerLoanServiceServicer):
+    """Gives steps of this replica's runs to workers of others."""
 
-    def __init__(self, pools: StepPools, requests: AsyncIterator[pb.WorkRequest]) -> None:
+    def __init__(self, pools: StepPools) -> None:
         self._pools = pools
-        self._requests = requests
-        self._news = asyncio.Event()
-        self._told = asyncio.Event()
-        self._reading: asyncio.Task[None] | None = None
-        self.wake = self._news.set
 
-    async def hello(self) -> pb.WorkerHello:
-        """Reads the first message. Raises: WorkerMalformed."""
-        try:
-            async with asyncio.timeout(_HELLO_SECONDS):
-                first = await anext(self._requests, None)
-        except TimeoutError:
-            first = None
-        if first is None or not first.HasField("hello"):
-            raise WorkerMalformed("the first message of a stream must be `hello`, and soon")
-        return first.hello
+    def registration(self, server: Any) -> None:
+        """Adds the service to a server."""
+        _register(server, _LOAN_SERVICE, "LendWorker", self.LendWorker, loan_pb.LendWorkerRequest.FromString)
 
-    async def frames(self, desk: Desk) -> AsyncGenerator[bytes]:
-        """Gives what the worker is to be told, until it has said all or has nothing left to do.
+    async def LendWorker(  # pyright: ignore[reportIncompatibleMethodOverride]  # its answers are encoded already
+        self,
+        request_iterator: AsyncIterator[loan_pb.LendWorkerRequest],
+        context: ServicerContext[loan_pb.LendWorkerRequest, bytes],
+    ) -> AsyncGenerator[bytes]:
+        """See the contract."""
+        call = _current()
+        stream = WorkerStream(self._pools, request_iterator)
+        first = await stream.first()
+        if first is None or not first.HasField("worker"):
+            raise WorkerMalformed("the first message of a stream must be `worker`, and soon")
+        lent = first.worker
+        tenant = TenantId(to_uuid(lent.tenant_id, _TENANT, field="worker.tenant_id"))
+        desk = worker_messages.desk_of(
+            lent.hello, tenant, lent.subject, wake=stream.wake, lent=True, ids_after=lent.lease_ids_after
+        )
+        with (
+            self._pools.connected(desk, credits_=0, held=lent.hello.held),
+            call.drain.notify(partial(self._pools.drain, desk)),
+        ):
+            try:
+                # The first frame says that what the worker held was looked for, whether there is anything in it or not.
+                for frame in list(self._pools.frames(desk)) or [b""]:
+                    yield frame
+                async for frame in stream.frames(desk):
+                    yield frame
+            finally:
+                await stream.close()
 
-        Raises: Invalid, WorkerMalformed, and what the bytes of a message are refused for.
-        """
-        self._reading = reading = asyncio.create_task(self._read(desk), name="worker-reader")
-        reading.add_done_callback(lambda _: self._news.set())
-        while not reading.done() and (not desk.finished or self._news.is_set()):
-            await self._news.wait()
-            self._news.clear()
-            await failpoint("orchestrator.before_lease")
-            for frame in self._pools.frames(desk):
-                yield frame
-            self._told.set()
-        if reading.done():
-            reading.result()
 
-    async def close(self) -> None:
-        """Ends the reading."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+def _register(server: Any, service: str, method: str, serve: Any, read: Callable[[bytes], Any]) -> None:
+    """Adds a stream to a server. Its answers are encoded already: see `Desk.frames`."""
+    make: Any = grpc.stream_stream_rpc_method_handler
+    handlers = {method: make(serve, request_deserializer=read)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+    server.add_registered_method_handlers(service, handlers)
 
-    async def _read(self, desk: Desk) -> None:
-        async for request in self._requests:
-            match request.WhichOneof("message"):
-                case "outcomes":
-                    worker_messages.check_outcomes(request.outcomes)
-                    self._pools.outcomes(desk, request.outcomes.outcomes)
-                    await failpoint("orchestrator.after_outcome")
-                case "heartbeats":
-                    worker_messages.check_heartbeats(request.heartbeats)
-                    self._pools.heard(desk, request.heartbeats.lease_ids)
-                case "credits":
-                    self._pools.add_credits(desk, worker_messages.credits_of(request.credits, desk))
-                case "draining":
-                    self._pools.drain(desk)
-                case "hello":
-                    raise WorkerMalformed(
-                        "a stream begins with `hello` and has no other; open a stream for each worker"
-                    )
-                case _:
-                    raise WorkerMalformed("a message holds one of hello, credits, outcomes, heartbeats and draining")
-            while desk.untold > _MOST_UNTOLD:
-                self._told.clear()
-                await self._told.wait()
-            if desk.finished:
-                self._news.set()
+
+def _current() -> Call:
+    call = current_call()
+    if call is None:
+        raise Internal("a worker's stream is served outside of an RPC")
+    return call

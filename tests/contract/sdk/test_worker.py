@@ -24,7 +24,7 @@ from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.transport.worker_servicer import WorkerServicer
 from tests.contract.sdk.conftest import Comitia
-from tests.support.step_workers import LIMITS, TENANT, a_step
+from tests.support.step_workers import LIMITS, TENANT, NoLending, a_step
 
 
 @dataclass
@@ -64,7 +64,7 @@ async def serving(folder: Path) -> AsyncGenerator[Served]:
     pools = StepPools(clock=SystemClock(), limits=LIMITS)
     timer = asyncio.create_task(pools.keep_time())
     async with local_server(
-        WorkerServicer(pools).registration, guards=GUARDS, folder=folder, name="orchestrator"
+        WorkerServicer(pools, NoLending()).registration, guards=GUARDS, folder=folder, name="orchestrator"
     ) as server:
         yield Served(pools, server)
     timer.cancel()

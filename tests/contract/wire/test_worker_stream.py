@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -16,59 +15,17 @@ from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1 import journal_pb2
 from comitia.orchestrator.v1 import worker_service_pb2 as pb
 from services.meshkit.core.clock import SystemClock
-from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role
 from services.meshkit.grpc.channel import call_metadata
-from services.meshkit.grpc.errors import remote_error
 from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
 from services.orchestrator.transport.worker_servicer import WorkerServicer
-from tests.support.step_workers import TENANT, a_step, gave, let_go
+from tests.support.step_workers import TENANT, NoLending, a_step, gave, let_go
+from tests.support.worker_streams import WORK, Stream
 
-WORK = "/comitia.orchestrator.v1.WorkerService/Work"
 UNBOUNDED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 LIMITS = PoolLimits(workers=4, workers_of_tenant=2, waiting=1_000, waiting_of_tenant=1_000)
-
-
-class Stream:
-    """One worker's stream, in raw bytes so that a test can send anything."""
-
-    def __init__(self, call: Any) -> None:
-        self.call = call
-
-    async def send(self, message: pb.WorkRequest | bytes) -> None:
-        """Sends a frame."""
-        await self.call.write(message if isinstance(message, bytes) else message.SerializeToString())
-
-    async def hello(self, *steps: str, credits: int = 4, held: Any = ()) -> "Stream":
-        """Says who works."""
-        hello = pb.WorkerHello(worker="w-1", steps=steps or ("charge",), credits=credits, held=held)
-        await self.send(pb.WorkRequest(hello=hello))
-        return self
-
-    async def says(self, *outcomes: pb.StepOutcome) -> None:
-        """Sends outcomes."""
-        await self.send(pb.WorkRequest(outcomes=pb.StepOutcomes(outcomes=outcomes)))
-
-    async def hears(self) -> pb.WorkResponse:
-        """Reads a frame. Raises: MeshError: the stream was ended with it; EOFError: it ended well."""
-        try:
-            async with asyncio.timeout(5):
-                raw = await self.call.read()
-        except grpc.aio.AioRpcError as error:
-            raise remote_error(error) from error
-        if not isinstance(raw, bytes):
-            raise EOFError
-        return pb.WorkResponse.FromString(raw)
-
-    async def refusal(self) -> MeshError:
-        """Reads on until the stream is ended; says with what."""
-        try:
-            while True:
-                await self.hears()
-        except MeshError as error:
-            return error
 
 
 @dataclass
@@ -103,7 +60,7 @@ async def serving(folder: Path, limits: PoolLimits = LIMITS) -> AsyncGenerator[S
     """Serves workers while the block runs."""
     pools = StepPools(clock=SystemClock(), limits=limits)
     timer = asyncio.create_task(pools.keep_time())
-    servicer = WorkerServicer(pools)
+    servicer = WorkerServicer(pools, NoLending())
     async with (
         local_server(servicer.registration, guards=GUARDS, folder=folder, name="orchestrator") as server,
         grpc.aio.insecure_channel(server.target, options=UNBOUNDED) as channel,
