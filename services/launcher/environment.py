@@ -178,8 +178,10 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
 
 
 def _places(process: str, facts: MeshFacts) -> dict[str, str]:
-    """Gives where a process listens, and the file that it alone writes."""
+    """Gives where a process listens, the file that it alone writes, and by what name it takes up its own work again."""
+    named = {"REPLICA": process} if service_of(process) == "orchestrator" else {}
     return {
+        **named,
         "LISTEN": f"127.0.0.1:{facts.ports[process]}",
         "METRICS_LISTEN": f"127.0.0.1:{facts.ports[metrics_port_name(process)]}",
         "GUARD_PATH": str(facts.data.guard(process)),
