@@ -5,10 +5,11 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from contextvars import Context
 from functools import partial
+from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import Internal, MeshError
 from services.meshkit.core.failpoints import failpoint
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.dry_effects import dry_outcome
@@ -20,6 +21,8 @@ from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.sub_runs import SubRuns
 
 log = logger(__name__)
+
+_BROKEN: Final = "the call could not be made, which is a fault of the mesh; report it with the id of the run"
 
 #: Has the lane look at a run again.
 Touch = Callable[[LiveRun], None]
@@ -139,6 +142,13 @@ class CallsInFlight:
                     message=error.message,
                     final=stands(error),
                 )
+            )
+        except Exception as error:
+            # A task among many: a fault of ours in one call must not stop the engine. Its program decides what follows.
+            log.exception("call broken", run_id=run.run.run_id, path=path, kind=kind, cause=str(error))
+            entry = journal_pb2.JournalEntry(path=path)
+            entry.call_failed.CopyFrom(
+                journal_pb2.CallFailed(call_index=index, kind=kind, reason=Internal.reason, message=_BROKEN)
             )
         await failpoint("orchestrator.after_answer")
         run.answered(key, entry)

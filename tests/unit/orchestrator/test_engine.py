@@ -494,6 +494,20 @@ async def test_a_run_that_rests_is_woken_at_its_moment(house: House) -> None:
         assert late <= timedelta(seconds=1)
 
 
+async def test_a_call_that_is_broken_by_a_fault_of_ours_stops_neither_the_engine_nor_other_runs(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica() as engine:
+        stored, neighbour = await house.start(engine, max_rounds=1), await house.start(engine)
+        house.calls.broken.add(stored.run.run_id)
+        house.calls.open.set()
+        await until(succeeded(neighbour))
+        await until(lambda: stored.ended)
+    assert stored.view.state_reason
+    failures = {one.call_failed.reason for one in stored.journal if one.HasField("call_failed")}
+    assert failures == {"INTERNAL"}
+    assert replays(stored)
+
+
 async def test_a_cancelled_run_gives_up_its_calls_and_leaves_the_memory(house: House) -> None:
     house.calls.open.clear()
     async with house.replica() as engine:
