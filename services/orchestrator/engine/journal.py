@@ -66,6 +66,11 @@ class SealedRow:
     #: To be put before the row is committed.
     blobs: Sequence[SealedBlob] = ()
 
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, in the database and in the object store."""
+        return len(self.payload) + sum(len(blob.content) for blob in self.blobs)
+
 
 class JournalCodec:
     """Seals and opens rows of the journal with the tenant's data key.
@@ -215,4 +220,3 @@ async def _all(work: Iterable[Awaitable[None]]) -> None:
 
 def _aad(run_id: str, first_sequence: int) -> bytes:
     return f"{run_id}/{first_sequence}".encode()
-

@@ -37,6 +37,8 @@ COMMIT_TICK: Final = OneTrip(
         "bytea[]",  # 22 digest
         "bigint[]",  # 23 sequence
         "bigint[]",  # 24 bytes
+        "uuid[]",  # 25 bytes that are added in all: tenant
+        "bigint[]",  # 26 bytes
     ),
     returns="TABLE (lost smallint)",
     body=f"""
@@ -75,6 +77,16 @@ COMMIT_TICK: Final = OneTrip(
         IF cardinality($21) > 0 THEN
             INSERT INTO journal_blob (tenant_id, run_id, digest, sequence, bytes)
                 SELECT * FROM unnest($20, $21, $22, $23, $24);
+        END IF;
+        UPDATE storage_used SET bytes = storage_used.bytes + grown.bytes
+            FROM unnest($25, $26) AS grown (tenant_id, bytes)
+            WHERE storage_used.tenant_id = grown.tenant_id AND storage_used.slot = $1[1];
+        GET DIAGNOSTICS written = ROW_COUNT;
+        IF written < cardinality($25) THEN
+            -- Those that had no row yet. Nobody else writes to this slot while the lease holds.
+            INSERT INTO storage_used (tenant_id, slot, bytes)
+                SELECT grown.tenant_id, $1[1], grown.bytes FROM unnest($25, $26) AS grown (tenant_id, bytes)
+                ON CONFLICT (tenant_id, slot) DO NOTHING;
         END IF;
         END;""",  # noqa: S608  # a constant of ours
 )

@@ -39,10 +39,16 @@ _DUE: Final = """
     LIMIT $4"""
 _MARK: Final = """
     UPDATE run SET archive_parts = $2 WHERE run_id = $1 AND state IN (5, 6, 7) AND archive_parts IS NULL
-    RETURNING run_id"""
+    RETURNING tenant_id"""
 _TAKE_OUT: Final = """
-    WITH gone AS (DELETE FROM journal WHERE run_id = $1 RETURNING entry_count)
-    SELECT coalesce(sum(entry_count), 0) FROM gone"""
+    WITH gone AS (DELETE FROM journal WHERE run_id = $1 RETURNING entry_count, octet_length(payload) AS bytes)
+    SELECT coalesce(sum(entry_count), 0)::bigint AS facts, coalesce(sum(bytes), 0)::bigint AS bytes FROM gone"""
+_TAKE_OUT_NAMES: Final = """
+    WITH gone AS (DELETE FROM journal_blob WHERE run_id = $1 RETURNING bytes)
+    SELECT coalesce(sum(bytes), 0)::bigint FROM gone"""
+_FREE: Final = """
+    INSERT INTO storage_used (tenant_id, slot, bytes) VALUES ($1, -1, -$2::bigint)
+    ON CONFLICT (tenant_id, slot) DO UPDATE SET bytes = storage_used.bytes + excluded.bytes"""
 
 
 class ArchiveIncomplete(Internal):
@@ -76,14 +82,17 @@ class SqlRunArchive:
         """See `Archive.take_out`."""
         run = to_uuid(run_id, "run")
         async with driver_scope(self._maintenance, None) as scope:
-            if await scope.driver.fetchval(_MARK, run, parts) is None:
+            tenant = await scope.driver.fetchval(_MARK, run, parts)
+            if tenant is None:
                 return False
-            taken: int = await scope.driver.fetchval(_TAKE_OUT, run)
-            if taken != facts:
-                raise ArchiveIncomplete(f"{facts} facts were archived and the journal has {taken}", run_id=run_id)
-            # What lies in the object store is in the file, and swept.
+            taken = await scope.driver.fetchrow(_TAKE_OUT, run)
+            if taken is None or taken["facts"] != facts:
+                found = 0 if taken is None else taken["facts"]
+                raise ArchiveIncomplete(f"{facts} facts were archived and the journal has {found}", run_id=run_id)
             await scope.driver.execute("DELETE FROM turn_place WHERE run_id = $1", run)
-            await scope.driver.execute("DELETE FROM journal_blob WHERE run_id = $1", run)
+            # What lies in the object store is in the file, and swept.
+            freed: int = await scope.driver.fetchval(_TAKE_OUT_NAMES, run)
+            await scope.driver.execute(_FREE, tenant, taken["bytes"] + freed)
             await scope.commit()
         return True
 

@@ -81,6 +81,11 @@ _ADOPT: Final = """
 #: Starts of one tenant take turns until they are committed, so that none is counted by nobody. The key is a constant of
 #: ours and the tenant.
 _TAKE_TURNS: Final = "SELECT pg_advisory_xact_lock(1919249001, hashtext($1::text))"
+_STORED: Final = "SELECT coalesce(sum(bytes), 0)::bigint FROM storage_used WHERE tenant_id = $1"
+#: Starts count in slots of their own, so that none waits for a tick that is being committed, nor a tick for it.
+_ADD_STORED: Final = """
+    INSERT INTO storage_used (tenant_id, slot, bytes) VALUES ($1, $2, $3)
+    ON CONFLICT (tenant_id, slot) DO UPDATE SET bytes = storage_used.bytes + excluded.bytes"""
 _IN_PROGRESS: Final = "SELECT count(*) FROM run WHERE tenant_id = $1 AND state NOT IN (5, 6, 7)"
 _INSERT_ROW: Final = """
     INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
@@ -219,6 +224,7 @@ class SqlRunStore:
                 await scope.exec_driver_sql(
                     _INSERT_BLOB, (run.tenant, run_uuid, blob.digest, blob.sequence, len(blob.content))
                 )
+            await scope.exec_driver_sql(_ADD_STORED, (run.tenant, SHARDS + run.shard, sealed.size))
             held = lease is not None and await self._holds(scope, lease)
             if not held:
                 await scope.exec_driver_sql(_ADOPT, (run.tenant, run_uuid))
@@ -232,13 +238,22 @@ class SqlRunStore:
 
     async def check_quota(self, tenant: TenantId) -> None:
         """See `RunStore.check_quota`."""
-        if rules_of(self._tenants, tenant).quotas.max_concurrent_runs:
+        quotas = rules_of(self._tenants, tenant).quotas
+        if quotas.max_concurrent_runs or quotas.max_storage_bytes:
             async with tenant_scope(self._app, tenant, audited=False) as scope:
                 await self._check_quota(scope, tenant)
 
     async def _check_quota(self, scope: Scope, tenant: TenantId) -> None:
-        """Raises: QuotaExceeded. What it finds holds until the scope ends, in all replicas."""
-        most = rules_of(self._tenants, tenant).quotas.max_concurrent_runs
+        """Raises: QuotaExceeded. The count of runs that it finds holds until the scope ends, in all replicas.
+
+        Bytes grow with every run in progress, so none are reserved: what has begun goes on, and nothing more begins.
+        """
+        quotas = rules_of(self._tenants, tenant).quotas
+        if quotas.max_storage_bytes:
+            stored: int = (await scope.exec_driver_sql(_STORED, (tenant,))).scalar_one()
+            if stored >= quotas.max_storage_bytes:
+                raise QuotaExceeded("max_storage_bytes", limit=quotas.max_storage_bytes, used=stored)
+        most = quotas.max_concurrent_runs
         if not most:
             return
         await scope.exec_driver_sql(_TAKE_TURNS, (str(tenant),))

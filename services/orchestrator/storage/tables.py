@@ -164,6 +164,17 @@ JOURNAL_BLOB: Final = Table(
     PrimaryKeyConstraint("run_id", "digest", name="pk_journal_blob"),
 )
 
+#: Bytes of a tenant's journal and objects. Its rows are added up: whoever holds a slot adds to it alone.
+STORAGE_USED: Final = Table(
+    "storage_used",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    # Of ticks: a shard that the replica holds. Of starts: 64 more than the run's shard. Of the archive: -1.
+    Column("slot", SmallInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "slot", name="pk_storage_used"),
+)
+
 TURN_PLACE: Final = Table(
     "turn_place",
     METADATA,

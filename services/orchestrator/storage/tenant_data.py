@@ -11,6 +11,7 @@ TENANT_DATA: Final = (
     deleted("run_command"),
     deleted("turn_place"),
     deleted("journal_blob"),
+    deleted("storage_used"),
     unreadable("journal", "sealed facts stay as proof of their order; their key is destroyed"),
     deleted("agent"),
     deleted("workflow"),

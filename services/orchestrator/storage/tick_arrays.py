@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from uuid import UUID
 
+from services.meshkit.core.identity import TenantId
 from services.orchestrator.engine.journal import JournalCodec, SealedRow
 from services.orchestrator.engine.run import RunWrite, ShardLease
 
@@ -46,6 +47,11 @@ def tick_arrays(
     yield [blob.digest for _, _, blob in blobs]
     yield [blob.sequence for _, _, blob in blobs]
     yield [len(blob.content) for _, _, blob in blobs]
+    grown: dict[TenantId, int] = {}
+    for _, write, row in sealed:
+        grown[write.run.tenant] = grown.get(write.run.tenant, 0) + row.size
+    yield list(grown)
+    yield list(grown.values())
 
 
 def _journal(sealed: Sequence[tuple[UUID, RunWrite, SealedRow]]) -> Iterator[Sequence[object]]:

@@ -147,7 +147,7 @@ class TenantQuotas(_message.Message):
     max_concurrent_runs: _builtins.int
     """Runs in progress at once."""
     max_storage_bytes: _builtins.int
-    """Bytes of content stored: memories and documents, in bytes."""
+    """Bytes of content stored: memories and documents, and, counted apart, the facts of runs that are not in the archive."""
     max_cost_nano_usd: _builtins.int
     """All the money that the tenant may ever spend, nano-USD: the limit of its budget, which has no periods. Raise it to let
     a tenant go on.
