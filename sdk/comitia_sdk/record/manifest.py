@@ -5,13 +5,23 @@ compares.
 """
 
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.message import Message
 
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2, session_pb2, workflow_pb2
 from comitia.tools.v1 import tool_service_pb2
+
+#: Calls that ask a model.
+_MODEL_CALLS: Final = frozenset(
+    {
+        journal_pb2.CALL_KIND_GENERATE,
+        journal_pb2.CALL_KIND_PLAN,
+        journal_pb2.CALL_KIND_EXTRACT,
+        journal_pb2.CALL_KIND_CHOOSE,
+    }
+)
 
 
 class ManifestMaker:
@@ -51,7 +61,7 @@ class ManifestMaker:
                 self._pin(entry.run_forked.started)
             case "step_started":
                 self._step_programs.add((entry.step_started.program, entry.step_started.program_version))
-            case "call_intended" if entry.call_intended.kind == journal_pb2.CALL_KIND_GENERATE:
+            case "call_intended" if entry.call_intended.kind in _MODEL_CALLS:
                 asked = inference_service_pb2.StreamGenerateRequest.FromString(entry.call_intended.request)
                 self._asked.add(asked.model or "default")
             case "call_answered":
@@ -104,7 +114,7 @@ class ManifestMaker:
 
     def _take_answer(self, answer: journal_pb2.CallAnswered) -> None:
         match answer.kind:
-            case journal_pb2.CALL_KIND_GENERATE:
+            case kind if kind in _MODEL_CALLS:
                 generation = generation_pb2.Generation.FromString(answer.response)
                 self._answered.add(f"{generation.provider}/{generation.model}")
                 self._judged_by(generation.bundle_digest)

@@ -14,7 +14,7 @@ from comitia.common.v1 import content_pb2
 from comitia.inference.v1 import generation_pb2
 from comitia.orchestrator.v1 import journal_pb2
 from comitia.tools.v1 import tool_service_pb2
-from services.orchestrator.programs.commands import encoded
+from services.orchestrator.programs.commands import MODEL_CALLS, encoded
 
 FORK_IS_DRY: Final = "FORK_IS_DRY"
 _SENTENCE: Final = (
@@ -29,7 +29,7 @@ _WHOLE: Final[Mapping[int, type[Message]]] = {
     journal_pb2.CALL_KIND_RUN: journal_pb2.SubRunTask,
 }
 _COSTLY: Final[Mapping[int, type[Message]]] = {
-    journal_pb2.CALL_KIND_GENERATE: generation_pb2.Generation,
+    **dict.fromkeys(MODEL_CALLS, generation_pb2.Generation),
     journal_pb2.CALL_KIND_TOOL: tool_service_pb2.Invocation,
     journal_pb2.CALL_KIND_RUN: journal_pb2.StepResult,
 }

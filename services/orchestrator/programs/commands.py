@@ -14,6 +14,16 @@ TURN: Final = "turn"
 #: The same for an agent that plans; see `planned_turn.py`.
 PLANNED_TURN: Final = "planned_turn"
 
+#: Calls that ask a model: a request to StreamGenerate, answered by a generation.
+MODEL_CALLS: Final = frozenset(
+    {
+        journal_pb2.CALL_KIND_GENERATE,
+        journal_pb2.CALL_KIND_PLAN,
+        journal_pb2.CALL_KIND_EXTRACT,
+        journal_pb2.CALL_KIND_CHOOSE,
+    }
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartStep:

@@ -12,7 +12,7 @@ from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Usage
 from services.meshkit.content.proto import usage_from_proto, usage_to_proto
-from services.orchestrator.programs.commands import PLANNED_TURN, TURN
+from services.orchestrator.programs.commands import MODEL_CALLS, PLANNED_TURN, TURN
 from services.orchestrator.programs.graph_steps import RETRY
 
 STEP_PARKED: Final = "STEP_PARKED"
@@ -369,7 +369,7 @@ def step_views(entries: Iterable[journal_pb2.JournalEntry]) -> list[run_pb2.RunS
 
 def _spent(answered: journal_pb2.CallAnswered) -> tuple[int, Usage | None]:
     match answered.kind:
-        case journal_pb2.CALL_KIND_GENERATE:
+        case kind if kind in MODEL_CALLS:
             generation = generation_pb2.Generation.FromString(answered.response)
             return generation.cost_nano_usd, usage_from_proto(generation.usage)
         case journal_pb2.CALL_KIND_TOOL:

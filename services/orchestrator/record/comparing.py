@@ -13,6 +13,7 @@ from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Usage
 from services.meshkit.content.proto import usage_from_proto, usage_to_proto
 from services.orchestrator.engine.dry_effects import clear
+from services.orchestrator.programs.commands import MODEL_CALLS
 from services.orchestrator.programs.run_view import RunProjection
 from services.orchestrator.programs.similarity import jaccard, mean_pairwise_cosine, words_of
 from services.orchestrator.programs.values import from_value
@@ -150,7 +151,7 @@ class SeenRun:
     def _take_answer(self, step: SeenStep, answered: journal_pb2.CallAnswered) -> None:
         side = step.side
         match answered.kind:
-            case journal_pb2.CALL_KIND_GENERATE:
+            case kind if kind in MODEL_CALLS:
                 generation = generation_pb2.Generation.FromString(answered.response)
                 side.model = f"{generation.provider}/{generation.model}"
                 side.cost_nano_usd += generation.cost_nano_usd

@@ -13,6 +13,7 @@ from comitia.inference.v1 import generation_pb2, inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import journal_pb2, record_pb2
 from comitia.tools.v1 import tool_service_pb2
+from services.orchestrator.programs.commands import MODEL_CALLS
 
 #: A text is shown up to this many characters, a part of them before the first difference.
 _SHOWN: Final = 200
@@ -22,7 +23,7 @@ _MOST_VALUES: Final = 100_000
 
 _ASKED: Final[Mapping[int, type[Message]]] = {
     journal_pb2.CALL_KIND_RECALL: memory_service_pb2.RecallRequest,
-    journal_pb2.CALL_KIND_GENERATE: inference_service_pb2.StreamGenerateRequest,
+    **dict.fromkeys(MODEL_CALLS, inference_service_pb2.StreamGenerateRequest),
     journal_pb2.CALL_KIND_TOOL: tool_service_pb2.InvokeToolRequest,
     journal_pb2.CALL_KIND_REMEMBER: memory_service_pb2.RememberRequest,
     journal_pb2.CALL_KIND_EMBED: inference_service_pb2.EmbedRequest,
@@ -32,7 +33,7 @@ _ASKED: Final[Mapping[int, type[Message]]] = {
 }
 _ANSWERED: Final[Mapping[int, type[Message]]] = {
     journal_pb2.CALL_KIND_RECALL: memory_service_pb2.RecallResponse,
-    journal_pb2.CALL_KIND_GENERATE: generation_pb2.Generation,
+    **dict.fromkeys(MODEL_CALLS, generation_pb2.Generation),
     journal_pb2.CALL_KIND_TOOL: tool_service_pb2.Invocation,
     journal_pb2.CALL_KIND_REMEMBER: memory_service_pb2.RememberResponse,
     journal_pb2.CALL_KIND_EMBED: inference_service_pb2.EmbedResponse,
