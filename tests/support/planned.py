@@ -17,18 +17,15 @@ from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2
 from comitia.tools.v1 import tool_service_pb2
-from services.meshkit.content import Confidentiality, Integrity, Label
+from services.meshkit.content import Integrity, Label
 from services.meshkit.content.proto import label_from_proto, label_to_proto
 from services.orchestrator.engine.facts import advance
 from services.orchestrator.programs.run import RunState
-from services.orchestrator.programs.values import from_struct
+from services.orchestrator.programs.values import from_struct, to_value
 from tests.support.sessions import a_generation, a_start, an_agent
 from tests.support.workflows import PROGRAMS
 
 _FOLDER: Final = Path(__file__).parents[2] / "docs" / "decisions" / "0010-planned-turns"
-USER: Final = Label(
-    integrity=Integrity.USER, confidentiality=Confidentiality.TENANT, sources=frozenset({"user:reader"})
-)
 _OPTION: Final = re.compile(r"^(\d+): (.*)$", re.MULTILINE)
 
 
@@ -180,14 +177,14 @@ def _outside(world: PlannedWorld, facts: Sequence[journal_pb2.JournalEntry]) -> 
         elif fact.HasField("replan_asked") and world.lets_pass is not None:
             for shown in fact.replan_asked.shown:
                 if shown.label.integrity == content_pb2.INTEGRITY_UNTRUSTED:
-                    lowered = journal_pb2.LabelLowered(
-                        reference=shown.reference,
-                        value_digest=shown.value_digest,
-                        allowed=world.lets_pass,
-                        by="user_reader",
-                        label=label_to_proto(USER),
-                    )
-                    yield journal_pb2.JournalEntry(path=fact.path, label_lowered=lowered)
+                    yield has_read(shown, allowed=world.lets_pass)
+
+
+def has_read(shown: journal_pb2.Shown, *, allowed: bool = True) -> journal_pb2.JournalEntry:
+    """Builds the signal of a person who has read what a planner is to be shown."""
+    payload = to_value({"digest": shown.value_digest.hex(), "allowed": allowed})
+    signal = journal_pb2.SignalReceived(name="plan.read", payload=payload, by="user_reader")
+    return journal_pb2.JournalEntry(signal_received=signal)
 
 
 def world_of(task: Mapping[str, Any], case: Mapping[str, Any], plan: int = 0) -> PlannedWorld:

@@ -97,6 +97,8 @@ def _shipped_text(name: str) -> str:
 
 
 def _lines(agent: "Agent") -> list[tuple[str, str]]:
+    from comitia.orchestrator.v1.agent_pb2 import AGENT_PLANNING_PLANNED
+
     return [
         ("agent", f"{agent.name}@{agent.version}"),
         ("description", agent.description),
@@ -104,6 +106,7 @@ def _lines(agent: "Agent") -> list[tuple[str, str]]:
         ("model", agent.model or "default"),
         ("longest answer", f"{agent.max_output_tokens or 512} tokens"),
         ("tools", ", ".join(agent.tools)),
+        ("plans first", "yes" if agent.planning == AGENT_PLANNING_PLANNED else "no"),
         ("digest", agent.digest),
         ("made", moment(agent.create_time)),
     ]

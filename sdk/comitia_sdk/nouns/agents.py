@@ -25,12 +25,18 @@ class AsyncAgents:
         temperature: float | None = None,
         tools: Sequence[str] = (),
         max_tool_calls: int = 0,
+        plans: bool = False,
         recent_turns: int = 0,
         semantic_matches: int = 0,
         memory_required: bool = False,
         style: Mapping[str, float] | None = None,
     ) -> agent_pb2.Agent:
-        """Makes a version of an agent; the same definition again changes nothing. Raises: AlreadyExists."""
+        """Makes a version of an agent; the same definition again changes nothing.
+
+        Args:
+            plans: has the model write a plan first; what tools answer is filled in outside of it, by reference.
+        Raises: AlreadyExists.
+        """
         agent = agent_pb2.Agent(
             name=name,
             version=version,
@@ -41,6 +47,7 @@ class AsyncAgents:
             temperature=temperature,
             tools=tools,
             max_tool_calls=max_tool_calls,
+            planning=agent_pb2.AGENT_PLANNING_PLANNED if plans else agent_pb2.AGENT_PLANNING_UNSPECIFIED,
             memory=agent_pb2.MemoryPolicy(
                 recent_turns=recent_turns, semantic_matches=semantic_matches, required=memory_required
             ),

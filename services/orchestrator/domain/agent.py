@@ -17,6 +17,7 @@ MAX_MODEL: Final = 200
 MAX_OUTPUT_TOKENS: Final = 32_768
 MAX_TOOLS: Final = 32
 MAX_TOOL_CALLS: Final = 16
+MAX_PLANNED_TOOL_CALLS: Final = 1_000
 MAX_RECENT_TURNS: Final = 50
 MAX_SEMANTIC_MATCHES: Final = 20
 MAX_STYLES: Final = 16
@@ -45,6 +46,8 @@ class Agent:
     temperature: float | None = None
     tools: tuple[str, ...] = ()
     max_tool_calls: int = 0
+    #: True when it writes a plan first, and what tools answer is filled in outside of its model.
+    plans: bool = False
     memory: MemoryPolicy = field(default_factory=MemoryPolicy)
     style: Mapping[str, float] = field(default_factory=dict[str, float])
     #: SHA-256 of the canonical definition, hex; empty until it is stored.
@@ -62,7 +65,8 @@ class Agent:
         _at_most("agent.description", len(self.description), MAX_DESCRIPTION, "characters")
         _at_most("agent.model", len(self.model), MAX_MODEL, "characters")
         _between("agent.max_output_tokens", self.max_output_tokens, 0, MAX_OUTPUT_TOKENS)
-        _between("agent.max_tool_calls", self.max_tool_calls, 0, MAX_TOOL_CALLS)
+        most_calls = MAX_PLANNED_TOOL_CALLS if self.plans else MAX_TOOL_CALLS
+        _between("agent.max_tool_calls", self.max_tool_calls, 0, most_calls)
         _between("agent.memory.recent_turns", self.memory.recent_turns, 0, MAX_RECENT_TURNS)
         _between("agent.memory.semantic_matches", self.memory.semantic_matches, 0, MAX_SEMANTIC_MATCHES)
         _at_most("agent.tools", len(self.tools), MAX_TOOLS, "tools")

@@ -36,7 +36,7 @@ OUTSIDE: Final = frozenset(
     {
         *("run_started", "call_answered", "call_failed", "run_parked", "run_resumed", "run_advanced"),
         *("run_cancelling", "run_abandoned", "timer_fired", "signal_received", "run_paused", "run_continued"),
-        *("deadline_passed", "run_forked", "call_held", "call_decided", "label_lowered"),
+        *("deadline_passed", "run_forked", "call_held", "call_decided"),
     }
 )
 _VERSIONS: Final[Mapping[str, int]] = {

@@ -1,6 +1,6 @@
 """Where a planned turn is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from google.protobuf import struct_pb2
@@ -64,6 +64,7 @@ class PlannedState(Speaking):
     #: Values to be shown to the planner, by name, and those of them that a person has to read first.
     shown: dict[str, Value] = field(default_factory=dict[str, Value])
     unread: list[str] = field(default_factory=list[str])
+    references_shown: Mapping[str, str] = field(default_factory=dict[str, str])
     answer: Filled | None = None
     #: Label of what decided whether an answer is given.
     answer_choice: Label = BOTTOM

@@ -291,7 +291,7 @@ def _end_round(state: PlannedState, frame: Frame, step: Repeat) -> None:
 
 def _show(state: PlannedState, step: Replan) -> None:
     """Gathers what the planner is to be shown; text from outside waits for a person to read it first."""
-    state.shown, state.unread = {}, []
+    state.shown, state.unread, state.references_shown = {}, [], step.shown
     told: list[journal_pb2.Shown] = []
     for name, reference in sorted(step.shown.items()):
         found = look_up(reference, state.scopes)

@@ -21,7 +21,7 @@ from comitia.orchestrator.v1 import journal_pb2
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Integrity, Label, join
 from services.meshkit.content.label import BOTTOM
-from services.meshkit.content.proto import label_from_proto, label_to_proto
+from services.meshkit.content.proto import label_to_proto
 from services.orchestrator.programs import planned_language as language
 from services.orchestrator.programs.commands import Command, FailStep
 from services.orchestrator.programs.output_schema import OutputBreaksSchema
@@ -40,19 +40,21 @@ from services.orchestrator.programs.planned_plan import Call, PlanNotTaken
 from services.orchestrator.programs.planned_readers import take_choice, take_extract
 from services.orchestrator.programs.planned_state import Frame, PlannedState
 from services.orchestrator.programs.planned_steps import ask_again, go_on
-from services.orchestrator.programs.planned_values import PlanStopped, Value, digest, text_in
+from services.orchestrator.programs.planned_values import PlanStopped, Value, digest, keys_of, text_in
 from services.orchestrator.programs.prompting import Said
 from services.orchestrator.programs.speaking import TurnInputs, label_of, text_of
-from services.orchestrator.programs.values import Json
+from services.orchestrator.programs.values import Json, from_value
 
 VERSION: Final = 1
 #: Facts in which such a turn records what it has decided.
 DECIDED: Final = frozenset(
     {
         *("plan_recorded", "plan_refused", "variable_bound", "branch_taken", "list_mapped", "loop_turned"),
-        *("choice_made", "replan_asked"),
+        *("choice_made", "replan_asked", "label_lowered"),
     }
 )
+#: Signal by which a person says that they have read what a planner is to be shown: `{"digest": HEX, "allowed": true}`.
+READ_SIGNAL: Final = "plan.read"
 _DEFAULT_TOOL_CALLS: Final = 100
 #: Answers of the planner in one turn that may be none.
 _MAX_REFUSED: Final = 3
@@ -91,8 +93,8 @@ def decide(state: PlannedState, entry: journal_pb2.JournalEntry) -> tuple[Planne
                 _on_answer(state, entry)
             case "call_failed":
                 _on_failure(state, entry)
-            case "label_lowered":
-                _on_lowered(state, entry.label_lowered)
+            case "signal_received":
+                _on_signal(state, entry.signal_received)
             case _:
                 pass  # CallHeld and CallDecided: the call's answer or failure follows.
     except PlanStopped as stopped:
@@ -288,18 +290,37 @@ def _refuse(state: PlannedState, call_index: int, generation: generation_pb2.Gen
     ask_for_plan(state)
 
 
-def _on_lowered(state: PlannedState, lowered: journal_pb2.LabelLowered) -> None:
+def waits_for(state: PlannedState, signal: journal_pb2.SignalReceived) -> bool:
+    """Says whether a signal is about a text that a person is to read for the planner."""
+    return signal.name == READ_SIGNAL and bool(_read_now(state, signal))
+
+
+def _on_signal(state: PlannedState, signal: journal_pb2.SignalReceived) -> None:
     """Goes on when a person has read what the planner is to be shown, and let it stand for their own words."""
-    name = state.unread[0] if state.unread else ""
-    value = state.shown.get(name)
-    if value is None or lowered.value_digest != digest(value.data):
-        return
-    if not lowered.allowed:
+    name = _read_now(state, signal)
+    value = state.shown[name]
+    allowed = keys_of(from_value(signal.payload)).get("allowed") is True
+    label = replace(value.label, integrity=Integrity.USER, sources=value.label.sources | {f"user:{signal.by}"})
+    fact = journal_pb2.LabelLowered(
+        reference=state.references_shown[name],
+        value_digest=digest(value.data),
+        allowed=allowed,
+        by=signal.by,
+        label=label_to_proto(label),
+    )
+    state.record(journal_pb2.JournalEntry(label_lowered=fact))
+    if not allowed:
         raise PlanStopped("NOT_ENDORSED", "a person read what the planner was to be shown, and did not let it pass")
-    state.unread.pop(0)
-    state.shown[name] = replace(value, label=label_from_proto(lowered.label), choice=BOTTOM)
+    state.unread.remove(name)
+    state.shown[name] = replace(value, label=label, choice=BOTTOM)
     if not state.unread:
         ask_again(state)
+
+
+def _read_now(state: PlannedState, signal: journal_pb2.SignalReceived) -> str:
+    """Names the value that waits to be read and has the digest that a signal holds; nothing when there is none."""
+    wanted = keys_of(from_value(signal.payload)).get("digest")
+    return next((name for name in state.unread if digest(state.shown[name].data).hex() == wanted), "")
 
 
 def _go_on(state: PlannedState) -> None:

@@ -62,15 +62,19 @@ class TurnProgram:
 
     begin: Callable[..., tuple[Any, Commands]]
     decide: Callable[[Any, Entry], tuple[Any, Commands]]
+    #: Says whether it is this turn that a signal is for.
+    waits_for: Callable[[Any, journal_pb2.SignalReceived], bool]
 
 
 #: Every program that can make a turn, by name and version. Old versions stay until no run needs them.
 _TURNS: Final[Mapping[tuple[str, int], TurnProgram]] = {
-    (TURN, turn.VERSION): TurnProgram(begin=turn.begin, decide=turn.decide),
-    (PLANNED_TURN, planned_turn.VERSION): TurnProgram(begin=planned_turn.begin, decide=planned_turn.decide),
+    (TURN, turn.VERSION): TurnProgram(begin=turn.begin, decide=turn.decide, waits_for=turn.waits_for),
+    (PLANNED_TURN, planned_turn.VERSION): TurnProgram(
+        begin=planned_turn.begin, decide=planned_turn.decide, waits_for=planned_turn.waits_for
+    ),
 }
 #: Facts that turns decide on.
-_OF_TURNS: Final = frozenset({"call_answered", "call_failed", "call_held", "call_decided", "label_lowered"})
+_OF_TURNS: Final = frozenset({"call_answered", "call_failed", "call_held", "call_decided"})
 #: Facts in which a turn records what it has decided: nobody decides on them again.
 _DECIDED: Final = frozenset({"call_intended", *planned_turn.DECIDED})
 
@@ -143,6 +147,10 @@ def decide(state: RunState, entry: Entry) -> tuple[RunState, Commands]:
         return state, () if own else _begin_turn(state, program, entry)
     if fact in _OF_TURNS and path in state.turns and program.takes_turn(root, path):
         return state, _on_turn(state, program, entry)
+    if fact == "signal_received":
+        for waiting in state.turns.values():
+            if waiting.program.waits_for(waiting.state, entry.signal_received):
+                return state, _decided(state, program, waiting, entry)
     if fact in ("step_completed", "step_failed"):
         state.turns.pop(path, None)
     state.root, commands = program.decide(root, entry)
@@ -181,6 +189,10 @@ def _on_turn(state: RunState, program: Program, entry: Entry) -> Commands:
         fact = entry.call_answered if entry.HasField("call_answered") else entry.call_failed
         if not speaking.state.hears(fact.call_index):
             return ()
+    return _decided(state, program, speaking, entry)
+
+
+def _decided(state: RunState, program: Program, speaking: Turn, entry: Entry) -> Commands:
     speaking.state, commands = speaking.program.decide(speaking.state, entry)
     return _handed_on(state, program, commands)
 

@@ -16,6 +16,8 @@ from services.orchestrator.programs.commands import MODEL_CALLS, PLANNED_TURN, T
 from services.orchestrator.programs.graph_steps import RETRY
 
 STEP_PARKED: Final = "STEP_PARKED"
+#: Why a turn waits whose planner is to be shown what somebody outside wrote.
+PLAN_SHOWS: Final = "PLAN_SHOWS_OUTSIDE_TEXT"
 TERMINAL_STATES: Final = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
 _KINDS: Final = {
     "agent": run_pb2.STEP_KIND_AGENT,
@@ -124,7 +126,7 @@ class RunProjection:
                 skipped = SeenStep(entry.path, entry.record_time, run_pb2.STEP_STATE_SKIPPED, attempts=0)
                 self._begin(skipped)
                 return self._end(entry, run_pb2.STEP_STATE_SKIPPED, entry.step_skipped.reason)
-            case "step_parked" | "timer_started" | "timer_fired" | "map_expanded":
+            case "step_parked" | "timer_started" | "timer_fired" | "map_expanded" | "replan_asked":
                 return self._on_change(entry)
             case _:
                 self._on_run(entry)
@@ -260,11 +262,19 @@ class RunProjection:
             self._begin(seen)
         seen.call = call.call_index
         if seen.agent:
-            return None
+            return self._goes_on(seen)
         self._become(seen, _RUNNING)
         seen.attempts, seen.group = call.attempt or 1, call.attempt_group
         if call.kind == journal_pb2.CALL_KIND_RUN:
             seen.run_id = journal_pb2.SubRunTask.FromString(call.request).run_id
+        return seen
+
+    def _goes_on(self, seen: SeenStep) -> SeenStep | None:
+        """Shows that a turn which waited for a reader goes on; None for one that did not wait."""
+        if seen.reason != PLAN_SHOWS:
+            return None
+        seen.reason = seen.message = ""
+        self._become(seen, _RUNNING)
         return seen
 
     def _on_answer(self, entry: journal_pb2.JournalEntry) -> SeenStep | None:
@@ -288,6 +298,11 @@ class RunProjection:
                 seen.items = entry.map_expanded.count
                 seen.state = _RUNNING
             case "timer_started" if entry.timer_started.timer.startswith(RETRY):
+                self._become(seen, _WAITING)
+            case "replan_asked":
+                # The call for the new plan follows at once, unless somebody has to read first.
+                digests = ", ".join(f"{one.name} ({one.value_digest.hex()})" for one in entry.replan_asked.shown)
+                seen.reason, seen.message = PLAN_SHOWS, f"somebody is to read {digests}, then send signal plan.read"
                 self._become(seen, _WAITING)
             case "timer_fired":
                 self._hang_up(entry.path)

@@ -55,6 +55,11 @@ def begin(
     return state, (_begin_to_speak(state),)
 
 
+def waits_for(_state: TurnState, _signal: journal_pb2.SignalReceived) -> bool:
+    """Says whether a signal is for this turn: it waits for nobody but whom it calls."""
+    return False
+
+
 def decide(state: TurnState, entry: journal_pb2.JournalEntry) -> tuple[TurnState, tuple[Command, ...]]:
     """Takes the answer or failure of the call in flight, and says what comes next."""
     if entry.WhichOneof("fact") == "call_failed":

@@ -37,7 +37,7 @@ class AgentRepository:
 
     async def add(self, tenant: TenantId, agent: Agent) -> Agent:
         """See `AgentStore.add`."""
-        definition = _definition_of(agent)
+        definition = definition_of(agent)
         digest = sha256(definition).digest()
         major, minor, patch = parse_version(agent.version, field="agent.version")
         statement = (
@@ -125,8 +125,12 @@ class AgentRepository:
         return row
 
 
-def _definition_of(agent: Agent) -> bytes:
+def definition_of(agent: Agent) -> bytes:
+    """Writes the canonical definition, of which the digest is made."""
     fields = {key: value for key, value in asdict(agent).items() if key not in _STORED_APART}
+    if not agent.plans:
+        # Agents that were made before any could plan keep their digests.
+        del fields["plans"]
     return rfc8785.dumps({**fields, "tools": list(agent.tools), "style": dict(agent.style)})
 
 

@@ -17,10 +17,12 @@ from services.orchestrator.workflows.message import message_of
 def agent_from_proto(message: agent_pb2.Agent) -> Agent:
     """Reads a definition; what is output only is ignored.
 
-    Raises: Invalid: the kind is none that this release has.
+    Raises: Invalid: kind or planning is none that this release has.
     """
     if message.kind not in (agent_pb2.AGENT_KIND_UNSPECIFIED, agent_pb2.AGENT_KIND_LLM):
         raise Invalid("agent.kind", "must be AGENT_KIND_LLM")
+    if message.planning not in agent_pb2.AgentPlanning.values():
+        raise Invalid("agent.planning", "must be AGENT_PLANNING_REACTIVE or AGENT_PLANNING_PLANNED")
     return Agent(
         name=message.name,
         version=message.version,
@@ -31,6 +33,7 @@ def agent_from_proto(message: agent_pb2.Agent) -> Agent:
         temperature=message.temperature if message.HasField("temperature") else None,
         tools=tuple(message.tools),
         max_tool_calls=message.max_tool_calls,
+        plans=message.planning == agent_pb2.AGENT_PLANNING_PLANNED,
         memory=MemoryPolicy(
             recent_turns=message.memory.recent_turns,
             semantic_matches=message.memory.semantic_matches,
@@ -53,6 +56,7 @@ def agent_to_proto(agent: Agent) -> agent_pb2.Agent:
         temperature=agent.temperature,
         tools=agent.tools,
         max_tool_calls=agent.max_tool_calls,
+        planning=agent_pb2.AGENT_PLANNING_PLANNED if agent.plans else agent_pb2.AGENT_PLANNING_REACTIVE,
         memory=agent_pb2.MemoryPolicy(
             recent_turns=agent.memory.recent_turns,
             semantic_matches=agent.memory.semantic_matches,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from comitia.common.v1 import content_pb2
 from comitia.inference.v1 import generation_pb2
 from comitia.memory.v1 import memory_service_pb2
-from comitia.orchestrator.v1 import journal_pb2, session_pb2, workflow_pb2
+from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_pb2
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Integrity, Label
 from services.meshkit.content.proto import label_from_proto, label_to_proto
@@ -21,12 +21,15 @@ from services.orchestrator.domain.errors import RunDiverged
 from services.orchestrator.engine.facts import OUTSIDE, Replay, advance
 from services.orchestrator.programs.planned_language import plan_of
 from services.orchestrator.programs.planned_plan import PlanNotTaken
+from services.orchestrator.programs.run_view import RunProjection
+from services.orchestrator.programs.values import to_value
 from services.orchestrator.record.replaying import Rerun
 from tests.support.examples import examples
 from tests.support.planned import (
     PlannedWorld,
     a_planner,
     as_expected,
+    has_read,
     play_planned,
     tasks,
     world_of,
@@ -620,21 +623,37 @@ def test_text_from_outside_waits_for_a_person_before_a_planner_sees_it() -> None
     for entry in journal:
         replay.feed(entry)
     replay.finish()
-    shown = journal[-1].replan_asked.shown[0]
+    projection = RunProjection(keep_steps=True)
+    for number, entry in enumerate(journal, 1):
+        projection.take(entry, number)
+    [step] = projection.steps()
+    [shown] = journal[-1].replan_asked.shown
+    assert (step.state, step.state_reason) == (run_pb2.STEP_STATE_WAITING, "PLAN_SHOWS_OUTSIDE_TEXT")
+    assert shown.value_digest.hex() in step.state_message
 
-    def lowered(digest: bytes, *, allowed: bool = True) -> journal_pb2.JournalEntry:
-        label = label_to_proto(Label(integrity=Integrity.USER))
-        return journal_pb2.JournalEntry(
-            path=journal[-1].path,
-            label_lowered=journal_pb2.LabelLowered(
-                reference=shown.reference, value_digest=digest, allowed=allowed, by="user_x", label=label
-            ),
-        )
-
-    state, facts = advance(replay.state, [lowered(b"of something else")], Timestamp())
+    state, facts = advance(replay.state, [has_read(journal_pb2.Shown(value_digest=b"another"))], Timestamp())
     assert len(facts) == 1
-    state, facts = advance(state, [lowered(shown.value_digest)], Timestamp())
-    assert facts[-1].call_intended.kind == journal_pb2.CALL_KIND_PLAN
+    state, facts = advance(state, [has_read(shown)], Timestamp())
+    [_, lowered, intended] = facts
+    assert lowered.label_lowered.by == "user_reader"
+    assert lowered.label_lowered.label.integrity == content_pb2.INTEGRITY_USER
+    assert intended.call_intended.kind == journal_pb2.CALL_KIND_PLAN
+    for number, entry in enumerate(facts, len(journal) + 1):
+        projection.take(entry, number)
+    [step] = projection.steps()
+    assert (step.state, step.state_reason) == (run_pb2.STEP_STATE_RUNNING, "")
+
+
+@pytest.mark.parametrize("payload", [None, "x", {}, {"digest": 1}, {"digest": ""}, {"allowed": True}])
+def test_a_signal_that_names_nothing_that_waits_changes_nothing(payload: Any) -> None:
+    world = PlannedWorld(plans=[[PAGE, REPLAN]], results={"web_fetch": "theirs"}, lets_pass=None)
+    replay = Replay("run_x")
+    for entry in play_planned(world):
+        replay.feed(entry)
+    signal = journal_pb2.SignalReceived(name="plan.read", payload=to_value(payload), by="user_x")
+    before = signal.SerializeToString(deterministic=True)
+    _, [fact] = advance(replay.state, [journal_pb2.JournalEntry(signal_received=signal)], Timestamp())
+    assert fact.signal_received.SerializeToString(deterministic=True) == before
 
 
 def test_a_person_who_does_not_let_a_text_pass_ends_the_turn() -> None:

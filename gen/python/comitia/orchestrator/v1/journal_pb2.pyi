@@ -1699,7 +1699,7 @@ Global___CallDecided: _TypeAlias = CallDecided  # noqa: Y015
 
 @_typing.final
 class LabelLowered(_message.Message):
-    """A person read a value and let it stand for their own words, or refused to. Comes from outside. The only way down."""
+    """A person read a value and let it stand for their own words, or refused to, by a signal. The only way down."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
