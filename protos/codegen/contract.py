@@ -49,6 +49,7 @@ class GuardOption:
     per_address_per_second: int
     per_tenant_in_progress: int
     of_project: bool
+    audit_read: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +177,7 @@ class Contract:
             per_address_per_second=guard.per_address_per_second,
             per_tenant_in_progress=guard.per_tenant_in_progress,
             of_project=guard.of_project,
+            audit_read=guard.audit_read,
         )
 
     def _http(self, method: MethodDescriptorProto) -> tuple[HttpRule, ...]:

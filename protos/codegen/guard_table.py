@@ -41,6 +41,8 @@ class Guard:
     per_tenant_in_progress: int = 0
     #: True when a caller who is bound to one project may call; False when the call concerns the whole tenant.
     of_project: bool = False
+    #: True for a read that leaves an audit row.
+    audit_read: bool = False
 
 
 #: Guard of every RPC by its name on the wire.
@@ -79,6 +81,7 @@ def _literal(guard: GuardOption) -> str:
         "per_address_per_second": guard.per_address_per_second,
         "per_tenant_in_progress": guard.per_tenant_in_progress,
         "of_project": guard.of_project,
+        "audit_read": guard.audit_read,
     }
     fields += [f"{name}={value}" for name, value in rest.items() if value]
     return f"Guard({', '.join(map(str, fields))})"
@@ -106,7 +109,9 @@ def _problems(rpc: Rpc, services: set[str]) -> list[str]:
     unknown = sorted(guard.peers - services)
     if unknown:
         found.append(f"{where} names peers that are no service: {', '.join(unknown)}.")
-    if guard.audit and guard.open:
+    if guard.audit and guard.audit_read:
+        found.append(f"{where} is a mutation (audit) and a read (audit_read). It is one of them.")
+    if (guard.audit or guard.audit_read) and guard.open:
         found.append(f"{where} is audited and open: an audit row needs somebody who did it.")
     if guard.open and (guard.per_tenant_per_second or guard.per_subject_per_second):
         found.append(f"{where} is open: it knows no tenant and no subject. Limit it with per_address_per_second.")

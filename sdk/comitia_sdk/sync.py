@@ -167,6 +167,7 @@ class Runs(_Blocking[aio.AsyncRuns]):
     resume = _blocking(aio.AsyncRuns.resume)
     cancel = _blocking(aio.AsyncRuns.cancel)
     signal = _blocking(aio.AsyncRuns.signal)
+    stream_turns = _iterating(aio.AsyncRuns.stream_turns)
 
 
 class Records(_Blocking[aio.AsyncRecords]):

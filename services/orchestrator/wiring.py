@@ -55,6 +55,7 @@ from services.orchestrator.storage.replicas import SqlReplicas
 from services.orchestrator.storage.run_archive import SqlRunArchive
 from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.storage.tenant_data import TENANT_DATA
+from services.orchestrator.storage.turn_history import SqlTurnHistory
 from services.orchestrator.storage.workflow_repository import WorkflowRepository
 from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto, workflow_to_proto
@@ -81,6 +82,7 @@ from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer import Steering
 from services.orchestrator.usecases.steer_run import CancelRun, PauseRun, ResumeRun, SignalRun
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
+from services.orchestrator.usecases.stream_turns import StreamTurns
 from services.orchestrator.worker.caller import Caller
 
 
@@ -203,6 +205,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             resume_run=ResumeRun(steer_run, steps=reader.steps),
             cancel_run=CancelRun(steer_run),
             signal_run=SignalRun(steer_run),
+            stream_turns=StreamTurns(history=SqlTurnHistory(app=app, store=store)),
             runs=reader,
             watch=watch,
             access=access,

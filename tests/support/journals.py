@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from comitia.orchestrator.v1 import journal_pb2
+from services.meshkit.blobs.store import BlobMissing
 from services.meshkit.core.identity import TenantId
 from services.meshkit.crypto.commitments import commit, new_salts
 from services.orchestrator.record.rows import RecordedRow, RowContent
+from services.orchestrator.usecases.recorded_runs import ArchivedRun
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -45,3 +47,11 @@ class MemoryRecords:
     async def rows(self, tenant: TenantId, run_id: str, *, after: int) -> Sequence[RecordedRow]:
         """See `Records.rows`."""
         return [row for row in self.journals.get((tenant, run_id), []) if row.first_sequence > after][:2]
+
+    async def archived(self, tenant: TenantId, run_id: str) -> ArchivedRun | None:
+        """See `Records.archived`; nothing ever goes there."""
+        return None
+
+    async def archived_part(self, tenant: TenantId, run_id: str, part: int) -> bytes:
+        """See `Records.archived_part`."""
+        raise BlobMissing(f"{run_id}/{part}")

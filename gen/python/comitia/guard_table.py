@@ -28,6 +28,8 @@ class Guard:
     per_tenant_in_progress: int = 0
     #: True when a caller who is bound to one project may call; False when the call concerns the whole tenant.
     of_project: bool = False
+    #: True for a read that leaves an audit row.
+    audit_read: bool = False
 
 
 #: Guard of every RPC by its name on the wire.
@@ -124,6 +126,7 @@ GUARDS: dict[str, Guard] = {
     "/comitia.orchestrator.v1.RunService/ResumeRun": Guard("runs.control", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.RunService/SignalRun": Guard("runs.control", 100, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.RunService/StartRun": Guard("runs.start", 50, 10, False, frozenset(), per_subject_per_second=40, of_project=True),
+    "/comitia.orchestrator.v1.RunService/StreamTurns": Guard("turns.export", 2, 600, False, frozenset(), per_subject_per_second=2, per_tenant_in_progress=2, audit_read=True),
     "/comitia.orchestrator.v1.RunService/WatchRun": Guard("runs.read", 0, 3600, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.SessionService/AdvanceSession": Guard("sessions.control", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.SessionService/CancelSession": Guard("sessions.control", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),

@@ -14,6 +14,7 @@ _OVERSEE: Final = frozenset(
         "audit.read",
         "oidc_issuers.read",
         "service_accounts.read",
+        "turns.export",
         "users.read",
     }
 )

@@ -1,7 +1,8 @@
 """The layer that drafts the audit entry of a control-plane mutation, and records its refusal.
 
-What succeeds is written by the mutation's own transaction (`meshkit.sql.scope`). What was refused has none, so this
-layer hands it to the `RefusalLog` of the service. It lies around identity, so that it sees whom the guard turns away.
+What succeeds is written by the mutation's own transaction (`meshkit.sql.scope`), or by one that the read commits
+first. What was refused has none, so this layer hands it to the `RefusalLog` of the service. It lies around identity,
+so that it sees whom the guard turns away.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ class RefusalLog(Protocol):
 
 
 def auditing(rpc: Rpc, inner: Handler) -> Handler:
-    """Has one entry written for each call of a control-plane mutation, and for refused reads where a tenant wants."""
+    """Has one entry written for each call of a control-plane mutation or of a read of great reach.
+
+    Refused calls of other reads get one where a tenant wants it.
+    """
     try:
         guard = rpc.admission.guard(rpc.method)
     except GuardMissing:
@@ -58,7 +62,7 @@ def auditing(rpc: Rpc, inner: Handler) -> Handler:
         return inner
     action, method = guard.permission or rpc.method[1:], rpc.method[1:]
 
-    async def mutation(request: Any, context: Context) -> Any:
+    async def recorded(request: Any, context: Context) -> Any:
         draft = AuditDraft(action=action, method=method, request_hash=sha256(request).digest())
         enter_draft(draft)
         try:
@@ -77,7 +81,7 @@ def auditing(rpc: Rpc, inner: Handler) -> Handler:
                 await _record(rpc, draft, error, context, read=True)
             raise
 
-    return mutation if guard.audit else read
+    return recorded if guard.audit or guard.audit_read else read
 
 
 def name_caller(admitted: Admitted, connection: Connection, *, addresses: ClientAddresses) -> None:

@@ -19,6 +19,7 @@ Precondition  ├── SessionNotWaiting
               ├── RunArchived
               ├── ProgramMissing
               └── WorkerMalformed
+Denied        └── TurnsNotForService
 Exhausted     ├── RunsAtLimit
               ├── SignalsAtLimit
               └── WorkersAtLimit
@@ -28,7 +29,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from services.meshkit.core.errors import AlreadyExists, Exhausted, Invalid, NotFound, Precondition
+from services.meshkit.core.errors import AlreadyExists, Exhausted, Invalid, NotFound, PermissionDenied, Precondition
 from services.orchestrator.domain.workflow import Fault
 
 #: Faults of a workflow that an error lists; ValidateWorkflow tells them all.
@@ -185,6 +186,17 @@ class RecordDestroyed(Precondition):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"the content of run {run_id} was destroyed with its key", run_id=run_id)
+
+
+class TurnsNotForService(PermissionDenied):
+    """A service other than policy asked for what was said in all runs of a tenant."""
+
+    reason = "TURNS_NOT_FOR_SERVICE"
+
+    def __init__(self, service: str) -> None:
+        super().__init__(
+            f"what was said in all runs is not for {service}; of services policy alone may ask", service=service
+        )
 
 
 class RecordBroken(Precondition):

@@ -18,10 +18,11 @@ from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
 from services.orchestrator.engine.watch import RunWatch, ShownRun
 from services.orchestrator.programs.values import from_value
-from services.orchestrator.transport.run_messages import to_start_run_command
+from services.orchestrator.transport.run_messages import to_start_run_command, to_stream_turns_query, turn_to_proto
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_run import StartRun
 from services.orchestrator.usecases.steer_run import CancelRun, PauseRun, ResumeRun, SignalRun
+from services.orchestrator.usecases.stream_turns import StreamTurns
 
 
 class RunReader(Protocol):
@@ -55,6 +56,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         resume_run: ResumeRun,
         cancel_run: CancelRun,
         signal_run: SignalRun,
+        stream_turns: StreamTurns,
         runs: RunReader,
         watch: RunWatch,
         access: RunAccess,
@@ -64,6 +66,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         self._resume_run = resume_run
         self._cancel_run = cancel_run
         self._signal_run = signal_run
+        self._stream_turns = stream_turns
         self._runs = runs
         self._watch = watch
         self._access = access
@@ -192,6 +195,14 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             lambda run: pb.SignalRunResponse(run=run),
             answers=pb.SignalRunResponse,
         )
+
+    async def StreamTurns(
+        self, request: pb.StreamTurnsRequest, context: ServicerContext[pb.StreamTurnsRequest, pb.StreamTurnsResponse]
+    ) -> AsyncGenerator[pb.StreamTurnsResponse]:
+        """See the contract."""
+        async with aclosing(self._stream_turns(to_stream_turns_query(request, caller=caller_of(context)))) as found:
+            async for one in found:
+                yield turn_to_proto(one)
 
     async def _readable(self, caller: Caller, run_id: str) -> run_pb2.Run:
         run = await self._runs.run(caller.principal.tenant, _run_id(run_id))

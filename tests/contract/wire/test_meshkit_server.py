@@ -42,6 +42,7 @@ class Guard:
     max_seconds: int = 0
     open: bool = False
     audit: bool = False
+    audit_read: bool = False
     peers: frozenset[str] = frozenset()
     per_tenant_per_second: int = 0
     per_subject_per_second: int = 0

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63omitia/common/v1/guard.proto\x12\x11\x63omitia.common.v1\x1a google/protobuf/descriptor.proto\"\xef\x01\n\x05Guard\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x1d\n\x15per_tenant_per_second\x18\x02 \x01(\r\x12\x13\n\x0bmax_seconds\x18\x03 \x01(\r\x12\x0c\n\x04open\x18\x04 \x01(\x08\x12\r\n\x05\x61udit\x18\x06 \x01(\x08\x12\x1e\n\x16per_subject_per_second\x18\x07 \x01(\r\x12\x1e\n\x16per_address_per_second\x18\x08 \x01(\r\x12\x1e\n\x16per_tenant_in_progress\x18\t \x01(\r\x12\x12\n\nof_project\x18\n \x01(\x08\x12\r\n\x05peers\x18\x05 \x03(\t:I\n\x05guard\x12\x1e.google.protobuf.MethodOptions\x18\xa3\x88\x03 \x01(\x0b\x32\x18.comitia.common.v1.Guardb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63omitia/common/v1/guard.proto\x12\x11\x63omitia.common.v1\x1a google/protobuf/descriptor.proto\"\x83\x02\n\x05Guard\x12\x12\n\npermission\x18\x01 \x01(\t\x12\x1d\n\x15per_tenant_per_second\x18\x02 \x01(\r\x12\x13\n\x0bmax_seconds\x18\x03 \x01(\r\x12\x0c\n\x04open\x18\x04 \x01(\x08\x12\r\n\x05\x61udit\x18\x06 \x01(\x08\x12\x12\n\naudit_read\x18\x0b \x01(\x08\x12\x1e\n\x16per_subject_per_second\x18\x07 \x01(\r\x12\x1e\n\x16per_address_per_second\x18\x08 \x01(\r\x12\x1e\n\x16per_tenant_in_progress\x18\t \x01(\r\x12\x12\n\nof_project\x18\n \x01(\x08\x12\r\n\x05peers\x18\x05 \x03(\t:I\n\x05guard\x12\x1e.google.protobuf.MethodOptions\x18\xa3\x88\x03 \x01(\x0b\x32\x18.comitia.common.v1.Guardb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.common.v1.guard_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GUARD']._serialized_start=87
-  _globals['_GUARD']._serialized_end=326
+  _globals['_GUARD']._serialized_end=346
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,7 @@ class Guard(_message.Message):
     MAX_SECONDS_FIELD_NUMBER: _builtins.int
     OPEN_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
+    AUDIT_READ_FIELD_NUMBER: _builtins.int
     PER_SUBJECT_PER_SECOND_FIELD_NUMBER: _builtins.int
     PER_ADDRESS_PER_SECOND_FIELD_NUMBER: _builtins.int
     PER_TENANT_IN_PROGRESS_FIELD_NUMBER: _builtins.int
@@ -70,6 +71,10 @@ class Guard(_message.Message):
     audit: _builtins.bool
     """True for a control-plane mutation: it leaves exactly one audit row, written in the mutation's own transaction, or
     by itself when the call was refused. The action recorded is `permission`, else the method.
+    """
+    audit_read: _builtins.bool
+    """True for a read of such reach that each call is on record, such as one of all that the agents of a tenant said: it
+    leaves exactly one audit row, written before the first answer, or by itself when the call was refused.
     """
     per_subject_per_second: _builtins.int
     """Calls one API key, user or service account may start per second, so that one that floods leaves the others of its
@@ -99,6 +104,7 @@ class Guard(_message.Message):
         max_seconds: _builtins.int = ...,
         open: _builtins.bool = ...,
         audit: _builtins.bool = ...,
+        audit_read: _builtins.bool = ...,
         per_subject_per_second: _builtins.int = ...,
         per_address_per_second: _builtins.int = ...,
         per_tenant_in_progress: _builtins.int = ...,
@@ -107,7 +113,7 @@ class Guard(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "max_seconds", b"max_seconds", "of_project", b"of_project", "open", b"open", "peers", b"peers", "per_address_per_second", b"per_address_per_second", "per_subject_per_second", b"per_subject_per_second", "per_tenant_in_progress", b"per_tenant_in_progress", "per_tenant_per_second", b"per_tenant_per_second", "permission", b"permission"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "audit_read", b"audit_read", "max_seconds", b"max_seconds", "of_project", b"of_project", "open", b"open", "peers", b"peers", "per_address_per_second", b"per_address_per_second", "per_subject_per_second", b"per_subject_per_second", "per_tenant_in_progress", b"per_tenant_in_progress", "per_tenant_per_second", b"per_tenant_per_second", "permission", b"permission"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

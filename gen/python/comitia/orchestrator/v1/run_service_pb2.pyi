@@ -548,3 +548,91 @@ class SignalRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignalRunResponse: _TypeAlias = SignalRunResponse  # noqa: Y015
+
+@_typing.final
+class StreamTurnsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_TIME_FIELD_NUMBER: _builtins.int
+    BEFORE_TIME_FIELD_NUMBER: _builtins.int
+    MAX_TURNS_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    max_turns: _builtins.int
+    """At most this many turns. 0 means 1,000; above 10,000 is taken as 10,000; negative is INVALID_ARGUMENT."""
+    page_token: _builtins.str
+    """`next_page_token` of an earlier message, after which to go on. Keep the other fields unchanged."""
+    @_builtins.property
+    def after_time(self) -> _timestamp_pb2.Timestamp:
+        """Runs that were started then or later. Absent means from the first one."""
+
+    @_builtins.property
+    def before_time(self) -> _timestamp_pb2.Timestamp:
+        """Runs that were started before. Absent means until now."""
+
+    def __init__(
+        self,
+        *,
+        after_time: _timestamp_pb2.Timestamp | None = ...,
+        before_time: _timestamp_pb2.Timestamp | None = ...,
+        max_turns: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after_time", b"after_time", "before_time", b"before_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_time", b"after_time", "before_time", b"before_time", "max_turns", b"max_turns", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamTurnsRequest: _TypeAlias = StreamTurnsRequest  # noqa: Y015
+
+@_typing.final
+class StreamTurnsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    RECORD_TIME_FIELD_NUMBER: _builtins.int
+    PATH_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    TURN_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    UNREADABLE_RUNS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run, `run_…`."""
+    sequence: _builtins.int
+    """Sequence of the fact that recorded the turn."""
+    path: _builtins.str
+    """Step whose turn it is, such as `rounds/2/Athena`."""
+    workflow: _builtins.str
+    """Workflow of the run, `name@version`. Empty for a session."""
+    next_page_token: _builtins.str
+    """Goes on right after this message. Empty in the last message once all runs were read."""
+    unreadable_runs: _builtins.int
+    """Of the last message: runs that were passed over, for their facts are in the archive or their key was destroyed."""
+    @_builtins.property
+    def record_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was recorded."""
+
+    @_builtins.property
+    def turn(self) -> _session_pb2.Turn:
+        """The turn. Absent in the last message, which comes when no turn is left or `max_turns` are given."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        record_time: _timestamp_pb2.Timestamp | None = ...,
+        path: _builtins.str = ...,
+        workflow: _builtins.str = ...,
+        turn: _session_pb2.Turn | None = ...,
+        next_page_token: _builtins.str = ...,
+        unreadable_runs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record_time", b"record_time", "turn", b"turn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "path", b"path", "record_time", b"record_time", "run_id", b"run_id", "sequence", b"sequence", "turn", b"turn", "unreadable_runs", b"unreadable_runs", "workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamTurnsResponse: _TypeAlias = StreamTurnsResponse  # noqa: Y015

@@ -83,6 +83,11 @@ class RunServiceStub:
                 request_serializer=comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.SignalRunRequest.SerializeToString,
                 response_deserializer=comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.SignalRunResponse.FromString,
                 _registered_method=True)
+        self.StreamTurns = channel.unary_stream(
+                '/comitia.orchestrator.v1.RunService/StreamTurns',
+                request_serializer=comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.StreamTurnsRequest.SerializeToString,
+                response_deserializer=comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.StreamTurnsResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer:
@@ -185,6 +190,18 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamTurns(self, request, context):
+        """Streams the recorded turns of all runs and sessions that were started in a stretch of time, the oldest run first, each
+        run's turns in the order of its record, sub-runs at the time of their parent: what new rules are tried against. Every call is in the audit trail. Of
+        services, policy alone may call it, with the token of somebody who may.
+        REST callers get server-sent events, one message each.
+
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/TURNS_NOT_FOR_SERVICE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -232,6 +249,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.SignalRun,
                     request_deserializer=comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.SignalRunRequest.FromString,
                     response_serializer=comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.SignalRunResponse.SerializeToString,
+            ),
+            'StreamTurns': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamTurns,
+                    request_deserializer=comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.StreamTurnsRequest.FromString,
+                    response_serializer=comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.StreamTurnsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -481,6 +503,33 @@ class RunService:
             '/comitia.orchestrator.v1.RunService/SignalRun',
             comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.SignalRunRequest.SerializeToString,
             comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.SignalRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamTurns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/comitia.orchestrator.v1.RunService/StreamTurns',
+            comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.StreamTurnsRequest.SerializeToString,
+            comitia_dot_orchestrator_dot_v1_dot_run__service__pb2.StreamTurnsResponse.FromString,
             options,
             channel_credentials,
             insecure,

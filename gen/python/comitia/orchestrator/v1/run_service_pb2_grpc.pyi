@@ -94,6 +94,14 @@ class RunServiceStub:
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD,
     FAILED_PRECONDITION/RUN_ALREADY_TERMINAL, RESOURCE_EXHAUSTED/SIGNALS_AT_LIMIT (too many wait to be taken).
     """
+    StreamTurns: _grpc.UnaryStreamMultiCallable[_run_service_pb2.StreamTurnsRequest, _run_service_pb2.StreamTurnsResponse]
+    """Streams the recorded turns of all runs and sessions that were started in a stretch of time, the oldest run first, each
+    run's turns in the order of its record, sub-runs at the time of their parent: what new rules are tried against. Every call is in the audit trail. Of
+    services, policy alone may call it, with the token of somebody who may.
+    REST callers get server-sent events, one message each.
+
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/TURNS_NOT_FOR_SERVICE.
+    """
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -160,6 +168,14 @@ class RunServiceAsyncStub(RunServiceStub):
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD,
     FAILED_PRECONDITION/RUN_ALREADY_TERMINAL, RESOURCE_EXHAUSTED/SIGNALS_AT_LIMIT (too many wait to be taken).
+    """
+    StreamTurns: _aio.UnaryStreamMultiCallable[_run_service_pb2.StreamTurnsRequest, _run_service_pb2.StreamTurnsResponse]  # type: ignore[assignment]
+    """Streams the recorded turns of all runs and sessions that were started in a stretch of time, the oldest run first, each
+    run's turns in the order of its record, sub-runs at the time of their parent: what new rules are tried against. Every call is in the audit trail. Of
+    services, policy alone may call it, with the token of somebody who may.
+    REST callers get server-sent events, one message each.
+
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/TURNS_NOT_FOR_SERVICE.
     """
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -278,6 +294,20 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD,
         FAILED_PRECONDITION/RUN_ALREADY_TERMINAL, RESOURCE_EXHAUSTED/SIGNALS_AT_LIMIT (too many wait to be taken).
+        """
+
+    @_abc_1.abstractmethod
+    def StreamTurns(
+        self,
+        request: _run_service_pb2.StreamTurnsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_run_service_pb2.StreamTurnsResponse], _abc.AsyncIterator[_run_service_pb2.StreamTurnsResponse]]:
+        """Streams the recorded turns of all runs and sessions that were started in a stretch of time, the oldest run first, each
+        run's turns in the order of its record, sub-runs at the time of their parent: what new rules are tried against. Every call is in the audit trail. Of
+        services, policy alone may call it, with the token of somebody who may.
+        REST callers get server-sent events, one message each.
+
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/TURNS_NOT_FOR_SERVICE.
         """
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
