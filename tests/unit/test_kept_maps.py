@@ -52,6 +52,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/programs/graph_plan.py:_Planner",
             "orchestrator/programs/graph_state.py:GraphState",
             "orchestrator/programs/graph_state.py:MapState",
+            "orchestrator/programs/planned_state.py:PlannedState",
             "orchestrator/programs/run.py:RunState",
             "orchestrator/programs/run_view.py:RunProjection",
             "orchestrator/record/provenance.py:ProvenanceMaker",
