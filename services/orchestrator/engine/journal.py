@@ -27,10 +27,23 @@ from services.orchestrator.engine.wire import head_of
 
 #: What stands before a salt in a row's message: tag of field 2, and its length.
 _SALT_HEAD: Final = bytes((0x12, SALT_BYTES))
+#: How rows are laid out, and the highest version that can be read.
+VERSION: Final = 0
 #: Below it lies what is too big for a row: `blobs/<tenant>/<run>/<digest>`.
 BLOBS: Final = "blobs/"
 #: Objects that one commit or one read moves at once.
 _AT_ONCE: Final = 8
+
+
+class JournalUnknown(Internal):
+    """A newer release wrote the row. Its run is left to replicas of that release; it is never guessed what it says."""
+
+    def __init__(self, run_id: str, first_sequence: int, version: int) -> None:
+        super().__init__(
+            f"the journal of {run_id} is of version {version} from fact {first_sequence} on, and this release knows "
+            f"versions up to {VERSION}",
+            run_id=run_id,
+        )
 
 
 class NoBlobStore(Internal):
@@ -148,9 +161,11 @@ class JournalCodec:
     async def open(self, tenant: TenantId, run_id: str, first_sequence: int, sealed: bytes) -> journal_pb2.JournalRow:
         """Opens a row.
 
-        Raises: SealBroken: it was changed, or belongs elsewhere. KeyDestroyed. BlobStoreAway, BlobMissing.
+        Raises: SealBroken: it was changed, or belongs elsewhere. KeyDestroyed. JournalUnknown. BlobStoreAway,
+            BlobMissing.
         """
         row = journal_pb2.JournalRow.FromString(await self._keys.open(tenant, sealed, aad=_aad(run_id, first_sequence)))
+        _check_version(row.version, run_id, first_sequence)
         for index, content in await self._taken_out(tenant, run_id, row.blobs):
             row.entries[index].MergeFromString(content)
         return row
@@ -162,6 +177,7 @@ class JournalCodec:
         row = journal_pb2.JournalRowBytes.FromString(
             await self._keys.open(tenant, sealed, aad=_aad(run_id, first_sequence))
         )
+        _check_version(row.version, run_id, first_sequence)
         for index, content in await self._taken_out(tenant, run_id, row.blobs):
             row.entries[index] = content
         return row
@@ -216,6 +232,11 @@ async def _all(work: Iterable[Awaitable[None]]) -> None:
     for outcome in await asyncio.gather(*work, return_exceptions=True):
         if outcome is not None:
             raise outcome
+
+
+def _check_version(version: int, run_id: str, first_sequence: int) -> None:
+    if version > VERSION:
+        raise JournalUnknown(run_id, first_sequence, version)
 
 
 def _aad(run_id: str, first_sequence: int) -> bytes:

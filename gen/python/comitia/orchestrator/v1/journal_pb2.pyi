@@ -269,6 +269,9 @@ class JournalRow(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     SALTS_FIELD_NUMBER: _builtins.int
     BLOBS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """How the row is laid out, from 0. A release that does not know it leaves the run to those that do."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___JournalEntry]:
         """In order. An entry that lies in the object store is empty here."""
@@ -289,10 +292,11 @@ class JournalRow(_message.Message):
         entries: _abc.Iterable[Global___JournalEntry] | None = ...,
         salts: _abc.Iterable[_builtins.bytes] | None = ...,
         blobs: _abc.Iterable[Global___EntryBlob] | None = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "entries", b"entries", "salts", b"salts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "entries", b"entries", "salts", b"salts", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -333,6 +337,9 @@ class JournalRowBytes(_message.Message):
     ENTRIES_FIELD_NUMBER: _builtins.int
     SALTS_FIELD_NUMBER: _builtins.int
     BLOBS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """As in JournalRow."""
     @_builtins.property
     def entries(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Encoded entries, in order."""
@@ -351,10 +358,11 @@ class JournalRowBytes(_message.Message):
         entries: _abc.Iterable[_builtins.bytes] | None = ...,
         salts: _abc.Iterable[_builtins.bytes] | None = ...,
         blobs: _abc.Iterable[Global___EntryBlob] | None = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "entries", b"entries", "salts", b"salts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "entries", b"entries", "salts", b"salts", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -411,7 +419,7 @@ class RunStarted(_message.Message):
 
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Agent]:
-        """The agents' pinned versions, whole, in order of speech."""
+        """The agents' pinned versions, whole, in order of speech; the moderator last, where there is one."""
 
     @_builtins.property
     def prompts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
