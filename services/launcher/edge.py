@@ -173,6 +173,7 @@ def render_edge(settings: EdgeSettings) -> str:
     values["bodies_lua"] = environment.get_template("bodies.lua.j2").render(
         bodies=rules.bodies, messages=rules.messages, malformed=MALFORMED, unknown_place=UNKNOWN_PLACE
     )
+    values["caller_streams"] = rules.streams
     parts = {
         "filters": _part(environment, "filters", values),
         "routes": _part(environment, "routes", values),

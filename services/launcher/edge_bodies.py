@@ -39,6 +39,8 @@ class BodyRules:
 
     bodies: tuple[Body, ...]
     messages: dict[str, Fields]
+    #: RPCs, `/package.Service/Method`, whose callers send a stream: it has no end that could be waited for.
+    streams: frozenset[str]
 
 
 def body_rules(descriptors: bytes) -> BodyRules:
@@ -49,13 +51,16 @@ def body_rules(descriptors: bytes) -> BodyRules:
         pool.Add(file)
     bodies: list[Body] = []
     messages: dict[str, Fields] = {}
+    streams: set[str] = set()
     for file in files:
         for service in file.service:
             for method in pool.FindServiceByName(f"{file.package}.{service.name}".lstrip(".")).methods:
+                if method.client_streaming:
+                    streams.add(f"/{method.containing_service.full_name}/{method.name}")
                 for body, message in _bodies(method):
                     bodies.append(body)
                     _learn(message, messages)
-    return BodyRules(tuple(bodies), messages)
+    return BodyRules(tuple(bodies), messages, frozenset(streams))
 
 
 def _bodies(method: MethodDescriptor) -> Iterator[tuple[Body, Descriptor]]:
