@@ -82,7 +82,8 @@ class Engines:
     @property
     def pids(self) -> dict[str, int]:
         """The processes beside the engines."""
-        return {"postgres": self.ground.postgres_pid, **{"worker": worker.pid for worker in self.workers}}
+        [worker] = self.workers
+        return {"postgres": self.ground.postgres_pid, "worker": worker.pid}
 
     async def open(self, engines: int, *, delay_seconds: float = 0.0, names: tuple[str, ...] = ("one", "two")) -> Self:
         """Starts engines that share the shards evenly."""
@@ -178,7 +179,7 @@ async def ground() -> AsyncGenerator[Ground]:
     """Starts both servers in a temporary folder, and ends them."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comitia-bench-")))
-        folder.chmod(0o755)  # for the account that Postgres runs as where this is root
+        folder.chmod(0o755)  # noqa: ASYNC240  # for the account that Postgres runs as where this is root
         environment = ordinary_environment({})
         room = postgres.PostgresRoom(
             directory=folder / "postgres", port=free_port(), log=folder / "postgres.log", password=token_hex(16)

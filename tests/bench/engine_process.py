@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -39,6 +40,7 @@ from services.meshkit.telemetry.logs import setup_logs
 from services.meshkit.testing.local_server import local_server
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.clients.live_events import live_events
+from services.orchestrator.clients.run_events import STREAM, run_events
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.lane import EngineParts
@@ -50,6 +52,7 @@ from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.transport.worker_servicer import WorkerServicer
 from tests.bench.engine_runs import started
 from tests.support.known_tenants import KnownTenants
+from tests.support.step_workers import NoLending
 
 #: Starts at once; each takes a connection for a moment.
 _STARTS_AT_ONCE: Final = 64
@@ -58,7 +61,8 @@ _POOLS: Final = PoolLimits(workers=1_000, workers_of_tenant=200, waiting=500_000
 
 #: What a function of the engine belongs to, by file and name; `*` for all others of the file.
 _STAGES: Final[Mapping[str, Mapping[str, str]]] = {
-    "worker_servicer.py": {"_read": "decode", "*": "dispatch"},
+    "worker_servicer.py": {"*": "dispatch"},
+    "worker_stream.py": {"_read": "decode", "*": "dispatch"},
     "worker_messages.py": {"*": "decode"},
     "outcomes.py": {"*": "decode"},
     "step_pools.py": {"outcomes": "decode", "_settle": "decode", "*": "dispatch"},
@@ -280,13 +284,13 @@ class Replica:
             "threads": own - main,
             "stages": dict(self._sampler.spent) if sample else {},
             "busy": _busy(psutil.cpu_times()) - _busy(busy),
-            "gaps": sorted(after - earlier for earlier, after in zip(moments, moments[1:], strict=False)),
+            "gaps": sorted(after - earlier for earlier, after in pairwise(moments)),
         }
 
     async def until_waiting(self, steps: int) -> dict[str, Any]:
         """Waits until so many steps wait for a worker."""
         began = time.perf_counter()
-        while _waiting_steps() < steps:
+        while _waiting_steps() < steps:  # noqa: ASYNC110  # a count that nobody announces
             await asyncio.sleep(0.01)
         return {"seconds": time.perf_counter() - began}
 
@@ -315,7 +319,7 @@ async def main() -> None:
         clock, ids = SystemClock(), SystemIds()
         app = await enter(sql_engine(asked["app"], pool_size=8))
         maintenance = await enter(sql_engine(asked["maintenance"], pool_size=8))
-        nats = await enter(bus(asked["nats"]))
+        nats = await enter(bus(asked["nats"], streams=[STREAM]))
         await nats.wait_connected()
         kek = await KekFile.read(Path(asked["kek"]))
         codec = JournalCodec(KeyRing(SqlDataKeys(app), kek, clock=clock, ids=ids))
@@ -327,20 +331,23 @@ async def main() -> None:
             tenants=KnownTenants(),
         )
         live = await enter(live_events(nats, clock=clock))
+        events = await enter(run_events(nats, clock=clock))
         pools = StepPools(clock=clock, limits=_POOLS)
         engine = Engine(
             owner=f"{asked['name']}/{ids.uuid()}",
-            parts=EngineParts(store=store, calls=NoCalls(), steps=pools, live=live, clock=clock),
+            parts=EngineParts(store=store, calls=NoCalls(), steps=pools, live=live, events=events, clock=clock),
             ids=ids,
             limits=EngineLimits(max_runs=100_000),
         )
         folder = Path(asked["folder"])
         server = await enter(
-            local_server(WorkerServicer(pools).registration, guards=GUARDS, folder=folder, name="orchestrator")
+            local_server(
+                WorkerServicer(pools, NoLending()).registration, guards=GUARDS, folder=folder, name="orchestrator"
+            )
         )
         await enter(engine.running_block())
         async with asyncio.timeout(60):
-            while store.held < asked["shards"]:
+            while store.held < asked["shards"]:  # noqa: ASYNC110  # a count that nobody announces
                 await asyncio.sleep(0.01)
         gc.freeze()
         principal = server.keys.principal(Role.TENANT_USER, life=timedelta(hours=1))

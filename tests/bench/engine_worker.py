@@ -39,7 +39,7 @@ def answers(frame: bytes) -> list[bytes]:
 async def work(target: str, metadata: list[tuple[str, str]], credits_: int) -> None:
     """Serves one engine until cancelled, or until its stream ends."""
     async with grpc.aio.insecure_channel(target, options=[("grpc.max_receive_message_length", -1)]) as channel:
-        stream: Any = channel.stream_stream(_WORK)(metadata=tuple(map(tuple, metadata)))
+        stream: Any = channel.stream_stream(_WORK)(metadata=[(name, value) for name, value in metadata])
         await stream.write(hello(credits_))
         while True:
             frame = await stream.read()
@@ -53,7 +53,7 @@ async def main() -> None:
     """Hears in one line of JSON whom to work for, and works until its input ends."""
     loop = asyncio.get_running_loop()
     asked = json.loads(await loop.run_in_executor(None, sys.stdin.readline))
-    tasks = [asyncio.create_task(work(*engine, asked["credits"])) for engine in asked["engines"]]
+    tasks = [asyncio.create_task(work(target, metadata, asked["credits"])) for target, metadata in asked["engines"]]
     await loop.run_in_executor(None, sys.stdin.readline)
     for task in tasks:
         task.cancel()
