@@ -57,7 +57,6 @@ def fact_of(intended: journal_pb2.JournalEntry, outcome: worker_service_pb2.Step
     return fact
 
 
-<<<<<<< theirs
 def check(outcome: worker_service_pb2.StepOutcome) -> None:
     """Looks whether it can be recorded, for whoever passes it on. Raises: OutcomeRefused, as `fact_of`."""
     if outcome.HasField("output"):
@@ -71,11 +70,11 @@ def _encoded(output: struct_pb2.Value) -> bytes:
     if _NOT_FINITE.search(result) is not None and not _is_json(output):
         raise OutcomeRefused("OUTPUT_NOT_JSON")
     return result
-=======
+
+
 def stands(error: MeshError) -> bool:
     """Says whether the same call would fail again: law, money, permission or a wrong argument stopped it."""
     return error.kind in _STANDING or (error.kind is ErrorKind.EXHAUSTED and error.retry_after is None)
->>>>>>> mine
 
 
 def failed(
