@@ -45,9 +45,12 @@ class Rerun:
         self._report = record_pb2.Replay(run_id=run_id)
         self._state = program.RunState(programs=programs)
         self._expected: deque[_Expected] = deque()
+        #: Decisions that other facts were recorded before, in the order of the decisions.
+        self._overdue: list[_Expected] = []
         self._sequence = 0
         self._decided_now = sha256()
         self._commitments = sha256()
+        self._drifts: list[record_pb2.Drift] = []
         #: True once a fact could not be read: what follows cannot be decided.
         self._stopped = False
 
@@ -87,6 +90,9 @@ class Rerun:
         if self._stopped:
             return
         if fact in OUTSIDE:
+            # All that follows from one fact is recorded before the next.
+            self._overdue += self._expected
+            self._expected.clear()
             self._hash(entry)
         else:
             self._report.decided_count += 1
@@ -96,10 +102,11 @@ class Rerun:
     def finish(self) -> record_pb2.Replay:
         """Gives what came of it."""
         report = self._report
-        for left in () if self._stopped or report.structure_only else self._expected:
+        for left in () if self._stopped or report.structure_only else (*self._overdue, *self._expected):
             self._hash(left.entry)
             sentence = f"the program decides this after fact {left.after}, and it was never recorded"
             self._drift(left.after + 1, record_pb2.DRIFT_KIND_NOT_RECORDED, sentence, left.entry)
+        report.drifts.extend(sorted(self._drifts, key=lambda drift: drift.sequence)[:MOST_DRIFTS])
         report.fact_count = max(report.fact_count, self._sequence)
         report.commitments_sha256 = self._commitments.hexdigest() if report.commit_count else ""
         if not report.structure_only and not self._stopped:
@@ -121,19 +128,25 @@ class Rerun:
             kind = record_pb2.DRIFT_KIND_CHANGED
             self._drift(self._sequence, kind, sentence, recorded, decided=decided)
         elif moved:
-            sentence = "the program decides this, and other things before it"
+            sentence = "the program decides this before facts that are recorded before it"
             self._drift(self._sequence, record_pb2.DRIFT_KIND_MOVED, sentence, recorded)
 
     def _decided_as(self, recorded: journal_pb2.JournalEntry) -> tuple[bool, journal_pb2.JournalEntry] | None:
         """Takes the decision that a recorded fact stands for off those that are awaited.
 
-        Returns: whether others were to come before it, and the decision.
+        Returns: whether it was to come before others that are recorded already, and the decision.
         """
         wanted = _identity(recorded)
         for position, awaited in enumerate(islice(self._expected, _LOOK_AHEAD)):
             if _identity(awaited.entry) == wanted:
-                del self._expected[position]
-                return position > 0, awaited.entry
+                self._overdue += islice(self._expected, position)
+                for _ in range(position + 1):
+                    self._expected.popleft()
+                return False, awaited.entry
+        for position, awaited in enumerate(self._overdue[:_LOOK_AHEAD]):
+            if _identity(awaited.entry) == wanted:
+                del self._overdue[position]
+                return True, awaited.entry
         return None
 
     def _apply(self, entry: journal_pb2.JournalEntry) -> None:
@@ -162,13 +175,17 @@ class Rerun:
         decided: journal_pb2.JournalEntry | None = None,
     ) -> None:
         self._report.drift_count += 1
-        if len(self._report.drifts) >= MOST_DRIFTS:
+        # The first ones are shown, by their place: those that were never recorded are known last.
+        if len(self._drifts) >= 2 * MOST_DRIFTS:
             return
-        drift = self._report.drifts.add(sequence=sequence, kind=kind, message=sentence)
+        if len(self._drifts) >= MOST_DRIFTS and kind != record_pb2.DRIFT_KIND_NOT_RECORDED:
+            return
+        drift = record_pb2.Drift(sequence=sequence, kind=kind, message=sentence)
         if entry is not None:
             drift.path, drift.fact = entry.path, entry.WhichOneof("fact") or ""
         if entry is not None and decided is not None:
             drift.fields.extend(differences(_body(entry), _body(decided), most=_MOST_FIELDS))
+        self._drifts.append(drift)
 
     def _hash(self, entry: journal_pb2.JournalEntry) -> None:
         content = encoded(entry)
