@@ -3,7 +3,7 @@
 archive/<tenant>/<run>/<part>         a piece of the file that ExportRun gives
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -33,6 +33,7 @@ _DUE: Final = """
         SELECT run.tenant_id, run.run_id FROM run
         WHERE run.tenant_id = having_runs.tenant_id AND state IN (5, 6, 7) AND archive_parts IS NULL
             AND run.run_id < journal_first_id(coalesce(own.until, $3) AT TIME ZONE 'UTC')
+            AND run.run_id <> ALL($5::uuid[])
             AND (SELECT record_time FROM journal WHERE journal.run_id = run.run_id
                  ORDER BY first_sequence DESC LIMIT 1) < coalesce(own.until, $3)
         ORDER BY run.run_id LIMIT $4) AS due
@@ -60,17 +61,24 @@ class SqlRunArchive:
 
     Args:
         maintenance: engine of the `maintenance` role.
+        at_once: runs that `due` gives.
     """
 
-    def __init__(self, *, maintenance: AsyncEngine, keys: KeyRing, objects: BlobStore) -> None:
+    def __init__(
+        self, *, maintenance: AsyncEngine, keys: KeyRing, objects: BlobStore, at_once: int = _DUE_AT_ONCE
+    ) -> None:
+        self._at_once = at_once
         self._maintenance = maintenance
         self._keys = keys
         self._objects = objects
 
-    async def due(self, until: datetime, own: Mapping[TenantId, datetime]) -> Sequence[tuple[TenantId, str]]:
+    async def due(
+        self, until: datetime, own: Mapping[TenantId, datetime], *, but: Collection[str]
+    ) -> Sequence[tuple[TenantId, str]]:
         """See `Archive.due`."""
+        left_out = [to_uuid(run_id, "run") for run_id in but]
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
-            rows = await scope.driver.fetch(_DUE, list(own), list(own.values()), until, _DUE_AT_ONCE)
+            rows = await scope.driver.fetch(_DUE, list(own), list(own.values()), until, self._at_once, left_out)
         return [(TenantId(row["tenant_id"]), from_uuid("run", row["run_id"])) for row in rows]
 
     async def put(self, tenant: TenantId, run_id: str, part: int, content: bytes) -> None:

@@ -1,6 +1,6 @@
 """Moves the facts of runs that ended long ago out of the database; the runs themselves stay in lists."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -14,6 +14,8 @@ from services.orchestrator.usecases.recorded_runs import RecordedRuns
 
 #: Of a file in the archive, sealed and read as one piece.
 PART_BYTES: Final = 4 * 1024 * 1024
+#: A round ends after so many runs that could not be archived: then it is not they that are at fault.
+_MOST_FAILED: Final = 1_000
 
 log = logger(__name__)
 
@@ -21,11 +23,14 @@ log = logger(__name__)
 class Archive(Protocol):
     """Keeps the files of runs, and takes out of the journal what they hold."""
 
-    async def due(self, until: datetime, own: Mapping[TenantId, datetime]) -> Sequence[tuple[TenantId, str]]:
-        """Gives runs that ended before a moment and are not in the archive, a bounded number.
+    async def due(
+        self, until: datetime, own: Mapping[TenantId, datetime], *, but: Collection[str]
+    ) -> Sequence[tuple[TenantId, str]]:
+        """Gives runs that ended before a moment and are not in the archive, a bounded number; none when there are none.
 
         Args:
             own: moments of tenants that have one of their own.
+            but: runs to leave out.
         """
         ...
 
@@ -72,25 +77,26 @@ class ArchiveRuns:
         """Works until cancelled."""
         while True:
             try:
-                while await self.round():
-                    pass
+                await self.round()
             except MeshError as error:
                 metrics.JOURNAL_KEEPING_FAILED.labels("archive").inc()
                 log.warning("runs are not archived right now", cause=error.message)
             await self._clock.sleep(self._pause)
 
     async def round(self) -> int:
-        """Archives some runs; says how many. Raises: MeshError: none could be found."""
+        """Archives all runs that are due; says how many. Raises: MeshError: they cannot be looked for."""
         now = self._clock.now()
         own = {tenant: now - keep for tenant, keep in self._own.items()}
-        archived = 0
-        for tenant, run_id in await self._archive.due(now - self._keep, own):
-            try:
-                archived += await self._move(tenant, run_id)
-            except MeshError as error:
-                # The others go on: one may have a fact that cannot be read.
-                metrics.JOURNAL_KEEPING_FAILED.labels("archive").inc()
-                log.warning("a run is not archived", run_id=run_id, cause=error.message)
+        archived, failed = 0, set[str]()
+        while len(failed) < _MOST_FAILED and (due := await self._archive.due(now - self._keep, own, but=failed)):
+            for tenant, run_id in due:
+                try:
+                    archived += await self._move(tenant, run_id)
+                except MeshError as error:
+                    # The others go on: one may have a fact that cannot be read. It has its turn in the next round.
+                    failed.add(run_id)
+                    metrics.JOURNAL_KEEPING_FAILED.labels("archive").inc()
+                    log.warning("a run is not archived", run_id=run_id, cause=error.message)
         return archived
 
     async def _move(self, tenant: TenantId, run_id: str) -> bool:
