@@ -25,6 +25,8 @@ _LAST_POLL_SECONDS: Final = 15.0
 #: Pause before a start that failed is tried again, where the failure may pass.
 _AGAIN_SECONDS: Final = 1.0
 _PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE})
+#: Why a run failed, where another one would fail by the same: money and law.
+_STANDING: Final = frozenset({"BUDGET_EXHAUSTED", "LAW_BLOCKED"})
 
 Start = Callable[[StartKey | None, OwnedRun, journal_pb2.RunStarted], Awaitable[RunView]]
 
@@ -114,8 +116,8 @@ class SubRuns:
                     kind=call.kind,
                     reason=seen.state_reason or f"RUN_{state}",
                     message=f"sub-run {seen.run_id} has ended as {state}: {seen.state_message}",
-                    # Somebody wanted it to stop.
-                    final=seen.state == run_pb2.RUN_STATE_CANCELLED,
+                    # Somebody wanted it to stop, or what stopped it would stop the next one.
+                    final=seen.state == run_pb2.RUN_STATE_CANCELLED or seen.state_reason in _STANDING,
                 )
             )
             return entry
