@@ -21,6 +21,7 @@ from comitia.orchestrator.v1 import (
     workflow_service_pb2_grpc,
 )
 from services.meshkit.batching.threads import Threads
+from services.meshkit.blobs.directory import BlobDirectory
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.errors import MeshError
@@ -38,7 +39,7 @@ from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.run_events import STREAM, run_events
 from services.orchestrator.engine.engine import Engine, EngineLimits
-from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.journal import JournalBlobs, JournalCodec
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun
@@ -49,6 +50,7 @@ from services.orchestrator.prompts import load_prompts
 from services.orchestrator.record.comparing import Vector
 from services.orchestrator.storage.agent_repository import AgentRepository
 from services.orchestrator.storage.record_store import SqlRecordStore
+from services.orchestrator.storage.run_archive import SqlRunArchive
 from services.orchestrator.storage.run_store import SqlRunStore
 from services.orchestrator.storage.workflow_repository import WorkflowRepository
 from services.orchestrator.transport.agent_servicer import AgentServicer
@@ -189,7 +191,8 @@ class House:
         kek = self.folder / "kek"
         create_kek_file(kek)
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=clock, ids=ids)
-        codec = JournalCodec(keys)
+        objects = BlobDirectory(self.folder / "objects")
+        codec = JournalCodec(keys, JournalBlobs(store=objects, most_inline=262_144))
         store = SqlRunStore(app=app, maintenance=maintenance, codec=codec, tenants=self.tenants)
         live = await stack.enter_async_context(live_events(nats, clock=clock))
         calls = WorldCalls(self.world)
@@ -221,7 +224,8 @@ class House:
             watch=RunWatch(journal=store, live=live),
             access=access,
         )
-        recorded = RecordedRuns(records=SqlRecordStore(app=app, codec=codec), access=access)
+        archive = SqlRunArchive(maintenance=maintenance, keys=keys, objects=objects)
+        recorded = RecordedRuns(records=SqlRecordStore(app=app, codec=codec, archive=archive), access=access)
         records = RecordServicer(
             replay_run=ReplayRun(runs=recorded, programs=PROGRAMS),
             fork_run=ForkRun(
