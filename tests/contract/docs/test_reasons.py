@@ -22,9 +22,7 @@ WITHIN: Final[Mapping[str, str]] = {
     ),
     **dict.fromkeys(("KEY_UNREADABLE", "WEIGHTS_MISSING", "WEIGHTS_UNREADABLE"), "ends a start"),
     **dict.fromkeys(("AUDIT_FEED_MALFORMED", "HEAD_STORE_DAMAGED"), "an alarm of the chain"),
-    **dict.fromkeys(
-        ("BUS_MESSAGE_TOO_LARGE", "BUS_SUBJECT_UNKNOWN", "LEASE_LOST", "RUN_DIVERGED"), "of work without a caller"
-    ),
+    **dict.fromkeys(("BUS_MESSAGE_TOO_LARGE", "BUS_SUBJECT_UNKNOWN"), "of work without a caller"),
     **dict.fromkeys(
         ("LOCAL_EMBEDDER_BUSY", "LOCAL_MODEL_BUSY", "PROVIDER_FAILED"), "another model is tried, or told of"
     ),
