@@ -65,6 +65,8 @@ class LiveRun:
         #: Who speaks in the turns in progress, by path.
         self._speakers: dict[str, str] = {}
         self._timers = RunTimers()
+        #: The moment that the database wakes it at, when it rests.
+        self._noted: datetime | None = None
         self._started: journal_pb2.RunStarted | None = None
         #: Between RunWaiting and RunAdvanced.
         self._waiting = False
@@ -149,6 +151,7 @@ class LiveRun:
             self._stranded = self._stranded or self._fault_of(entry)
         self._take(found)
         self.recorded_sequence = self.sequence
+        self._noted = self._timers.next
 
     def recovered(self) -> None:
         """Ends the reading of the journal; a run that does not follow from its program is stranded."""
@@ -277,9 +280,9 @@ class LiveRun:
         return self._speakers.get(path, "")
 
     @property
-    def _stands(self) -> tuple[int, int, datetime | None]:
-        """Sequence of its next fact, number of its turns, and when it is to be looked at next."""
-        return self.sequence + 1, self._view.turn_count, self.wake_time
+    def _stands(self) -> tuple[int, int]:
+        """Sequence of its next fact, and number of its turns."""
+        return self.sequence + 1, self._view.turn_count
 
     def _decided(self, outside: journal_pb2.JournalEntry, at: Timestamp) -> Sequence[journal_pb2.JournalEntry]:
         """Applies a fact from outside, with all that follows from it."""
@@ -293,7 +296,7 @@ class LiveRun:
 
     def _write(
         self,
-        before: tuple[int, int, datetime | None],
+        before: tuple[int, int],
         entries: Sequence[journal_pb2.JournalEntry],
         commands: Sequence[UUID],
     ) -> RunWrite:
@@ -302,13 +305,13 @@ class LiveRun:
         Args:
             before: where it stood.
         """
-        first, turns_before, wakes_before = before
+        first, turns_before = before
         self._unrecorded += 1
         view, wake_time = None, self.wake_time
         # The moment lies beside the view. It matters to runs that leave the memory; the others keep it there.
-        wakes_anew = wake_time != wakes_before and (self._view.state == _WAITING or self._timers.paused)
-        if wakes_anew or self._view.due:
-            view = self._view.written()
+        rests = self._view.state == _WAITING or self._timers.paused
+        if (rests and wake_time != self._noted) or self._view.due:
+            view, self._noted = self._view.written(), wake_time
         turns: Sequence[tuple[int, int]] = ()
         if self._view.turn_count != turns_before:
             numbers = range(turns_before + 1, self._view.turn_count + 1)

@@ -1,8 +1,10 @@
 """A run in memory: what several things that arrive together come to, and what is not recorded yet."""
 
+from datetime import UTC, datetime
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from comitia.orchestrator.v1 import journal_pb2, session_pb2, workflow_pb2
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.engine.live_run import CallKey, LiveRun
@@ -96,6 +98,20 @@ def test_a_paused_session_stays_paused_when_a_call_that_was_tried_again_succeeds
     view = decided(live).view
     assert view is not None
     assert view.state == session_pb2.SESSION_STATE_PAUSED
+
+
+def test_a_moment_that_has_come_is_not_left_in_the_database() -> None:
+    """Else the run would be read from its journal again and again, for as long as it waits for something else."""
+    nap = workflow_pb2.WaitNode()
+    nap.timer.FromSeconds(7)
+    live = begun(a_run(a_workflow(a_node("nap", wait=nap), a_node("go", wait=workflow_pb2.WaitNode(signal="go")))))
+    moment = datetime.fromtimestamp(7, UTC)
+    assert live.wake_time == moment
+    live.awake(moment)
+    write = decided(live)
+    assert facts_of(write) == ["timer_fired", "step_completed"]
+    assert write.view is not None
+    assert write.wake_time is None
 
 
 def test_a_call_is_due_once_its_own_fact_is_recorded_though_the_run_was_just_let_go_on() -> None:
