@@ -1,6 +1,8 @@
 """Sessions from start to end: who speaks, what they are shown, when they stop, what is remembered and charged."""
 
+import asyncio
 from itertools import count
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -8,7 +10,9 @@ import pytest
 from comitia.common.v1 import content_pb2
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.errors import Conflict, FailedPrecondition
+from comitia_sdk.worker import Worker
 from tests.e2e.conftest import Tenant, until
+from tests.support.mesh import RunningMesh
 
 #: What only the prompt of a mode says.
 ASKED = {
@@ -277,3 +281,47 @@ async def test_an_agent_is_shown_as_many_recent_turns_as_it_asks_for(tenant: Ten
     await tenant.ended(session.session_id)
     turns = await tenant.turns(session.session_id)
     assert [list(turn.input.short_term) for turn in turns] == [[], ["Ada: one"], ["Bob: two"], ["Ada: three"]]
+
+
+async def test_an_agent_that_moderates_picks_who_speaks_and_ends_the_session(tenant: Tenant) -> None:
+    await tenant.cast("Ada", "Bob", "Eve")
+    tenant.says("Bob", "Bob, go on", "END", match=("You moderate.",))
+    tenant.says("Meadows first", "Then the dams", match=speaker("Bob"))
+    session = await tenant.start("Ada", "Bob", strategy="moderated", moderator="Eve", max_rounds=3)
+    ended = await tenant.ended(session.session_id)
+    assert (ended.state, ended.state_reason, ended.moderator) == (SUCCEEDED, "ENDED_BY_STRATEGY", "Eve@1.0.0")
+    turns = sorted(await tenant.turns(session.session_id), key=lambda turn: turn.index)
+    assert [(turn.agent_name, turn.output.content) for turn in turns] == [
+        *(("Eve", "Bob"), ("Bob", "Meadows first"), ("Eve", "Bob, go on"), ("Bob", "Then the dams"), ("Eve", "END")),
+    ]
+    assert ended.cost_nano_usd == sum(turn.cost.cost_nano_usd for turn in turns) > 0
+    assert (await tenant.client.records.replay(session.session_id)).same
+
+
+async def test_a_moderator_that_names_nobody_is_no_end_of_a_session(tenant: Tenant) -> None:
+    await tenant.cast("Ada", "Bob", "Eve")
+    wishes: dict[str, Any] = {"strategy": "moderated", "moderator": "Eve", "max_rounds": 1, "model": "stub"}
+    ended = await tenant.ended((await tenant.start("Ada", "Bob", **wishes)).session_id)
+    assert (ended.state, ended.rounds_executed, ended.turn_count) == (SUCCEEDED, 1, 4)
+
+
+async def test_a_step_of_a_worker_says_who_speaks(tenant: Tenant, mesh: RunningMesh) -> None:
+    worker, told = Worker("stage-hand", pool="stage"), list[tuple[int, list[str]]]()
+
+    @worker.step("who.next")
+    async def who_next(**given: Any) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
+        told.append((given["round"], [turn["speaker"] for turn in given["turns"]]))
+        return {"end": True} if given["round"] == 3 else {"speakers": ["Bob", "Ada", "Bob"]}
+
+    await tenant.cast("Ada", "Bob")
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(worker.work(stop, url=mesh.url, api_key=tenant.key))
+        session = await tenant.start("Ada", "Bob", strategy="step:who.next", pool="stage", max_rounds=5)
+        ended = await tenant.ended(session.session_id)
+        stop.set()
+    assert (ended.state, ended.state_reason, ended.rounds_executed) == (SUCCEEDED, "ENDED_BY_STRATEGY", 2)
+    turns = sorted(await tenant.turns(session.session_id), key=lambda turn: turn.index)
+    assert [turn.agent_name for turn in turns] == ["Bob", "Ada", "Bob"] * 2
+    assert told == [(1, []), (2, ["Bob", "Ada", "Bob"]), (3, ["Bob", "Ada", "Bob"] * 2)]
+    assert (await tenant.client.records.replay(session.session_id)).same

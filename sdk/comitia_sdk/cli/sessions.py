@@ -17,7 +17,10 @@ app = typer.Typer(no_args_is_help=True, help="Sessions: several agents deliberat
 
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="Id of the session, `run_…`.")]
 MODES: Final = "debate, brainstorm, consensus or dialogue."
-STRATEGIES: Final = "Who speaks when: round_robin (each hears those before) or parallel (all at once)."
+STRATEGIES: Final = (
+    "Who speaks when: round_robin (each hears those before), parallel (all at once), moderated (an agent picks), or "
+    "step:NAME (a worker's step picks)."
+)
 
 
 @app.command()
@@ -36,6 +39,12 @@ def start(
     ] = None,
     mode: Annotated[str, typer.Option(metavar="MODE", help=MODES)] = "debate",
     strategy: Annotated[str, typer.Option(metavar="NAME", help=STRATEGIES)] = "round_robin",
+    moderator: Annotated[
+        str, typer.Option(metavar="NAME", help="Agent that picks who speaks, for moderated: `name` or `name@version`.")
+    ] = "",
+    pool: Annotated[
+        str, typer.Option(metavar="NAME", help="Pool of the workers that have the step, for step:NAME.")
+    ] = "",
     rounds: Annotated[int, typer.Option(min=1, max=100, help="Most rounds.")] = 3,
     convergence: Annotated[
         bool, typer.Option("--convergence/--all-rounds", help="End as soon as the agents agree, or play all rounds.")
@@ -74,6 +83,8 @@ def start(
             agents=agent,
             mode=mode,
             strategy=strategy,
+            moderator=moderator,
+            pool=pool,
             max_rounds=rounds,
             convergence=ConvergencePolicy(enabled=convergence, semantic_threshold=meaning),
             manual_advance=manual,
@@ -193,6 +204,7 @@ def lines_of(session: "Session") -> list[tuple[str, str]]:
         ("why", reason),
         ("mode", kind),
         ("agents", ", ".join(session.agents)),
+        ("who picks", session.moderator or session.strategy_step.name),
         ("rounds", f"{session.rounds_executed} of at most {session.max_rounds}, {session.turn_count} turns"),
         ("last round", score_words(session.scores[-1]) if session.scores else ""),
         ("tokens", f"{session.usage.input_tokens} in, {session.usage.output_tokens} out"),

@@ -31,6 +31,8 @@ class AsyncSessions:
         agents: Sequence[str],
         mode: str = "debate",
         strategy: str = "round_robin",
+        moderator: str = "",
+        pool: str = "",
         max_rounds: int | None = None,
         convergence: session_pb2.ConvergencePolicy | bool = False,
         manual_advance: bool = False,
@@ -44,7 +46,9 @@ class AsyncSessions:
         Args:
             agents: `name` or `name@version`, in order of speech.
             mode: debate, brainstorm, consensus or dialogue.
-            strategy: round_robin or parallel.
+            strategy: round_robin, parallel, moderated, or `step:NAME` for a worker's step that says who speaks.
+            moderator: `name` or `name@version` of the agent that picks who speaks, for `moderated`.
+            pool: pool of the workers that have the step, for `step:NAME`; empty means `default`.
             max_rounds: 1 to 100; None means 3.
             manual_advance: True to wait for `advance` after each round.
             max_cost_nano_usd: hard limit; 0 means 1 USD. `comitia_sdk.nano_usd("0.50")` gives it from dollars.
@@ -53,13 +57,14 @@ class AsyncSessions:
             request_id: UUID that makes a repeat harmless; a new one when empty.
         Raises: InvalidRequest, NotFound, LimitReached.
         """
+        kind, colon, step = strategy.partition(":")
         policy = session_pb2.ConvergencePolicy(enabled=convergence) if isinstance(convergence, bool) else convergence
         request = session_service_pb2.StartSessionRequest(
             topic=topic,
             mode=cast(session_pb2.SessionMode.ValueType, number_of(session_pb2.SessionMode, mode, field="mode")),
             strategy=cast(
                 session_pb2.SessionStrategy.ValueType,
-                number_of(session_pb2.SessionStrategy, strategy, field="strategy"),
+                number_of(session_pb2.SessionStrategy, kind, field="strategy"),
             ),
             agents=agents,
             max_rounds=max_rounds,
@@ -69,6 +74,8 @@ class AsyncSessions:
             metadata=metadata or {},
             model=model,
             request_id=request_id or str(uuid4()),
+            moderator=moderator,
+            strategy_step=session_pb2.StrategyStep(name=step, pool=pool) if colon or pool else None,
         )
         return (await self._connection.call(self._stub.StartSession, request)).session
 

@@ -1,5 +1,6 @@
 """The rules of a session's request: limits and defaults."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -15,6 +16,8 @@ MAX_AGENTS: Final = 16
 MAX_ROUNDS: Final = 100
 DEFAULT_ROUNDS: Final = 3
 _NONE: Final = NanoUsd(0)
+_STEP_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
+_POOL: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 
 
 class Mode(IntEnum):
@@ -31,6 +34,8 @@ class Strategy(IntEnum):
 
     ROUND_ROBIN = 1
     PARALLEL = 2
+    MODERATED = 3
+    STEP = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +67,10 @@ class SessionSpec:
     max_cost: NanoUsd = _NONE
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     model: str = ""
+    #: Of MODERATED: `name` or `name@version` of the agent that picks who speaks.
+    moderator: str = ""
+    #: Of STEP: name and pool of the worker's step that says who speaks.
+    step: tuple[str, str] | None = None
 
     def checked(self) -> "SessionSpec":
         """Gives the request back if it can be carried out. Raises: Invalid, naming the field."""
@@ -76,6 +85,7 @@ class SessionSpec:
             raise Invalid("max_rounds", sentence)
         check_terms(max_cost=self.max_cost, metadata=self.metadata, model=self.model)
         self._check_agents()
+        self._check_who_picks()
         self._check_convergence()
         return self
 
@@ -86,6 +96,24 @@ class SessionSpec:
             split_reference(reference, field=f"agents[{index}]")
         if len(set(self.agents)) < len(self.agents):
             raise Invalid("agents", "must not name an agent twice")
+
+    def _check_who_picks(self) -> None:
+        if (self.strategy == Strategy.MODERATED) != bool(self.moderator):
+            raise Invalid("moderator", "is required for SESSION_STRATEGY_MODERATED, and only there")
+        if (self.strategy == Strategy.STEP) != (self.step is not None):
+            raise Invalid("strategy_step", "is required for SESSION_STRATEGY_STEP, and only there")
+        if self.moderator:
+            split_reference(self.moderator, field="moderator")
+        if self.step is not None:
+            name, pool = self.step
+            if _STEP_NAME.fullmatch(name) is None:
+                sentence = "must be 1 to 63 letters, digits, `_`, `-` and `.`, starting with a letter"
+                raise Invalid("strategy_step.name", sentence)
+            if pool and _POOL.fullmatch(pool) is None:
+                sentence = (
+                    "must be 1 to 63 letters, digits, `_` and `-`, starting with a letter, or empty for `default`"
+                )
+                raise Invalid("strategy_step.pool", sentence)
 
     def _check_convergence(self) -> None:
         thresholds = {

@@ -3,7 +3,8 @@
 RunStarted ─▶ round 1 ─▶ (score) ─▶ RoundScored ─▶ round 2 … ─▶ EndRun
               turns:                    │
               one after the other,      └─▶ WaitForAdvance ─▶ RunAdvanced ─▶ next round
-              or all at once
+              all at once, or whom a
+              moderator or a step picks
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Final
 from comitia.inference.v1 import inference_service_pb2
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2, session_pb2
 from services.meshkit.content import Confidentiality, Integrity, Label, join
+from services.meshkit.content.label import BOTTOM
 from services.meshkit.content.proto import label_from_proto
 from services.orchestrator.programs.commands import (
     Command,
@@ -23,6 +25,17 @@ from services.orchestrator.programs.commands import (
     StartStep,
     WaitForAdvance,
     encoded,
+)
+from services.orchestrator.programs.dialogue_speakers import (
+    END,
+    MODERATE_FILE,
+    MODERATION,
+    AnswerWrong,
+    ask_step,
+    descriptions_of,
+    label_of_step,
+    picked_by_moderator,
+    picked_by_step,
 )
 from services.orchestrator.programs.prompting import PROMPT_FILES, Said
 from services.orchestrator.programs.similarity import jaccard, mean_pairwise_cosine, mean_pairwise_jaccard, words_of
@@ -41,6 +54,10 @@ _USER: Final = Label(
     integrity=Integrity.USER, confidentiality=Confidentiality.TENANT, sources=frozenset({"user:session"})
 )
 _DEFAULT_RECENT_TURNS: Final = 6
+#: Strategies by which somebody else says who speaks.
+_PICKED: Final = frozenset({session_pb2.SESSION_STRATEGY_MODERATED, session_pb2.SESSION_STRATEGY_STEP})
+#: Reason of the end when a moderator or a step said that this was all.
+ENDED_BY_STRATEGY: Final = "ENDED_BY_STRATEGY"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,6 +67,13 @@ class DialogueState:
     started: journal_pb2.RunStarted
     round: int = 0
     turns: int = 0
+    #: Turns of the current round, and who still speaks in it, where that is known.
+    spoken: int = 0
+    order: tuple[str, ...] = ()
+    #: How often each agent has spoken, by `name@version`.
+    times: dict[str, int] = field(default_factory=dict[str, int])
+    #: Label of what picked the speaker.
+    picked: Label = BOTTOM
     #: What each agent said in the current round, by `name@version`.
     current: dict[str, Said] = field(default_factory=dict[str, Said])
     #: What each agent said in the round before.
@@ -91,6 +115,11 @@ def decide(state: DialogueState, entry: journal_pb2.JournalEntry) -> tuple[Dialo
         case "step_failed":
             failure = entry.step_failed
             return state, _end(state, session_pb2.SESSION_STATE_FAILED, failure.reason, failure.message)
+        case "call_answered" if entry.call_answered.kind == journal_pb2.CALL_KIND_STEP:
+            return state, _on_step(state, entry.call_answered.response)
+        case "call_failed" if entry.call_failed.kind == journal_pb2.CALL_KIND_STEP:
+            failure = entry.call_failed
+            return state, _end(state, session_pb2.SESSION_STATE_FAILED, failure.reason, failure.message)
         case "call_answered":
             answer = inference_service_pb2.EmbedResponse.FromString(entry.call_answered.response)
             cosine = mean_pairwise_cosine([list(embedding.values) for embedding in answer.embeddings])
@@ -112,28 +141,66 @@ def decide(state: DialogueState, entry: journal_pb2.JournalEntry) -> tuple[Dialo
 def inputs_of(state: DialogueState, entry: journal_pb2.JournalEntry) -> TurnInputs:
     """Gathers what a turn of this session is made from, at its StepStarted fact."""
     started, session = entry.step_started, state.session
+    if started.agent == session.moderator:
+        return _inputs_of_moderator(state, started.round)
     position = list(state.names).index(started.agent)
     agent: agent_pb2.Agent = state.started.agents[position]
     tag = f"round:{started.round}"
+    turn_by_turn = session.strategy in _PICKED
+    unheard = MODERATION if session.strategy == session_pb2.SESSION_STRATEGY_MODERATED else ""
     return TurnInputs(
         run_id=session.session_id,
         topic=session.topic_start,
-        label=_USER,
+        label=_USER.joined(state.picked) if turn_by_turn else _USER,
         prompt_file=PROMPT_FILES[session.mode],
         agent=agent,
-        others=tuple(other.name for other in state.started.agents if other.name != agent.name),
+        others=tuple(other.name for other in _speakers(state) if other.name != agent.name),
         position=position + 1,
-        index=(started.round - 1) * len(state.names) + position + 1,
+        index=state.turns + 1 if turn_by_turn else (started.round - 1) * len(state.names) + position + 1,
         round=started.round,
         max_rounds=session.max_rounds,
         said=tuple(state.said),
         adopted=state.adopted,
         tags=(tag,),
-        unheard_tag=tag if session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL else "",
-        recent_turns=agent.memory.recent_turns or _DEFAULT_RECENT_TURNS,
+        unheard_tag=tag if session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL else unheard,
+        recent_turns=_recalled(session, agent),
         prompts=state.started.prompts,
         model=state.started.model_override,
     )
+
+
+def _inputs_of_moderator(state: DialogueState, round_: int) -> TurnInputs:
+    """Gathers what a moderator picks the next speaker from."""
+    session, agent = state.session, state.started.agents[len(state.names)]
+    return TurnInputs(
+        run_id=session.session_id,
+        topic=session.topic_start,
+        label=_USER,
+        prompt_file=MODERATE_FILE,
+        agent=agent,
+        others=tuple(other.name for other in _speakers(state)),
+        index=state.turns + 1,
+        round=round_,
+        max_rounds=session.max_rounds,
+        said=tuple(state.said),
+        adopted=state.adopted,
+        data=descriptions_of(state.started.agents, state.names),
+        tags=(f"round:{round_}", MODERATION),
+        unheard_tag=MODERATION,
+        recent_turns=_recalled(session, agent),
+        prompts=state.started.prompts,
+        model=state.started.model_override,
+    )
+
+
+def _recalled(session: session_pb2.Session, agent: agent_pb2.Agent) -> int:
+    """Says how many turns are recalled: with a moderator, every other one is its own, and not shown."""
+    wanted = agent.memory.recent_turns or _DEFAULT_RECENT_TURNS
+    return 2 * wanted if session.strategy == session_pb2.SESSION_STRATEGY_MODERATED else wanted
+
+
+def _speakers(state: DialogueState) -> Sequence[agent_pb2.Agent]:
+    return state.started.agents[: len(state.names)]
 
 
 def takes_turn(state: DialogueState, _path: str) -> bool:
@@ -148,6 +215,8 @@ def forked(state: DialogueState, started: journal_pb2.RunStarted) -> None:
     state.started = started
     state.current = {renamed[name]: said for name, said in state.current.items()}
     state.previous = {renamed[name]: said for name, said in state.previous.items()}
+    state.order = tuple(renamed[name] for name in state.order)
+    state.times = {renamed[name]: count for name, count in state.times.items()}
     # Where agents speak at once, what was said in a round is heard when it ends.
     parallel = state.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL
     unheard = [state.current[name] for name in state.names if name in state.current] if parallel else []
@@ -163,18 +232,50 @@ def _next_round(state: DialogueState) -> tuple[Command, ...]:
     state.waiting = False
     state.round += 1
     state.previous, state.current = state.current, {}
-    speakers = state.names
-    if state.session.strategy != session_pb2.SESSION_STRATEGY_PARALLEL:
-        speakers = speakers[:1]
-    return tuple(_turn_of(state, name) for name in speakers)
+    state.spoken, state.order = 0, ()
+    match state.session.strategy:
+        case session_pb2.SESSION_STRATEGY_PARALLEL:
+            return tuple(_turn_of(state, name) for name in state.names)
+        case session_pb2.SESSION_STRATEGY_MODERATED:
+            return (_turn_of(state, state.session.moderator),)
+        case session_pb2.SESSION_STRATEGY_STEP:
+            return (ask_step(state.session, state.round, state.said),)
+        case _:
+            state.order = tuple(state.names)
+            return (_turn_of(state, state.order[0]),)
+
+
+def _on_step(state: DialogueState, response: bytes) -> tuple[Command, ...]:
+    """Begins the round with those that a step has named."""
+    try:
+        state.order = picked_by_step(response, state.names)
+    except AnswerWrong as error:
+        return _end(state, session_pb2.SESSION_STATE_FAILED, error.reason, str(error))
+    if not state.order:
+        return _end(state, session_pb2.SESSION_STATE_SUCCEEDED, ENDED_BY_STRATEGY, "")
+    state.picked = label_of_step(response, state.said)
+    return (_turn_of(state, state.order[0]),)
+
+
+def _on_moderation(state: DialogueState, turn: session_pb2.Turn) -> tuple[Command, ...]:
+    """Lets the one speak whom the moderator picked, or who has spoken least when that is nobody."""
+    name = picked_by_moderator(turn.output.content, state.names, may_end=bool(state.said))
+    if name == END:
+        return _end(state, session_pb2.SESSION_STATE_SUCCEEDED, ENDED_BY_STRATEGY, "")
+    state.picked = join(label_from_proto(part.label) for part in turn.output.parts)
+    least = min(state.names, key=lambda other: state.times.get(other, 0))
+    return (_turn_of(state, name or least),)
 
 
 def _turn_of(state: DialogueState, name: str) -> StartStep:
     short = name.partition("@")[0]
     alone = sum(1 for other in state.started.agents if other.name == short) == 1
+    # Who is picked turn by turn may speak more than once in a round.
+    place = f"{state.round}/{state.spoken + 1}" if state.session.strategy in _PICKED else f"{state.round}"
+    known = [*state.names, state.session.moderator]
     return StartStep(
-        path=f"rounds/{state.round}/{short if alone else name}",
-        program=program_of(state.started.agents[list(state.names).index(name)]),
+        path=f"rounds/{place}/{short if alone else name}",
+        program=program_of(state.started.agents[known.index(name)]),
         round=state.round,
         agent=name,
     )
@@ -188,18 +289,24 @@ def _on_turn(state: DialogueState, turn: session_pb2.Turn) -> tuple[Command, ...
         text=turn.output.content,
         label=join(label_from_proto(part.label) for part in turn.output.parts),
     )
-    state.current[name] = said
     state.turns += 1
-    if state.session.strategy != session_pb2.SESSION_STRATEGY_PARALLEL:
+    if name == state.session.moderator:
+        return _on_moderation(state, turn)
+    state.current[name] = said
+    state.spoken += 1
+    state.times[name] = state.times.get(name, 0) + 1
+    parallel = state.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL
+    moderated = state.session.strategy == session_pb2.SESSION_STRATEGY_MODERATED
+    if not parallel:
         state.said.append(said)
-    if len(state.current) < len(state.names):
-        if state.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL:
+    if state.spoken < (len(state.names) if parallel or moderated else len(state.order)):
+        if parallel:
             return ()
-        return (_turn_of(state, state.names[len(state.current)]),)
-    if state.session.strategy == session_pb2.SESSION_STRATEGY_PARALLEL:
+        return (_turn_of(state, state.session.moderator if moderated else state.order[state.spoken]),)
+    if parallel:
         state.said.extend(state.current[speaker] for speaker in state.names)
     del state.said[: -max(_KEPT_TURNS, len(state.names))]
-    texts = [state.current[speaker].text for speaker in state.names]
+    texts = [said.text for said in _of_round(state)]
     if state.session.convergence.semantic_threshold > 0 and len(texts) > 1 and all(texts):
         return (
             MakeCall(
@@ -212,16 +319,23 @@ def _on_turn(state: DialogueState, turn: session_pb2.Turn) -> tuple[Command, ...
     return (_score(state, semantic=None),)
 
 
+def _of_round(state: DialogueState) -> list[Said]:
+    """Gives what was said last by each who spoke in the round, in the order of the agents."""
+    return [state.current[name] for name in state.names if name in state.current]
+
+
 def _score(state: DialogueState, *, semantic: float | None) -> ScoreRound:
     policy = state.session.convergence
-    texts = [state.current[name].text for name in state.names]
+    texts = [said.text for said in _of_round(state)]
     score = session_pb2.RoundScore(round=state.round, jaccard=mean_pairwise_jaccard(texts))
     if semantic is not None:
         score.semantic = semantic
-    if state.previous:
-        repeats = [
-            jaccard(words_of(state.previous[name].text), words_of(state.current[name].text)) for name in state.names
-        ]
+    repeats = [
+        jaccard(words_of(state.previous[name].text), words_of(state.current[name].text))
+        for name in state.names
+        if name in state.previous and name in state.current
+    ]
+    if repeats:
         score.stagnation = sum(repeats) / len(repeats)
         score.stagnant = policy.enabled and min(repeats) >= (policy.stagnation_threshold or _DEFAULT_STAGNATION)
     if policy.enabled and state.round >= _FIRST_JUDGED_ROUND and len(texts) > 1:

@@ -135,7 +135,11 @@ def _replace(made: journal_pb2.RunStarted, place: int, other: agent_pb2.Agent) -
     before, after = _name_of(made.agents[place]), _name_of(other)
     made.agents[place].CopyFrom(other)
     if not made.HasField("run"):
-        made.session.agents[list(made.session.agents).index(before)] = after
+        names = made.session.agents
+        if place < len(names):
+            names[place] = after
+        else:
+            made.session.moderator = after
         return
     # In a fork of a fork the workflow still has the name that stood there first.
     first = next((name for name, stands in made.fork.agents.items() if stands == before), before)

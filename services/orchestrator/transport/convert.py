@@ -102,7 +102,7 @@ def to_start_command(request: session_service_pb2.StartSessionRequest, *, caller
 
     Raises: Invalid: `request_id` is no UUID.
     """
-    policy = request.convergence
+    policy, step = request.convergence, request.strategy_step
     spec = SessionSpec(
         topic=request.topic,
         mode=request.mode,
@@ -119,6 +119,8 @@ def to_start_command(request: session_service_pb2.StartSessionRequest, *, caller
         max_cost=NanoUsd(request.max_cost_nano_usd),
         metadata=dict(request.metadata),
         model=request.model,
+        moderator=request.moderator,
+        step=(step.name, step.pool) if request.HasField("strategy_step") else None,
     )
     return StartSessionCommand(caller=caller, spec=spec, key=key_of(request, caller, RunKind.SESSION))
 

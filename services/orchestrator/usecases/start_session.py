@@ -69,7 +69,10 @@ class StartSession:
             split_reference(reference, field=f"agents[{index}]") for index, reference in enumerate(spec.agents)
         ]
         agents = await self._agents.resolve(tenant, references)
-        _refuse_twice(agents)
+        moderators: list[Agent] = []
+        if spec.moderator:
+            moderators = [await self._agents.find(tenant, *split_reference(spec.moderator, field="moderator"))]
+        _refuse_twice([*agents, *moderators], moderated=bool(moderators))
         run_id = self._runs.new_run_id()
         limit = spec.max_cost or DEFAULT_MAX_COST
         # The budget comes last: the tenant sees it. What fails after it, if only by a crash, leaves a budget of which
@@ -79,8 +82,10 @@ class StartSession:
         started = journal_pb2.RunStarted(
             program=dialogue.NAME,
             program_version=dialogue.VERSION,
-            session=_session_of(spec, run_id=run_id, agents=agents, budget_id=budget_id, limit=limit),
-            agents=[self._agent_facts(agent) for agent in agents],
+            session=_session_of(
+                spec, run_id=run_id, agents=agents, moderators=moderators, budget_id=budget_id, limit=limit
+            ),
+            agents=[self._agent_facts(agent) for agent in (*agents, *moderators)],
             prompts=self._prompts,
             grant_id=grant_id,
             model_override=spec.model,
@@ -89,7 +94,7 @@ class StartSession:
         return session_of(await self._runs.start(command.key, run, started))
 
 
-def _refuse_twice(agents: Sequence[Agent]) -> None:
+def _refuse_twice(agents: Sequence[Agent], *, moderated: bool) -> None:
     """`Athena` and `Athena@1.0.0` may be one and the same, which only shows when versions are known.
 
     Raises: Invalid.
@@ -97,12 +102,19 @@ def _refuse_twice(agents: Sequence[Agent]) -> None:
     seen: set[tuple[str, str]] = set()
     for index, agent in enumerate(agents):
         if (agent.name, agent.version) in seen:
-            raise Invalid(f"agents[{index}]", f"names {agent.name}@{agent.version} a second time")
+            field_ = "moderator" if moderated and index == len(agents) - 1 else f"agents[{index}]"
+            raise Invalid(field_, f"names {agent.name}@{agent.version} a second time")
         seen.add((agent.name, agent.version))
 
 
 def _session_of(
-    spec: SessionSpec, *, run_id: str, agents: Sequence[Agent], budget_id: str, limit: int
+    spec: SessionSpec,
+    *,
+    run_id: str,
+    agents: Sequence[Agent],
+    moderators: Sequence[Agent],
+    budget_id: str,
+    limit: int,
 ) -> session_pb2.Session:
     """Writes the request with its defaults filled in, as the first fact of the run."""
     convergence = session_pb2.ConvergencePolicy(
@@ -117,11 +129,17 @@ def _session_of(
         topic_final=spec.topic,
         mode=cast(session_pb2.SessionMode.ValueType, spec.mode),
         strategy=cast(session_pb2.SessionStrategy.ValueType, spec.strategy or int(Strategy.ROUND_ROBIN)),
-        agents=[f"{agent.name}@{agent.version}" for agent in agents],
+        agents=[_name_of(agent) for agent in agents],
         max_rounds=DEFAULT_ROUNDS if spec.max_rounds is None else spec.max_rounds,
         convergence=convergence,
         manual_advance=spec.manual_advance,
         metadata=spec.metadata,
         max_cost_nano_usd=limit,
         budget_id=budget_id,
+        moderator="".join(_name_of(agent) for agent in moderators),
+        strategy_step=None if spec.step is None else session_pb2.StrategyStep(name=spec.step[0], pool=spec.step[1]),
     )
+
+
+def _name_of(agent: Agent) -> str:
+    return f"{agent.name}@{agent.version}"

@@ -207,7 +207,7 @@ def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
             2,
             "comitia: mode: 'debat' is none of debate, brainstorm, consensus, dialogue; did you mean debate? [INVALID",
         ),
-        ("session start x --strategy all", 2, "comitia: strategy: 'all' is none of round_robin, parallel"),
+        ("session start x --strategy all", 2, "comitia: strategy: 'all' is none of round_robin, parallel, moderated, step"),
         ("session start x -a Nobody", 1, "comitia: agent 'Nobody' does not exist [NOT_FOUND]"),
         ("session start x --rounds 0", 2, "comitia: invalid value for '--rounds': "),
         ("session start x --rounds 10000", 2, "comitia: invalid value for '--rounds': "),

@@ -64,6 +64,12 @@ class _SessionStrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Sessi
     """One after the other in the given order; each sees what was said before."""
     SESSION_STRATEGY_PARALLEL: _SessionStrategy.ValueType  # 2
     """All at once; each sees the rounds before, not the current one."""
+    SESSION_STRATEGY_MODERATED: _SessionStrategy.ValueType  # 3
+    """`moderator` is asked before each turn who speaks next, or whether that was all. A round has as many turns as there are
+    agents. An answer that names nobody, or several, lets the one speak who has spoken least.
+    """
+    SESSION_STRATEGY_STEP: _SessionStrategy.ValueType  # 4
+    """A worker's step is asked before each round who speaks in it, one after the other, or whether that was all."""
 
 class SessionStrategy(_SessionStrategy, metaclass=_SessionStrategyEnumTypeWrapper):
     """Who speaks when."""
@@ -73,6 +79,12 @@ SESSION_STRATEGY_ROUND_ROBIN: SessionStrategy.ValueType  # 1
 """One after the other in the given order; each sees what was said before."""
 SESSION_STRATEGY_PARALLEL: SessionStrategy.ValueType  # 2
 """All at once; each sees the rounds before, not the current one."""
+SESSION_STRATEGY_MODERATED: SessionStrategy.ValueType  # 3
+"""`moderator` is asked before each turn who speaks next, or whether that was all. A round has as many turns as there are
+agents. An answer that names nobody, or several, lets the one speak who has spoken least.
+"""
+SESSION_STRATEGY_STEP: SessionStrategy.ValueType  # 4
+"""A worker's step is asked before each round who speaks in it, one after the other, or whether that was all."""
 Global___SessionStrategy: _TypeAlias = SessionStrategy  # noqa: Y015
 
 class _SessionState:
@@ -124,6 +136,35 @@ SESSION_STATE_CANCELLED: SessionState.ValueType  # 7
 SESSION_STATE_PAUSED: SessionState.ValueType  # 8
 """Paused by request: no new call is made until the run is resumed."""
 Global___SessionState: _TypeAlias = SessionState  # noqa: Y015
+
+@_typing.final
+class StrategyStep(_message.Message):
+    """The step of a worker that decides who speaks. Its input is an object of `session_id`, `topic`, `round`, `max_rounds`,
+    `agents` (names with versions) and `turns` (`speaker` and `text` of those said lately); its output is one of `speakers`,
+    a list of 1 to 16 names of `agents`, or of `end`, true. Any other output fails the session with STRATEGY_ANSWER_WRONG.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name under which a worker registered it, 1 to 63 letters, digits, `_`, `-` and `.`, starting with a letter. Required."""
+    pool: _builtins.str
+    """Pool of workers, 1 to 63 letters, digits, `_` and `-`, starting with a letter. Empty means `default`."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pool: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pool", b"pool"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StrategyStep: _TypeAlias = StrategyStep  # noqa: Y015
 
 @_typing.final
 class ConvergencePolicy(_message.Message):
@@ -263,6 +304,8 @@ class Session(_message.Message):
     RESIDENCY_REGION_FIELD_NUMBER: _builtins.int
     FORKED_FROM_RUN_ID_FIELD_NUMBER: _builtins.int
     FORKED_AT_SEQUENCE_FIELD_NUMBER: _builtins.int
+    MODERATOR_FIELD_NUMBER: _builtins.int
+    STRATEGY_STEP_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Id, `run_…`."""
     topic_start: _builtins.str
@@ -303,6 +346,8 @@ class Session(_message.Message):
     """The run that it was forked from. Empty for a session of its own."""
     forked_at_sequence: _builtins.int
     """Fact of that run up to which both are the same. 0 for a session of its own."""
+    moderator: _builtins.str
+    """The agent that moderates, with its pinned version. Empty for any other strategy than MODERATED."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Agents with their pinned versions, `name@version`, in order of speech."""
@@ -330,6 +375,10 @@ class Session(_message.Message):
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended. Absent before."""
+
+    @_builtins.property
+    def strategy_step(self) -> Global___StrategyStep:
+        """The step that decides who speaks. Absent for any other strategy than STEP."""
 
     def __init__(
         self,
@@ -361,10 +410,12 @@ class Session(_message.Message):
         residency_region: _builtins.str = ...,
         forked_from_run_id: _builtins.str = ...,
         forked_at_sequence: _builtins.int = ...,
+        moderator: _builtins.str = ...,
+        strategy_step: Global___StrategyStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["convergence", b"convergence", "end_time", b"end_time", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["convergence", b"convergence", "end_time", b"end_time", "start_time", b"start_time", "strategy_step", b"strategy_step", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "budget_id", b"budget_id", "converged", b"converged", "convergence", b"convergence", "cost_nano_usd", b"cost_nano_usd", "end_time", b"end_time", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "residency_region", b"residency_region", "rounds_executed", b"rounds_executed", "scores", b"scores", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "strategy", b"strategy", "topic_final", b"topic_final", "topic_start", b"topic_start", "turn_count", b"turn_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "budget_id", b"budget_id", "converged", b"converged", "convergence", b"convergence", "cost_nano_usd", b"cost_nano_usd", "end_time", b"end_time", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "moderator", b"moderator", "residency_region", b"residency_region", "rounds_executed", b"rounds_executed", "scores", b"scores", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "strategy", b"strategy", "strategy_step", b"strategy_step", "topic_final", b"topic_final", "topic_start", b"topic_start", "turn_count", b"turn_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,8 @@ class StartSessionRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    MODERATOR_FIELD_NUMBER: _builtins.int
+    STRATEGY_STEP_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """What to deliberate on, 1 to 16,000 characters. Required."""
     mode: _session_pb2.SessionMode.ValueType
@@ -71,6 +73,8 @@ class StartSessionRequest(_message.Message):
     """UUID that makes a repeat harmless. Optional."""
     model: _builtins.str
     """Model for every agent of this session in place of its own, such as `stub`. Empty means each agent's own."""
+    moderator: _builtins.str
+    """Agent that moderates, `name` or `name@version`, none of `agents`. Required for MODERATED, and only there."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Who takes part: `name` (its highest version) or `name@version`, 1 to 16, no two the same. Required."""
@@ -86,6 +90,10 @@ class StartSessionRequest(_message.Message):
         project it is always that one.
         """
 
+    @_builtins.property
+    def strategy_step(self) -> _session_pb2.StrategyStep:
+        """Step that decides who speaks. Required for STEP, and only there."""
+
     def __init__(
         self,
         *,
@@ -100,10 +108,12 @@ class StartSessionRequest(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         request_id: _builtins.str = ...,
         model: _builtins.str = ...,
+        moderator: _builtins.str = ...,
+        strategy_step: _session_pb2.StrategyStep | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "convergence", b"convergence", "max_rounds", b"max_rounds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "convergence", b"convergence", "max_rounds", b"max_rounds", "strategy_step", b"strategy_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agents", b"agents", "convergence", b"convergence", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "model", b"model", "request_id", b"request_id", "strategy", b"strategy", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agents", b"agents", "convergence", b"convergence", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "model", b"model", "moderator", b"moderator", "request_id", b"request_id", "strategy", b"strategy", "strategy_step", b"strategy_step", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_rounds: _TypeAlias = _typing.Literal["max_rounds"]  # noqa: Y015
     _WhichOneofArgType__max_rounds: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds"]  # noqa: Y015
