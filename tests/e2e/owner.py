@@ -10,12 +10,13 @@ import grpc
 import pytest
 from google.protobuf.json_format import ParseDict
 
+from comitia.orchestrator.v1.workflow_pb2 import Workflow
 from comitia.tools.v1.tool_service_pb2 import Tool
 from comitia_sdk.sync import Client
 from services.meshkit.core.identity import Role
 from services.meshkit.core.permissions import ROLE_PERMISSIONS
 from tests.e2e.doors import Answer, bearer, shown_by
-from tests.e2e.test_every_rpc import WAITING, World, a_tool
+from tests.e2e.test_every_rpc import WAITING, World, a_tool, a_workflow
 from tests.support.mesh import RunningMesh
 from tests.support.oidc_provider import OidcProvider
 from tests.support.public_rpcs import INTERNAL, PUBLIC
@@ -53,6 +54,7 @@ NOBODY: Final[Mapping[str, str]] = {
     "tool": "nobody7_tool",
     "user": "user:nobody7@example.com",
     "user_id": "user_01jd0000000000000000000000",
+    "workflow": "nobody7",
 }
 #: Names of fields that hold an id, and the kind of it. `name` and the like depend on whose name it is.
 KINDS: Final[Mapping[str, str]] = {
@@ -83,6 +85,7 @@ KINDS: Final[Mapping[str, str]] = {
     "tools": "tool",
     "user": "user",
     "user_id": "user_id",
+    "workflow": "workflow",
 }
 #: Ids that are given by the caller, of things outside, or read by nobody.
 FREE: Final = frozenset({"blob_id", "client_id", "tool_call_id", "tool_id", "confirm_name", "display_name"})
@@ -140,6 +143,8 @@ def owner(mesh: RunningMesh, world: World, provider: OidcProvider) -> Iterator[O
         for event in client.sessions.watch(session.session_id):
             if event.state_changed.state == WAITING:
                 break
+        workflow = {**a_workflow(f"{MARK}_workflow"), "description": f"Keeps a {SECRET}."}
+        client.workflows.create(ParseDict(workflow, Workflow()))
         key = client.identity.create_key(SECRET)
         client.access.grant(f"user:{MARK}@example.com", "viewer", f"project:{MARK}")
         token, run_id = client.identity.token(), session.session_id
@@ -168,6 +173,7 @@ def owner(mesh: RunningMesh, world: World, provider: OidcProvider) -> Iterator[O
                 "tenant_id": made.tenant.tenant_id,
                 "tool": f"{MARK}_tool",
                 "user": f"user:{MARK}@example.com",
+                "workflow": f"{MARK}_workflow",
                 "user_id": client.users.invite(f"{MARK}@example.com").user_id,
             },
         )
@@ -179,7 +185,12 @@ def kind_of(field: TextField) -> str | None:
         return None
     if field.name in ("name", "names"):
         service = field.rpc.name.partition("/")[0]
-        return {"AgentService": "agent", "ToolService": "tool", "BundleService": "bundle"}.get(service)
+        return {
+            "AgentService": "agent",
+            "ToolService": "tool",
+            "BundleService": "bundle",
+            "WorkflowService": "workflow",
+        }.get(service)
     return KINDS.get(field.name)
 
 
@@ -194,6 +205,7 @@ def still_there(owner: Owner) -> None:
     assert client.sessions.get(ids["run_id"]).state == WAITING
     assert client.memories.get(ids["memory_id"]).memory_id == ids["memory_id"]
     assert {tool.name for tool in client.tools.list()} >= {ids["tool"]}
+    assert ids["workflow"] in {workflow.name for workflow in client.workflows.list()}
     assert ids["user_id"] in {user.user_id for user in client.users.list()}
     assert ids["oidc_issuer_id"] in {issuer.oidc_issuer_id for issuer in client.users.list_issuers()}
     [account] = client.identity.list_service_accounts()

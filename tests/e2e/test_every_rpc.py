@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import grpc.aio
 import pytest
-from google.protobuf.json_format import MessageToDict, Parse
+from google.protobuf.json_format import MessageToDict, Parse, ParseDict
 from google.protobuf.message import Message
 
-from comitia.orchestrator.v1 import session_pb2
+from comitia.orchestrator.v1 import run_pb2, session_pb2, workflow_pb2
 from comitia_sdk.sync import Client
 from tests.e2e.conftest import Rest
 from tests.support.mesh import RunningMesh
@@ -49,6 +49,9 @@ class World:
     forked_session: str = ""
     memory: str = ""
     bundle: str = ""
+    #: Its runs wait for the signal `go`.
+    workflow: str = "walk"
+    ended_run: str = ""
     #: How many entries of the audit trail are signed; empty before it was asked for.
     signed: str = ""
     tenant: str = ""
@@ -99,6 +102,22 @@ class World:
             self.forked_session = self.client.records.fork(self.ended_session, model="stub").run_id
         return self.forked_session
 
+    def run(self, *, paused: bool = False) -> str:
+        """Starts a run and follows it until it waits for its signal; gives its id."""
+        run = self.client.runs.start(self.workflow)
+        for event in self.client.runs.watch(run.run_id):
+            if event.step.state == run_pb2.STEP_STATE_WAITING:
+                return self.client.runs.pause(run.run_id).run_id if paused else run.run_id
+        raise AssertionError(f"{run.run_id} ended")
+
+    def run_to_its_end(self, run_id: str = "") -> str:
+        """Has a run end, a new one unless one is named; gives its id."""
+        run_id = run_id or self.run()
+        self.client.runs.signal(run_id, "go")
+        for _ in self.client.runs.watch(run_id):
+            pass
+        return run_id
+
     def session(self, *, wait_for: session_pb2.SessionState.ValueType) -> str:
         """Starts a session that waits after each round, and follows it to a state."""
         session = self.client.sessions.start("Rivers", agents=[self.agent], max_rounds=2, manual_advance=True)
@@ -119,6 +138,10 @@ WAITING: Final = session_pb2.SESSION_STATE_WAITING
 
 def a_prompt(**fields: Any) -> Request:
     return {"messages": [{"role": "MESSAGE_ROLE_USER", "parts": [{"text": {"text": "Rivers?"}}]}], **fields}
+
+
+def a_workflow(name: str) -> Request:
+    return {"name": name, "version": "1.0.0", "nodes": [{"id": "go", "wait": {"signal": "go"}}]}
 
 
 def a_tool(name: str) -> Request:
@@ -231,6 +254,15 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "RecordService/ForkRun": lambda world: {"run_id": world.ended_session, "model": "stub"},
     "RecordService/GetRunProvenance": lambda world: {"run_id": world.ended_session},
     "RecordService/ReplayRun": lambda world: {"run_id": world.ended_session},
+    "RunService/CancelRun": lambda world: {"run_id": world.run()},
+    "RunService/GetRun": lambda world: {"run_id": world.ended_run, "at_sequence": "1"},
+    "RunService/ListRuns": lambda _: {"page_size": 1},
+    "RunService/ListRunSteps": lambda world: {"run_id": world.ended_run, "page_size": 1},
+    "RunService/PauseRun": lambda world: {"run_id": world.run()},
+    "RunService/ResumeRun": lambda world: {"run_id": world.run(paused=True)},
+    "RunService/SignalRun": lambda world: {"run_id": world.run(), "name": "go", "payload": {"why": "asked"}},
+    "RunService/StartRun": lambda world: {"workflow": world.workflow, "input": {"about": "rivers"}},
+    "RunService/WatchRun": lambda world: {"run_id": world.ended_run, "include_deltas": True},
     "SessionService/AdvanceSession": lambda world: {"session_id": world.session(wait_for=WAITING)},
     "SessionService/CancelSession": lambda world: {"session_id": world.session(wait_for=WAITING)},
     "SessionService/GetSession": lambda world: {"session_id": world.ended_session},
@@ -282,6 +314,10 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "UserService/SetUserRoles": lambda world: {"user_id": world.user, "roles": ["ROLE_AUDITOR"]},
     "ViolationService/ListViolations": lambda _: {"rule": "no_swords", "page_size": 1},
     "ViolationService/WatchViolations": lambda _: {},
+    "WorkflowService/CreateWorkflow": lambda world: {"workflow": a_workflow(world.fresh("walk"))},
+    "WorkflowService/GetWorkflow": lambda world: {"name": world.workflow, "version": "1.0.0"},
+    "WorkflowService/ListWorkflows": lambda world: {"name": world.workflow, "page_size": 1},
+    "WorkflowService/ValidateWorkflow": lambda world: {"workflow": a_workflow(world.workflow)},
 }
 #: What of an answer shows that it is no empty one.
 TELLING: Final[Mapping[str, str]] = {
@@ -318,6 +354,16 @@ TELLING: Final[Mapping[str, str]] = {
     "ExportRun": "data",
     "ForkRun": "run.forked_from_run_id",
     "ReplayRun": "replay.same",
+    "CreateWorkflow": "workflow.digest",
+    "GetRun": "run.workflow",
+    "GetWorkflow": "workflow.nodes",
+    "ListRuns": "runs",
+    "ListRunSteps": "steps",
+    "ListWorkflows": "workflows",
+    "SignalRun": "run.sequence",
+    "StartRun": "run.budget_id",
+    "ValidateWorkflow": "workflow.digest",
+    "WatchRun": "run.workflow",
     "WatchSession": "session_started.topic_start",
     "WatchViolations": "violation.rule",
 }
@@ -347,6 +393,8 @@ def walked_tenant(mesh: RunningMesh, provider: OidcProvider, *, person: str) -> 
             world.ended_session = session.session_id
             for _ in client.sessions.watch(session.session_id):
                 pass
+            client.workflows.create(ParseDict(a_workflow(world.workflow), workflow_pb2.Workflow()))
+            world.ended_run = world.run_to_its_end()
             client.access.grant("user:ben", "viewer", "project:walk")
             world.memory = client.memories.remember("Rivers meet.").memory_id
             world.tenant, world.issuer, world.data_dir = tenant, provider.issuer, mesh.data_dir

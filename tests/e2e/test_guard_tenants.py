@@ -211,6 +211,8 @@ async def test_a_page_token_of_another_tenant_shows_nothing_of_it(
         theirs: Any = rpc.request_class(page_size=500)
         if rpc.name == "SessionService/ListTurns":
             first.session_id, theirs.session_id = owner.ids["run_id"], world.ended_session
+        if rpc.name == "RunService/ListRunSteps":
+            first.run_id, theirs.run_id = owner.ids["run_id"], world.ended_session
         own = await doors.knock(service, rpc, first, bearer(token))
         assert own.code == "OK", f"{rpc.name}: {own.short}"
         answer: Any = rpc.response_class.FromString(own.body)

@@ -27,6 +27,12 @@ def an_agent_of_a_later_version(world: World, answer: Any) -> None:
     world.client.agents.create(answer.agent.name, version="9.0.0", description="another")
 
 
+def a_workflow_of_a_later_version(world: World, answer: Any) -> None:
+    later = world.client.workflows.get(answer.workflow.name)
+    later.version = "9.0.0"
+    world.client.workflows.create(later)
+
+
 def another_bundle(world: World, _: Any) -> None:
     world.client.policies.apply(RULES, name=world.fresh("bundle"), version="1.0.0")
 
@@ -85,6 +91,11 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
         it.service_account.service_account_id
     ),
     "IdentityService/RotateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
+    "RunService/CancelRun": lambda world, it: list(world.client.runs.watch(it.run.run_id)),
+    "RunService/PauseRun": lambda world, it: world.client.runs.resume(it.run.run_id),
+    "RunService/ResumeRun": lambda world, it: world.client.runs.cancel(it.run.run_id),
+    "RunService/SignalRun": lambda world, it: list(world.client.runs.watch(it.run.run_id)),
+    "RunService/StartRun": lambda world, it: world.run_to_its_end(it.run.run_id),
     "SessionService/AdvanceSession": lambda world, it: ended(world, it.session.session_id),
     "SessionService/CancelSession": lambda world, it: list(world.client.sessions.watch(it.session.session_id)),
     "RecordService/ForkRun": lambda world, it: list(world.client.sessions.watch(it.run.run_id)),
@@ -101,6 +112,7 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
     "UserService/DeleteOidcIssuer": added_again,
     "UserService/InviteUser": lambda world, it: world.client.users.remove(it.user.user_id),
     "UserService/RemoveUser": invited_again,
+    "WorkflowService/CreateWorkflow": a_workflow_of_a_later_version,
     "UserService/SetUserRoles": lambda world, it: world.client.users.set_roles(it.user.user_id, ["tenant_user"]),
 }
 #: Of these nothing can change, or what could is the caller's work that spends; a forgotten memory is gone for repeats.

@@ -31,6 +31,7 @@ QUESTIONS: Final = frozenset(
         "PolicyService/Evaluate",
         "ToolService/SearchTools",
         "UserService/ExchangeOidcToken",
+        "WorkflowService/ValidateWorkflow",
     }
 )
 #: Fields that may differ between the first answer and its repeat: how the answer came about, and what is shown once.
@@ -133,11 +134,14 @@ CHANGED: Final[Mapping[str, Any]] = {
     "IdentityService/CreateServiceAccount": lambda it: {**it, "display_name": "other"},
     "IdentityService/RotateApiKey": lambda it: {**it, "overlap_seconds": 61},
     "RecordService/ForkRun": lambda it: {**it, "topic": "Lakes"},
+    "RunService/SignalRun": lambda it: {**it, "name": "stop"},
+    "RunService/StartRun": lambda it: {**it, "input": {"about": "lakes"}},
     "SessionService/StartSession": lambda it: {**it, "topic": "Lakes"},
     "TenantService/CreateTenant": lambda it: {**it, "name": it["name"] + "-other"},
     "ToolService/RegisterTool": lambda it: {"tool": {**it["tool"], "description": "Computes otherwise."}},
     "UserService/InviteUser": lambda it: {**it, "email": "other-" + it["email"]},
     "UserService/SetUserRoles": lambda it: {**it, "roles": ["ROLE_TENANT_USER"]},
+    "WorkflowService/CreateWorkflow": lambda it: {"workflow": {**it["workflow"], "version": "1.0.1"}},
     "UserService/CreateOidcIssuer": lambda it: {**it, "client_id": it["client_id"] + "-other"},
 }
 

@@ -45,8 +45,12 @@ class TextField:
         at.SetInParent()
         field = at.DESCRIPTOR.fields_by_name[self.name]
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            value = field.message_type.fields_by_name["value"].default_value if self.is_key else text
-            getattr(at, self.name)[text if self.is_key else _KEYS.get(self.name, "key")] = value
+            of = field.message_type.fields_by_name["value"]
+            key = text if self.is_key else _KEYS.get(self.name, "key")
+            if of.message_type is not None:
+                getattr(at, self.name)[key].SetInParent()
+            else:
+                getattr(at, self.name)[key] = of.default_value if self.is_key else text
         elif field.message_type is not None:
             getattr(at, self.name).update({text: text, "list": [text], "object": {text: text}})
         elif field.is_repeated:
