@@ -37,6 +37,7 @@ MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 MAX_FILE_BYTES: Final = 4 * 1024 * 1024 * 1024
 
 _START: Final = bytes(32)
+_RUN_ID: Final = re.compile(r"run_[0-9a-z]{26}")
 _HASH: Final = rb"[A-Za-z0-9+/]{43}="
 _LINE: Final = re.compile(rb'\{"chain":"(%b)",("(?:head|fact|commit|manifest)":.*\})\n' % _HASH, re.DOTALL)
 _FACT: Final = re.compile(
@@ -185,13 +186,15 @@ class RunFileReader:
                 f"the file is of version {version!r}, and this release reads version {VERSION}; use the release that "
                 "wrote it"
             )
-        self._body_of(line, "head", "the head")
+        body = self._body_of(line, "head", "the head")
         if (
             head.keys() != {"facts", "format", "run_id", "structure_only", "version"}
             or not isinstance(head["run_id"], str)
+            or _RUN_ID.fullmatch(head["run_id"]) is None
             or not isinstance(head["structure_only"], bool)
             or not isinstance(head["facts"], str)
             or not re.fullmatch(r"[1-9]\d{0,18}", head["facts"])
+            or canonical_json({"head": head})[1:] != body
         ):
             raise self._broken("is no head of a file")
         if int(head["facts"]) > MAX_FACTS:
@@ -241,7 +244,8 @@ class RunFileReader:
         said = _object_of(b"{" + body, "manifest")
         gathered = _manifest_of(self._maker, structure_only=self.structure_only)
         if said is None or canonical_json({"manifest": gathered})[1:] != body:
-            wrong = [] if said is None else sorted(k for k in {*said, *gathered} if said.get(k) != gathered.get(k))
+            # Names of the file's own are not repeated: they may be anything.
+            wrong = [] if said is None else [name for name in gathered if said.get(name) != gathered.get(name)]
             what = f"the manifest says otherwise than the facts: {', '.join(wrong)}" if wrong else "is no manifest"
             raise self._broken(what)
         if self._read_line() is not None:
@@ -262,9 +266,7 @@ class RunFileReader:
             raise self._broken(f"is not {awaited}: it was changed or cut")
         self._chain = _link(self._chain, found[2])
         if b64encode(self._chain) != found[1]:
-            raise self._broken(
-                "does not follow from the line before: one was changed, added, left out or moved"
-            )
+            raise self._broken("does not follow from the line before: one was changed, added, left out or moved")
         if not found[2].startswith(b'"%b":' % kind.encode()):
             raise self._broken(f"is not {awaited}")
         return found[2]

@@ -1,0 +1,96 @@
+"""`comitia replay`: a run from its file, in a process without a mesh, and what it says of files that are none."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from comitia_sdk.cli import replay as command
+from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
+from comitia_sdk.cli.main import app
+from services.orchestrator.programs import dialogue
+from tests.support.record_histories import FOLDER
+
+DEBATE = FOLDER / "debate.comitia"
+
+
+def replay(*arguments: str) -> tuple[int, str]:
+    """Gives exit code and what was printed. Raises: CommandFailed."""
+    done = CliRunner().invoke(app, ["replay", *arguments])
+    if isinstance(done.exception, CommandFailed):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def test_a_file_is_replayed_and_shows_what_it_pinned() -> None:
+    code, shown = replay(str(DEBATE))
+    assert code == 0
+    for words in (
+        "Apollo@1.0.0",
+        "scripted/scripted-1",
+        "SUCCEEDED",
+        "dialogue 1",
+        "the same",
+        "36, 23 of them decided",
+    ):
+        assert words in shown
+    told: dict[str, Any] = json.loads(replay(str(DEBATE), "-o", "json")[1])
+    assert told["replay"]["same"]
+    assert told["manifest"]["facts"] == "36"
+
+
+def test_a_drift_is_shown_with_its_step_and_both_values_and_the_exit_code_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dialogue, "_DEFAULT_RECENT_TURNS", 7)
+    code, shown = replay(str(DEBATE))
+    assert code == EXIT_REFUSED
+    assert "fact 3, rounds/1/Athena, call_intended: the program decides this with other values" in shown
+    assert "request.recent_turns" in shown
+    assert "differs at" in shown
+
+
+def test_a_fork_says_where_it_comes_from() -> None:
+    assert "forked from  run_other after fact" in replay(str(FOLDER / "forked.comitia"))[1]
+
+
+def test_a_workflow_is_named_with_its_version() -> None:
+    assert "review@1.0.0" in replay(str(FOLDER / "reviewed.comitia"))[1]
+
+
+def test_what_is_no_file_of_a_run_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="cannot be read: No such file") as missing:
+        replay(str(tmp_path / "nothing"))
+    assert missing.value.code == EXIT_USAGE
+    other = tmp_path / "other"
+    other.write_text("{}\n")
+    with pytest.raises(CommandFailed, match="line 1: this is no file of a run"):
+        replay(str(other))
+    cut = tmp_path / "cut"
+    cut.write_bytes(DEBATE.read_bytes()[:-100])
+    with pytest.raises(CommandFailed, match="was changed or cut"):
+        replay(str(cut))
+    with pytest.raises(CommandFailed, match="Is a directory"):
+        replay(str(tmp_path))
+
+
+def test_an_installation_without_programs_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "services.orchestrator.record.replaying", None)
+    with pytest.raises(CommandFailed, match="has the client only"):
+        replay(str(DEBATE))
+
+
+def test_a_file_that_keeps_its_programs_busy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def for_ever(_reader: object) -> None:
+        while True:
+            pass
+
+    monkeypatch.setattr(command, "_replayed", for_ever)
+    # The alarm comes at once: nobody waits for a second here.
+    monkeypatch.setattr(signal, "alarm", lambda seconds: signal.setitimer(signal.ITIMER_REAL, 0.01 if seconds else 0))
+    with pytest.raises(CommandFailed, match="takes longer than 1 s"):
+        replay(str(DEBATE), "--max-seconds", "1")
