@@ -17,6 +17,7 @@ from comitia.orchestrator.v1 import (
     agent_service_pb2_grpc,
     journal_pb2,
     record_service_pb2_grpc,
+    run_service_pb2_grpc,
     session_service_pb2_grpc,
     workflow_service_pb2_grpc,
 )
@@ -24,7 +25,7 @@ from services.meshkit.batching.threads import Threads
 from services.meshkit.blobs.directory import BlobDirectory
 from services.meshkit.bus.bus import bus
 from services.meshkit.core.clock import SystemClock
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import MeshError, NotFound
 from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.core.money import NanoUsd
@@ -52,10 +53,12 @@ from services.orchestrator.storage.agent_repository import AgentRepository
 from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_archive import SqlRunArchive
 from services.orchestrator.storage.run_store import SqlRunStore
+from services.orchestrator.storage.turn_history import SqlTurnHistory
 from services.orchestrator.storage.workflow_repository import WorkflowRepository
 from services.orchestrator.transport.agent_servicer import AgentServicer
-from services.orchestrator.transport.convert import agent_to_proto
+from services.orchestrator.transport.convert import agent_to_proto, workflow_to_proto
 from services.orchestrator.transport.record_servicer import RecordServicer
+from services.orchestrator.transport.run_servicer import RunServicer
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.transport.workflow_servicer import WorkflowServicer
 from services.orchestrator.usecases.create_agent import CreateAgent
@@ -63,14 +66,18 @@ from services.orchestrator.usecases.create_workflow import CreateWorkflow
 from services.orchestrator.usecases.diff_runs import DiffRuns
 from services.orchestrator.usecases.export_run import ExportRun
 from services.orchestrator.usecases.fork_run import ForkRun
+from services.orchestrator.usecases.pin_workflow import PinWorkflow
 from services.orchestrator.usecases.prove_run import ProveRun
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
 from services.orchestrator.usecases.replay_run import ReplayRun
 from services.orchestrator.usecases.review_workflow import ReviewWorkflow
 from services.orchestrator.usecases.run_access import RunAccess
+from services.orchestrator.usecases.start_run import StartRun
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer import Steering
+from services.orchestrator.usecases.steer_run import CancelRun, PauseRun, ResumeRun, SignalRun
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
+from services.orchestrator.usecases.stream_turns import StreamTurns
 from tests.integration.conftest import MakeDatabase, NatsServer
 from tests.support.known_tenants import KnownTenants
 from tests.support.memory_access_gate import MemoryAccessGate
@@ -121,6 +128,14 @@ class Preparation:
         return "grant_01jd0000000000000000000000"
 
 
+class NoTools:
+    """Implements `usecases.ports.ToolVersions` where there are none."""
+
+    async def latest(self, caller: Caller, name: str) -> str:
+        """See `ToolVersions.latest`."""
+        raise NotFound("tool", name)
+
+
 class TextEmbedder:
     """Implements `usecases.diff_runs.Embedder` by the length of a text; refuses while it is told to."""
 
@@ -157,6 +172,7 @@ class Replica:
     preparation: Preparation
     agents: "agent_service_pb2_grpc.AgentServiceAsyncStub"
     sessions: "session_service_pb2_grpc.SessionServiceAsyncStub"
+    runs: "run_service_pb2_grpc.RunServiceAsyncStub"
     records: "record_service_pb2_grpc.RecordServiceAsyncStub"
     workflows: "workflow_service_pb2_grpc.WorkflowServiceAsyncStub"
 
@@ -216,12 +232,35 @@ class House:
         )
         reader = RunReader(store)
         steer_session = Steering(runs=engine, given=store, look=reader.session, access=access)
+        watch = RunWatch(journal=store, live=live)
         sessions = SessionServicer(
             start_session=start,
             advance_session=AdvanceSession(steer_session),
             cancel_session=CancelSession(steer_session),
             sessions=reader,
-            watch=RunWatch(journal=store, live=live),
+            watch=watch,
+            access=access,
+        )
+        steer_run = Steering(runs=engine, given=store, look=reader.run, access=access)
+        pin_workflow = PinWorkflow(
+            workflows=workflows,
+            workflow_facts=workflow_to_proto,
+            agents=agents,
+            agent_facts=agent_to_proto,
+            tools=NoTools(),
+            prompts=load_prompts(),
+        )
+        runs = RunServicer(
+            start_run=StartRun(
+                pin_workflow=pin_workflow, neighbours=preparation, runs=engine, access=access, clock=clock
+            ),
+            pause_run=PauseRun(steer_run),
+            resume_run=ResumeRun(steer_run, steps=reader.steps),
+            cancel_run=CancelRun(steer_run),
+            signal_run=SignalRun(steer_run),
+            stream_turns=StreamTurns(history=SqlTurnHistory(app=app, store=store)),
+            runs=reader,
+            watch=watch,
             access=access,
         )
         archive = SqlRunArchive(maintenance=maintenance, keys=keys, objects=objects)
@@ -252,6 +291,7 @@ class House:
                     AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
                 ),
                 partial(session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
+                partial(run_service_pb2_grpc.add_RunServiceServicer_to_server, runs),
                 partial(record_service_pb2_grpc.add_RecordServiceServicer_to_server, records),
                 partial(
                     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
@@ -274,6 +314,7 @@ class House:
             preparation=preparation,
             agents=agent_service_pb2_grpc.AgentServiceStub(server.channel),
             sessions=session_service_pb2_grpc.SessionServiceStub(server.channel),
+            runs=run_service_pb2_grpc.RunServiceStub(server.channel),
             records=record_service_pb2_grpc.RecordServiceStub(server.channel),
             workflows=workflow_service_pb2_grpc.WorkflowServiceStub(server.channel),
         )
