@@ -314,6 +314,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "UserService/SetUserRoles": lambda world: {"user_id": world.user, "roles": ["ROLE_AUDITOR"]},
     "ViolationService/ListViolations": lambda _: {"rule": "no_swords", "page_size": 1},
     "ViolationService/WatchViolations": lambda _: {},
+    "WorkerService/Work": lambda _: {"hello": {"worker": "walker", "steps": ["walk"], "credits": 1}},
     "WorkflowService/CreateWorkflow": lambda world: {"workflow": a_workflow(world.fresh("walk"))},
     "WorkflowService/GetWorkflow": lambda world: {"name": world.workflow, "version": "1.0.0"},
     "WorkflowService/ListWorkflows": lambda world: {"name": world.workflow, "page_size": 1},
@@ -431,7 +432,8 @@ async def by_grpc(mesh: RunningMesh, rpc: Rpc, request: Request, token: str) -> 
                 call = rpc.on(channel)(rpc.message(request), metadata=metadata)
         first = await call.read()
         call.cancel()
-        return first
+        # A worker for which there is nothing to do hears nothing until its stream ends.
+        return first if isinstance(first, Message) or not rpc.method.client_streaming else rpc.response_class()
 
 
 async def by_rest(rest: Rest, rpc: Rpc, call: RestCall, token: str) -> Message | None:

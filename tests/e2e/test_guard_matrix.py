@@ -228,7 +228,7 @@ async def test_an_item_of_a_batch_may_do_what_the_role_in_its_own_token_may(
 ) -> None:
     """The stream is opened by a service; each item names the caller for whom it is."""
     granted = permission_page.granted(permission_page.PAGE.read_text(encoding="utf-8"))
-    batches = [rpc for rpc in INTERNAL if rpc.method.client_streaming]
+    batches = [rpc for rpc in INTERNAL if "identities" in rpc.method.input_type.fields_by_name]
     for rpc in batches:
         for role, token in roles.tokens.items():
             request = rpc.message({"identities": {"access_tokens": [token]}, "items": [{"header": {"item_id": "7"}}]})

@@ -139,10 +139,10 @@ async def test_a_role_may_do_what_is_its_own_and_nothing_else(
         if rpc.guard.permission in permissions:
             continue
         headers = {"x-api-key": keys_by_role[role]}
-        [call, *_] = rpc.rest(an_empty_request(rpc))
         assert await refused_by_grpc(mesh, rpc, headers) == ("PERMISSION_DENIED", "PERMISSION_MISSING"), role
-        answer = await refused_by_rest(rest, call, headers)
-        assert (answer.status, answer.reason) == (403, "PERMISSION_MISSING"), f"{role}: {answer.body}"
+        for call in rpc.rest(an_empty_request(rpc))[:1]:
+            answer = await refused_by_rest(rest, call, headers)
+            assert (answer.status, answer.reason) == (403, "PERMISSION_MISSING"), f"{role}: {answer.body}"
 
 
 async def test_nobody_gives_away_a_role_that_they_do_not_hold(make_tenant: MakeTenant) -> None:

@@ -95,8 +95,8 @@ class Rpc:
     def _bindings(self) -> Iterator[http_pb2.HttpRule]:
         options: Any = descriptor_pb2.MethodOptions.FromString(self.method.GetOptions().SerializeToString())
         rule: http_pb2.HttpRule = options.Extensions[annotations_pb2.http]  # extensions of options have no types
-        yield rule
-        yield from rule.additional_bindings
+        # A stream from the caller has no REST.
+        yield from (binding for binding in (rule, *rule.additional_bindings) if binding.WhichOneof("pattern"))
 
 
 def _rest_call(binding: http_pb2.HttpRule, fields: Mapping[str, Any]) -> RestCall:
