@@ -33,6 +33,8 @@ ON_THE_WAY: Final = (
 )
 #: Passed only when a hold runs out.
 ON_EXPIRY: Final = ("cost.before_expiry",)
+#: Passed only when a fact is too big for its row; `test_journal_blobs` of the integration suite fails there.
+ON_BIG_FACTS: Final = ("orchestrator.after_blobs",)
 
 _NAME: Final = re.compile(r'(?:failpoint\(|: Final = )"((?:\w+)\.(?:before|after)_\w+)"')
 
