@@ -93,6 +93,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         enter = stack.enter_async_context
         size = settings.database_connections
         app = await enter(sql_engine(settings.database_url.get_secret_value(), pool_size=size))
+        commits = await enter(sql_engine(settings.database_url.get_secret_value(), pool_size=1))
         maintenance = await enter(sql_engine(settings.maintenance_database_url.get_secret_value(), pool_size=size))
         nats = await enter(bus(settings.nats_url.get_secret_value(), streams=(STREAM,)))
         signer = workload_identity(settings, "orchestrator", clock=clock)
@@ -120,7 +121,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         )
         objects = blob_store(settings.object_store)
         codec = JournalCodec(sealed.keys, JournalBlobs(store=objects, most_inline=settings.max_inline_bytes))
-        store = SqlRunStore(app=app, maintenance=maintenance, codec=codec, tenants=guard.feed)
+        store = SqlRunStore(app=app, commits=commits, maintenance=maintenance, codec=codec, tenants=guard.feed)
         live = await enter(live_events(nats, clock=clock))
         events = await enter(run_events(nats, clock=clock))
         agents = AgentRepository(app, tenants=guard.feed)

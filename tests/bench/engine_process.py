@@ -326,6 +326,7 @@ async def main() -> None:
         store = CountingStore(
             delay_seconds=asked["delay_seconds"],
             app=app,
+            commits=await enter(sql_engine(asked["app"], pool_size=1)),
             maintenance=maintenance,
             codec=codec,
             tenants=KnownTenants(),

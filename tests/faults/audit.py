@@ -99,7 +99,7 @@ async def _check_journals(mesh: RunningMesh, sessions: Sequence[session_pb2.Sess
         keys = KeyRing(
             SqlDataKeys(app), await KekFile.read(DataDir(mesh.data_dir).kek), clock=SystemClock(), ids=SystemIds()
         )
-        store = SqlRunStore(app=app, maintenance=app, codec=JournalCodec(keys), tenants=KnownTenants())
+        store = SqlRunStore(app=app, commits=app, maintenance=app, codec=JournalCodec(keys), tenants=KnownTenants())
         for session in sessions:
             tenant = owners[str(to_uuid(session.session_id, "run"))]
             replay, view, results, steps = Replay(session.session_id), session_pb2.Session(), Counter(), Counter()

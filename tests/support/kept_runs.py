@@ -137,7 +137,7 @@ async def kept_runs(urls: DatabaseUrls, folder: Path) -> AsyncGenerator[KeptRuns
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(folder / "kek"), clock=SystemClock(), ids=SystemIds())
         objects, tenants = BlobDirectory(folder / "objects"), KnownTenants()
         codec = JournalCodec(keys, JournalBlobs(store=objects, most_inline=MOST_INLINE))
-        store = SqlRunStore(app=app, maintenance=maintenance, codec=codec, tenants=tenants)
+        store = SqlRunStore(app=app, commits=app, maintenance=maintenance, codec=codec, tenants=tenants)
         runs = KeptRuns(
             urls=urls,
             app=app,

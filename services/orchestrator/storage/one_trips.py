@@ -3,6 +3,7 @@
 from typing import Final
 
 from services.meshkit.sql.one_trip import OneTrip
+from services.orchestrator.storage.tables import PK_RUN
 
 #: Class of the advisory locks of shards: commits share them, whoever takes a shard over holds them alone.
 SHARD_LOCK: Final = 1919249002
@@ -90,6 +91,58 @@ COMMIT_TICK: Final = OneTrip(
         END IF;
         END;""",  # noqa: S608  # a constant of ours
 )
+#: Adds a new run with its first facts. True when the lease of its starter holds; False when not, and then the owner of
+#: its shard finds a command to adopt it. Null when there is such a run, and then nothing is written. It is called in
+#: a transaction that has more to do: a request to claim, a quota to look at, an audit entry to write.
+BEGIN_RUN: Final = OneTrip(
+    name="begin_run",
+    planned_once=True,
+    arguments=(
+        "uuid",  # 1 tenant
+        "uuid",  # 2 run
+        "smallint",  # 3 shard, and
+        "bigint",  # 4 the epoch of its lease; null when its starter has none
+        "smallint",  # 5 kind
+        "smallint",  # 6 state
+        "bytea",  # 7 view
+        "bigint",  # 8 last sequence
+        "text",  # 9 grant
+        "timestamptz",  # 10 next moment
+        "bigint",  # 11 journal row: first sequence
+        "smallint",  # 12 count of entries
+        "bytea",  # 13 payload
+        "bytea",  # 14 commitments
+        "bytea[]",  # 15 facts in the object store: digest
+        "bigint[]",  # 16 sequence
+        "bigint[]",  # 17 bytes
+        "smallint",  # 18 bytes in all: where starts in this shard are counted,
+        "bigint",  # 19 and how many there are
+    ),
+    returns="boolean",
+    body=f"""
+        BEGIN
+        INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, wake_time, kind)
+            VALUES ($1, $2, $3, $6, $7, $8, $9, $10, $5) ON CONFLICT ON CONSTRAINT {PK_RUN} DO NOTHING;
+        IF NOT FOUND THEN RETURN NULL; END IF;
+        INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
+            VALUES ($1, $2, $11, $12, $13, $14);
+        IF cardinality($15) > 0 THEN
+            INSERT INTO journal_blob (tenant_id, run_id, digest, sequence, bytes)
+                SELECT $1, $2, blob.digest, blob.sequence, blob.bytes
+                FROM unnest($15, $16, $17) AS blob (digest, sequence, bytes);
+        END IF;
+        INSERT INTO storage_used (tenant_id, slot, bytes) VALUES ($1, $18, $19)
+            ON CONFLICT (tenant_id, slot) DO UPDATE SET bytes = storage_used.bytes + excluded.bytes;
+        IF $4 IS NOT NULL THEN
+            PERFORM pg_advisory_xact_lock_shared({SHARD_LOCK}, $3);
+            PERFORM true FROM shard
+                WHERE shard.shard = $3 AND shard.epoch = $4 AND shard.lease_until > clock_timestamp();
+            IF FOUND THEN RETURN true; END IF;
+        END IF;
+        INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject) VALUES ($1, $2, $2, 'adopt', '');
+        RETURN false;
+        END;""",  # noqa: S608  # constants of ours
+)
 #: Gives the sealed view of a run, and of which kind it is.
 VIEW_OF_RUN: Final = OneTrip(
     name="view_of_run",
@@ -99,4 +152,4 @@ VIEW_OF_RUN: Final = OneTrip(
     body="RETURN QUERY SELECT kind, view FROM run WHERE run_id = $1;",
 )
 
-ONE_TRIPS: Final = (COMMIT_TICK, VIEW_OF_RUN)
+ONE_TRIPS: Final = (COMMIT_TICK, BEGIN_RUN, VIEW_OF_RUN)

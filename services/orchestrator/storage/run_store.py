@@ -8,7 +8,6 @@ from typing import Final
 from uuid import UUID
 
 from asyncpg import Record
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
@@ -19,11 +18,10 @@ from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.once import AnsweredBefore, Once, RequestInProgress, current_once
 from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
 from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
-from services.meshkit.sql.errors import violates
 from services.meshkit.sql.once import key_of, place_of
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
-from services.meshkit.sql.scope import DriverScope, Scope, driver_scope, tenant_scope
+from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants, tenant_scope
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunArchived, RunNotFound, SignalsAtLimit
 from services.orchestrator.engine.journal import JournalCodec
@@ -41,8 +39,7 @@ from services.orchestrator.engine.run import (
     StartKey,
     kind_of,
 )
-from services.orchestrator.storage.one_trips import COMMIT_TICK, SHARD_LOCK, VIEW_OF_RUN
-from services.orchestrator.storage.tables import PK_RUN
+from services.orchestrator.storage.one_trips import BEGIN_RUN, COMMIT_TICK, SHARD_LOCK, VIEW_OF_RUN
 from services.orchestrator.storage.tick_arrays import tick_arrays
 
 log = logger(__name__)
@@ -69,29 +66,11 @@ _START_METHODS: Final = {
 }
 _FORK_METHOD: Final = "comitia.orchestrator.v1.RecordService/ForkRun"
 
-_INSERT_RUN: Final = """
-    INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, wake_time, kind)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"""
-#: Whether a shard's lease holds. What it finds is true until the scope ends.
-_LOCK_SHARD: Final = f"SELECT pg_advisory_xact_lock_shared({SHARD_LOCK}, $1)"
-_HOLDS_SHARD: Final = """
-    SELECT true FROM shard WHERE shard = $1 AND epoch = $2 AND lease_until > clock_timestamp()"""
-_ADOPT: Final = """
-    INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject) VALUES ($1, $2, $2, 'adopt', '')"""
 #: Starts of one tenant take turns until they are committed, so that none is counted by nobody. The key is a constant of
 #: ours and the tenant.
 _TAKE_TURNS: Final = "SELECT pg_advisory_xact_lock(1919249001, hashtext($1::text))"
 _STORED: Final = "SELECT coalesce(sum(bytes), 0)::bigint FROM storage_used WHERE tenant_id = $1"
-#: Starts count in slots of their own, so that none waits for a tick that is being committed, nor a tick for it.
-_ADD_STORED: Final = """
-    INSERT INTO storage_used (tenant_id, slot, bytes) VALUES ($1, $2, $3)
-    ON CONFLICT (tenant_id, slot) DO UPDATE SET bytes = storage_used.bytes + excluded.bytes"""
 _IN_PROGRESS: Final = "SELECT count(*) FROM run WHERE tenant_id = $1 AND state NOT IN (5, 6, 7)"
-_INSERT_ROW: Final = """
-    INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
-    VALUES ($1, $2, $3, $4, $5, $6)"""
-_INSERT_BLOB: Final = """
-    INSERT INTO journal_blob (tenant_id, run_id, digest, sequence, bytes) VALUES ($1, $2, $3, $4, $5)"""
 #: A replica that has not said for so long that it is alive takes no share of the shards.
 _BEAT: Final = """
     INSERT INTO engine_replica (owner, alive_until) VALUES ($1, now() + $2::interval)
@@ -166,12 +145,23 @@ class BlobsNotKept(Exception):
 
 
 class SqlRunStore:
-    """Implements `engine.ports.RunStore`, and answers what callers ask of runs."""
+    """Implements `engine.ports.RunStore`, and answers what callers ask of runs.
+
+    Args:
+        commits: of the same role as `app`, for ticks alone: they wait for no connection that starts and reads have.
+    """
 
     def __init__(
-        self, *, app: AsyncEngine, maintenance: AsyncEngine, codec: JournalCodec, tenants: KnowsTenants
+        self,
+        *,
+        app: AsyncEngine,
+        commits: AsyncEngine,
+        maintenance: AsyncEngine,
+        codec: JournalCodec,
+        tenants: KnowsTenants,
     ) -> None:
         self._app = app
+        self._commits = commits
         self._maintenance = maintenance
         self._codec = codec
         self._tenants = tenants
@@ -191,73 +181,63 @@ class SqlRunStore:
 
     async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
         """See `RunStore.create`."""
-        run, run_uuid = first.run, first.run.uuid
+        run = first.run
         await self._codec.load([run.tenant])
         if first.view is None:
             raise ValueError("a new run has a view")
         view = self._codec.seal_view(run, first.view)
         [sealed] = self._codec.seal([first])
         await self._codec.put(sealed.blobs)
-        async with tenant_scope(self._app, run.tenant) as scope:
+        async with driver_scope(self._app, run.tenant) as scope:
             if key is not None:
                 earlier = await claim(scope, _request_key(key), key.body)
                 if earlier is not None:
                     return Created(earlier=await self._first_view(key, earlier))
-                await keep(scope, _request_key(key), run_uuid.bytes + view)
+                await keep(scope, _request_key(key), run.uuid.bytes + view)
             await self._check_quota(scope, run.tenant)
-            state, kind = int(first.view.state), int(kind_of(first.view))
-            shown = state, view, first.last_sequence
-            try:
-                await scope.exec_driver_sql(
-                    _INSERT_RUN, (run.tenant, run_uuid, run.shard, *shown, run.grant_id, first.wake_time, kind)
-                )
-            except IntegrityError as error:
-                if not violates(error, PK_RUN):
-                    raise
-                # A sub-run, whose id is that of its place, and which the owner before has started.
-                return Created(earlier=await self.view(run.tenant, run.run_id))
-            await scope.exec_driver_sql(
-                _INSERT_ROW,
-                (run.tenant, run_uuid, first.first_sequence, len(first.entries), sealed.payload, sealed.commitments),
+            held: bool | None = await scope.driver.fetchval(
+                BEGIN_RUN.call,
+                *(run.tenant, run.uuid, run.shard, None if lease is None else lease.epoch),
+                *(int(kind_of(first.view)), int(first.view.state), view, first.last_sequence),
+                *(run.grant_id, first.wake_time),
+                *(first.first_sequence, len(first.entries), sealed.payload, sealed.commitments),
+                [blob.digest for blob in sealed.blobs],
+                [blob.sequence for blob in sealed.blobs],
+                [len(blob.content) for blob in sealed.blobs],
+                # Starts count in slots of their own, so that none waits for a tick under way, nor a tick for it.
+                *(SHARDS + run.shard, sealed.size),
+                listed_tenants(run.tenant),
             )
-            for blob in sealed.blobs:
-                await scope.exec_driver_sql(
-                    _INSERT_BLOB, (run.tenant, run_uuid, blob.digest, blob.sequence, len(blob.content))
-                )
-            await scope.exec_driver_sql(_ADD_STORED, (run.tenant, SHARDS + run.shard, sealed.size))
-            held = lease is not None and await self._holds(scope, lease)
-            if not held:
-                await scope.exec_driver_sql(_ADOPT, (run.tenant, run_uuid))
-            await scope.commit()
+            if held is not None:
+                await scope.commit()
+        if held is None:
+            # A sub-run, whose id is that of its place, and which the owner before has started.
+            return Created(earlier=await self.view(run.tenant, run.run_id))
         return Created(held=held)
-
-    async def _holds(self, scope: Scope, lease: ShardLease) -> bool:
-        await scope.exec_driver_sql(_LOCK_SHARD, (lease.shard,))
-        found = await scope.exec_driver_sql(_HOLDS_SHARD, (lease.shard, lease.epoch))
-        return found.scalar_one_or_none() is True
 
     async def check_quota(self, tenant: TenantId) -> None:
         """See `RunStore.check_quota`."""
         quotas = rules_of(self._tenants, tenant).quotas
         if quotas.max_concurrent_runs or quotas.max_storage_bytes:
-            async with tenant_scope(self._app, tenant, audited=False) as scope:
+            # Rolled back: it only looks.
+            async with driver_scope(self._app, tenant) as scope:
                 await self._check_quota(scope, tenant)
 
-    async def _check_quota(self, scope: Scope, tenant: TenantId) -> None:
+    async def _check_quota(self, scope: DriverScope, tenant: TenantId) -> None:
         """Raises: QuotaExceeded. The count of runs that it finds holds until the scope ends, in all replicas.
 
         Bytes grow with every run in progress, so none are reserved: what has begun goes on, and nothing more begins.
         """
         quotas = rules_of(self._tenants, tenant).quotas
         if quotas.max_storage_bytes:
-            stored: int = (await scope.exec_driver_sql(_STORED, (tenant,))).scalar_one()
+            stored: int = await scope.driver.fetchval(_STORED, tenant)
             if stored >= quotas.max_storage_bytes:
                 raise QuotaExceeded("max_storage_bytes", limit=quotas.max_storage_bytes, used=stored)
         most = quotas.max_concurrent_runs
         if not most:
             return
-        await scope.exec_driver_sql(_TAKE_TURNS, (str(tenant),))
-        used: int = (await scope.exec_driver_sql(_IN_PROGRESS, (tenant,))).scalar_one()
+        await scope.driver.execute(_TAKE_TURNS, str(tenant))
+        used: int = await scope.driver.fetchval(_IN_PROGRESS, tenant)
         if used >= most:
             raise QuotaExceeded("max_concurrent_runs", limit=most, used=used)
 
@@ -275,7 +255,7 @@ class SqlRunStore:
             except BlobStoreAway as cause:
                 raise BlobsNotKept(cause.message) from cause
             await failpoint("orchestrator.after_blobs")
-        rows = await one_trip(self._app, tenants, COMMIT_TICK, *arrays)
+        rows = await one_trip(self._commits, tenants, COMMIT_TICK, *arrays)
         return [row["lost"] for row in rows]
 
     async def entries(

@@ -209,7 +209,7 @@ class House:
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=clock, ids=ids)
         objects = BlobDirectory(self.folder / "objects")
         codec = JournalCodec(keys, JournalBlobs(store=objects, most_inline=262_144))
-        store = SqlRunStore(app=app, maintenance=maintenance, codec=codec, tenants=self.tenants)
+        store = SqlRunStore(app=app, commits=app, maintenance=maintenance, codec=codec, tenants=self.tenants)
         live = await stack.enter_async_context(live_events(nats, clock=clock))
         calls = WorldCalls(self.world)
         events = await stack.enter_async_context(run_events(nats, clock=clock))
