@@ -36,9 +36,11 @@ from services.orchestrator.engine.run import (
     Holdings,
     OwnedRun,
     RunCommand,
+    RunKind,
     RunWrite,
     ShardLease,
     StartKey,
+    session_of,
     shard_of,
 )
 from services.orchestrator.storage.one_trips import SHARD_LOCK
@@ -182,7 +184,9 @@ async def place(backend: DatabaseUrls | None, tmp_path_factory: pytest.TempPathF
         sql_engine(backend.migrator, pool_size=1) as migrator,
     ):
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(kek), clock=SystemClock(), ids=IDS)
-        store = SqlRunStore(app=app, maintenance=maintenance, codec=JournalCodec(keys), tenants=KnownTenants())
+        store = SqlRunStore(
+            app=app, commits=app, maintenance=maintenance, codec=JournalCodec(keys), tenants=KnownTenants()
+        )
         found = InPostgres(store, maintenance, migrator)
         await found.begin()
         yield found
@@ -212,6 +216,7 @@ class Driven:
         started.session.session_id = run_id
         self.world = World()
         self.first = self.live.begin(started, Timestamp(seconds=1))
+        self.live.recorded(self.first)
 
     @property
     def calls(self) -> list[journal_pb2.JournalEntry]:
@@ -225,6 +230,7 @@ class Driven:
         self.live.tell(commands)
         write = self.live.advance(Timestamp(seconds=2))
         assert write is not None
+        self.live.recorded(write)
         return write
 
 
@@ -511,14 +517,14 @@ async def test_a_run_started_under_a_lost_lease_waits_to_be_adopted(place: Place
 
 
 async def test_the_same_request_starts_one_run(store: Views, tenant: TenantId) -> None:
-    key = StartKey(tenant=tenant, request_id=uuid4(), body=b"a")
+    key = StartKey(tenant=tenant, kind=RunKind.SESSION, request_id=uuid4(), body=b"a")
     first, second = Driven(tenant), Driven(tenant)
     assert await store.started_before(key) is None
     assert (await store.create(first.first, key, None)).earlier is None
     assert await store.started_before(key) == first.first.view
     assert (await store.create(second.first, key, None)).earlier == first.first.view
     assert await store.owned_run(second.run.run_id) is None, "nothing was written"
-    other = StartKey(tenant=tenant, request_id=key.request_id, body=b"b")
+    other = StartKey(tenant=tenant, kind=RunKind.SESSION, request_id=key.request_id, body=b"b")
     with pytest.raises(RequestIdReused):
         await store.create(second.first, other, None)
 
@@ -550,7 +556,7 @@ async def test_a_paused_run_rests_and_wakes_for_its_moment_alone(store: Views, t
     late, soon = [await a_run(store, tenant, lease) for _ in range(2)]
     for driven, minutes in ((late, 9), (soon, 1)):
         paused = session_pb2.Session()
-        paused.CopyFrom(driven.first.view or paused)
+        paused.CopyFrom(session_of(driven.first.view or paused))
         paused.state = session_pb2.SESSION_STATE_PAUSED
         nothing = RunWrite(
             run=driven.run,
