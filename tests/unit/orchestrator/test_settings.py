@@ -5,10 +5,10 @@ from datetime import timedelta
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from services.meshkit.core.ids import SystemIds, to_uuid
+from services.meshkit.core.ids import to_uuid
 from services.orchestrator.settings import OrchestratorSettings
 
-TENANT = SystemIds().new("tenant")
+TENANT = "tenant_01m7zensjaez085ykt020fzfy1"
 NEEDED = {
     "LISTEN": "127.0.0.1:0",
     "DATABASE_URL": "postgresql://app@/x",

@@ -215,7 +215,7 @@ FAULTS: Sequence[tuple[str, Any, str, Callable[[Any], Any], str, str]] = (
 
 
 @pytest.mark.parametrize(
-    ("name", "where", "what", "fault", "history", "path"), FAULTS, ids=lambda value: str(value)[:40]
+    ("name", "where", "what", "fault", "history", "path"), FAULTS, ids=[fault[0] for fault in FAULTS]
 )
 def test_a_fault_inside_a_program_is_caught_and_the_first_drift_names_its_step(
     name: str,
