@@ -8,7 +8,6 @@ from comitia_sdk.cli.output import dollars, plain
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
     from rich.table import Table
-    from rich.text import Text
 
     from comitia.common.v1.usage_pb2 import Usage
     from comitia.orchestrator.v1.record_pb2 import RunDifference, RunSide, StepDifference, StepSide
@@ -17,6 +16,8 @@ _GONE: Final = "red"
 _COME: Final = "green"
 _FAINT: Final = "bright_black"
 _NOTHING: Final = "—"
+#: Names of fields are folded beyond this width.
+_NAME_WIDTH: Final = 26
 #: A text is shown up to this many characters.
 _MOST_SHOWN: Final = 600
 
@@ -71,27 +72,15 @@ def _step(step: "StepDifference") -> "Table":
     }
     for name, show in rows.items():
         _add(table, name, *(_NOTHING if side is None else show(side) for side in (first, second)))
-    if step.changes:
-        table.add_row("words", *_changed(step))
-    else:
+    for number, change in enumerate(step.changes):
+        _add(table, "" if number else "words", _cut(change.before) or _NOTHING, _cut(change.after) or _NOTHING)
+    if not step.changes:
         _add(table, "text", *("" if side is None else _cut(side.text) for side in (first, second)))
     alike = [f"{step.words:.2f} by words"] if step.HasField("words") else []
     alike += [f"{step.meaning:.2f} by meaning"] if step.HasField("meaning") else []
     if alike:
         _add(table, "alike", ", ".join(alike), "")
     return table
-
-
-def _changed(step: "StepDifference") -> "tuple[Text, Text]":
-    """Writes the words that changed, each change on lines of its own."""
-    from rich.text import Text
-
-    before, after = Text(), Text()
-    for number, change in enumerate(step.changes):
-        end = "\n" if number + 1 < len(step.changes) else ""
-        before.append(f"{plain(_cut(change.before)) or _NOTHING}{end}", style=_GONE if change.before else _FAINT)
-        after.append(f"{plain(_cut(change.after)) or _NOTHING}{end}", style=_COME if change.after else _FAINT)
-    return before, after
 
 
 def _summary(found: "RunDifference") -> str:
@@ -107,10 +96,11 @@ def _table(title: str, first: str, second: str) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, expand=True, pad_edge=False)
-    table.add_column(Text(plain(title), style="bold"), ratio=1, overflow="fold")
-    table.add_column(Text(plain(first), style="bold"), ratio=3, overflow="fold")
-    table.add_column(Text(plain(second), style="bold"), ratio=3, overflow="fold")
+    heading = Text(plain(title), style="bold") if title else None
+    table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, expand=True, pad_edge=False)
+    table.add_column("", max_width=_NAME_WIDTH, overflow="fold")
+    table.add_column(Text(plain(first)), ratio=1, overflow="fold")
+    table.add_column(Text(plain(second)), ratio=1, overflow="fold")
     return table
 
 

@@ -34,6 +34,8 @@ _MOST_VECTORS: Final = 1_000
 _OF_ITS_RUN: Final = (
     *("session_id", "run_id", "budget_id", "forked_from_run_id", "forked_at_sequence"),
     *("start_time", "end_time", "deadline_time", "parent_run_id", "parent_path"),
+    # As it is asked for, it is the topic once more.
+    "topic_final",
 )
 
 #: A vector, and the model that made it: those of different models never compare.

@@ -7,7 +7,15 @@ from uuid import uuid4
 
 import grpc
 
-from comitia.orchestrator.v1 import agent_pb2, agent_service_pb2, record_pb2, run_pb2, session_pb2
+from comitia.orchestrator.v1 import (
+    agent_pb2,
+    agent_service_pb2,
+    journal_pb2,
+    record_pb2,
+    run_pb2,
+    session_pb2,
+    session_service_pb2,
+)
 from comitia.orchestrator.v1 import record_service_pb2 as pb
 from comitia_sdk.record.run_file import RunFileReader
 from services.meshkit.core.errors import Unavailable
@@ -18,7 +26,7 @@ from services.meshkit.sql.scope import maintenance_scope
 from services.orchestrator.record.replaying import Rerun
 from tests.integration.orchestrator.conftest import OTHER_TENANT, House, Replica
 from tests.integration.orchestrator.test_sessions import TERMINAL, refused, start, until
-from tests.support.sessions import World
+from tests.support.sessions import World, a_generation
 
 SUCCEEDED = session_pb2.SESSION_STATE_SUCCEEDED
 
@@ -121,6 +129,36 @@ async def test_another_version_of_an_agent_takes_its_place_in_a_fork(house: Hous
     missing = pb.AgentChange(name="Apollo", version="9.0.0")
     answer = await refused(lambda: fork(replica, session.session_id, agents=[missing]))
     assert answer[:2] == (grpc.StatusCode.NOT_FOUND, "AGENT_NOT_FOUND")
+
+
+async def test_a_dry_fork_calls_no_tool_and_one_with_real_effects_does(house: House, replica: Replica) -> None:
+    agent = agent_pb2.Agent(name="Athena", version="1.0.0", instructions="Reckon.", tools=["calculator"])
+    await replica.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=agent), metadata=replica.as_tenant())
+
+    def wishes() -> None:
+        asked = a_generation("", tool="calculator", arguments={"expression": "6 * 7"})
+        house.world.generations["rounds/1/Athena"] = [asked, a_generation("It is 42.")]
+
+    def called() -> int:
+        kinds = [entry.call_intended.kind for entry in house.world.requests]
+        return kinds.count(journal_pb2.CALL_KIND_TOOL)
+
+    wishes()
+    request = session_service_pb2.StartSessionRequest(
+        topic="6 * 7?", mode=session_pb2.SESSION_MODE_DIALOGUE, agents=["Athena"], max_rounds=1
+    )
+    session = (await replica.sessions.StartSession(request, metadata=replica.as_tenant())).session
+    await until(replica, session.session_id, *TERMINAL)
+    assert called() == 1
+    wishes()
+    dry = await fork(replica, session.session_id)
+    ended = await until(replica, dry.run_id, *TERMINAL)
+    assert (ended.state, called()) == (SUCCEEDED, 1)
+    assert ended.cost_nano_usd == 2_000, "two answers of the model, and none of the tool"
+    wishes()
+    real = await fork(replica, session.session_id, effects=pb.FORK_EFFECTS_REAL)
+    await until(replica, real.run_id, *TERMINAL)
+    assert called() == 2
 
 
 async def test_a_repeated_request_forks_once(replica: Replica) -> None:
