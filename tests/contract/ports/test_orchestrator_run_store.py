@@ -37,6 +37,7 @@ from services.orchestrator.engine.run import (
     OwnedRun,
     RunCommand,
     RunKind,
+    RunView,
     RunWrite,
     ShardLease,
     StartKey,
@@ -58,7 +59,7 @@ REFUSED = (WriteRefused, asyncpg.IntegrityConstraintViolationError)
 class Views(RunStore, Protocol):
     """A store that also answers what callers ask of runs."""
 
-    async def view(self, tenant: TenantId, run_id: str) -> session_pb2.Session: ...
+    async def view(self, tenant: TenantId, run_id: str) -> RunView: ...
 
     async def turns(
         self, tenant: TenantId, run_id: str, *, after: int, most: int
