@@ -23,6 +23,8 @@ __all__ = ["provider", "world"]
 
 #: Mutations that callers outside can ask for.
 AUDITED: Final = [rpc for rpc in PUBLIC if rpc.guard.audit]
+#: Reads of such reach that each is on record.
+READS: Final = [rpc for rpc in PUBLIC if rpc.guard.audit_read]
 #: Mutations that only services ask for, with the test that drives them.
 INSIDE: Final = {"/comitia.cost.v1.BudgetService/CreateBudget": "tests/integration/cost/test_audit.py"}
 
@@ -107,3 +109,31 @@ async def test_a_refused_mutation_leaves_one_entry(mesh: RunningMesh, world: Wor
     (entry,) = (await entries(mesh, rpc, request))[before:]
     assert (entry["outcome"], entry["reason"]) == (REFUSED, "PERMISSION_MISSING")
     assert entry["tenant_id"] == to_uuid(world.client.identity.whoami().tenant_id, "tenant")
+
+
+@pytest.mark.parametrize("rpc", READS, ids=lambda rpc: rpc.name)
+async def test_a_read_of_great_reach_leaves_one_entry_each_time_and_so_does_its_refusal(
+    mesh: RunningMesh, world: World, auditor: str, rpc: Rpc
+) -> None:
+    assert rpc.streams
+    request = rpc.message(dict(REQUESTS[rpc.name](world)))
+    user = world.client.identity.create_key("works only", roles=["tenant_user"]).secret
+    with Client(mesh.url, api_key=user) as client:
+        without = client.identity.token()
+    before = len(await entries(mesh, rpc, request))
+    await drain(mesh, rpc, request, auditor)
+    await drain(mesh, rpc, request, auditor)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await drain(mesh, rpc, request, without)
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    found = (await entries(mesh, rpc, request))[before:]
+    assert sorted(entry["outcome"] for entry in found) == sorted((SUCCEEDED, SUCCEEDED, REFUSED))
+    assert all(entry["action"] == rpc.guard.permission for entry in found)
+    assert all(ip_address(entry["source_address"]) for entry in found)
+
+
+async def drain(mesh: RunningMesh, rpc: Rpc, request: Message, token: str) -> None:
+    """Reads a stream to its end."""
+    async with asyncio.timeout(60), grpc.aio.insecure_channel(mesh.target) as channel:
+        async for _ in rpc.on(channel)(request, metadata=(("authorization", f"Bearer {token}"),)):
+            pass

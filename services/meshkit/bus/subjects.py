@@ -16,15 +16,14 @@ _RESERVED: Final = frozenset({"live", "dead"})
 DEAD_STREAM: Final = "COMITIA_DEAD"
 
 
-def event_subject(service: str, noun: str, event: str, *, tenant: UUID | None = None) -> str:
-    """Names the subject of an event: `comitia.tools.tool.approved.v1`, then `.<tenant>` where given.
+def event_subject(service: str, noun: str, event: str) -> str:
+    """Names the subject of an event: `comitia.tools.tool.approved.v1`.
 
-    What others than services may listen to names its tenant, so that a listener hears of no other.
+    What others than services may listen to has `.<tenant>` behind it, so that a listener hears of no other.
     """
     if service in _RESERVED:
         raise ValueError(f"{service!r} is no service")
-    subject = f"comitia.{_token(service)}.{_token(noun)}.{_token(event)}.v1"
-    return subject if tenant is None else f"{subject}.{tenant}"
+    return f"comitia.{_token(service)}.{_token(noun)}.{_token(event)}.v1"
 
 
 def live_subject(service: str, noun: str, event: str, *, tenant: UUID | None = None, key: str | None = None) -> str:

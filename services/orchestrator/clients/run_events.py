@@ -20,12 +20,13 @@ from services.meshkit.core.tenant import ErasureAction, ErasureStep
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.run import RunWrite
-from services.orchestrator.engine.run_events import events_of
+from services.orchestrator.engine.run_events import KINDS, events_of
 
 log = logger(__name__)
 
 #: Keeps the events of all runs for a week.
 STREAM: Final[StreamSpec] = service_stream("orchestrator")
+_SUBJECTS: Final = {kind: event_subject("orchestrator", "run", kind) for kind in KINDS}
 _QUEUE: Final = "orchestrator.run_events"
 #: Events that wait while NATS is away or slow: about 5 MB.
 _MOST_WAITING: Final = 10_000
@@ -135,8 +136,7 @@ async def run_events(bus: Bus, *, clock: Clock) -> AsyncGenerator[NatsRunEvents]
 
 def _message(tenant: TenantId, event: RunEvent) -> Outgoing:
     event.envelope_sha256 = envelope_sha256(event)
-    subject = event_subject("orchestrator", "run", event.kind, tenant=tenant)
-    return Outgoing(subject=subject, body=event.SerializeToString(), msg_id=event.event_id)
+    return Outgoing(subject=f"{_SUBJECTS[event.kind]}.{tenant}", body=event.SerializeToString(), msg_id=event.event_id)
 
 
 def _step(count: int) -> ErasureStep:

@@ -28,6 +28,8 @@ _ENDS: Final = {
     session_pb2.SESSION_STATE_FAILED: "failed",
     session_pb2.SESSION_STATE_CANCELLED: "cancelled",
 }
+#: What an event may be of.
+KINDS: Final = frozenset({*filter(None, _TOLD.values()), *_ENDS.values()})
 
 
 def events_of(write: RunWrite) -> Iterator[run_event_pb2.RunEvent]:
