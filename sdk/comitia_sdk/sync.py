@@ -131,6 +131,7 @@ class Agents(_Blocking[aio.AsyncAgents]):
     create = _blocking(aio.AsyncAgents.create)
     apply = _blocking(aio.AsyncAgents.apply)
     get = _blocking(aio.AsyncAgents.get)
+    ask = _blocking(aio.AsyncAgents.ask)
     list = _iterating(aio.AsyncAgents.list)
 
 

@@ -65,6 +65,7 @@ from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.transport.worker_servicer import WorkerLoanServicer, WorkerServicer
 from services.orchestrator.transport.workflow_servicer import WorkflowServicer
 from services.orchestrator.usecases.archive_runs import ArchiveRuns
+from services.orchestrator.usecases.ask_agent import AskAgent
 from services.orchestrator.usecases.create_agent import CreateAgent
 from services.orchestrator.usecases.create_workflow import CreateWorkflow
 from services.orchestrator.usecases.diff_runs import DiffRuns
@@ -182,15 +183,16 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         access = RunAccess(gate)
         reader, watch = RunReader(store), RunWatch(journal=store, live=live)
         steer_session = Steering(runs=engine, given=store, look=reader.session, access=access)
+        start_session = StartSession(
+            agents=agents,
+            neighbours=preparation,
+            runs=engine,
+            access=access,
+            prompts=load_prompts(),
+            agent_facts=agent_to_proto,
+        )
         sessions = SessionServicer(
-            start_session=StartSession(
-                agents=agents,
-                neighbours=preparation,
-                runs=engine,
-                access=access,
-                prompts=load_prompts(),
-                agent_facts=agent_to_proto,
-            ),
+            start_session=start_session,
             advance_session=AdvanceSession(steer_session),
             cancel_session=CancelSession(steer_session),
             sessions=reader,
@@ -236,7 +238,11 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             registrations=[
                 partial(
                     add_AgentServiceServicer_to_server,
-                    AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
+                    AgentServicer(
+                        create_agent=CreateAgent(agents=agents),
+                        ask_agent=AskAgent(start_session=start_session, watch=watch, access=access),
+                        agents=agents,
+                    ),
                 ),
                 partial(add_SessionServiceServicer_to_server, sessions),
                 partial(add_RunServiceServicer_to_server, runs),

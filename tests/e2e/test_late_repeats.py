@@ -118,6 +118,7 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
 #: Of these nothing can change, or what could is the caller's work that spends; a forgotten memory is gone for repeats.
 LASTING: Final = frozenset(
     {
+        "AgentService/InferAgent",
         "AuditService/AcknowledgeAuditGap",
         "IdentityService/DisableServiceAccount",
         "IdentityService/RevokeApiKey",

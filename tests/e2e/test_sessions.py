@@ -325,3 +325,27 @@ async def test_a_step_of_a_worker_says_who_speaks(tenant: Tenant, mesh: RunningM
     assert [turn.agent_name for turn in turns] == ["Bob", "Ada", "Bob"] * 2
     assert told == [(1, []), (2, ["Bob", "Ada", "Bob"]), (3, ["Bob", "Ada", "Bob"] * 2)]
     assert (await tenant.client.records.replay(session.session_id)).same
+
+
+async def test_one_agent_is_asked_and_answers(tenant: Tenant) -> None:
+    await tenant.cast("Ada")
+    question = f"Why rivers? {tenant.mark}"
+    tenant.says("Because of the meadows", match=("Why rivers?",))
+    asked = {"prompt": question, "request_id": str(uuid4())}
+    answer = (await tenant.rest.ask("POST", "/v1/agents/Ada@1.0.0:infer", asked)).body
+    turn = answer["turn"]
+    assert turn["output"]["content"] == "Because of the meadows"
+    assert turn["input"]["prompt"] == question
+    assert answer["session"]["state"] == "SESSION_STATE_SUCCEEDED"
+    assert answer["session"]["cost_nano_usd"] == turn["cost"]["cost_nano_usd"]
+    again = await tenant.rest.ask("POST", "/agents/Ada@1.0.0/infer", asked)
+    assert (again.status, again.body) == (200, answer)
+    listed = [one.session_id async for one in tenant.client.sessions.list()]
+    assert listed == [answer["session"]["session_id"]]
+
+
+async def test_a_turn_that_failed_is_an_answer_that_says_why(tenant: Tenant) -> None:
+    await tenant.cast("Ada")
+    answer = await tenant.client.agents.ask("Ada", f"Why rivers? {tenant.mark}", max_cost_nano_usd=1)
+    assert not answer.HasField("turn")
+    assert answer.session.state_reason == "BUDGET_EXHAUSTED"

@@ -55,6 +55,17 @@ class Agents:
         name = f"{request.name}@{request.version}" if request.version else request.name
         return agent_service_pb2.GetAgentResponse(agent=self.find(name))
 
+    def InferAgent(self, request: Any, _context: Any) -> agent_service_pb2.InferAgentResponse:
+        agent = self.find(request.name)
+        session = session_pb2.Session(session_id="run_asked", state=session_pb2.SESSION_STATE_SUCCEEDED)
+        if request.prompt == "something forbidden":
+            session.state = session_pb2.SESSION_STATE_FAILED
+            session.state_reason, session.state_message = "LAW_BLOCKED", "rule no_swords blocks it"
+            return agent_service_pb2.InferAgentResponse(session=session)
+        turn = session_pb2.Turn(agent_name=agent.name, agent_version=agent.version)
+        turn.output.content = f"{agent.name} answers {request.prompt!r}"
+        return agent_service_pb2.InferAgentResponse(session=session, turn=turn)
+
     def ListAgents(self, request: Any, _context: Any) -> agent_service_pb2.ListAgentsResponse:
         page, token = one_page([self.versions[key] for key in sorted(self.versions)], request)
         return agent_service_pb2.ListAgentsResponse(agents=page, next_page_token=token)

@@ -112,6 +112,7 @@ GUARDS: dict[str, Guard] = {
     "/comitia.memory.v1.MemoryService/Remember": Guard("memories.write", 500, 10, False, frozenset(), per_subject_per_second=400),
     "/comitia.orchestrator.v1.AgentService/CreateAgent": Guard("agents.write", 50, 5, False, frozenset(), audit=True, per_subject_per_second=40),
     "/comitia.orchestrator.v1.AgentService/GetAgent": Guard("agents.read", 0, 5, False, frozenset(), per_subject_per_second=80, of_project=True),
+    "/comitia.orchestrator.v1.AgentService/InferAgent": Guard("sessions.start", 50, 600, False, frozenset(), per_subject_per_second=40, of_project=True),
     "/comitia.orchestrator.v1.AgentService/ListAgents": Guard("agents.read", 0, 5, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.RecordService/DiffRuns": Guard("runs.read", 50, 60, False, frozenset(), per_subject_per_second=40, per_tenant_in_progress=8, of_project=True),
     "/comitia.orchestrator.v1.RecordService/ExportRun": Guard("runs.read", 50, 600, False, frozenset(), per_subject_per_second=40, per_tenant_in_progress=8, of_project=True),

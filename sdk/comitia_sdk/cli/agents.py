@@ -7,8 +7,9 @@ import typer
 
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.failure import EXIT_USAGE, CommandFailed
-from comitia_sdk.cli.output import Form, FormOption, moment, show_one, show_rows
-from comitia_sdk.cli.reading import FileArgument, parse_into, read_mapping
+from comitia_sdk.cli.follow import require_success
+from comitia_sdk.cli.output import Form, FormOption, as_json, moment, plain, show_json, show_one, show_rows
+from comitia_sdk.cli.reading import FileArgument, parse_into, read_dollars, read_mapping
 
 if TYPE_CHECKING:
     from comitia.orchestrator.v1.agent_pb2 import Agent
@@ -89,6 +90,28 @@ def show(
     with client() as mesh:
         agent = mesh.agents.get(name)
     show_one(output, agent, _lines(agent))
+
+
+@app.command()
+def ask(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="`name` (its highest version) or `name@version`.")],
+    prompt: Annotated[str, typer.Argument(metavar="TEXT", help="What to ask.")],
+    max_cost: Annotated[str, typer.Option(metavar="DOLLARS", help="Hard limit of the turn.")] = "1.00",
+    model: Annotated[str, typer.Option(metavar="NAME", help="Model to ask in place of the agent's own.")] = "",
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Asks one agent, and prints what it answers.
+
+    Example:  comitia agent ask Athena "What speaks against it?"
+    """
+    limit = read_dollars(max_cost)
+    with client() as mesh:
+        answer = mesh.agents.ask(name, prompt, max_cost_nano_usd=limit, model=model)
+    if output is Form.JSON:
+        show_json(as_json(answer))
+    elif answer.HasField("turn"):
+        typer.echo(plain(answer.turn.output.content).strip())
+    require_success(answer.session)
 
 
 def _shipped_text(name: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Sessions: several agents deliberate on a topic.")
 
 SessionId = Annotated[str, typer.Argument(metavar="SESSION", help="Id of the session, `run_…`.")]
-MODES: Final = "debate, brainstorm, consensus or dialogue."
+MODES: Final = "debate, brainstorm, consensus, dialogue or answer."
 STRATEGIES: Final = (
     "Who speaks when: round_robin (each hears those before), parallel (all at once), moderated (an agent picks), or "
     "step:NAME (a worker's step picks)."

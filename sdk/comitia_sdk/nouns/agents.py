@@ -1,9 +1,13 @@
 """Agents: immutable versions of a persona, its model and its limits."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Final
 
 from comitia.orchestrator.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc
 from comitia_sdk.connection import Connection
+
+#: Longest wait for a turn, seconds.
+ASK_TIMEOUT: Final = 600.0
 
 
 class AsyncAgents:
@@ -64,6 +68,37 @@ class AsyncAgents:
         """Fetches a version, the highest when none is named. Raises: NotFound."""
         request = agent_service_pb2.GetAgentRequest(name=name, version=version)
         return (await self._connection.call(self._stub.GetAgent, request)).agent
+
+    async def ask(
+        self,
+        name: str,
+        prompt: str,
+        *,
+        max_cost_nano_usd: int = 0,
+        metadata: Mapping[str, str] | None = None,
+        model: str = "",
+        request_id: str = "",
+        timeout: float = ASK_TIMEOUT,
+    ) -> agent_service_pb2.InferAgentResponse:
+        """Asks one agent and waits for its turn; without `turn`, `session.state_reason` says what went wrong.
+
+        Args:
+            name: `name` (its highest version) or `name@version`.
+            max_cost_nano_usd: hard limit; 0 means 1 USD.
+            model: asked in place of the agent's own.
+            request_id: UUID under which the same question gets the same answer; a new one when empty.
+            timeout: seconds to wait. The turn is made all the same: ask again with the same `request_id`.
+        Raises: InvalidRequest, NotFound, LimitReached.
+        """
+        request = agent_service_pb2.InferAgentRequest(
+            name=name,
+            prompt=prompt,
+            max_cost_nano_usd=max_cost_nano_usd,
+            metadata=metadata or {},
+            model=model,
+            request_id=request_id,
+        )
+        return await self._connection.call(self._stub.InferAgent, request, timeout=timeout)
 
     async def list(self, *, page_size: int = 0) -> AsyncGenerator[agent_pb2.Agent]:
         """Gives all versions, by name, then version."""

@@ -45,7 +45,7 @@ class AsyncSessions:
 
         Args:
             agents: `name` or `name@version`, in order of speech.
-            mode: debate, brainstorm, consensus or dialogue.
+            mode: debate, brainstorm, consensus, dialogue, or answer, which shows the topic alone.
             strategy: round_robin, parallel, moderated, or `step:NAME` for a worker's step that says who speaks.
             moderator: `name` or `name@version` of the agent that picks who speaks, for `moderated`.
             pool: pool of the workers that have the step, for `step:NAME`; empty means `default`.

@@ -23,13 +23,22 @@ Denied        └── TurnsNotForService
 Exhausted     ├── RunsAtLimit
               ├── SignalsAtLimit
               └── WorkersAtLimit
+Unavailable   └── TurnStillMade
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-from services.meshkit.core.errors import AlreadyExists, Exhausted, Invalid, NotFound, PermissionDenied, Precondition
+from services.meshkit.core.errors import (
+    AlreadyExists,
+    Exhausted,
+    Invalid,
+    NotFound,
+    PermissionDenied,
+    Precondition,
+    Unavailable,
+)
 from services.orchestrator.domain.workflow import Fault
 
 #: Faults of a workflow that an error lists; ValidateWorkflow tells them all.
@@ -120,6 +129,15 @@ class RunInputInvalid(Invalid):
     """The input of a run is not what its workflow takes. The field says what of it, the sentence what it should be."""
 
     reason = "RUN_INPUT_INVALID"
+
+
+class TurnStillMade(Unavailable):
+    """The orchestrator that waits for a turn stops. Another goes on with it: ask again with the same `request_id`."""
+
+    reason = "TURN_STILL_MADE"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"the orchestrator that waits for the turn of {session_id}")
 
 
 class SessionNotWaiting(Precondition):

@@ -27,6 +27,7 @@ class Mode(IntEnum):
     BRAINSTORM = 2
     CONSENSUS = 3
     DIALOGUE = 4
+    ANSWER = 5
 
 
 class Strategy(IntEnum):

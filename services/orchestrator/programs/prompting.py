@@ -17,6 +17,7 @@ PROMPT_FILES: Final[Mapping[int, str]] = {
     session_pb2.SESSION_MODE_BRAINSTORM: "brainstorm.j2",
     session_pb2.SESSION_MODE_CONSENSUS: "consensus.j2",
     session_pb2.SESSION_MODE_DIALOGUE: "dialogue.j2",
+    session_pb2.SESSION_MODE_ANSWER: "task.j2",
 }
 #: Prompt file of a turn that is a step of a workflow.
 TASK_FILE: Final = "task.j2"

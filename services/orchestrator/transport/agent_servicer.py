@@ -10,10 +10,11 @@ from comitia.orchestrator.v1 import agent_service_pb2_grpc
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
-from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.call import caller_of, current_call
 from services.meshkit.grpc.once import once
 from services.orchestrator.domain.agent import Agent, split_reference
 from services.orchestrator.transport import convert
+from services.orchestrator.usecases.ask_agent import AskAgent
 from services.orchestrator.usecases.create_agent import CreateAgent
 
 
@@ -36,8 +37,9 @@ def _created(agent: Agent) -> pb.CreateAgentResponse:
 class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
     """Converts, calls one use case or the repository, converts back."""
 
-    def __init__(self, *, create_agent: CreateAgent, agents: AgentReader) -> None:
+    def __init__(self, *, create_agent: CreateAgent, ask_agent: AskAgent, agents: AgentReader) -> None:
         self._create_agent = create_agent
+        self._ask_agent = ask_agent
         self._agents = agents
 
     async def CreateAgent(
@@ -71,3 +73,11 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         found = await self._agents.page(caller_of(context).principal.tenant, after=after, most=size + 1)
         page, more = one_page(found, size, lambda agent: (agent.name, agent.version))
         return pb.ListAgentsResponse(agents=[convert.agent_to_proto(agent) for agent in page], next_page_token=more)
+
+    async def InferAgent(
+        self, request: pb.InferAgentRequest, context: ServicerContext[pb.InferAgentRequest, pb.InferAgentResponse]
+    ) -> pb.InferAgentResponse:
+        """See the contract."""
+        question, call = convert.to_question(request, caller=caller_of(context)), current_call()
+        answer = await self._ask_agent(question, stopped=lambda: call is not None and call.drain.begun)
+        return pb.InferAgentResponse(session=answer.session, turn=answer.turn)

@@ -1,13 +1,13 @@
 """Proto to domain and back; pure."""
 
-from comitia.orchestrator.v1 import agent_pb2, session_service_pb2, workflow_pb2
+from comitia.orchestrator.v1 import agent_pb2, agent_service_pb2, session_service_pb2, workflow_pb2
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.once import request_uuid
 from services.meshkit.grpc.once import HasRequestId, body_of
-from services.orchestrator.domain.agent import Agent, MemoryPolicy
-from services.orchestrator.domain.session import Convergence, SessionSpec
+from services.orchestrator.domain.agent import Agent, MemoryPolicy, split_reference
+from services.orchestrator.domain.session import MAX_TOPIC, Convergence, Mode, SessionSpec, Strategy
 from services.orchestrator.domain.workflow import StoredWorkflow, WorkflowSummary
 from services.orchestrator.engine.run import RunKind, StartKey
 from services.orchestrator.usecases.start_session import StartSessionCommand
@@ -121,6 +121,27 @@ def to_start_command(request: session_service_pb2.StartSessionRequest, *, caller
         model=request.model,
         moderator=request.moderator,
         step=(step.name, step.pool) if request.HasField("strategy_step") else None,
+    )
+    return StartSessionCommand(caller=caller, spec=spec, key=key_of(request, caller, RunKind.SESSION))
+
+
+def to_question(request: agent_service_pb2.InferAgentRequest, *, caller: Caller) -> StartSessionCommand:
+    """Reads a question as the session of one agent and one round that answers it.
+
+    Raises: Invalid: `request_id` is no UUID, or `name` none of an agent.
+    """
+    split_reference(request.name, field="name")
+    if not request.prompt.strip() or len(request.prompt) > MAX_TOPIC:
+        raise Invalid("prompt", f"must be 1 to {MAX_TOPIC} characters, has {len(request.prompt)}")
+    spec = SessionSpec(
+        topic=request.prompt,
+        mode=Mode.ANSWER,
+        strategy=Strategy.ROUND_ROBIN,
+        agents=(request.name,),
+        max_rounds=1,
+        max_cost=NanoUsd(request.max_cost_nano_usd),
+        metadata=dict(request.metadata),
+        model=request.model,
     )
     return StartSessionCommand(caller=caller, spec=spec, key=key_of(request, caller, RunKind.SESSION))
 

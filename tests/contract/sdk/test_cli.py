@@ -57,6 +57,8 @@ def violation(mesh: FakeMesh) -> None:
     [
         ("agent list", "Athena@1.0.0"),
         ("agent show Athena", "Athena@1.0.0"),
+        ("agent ask Athena why", "Athena answers 'why'"),
+        ("agent ask Athena why -o json", '"content": "Athena answers \'why\'"'),
         ("session list", "run_1"),
         ("session show run_1", "Tabs or spaces?"),
         ("session turns run_1", "Apollo speaks in round 2."),
@@ -199,15 +201,16 @@ def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
+        ("agent ask Nobody why", 1, "comitia: agent 'Nobody' does not exist [NOT_FOUND]"),
         ("agent show Nobody", 1, "comitia: agent 'Nobody' does not exist [NOT_FOUND]"),
         ("session show run_9", 1, "comitia: session 'run_9' does not exist [NOT_FOUND]"),
         ("session watch run_9", 1, "comitia: session 'run_9' does not exist [NOT_FOUND]"),
         (
             "session start x --mode debat",
             2,
-            "comitia: mode: 'debat' is none of debate, brainstorm, consensus, dialogue; did you mean debate? [INVALID",
+            "comitia: mode: 'debat' is none of debate, brainstorm, consensus, dialogue, answer; did you mean debate?",
         ),
-        ("session start x --strategy all", 2, "comitia: strategy: 'all' is none of round_robin, parallel, moderated, step"),
+        ("session start x --strategy all", 2, "comitia: strategy: 'all' is none of round_robin, parallel, moderated"),
         ("session start x -a Nobody", 1, "comitia: agent 'Nobody' does not exist [NOT_FOUND]"),
         ("session start x --rounds 0", 2, "comitia: invalid value for '--rounds': "),
         ("session start x --rounds 10000", 2, "comitia: invalid value for '--rounds': "),
@@ -285,6 +288,12 @@ def test_a_missing_key_says_where_to_get_one(comitia: Comitia, monkeypatch: pyte
     monkeypatch.delenv("COMITIA_API_KEY")
 
     assert "set COMITIA_API_KEY" in comitia("agent", "list", code=1).err
+
+
+@pytest.mark.usefixtures("session")
+def test_a_turn_that_failed_is_a_failure_of_the_command(comitia: Comitia) -> None:
+    said = comitia("agent", "ask", "Athena", "something forbidden", code=1)
+    assert (said.out, said.err) == ("", "comitia: the session has failed: rule no_swords blocks it")
 
 
 @pytest.mark.parametrize("command", ["agent list", "session start x", "token", "status", "demo", "whoami"])

@@ -61,6 +61,7 @@ from services.orchestrator.transport.record_servicer import RecordServicer
 from services.orchestrator.transport.run_servicer import RunServicer
 from services.orchestrator.transport.session_servicer import SessionServicer
 from services.orchestrator.transport.workflow_servicer import WorkflowServicer
+from services.orchestrator.usecases.ask_agent import AskAgent
 from services.orchestrator.usecases.create_agent import CreateAgent
 from services.orchestrator.usecases.create_workflow import CreateWorkflow
 from services.orchestrator.usecases.diff_runs import DiffRuns
@@ -288,7 +289,11 @@ class House:
             local_server(
                 partial(
                     agent_service_pb2_grpc.add_AgentServiceServicer_to_server,
-                    AgentServicer(create_agent=CreateAgent(agents=agents), agents=agents),
+                    AgentServicer(
+                        create_agent=CreateAgent(agents=agents),
+                        ask_agent=AskAgent(start_session=start, watch=watch, access=access),
+                        agents=agents,
+                    ),
                 ),
                 partial(session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
                 partial(run_service_pb2_grpc.add_RunServiceServicer_to_server, runs),

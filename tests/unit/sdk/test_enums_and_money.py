@@ -10,7 +10,7 @@ from comitia_sdk.money import nano_usd, usd
 
 
 def test_values_are_known_by_their_short_names() -> None:
-    assert list(short_names(SessionMode)) == ["debate", "brainstorm", "consensus", "dialogue"]
+    assert list(short_names(SessionMode)) == ["debate", "brainstorm", "consensus", "dialogue", "answer"]
     assert number_of(SessionStrategy, "Round-Robin", field="strategy") == SessionStrategy.Value(
         "SESSION_STRATEGY_ROUND_ROBIN"
     )
@@ -30,7 +30,7 @@ def test_an_unknown_value_is_refused_with_what_was_probably_meant(asked: str, hi
         number_of(SessionMode, asked, field="mode")
 
     assert refused.value.field == "mode"
-    assert refused.value.message == f"mode: {asked!r} is none of debate, brainstorm, consensus, dialogue{hint}"
+    assert refused.value.message == f"mode: {asked!r} is none of debate, brainstorm, consensus, dialogue, answer{hint}"
 
 
 def test_money_is_exact_both_ways() -> None:

@@ -24,34 +24,45 @@ _sym_db = _symbol_database.Default()
 
 from comitia.common.v1 import guard_pb2 as comitia_dot_common_dot_v1_dot_guard__pb2
 from comitia.orchestrator.v1 import agent_pb2 as comitia_dot_orchestrator_dot_v1_dot_agent__pb2
+from comitia.orchestrator.v1 import session_pb2 as comitia_dot_orchestrator_dot_v1_dot_session__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+comitia/orchestrator/v1/agent_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a#comitia/orchestrator/v1/agent.proto\x1a\x1cgoogle/api/annotations.proto\"W\n\x12\x43reateAgentRequest\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"D\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\"0\n\x0fGetAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"A\n\x10GetAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\":\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xeb\x03\n\x0c\x41gentService\x12\xa5\x01\n\x0b\x43reateAgent\x12+.comitia.orchestrator.v1.CreateAgentRequest\x1a,.comitia.orchestrator.v1.CreateAgentResponse\";\x9a\xc2\x18\x14\n\x0c\x61gents.write\x10\x32\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x1d\"\n/v1/agents:\x01*Z\x0c\"\x07/agents:\x01*\x12\xa1\x01\n\x08GetAgent\x12(.comitia.orchestrator.v1.GetAgentRequest\x1a).comitia.orchestrator.v1.GetAgentResponse\"@\x9a\xc2\x18\x11\n\x0b\x61gents.read\x18\x05P\x01\x82\xd3\xe4\x93\x02%\x12\x11/v1/agents/{name}Z\x10\x12\x0e/agents/{name}\x12\x8e\x01\n\nListAgents\x12*.comitia.orchestrator.v1.ListAgentsRequest\x1a+.comitia.orchestrator.v1.ListAgentsResponse\"\'\x9a\xc2\x18\x11\n\x0b\x61gents.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/agentsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+comitia/orchestrator/v1/agent_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a#comitia/orchestrator/v1/agent.proto\x1a%comitia/orchestrator/v1/session.proto\x1a\x1cgoogle/api/annotations.proto\"\xec\x01\n\x11InferAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x19\n\x11max_cost_nano_usd\x18\x03 \x01(\x03\x12J\n\x08metadata\x18\x04 \x03(\x0b\x32\x38.comitia.orchestrator.v1.InferAgentRequest.MetadataEntry\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"t\n\x12InferAgentResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .comitia.orchestrator.v1.Session\x12+\n\x04turn\x18\x02 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.Turn\"W\n\x12\x43reateAgentRequest\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"D\n\x13\x43reateAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\"0\n\x0fGetAgentRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"A\n\x10GetAgentResponse\x12-\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\":\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"]\n\x12ListAgentsResponse\x12.\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x1e.comitia.orchestrator.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xad\x05\n\x0c\x41gentService\x12\xa5\x01\n\x0b\x43reateAgent\x12+.comitia.orchestrator.v1.CreateAgentRequest\x1a,.comitia.orchestrator.v1.CreateAgentResponse\";\x9a\xc2\x18\x14\n\x0c\x61gents.write\x10\x32\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x1d\"\n/v1/agents:\x01*Z\x0c\"\x07/agents:\x01*\x12\xa1\x01\n\x08GetAgent\x12(.comitia.orchestrator.v1.GetAgentRequest\x1a).comitia.orchestrator.v1.GetAgentResponse\"@\x9a\xc2\x18\x11\n\x0b\x61gents.read\x18\x05P\x01\x82\xd3\xe4\x93\x02%\x12\x11/v1/agents/{name}Z\x10\x12\x0e/agents/{name}\x12\x8e\x01\n\nListAgents\x12*.comitia.orchestrator.v1.ListAgentsRequest\x1a+.comitia.orchestrator.v1.ListAgentsResponse\"\'\x9a\xc2\x18\x11\n\x0b\x61gents.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/agents\x12\xbf\x01\n\nInferAgent\x12*.comitia.orchestrator.v1.InferAgentRequest\x1a+.comitia.orchestrator.v1.InferAgentResponse\"X\x9a\xc2\x18\x17\n\x0esessions.start\x10\x32\x18\xd8\x04P\x01\x82\xd3\xe4\x93\x02\x37\"\x17/v1/agents/{name}:infer:\x01*Z\x19\"\x14/agents/{name}/infer:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.orchestrator.v1.agent_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_INFERAGENTREQUEST_METADATAENTRY']._loaded_options = None
+  _globals['_INFERAGENTREQUEST_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_AGENTSERVICE'].methods_by_name['CreateAgent']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['CreateAgent']._serialized_options = b'\232\302\030\024\n\014agents.write\0202\030\0050\001\202\323\344\223\002\035\"\n/v1/agents:\001*Z\014\"\007/agents:\001*'
   _globals['_AGENTSERVICE'].methods_by_name['GetAgent']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['GetAgent']._serialized_options = b'\232\302\030\021\n\013agents.read\030\005P\001\202\323\344\223\002%\022\021/v1/agents/{name}Z\020\022\016/agents/{name}'
   _globals['_AGENTSERVICE'].methods_by_name['ListAgents']._loaded_options = None
   _globals['_AGENTSERVICE'].methods_by_name['ListAgents']._serialized_options = b'\232\302\030\021\n\013agents.read\030\005P\001\202\323\344\223\002\014\022\n/v1/agents'
-  _globals['_CREATEAGENTREQUEST']._serialized_start=170
-  _globals['_CREATEAGENTREQUEST']._serialized_end=257
-  _globals['_CREATEAGENTRESPONSE']._serialized_start=259
-  _globals['_CREATEAGENTRESPONSE']._serialized_end=327
-  _globals['_GETAGENTREQUEST']._serialized_start=329
-  _globals['_GETAGENTREQUEST']._serialized_end=377
-  _globals['_GETAGENTRESPONSE']._serialized_start=379
-  _globals['_GETAGENTRESPONSE']._serialized_end=444
-  _globals['_LISTAGENTSREQUEST']._serialized_start=446
-  _globals['_LISTAGENTSREQUEST']._serialized_end=504
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=506
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=599
-  _globals['_AGENTSERVICE']._serialized_start=602
-  _globals['_AGENTSERVICE']._serialized_end=1093
+  _globals['_AGENTSERVICE'].methods_by_name['InferAgent']._loaded_options = None
+  _globals['_AGENTSERVICE'].methods_by_name['InferAgent']._serialized_options = b'\232\302\030\027\n\016sessions.start\0202\030\330\004P\001\202\323\344\223\0027\"\027/v1/agents/{name}:infer:\001*Z\031\"\024/agents/{name}/infer:\001*'
+  _globals['_INFERAGENTREQUEST']._serialized_start=210
+  _globals['_INFERAGENTREQUEST']._serialized_end=446
+  _globals['_INFERAGENTREQUEST_METADATAENTRY']._serialized_start=399
+  _globals['_INFERAGENTREQUEST_METADATAENTRY']._serialized_end=446
+  _globals['_INFERAGENTRESPONSE']._serialized_start=448
+  _globals['_INFERAGENTRESPONSE']._serialized_end=564
+  _globals['_CREATEAGENTREQUEST']._serialized_start=566
+  _globals['_CREATEAGENTREQUEST']._serialized_end=653
+  _globals['_CREATEAGENTRESPONSE']._serialized_start=655
+  _globals['_CREATEAGENTRESPONSE']._serialized_end=723
+  _globals['_GETAGENTREQUEST']._serialized_start=725
+  _globals['_GETAGENTREQUEST']._serialized_end=773
+  _globals['_GETAGENTRESPONSE']._serialized_start=775
+  _globals['_GETAGENTRESPONSE']._serialized_end=840
+  _globals['_LISTAGENTSREQUEST']._serialized_start=842
+  _globals['_LISTAGENTSREQUEST']._serialized_end=900
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=902
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=995
+  _globals['_AGENTSERVICE']._serialized_start=998
+  _globals['_AGENTSERVICE']._serialized_end=1683
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AgentServiceStub:
-    """Stores agents as immutable versions.
+    """Stores agents as immutable versions, and asks one of them.
 
     The tenant comes from the verified token in call metadata, never from a field.
     """
@@ -52,10 +52,15 @@ class AgentServiceStub:
                 request_serializer=comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.ListAgentsRequest.SerializeToString,
                 response_deserializer=comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.ListAgentsResponse.FromString,
                 _registered_method=True)
+        self.InferAgent = channel.unary_unary(
+                '/comitia.orchestrator.v1.AgentService/InferAgent',
+                request_serializer=comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.InferAgentRequest.SerializeToString,
+                response_deserializer=comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.InferAgentResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
-    """Stores agents as immutable versions.
+    """Stores agents as immutable versions, and asks one of them.
 
     The tenant comes from the verified token in call metadata, never from a field.
     """
@@ -86,6 +91,18 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InferAgent(self, request, context):
+        """Asks one agent, and waits for its turn: a session of one agent and one round, in every list and record of sessions.
+
+        Idempotent per `request_id` for 24 h: a repeat waits for the first session's turn, which is made whether or not anybody
+        still waits. So after DEADLINE_EXCEEDED or UNAVAILABLE ask again with the same id.
+        Errors: those of SessionService.StartSession; UNAVAILABLE/TURN_STILL_MADE. A turn that failed is an answer without
+        `turn`: `session.state_reason` says why, such as `LAW_BLOCKED`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -104,6 +121,11 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     request_deserializer=comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.ListAgentsRequest.FromString,
                     response_serializer=comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.ListAgentsResponse.SerializeToString,
             ),
+            'InferAgent': grpc.unary_unary_rpc_method_handler(
+                    servicer.InferAgent,
+                    request_deserializer=comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.InferAgentRequest.FromString,
+                    response_serializer=comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.InferAgentResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'comitia.orchestrator.v1.AgentService', rpc_method_handlers)
@@ -113,7 +135,7 @@ def add_AgentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentService:
-    """Stores agents as immutable versions.
+    """Stores agents as immutable versions, and asks one of them.
 
     The tenant comes from the verified token in call metadata, never from a field.
     """
@@ -189,6 +211,33 @@ class AgentService:
             '/comitia.orchestrator.v1.AgentService/ListAgents',
             comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.ListAgentsRequest.SerializeToString,
             comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.ListAgentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InferAgent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.orchestrator.v1.AgentService/InferAgent',
+            comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.InferAgentRequest.SerializeToString,
+            comitia_dot_orchestrator_dot_v1_dot_agent__service__pb2.InferAgentResponse.FromString,
             options,
             channel_credentials,
             insecure,

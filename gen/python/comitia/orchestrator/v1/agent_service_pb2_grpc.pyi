@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AgentServiceStub:
-    """Stores agents as immutable versions.
+    """Stores agents as immutable versions, and asks one of them.
 
     The tenant comes from the verified token in call metadata, never from a field.
     """
@@ -49,10 +49,18 @@ class AgentServiceStub:
     """
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]
     """Lists agent versions by name, then version."""
+    InferAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.InferAgentRequest, _agent_service_pb2.InferAgentResponse]
+    """Asks one agent, and waits for its turn: a session of one agent and one round, in every list and record of sessions.
+
+    Idempotent per `request_id` for 24 h: a repeat waits for the first session's turn, which is made whether or not anybody
+    still waits. So after DEADLINE_EXCEEDED or UNAVAILABLE ask again with the same id.
+    Errors: those of SessionService.StartSession; UNAVAILABLE/TURN_STILL_MADE. A turn that failed is an answer without
+    `turn`: `session.state_reason` says why, such as `LAW_BLOCKED`.
+    """
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
-    """Stores agents as immutable versions.
+    """Stores agents as immutable versions, and asks one of them.
 
     The tenant comes from the verified token in call metadata, never from a field.
     """
@@ -71,9 +79,17 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """
     ListAgents: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
     """Lists agent versions by name, then version."""
+    InferAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.InferAgentRequest, _agent_service_pb2.InferAgentResponse]  # type: ignore[assignment]
+    """Asks one agent, and waits for its turn: a session of one agent and one round, in every list and record of sessions.
+
+    Idempotent per `request_id` for 24 h: a repeat waits for the first session's turn, which is made whether or not anybody
+    still waits. So after DEADLINE_EXCEEDED or UNAVAILABLE ask again with the same id.
+    Errors: those of SessionService.StartSession; UNAVAILABLE/TURN_STILL_MADE. A turn that failed is an answer without
+    `turn`: `session.state_reason` says why, such as `LAW_BLOCKED`.
+    """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Stores agents as immutable versions.
+    """Stores agents as immutable versions, and asks one of them.
 
     The tenant comes from the verified token in call metadata, never from a field.
     """
@@ -108,5 +124,19 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.ListAgentsResponse, _abc.Awaitable[_agent_service_pb2.ListAgentsResponse]]:
         """Lists agent versions by name, then version."""
+
+    @_abc_1.abstractmethod
+    def InferAgent(
+        self,
+        request: _agent_service_pb2.InferAgentRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.InferAgentResponse, _abc.Awaitable[_agent_service_pb2.InferAgentResponse]]:
+        """Asks one agent, and waits for its turn: a session of one agent and one round, in every list and record of sessions.
+
+        Idempotent per `request_id` for 24 h: a repeat waits for the first session's turn, which is made whether or not anybody
+        still waits. So after DEADLINE_EXCEEDED or UNAVAILABLE ask again with the same id.
+        Errors: those of SessionService.StartSession; UNAVAILABLE/TURN_STILL_MADE. A turn that failed is an answer without
+        `turn`: `session.state_reason` says why, such as `LAW_BLOCKED`.
+        """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -38,6 +38,8 @@ class _SessionModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionMo
     """Work towards one statement that everyone accepts."""
     SESSION_MODE_DIALOGUE: _SessionMode.ValueType  # 4
     """Talk freely."""
+    SESSION_MODE_ANSWER: _SessionMode.ValueType  # 5
+    """Do what the topic asks for; it is all that is shown beside memories and what was said before."""
 
 class SessionMode(_SessionMode, metaclass=_SessionModeEnumTypeWrapper):
     """What the agents are asked to do with the topic."""
@@ -51,6 +53,8 @@ SESSION_MODE_CONSENSUS: SessionMode.ValueType  # 3
 """Work towards one statement that everyone accepts."""
 SESSION_MODE_DIALOGUE: SessionMode.ValueType  # 4
 """Talk freely."""
+SESSION_MODE_ANSWER: SessionMode.ValueType  # 5
+"""Do what the topic asks for; it is all that is shown beside memories and what was said before."""
 Global___SessionMode: _TypeAlias = SessionMode  # noqa: Y015
 
 class _SessionStrategy:
