@@ -87,6 +87,13 @@ KINDS: Final[Mapping[str, str]] = {
     "user_id": "user_id",
     "workflow": "workflow",
 }
+#: Of which kind the names are that services ask for.
+OWN_NAMES: Final[Mapping[str, str]] = {
+    "AgentService": "agent",
+    "BundleService": "bundle",
+    "ToolService": "tool",
+    "WorkflowService": "workflow",
+}
 #: Ids that are given by the caller, of things outside, or read by nobody.
 FREE: Final = frozenset({"blob_id", "client_id", "tool_call_id", "tool_id", "confirm_name", "display_name"})
 
@@ -185,12 +192,7 @@ def kind_of(field: TextField) -> str | None:
         return None
     if field.name in ("name", "names"):
         service = field.rpc.name.partition("/")[0]
-        return {
-            "AgentService": "agent",
-            "ToolService": "tool",
-            "BundleService": "bundle",
-            "WorkflowService": "workflow",
-        }.get(service)
+        return OWN_NAMES.get(service)
     return KINDS.get(field.name)
 
 

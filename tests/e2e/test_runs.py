@@ -108,7 +108,7 @@ async def test_a_watcher_sees_each_change_once_and_text_if_it_asks(tenant: Tenan
     assert later == [event for event in recorded if event.sequence > half]
     assert recorded[0].run.state == run_pb2.RUN_STATE_RUNNING
     assert recorded[-1].run.state == SUCCEEDED
-    assert [event.turn.agent_name for event in recorded if event.HasField("turn")][0] == "Ada"
+    assert next(event.turn.agent_name for event in recorded if event.HasField("turn")) == "Ada"
     ends = {event.step.path: event.step for event in recorded if event.HasField("step")}
     assert ends == await steps(tenant, run.run_id)
 
@@ -401,8 +401,9 @@ async def test_a_start_that_cannot_be_carried_out_names_the_field(
     tenant: Tenant, fields: dict[str, Any], field: str, reason: str
 ) -> None:
     await tenant.client.workflows.create(DOUBLE)
+    asked: dict[str, Any] = {"workflow": "double", "input": {"number": 4}, **fields}
     with pytest.raises(InvalidRequest) as refusal:
-        await tenant.client.runs.start(**{"workflow": "double", "input": {"number": 4}, **fields})
+        await tenant.client.runs.start(**asked)
     assert (refusal.value.field.split("[")[0], refusal.value.reason) == (field, reason)
     assert [run async for run in tenant.client.runs.list()] == []
 

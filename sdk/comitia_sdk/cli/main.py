@@ -31,6 +31,7 @@ from comitia_sdk.cli import (
     tenants,
     tools,
     worker,
+    workflows,
 )
 from comitia_sdk.cli.failure import report_failure
 
@@ -61,6 +62,7 @@ app.command("demo", rich_help_panel=MESH)(demo.demo)
 app.command("doctor", rich_help_panel=MESH)(doctor.doctor)
 app.add_typer(agents.app, name="agent", rich_help_panel=WORK)
 app.add_typer(sessions.app, name="session", rich_help_panel=WORK)
+app.add_typer(workflows.app, name="workflow", rich_help_panel=WORK)
 app.add_typer(runs.app, name="run", rich_help_panel=WORK)
 app.command("replay", rich_help_panel=WORK)(replay.replay)
 app.add_typer(worker.app, name="worker", rich_help_panel=WORK)

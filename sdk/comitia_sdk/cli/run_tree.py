@@ -1,0 +1,210 @@
+"""Shows a run as it happens: a tree of its steps that grows on a terminal, one line for each change elsewhere."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from comitia_sdk.cli.failure import CommandFailed
+from comitia_sdk.cli.output import Form, as_json, dollars, plain
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from comitia.orchestrator.v1.run_pb2 import Run, RunStep
+    from comitia.orchestrator.v1.run_service_pb2 import WatchRunResponse
+    from comitia_sdk.sync import Client
+
+#: How each state of a step looks: its mark and the style of its line.
+_LOOKS: Final = {
+    "running": (">", "cyan"),
+    "waiting": ("~", "yellow"),
+    "parked": ("!", "bold yellow"),
+    "succeeded": ("+", "green"),
+    "failed": ("x", "bold red"),
+    "skipped": ("-", "dim"),
+    "cancelled": ("x", "dim"),
+}
+#: Items of a map that are shown; of the others there is a count.
+_MOST_ITEMS: Final = 8
+#: Lines of the tree that are drawn; the latest ones of a larger run.
+_MOST_NODES: Final = 40
+_MOST_TEXT: Final = 60
+#: Drawings in a second, at most.
+_DRAWN_PER_SECOND: Final = 8
+_OVER: Final = frozenset({"succeeded", "failed", "skipped", "cancelled"})
+
+
+def follow_run(mesh: "Client", run_id: str, form: Form = Form.TABLE, *, after: int = 0) -> "Run":
+    """Shows a run's events until it has ended; gives it as it ended.
+
+    As JSON, each event is one line.
+    """
+    live = form is Form.TABLE and sys.stdout.isatty()
+    events = mesh.runs.watch(run_id, after_sequence=after, include_deltas=live)
+    if form is Form.JSON:
+        for event in events:
+            typer.echo(json.dumps(as_json(event), ensure_ascii=False))
+    elif live:
+        _draw(events)
+    else:
+        for event in events:
+            _tell(event)
+    return mesh.runs.get(run_id)
+
+
+def require_success(run: "Run") -> None:
+    """Checks how a run ended. Raises: CommandFailed: it failed or was cancelled."""
+    from comitia.orchestrator.v1 import run_pb2
+
+    if run.state != run_pb2.RUN_STATE_SUCCEEDED:
+        why = run.state_message or run.state_reason or "no reason was given"
+        raise CommandFailed(f"the run has {run_state(run)}: {why}")
+
+
+def run_state(run: "Run") -> str:
+    """Gives the state's short name."""
+    from comitia.orchestrator.v1.run_pb2 import RunState
+    from comitia_sdk.enums import short_name
+
+    return short_name(RunState, run.state)
+
+
+def step_state(step: "RunStep") -> str:
+    """Gives the state's short name."""
+    from comitia.orchestrator.v1.run_pb2 import StepState
+    from comitia_sdk.enums import short_name
+
+    return short_name(StepState, step.state)
+
+
+def step_note(step: "RunStep") -> str:
+    """Says of a step what is worth knowing besides its state."""
+    notes = [
+        step.agent,
+        f"{step.item_count} items" if step.item_count else "",
+        f"attempt {step.attempts}" if step.attempts > 1 else "",
+        step.started_run_id,
+        dollars(step.cost_nano_usd) if step.cost_nano_usd else "",
+        _seconds(step),
+        "later than its goal" if step.missed_sla else "",
+        f"{step.state_message or step.state_reason}" if step.state_reason else "",
+    ]
+    return plain(" · ".join(note for note in notes if note))
+
+
+def _seconds(step: "RunStep") -> str:
+    if not step.HasField("end_time") or not step.HasField("start_time"):
+        return ""
+    took = step.end_time.ToDatetime() - step.start_time.ToDatetime()
+    return f"{took.total_seconds():.1f} s"
+
+
+def _tell(event: "WatchRunResponse") -> None:
+    """Writes an event as one line, or two."""
+    when = event.event_time.ToDatetime().strftime("%H:%M:%S")
+    if event.HasField("step"):
+        step = event.step
+        typer.echo(f"{when}  {plain(step.path)}  {step_state(step)}  {step_note(step)}".rstrip())
+    if event.HasField("run"):
+        why = f": {plain(event.run.state_message)}" if event.run.state_message else ""
+        typer.echo(f"{when}  run {run_state(event.run)}{why}")
+
+
+def _draw(events: "Iterator[WatchRunResponse]") -> None:
+    """Keeps a tree on the terminal up to date, and leaves it there at the end."""
+    from rich.live import Live
+
+    tree = RunTree()
+    drawn = 0.0
+    with Live(tree.drawing(), auto_refresh=False, transient=False) as live:
+        for event in events:
+            tree.take(event)
+            now = time.monotonic()
+            if now - drawn >= 1 / _DRAWN_PER_SECOND:
+                drawn = now
+                live.update(tree.drawing(), refresh=True)
+        live.update(tree.drawing(), refresh=True)
+
+
+class RunTree:
+    """The steps of a run as they stand, by node; items of maps stand under their map."""
+
+    def __init__(self) -> None:
+        self._run: Run | None = None
+        #: By path, in the order in which they began.
+        self._steps: dict[str, RunStep] = {}
+        #: The end of the text that is being written, by path.
+        self._texts: dict[str, str] = {}
+
+    def take(self, event: "WatchRunResponse") -> None:
+        """Takes one event."""
+        if event.HasField("run"):
+            self._run = event.run
+        if event.HasField("step"):
+            self._steps[event.step.path] = event.step
+            self._texts.pop(event.step.path, None)
+        if event.HasField("text_delta"):
+            delta = event.text_delta
+            before = "" if delta.restart else self._texts.get(delta.path, "")
+            self._texts[delta.path] = f"{before}{delta.text}"[-_MOST_TEXT:]
+
+    def drawing(self) -> "RenderableType":
+        """Gives the tree as it is to be drawn."""
+        from rich.text import Text
+        from rich.tree import Tree
+
+        tree = Tree(Text(self._headline(), style="bold"))
+        tops = [path for path in self._steps if not self._is_item(path)]
+        left_out = len(tops) - _MOST_NODES
+        if left_out > 0:
+            tree.add(Text(f"… {left_out} earlier", style="dim"))
+        for path in tops[-_MOST_NODES:]:
+            branch = tree.add(self._line(path))
+            items = [other for other in self._steps if other.startswith(f"{path}/") and self._is_item(other)]
+            # What is being done, or went wrong, is worth its line before what went well.
+            items.sort(key=lambda item: step_state(self._steps[item]) in ("succeeded", "skipped"))
+            for item in items[:_MOST_ITEMS]:
+                branch.add(self._line(item))
+            if len(items) > _MOST_ITEMS:
+                branch.add(Text(self._count(items), style="dim"))
+        return tree
+
+    def _is_item(self, path: str) -> bool:
+        return path.startswith("nodes/") and path.count("/") > 1
+
+    def _headline(self) -> str:
+        run = self._run
+        if run is None:
+            return "…"
+        over = sum(step_state(step) in _OVER for step in self._steps.values())
+        cost = sum(step.cost_nano_usd for step in self._steps.values())
+        parts = [run.run_id, run.workflow or run.program, run_state(run), f"{over} of {len(self._steps)} steps done"]
+        if cost:
+            parts.append(dollars(cost))
+        if run.state_message:
+            parts.append(run.state_message)
+        return plain(" · ".join(parts))
+
+    def _line(self, path: str) -> "RenderableType":
+        from rich.text import Text
+
+        step = self._steps[path]
+        state = step_state(step)
+        mark, style = _LOOKS.get(state, ("?", ""))
+        name = path.rpartition("/")[2] if path.startswith("nodes/") else path
+        text = " ".join(self._texts.get(path, "").split())
+        line = Text(f"{mark} {plain(name)} ", style=style)
+        line.append(f"{state}  ", style="dim")
+        line.append(step_note(step), style="dim")
+        if text:
+            line.append(f" {plain(text)}", style="italic")
+        return line
+
+    def _count(self, items: list[str]) -> str:
+        states = [step_state(self._steps[item]) for item in items]
+        counted = ", ".join(f"{states.count(state)} {state}" for state in _LOOKS if state in states)
+        return f"of {len(items)} begun: {counted}"
