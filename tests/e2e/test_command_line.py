@@ -154,3 +154,102 @@ def test_a_mesh_that_is_not_there_is_one_sentence(mesh: RunningMesh) -> None:
     done = mesh.comitia("agent", "list", check=3, COMITIA_URL="http://127.0.0.1:9", COMITIA_API_KEY="ck_x")
     assert len(done.stderr.strip().splitlines()) == 1
     assert "comitia up" in done.stderr
+
+
+WORKFLOW = """
+name: desk
+version: 1.0.0
+description: Asks a person, then answers.
+input_schema: {type: object, properties: {about: {type: string}}, required: [about]}
+nodes:
+  - {id: decided, wait: {signal: person.decided}}
+  - id: answer
+    agent: {agent: Ada, prompt: {cel: '"Say what was decided about " + input.about'}}
+    input: {decision: {cel: nodes.decided.output.choice}}
+    depends_on: [decided]
+  - id: each
+    map: {items: {cel: nodes.decided.output.list}, body: {tool: calculator, input: {expression: "1 + 1"}}}
+    depends_on: [decided]
+"""
+
+
+@pytest.fixture(scope="module")
+def desk(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Gives the name of a workflow whose runs wait for a signal."""
+    file = tmp_path_factory.mktemp("workflows") / "desk.yaml"
+    file.write_text(WORKFLOW)
+    assert "desk@1.0.0 is sound: 3 nodes" in shell.run("workflow", "validate", str(file))
+    assert "comitia run start desk" in shell.run("workflow", "create", str(file))
+    return "desk"
+
+
+def test_workflows_are_listed_and_shown_with_their_nodes(shell: Shell, desk: str) -> None:
+    assert [one["name"] for one in shell.json("workflow", "list", desk)] == [desk]
+    assert "Asks a person" in shell.run("workflow", "list")
+    shown = shell.run("workflow", "show", f"{desk}@1.0.0")
+    for said in ("agent Ada@1.0.0", "wait for person.decided", "map of tool calculator", "about"):
+        assert said in shown
+    assert "WORKFLOW_NOT_FOUND" in shell.run("workflow", "show", "nothing", code=1)
+
+
+def test_each_fault_of_a_workflow_is_named_where_editors_find_it(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text("name: broken\nversion: 1.0.0\nnodes:\n  - {id: a, wait: {signal: go}, depends_on: [b]}\n")
+    done = shell.mesh.comitia(
+        *("workflow", "validate", str(file)), check=1, COMITIA_URL=shell.mesh.url, COMITIA_API_KEY=shell.key
+    )
+    assert re.search(rf"{re.escape(str(file))}:4:\d+: nodes\[0\]\.depends_on\[0\]", done.stdout)
+    assert "UNKNOWN_NODE" in shell.run("workflow", "create", str(file), code=2)
+    assert "cannot be read" in shell.run("workflow", "create", str(tmp_path / "none.yaml"), code=2)
+
+
+def test_a_run_is_started_paused_resumed_signalled_watched_and_shown(shell: Shell, desk: str) -> None:
+    run_id = shell.json("run", "start", desk, "--set", "about=rivers", "--label", "for=tests", "--model", "stub")[
+        "run_id"
+    ]
+    assert run_id in {run["run_id"] for run in shell.json("run", "list", "--open")}
+    assert "comitia run resume" in shell.run("run", "pause", run_id)
+    assert shell.json("run", "resume", run_id)["state"] != "RUN_STATE_PAUSED"
+    assert "RUN_NOT_PAUSED" in shell.run("run", "resume", run_id, code=1)
+    shell.run("run", "signal", run_id, "person.decided", "--payload", '{"choice": "bridges", "list": [1, 2, 3]}')
+    watched = shell.run("run", "watch", run_id)
+    assert "nodes/answer  succeeded" in watched
+    assert "run succeeded" in watched
+    events = [json.loads(line) for line in shell.run("run", "watch", run_id, "-o", "json").splitlines()]
+    assert events[-1]["run"]["state"] == "RUN_STATE_SUCCEEDED"
+    shown = shell.run("run", "show", run_id)
+    assert re.search(r"steps +6 succeeded", shown)
+    assert "nodes/each/2" in shown
+    assert shell.json("run", "show", run_id, "--at", "1")["steps"]["succeeded"] == 0
+    assert len(shell.json("run", "show", run_id)["run_steps"]) == 6
+    assert "RUN_ALREADY_TERMINAL" in shell.run("run", "signal", run_id, "person.decided", code=1)
+
+
+def test_a_run_that_does_not_succeed_says_so_by_its_exit_code(shell: Shell, desk: str) -> None:
+    run_id = shell.json("run", "start", desk, "--set", "about=rivers")["run_id"]
+    assert shell.json("run", "cancel", run_id)["state"] == "RUN_STATE_CANCELLED"
+    assert "cancelled" in shell.run("run", "watch", run_id, code=1)
+    late = shell.run("run", "start", desk, "--set", "about=rivers", "--deadline", "1s", "--follow", code=1)
+    assert "deadline" in late
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("start", "nothing"), 1, "WORKFLOW_NOT_FOUND"),
+        (("start", "desk"), 2, "RUN_INPUT_INVALID"),
+        (("start", "desk", "--set", "about"), 2, "NAME=VALUE"),
+        (("start", "desk", "--set", "about=1", "--set", "about=2"), 2, "twice"),
+        (("start", "desk", "--deadline", "soon"), 2, "90s"),
+        (("start", "desk", "--max-cost", "much"), 2, "much"),
+        (("show", "run_01jd0000000000000000000000"), 1, "RUN_NOT_FOUND"),
+        (("show", "nonsense"), 2, "run_id"),
+        (("cancel", "run_01jd0000000000000000000000"), 1, "RUN_NOT_FOUND"),
+    ],
+)
+def test_what_cannot_be_done_with_runs_is_said_in_one_sentence(
+    shell: Shell, desk: str, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    told = shell.run("run", *arguments, code=code)
+    assert said in told
+    assert "Traceback" not in told
