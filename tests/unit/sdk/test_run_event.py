@@ -1,9 +1,11 @@
 """The hash of an event of a run, which every language can make."""
 
+import json
 import re
 from pathlib import Path
 from typing import Final
 
+import jsonschema_rs
 import pytest
 import rfc8785
 from google.protobuf.json_format import MessageToDict, Parse, ParseDict
@@ -11,6 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1.run_event_pb2 import RunEvent
 from comitia_sdk.record.run_event import EventUnreadable, canonical_event, envelope_sha256, is_whole
+from services.orchestrator.engine.run_events import KINDS
 
 PAGE: Final = Path(__file__).parents[3] / "docs" / "events.md"
 
@@ -69,8 +72,20 @@ def test_an_event_with_fields_of_a_later_release_is_neither_whole_nor_wrong() ->
         is_whole(RunEvent.FromString(event.SerializeToString() + b"\xfa\x01\x01x"))
 
 
-def test_the_page_about_events_shows_a_hash_that_holds() -> None:
+def the_example() -> str:
     shown = re.search(r"```json\n(.+?)\n```", PAGE.read_text(), re.DOTALL)
     assert shown is not None
-    event = Parse(shown[1], RunEvent())
-    assert is_whole(event)
+    return shown[1]
+
+
+def test_the_page_about_events_shows_a_hash_that_holds() -> None:
+    assert is_whole(Parse(the_example(), RunEvent()))
+
+
+def test_the_schema_of_events_takes_the_example_and_has_every_field_and_kind() -> None:
+    schema = json.loads((PAGE.parent / "events.schema.json").read_text())
+    assert set(schema["properties"]) == set(RunEvent.DESCRIPTOR.fields_by_name)
+    assert set(schema["properties"]["kind"]["examples"]) == KINDS
+    schema_of = jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
+    schema_of.validate(json.loads(the_example()))
+    assert not schema_of.is_valid(json.loads(the_example().replace('"7"', "7")))
