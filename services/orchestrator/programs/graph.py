@@ -37,9 +37,9 @@ from services.orchestrator.programs.graph_state import (
 from services.orchestrator.programs.graph_steps import attempt_failed, begin_anew, signalled, timer_fired
 from services.orchestrator.programs.graph_steps import begin as begin_step
 from services.orchestrator.programs.output_schema import OutputBreaksSchema
-from services.orchestrator.programs.prompting import TASK_FILE
+from services.orchestrator.programs.prompting import TASK_FILE, Said
 from services.orchestrator.programs.speaking import TurnInputs
-from services.orchestrator.programs.values import from_value, to_value
+from services.orchestrator.programs.values import as_text, from_value, to_value
 
 NAME: Final = "graph"
 VERSION: Final = 1
@@ -47,6 +47,8 @@ RUN_DEADLINE_EXCEEDED: Final = "RUN_DEADLINE_EXCEEDED"
 TOOL_FAILED: Final = "TOOL_FAILED"
 #: Bytes of definitions whose plans are kept.
 _PLANS_BYTES: Final = 32 * 1024 * 1024
+#: Turns before a fork that agents after it may be shown: as many as one may ask for.
+_ADOPTED_TURNS: Final = 50
 _ALONE: Final = frozenset({journal_pb2.CALL_KIND_STEP, journal_pb2.CALL_KIND_RUN})
 
 
@@ -144,6 +146,7 @@ def inputs_of(state: GraphState, entry: journal_pb2.JournalEntry) -> TurnInputs:
         output_schema=step.plan.output_schema,
         # What other nodes said reaches a node by its edges; more only when its agent asks for it.
         recent_turns=agent.memory.recent_turns,
+        adopted=state.adopted if agent.memory.recent_turns else (),
         prompts=state.started.prompts,
         model=state.started.model_override,
     )
@@ -160,6 +163,11 @@ def _asked_label(state: GraphState, step: Step) -> Label | None:
 def forked(state: GraphState, started: journal_pb2.RunStarted) -> None:
     """Goes on with other pins. What the run was given, and its workflow, stay."""
     state.pin(started)
+    state.adopted = tuple(
+        Said(speaker=plan.node.agent.agent.partition("@")[0], text=as_text(given.value), label=given.label)
+        for plan in state.plan.nodes
+        if plan.kind == "agent" and (given := state.given[plan.place]) is not None
+    )[-_ADOPTED_TURNS:]
 
 
 def turn_failed(state: GraphState, failed: FailStep) -> tuple[Command, ...]:

@@ -14,6 +14,7 @@ from services.meshkit.content.label import BOTTOM
 from services.meshkit.content.proto import label_from_proto
 from services.orchestrator.programs.commands import Command
 from services.orchestrator.programs.graph_plan import NodePlan, Plan
+from services.orchestrator.programs.prompting import Said
 from services.orchestrator.programs.values import Json, from_struct, from_value
 
 #: What whoever started a run gave it.
@@ -193,6 +194,8 @@ class GraphState:
     #: What the fact in hand leads to.
     out: list[Command] = field(default_factory=list[Command])
     turns: int = 0
+    #: What agents said before a fork; memory knows it under the run that it was forked from.
+    adopted: tuple[Said, ...] = ()
     #: Bytes of requests and outputs that the workflow's expressions made.
     written: int = 0
     ended: bool = False

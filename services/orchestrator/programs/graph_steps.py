@@ -145,11 +145,12 @@ def _attempt(state: GraphState, step: Step) -> None:
     plan = step.plan
     if plan.kind == "agent":
         step.phase = Phase.TURN
-        name = step.fallback or plan.node.agent.agent
+        # In a fork another version may stand there.
+        agent = state.agent(step.fallback or plan.node.agent.agent)
         start = StartStep(
             path=step.path,
-            program=program_of(state.agent(name)),
-            agent=name,
+            program=program_of(agent),
+            agent=f"{agent.name}@{agent.version}",
             prompt=step.prompt,
             attempt=step.attempt,
             attempt_group=step.group,

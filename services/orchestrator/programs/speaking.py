@@ -118,7 +118,7 @@ class Speaking:
 
     def forked(self) -> None:
         """Goes on in a fork: what was said before this turn, no recall brings from here on."""
-        self.inputs = replace(self.inputs, adopted=self.inputs.said)
+        self.inputs = replace(self.inputs, adopted=self.inputs.said or self.inputs.adopted)
         # The other run has paid for what was asked until here.
         self.usage = Usage()
         self.turn.cost.Clear()

@@ -6,7 +6,8 @@ import pytest
 
 from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
-from comitia.orchestrator.v1 import journal_pb2, session_pb2
+from comitia.orchestrator.v1 import agent_pb2, journal_pb2, session_pb2
+from comitia.orchestrator.v1.workflow_pb2 import AgentNode
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.core.errors import Invalid
 from services.orchestrator.domain.errors import RunDiverged
@@ -17,7 +18,7 @@ from services.orchestrator.record.forking import RecordedAnswers
 from services.orchestrator.record.pins import AgentChange, Changes, wanted_versions
 from tests.support.forks import FORK_ID, NOON, fork, play_on, replays, shared_facts
 from tests.support.sessions import World, a_generation, a_start, an_agent, facts_of, play
-from tests.support.workflows import PROGRAMS, Mesh, a_node, a_run, a_workflow, cel
+from tests.support.workflows import PROGRAMS, Mesh, a_node, a_run, a_workflow, cel, literal
 
 Entry = journal_pb2.JournalEntry
 PARALLEL = session_pb2.SESSION_STRATEGY_PARALLEL
@@ -362,3 +363,31 @@ def test_memory_of_the_step_before_is_written_again_for_the_fork() -> None:
         if entry.call_intended.kind == journal_pb2.CALL_KIND_REMEMBER
     ]
     assert remembered == [FORK_ID] * 3
+
+
+def a_chain_of_agents() -> list[Entry]:
+    nodes = [a_node("draft", agent=AgentNode(agent="Ada@1.0.0", prompt=literal("Draft it.")))]
+    nodes.append(a_node("review", "draft", agent=AgentNode(agent="Bob@1.0.0", prompt=literal("Review it."))))
+    agents = [an_agent("Ada"), an_agent("Bob", memory=agent_pb2.MemoryPolicy(recent_turns=4))]
+    mesh = Mesh(turns=World(say=lambda path, _: f"I spoke at {path}"))
+    return mesh.play(a_run(a_workflow(*nodes), agents=agents)).journal
+
+
+def test_an_agent_of_a_workflow_hears_what_was_said_before_the_fork() -> None:
+    forked = play_on(fork(a_chain_of_agents(), path="nodes/review", programs=PROGRAMS), World())
+    assert "I spoke at nodes/draft" in str(asked_of_models(forked)["nodes/review"])
+    assert replays(forked, programs=PROGRAMS)
+
+
+def test_another_version_of_an_agent_stands_at_its_node_and_is_who_speaks_there() -> None:
+    other = an_agent("Bob", "2.0.0", instructions="Be kind.")
+    changes = Changes(agents=[AgentChange(name="Bob", version="2.0.0")])
+    beginning = fork(a_chain_of_agents(), changes, path="nodes/review", found=[other], programs=PROGRAMS)
+    forked = play_on(beginning, World())
+    speakers = {entry.path: entry.step_started.agent for entry in facts_of(forked, "step_started")}
+    assert speakers == {"nodes/draft": "Ada@1.0.0", "nodes/review": "Bob@2.0.0"}
+    assert "Be kind." in str(asked_of_models(forked)["nodes/review"])
+    again = fork(
+        forked, Changes(agents=[AgentChange(name="Bob", model="dear")]), path="nodes/review", programs=PROGRAMS
+    )
+    assert asked_of_models(play_on(again, World()))["nodes/review"].model == "dear"
