@@ -4,11 +4,14 @@ from typing import Final, Protocol
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2
 from services.orchestrator.engine.run import RunView
+from services.orchestrator.programs import planned_turn
 from services.orchestrator.programs.run_view import RunProjection
 from services.orchestrator.programs.view import project
 
 #: Facts that change nothing of what callers see of a session but its sequence.
-_UNSEEN: Final = frozenset({"step_started", "call_intended", "call_answered", "call_failed", "timer_started"})
+_UNSEEN: Final = planned_turn.DECIDED | {
+    *("step_started", "call_intended", "call_answered", "call_failed", "timer_started"),
+}
 #: Facts after which a run is written again though its state is the same. Who wants to know more reads the journal.
 _WRITTEN_EVERY: Final = 256
 

@@ -44,8 +44,8 @@ MAX_DEPTH: Final = 4
 MAX_ITEMS: Final = 1_000
 MAX_ROUNDS: Final = 100
 MAX_FIELDS: Final = 32
-#: Templates in one step: texts to read, options, values to show.
-MAX_TEMPLATES: Final = 100
+#: Templates in one step: arguments, texts to read, comparisons, values to carry or to show.
+MAX_TEMPLATES: Final = 64
 MAX_SENTENCE: Final = 200
 #: The round of a loop, which no step may take for its own name.
 ROUND: Final = "turn"
@@ -138,6 +138,8 @@ class _Reader:
         if not isinstance(may_fail, bool):
             raise PlanNotTaken("PLAN_STEP_MALFORMED", common.place)
         arguments = _object_of(one.get("with", {}), common.place)
+        if len(arguments) > MAX_TEMPLATES:
+            raise PlanNotTaken("PLAN_STEP_MALFORMED", common.place)
         for template in arguments.values():
             common.template(template)
         return Call(name=common.name, key=common.key, tool=tool, arguments=arguments, may_fail=may_fail)
@@ -170,6 +172,8 @@ class _Reader:
             if len(pair) != _PAIR:
                 raise PlanNotTaken("PLAN_STEP_MALFORMED", common.place)
             carry[_new_name(name, common.known, common.place)] = common.template(pair[0]), pair[1]
+        if len(carry) > MAX_TEMPLATES:
+            raise PlanNotTaken("PLAN_STEP_MALFORMED", common.place)
         do, after = self._inside(one.get("do", []), common, "do", also={*carry, ROUND})
         for _, following in carry.values():
             common.template(following, after)

@@ -40,6 +40,7 @@ from services.orchestrator.programs.planned_values import (
     canonical,
     digest,
     items_of,
+    joined,
     look_up,
     text_in,
 )
@@ -114,7 +115,7 @@ def _tool(state: PlannedState, step: Call) -> None:
         raise PlanStopped("TOOL_CALLS_EXHAUSTED", sentence)
     state.tool_calls_left -= 1
     given = {name: filled(state, template) for name, template in sorted(step.arguments.items())}
-    state.arguments = filled(state, dict(step.arguments))
+    state.arguments = joined(state.plan_label, given.values())
     try:
         state.sent = to_struct({name: one.data for name, one in given.items()})
     except (ValueTooLarge, NotJson, ValueError) as cause:

@@ -1,7 +1,7 @@
 """Values of a plan: data with two labels, `label` of what it says and `choice` of what picked it out of others."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, cast
 
@@ -123,12 +123,28 @@ def fill(template: Json, scopes: Scopes, plan: Label) -> Filled:
     found = references(template)
     values = {reference: look_up(reference, scopes) for reference in found}
     whole = isinstance(template, str) and template in values
+    data = _put(template, values)
+    if found:
+        # Before anything is made of it: what is filled into itself doubles every time.
+        canonical(data)
     return Filled(
-        data=_put(template, values),
+        data=data,
         references=found,
         label=join([plan, *(value.whole_label() for value in values.values())]),
         choice=join(value.whole_choice() for value in values.values()),
         verbatim=whole and values[cast(str, template)].verbatim,
+    )
+
+
+def joined(plan: Label, parts: Iterable[Filled]) -> Filled:
+    """Joins what several templates were made from; of the data it holds nothing."""
+    found = list(parts)
+    return Filled(
+        data=None,
+        references=tuple(reference for one in found for reference in one.references),
+        label=join([plan, *(one.label for one in found)]),
+        choice=join(one.choice for one in found),
+        verbatim=False,
     )
 
 

@@ -1,6 +1,7 @@
 """Planned turns as pure programs: the tasks of decision 0010, what the planner sees, labels, bounds, and replay."""
 
 import json
+import tracemalloc
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -588,6 +589,45 @@ def test_a_value_cannot_grow_beyond_its_bound() -> None:
         "until": {"value": "$turn", "is": "equal", "than": 99},
     }
     assert ending_of(play_plan(doubling, {"answer": "x"})).reason == "VALUE_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"call": "files_write", "with": {f"a{n}": "${page}" * 32 for n in range(64)}},
+        {
+            "repeat": 1,
+            "carry": {f"a{n}": ["${page}" * 32, 1] for n in range(64)},
+            "do": [],
+            "until": {"value": 1, "is": "equal", "than": 1},
+        },
+        {"if": {"all": [{"value": "${page}" * 32, "is": "equal", "than": 1}] * 64}},
+    ],
+)
+def test_what_is_filled_in_is_measured_before_more_is_made(step: Any) -> None:
+    tracemalloc.start()
+    journal = play_plan(PAGE, step, {"answer": "x"}, results={"web_fetch": "y" * 100_000})
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert ending_of(journal).reason == "VALUE_TOO_LARGE"
+    assert most < 100_000_000
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"call": "files_write", "with": {f"a{n}": 1 for n in range(65)}},
+        {
+            "repeat": 1,
+            "carry": {f"a{n}": [1, 1] for n in range(65)},
+            "do": [],
+            "until": {"value": 1, "is": "equal", "than": 1},
+        },
+        {"if": {"all": [{"value": 1, "is": "equal", "than": 1}] * 65}},
+    ],
+)
+def test_a_step_of_too_many_templates_is_refused(step: Any) -> None:
+    assert refusals_of(play_plan(step, {"answer": "x"})) == ["PLAN_STEP_MALFORMED"]
 
 
 def test_a_list_that_a_map_gives_cannot_grow_beyond_its_bound() -> None:
