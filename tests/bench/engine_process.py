@@ -351,6 +351,7 @@ async def main() -> None:
             while store.held < asked["shards"]:  # noqa: ASYNC110  # a count that nobody announces
                 await asyncio.sleep(0.01)
         gc.freeze()
+        gc.set_threshold(20_000, 20, 50)  # as `meshkit.process`
         principal = server.keys.principal(Role.TENANT_USER, life=timedelta(hours=1))
         _say({"target": server.target, "metadata": call_metadata(principal)})
         replica = Replica(engine, store)

@@ -160,7 +160,8 @@ class Lane:
             await failpoint("orchestrator.after_commit")
             recorded = [(run, write) for run, write in writes if self._runs.get(run.run.run_id) is run]
             for run, write in recorded:
-                self._parts.events.recorded(write)
+                if not write.only_calls:
+                    self._parts.events.recorded(write)
                 if self._runs.get(run.run.run_id) is run:
                     self._go_on(run, write.entries)
                     await self._tell_watchers(run, write)

@@ -47,8 +47,9 @@ class Offer:
         self.pool: PoolKey = (tenant, task.pool or DEFAULT_POOL)
         self.attempt = intended.attempt or 1
         #: Seconds from a lease to its outcome, and from one heartbeat to the next; 0 where none are asked for.
-        self.timeout = task.timeout.seconds + task.timeout.nanos / 1e9 or _TIMEOUT_SECONDS
-        self.heartbeat = task.heartbeat.seconds + task.heartbeat.nanos / 1e9
+        timeout, heartbeat = task.timeout, task.heartbeat
+        self.timeout = timeout.seconds + timeout.nanos / 1e9 or _TIMEOUT_SECONDS
+        self.heartbeat = heartbeat.seconds + heartbeat.nanos / 1e9
         self.lease: Lease | None = None
         #: How many workers in a row were lost over it.
         self.lost = 0

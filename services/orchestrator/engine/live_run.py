@@ -87,6 +87,8 @@ class LiveRun:
         self._unrecorded = 0
         #: True once the run has its final state.
         self.ended = False
+        #: True while the facts since the latest write are calls and their answers.
+        self._only_calls = True
 
     @property
     def stranded(self) -> bool:
@@ -306,11 +308,12 @@ class LiveRun:
             before: where it stood.
         """
         first, turns_before = before
+        only_calls, self._only_calls = self._only_calls, True
         self._unrecorded += 1
         view, wake_time = None, self.wake_time
         # The moment lies beside the view. It matters to runs that leave the memory; the others keep it there.
-        rests = self._view.state == _WAITING or self._timers.paused
-        if (rests and wake_time != self._noted) or self._view.due:
+        wakes_anew = wake_time != self._noted and (self._view.state == _WAITING or self._timers.paused)
+        if wakes_anew or self._view.due:
             view, self._noted = self._view.written(), wake_time
         turns: Sequence[tuple[int, int]] = ()
         if self._view.turn_count != turns_before:
@@ -325,6 +328,7 @@ class LiveRun:
             wake_time=wake_time,
             turns=turns,
             commands=commands,
+            only_calls=only_calls,
         )
 
     def _fault_of(self, entry: journal_pb2.JournalEntry | None) -> Stranding | None:
@@ -377,6 +381,7 @@ class LiveRun:
             if fact == "call_answered":
                 self._settle((entry.path, entry.call_answered.call_index))
                 continue
+            self._only_calls = False
             self._timers.take(entry)
             match fact:
                 case "call_failed":

@@ -8,6 +8,7 @@ from google.protobuf import struct_pb2
 
 from comitia.orchestrator.v1 import journal_pb2, worker_service_pb2
 from services.meshkit.core.errors import ErrorKind, MeshError
+from services.orchestrator.engine.wire import head_of
 
 #: Largest output, encoded.
 MAX_OUTPUT_BYTES: Final = 256 * 1024
@@ -64,9 +65,11 @@ def check(outcome: worker_service_pb2.StepOutcome) -> None:
 
 
 def _encoded(output: struct_pb2.Value) -> bytes:
-    if output.ByteSize() > MAX_OUTPUT_BYTES:
+    encoded = output.SerializeToString()
+    if len(encoded) > MAX_OUTPUT_BYTES:
         raise OutcomeRefused("OUTPUT_TOO_LARGE")
-    result = journal_pb2.StepResult(output=output).SerializeToString()
+    # `StepResult(output=output)` as it would be encoded, without the copy.
+    result = head_of(len(encoded)) + encoded
     if _NOT_FINITE.search(result) is not None and not _is_json(output):
         raise OutcomeRefused("OUTPUT_NOT_JSON")
     return result

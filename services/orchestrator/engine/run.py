@@ -111,6 +111,8 @@ class RunWrite:
     turns: Sequence[tuple[int, int]] = ()
     #: Commands whose effect is among the facts, and which are done with it.
     commands: Sequence[UUID] = ()
+    #: True when all facts are calls and their answers: they are nobody's business but the run's.
+    only_calls: bool = False
 
     @property
     def last_sequence(self) -> int:
