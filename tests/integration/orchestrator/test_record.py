@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from uuid import uuid4
 
 import grpc
+import grpc.aio
 
 from comitia.orchestrator.v1 import (
     agent_pb2,
@@ -21,6 +22,7 @@ from comitia_sdk.record.run_file import RunFileReader
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import Role
 from services.meshkit.grpc.channel import call_metadata
+from services.meshkit.grpc.errors import remote_error
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.scope import maintenance_scope
 from services.orchestrator.record.replaying import Rerun
@@ -279,3 +281,41 @@ async def test_a_fork_of_a_run_in_progress_goes_its_own_way(house: House, replic
     waiting = await until(replica, forked.run_id, session_pb2.SESSION_STATE_WAITING)
     assert (waiting.rounds_executed, waiting.topic_start) == (1, "Rivers")
     assert isinstance(house.world, World)
+
+
+async def test_of_a_run_of_a_project_viewers_read_the_record_and_editors_fork_it(
+    house: House, replica: Replica
+) -> None:
+    for relation in ("editor", "viewer"):
+        house.gate.grant("key_ed", relation, "project:claims")
+    house.gate.grant("key_vi", "viewer", "project:claims")
+    session = await ended_session(replica, metadata={"project": "claims"})
+    mine = await ended_session(replica)
+    run_id = session.session_id
+
+    async def missing(subject: str, project: str | None = None) -> list[str]:
+        """Says for each RPC what its refusal names, empty for a success."""
+        principal = replica.server.keys.principal(Role.TENANT_USER, subject=subject, project=project)
+        user = call_metadata(principal)
+        records, found = replica.records, list[str]()
+        for call in (
+            lambda: records.ReplayRun(pb.ReplayRunRequest(run_id=run_id), metadata=user),
+            lambda: records.DiffRuns(pb.DiffRunsRequest(run_id=mine.session_id, other_run_id=run_id), metadata=user),
+            lambda: records.ExportRun(pb.ExportRunRequest(run_id=run_id), metadata=user).read(),
+            lambda: records.ForkRun(pb.ForkRunRequest(run_id=run_id), metadata=user),
+        ):
+            try:
+                await call()
+            except grpc.aio.AioRpcError as failure:
+                found.append(remote_error(failure).metadata.get("relation", remote_error(failure).reason))
+            else:
+                found.append("")
+        return found
+
+    assert await missing("key_stranger") == ["viewer", "viewer", "viewer", "viewer"]
+    assert await missing("key_vi") == ["", "", "", "editor"]
+    assert await missing("key_ed") == ["", "", "", ""]
+    # Whoever is bound to another project does not know of it.
+    assert await missing("key_ed", "billing") == ["RUN_NOT_FOUND"] * 4
+    forked = await fork(replica, run_id)
+    assert forked.metadata["project"] == "claims"
