@@ -4,7 +4,7 @@ import json
 
 from comitia.common.v1 import content_pb2
 from comitia.orchestrator.v1 import session_pb2
-from tests.e2e.conftest import Tenant
+from tests.e2e.conftest import Tenant, until
 
 
 async def test_a_plan_is_carried_out_by_tools_and_a_model_that_reads(tenant: Tenant) -> None:
@@ -27,3 +27,21 @@ async def test_a_plan_is_carried_out_by_tools_and_a_model_that_reads(tenant: Ten
     assert len(turn.hold_ids) >= 3
     replay = await tenant.client.records.replay(session.session_id)
     assert replay.same
+
+
+async def test_a_session_takes_the_signal_by_which_people_let_a_text_pass(tenant: Tenant) -> None:
+    await tenant.cast("Ada")
+    tenant.says("Upstream", "Downstream")
+    session = await tenant.start("Ada", max_rounds=2, manual_advance=True)
+    waiting = await tenant.until_state(session.session_id, session_pb2.SESSION_STATE_WAITING)
+    read = {"digest": "00" * 32, "allowed": True}
+    await tenant.client.runs.signal(session.session_id, "plan.read", read)
+
+    async def taken() -> bool:
+        return (await tenant.client.sessions.get(session.session_id)).sequence > waiting.sequence
+
+    await until(taken)
+    await tenant.client.sessions.advance(session.session_id)
+    ended = await tenant.ended(session.session_id)
+    assert ended.state == session_pb2.SESSION_STATE_SUCCEEDED
+    assert (await tenant.client.records.replay(session.session_id)).same
