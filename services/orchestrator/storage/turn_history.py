@@ -1,4 +1,4 @@
-"""Runs by the time of their start, and their facts."""
+"""Runs by the time of their start."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,10 +6,8 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.scope import driver_scope
-from services.orchestrator.storage.run_store import SqlRunStore
 
 #: A run id begins with its time, so a range of ids is a range of time.
 _RUNS_STARTED: Final = """
@@ -19,9 +17,8 @@ _RUNS_STARTED: Final = """
 class SqlTurnHistory:
     """Implements `usecases.stream_turns.History`."""
 
-    def __init__(self, *, app: AsyncEngine, store: SqlRunStore) -> None:
+    def __init__(self, app: AsyncEngine) -> None:
         self._app = app
-        self._store = store
 
     async def put_on_record(self, tenant: TenantId) -> None:
         """See `History.put_on_record`."""
@@ -33,9 +30,3 @@ class SqlTurnHistory:
         async with driver_scope(self._app, tenant, read_only=True) as scope:
             rows = await scope.driver.fetch(_RUNS_STARTED, tenant, after, before, most)
         return [UUID(int=row["run_id"].int) for row in rows]
-
-    async def entries(
-        self, tenant: TenantId, run_id: str, *, after: int = 0
-    ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
-        """See `History.entries`."""
-        return await self._store.entries(tenant, run_id, after=after)

@@ -66,7 +66,7 @@ class EndOfTurns:
 
 
 class History(Protocol):
-    """Runs and their facts, as they were recorded."""
+    """The runs of a tenant by the time of their start."""
 
     async def put_on_record(self, tenant: TenantId) -> None:
         """Commits the audit entry of the running call. Raises: Unavailable."""
@@ -75,6 +75,10 @@ class History(Protocol):
     async def runs_started(self, tenant: TenantId, *, after: UUID, before: UUID, most: int) -> Sequence[UUID]:
         """Gives runs with ids after the one and before the other, oldest first."""
         ...
+
+
+class Facts(Protocol):
+    """Their facts, as they were recorded."""
 
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0
@@ -86,8 +90,9 @@ class History(Protocol):
 class StreamTurns:
     """Nothing is given before the call is on record."""
 
-    def __init__(self, *, history: History) -> None:
+    def __init__(self, *, history: History, facts: Facts) -> None:
         self._history = history
+        self._facts = facts
 
     async def __call__(self, query: StreamTurnsQuery) -> AsyncGenerator[RecordedTurn | EndOfTurns]:
         """Gives turns in order and at last the end. Raises: Invalid, TurnsNotForService, Unavailable."""
@@ -120,7 +125,7 @@ class StreamTurns:
 
     async def _turns_of(self, tenant: TenantId, run: UUID, *, after: int) -> AsyncGenerator[RecordedTurn]:
         run_id, seen, workflow = from_uuid("run", run), 0, ""
-        while batch := await self._history.entries(tenant, run_id, after=seen):
+        while batch := await self._facts.entries(tenant, run_id, after=seen):
             for sequence, entry in batch:
                 seen = sequence
                 if entry.HasField("run_started") and entry.run_started.HasField("workflow"):

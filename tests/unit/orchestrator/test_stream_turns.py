@@ -49,7 +49,7 @@ def a_run(turns: int, *, workflow: str = "") -> list[journal_pb2.JournalEntry]:
 
 @dataclass
 class MemoryHistory:
-    """Implements `History` in memory, a few facts at a time."""
+    """Implements `History` and `Facts` in memory, a few facts at a time."""
 
     runs: dict[UUID, list[journal_pb2.JournalEntry]] = field(default_factory=dict[UUID, list[journal_pb2.JournalEntry]])
     archived: set[str] = field(default_factory=set[str])
@@ -71,7 +71,7 @@ class MemoryHistory:
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0
     ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
-        """See `History.entries`."""
+        """See `Facts.entries`."""
         if run_id in self.archived:
             raise RunArchived(run_id)
         facts = next(facts for run, facts in self.runs.items() if from_uuid("run", run) == run_id)
@@ -88,7 +88,7 @@ def history() -> MemoryHistory:
 async def streamed(history: MemoryHistory, **wanted: object) -> tuple[list[RecordedTurn], EndOfTurns]:
     """Asks, and gives turns and end."""
     query = replace(StreamTurnsQuery(caller=ADA), **wanted)  # type: ignore[arg-type]
-    found = [one async for one in StreamTurns(history=history)(query)]
+    found = [one async for one in StreamTurns(history=history, facts=history)(query)]
     end = found.pop()
     assert isinstance(end, EndOfTurns)
     return [one for one in found if isinstance(one, RecordedTurn)], end
