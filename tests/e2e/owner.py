@@ -74,6 +74,7 @@ KINDS: Final[Mapping[str, str]] = {
     "metadata": "project",
     "object": "object",
     "oidc_issuer_id": "oidc_issuer_id",
+    "other_run_id": "run_id",
     "project": "project",
     "request_id": "request_id",
     "run_id": "run_id",
