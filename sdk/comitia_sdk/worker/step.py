@@ -103,7 +103,11 @@ class StepDefinition:
         self.function = function
         self.is_async = inspect.iscoroutinefunction(function)
         self._signature = inspect.signature(function)
-        hints = get_type_hints(function)
+        try:
+            hints = get_type_hints(function)
+        except NameError as error:
+            # A type that is imported for checkers only.
+            raise TypeError(f"step {name!r}: {error}; import what its arguments are annotated with") from error
         #: Parameter that takes the `Step`; empty when there is none.
         self._step_parameter = next((name for name in self._signature.parameters if hints.get(name) is Step), "")
         for parameter in self._signature.parameters.values():

@@ -448,6 +448,8 @@ def test_what_cannot_be_a_worker_is_refused_when_it_is_written() -> None:
         worker.step("a b")(lambda: None)
     with pytest.raises(TypeError, match="fields of the input come by name"):
         worker.step("all")(lambda *all_: None)
+    with pytest.raises(TypeError, match="import what its arguments are annotated with"):
+        worker.step("later")(_annotated_later)
     with pytest.raises(ValueError, match="makes no steps"):
         asyncio.run(Worker("w").work(asyncio.Event()))
     with pytest.raises(ValueError, match="no reason"):
@@ -467,6 +469,10 @@ def test_a_signal_stops_a_worker() -> None:
     told = list[str]()
     worker.run(url="http://127.0.0.1:9", api_key="ck_nobody", tell=lambda news: told.append(news.kind))
     assert told[-2:] == ["draining", "stopped"]
+
+
+def _annotated_later(card: "Missing") -> None:  # pyright: ignore[reportUndefinedVariable]  # noqa: F821  # as behind TYPE_CHECKING
+    ...
 
 
 def _breaking(frames: Callable[..., Any]) -> Callable[..., Any]:
