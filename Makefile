@@ -89,7 +89,7 @@ test: setup ## run the tests (a few minutes, no Docker, no network)
 PROPERTIES := tests/unit/cost/test_spend_book.py tests/unit/orchestrator/test_sessions.py \
 	tests/unit/inference/test_money_bound.py tests/unit/meshkit/crypto/test_keyring.py
 
-test-long: setup ## ten minutes of chaos, a soak, 10,000 examples of each property (about half an hour)
+test-long: setup ## chaos, a soak, thousands of simulations, 10,000 examples of each property (about an hour)
 	@$(BIN)/pytest -m long
 	@COMITIA_TEST_EXAMPLES=10000 $(BIN)/pytest -n $(TEST_WORKERS) --timeout 3600 $(PROPERTIES)
 
