@@ -263,7 +263,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "RunService/ResumeRun": lambda world: {"run_id": world.run(paused=True)},
     "RunService/SignalRun": lambda world: {"run_id": world.run(), "name": "go", "payload": {"why": "asked"}},
     "RunService/StartRun": lambda world: {"workflow": world.workflow, "input": {"about": "rivers"}},
-    "RunService/StreamTurns": lambda _: {"max_turns": 1},
+    "RunService/StreamTurns": lambda _: {"page_size": 1},
     "RunService/WatchRun": lambda world: {"run_id": world.ended_run, "include_deltas": True},
     "SessionService/AdvanceSession": lambda world: {"session_id": world.session(wait_for=WAITING)},
     "SessionService/CancelSession": lambda world: {"session_id": world.session(wait_for=WAITING)},

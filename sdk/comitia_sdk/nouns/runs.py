@@ -152,7 +152,7 @@ class AsyncRuns:
         if before is not None:
             request.before_time.FromDatetime(before)
         while True:
-            request.max_turns = min(most - given, _TURNS_AT_ONCE) if most else _TURNS_AT_ONCE
+            request.page_size = min(most - given, _TURNS_AT_ONCE) if most else _TURNS_AT_ONCE
             async with aclosing(self._connection.stream(self._stub.StreamTurns, request)) as turns:
                 async for one in turns:
                     request.page_token = one.next_page_token

@@ -43,7 +43,7 @@ def to_stream_turns_query(request: run_service_pb2.StreamTurnsRequest, *, caller
         caller=caller,
         after=_moment(request.after_time, "after_time") if request.HasField("after_time") else None,
         before=_moment(request.before_time, "before_time") if request.HasField("before_time") else None,
-        most=request.max_turns,
+        most=request.page_size,
         place=None if place is None else (to_uuid(place[0], "run", field="page_token"), place[1]),
     )
 

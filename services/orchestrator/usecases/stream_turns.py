@@ -137,7 +137,7 @@ class StreamTurns:
 def _bounds(query: StreamTurnsQuery) -> tuple[UUID, UUID, int]:
     """Gives the ids between which the runs lie, both left out, and how many turns are wanted at most."""
     if query.most < 0:
-        raise Invalid("max_turns", f"must be 0 (default {DEFAULT_TURNS}) to {MOST_TURNS}")
+        raise Invalid("page_size", f"must be 0 (default {DEFAULT_TURNS}) to {MOST_TURNS}")
     if query.after is not None and query.before is not None and query.after >= query.before:
         raise Invalid("before_time", "must be later than after_time")
     after = _FIRST if query.after is None else _id_at(query.after, "after_time")

@@ -59,7 +59,7 @@ async def test_turns_of_sessions_and_of_workflows_come_in_order_and_page_by_page
     assert (end.HasField("turn"), end.next_page_token, end.unreadable_runs) == (False, "", 0)
     token, found = "", list[pb.StreamTurnsResponse]()
     for _ in range(4):
-        *page, last = await streamed(replica, max_turns=2, page_token=token)
+        *page, last = await streamed(replica, page_size=2, page_token=token)
         found += page
         token = last.next_page_token
         if not token:
@@ -83,7 +83,7 @@ async def test_another_time_and_another_tenant_have_none_of_them(replica: Replic
 
 
 async def test_each_call_is_on_record_once_and_a_refused_one_gives_nothing(house: House, replica: Replica) -> None:
-    await streamed(replica, max_turns=7)
+    await streamed(replica, page_size=7)
     (entry,) = await entries(house)
     assert (entry.target, entry.details["most"]) == ("turns", "7")
     assert entry.actor == replica.server.keys.principal().subject
@@ -112,7 +112,7 @@ async def test_of_services_policy_alone_reads_for_somebody_who_may(house: House,
 @pytest.mark.parametrize(
     ("wanted", "field"),
     [
-        ({"max_turns": -1}, "max_turns"),
+        ({"page_size": -1}, "page_size"),
         ({"page_token": "x"}, "page_token"),
         ({"after_time": Timestamp(seconds=9), "before_time": Timestamp(seconds=8)}, "before_time"),
         ({"after_time": Timestamp(seconds=-9)}, "after_time"),

@@ -180,7 +180,7 @@ async def test_no_service_but_policy_reads_what_was_said(history: MemoryHistory,
 @pytest.mark.parametrize(
     ("wanted", "named"),
     [
-        ({"most": -1}, "max_turns"),
+        ({"most": -1}, "page_size"),
         ({"after": NOON, "before": NOON}, "before_time"),
         ({"after": NOON, "before": NOON - timedelta(days=1)}, "before_time"),
         ({"after": datetime(1969, 1, 1, tzinfo=UTC)}, "after_time"),

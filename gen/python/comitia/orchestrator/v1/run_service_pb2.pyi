@@ -555,9 +555,9 @@ class StreamTurnsRequest(_message.Message):
 
     AFTER_TIME_FIELD_NUMBER: _builtins.int
     BEFORE_TIME_FIELD_NUMBER: _builtins.int
-    MAX_TURNS_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    max_turns: _builtins.int
+    page_size: _builtins.int
     """At most this many turns. 0 means 1,000; above 10,000 is taken as 10,000; negative is INVALID_ARGUMENT."""
     page_token: _builtins.str
     """`next_page_token` of an earlier message, after which to go on. Keep the other fields unchanged."""
@@ -574,12 +574,12 @@ class StreamTurnsRequest(_message.Message):
         *,
         after_time: _timestamp_pb2.Timestamp | None = ...,
         before_time: _timestamp_pb2.Timestamp | None = ...,
-        max_turns: _builtins.int = ...,
+        page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after_time", b"after_time", "before_time", b"before_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_time", b"after_time", "before_time", b"before_time", "max_turns", b"max_turns", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_time", b"after_time", "before_time", b"before_time", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -615,7 +615,7 @@ class StreamTurnsResponse(_message.Message):
 
     @_builtins.property
     def turn(self) -> _session_pb2.Turn:
-        """The turn. Absent in the last message, which comes when no turn is left or `max_turns` are given."""
+        """The turn. Absent in the last message, which comes when no turn is left or `page_size` are given."""
 
     def __init__(
         self,
