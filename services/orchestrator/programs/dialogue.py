@@ -72,6 +72,8 @@ class DialogueState:
     order: tuple[str, ...] = ()
     #: How often each agent has spoken, by `name@version`.
     times: dict[str, int] = field(default_factory=dict[str, int])
+    #: Who stands where an agent stood before a fork: a turn that was in progress there ends under its old name.
+    stands_for: dict[str, str] = field(default_factory=dict[str, str])
     #: Label of what picked the speaker.
     picked: Label = BOTTOM
     #: What each agent said in the current round, by `name@version`.
@@ -211,6 +213,8 @@ def takes_turn(state: DialogueState, _path: str) -> bool:
 def forked(state: DialogueState, started: journal_pb2.RunStarted) -> None:
     """Goes on with other pins; an agent of another version stands for the one at its place."""
     renamed = dict(zip(state.names, started.session.agents, strict=True))
+    renamed[state.session.moderator] = started.session.moderator
+    state.stands_for = {before: renamed[name] for before, name in state.stands_for.items()} | renamed
     state.renamed = {before: renamed[after] for before, after in state.renamed.items()} | renamed
     state.started = started
     state.current = {renamed[name]: said for name, said in state.current.items()}
@@ -283,6 +287,7 @@ def _turn_of(state: DialogueState, name: str) -> StartStep:
 
 def _on_turn(state: DialogueState, turn: session_pb2.Turn) -> tuple[Command, ...]:
     name = f"{turn.agent_name}@{turn.agent_version}"
+    name = state.stands_for.get(name, name)
     name = state.renamed.get(name, name)
     said = Said(
         speaker=turn.agent_name,

@@ -20,6 +20,7 @@ from services.orchestrator.programs.dialogue_speakers import END, picked_by_mode
 from services.orchestrator.programs.run import RunState
 from services.orchestrator.programs.values import from_value, to_value
 from services.orchestrator.programs.view import project
+from services.orchestrator.record.pins import AgentChange, Changes, changed
 from tests.support.examples import examples
 from tests.support.sessions import World, a_start, an_agent, facts_of, outcome_of, play
 
@@ -257,3 +258,31 @@ def test_a_strategy_needs_who_picks_and_no_other_does(fields: dict[str, Any], fi
 def test_strategies_that_are_whole_are_taken() -> None:
     a_spec(strategy=Strategy.MODERATED, moderator="Eve").checked()
     a_spec(strategy=Strategy.STEP, step=("who.next", "")).checked()
+
+
+def test_a_fork_goes_on_with_another_moderator_and_another_agent() -> None:
+    started = a_moderated_start(max_rounds=1)
+    state, facts = advance(RunState(), [journal_pb2.JournalEntry(run_started=started)], Timestamp())
+    world, journal = World(say=moderated(["Hera", "Hera", "Hera"])), list(facts)
+    while not [fact for fact in facts if fact.path == "rounds/1/2/Hermes" and fact.HasField("step_started")]:
+        [intended] = [fact for fact in facts if fact.HasField("call_intended")]
+        state, facts = advance(state, [outcome_of(world, intended)], Timestamp())
+        journal += facts
+    others = [an_agent("Hera", "2.0.0"), an_agent("Hermes", "2.0.0")]
+    changes = Changes(agents=(AgentChange(name="Hera", version="2.0.0"), AgentChange(name="Hermes", version="2.0.0")))
+    pinned = changed(started, changes, found=others)
+    assert list(pinned.session.agents) == ["Athena@1.0.0", "Apollo@1.0.0", "Hera@2.0.0"]
+    assert pinned.session.moderator == "Hermes@2.0.0"
+    forked = journal_pb2.JournalEntry(run_forked=journal_pb2.RunForked(started=pinned))
+    state, facts = advance(state, [forked], Timestamp())
+    in_flight = [fact for fact in journal if fact.HasField("call_intended")][-1:]
+    while in_flight:
+        state, facts = advance(state, [outcome_of(world, in_flight.pop())], Timestamp())
+        in_flight = [fact for fact in facts if fact.HasField("call_intended")]
+        journal += facts
+    assert facts[-1].run_ended.state == session_pb2.SESSION_STATE_SUCCEEDED
+    started_steps = [entry.step_started.agent for entry in facts_of(journal, "step_started")]
+    assert started_steps == [
+        *("Hermes@1.0.0", "Hera@1.0.0", "Hermes@1.0.0"),
+        *("Hera@2.0.0", "Hermes@2.0.0", "Hera@2.0.0"),
+    ]
