@@ -204,7 +204,7 @@ async def test_a_page_token_of_another_tenant_shows_nothing_of_it(
     doors: Doors, owner: Owner, world: World, requests: Mapping[str, Message]
 ) -> None:
     token = owner.client.identity.token()
-    lists = [rpc for rpc in TENANTS_OWN if {"page_token", "page_size"} <= rpc.method.input_type.fields_by_name.keys()]
+    lists = [rpc for rpc in TENANTS_OWN if {"page_token", "page_size"} <= {*rpc.method.input_type.fields_by_name}]
     for rpc in lists:
         service = rpc.path.split(".")[1]
         first: Any = rpc.request_class(page_size=1)

@@ -51,3 +51,41 @@ async def test_a_key_bound_to_a_project_works_in_that_project_and_finds_no_other
         for path in ("/v1/memories", "/v1/violations", "/v1/cost/summary"):
             answer = await rest.ask("GET", path)
             assert (answer.status, answer.reason) == (403, "BOUND_TO_PROJECT"), path
+
+
+async def test_runs_of_workflows_are_bound_to_projects_as_sessions_are(mesh: RunningMesh) -> None:
+    async with AsyncClient(mesh.url, api_key=mesh.admin_key) as operator:
+        made = await operator.tenants.create(f"bound-{token_hex(4)}")
+    async with AsyncClient(mesh.url, api_key=made.admin_api_key) as admin:
+        await admin.workflows.create("name: ask\nversion: 1.0.0\nnodes: [{id: go, wait: {signal: go}}]\n")
+        await admin.workflows.create("name: outer\nversion: 1.0.0\nnodes: [{id: inner, run: ask}]\n")
+        theirs = await admin.runs.start("ask", metadata={"project": "billing"})
+        key = (await admin.identity.create_key("bound", roles=["tenant_user"], project="claims")).secret
+    async with AsyncClient(mesh.url, api_key=key) as bound:
+        mine = await bound.runs.start("outer", metadata={"project": "billing"})
+        assert mine.metadata["project"] == "claims", "of a bound token it is always its own"
+
+        async def started() -> str:
+            steps = [step async for step in bound.runs.steps(mine.run_id)]
+            return steps[0].started_run_id if steps else ""
+
+        inner_id = await until(started)
+
+        async def inner() -> bool:
+            return inner_id in {run.run_id async for run in bound.runs.list()}
+
+        await until(inner)
+        assert (await bound.runs.get(inner_id)).metadata["project"] == "claims"
+        assert {run.run_id async for run in bound.runs.list()} == {mine.run_id, inner_id}
+        for call in (bound.runs.get, bound.runs.pause, bound.runs.resume, bound.runs.cancel):
+            with pytest.raises(NotFound) as gone:
+                await call(theirs.run_id)
+            assert gone.value.reason == "RUN_NOT_FOUND"
+        for events in (bound.runs.watch(theirs.run_id), bound.runs.steps(theirs.run_id)):
+            with pytest.raises(NotFound) as gone:
+                async for _ in events:
+                    pass
+            assert gone.value.reason == "RUN_NOT_FOUND"
+        with pytest.raises(NotFound):
+            await bound.runs.signal(theirs.run_id, "go")
+        await bound.runs.cancel(mine.run_id)

@@ -93,7 +93,8 @@ async def test_a_graph_takes_the_branch_whose_condition_holds(tenant: Tenant) ->
     assert (seen["nodes/judge"].agent, seen["nodes/reject"].state_reason) == ("Bob@1.0.0", "CONDITION_FALSE")
     assert done.cost_nano_usd == sum(step.cost_nano_usd for step in seen.values()) > 0
     summary = await tenant.client.costs.summary(by="run")
-    assert {row.key: row.cost_nano_usd for row in summary.lines}[run.run_id] == done.cost_nano_usd
+    # What memory embeds later is charged to the run as well, and is no step of it.
+    assert {row.key: row.cost_nano_usd for row in summary.lines}[run.run_id] >= done.cost_nano_usd
 
 
 async def test_a_watcher_sees_each_change_once_and_text_if_it_asks(tenant: Tenant) -> None:
