@@ -35,6 +35,7 @@ from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import call_metadata
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.errors import DatabaseBusy
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import setup_logs
 from services.meshkit.testing.local_server import local_server
@@ -55,7 +56,8 @@ from tests.support.known_tenants import KnownTenants
 from tests.support.step_workers import NoLending
 
 #: Starts at once; each takes a connection for a moment.
-_STARTS_AT_ONCE: Final = 64
+_STARTS_AT_ONCE: Final = 32
+_BUSY_SECONDS: Final = 0.1
 _SAMPLE_SECONDS: Final = 0.001
 _LONGEST_SECONDS: Final = 60.0
 _POOLS: Final = PoolLimits(workers=1_000, workers_of_tenant=200, waiting=500_000, waiting_of_tenant=200_000)
@@ -138,7 +140,7 @@ class CountingStore(SqlRunStore):
             counts.entries += len(write.entries)
             if write.view is not None and write.view.state in TERMINAL_STATES:
                 end = self.ends.pop(write.run.run_id, None)
-                if end is not None:
+                if end is not None and not end.done():
                     end.set_result(None)
         return lost
 
@@ -204,15 +206,25 @@ class Replica:
     async def _run(self, steps: int, shape: str) -> float:
         """Runs one workflow from its start to its end; gives the seconds."""
         began = time.perf_counter()
-        run_id = self._engine.new_run_id()
-        end = self._store.ends[run_id] = asyncio.get_running_loop().create_future()
-        await self._start(run_id, steps, shape)
+        end = asyncio.get_running_loop().create_future()
+        await self._start(steps, shape, end)
         await end
         return time.perf_counter() - began
 
-    async def _start(self, run_id: str, steps: int, shape: str) -> None:
-        run = OwnedRun(tenant=TENANT, run_id=run_id, grant_id="", shard=shard_of(run_id))
-        await self._engine.start(None, run, started(run_id, steps, shape))
+    async def _start(self, steps: int, shape: str, end: asyncio.Future[None] | None = None) -> None:
+        """Starts a run, again and again while the database is busy, as a client does."""
+        while True:
+            run_id = self._engine.new_run_id()
+            if end is not None:
+                self._store.ends[run_id] = end
+            run = OwnedRun(tenant=TENANT, run_id=run_id, grant_id="", shard=shard_of(run_id))
+            try:
+                await self._engine.start(None, run, started(run_id, steps, shape))
+            except DatabaseBusy:
+                self._store.ends.pop(run_id, None)
+                await asyncio.sleep(_BUSY_SECONDS)
+            else:
+                return
 
     async def start(self, runs: int, steps: int, shape: str) -> dict[str, Any]:
         """Starts runs and does not wait for their end."""
@@ -220,7 +232,7 @@ class Replica:
 
         async def one() -> None:
             async with turns:
-                await self._start(self._engine.new_run_id(), steps, shape)
+                await self._start(steps, shape)
 
         await asyncio.gather(*(one() for _ in range(runs)))
         return {"seconds": time.perf_counter() - began}
