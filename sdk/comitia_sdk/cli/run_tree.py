@@ -2,8 +2,8 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -33,7 +33,7 @@ _MOST_ITEMS: Final = 8
 #: Lines of the tree that are drawn; the latest ones of a larger run.
 _MOST_NODES: Final = 40
 _MOST_TEXT: Final = 60
-#: Drawings in a second, at most.
+#: Drawings in a second.
 _DRAWN_PER_SECOND: Final = 8
 _OVER: Final = frozenset({"succeeded", "failed", "skipped", "cancelled"})
 
@@ -118,16 +118,17 @@ def _draw(events: "Iterator[WatchRunResponse]") -> None:
     """Keeps a tree on the terminal up to date, and leaves it there at the end."""
     from rich.live import Live
 
-    tree = RunTree()
-    drawn = 0.0
-    with Live(tree.drawing(), auto_refresh=False, transient=False) as live:
+    tree, one_at_a_time = RunTree(), Lock()
+
+    def drawing() -> "RenderableType":
+        # A thread of rich draws, so that what came last is seen though nothing follows for hours.
+        with one_at_a_time:
+            return tree.drawing()
+
+    with Live(get_renderable=drawing, refresh_per_second=_DRAWN_PER_SECOND):
         for event in events:
-            tree.take(event)
-            now = time.monotonic()
-            if now - drawn >= 1 / _DRAWN_PER_SECOND:
-                drawn = now
-                live.update(tree.drawing(), refresh=True)
-        live.update(tree.drawing(), refresh=True)
+            with one_at_a_time:
+                tree.take(event)
 
 
 class RunTree:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import typer
 
@@ -226,8 +226,8 @@ def lines_of(run: "Run") -> list[tuple[str, str]]:
         ("forked from", run.forked_from_run_id),
         ("state", run_state(run)),
         ("why", reason),
-        ("input", json.dumps(values["input"], ensure_ascii=False) if run.input.fields else ""),
-        ("output", json.dumps(values["output"], ensure_ascii=False) if run.HasField("output") else ""),
+        ("input", _spoken(values["input"]) if run.input.fields else ""),
+        ("output", _spoken(values["output"]) if run.HasField("output") else ""),
         ("steps", ", ".join(f"{count} {word}" for count, word in parts if count)),
         ("tokens", f"{run.usage.input_tokens} in, {run.usage.output_tokens} out"),
         ("cost", f"{dollars(run.cost_nano_usd)} of at most {dollars(run.max_cost_nano_usd)}"),
@@ -237,6 +237,23 @@ def lines_of(run: "Run") -> list[tuple[str, str]]:
         ("deadline", "" if run.HasField("end_time") else moment(run.deadline_time)),
         ("fact", str(run.sequence)),
     ]
+
+
+def _spoken(value: object) -> str:
+    """Writes JSON as people do: numbers that are whole without a point."""
+
+    def whole(part: Any) -> Any:  # JSON is open
+        match part:
+            case float() if part.is_integer():
+                return int(part)
+            case list():
+                return [whole(one) for one in cast(list[Any], part)]
+            case dict():
+                return {name: whole(one) for name, one in cast(dict[str, Any], part).items()}
+            case _:
+                return part
+
+    return json.dumps(whole(value), ensure_ascii=False)
 
 
 def _follow(mesh: "Client", run_id: str, output: Form, *, after: int = 0) -> None:
