@@ -1,8 +1,8 @@
 """Reads YAML (and JSON, which is nearly all YAML) into plain values and remembers the place of each.
 
 Only what JSON knows is read: mappings with text keys, lists, and scalars. Anchors, aliases, tags, several documents,
-deep nesting and keys that come twice are refused, so that no small text grows large. The text is read event by event, so
-that a large one does not hold up other threads.
+deep nesting and keys that come twice are refused, so that no small text grows large. The text is read event by event,
+so that a large one does not hold up other threads.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
