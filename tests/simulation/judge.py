@@ -33,6 +33,7 @@ class _Seen:
 
     facts: int = 0
     ended: bool = False
+    #: Somebody paused it, and nobody has asked since to let it go on.
     paused: bool = False
     intended: dict[CallKey, Entry] = field(default_factory=dict[CallKey, Entry])
     settled: set[CallKey] = field(default_factory=set[CallKey])
@@ -147,7 +148,10 @@ class Judge:
 
     def asked(self, run_id: str, command: RunCommand) -> None:
         """Takes a command that waits in the database now."""
-        self._runs[run_id].commands[command.command_id] = command
+        seen = self._runs[run_id]
+        seen.commands[command.command_id] = command
+        if command.kind == "resume":
+            seen.paused = False
 
     def _done(self, run_id: str, seen: _Seen, command_id: UUID) -> None:
         """Looks at a command that waits no longer: what always has an effect has had it."""
@@ -179,7 +183,8 @@ class Judge:
         seen, key = self._runs[run.run_id], (intended.path, intended.call_intended.call_index)
         if seen.intended.get(key) != intended:
             self.broken(f"INV-1: {run.run_id}: call {key} is made before its fact is recorded")
-        if seen.paused and self.awake:
+        # A sub-run is a call from when it is looked for, which is earlier.
+        if seen.paused and self.awake and intended.call_intended.kind != journal_pb2.CALL_KIND_RUN:
             self.broken(f"{run.run_id}: call {key} is made though the run is paused")
         seen.made[key] += 1
         if self.calm and seen.made[key] > 1 and run.run_id not in self.excused:

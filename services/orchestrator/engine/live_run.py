@@ -68,8 +68,8 @@ class LiveRun:
         #: The moment that the database wakes it at, when it rests.
         self._noted: datetime | None = None
         self._started: journal_pb2.RunStarted | None = None
-        #: Between RunWaiting and RunAdvanced.
-        self._waiting = False
+        #: Between RunWaiting and RunAdvanced, and between RunParked and RunResumed, which may be paused meanwhile.
+        self._waiting = self._held = False
         #: Steps that failed in all their attempts and wait for somebody to let the run go on.
         self._parked_steps: set[str] = set()
         #: Steps whose calls are being tried again, and whether a fact says so.
@@ -159,14 +159,14 @@ class LiveRun:
         """Ends the reading of the journal; a run that does not follow from its program is stranded."""
         self._stranded = self._stranded or self._fault_of(None)
         replay, self._replay = self._replay, None
-        parked = self._view.state == session_pb2.SESSION_STATE_PARKED
         if self._stranded is not None:
+            parked = self._view.state == session_pb2.SESSION_STATE_PARKED
             self._strand(self._stranded, shown=parked and self._view.state_reason == self._stranded.reason)
             return
         if replay is not None:
             self._state = replay.state
-        self._park_noted = parked
-        if parked and not self._outstanding and not self._parked_steps:
+        self._park_noted = self._held
+        if self._held and not self._outstanding and not self._parked_steps:
             # It was stranded while it waited, and is not any more: there is no call whose answer would say so.
             self._park_noted = False
             self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed(waiting=self._waiting)))
@@ -406,6 +406,10 @@ class LiveRun:
                     self._waiting = True
                 case "run_advanced":
                     self._waiting = False
+                case "run_parked":
+                    self._held = True
+                case "run_resumed":
+                    self._held = False
                 case "run_ended" | "run_abandoned":
                     asked = (entry for _, entry in self._outstanding.values())
                     self._orphans += map(_sub_run_of, filter(_is_sub_run, asked))

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.orchestrator.v1 import journal_pb2, session_pb2, workflow_pb2
+from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_pb2
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.engine.live_run import CallKey, LiveRun
@@ -98,6 +98,29 @@ def test_a_paused_session_stays_paused_when_a_call_that_was_tried_again_succeeds
     view = decided(live).view
     assert view is not None
     assert view.state == session_pb2.SESSION_STATE_PAUSED
+
+
+def test_a_run_that_was_paused_while_a_call_was_tried_again_is_not_parked_for_ever_by_whoever_takes_it_up() -> None:
+    go = a_node("go", wait=workflow_pb2.WaitNode(signal="go"))
+    tool = a_node("tool", tool=workflow_pb2.ToolNode(tool="calculator@1.0.0"))
+    run = begun(a_run(a_workflow(tool, go)))
+    first = LiveRun(run.run)
+    begins = first.begin(run.started, Timestamp())
+    first.recorded(begins)
+    [intended] = first.outstanding
+    first.parked(intended.path, "BUDGET_EXHAUSTED", "there is no money")
+    parked = decided(first)
+    ask(first, "pause")
+    paused = decided(first)
+
+    second = LiveRun(run.run)
+    second.read([*begins.entries, *parked.entries, *paused.entries])
+    second.recovered()
+    answer(second, intended)
+    ask(second, "resume")
+    view = decided(second).view
+    assert view is not None
+    assert view.state == run_pb2.RUN_STATE_WAITING
 
 
 def test_a_moment_that_has_come_is_not_left_in_the_database() -> None:
