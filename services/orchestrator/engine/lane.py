@@ -111,6 +111,8 @@ class Lane:
         if run.run.shard not in self._leases:
             self._left(run, False)
             return
+        if run.run.run_id in self._runs:
+            return  # whoever looked through its shard found it while it was being started
         self._runs[run.run.run_id] = run
         self._go_on(run, run.outstanding)
         self._touch(run)

@@ -23,7 +23,17 @@ from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.ports import Outcome
-from services.orchestrator.engine.run import SHARDS, SIGNAL, OwnedRun, RunCommand, shard_of
+from services.orchestrator.engine.run import (
+    SHARDS,
+    SIGNAL,
+    Created,
+    OwnedRun,
+    RunCommand,
+    RunWrite,
+    ShardLease,
+    StartKey,
+    shard_of,
+)
 from services.orchestrator.programs import dialogue
 from services.orchestrator.programs import run as program
 from services.orchestrator.programs.view import project
@@ -224,6 +234,29 @@ async def test_a_broken_journal_gives_its_place_to_the_next_run(house: House, mo
     monkeypatch.setattr(house.store, "entries", entries_but_of_one)
     async with house.replica(max_runs=1):
         await until(succeeded(whole))
+
+
+async def test_a_run_that_is_found_while_it_is_being_started_is_driven_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = house.store.create
+    async with house.replica() as engine:
+
+        async def create_slowly(first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
+            created = await create(first, key, lease)
+            engine._take_up(first.run)
+            await settled()
+            return created
+
+        monkeypatch.setattr(house.store, "create", create_slowly)
+        house.calls.open.clear()
+        stored = await house.start(engine)
+        await settled()
+        house.calls.open.set()
+        await until(succeeded(stored))
+    asked = [(entry.path, entry.call_intended.call_index) for entry in house.calls.world.requests]
+    assert len(asked) == len(set(asked)), "no call was made twice"
+    assert replays(stored)
 
 
 # --- shards
