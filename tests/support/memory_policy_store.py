@@ -7,7 +7,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.testing.fault_queue import FaultQueue
 from services.policy.domain.bundle import Bundle, parse_version
 from services.policy.domain.errors import BundleNotFound, BundleVersionExists, TooManyBundles
-from services.policy.usecases.ports import ActiveLaw, NewBundle
+from services.policy.usecases.ports import ActiveLaw, LawChange, NewBundle
 
 
 class MemoryBundleStore:
@@ -68,9 +68,10 @@ class MemoryBundleStore:
         self.faults.hit()
         return self._change
 
-    async def changes_since(self, change: int, *, most: int) -> Sequence[tuple[int, TenantId]]:
+    async def changes_since(self, change: int, *, most: int) -> Sequence[LawChange]:
         self.faults.hit()
-        return sorted((number, tenant) for tenant, (number, _) in self._laws.items() if number > change)[:most]
+        laws = self._laws.items()
+        return sorted(LawChange(number, of, law.reference) for of, (number, law) in laws if number > change)[:most]
 
     def _activate(self, tenant: TenantId, law: ActiveLaw) -> None:
         self._change += 1

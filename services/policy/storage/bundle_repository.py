@@ -14,7 +14,7 @@ from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
 from services.policy.domain.bundle import Bundle, BundleId, parse_version
 from services.policy.domain.errors import BundleNotFound, BundleVersionExists, TooManyBundles
 from services.policy.storage.tables import BUNDLE, LAW, LAW_CHANGE
-from services.policy.usecases.ports import ActiveLaw, NewBundle
+from services.policy.usecases.ports import ActiveLaw, LawChange, NewBundle
 
 
 class BundleRepository:
@@ -97,13 +97,15 @@ class BundleRepository:
         async with maintenance_scope(self._maintenance, read_only=True) as scope:
             return int((await scope.execute(select(LAW_CHANGE.c.change))).scalar_one())
 
-    async def changes_since(self, change: int, *, most: int) -> Sequence[tuple[int, TenantId]]:
+    async def changes_since(self, change: int, *, most: int) -> Sequence[LawChange]:
         """See `BundleStore.changes_since`."""
-        statement = (
-            select(LAW.c.change, LAW.c.tenant_id).where(LAW.c.change > change).order_by(LAW.c.change).limit(most)
-        )
+        columns = LAW.c.change, LAW.c.tenant_id, LAW.c.name, LAW.c.version
+        statement = select(*columns).where(LAW.c.change > change).order_by(LAW.c.change).limit(most)
         async with maintenance_scope(self._maintenance, read_only=True) as scope:
-            return [(row.change, TenantId(row.tenant_id)) for row in await scope.execute(statement)]
+            return [
+                LawChange(row.change, TenantId(row.tenant_id), ActiveLaw(row.name, row.version).reference)
+                for row in await scope.execute(statement)
+            ]
 
     async def _activate(self, scope: Scope, tenant: TenantId, law: ActiveLaw, by: str) -> None:
         number = (

@@ -199,8 +199,11 @@ class Laws:
             return
         while True:
             changes = await self._store.changes_since(self._seen, most=_MOST_CHANGES)
-            for number, tenant in changes:
-                self.forget(tenant)
-                self._seen = number
+            for change in changes:
+                known = self._known.get(change.tenant)
+                # What was loaded after the change stays: dropping it would leave none if the database went now.
+                if known is None or known.reference != change.reference:
+                    self.forget(change.tenant)
+                self._seen = change.number
             if len(changes) < _MOST_CHANGES:
                 return

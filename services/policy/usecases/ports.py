@@ -27,6 +27,22 @@ class ActiveLaw:
     name: str
     version: str
 
+    @property
+    def reference(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LawChange:
+    """The latest change of a tenant's law."""
+
+    #: Grows with each activation by any tenant.
+    number: int
+    tenant: TenantId
+    #: What is law since then, `name@version`.
+    reference: str
+
 
 class BundleStore(Protocol):
     """Keeps bundles of tenants, and which one is law. Shipped bundles are not in it, but may be law."""
@@ -61,8 +77,8 @@ class BundleStore(Protocol):
         """Gives the number of the last activation by any tenant."""
         ...
 
-    async def changes_since(self, change: int, *, most: int) -> Sequence[tuple[int, TenantId]]:
-        """Lists tenants whose law changed after that activation, with the number of the change, in order."""
+    async def changes_since(self, change: int, *, most: int) -> Sequence[LawChange]:
+        """Lists the latest change of each tenant whose law changed after that activation, in order."""
         ...
 
 

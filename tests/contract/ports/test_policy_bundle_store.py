@@ -14,7 +14,7 @@ from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls, provision
 from services.policy.domain.errors import BundleNotFound, BundleVersionExists, TooManyBundles
 from services.policy.storage.bundle_repository import BundleRepository
-from services.policy.usecases.ports import ActiveLaw, BundleStore
+from services.policy.usecases.ports import ActiveLaw, BundleStore, LawChange
 from tests.support.memory_policy_store import MemoryBundleStore
 from tests.support.policy import a_new_bundle
 
@@ -117,8 +117,7 @@ async def test_changes_of_law_are_seen_in_order_each_tenant_once(store: BundleSt
     for who, version in ((tenant, "1.0.0"), (other, "1.0.0"), (tenant, "2.0.0")):
         await store.add(who, a_new_bundle(version=version), activate=True, most=10)
     changes = await store.changes_since(before, most=10)
-    assert [who for _, who in changes] == [other, tenant]
-    assert [number for number, _ in changes] == [before + 2, before + 3]
-    assert await store.changes_since(changes[0][0], most=10) == [changes[1]]
+    assert changes == [LawChange(before + 2, other, "house@1.0.0"), LawChange(before + 3, tenant, "house@2.0.0")]
+    assert await store.changes_since(changes[0].number, most=10) == [changes[1]]
     assert await store.changes_since(before, most=1) == [changes[0]]
     assert await store.newest_change() == before + 3

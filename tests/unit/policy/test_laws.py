@@ -145,6 +145,17 @@ async def test_a_change_elsewhere_is_seen_at_the_next_look(
     await asyncio.gather(following, return_exceptions=True)
 
 
+async def test_a_law_that_was_loaded_after_its_change_stays_when_the_change_is_seen(
+    laws: Laws, store: MemoryBundleStore
+) -> None:
+    await laws.look()
+    await make_law(store, "1.0.0")
+    await laws.of(TENANT)
+    await laws.look()
+    store.faults.next(Unavailable("postgres"))
+    assert (await laws.of(TENANT)).reference == "house@1.0.0"
+
+
 async def test_a_load_that_a_change_overtakes_is_not_kept(
     laws: Laws, store: MemoryBundleStore, compiler: Compiler
 ) -> None:
