@@ -33,7 +33,10 @@ def start(
     given: Annotated[
         Path | None,
         typer.Option(
-            "--input", "-i", metavar="FILE", help="What the run is given, YAML or JSON; `-` reads standard input."
+            "--input",
+            "-i",
+            metavar="FILE",
+            help="A file of what the run is given, YAML or JSON; `-` reads standard input.",
         ),
     ] = None,
     values: Annotated[

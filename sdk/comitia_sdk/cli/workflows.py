@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from comitia_sdk.cli.connect import client
-from comitia_sdk.cli.failure import EXIT_REFUSED
+from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.output import Form, FormOption, as_json, moment, plain, show_json, show_one, show_rows
 from comitia_sdk.cli.reading import FileArgument, read_text
 
@@ -38,9 +38,19 @@ def create(
 
     Example:  comitia workflow create review.yaml
     """
+    from comitia_sdk.errors import InvalidRequest
+
     text = read_text(file)
     with client() as mesh:
-        workflow = mesh.workflows.create(text, format=written_in, name=name, version=version)
+        try:
+            workflow = mesh.workflows.create(text, format=written_in, name=name, version=version)
+        except InvalidRequest as refused:
+            if refused.reason == "WORKFLOW_INVALID":
+                _show_faults(mesh.workflows.validate(text, format=written_in, name=name, version=version), file)
+                raise CommandFailed(
+                    f"{file} was not taken; mend its faults [WORKFLOW_INVALID]", code=EXIT_USAGE
+                ) from None
+            raise
     show_one(output, workflow, _lines(workflow))
     if output is Form.TABLE:
         typer.echo(f"\nstart it with `comitia run start {workflow.name} -f`")
