@@ -104,6 +104,35 @@ async def test_functions_make_the_steps_of_many_runs(pair: RunningMesh, client: 
     assert len(made) == len(set(made)) == 24
 
 
+async def test_a_step_that_nobody_has_begun_waits_while_its_run_is_paused(
+    pair: RunningMesh, client: AsyncClient
+) -> None:
+    await client.workflows.create(
+        """
+name: held
+version: 1.0.0
+nodes:
+  - {id: one, step: {name: note, pool: held}, input: {text: {cel: input.text}}}
+"""
+    )
+    worker, made = Worker("held", pool="held", concurrency=1), list[str]()
+
+    @worker.step()
+    async def note(text: str) -> str:
+        made.append(text)
+        return text
+
+    paused = await client.runs.start("held", {"text": "first"})
+    await client.runs.pause(paused.run_id)
+    async with at_work(pair, worker):
+        # The worker takes what was asked for later, so it would have taken the first if that had been on offer.
+        assert (await run_of(client, "held", {"text": "second"})).state == run_pb2.RUN_STATE_SUCCEEDED
+        assert made == ["second"]
+        await client.runs.resume(paused.run_id)
+        assert (await ended(client, paused.run_id)).state == run_pb2.RUN_STATE_SUCCEEDED
+    assert made == ["second", "first"]
+
+
 async def test_a_step_that_fails_is_tried_again_unless_its_worker_says_that_it_is_for_good(
     pair: RunningMesh, client: AsyncClient
 ) -> None:

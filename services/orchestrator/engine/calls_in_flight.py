@@ -81,6 +81,11 @@ class CallsInFlight:
             task.cancel()
         return tasks
 
+    def hold_back(self, run: LiveRun) -> None:
+        """Takes the steps of a paused run back that no worker has begun; they are offered again when it goes on."""
+        for key in self._steps.hold_back(run.run.run_id):
+            run.left_out(key)
+
     def stop_sub_runs(self, run: LiveRun) -> None:
         """Cancels the sub-runs that nobody waits for any more."""
         if self._group is not None:

@@ -188,6 +188,8 @@ class Lane:
         if given_up:
             self.calls.revoke(run.run.run_id, given_up)
         self.calls.stop_sub_runs(run)
+        if run.paused:
+            self.calls.hold_back(run)
         if run.resting and not self.alarms.soon(run):
             self.remove(run, again=False)
             return

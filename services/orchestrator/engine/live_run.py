@@ -96,6 +96,11 @@ class LiveRun:
         return self._stranded is not None
 
     @property
+    def paused(self) -> bool:
+        """True while it makes no new call."""
+        return self._timers.paused
+
+    @property
     def resting(self) -> bool:
         """True when it need not stay in memory: it has ended, or waits for a command or a moment."""
         if self._unrecorded or self._inbox.arrived or self._inbox.commands:

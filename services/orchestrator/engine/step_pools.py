@@ -133,6 +133,13 @@ class StepPools:
             for short in self._short.values():
                 short.pop(run_id, None)
 
+    def hold_back(self, run_id: str) -> Sequence[CallKey]:
+        """Takes the steps of a run back that no worker has; gives their keys."""
+        waiting = [key for key, offer in self._offers.get(run_id, {}).items() if offer.lease is None]
+        if waiting:
+            self.withdraw(run_id, waiting)
+        return waiting
+
     # What workers say.
 
     @contextmanager

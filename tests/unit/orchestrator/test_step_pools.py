@@ -69,6 +69,18 @@ async def test_a_step_waits_for_a_worker_of_its_pool_name_and_tenant(bench: Benc
             assert [lease.path for lease in right.hears()] == ["nodes/charge"]
 
 
+async def test_steps_that_are_held_back_go_to_nobody_until_they_are_offered_again(bench: Bench) -> None:
+    with bench.worker(credits_=1) as worker:
+        bench.offer(a_step("begun"))
+        bench.offer(a_step("waiting"))
+        [begun] = worker.hears()
+        assert [path for path, _ in bench.pools.hold_back("run_a")] == ["waiting"]
+        worker.says(gave(begun.lease_id))
+        assert worker.hears() == []
+        bench.offer(a_step("waiting"))
+        assert [lease.path for lease in worker.hears()] == ["waiting"]
+
+
 async def test_no_worker_gets_more_than_its_credits(bench: Bench) -> None:
     for index in range(5):
         bench.offer(a_step(index=index))
