@@ -8,7 +8,7 @@ import pytest
 
 from comitia_sdk.aio import AsyncClient
 from tests.faults.crasher import Crasher, armed, failpoint_folder
-from tests.faults.failpoint_names import ON_EXPIRY, ON_THE_WAY
+from tests.faults.failpoint_names import ON_EXPIRY, ON_STEPS, ON_THE_WAY
 from tests.faults.workload import Workload, patiently, prepare
 from tests.support.mesh import RunningMesh, running_mesh
 
@@ -24,7 +24,8 @@ class Stage:
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:
     """Gives a mesh with one process for each service."""
-    with failpoint_folder() as folder, running_mesh(environment=armed((*ON_THE_WAY, *ON_EXPIRY), folder)) as mesh:
+    names = (*ON_THE_WAY, *ON_EXPIRY, *ON_STEPS)
+    with failpoint_folder() as folder, running_mesh(environment=armed(names, folder)) as mesh:
         yield Stage(mesh, folder)
 
 

@@ -33,6 +33,8 @@ ON_THE_WAY: Final = (
 )
 #: Passed only when a hold runs out.
 ON_EXPIRY: Final = ("cost.before_expiry",)
+#: Passed only when a worker makes a step.
+ON_STEPS: Final = ("orchestrator.before_lease", "orchestrator.after_outcome")
 #: Passed only when a fact is too big for its row; `test_journal_blobs` of the integration suite fails there.
 ON_BIG_FACTS: Final = ("orchestrator.after_blobs",)
 

@@ -9,7 +9,7 @@ from services.launcher.services import SERVICES
 from tests.faults.audit import audit
 from tests.faults.conftest import Stage
 from tests.faults.crasher import Crasher
-from tests.faults.failpoint_names import ON_BIG_FACTS, ON_EXPIRY, ON_THE_WAY, in_the_code
+from tests.faults.failpoint_names import ON_BIG_FACTS, ON_EXPIRY, ON_STEPS, ON_THE_WAY, in_the_code
 from tests.faults.workload import Workload
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("mesh-faults")]
@@ -37,7 +37,7 @@ SEED = 20
 
 
 def test_every_failpoint_is_in_the_matrix() -> None:
-    assert in_the_code() == {*ON_THE_WAY, *ON_EXPIRY, *ON_BIG_FACTS}
+    assert in_the_code() == {*ON_THE_WAY, *ON_EXPIRY, *ON_STEPS, *ON_BIG_FACTS}
 
 
 async def test_sessions_end_well_while_parts_die_at_failpoints_and_anywhere(

@@ -16,8 +16,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from comitia_sdk.record.run_file import RunFileWriter
-from services.meshkit.core.errors import Exhausted
+from services.meshkit.core.errors import ErrorKind
 from services.meshkit.crypto.commitments import commit
+from services.meshkit.grpc.errors import RemoteError
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.programs.run import RunState
 from services.orchestrator.programs.values import Json
@@ -35,10 +36,15 @@ Journal = Sequence[Entry]
 PARALLEL: Final = session_pb2.SESSION_STRATEGY_PARALLEL
 
 
-class MoneySpent(Exhausted):
+def _money_spent() -> RemoteError:
     """What cost says through inference."""
-
-    reason = "BUDGET_EXHAUSTED"
+    return RemoteError(
+        "the budget is used up",
+        kind=ErrorKind.EXHAUSTED,
+        reason="BUDGET_EXHAUSTED",
+        domain="cost.comitia",
+        metadata={},
+    )
 
 
 def debate() -> Journal:
@@ -81,7 +87,7 @@ def without_memory() -> Journal:
 def out_of_money() -> Journal:
     """A session that fails in its second round."""
     world = World()
-    world.generations["rounds/2/Athena"] = [MoneySpent("the budget is used up")]
+    world.generations["rounds/2/Athena"] = [_money_spent()]
     return play(a_start(max_rounds=3), world)
 
 

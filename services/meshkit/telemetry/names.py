@@ -37,7 +37,7 @@ MEMORY_RECALL_DURATION_SECONDS: Final = "comitia_memory_recall_duration_seconds"
 MEMORY_SEMANTIC_SKIPPED_TOTAL: Final = "comitia_memory_semantic_skipped_total"
 #: Time a step of a run took. Labels: program, step.
 STEP_DURATION_SECONDS: Final = "comitia_step_duration_seconds"
-#: What workers of steps said. Labels: outcome: `answered`, `failed`, `released`, or why it was refused.
+#: What workers of steps said: `answered`, `failed`, `released`, or why it was refused. Labels: outcome.
 STEP_OUTCOMES_TOTAL: Final = "comitia_step_outcomes_total"
 #: Objects that no journal named any more and that were deleted.
 JOURNAL_BLOBS_SWEPT_TOTAL: Final = "comitia_journal_blobs_swept_total"

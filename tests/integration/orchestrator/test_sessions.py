@@ -1,6 +1,7 @@
 """Sessions through the real gRPC face, on a real journal."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from uuid import uuid4
@@ -65,6 +66,13 @@ async def until(replica: Replica, session_id: str, *states: session_pb2.SessionS
             if session.state in states:
                 return session
             await asyncio.sleep(0.02)
+
+
+async def until_driven(replica: Replica) -> None:
+    end = time.monotonic() + 20
+    while not replica.engine.running:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.02)
 
 
 async def refused(call: Callable[[], Awaitable[object]]) -> tuple[grpc.StatusCode, str, str]:
@@ -330,6 +338,8 @@ async def test_more_runs_than_the_replica_may_drive_are_refused(house: House) ->
         replica = await house.replica(stack, max_runs=1)
         replica.calls.open.clear()
         await start(replica)
+        # A start that comes before the replica holds its shards is driven a moment later.
+        await until_driven(replica)
         code, reason, _ = await refused(lambda: start(replica))
         assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RUNS_AT_LIMIT")
         assert replica.preparation.budgets == 1, "nothing was made for the one that was refused"

@@ -10,7 +10,7 @@ from services.meshkit.telemetry import metrics, names
 #: What a label may be called. No id is ever a label; whoever adds one here has thought of how many values it has.
 LABELS = frozenset(
     "cache code converged fate kind method mode model outcome part program provider queue reason rule service severity "
-    "state status step token_class tool why".split()
+    "state status step token_class tool why work".split()
 )
 _NAMED = re.compile(r'((?:^#: .*\n)+)^\w+: Final = "(comitia_\w+)"', re.MULTILINE)
 
