@@ -6,13 +6,16 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
+
+_Item = TypeVar("_Item")
 
 _GAP: Final = "  "
 _LEAST_LAST_COLUMN: Final = 20
@@ -27,6 +30,9 @@ class Form(StrEnum):
     JSON = "json"
 
 
+LimitOption = Annotated[int, typer.Option("--limit", "-n", min=0, metavar="N", help="The newest so many; 0 lists all.")]
+#: Rows of a list that nobody limited.
+DEFAULT_LIMIT: Final = 50
 FormOption = Annotated[
     Form, typer.Option("--output", "-o", help="For people (table) or as the REST face writes it (json).")
 ]
@@ -47,6 +53,16 @@ def show_json(value: object) -> None:
 def plain(text: str) -> str:
     """Gives a text that others wrote as it may stand on a terminal."""
     return text.translate(_SILENT)
+
+
+def newest(items: Iterable[_Item], limit: int) -> list[_Item]:
+    """Takes the first so many, all for 0; says on standard error when there are more."""
+    if not limit:
+        return list(items)
+    taken = list(islice(items, limit + 1))
+    if len(taken) > limit:
+        typer.secho(f"the newest {limit}; --limit 0 lists all", err=True, dim=True)
+    return taken[:limit]
 
 
 def show_rows(

@@ -12,7 +12,19 @@ import typer
 from comitia_sdk.cli import record
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.failure import EXIT_USAGE, CommandFailed
-from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, show_json, show_one, show_rows
+from comitia_sdk.cli.output import (
+    DEFAULT_LIMIT,
+    Form,
+    FormOption,
+    LimitOption,
+    as_json,
+    dollars,
+    moment,
+    newest,
+    show_json,
+    show_one,
+    show_rows,
+)
 from comitia_sdk.cli.reading import read_dollars, read_mapping
 from comitia_sdk.cli.run_tree import follow_run, require_success, run_state, step_note, step_state
 
@@ -102,6 +114,7 @@ def watch(
 @app.command("list")
 def list_(
     open_only: Annotated[bool, typer.Option("--open", help="Only those that have not ended.")] = False,
+    limit: LimitOption = DEFAULT_LIMIT,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Lists runs, newest first, sessions among them.
@@ -109,7 +122,7 @@ def list_(
     Example:  comitia run list --open
     """
     with client() as mesh:
-        runs = list(mesh.runs.list(open_only=open_only))
+        runs = newest(mesh.runs.list(open_only=open_only), limit)
     rows = [
         (
             one.run_id,

@@ -6,7 +6,19 @@ import typer
 
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.follow import follow_session, require_success, score_words, show_turn, state_of
-from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, show_json, show_one, show_rows
+from comitia_sdk.cli.output import (
+    DEFAULT_LIMIT,
+    Form,
+    FormOption,
+    LimitOption,
+    as_json,
+    dollars,
+    moment,
+    newest,
+    show_json,
+    show_one,
+    show_rows,
+)
 from comitia_sdk.cli.reading import read_dollars
 
 if TYPE_CHECKING:
@@ -100,13 +112,13 @@ def start(
 
 
 @app.command("list")
-def list_(output: FormOption = Form.TABLE) -> None:
+def list_(limit: LimitOption = DEFAULT_LIMIT, output: FormOption = Form.TABLE) -> None:
     """Lists sessions, newest first.
 
     Example:  comitia session list
     """
     with client() as mesh:
-        sessions = list(mesh.sessions.list())
+        sessions = newest(mesh.sessions.list(), limit)
     rows = [
         (
             one.session_id,

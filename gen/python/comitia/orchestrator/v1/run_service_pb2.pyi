@@ -386,7 +386,7 @@ class PauseRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run, paused."""
+        """The run, paused; as it stood, if its owner has not taken the command within 2 seconds: it does as soon as it can."""
 
     def __init__(
         self,
@@ -432,7 +432,7 @@ class ResumeRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run, going on."""
+        """The run, going on; as it stood, if its owner has not taken the command within 2 seconds."""
 
     def __init__(
         self,
@@ -478,7 +478,7 @@ class CancelRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run, cancelling or cancelled."""
+        """The run, cancelling or cancelled; as it stood, if its owner has not taken the command within 2 seconds."""
 
     def __init__(
         self,
