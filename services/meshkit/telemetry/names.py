@@ -37,6 +37,14 @@ MEMORY_RECALL_DURATION_SECONDS: Final = "comitia_memory_recall_duration_seconds"
 MEMORY_SEMANTIC_SKIPPED_TOTAL: Final = "comitia_memory_semantic_skipped_total"
 #: Time a step of a run took. Labels: program, step.
 STEP_DURATION_SECONDS: Final = "comitia_step_duration_seconds"
+#: Time to record what was decided for some runs in one commit.
+TICK_COMMIT_SECONDS: Final = "comitia_tick_commit_seconds"
+#: Shards of runs whose lease this replica holds.
+SHARDS_HELD: Final = "comitia_shards_held"
+#: Shards whose lease a commit or a renewal found lost.
+SHARDS_LOST_TOTAL: Final = "comitia_shards_lost_total"
+#: Times a run was taken out of memory because it could not be decided, recorded or read, to be taken up again.
+RUNS_SET_ASIDE_TOTAL: Final = "comitia_runs_set_aside_total"
 #: What workers of steps said: `answered`, `failed`, `released`, or why it was refused. Labels: outcome.
 STEP_OUTCOMES_TOTAL: Final = "comitia_step_outcomes_total"
 #: Objects that no journal named any more and that were deleted.

@@ -16,6 +16,7 @@ from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.once import RequestInProgress
 from services.meshkit.core.tenant import QuotaExceeded
+from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunsAtLimit
 from services.orchestrator.engine.facts import Beginning, begun
@@ -287,6 +288,7 @@ class Engine:
         self._room.set()
 
     def _put_aside(self, run_id: str, *, seconds: float) -> None:
+        metrics.RUNS_SET_ASIDE.inc()
         if len(self._set_aside) < _MAX_SET_ASIDE:
             self._set_aside.setdefault(run_id, self._parts.clock.monotonic() + seconds)
 

@@ -18,6 +18,7 @@ from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.failpoints import failpoint
+from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.alarms import Alarms
 from services.orchestrator.engine.calls_in_flight import CallsInFlight
@@ -81,6 +82,8 @@ class Lane:
         #: What was decided and is not recorded yet, in order.
         self._decided: deque[Pending] = deque()
         self._to_record = asyncio.Event()
+        metrics.QUEUE_ITEMS.labels("orchestrator.decided").set_function(self._decided.__len__)
+        metrics.QUEUE_ITEMS.labels("orchestrator.runs").set_function(self._runs.__len__)
         self.alarms = Alarms(self._runs, clock=parts.clock, touch=self._touch)
         self.calls = CallsInFlight(
             calls=parts.calls,
@@ -205,7 +208,8 @@ class Lane:
         while held := [(run, write) for run, write in writes if self._runs.get(run.run.run_id) is run]:
             leases = [self._leases[shard] for shard in sorted({run.run.shard for run, _ in held})]
             try:
-                lost = await self._parts.store.commit(leases, [write for _, write in held])
+                with metrics.TICK_COMMIT.time():
+                    lost = await self._parts.store.commit(leases, [write for _, write in held])
             except MeshError as error:
                 if error.kind not in _PASSING:
                     await self._bisect(held, error)
@@ -223,6 +227,7 @@ class Lane:
                 for lease in leases:
                     if lease.shard in lost and self._leases.get(lease.shard) == lease:
                         log.warning("lease lost", shard=lease.shard)
+                        metrics.SHARDS_LOST.inc()
                         self._lost(lease.shard)
 
     async def _bisect(self, writes: Sequence[Pending], error: Exception) -> None:

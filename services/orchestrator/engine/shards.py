@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.ports import RunStore
 from services.orchestrator.engine.run import ShardLease
@@ -35,6 +36,7 @@ class ShardKeeper:
         self._lost = lost
         self._held: dict[int, ShardLease] = {}
         self._restarted = True
+        metrics.SHARDS_HELD.set_function(self._held.__len__)
 
     @property
     def held(self) -> Mapping[int, ShardLease]:
@@ -52,6 +54,7 @@ class ShardKeeper:
         for shard, lease in asked.items():
             if self._held.get(shard) == lease and now.get(shard) != lease:
                 log.warning("lease lost", shard=shard)
+                metrics.SHARDS_LOST.inc()
                 self.forget(shard)
         for shard, lease in now.items():
             if shard not in asked:
