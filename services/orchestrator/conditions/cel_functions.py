@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from services.orchestrator.conditions.budget import Budget
 from services.orchestrator.conditions.errors import ExpressionFailed
-from services.orchestrator.conditions.values import equal
+from services.orchestrator.conditions.values import equal, keys_in_order
 
 _INT64: Final = 1 << 63
 _WHOLE: Final = re.compile(r"[-+]?\d{1,19}")
@@ -65,14 +65,14 @@ def field_of(value: Value, field: str) -> Value:
         raise ExpressionFailed(f"there is no `{field[:64]}`; ask with has() first") from None
 
 
-def items_of(value: Value) -> list[Value]:
+def items_of(value: Value, budget: Budget) -> list[Value]:
     """Gives what a loop over a value walks: a list's items, an object's keys in order. Raises: ExpressionFailed."""
     match value:
         case list():
             # A list that grows while it is walked is one that the expression builds, never this one.
             return value
         case dict():
-            return sorted(value)
+            return keys_in_order(value, budget)
         case _:
             raise ExpressionFailed(f"walks {_kind(value)}; only lists and objects have items")
 

@@ -32,6 +32,8 @@ MAX_NESTED_LOOPS: Final = 3
 MAX_PATTERN: Final = 200
 _NOT_FALSE: Final = frozenset({"@not_strictly_false", "__not_strictly_false__"})
 _PATTERN_MEMORY: Final = 1 << 20
+#: Instructions of a compiled pattern that make each character of a text count once more.
+_INSTRUCTIONS_PER_WEIGHT: Final = 64
 _ARITHMETIC: Final = frozenset({"_+_", "_-_", "_*_", "_/_", "_%_", "-_"})
 
 #: JSON values.
@@ -194,7 +196,7 @@ class _Translator:
         round_steps = 1 + condition_steps + each_steps
 
         def run(frame: _Frame) -> Value:
-            items = items_of(range_of(frame))
+            items = items_of(range_of(frame), frame.budget)
             names = frame.names
             outer = {name: names[name] for name in (item, so_far) if name in names}
             try:
@@ -330,9 +332,12 @@ class _Translator:
         except re2.error as error:
             raise self._refused(expression, f"has a pattern that RE2 refuses: {_words(error)}") from None
 
+        # What a character costs grows with the automaton, once that is too big to be kept.
+        weight = 1 + compiled.programsize // _INSTRUCTIONS_PER_WEIGHT
+
         def run(frame: _Frame) -> bool:
             text = text_of(subject_of(frame))
-            frame.budget.spend_text(len(text))
+            frame.budget.spend_text(len(text) * weight)
             return compiled.search(text) is not None
 
         return run, steps + 2

@@ -38,7 +38,7 @@ from jsonpath.selectors import (
 from services.orchestrator.conditions.budget import Budget
 from services.orchestrator.conditions.errors import ExpressionFailed, ExpressionRefused, unknown_node
 from services.orchestrator.conditions.shapes import ANY, ListOf, MapOf, Record, Scalar, Shape
-from services.orchestrator.conditions.values import equal
+from services.orchestrator.conditions.values import equal, keys_in_order
 
 MAX_CHARACTERS: Final = 2_000
 _COMPARE: Final = frozenset({"==", "!=", "<", "<=", ">", ">="})
@@ -189,6 +189,7 @@ class _Translator:
         parts = [self._segment(segment) for segment in segments]
 
         def select(values: list[Value], scope: _Scope) -> list[Value]:
+            scope.budget.spend(len(parts))
             for part in parts:
                 values = part(values, scope)
             return values
@@ -231,9 +232,14 @@ class _Translator:
                 return lambda values, scope: [child for one in values for child in _children(one, scope)]
             case Filter():
                 test = self._test(selector.expression.expression)
-                return lambda values, scope: [
-                    child for one in values for child in _children(one, scope) if test(child, scope)
-                ]
+                steps = _steps(selector.expression.expression)
+
+                def taken(values: list[Value], scope: _Scope) -> list[Value]:
+                    children = [child for one in values for child in _children(one, scope)]
+                    scope.budget.spend(steps * len(children))
+                    return [child for child in children if test(child, scope)]
+
+                return taken
             case _:
                 raise ExpressionRefused("has a selector that is not available here")
 
@@ -308,6 +314,19 @@ class _Translator:
                 raise ExpressionRefused("has a path that begins with neither $ nor @")
 
 
+def _steps(expression: BaseExpression) -> int:
+    """Gives how many steps one test of a filter takes at most, besides those of the paths in it."""
+    match expression:
+        case InfixExpression():
+            return 1 + _steps(expression.left) + _steps(expression.right)
+        case PrefixExpression():
+            return 1 + _steps(expression.right)
+        case FunctionExtension():
+            return 1 + sum(_steps(argument) for argument in expression.args)
+        case _:
+            return 1
+
+
 def _followed(shape: Shape, segments: Sequence[JSONPathSegment]) -> Shape:
     """Gives what is known of the value at a path below a value of this shape. Raises: ExpressionRefused."""
     for segment in segments:
@@ -334,13 +353,12 @@ def _followed(shape: Shape, segments: Sequence[JSONPathSegment]) -> Shape:
 def _children(value: Value, scope: _Scope) -> list[Value]:
     match value:
         case dict():
-            children = [value[key] for key in sorted(cast(dict[str, Value], value))]
+            return [value[key] for key in keys_in_order(cast(dict[str, Value], value), scope.budget)]
         case list():
-            children = cast(list[Value], value)
+            scope.budget.spend(len(value))
+            return cast(list[Value], value)
         case _:
             return []
-    scope.budget.spend(len(children))
-    return children
 
 
 def _descendants(value: Value, scope: _Scope) -> list[Value]:

@@ -229,16 +229,27 @@ def test_what_has_no_value_fails_with_one_sentence(text: str, said: str) -> None
         "many.map(x, long + long)",
         "many.exists(x, long == long && x < 0)",
         "many.map(x, x in many)",
+        "many.exists(x, keyed.exists(k, true) && false)",
     ],
 )
 def test_what_would_never_end_or_explode_is_stopped_after_the_same_number_of_steps(text: str) -> None:
-    compiler = CelCompiler({"many": ANY, "long": Scalar.TEXT})
-    facts = {"many": list(range(2_000)), "long": "a" * 60_000}
+    compiler = CelCompiler({"many": ANY, "keyed": ANY, "long": Scalar.TEXT})
+    keyed = {str(number): number for number in range(1_000)}
+    facts = {"many": list(range(2_000)), "keyed": keyed, "long": "a" * 60_000}
     budgets = (Budget(), Budget())
     for budget in budgets:
         with pytest.raises(TooCostly, match=str(MAX_STEPS)):
             compiler.compile(text).evaluate(facts, budget)
     assert budgets[0].used == budgets[1].used
+
+
+def test_a_pattern_costs_more_for_each_character_the_bigger_its_automaton_is() -> None:
+    compiler, used = CelCompiler({"text": Scalar.TEXT}), list[int]()
+    for pattern in ("q", "([a-z]*q[a-z]{60}){3}z"):
+        budget = Budget()
+        compiler.compile(f"text.matches('{pattern}')").evaluate({"text": "qaz" * 1_000}, budget)
+        used.append(budget.used)
+    assert used[1] > 2 * used[0]
 
 
 def test_a_cost_that_is_spent_is_no_failure_that_another_side_could_undo() -> None:

@@ -104,6 +104,9 @@ def test_what_does_not_fit_or_is_no_path_is_refused_when_it_is_written(text: str
         "$.input.many[" + "*," * 200 + "*]",
         "$.input.many[" + "0:," * 200 + "0:]",
         "$.input.same[?@ == $.input.long]",
+        "$.input.many[?" + "1<2&&" * 30 + "2<1]",
+        "$.input.many[?@" + ".x" * 30 + "]",
+        "$.input.many[?!(1<2)||" + "!(1<2)||" * 10 + "length(@)==1]",
     ],
 )
 def test_a_path_that_would_take_too_long_is_stopped(text: str) -> None:
