@@ -1,7 +1,8 @@
 """JSON Schemas that people write. Nothing outside of a schema is ever fetched for it.
 
 Checking takes time in proportion to schema times value: a schema that refers to itself, or that unfolds to more than
-10,000 parts, could take exponential time and is refused. Patterns are linear-time regular expressions.
+10,000 parts, could take exponential time and is refused, and so is a value that is too large for its schema. Patterns
+are linear-time regular expressions.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,10 +11,14 @@ from typing import Final, cast
 import jsonschema_rs
 import rfc8785
 
+from services.meshkit.documents.checking_cost import Cost, Costs
+
 MAX_SCHEMA_BYTES: Final = 32 * 1024
 MAX_PARTS: Final = 10_000
 #: What stands for a value in sentences: values stay out of them.
 _MASK: Final = "it"
+#: Says that a value is not checked at all.
+TOO_MUCH: Final = "is too large to be held against its schema; give less, or ask for less in anyOf, enum and the like"
 _REFUSED: Final = ("$dynamicRef", "$recursiveRef", "$id", "$anchor", "$dynamicAnchor")
 
 #: JSON Schema and JSON values are open by nature.
@@ -32,11 +37,14 @@ class SchemaUnusable(Exception):
 class Schema:
     """A schema that is ready to check values."""
 
-    def __init__(self, validator: jsonschema_rs.Validator) -> None:
+    def __init__(self, validator: jsonschema_rs.Validator, cost: Cost) -> None:
         self._validator = validator
+        self._cost = cost
 
     def problem(self, value: object) -> tuple[str, str] | None:
         """Gives the path of the first wrong value, such as `.items[0]`, and a sentence; None when all is well."""
+        if self._cost.too_much(value):
+            return "", TOO_MUCH
         try:
             # Whatever JSON holds.
             self._validator.validate(cast("dict[str, object]", value))
@@ -56,7 +64,7 @@ def compile_schema(schema: Json, *, object_only: bool) -> Schema:
         raise SchemaUnusable(f"must have at most {MAX_SCHEMA_BYTES} bytes as JSON")
     if object_only and schema.get("type") != "object":
         raise SchemaUnusable('must say "type": "object"', path="/type")
-    _Unfolding(schema).count(schema, ())
+    cost = checking_cost(schema)
     try:
         validator = jsonschema_rs.validator_for(
             dict(schema), pattern_options=jsonschema_rs.RegexOptions(), mask=_MASK, offline=True
@@ -65,7 +73,16 @@ def compile_schema(schema: Json, *, object_only: bool) -> Schema:
         raise SchemaUnusable(error.message, path=_pointer(error.instance_path)) from error
     except (jsonschema_rs.ReferencingError, ValueError) as error:
         raise SchemaUnusable(str(error).partition("\n")[0]) from error
-    return Schema(validator)
+    return Schema(validator, cost)
+
+
+def checking_cost(schema: Json) -> Cost:
+    """Gives what checking values against a schema costs. Raises: SchemaUnusable: it has no bound."""
+    unfolding = _Unfolding(schema)
+    unfolding.count(schema, ())
+    return Costs(count=lambda node: unfolding.count(node, ()), target=lambda name: unfolding.target(name, "")).of(
+        schema
+    )
 
 
 def _path(error: jsonschema_rs.ValidationError) -> str:
@@ -119,11 +136,12 @@ class _Unfolding:
             raise SchemaUnusable("a schema must not refer to itself", path=place)
         if reference not in self._counts:
             self._open.add(reference)
-            self._counts[reference] = self.count(self._target(reference, place), tuple(reference[2:].split("/")))
+            self._counts[reference] = self.count(self.target(reference, place), tuple(reference[2:].split("/")))
             self._open.discard(reference)
         return self._counts[reference]
 
-    def _target(self, reference: str, place: str) -> object:
+    def target(self, reference: str, place: str) -> object:
+        """Gives what a reference names. Raises: SchemaUnusable."""
         node: object = self._schema
         for step in reference[2:].split("/"):
             key = step.replace("~1", "/").replace("~0", "~")

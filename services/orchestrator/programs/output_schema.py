@@ -8,6 +8,7 @@ from typing import Final, cast
 import jsonschema_rs
 from google.protobuf import struct_pb2
 
+from services.meshkit.documents.schema import checking_cost
 from services.orchestrator.programs.values import Json, NotJson, ValueTooLarge, to_value
 
 #: A text that is one block of code and nothing else, as models like to answer.
@@ -35,12 +36,15 @@ class OutputSchema:
 
     def __init__(self, schema: Mapping[str, Json]) -> None:
         self.text: Final = json.dumps(schema, ensure_ascii=False, sort_keys=True)
+        self._cost: Final = checking_cost(schema)
         self._validator: Final = jsonschema_rs.validator_for(
             dict(schema), pattern_options=jsonschema_rs.RegexOptions(), mask="it", offline=True
         )
 
     def check(self, value: Json) -> None:
         """Refuses what does not fit. Raises: OutputBreaksSchema."""
+        if self._cost.too_much(value):
+            raise OutputBreaksSchema("the output is too large to be held against output_schema")
         # Whatever JSON holds.
         known = cast("dict[str, object]", value)
         if self._validator.is_valid(known):

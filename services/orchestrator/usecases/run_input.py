@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
-import jsonschema_rs
+from google.protobuf import struct_pb2
 
 from comitia.orchestrator.v1 import workflow_pb2
+from services.meshkit.documents.schema import Schema, compile_schema
 from services.orchestrator.domain.errors import RunInputInvalid
 from services.orchestrator.domain.run import MAX_INPUT_BYTES, Json
 from services.orchestrator.programs.values import NotJson, ValueTooLarge, from_struct, to_struct
 
 #: Sentences may quote what a schema lists.
 _MOST_CHARACTERS: Final = 500
+#: Compiled schemas that are kept.
+_MOST_SCHEMAS: Final = 64
 
 
 def check_size(given: Mapping[str, Json]) -> None:
@@ -33,12 +37,13 @@ def check_schema(workflow: workflow_pb2.Workflow, given: Mapping[str, Json]) -> 
     """
     if not workflow.HasField("input_schema"):
         return
+    fault = _compiled(workflow.input_schema.SerializeToString(deterministic=True)).problem(dict(given))
+    if fault is not None:
+        place, sentence = fault
+        raise RunInputInvalid(f"input{place}"[:_MOST_CHARACTERS], sentence[:_MOST_CHARACTERS])
+
+
+@lru_cache(maxsize=_MOST_SCHEMAS)
+def _compiled(schema: bytes) -> Schema:
     # It was checked when the workflow was created.
-    validator = jsonschema_rs.validator_for(
-        from_struct(workflow.input_schema), pattern_options=jsonschema_rs.RegexOptions(), mask="it", offline=True
-    )
-    if validator.is_valid(dict(given)):
-        return
-    fault = next(validator.iter_errors(dict(given)))
-    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault.instance_path)
-    raise RunInputInvalid(f"input{place}"[:_MOST_CHARACTERS], fault.message[:_MOST_CHARACTERS])
+    return compile_schema(from_struct(struct_pb2.Struct.FromString(schema)), object_only=True)
