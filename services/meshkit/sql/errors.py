@@ -17,8 +17,11 @@ _CONFLICT_STATES: Final = frozenset({"40P01", "40001", "55P03"})
 _CHARACTER_STATES: Final = frozenset({"22021", "22P05"})
 #: What asyncpg says of a number that is too big for its column.
 _TOO_BIG: Final = "value out of int"
-#: admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections, query_canceled by timeout
-_AWAY_STATES: Final = frozenset({"57P01", "57P02", "57P03", "53300"})
+#: admin_shutdown, crash_shutdown, cannot_connect_now; query_canceled by its timeout; io_error;
+#: read_only_sql_transaction: a primary that has become a standby
+_AWAY_STATES: Final = frozenset({"57P01", "57P02", "57P03", "57014", "58030", "25006"})
+#: insufficient_resources: no disk, no memory, no connection left
+_SHORT_OF: Final = "53"
 
 
 class TransactionConflict(Conflict):
@@ -91,7 +94,9 @@ def _raise_mapped(driver: object, cause: BaseException) -> None:
         isinstance(driver, asyncpg.DataError) and _TOO_BIG in str(driver)
     ):
         raise ValueUnstorable("holds a number that is too big to be stored or looked for") from cause
-    if driver.sqlstate in _AWAY_STATES or isinstance(driver, asyncpg.PostgresConnectionError):
+    state = driver.sqlstate or ""
+    is_away = state in _AWAY_STATES or state.startswith(_SHORT_OF)
+    if is_away or isinstance(driver, asyncpg.PostgresConnectionError):
         raise Unavailable("postgres") from cause
 
 
