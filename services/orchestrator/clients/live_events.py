@@ -11,12 +11,17 @@ from contextlib import asynccontextmanager
 from math import inf
 from typing import Final, TypeVar
 
+from google.protobuf.message import DecodeError
+
 from comitia.orchestrator.v1 import session_service_pb2
 from services.meshkit.bus.bus import Bus
 from services.meshkit.bus.live import LiveSubscription
 from services.meshkit.bus.subjects import live_subject
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
 
 T = TypeVar("T")
 
@@ -116,8 +121,12 @@ class _Events:
         return self
 
     async def __anext__(self) -> session_service_pb2.WatchSessionResponse:
-        message = await anext(self._messages)
-        return session_service_pb2.WatchSessionResponse.FromString(message.body)
+        while True:
+            message = await anext(self._messages)
+            try:
+                return session_service_pb2.WatchSessionResponse.FromString(message.body)
+            except DecodeError:
+                log.warning("news that cannot be read are passed over", bytes=len(message.body))
 
 
 def _progress(tenant: TenantId, run_id: str) -> str:

@@ -1,11 +1,12 @@
 """The engine of one replica: owns shards, drives their runs in lanes, and takes up what others left behind."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Final, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -31,7 +32,8 @@ log = logger(__name__)
 
 Key = TypeVar("Key", int, str)
 
-#: Time between two rounds: leases are extended, free shards claimed, commands read that the bus lost.
+#: Time between two rounds: of those that extend leases and claim free shards, and of those that look for what the bus
+#: lost and for moments that have come.
 _ROUND_SECONDS: Final = 1.0
 #: How long a caller waits to see its command taken.
 _COMMAND_SECONDS: Final = 2.0
@@ -176,6 +178,7 @@ class Engine:
             self._group = group
             self._context = copy_context()
             keepers = [
+                self._spawn(self._keep_leases(), name="engine-leases"),
                 self._spawn(self._keep_rounds(), name="engine-rounds"),
                 self._spawn(self._hear_wakes(), name="engine-wakes"),
                 self._spawn(self._tidy(), name="engine-tidying"),
@@ -198,7 +201,7 @@ class Engine:
     async def _leave(self) -> None:
         try:
             await self._shards.leave()
-        except MeshError as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is: who leaves has nothing else to do
             log.warning("leases run out by themselves", cause=str(error))
 
     def _spawn(self, work: Coroutine[object, object, None], *, name: str) -> asyncio.Task[None]:
@@ -226,8 +229,9 @@ class Engine:
         while True:
             try:
                 found = await self._parts.store.open_runs(shard, after=after)
-            except MeshError as error:
-                log.warning("cannot look for runs", shard=shard, cause=str(error))
+            except Exception as error:
+                # A consumer loop: what nobody has foreseen must not stop the runs of the other shards.
+                log.exception("cannot look for runs", shard=shard, cause=str(error))
                 await self._parts.clock.sleep(_ROUND_SECONDS)
                 continue
             if not found:
@@ -292,13 +296,16 @@ class Engine:
         if len(self._set_aside) < _MAX_SET_ASIDE:
             self._set_aside.setdefault(run_id, self._parts.clock.monotonic() + seconds)
 
+    async def _keep_leases(self) -> None:
+        """Keeps the shards in a task of its own: nothing that the other rounds wait for may cost a lease."""
+        while True:
+            await _tried("the leases' round waits", self._shards.keep)
+            await self._parts.clock.sleep(_ROUND_SECONDS)
+
     async def _keep_rounds(self) -> None:
         while True:
-            for step in (self._shards.keep, self._take_up_again, self._wake_resting, self._read_commands):
-                try:
-                    await step()
-                except MeshError as error:
-                    log.warning("the engine's round waits", cause=str(error))
+            for step in (self._take_up_again, self._wake_resting, self._read_commands):
+                await _tried("the engine's round waits", step)
             await self._parts.clock.sleep(_ROUND_SECONDS)
 
     async def _take_up_again(self) -> None:
@@ -338,22 +345,30 @@ class Engine:
     async def _hear_wakes(self) -> None:
         async with self._parts.live.wakes() as wakes:
             async for run_id in wakes:
-                if shard_of(run_id) in self._shards.held:
-                    try:
-                        await self._hand_over(run_id, await self._parts.store.commands_of(run_id))
-                    except MeshError as error:
-                        log.warning("cannot read commands", cause=str(error))
+                await _tried("a wake is passed over", partial(self._hear, run_id))
+
+    async def _hear(self, run_id: str) -> None:
+        """Looks for commands of a run. Raises: MeshError; Invalid: it is no id, for anybody may write to the bus."""
+        if shard_of(run_id) in self._shards.held:
+            await self._hand_over(run_id, await self._parts.store.commands_of(run_id))
 
     async def _tidy(self) -> None:
         """Removes commands that came too late for their run."""
         while True:
             await self._parts.clock.sleep(_TIDY_SECONDS)
-            try:
-                await self._parts.store.drop_late_commands()
-            except MeshError as error:
-                log.warning("cannot remove late commands", cause=str(error))
+            await _tried("late commands stay for now", self._parts.store.drop_late_commands)
 
     @staticmethod
     def _forget(kept: dict[Key, asyncio.Task[None]], key: Key, task: asyncio.Task[None]) -> None:
         if kept.get(key) is task:
             del kept[key]
+
+
+async def _tried(fault: str, step: Callable[[], Awaitable[object]]) -> None:
+    """Takes one step of a loop that goes on whatever comes of it: the engine never stops."""
+    try:
+        await step()
+    except MeshError as error:
+        log.warning(fault, cause=str(error))
+    except Exception as error:
+        log.exception(fault, cause=str(error))

@@ -108,7 +108,7 @@ class House:
     async def seconds(self, count: int) -> None:
         """Lets time pass second by second, with what happens in each."""
         for _ in range(count):
-            await self.clock.until_someone_sleeps(how_many=2)
+            await self.clock.until_someone_sleeps(how_many=3)
             self.clock.advance(seconds=1)
             await settled()
 
@@ -181,7 +181,7 @@ async def test_a_run_whose_commit_went_astray_is_taken_up_within_a_second(house:
     async with house.replica() as engine:
         stored = await house.start(engine)
         await until(lambda: house.store.lost_answers.raised == 1)
-        await until(lambda: house.clock.sleepers >= 3)
+        await until(lambda: house.clock.sleepers >= 4)
         house.clock.advance(seconds=0.2)  # The second try of the commit is refused: its facts are recorded already.
         await until(lambda: engine.running == 0)
         await house.seconds(2)
@@ -257,6 +257,61 @@ async def test_a_run_that_is_found_while_it_is_being_started_is_driven_once(
     asked = [(entry.path, entry.call_intended.call_index) for entry in house.calls.world.requests]
     assert len(asked) == len(set(asked)), "no call was made twice"
     assert replays(stored)
+
+
+# --- what nobody has foreseen
+
+
+@pytest.mark.parametrize(
+    "method", ["hold", "open_runs", "waking_runs", "commands", "commands_of", "owned_run", "drop_late_commands"]
+)
+async def test_an_error_without_a_name_stops_no_loop_of_the_engine(
+    house: House, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    asked = 0
+
+    async def fail(*_: object, **__: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise RuntimeError("XX000")
+
+    async with house.replica() as engine:
+        stored = await house.start(engine, manual=True)
+        await until(lambda: waits_after(stored, 1)() and engine.running == 0)
+        with monkeypatch.context() as broken:
+            broken.setattr(house.store, method, fail)
+            engine._gained(ShardLease(shard=stored.run.shard, epoch=house.store.shards[stored.run.shard].epoch))
+            engine._put_aside(stored.run.run_id, seconds=0)
+            await house.live.wake_owner(stored.run.run_id)
+            await house.seconds(61 if method == "drop_late_commands" else 2)
+            assert asked
+        advance = RunCommand(command_id=IDS.uuid(), kind="advance", by="key_ada")
+        await house.store.add_command(TENANT, stored.run.run_id, advance)
+        await house.seconds(3)
+        await until(succeeded(stored))
+
+
+async def test_a_wake_that_names_no_run_is_passed_over(house: House) -> None:
+    async with house.replica() as engine:
+        stored = await house.start(engine, manual=True)
+        await until(lambda: waits_after(stored, 1)() and engine.running == 0)
+        await house.live.wake_owner("not an id")
+        await settled()
+        await engine.command(ADA, stored.run.run_id, "advance")
+        await until(succeeded(stored))
+
+
+async def test_leases_are_kept_while_the_other_rounds_wait(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    async with house.replica():
+        monkeypatch.setattr(house.store, "commands", wait)
+        for _ in range(20):
+            await house.clock.until_someone_sleeps(how_many=2)
+            house.clock.advance(seconds=1)
+            await settled()
+        assert not (await house.store.hold("two/x", (), restarted=False, most=None)).leases, "no lease ran out"
 
 
 # --- shards
