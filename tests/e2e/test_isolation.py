@@ -129,7 +129,7 @@ async def test_a_watch_of_violations_shows_only_ones_own(owner: Tenant, make_ten
     assert await of(owner.client.policies.violations(rule="no_bows")) == []
 
 
-async def test_nobody_spends_from_the_budget_of_another_tenant(owner: Tenant, make_tenant: MakeTenant) -> None:
+async def test_nobody_spends_from_the_budget_of_a_run(owner: Tenant, make_tenant: MakeTenant) -> None:
     stranger = await make_tenant()
     session = await owner.start("Ada", max_rounds=1)
     await owner.ended(session.session_id)
@@ -137,8 +137,9 @@ async def test_nobody_spends_from_the_budget_of_another_tenant(owner: Tenant, ma
     spent = (await owner.client.costs.budget(session.budget_id)).spent_nano_usd
     prompt = {"role": "MESSAGE_ROLE_USER", "parts": [{"text": {"text": "Hello"}}]}
     body = {"messages": [prompt], "context": {"budget_ids": [session.budget_id]}}
-    answer = await stranger.rest.ask("POST", "/v1/generate", body)
-    assert (answer.status, answer.reason) == (404, "BUDGET_NOT_FOUND")
+    for tenant in (stranger, owner):
+        answer = await tenant.rest.ask("POST", "/v1/generate", body)
+        assert (answer.status, answer.reason) == (400, "INVALID_FIELD")
     assert (await owner.client.costs.budget(session.budget_id)).spent_nano_usd == spent
 
 

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
 
 from services.inference.domain.answer import Answer
 from services.inference.domain.errors import LawBlocked
-from services.meshkit.content import CallContext, CallId, CallKey, Part, Usage
+from services.meshkit.content import CallContext, CallKey, Part, Usage
 from services.meshkit.content.law import Stage, Subject, Verdict
-from services.meshkit.core.errors import Invalid
 
 
 class SettleState(StrEnum):
@@ -22,26 +20,6 @@ class SettleState(StrEnum):
     ASSUMED = "assumed"
     #: No token of the tenant was left to settle with: as ASSUMED, and visible as a reason of its own.
     LAPSED = "lapsed"
-
-
-#: How the ids begin that the mesh makes: of runs, and of direct calls without an id.
-_MADE_BY_THE_MESH: Final = ("run_", "direct_")
-
-
-def check_whose(call_id: CallId, *, run: str | None) -> None:
-    """Checks that a caller may use a call id: a run its own, everybody else none that the mesh makes.
-
-    Otherwise one who knows a run's next call could make it before the run does, or take its recorded answer.
-
-    Args:
-        run: that the caller's token is for.
-    Raises: Invalid.
-    """
-    field = "context.call_id.run_id"
-    if run is not None and call_id.run_id != run:
-        raise Invalid(field, f"must be {run}, the run that the token is for")
-    if run is None and call_id.run_id.startswith(_MADE_BY_THE_MESH):
-        raise Invalid(field, "is for calls of that run; leave it empty, or choose a name that is no id of the mesh")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

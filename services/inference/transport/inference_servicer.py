@@ -7,7 +7,6 @@ from typing import Final
 from comitia.inference.v1 import inference_service_pb2 as pb
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer, ModelServiceServicer
 from services.inference.domain.answer import Answer
-from services.inference.domain.call import check_whose
 from services.inference.domain.deployment import Deployments
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.domain.money_bound import bound_of
@@ -99,7 +98,9 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: object) -> pb.EmbedResponse:
         caller = caller_of(context)
-        whose, _ = received_context(request.context, caller, self._ids, request_id=request.request_id, method="Embed")
+        whose, _ = received_context(
+            request.context, caller, self._ids, request_id=request.request_id, method="Embed", for_others=True
+        )
         asked = AskedVectors(
             principal=caller.principal,
             context=whose,
@@ -119,8 +120,6 @@ class InferenceServicer(InferenceServiceServicer):
         whose, repeatable = received_context(
             request.context, caller, self._ids, request_id=request.request_id, method=method
         )
-        if repeatable and not request.request_id:
-            check_whose(whose.call_id, run=caller.principal.run_id)
         return Asked(
             principal=caller.principal,
             context=whose,

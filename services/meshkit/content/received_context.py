@@ -15,21 +15,32 @@ from services.meshkit.core.once import request_uuid
 
 #: Prefix of the run ids of calls that no run makes.
 DIRECT: Final = "direct"
+#: How the ids begin that the mesh makes: of runs, and of direct calls without an id.
+_MADE_BY_THE_MESH: Final = ("run_", f"{DIRECT}_")
 _MOST_NAME: Final = 128
 _MOST_PATH: Final = 512
 _MOST_BUDGETS: Final = 16
 
 
 def received_context(
-    message: content_pb2.CallContext, caller: Caller, ids: IdSource, *, request_id: str = "", method: str = ""
+    message: content_pb2.CallContext,
+    caller: Caller,
+    ids: IdSource,
+    *,
+    request_id: str = "",
+    method: str = "",
+    for_others: bool = False,
 ) -> tuple[CallContext, bool]:
     """Reads whose call it is, and whether it can be repeated by its id; a direct caller without an id gets one.
 
-    A token that is bound to a project counts for that project, whatever the request says.
+    A token that is bound to a project counts for that project, whatever the request says. The token of a run calls in
+    that run's name only, and nobody from outside in the name of a run, or out of its budget.
 
     Args:
         request_id: of a direct caller; it becomes the call's id. Empty without one.
         method: name of the RPC, such as `Generate`: the same id means another call there.
+        for_others: whether a service of the mesh may ask for other runs than the one that its token is for, as memory
+            does that embeds for many at once.
     Raises: Invalid, naming the field.
     """
     asked = request_uuid(request_id)
@@ -55,6 +66,7 @@ def received_context(
         raise Invalid("context.budget_ids", f"must name at most {_MOST_BUDGETS} budgets")
     for index, budget in enumerate(context.budget_ids):
         to_uuid(budget, "budget", field=f"context.budget_ids[{index}]")
+    _check_whose(context, caller, for_others=for_others)
     if caller.principal.project is not None:
         context = replace(context, project=caller.principal.project)
     if call.run_id:
@@ -68,6 +80,24 @@ def received_context(
     if caller.peer is not None:
         raise Invalid("context.call_id.run_id", "is required of a service of the mesh")
     return replace(context, call_id=replace(call, run_id=ids.new(DIRECT))), False
+
+
+def _check_whose(context: CallContext, caller: Caller, *, for_others: bool) -> None:
+    """Checks that a caller may use a call id and budgets: a run its own, everybody outside none that the mesh makes.
+
+    Otherwise one who knows a run's next call could make it before the run does, take its recorded answer, or use its
+    money up.
+    """
+    run, named = caller.principal.run_id, context.call_id.run_id
+    if caller.peer is None and context.budget_ids:
+        raise Invalid("context.budget_ids", "is for services of the mesh; leave it empty, the tenant's budget pays")
+    if caller.peer is not None and (run is None or for_others):
+        return
+    if run is not None and named and named != run:
+        raise Invalid("context.call_id.run_id", f"must be {run}, the run that the token is for")
+    if run is None and named.startswith(_MADE_BY_THE_MESH):
+        sentence = "is for calls of that run; leave it empty, or choose a name that is no id of the mesh"
+        raise Invalid("context.call_id.run_id", sentence)
 
 
 @contextmanager

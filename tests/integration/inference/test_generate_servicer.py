@@ -305,6 +305,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: a_request(context=a_context("x", budget_ids=["budget_1"] * 17)),
         "context.budget_ids",
     ),
+    "the budget of a run": (
+        lambda: a_request(context=a_context("x", budget_ids=["budget_01jd0000000000000000000000"])),
+        "context.budget_ids",
+    ),
     "a budget that is none": (lambda: a_request(context=a_context("x", budget_ids=["mine"])), "context.budget_ids[0]"),
     "a long project": (lambda: a_request(context=a_context("x", project="p" * 129)), "context.project"),
     "a tool without a name": (lambda: a_request(tools=[generation_pb2.ToolDefinition()]), "tools[0].name"),

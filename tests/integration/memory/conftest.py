@@ -139,7 +139,7 @@ def a_part(words: str, *, integrity: Any = content_pb2.INTEGRITY_USER) -> conten
 
 
 def a_context(path: str = "", *, run_id: str | None = None, **changes: Any) -> content_pb2.CallContext:
-    call_id = content_pb2.CallId(run_id=a_session() if run_id is None else run_id, path=path)
+    call_id = content_pb2.CallId(run_id=SystemIds().new("essay") if run_id is None else run_id, path=path)
     return content_pb2.CallContext(call_id=call_id, **changes)
 
 

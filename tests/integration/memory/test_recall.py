@@ -104,7 +104,7 @@ async def test_another_tenant_finds_nothing_in_rows_and_vectors(mesh: MemoryMesh
 
 
 async def test_embedding_and_recall_speak_for_the_caller(mesh: MemoryMesh) -> None:
-    alice = mesh.speaking_as(Role.TENANT_USER, subject="alice")
+    alice = mesh.speaking_as(Role.TENANT_USER, subject="alice", peer="orchestrator")
     budget = "budget_" + a_session().removeprefix("run_")
     context = a_context(budget_ids=[budget], project="peace", residency_region="eu")
     await mesh.embedded(await alice.remember("ban cars", context=context))

@@ -158,6 +158,8 @@ async def test_pictures_are_remembered_and_never_embedded(mesh: MemoryMesh) -> N
         ({"context": a_context("p" * 513)}, "context.call_id.path"),
         ({"context": a_context(budget_ids=["run_1"])}, "context.budget_ids[0]"),
         ({"context": a_context(budget_ids=["b"] * 17)}, "context.budget_ids"),
+        ({"context": a_context(budget_ids=["budget_01jd0000000000000000000000"])}, "context.budget_ids"),
+        ({"context": a_context(run_id="run_01jd0000000000000000000000")}, "context.call_id.run_id"),
     ],
 )
 async def test_what_is_wrong_is_named(mesh: MemoryMesh, changes: dict[str, Any], field: str) -> None:

@@ -251,7 +251,7 @@ def a_template(url: str, *, hosts: tuple[str, ...] = ("127.0.0.1",), **changes: 
     }
 
 
-def a_context(path: str = "rounds/1/Athena", *, run_id: str = "run_1", index: int = 0, **changes: Any) -> Any:
+def a_context(path: str = "rounds/1/Athena", *, run_id: str = "essay_1", index: int = 0, **changes: Any) -> Any:
     call_id = content_pb2.CallId(run_id=run_id, path=path, call_index=index)
     return content_pb2.CallContext(call_id=call_id, **changes)
 

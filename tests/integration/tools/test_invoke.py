@@ -290,6 +290,14 @@ async def test_replicas_share_the_rate_of_a_tool(mesh: ToolsMesh) -> None:
             an_invoke("calculator", context=a_context(budget_ids=["budget_x"])),
             "invalid/INVALID_FIELD/context.budget_ids[0]",
         ),
+        (
+            an_invoke("calculator", context=a_context(budget_ids=["budget_01jd0000000000000000000000"])),
+            "invalid/INVALID_FIELD/context.budget_ids",
+        ),
+        (
+            an_invoke("calculator", context=a_context(run_id="run_01jd0000000000000000000000")),
+            "invalid/INVALID_FIELD/context.call_id.run_id",
+        ),
     ],
 )
 async def test_wrong_requests_are_refused(mesh: ToolsMesh, request_: pb.InvokeToolRequest, refusal: str) -> None:

@@ -13,19 +13,21 @@ from services.meshkit.testing.seeded_ids import SeededIds
 BUDGET = from_uuid("budget", SeededIds(1).uuid())
 
 
-def a_caller(*, peer: str | None = None, project: str | None = None) -> Caller:
-    principal = Principal(tenant=TENANT, subject="alice", roles=frozenset({Role.TENANT_USER}), project=project)
+def a_caller(*, peer: str | None = None, project: str | None = None, run_id: str | None = None) -> Caller:
+    principal = Principal(
+        tenant=TENANT, subject="alice", roles=frozenset({Role.TENANT_USER}), project=project, run_id=run_id
+    )
     return Caller(principal=principal, peer=peer)
 
 
-def a_call(run_id: str = "run_1", **parts: object) -> content_pb2.CallContext:
+def a_call(run_id: str = "essay_1", **parts: object) -> content_pb2.CallContext:
     values = {"path": "", "attempt_group": 0, "call_index": 0, **parts}
     return content_pb2.CallContext(call_id=content_pb2.CallId(run_id=run_id, **values))  # type: ignore[arg-type]
 
 
 def test_a_call_with_an_id_can_be_repeated_by_it() -> None:
     context, repeatable = received_context(a_call(path="rounds/1/Athena"), a_caller(), SeededIds(1))
-    assert (str(context.call_id), repeatable) == ("run_1/rounds/1/Athena#0.0", True)
+    assert (str(context.call_id), repeatable) == ("essay_1/rounds/1/Athena#0.0", True)
 
 
 def test_a_direct_call_gets_an_id_that_nobody_can_repeat() -> None:
@@ -72,3 +74,42 @@ def test_what_is_wrong_is_named(message: content_pb2.CallContext, field: str) ->
 def test_the_longest_names_pass() -> None:
     context, _ = received_context(a_call("r" * 128, path="p" * 512), a_caller(), SeededIds(1))
     assert len(context.call_id.path) == 512
+
+
+@pytest.mark.parametrize(
+    ("caller", "run_id"),
+    [
+        (a_caller(), "run_1"),
+        (a_caller(), "direct_1"),
+        (a_caller(run_id="run_2"), "run_1"),
+        (a_caller(run_id="run_2"), "essay_1"),
+        (a_caller(peer="orchestrator", run_id="run_2"), "run_1"),
+    ],
+)
+def test_nobody_takes_the_call_ids_of_a_run_but_that_run(caller: Caller, run_id: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        received_context(a_call(run_id), caller, SeededIds(1))
+    assert refused.value.field == "context.call_id.run_id"
+
+
+@pytest.mark.parametrize("run_id", [None, "run_2"])
+def test_nobody_outside_spends_from_a_budget_of_a_run(run_id: str | None) -> None:
+    message = content_pb2.CallContext(budget_ids=[BUDGET])
+    with pytest.raises(Invalid) as refused:
+        received_context(message, a_caller(run_id=run_id), SeededIds(1))
+    assert refused.value.field == "context.budget_ids"
+
+
+def test_a_run_uses_its_own_ids_and_budgets() -> None:
+    message = a_call("run_1")
+    message.budget_ids.append(BUDGET)
+    context, repeatable = received_context(message, a_caller(peer="orchestrator", run_id="run_1"), SeededIds(1))
+    assert (context.call_id.run_id, context.budget_ids, repeatable) == ("run_1", (BUDGET,), True)
+
+
+def test_a_service_asks_for_several_runs_at_once_only_where_that_is_meant() -> None:
+    memory = a_caller(peer="memory", run_id="run_2")
+    context, _ = received_context(a_call("run_1"), memory, SeededIds(1), for_others=True)
+    assert context.call_id.run_id == "run_1"
+    with pytest.raises(Invalid):
+        received_context(a_call("run_1"), a_caller(run_id="run_2"), SeededIds(1), for_others=True)

@@ -405,7 +405,9 @@ class CallId(_message.Message):
     ATTEMPT_GROUP_FIELD_NUMBER: _builtins.int
     CALL_INDEX_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    """Run that makes the call, `run_…`, or `direct_…` for a call made without a run."""
+    """Run that makes the call, `run_…`, which nobody but that run may name; a name of the caller's own, or `direct_…`,
+    which the receiver makes, for a call made without a run.
+    """
     path: _builtins.str
     """Place of the step in the run, such as `rounds/2/Athena`."""
     attempt_group: _builtins.int
@@ -454,7 +456,7 @@ class CallContext(_message.Message):
 
     @_builtins.property
     def budget_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Budget nodes the call spends from besides the tenant's own, `budget_…`."""
+        """Budget nodes the call spends from besides the tenant's own, `budget_…`. Of services only: for a run they name its own."""
 
     def __init__(
         self,
