@@ -1,7 +1,9 @@
 """One pool of a tenant: the steps that wait in it, and the workers that serve it."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection
+from collections.abc import Iterator, Set
+from heapq import heapify, heappop, heapreplace
+from itertools import count
 
 from services.orchestrator.engine.leases import Desk, Offer
 from services.orchestrator.engine.live_run import CallKey
@@ -10,8 +12,10 @@ from services.orchestrator.engine.live_run import CallKey
 class _Queue:
     """The steps of one name that wait: runs take turns, each with its oldest step."""
 
-    def __init__(self) -> None:
+    def __init__(self, turn: int) -> None:
         self._runs: OrderedDict[str, OrderedDict[CallKey, Offer]] = OrderedDict()
+        #: Of two names, the one with the lower number comes first.
+        self.turn = turn
 
     def __bool__(self) -> bool:
         return bool(self._runs)
@@ -47,7 +51,8 @@ class Pool:
 
     def __init__(self) -> None:
         #: What waits, by the name of the step. Names take turns.
-        self.queues: OrderedDict[str, _Queue] = OrderedDict()
+        self.queues: dict[str, _Queue] = {}
+        self._turns = count()
         #: Workers with credits left. They take turns.
         self.free: OrderedDict[Desk, None] = OrderedDict()
         #: Streams that serve it, and how many workers of this replica offer each step.
@@ -71,7 +76,7 @@ class Pool:
         self.forget(desk)
         if not desk.lent:
             self._own -= Counter(desk.steps)
-            for name in self.queues:
+            for name in self._waiting(desk.steps):
                 self.ask(name)
 
     def forget(self, desk: Desk) -> None:
@@ -83,9 +88,8 @@ class Pool:
         """Notes that a lender has given what it was asked for; asks again if there is more to do."""
         self._asked.pop(desk, None)
         self._unasked[desk] = None
-        for name in self.queues:
-            if name in desk.steps:
-                self.ask(name)
+        for name in self._waiting(desk.steps):
+            self.ask(name)
 
     def ask(self, name: str) -> None:
         """Asks the lenders of workers that make a step which waits; once, and once more when nobody here makes it."""
@@ -108,27 +112,30 @@ class Pool:
                 return desk
         return None
 
-    def waits(self, steps: Collection[str]) -> bool:
-        """Tells whether a step of one of these names waits."""
-        return any(name in steps for name in self.queues)
+    def matches(self, desk: Desk) -> "Matches":
+        """Gives what waits and a worker makes. Good until something else of the pool changes."""
+        return Matches(self, [(self.queues[name].turn, name) for name in self._waiting(desk.steps)])
 
-    def take(self, steps: Collection[str]) -> Offer | None:
-        """Takes a step of one of these names, if one waits."""
-        for name, queue in self.queues.items():
-            if name in steps:
-                offer = queue.take()
-                if queue:
-                    self.queues.move_to_end(name)
-                else:
-                    del self.queues[name]
-                return offer
-        return None
+    def take(self, name: str) -> tuple[Offer, int | None]:
+        """Takes a step of a name that waits; gives the next turn of that name as well, if more of it waits."""
+        queue = self.queues[name]
+        offer = queue.take()
+        if not queue:
+            del self.queues[name]
+            return offer, None
+        queue.turn = next(self._turns)
+        return offer, queue.turn
+
+    def _waiting(self, steps: Set[str]) -> Iterator[str]:
+        """Gives the names that wait among these. Of either there may be very many, so the fewer are looked at."""
+        few, many = (steps, self.queues) if len(steps) < len(self.queues) else (self.queues, steps)
+        return (name for name in few if name in many)
 
     def put(self, offer: Offer, *, first: bool) -> None:
         """Has a step wait."""
         queue = self.queues.get(offer.name)
         if queue is None:
-            queue = self.queues[offer.name] = _Queue()
+            queue = self.queues[offer.name] = _Queue(next(self._turns))
         queue.put(offer, first=first)
 
     def remove(self, offer: Offer) -> None:
@@ -138,3 +145,25 @@ class Pool:
             queue.remove(offer)
             if not queue:
                 del self.queues[offer.name]
+
+
+class Matches:
+    """What waits in a pool and one worker makes, found once for all that the worker is to be given now."""
+
+    def __init__(self, pool: Pool, turns: list[tuple[int, str]]) -> None:
+        self._pool = pool
+        self._turns = turns
+        heapify(turns)
+
+    def __bool__(self) -> bool:
+        return bool(self._turns)
+
+    def take(self) -> Offer:
+        """Takes the step whose turn it is."""
+        _, name = self._turns[0]
+        offer, turn = self._pool.take(name)
+        if turn is None:
+            heappop(self._turns)
+        else:
+            heapreplace(self._turns, (turn, name))
+        return offer

@@ -26,7 +26,7 @@ from services.orchestrator.engine.leases import Deadlines, Desk, Lease, Offer, P
 from services.orchestrator.engine.live_run import CallKey
 from services.orchestrator.engine.loans import Loan
 from services.orchestrator.engine.outcomes import OutcomeRefused, check, fact_of, failed
-from services.orchestrator.engine.pool import Pool
+from services.orchestrator.engine.pool import Matches, Pool
 
 LEASE_EXPIRED: Final = "LEASE_EXPIRED"
 LEASE_UNKNOWN: Final = "LEASE_UNKNOWN"
@@ -267,24 +267,29 @@ class StepPools:
     def _serve(self, desk: Desk) -> None:
         """Gives a worker what waits, for as long as it has credits, and lends what is left of them."""
         pool = self._pools.get(desk.pool)
-        while pool is not None and desk.credits and not desk.draining:
-            idle = not pool.waits(desk.steps)
-            if (loan := desk.loans.next(idle=idle)) is not None:
-                lent = desk.credits if idle else 1
-                desk.credits -= lent
-                loan.lend(lent)
-            elif (offer := pool.take(desk.steps)) is not None:
-                self._count(offer, -1)
-                self._lease(desk, offer)
-                desk.loans.served_here()
-            else:
-                break
+        if pool is not None and desk.credits and not desk.draining:
+            self._give(desk, pool.matches(desk))
         if desk.lent:
             desk.return_credits()
         elif pool is not None and desk.credits and not desk.draining:
             pool.free[desk] = None
         elif pool is not None:
             pool.free.pop(desk, None)
+
+    def _give(self, desk: Desk, waiting: Matches) -> None:
+        while desk.credits:
+            idle = not waiting
+            if (loan := desk.loans.next(idle=idle)) is not None:
+                lent = desk.credits if idle else 1
+                desk.credits -= lent
+                loan.lend(lent)
+            elif waiting:
+                offer = waiting.take()
+                self._count(offer, -1)
+                self._lease(desk, offer)
+                desk.loans.served_here()
+            else:
+                break
 
     def _give_out(self, offer: Offer) -> None:
         """Gives a step that waits to whoever is free, or puts it before the others of its run."""

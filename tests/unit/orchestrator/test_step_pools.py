@@ -107,6 +107,36 @@ async def test_runs_take_turns_and_so_do_workers(bench: Bench) -> None:
         assert (len(one.hears()), len(two.hears())) == (2, 2)
 
 
+async def test_names_of_steps_take_turns(bench: Bench) -> None:
+    for index, name in enumerate(("wide", "wide", "wide", "narrow", "other")):
+        bench.offer(a_step(f"nodes/{name}", name=name, index=index))
+    with bench.worker("wide", "narrow", credits_=3) as worker:
+        assert [lease.name for lease in worker.hears()] == ["wide", "narrow", "wide"]
+
+
+class _Counted(frozenset[str]):
+    """Names, and how often they were looked at."""
+
+    looks = 0
+
+    def __contains__(self, name: object) -> bool:
+        _Counted.looks += 1
+        return super().__contains__(name)
+
+
+async def test_what_others_wait_for_is_not_looked_through_for_each_lease(bench: Bench) -> None:
+    for index in range(300):
+        bench.offer(a_step(f"nodes/{index}", name=f"nobody-{index}"))
+    for index in range(100):
+        bench.offer(a_step(index=index))
+    _Counted.looks = 0
+    with bench.worker(credits_=0) as worker:
+        worker.desk.steps = _Counted(worker.desk.steps)
+        bench.pools.add_credits(worker.desk, 100)
+        assert len(worker.hears()) == 100
+        assert _Counted.looks <= 301
+
+
 async def test_what_is_ready_goes_together_in_frames_of_so_many(bench: Bench) -> None:
     with bench.worker(credits_=MAX_FRAME_LEASES + 36) as worker:
         for index in range(MAX_FRAME_LEASES + 36):
