@@ -50,10 +50,9 @@ from services.orchestrator.engine.run import Holdings, OwnedRun, RunWrite, Shard
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
 from services.orchestrator.programs.view import TERMINAL_STATES
 from services.orchestrator.storage.run_store import SqlRunStore
-from services.orchestrator.transport.worker_servicer import WorkerServicer
 from tests.bench.engine_runs import started
 from tests.support.known_tenants import KnownTenants
-from tests.support.step_workers import NoLending
+from tests.support.step_workers import worker_door
 
 #: Starts at once; each takes a connection for a moment.
 _STARTS_AT_ONCE: Final = 32
@@ -361,9 +360,7 @@ async def main() -> None:
         )
         folder = Path(asked["folder"])
         server = await enter(
-            local_server(
-                WorkerServicer(pools, NoLending()).registration, guards=GUARDS, folder=folder, name="orchestrator"
-            )
+            local_server(worker_door(pools).registration, guards=GUARDS, folder=folder, name="orchestrator")
         )
         await enter(engine.running_block())
         async with asyncio.timeout(60):

@@ -10,12 +10,16 @@ from google.protobuf.duration_pb2 import Duration
 
 from comitia.orchestrator.v1 import journal_pb2
 from comitia.orchestrator.v1 import worker_service_pb2 as pb
+from services.meshkit.core.access import AccessGate
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.engine.leases import Desk, Offer
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
+from services.orchestrator.transport.worker_servicer import Lending, WorkerServicer
+from services.orchestrator.usecases.run_access import RunAccess
+from tests.support.memory_access_gate import MemoryAccessGate
 
 LIMITS = PoolLimits(workers=8, workers_of_tenant=4, waiting=1_000, waiting_of_tenant=500)
 
@@ -29,6 +33,14 @@ class NoLending:
     async def lend(self, desk: Desk, hello: pb.WorkerHello) -> AsyncGenerator[None]:
         """See `Lending.lend`."""
         yield
+
+
+def worker_door(
+    pools: StepPools, lending: Lending | None = None, *, gate: AccessGate | None = None, clock: Clock | None = None
+) -> WorkerServicer:
+    """Gives the door of workers; everybody may serve every project unless a gate says otherwise."""
+    access = RunAccess(gate or MemoryAccessGate())
+    return WorkerServicer(pools, lending or NoLending(), access=access, clock=clock or FakeClock())
 
 
 def step_pools(clock: Clock) -> StepPools:
@@ -129,6 +141,7 @@ class Bench:
         *,
         run_id: str = "run_a",
         tenant: TenantId = TENANT,
+        project: str = "",
         again: Callable[[], None] = lambda: None,
     ) -> bool:
         """Asks for a step."""
@@ -138,7 +151,7 @@ class Bench:
         def settle(fact: journal_pb2.JournalEntry) -> None:
             self.settled.setdefault(key, []).append(fact)
 
-        return self.pools.offer(Offer(tenant, run_id, entry, settle), again=again)
+        return self.pools.offer(Offer(tenant, run_id, entry, settle, project=project), again=again)
 
     def outcome(self, path: str = "nodes/charge", *, run_id: str = "run_a", index: int = 0) -> journal_pb2.JournalEntry:
         """Gives what a step came to, once."""
@@ -153,11 +166,18 @@ class Bench:
         pool: str = "default",
         tenant: TenantId = TENANT,
         name: str = "w",
+        projects: Sequence[str] = ("",),
         held: Sequence[pb.HeldStep] = (),
     ) -> Iterator[Worker]:
         """Connects a worker while the block runs."""
         desk = Desk(
-            tenant=tenant, subject="key_w", worker=name, pool=pool, steps=steps or ("charge",), wake=lambda: None
+            tenant=tenant,
+            subject="key_w",
+            worker=name,
+            pool=pool,
+            steps=steps or ("charge",),
+            wake=lambda: None,
+            projects=projects,
         )
         with self.pools.connected(desk, credits_=credits_, held=held):
             yield Worker(self.pools, desk)

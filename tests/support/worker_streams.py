@@ -22,9 +22,9 @@ class Stream:
         """Sends a frame."""
         await self.call.write(message if isinstance(message, bytes) else message.SerializeToString())
 
-    async def hello(self, *steps: str, credits: int = 4, held: Any = ()) -> "Stream":
+    async def hello(self, *steps: str, credits: int = 4, held: Any = (), projects: Any = ()) -> "Stream":
         """Says who works."""
-        hello = pb.WorkerHello(worker="w-1", steps=steps or ("charge",), credits=credits, held=held)
+        hello = pb.WorkerHello(worker="w-1", steps=steps or ("charge",), credits=credits, held=held, projects=projects)
         await self.send(pb.WorkRequest(hello=hello))
         return self
 

@@ -137,7 +137,7 @@ GUARDS: dict[str, Guard] = {
     "/comitia.orchestrator.v1.SessionService/StartSession": Guard("sessions.start", 50, 10, False, frozenset(), per_subject_per_second=40, of_project=True),
     "/comitia.orchestrator.v1.SessionService/WatchSession": Guard("sessions.read", 0, 3600, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.WorkerLoanService/LendWorker": Guard("", 0, 3600, True, frozenset({"orchestrator"})),
-    "/comitia.orchestrator.v1.WorkerService/Work": Guard("workers.work", 0, 3600, False, frozenset(), per_subject_per_second=80),
+    "/comitia.orchestrator.v1.WorkerService/Work": Guard("workers.work", 0, 3600, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.WorkflowService/CreateWorkflow": Guard("workflows.write", 20, 20, False, frozenset(), audit=True, per_subject_per_second=16, per_tenant_in_progress=8),
     "/comitia.orchestrator.v1.WorkflowService/GetWorkflow": Guard("workflows.read", 0, 5, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.WorkflowService/ListWorkflows": Guard("workflows.read", 0, 5, False, frozenset(), per_subject_per_second=80, of_project=True),

@@ -37,6 +37,12 @@ def run(
     concurrency: Annotated[
         int | None, typer.Option(min=1, max=10_000, metavar="N", help="Steps made at once, in place of its own number.")
     ] = None,
+    projects: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--project", metavar="NAME", help="Project whose runs it serves, in place of its own; once for each."
+        ),
+    ] = None,
     grace: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Time for steps at work to end after SIGTERM or Ctrl-C.")
     ] = 30.0,
@@ -56,7 +62,7 @@ def run(
     """
     found = _found(worker)
     found.pool, found.name = pool or found.pool, name or found.name
-    found.concurrency = concurrency or found.concurrency
+    found.concurrency, found.projects = concurrency or found.concurrency, tuple(projects or found.projects)
     try:
         found.check()
     except ValueError as error:

@@ -46,6 +46,7 @@ class WorkSession:
         worker: str,
         pool: str,
         concurrency: int,
+        projects: Sequence[str],
         definitions: Mapping[str, StepDefinition],
         before: Sequence[Hook],
         after: Sequence[Hook],
@@ -57,6 +58,7 @@ class WorkSession:
         self._worker = worker
         self._pool = pool
         self._concurrency = concurrency
+        self._projects = projects
         self._definitions = definitions
         self._make = partial(Job.make, before=before, after=after, threads=threads)
         self._tell = tell
@@ -130,7 +132,12 @@ class WorkSession:
         room = max(1, self._concurrency - elsewhere)
         held = [job for key, job in self._jobs.items() if key not in self._leases][:room]
         hello = pb.WorkerHello(
-            worker=self._worker, pool=self._pool, steps=sorted(self._definitions), credits=room, held=map(_held, held)
+            worker=self._worker,
+            pool=self._pool,
+            steps=sorted(self._definitions),
+            credits=room,
+            held=map(_held, held),
+            projects=self._projects,
         )
         self._current = stream = WorkStream(hello)
         self._streams.add(stream)

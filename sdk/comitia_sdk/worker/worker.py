@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from comitia_sdk.worker.session import WorkSession
 from comitia_sdk.worker.step import Hook, Step, StepDefinition, StepFunction
 
 MAX_CONCURRENCY: Final = 10_000
+MAX_PROJECTS: Final = 100
 #: Time for steps at work to end once the worker is told to stop, seconds.
 DEFAULT_GRACE: Final = 30.0
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
@@ -56,13 +57,18 @@ class Worker:
         name: for people; the name of the machine and the number of the process by default.
         pool: which steps it gets; a node of a workflow names one.
         concurrency: steps that it makes at once, 1 to 10,000.
+        projects: whose runs it serves, at most 100; each takes the relation `editor`. `""` stands for runs of no
+            project, and so does naming none; an API key that is bound to a project serves that one.
     Raises: ValueError.
     """
 
-    def __init__(self, name: str = "", *, pool: str = "default", concurrency: int = 8) -> None:
+    def __init__(
+        self, name: str = "", *, pool: str = "default", concurrency: int = 8, projects: Sequence[str] = ()
+    ) -> None:
         self.name = name or _own_name()
         self.pool = pool
         self.concurrency = concurrency
+        self.projects = (projects,) if isinstance(projects, str) else tuple(projects)
         self._steps: dict[str, StepDefinition] = {}
         self._hooks: dict[str, list[Hook]] = {"on_start": [], "on_stop": [], "before_step": [], "after_step": []}
         self._check_settings()
@@ -166,6 +172,7 @@ class Worker:
                 worker=self.name,
                 pool=self.pool,
                 concurrency=self.concurrency,
+                projects=self.projects,
                 definitions=self._steps,
                 before=self._hooks["before_step"],
                 after=self._hooks["after_step"],
@@ -216,6 +223,8 @@ class Worker:
             raise ValueError(f"{self.pool!r} is no name of a pool: it takes 1 to 63 letters, digits, '_' and '-'")
         if not 1 <= self.concurrency <= MAX_CONCURRENCY:
             raise ValueError(f"a worker makes 1 to {MAX_CONCURRENCY} steps at once, not {self.concurrency}")
+        if len(self.projects) > MAX_PROJECTS:
+            raise ValueError(f"a worker serves at most {MAX_PROJECTS} projects, not {len(self.projects)}")
 
 
 def _own_name() -> str:

@@ -27,6 +27,11 @@ Settle = Callable[[journal_pb2.JournalEntry], None]
 PoolKey = tuple[TenantId, str]
 
 
+def step_of(project: str, name: str) -> str:
+    """Names a step within the project of its run, empty for none: workers get those of projects that they serve."""
+    return f"{project}/{name}" if project else name
+
+
 class Offer:
     """A step that a worker is to make: it waits for one, or is leased to one."""
 
@@ -35,7 +40,9 @@ class Offer:
         *("lost", "name", "pool", "run_id", "settle", "timeout"),
     )
 
-    def __init__(self, tenant: TenantId, run_id: str, entry: journal_pb2.JournalEntry, settle: Settle) -> None:
+    def __init__(
+        self, tenant: TenantId, run_id: str, entry: journal_pb2.JournalEntry, settle: Settle, *, project: str = ""
+    ) -> None:
         intended = entry.call_intended
         task = journal_pb2.StepTask.FromString(intended.request)
         self.run_id = run_id
@@ -43,7 +50,8 @@ class Offer:
         #: The CallIntended fact, which holds the task. It is the run's own: what waits takes no room of its own for it.
         self.entry = entry
         self.settle = settle
-        self.name = task.name
+        #: As `step_of` gives it.
+        self.name = step_of(project, task.name)
         self.pool: PoolKey = (tenant, task.pool or DEFAULT_POOL)
         self.attempt = intended.attempt or 1
         #: Seconds from a lease to its outcome, and from one heartbeat to the next; 0 where none are asked for.
@@ -93,6 +101,7 @@ class Desk:
         subject: who opened the stream.
         worker: name that it gave itself.
         wake: called when there is something to tell.
+        projects: whose runs it serves; an empty name stands for runs of no project.
         lent: it is the worker of another replica, which keeps its credits: see `loans`.
         ids_after: numbers of leases begin after this.
     """
@@ -106,13 +115,15 @@ class Desk:
         pool: str,
         steps: Collection[str],
         wake: Callable[[], None],
+        projects: Collection[str] = ("",),
         lent: bool = False,
         ids_after: int = 0,
     ) -> None:
         self.pool: PoolKey = (tenant, pool)
         #: Who may take up again what is leased here.
         self.owner = (tenant, subject, worker)
-        self.steps = frozenset(steps)
+        #: What it makes, as `step_of` gives it.
+        self.steps = frozenset(step_of(project, name) for project in projects for name in steps)
         self.credits = 0
         self.leases: dict[int, Lease] = {}
         #: Leases that ended without an outcome; their credit comes back with one.

@@ -119,6 +119,13 @@ class LiveRun:
         return self.started.run.parent_run_id
 
     @property
+    def project(self) -> str:
+        """The project that it belongs to; empty for none."""
+        started = self.started
+        seen = started.run if started.HasField("run") else started.session
+        return seen.metadata.get("project", "")
+
+    @property
     def wake_time(self) -> datetime | None:
         """When the next of its timers ends, or its deadline."""
         return None if self.ended or self._stranded is not None else self._timers.next

@@ -1,7 +1,7 @@
 """What a worker may say: names the field of what it may not."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
@@ -9,10 +9,14 @@ from google.protobuf.duration_pb2 import Duration
 from comitia.orchestrator.v1 import worker_service_pb2 as pb
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
+from services.orchestrator.domain.terms import MAX_PROJECT
 from services.orchestrator.engine.leases import DEFAULT_POOL, Desk
 
 MAX_CREDITS: Final = 10_000
 MAX_STEPS: Final = 1_000
+MAX_PROJECTS: Final = 100
+#: Projects times steps.
+MAX_KINDS: Final = 10_000
 MAX_OUTCOMES: Final = 1_000
 MAX_HEARTBEATS: Final = 10_000
 MAX_DELAY_SECONDS: Final = 3_600
@@ -20,6 +24,20 @@ _WORKER: Final = re.compile(r"[A-Za-z0-9_.-]{1,63}")
 _POOL: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 _STEP: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
 _REASON: Final = re.compile(r"[A-Z0-9_]{1,63}")
+
+
+def projects_of(hello: pb.WorkerHello) -> Sequence[str]:
+    """Reads whose runs a worker wants to serve. Raises: Invalid."""
+    if len(hello.projects) > MAX_PROJECTS:
+        raise Invalid("hello.projects", f"must be at most {MAX_PROJECTS}")
+    for place, project in enumerate(hello.projects):
+        if len(project) > MAX_PROJECT or "\x00" in project:
+            raise Invalid(f"hello.projects[{place}]", f"must have at most {MAX_PROJECT} characters, none of them NUL")
+    if len(hello.projects) * len(hello.steps) > MAX_KINDS:
+        raise Invalid(
+            "hello.projects", f"times the steps must be at most {MAX_KINDS}; open a stream for each part of them"
+        )
+    return tuple(hello.projects)
 
 
 def desk_of(
@@ -53,6 +71,7 @@ def desk_of(
         pool=hello.pool or DEFAULT_POOL,
         steps=hello.steps,
         wake=wake,
+        projects=projects_of(hello) or ("",),
         lent=lent,
         ids_after=ids_after,
     )

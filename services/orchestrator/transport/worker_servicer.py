@@ -1,7 +1,7 @@
 """gRPC face of the step pools: one stream for each worker, of this replica or lent by another."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Final, Protocol
@@ -12,8 +12,9 @@ from grpc.aio import ServicerContext
 from comitia.orchestrator.v1 import worker_loan_service_pb2 as loan_pb
 from comitia.orchestrator.v1 import worker_loan_service_pb2_grpc, worker_service_pb2_grpc
 from comitia.orchestrator.v1 import worker_service_pb2 as pb
+from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Internal
-from services.meshkit.core.identity import TenantId
+from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.grpc.call import Call, caller_of, current_call
 from services.meshkit.grpc.limits import begin_watch
@@ -22,9 +23,12 @@ from services.orchestrator.engine.leases import Desk
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.transport import worker_messages
 from services.orchestrator.transport.worker_stream import WorkerStream
+from services.orchestrator.usecases.run_access import RunAccess
 
 #: Time between being told to open another stream and the end of this one, seconds.
 _LAST_SECONDS: Final = 300.0
+#: Time between two looks whether a worker may still serve its projects, seconds.
+_LOOK_SECONDS: Final = 60.0
 _SERVICE: Final = "comitia.orchestrator.v1.WorkerService"
 _LOAN_SERVICE: Final = "comitia.orchestrator.v1.WorkerLoanService"
 _TENANT: Final = "tenant"
@@ -46,9 +50,11 @@ class Lending(Protocol):
 class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     """Reads what workers say, and writes what they are told, frame by frame."""
 
-    def __init__(self, pools: StepPools, lending: Lending) -> None:
+    def __init__(self, pools: StepPools, lending: Lending, *, access: RunAccess, clock: Clock) -> None:
         self._pools = pools
         self._lending = lending
+        self._access = access
+        self._clock = clock
 
     def registration(self, server: Any) -> None:
         """Adds the service to a server."""
@@ -63,8 +69,13 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         first = await stream.first()
         if first is None or not first.HasField("hello"):
             raise WorkerMalformed("the first message of a stream must be `hello`, and soon")
-        hello, caller = first.hello, caller_of(context).principal
-        desk = worker_messages.desk_of(hello, caller.tenant, caller.subject, wake=stream.wake)
+        hello, caller = first.hello, caller_of(context)
+        projects = await self._access.to_work(caller, worker_messages.projects_of(hello))
+        # Other replicas are told the same.
+        del hello.projects[:]
+        hello.projects.extend(projects)
+        who = caller.principal
+        desk = worker_messages.desk_of(hello, who.tenant, who.subject, wake=stream.wake)
         drain = partial(self._pools.drain, desk)
         ageing = asyncio.get_running_loop().call_at(call.expires - _LAST_SECONDS, drain)
         connected = self._pools.connected(desk, credits_=hello.credits, held=hello.held, lend=self._lending.possible)
@@ -72,11 +83,17 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             try:
                 await begin_watch(context)
                 async with self._lending.lend(desk, hello):
-                    async for frame in stream.frames(desk):
+                    async for frame in stream.frames(desk, partial(self._look, caller, projects)):
                         yield frame
             finally:
                 ageing.cancel()
                 await stream.close()
+
+    async def _look(self, caller: Caller, projects: Sequence[str]) -> None:
+        """Looks on whether a worker may serve its projects. Raises: RelationMissing, Unavailable."""
+        while True:
+            await self._clock.sleep(_LOOK_SECONDS)
+            await self._access.to_work(caller, projects, last_known=True)
 
 
 class WorkerLoanServicer(worker_loan_service_pb2_grpc.WorkerLoanServiceServicer):

@@ -1,8 +1,9 @@
 """The two directions of one worker's stream, its own or that of a replica which lends it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Final, Generic, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
 
 from comitia.orchestrator.v1 import worker_loan_service_pb2, worker_service_pb2
 from services.meshkit.core.failpoints import failpoint
@@ -27,7 +28,7 @@ class WorkerStream(Generic[Request]):
         self._requests = requests
         self._news = asyncio.Event()
         self._told = asyncio.Event()
-        self._reading: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self.wake = self._news.set
 
     async def first(self) -> Request | None:
@@ -38,28 +39,32 @@ class WorkerStream(Generic[Request]):
         except TimeoutError:
             return None
 
-    async def frames(self, desk: Desk) -> AsyncGenerator[bytes]:
+    async def frames(self, desk: Desk, *beside: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerator[bytes]:
         """Gives what the worker is to be told, until it has said all or has nothing left to do.
 
-        Raises: Invalid, WorkerMalformed, and what the bytes of a message are refused for.
+        Args:
+            beside: run meanwhile; the end of one is the stream's end.
+        Raises: Invalid, WorkerMalformed, what the bytes of a message are refused for, and what `beside` raise.
         """
-        self._reading = reading = asyncio.create_task(self._read(desk), name="worker-reader")
-        reading.add_done_callback(lambda _: self._news.set())
-        while not reading.done() and (not desk.finished or self._news.is_set()):
+        self._tasks = tasks = [asyncio.create_task(work()) for work in (partial(self._read, desk), *beside)]
+        for task in tasks:
+            task.add_done_callback(lambda _: self._news.set())
+        while not any(task.done() for task in tasks) and (not desk.finished or self._news.is_set()):
             await self._news.wait()
             self._news.clear()
             await failpoint("orchestrator.before_lease")
             for frame in self._pools.frames(desk):
                 yield frame
             self._told.set()
-        if reading.done():
-            reading.result()
+        for task in tasks:
+            if task.done():
+                task.result()
 
     async def close(self) -> None:
         """Ends the reading."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _read(self, desk: Desk) -> None:
         async for request in self._requests:

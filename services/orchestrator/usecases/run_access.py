@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 from comitia.orchestrator.v1 import run_pb2, session_pb2
-from services.meshkit.core.access import AccessGate
+from services.meshkit.core.access import AccessGate, BoundToProject
 from services.meshkit.core.identity import Caller
 from services.orchestrator.domain.errors import RunNotFound, SessionNotFound
 
@@ -48,6 +48,22 @@ class RunAccess:
         """Raises: RunNotFound or SessionNotFound, RelationMissing, Unavailable."""
         _check_bound(caller, run)
         await self._require(caller, READ, run.metadata, last_known=True)
+
+    async def to_work(self, caller: Caller, projects: Sequence[str], *, last_known: bool = False) -> Sequence[str]:
+        """Gives the projects whose steps a worker may make: those it names, or else the one that its token is bound to.
+
+        Args:
+            projects: an empty name stands for runs of no project, which all may serve that are not bound.
+            last_known: whether a yes of the last minutes will do while nobody can say.
+        Raises: BoundToProject, RelationMissing, Unavailable.
+        """
+        bound = caller.principal.project
+        wanted = projects or (bound or "",)
+        if bound is not None and set(wanted) != {bound}:
+            raise BoundToProject(bound)
+        for project in wanted:
+            await self._require(caller, CONTROL, {PROJECT: project}, last_known=last_known)
+        return wanted
 
     async def readable(self, caller: Caller, runs: Sequence[Viewed]) -> list[Viewed]:
         """Leaves out what the caller may not read. Raises: Unavailable."""

@@ -64,7 +64,7 @@ def doors(ground: Ground, driving: Driving, *, access: RunAccess, threads: Threa
         partial(add_WorkflowServiceServicer_to_server, workflows),
         partial(add_SessionServiceServicer_to_server, _sessions(driving, reader, start_session, access)),
         partial(add_RunServiceServicer_to_server, _runs(ground, driving, reader, access)),
-        WorkerServicer(driving.steps, driving.loans).registration,
+        WorkerServicer(driving.steps, driving.loans, access=access, clock=ground.clock).registration,
         WorkerLoanServicer(driving.steps).registration,
     )
 

@@ -22,9 +22,8 @@ from services.meshkit.core.identity import Role
 from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.step_pools import StepPools
-from services.orchestrator.transport.worker_servicer import WorkerServicer
 from tests.contract.sdk.conftest import Comitia
-from tests.support.step_workers import LIMITS, TENANT, NoLending, a_step
+from tests.support.step_workers import LIMITS, TENANT, a_step, worker_door
 
 
 @dataclass
@@ -35,10 +34,13 @@ class Served:
     server: LocalServer
     facts: asyncio.Queue[journal_pb2.JournalEntry] = field(default_factory=asyncio.Queue[journal_pb2.JournalEntry])
 
-    def offer(self, name: str = "charge", *, item: int = 0, run_id: str = "run_a", **wishes: Any) -> None:
+    def offer(
+        self, name: str = "charge", *, item: int = 0, run_id: str = "run_a", project: str = "", **wishes: Any
+    ) -> None:
         """Asks for a step."""
         path = f"nodes/{name}/{item}" if item else f"nodes/{name}"
-        offer = Offer(TENANT, run_id, a_step(path, name=name, **wishes), self.facts.put_nowait)
+        entry = a_step(path, name=name, **wishes)
+        offer = Offer(TENANT, run_id, entry, self.facts.put_nowait, project=project)
         assert self.pools.offer(offer, again=lambda: None)
 
     async def output(self) -> Any:
@@ -64,7 +66,7 @@ async def serving(folder: Path) -> AsyncGenerator[Served]:
     pools = StepPools(clock=SystemClock(), limits=LIMITS)
     timer = asyncio.create_task(pools.keep_time())
     async with local_server(
-        WorkerServicer(pools, NoLending()).registration, guards=GUARDS, folder=folder, name="orchestrator"
+        worker_door(pools).registration, guards=GUARDS, folder=folder, name="orchestrator"
     ) as server:
         yield Served(pools, server)
     timer.cancel()
@@ -129,6 +131,19 @@ async def test_functions_make_steps_whether_they_are_async_or_not(served: Served
         assert (given["twice"], given["key"], given["attempt"]) == (14, "run_a/nodes/double", 3)
         served.offer("blocking")
         assert list((await served.output()).list_value) == [7, None, True, 0.5, True]
+
+
+async def test_a_worker_serves_the_projects_that_it_names(served: Served) -> None:
+    worker = Worker("w", projects=["claims", "payroll"])
+
+    @worker.step()
+    async def charge(step: Step, amount: int) -> str:
+        return step.run_id
+
+    for project in ("", "claims", "payroll"):
+        served.offer(run_id=f"run_{project}", project=project)
+    async with at_work(worker, served):
+        assert {(await served.output()).string_value for _ in range(2)} == {"run_claims", "run_payroll"}
 
 
 async def test_what_goes_wrong_is_a_failure_of_its_step_with_a_reason(served: Served) -> None:

@@ -23,8 +23,8 @@ from services.orchestrator.clients import worker_loans
 from services.orchestrator.clients.worker_loans import WorkerLoans
 from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
-from services.orchestrator.transport.worker_servicer import WorkerLoanServicer, WorkerServicer
-from tests.support.step_workers import TENANT, a_step, gave, gave_up, let_go
+from services.orchestrator.transport.worker_servicer import WorkerLoanServicer
+from tests.support.step_workers import TENANT, a_step, gave, gave_up, let_go, worker_door
 from tests.support.worker_streams import WORK, Stream
 
 LEND = "/comitia.orchestrator.v1.WorkerLoanService/LendWorker"
@@ -41,15 +41,15 @@ class Replica:
     loans: WorkerLoans
     facts: asyncio.Queue[journal_pb2.JournalEntry] = field(default_factory=asyncio.Queue[journal_pb2.JournalEntry])
 
-    def worker(self) -> Stream:
+    def worker(self, project: str | None = None) -> Stream:
         """Opens a worker's stream to this replica."""
         method = self.server.channel.stream_stream(WORK)
-        return Stream(method(metadata=call_metadata(self.server.keys.principal())))
+        return Stream(method(metadata=call_metadata(self.server.keys.principal(project=project))))
 
-    def offer(self, path: str = "nodes/charge", *, run_id: str = "", **wishes: Any) -> None:
+    def offer(self, path: str = "nodes/charge", *, run_id: str = "", project: str = "", **wishes: Any) -> None:
         """Asks for a step of a run that this replica drives."""
         entry = a_step(path, **wishes)
-        offer = Offer(TENANT, run_id or f"run_{self.name}", entry, self.facts.put_nowait)
+        offer = Offer(TENANT, run_id or f"run_{self.name}", entry, self.facts.put_nowait, project=project)
         assert self.pools.offer(offer, again=lambda: None)
 
     async def fact(self) -> journal_pb2.JournalEntry:
@@ -92,7 +92,7 @@ class House:
         folder.mkdir()
         server = await self.stack.enter_async_context(
             local_server(
-                WorkerServicer(pools, loans).registration,
+                worker_door(pools, loans).registration,
                 WorkerLoanServicer(pools).registration,
                 guards=GUARDS,
                 folder=folder,
@@ -111,6 +111,16 @@ async def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerat
     made = House(tmp_path)
     async with made.stack:
         yield made
+
+
+async def test_a_worker_is_lent_for_the_projects_that_it_serves_and_for_no_others(house: House) -> None:
+    here, there = await house.open("here"), await house.open("there")
+    stream = await here.worker(project="claims").hello(credits=2)
+    there.offer(run_id="run_payroll", project="payroll")
+    there.offer(run_id="run_none")
+    there.offer(run_id="run_claims", project="claims")
+    assert [lease.run_id for lease in (await stream.hears()).leases] == ["run_claims"]
+    stream.call.cancel()
 
 
 async def test_a_step_reaches_a_worker_of_another_replica_and_its_outcome_comes_back(house: House) -> None:

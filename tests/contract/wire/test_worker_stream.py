@@ -17,11 +17,12 @@ from comitia.orchestrator.v1 import worker_service_pb2 as pb
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import Role
 from services.meshkit.grpc.channel import call_metadata
+from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
-from services.orchestrator.transport.worker_servicer import WorkerServicer
-from tests.support.step_workers import TENANT, NoLending, a_step, gave, let_go
+from tests.support.memory_access_gate import MemoryAccessGate
+from tests.support.step_workers import TENANT, a_step, gave, let_go, worker_door
 from tests.support.worker_streams import WORK, Stream
 
 UNBOUNDED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -37,17 +38,21 @@ class Served:
     facts: asyncio.Queue[journal_pb2.JournalEntry]
     #: Of somebody outside, who keeps to no bound.
     channel: grpc.aio.Channel
+    gate: MemoryAccessGate
+    #: By which the door looks whether a worker may still serve its projects.
+    clock: FakeClock
 
-    def open(self, *roles: Role) -> Stream:
+    def open(self, *roles: Role, project: str | None = None) -> Stream:
         """Opens a stream."""
         method = self.channel.stream_stream(WORK)
-        principal = self.server.keys.principal(*(roles or (Role.TENANT_USER,)))
+        principal = self.server.keys.principal(*(roles or (Role.TENANT_USER,)), project=project)
         return Stream(method(metadata=call_metadata(principal)))
 
-    def offer(self, step: journal_pb2.JournalEntry | None = None, *, run_id: str = "run_a") -> None:
+    def offer(self, step: journal_pb2.JournalEntry | None = None, *, run_id: str = "run_a", project: str = "") -> None:
         """Asks for a step."""
         entry = a_step() if step is None else step
-        assert self.pools.offer(Offer(TENANT, run_id, entry, self.facts.put_nowait), again=lambda: None)
+        offer = Offer(TENANT, run_id, entry, self.facts.put_nowait, project=project)
+        assert self.pools.offer(offer, again=lambda: None)
 
     async def fact(self) -> journal_pb2.JournalEntry:
         """Waits for what a step came to."""
@@ -60,12 +65,13 @@ async def serving(folder: Path, limits: PoolLimits = LIMITS) -> AsyncGenerator[S
     """Serves workers while the block runs."""
     pools = StepPools(clock=SystemClock(), limits=limits)
     timer = asyncio.create_task(pools.keep_time())
-    servicer = WorkerServicer(pools, NoLending())
+    gate, clock = MemoryAccessGate(), FakeClock()
+    servicer = worker_door(pools, gate=gate, clock=clock)
     async with (
         local_server(servicer.registration, guards=GUARDS, folder=folder, name="orchestrator") as server,
         grpc.aio.insecure_channel(server.target, options=UNBOUNDED) as channel,
     ):
-        yield Served(pools, server, asyncio.Queue(), channel)
+        yield Served(pools, server, asyncio.Queue(), channel, gate, clock)
     timer.cancel()
     await asyncio.gather(timer, return_exceptions=True)
 
@@ -109,6 +115,71 @@ async def test_a_worker_that_says_all_it_has_to_say_ends_its_stream_well(served:
         await stream.hears()
 
 
+async def test_a_worker_gets_steps_of_the_projects_that_it_names_and_of_no_others(served: Served) -> None:
+    served.gate.grant("key_test", "editor", "project:claims")
+    for project in ("claims", "payroll", ""):
+        served.offer(run_id=f"run_{project}", project=project)
+    named = await served.open().hello(projects=("claims",))
+    assert [lease.run_id for lease in (await named.hears()).leases] == ["run_claims"]
+    unnamed = await served.open().hello()
+    assert [lease.run_id for lease in (await unnamed.hears()).leases] == ["run_"]
+    named.call.cancel()
+    unnamed.call.cancel()
+
+
+async def test_one_stream_serves_several_projects_and_runs_of_none(served: Served) -> None:
+    for project in ("claims", "payroll", ""):
+        served.offer(run_id=f"run_{project}", project=project)
+    stream = await served.open().hello(projects=("claims", ""))
+    leases = (await stream.hears()).leases
+    assert sorted((lease.run_id, lease.name) for lease in leases) == [("run_", "charge"), ("run_claims", "charge")]
+    stream.call.cancel()
+
+
+async def test_a_worker_serves_no_project_that_it_is_not_editor_of(served: Served) -> None:
+    served.gate.grant("key_test", "viewer", "project:claims")
+    stream = await served.open().hello(projects=("", "claims"))
+    refusal = await stream.refusal()
+    assert (refusal.reason, refusal.metadata["object"]) == ("RELATION_MISSING", "project:claims")
+
+
+async def test_a_worker_whose_relation_is_taken_away_is_sent_home_and_its_steps_wait_again(served: Served) -> None:
+    served.gate.grant("key_test", "editor", "project:claims")
+    served.offer(project="claims")
+    stream = await served.open().hello(projects=("claims",))
+    assert (await stream.hears()).leases
+    await served.clock.until_someone_sleeps()
+    served.gate.granted.clear()
+    served.clock.advance(seconds=60)
+    assert (await stream.refusal()).reason == "RELATION_MISSING"
+    other = await served.open(Role.ADMIN).hello(projects=("claims",))
+    assert (await other.hears()).leases
+    other.call.cancel()
+
+
+async def test_a_worker_who_is_bound_to_a_project_serves_that_one_and_no_other(served: Served) -> None:
+    for project in ("claims", ""):
+        served.offer(run_id=f"run_{project}", project=project)
+    stream = await served.open(project="claims").hello()
+    assert [lease.run_id for lease in (await stream.hears()).leases] == ["run_claims"]
+    stream.call.cancel()
+    for others in (("payroll",), ("claims", "payroll"), ("",)):
+        refused = await served.open(Role.ADMIN, project="claims").hello(projects=others)
+        assert (await refused.refusal()).reason == "BOUND_TO_PROJECT"
+
+
+async def test_a_worker_takes_nothing_up_of_a_project_that_it_does_not_name_any_more(served: Served) -> None:
+    served.offer(project="claims")
+    first = await served.open().hello(projects=("claims",))
+    assert (await first.hears()).leases
+    first.call.cancel()
+    held = [pb.HeldStep(run_id="run_a", path="nodes/charge", attempt=1)]
+    second = await served.open().hello(held=held)
+    served.offer(run_id="run_b")
+    assert [lease.run_id for lease in (await second.hears()).leases] == ["run_b"]
+    second.call.cancel()
+
+
 @pytest.mark.parametrize(
     ("hello", "field"),
     [
@@ -122,6 +193,10 @@ async def test_a_worker_that_says_all_it_has_to_say_ends_its_stream_well(served:
         (pb.WorkerHello(worker="w", steps=["s"], credits=-1), "hello.credits"),
         (pb.WorkerHello(worker="w", steps=["s"], credits=10_001), "hello.credits"),
         (pb.WorkerHello(worker="w", steps=["s"], credits=1, held=[pb.HeldStep()] * 2), "hello.held"),
+        (pb.WorkerHello(worker="w", steps=["s"], credits=1, projects=["p"] * 101), "hello.projects"),
+        (pb.WorkerHello(worker="w", steps=["s"] * 101, credits=1, projects=["p"] * 100), "hello.projects"),
+        (pb.WorkerHello(worker="w", steps=["s"], credits=1, projects=["p", "p" * 129]), "hello.projects[1]"),
+        (pb.WorkerHello(worker="w", steps=["s"], credits=1, projects=["p\0"]), "hello.projects[0]"),
     ],
 )
 async def test_a_hello_that_is_wrong_says_where(served: Served, hello: pb.WorkerHello, field: str) -> None:

@@ -85,7 +85,7 @@ class LentWorker(_message.Message):
     """Numbers of leases begin after this, so that each is one on the worker's stream too."""
     @_builtins.property
     def hello(self) -> _worker_service_pb2.WorkerHello:
-        """What the worker said. Its credits are a bound here; none is given with it."""
+        """What the worker said, with the projects that it was let in for. Its credits are a bound here; none is given with it."""
 
     def __init__(
         self,

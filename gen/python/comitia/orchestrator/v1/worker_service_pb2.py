@@ -28,7 +28,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,comitia/orchestrator/v1/worker_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x02\n\x0bWorkRequest\x12\x35\n\x05hello\x18\x01 \x01(\x0b\x32$.comitia.orchestrator.v1.WorkerHelloH\x00\x12\x39\n\x07\x63redits\x18\x02 \x01(\x0b\x32&.comitia.orchestrator.v1.WorkerCreditsH\x00\x12\x39\n\x08outcomes\x18\x03 \x01(\x0b\x32%.comitia.orchestrator.v1.StepOutcomesH\x00\x12\x39\n\nheartbeats\x18\x04 \x01(\x0b\x32#.comitia.orchestrator.v1.HeartbeatsH\x00\x12;\n\x08\x64raining\x18\x05 \x01(\x0b\x32\'.comitia.orchestrator.v1.WorkerDrainingH\x00\x42\t\n\x07message\"|\n\x0bWorkerHello\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\r\n\x05steps\x18\x03 \x03(\t\x12\x0f\n\x07\x63redits\x18\x04 \x01(\x05\x12/\n\x04held\x18\x05 \x03(\x0b\x32!.comitia.orchestrator.v1.HeldStep\"9\n\x08HeldStep\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"\x1e\n\rWorkerCredits\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\"\x10\n\x0eWorkerDraining\"F\n\x0cStepOutcomes\x12\x36\n\x08outcomes\x18\x01 \x03(\x0b\x32$.comitia.orchestrator.v1.StepOutcome\"\xc5\x01\n\x0bStepOutcome\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x37\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32$.comitia.orchestrator.v1.StepFailureH\x00\x12\x37\n\x07release\x18\x04 \x01(\x0b\x32$.comitia.orchestrator.v1.StepReleaseH\x00\x42\x08\n\x06result\"A\n\x0bStepFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tpermanent\x18\x03 \x01(\x08\"7\n\x0bStepRelease\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x1f\n\nHeartbeats\x12\x11\n\tlease_ids\x18\x01 \x03(\x04\"\xa5\x01\n\x0cWorkResponse\x12.\n\x06leases\x18\x01 \x03(\x0b\x32\x1e.comitia.orchestrator.v1.Lease\x12\x19\n\x11revoked_lease_ids\x18\x02 \x03(\x04\x12\x38\n\x07refused\x18\x03 \x03(\x0b\x32\'.comitia.orchestrator.v1.RefusedOutcome\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\"\x96\x02\n\x05Lease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\theartbeat\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08lease_id\x18\x10 \x01(\x04\x12\x0e\n\x06run_id\x18\x11 \x01(\t\x12\x0c\n\x04path\x18\x12 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x13 \x01(\x05\x12/\n\x0b\x65xpire_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x0eRefusedOutcome\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t2\x7f\n\rWorkerService\x12n\n\x04Work\x12$.comitia.orchestrator.v1.WorkRequest\x1a%.comitia.orchestrator.v1.WorkResponse\"\x15\x9a\xc2\x18\x11\n\x0cworkers.work\x18\x90\x1c(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,comitia/orchestrator/v1/worker_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x02\n\x0bWorkRequest\x12\x35\n\x05hello\x18\x01 \x01(\x0b\x32$.comitia.orchestrator.v1.WorkerHelloH\x00\x12\x39\n\x07\x63redits\x18\x02 \x01(\x0b\x32&.comitia.orchestrator.v1.WorkerCreditsH\x00\x12\x39\n\x08outcomes\x18\x03 \x01(\x0b\x32%.comitia.orchestrator.v1.StepOutcomesH\x00\x12\x39\n\nheartbeats\x18\x04 \x01(\x0b\x32#.comitia.orchestrator.v1.HeartbeatsH\x00\x12;\n\x08\x64raining\x18\x05 \x01(\x0b\x32\'.comitia.orchestrator.v1.WorkerDrainingH\x00\x42\t\n\x07message\"\x8e\x01\n\x0bWorkerHello\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\r\n\x05steps\x18\x03 \x03(\t\x12\x0f\n\x07\x63redits\x18\x04 \x01(\x05\x12/\n\x04held\x18\x05 \x03(\x0b\x32!.comitia.orchestrator.v1.HeldStep\x12\x10\n\x08projects\x18\x06 \x03(\t\"9\n\x08HeldStep\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\"\x1e\n\rWorkerCredits\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\"\x10\n\x0eWorkerDraining\"F\n\x0cStepOutcomes\x12\x36\n\x08outcomes\x18\x01 \x03(\x0b\x32$.comitia.orchestrator.v1.StepOutcome\"\xc5\x01\n\x0bStepOutcome\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12(\n\x06output\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x37\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32$.comitia.orchestrator.v1.StepFailureH\x00\x12\x37\n\x07release\x18\x04 \x01(\x0b\x32$.comitia.orchestrator.v1.StepReleaseH\x00\x42\x08\n\x06result\"A\n\x0bStepFailure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tpermanent\x18\x03 \x01(\x08\"7\n\x0bStepRelease\x12(\n\x05\x64\x65lay\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x1f\n\nHeartbeats\x12\x11\n\tlease_ids\x18\x01 \x03(\x04\"\xa5\x01\n\x0cWorkResponse\x12.\n\x06leases\x18\x01 \x03(\x0b\x32\x1e.comitia.orchestrator.v1.Lease\x12\x19\n\x11revoked_lease_ids\x18\x02 \x03(\x04\x12\x38\n\x07refused\x18\x03 \x03(\x0b\x32\'.comitia.orchestrator.v1.RefusedOutcome\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\"\x96\x02\n\x05Lease\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12%\n\x05input\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\theartbeat\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08lease_id\x18\x10 \x01(\x04\x12\x0e\n\x06run_id\x18\x11 \x01(\t\x12\x0c\n\x04path\x18\x12 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x13 \x01(\x05\x12/\n\x0b\x65xpire_time\x18\x14 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"2\n\x0eRefusedOutcome\x12\x10\n\x08lease_id\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t2\x81\x01\n\rWorkerService\x12p\n\x04Work\x12$.comitia.orchestrator.v1.WorkRequest\x1a%.comitia.orchestrator.v1.WorkResponse\"\x17\x9a\xc2\x18\x13\n\x0cworkers.work\x18\x90\x1cP\x01(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,33 +36,33 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.orchestrator.v1.wor
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['Work']._loaded_options = None
-  _globals['_WORKERSERVICE'].methods_by_name['Work']._serialized_options = b'\232\302\030\021\n\014workers.work\030\220\034'
+  _globals['_WORKERSERVICE'].methods_by_name['Work']._serialized_options = b'\232\302\030\023\n\014workers.work\030\220\034P\001'
   _globals['_WORKREQUEST']._serialized_start=200
   _globals['_WORKREQUEST']._serialized_end=517
-  _globals['_WORKERHELLO']._serialized_start=519
-  _globals['_WORKERHELLO']._serialized_end=643
-  _globals['_HELDSTEP']._serialized_start=645
-  _globals['_HELDSTEP']._serialized_end=702
-  _globals['_WORKERCREDITS']._serialized_start=704
-  _globals['_WORKERCREDITS']._serialized_end=734
-  _globals['_WORKERDRAINING']._serialized_start=736
-  _globals['_WORKERDRAINING']._serialized_end=752
-  _globals['_STEPOUTCOMES']._serialized_start=754
-  _globals['_STEPOUTCOMES']._serialized_end=824
-  _globals['_STEPOUTCOME']._serialized_start=827
-  _globals['_STEPOUTCOME']._serialized_end=1024
-  _globals['_STEPFAILURE']._serialized_start=1026
-  _globals['_STEPFAILURE']._serialized_end=1091
-  _globals['_STEPRELEASE']._serialized_start=1093
-  _globals['_STEPRELEASE']._serialized_end=1148
-  _globals['_HEARTBEATS']._serialized_start=1150
-  _globals['_HEARTBEATS']._serialized_end=1181
-  _globals['_WORKRESPONSE']._serialized_start=1184
-  _globals['_WORKRESPONSE']._serialized_end=1349
-  _globals['_LEASE']._serialized_start=1352
-  _globals['_LEASE']._serialized_end=1630
-  _globals['_REFUSEDOUTCOME']._serialized_start=1632
-  _globals['_REFUSEDOUTCOME']._serialized_end=1682
-  _globals['_WORKERSERVICE']._serialized_start=1684
-  _globals['_WORKERSERVICE']._serialized_end=1811
+  _globals['_WORKERHELLO']._serialized_start=520
+  _globals['_WORKERHELLO']._serialized_end=662
+  _globals['_HELDSTEP']._serialized_start=664
+  _globals['_HELDSTEP']._serialized_end=721
+  _globals['_WORKERCREDITS']._serialized_start=723
+  _globals['_WORKERCREDITS']._serialized_end=753
+  _globals['_WORKERDRAINING']._serialized_start=755
+  _globals['_WORKERDRAINING']._serialized_end=771
+  _globals['_STEPOUTCOMES']._serialized_start=773
+  _globals['_STEPOUTCOMES']._serialized_end=843
+  _globals['_STEPOUTCOME']._serialized_start=846
+  _globals['_STEPOUTCOME']._serialized_end=1043
+  _globals['_STEPFAILURE']._serialized_start=1045
+  _globals['_STEPFAILURE']._serialized_end=1110
+  _globals['_STEPRELEASE']._serialized_start=1112
+  _globals['_STEPRELEASE']._serialized_end=1167
+  _globals['_HEARTBEATS']._serialized_start=1169
+  _globals['_HEARTBEATS']._serialized_end=1200
+  _globals['_WORKRESPONSE']._serialized_start=1203
+  _globals['_WORKRESPONSE']._serialized_end=1368
+  _globals['_LEASE']._serialized_start=1371
+  _globals['_LEASE']._serialized_end=1649
+  _globals['_REFUSEDOUTCOME']._serialized_start=1651
+  _globals['_REFUSEDOUTCOME']._serialized_end=1701
+  _globals['_WORKERSERVICE']._serialized_start=1704
+  _globals['_WORKERSERVICE']._serialized_end=1833
 # @@protoc_insertion_point(module_scope)

@@ -80,6 +80,7 @@ class WorkerHello(_message.Message):
     STEPS_FIELD_NUMBER: _builtins.int
     CREDITS_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    PROJECTS_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name for people, 1 to 63 letters, digits, `_`, `-` and `.`. Required."""
     pool: _builtins.str
@@ -96,6 +97,13 @@ class WorkerHello(_message.Message):
         are leased to it again, under new numbers; they take credits as any lease.
         """
 
+    @_builtins.property
+    def projects(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Projects whose runs it serves, at most 100, and at most 10,000 times the names of steps. Each takes the relation `editor`.
+        An empty name stands for runs of no project, and so does an empty list. A worker whose identity is bound to a project
+        serves that one, and may leave the list empty.
+        """
+
     def __init__(
         self,
         *,
@@ -104,10 +112,11 @@ class WorkerHello(_message.Message):
         steps: _abc.Iterable[_builtins.str] | None = ...,
         credits: _builtins.int = ...,
         held: _abc.Iterable[Global___HeldStep] | None = ...,
+        projects: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "held", b"held", "pool", b"pool", "steps", b"steps", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "held", b"held", "pool", b"pool", "projects", b"projects", "steps", b"steps", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -36,7 +36,8 @@ class WorkerServiceStub:
     Turns, calls of tools and all else that is not a worker's step are made by the replica that drives the run.
     An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
     it; the workflow says whether it is tried again.
-    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
+    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only, and of those
+    of the projects that it names in its hello.
     """
 
     def __init__(self, channel):
@@ -63,7 +64,8 @@ class WorkerServiceServicer:
     Turns, calls of tools and all else that is not a worker's step are made by the replica that drives the run.
     An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
     it; the workflow says whether it is tried again.
-    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
+    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only, and of those
+    of the projects that it names in its hello.
     """
 
     def Work(self, request_iterator, context):
@@ -73,7 +75,8 @@ class WorkerServiceServicer:
         A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
         as refused and changes nothing.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),
-        RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT. The stream ends well when its leases are answered after `draining`.
+        RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT, PERMISSION_DENIED/RELATION_MISSING (no `editor` of a project, or no longer: it is
+        looked at again every minute), PERMISSION_DENIED/BOUND_TO_PROJECT. The stream ends well when its leases are answered after `draining`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -106,7 +109,8 @@ class WorkerService:
     Turns, calls of tools and all else that is not a worker's step are made by the replica that drives the run.
     An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
     it; the workflow says whether it is tried again.
-    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
+    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only, and of those
+    of the projects that it names in its hello.
     """
 
     @staticmethod

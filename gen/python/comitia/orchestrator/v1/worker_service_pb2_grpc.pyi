@@ -37,7 +37,8 @@ class WorkerServiceStub:
     Turns, calls of tools and all else that is not a worker's step are made by the replica that drives the run.
     An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
     it; the workflow says whether it is tried again.
-    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
+    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only, and of those
+    of the projects that it names in its hello.
     """
 
     @_typing.overload
@@ -51,7 +52,8 @@ class WorkerServiceStub:
     A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
     as refused and changes nothing.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),
-    RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT. The stream ends well when its leases are answered after `draining`.
+    RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT, PERMISSION_DENIED/RELATION_MISSING (no `editor` of a project, or no longer: it is
+    looked at again every minute), PERMISSION_DENIED/BOUND_TO_PROJECT. The stream ends well when its leases are answered after `draining`.
     """
 
 @_typing.type_check_only
@@ -66,7 +68,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Turns, calls of tools and all else that is not a worker's step are made by the replica that drives the run.
     An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
     it; the workflow says whether it is tried again.
-    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
+    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only, and of those
+    of the projects that it names in its hello.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,7 +80,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
     as refused and changes nothing.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),
-    RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT. The stream ends well when its leases are answered after `draining`.
+    RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT, PERMISSION_DENIED/RELATION_MISSING (no `editor` of a project, or no longer: it is
+    looked at again every minute), PERMISSION_DENIED/BOUND_TO_PROJECT. The stream ends well when its leases are answered after `draining`.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -91,7 +95,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     Turns, calls of tools and all else that is not a worker's step are made by the replica that drives the run.
     An attempt fails with NODE_TIMED_OUT when its time is up, and with WORKER_LOST when three workers in a row were lost over
     it; the workflow says whether it is tried again.
-    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only.
+    The tenant comes from the verified token in call metadata: a worker gets leases of its own tenant's runs only, and of those
+    of the projects that it names in its hello.
     """
 
     @_abc_1.abstractmethod
@@ -106,7 +111,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
         as refused and changes nothing.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),
-        RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT. The stream ends well when its leases are answered after `draining`.
+        RESOURCE_EXHAUSTED/WORKERS_AT_LIMIT, PERMISSION_DENIED/RELATION_MISSING (no `editor` of a project, or no longer: it is
+        looked at again every minute), PERMISSION_DENIED/BOUND_TO_PROJECT. The stream ends well when its leases are answered after `draining`.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
