@@ -24,7 +24,11 @@ class OrchestratorSettings(ServiceSettings):
         description="Name of this replica, the same after a restart: it takes up its own runs without waiting.",
     )
     max_runs: int = Field(
-        default=500, ge=1, le=100_000, description="Runs in memory at once; one more start is refused with RUNS_AT_LIMIT."
+        default=500,
+        ge=1,
+        le=100_000,
+        description="Runs in memory at once, and besides as many sub-runs that they wait for. One more start is refused "
+        "with RUNS_AT_LIMIT, also of a tenant that has twice as many as are free; one more sub-run waits.",
     )
     workflow_threads: int = Field(
         default=1, ge=1, le=64, description="Threads that read and check definitions of workflows."

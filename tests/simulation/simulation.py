@@ -282,7 +282,7 @@ class Simulation:
                 return
             run_id = engine.new_run_id()
             run = OwnedRun(tenant=TENANT, run_id=run_id, grant_id="grant_x", shard=shard_of(run_id))
-            with engine.place():
+            with engine.place(TENANT):
                 await engine.start(key, run, wish.of(run_id, replica.clock.now()))
 
         asked = self.loop.spawn(replica.process, start(), name="start")

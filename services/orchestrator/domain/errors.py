@@ -249,13 +249,14 @@ class ProgramMissing(Precondition):
 
 
 class RunsAtLimit(Exhausted):
-    """This replica drives as many runs as it may. Retry, or add a replica."""
+    """This replica drives as many runs as it may, or as many of one tenant. Retry, or add a replica."""
 
     reason = "RUNS_AT_LIMIT"
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, of_tenant: bool = False) -> None:
+        whose = "runs of your tenant, its share of this replica," if of_tenant else "runs"
         super().__init__(
-            f"{limit} runs are driven already; wait for one to end, or add a replica",
+            f"{limit} {whose} are driven already; wait for one to end, or add a replica",
             retry_after=timedelta(seconds=5),
             limit=limit,
         )

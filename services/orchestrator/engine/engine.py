@@ -19,11 +19,12 @@ from services.meshkit.core.once import RequestInProgress
 from services.meshkit.core.tenant import QuotaExceeded
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
-from services.orchestrator.domain.errors import RunsAtLimit
+from services.orchestrator.domain.sub_run_id import depth_of
 from services.orchestrator.engine.facts import Beginning, begun
 from services.orchestrator.engine.lane import EngineParts, Lane
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.news import until_news
+from services.orchestrator.engine.room import Room
 from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, ShardLease, StartKey, shard_of
 from services.orchestrator.engine.shards import ShardKeeper
 from services.orchestrator.engine.sub_runs import SubRuns
@@ -66,7 +67,7 @@ class Engine:
     def __init__(self, *, owner: str, parts: EngineParts, ids: IdSource, limits: EngineLimits) -> None:
         self._parts = parts
         self._ids = ids
-        self._limits = limits
+        self._room = Room(limits.max_runs)
         self._shards = ShardKeeper(owner=owner, store=parts.store, gained=self._gained, lost=self._lost)
         sub_runs = SubRuns(
             store=parts.store, live=parts.live, calls=parts.calls, start=self.start, ids=ids, clock=parts.clock
@@ -77,9 +78,9 @@ class Engine:
         self._searching: dict[int, asyncio.Task[None]] = {}
         #: Runs of our shards to be taken up again, and when, on the monotonic clock.
         self._set_aside: dict[str, float] = {}
-        #: Places that starts in progress have taken.
-        self._places = 0
-        self._room = asyncio.Event()
+        #: Starts in progress.
+        self._starting = 0
+        self._left_room = asyncio.Event()
         self._recoveries = asyncio.Semaphore(_RECOVER_AT_ONCE)
         self._group: asyncio.TaskGroup | None = None
         #: Runs outlive the call that started them: their tasks must not inherit its deadline.
@@ -88,7 +89,7 @@ class Engine:
     @property
     def running(self) -> int:
         """Number of runs in memory, with those that are being started or read."""
-        return self._places + len(self._reading) + len(self._lane.runs)
+        return self._starting + len(self._reading) + len(self._lane.runs)
 
     async def started_before(self, key: StartKey) -> RunView | None:
         """See `Runs.started_before`."""
@@ -108,16 +109,15 @@ class Engine:
             await asyncio.wait(tasks)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, tenant: TenantId) -> Iterator[None]:
         """See `Runs.place`."""
-        if self.running >= self._limits.max_runs:
-            raise RunsAtLimit(self._limits.max_runs)
-        self._places += 1
-        try:
-            yield
-        finally:
-            self._places -= 1
-            self._room.set()
+        with self._room.start(tenant):
+            self._starting += 1
+            try:
+                yield
+            finally:
+                self._starting -= 1
+                self._left_room.set()
 
     def new_run_id(self) -> str:
         """See `Runs.new_run_id`."""
@@ -151,6 +151,7 @@ class Engine:
         self._parts.events.recorded(first)
         if created.held:
             live.recorded(first)
+            self._room.take(run)
             self._lane.add(live)
         else:
             await self._parts.live.wake_owner(run.run_id)
@@ -237,9 +238,9 @@ class Engine:
             if not found:
                 return
             for run in found:
-                while self.running >= self._limits.max_runs:
-                    self._room.clear()
-                    await self._room.wait()
+                while not (self._room.open_for_starts or depth_of(run.run_id)):
+                    self._left_room.clear()
+                    await self._left_room.wait()
                 self._take_up(run)
                 after = run.run_id
 
@@ -249,13 +250,14 @@ class Engine:
         if run_id in self._reading or run_id in self._lane.runs or run.shard not in self._shards.held:
             return
         self._set_aside.pop(run_id, None)
+        self._room.take(run)
         task = self._spawn(self._read(run), name=f"read {run_id}")
         self._reading[run_id] = task
         task.add_done_callback(lambda done: self._have_read(run_id, done))
 
     def _have_read(self, run_id: str, task: asyncio.Task[None]) -> None:  # a callback
         self._forget(self._reading, run_id, task)
-        self._room.set()
+        self._leave_room(run_id)
 
     async def _read(self, run: OwnedRun) -> None:
         live = LiveRun(run)
@@ -289,7 +291,13 @@ class Engine:
     def _left(self, run: LiveRun, again: bool) -> None:  # a callback
         if again:
             self._put_aside(run.run.run_id, seconds=_AGAIN_SECONDS if run.progressed else _AGAIN_LATER_SECONDS)
-        self._room.set()
+        self._leave_room(run.run.run_id)
+
+    def _leave_room(self, run_id: str) -> None:
+        """Gives the place of a run to others, unless it is here still."""
+        if run_id not in self._reading and run_id not in self._lane.runs:
+            self._room.leave(run_id)
+            self._left_room.set()
 
     def _put_aside(self, run_id: str, *, seconds: float) -> None:
         metrics.RUNS_SET_ASIDE.inc()
@@ -323,9 +331,9 @@ class Engine:
         if not self._shards.held:
             return
         soon = self._parts.clock.now() + timedelta(seconds=_ROUND_SECONDS)
-        room = self._limits.max_runs - self.running
-        for run in await self._parts.store.waking_runs(list(self._shards.held), before=soon) if room > 0 else ():
-            self._take_up(run)
+        for run in await self._parts.store.waking_runs(list(self._shards.held), before=soon):
+            if self._room.open or depth_of(run.run_id):
+                self._take_up(run)
 
     async def _read_commands(self) -> None:
         """Hands over commands that the bus did not announce. Raises: MeshError."""
@@ -334,10 +342,13 @@ class Engine:
                 await self._hand_over(run_id, commands)
 
     async def _hand_over(self, run_id: str, commands: Sequence[RunCommand]) -> None:
-        """Gives commands to their run, which is read from its journal if it rested. Raises: MeshError."""
+        """Gives commands to their run, which is read from its journal if it rested. Raises: MeshError.
+
+        One that is to be cancelled needs no room, for it gives its own back.
+        """
         if self._lane.tell(run_id, commands) or run_id in self._reading:
             return
-        if self.running < self._limits.max_runs:
+        if self._room.open or depth_of(run_id) or any(command.kind == "cancel" for command in commands):
             run = await self._parts.store.owned_run(run_id)
             if run is not None:
                 self._take_up(run)

@@ -1,16 +1,14 @@
 """Steps of a graph: what each kind asks for when it begins, and what comes of an attempt that failed."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import Final, cast
-from uuid import UUID
 
 from comitia.orchestrator.v1 import journal_pb2
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Label
 from services.meshkit.content.proto import label_to_proto
-from services.meshkit.core.ids import from_uuid, to_uuid
 from services.orchestrator.conditions.errors import ExpressionFailed
+from services.orchestrator.domain.sub_run_id import sub_run_id
 from services.orchestrator.programs.commands import CompleteStep, MakeCall, ParkStep, StartStep, StartTimer, encoded
 from services.orchestrator.programs.graph_ends import EXPRESSION_FAILED, failed, gave_own
 from services.orchestrator.programs.graph_plan import Facts
@@ -207,16 +205,9 @@ def _count(state: GraphState, written: int) -> None:
 
 
 def _sub_run(state: GraphState, step: Step) -> bytes:
-    """Names the run that this attempt starts.
-
-    By its place, so that a replay names the same; of its parent's time, so that both lie in one part of the journal.
-    """
-    parent = to_uuid(state.run_id, "run").int
-    place = f"{state.run_id}/{step.path}#{step.group}.{step.attempt}"
-    chance = int.from_bytes(hashlib.sha256(place.encode()).digest()[:16], "big")
-    low = (chance & ((1 << 80) - 1) & ~(0xF << 76) & ~(0x3 << 62)) | (0x7 << 76) | (0x2 << 62)
+    """Names the run that this attempt starts, by its place: a replay names the same."""
     task = journal_pb2.SubRunTask.FromString(step.request)
-    task.run_id = from_uuid("run", UUID(int=(parent >> 80 << 80) | low))
+    task.run_id = sub_run_id(state.run_id, f"{step.path}#{step.group}.{step.attempt}")
     return encoded(task)
 
 

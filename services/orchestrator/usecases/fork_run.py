@@ -144,7 +144,7 @@ class ForkRun:
                 return as_run(earlier)
         # Counted again, exactly, when the run is recorded: here so that a start beyond the quota leaves nothing behind.
         await self._runs.check_quota(caller.principal.tenant)
-        with self._runs.place():
+        with self._runs.place(caller.principal.tenant):
             return await self._begin(command, run, key)
 
     async def _begin(self, command: ForkRunCommand, run: RecordedRun, key: StartKey | None) -> run_pb2.Run:

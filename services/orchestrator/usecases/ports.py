@@ -91,8 +91,8 @@ class Runs(Protocol):
         """Refuses when the tenant has as many runs in progress as it may. Raises: QuotaExceeded."""
         ...
 
-    def place(self) -> AbstractContextManager[None]:
-        """Keeps a place for one run until the block ends; entered before anything is made for the run.
+    def place(self, tenant: TenantId) -> AbstractContextManager[None]:
+        """Keeps a place for one run of a tenant until the block ends; entered before anything is made for the run.
 
         Raises: RunsAtLimit.
         """

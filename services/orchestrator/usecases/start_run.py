@@ -54,7 +54,7 @@ class StartRun:
                 return as_run(earlier)
         # Counted again, exactly, when the run is recorded: here so that a start beyond the quota leaves nothing behind.
         await self._runs.check_quota(command.caller.principal.tenant)
-        with self._runs.place():
+        with self._runs.place(command.caller.principal.tenant):
             return await self._begin(command, spec)
 
     async def _begin(self, command: StartRunCommand, spec: RunSpec) -> run_pb2.Run:

@@ -60,7 +60,7 @@ class StartSession:
                 return session_of(earlier)
         # Counted again, exactly, when the run is recorded: here so that a start beyond the quota leaves nothing behind.
         await self._runs.check_quota(command.caller.principal.tenant)
-        with self._runs.place():
+        with self._runs.place(command.caller.principal.tenant):
             return await self._begin(command, spec)
 
     async def _begin(self, command: StartSessionCommand, spec: SessionSpec) -> session_pb2.Session:

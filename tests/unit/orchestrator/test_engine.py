@@ -18,6 +18,7 @@ from services.meshkit.core.secret import Secret
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.errors import RunsAtLimit
+from services.orchestrator.domain.sub_run_id import sub_run_id
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.engine.lane import EngineParts
@@ -79,9 +80,9 @@ class House:
             await until(lambda: len(engine._shards.held) == shards)
             yield engine
 
-    def left_behind(self, started: journal_pb2.RunStarted | None = None) -> StoredRun:
+    def left_behind(self, started: journal_pb2.RunStarted | None = None, *, run_id: str = "") -> StoredRun:
         """Records a run that nobody drives."""
-        run_id = IDS.new("run")
+        run_id = run_id or IDS.new("run")
         run = OwnedRun(tenant=TENANT, run_id=run_id, grant_id="grant_x", shard=shard_of(run_id))
         first = journal_pb2.JournalEntry(run_started=started or a_start())
         _, entries = advance(program.RunState(), [first], Timestamp())
@@ -95,7 +96,7 @@ class House:
         """Starts a session."""
         run_id = engine.new_run_id()
         run = OwnedRun(tenant=TENANT, run_id=run_id, grant_id="grant_x", shard=shard_of(run_id))
-        with engine.place():
+        with engine.place(TENANT):
             await engine.start(None, run, a_start(manual_advance=manual, max_rounds=max_rounds))
         return self.store.runs[run.run_id]
 
@@ -702,6 +703,33 @@ async def test_runs_are_taken_up_only_while_there_is_room(house: House) -> None:
         assert engine.running == 2
         house.calls.open.set()
         await until(lambda: all(succeeded(stored)() for stored in runs))
+
+
+async def test_a_run_that_is_to_be_cancelled_needs_no_room(house: House) -> None:
+    async with house.replica(max_runs=1) as engine:
+        resting = await house.start(engine, manual=True)
+        await until(lambda: waits_after(resting, 1)() and engine.running == 0)
+        house.calls.open.clear()
+        await house.start(engine)
+        command = RunCommand(command_id=IDS.uuid(), kind="advance", by="key_ada")
+        await house.store.add_command(TENANT, resting.run.run_id, command)
+        await house.live.wake_owner(resting.run.run_id)
+        await settled()
+        assert resting.commands == [command]
+        await house.cancel(resting)
+        await until(is_in(resting, session_pb2.SESSION_STATE_CANCELLED))
+        house.calls.open.set()
+
+
+async def test_a_sub_run_is_taken_up_where_all_places_are_taken(house: House) -> None:
+    async with house.replica(max_runs=1) as engine:
+        house.calls.open.clear()
+        parent = await house.start(engine)
+        house.left_behind()
+        inner = house.left_behind(run_id=sub_run_id(parent.run.run_id, "nodes/inner#1.1"))
+        engine._gained(engine._shards.held[inner.run.shard])
+        await until(lambda: inner.run.run_id in engine._lane.runs)
+        house.calls.open.set()
 
 
 # --- commands
