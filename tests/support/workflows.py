@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2, run_pb2, workflow_pb2
 from services.meshkit.core.errors import MeshError
+from services.orchestrator.conditions.budget import Allowance
 from services.orchestrator.conditions.errors import ExpressionFailed
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.engine.run_timers import RunTimers
@@ -43,7 +44,7 @@ class Path:
         """See `Expression.nodes`."""
         return frozenset({self.steps[1]} if self.steps[0] == "nodes" else ())
 
-    def value(self, facts: Facts) -> Json:
+    def value(self, facts: Facts, allowance: Allowance) -> Json:
         """See `Expression.value`."""
         found: object = facts
         for step in self.steps:
@@ -52,9 +53,9 @@ class Path:
             found = found[step]
         return found == json.loads(self.expected) if self.expected else found
 
-    def holds(self, facts: Facts) -> bool:
+    def holds(self, facts: Facts, allowance: Allowance) -> bool:
         """See `Expression.holds`."""
-        answer = self.value(facts)
+        answer = self.value(facts, allowance)
         if not isinstance(answer, bool):
             raise ExpressionFailed("gives neither true nor false")
         return answer

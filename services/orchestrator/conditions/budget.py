@@ -1,4 +1,4 @@
-"""How much work one evaluation may do, in steps. No clock: the same facts always need the same number."""
+"""How much work expressions may do, in steps. No clock: the same facts always need the same number."""
 
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 # Values are JSON, which is open.
@@ -9,6 +9,8 @@ from services.orchestrator.conditions.errors import TooCostly
 
 #: A step is one operation, or one value that is looked at: half a microsecond or less.
 MAX_STEPS: Final = 50_000
+#: Steps of all expressions that one fact leads to: about a quarter of a second.
+MAX_STEPS_AT_ONCE: Final = 1_000_000
 #: Characters that are read, compared or written in one step.
 _CHARACTERS_PER_STEP: Final = 16
 
@@ -33,6 +35,8 @@ class Budget:
         """Takes steps. Raises: TooCostly."""
         self._left -= steps
         if self._left < 0:
+            if self._most < MAX_STEPS:
+                raise TooCostly(MAX_STEPS_AT_ONCE, together=True)
             raise TooCostly(self._most)
 
     def spend_text(self, characters: int) -> None:
@@ -62,3 +66,21 @@ class Budget:
                 self._sizes[id(value)] = before - self._left
             case _:
                 self.spend(1)
+
+
+class Allowance:
+    """What all expressions that one fact leads to may take together."""
+
+    __slots__ = ("used",)
+
+    def __init__(self) -> None:
+        #: Steps taken so far.
+        self.used = 0
+
+    def budget(self) -> Budget:
+        """Gives the budget of the next evaluation, which is to be settled."""
+        return Budget(min(MAX_STEPS, max(MAX_STEPS_AT_ONCE - self.used, 0)))
+
+    def settle(self, budget: Budget) -> None:
+        """Takes what an evaluation has used of its budget."""
+        self.used += budget.used

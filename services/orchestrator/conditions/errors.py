@@ -33,7 +33,9 @@ class ExpressionFailed(Exception):
 
 
 class TooCostly(ExpressionFailed):
-    """An expression was stopped: it needs more work than one may."""
+    """An expression was stopped: it needs more work than one may, or than is left of what all may do at once."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"needs more than {most} steps; make its lists shorter, or do this work in a step")
+    def __init__(self, most: int, *, together: bool = False) -> None:
+        needs = f"needs, with those asked before it, more than {most} steps at once" if together else None
+        needs = needs or f"needs more than {most} steps"
+        super().__init__(f"{needs}; make its lists shorter, or do this work in a step")

@@ -8,7 +8,7 @@ answer.
 from collections.abc import Mapping
 from typing import Final
 
-from services.orchestrator.conditions.budget import Budget
+from services.orchestrator.conditions.budget import Allowance, Budget
 from services.orchestrator.conditions.cel import CelCompiler, CelExpression
 from services.orchestrator.conditions.errors import ExpressionFailed, ExpressionRefused
 from services.orchestrator.conditions.jsonpath import JsonPathCompiler, JsonPathExpression
@@ -70,16 +70,27 @@ class Expression:
         """True when it can be a condition: a path always, CEL when its value can be true or false."""
         return isinstance(self._compiled, JsonPathExpression) or self.shape in (Scalar.TRUTH, ANY)
 
-    def value(self, facts: Facts) -> Json:
+    def value(self, facts: Facts, allowance: Allowance) -> Json:
         """Gives its value. Raises: ExpressionFailed."""
-        return self._compiled.evaluate(facts, Budget())
+        budget = allowance.budget()
+        try:
+            return self._compiled.evaluate(facts, budget)
+        finally:
+            allowance.settle(budget)
 
-    def holds(self, facts: Facts) -> bool:
+    def holds(self, facts: Facts, allowance: Allowance) -> bool:
         """Answers it as a condition. Raises: ExpressionFailed."""
+        budget = allowance.budget()
+        try:
+            return self._holds(facts, budget)
+        finally:
+            allowance.settle(budget)
+
+    def _holds(self, facts: Facts, budget: Budget) -> bool:
         if isinstance(self._compiled, JsonPathExpression):
-            selected = self._compiled.select(facts, Budget())
+            selected = self._compiled.select(facts, budget)
             return any(value is not None and value is not False for value in selected)
-        answer = self._compiled.evaluate(facts, Budget())
+        answer = self._compiled.evaluate(facts, budget)
         if not isinstance(answer, bool):
             raise ExpressionFailed("gives neither true nor false")
         return answer

@@ -18,7 +18,8 @@ from comitia.orchestrator.v1 import journal_pb2, session_pb2, workflow_pb2
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Label
 from services.meshkit.content.proto import label_from_proto
-from services.orchestrator.programs.commands import Command, CompleteStep, FailStep, encoded
+from services.orchestrator.conditions.budget import Allowance
+from services.orchestrator.programs.commands import Command, CompleteStep, FailStep, StartTimer, encoded
 from services.orchestrator.programs.graph_edges import decide_edges, may_start
 from services.orchestrator.programs.graph_ends import end_run, gave, keep_control, succeed
 from services.orchestrator.programs.graph_map import expand, fill
@@ -45,6 +46,8 @@ NAME: Final = "graph"
 VERSION: Final = 1
 RUN_DEADLINE_EXCEEDED: Final = "RUN_DEADLINE_EXCEEDED"
 TOOL_FAILED: Final = "TOOL_FAILED"
+#: Name of the timer after which a run goes on with what was too much for one fact.
+_GO_ON: Final = "go_on"
 #: Bytes of definitions whose plans are kept.
 _PLANS_BYTES: Final = 32 * 1024 * 1024
 #: Turns before a fork that agents after it may be shown: as many as one may ask for.
@@ -105,6 +108,8 @@ def decide(state: GraphState, entry: journal_pb2.JournalEntry) -> tuple[GraphSta
             if not entry.step_completed.HasField("turn"):
                 return state, ()
             _on_turn(state, entry)
+        case "timer_fired" if not entry.path:
+            state.put_off = False
         case "timer_fired":
             step = state.steps.get(entry.path)
             if step is None or step.timer != entry.timer_fired.timer:
@@ -177,11 +182,22 @@ def turn_failed(state: GraphState, failed: FailStep) -> tuple[Command, ...]:
 
 
 def _go_on(state: GraphState) -> tuple[Command, ...]:
-    """Goes through what has ended, and begins what may begin, until only calls are left to be made."""
+    """Goes through what has ended, and begins what may begin, until only calls are left to be made.
+
+    What would be too much for one fact is gone on with when a timer of the run itself has fired, which is at once.
+    """
     nodes = state.plan.nodes
+    state.allowance, state.written_before = Allowance(), state.written
     while not state.ended:
+        if state.spent and (state.settled or state.anew or state.filling or state.ready):
+            if not state.put_off:
+                state.put_off = True
+                state.out.append(StartTimer(path="", timer=_GO_ON, milliseconds=0))
+            break
         if state.settled:
             decide_edges(state, state.settled.popleft())
+        elif state.anew:
+            begin_anew(state, state.anew.popleft())
         elif state.filling:
             fill(state, state.filling.popleft())
         elif state.ready:
@@ -282,5 +298,4 @@ def _on_signal(state: GraphState, signal: journal_pb2.SignalReceived) -> None:
 def _resume(state: GraphState) -> None:
     """Begins every parked step anew, in the order of the nodes."""
     parked = [step for step in state.steps.values() if step.phase is Phase.RESUME]
-    for step in sorted(parked, key=lambda step: (step.plan.place, step.index)):
-        begin_anew(state, step)
+    state.anew.extend(sorted(parked, key=lambda step: (step.plan.place, step.index)))

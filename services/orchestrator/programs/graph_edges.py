@@ -36,7 +36,7 @@ def may_start(state: GraphState, plan: NodePlan) -> bool:
     if plan.when is None:
         return True
     try:
-        holds = plan.when.holds(state.facts(plan.when_reads))
+        holds = plan.when.holds(state.facts(plan.when_reads), state.allowance)
     except ExpressionFailed as error:
         failed_before(state, plan, CONDITION_FAILED, str(error))
         return False
@@ -56,7 +56,7 @@ def _judge(state: GraphState, plan: NodePlan, edge: Edge, *, succeeded: bool) ->
             elif state.undecided[place] == 0:
                 _judge_all(state, plan)
             return
-        holds = succeeded if edge.when is None else edge.when.holds(state.facts(edge.reads))
+        holds = succeeded if edge.when is None else edge.when.holds(state.facts(edge.reads), state.allowance)
     except ExpressionFailed as error:
         keep_control(state, plan)
         failed_before(state, plan, CONDITION_FAILED, str(error))
@@ -72,7 +72,7 @@ def _judge(state: GraphState, plan: NodePlan, edge: Edge, *, succeeded: bool) ->
 def _judge_all(state: GraphState, plan: NodePlan) -> None:
     """Decides all edges with conditions at once, so that it does not matter which node ended first."""
     facts = state.facts(plan.judges)
-    if all(edge.when is None or edge.when.holds(facts) for edge in plan.edges):
+    if all(edge.when is None or edge.when.holds(facts, state.allowance) for edge in plan.edges):
         heappush(state.ready, plan.place)
     else:
         skipped(state, plan, CONDITION_FALSE)

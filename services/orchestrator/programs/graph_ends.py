@@ -95,7 +95,7 @@ def succeed(state: GraphState) -> None:
     try:
         if plan.output:
             facts = state.facts(plan.output_reads)
-            values = {name: source.value(facts) for name, source in plan.output}
+            values = {name: source.value(facts, state.allowance) for name, source in plan.output}
             reads = plan.output_reads
         else:
             values = {plan.nodes[place].id: _value_of(state, place) for place in plan.last}

@@ -21,7 +21,7 @@ def expand(state: GraphState, step: Step, facts: Facts) -> None:
     state.steps[step.path] = step
     state.out.append(StartStep(path=step.path, program=GRAPH))
     try:
-        items = None if plan.main is None else plan.main.value(facts)
+        items = None if plan.main is None else plan.main.value(facts, state.allowance)
     except ExpressionFailed as error:
         failed(state, step, EXPRESSION_FAILED, str(error))
         return
@@ -40,7 +40,7 @@ def expand(state: GraphState, step: Step, facts: Facts) -> None:
 
 
 def fill(state: GraphState, place: int) -> None:
-    """Begins items while there is room, and ends a map whose items have all ended."""
+    """Begins items while there is room and time, and ends a map whose items have all ended."""
     mapped = state.maps.get(place)
     if mapped is None:
         return
@@ -49,6 +49,9 @@ def fill(state: GraphState, place: int) -> None:
     if body is None:
         raise ValueError("a map has a body")
     while mapped.next < len(mapped.items) and len(mapped.open) < plan.max_parallel:
+        if state.spent:
+            state.filling.append(place)
+            return
         index = mapped.next
         mapped.next += 1
         item = mapped.open[index] = Step(body, f"{plan.path}/{index}", index, label=map_step.label)

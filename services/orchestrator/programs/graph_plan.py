@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from google.protobuf.duration_pb2 import Duration
 
 from comitia.orchestrator.v1 import journal_pb2, workflow_pb2
+from services.orchestrator.conditions.budget import Allowance
 from services.orchestrator.programs.commands import encoded
 from services.orchestrator.programs.output_schema import OutputSchema
 from services.orchestrator.programs.retries import Retries
@@ -39,11 +40,11 @@ class Expression(Protocol):
         """Ids of the nodes that it reads."""
         ...
 
-    def value(self, facts: Facts) -> Json:
+    def value(self, facts: Facts, allowance: Allowance) -> Json:
         """Gives its value. Raises: ExpressionFailed."""
         ...
 
-    def holds(self, facts: Facts) -> bool:
+    def holds(self, facts: Facts, allowance: Allowance) -> bool:
         """Answers it as a condition. Raises: ExpressionFailed."""
         ...
 
@@ -75,9 +76,9 @@ class Source:
     literal: Json
     expression: Expression | None
 
-    def value(self, facts: Facts) -> Json:
+    def value(self, facts: Facts, allowance: Allowance) -> Json:
         """Gives the value. Raises: ExpressionFailed."""
-        return self.literal if self.expression is None else self.expression.value(facts)
+        return self.literal if self.expression is None else self.expression.value(facts, allowance)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from comitia.orchestrator.v1 import agent_pb2, journal_pb2
 from services.meshkit.content import Confidentiality, Integrity, Label, join
 from services.meshkit.content.label import BOTTOM
 from services.meshkit.content.proto import label_from_proto
+from services.orchestrator.conditions.budget import Allowance
 from services.orchestrator.programs.commands import Command
 from services.orchestrator.programs.graph_plan import NodePlan, Plan
 from services.orchestrator.programs.prompting import Said
@@ -29,8 +30,13 @@ SIGNAL: Final = Label(
 )
 #: Signals that a run keeps for steps that do not wait yet; it forgets those beyond, and those that none can ever take.
 KEPT_SIGNALS: Final = 100
-#: Most that expressions may write into one run, in all.
+#: Most that the steps of one run are given, each attempt anew, and what aggregates give with it.
 MAX_WRITTEN_BYTES: Final = 256 * 1024 * 1024
+#: What one fact leads to, about; what is left goes on with a fact of its own. So no decision keeps a replica busy, or
+#: needs more memory than a commit has.
+_STEPS_AT_ONCE: Final = 250_000
+_BYTES_AT_ONCE: Final = 4 * 1024 * 1024
+_COMMANDS_AT_ONCE: Final = 1_000
 #: Longest sentence of another's error that a fact keeps.
 MAX_SENTENCE: Final = 2_000
 
@@ -196,8 +202,15 @@ class GraphState:
     turns: int = 0
     #: What agents said before a fork; memory knows it under the run that it was forked from.
     adopted: tuple[Said, ...] = ()
-    #: Bytes of requests and outputs that the workflow's expressions made.
+    #: Parked steps that are to begin anew.
+    anew: deque[Step] = field(default_factory=deque[Step])
+    #: Bytes of what steps were given, and of what aggregates gave; and how many there were before the fact in hand.
     written: int = 0
+    written_before: int = 0
+    #: What expressions may still take for the fact in hand.
+    allowance: Allowance = field(default_factory=Allowance)
+    #: True while a timer runs after which the rest is gone on with.
+    put_off: bool = False
     ended: bool = False
     #: A graph never waits for AdvanceSession.
     waiting: bool = False
@@ -208,6 +221,15 @@ class GraphState:
     def run_id(self) -> str:
         """Id of the run."""
         return self.started.run.run_id
+
+    @property
+    def spent(self) -> bool:
+        """True when the fact in hand has led to enough."""
+        return (
+            len(self.out) >= _COMMANDS_AT_ONCE
+            or self.allowance.used >= _STEPS_AT_ONCE
+            or self.written - self.written_before >= _BYTES_AT_ONCE
+        )
 
     @property
     def input(self) -> dict[str, Json]:

@@ -78,7 +78,9 @@ def begin(state: GraphState, step: Step, facts: Facts | None) -> None:
 
 
 def begin_anew(state: GraphState, step: Step) -> None:
-    """Begins a parked step in its next attempt group."""
+    """Begins a step in its next attempt group, if it is still parked."""
+    if state.steps.get(step.path) is not step or step.phase is not Phase.RESUME:
+        return
     step.group += 1
     step.attempt = step.tries = 1
     step.fallback = ""
@@ -141,6 +143,11 @@ def signalled(state: GraphState, step: Step) -> None:
 
 def _attempt(state: GraphState, step: Step) -> None:
     plan = step.plan
+    try:
+        _count(state, len(step.request) + len(step.prompt) + sum(map(len, step.data.values())))
+    except ValueTooLarge as error:
+        failed(state, step, error.reason, str(error))
+        return
     if plan.kind == "agent":
         step.phase = Phase.TURN
         # In a fork another version may stand there.
@@ -177,12 +184,11 @@ def _limit_time(state: GraphState, step: Step) -> None:
 def _prepare(state: GraphState, step: Step, facts: Facts) -> None:
     """Makes what all attempts ask. Raises: ExpressionFailed, ValueTooLarge, NotJson."""
     plan = step.plan
-    given = {name: source.value(facts) for name, source in plan.input}
+    given = {name: source.value(facts, state.allowance) for name, source in plan.input}
     match plan.kind:
         case "agent":
-            step.prompt = as_text("" if plan.main is None else plan.main.value(facts))
+            step.prompt = as_text("" if plan.main is None else plan.main.value(facts, state.allowance))
             step.data = {name: as_text(value) for name, value in given.items()}
-            _count(state, len(step.prompt) + sum(len(text) for text in step.data.values()))
         case "step":
             step.request = plan.step_request(given)
         case "tool":
@@ -195,13 +201,12 @@ def _prepare(state: GraphState, step: Step, facts: Facts) -> None:
                 workflow=plan.node.run.workflow, input=to_value(given), input_label=label_to_proto(step.label)
             )
             step.request = encoded(task)
-    _count(state, len(step.request))
 
 
 def _count(state: GraphState, written: int) -> None:
     state.written += written
     if state.written > MAX_WRITTEN_BYTES:
-        raise ValueTooLarge(f"the run's expressions have written more than {MAX_WRITTEN_BYTES} bytes; give less of it")
+        raise ValueTooLarge(f"the steps of the run were given more than {MAX_WRITTEN_BYTES} bytes; give them less")
 
 
 def _sub_run(state: GraphState, step: Step) -> bytes:
@@ -235,8 +240,9 @@ def _aggregate(state: GraphState, step: Step, facts: Facts) -> None:
     try:
         items, label = _items(state, step, facts)
         if step.plan.reduction is not None:
-            value = step.plan.reduction.value({**facts, "items": items})
+            value = step.plan.reduction.value({**facts, "items": items}, state.allowance)
         else:
+            state.allowance.used += len(items)
             value = reduced(step.plan.node.aggregate.reducer, items)
         output = to_value(value)
         _count(state, output.ByteSize())
@@ -253,7 +259,7 @@ def _items(state: GraphState, step: Step, facts: Facts) -> tuple[list[Json], Lab
     """Gives what is reduced, and the label of the result."""
     plan = step.plan
     if plan.main is not None:
-        items = plan.main.value(facts)
+        items = plan.main.value(facts, state.allowance)
         if not isinstance(items, list):
             raise CannotReduce("the items are no list")
         return cast("list[Json]", items), step.label

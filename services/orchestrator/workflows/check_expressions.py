@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from services.meshkit.documents.source import Path
+from services.orchestrator.conditions.budget import Allowance
 from services.orchestrator.conditions.errors import ExpressionFailed, ExpressionRefused
 from services.orchestrator.conditions.expressions import Expression, Expressions, Scope
 from services.orchestrator.conditions.shapes import ANY, ListOf, MapOf, Record, Scalar, Shape
@@ -148,7 +149,7 @@ class _Place:
 
     def _constant(self, compiled: Expression, path: Path, never: str) -> None:
         try:
-            holds = compiled.holds({})
+            holds = compiled.holds({}, Allowance())
         except ExpressionFailed as failure:
             self._faults.add(path, Reason.EXPRESSION_INVALID, f"always fails: {failure.sentence}")
             return

@@ -9,6 +9,7 @@ from services.meshkit.core.errors import Unavailable
 from services.orchestrator.domain.errors import RunDiverged
 from services.orchestrator.programs import graph_steps
 from services.orchestrator.programs.graph_state import KEPT_SIGNALS, GraphState
+from services.orchestrator.programs.run import RunState
 from services.orchestrator.programs.values import Json, from_struct, from_value, to_struct, to_value
 from tests.support.sessions import a_generation, an_agent
 from tests.support.workflows import (
@@ -60,6 +61,12 @@ def signal(name: str, payload: Json = None) -> Entry:
 
 def resume(mesh: Mesh) -> None:
     mesh.record(Entry(run_continued=journal_pb2.RunContinued(by="key_1")))
+
+
+def go_on(mesh: Mesh) -> list[Entry]:
+    """Lets the timers fire that have ended, without letting time pass."""
+    timers = mesh.timers.due(mesh.now)
+    return [Entry(path=path, timer_fired=journal_pb2.TimerFired(timer=name)) for path, name in timers]
 
 
 # Nodes and edges
@@ -214,12 +221,22 @@ def test_a_value_that_grows_with_every_node_is_stopped() -> None:
     assert (mesh.run.state, mesh.run.state_reason) == (run_pb2.RUN_STATE_FAILED, "VALUE_TOO_LARGE")
 
 
-def test_expressions_may_write_so_much_into_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("value", [cel("input.x"), literal("x" * 300)])
+def test_the_steps_of_one_run_are_given_so_much(monkeypatch: pytest.MonkeyPatch, value: workflow_pb2.NodeValue) -> None:
     monkeypatch.setattr(graph_steps, "MAX_WRITTEN_BYTES", 1_000)
-    nodes = [a_node(f"n{at}", input={"x": cel("input.x")}) for at in range(10)]
+    nodes = [a_node(f"n{at}", input={"x": value}) for at in range(10)]
     mesh = Mesh().play(a_run(a_workflow(*nodes), given={"x": "x" * 300}))
     assert mesh.run.state_reason == "VALUE_TOO_LARGE"
     assert len(mesh.made) < 4
+
+
+def test_every_attempt_counts_towards_what_the_steps_of_a_run_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_steps, "MAX_WRITTEN_BYTES", 1_000)
+    policy = POLICY(retries=workflow_pb2.RetryPolicy(max_attempts=9))
+    mesh = Mesh(answers={"nodes/a": [Fails()]})
+    mesh.play(a_run(a_workflow(a_node("a", input={"x": literal("x" * 400)}, policy=policy))))
+    assert (mesh.run.state, mesh.run.state_reason) == (run_pb2.RUN_STATE_FAILED, "VALUE_TOO_LARGE")
+    assert len(mesh.made) == 2
 
 
 # Attempts
@@ -638,6 +655,57 @@ def test_a_map_has_so_many_items_in_progress() -> None:
         mesh.answer(next(iter(mesh.calls)))
     assert max(seen) == 3
     assert len(mesh.made) == 10
+
+
+def test_what_one_fact_begins_is_bounded_and_the_rest_goes_on_at_once_with_facts_of_its_own() -> None:
+    body = workflow_pb2.Node(step=workflow_pb2.StepNode(name="work"))
+    mapped = workflow_pb2.MapNode(items=literal(list(range(1_000))), body=body, max_parallel=1_000)
+    mesh = Mesh().start(a_run(a_workflow(*(a_node(f"m{at}", map=mapped) for at in range(4)))))
+    mesh.answer(next(iter(mesh.calls)))
+    sizes, began = [len(mesh.journal)], mesh.now
+    while mesh.timers.next is not None:
+        sizes.append(len(mesh.record(*go_on(mesh))))
+    assert max(sizes) < 2_100
+    assert len(mesh.made) == 4_000
+    assert mesh.now == began
+    assert mesh.drive().run.state == run_pb2.RUN_STATE_SUCCEEDED
+    assert len(mesh.made) == 4_000
+    replayed(mesh.journal)
+
+
+def test_what_one_fact_begins_is_bounded_in_bytes_literals_among_them() -> None:
+    body = workflow_pb2.Node(step=workflow_pb2.StepNode(name="work"), input={"x": literal("x" * 60_000)})
+    mapped = workflow_pb2.MapNode(items=literal(list(range(300))), body=body, max_parallel=300)
+    mesh = Mesh().start(a_run(a_workflow(a_node("m", map=mapped))))
+    sizes = [sum(entry.ByteSize() for entry in mesh.journal[1:])]
+    while mesh.timers.next is not None:
+        sizes.append(sum(entry.ByteSize() for entry in mesh.record(*go_on(mesh))))
+    assert max(sizes) < 5_000_000
+    assert len(mesh.made) == 300
+
+
+def test_all_expressions_that_one_fact_leads_to_share_their_steps() -> None:
+    dear = workflow_pb2.NodeValue(cel="input.l.all(x, input.l.all(y, y >= 0))")
+    body = workflow_pb2.Node(step=workflow_pb2.StepNode(name="work"), input={"x": dear, "y": dear})
+    mapped = workflow_pb2.MapNode(items=literal(list(range(30))), body=body, max_parallel=30)
+    mesh = Mesh(state=RunState()).start(a_run(a_workflow(a_node("m", map=mapped)), given={"l": [1] * 60}))
+    root = mesh.state.root
+    assert isinstance(root, GraphState)
+    used = [root.allowance.used]
+    while mesh.timers.next is not None:
+        mesh.record(*go_on(mesh))
+        used.append(root.allowance.used)
+    assert len(mesh.made) == 30
+    assert len(used) > 3
+    assert max(used) < 400_000
+
+
+def test_a_node_whose_expressions_take_too_much_together_fails() -> None:
+    dear = workflow_pb2.NodeValue(cel="input.l.all(x, input.l.all(y, y >= 0))")
+    flow = a_workflow(a_node("a", input={f"x{at}": dear for at in range(90)}))
+    mesh = Mesh(state=RunState()).play(a_run(flow, given={"l": [1] * 60}))
+    assert (mesh.run.state, mesh.run.state_reason) == (run_pb2.RUN_STATE_FAILED, "EXPRESSION_FAILED")
+    assert "more than 1000000 steps at once" in mesh.run.state_message
 
 
 def test_a_map_over_nothing_gives_nothing() -> None:
