@@ -103,6 +103,8 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/engine/lane.py:Lane",
             "orchestrator/engine/pool.py:Pool",
             "orchestrator/engine/pool.py:_Queue",
+            "orchestrator/engine/room.py:Room",
+            "orchestrator/engine/sub_run_places.py:SubRunPlaces",
             "orchestrator/engine/step_pools.py:StepPools",
         }
     ),

@@ -169,6 +169,11 @@ class CallsInFlight:
         event.event_time.FromDatetime(self._clock.now())
         await self._live.publish(run.run.tenant, run.run.run_id, event)
 
+    def resume(self, run: LiveRun, path: str) -> None:
+        """Has the run show that a call goes on."""
+        run.resumed(path)
+        self._touch(run)
+
     def park(self, run: LiveRun, path: str, reason: str, message: str) -> None:
         """Has the run show that a call cannot go on for now."""
         run.parked(path, reason, message)
@@ -190,3 +195,7 @@ class _Reporter:
     def parked(self, path: str, reason: str, message: str) -> None:
         """See `Outcome.parked`."""
         self._calls.park(self._run, path, reason, message)
+
+    def resumed(self, path: str) -> None:
+        """See `Outcome.resumed`."""
+        self._calls.resume(self._run, path)

@@ -27,6 +27,7 @@ from services.orchestrator.engine.news import until_news
 from services.orchestrator.engine.room import Room
 from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, ShardLease, StartKey, shard_of
 from services.orchestrator.engine.shards import ShardKeeper
+from services.orchestrator.engine.sub_run_places import SubRunPlaces
 from services.orchestrator.engine.sub_runs import SubRuns
 
 log = logger(__name__)
@@ -58,6 +59,7 @@ class EngineLimits:
     """Bounds of one replica."""
 
     #: Runs in memory at once; a start beyond is refused, a run left behind waits for room. Those that rest take none.
+    #: As many sub-runs are waited for besides; one more waits.
     max_runs: int
 
 
@@ -70,7 +72,13 @@ class Engine:
         self._room = Room(limits.max_runs)
         self._shards = ShardKeeper(owner=owner, store=parts.store, gained=self._gained, lost=self._lost)
         sub_runs = SubRuns(
-            store=parts.store, live=parts.live, calls=parts.calls, start=self.start, ids=ids, clock=parts.clock
+            store=parts.store,
+            live=parts.live,
+            calls=parts.calls,
+            start=self.start,
+            places=SubRunPlaces(limits.max_runs),
+            ids=ids,
+            clock=parts.clock,
         )
         self._lane = Lane(parts, sub_runs, left=self._left, lost=self._shards.forget)
         #: Runs whose journal is being read; the tasks that read them, and those that look for such runs.

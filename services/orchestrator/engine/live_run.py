@@ -238,6 +238,11 @@ class LiveRun:
             self._park_noted = True
             self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason=reason, message=message)))
 
+    def resumed(self, path: str) -> None:
+        """Notes that a call which was parked goes on."""
+        if self._park_noted:
+            self._unpark(path)
+
     def advance(self, at: Timestamp) -> RunWrite | None:
         """Applies everything that has arrived, with all that follows from it; None when nothing came of it.
 

@@ -142,6 +142,10 @@ class Outcome(Protocol):
         """Says that the call cannot go on for now and is being tried again."""
         ...
 
+    def resumed(self, path: str) -> None:
+        """Says that a call which was `parked` goes on."""
+        ...
+
 
 class Calls(Protocol):
     """Makes outward calls."""

@@ -10,11 +10,13 @@ from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.telemetry.logs import logger
-from services.orchestrator.domain.errors import RunNotFound
+from services.orchestrator.domain.errors import RunNotFound, RunsAtLimit
+from services.orchestrator.domain.sub_run_id import depth_of
 from services.orchestrator.engine.news import until_news
 from services.orchestrator.engine.ports import Calls, LiveEvents, Outcome, RunStore
 from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, StartKey, shard_of
 from services.orchestrator.engine.session_as_run import as_run
+from services.orchestrator.engine.sub_run_places import SubRunPlaces
 from services.orchestrator.programs.run_view import TERMINAL_STATES
 
 log = logger(__name__)
@@ -37,15 +39,25 @@ class SubRuns:
     Args:
         calls: answers the call with the first fact of the sub-run.
         start: records a run and begins to drive it.
+        places: bounds how many are waited for at once.
     """
 
     def __init__(
-        self, *, store: RunStore, live: LiveEvents, calls: Calls, start: Start, ids: IdSource, clock: Clock
+        self,
+        *,
+        store: RunStore,
+        live: LiveEvents,
+        calls: Calls,
+        start: Start,
+        places: SubRunPlaces,
+        ids: IdSource,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._live = live
         self._calls = calls
         self._start = start
+        self._places = places
         self._ids = ids
         self._clock = clock
 
@@ -57,6 +69,17 @@ class SubRuns:
         Returns: the fact that settles the call.
         Raises: MeshError: it cannot be started.
         """
+        sub_run_id = journal_pb2.SubRunTask.FromString(intended.call_intended.request).run_id
+        begun = await self._seen(run.tenant, sub_run_id) is not None
+        waiting = _Shown(outcome, intended.path, sub_run_id)
+        async with self._places.place(run.tenant, depth_of(sub_run_id), waiting, begun=begun):
+            await self._begin(run, started, intended, outcome)
+            return await self._settled(run.tenant, await self._ended(run.tenant, sub_run_id), intended)
+
+    async def _begin(
+        self, run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry, outcome: Outcome
+    ) -> None:
+        """Starts the sub-run of a call, unless it was started before. Raises: MeshError: it cannot be started."""
         sub_run_id = journal_pb2.SubRunTask.FromString(intended.call_intended.request).run_id
         while await self._seen(run.tenant, sub_run_id) is None:
             first = await self._calls.make(run, started, intended, outcome)
@@ -70,7 +93,6 @@ class SubRuns:
                     raise
                 # It may have been recorded all the same, so the next attempt of the step must not start another one.
                 await self._clock.sleep(_AGAIN_SECONDS)
-        return await self._settled(run.tenant, await self._ended(run.tenant, sub_run_id), intended)
 
     async def cancel(self, run: OwnedRun, sub_run_id: str) -> None:
         """Asks a sub-run of a run to stop, unless it has ended."""
@@ -131,3 +153,21 @@ class SubRuns:
             )
         )
         return entry
+
+
+class _Shown:
+    """Has the run show that one of its sub-runs waits for a place."""
+
+    def __init__(self, outcome: Outcome, path: str, sub_run_id: str) -> None:
+        self._outcome = outcome
+        self._path = path
+        self._sub_run_id = sub_run_id
+
+    def waits(self) -> None:
+        """See `Waiting.waits`."""
+        message = f"sub-run {self._sub_run_id} waits for others to end, for as many are in progress as may be"
+        self._outcome.parked(self._path, RunsAtLimit.reason, message)
+
+    def goes_on(self) -> None:
+        """See `Waiting.goes_on`."""
+        self._outcome.resumed(self._path)

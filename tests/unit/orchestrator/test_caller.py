@@ -86,6 +86,9 @@ class Noted:
         """See `Outcome.parked`."""
         self.parks.append(reason)
 
+    def resumed(self, path: str) -> None:
+        """See `Outcome.resumed`."""
+
 
 def an_intent(kind: journal_pb2.CallKind.ValueType = journal_pb2.CALL_KIND_RECALL) -> journal_pb2.JournalEntry:
     return journal_pb2.JournalEntry(

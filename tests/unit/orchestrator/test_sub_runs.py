@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,10 +15,13 @@ from services.meshkit.core.ids import SystemIds
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.errors import RunInputInvalid
+from services.orchestrator.domain.sub_run_id import sub_run_id
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun, RunView, RunWrite, StartKey, shard_of
+from services.orchestrator.engine.sub_run_places import SubRunPlaces
 from services.orchestrator.engine.sub_runs import SubRuns
 from tests.support.run_store import LocalLive, MemoryRunStore
+from tests.support.sub_runs import HeardWaiting
 
 IDS = SystemIds()
 PARENT_ID = IDS.new("run")
@@ -30,11 +33,19 @@ class Reporter:
 
     speaker = ""
 
+    def __init__(self) -> None:
+        self.parks: list[tuple[str, str]] = []
+
     async def delta(self, path: str, text: str, *, restart: bool = False) -> None:
         """See `Outcome.delta`."""
 
     def parked(self, path: str, reason: str, message: str) -> None:
         """See `Outcome.parked`."""
+        self.parks.append((path, reason))
+
+    def resumed(self, path: str) -> None:
+        """See `Outcome.resumed`."""
+        self.parks.clear()
 
 
 @dataclass(slots=True)
@@ -48,14 +59,24 @@ class House:
     #: Raised by the next preparations and starts.
     refusals: list[MeshError] = field(default_factory=list[MeshError])
     start_failures: list[MeshError] = field(default_factory=list[MeshError])
-    sub_run_id: str = field(default_factory=lambda: IDS.new("run"))
+    sub_run_id: str = field(default_factory=lambda: sub_run_id(PARENT_ID, "nodes/inner#1.1"))
+    places: SubRunPlaces = field(default_factory=lambda: SubRunPlaces(2))
+    reporter: Reporter = field(default_factory=Reporter)
 
     def __post_init__(self) -> None:
         self.store = MemoryRunStore(self.clock)
 
     @property
     def sub_runs(self) -> SubRuns:
-        return SubRuns(store=self.store, live=self.live, calls=self, start=self.start, ids=IDS, clock=self.clock)
+        return SubRuns(
+            store=self.store,
+            live=self.live,
+            calls=self,
+            start=self.start,
+            places=self.places,
+            ids=IDS,
+            clock=self.clock,
+        )
 
     @property
     def intended(self) -> journal_pb2.JournalEntry:
@@ -95,7 +116,7 @@ class House:
     @asynccontextmanager
     async def waiting(self) -> AsyncGenerator[asyncio.Task[journal_pb2.JournalEntry]]:
         """Makes the call while the block runs, once the sub-run was begun and its end is waited for."""
-        task = asyncio.create_task(self.sub_runs.make(PARENT, journal_pb2.RunStarted(), self.intended, Reporter()))
+        task = asyncio.create_task(self.sub_runs.make(PARENT, journal_pb2.RunStarted(), self.intended, self.reporter))
         try:
             yield task
         finally:
@@ -156,6 +177,35 @@ async def test_one_that_did_not_succeed_fails_its_call_by_its_reason(
     assert (failed.reason, failed.final) == (reason, final)
     assert house.sub_run_id in failed.message
     assert "It ended." in failed.message
+
+
+async def test_one_that_finds_no_place_waits_visibly_until_another_has_ended() -> None:
+    house = House()
+    async with AsyncExitStack() as others:
+        for _ in range(2):
+            await others.enter_async_context(house.places.place(TENANT, 1, HeardWaiting(), begun=False))
+        async with house.waiting() as call:
+            await until(lambda: bool(house.reporter.parks))
+            assert house.reporter.parks == [("nodes/inner", "RUNS_AT_LIMIT")]
+            assert house.started == []
+            await others.aclose()
+            await until(lambda: house.sub_run_id in house.store.runs)
+            assert house.reporter.parks == []
+            await house.end(state=run_pb2.RUN_STATE_SUCCEEDED)
+            assert (await asyncio.wait_for(call, 5)).HasField("call_answered")
+    assert house.places.taken == 0
+
+
+async def test_one_that_was_begun_before_waits_for_no_place() -> None:
+    house = House()
+    async with house.waiting():
+        await until(lambda: house.sub_run_id in house.store.runs)
+    async with AsyncExitStack() as others:
+        for _ in range(2):
+            await others.enter_async_context(house.places.place(TENANT, 1, HeardWaiting(), begun=False))
+        async with house.waiting() as again:
+            await house.end(state=run_pb2.RUN_STATE_SUCCEEDED)
+            assert (await asyncio.wait_for(again, 5)).HasField("call_answered")
 
 
 async def test_what_it_cannot_be_started_by_is_for_the_program_to_decide() -> None:
