@@ -9,7 +9,7 @@ from services.meshkit.core.identity import TenantId
 from services.orchestrator.domain.errors import RunNotFound, SessionNotFound
 from services.orchestrator.engine.run import RunKind, RunView
 from services.orchestrator.engine.session_as_run import as_run
-from services.orchestrator.programs.run_view import TERMINAL_STATES, RunProjection, step_views
+from services.orchestrator.programs.run_view import TERMINAL_STATES, RunProjection
 from services.orchestrator.programs.view import project
 
 
@@ -22,8 +22,11 @@ class Written(Protocol):
 
     async def views(
         self, tenant: TenantId, *, before: str | None, most: int, kind: RunKind | None = None, open_only: bool = False
-    ) -> Sequence[RunView]:
-        """Gives what callers see of runs as it was last written, newest first, of those older than the run `before`."""
+    ) -> tuple[Sequence[RunView], bool]:
+        """Gives what callers see of runs as it was last written, newest first, of those older than the run `before`.
+
+        Returns: one at least if there is one, fewer than `most` if they are large; and whether there are more.
+        """
         ...
 
     async def entries(
@@ -55,16 +58,25 @@ class RunReader:
             raise SessionNotFound(session_id)
         return view
 
-    async def sessions(self, tenant: TenantId, *, before: str | None, most: int) -> Sequence[session_pb2.Session]:
-        """Gives sessions newest first, those older than the run `before`."""
-        found = await self._written.views(tenant, before=before, most=most, kind=RunKind.SESSION)
-        return [view for view in found if isinstance(view, session_pb2.Session)]
+    async def sessions(
+        self, tenant: TenantId, *, before: str | None, most: int
+    ) -> tuple[Sequence[session_pb2.Session], bool]:
+        """Gives sessions newest first, those older than the run `before`; and whether there are more."""
+        found, more = await self._written.views(tenant, before=before, most=most, kind=RunKind.SESSION)
+        return [view for view in found if isinstance(view, session_pb2.Session)], more
 
     async def turns(
         self, tenant: TenantId, session_id: str, *, after: int, most: int
     ) -> Sequence[tuple[int, session_pb2.Turn]]:
         """Gives recorded turns of a session after turn number `after`, in order, with their numbers."""
         return await self._written.turns(tenant, session_id, after=after, most=most)
+
+    async def seen(self, tenant: TenantId, run_id: str) -> run_pb2.Run:
+        """Gives a run as it was last written: whose it is, and the state it is in. Raises: RunNotFound.
+
+        What is counted of it may be older than its state.
+        """
+        return as_run(await self._written.view(tenant, run_id))
 
     async def run(self, tenant: TenantId, run_id: str) -> run_pb2.Run:
         """Gives a run as it stands. Raises: RunNotFound."""
@@ -87,15 +99,32 @@ class RunReader:
             raise Invalid("at_sequence", f"must be at most {run.sequence}, the sequence of the run's last fact")
         return run
 
-    async def runs(self, tenant: TenantId, *, before: str | None, most: int, open_only: bool) -> Sequence[run_pb2.Run]:
-        """Gives runs as they were last written, newest first, those older than the run `before`."""
-        found = await self._written.views(tenant, before=before, most=most, open_only=open_only)
-        return [as_run(view) for view in found]
+    async def runs(
+        self, tenant: TenantId, *, before: str | None, most: int, open_only: bool
+    ) -> tuple[Sequence[run_pb2.Run], bool]:
+        """Gives runs as they were last written, newest first, those older than the run `before`.
 
-    async def steps(self, tenant: TenantId, run_id: str) -> Sequence[run_pb2.RunStep]:
-        """Gives the steps of a run in the order in which they began, as they stand. Raises: RunNotFound."""
+        Returns: fewer than `most` if they are large; and whether there are more.
+        """
+        found, more = await self._written.views(tenant, before=before, most=most, open_only=open_only)
+        return [as_run(view) for view in found], more
+
+    async def steps(
+        self, tenant: TenantId, run_id: str, *, after: int = 0, most: int | None = None
+    ) -> Sequence[run_pb2.RunStep]:
+        """Gives steps of a run in the order in which they began, as they stand. Raises: RunNotFound.
+
+        Args:
+            after: so many are left out at the beginning.
+        """
         await self._written.view(tenant, run_id)
-        return step_views([entry async for _, entry in self._facts(tenant, run_id)])
+        until = None if most is None else after + most
+        projection = RunProjection(keep_steps=True)
+        async for sequence, entry in self._facts(tenant, run_id):
+            projection.take(entry, sequence)
+            if until is not None and projection.have_ended(until):
+                break
+        return projection.steps(after, until)
 
     async def _projected(self, tenant: TenantId, run_id: str, until: int | None) -> run_pb2.Run:
         projection = RunProjection()

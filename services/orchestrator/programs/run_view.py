@@ -1,6 +1,5 @@
 """What callers see of a run and of its steps, brought up fact by fact. Whatever program drives it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -76,6 +75,8 @@ class RunProjection:
         #: Steps in progress by path, and all steps, where they are kept, in the order in which they began.
         self._open: dict[str, SeenStep] = {}
         self._kept: list[SeenStep] | None = [] if keep_steps else None
+        #: So many of those that are kept, from the first one on, are known to have ended.
+        self._settled = 0
         self._sequence = 0
         self._succeeded = self._failed = self._skipped = self._cost = 0
         self._usage = Usage()
@@ -132,9 +133,18 @@ class RunProjection:
                 self._on_run(entry)
         return None
 
-    def steps(self) -> list[run_pb2.RunStep]:
-        """Gives the steps that it knows, in the order in which they began."""
-        return [self.step(seen) for seen in (self._open.values() if self._kept is None else self._kept)]
+    def steps(self, after: int = 0, until: int | None = None) -> list[run_pb2.RunStep]:
+        """Gives the steps that it knows, or some of them, in the order in which they began."""
+        known = list(self._open.values()) if self._kept is None else self._kept
+        return [self.step(seen) for seen in known[after:until]]
+
+    def have_ended(self, count: int) -> bool:
+        """Tells whether nothing changes any more of so many steps, the first ones that are kept."""
+        if self._kept is None or len(self._kept) < count:
+            return False
+        while self._settled < count and self._kept[self._settled].end is not None:
+            self._settled += 1
+        return self._settled >= count
 
     def step(self, seen: SeenStep) -> run_pb2.RunStep:
         """Writes a step as callers see it."""
@@ -372,14 +382,6 @@ class RunProjection:
             return "", run_pb2.STEP_KIND_AGENT, 0
         body = node.map.body if len(parts) > 2 else node
         return node.id, _KINDS[body.WhichOneof("kind") or ""], body.policy.sla_ms
-
-
-def step_views(entries: Iterable[journal_pb2.JournalEntry]) -> list[run_pb2.RunStep]:
-    """Lists the steps of a run in the order in which they began, as they stand after these facts."""
-    projection = RunProjection(keep_steps=True)
-    for sequence, entry in enumerate(entries, 1):
-        projection.take(entry, sequence)
-    return projection.steps()
 
 
 def _spent(answered: journal_pb2.CallAnswered) -> tuple[int, Usage | None]:

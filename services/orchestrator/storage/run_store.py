@@ -114,11 +114,24 @@ _COMMANDS_OF: Final = """
     SELECT tenant_id, run_id, command_id, kind, subject, payload FROM run_command
     WHERE run_id = $1 ORDER BY command_id LIMIT $2"""
 
+#: No more than fit into so many bytes, and one too many to tell whether there are more.
 _VIEWS: Final = """
-    SELECT run_id, kind, view FROM run
-    WHERE ($1::uuid IS NULL OR run_id < $1) AND ($2::smallint IS NULL OR kind = $2)
-        AND (NOT $3::boolean OR state NOT IN (5, 6, 7))
-    ORDER BY run_id DESC LIMIT $4"""
+    SELECT run_id, kind, view, found FROM (
+        SELECT run_id, kind, view, count(*) OVER () AS found, row_number() OVER newest AS place,
+            sum(octet_length(view)) OVER newest - octet_length(view) AS before
+        FROM (SELECT run_id, kind, view FROM run
+              WHERE ($1::uuid IS NULL OR run_id < $1) AND ($2::smallint IS NULL OR kind = $2)
+                  AND (NOT $3::boolean OR state NOT IN (5, 6, 7))
+              ORDER BY run_id DESC LIMIT $4 + 1) AS following
+        WINDOW newest AS (ORDER BY run_id DESC)
+    ) AS measured WHERE place <= $4 AND before < $5 ORDER BY run_id DESC"""
+#: From the row that holds the next fact on: the rows before it are not looked at.
+_ENTRIES: Final = """
+    SELECT first_sequence, payload FROM journal
+    WHERE run_id = $1 AND first_sequence + entry_count > $2 + 1 AND first_sequence >= coalesce(
+        (SELECT first_sequence FROM journal WHERE run_id = $1 AND first_sequence <= $2 + 1
+         ORDER BY first_sequence DESC LIMIT 1), 0)
+    ORDER BY first_sequence LIMIT $3"""
 
 #: One command of a kind is enough: what waits for the owner does the same whoever asked first.
 _ADD_COMMAND: Final = """
@@ -264,8 +277,7 @@ class SqlRunStore:
         """See `RunStore.entries`."""
         rows = await self._rows(
             tenant,
-            "SELECT first_sequence, payload FROM journal WHERE run_id = $1 AND first_sequence + entry_count > $2 + 1"
-            " ORDER BY first_sequence LIMIT $3",
+            _ENTRIES,
             to_uuid(run_id, "run"),
             after,
             _ROWS_AT_ONCE,
@@ -437,8 +449,8 @@ class SqlRunStore:
 
     async def views(
         self, tenant: TenantId, *, before: str | None, most: int, kind: RunKind | None = None, open_only: bool = False
-    ) -> Sequence[RunView]:
-        """Gives what callers see of runs as it was last written, newest first, of those older than the run `before`."""
+    ) -> tuple[Sequence[RunView], bool]:
+        """See `Written.views`."""
         rows = await self._rows(
             tenant,
             _VIEWS,
@@ -446,11 +458,13 @@ class SqlRunStore:
             None if kind is None else int(kind),
             open_only,
             most,
+            _BYTES_AT_ONCE,
         )
-        return [
+        views = [
             await self._codec.open_view(tenant, from_uuid("run", row["run_id"]), row["view"], RunKind(row["kind"]))
             for row in rows
         ]
+        return views, bool(rows) and rows[0]["found"] > len(rows)
 
     async def turns(
         self, tenant: TenantId, run_id: str, *, after: int, most: int

@@ -12,7 +12,7 @@ from comitia.orchestrator.v1 import run_service_pb2 as pb
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token, one_page
 from services.meshkit.grpc.call import caller_of, current_call
 from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
@@ -36,12 +36,20 @@ class RunReader(Protocol):
         """Gives a run as it stood after a fact. Raises: RunNotFound, Invalid: it has not come so far."""
         ...
 
-    async def runs(self, tenant: TenantId, *, before: str | None, most: int, open_only: bool) -> Sequence[run_pb2.Run]:
-        """Gives runs newest first, those older than the run `before`."""
+    async def seen(self, tenant: TenantId, run_id: str) -> run_pb2.Run:
+        """Gives a run as it was last written: whose it is, and the state it is in. Raises: RunNotFound."""
         ...
 
-    async def steps(self, tenant: TenantId, run_id: str) -> Sequence[run_pb2.RunStep]:
-        """Gives the steps of a run in the order in which they began. Raises: RunNotFound."""
+    async def runs(
+        self, tenant: TenantId, *, before: str | None, most: int, open_only: bool
+    ) -> tuple[Sequence[run_pb2.Run], bool]:
+        """Gives runs newest first, those older than the run `before`; and whether there are more."""
+        ...
+
+    async def steps(
+        self, tenant: TenantId, run_id: str, *, after: int = 0, most: int | None = None
+    ) -> Sequence[run_pb2.RunStep]:
+        """Gives steps of a run in the order in which they began, beyond the first `after`. Raises: RunNotFound."""
         ...
 
 
@@ -86,9 +94,10 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             raise Invalid("at_sequence", "must be 0 or the sequence of a fact")
         caller = caller_of(context)
         run = await self._readable(caller, request.run_id)
+        tenant = caller.principal.tenant
         if request.at_sequence:
-            run = await self._runs.run_at(caller.principal.tenant, run.run_id, request.at_sequence)
-        return pb.GetRunResponse(run=run)
+            return pb.GetRunResponse(run=await self._runs.run_at(tenant, run.run_id, request.at_sequence))
+        return pb.GetRunResponse(run=await self._runs.run(tenant, run.run_id))
 
     async def ListRuns(
         self, request: pb.ListRunsRequest, context: ServicerContext[pb.ListRunsRequest, pb.ListRunsResponse]
@@ -98,15 +107,15 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         place = decode_page_token(request.page_token, str)
         before = None if place is None else place[0]
         caller = caller_of(context)
-        found = await self._runs.runs(
-            caller.principal.tenant, before=before, most=size + 1, open_only=request.open_only
+        # A page of large runs ends early.
+        page, more = await self._runs.runs(
+            caller.principal.tenant, before=before, most=size, open_only=request.open_only
         )
-        page, more = one_page(found, size, lambda run: (run.run_id,))
         shown = await self._access.readable(caller, page)
         for run in shown:
             run.ClearField("input")
             run.ClearField("output")
-        return pb.ListRunsResponse(runs=shown, next_page_token=more)
+        return pb.ListRunsResponse(runs=shown, next_page_token=encode_page_token(page[-1].run_id) if more else "")
 
     async def ListRunSteps(
         self,
@@ -117,11 +126,11 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         size = clamp_page_size(request.page_size)
         place = decode_page_token(request.page_token, int)
         # Steps are only ever added, and at the end.
-        after = 0 if place is None else place[0]
+        after = 0 if place is None else max(0, place[0])
         caller = caller_of(context)
         run = await self._readable(caller, request.run_id)
-        steps = list(enumerate(await self._runs.steps(caller.principal.tenant, run.run_id), start=1))
-        page, more = one_page(steps[max(0, after) :][: size + 1], size, lambda numbered: (numbered[0],))
+        found = await self._runs.steps(caller.principal.tenant, run.run_id, after=after, most=size + 1)
+        page, more = one_page(list(enumerate(found, start=after + 1)), size, lambda numbered: (numbered[0],))
         return pb.ListRunStepsResponse(steps=[step for _, step in page], next_page_token=more)
 
     async def WatchRun(
@@ -205,7 +214,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
                 yield turn_to_proto(one)
 
     async def _readable(self, caller: Caller, run_id: str) -> run_pb2.Run:
-        run = await self._runs.run(caller.principal.tenant, _run_id(run_id))
+        run = await self._runs.seen(caller.principal.tenant, _run_id(run_id))
         await self._access.to_read(caller, run)
         return run
 

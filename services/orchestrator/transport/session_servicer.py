@@ -12,7 +12,7 @@ from comitia.orchestrator.v1 import session_service_pb2 as pb
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
-from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
+from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token, one_page
 from services.meshkit.grpc.call import caller_of, current_call
 from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
@@ -30,8 +30,10 @@ class SessionReader(Protocol):
         """Gives a session as it stands. Raises: SessionNotFound."""
         ...
 
-    async def sessions(self, tenant: TenantId, *, before: str | None, most: int) -> Sequence[session_pb2.Session]:
-        """Gives sessions newest first, those older than the run `before`."""
+    async def sessions(
+        self, tenant: TenantId, *, before: str | None, most: int
+    ) -> tuple[Sequence[session_pb2.Session], bool]:
+        """Gives sessions newest first, those older than the run `before`; and whether there are more."""
         ...
 
     async def turns(
@@ -88,9 +90,11 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         place = decode_page_token(request.page_token, str)
         before = None if place is None else place[0]
         caller = caller_of(context)
-        found = await self._sessions.sessions(caller.principal.tenant, before=before, most=size + 1)
-        page, more = one_page(found, size, lambda session: (session.session_id,))
-        return pb.ListSessionsResponse(sessions=await self._access.readable(caller, page), next_page_token=more)
+        page, more = await self._sessions.sessions(caller.principal.tenant, before=before, most=size)
+        return pb.ListSessionsResponse(
+            sessions=await self._access.readable(caller, page),
+            next_page_token=encode_page_token(page[-1].session_id) if more else "",
+        )
 
     async def ListTurns(
         self, request: pb.ListTurnsRequest, context: ServicerContext[pb.ListTurnsRequest, pb.ListTurnsResponse]

@@ -127,7 +127,7 @@ async def test_an_archived_run_is_seen_as_it_ended_and_its_facts_are_refused(roo
     seen = await room.kept.store.view(tenant, run.run_id)
     assert await room.mover().round() == 1
     assert await room.kept.store.view(tenant, run.run_id) == seen
-    assert list(await room.kept.store.views(tenant, before=None, most=5)) == [seen]
+    assert await room.kept.store.views(tenant, before=None, most=5) == ([seen], False)
     with pytest.raises(RunArchived):
         await room.kept.store.entries(tenant, run.run_id)
     with pytest.raises(RunArchived):
