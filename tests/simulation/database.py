@@ -213,9 +213,11 @@ class FarStore:
         """See `RunStore.open_runs`."""
         return await self._read(lambda: self._store.open_runs(shard, after=after))
 
-    async def waking_runs(self, shards: Collection[int], *, before: datetime) -> Sequence[OwnedRun]:
+    async def waking_runs(
+        self, shards: Collection[int], *, before: datetime, but: Collection[str] = ()
+    ) -> Sequence[OwnedRun]:
         """See `RunStore.waking_runs`."""
-        return await self._read(lambda: self._store.waking_runs(shards, before=before))
+        return await self._read(lambda: self._store.waking_runs(shards, before=before, but=but))
 
     async def owned_run(self, run_id: str) -> OwnedRun | None:
         """See `RunStore.owned_run`."""
@@ -229,9 +231,11 @@ class FarStore:
         """See `RunStore.commands_of`."""
         return await self._read(lambda: self._store.commands_of(run_id))
 
-    async def commands(self, shards: Collection[int]) -> Mapping[str, Sequence[RunCommand]]:
+    async def commands(
+        self, shards: Collection[int], *, after: str | None = None
+    ) -> Mapping[str, Sequence[RunCommand]]:
         """See `RunStore.commands`."""
-        return await self._read(lambda: self._store.commands(shards))
+        return await self._read(lambda: self._store.commands(shards, after=after))
 
     async def view(self, tenant: TenantId, run_id: str) -> RunView:
         """See `RunStore.view`."""

@@ -39,6 +39,10 @@ LEASE = timedelta(seconds=15)
 FACTS_AT_ONCE = 64
 RUNS_AT_ONCE = 64
 WAITING_SIGNALS = 1_000
+WAITING_COMMANDS = 64
+COMMANDS_AT_ONCE = 1_000
+COMMANDED_AT_ONCE = 64
+COMMANDS_OF_EACH = 16
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
@@ -302,12 +306,16 @@ class MemoryRunStore:
         ]
         return found[:RUNS_AT_ONCE]
 
-    async def waking_runs(self, shards: Collection[int], *, before: datetime) -> Sequence[OwnedRun]:
+    async def waking_runs(
+        self, shards: Collection[int], *, before: datetime, but: Collection[str] = ()
+    ) -> Sequence[OwnedRun]:
         """See `RunStore.waking_runs`."""
+        await asyncio.sleep(0)
         found = [
             (stored.wake_time, stored.run.run_id, stored.run)
             for stored in self.runs.values()
             if not stored.ended and stored.run.shard in shards and stored.wake_time and stored.wake_time <= before
+            if stored.run.run_id not in but
         ]
         return [run for _, _, run in sorted(found, key=lambda one: one[:2])][:RUNS_AT_ONCE]
 
@@ -319,31 +327,33 @@ class MemoryRunStore:
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
         """See `RunStore.add_command`."""
         waiting = self.runs[run_id].commands
-        of_kind = [one for one in waiting if one.kind == command.kind]
-        if command.kind == SIGNAL and len(of_kind) >= WAITING_SIGNALS:
-            raise SignalsAtLimit(run_id, WAITING_SIGNALS)
-        if of_kind and command.kind != SIGNAL:
-            return of_kind[0]
+        if command.kind == SIGNAL:
+            if sum(one.kind == SIGNAL for one in waiting) >= WAITING_SIGNALS:
+                raise SignalsAtLimit(run_id, WAITING_SIGNALS)
+        else:
+            others = sorted((one for one in waiting if one.kind != SIGNAL), key=lambda one: one.command_id)
+            of_kind = [one for one in others if one.kind == command.kind]
+            if of_kind and (of_kind[-1] is others[-1] or len(others) >= WAITING_COMMANDS):
+                return of_kind[-1]
         waiting.append(command)
         return command
 
     async def commands_of(self, run_id: str) -> Sequence[RunCommand]:
         """See `RunStore.commands_of`."""
         stored = self.runs.get(run_id)
-        return [] if stored is None else sorted(stored.commands, key=lambda command: command.command_id)
+        return [] if stored is None else _first_commands(stored, COMMANDS_AT_ONCE)
 
-    async def commands(self, shards: Collection[int]) -> Mapping[str, Sequence[RunCommand]]:
+    async def commands(
+        self, shards: Collection[int], *, after: str | None = None
+    ) -> Mapping[str, Sequence[RunCommand]]:
         """See `RunStore.commands`."""
-        waiting = [
-            (run_id, command)
+        await asyncio.sleep(0)
+        asked = sorted(
+            run_id
             for run_id, stored in self.runs.items()
-            if stored.run.shard in shards and not stored.ended
-            for command in stored.commands
-        ]
-        found: defaultdict[str, list[RunCommand]] = defaultdict(list)
-        for run_id, command in sorted(waiting, key=lambda one: one[1].command_id):
-            found[run_id].append(command)
-        return found
+            if stored.run.shard in shards and not stored.ended and stored.commands and run_id > (after or "")
+        )
+        return {run_id: _first_commands(self.runs[run_id], COMMANDS_OF_EACH) for run_id in asked[:COMMANDED_AT_ONCE]}
 
     async def drop_late_commands(self) -> int:
         """See `RunStore.drop_late_commands`."""
@@ -357,6 +367,11 @@ class MemoryRunStore:
         """See `RunStore.is_waiting`."""
         self.looks += 1
         return any(one.command_id == command.command_id for stored in self.runs.values() for one in stored.commands)
+
+
+def _first_commands(stored: StoredRun, most: int) -> list[RunCommand]:
+    first = sorted(stored.commands, key=lambda one: (one.kind == SIGNAL, one.command_id))[:most]
+    return sorted(first, key=lambda one: one.command_id)
 
 
 def _replica_of(owner: str | None) -> str:

@@ -50,6 +50,8 @@ _AGAIN_LATER_SECONDS: Final = 15.0
 _MAX_SET_ASIDE: Final = 10_000
 #: Time between two removals of commands that came too late for their run.
 _TIDY_SECONDS: Final = 60.0
+#: Pages of runs that are due, or have commands, looked at in one round.
+_PAGES: Final = 16
 #: Ids tried for one that falls into a shard of this replica: with one shard of 64 a failure is as likely as 1 in 10^7.
 _IDS_TRIED: Final = 1_000
 
@@ -89,6 +91,8 @@ class Engine:
         #: Starts in progress.
         self._starting = 0
         self._left_room = asyncio.Event()
+        #: Where the next round goes on that looks for commands, if the last did not see them all.
+        self._commands_after: str | None = None
         self._recoveries = asyncio.Semaphore(_RECOVER_AT_ONCE)
         self._group: asyncio.TaskGroup | None = None
         #: Runs outlive the call that started them: their tasks must not inherit its deadline.
@@ -325,9 +329,11 @@ class Engine:
             await self._parts.clock.sleep(_ROUND_SECONDS)
 
     async def _take_up_again(self) -> None:
-        """Takes up runs that were set aside. Raises: MeshError."""
+        """Takes up runs that were set aside, while there is room for them. Raises: MeshError."""
         now = self._parts.clock.monotonic()
         for run_id in [run_id for run_id, at in self._set_aside.items() if at <= now]:
+            if not (self._room.open or depth_of(run_id)):
+                continue
             if shard_of(run_id) in self._shards.held:
                 run = await self._parts.store.owned_run(run_id)
                 if run is not None:
@@ -335,19 +341,33 @@ class Engine:
             self._set_aside.pop(run_id, None)
 
     async def _wake_resting(self) -> None:
-        """Takes up runs that rest in the database and whose moment comes before the next round. Raises: MeshError."""
-        if not self._shards.held:
-            return
+        """Takes up runs that rest in the database and whose moment comes before the next round, while there is room.
+
+        One that was set aside waits for its own time: it must not stand before those that can go on.
+        Raises: MeshError.
+        """
         soon = self._parts.clock.now() + timedelta(seconds=_ROUND_SECONDS)
-        for run in await self._parts.store.waking_runs(list(self._shards.held), before=soon):
-            if self._room.open or depth_of(run.run_id):
-                self._take_up(run)
+        seen = set[str]()
+        for _ in range(_PAGES if self._shards.held else 0):
+            known = seen.union(self._set_aside, self._lane.runs, self._reading)
+            found = await self._parts.store.waking_runs(list(self._shards.held), before=soon, but=known)
+            if not found:
+                return
+            for run in found:
+                seen.add(run.run_id)
+                if self._room.open or depth_of(run.run_id):
+                    self._take_up(run)
 
     async def _read_commands(self) -> None:
         """Hands over commands that the bus did not announce. Raises: MeshError."""
-        if self._shards.held:
-            for run_id, commands in (await self._parts.store.commands(list(self._shards.held))).items():
-                await self._hand_over(run_id, commands)
+        for _ in range(_PAGES if self._shards.held else 0):
+            found = await self._parts.store.commands(list(self._shards.held), after=self._commands_after)
+            self._commands_after = max(found, default=None)
+            if not found:
+                return
+            for run_id, commands in found.items():
+                if run_id not in self._set_aside:
+                    await self._hand_over(run_id, commands)
 
     async def _hand_over(self, run_id: str, commands: Sequence[RunCommand]) -> None:
         """Gives commands to their run, which is read from its journal if it rested. Raises: MeshError.

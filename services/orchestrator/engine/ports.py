@@ -92,8 +92,10 @@ class RunStore(Protocol):
         """
         ...
 
-    async def waking_runs(self, shards: Collection[int], *, before: datetime) -> Sequence[OwnedRun]:
-        """Gives runs of these shards that rest and whose moment comes before this one, a bounded number."""
+    async def waking_runs(
+        self, shards: Collection[int], *, before: datetime, but: Collection[str] = ()
+    ) -> Sequence[OwnedRun]:
+        """Gives runs of these shards whose moment comes before this one, but for those named; a bounded number."""
         ...
 
     async def owned_run(self, run_id: str) -> OwnedRun | None:
@@ -103,18 +105,22 @@ class RunStore(Protocol):
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
         """Stores a command for the run's owner.
 
-        Returns: the command that waits now; an earlier one of the same kind, if the run has one, for it does the same.
-            Signals wait each for itself.
+        Returns: the command that waits now; the latest that waits already, if it is of the same kind, for it does the
+            same. Signals wait each for itself.
         Raises: SignalsAtLimit: too many of them wait.
         """
         ...
 
     async def commands_of(self, run_id: str) -> Sequence[RunCommand]:
-        """Gives the waiting commands of one run, oldest first."""
+        """Gives the waiting commands of one run, oldest first; of too many, signals are left out before others are."""
         ...
 
-    async def commands(self, shards: Collection[int]) -> Mapping[str, Sequence[RunCommand]]:
-        """Gives the waiting commands of the runs of these shards, oldest first, a bounded number."""
+    async def commands(
+        self, shards: Collection[int], *, after: str | None = None
+    ) -> Mapping[str, Sequence[RunCommand]]:
+        """Gives waiting commands of runs of these shards, in order of the runs' ids: a bounded number of runs after
+        this one, and of commands of each, oldest first; of too many, signals are left out before others are.
+        """
         ...
 
     async def drop_late_commands(self) -> int:

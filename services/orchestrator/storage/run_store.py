@@ -1,6 +1,5 @@
 """Runs, their journals and leases in Postgres. Writes go through asyncpg itself: they are the hot path."""
 
-from collections import defaultdict
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -53,6 +52,11 @@ _BYTES_AT_ONCE: Final = 8 * 1024 * 1024
 _COMMANDS_AT_ONCE: Final = 1_000
 #: Most signals of one run that wait to be taken.
 _WAITING_SIGNALS: Final = 1_000
+#: Most other commands of one run that wait; beyond them one of each kind is enough.
+_WAITING_COMMANDS: Final = 64
+#: Runs whose commands are looked up at once, and most commands of each: who does not take its own holds up nobody.
+_COMMANDED_AT_ONCE: Final = 64
+_COMMANDS_OF_EACH: Final = 16
 #: Runs of a shard that are looked up at once.
 _RUNS_AT_ONCE: Final = 64
 #: What a kept answer of a steering request begins with while its command waits; an envelope begins with 1.
@@ -103,16 +107,26 @@ _OPEN_RUNS: Final = """
     WHERE shard = $1 AND state NOT IN (2, 5, 6, 7, 8) AND ($2::uuid IS NULL OR run_id > $2) ORDER BY run_id LIMIT $3"""
 _WAKING_RUNS: Final = """
     SELECT tenant_id, run_id, grant_id, shard FROM run
-    WHERE wake_time <= $2 AND state NOT IN (5, 6, 7) AND shard = ANY($1::smallint[]) ORDER BY wake_time LIMIT $3"""
+    WHERE wake_time <= $2 AND state NOT IN (5, 6, 7) AND shard = ANY($1::smallint[]) AND run_id <> ALL($4::uuid[])
+    ORDER BY wake_time LIMIT $3"""
 _OWNED_RUN: Final = """
     SELECT tenant_id, run_id, grant_id, shard FROM run WHERE run_id = $1 AND state NOT IN (5, 6, 7)"""
+#: Whatever else is asked of a run comes before its signals, of which there may be many.
 _COMMANDS: Final = """
-    SELECT run.tenant_id, command.run_id, command.command_id, command.kind, command.subject, command.payload
-    FROM run_command AS command JOIN run USING (run_id)
-    WHERE run.shard = ANY($1::smallint[]) AND run.state NOT IN (5, 6, 7) ORDER BY command.command_id LIMIT $2"""
+    WITH asked AS (
+        SELECT DISTINCT command.run_id FROM run_command AS command JOIN run USING (run_id)
+        WHERE run.shard = ANY($1::smallint[]) AND run.state NOT IN (5, 6, 7)
+            AND ($2::uuid IS NULL OR command.run_id > $2)
+        ORDER BY command.run_id LIMIT $3)
+    SELECT command.* FROM asked CROSS JOIN LATERAL (
+        SELECT tenant_id, run_id, command_id, kind, subject, payload FROM run_command
+        WHERE run_id = asked.run_id ORDER BY kind = $5, command_id LIMIT $4) AS command
+    ORDER BY command.run_id, command.command_id"""
 _COMMANDS_OF: Final = """
-    SELECT tenant_id, run_id, command_id, kind, subject, payload FROM run_command
-    WHERE run_id = $1 ORDER BY command_id LIMIT $2"""
+    SELECT * FROM (
+        SELECT tenant_id, run_id, command_id, kind, subject, payload FROM run_command
+        WHERE run_id = $1 ORDER BY kind = $3, command_id LIMIT $2) AS command
+    ORDER BY command_id"""
 
 #: No more than fit into so many bytes, and one too many to tell whether there are more.
 _VIEWS: Final = """
@@ -133,13 +147,19 @@ _ENTRIES: Final = """
          ORDER BY first_sequence DESC LIMIT 1), 0)
     ORDER BY first_sequence LIMIT $3"""
 
-#: One command of a kind is enough: what waits for the owner does the same whoever asked first.
+#: The latest command is not repeated: it does the same whoever asked first. An earlier one of its kind does not: what
+#: was asked between them undoes it.
 _ADD_COMMAND: Final = """
-    WITH added AS (
+    WITH waiting AS (SELECT command_id, kind, subject FROM run_command WHERE run_id = $2 AND kind <> $6),
+    same AS (
+        SELECT command_id, subject FROM waiting
+        WHERE kind = $4 AND ((SELECT count(*) FROM waiting) >= $7
+            OR command_id = (SELECT command_id FROM waiting ORDER BY command_id DESC LIMIT 1))
+        ORDER BY command_id DESC LIMIT 1),
+    added AS (
         INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject)
-        SELECT $1, $2, $3, $4, $5
-        WHERE NOT EXISTS (SELECT 1 FROM run_command WHERE run_id = $2 AND kind = $4))
-    SELECT command_id, subject FROM run_command WHERE run_id = $2 AND kind = $4 ORDER BY command_id LIMIT 1"""
+        SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT 1 FROM same))
+    SELECT command_id, subject FROM same"""
 #: Each signal counts. Two that come at the same moment may both be the last one.
 _ADD_SIGNAL: Final = """
     INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject, payload)
@@ -328,10 +348,13 @@ class SqlRunStore:
             rows = await scope.driver.fetch(_OPEN_RUNS, shard, last, _RUNS_AT_ONCE)
         return [_owned(row) for row in rows]
 
-    async def waking_runs(self, shards: Collection[int], *, before: datetime) -> Sequence[OwnedRun]:
+    async def waking_runs(
+        self, shards: Collection[int], *, before: datetime, but: Collection[str] = ()
+    ) -> Sequence[OwnedRun]:
         """See `RunStore.waking_runs`."""
+        left_out = [to_uuid(run_id, "run") for run_id in but]
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
-            rows = await scope.driver.fetch(_WAKING_RUNS, list(shards), before, _RUNS_AT_ONCE)
+            rows = await scope.driver.fetch(_WAKING_RUNS, list(shards), before, _RUNS_AT_ONCE, left_out)
         return [_owned(row) for row in rows]
 
     async def owned_run(self, run_id: str) -> OwnedRun | None:
@@ -360,7 +383,7 @@ class SqlRunStore:
         """Gives the statement that adds a command, and its values."""
         values = tenant, to_uuid(run_id, "run"), command.command_id, command.kind, command.by
         if command.kind != SIGNAL:
-            return _ADD_COMMAND, values
+            return _ADD_COMMAND, (*values, SIGNAL, _WAITING_COMMANDS)
         sealed = await self._codec.seal_answer(tenant, command.payload, place=command.command_id.bytes)
         return _ADD_SIGNAL, (*values, sealed, _WAITING_SIGNALS)
 
@@ -416,14 +439,18 @@ class SqlRunStore:
     async def commands_of(self, run_id: str) -> Sequence[RunCommand]:
         """See `RunStore.commands_of`."""
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
-            rows = await scope.driver.fetch(_COMMANDS_OF, to_uuid(run_id, "run"), _COMMANDS_AT_ONCE)
+            rows = await scope.driver.fetch(_COMMANDS_OF, to_uuid(run_id, "run"), _COMMANDS_AT_ONCE, SIGNAL)
         return [command async for _, command in self._opened(rows)]
 
-    async def commands(self, shards: Collection[int]) -> Mapping[str, Sequence[RunCommand]]:
+    async def commands(
+        self, shards: Collection[int], *, after: str | None = None
+    ) -> Mapping[str, Sequence[RunCommand]]:
         """See `RunStore.commands`."""
+        last = None if after is None else to_uuid(after, "run")
+        bounds = _COMMANDED_AT_ONCE, _COMMANDS_OF_EACH, SIGNAL
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
-            rows = await scope.driver.fetch(_COMMANDS, list(shards), _COMMANDS_AT_ONCE)
-        found: defaultdict[str, list[RunCommand]] = defaultdict(list)
+            rows = await scope.driver.fetch(_COMMANDS, list(shards), last, *bounds)
+        found: dict[str, list[RunCommand]] = {from_uuid("run", row["run_id"]): [] for row in rows}
         async for run_id, command in self._opened(rows):
             found[run_id].append(command)
         return found

@@ -505,7 +505,7 @@ async def test_a_run_whose_starter_holds_no_lease_waits_to_be_adopted(store: Vie
     driven = await a_run(store, tenant, None)
     [adopt] = await store.commands_of(driven.run.run_id)
     assert (adopt.kind, adopt.by) == ("adopt", "")
-    assert list((await store.commands([driven.run.shard]))[driven.run.run_id]) == [adopt]
+    assert list((await asked(store, driven.run.shard))[driven.run.run_id]) == [adopt]
 
 
 async def test_a_run_started_under_a_lost_lease_waits_to_be_adopted(place: Place, tenant: TenantId) -> None:
@@ -570,13 +570,14 @@ async def test_a_paused_run_rests_and_wakes_for_its_moment_alone(store: Views, t
     mine = {late.run.run_id, soon.run.run_id}
     assert mine.isdisjoint(run.run_id for run in await store.open_runs(lease.shard, after=None))
 
-    async def waking(minutes: int, shard: int) -> list[OwnedRun]:
-        found = await store.waking_runs([shard], before=moment + timedelta(minutes=minutes))
+    async def waking(minutes: int, shard: int, *but: str) -> list[OwnedRun]:
+        found = await store.waking_runs([shard], before=moment + timedelta(minutes=minutes), but=but)
         return [run for run in found if run.run_id in mine]
 
     assert await waking(0, lease.shard) == []
     assert await waking(1, lease.shard) == [soon.run]
     assert await waking(20, lease.shard) == [soon.run, late.run]
+    assert await waking(20, lease.shard, soon.run.run_id) == [late.run]
     assert await waking(20, (lease.shard + 1) % SHARDS) == []
     await cancel(store, lease, late)
     assert await waking(20, lease.shard) == [soon.run]
@@ -596,17 +597,56 @@ async def test_turns_are_given_in_order_and_from_any_point(store: Views, tenant:
 # --- commands
 
 
-async def test_a_command_of_a_kind_waits_once(store: Views, tenant: TenantId) -> None:
+async def asked(store: Views, shard: int) -> dict[str, Sequence[RunCommand]]:
+    """Gives the commands of all runs of a shard, page by page."""
+    found = dict[str, Sequence[RunCommand]]()
+    while page := await store.commands([shard], after=max(found, default=None)):
+        assert list(page) == sorted(page)
+        found.update(page)
+    return found
+
+
+async def test_a_command_that_is_the_latest_already_waits_once(store: Views, tenant: TenantId) -> None:
     driven = await a_run(store, tenant, (await join(store, an_owner())).leases[0])
-    end, advance = a_command("cancel"), a_command("advance")
-    assert await store.add_command(tenant, driven.run.run_id, end) == end
+    advance, end = a_command("advance"), a_command("cancel")
     assert await store.add_command(tenant, driven.run.run_id, advance) == advance
+    assert await store.add_command(tenant, driven.run.run_id, end) == end
     later = a_command("cancel", by="key_bob")
     assert await store.add_command(tenant, driven.run.run_id, later) == end
-    assert list(await store.commands_of(driven.run.run_id)) == [end, advance]
-    assert list((await store.commands([driven.run.shard]))[driven.run.run_id]) == [end, advance]
-    assert driven.run.run_id not in await store.commands([(driven.run.shard + 1) % SHARDS])
+    assert list(await store.commands_of(driven.run.run_id)) == [advance, end]
+    assert list((await asked(store, driven.run.shard))[driven.run.run_id]) == [advance, end]
+    assert driven.run.run_id not in await asked(store, (driven.run.shard + 1) % SHARDS)
     assert not await store.is_waiting(tenant, later)
+
+
+async def test_who_asks_for_a_pause_again_after_somebody_undid_it_is_heard(store: Views, tenant: TenantId) -> None:
+    driven = await a_run(store, tenant, (await join(store, an_owner())).leases[0])
+    said = [a_command(kind) for kind in ("pause", "resume", "pause")]
+    for command in said:
+        assert await store.add_command(tenant, driven.run.run_id, command) == command
+    assert list(await store.commands_of(driven.run.run_id)) == said
+
+
+async def test_what_somebody_asks_to_and_fro_is_bounded(store: Views, tenant: TenantId) -> None:
+    driven = await a_run(store, tenant, (await join(store, an_owner())).leases[0])
+    for number in range(70):
+        await store.add_command(tenant, driven.run.run_id, a_command(("pause", "resume")[number % 2]))
+    assert len(await store.commands_of(driven.run.run_id)) == 64
+
+
+async def test_a_thousand_signals_hide_no_other_command(store: Views, tenant: TenantId) -> None:
+    lease = (await join(store, an_owner())).leases[0]
+    runs = sorted([await a_run(store, tenant, lease) for _ in range(2)], key=lambda driven: driven.run.run_id)
+    for _ in range(1_000):
+        signal = RunCommand(command_id=IDS.uuid(), kind=SIGNAL, by="key_ada", payload=b"{}")
+        await store.add_command(tenant, runs[0].run.run_id, signal)
+    ends = [a_command("cancel"), a_command("cancel")]
+    for driven, end in zip(runs, ends, strict=True):
+        await store.add_command(tenant, driven.run.run_id, end)
+    assert (await store.commands_of(runs[0].run.run_id))[-1] == ends[0]
+    found = await asked(store, lease.shard)
+    assert found[runs[0].run.run_id][-1] == ends[0]
+    assert list(found[runs[1].run.run_id]) == [ends[1]]
 
 
 async def test_each_signal_waits_with_what_it_carries(store: Views, tenant: TenantId) -> None:
@@ -618,7 +658,7 @@ async def test_each_signal_waits_with_what_it_carries(store: Views, tenant: Tena
     for signal in signals:
         assert await store.add_command(tenant, driven.run.run_id, signal) == signal
     assert list(await store.commands_of(driven.run.run_id)) == signals
-    assert list((await store.commands([driven.run.shard]))[driven.run.run_id]) == signals
+    assert list((await asked(store, driven.run.shard))[driven.run.run_id]) == signals
 
 
 async def test_what_a_commit_is_done_with_waits_no_longer(store: Views, tenant: TenantId) -> None:
@@ -654,7 +694,7 @@ async def test_only_commands_of_runs_that_have_ended_are_late(store: Views, tena
     early, late = a_command("cancel"), a_command("cancel")
     await store.add_command(tenant, running.run.run_id, early)
     await store.add_command(tenant, ended.run.run_id, late)
-    assert ended.run.run_id not in await store.commands([lease.shard])
+    assert ended.run.run_id not in await asked(store, lease.shard)
     assert await store.drop_late_commands() == 1
     assert await store.is_waiting(tenant, early)
     assert not await store.is_waiting(tenant, late)

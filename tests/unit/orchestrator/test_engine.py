@@ -260,6 +260,43 @@ async def test_a_run_that_is_found_while_it_is_being_started_is_driven_once(
     assert replays(stored)
 
 
+async def test_runs_that_cannot_be_read_keep_no_other_from_being_woken(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = a_start(manual_advance=True)
+    started.run.deadline_time.FromDatetime(house.clock.now() + timedelta(seconds=90))
+    runs = [house.left_behind(started) for _ in range(70)]
+    async with house.replica(max_runs=80) as engine:
+        await until(lambda: all(stored.rests for stored in runs) and engine.running == 0)
+        [*broken, last] = sorted(runs, key=lambda stored: stored.run.run_id)
+        entries, reads = house.store.entries, 0
+
+        async def entries_but_of_most(
+            tenant: object, run_id: str, *, after: int = 0
+        ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
+            nonlocal reads
+            if run_id != last.run.run_id:
+                reads += 1
+                raise ValueError("of a newer release")
+            return await entries(TENANT, run_id, after=after)
+
+        monkeypatch.setattr(house.store, "entries", entries_but_of_most)
+        await house.seconds(91)
+        await until(lambda: last.journal[-1].HasField("deadline_passed"))
+        assert reads == len(broken), "they wait, set aside"
+
+
+async def test_a_run_that_was_set_aside_is_not_taken_up_every_second_for_its_signals(house: House) -> None:
+    stored = house.left_behind()
+    house.store.poison[stored.run.run_id] = ValueError("cannot be written")
+    async with house.replica() as engine:
+        await until(lambda: house.store.commits == 1 and not engine.running)
+        signal = RunCommand(command_id=IDS.uuid(), kind=SIGNAL, by="key_ada")
+        await house.store.add_command(TENANT, stored.run.run_id, signal)
+        await house.seconds(13)
+        assert house.store.commits == 1
+
+
 # --- what nobody has foreseen
 
 
@@ -288,7 +325,7 @@ async def test_an_error_without_a_name_stops_no_loop_of_the_engine(
             assert asked
         advance = RunCommand(command_id=IDS.uuid(), kind="advance", by="key_ada")
         await house.store.add_command(TENANT, stored.run.run_id, advance)
-        await house.seconds(3)
+        await house.seconds(17)
         await until(succeeded(stored))
 
 
