@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from hashlib import blake2b
 from itertools import chain, islice
 from typing import Final
 
@@ -23,9 +24,11 @@ from services.orchestrator.record.pins import seen_of
 MOST_STEPS: Final = 200
 _MOST_PINS: Final = 50
 _MOST_CHANGES: Final = 20
-#: Characters of a text that are shown, and that are compared.
+#: Characters of a text that are shown, and that are compared word by word.
 _SHOWN: Final = 4_000
-_COMPARED: Final = 200_000
+_COMPARED: Final = 20_000
+#: Characters of all texts of one run that are kept. Of those beyond it, only whether they are the same is told.
+_KEPT: Final = 16_000_000
 #: Words between the common beginning and end of two texts that are compared one by one.
 _ALIGNED: Final = 400
 #: Vectors kept of one run.
@@ -47,8 +50,9 @@ class SeenStep:
     """One step of a run, as far as two runs are compared by it."""
 
     side: record_pb2.StepSide = field(default_factory=record_pb2.StepSide)
-    #: What it said or gave, whole as far as it is compared.
+    #: What it said or gave, as far as it is compared by words, and a digest of the whole.
     text: str = field(default="", repr=False)
+    digest: bytes = b""
     usage: Usage = field(default_factory=Usage)
     #: True when it is recorded by its calls alone.
     alone: bool = False
@@ -76,6 +80,7 @@ class SeenRun:
         self._projection = RunProjection()
         self._sequence = 0
         self._began = self._ended = 0
+        self._kept = 0
 
     def take(self, entry: journal_pb2.JournalEntry) -> None:
         """Takes the next fact. Raises: DecodeError: it holds an answer that is none."""
@@ -139,10 +144,10 @@ class SeenRun:
                 self._take_answer(step, entry.call_answered)
             case "step_completed":
                 side.outcome = fact
-                _take_end(step, entry.step_completed)
+                self._take_end(step, entry.step_completed)
             case "step_failed":
                 side.outcome, side.reason = fact, entry.step_failed.reason
-                step.text = entry.step_failed.message
+                self._keep_text(step, entry.step_failed.message)
             case "step_parked":
                 side.outcome, side.reason = fact, entry.step_parked.reason
             case "step_skipped":
@@ -167,11 +172,28 @@ class SeenRun:
                 result = journal_pb2.StepResult.FromString(answered.response)
                 side.cost_nano_usd += result.cost_nano_usd
                 step.usage = step.usage + usage_from_proto(result.usage)
-                step.text = _text_of(from_value(result.output))
+                self._keep_text(step, _text_of(from_value(result.output)))
                 if step.alone:
                     side.outcome = "call_answered"
             case _:
                 pass
+
+    def _take_end(self, step: SeenStep, completed: journal_pb2.StepCompleted) -> None:
+        side = step.side
+        if completed.HasField("turn"):
+            turn = completed.turn
+            self._keep_text(step, turn.output.content)
+            side.agent = f"{turn.agent_name}@{turn.agent_version}"
+            side.bundle_digest = turn.bundle_digest or side.bundle_digest
+            side.verdicts.extend(_verdict_of(monitor) for monitor in turn.monitors if monitor.status != "pass")
+        elif completed.HasField("output"):
+            self._keep_text(step, _text_of(from_value(completed.output)))
+
+    def _keep_text(self, step: SeenStep, text: str) -> None:
+        self._kept -= len(step.text)
+        step.text = text[: min(_COMPARED, _KEPT - self._kept)]
+        step.digest = blake2b(text.encode(errors="surrogatepass")).digest()
+        self._kept += len(step.text)
 
     def _keep_vectors(self, entry: journal_pb2.JournalEntry) -> None:
         answered = entry.call_answered
@@ -268,19 +290,7 @@ def _same(one: SeenStep, other: SeenStep) -> bool:
     for side, step in ((left, one), (right, other)):
         side.CopyFrom(step.shown())
         side.ClearField("duration")
-    return left == right and one.text == other.text
-
-
-def _take_end(step: SeenStep, completed: journal_pb2.StepCompleted) -> None:
-    side = step.side
-    if completed.HasField("turn"):
-        turn = completed.turn
-        step.text = turn.output.content[:_COMPARED]
-        side.agent = f"{turn.agent_name}@{turn.agent_version}"
-        side.bundle_digest = turn.bundle_digest or side.bundle_digest
-        side.verdicts.extend(_verdict_of(monitor) for monitor in turn.monitors if monitor.status != "pass")
-    elif completed.HasField("output"):
-        step.text = _text_of(from_value(completed.output))
+    return left == right and one.digest == other.digest
 
 
 def _verdict_of(monitor: session_pb2.MonitorResult) -> str:
@@ -288,8 +298,7 @@ def _verdict_of(monitor: session_pb2.MonitorResult) -> str:
 
 
 def _text_of(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
-    return text[:_COMPARED]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
 def _cut(text: str) -> str:

@@ -13,8 +13,6 @@ from services.orchestrator.usecases.recorded_runs import RecordedRun, RecordedRu
 
 #: Facts, or steps, that are looked at before others get a turn.
 _AT_ONCE: Final = 50
-#: Characters of one text that are embedded; a model reads less.
-_EMBEDDED: Final = 32_000
 
 
 class Embedder(Protocol):
@@ -76,7 +74,7 @@ class DiffRuns:
         texts = [text for text in dict.fromkeys(text for pair in unknown for text in pair) if text.strip()]
         if not texts:
             return {}
-        found = await self._embedder.vectors(caller, [text[:_EMBEDDED] for text in texts], of_run=of_run)
+        found = await self._embedder.vectors(caller, texts, of_run=of_run)
         return dict(zip(texts, found, strict=True))
 
 

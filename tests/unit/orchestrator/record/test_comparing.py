@@ -121,6 +121,19 @@ def test_steps_beyond_those_listed_are_counted(monkeypatch: pytest.MonkeyPatch) 
     assert (len(found.steps), found.omitted_step_count) == (3, 1)
 
 
+def test_texts_that_differ_beyond_what_is_kept_of_them_still_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparing, "_COMPARED", 30)
+    monkeypatch.setattr(comparing, "_KEPT", 70)
+    first = play(a_start(max_rounds=1), World(say=lambda path, _: f"{path} says nothing but that it is yes"))
+    second = play(a_start(max_rounds=1), World(say=lambda path, _: f"{path} says nothing but that it is no"))
+    steps = compared(first, second).steps
+    assert [step.path for step in steps] == ["rounds/1/Athena", "rounds/1/Apollo"]
+    assert steps[0].first.text == steps[0].second.text == "rounds/1/Athena says nothing b"
+    assert not compared(first, first).steps
+    third = play(a_start(max_rounds=3), World(say=lambda path, _: "all of it is kept" * 3))
+    assert sum(len(step.text) for step in seen(third).steps.values()) == 70
+
+
 def test_an_agent_with_other_instructions_is_a_pin_that_differs() -> None:
     journal = play(a_start(), World())
     changes = Changes(agents=[AgentChange(name="Apollo", instructions="Be brief.")])
