@@ -19,7 +19,7 @@ COMMIT_TICK: Final = OneTrip(
         "uuid[]",  # 3 journal rows: tenant
         "uuid[]",  # 4 run
         "bigint[]",  # 5 first sequence
-        "smallint[]",  # 6 count of entries
+        "int[]",  # 6 count of entries
         "bytea[]",  # 7 payload
         "bytea[]",  # 8 commitments
         "uuid[]",  # 9 views: run
@@ -109,7 +109,7 @@ BEGIN_RUN: Final = OneTrip(
         "text",  # 9 grant
         "timestamptz",  # 10 next moment
         "bigint",  # 11 journal row: first sequence
-        "smallint",  # 12 count of entries
+        "int",  # 12 count of entries
         "bytea",  # 13 payload
         "bytea",  # 14 commitments
         "bytea[]",  # 15 facts in the object store: digest

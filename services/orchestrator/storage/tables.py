@@ -139,7 +139,7 @@ JOURNAL: Final = Table(
     Column("run_id", Uuid, nullable=False),
     # Sequence of the row's first fact; the others follow without gap.
     Column("first_sequence", BigInteger, nullable=False),
-    Column("entry_count", SmallInteger, nullable=False),
+    Column("entry_count", Integer, nullable=False),
     # The facts of one commit, sealed with the tenant's data key.
     Column("payload", LargeBinary, nullable=False),
     # SHA-256 commitment of each fact, 32 bytes each, in order.

@@ -468,6 +468,16 @@ async def test_a_fact_recorded_twice_is_refused(store: Views, tenant: TenantId) 
     assert await journal_of(store, neighbour.run) == before, "its neighbour was not written either"
 
 
+async def test_what_many_answers_lead_to_is_one_write(store: Views, tenant: TenantId) -> None:
+    [lease, *_] = (await join(store, an_owner())).leases
+    driven = await a_run(store, tenant, lease)
+    entries = [journal_pb2.JournalEntry(path="nodes/a")] * 40_000
+    write = RunWrite(run=driven.run, first_sequence=driven.first.last_sequence + 1, entries=entries, view=None)
+    assert list(await store.commit([lease], [write])) == []
+    [(last, _)] = await store.entries(tenant, driven.run.run_id, after=write.last_sequence - 1)
+    assert last == write.last_sequence
+
+
 async def test_a_run_that_is_gone_fails_the_commit(place: Place, tenant: TenantId) -> None:
     store = place.store
     [lease, *_] = (await join(store, an_owner())).leases
