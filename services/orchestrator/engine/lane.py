@@ -32,8 +32,10 @@ log = logger(__name__)
 
 #: Pause before a commit that the database did not take is tried again.
 _COMMIT_RETRY_SECONDS: Final = 0.2
-#: Most writes in one commit. What was decided beyond waits for the next one.
+#: Most writes in one commit, and most bytes of several: each is in memory three times until it has ended. What was
+#: decided beyond waits for the next one.
 _WRITES_AT_ONCE: Final = 1_000
+_BYTES_AT_ONCE: Final = 16 * 1024 * 1024
 #: A database that is away, or has no connection free. The lease decides how long a commit is tried.
 _PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED})
 
@@ -157,7 +159,7 @@ class Lane:
         """Records what was decided, and does what follows from it, until cancelled. A commit that has begun ends."""
         while True:
             await self._to_record.wait()
-            writes = [self._decided.popleft() for _ in range(min(len(self._decided), _WRITES_AT_ONCE))]
+            writes = self._next_writes()
             if not self._decided:
                 self._to_record.clear()
             await failpoint("orchestrator.before_commit")
@@ -170,6 +172,16 @@ class Lane:
                 if self._runs.get(run.run.run_id) is run:
                     self._go_on(run, write.entries)
                     await self._tell_watchers(run, write)
+
+    def _next_writes(self) -> list[Pending]:
+        """Takes out what goes into the next commit, in order: what is too much for one waits for the one after it."""
+        writes, size = list[Pending](), 0
+        while self._decided and len(writes) < _WRITES_AT_ONCE:
+            size += self._decided[0][1].size
+            if writes and size > _BYTES_AT_ONCE:
+                break
+            writes.append(self._decided.popleft())
+        return writes
 
     def _touch(self, run: LiveRun) -> None:
         if self._runs.get(run.run.run_id) is run:

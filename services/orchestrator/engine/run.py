@@ -119,6 +119,11 @@ class RunWrite:
         """Sequence of the last fact."""
         return self.first_sequence + len(self.entries) - 1
 
+    @property
+    def size(self) -> int:
+        """Bytes of its facts."""
+        return sum(entry.ByteSize() for entry in self.entries)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created:

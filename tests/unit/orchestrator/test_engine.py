@@ -497,6 +497,28 @@ async def test_what_arrives_while_a_commit_is_under_way_is_decided_and_recorded_
         assert house.store.commits == before + 1, "one commit for all that gathered"
 
 
+async def test_a_commit_takes_so_many_bytes_and_the_rest_goes_into_the_next_ones_in_order(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.calls.open.clear()
+    async with house.replica() as engine:
+        runs = [await house.start(engine) for _ in range(9)]
+        await settled()
+        house.store.commits_end.clear()
+        first, *others = runs
+        await house.cancel(first)
+        await settled()
+        before = house.store.commits
+        for stored in others:
+            await house.cancel(stored)
+        await settled()
+        two = sum(write.size for _, write in list(engine._lane._decided)[:2])
+        monkeypatch.setattr("services.orchestrator.engine.lane._BYTES_AT_ONCE", two)
+        house.store.commits_end.set()
+        await until(lambda: all(stored.ended for stored in runs))
+        assert house.store.commits == before + 4
+
+
 async def test_poison_is_found_in_a_commit_and_its_neighbours_are_recorded(house: House) -> None:
     house.calls.open.clear()
     async with house.replica() as engine:
