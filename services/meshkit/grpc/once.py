@@ -49,7 +49,7 @@ async def once(
         tenant=call.principal.tenant,
         method=call.method.removeprefix("/"),
         request_id=request_id,
-        body=body_of(request),
+        body=body_of(request, call.principal.project),
         answer=lambda made: (keeps or write)(made).SerializeToString(deterministic=True),
     )
     with entered(this):
@@ -62,9 +62,15 @@ async def once(
     return write(made)
 
 
-def body_of(request: Any) -> bytes:
-    """Writes a request without its id, so that repeats of it are the same bytes."""
+def body_of(request: Any, project: str | None) -> bytes:
+    """Writes a request without its id, so that repeats of it are the same bytes.
+
+    Args:
+        project: that of a caller who is bound to one, and asks for something of it without saying so.
+    """
     body = type(request)()
     body.CopyFrom(request)
     body.ClearField("request_id")
-    return body.SerializeToString(deterministic=True)
+    written: bytes = body.SerializeToString(deterministic=True)
+    # No message goes on after the byte 0, which is no field.
+    return written if project is None else b"%s\0%s" % (written, project.encode())

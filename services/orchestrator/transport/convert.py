@@ -151,4 +151,6 @@ def key_of(request: HasRequestId, caller: Caller, kind: RunKind) -> StartKey | N
     request_id = request_uuid(request.request_id)
     if request_id is None:
         return None
-    return StartKey(tenant=caller.principal.tenant, kind=kind, request_id=request_id, body=body_of(request))
+    principal = caller.principal
+    body = body_of(request, principal.project)
+    return StartKey(tenant=principal.tenant, kind=kind, request_id=request_id, body=body)

@@ -40,6 +40,5 @@ def to_fork_command(request: pb.ForkRunRequest, *, caller: Caller) -> ForkRunCom
         policy=request.policy,
     )
     request_id = request_uuid(request.request_id)
-    return ForkRunCommand(
-        caller=caller, spec=spec, request=None if request_id is None else (request_id, body_of(request))
-    )
+    body = body_of(request, caller.principal.project)
+    return ForkRunCommand(caller=caller, spec=spec, request=None if request_id is None else (request_id, body))

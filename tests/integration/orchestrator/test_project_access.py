@@ -1,6 +1,7 @@
 """Sessions of a project: who may start, steer and read them."""
 
 from collections.abc import Awaitable, Callable
+from uuid import uuid4
 
 import grpc
 import grpc.aio
@@ -165,6 +166,22 @@ async def test_for_a_token_bound_to_a_project_there_are_no_sessions_of_others(
     listed = await replica.sessions.ListSessions(pb.ListSessionsRequest(), metadata=bound)
     assert [session.session_id for session in listed.sessions] == [mine.session.session_id]
     await replica.sessions.GetSession(pb.GetSessionRequest(session_id=mine.session.session_id), metadata=bound)
+
+
+async def test_what_keys_of_two_projects_send_alike_is_no_repeat(house: House, replica: Replica) -> None:
+    keys: dict[str, Metadata] = {}
+    for project in ("billing", "sales"):
+        house.gate.grant(f"key_{project}", "editor", f"project:{project}")
+        principal = replica.server.keys.principal(Role.TENANT_USER, subject=f"key_{project}", project=project)
+        keys[project] = call_metadata(principal)
+    request = a_start({})
+    request.request_id = str(uuid4())
+    made = await replica.sessions.StartSession(request, metadata=keys["billing"])
+    again = await replica.sessions.StartSession(request, metadata=keys["billing"])
+    assert again.session.session_id == made.session.session_id
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await replica.sessions.StartSession(request, metadata=keys["sales"])
+    assert remote_error(raised.value).reason == "REQUEST_ID_REUSED"
 
 
 async def test_without_the_gateway_sessions_of_a_project_wait_and_others_do_not(house: House, replica: Replica) -> None:
