@@ -82,7 +82,7 @@ def _sessions(driving: Driving, reader: RunReader, start_session: StartSession, 
 
 
 def _runs(ground: Ground, driving: Driving, reader: RunReader, access: RunAccess) -> RunServicer:
-    steer = Steering(runs=driving.engine, given=driving.store, look=reader.run, access=access)
+    steer = Steering(runs=driving.engine, given=driving.store, look=reader.seen, access=access)
     return RunServicer(
         start_run=StartRun(
             pin_workflow=driving.pin_workflow,

@@ -242,7 +242,7 @@ class House:
             watch=watch,
             access=access,
         )
-        steer_run = Steering(runs=engine, given=store, look=reader.run, access=access)
+        steer_run = Steering(runs=engine, given=store, look=reader.seen, access=access)
         pin_workflow = PinWorkflow(
             workflows=workflows,
             workflow_facts=workflow_to_proto,
