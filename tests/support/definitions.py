@@ -49,7 +49,7 @@ nodes:
     policy: {on_failure: continue, retries: {max_attempts: 1}}
   - id: index_it
     depends_on: [archive]
-    step: {name: search.index, pool: indexers}
+    step: {name: search.index, pool: indexers, reads: input}
     when: {jsonpath: "$.input.clauses[?@.weight > 3]"}
   - id: doubt
     depends_on: [clauses]

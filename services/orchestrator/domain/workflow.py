@@ -73,6 +73,13 @@ class FanInMode(Enum):
     QUORUM = "quorum"
 
 
+class StepReads(Enum):
+    """What workers read to make a step."""
+
+    ANYTHING = "anything"
+    INPUT = "input"
+
+
 class ItemFailure(Enum):
     """What one failed item means for a map."""
 
@@ -126,6 +133,7 @@ class StepNode:
 
     name: str
     pool: str = ""
+    reads: StepReads | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

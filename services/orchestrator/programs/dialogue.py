@@ -257,7 +257,7 @@ def _on_step(state: DialogueState, response: bytes) -> tuple[Command, ...]:
         return _end(state, session_pb2.SESSION_STATE_FAILED, error.reason, str(error))
     if not state.order:
         return _end(state, session_pb2.SESSION_STATE_SUCCEEDED, ENDED_BY_STRATEGY, "")
-    state.picked = label_of_step(response, state.said)
+    state.picked = label_of_step(state.session.strategy_step, response, state.said)
     return (_turn_of(state, state.order[0]),)
 
 

@@ -85,10 +85,10 @@ def picked_by_step(response: bytes, names: Sequence[str]) -> tuple[str, ...]:
     return tuple(known[str(name)] for name in wanted)
 
 
-def label_of_step(response: bytes, said: Sequence[Said]) -> Label:
-    """Gives the label of a step's choice: it has read what was said, and may know better of what else it read."""
+def label_of_step(step: session_pb2.StrategyStep, response: bytes, said: Sequence[Said]) -> Label:
+    """Gives the label of a step's choice: it has read what was said, and what else its worker read nobody knows."""
     result = journal_pb2.StepResult.FromString(response)
-    read = join(one.label for one in said)
+    read = join(one.label for one in said).joined(Label(sources=frozenset({f"worker:{step.name}"})))
     return read.joined(label_from_proto(result.label)) if result.HasField("label") else read
 
 

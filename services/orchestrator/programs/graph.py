@@ -244,8 +244,13 @@ def _on_answer(state: GraphState, entry: journal_pb2.JournalEntry) -> None:
     schema = step.plan.output_schema
     try:
         if answered.kind in _ALONE:
-            given = Given(None, step.label, raw=answered.response)
+            label = step.label
+            if answered.kind == journal_pb2.CALL_KIND_STEP:
+                # What a worker read besides its input nobody knows.
+                label = joined(label, step.plan.outside)
+            given = Given(None, label, raw=answered.response)
             if schema is not None:
+                step.label = given.label
                 schema.check(given.value)
                 state.out.append(CompleteStep(path=step.path))
             gave(state, step, given)
@@ -257,16 +262,15 @@ def _on_answer(state: GraphState, entry: journal_pb2.JournalEntry) -> None:
 
 def _on_tool(state: GraphState, step: Step, invocation: tool_service_pb2.Invocation) -> None:
     text = "\n".join(part.text.text for part in invocation.parts if part.WhichOneof("kind") == "text")
+    for part in invocation.parts:
+        step.label = joined(step.label, label_from_proto(part.label))
     if invocation.failed:
         attempt_failed(state, step, TOOL_FAILED, text or "the tool failed and does not say why", final=False)
         return
     schema = step.plan.output_schema
     output = to_value(text) if schema is None else schema.read(text)
-    label = step.label
-    for part in invocation.parts:
-        label = joined(label, label_from_proto(part.label))
     state.out.append(CompleteStep(path=step.path, output=output))
-    gave(state, step, Given(from_value(output), label))
+    gave(state, step, Given(from_value(output), step.label))
 
 
 def _on_turn(state: GraphState, entry: journal_pb2.JournalEntry) -> None:

@@ -13,6 +13,7 @@ from services.orchestrator.programs.graph_state import (
     GivenList,
     GraphState,
     NodeState,
+    Phase,
     Step,
     joined,
 )
@@ -37,6 +38,7 @@ def gave_own(state: GraphState, step: Step, given: Given | GivenList, complete: 
         try:
             step.plan.output_schema.check(given.value)
         except OutputBreaksSchema as error:
+            step.label = joined(step.label, given.label)
             failed(state, step, error.reason, str(error))
             return
     state.out.append(complete)
@@ -48,12 +50,16 @@ def failed(state: GraphState, step: Step, reason: str, message: str) -> None:
     sentence = message[:MAX_SENTENCE]
     state.out.append(FailStep(path=step.path, reason=reason, message=sentence))
     del state.steps[step.path]
+    if step.calls or step.phase is Phase.TURN:
+        step.label = joined(step.label, step.plan.outside)
     if step.index < 0:
         state.labels[step.plan.place] = step.label
         _node_failed(state, step.plan, reason, sentence)
     elif state.maps[step.plan.place].step.plan.on_item_failure == workflow_pb2.ITEM_FAILURE_FAIL:
         _map_failed(state, step, f"item {step.index} failed with {reason}: {sentence}")
     else:
+        mapped = state.maps[step.plan.place]
+        mapped.failures = joined(mapped.failures, step.label)
         _item_ended(state, step, None)
 
 
@@ -156,6 +162,7 @@ def _map_failed(state: GraphState, step: Step, message: str) -> None:
     for other in mapped.open.values():
         state.out.append(FailStep(path=other.path, reason="CANCELLED", message="another item of the map failed"))
         del state.steps[other.path]
+    mapped.step.label = joined(mapped.step.label, step.label)
     failed(state, mapped.step, "MAP_ITEM_FAILED", message)
 
 

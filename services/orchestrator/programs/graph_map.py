@@ -7,7 +7,7 @@ from services.orchestrator.conditions.errors import ExpressionFailed
 from services.orchestrator.programs.commands import CompleteStep, ExpandMap, StartStep
 from services.orchestrator.programs.graph_ends import EXPRESSION_FAILED, failed, gave_own
 from services.orchestrator.programs.graph_plan import Facts
-from services.orchestrator.programs.graph_state import GivenList, GraphState, MapState, Phase, Step
+from services.orchestrator.programs.graph_state import GivenList, GraphState, MapState, Phase, Step, joined
 from services.orchestrator.programs.graph_steps import GRAPH, begin
 from services.orchestrator.programs.values import Json
 
@@ -62,5 +62,5 @@ def fill(state: GraphState, place: int) -> None:
     if mapped.ended == len(mapped.items):
         del state.maps[place]
         omit = plan.on_item_failure == workflow_pb2.ITEM_FAILURE_OMIT
-        given = GivenList(mapped.given, map_step.label, omit=omit)
+        given = GivenList(mapped.given, joined(map_step.label, mapped.failures), omit=omit)
         gave_own(state, map_step, given, CompleteStep(path=map_step.path))

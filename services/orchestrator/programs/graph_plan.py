@@ -10,6 +10,8 @@ from typing import Final, Protocol
 from google.protobuf.duration_pb2 import Duration
 
 from comitia.orchestrator.v1 import journal_pb2, workflow_pb2
+from services.meshkit.content import Label
+from services.meshkit.content.label import BOTTOM
 from services.orchestrator.conditions.budget import Allowance
 from services.orchestrator.programs.commands import encoded
 from services.orchestrator.programs.output_schema import OutputSchema
@@ -130,6 +132,8 @@ class NodePlan:
     timeout_ms: int
     output_schema: OutputSchema | None
     fallback: str
+    #: What somebody outside has a say in: what a worker gives, and how any node fails that asks somebody.
+    outside: Label
     #: True when a failure of it does not end the run.
     goes_on: bool
     #: True when it is parked after its last attempt, if that may succeed another time.
@@ -245,6 +249,7 @@ class _Planner:
             timeout_ms=_ms(policy.timeout, _TIMEOUT_MS),
             output_schema=OutputSchema(from_struct(policy.output_schema)) if policy.HasField("output_schema") else None,
             fallback=policy.fallback_agent if policy.on_failure in _FALLING_BACK else "",
+            outside=_outside(node, kind),
             goes_on=policy.on_failure == workflow_pb2.ON_FAILURE_CONTINUE,
             parks=unsaid and (above is None or _says_nothing(above)),
             reduction=reduction,
@@ -292,6 +297,25 @@ def _request_of_literals(planned: NodePlan) -> bytes | None:
         return planned.step_request({name: source.literal for name, source in planned.input})
     except ValueTooLarge:
         return None  # every run that comes to it says so
+
+
+def _outside(node: workflow_pb2.Node, kind: str) -> Label:
+    match kind:
+        case "step" if node.step.reads != workflow_pb2.STEP_READS_INPUT:
+            source = f"worker:{node.step.name}"
+        case "tool":
+            source = f"tool:{_name_of(node.tool.tool)}"
+        case "agent":
+            source = f"agent:{_name_of(node.agent.agent)}"
+        case "run":
+            source = f"run:{_name_of(node.run.workflow)}"
+        case _:
+            return BOTTOM
+    return Label(sources=frozenset({source}))
+
+
+def _name_of(reference: str) -> str:
+    return reference.partition("@")[0]
 
 
 def _says_nothing(mapped: workflow_pb2.Node) -> bool:

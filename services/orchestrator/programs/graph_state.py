@@ -9,7 +9,7 @@ from typing import Final
 from google.protobuf import struct_pb2
 
 from comitia.orchestrator.v1 import agent_pb2, journal_pb2
-from services.meshkit.content import Confidentiality, Integrity, Label, join
+from services.meshkit.content import Confidentiality, Integrity, Label
 from services.meshkit.content.label import BOTTOM
 from services.meshkit.content.proto import label_from_proto
 from services.orchestrator.conditions.budget import Allowance
@@ -167,6 +167,8 @@ class MapState:
     #: Items in progress, by number, the parked ones among them; and how many have ended.
     open: dict[int, Step] = field(default_factory=dict[int, Step])
     ended: int = 0
+    #: Label of what made items fail that the list does without.
+    failures: Label = BOTTOM
 
 
 @dataclass(slots=True, kw_only=True)
@@ -277,7 +279,7 @@ class GraphState:
 
 def joined(one: Label, other: Label) -> Label:
     """Joins two labels; most are the same."""
-    return one if one is other or one.covers(other) else join((one, other))
+    return one if one is other or one.covers(other) else one.joined(other)
 
 
 def new_state(started: journal_pb2.RunStarted, plan: Plan) -> GraphState:

@@ -25,6 +25,7 @@ from services.orchestrator.domain.workflow import (
     RetryPolicy,
     RunNode,
     StepNode,
+    StepReads,
     ToolNode,
     WaitNode,
     Workflow,
@@ -187,6 +188,7 @@ def _step(fields: Fields, name: str) -> Kind:
     kind = StepNode(
         name=inside.text("name", required=inside.sound, pattern=_DOTTED, must=_MUST_DOTTED),
         pool=inside.text("pool", pattern=_NAME, must=_MUST_NAME),
+        reads=inside.choice("reads", StepReads),
     )
     inside.done()
     return kind

@@ -1,5 +1,7 @@
 """INV-10 in workflows: what a step gives is labelled not below anything that it read, or that decided about it."""
 
+import pytest
+
 from comitia.common.v1 import content_pb2
 from comitia.inference.v1 import inference_service_pb2
 from comitia.orchestrator.v1 import journal_pb2, workflow_pb2
@@ -8,7 +10,7 @@ from services.meshkit.content import Confidentiality, Integrity, Label
 from services.meshkit.content.proto import label_from_proto, label_to_proto
 from services.orchestrator.programs.values import to_value
 from tests.support.sessions import a_generation, an_agent
-from tests.support.workflows import Entry, Mesh, a_node, a_run, a_workflow, cel, edge, literal
+from tests.support.workflows import Entry, Fails, Mesh, a_node, a_run, a_workflow, cel, edge, literal
 
 WEB = Label(integrity=Integrity.UNTRUSTED, confidentiality=Confidentiality.TENANT, sources=frozenset({"tool:web"}))
 SECRET = Label(integrity=Integrity.TRUSTED, confidentiality=Confidentiality.RESTRICTED, sources=frozenset({"vault"}))
@@ -81,6 +83,81 @@ def test_a_worker_can_make_its_label_stricter_and_never_laxer() -> None:
         chosen = choice_of(mesh, "nodes/send")
         assert chosen.covers(WEB)
         assert chosen.covers(claimed)
+
+
+WORKED = Label(sources=frozenset({"worker:work"}))
+
+
+def working(reads: workflow_pb2.StepReads.ValueType) -> workflow_pb2.StepNode:
+    return workflow_pb2.StepNode(name="work", reads=reads)
+
+
+@pytest.mark.parametrize("reads", [workflow_pb2.STEP_READS_UNSPECIFIED, workflow_pb2.STEP_READS_ANYTHING])
+def test_what_a_worker_gives_is_untrusted_whatever_it_was_given(reads: workflow_pb2.StepReads.ValueType) -> None:
+    flow = a_workflow(a_node("work", step=working(reads)), send("work", input={"text": cel("nodes.work.output")}))
+    for answer in (journal_pb2.StepResult(output=to_value("x")), result(Label(integrity=Integrity.TRUSTED))):
+        mesh = Mesh(answers={"nodes/work": [answer]}).play(a_run(flow))
+        assert choice_of(mesh, "nodes/send").covers(WORKED)
+
+
+def test_what_a_worker_gives_is_labelled_as_its_input_where_the_workflow_says_that_it_reads_nothing_else() -> None:
+    work = a_node("work", step=working(workflow_pb2.STEP_READS_INPUT), input={"text": cel("input.text")})
+    flow = a_workflow(work, send("work", input={"text": cel("nodes.work.output")}))
+    answers = {"nodes/work": [journal_pb2.StepResult(output=to_value("x"))]}
+    chosen = choice_of(Mesh(answers=answers).play(a_run(flow, given={"text": "hi"})), "nodes/send")
+    assert chosen.integrity is Integrity.USER
+    assert "worker:work" not in chosen.sources
+
+
+CONTINUE = workflow_pb2.NodePolicy(on_failure=workflow_pb2.ON_FAILURE_CONTINUE)
+FAILED = 'nodes.first.state == "failed"'
+
+
+def chosen_by_failure(first: workflow_pb2.Node, answer: object) -> Label:
+    """Gives the label of a call that is made because another node has failed."""
+    last = a_node("send", edge("first", FAILED), tool=workflow_pb2.ToolNode(tool="send@1.0.0"))
+    mesh = Mesh(answers={"nodes/first": [answer]})
+    return choice_of(mesh.play(a_run(a_workflow(first, last))), "nodes/send")
+
+
+def test_that_a_tool_failed_is_the_word_of_whoever_answered_it() -> None:
+    refused = found(SECRET)
+    refused.failed = True
+    chosen = chosen_by_failure(a_node("first", tool=SEARCH, policy=CONTINUE), refused)
+    assert chosen.covers(Label(sources=frozenset({"tool:search"})))
+    assert chosen.covers(SECRET)
+    unanswered = chosen_by_failure(a_node("first", tool=SEARCH, policy=CONTINUE), Fails("TOOL_UNREACHABLE", final=True))
+    assert unanswered.covers(Label(sources=frozenset({"tool:search"})))
+
+
+def test_that_a_worker_or_a_sub_run_failed_is_its_own_word() -> None:
+    lost = Fails("WORKER_LOST", final=True)
+    work = a_node("first", step=working(workflow_pb2.STEP_READS_ANYTHING), policy=CONTINUE)
+    assert chosen_by_failure(work, lost).covers(WORKED)
+    vouched = a_node("first", step=working(workflow_pb2.STEP_READS_INPUT), policy=CONTINUE)
+    assert chosen_by_failure(vouched, lost).integrity is Integrity.TRUSTED
+    sub = a_node("first", run=workflow_pb2.RunNode(workflow="child@1.0.0"), policy=CONTINUE)
+    assert chosen_by_failure(sub, lost).covers(Label(sources=frozenset({"run:child"})))
+
+
+def test_that_an_expression_failed_is_the_word_of_what_it_read() -> None:
+    broken = a_node("first", step=working(workflow_pb2.STEP_READS_ANYTHING), policy=CONTINUE)
+    broken.input["x"].CopyFrom(cel("input.nothing"))
+    last = a_node("send", edge("first", FAILED), tool=workflow_pb2.ToolNode(tool="send@1.0.0"))
+    mesh = Mesh().play(a_run(a_workflow(broken, last), given={"text": "hi"}))
+    assert choice_of(mesh, "nodes/send").integrity is Integrity.USER
+
+
+def test_the_items_that_a_list_does_without_are_in_its_label() -> None:
+    body = workflow_pb2.Node(tool=SEARCH)
+    mapped = workflow_pb2.MapNode(items=literal(["a", "b"]), body=body, on_item_failure=workflow_pb2.ITEM_FAILURE_OMIT)
+    flow = a_workflow(a_node("m", map=mapped), send("m", input={"text": cel("nodes.m.output")}))
+    answers = {
+        "nodes/m/0": [Fails("TOOL_UNREACHABLE", final=True)],
+        "nodes/m/1": [found(Label(integrity=Integrity.USER))],
+    }
+    chosen = choice_of(Mesh(answers=answers).play(a_run(flow)), "nodes/send")
+    assert chosen.covers(Label(sources=frozenset({"tool:search"})))
 
 
 def test_an_agent_is_shown_its_data_under_the_label_of_all_that_it_holds() -> None:

@@ -187,6 +187,18 @@ def test_those_speak_in_a_round_whom_a_step_names() -> None:
     assert replays(journal)
 
 
+def test_whom_a_step_names_is_asked_under_the_label_of_a_worker_that_may_have_read_anything() -> None:
+    journal = play(a_stepped_start(max_rounds=1), Stepped([{"speakers": ["Apollo"]}]))
+    [asked] = [
+        inference_service_pb2.StreamGenerateRequest.FromString(fact.call_intended.request)
+        for fact in journal
+        if fact.call_intended.kind == journal_pb2.CALL_KIND_GENERATE
+    ]
+    label = asked.messages[-1].parts[0].label
+    assert label.integrity == content_pb2.INTEGRITY_UNTRUSTED
+    assert "worker:who.next" in label.sources
+
+
 @pytest.mark.parametrize(
     "answer",
     [

@@ -60,6 +60,28 @@ FAN_IN_MODE_QUORUM: FanInMode.ValueType  # 3
 """As many as `quorum` says. If so many cannot hold any more, the node is skipped."""
 Global___FanInMode: _TypeAlias = FanInMode  # noqa: Y015
 
+class _StepReads:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepReadsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepReads.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_READS_UNSPECIFIED: _StepReads.ValueType  # 0
+    STEP_READS_ANYTHING: _StepReads.ValueType  # 1
+    """Anything: mail, pages, files of others. What they give, and whether it fails, is labelled UNTRUSTED."""
+    STEP_READS_INPUT: _StepReads.ValueType  # 2
+    """The node's `input` and nothing else that somebody outside could write. What they give has the label of that input."""
+
+class StepReads(_StepReads, metaclass=_StepReadsEnumTypeWrapper):
+    """What workers read to make a step. It decides how far what they give is trusted."""
+
+STEP_READS_UNSPECIFIED: StepReads.ValueType  # 0
+STEP_READS_ANYTHING: StepReads.ValueType  # 1
+"""Anything: mail, pages, files of others. What they give, and whether it fails, is labelled UNTRUSTED."""
+STEP_READS_INPUT: StepReads.ValueType  # 2
+"""The node's `input` and nothing else that somebody outside could write. What they give has the label of that input."""
+Global___StepReads: _TypeAlias = StepReads  # noqa: Y015
+
 class _ItemFailure:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -572,19 +594,23 @@ class StepNode(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
+    READS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the step, 1 to 63 letters, digits, `_`, `-` and `.`, starting with a letter. Required."""
     pool: _builtins.str
     """Pool of workers, 1 to 63 letters, digits, `_` and `-`, starting with a letter. Empty means `default`."""
+    reads: Global___StepReads.ValueType
+    """What the workers read to make it, by the word of whoever wrote the workflow. Unspecified is taken as ANYTHING."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         pool: _builtins.str = ...,
+        reads: Global___StepReads.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pool", b"pool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pool", b"pool", "reads", b"reads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
