@@ -225,6 +225,10 @@ class MemoryRunStore:
             stored.wake_time = write.wake_time
         stored.turns.update(write.turns)
         stored.commands = [one for one in stored.commands if one.command_id not in write.commands]
+        for orphan in filter(None, map(self.runs.get, write.orphans)):
+            cancel = RunCommand(command_id=write.run.uuid, kind="cancel", by=write.run.run_id)
+            if not orphan.ended and cancel not in orphan.commands:
+                orphan.commands.append(cancel)
 
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0

@@ -86,16 +86,6 @@ class CallsInFlight:
         for key in self._steps.hold_back(run.run.run_id):
             run.left_out(key)
 
-    def stop_sub_runs(self, run: LiveRun) -> None:
-        """Cancels the sub-runs that nobody waits for any more."""
-        if self._group is not None:
-            for sub_run_id in run.orphans():
-                self._group.create_task(
-                    self._sub_runs.cancel(run.run, sub_run_id),
-                    name=f"cancel {sub_run_id}",
-                    context=self._context.copy(),
-                )
-
     def close(self) -> list[asyncio.Task[None]]:
         """Cancels all calls, and makes no more."""
         self._group = None

@@ -79,7 +79,6 @@ class Engine:
             calls=parts.calls,
             start=self.start,
             places=SubRunPlaces(limits.max_runs),
-            ids=ids,
             clock=parts.clock,
         )
         self._lane = Lane(parts, sub_runs, left=self._left, lost=self._shards.forget)

@@ -169,6 +169,8 @@ class Lane:
             for run, write in recorded:
                 if not write.only_calls:
                     self._parts.events.recorded(write)
+                for sub_run_id in write.orphans:
+                    await self._parts.live.wake_owner(sub_run_id)
                 if self._runs.get(run.run.run_id) is run:
                     self._go_on(run, write.entries)
                     await self._tell_watchers(run, write)
@@ -202,7 +204,6 @@ class Lane:
         given_up = run.given_up()
         if given_up:
             self.calls.revoke(run.run.run_id, given_up)
-        self.calls.stop_sub_runs(run)
         if run.paused:
             self.calls.hold_back(run)
         if run.resting and not self.alarms.soon(run):

@@ -60,7 +60,7 @@ class LiveRun:
         self._call_of: dict[str, CallKey] = {}
         #: Calls that are waited for no longer, though nobody answered.
         self._given_up: list[CallKey] = []
-        #: Sub-runs of such calls.
+        #: Sub-runs of such calls, until a write says so.
         self._orphans: list[str] = []
         #: Who speaks in the turns in progress, by path.
         self._speakers: dict[str, str] = {}
@@ -165,6 +165,7 @@ class LiveRun:
             self._stranded = self._stranded or self._fault_of(entry)
         self._take(found)
         self.recorded_sequence = self.sequence
+        self._orphans.clear()
         self._noted = self._timers.next
 
     def recovered(self) -> None:
@@ -289,11 +290,6 @@ class LiveRun:
         given_up, self._given_up = self._given_up, []
         return given_up
 
-    def orphans(self) -> Sequence[str]:
-        """Gives the sub-runs that are waited for no longer, once; some of them may have ended."""
-        orphans, self._orphans = self._orphans, []
-        return orphans
-
     def speaker(self, path: str) -> str:
         """Gives the agent whose turn is in progress at a place; empty when it is no turn."""
         return self._speakers.get(path, "")
@@ -326,6 +322,7 @@ class LiveRun:
         """
         first, turns_before = before
         only_calls, self._only_calls = self._only_calls, True
+        orphans, self._orphans = self._orphans, []
         self._unrecorded += 1
         view, wake_time = None, self.wake_time
         # The moment lies beside the view. It matters to runs that leave the memory; the others keep it there.
@@ -345,6 +342,7 @@ class LiveRun:
             wake_time=wake_time,
             turns=turns,
             commands=commands,
+            orphans=orphans,
             only_calls=only_calls,
         )
 

@@ -111,6 +111,8 @@ class RunWrite:
     turns: Sequence[tuple[int, int]] = ()
     #: Commands whose effect is among the facts, and which are done with it.
     commands: Sequence[UUID] = ()
+    #: Sub-runs that nobody waits for any more: those that have not ended find a command to.
+    orphans: Sequence[str] = ()
     #: True when all facts are calls and their answers: they are nobody's business but the run's.
     only_calls: bool = False
 

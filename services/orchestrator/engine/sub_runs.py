@@ -1,4 +1,7 @@
-"""Sub-runs: starts the run that a step asks for, waits for its end, and stops it with the step that wanted it."""
+"""Sub-runs: starts the run that a step asks for, and waits for its end.
+
+One that nobody waits for any more is cancelled by the write that says so (`RunWrite.orphans`).
+"""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -8,18 +11,14 @@ from comitia.orchestrator.v1 import journal_pb2, run_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import IdSource
-from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunNotFound, RunsAtLimit
 from services.orchestrator.domain.sub_run_id import depth_of
 from services.orchestrator.engine.news import until_news
 from services.orchestrator.engine.ports import Calls, LiveEvents, Outcome, RunStore
-from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, StartKey, shard_of
+from services.orchestrator.engine.run import OwnedRun, RunView, StartKey, shard_of
 from services.orchestrator.engine.session_as_run import as_run
 from services.orchestrator.engine.sub_run_places import SubRunPlaces
 from services.orchestrator.programs.run_view import TERMINAL_STATES
-
-log = logger(__name__)
 
 #: Without any news from the bus, the end of a sub-run is looked for after pauses that grow from the first to the last.
 _FIRST_POLL_SECONDS: Final = 1.0
@@ -50,7 +49,6 @@ class SubRuns:
         calls: Calls,
         start: Start,
         places: SubRunPlaces,
-        ids: IdSource,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -58,7 +56,6 @@ class SubRuns:
         self._calls = calls
         self._start = start
         self._places = places
-        self._ids = ids
         self._clock = clock
 
     async def make(
@@ -93,18 +90,6 @@ class SubRuns:
                     raise
                 # It may have been recorded all the same, so the next attempt of the step must not start another one.
                 await self._clock.sleep(_AGAIN_SECONDS)
-
-    async def cancel(self, run: OwnedRun, sub_run_id: str) -> None:
-        """Asks a sub-run of a run to stop, unless it has ended."""
-        try:
-            seen = await self._seen(run.tenant, sub_run_id)
-            if seen is None or seen.state in TERMINAL_STATES:
-                return
-            command = RunCommand(command_id=self._ids.uuid(), kind="cancel", by=run.run_id)
-            await self._store.add_command(run.tenant, sub_run_id, command)
-            await self._live.wake_owner(sub_run_id)
-        except MeshError as error:
-            log.warning("a sub-run could not be cancelled", run_id=sub_run_id, cause=error.message)
 
     async def _seen(self, tenant: TenantId, run_id: str) -> run_pb2.Run | None:
         try:

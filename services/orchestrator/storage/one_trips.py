@@ -40,6 +40,10 @@ COMMIT_TICK: Final = OneTrip(
         "bigint[]",  # 24 bytes
         "uuid[]",  # 25 bytes that are added in all: tenant
         "bigint[]",  # 26 bytes
+        "uuid[]",  # 27 sub-runs that nobody waits for: tenant
+        "uuid[]",  # 28 run
+        "uuid[]",  # 29 parent, which is the id of the command to end, too
+        "text[]",  # 30 and as it is written
     ),
     returns="TABLE (lost smallint)",
     body=f"""
@@ -78,6 +82,13 @@ COMMIT_TICK: Final = OneTrip(
         IF cardinality($21) > 0 THEN
             INSERT INTO journal_blob (tenant_id, run_id, digest, sequence, bytes)
                 SELECT * FROM unnest($20, $21, $22, $23, $24);
+        END IF;
+        IF cardinality($28) > 0 THEN
+            INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject)
+                SELECT orphan.tenant_id, orphan.run_id, orphan.parent, 'cancel', orphan.subject
+                FROM unnest($27, $28, $29, $30) AS orphan (tenant_id, run_id, parent, subject)
+                JOIN run ON run.run_id = orphan.run_id AND run.state NOT IN (5, 6, 7)
+                ON CONFLICT DO NOTHING;
         END IF;
         UPDATE storage_used SET bytes = storage_used.bytes + grown.bytes
             FROM unnest($25, $26) AS grown (tenant_id, bytes)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import to_uuid
 from services.orchestrator.engine.journal import JournalCodec, SealedRow
 from services.orchestrator.engine.run import RunWrite, ShardLease
 
@@ -52,6 +53,11 @@ def tick_arrays(
         grown[write.run.tenant] = grown.get(write.run.tenant, 0) + row.size
     yield list(grown)
     yield list(grown.values())
+    orphans = [(write.run, sub_run_id) for write in writes for sub_run_id in write.orphans]
+    yield [parent.tenant for parent, _ in orphans]
+    yield [to_uuid(sub_run_id, "run") for _, sub_run_id in orphans]
+    yield [parent.uuid for parent, _ in orphans]
+    yield [parent.run_id for parent, _ in orphans]
 
 
 def _journal(sealed: Sequence[tuple[UUID, RunWrite, SealedRow]]) -> Iterator[Sequence[object]]:

@@ -4,6 +4,7 @@ import secrets
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -476,6 +477,29 @@ async def test_what_many_answers_lead_to_is_one_write(store: Views, tenant: Tena
     assert list(await store.commit([lease], [write])) == []
     [(last, _)] = await store.entries(tenant, driven.run.run_id, after=write.last_sequence - 1)
     assert last == write.last_sequence
+
+
+async def test_a_write_that_gives_sub_runs_up_cancels_those_that_go_on(store: Views, tenant: TenantId) -> None:
+    [lease, other, *_] = (await join(store, an_owner())).leases
+    parent, going, ended = [await a_run(store, tenant, each) for each in (lease, other, other)]
+    await cancel(store, other, ended)
+    orphans = [going.run.run_id, ended.run.run_id, IDS.new("run")]
+    for _ in range(2):
+        assert list(await store.commit([lease], [replace(parent.on(), orphans=orphans)])) == []
+    [command] = await store.commands_of(going.run.run_id)
+    assert (command.kind, command.by, command.payload) == ("cancel", parent.run.run_id, b"")
+    assert not await store.commands_of(ended.run.run_id)
+    assert list(await store.commit([other], [going.on(command)])) == []
+    assert (await store.view(tenant, going.run.run_id)).state == session_pb2.SESSION_STATE_CANCELLED
+
+
+async def test_a_write_that_is_refused_cancels_no_sub_run(store: Views, tenant: TenantId) -> None:
+    [lease, *_] = (await join(store, an_owner())).leases
+    parent, going = [await a_run(store, tenant, lease) for _ in range(2)]
+    write = replace(parent.on(), orphans=[going.run.run_id])
+    stale = ShardLease(shard=lease.shard, epoch=lease.epoch - 1)
+    assert list(await store.commit([stale], [write])) == [lease.shard]
+    assert not await store.commands_of(going.run.run_id)
 
 
 async def test_a_run_that_is_gone_fails_the_commit(place: Place, tenant: TenantId) -> None:

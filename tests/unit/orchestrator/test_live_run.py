@@ -152,3 +152,52 @@ def test_a_call_is_due_once_its_own_fact_is_recorded_though_the_run_was_just_let
     assert live.recorded_sequence == resumed.last_sequence
     live.recorded(answered)
     assert [key for key, _ in live.due(answered.entries)] == [key_of(live.outstanding[0])]
+
+
+def test_the_write_that_gives_sub_runs_up_names_them() -> None:
+    inner = workflow_pb2.RunNode(workflow="inner@1.0.0")
+    live = begun(a_run(a_workflow(a_node("one", run=inner), a_node("other", run=inner), a_node("step"))))
+    asked = [one.call_intended for one in live.outstanding if one.call_intended.kind == journal_pb2.CALL_KIND_RUN]
+    sub_runs = {journal_pb2.SubRunTask.FromString(call.request).run_id for call in asked}
+    [step] = [one for one in live.outstanding if one.path == "nodes/step"]
+    answer(live, step)
+    assert not decided(live).orphans, "both are still waited for"
+    ask(live, "cancel")
+    ended = decided(live)
+    assert live.ended
+    assert set(ended.orphans) == sub_runs
+    assert len(sub_runs) == 2
+
+
+def test_a_call_is_given_up_once_the_fact_that_says_so_is_recorded() -> None:
+    live = begun(a_run(a_workflow(a_node("one"), a_node("other"))))
+    one, other = live.outstanding
+    assert len(list(live.due([one, other]))) == 2
+    answer(live, other)
+    answered = decided(live)
+    live.answered(key_of(one), journal_pb2.JournalEntry(path=one.path, timer_fired=journal_pb2.TimerFired()))
+    given_up = decided(live)
+    live.recorded(answered)
+    assert not live.given_up()
+    live.recorded(given_up)
+    assert live.given_up() == [key_of(one)]
+    assert not live.given_up()
+
+
+def test_a_run_that_is_stranded_while_it_is_parked_leaves_no_moment_in_the_database() -> None:
+    started = a_run(a_workflow(a_node("only")), deadline=90)
+    run = begun(started)
+    first = LiveRun(run.run)
+    begins = first.begin(started, Timestamp())
+    first.recorded(begins)
+    first.parked("nodes/only", "BUDGET_EXHAUSTED", "there is no money")
+    parked = decided(first)
+    begins.entries[-1].call_intended.call_index = 7
+
+    second = LiveRun(run.run)
+    second.read([*begins.entries, *parked.entries])
+    second.recovered()
+    assert second.stranded
+    write = decided(second)
+    assert write.view is not None
+    assert write.wake_time is None

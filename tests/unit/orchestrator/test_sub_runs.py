@@ -74,7 +74,6 @@ class House:
             calls=self,
             start=self.start,
             places=self.places,
-            ids=IDS,
             clock=self.clock,
         )
 
@@ -225,17 +224,3 @@ async def test_a_start_whose_answer_was_lost_is_looked_for_before_it_is_tried_ag
         await house.end(state=run_pb2.RUN_STATE_SUCCEEDED)
         assert (await asyncio.wait_for(call, 5)).HasField("call_answered")
     assert house.started == [house.sub_run_id] * 2
-
-
-async def test_one_that_goes_on_is_cancelled_and_one_that_has_ended_is_left_alone() -> None:
-    house = House()
-    async with house.waiting():
-        await until(lambda: house.sub_run_id in house.store.runs)
-        await house.sub_runs.cancel(PARENT, house.sub_run_id)
-        [command] = [one for one in house.store.runs[house.sub_run_id].commands if one.kind == "cancel"]
-        assert command.by == PARENT_ID
-        house.store.runs[house.sub_run_id].commands.clear()
-        await house.end(state=run_pb2.RUN_STATE_SUCCEEDED)
-        await house.sub_runs.cancel(PARENT, house.sub_run_id)
-        assert house.store.runs[house.sub_run_id].commands == []
-    await house.sub_runs.cancel(PARENT, IDS.new("run"))
