@@ -10,15 +10,18 @@ A credit is in one place at any time, so nobody gets more than it has room for. 
 for every loan, so a worker's stream needs no table of them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from comitia.orchestrator.v1 import worker_loan_service_pb2, worker_service_pb2
 
 #: Bits of a lease's number that count within one loan. The rest number the loans of a worker's stream; 0 is none.
 _WITHIN: Final = 40
-#: Outcomes in one message, as a worker's own may have.
+#: Bounds of one message, as a worker's own has. A single larger outcome travels alone.
 _MAX_OUTCOMES: Final = 1_000
+_MAX_BYTES: Final = 2 * 1024 * 1024
+_MAX_HEARTBEATS: Final = 10_000
 
 
 class Loan:
@@ -44,7 +47,7 @@ class Loan:
         self._wake = wake
         self._credits = 0
         self._outcomes: list[worker_service_pb2.StepOutcome] = []
-        self._heartbeats: list[int] = []
+        self._heartbeats: set[int] = set()
         self._tell_draining = False
 
     def lend(self, credits_: int) -> None:
@@ -62,7 +65,7 @@ class Loan:
 
     def heard(self, lease_id: int) -> None:
         """Passes a sign of life on."""
-        self._heartbeats.append(lease_id)
+        self._heartbeats.add(lease_id)
         self._wake()
 
     def drain(self) -> None:
@@ -74,10 +77,12 @@ class Loan:
         """Gives what the borrower is to be told."""
         message = worker_loan_service_pb2.LendWorkerRequest
         while self._outcomes:
-            said, self._outcomes = self._outcomes[:_MAX_OUTCOMES], self._outcomes[_MAX_OUTCOMES:]
+            count = _fitting(self._outcomes)
+            said, self._outcomes = self._outcomes[:count], self._outcomes[count:]
             yield message(outcomes=worker_service_pb2.StepOutcomes(outcomes=said))
-        if self._heartbeats:
-            beats, self._heartbeats = self._heartbeats, []
+        while self._heartbeats:
+            beats = list(islice(self._heartbeats, _MAX_HEARTBEATS))
+            self._heartbeats.difference_update(beats)
             yield message(heartbeats=worker_service_pb2.Heartbeats(lease_ids=beats))
         if self._credits:
             count, self._credits = self._credits, 0
@@ -85,6 +90,16 @@ class Loan:
         if self._tell_draining:
             self._tell_draining = False
             yield message(draining=worker_service_pb2.WorkerDraining())
+
+
+def _fitting(outcomes: Sequence[worker_service_pb2.StepOutcome]) -> int:
+    """Counts the outcomes that go into the next message."""
+    size = 0
+    for number, outcome in enumerate(outcomes[:_MAX_OUTCOMES]):
+        size += outcome.ByteSize()
+        if number and size > _MAX_BYTES:
+            return number
+    return min(len(outcomes), _MAX_OUTCOMES)
 
 
 class Loans:

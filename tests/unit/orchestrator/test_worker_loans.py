@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
 
+from google.protobuf import struct_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -93,6 +94,22 @@ class Lent:
             self.send()
             moved = self.deliver(at_lender=True)
             moved = self.deliver(at_lender=False) or moved
+
+
+async def test_what_a_lent_worker_says_travels_in_messages_within_bounds() -> None:
+    loan = Loan(1, lambda: None)
+    output = struct_pb2.Value(string_value="x" * 250_000)
+    for lease_id in range(40):
+        loan.answer(pb.StepOutcome(lease_id=lease_id, output=output))
+    for lease_id in [*range(25_000), *range(25_000)]:
+        loan.heard(lease_id)
+    messages = list(loan.messages())
+    assert max(message.ByteSize() for message in messages) < 4 * 1024 * 1024 * 0.6
+    said = [outcome.lease_id for message in messages for outcome in message.outcomes.outcomes]
+    assert said == list(range(40))
+    beats = [message.heartbeats.lease_ids for message in messages if message.HasField("heartbeats")]
+    assert [len(beat) for beat in beats] == [10_000, 10_000, 5_000]
+    assert not list(loan.messages())
 
 
 class Open:
