@@ -23,6 +23,7 @@ from services.memory.usecases.embed_memories import EmbedMemories
 from services.memory.usecases.erase_vectors import EraseVectors
 from services.memory.usecases.forget_memory import ForgetMemory
 from services.memory.usecases.place_vectors import PlaceVectors
+from services.memory.usecases.project_access import ProjectAccess
 from services.memory.usecases.query_vectors import QueryVectors
 from services.memory.usecases.recall import Recall
 from services.memory.usecases.remember import Remember
@@ -34,6 +35,7 @@ from services.meshkit.core.ids import IdSource
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.workload_identity import workload_identity
+from services.meshkit.guard import access_gate
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
 from services.meshkit.sql.engine import sql_engine
@@ -66,6 +68,9 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
         guard = await enter(mesh_guard(settings, GUARDS, service="memory", clock=clock, workload=signer, audit=audit))
         to_policy = await enter(channel(settings.policy_target, identity=signer))
         to_inference = await enter(channel(settings.inference_target, identity=signer))
+        to_gateway = await enter(channel(settings.gateway_target, identity=signer, idempotent=access_gate.IDEMPOTENT))
+        gate = access_gate.GatewayAccessGate(to_gateway, clock=clock)
+        gate.show("memory")
         to_law = await enter(evaluations(to_policy, clock=clock))
         vectors = await enter(
             MilvusVectors(
@@ -132,6 +137,7 @@ async def memory(settings: MemorySettings, *, clock: Clock, ids: IdSource) -> As
                 memories=writer, placements=placement_work, vectors=vectors, sweep=place.sweep_soon, clock=clock
             ),
             memories=reader,
+            access=ProjectAccess(gate),
             ids=ids,
         )
         yield Server(

@@ -145,6 +145,7 @@ async def search_many(folder: Path, random: Random) -> list[dict[str, object]]:
                 PlacedVector(
                     tenant=tenant,
                     memory=MemoryId(UUID(int=start + number + 1)),
+                    project="",
                     agent=AGENTS[number % len(AGENTS)],
                     vector=a_vector(random),
                 )
@@ -155,7 +156,7 @@ async def search_many(folder: Path, random: Random) -> list[dict[str, object]]:
         figures: list[dict[str, object]] = []
         for name, agent in (("one_agent", "Athena"), ("whole_tenant", "")):
             took = await timed(
-                lambda agent=agent: vectors.search(space, tenant, a_vector(random), agent=agent, most=10)
+                lambda agent=agent: vectors.search(space, tenant, a_vector(random), project="", agent=agent, most=10)
             )
             note = f"Milvus Lite alone, {VECTORS:,} vectors of one tenant, agents: {len(AGENTS)}"
             figures += spread(f"search_{name}", took, goal_p95=GOAL_VECTOR_P95_SECONDS, note=note)

@@ -21,14 +21,16 @@ class BruteForceVectors:
         self.faults.hit()
         self.spaces.setdefault(space, {}).update({vector.memory: vector for vector in vectors})
 
-    async def search(self, space: Space, tenant: TenantId, vector: Vector, *, agent: str, most: int) -> Sequence[Match]:
+    async def search(
+        self, space: Space, tenant: TenantId, vector: Vector, *, project: str, agent: str, most: int
+    ) -> Sequence[Match]:
         self.faults.hit()
         if space not in self.spaces:
             raise VectorSpaceMissing(space.model)
         found = [
             Match(placed.memory, sum(one * other for one, other in zip(vector, placed.vector, strict=True)))
             for placed in self.spaces[space].values()
-            if placed.tenant == tenant and agent in ("", placed.agent)
+            if (placed.tenant, placed.project) == (tenant, project) and agent in ("", placed.agent)
         ]
         return sorted(found, key=lambda match: -match.score)[:most]
 

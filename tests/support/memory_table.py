@@ -23,6 +23,7 @@ def a_memory(text: str = "Cities should ban cars.", **changes: Any) -> Memory:
     values: dict[str, Any] = {
         "id": MemoryId(uuid4()),
         "tenant": TENANT,
+        "project": "",
         "session": None,
         "agent": "Athena",
         "parts": (text_part(text, USER),),
@@ -85,18 +86,30 @@ class MemoryTable:
     # --- MemoryReader ---
 
     async def get(self, tenant: TenantId, memory: MemoryId) -> Memory:
-        found = await self.those_of(tenant, [memory], agent="")
+        found = [one for one in self._there(tenant) if one.id == memory]
         if not found:
             raise MemoryNotFound(name_of(memory))
         return found[0]
 
-    async def ring(self, tenant: TenantId, session: UUID, *, now: datetime, most: int) -> Sequence[Memory]:
+    async def project_of(self, tenant: TenantId, memory: MemoryId) -> str:
+        row = self.rows.get(memory)
+        if row is None or row.memory.tenant != tenant:
+            raise MemoryNotFound(name_of(memory))
+        return row.memory.project
+
+    async def ring(
+        self, tenant: TenantId, session: UUID, *, project: str, now: datetime, most: int
+    ) -> Sequence[Memory]:
         self.faults.hit()
-        mine = [one for one in self._there(tenant) if one.session == session and one.expires and one.expires > now]
+        theirs = [one for one in self._there(tenant) if (one.session, one.project) == (session, project)]
+        mine = [one for one in theirs if one.expires and one.expires > now]
         return sorted(mine, key=_place, reverse=True)[:most]
 
-    async def those_of(self, tenant: TenantId, memories: Collection[MemoryId], *, agent: str) -> Sequence[Memory]:
-        return [one for one in self._there(tenant) if one.id in memories and agent in ("", one.agent)]
+    async def those_of(
+        self, tenant: TenantId, memories: Collection[MemoryId], *, project: str, agent: str
+    ) -> Sequence[Memory]:
+        named = [one for one in self._there(tenant) if one.id in memories]
+        return [one for one in named if one.project == project and agent in ("", one.agent)]
 
     async def page(
         self,
@@ -207,5 +220,11 @@ def _place(memory: Memory) -> tuple[datetime, UUID]:
 def _vector(row: _Row) -> RecordedVector:
     assert row.embedding is not None
     memory = row.memory
-    placed = PlacedVector(tenant=memory.tenant, memory=memory.id, agent=memory.agent, vector=row.embedding.vector)
+    placed = PlacedVector(
+        tenant=memory.tenant,
+        memory=memory.id,
+        project=memory.project,
+        agent=memory.agent,
+        vector=row.embedding.vector,
+    )
     return RecordedVector(placed=placed, space=row.embedding.space)

@@ -60,6 +60,8 @@ class Memory:
 
     id: MemoryId
     tenant: TenantId
+    #: Whose it is: runs of other projects never find it. Empty for one that belongs to none.
+    project: str
     session: UUID | None
     #: Empty for one that belongs to no agent.
     agent: str
@@ -103,6 +105,11 @@ class Remembrance:
     digest: bytes
 
     @property
+    def project(self) -> str:
+        """Whose memory it becomes; empty for none's."""
+        return self.context.project
+
+    @property
     def call_key(self) -> bytes:
         """Identity of the call within the tenant."""
         return sha256(f"{'mesh' if self.from_mesh else 'outside'}:{self.context.call_id}".encode()).digest()
@@ -112,6 +119,7 @@ class Remembrance:
         memory = Memory(
             id=memory_id,
             tenant=self.tenant,
+            project=self.project,
             session=self.session,
             agent=self.agent,
             parts=parts,

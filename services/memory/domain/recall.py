@@ -23,7 +23,7 @@ class RecallQuery:
     context: CallContext
     query: str
     session: UUID | None
-    #: Whose memories to search; empty means all of the tenant.
+    #: Whose memories to search; empty means all of the project.
     agent: str
     recent_turns: int
     semantic_matches: int
@@ -44,6 +44,11 @@ class RecallQuery:
         if self.max_tokens < 0:
             raise Invalid("max_tokens", f"must not be negative; 0 means {DEFAULT_MAX_TOKENS}")
         return self
+
+    @property
+    def project(self) -> str:
+        """Whose memories to look at; empty for those of no project."""
+        return self.context.project
 
     @property
     def least_score(self) -> float:

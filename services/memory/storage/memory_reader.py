@@ -20,6 +20,7 @@ from services.meshkit.sql.scope import driver_scope
 
 # Put together from constants alone.
 _GET: Final = f"{THERE} AND memory_id = $2"
+_PROJECT_OF: Final = "SELECT project FROM memory WHERE tenant_id = $1 AND memory_id = $2"
 _NEWEST: Final = "ORDER BY create_time DESC, memory_id DESC LIMIT $2"
 
 
@@ -35,6 +36,7 @@ class _Ring:
     session: UUID
     now: datetime
     most: int
+    project: str
 
 
 class SqlMemoryReader:
@@ -59,15 +61,28 @@ class SqlMemoryReader:
             raise MemoryNotFound(name_of(memory))
         return found[0]
 
-    async def ring(self, tenant: TenantId, session: UUID, *, now: datetime, most: int) -> Sequence[Memory]:
+    async def project_of(self, tenant: TenantId, memory: MemoryId) -> str:
+        """See `MemoryReader.project_of`."""
+        async with driver_scope(self._engine, tenant, read_only=True) as scope:
+            project: str | None = await scope.driver.fetchval(_PROJECT_OF, tenant, memory)
+        if project is None:
+            raise MemoryNotFound(name_of(memory))
+        return project
+
+    async def ring(
+        self, tenant: TenantId, session: UUID, *, project: str, now: datetime, most: int
+    ) -> Sequence[Memory]:
         """See `MemoryReader.ring`."""
-        asked = _Ring(tenant=tenant, session=session, now=now, most=most)
+        asked = _Ring(tenant=tenant, session=session, now=now, most=most, project=project)
         # Opened out here: a row that does not open fails its own caller only.
         return await self._rows.memories(await self._rings.call(asked))
 
-    async def those_of(self, tenant: TenantId, memories: Collection[MemoryId], *, agent: str) -> Sequence[Memory]:
+    async def those_of(
+        self, tenant: TenantId, memories: Collection[MemoryId], *, project: str, agent: str
+    ) -> Sequence[Memory]:
         """See `MemoryReader.those_of`."""
-        return await self._rows.memories(await one_trip(self._engine, tenant, THOSE, tenant, list(memories), agent))
+        found = await one_trip(self._engine, tenant, THOSE, tenant, list(memories), agent, project)
+        return await self._rows.memories(found)
 
     async def page(
         self,
@@ -98,6 +113,7 @@ class SqlMemoryReader:
             [ring.session for ring in batch],
             [ring.now for ring in batch],
             [ring.most for ring in batch],
+            [ring.project for ring in batch],
         )
         found: list[list[Row]] = [[] for _ in batch]
         for row in await one_trip(self._engine, set(tenants), RINGS, tenants, *columns):

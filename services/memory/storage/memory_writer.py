@@ -134,6 +134,7 @@ def _arrays(rows: Sequence[NewRow]) -> list[list[object]]:
             row.memory.created,
             row.memory.expires,
             int(row.memory.placement),
+            row.memory.project,
         )
         for row in rows
     ]

@@ -16,6 +16,7 @@ _TYPES: Final = {
     "expire_time": "timestamptz",
     "placement": "smallint",
     "request_digest": "bytea",
+    "project": "text",
 }
 #: Columns of a memory, in every query that reads one.
 COLUMNS: Final = ", ".join(_TYPES)
@@ -43,7 +44,8 @@ REMEMBER: Final = OneTrip(
         "timestamptz[]",  # 10 created
         "timestamptz[]",  # 11 expire
         "smallint[]",  # 12 placements
-        "bigint[]",  # 13 most bytes of each one's tenant, 0 for no limit
+        "text[]",  # 13 projects
+        "bigint[]",  # 14 most bytes of each one's tenant, 0 for no limit
     ),
     returns=f"TABLE ({_MEMORIES}, call_key bytea, used bigint)",
     # The second statement sees what another process committed while the first one waited for it.
@@ -52,28 +54,28 @@ REMEMBER: Final = OneTrip(
             made uuid[];
             refused bigint[] := '{{}}';
         BEGIN
-            IF 0 < ANY($13) THEN
+            IF 0 < ANY($14) THEN
                 INSERT INTO storage_used (tenant_id, bytes)
-                    SELECT DISTINCT tenant, 0 FROM unnest($1, $13) AS new (tenant, most) WHERE most > 0 ORDER BY tenant
+                    SELECT DISTINCT tenant, 0 FROM unnest($1, $14) AS new (tenant, most) WHERE most > 0 ORDER BY tenant
                     ON CONFLICT DO NOTHING;
                 PERFORM FROM storage_used WHERE tenant_id = ANY($1) ORDER BY tenant_id FOR UPDATE;
                 SELECT coalesce(array_agg(place), '{{}}') INTO refused FROM (
                     SELECT place, most, stored.bytes
                         + sum(octet_length(payload)) OVER (PARTITION BY tenant ORDER BY place) AS bytes
-                    FROM unnest($1, $6, $13) WITH ORDINALITY AS new (tenant, payload, most, place)
+                    FROM unnest($1, $6, $14) WITH ORDINALITY AS new (tenant, payload, most, place)
                     JOIN storage_used AS stored ON stored.tenant_id = tenant
                     WHERE most > 0) AS filling
                 WHERE bytes > most;
             END IF;
             WITH stored AS (
                 INSERT INTO memory (tenant_id, memory_id, session_id, agent_name, tags, payload, call_key,
-                                    request_digest, verdict_id, create_time, expire_time, placement)
+                                    request_digest, verdict_id, create_time, expire_time, placement, project)
                 SELECT tenant_id, memory_id, session_id, agent_name,
                        ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)), payload, call_key, request_digest,
-                       verdict_id, create_time, expire_time, placement
-                FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) WITH ORDINALITY
+                       verdict_id, create_time, expire_time, placement, project
+                FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) WITH ORDINALITY
                   AS new (tenant_id, memory_id, session_id, agent_name, tags, payload, call_key, request_digest,
-                          verdict_id, create_time, expire_time, placement, place)
+                          verdict_id, create_time, expire_time, placement, project, place)
                 WHERE place <> ALL(refused)
                 ON CONFLICT ON CONSTRAINT uq_memory_call DO NOTHING
                 RETURNING memory_id, tenant_id, octet_length(payload) AS bytes
@@ -97,31 +99,31 @@ REMEMBER: Final = OneTrip(
             END IF;
         END;""",  # noqa: S608
 )
-#: Gives the latest turns of sessions `$2` of tenants `$1` at the times `$3`, at most `$4` of each, newest first, with
-#: the place of their session.
+#: Gives the latest turns of sessions `$2` of tenants `$1` at the times `$3`, at most `$4` of each and of projects `$5`
+#: alone, newest first, with the place of their session.
 RINGS: Final = OneTrip(
     name="rings",
     planned_once=True,
-    arguments=("uuid[]", "uuid[]", "timestamptz[]", "int[]"),
+    arguments=("uuid[]", "uuid[]", "timestamptz[]", "int[]", "text[]"),
     returns=f"TABLE (place bigint, {_MEMORIES})",
     # Planned once, so each ring is read by its index on its own; ordered once more because nothing else promises it.
     body=f"""
         RETURN QUERY SELECT asked.place, ring.*
-        FROM unnest($1, $2, $3, $4) WITH ORDINALITY AS asked (tenant, session, moment, most, place)
+        FROM unnest($1, $2, $3, $4, $5) WITH ORDINALITY AS asked (tenant, session, moment, most, whose, place)
         CROSS JOIN LATERAL (
             SELECT {COLUMNS} FROM memory
             WHERE tenant_id = asked.tenant AND forget_time IS NULL AND session_id = asked.session
-                AND expire_time > asked.moment
+                AND expire_time > asked.moment AND project = asked.whose
             ORDER BY create_time DESC, memory_id DESC LIMIT asked.most
         ) AS ring
         ORDER BY asked.place, ring.create_time DESC, ring.memory_id DESC;""",  # noqa: S608
 )
-#: Gives those of some memories that are there and, unless it is empty, belong to agent `$3`.
+#: Gives those of some memories that are there, of project `$4` and, unless it is empty, of agent `$3`.
 THOSE: Final = OneTrip(
     name="those",
-    arguments=("uuid", "uuid[]", "text"),
+    arguments=("uuid", "uuid[]", "text", "text"),
     returns=f"TABLE ({_MEMORIES})",
-    body=f"RETURN QUERY {THERE} AND memory_id = ANY($2) AND ($3 = '' OR agent_name = $3);",
+    body=f"RETURN QUERY {THERE} AND memory_id = ANY($2) AND project = $4 AND ($3 = '' OR agent_name = $3);",
 )
 #: Takes pending memories for the time of a lease.
 CLAIM: Final = OneTrip(

@@ -12,7 +12,7 @@ from services.memory.usecases.ports import RecordedVector
 from services.meshkit.sql.scope import driver_scope
 
 _RECORDED: Final = """
-    SELECT tenant_id, memory_id, agent_name, vector, embed_model, embed_dimensions FROM memory
+    SELECT tenant_id, memory_id, project, agent_name, vector, embed_model, embed_dimensions FROM memory
     WHERE placement = 2 ORDER BY memory_id LIMIT $1"""
 _PLACED: Final = """
     UPDATE memory SET placement = 3

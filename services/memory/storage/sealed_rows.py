@@ -81,6 +81,7 @@ class SealedRows:
         return Memory(
             id=memory,
             tenant=tenant,
+            project=row["project"],
             session=None if row["session_id"] is None else uuid_of(row["session_id"]),
             agent=row["agent_name"],
             parts=parts,
@@ -104,7 +105,11 @@ class SealedRows:
                 lost.append(memory)
                 continue
             placed = PlacedVector(
-                tenant=tenant, memory=memory, agent=row["agent_name"], vector=vector_from_bytes(packed)
+                tenant=tenant,
+                memory=memory,
+                project=row["project"],
+                agent=row["agent_name"],
+                vector=vector_from_bytes(packed),
             )
             opened.append(RecordedVector(placed=placed, space=space_of(row)))
         return opened, lost

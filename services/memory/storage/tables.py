@@ -30,6 +30,8 @@ MEMORY: Final = Table(
     METADATA,
     Column("tenant_id", Uuid, nullable=False),
     Column("memory_id", Uuid, nullable=False),
+    # Empty for a memory of no project.
+    Column("project", Text, nullable=False, server_default=""),
     Column("session_id", Uuid),
     # Empty for a memory of no agent.
     Column("agent_name", Text, nullable=False),

@@ -33,16 +33,17 @@ from services.meshkit.core.ids import IdSource, from_uuid, to_uuid
 def to_remembrance(request: pb.RememberRequest, caller: Caller, ids: IdSource) -> Remembrance:
     """Reads what to remember. Raises: Invalid, naming the field."""
     parts = parts_from_proto(request.parts)
+    context, _ = received_context(request.context, caller, ids, request_id=request.request_id, method="Remember")
     return Remembrance(
         tenant=caller.principal.tenant,
         from_mesh=caller.peer is not None,
-        context=received_context(request.context, caller, ids, request_id=request.request_id, method="Remember")[0],
+        context=context,
         session=session_of(request.session_id),
         agent=checked_agent(request.agent_name),
         parts=checked_parts(parts if caller.peer is not None else tuple(_raised(part) for part in parts)),
         tags=checked_tags(request.tags),
         ring_ttl=checked_ring_ttl(request.ring_ttl_seconds),
-        digest=_digest(request),
+        digest=_digest(request, context.project),
     )
 
 
@@ -77,11 +78,13 @@ def _raised(part: Part) -> Part:
     return replace(part, label=replace(part.label, integrity=Integrity.USER))
 
 
-def _digest(request: pb.RememberRequest) -> bytes:
-    """Identity of the intent: all that is asked for, without the call it is asked by."""
+def _digest(request: pb.RememberRequest, project: str) -> bytes:
+    """Identity of the intent: all that is asked for, and for which project, without the call it is asked by."""
     intent = pb.RememberRequest()
     intent.CopyFrom(request)
     intent.ClearField("context")
+    if project:
+        intent.context.project = project
     intent.ClearField("request_id")
     return sha256(intent.SerializeToString(deterministic=True)).digest()
 
@@ -99,6 +102,7 @@ def memory_to_proto(memory: Memory) -> pb.Memory:
         tags=memory.tags,
         create_time=_timestamp(memory.created),
         embedded=memory.placement is Placement.PLACED,
+        project=memory.project,
     )
     if memory.expires is not None:
         message.expire_time.CopyFrom(_timestamp(memory.expires))

@@ -12,6 +12,7 @@ from services.memory.domain.memory import checked_agent
 from services.memory.transport import convert
 from services.memory.usecases.forget_memory import ForgetMemory
 from services.memory.usecases.ports import MemoryReader
+from services.memory.usecases.project_access import ProjectAccess
 from services.memory.usecases.recall import Recall
 from services.memory.usecases.remember import Remember
 from services.meshkit.batching.serve_batch import serve_items
@@ -37,12 +38,14 @@ class MemoryServicer(MemoryServiceServicer):
         recall: Recall,
         forget_memory: ForgetMemory,
         memories: MemoryReader,
+        access: ProjectAccess,
         ids: IdSource,
     ) -> None:
         self._remember = remember
         self._recall = recall
         self._forget_memory = forget_memory
         self._memories = memories
+        self._access = access
         self._ids = ids
 
     async def Remember(self, request: pb.RememberRequest, context: Context) -> pb.RememberResponse:
@@ -72,36 +75,44 @@ class MemoryServicer(MemoryServiceServicer):
                 raise Invalid("operation", "must be one of recall, remember")
 
     async def _remembered(self, request: pb.RememberRequest, caller: Caller) -> pb.RememberResponse:
-        memory = await self._remember(caller.principal, convert.to_remembrance(request, caller, self._ids))
+        wanted = convert.to_remembrance(request, caller, self._ids)
+        await self._access.to_write(caller, wanted.project)
+        memory = await self._remember(caller.principal, wanted)
         return pb.RememberResponse(memory=convert.memory_to_proto(memory), verdict_id=memory.verdict_id)
 
     async def _recalled(self, request: pb.RecallRequest, caller: Caller) -> pb.RecallResponse:
-        recalled = await self._recall(caller.principal, convert.to_recall(request, caller, self._ids))
+        query = convert.to_recall(request, caller, self._ids)
+        await self._access.to_read(caller, query.project)
+        recalled = await self._recall(caller.principal, query)
         return convert.recalled_to_proto(recalled)
 
     async def GetMemory(self, request: pb.GetMemoryRequest, context: Context) -> pb.GetMemoryResponse:
         """See the contract."""
-        memory_id = convert.memory_id_of(request.memory_id)
-        memory = await self._memories.get(caller_of(context).principal.tenant, memory_id)
+        caller = caller_of(context)
+        memory = await self._memories.get(caller.principal.tenant, convert.memory_id_of(request.memory_id))
+        await self._access.to_read(caller, memory.project)
         return pb.GetMemoryResponse(memory=convert.memory_to_proto(memory))
 
     async def ListMemories(self, request: pb.ListMemoriesRequest, context: Context) -> pb.ListMemoriesResponse:
         """See the contract."""
-        size = clamp_page_size(request.page_size)
+        size, caller = clamp_page_size(request.page_size), caller_of(context)
         found = await self._memories.page(
-            caller_of(context).principal.tenant,
+            caller.principal.tenant,
             size=size + 1,
             after=decode_time_place(request.page_token),
             session=convert.session_of(request.session_id),
             agent=checked_agent(request.agent_name),
         )
         page, more = one_page(found, size, lambda memory: time_place(memory.created, memory.id))
-        return pb.ListMemoriesResponse(memories=convert.memories_to_proto(page), next_page_token=more)
+        shown = await self._access.readable(caller, page)
+        return pb.ListMemoriesResponse(memories=convert.memories_to_proto(shown), next_page_token=more)
 
     async def ForgetMemory(self, request: pb.ForgetMemoryRequest, context: Context) -> pb.ForgetMemoryResponse:
         """See the contract."""
         memory_id = convert.memory_id_of(request.memory_id)
-        tenant = caller_of(context).principal.tenant
+        caller = caller_of(context)
+        tenant = caller.principal.tenant
+        await self._access.to_write(caller, await self._memories.project_of(tenant, memory_id))
         return await once(
             request,
             lambda: self._forget_memory(tenant, memory_id),

@@ -191,7 +191,13 @@ class EmbedMemories:
             await self._vectors.upsert(
                 space,
                 [
-                    PlacedVector(tenant=tenant, memory=memory.id, agent=memory.agent, vector=embedding.vector)
+                    PlacedVector(
+                        tenant=tenant,
+                        memory=memory.id,
+                        project=memory.project,
+                        agent=memory.agent,
+                        vector=embedding.vector,
+                    )
                     for memory, embedding in made
                 ],
             )

@@ -33,6 +33,7 @@ class PlacedVector:
 
     tenant: TenantId
     memory: MemoryId
+    project: str
     agent: str
     vector: Vector
 
@@ -56,8 +57,10 @@ class VectorStore(Protocol):
         """
         ...
 
-    async def search(self, space: Space, tenant: TenantId, vector: Vector, *, agent: str, most: int) -> Sequence[Match]:
-        """Gives the most similar of the tenant, best first; of one agent unless `agent` is empty.
+    async def search(
+        self, space: Space, tenant: TenantId, vector: Vector, *, project: str, agent: str, most: int
+    ) -> Sequence[Match]:
+        """Gives the most similar of a project, or of none, best first; of one agent unless `agent` is empty.
 
         Raises: VectorSpaceMissing: the space does not exist. VectorsUnavailable.
         """
@@ -125,12 +128,20 @@ class MemoryReader(Protocol):
         """Gives a memory. Raises: MemoryNotFound."""
         ...
 
-    async def ring(self, tenant: TenantId, session: UUID, *, now: datetime, most: int) -> Sequence[Memory]:
-        """Gives the latest memories of a session that have not expired, newest first."""
+    async def project_of(self, tenant: TenantId, memory: MemoryId) -> str:
+        """Gives the project of a memory, forgotten or not. Raises: MemoryNotFound: it never existed in this tenant."""
         ...
 
-    async def those_of(self, tenant: TenantId, memories: Collection[MemoryId], *, agent: str) -> Sequence[Memory]:
-        """Gives those of the memories that exist and, unless `agent` is empty, belong to the agent."""
+    async def ring(
+        self, tenant: TenantId, session: UUID, *, project: str, now: datetime, most: int
+    ) -> Sequence[Memory]:
+        """Gives the latest memories of a session, those of the project that have not expired; newest first."""
+        ...
+
+    async def those_of(
+        self, tenant: TenantId, memories: Collection[MemoryId], *, project: str, agent: str
+    ) -> Sequence[Memory]:
+        """Gives those of the memories that are there, the project's and, unless `agent` is empty, the agent's."""
         ...
 
     async def page(

@@ -86,7 +86,9 @@ class Recall:
         if query.session is None or not query.recent_turns:
             return ()
         with metrics.MEMORY_RECALL_DURATION.labels("ring").time():
-            return await self._memories.ring(tenant, query.session, now=self._clock.now(), most=query.recent_turns)
+            return await self._memories.ring(
+                tenant, query.session, project=query.project, now=self._clock.now(), most=query.recent_turns
+            )
 
     async def _similar_or_none(self, principal: Principal, query: RecallQuery) -> Sequence[Match] | None:
         """Asks embedder and vector store; None when they did not answer (in time)."""
@@ -112,6 +114,7 @@ class Recall:
                     asked.space,
                     principal.tenant,
                     asked.vector,
+                    project=query.project,
                     agent=query.agent,
                     # Turns of the ring are often the most similar ones, and are not shown twice.
                     most=query.semantic_matches + query.recent_turns,
@@ -123,11 +126,11 @@ class Recall:
             return ()
 
     async def _rows(self, tenant: TenantId, matches: Sequence[Match], query: RecallQuery) -> list[Scored]:
-        """Reads what was found from Postgres: tenant, agent and content are what the row says."""
+        """Reads what was found from Postgres: tenant, project, agent and content are what the row says."""
         scores: dict[MemoryId, float] = {
             match.memory: match.score for match in matches if match.score >= query.least_score
         }
         if not scores:
             return []
-        rows = await self._memories.those_of(tenant, scores.keys(), agent=query.agent)
+        rows = await self._memories.those_of(tenant, scores.keys(), project=query.project, agent=query.agent)
         return [Scored(memory, scores[memory.id]) for memory in rows]

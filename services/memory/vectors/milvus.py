@@ -1,8 +1,8 @@
 """Milvus behind the port of vector stores: a server by address, or Milvus Lite in a folder of this service.
 
-One collection per space. Tenants share it by a partition key, and every search filters by tenant (and agent) as UUIDs
-that we make ourselves, so nothing a caller wrote is ever part of a filter. What is found is only a hint: rows are read
-from Postgres under row-level security.
+One collection per space. Tenants share it by a partition key, and every search filters by tenant, project (and agent)
+as UUIDs that we make ourselves, so nothing a caller wrote is ever part of a filter. What is found is only a hint: rows
+are read from Postgres under row-level security.
 
 The library is heavy, so it is imported, in a thread, when the first vector is stored. Where there are vectors from
 before, that is done before the service serves: recalls would wait for it, or go without similarity.
@@ -93,7 +93,9 @@ class MilvusVectors:
         if self._url is None and (self._packing is None or self._packing.done()):
             self._packing = asyncio.create_task(self._pack_when_idle(), name="milvus-pack")
 
-    async def search(self, space: Space, tenant: TenantId, vector: Vector, *, agent: str, most: int) -> Sequence[Match]:
+    async def search(
+        self, space: Space, tenant: TenantId, vector: Vector, *, project: str, agent: str, most: int
+    ) -> Sequence[Match]:
         """See `VectorStore.search`."""
         if self._is_empty():
             raise VectorSpaceMissing(space.model)
@@ -104,7 +106,8 @@ class MilvusVectors:
         self._depth.set(self._searches)
         try:
             return await self._call(
-                self._readers, lambda client: client.search(space, tenant, vector, agent=agent, most=most)
+                self._readers,
+                lambda client: client.search(space, tenant, vector, project=project, agent=agent, most=most),
             )
         finally:
             self._searches -= 1

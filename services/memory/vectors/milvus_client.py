@@ -66,8 +66,13 @@ class MilvusClient:
             self._create(space)
         groups: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
         for vector in vectors:
-            agent = _agent_key(vector.tenant, vector.agent)
-            row = {"id": vector.memory.hex, "tenant": vector.tenant.hex, "agent": agent.hex}
+            agent, project = _key(vector.tenant, vector.agent), _key(vector.tenant, vector.project)
+            row = {
+                "id": vector.memory.hex,
+                "tenant": vector.tenant.hex,
+                "project": project.hex,
+                "agent": agent.hex,
+            }
             group = "" if self._lite is None else _lite_partition(vector.tenant, agent)
             groups[group].append({**row, "vector": vector.vector.tolist()})
         # Should it be gone after all, the next attempt makes it anew.
@@ -84,12 +89,14 @@ class MilvusClient:
         for name in tuple(self._loose):
             self._pack(name, _LITE_IDLE_ROWS)
 
-    def search(self, space: Space, tenant: TenantId, vector: Vector, *, agent: str, most: int) -> list[Match]:
+    def search(
+        self, space: Space, tenant: TenantId, vector: Vector, *, project: str, agent: str, most: int
+    ) -> list[Match]:
         """See `VectorStore.search`."""
         if not self._is_there(space):
             raise VectorSpaceMissing(space.model)
-        agent_key = _agent_key(tenant, agent) if agent else None
-        where = f'tenant == "{tenant.hex}"'
+        agent_key = _key(tenant, agent) if agent else None
+        where = f'tenant == "{tenant.hex}" and project == "{_key(tenant, project).hex}"'
         if agent_key is not None:
             where += f' and agent == "{agent_key.hex}"'
         try:
@@ -191,6 +198,7 @@ class MilvusClient:
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", self._types.VARCHAR, max_length=_HEX, is_primary=True)
         schema.add_field("tenant", self._types.VARCHAR, max_length=_HEX, is_partition_key=self._lite is None)
+        schema.add_field("project", self._types.VARCHAR, max_length=_HEX)
         schema.add_field("agent", self._types.VARCHAR, max_length=_HEX)
         schema.add_field("vector", self._types.FLOAT_VECTOR, dim=space.dimensions)
         index = self._client.prepare_index_params()
@@ -222,13 +230,14 @@ _LITE_PARTITIONS: Final = tuple(
 )
 
 
-def _agent_key(tenant: TenantId, agent: str) -> UUID:
-    """Stands for an agent in filters, which never hold what callers wrote."""
-    return uuid5(tenant, agent)
+def _key(tenant: TenantId, name: str) -> UUID:
+    """Stands for an agent or a project in filters, which never hold what callers wrote."""
+    return uuid5(tenant, name)
 
 
 def _collection(space: Space) -> str:
-    return f"{_PREFIX}{sha256(f'{space.model}/{space.dimensions}'.encode()).hexdigest()[:24]}"
+    # With its fields in the name: one of other fields is not written to, and filled anew.
+    return f"{_PREFIX}{sha256(f'{space.model}/{space.dimensions}/project'.encode()).hexdigest()[:24]}"
 
 
 def _cosine(found: float) -> float:

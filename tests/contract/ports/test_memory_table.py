@@ -53,6 +53,7 @@ class PostgresTable:
     ) -> None:
         self.add, self.of_call, self.forget = writer.add, writer.of_call, writer.forget
         self.get, self.ring, self.those_of, self.page = reader.get, reader.ring, reader.those_of, reader.page
+        self.project_of = reader.project_of
         self.claim, self.give_back, self.record = embed.claim, embed.give_back, embed.record
         self.outdate, self.has_placed = embed.outdate, embed.has_placed
         self.recorded, self.placed, self.erasing = placement.recorded, placement.placed, placement.erasing
@@ -128,11 +129,31 @@ async def test_the_ring_is_the_latest_of_a_session(table: Table, tenant: TenantI
         )
         for n in range(5)
     ]
-    found = await table.ring(tenant, session, now=NOON + timedelta(minutes=1), most=2)
+    found = await table.ring(tenant, session, project="", now=NOON + timedelta(minutes=1), most=2)
     assert [memory.id for memory in found] == [made[4].id, made[3].id]
-    everything = await table.ring(tenant, session, now=NOON + timedelta(minutes=1), most=50)
+    everything = await table.ring(tenant, session, project="", now=NOON + timedelta(minutes=1), most=50)
     assert [memory.id for memory in everything] == [made[4].id, made[3].id, made[2].id]
-    assert not await table.ring(TenantId(uuid4()), session, now=NOON, most=50)
+    assert not await table.ring(TenantId(uuid4()), session, project="", now=NOON, most=50)
+
+
+async def test_a_project_finds_its_own_only(table: Table, tenant: TenantId) -> None:
+    session, later = uuid4(), NOON + timedelta(minutes=1)
+    names = ("", "claims", "payroll")
+    made = {name: await added(table, tenant, session=session, expires=later, project=name) for name in names}
+    ids = [memory.id for memory in made.values()]
+    for name, memory in made.items():
+        assert [one.id for one in await table.ring(tenant, session, project=name, now=NOON, most=50)] == [memory.id]
+        assert [one.id for one in await table.those_of(tenant, ids, project=name, agent="")] == [memory.id]
+        assert (await table.get(tenant, memory.id)).project == name
+        assert await table.project_of(tenant, memory.id) == name
+
+
+async def test_the_project_of_a_memory_is_known_when_it_is_forgotten(table: Table, tenant: TenantId) -> None:
+    made = await added(table, tenant, project="claims")
+    await table.forget(tenant, made.id, now=NOON)
+    assert await table.project_of(tenant, made.id) == "claims"
+    with pytest.raises(MemoryNotFound):
+        await table.project_of(TenantId(uuid4()), made.id)
 
 
 async def test_pages_are_newest_first_and_filtered(table: Table, tenant: TenantId) -> None:

@@ -44,16 +44,22 @@ def tenant() -> TenantId:
     return TenantId(uuid4())
 
 
-def a_vector(tenant: TenantId, text: str, *, agent: str = "Athena", memory: MemoryId | None = None) -> PlacedVector:
+def a_vector(
+    tenant: TenantId, text: str, *, agent: str = "Athena", project: str = "", memory: MemoryId | None = None
+) -> PlacedVector:
     return PlacedVector(
-        tenant=tenant, memory=memory or MemoryId(uuid4()), agent=agent, vector=vector_of(text, DIMENSIONS)
+        tenant=tenant,
+        memory=memory or MemoryId(uuid4()),
+        project=project,
+        agent=agent,
+        vector=vector_of(text, DIMENSIONS),
     )
 
 
 async def test_finds_the_most_similar_first(store: VectorStore, space: Space, tenant: TenantId) -> None:
     cars, tax, trees = (a_vector(tenant, text) for text in ("ban cars in cities", "tax cars", "plant trees"))
     await store.upsert(space, [cars, tax, trees])
-    found = await store.search(space, tenant, vector_of("ban cars in cities", DIMENSIONS), agent="", most=2)
+    found = await store.search(space, tenant, vector_of("ban cars in cities", DIMENSIONS), project="", agent="", most=2)
     assert [match.memory for match in found] == [cars.memory, tax.memory]
     assert found[0].score == pytest.approx(1.0, abs=1e-5)
     assert found[0].score > found[1].score > -1
@@ -61,18 +67,32 @@ async def test_finds_the_most_similar_first(store: VectorStore, space: Space, te
 
 async def test_another_tenants_vectors_are_never_found(store: VectorStore, space: Space, tenant: TenantId) -> None:
     await store.upsert(space, [a_vector(TenantId(uuid4()), "ban cars"), a_vector(tenant, "plant trees")])
-    found = await store.search(space, tenant, vector_of("ban cars", DIMENSIONS), agent="", most=50)
+    found = await store.search(space, tenant, vector_of("ban cars", DIMENSIONS), project="", agent="", most=50)
     assert len(found) == 1
-    assert not await store.search(space, TenantId(uuid4()), vector_of("ban cars", DIMENSIONS), agent="", most=50)
+    assert not await store.search(
+        space, TenantId(uuid4()), vector_of("ban cars", DIMENSIONS), project="", agent="", most=50
+    )
 
 
 @pytest.mark.parametrize("name", ["Solon", '" or tenant != "', "Σόλων\\"])
 async def test_an_agent_finds_its_own_only(store: VectorStore, space: Space, tenant: TenantId, name: str) -> None:
     own = a_vector(tenant, "ban cars", agent=name)
     await store.upsert(space, [own, a_vector(tenant, "ban cars", agent="Athena"), a_vector(tenant, "cars", agent="")])
-    found = await store.search(space, tenant, vector_of("ban cars", DIMENSIONS), agent=name, most=50)
+    found = await store.search(space, tenant, vector_of("ban cars", DIMENSIONS), project="", agent=name, most=50)
     assert [match.memory for match in found] == [own.memory]
-    assert len(await store.search(space, tenant, vector_of("ban cars", DIMENSIONS), agent="", most=50)) == 3
+    assert len(await store.search(space, tenant, vector_of("ban cars", DIMENSIONS), project="", agent="", most=50)) == 3
+
+
+@pytest.mark.parametrize("name", ["claims", '" or tenant != "'])
+async def test_a_project_finds_its_own_only(store: VectorStore, space: Space, tenant: TenantId, name: str) -> None:
+    own, unnamed = a_vector(tenant, "cars", project=name), a_vector(tenant, "cars")
+    nearest = [a_vector(tenant, "ban cars", project="payroll") for _ in range(5)]
+    await store.upsert(space, [*nearest, own, unnamed])
+    for project, expected in ((name, own), ("", unnamed)):
+        for agent in ("", "Athena"):
+            asked = vector_of("ban cars", DIMENSIONS)
+            found = await store.search(space, tenant, asked, project=project, agent=agent, most=3)
+            assert [match.memory for match in found] == [expected.memory]
 
 
 async def test_upsert_again_leaves_one_vector(store: VectorStore, space: Space, tenant: TenantId) -> None:
@@ -81,7 +101,7 @@ async def test_upsert_again_leaves_one_vector(store: VectorStore, space: Space, 
     await store.upsert(space, [first])
     await store.upsert(space, [again])
     assert await store.count(space) == 1
-    (found,) = await store.search(space, tenant, vector_of("plant trees", DIMENSIONS), agent="", most=5)
+    (found,) = await store.search(space, tenant, vector_of("plant trees", DIMENSIONS), project="", agent="", most=5)
     assert (found.memory, round(found.score, 4)) == (first.memory, 1.0)
 
 
@@ -90,7 +110,7 @@ async def test_delete_takes_what_is_there(store: VectorStore, space: Space, tena
     await store.upsert(space, [kept, gone])
     for _ in range(2):
         await store.delete([gone.memory, MemoryId(uuid4())])
-    found = await store.search(space, tenant, gone.vector, agent="", most=5)
+    found = await store.search(space, tenant, gone.vector, project="", agent="", most=5)
     assert [match.memory for match in found] == [kept.memory]
     assert await store.count(space) == 1
 
@@ -99,7 +119,7 @@ async def test_spaces_do_not_mix(store: VectorStore, space: Space, tenant: Tenan
     other = Space(model=space.model, dimensions=16)
     await store.upsert(space, [a_vector(tenant, "ban cars")])
     with pytest.raises(VectorSpaceMissing):
-        await store.search(other, tenant, vector_of("ban cars", 16), agent="", most=5)
+        await store.search(other, tenant, vector_of("ban cars", 16), project="", agent="", most=5)
     assert await store.count(other) == 0
 
 
@@ -112,11 +132,11 @@ async def test_a_dropped_space_is_missing_until_it_is_filled(
         await store.drop(space)
     assert await store.count(space) == 0
     with pytest.raises(VectorSpaceMissing):
-        await store.search(space, tenant, vector.vector, agent="", most=5)
+        await store.search(space, tenant, vector.vector, project="", agent="", most=5)
     await store.upsert(space, [vector])
-    assert [match.memory for match in await store.search(space, tenant, vector.vector, agent="", most=5)] == [
-        vector.memory
-    ]
+    assert [
+        match.memory for match in await store.search(space, tenant, vector.vector, project="", agent="", most=5)
+    ] == [vector.memory]
 
 
 async def test_many_vectors_are_all_found(store: VectorStore, space: Space, tenant: TenantId) -> None:
@@ -125,7 +145,7 @@ async def test_many_vectors_are_all_found(store: VectorStore, space: Space, tena
         await store.upsert(space, vectors[start : start + 50])
     assert await store.count(space) == len(vectors)
     wanted = vectors[123]
-    found = await store.search(space, tenant, wanted.vector, agent="Athena", most=1)
+    found = await store.search(space, tenant, wanted.vector, project="", agent="Athena", most=1)
     assert [match.memory for match in found] == [wanted.memory]
     await store.delete([vector.memory for vector in vectors[:500]])
     assert await store.count(space) == 100
@@ -137,7 +157,7 @@ async def test_all_vectors_of_a_tenant_go_and_those_of_others_stay(store: Vector
     assert (await store.count_of(gone), await store.count_of(stays)) == (30, 1)
     assert await store.delete_all(gone) == 30
     assert (await store.delete_all(gone), await store.count_of(gone), await store.count_of(stays)) == (0, 0, 1)
-    assert not await store.search(space, gone, vector_of("thing 1", DIMENSIONS), agent="", most=5)
+    assert not await store.search(space, gone, vector_of("thing 1", DIMENSIONS), project="", agent="", most=5)
 
 
 async def test_milvus_lite_keeps_vectors_when_it_is_opened_again(tmp_path: Path) -> None:
@@ -147,7 +167,7 @@ async def test_milvus_lite_keeps_vectors_when_it_is_opened_again(tmp_path: Path)
         await milvus.upsert(space, [vector])
     async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
         assert await milvus.count(space) == 1
-        (found,) = await milvus.search(space, tenant, vector.vector, agent="Athena", most=5)
+        (found,) = await milvus.search(space, tenant, vector.vector, project="", agent="Athena", most=5)
     assert found.memory == vector.memory
 
 
@@ -158,7 +178,7 @@ def is_empty(folder: Path) -> bool:
 async def test_milvus_lite_without_vectors_answers_without_being_opened(tmp_path: Path, space: Space) -> None:
     async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
         with pytest.raises(VectorSpaceMissing):
-            await milvus.search(space, TenantId(uuid4()), vector_of("cars", DIMENSIONS), agent="", most=1)
+            await milvus.search(space, TenantId(uuid4()), vector_of("cars", DIMENSIONS), project="", agent="", most=1)
         assert is_empty(tmp_path)
 
 
@@ -170,5 +190,5 @@ async def test_milvus_lite_with_vectors_is_open_before_the_first_search(
         await milvus.upsert(space, [cars])
     async with MilvusVectors(url=None, data_dir=tmp_path, clock=SystemClock()) as milvus:
         async with asyncio.timeout(0.2):  # opening it takes longer
-            found = await milvus.search(space, tenant, vector_of("ban cars", DIMENSIONS), agent="", most=1)
+            found = await milvus.search(space, tenant, vector_of("ban cars", DIMENSIONS), project="", agent="", most=1)
         assert [match.memory for match in found] == [cars.memory]

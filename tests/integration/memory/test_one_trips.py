@@ -36,6 +36,7 @@ async def stored(engine: AsyncEngine, scope: Any, *tenants: TenantId, call_key: 
         [NOON] * count,
         [NOON + timedelta(hours=1)] * count,
         [1] * count,
+        [""] * count,
         [0] * count,
     ]
     return [ids, await one_trip(engine, scope, REMEMBER, *columns)]
@@ -44,8 +45,8 @@ async def stored(engine: AsyncEngine, scope: Any, *tenants: TenantId, call_key: 
 def reads_of(memory: object) -> list[tuple[OneTrip, tuple[object, ...]]]:
     """Everything that finds or changes a row of `TENANT`."""
     return [
-        (RINGS, ([TENANT], [SESSION], [NOON], [10])),
-        (THOSE, (TENANT, [memory], "")),
+        (RINGS, ([TENANT], [SESSION], [NOON], [10], [""])),
+        (THOSE, (TENANT, [memory], "", "")),
         (CLAIM, (TENANT, 10, timedelta(minutes=1))),
         (RECORD, (TENANT, [memory], [b"vector"], "model", 3, 3)),
     ]
@@ -98,7 +99,7 @@ async def test_the_ring_planned_while_there_is_nothing_has_its_index(around: Nei
         await connection.execute("SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off")
         await connection.execute(f"PREPARE rings ({', '.join(RINGS.arguments)}) AS {query}")
         await connection.execute(f"SET app.tenants = '{{{TENANT}}}'")
-        asked = f"ARRAY['{TENANT}'::uuid], ARRAY['{SESSION}'::uuid], ARRAY[now()], ARRAY[6]"
+        asked = f"ARRAY['{TENANT}'::uuid], ARRAY['{SESSION}'::uuid], ARRAY[now()], ARRAY[6], ARRAY['']"
         plan = await connection.fetch(f"EXPLAIN EXECUTE rings ({asked})")
     finally:
         await connection.close()

@@ -29,7 +29,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&comitia/memory/v1/memory_service.proto\x12\x11\x63omitia.memory.v1\x1a\x1d\x63omitia/common/v1/batch.proto\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x01\n\x06Memory\x12\x11\n\tmemory_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nagent_name\x18\x03 \x01(\t\x12&\n\x05parts\x18\x04 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x0c\n\x04tags\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65mbedded\x18\x08 \x01(\x08\"H\n\x0cScoredMemory\x12)\n\x06memory\x18\x01 \x01(\x0b\x32\x19.comitia.memory.v1.Memory\x12\r\n\x05score\x18\x02 \x01(\x01\"\xce\x01\n\x0fRememberRequest\x12/\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nagent_name\x18\x03 \x01(\t\x12&\n\x05parts\x18\x04 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x0c\n\x04tags\x18\x05 \x03(\t\x12\x18\n\x10ring_ttl_seconds\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"Q\n\x10RememberResponse\x12)\n\x06memory\x18\x01 \x01(\x0b\x32\x19.comitia.memory.v1.Memory\x12\x12\n\nverdict_id\x18\x02 \x01(\t\"\xce\x01\n\rRecallRequest\x12/\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\r\n\x05query\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nagent_name\x18\x04 \x01(\t\x12\x14\n\x0crecent_turns\x18\x05 \x01(\x05\x12\x18\n\x10semantic_matches\x18\x06 \x01(\x05\x12\x11\n\tmin_score\x18\x07 \x01(\x01\x12\x12\n\nmax_tokens\x18\x08 \x01(\x05\"\x9b\x01\n\x0eRecallResponse\x12)\n\x06recent\x18\x01 \x03(\x0b\x32\x19.comitia.memory.v1.Memory\x12\x31\n\x08semantic\x18\x02 \x03(\x0b\x32\x1f.comitia.memory.v1.ScoredMemory\x12\x18\n\x10semantic_skipped\x18\x03 \x01(\x08\x12\x11\n\ttruncated\x18\x04 \x01(\x08\"%\n\x10GetMemoryRequest\x12\x11\n\tmemory_id\x18\x01 \x01(\t\">\n\x11GetMemoryResponse\x12)\n\x06memory\x18\x01 \x01(\x0b\x32\x19.comitia.memory.v1.Memory\"d\n\x13ListMemoriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nagent_name\x18\x04 \x01(\t\"\\\n\x14ListMemoriesResponse\x12+\n\x08memories\x18\x01 \x03(\x0b\x32\x19.comitia.memory.v1.Memory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x13\x46orgetMemoryRequest\x12\x11\n\tmemory_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x16\n\x14\x46orgetMemoryResponse\"\xba\x02\n\x14\x42\x61tchMemoriesRequest\x12\x34\n\nidentities\x18\x01 \x01(\x0b\x32 .comitia.common.v1.IdentityTable\x12;\n\x05items\x18\x02 \x03(\x0b\x32,.comitia.memory.v1.BatchMemoriesRequest.Item\x1a\xae\x01\n\x04Item\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemHeader\x12\x32\n\x06recall\x18\x02 \x01(\x0b\x32 .comitia.memory.v1.RecallRequestH\x00\x12\x36\n\x08remember\x18\x03 \x01(\x0b\x32\".comitia.memory.v1.RememberRequestH\x00\x42\x0b\n\toperation\"\x85\x02\n\x15\x42\x61tchMemoriesResponse\x12<\n\x05items\x18\x01 \x03(\x0b\x32-.comitia.memory.v1.BatchMemoriesResponse.Item\x1a\xad\x01\n\x04Item\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemStatus\x12\x33\n\x06recall\x18\x02 \x01(\x0b\x32!.comitia.memory.v1.RecallResponseH\x00\x12\x37\n\x08remember\x18\x03 \x01(\x0b\x32#.comitia.memory.v1.RememberResponseH\x00\x42\x08\n\x06\x61nswer2\xe8\x06\n\rMemoryService\x12\x85\x01\n\x08Remember\x12\".comitia.memory.v1.RememberRequest\x1a#.comitia.memory.v1.RememberResponse\"0\x9a\xc2\x18\x15\n\x0ememories.write\x10\xf4\x03\x18\n\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/memories:\x01*\x12\x85\x01\n\x06Recall\x12 .comitia.memory.v1.RecallRequest\x1a!.comitia.memory.v1.RecallResponse\"6\x9a\xc2\x18\x14\n\rmemories.read\x10\xf4\x03\x18\n\x82\xd3\xe4\x93\x02\x18\"\x13/v1/memories:recall:\x01*\x12\x8d\x01\n\tGetMemory\x12#.comitia.memory.v1.GetMemoryRequest\x1a$.comitia.memory.v1.GetMemoryResponse\"5\x9a\xc2\x18\x11\n\rmemories.read\x18\x05\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/memories/{memory_id}\x12\x8a\x01\n\x0cListMemories\x12&.comitia.memory.v1.ListMemoriesRequest\x1a\'.comitia.memory.v1.ListMemoriesResponse\")\x9a\xc2\x18\x11\n\rmemories.read\x18\x05\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/memories\x12\x99\x01\n\x0c\x46orgetMemory\x12&.comitia.memory.v1.ForgetMemoryRequest\x1a\'.comitia.memory.v1.ForgetMemoryResponse\"8\x9a\xc2\x18\x14\n\x0ememories.write\x18\n0\x01\x82\xd3\xe4\x93\x02\x1a*\x18/v1/memories/{memory_id}\x12\x8d\x01\n\rBatchMemories\x12\'.comitia.memory.v1.BatchMemoriesRequest\x1a(.comitia.memory.v1.BatchMemoriesResponse\"%\x9a\xc2\x18!\n\x0ememories.write\x18\x90\x1c*\x0corchestrator(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&comitia/memory/v1/memory_service.proto\x12\x11\x63omitia.memory.v1\x1a\x1d\x63omitia/common/v1/batch.proto\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x01\n\x06Memory\x12\x11\n\tmemory_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nagent_name\x18\x03 \x01(\t\x12&\n\x05parts\x18\x04 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x0c\n\x04tags\x18\x05 \x03(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x65mbedded\x18\x08 \x01(\x08\x12\x0f\n\x07project\x18\t \x01(\t\"H\n\x0cScoredMemory\x12)\n\x06memory\x18\x01 \x01(\x0b\x32\x19.comitia.memory.v1.Memory\x12\r\n\x05score\x18\x02 \x01(\x01\"\xce\x01\n\x0fRememberRequest\x12/\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x12\n\nagent_name\x18\x03 \x01(\t\x12&\n\x05parts\x18\x04 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x0c\n\x04tags\x18\x05 \x03(\t\x12\x18\n\x10ring_ttl_seconds\x18\x06 \x01(\x03\x12\x12\n\nrequest_id\x18\x07 \x01(\t\"Q\n\x10RememberResponse\x12)\n\x06memory\x18\x01 \x01(\x0b\x32\x19.comitia.memory.v1.Memory\x12\x12\n\nverdict_id\x18\x02 \x01(\t\"\xce\x01\n\rRecallRequest\x12/\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\x1e.comitia.common.v1.CallContext\x12\r\n\x05query\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nagent_name\x18\x04 \x01(\t\x12\x14\n\x0crecent_turns\x18\x05 \x01(\x05\x12\x18\n\x10semantic_matches\x18\x06 \x01(\x05\x12\x11\n\tmin_score\x18\x07 \x01(\x01\x12\x12\n\nmax_tokens\x18\x08 \x01(\x05\"\x9b\x01\n\x0eRecallResponse\x12)\n\x06recent\x18\x01 \x03(\x0b\x32\x19.comitia.memory.v1.Memory\x12\x31\n\x08semantic\x18\x02 \x03(\x0b\x32\x1f.comitia.memory.v1.ScoredMemory\x12\x18\n\x10semantic_skipped\x18\x03 \x01(\x08\x12\x11\n\ttruncated\x18\x04 \x01(\x08\"%\n\x10GetMemoryRequest\x12\x11\n\tmemory_id\x18\x01 \x01(\t\">\n\x11GetMemoryResponse\x12)\n\x06memory\x18\x01 \x01(\x0b\x32\x19.comitia.memory.v1.Memory\"d\n\x13ListMemoriesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x12\n\nagent_name\x18\x04 \x01(\t\"\\\n\x14ListMemoriesResponse\x12+\n\x08memories\x18\x01 \x03(\x0b\x32\x19.comitia.memory.v1.Memory\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x13\x46orgetMemoryRequest\x12\x11\n\tmemory_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x16\n\x14\x46orgetMemoryResponse\"\xba\x02\n\x14\x42\x61tchMemoriesRequest\x12\x34\n\nidentities\x18\x01 \x01(\x0b\x32 .comitia.common.v1.IdentityTable\x12;\n\x05items\x18\x02 \x03(\x0b\x32,.comitia.memory.v1.BatchMemoriesRequest.Item\x1a\xae\x01\n\x04Item\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemHeader\x12\x32\n\x06recall\x18\x02 \x01(\x0b\x32 .comitia.memory.v1.RecallRequestH\x00\x12\x36\n\x08remember\x18\x03 \x01(\x0b\x32\".comitia.memory.v1.RememberRequestH\x00\x42\x0b\n\toperation\"\x85\x02\n\x15\x42\x61tchMemoriesResponse\x12<\n\x05items\x18\x01 \x03(\x0b\x32-.comitia.memory.v1.BatchMemoriesResponse.Item\x1a\xad\x01\n\x04Item\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.comitia.common.v1.ItemStatus\x12\x33\n\x06recall\x18\x02 \x01(\x0b\x32!.comitia.memory.v1.RecallResponseH\x00\x12\x37\n\x08remember\x18\x03 \x01(\x0b\x32#.comitia.memory.v1.RememberResponseH\x00\x42\x08\n\x06\x61nswer2\xe8\x06\n\rMemoryService\x12\x85\x01\n\x08Remember\x12\".comitia.memory.v1.RememberRequest\x1a#.comitia.memory.v1.RememberResponse\"0\x9a\xc2\x18\x15\n\x0ememories.write\x10\xf4\x03\x18\n\x82\xd3\xe4\x93\x02\x11\"\x0c/v1/memories:\x01*\x12\x85\x01\n\x06Recall\x12 .comitia.memory.v1.RecallRequest\x1a!.comitia.memory.v1.RecallResponse\"6\x9a\xc2\x18\x14\n\rmemories.read\x10\xf4\x03\x18\n\x82\xd3\xe4\x93\x02\x18\"\x13/v1/memories:recall:\x01*\x12\x8d\x01\n\tGetMemory\x12#.comitia.memory.v1.GetMemoryRequest\x1a$.comitia.memory.v1.GetMemoryResponse\"5\x9a\xc2\x18\x11\n\rmemories.read\x18\x05\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/memories/{memory_id}\x12\x8a\x01\n\x0cListMemories\x12&.comitia.memory.v1.ListMemoriesRequest\x1a\'.comitia.memory.v1.ListMemoriesResponse\")\x9a\xc2\x18\x11\n\rmemories.read\x18\x05\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/memories\x12\x99\x01\n\x0c\x46orgetMemory\x12&.comitia.memory.v1.ForgetMemoryRequest\x1a\'.comitia.memory.v1.ForgetMemoryResponse\"8\x9a\xc2\x18\x14\n\x0ememories.write\x18\n0\x01\x82\xd3\xe4\x93\x02\x1a*\x18/v1/memories/{memory_id}\x12\x8d\x01\n\rBatchMemories\x12\'.comitia.memory.v1.BatchMemoriesRequest\x1a(.comitia.memory.v1.BatchMemoriesResponse\"%\x9a\xc2\x18!\n\x0ememories.write\x18\x90\x1c*\x0corchestrator(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,37 +49,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MEMORYSERVICE'].methods_by_name['BatchMemories']._loaded_options = None
   _globals['_MEMORYSERVICE'].methods_by_name['BatchMemories']._serialized_options = b'\232\302\030!\n\016memories.write\030\220\034*\014orchestrator'
   _globals['_MEMORY']._serialized_start=220
-  _globals['_MEMORY']._serialized_end=457
-  _globals['_SCOREDMEMORY']._serialized_start=459
-  _globals['_SCOREDMEMORY']._serialized_end=531
-  _globals['_REMEMBERREQUEST']._serialized_start=534
-  _globals['_REMEMBERREQUEST']._serialized_end=740
-  _globals['_REMEMBERRESPONSE']._serialized_start=742
-  _globals['_REMEMBERRESPONSE']._serialized_end=823
-  _globals['_RECALLREQUEST']._serialized_start=826
-  _globals['_RECALLREQUEST']._serialized_end=1032
-  _globals['_RECALLRESPONSE']._serialized_start=1035
-  _globals['_RECALLRESPONSE']._serialized_end=1190
-  _globals['_GETMEMORYREQUEST']._serialized_start=1192
-  _globals['_GETMEMORYREQUEST']._serialized_end=1229
-  _globals['_GETMEMORYRESPONSE']._serialized_start=1231
-  _globals['_GETMEMORYRESPONSE']._serialized_end=1293
-  _globals['_LISTMEMORIESREQUEST']._serialized_start=1295
-  _globals['_LISTMEMORIESREQUEST']._serialized_end=1395
-  _globals['_LISTMEMORIESRESPONSE']._serialized_start=1397
-  _globals['_LISTMEMORIESRESPONSE']._serialized_end=1489
-  _globals['_FORGETMEMORYREQUEST']._serialized_start=1491
-  _globals['_FORGETMEMORYREQUEST']._serialized_end=1551
-  _globals['_FORGETMEMORYRESPONSE']._serialized_start=1553
-  _globals['_FORGETMEMORYRESPONSE']._serialized_end=1575
-  _globals['_BATCHMEMORIESREQUEST']._serialized_start=1578
-  _globals['_BATCHMEMORIESREQUEST']._serialized_end=1892
-  _globals['_BATCHMEMORIESREQUEST_ITEM']._serialized_start=1718
-  _globals['_BATCHMEMORIESREQUEST_ITEM']._serialized_end=1892
-  _globals['_BATCHMEMORIESRESPONSE']._serialized_start=1895
-  _globals['_BATCHMEMORIESRESPONSE']._serialized_end=2156
-  _globals['_BATCHMEMORIESRESPONSE_ITEM']._serialized_start=1983
-  _globals['_BATCHMEMORIESRESPONSE_ITEM']._serialized_end=2156
-  _globals['_MEMORYSERVICE']._serialized_start=2159
-  _globals['_MEMORYSERVICE']._serialized_end=3031
+  _globals['_MEMORY']._serialized_end=474
+  _globals['_SCOREDMEMORY']._serialized_start=476
+  _globals['_SCOREDMEMORY']._serialized_end=548
+  _globals['_REMEMBERREQUEST']._serialized_start=551
+  _globals['_REMEMBERREQUEST']._serialized_end=757
+  _globals['_REMEMBERRESPONSE']._serialized_start=759
+  _globals['_REMEMBERRESPONSE']._serialized_end=840
+  _globals['_RECALLREQUEST']._serialized_start=843
+  _globals['_RECALLREQUEST']._serialized_end=1049
+  _globals['_RECALLRESPONSE']._serialized_start=1052
+  _globals['_RECALLRESPONSE']._serialized_end=1207
+  _globals['_GETMEMORYREQUEST']._serialized_start=1209
+  _globals['_GETMEMORYREQUEST']._serialized_end=1246
+  _globals['_GETMEMORYRESPONSE']._serialized_start=1248
+  _globals['_GETMEMORYRESPONSE']._serialized_end=1310
+  _globals['_LISTMEMORIESREQUEST']._serialized_start=1312
+  _globals['_LISTMEMORIESREQUEST']._serialized_end=1412
+  _globals['_LISTMEMORIESRESPONSE']._serialized_start=1414
+  _globals['_LISTMEMORIESRESPONSE']._serialized_end=1506
+  _globals['_FORGETMEMORYREQUEST']._serialized_start=1508
+  _globals['_FORGETMEMORYREQUEST']._serialized_end=1568
+  _globals['_FORGETMEMORYRESPONSE']._serialized_start=1570
+  _globals['_FORGETMEMORYRESPONSE']._serialized_end=1592
+  _globals['_BATCHMEMORIESREQUEST']._serialized_start=1595
+  _globals['_BATCHMEMORIESREQUEST']._serialized_end=1909
+  _globals['_BATCHMEMORIESREQUEST_ITEM']._serialized_start=1735
+  _globals['_BATCHMEMORIESREQUEST_ITEM']._serialized_end=1909
+  _globals['_BATCHMEMORIESRESPONSE']._serialized_start=1912
+  _globals['_BATCHMEMORIESRESPONSE']._serialized_end=2173
+  _globals['_BATCHMEMORIESRESPONSE_ITEM']._serialized_start=2000
+  _globals['_BATCHMEMORIESRESPONSE_ITEM']._serialized_end=2173
+  _globals['_MEMORYSERVICE']._serialized_start=2176
+  _globals['_MEMORYSERVICE']._serialized_end=3048
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ class Memory(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     EMBEDDED_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     memory_id: _builtins.str
     """Id, `memory_…`."""
     session_id: _builtins.str
@@ -43,6 +44,8 @@ class Memory(_message.Message):
     """Agent it belongs to. Optional."""
     embedded: _builtins.bool
     """True once it is found by similarity."""
+    project: _builtins.str
+    """Project it belongs to. Empty for one of none."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.Part]:
         """What is remembered, with labels."""
@@ -70,10 +73,11 @@ class Memory(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         embedded: _builtins.bool = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_time", b"create_time", "embedded", b"embedded", "expire_time", b"expire_time", "memory_id", b"memory_id", "parts", b"parts", "session_id", b"session_id", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "create_time", b"create_time", "embedded", b"embedded", "expire_time", b"expire_time", "memory_id", b"memory_id", "parts", b"parts", "project", b"project", "session_id", b"session_id", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -200,7 +204,7 @@ class RecallRequest(_message.Message):
     session_id: _builtins.str
     """Session whose latest turns are wanted, `run_…`. Optional."""
     agent_name: _builtins.str
-    """Agent whose memories to search. Empty means all of the tenant."""
+    """Agent whose memories to search. Empty means all of the project, or all of no project."""
     recent_turns: _builtins.int
     """Most latest turns, 0 to 50."""
     semantic_matches: _builtins.int

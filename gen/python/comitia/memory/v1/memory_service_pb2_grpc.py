@@ -29,6 +29,8 @@ class MemoryServiceStub:
     """Remembers what agents said and read, and finds it again.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A memory belongs to the project of the run that made it, and runs of that project alone find it; memories of runs without
+    a project are found by those. A direct caller names the project in `context.project` and needs a relation to it.
     """
 
     def __init__(self, channel):
@@ -73,14 +75,16 @@ class MemoryServiceServicer:
     """Remembers what agents said and read, and finds it again.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A memory belongs to the project of the run that made it, and runs of that project alone find it; memories of runs without
+    a project are found by those. A direct caller names the project in `context.project` and needs a relation to it.
     """
 
     def Remember(self, request, context):
         """Stores one memory. It is in the session's ring at once, and found by similarity after it has been embedded.
 
         Idempotent per call id: a repeat answers with the first memory.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, ABORTED/CALL_ARGUMENTS_DIFFER (the call id came
-        before with something else to remember).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, PERMISSION_DENIED/RELATION_MISSING (no `editor` of
+        the project), ABORTED/CALL_ARGUMENTS_DIFFER (the call id came before with something else to remember).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,7 +93,7 @@ class MemoryServiceServicer:
     def Recall(self, request, context):
         """Finds memories for a query: the session's latest turns, and the most similar of the scope.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD. Without an embedder the semantic part is empty and `semantic_skipped` set.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING (no `viewer` of the project). Without an embedder the semantic part is empty and `semantic_skipped` set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,14 +102,14 @@ class MemoryServiceServicer:
     def GetMemory(self, request, context):
         """Fetches one memory.
 
-        Errors: NOT_FOUND/MEMORY_NOT_FOUND.
+        Errors: NOT_FOUND/MEMORY_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (no `viewer` of its project).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListMemories(self, request, context):
-        """Lists memories, newest first.
+        """Lists memories, newest first. Those of projects that the caller is no `viewer` of are left out, so a page may be short.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,7 +118,8 @@ class MemoryServiceServicer:
     def ForgetMemory(self, request, context):
         """Forgets one memory, in the table and in the vector store. Forgetting it again succeeds.
 
-        Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant).
+        Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant), PERMISSION_DENIED/RELATION_MISSING (no `editor` of its
+        project).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +178,8 @@ class MemoryService:
     """Remembers what agents said and read, and finds it again.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A memory belongs to the project of the run that made it, and runs of that project alone find it; memories of runs without
+    a project are found by those. A direct caller names the project in `context.project` and needs a relation to it.
     """
 
     @staticmethod

@@ -30,6 +30,8 @@ class MemoryServiceStub:
     """Remembers what agents said and read, and finds it again.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A memory belongs to the project of the run that made it, and runs of that project alone find it; memories of runs without
+    a project are found by those. A direct caller names the project in `context.project` and needs a relation to it.
     """
 
     @_typing.overload
@@ -40,25 +42,26 @@ class MemoryServiceStub:
     """Stores one memory. It is in the session's ring at once, and found by similarity after it has been embedded.
 
     Idempotent per call id: a repeat answers with the first memory.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, ABORTED/CALL_ARGUMENTS_DIFFER (the call id came
-    before with something else to remember).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, PERMISSION_DENIED/RELATION_MISSING (no `editor` of
+    the project), ABORTED/CALL_ARGUMENTS_DIFFER (the call id came before with something else to remember).
     """
     Recall: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.RecallRequest, _memory_service_pb2.RecallResponse]
     """Finds memories for a query: the session's latest turns, and the most similar of the scope.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD. Without an embedder the semantic part is empty and `semantic_skipped` set.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING (no `viewer` of the project). Without an embedder the semantic part is empty and `semantic_skipped` set.
     """
     GetMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.GetMemoryRequest, _memory_service_pb2.GetMemoryResponse]
     """Fetches one memory.
 
-    Errors: NOT_FOUND/MEMORY_NOT_FOUND.
+    Errors: NOT_FOUND/MEMORY_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (no `viewer` of its project).
     """
     ListMemories: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.ListMemoriesRequest, _memory_service_pb2.ListMemoriesResponse]
-    """Lists memories, newest first."""
+    """Lists memories, newest first. Those of projects that the caller is no `viewer` of are left out, so a page may be short."""
     ForgetMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.ForgetMemoryRequest, _memory_service_pb2.ForgetMemoryResponse]
     """Forgets one memory, in the table and in the vector store. Forgetting it again succeeds.
 
-    Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant).
+    Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant), PERMISSION_DENIED/RELATION_MISSING (no `editor` of its
+    project).
     """
     BatchMemories: _grpc.StreamStreamMultiCallable[_memory_service_pb2.BatchMemoriesRequest, _memory_service_pb2.BatchMemoriesResponse]
     """Remember and Recall of many turns on one stream; each gets its own answer or error.
@@ -70,6 +73,8 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """Remembers what agents said and read, and finds it again.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A memory belongs to the project of the run that made it, and runs of that project alone find it; memories of runs without
+    a project are found by those. A direct caller names the project in `context.project` and needs a relation to it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -77,25 +82,26 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """Stores one memory. It is in the session's ring at once, and found by similarity after it has been embedded.
 
     Idempotent per call id: a repeat answers with the first memory.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, ABORTED/CALL_ARGUMENTS_DIFFER (the call id came
-    before with something else to remember).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, PERMISSION_DENIED/RELATION_MISSING (no `editor` of
+    the project), ABORTED/CALL_ARGUMENTS_DIFFER (the call id came before with something else to remember).
     """
     Recall: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.RecallRequest, _memory_service_pb2.RecallResponse]  # type: ignore[assignment]
     """Finds memories for a query: the session's latest turns, and the most similar of the scope.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD. Without an embedder the semantic part is empty and `semantic_skipped` set.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING (no `viewer` of the project). Without an embedder the semantic part is empty and `semantic_skipped` set.
     """
     GetMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.GetMemoryRequest, _memory_service_pb2.GetMemoryResponse]  # type: ignore[assignment]
     """Fetches one memory.
 
-    Errors: NOT_FOUND/MEMORY_NOT_FOUND.
+    Errors: NOT_FOUND/MEMORY_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (no `viewer` of its project).
     """
     ListMemories: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.ListMemoriesRequest, _memory_service_pb2.ListMemoriesResponse]  # type: ignore[assignment]
-    """Lists memories, newest first."""
+    """Lists memories, newest first. Those of projects that the caller is no `viewer` of are left out, so a page may be short."""
     ForgetMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.ForgetMemoryRequest, _memory_service_pb2.ForgetMemoryResponse]  # type: ignore[assignment]
     """Forgets one memory, in the table and in the vector store. Forgetting it again succeeds.
 
-    Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant).
+    Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant), PERMISSION_DENIED/RELATION_MISSING (no `editor` of its
+    project).
     """
     BatchMemories: _aio.StreamStreamMultiCallable[_memory_service_pb2.BatchMemoriesRequest, _memory_service_pb2.BatchMemoriesResponse]  # type: ignore[assignment]
     """Remember and Recall of many turns on one stream; each gets its own answer or error.
@@ -106,6 +112,8 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """Remembers what agents said and read, and finds it again.
 
     The tenant comes from the verified token in call metadata, never from a field.
+    A memory belongs to the project of the run that made it, and runs of that project alone find it; memories of runs without
+    a project are found by those. A direct caller names the project in `context.project` and needs a relation to it.
     """
 
     @_abc_1.abstractmethod
@@ -117,8 +125,8 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Stores one memory. It is in the session's ring at once, and found by similarity after it has been embedded.
 
         Idempotent per call id: a repeat answers with the first memory.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, ABORTED/CALL_ARGUMENTS_DIFFER (the call id came
-        before with something else to remember).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/LAW_BLOCKED, PERMISSION_DENIED/RELATION_MISSING (no `editor` of
+        the project), ABORTED/CALL_ARGUMENTS_DIFFER (the call id came before with something else to remember).
         """
 
     @_abc_1.abstractmethod
@@ -129,7 +137,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_memory_service_pb2.RecallResponse, _abc.Awaitable[_memory_service_pb2.RecallResponse]]:
         """Finds memories for a query: the session's latest turns, and the most similar of the scope.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD. Without an embedder the semantic part is empty and `semantic_skipped` set.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING (no `viewer` of the project). Without an embedder the semantic part is empty and `semantic_skipped` set.
         """
 
     @_abc_1.abstractmethod
@@ -140,7 +148,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_memory_service_pb2.GetMemoryResponse, _abc.Awaitable[_memory_service_pb2.GetMemoryResponse]]:
         """Fetches one memory.
 
-        Errors: NOT_FOUND/MEMORY_NOT_FOUND.
+        Errors: NOT_FOUND/MEMORY_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING (no `viewer` of its project).
         """
 
     @_abc_1.abstractmethod
@@ -149,7 +157,7 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _memory_service_pb2.ListMemoriesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.ListMemoriesResponse, _abc.Awaitable[_memory_service_pb2.ListMemoriesResponse]]:
-        """Lists memories, newest first."""
+        """Lists memories, newest first. Those of projects that the caller is no `viewer` of are left out, so a page may be short."""
 
     @_abc_1.abstractmethod
     def ForgetMemory(
@@ -159,7 +167,8 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_memory_service_pb2.ForgetMemoryResponse, _abc.Awaitable[_memory_service_pb2.ForgetMemoryResponse]]:
         """Forgets one memory, in the table and in the vector store. Forgetting it again succeeds.
 
-        Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant).
+        Errors: NOT_FOUND/MEMORY_NOT_FOUND (never existed in this tenant), PERMISSION_DENIED/RELATION_MISSING (no `editor` of its
+        project).
         """
 
     @_abc_1.abstractmethod
