@@ -58,8 +58,8 @@ class LiveRun:
         self._in_flight: set[CallKey] = set()
         #: The call that each path waits for; a path makes one after the other.
         self._call_of: dict[str, CallKey] = {}
-        #: Calls that are waited for no longer, though nobody answered.
-        self._given_up: list[CallKey] = []
+        #: Calls that are waited for no longer, though nobody answered; each with the sequence of the fact that says so.
+        self._given_up: list[tuple[int, CallKey]] = []
         #: Sub-runs of such calls, until a write says so.
         self._orphans: list[str] = []
         #: Who speaks in the turns in progress, by path.
@@ -284,10 +284,11 @@ class LiveRun:
         self._in_flight.discard(key)
 
     def given_up(self) -> Sequence[CallKey]:
-        """Gives the calls that are waited for no longer, once."""
+        """Gives the calls that recorded facts have given up, once; others go on until theirs is recorded (INV-1)."""
         if not self._given_up:
             return ()
-        given_up, self._given_up = self._given_up, []
+        given_up = [key for sequence, key in self._given_up if sequence <= self.recorded_sequence]
+        self._given_up = self._given_up[len(given_up) :]
         return given_up
 
     def speaker(self, path: str) -> str:
@@ -326,7 +327,8 @@ class LiveRun:
         self._unrecorded += 1
         view, wake_time = None, self.wake_time
         # The moment lies beside the view. It matters to runs that leave the memory; the others keep it there.
-        wakes_anew = wake_time != self._noted and (self._view.state == _WAITING or self._timers.paused)
+        rests = self._view.state == _WAITING or self._timers.paused or self.stranded
+        wakes_anew = wake_time != self._noted and rests
         if wakes_anew or self._view.due:
             view, self._noted = self._view.written(), wake_time
         turns: Sequence[tuple[int, int]] = ()
@@ -445,7 +447,7 @@ class LiveRun:
         key = self._call_of.get(path)
         if key is not None:
             if key in self._in_flight:
-                self._given_up.append(key)
+                self._given_up.append((self.sequence, key))
             _, intended = self._outstanding[key]
             if _is_sub_run(intended):
                 self._orphans.append(_sub_run_of(intended))
