@@ -6,15 +6,13 @@ from typing import Any, Final
 from unittest.mock import patch
 from uuid import UUID
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from comitia.orchestrator.v1 import journal_pb2, session_service_pb2
 from comitia.orchestrator.v1.worker_service_pb2 import StepOutcome
 from services.meshkit.core.errors import MeshError
 from services.orchestrator.engine.alarms import Alarms
 from services.orchestrator.engine.calls_in_flight import CallsInFlight
 from services.orchestrator.engine.engine import Engine
-from services.orchestrator.engine.lane import Lane, Pending
+from services.orchestrator.engine.lane import Lane, Pending, Turn
 from services.orchestrator.engine.leases import Desk
 from services.orchestrator.engine.live_run import CallKey, LiveRun
 from services.orchestrator.engine.outcomes import fact_of
@@ -57,8 +55,8 @@ async def _commit_under_any_lease(self: Lane, writes: Sequence[Pending]) -> None
 def _early(record: Any) -> Any:
     """Makes calls as soon as they are decided."""
 
-    def advanced(self: Lane, run: LiveRun, at: Timestamp) -> RunWrite | None:
-        write = record(self, run, at)
+    def advanced(self: Lane, run: LiveRun, turn: Turn) -> RunWrite | None:
+        write = record(self, run, turn)
         if write is not None:
             self.calls.make(run, write.entries)
         return write
@@ -131,10 +129,10 @@ def _without_commands(tell: Any) -> Any:
     """Counts a command as obeyed that came while something else was being recorded."""
 
     def told(self: LiveRun, commands: Sequence[RunCommand]) -> None:
-        before = len(self._inbox.arrived)
+        before = len(self._inbox)
         tell(self, commands)
         if self._unrecorded:
-            del self._inbox.arrived[before:]
+            del self._inbox[before:]
 
     return told
 
@@ -142,8 +140,8 @@ def _without_commands(tell: Any) -> Any:
 def _news_first(advanced: Any) -> Any:
     """Tells watchers what is about to be recorded."""
 
-    def tell(self: Lane, run: LiveRun, at: Timestamp) -> RunWrite | None:
-        write = advanced(self, run, at)
+    def tell(self: Lane, run: LiveRun, turn: Turn) -> RunWrite | None:
+        write = advanced(self, run, turn)
         if write is not None and self.calls._group is not None:
             event = session_service_pb2.WatchSessionResponse(sequence=write.last_sequence)
             self.calls._group.create_task(self._parts.live.publish(run.run.tenant, run.run.run_id, event))

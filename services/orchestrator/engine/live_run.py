@@ -1,8 +1,7 @@
 """One run in the memory of its shard's owner: applies what arrived, and says what is to be written and then called."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -31,17 +30,6 @@ CallKey = tuple[str, int]
 Stranding = RunDiverged | program.UnknownProgram
 
 
-@dataclass(slots=True)
-class _Inbox:
-    """What arrived for a run and is not decided yet."""
-
-    #: In order: what a command means depends on what came before it.
-    arrived: list[journal_pb2.JournalEntry | RunCommand] = field(
-        default_factory=list[journal_pb2.JournalEntry | RunCommand]
-    )
-    commands: list[UUID] = field(default_factory=list[UUID])
-
-
 class LiveRun:
     """Changed by the lane that has it, and by nobody else."""
 
@@ -51,7 +39,8 @@ class LiveRun:
         self.sequence = self.recorded_sequence = 0
         self._state = program.RunState()
         self._view: View = view_of(journal_pb2.RunStarted())
-        self._inbox = _Inbox()
+        #: What arrived and is not decided yet, in order: what a command means depends on what came before it.
+        self._inbox: list[journal_pb2.JournalEntry | RunCommand] = []
         #: Calls that a fact asks for and none has answered: that fact, and its sequence.
         self._outstanding: dict[CallKey, tuple[int, journal_pb2.JournalEntry]] = {}
         #: Those of them that are being made.
@@ -96,6 +85,11 @@ class LiveRun:
         return self._stranded is not None
 
     @property
+    def unread(self) -> bool:
+        """True when something has arrived that is not decided yet."""
+        return bool(self._inbox)
+
+    @property
     def paused(self) -> bool:
         """True while it makes no new call."""
         return self._timers.paused
@@ -103,7 +97,7 @@ class LiveRun:
     @property
     def resting(self) -> bool:
         """True when it need not stay in memory: it has ended, or waits for a command or a moment."""
-        if self._unrecorded or self._inbox.arrived or self._inbox.commands:
+        if self._unrecorded or self._inbox:
             return False
         if self.ended:
             return True
@@ -192,8 +186,7 @@ class LiveRun:
             self._told.add(command.command_id)
             if self._stranded is not None and command.kind == SIGNAL:
                 continue  # it waits for a release that can go on with the run
-            self._inbox.commands.append(command.command_id)
-            self._inbox.arrived.append(command)
+            self._inbox.append(command)
 
     def _asked_for(self, command: RunCommand) -> journal_pb2.JournalEntry | None:
         """Writes a command as the fact that it becomes; None when it means nothing where the run is now."""
@@ -244,18 +237,26 @@ class LiveRun:
         if self._park_noted:
             self._unpark(path)
 
-    def advance(self, at: Timestamp) -> RunWrite | None:
-        """Applies everything that has arrived, with all that follows from it; None when nothing came of it.
+    def advance(self, at: Timestamp, enough: Callable[[], bool] = lambda: False) -> RunWrite | None:
+        """Applies what has arrived, with all that follows from it; None when nothing came of it.
 
         What it gives has to be recorded, in order, or the run dropped.
+
+        Args:
+            enough: asked after each; the rest is left for the next time, and `unread` says so.
         """
-        inbox, self._inbox = self._inbox, _Inbox()
-        before, done = self._stands, list[journal_pb2.JournalEntry]()
-        for arrived in inbox.arrived:
+        inbox, self._inbox = self._inbox, []
+        before, done, commands = self._stands, list[journal_pb2.JournalEntry](), list[UUID]()
+        for number, arrived in enumerate(inbox, 1):
             outside = self._news(arrived)
             if outside is not None:
                 done += self._decided(outside, at)
-        return self._write(before, done, inbox.commands) if done or inbox.commands else None
+            if isinstance(arrived, RunCommand):
+                commands.append(arrived.command_id)
+            if enough():
+                self._inbox[:0] = inbox[number:]
+                break
+        return self._write(before, done, commands) if done or commands else None
 
     def recorded(self, write: RunWrite) -> None:
         """Notes that what `advance` gave is recorded."""
@@ -460,7 +461,7 @@ class LiveRun:
             self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed()))
 
     def _put(self, entry: journal_pb2.JournalEntry) -> None:
-        self._inbox.arrived.append(entry)
+        self._inbox.append(entry)
 
 
 def _answers(entry: journal_pb2.JournalEntry) -> CallKey | None:

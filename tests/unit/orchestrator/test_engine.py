@@ -519,6 +519,16 @@ async def test_a_commit_takes_so_many_bytes_and_the_rest_goes_into_the_next_ones
         assert house.store.commits == before + 4
 
 
+async def test_runs_whose_decisions_take_long_let_others_have_their_turn_after_each_fact(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.orchestrator.engine.lane._TURN_SECONDS", -1)
+    async with house.replica() as engine:
+        runs = [await house.start(engine) for _ in range(3)]
+        await until(lambda: all(succeeded(stored)() for stored in runs))
+    assert all(map(replays, runs))
+
+
 async def test_poison_is_found_in_a_commit_and_its_neighbours_are_recorded(house: House) -> None:
     house.calls.open.clear()
     async with house.replica() as engine:
@@ -544,10 +554,10 @@ async def test_a_run_that_cannot_decide_is_set_aside_alone(house: House, monkeyp
         await settled()
         live, took = engine._lane.runs[stored.run.run_id], LiveRun.advance
 
-        def refuse(run: LiveRun, at: Timestamp) -> object:
+        def refuse(run: LiveRun, at: Timestamp, enough: Callable[[], bool]) -> object:
             if run is live:
                 raise ValueError("cannot be read")
-            return took(run, at)
+            return took(run, at, enough)
 
         monkeypatch.setattr(LiveRun, "advance", refuse)
         house.calls.open.set()

@@ -51,6 +51,18 @@ def facts_of(write: RunWrite) -> list[str]:
     return [entry.WhichOneof("fact") or "" for entry in write.entries]
 
 
+def test_what_is_left_for_the_next_time_keeps_its_order_and_its_commands() -> None:
+    live = begun(a_run(a_workflow(a_node("only"))))
+    ask(live, "pause", "resume")
+    answer(live, live.outstanding[0])
+    first = live.advance(Timestamp(), lambda: True)
+    assert first is not None
+    assert (facts_of(first), len(first.commands), live.unread, live.resting) == (["run_paused"], 1, True, False)
+    rest = decided(live)
+    assert facts_of(rest) == ["run_continued", "call_answered", "run_ended"]
+    assert (len(rest.commands), rest.first_sequence, live.unread) == (1, first.last_sequence + 1, False)
+
+
 def test_nothing_follows_the_end_of_a_run_though_it_arrived_with_its_last_answer() -> None:
     live = begun(a_run(a_workflow(a_node("only"))))
     answer(live, live.outstanding[0])
