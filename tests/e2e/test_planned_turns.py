@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
+
 from comitia.common.v1 import content_pb2
 from comitia.orchestrator.v1 import session_pb2
+from comitia_sdk.errors import PermissionDenied
 from tests.e2e.conftest import Tenant, until
 
 
@@ -29,13 +32,16 @@ async def test_a_plan_is_carried_out_by_tools_and_a_model_that_reads(tenant: Ten
     assert replay.same
 
 
-async def test_a_session_takes_the_signal_by_which_people_let_a_text_pass(tenant: Tenant) -> None:
+async def test_a_key_cannot_say_that_a_person_has_read_a_text(tenant: Tenant) -> None:
     await tenant.cast("Ada")
     tenant.says("Upstream", "Downstream")
     session = await tenant.start("Ada", max_rounds=2, manual_advance=True)
     waiting = await tenant.until_state(session.session_id, session_pb2.SESSION_STATE_WAITING)
     read = {"digest": "00" * 32, "allowed": True}
-    await tenant.client.runs.signal(session.session_id, "plan.read", read)
+    with pytest.raises(PermissionDenied) as refused:
+        await tenant.client.runs.signal(session.session_id, "plan.read", read)
+    assert refused.value.reason == "PERSON_REQUIRED"
+    await tenant.client.runs.signal(session.session_id, "somebody.else", read)
 
     async def taken() -> bool:
         return (await tenant.client.sessions.get(session.session_id)).sequence > waiting.sequence

@@ -19,7 +19,8 @@ Precondition  ├── SessionNotWaiting
               ├── RunArchived
               ├── ProgramMissing
               └── WorkerMalformed
-Denied        └── TurnsNotForService
+Denied        ├── PersonRequired
+              └── TurnsNotForService
 Exhausted     ├── RunsAtLimit
               ├── SignalsAtLimit
               └── WorkersAtLimit
@@ -204,6 +205,15 @@ class RecordDestroyed(Precondition):
 
     def __init__(self, run_id: str) -> None:
         super().__init__(f"the content of run {run_id} was destroyed with its key", run_id=run_id)
+
+
+class PersonRequired(PermissionDenied):
+    """A program said what only a person can say: that a person has read a text."""
+
+    reason = "PERSON_REQUIRED"
+
+    def __init__(self, signal: str) -> None:
+        super().__init__(f"signal {signal!r} says that a person has read a text; sign in and send it", signal=signal)
 
 
 class TurnsNotForService(PermissionDenied):

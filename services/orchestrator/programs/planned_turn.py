@@ -292,7 +292,12 @@ def _refuse(state: PlannedState, call_index: int, generation: generation_pb2.Gen
 
 def waits_for(state: PlannedState, signal: journal_pb2.SignalReceived) -> bool:
     """Says whether a signal is about a text that a person is to read for the planner."""
-    return signal.name == READ_SIGNAL and bool(_read_now(state, signal))
+    return signal.name == READ_SIGNAL and is_person(signal.by) and bool(_read_now(state, signal))
+
+
+def is_person(subject: str) -> bool:
+    """Says whether a subject is somebody who can read, and no key."""
+    return subject.startswith("user_")
 
 
 def _on_signal(state: PlannedState, signal: journal_pb2.SignalReceived) -> None:

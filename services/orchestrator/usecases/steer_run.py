@@ -9,9 +9,10 @@ from comitia.orchestrator.v1 import journal_pb2, run_pb2
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.once import nothing_to_repeat
-from services.orchestrator.domain.errors import RunAlreadyTerminal, RunNotPaused
+from services.orchestrator.domain.errors import PersonRequired, RunAlreadyTerminal, RunNotPaused
 from services.orchestrator.domain.run import MAX_SIGNAL_BYTES, Json, check_signal_name
 from services.orchestrator.engine.run import SIGNAL
+from services.orchestrator.programs.planned_turn import READ_SIGNAL, is_person
 from services.orchestrator.programs.run_view import TERMINAL_STATES
 from services.orchestrator.programs.values import NotJson, ValueTooLarge, to_value
 from services.orchestrator.usecases.steer import Steering
@@ -74,11 +75,14 @@ class SignalRun:
     async def __call__(self, caller: Caller, run_id: str, name: str, payload: Json) -> run_pb2.Run:
         """Sends it.
 
-        Raises: Invalid, RunNotFound, RelationMissing, RunAlreadyTerminal, SignalsAtLimit; AnsweredBefore and its kin.
+        Raises: Invalid, PersonRequired, RunNotFound, RelationMissing, RunAlreadyTerminal, SignalsAtLimit;
+            AnsweredBefore and its kin.
         """
-        signal = journal_pb2.SignalReceived(
-            name=check_signal_name(name), payload=_payload_of(payload), by=caller.principal.subject
-        )
+        by = caller.principal.subject
+        signal = journal_pb2.SignalReceived(name=check_signal_name(name), payload=_payload_of(payload), by=by)
+        # Nor a run that acts for a person: nobody has read anything there.
+        if name == READ_SIGNAL and (caller.principal.run_id is not None or not is_person(by)):
+            raise PersonRequired(name)
         return await self._steer(
             caller, run_id, SIGNAL, _changes_unless(None), payload=signal.SerializeToString(deterministic=True)
         )

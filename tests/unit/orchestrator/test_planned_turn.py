@@ -696,6 +696,22 @@ def test_a_signal_that_names_nothing_that_waits_changes_nothing(payload: Any) ->
     assert fact.signal_received.SerializeToString(deterministic=True) == before
 
 
+@pytest.mark.parametrize("by", ["key_x", "svc_x", "run_x", ""])
+def test_what_a_program_says_to_have_read_changes_nothing(by: str) -> None:
+    world = PlannedWorld(plans=[[PAGE, REPLAN]], results={"web_fetch": "theirs"}, lets_pass=None)
+    replay = Replay("run_x")
+    journal = play_planned(world)
+    for entry in journal:
+        replay.feed(entry)
+    [asked] = facts_of(journal, "replan_asked")
+    entry = has_read(
+        next(one for one in asked.replan_asked.shown if one.label.integrity == content_pb2.INTEGRITY_UNTRUSTED)
+    )
+    entry.signal_received.by = by
+    _, facts = advance(replay.state, [entry], Timestamp())
+    assert [fact.WhichOneof("fact") for fact in facts] == ["signal_received"]
+
+
 def test_a_person_who_does_not_let_a_text_pass_ends_the_turn() -> None:
     world = PlannedWorld(plans=[[PAGE, REPLAN], [{"answer": "x"}]], results={"web_fetch": "theirs"}, lets_pass=False)
     assert ending_of(play_planned(world)).reason == "NOT_ENDORSED"

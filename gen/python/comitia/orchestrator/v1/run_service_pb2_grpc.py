@@ -181,9 +181,11 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SignalRun(self, request, context):
-        """Sends a signal to a run. One that no step waits for yet is kept for a later one.
+        """Sends a signal to a run. One that no step waits for yet is kept for a later one. `plan.read`, by which a text of an
+        outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD,
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERSON_REQUIRED (`plan.read`
+        came from no person), INVALID_ARGUMENT/INVALID_FIELD,
         FAILED_PRECONDITION/RUN_ALREADY_TERMINAL, RESOURCE_EXHAUSTED/SIGNALS_AT_LIMIT (too many wait to be taken).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -89,9 +89,11 @@ class RunServiceStub:
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL.
     """
     SignalRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.SignalRunRequest, _run_service_pb2.SignalRunResponse]
-    """Sends a signal to a run. One that no step waits for yet is kept for a later one.
+    """Sends a signal to a run. One that no step waits for yet is kept for a later one. `plan.read`, by which a text of an
+    outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD,
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERSON_REQUIRED (`plan.read`
+    came from no person), INVALID_ARGUMENT/INVALID_FIELD,
     FAILED_PRECONDITION/RUN_ALREADY_TERMINAL, RESOURCE_EXHAUSTED/SIGNALS_AT_LIMIT (too many wait to be taken).
     """
     StreamTurns: _grpc.UnaryStreamMultiCallable[_run_service_pb2.StreamTurnsRequest, _run_service_pb2.StreamTurnsResponse]
@@ -164,9 +166,11 @@ class RunServiceAsyncStub(RunServiceStub):
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL.
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.SignalRunRequest, _run_service_pb2.SignalRunResponse]  # type: ignore[assignment]
-    """Sends a signal to a run. One that no step waits for yet is kept for a later one.
+    """Sends a signal to a run. One that no step waits for yet is kept for a later one. `plan.read`, by which a text of an
+    outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD,
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERSON_REQUIRED (`plan.read`
+    came from no person), INVALID_ARGUMENT/INVALID_FIELD,
     FAILED_PRECONDITION/RUN_ALREADY_TERMINAL, RESOURCE_EXHAUSTED/SIGNALS_AT_LIMIT (too many wait to be taken).
     """
     StreamTurns: _aio.UnaryStreamMultiCallable[_run_service_pb2.StreamTurnsRequest, _run_service_pb2.StreamTurnsResponse]  # type: ignore[assignment]
@@ -290,9 +294,11 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.SignalRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.SignalRunResponse, _abc.Awaitable[_run_service_pb2.SignalRunResponse]]:
-        """Sends a signal to a run. One that no step waits for yet is kept for a later one.
+        """Sends a signal to a run. One that no step waits for yet is kept for a later one. `plan.read`, by which a text of an
+        outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD,
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERSON_REQUIRED (`plan.read`
+        came from no person), INVALID_ARGUMENT/INVALID_FIELD,
         FAILED_PRECONDITION/RUN_ALREADY_TERMINAL, RESOURCE_EXHAUSTED/SIGNALS_AT_LIMIT (too many wait to be taken).
         """
 
