@@ -24,6 +24,7 @@ from services.orchestrator.engine.facts import Beginning, begun
 from services.orchestrator.engine.lane import EngineParts, Lane
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.news import until_news
+from services.orchestrator.engine.plans import prepare
 from services.orchestrator.engine.room import Room
 from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, ShardLease, StartKey, shard_of
 from services.orchestrator.engine.shards import ShardKeeper
@@ -141,6 +142,7 @@ class Engine:
 
     async def start(self, key: StartKey | None, run: OwnedRun, started: journal_pb2.RunStarted) -> RunView:
         """See `Runs.start`."""
+        await prepare(started)
         at = Timestamp()
         at.FromDatetime(self._parts.clock.now())
         return await self.begin(key, run, begun(started, at))
@@ -275,6 +277,7 @@ class Engine:
         try:
             async with self._recoveries:
                 while batch := await self._parts.store.entries(run.tenant, run.run_id, after=live.sequence):
+                    await prepare(batch[0][1].run_started)
                     live.read([entry for _, entry in batch])
                 live.recovered()
                 if await self._is_orphan(live):

@@ -12,6 +12,7 @@ import hashlib
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from heapq import heappop
+from threading import Lock
 from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, workflow_pb2
@@ -56,28 +57,32 @@ _ALONE: Final = frozenset({journal_pb2.CALL_KIND_STEP, journal_pb2.CALL_KIND_RUN
 
 
 class Plans:
-    """Plans of workflows by the digest of their definition, the latest ones kept."""
+    """Plans of workflows by the digest of their definition, the latest ones kept. Threads may share it."""
 
     def __init__(self, language: Callable[[workflow_pb2.Workflow], Language]) -> None:
         self._language = language
         self._kept: OrderedDict[bytes, tuple[Plan, int]] = OrderedDict()
         self._bytes = 0
+        self._lock = Lock()
 
     def of(self, workflow: workflow_pb2.Workflow) -> Plan:
         """Gives the plan of a workflow."""
         # Not the digest that the definition names: whoever imports a run could write another workflow's there.
         definition = encoded(workflow)
         digest = hashlib.sha256(definition).digest()
-        known = self._kept.get(digest)
-        if known is not None:
-            self._kept.move_to_end(digest)
-            return known[0]
+        with self._lock:
+            known = self._kept.get(digest)
+            if known is not None:
+                self._kept.move_to_end(digest)
+                return known[0]
+        # Without the lock: it takes long, and two who make the same one do no harm.
         plan = plan_of(workflow, self._language(workflow))
-        self._kept[digest] = plan, len(definition)
-        self._bytes += len(definition)
-        while self._bytes > _PLANS_BYTES and len(self._kept) > 1:
-            _, (_, size) = self._kept.popitem(last=False)
-            self._bytes -= size
+        with self._lock:
+            self._bytes += len(definition) - self._kept.pop(digest, (plan, 0))[1]
+            self._kept[digest] = plan, len(definition)
+            while self._bytes > _PLANS_BYTES and len(self._kept) > 1:
+                _, (_, size) = self._kept.popitem(last=False)
+                self._bytes -= size
         return plan
 
 

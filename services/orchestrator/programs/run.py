@@ -206,5 +206,7 @@ def _handed_on(state: RunState, program: Program, commands: Commands) -> Command
             return commands
 
 
+#: Plans of workflows, for all runs of this process.
+PLANS: Final = graph.Plans(Expressions)
 #: What this release can drive.
-PROGRAMS: Final = programs(graph.Plans(Expressions))
+PROGRAMS: Final = programs(PLANS)

@@ -1,0 +1,16 @@
+"""Compiles large workflows on a thread before runs of them are begun or read: the loop would stand still."""
+
+import asyncio
+from typing import Final
+
+from comitia.orchestrator.v1 import journal_pb2
+from services.orchestrator.programs.run import PLANS
+
+#: Bytes of a definition from which on a thread compiles it; those below take some milliseconds.
+_LARGE: Final = 16 * 1024
+
+
+async def prepare(started: journal_pb2.RunStarted) -> None:
+    """Has the plan of a run at hand, if it is one that takes long to make."""
+    if started.workflow.ByteSize() > _LARGE:
+        await asyncio.to_thread(PLANS.of, started.workflow)
