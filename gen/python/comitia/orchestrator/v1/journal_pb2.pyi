@@ -953,7 +953,8 @@ Global___MapExpanded: _TypeAlias = MapExpanded  # noqa: Y015
 @_typing.final
 class TimerStarted(_message.Message):
     """The program waits for a moment. A path has one timer: a new one takes the place of the one before, and the end of the
-    step ends it. While the run is paused its timers stand still.
+    step ends it. While the run is paused its timers stand still. One without a path is the run's own: what would have been
+    too much to follow from one fact goes on when it has fired, which is at once.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
