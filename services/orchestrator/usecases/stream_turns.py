@@ -13,6 +13,7 @@ from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.crypto.errors import KeyDestroyed
 from services.orchestrator.domain.errors import RunArchived, TurnsNotForService
+from services.orchestrator.usecases.run_access import RunAccess
 
 DEFAULT_TURNS: Final = 1_000
 MOST_TURNS: Final = 10_000
@@ -90,12 +91,16 @@ class Facts(Protocol):
 class StreamTurns:
     """Nothing is given before the call is on record."""
 
-    def __init__(self, *, history: History, facts: Facts) -> None:
+    def __init__(self, *, history: History, facts: Facts, access: RunAccess) -> None:
         self._history = history
         self._facts = facts
+        self._access = access
 
     async def __call__(self, query: StreamTurnsQuery) -> AsyncGenerator[RecordedTurn | EndOfTurns]:
-        """Gives turns in order and at last the end. Raises: Invalid, TurnsNotForService, Unavailable."""
+        """Gives turns in order and at last the end; policy gets those of all projects, people what they may read.
+
+        Raises: Invalid, TurnsNotForService, Unavailable.
+        """
         caller = query.caller
         if caller.peer is not None and caller.peer != _POLICY:
             raise TurnsNotForService(caller.peer)
@@ -112,7 +117,7 @@ class StreamTurns:
             for run in runs:
                 begin = place[1] if place is not None and place[0] == run else 0
                 try:
-                    async for turn in self._turns_of(tenant, run, after=begin):
+                    async for turn in self._turns_of(caller, run, after=begin):
                         yield turn
                         given += 1
                         if given == most:
@@ -123,15 +128,24 @@ class StreamTurns:
                 after = run
         yield EndOfTurns(place=None, unreadable=unreadable)
 
-    async def _turns_of(self, tenant: TenantId, run: UUID, *, after: int) -> AsyncGenerator[RecordedTurn]:
+    async def _turns_of(self, caller: Caller, run: UUID, *, after: int) -> AsyncGenerator[RecordedTurn]:
         run_id, seen, workflow = from_uuid("run", run), 0, ""
-        while batch := await self._facts.entries(tenant, run_id, after=seen):
+        while batch := await self._facts.entries(caller.principal.tenant, run_id, after=seen):
             for sequence, entry in batch:
                 seen = sequence
+                if entry.HasField("run_started") and not await self._may_read(caller, entry.run_started):
+                    return
                 if entry.HasField("run_started") and entry.run_started.HasField("workflow"):
                     workflow = f"{entry.run_started.workflow.name}@{entry.run_started.workflow.version}"
                 if sequence > after and entry.HasField("step_completed") and entry.step_completed.HasField("turn"):
                     yield RecordedTurn(run=run, sequence=sequence, workflow=workflow, entry=entry)
+
+    async def _may_read(self, caller: Caller, started: journal_pb2.RunStarted) -> bool:
+        if caller.peer is not None:
+            return True
+        if started.HasField("run"):
+            return bool(await self._access.readable(caller, (started.run,)))
+        return bool(await self._access.readable(caller, (started.session,)))
 
 
 def _bounds(query: StreamTurnsQuery) -> tuple[UUID, UUID, int]:

@@ -95,7 +95,7 @@ def _runs(ground: Ground, driving: Driving, reader: RunReader, access: RunAccess
         resume_run=ResumeRun(steer, steps=reader.steps),
         cancel_run=CancelRun(steer),
         signal_run=SignalRun(steer),
-        stream_turns=StreamTurns(history=SqlTurnHistory(ground.app), facts=driving.store),
+        stream_turns=StreamTurns(history=SqlTurnHistory(ground.app), facts=driving.store, access=access),
         runs=reader,
         watch=driving.watch,
         access=access,

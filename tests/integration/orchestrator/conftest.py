@@ -259,7 +259,7 @@ class House:
             resume_run=ResumeRun(steer_run, steps=reader.steps),
             cancel_run=CancelRun(steer_run),
             signal_run=SignalRun(steer_run),
-            stream_turns=StreamTurns(history=SqlTurnHistory(app), facts=store),
+            stream_turns=StreamTurns(history=SqlTurnHistory(app), facts=store, access=access),
             runs=reader,
             watch=watch,
             access=access,

@@ -14,12 +14,14 @@ from services.meshkit.core.identity import Caller, Principal, Role, TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.errors import RunArchived, TurnsNotForService
+from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.stream_turns import (
     EndOfTurns,
     RecordedTurn,
     StreamTurns,
     StreamTurnsQuery,
 )
+from tests.support.memory_access_gate import MemoryAccessGate
 
 ADA = Caller(principal=Principal(tenant=TENANT, subject="key_ada", roles=frozenset({Role.AUDITOR})))
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -55,6 +57,7 @@ class MemoryHistory:
     archived: set[str] = field(default_factory=set[str])
     on_record: int = 0
     away: bool = False
+    gate: MemoryAccessGate = field(default_factory=MemoryAccessGate)
 
     async def put_on_record(self, tenant: TenantId) -> None:
         """See `History.put_on_record`."""
@@ -88,7 +91,7 @@ def history() -> MemoryHistory:
 async def streamed(history: MemoryHistory, **wanted: object) -> tuple[list[RecordedTurn], EndOfTurns]:
     """Asks, and gives turns and end."""
     query = replace(StreamTurnsQuery(caller=ADA), **wanted)  # type: ignore[arg-type]
-    found = [one async for one in StreamTurns(history=history, facts=history)(query)]
+    found = [one async for one in StreamTurns(history=history, facts=history, access=RunAccess(history.gate))(query)]
     end = found.pop()
     assert isinstance(end, EndOfTurns)
     return [one for one in found if isinstance(one, RecordedTurn)], end
@@ -200,3 +203,20 @@ async def test_the_last_moment_that_can_be_written_is_fine_and_no_call_gives_mor
 ) -> None:
     turns, _ = await streamed(history, before=datetime(9999, 12, 31, tzinfo=UTC), most=2**31 - 1)
     assert len(turns) == 10
+
+
+async def test_people_get_turns_of_the_projects_that_they_may_view_and_policy_those_of_all(
+    history: MemoryHistory,
+) -> None:
+    history.gate.grant("key_ada", "viewer", "project:claims")
+    runs = sorted(history.runs)
+    history.runs[runs[2]][0].run_started.session.metadata["project"] = "claims"
+    history.runs[runs[3]][0].run_started.session.metadata["project"] = "payroll"
+    of_workflow = a_run(1, workflow="pay@1.0.0")
+    of_workflow[0].run_started.run.metadata["project"] = "payroll"
+    history.runs[run_at(NOON + timedelta(hours=5))] = of_workflow
+    turns, end = await streamed(history)
+    assert {turn.run for turn in turns} == {runs[1], runs[2], runs[4]}
+    assert end == EndOfTurns(place=None, unreadable=0)
+    turns, _ = await streamed(history, caller=replace(ADA, peer="policy"))
+    assert {turn.run for turn in turns} == {*runs[1:], run_at(NOON + timedelta(hours=5))}

@@ -98,8 +98,9 @@ class RunServiceStub:
     """
     StreamTurns: _grpc.UnaryStreamMultiCallable[_run_service_pb2.StreamTurnsRequest, _run_service_pb2.StreamTurnsResponse]
     """Streams the recorded turns of all runs and sessions that were started in a stretch of time, the oldest run first, each
-    run's turns in the order of its record, sub-runs at the time of their parent: what new rules are tried against. Every call is in the audit trail. Of
-    services, policy alone may call it, with the token of somebody who may.
+    run's turns in the order of its record, sub-runs at the time of their parent: what new rules are tried against. Every
+    call is in the audit trail. Runs of projects that the caller is no `viewer` of are left out. Of services, policy alone
+    may call it, with the token of somebody who may; it tries rules on the turns of all projects.
     REST callers get server-sent events, one message each.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/TURNS_NOT_FOR_SERVICE.
@@ -175,8 +176,9 @@ class RunServiceAsyncStub(RunServiceStub):
     """
     StreamTurns: _aio.UnaryStreamMultiCallable[_run_service_pb2.StreamTurnsRequest, _run_service_pb2.StreamTurnsResponse]  # type: ignore[assignment]
     """Streams the recorded turns of all runs and sessions that were started in a stretch of time, the oldest run first, each
-    run's turns in the order of its record, sub-runs at the time of their parent: what new rules are tried against. Every call is in the audit trail. Of
-    services, policy alone may call it, with the token of somebody who may.
+    run's turns in the order of its record, sub-runs at the time of their parent: what new rules are tried against. Every
+    call is in the audit trail. Runs of projects that the caller is no `viewer` of are left out. Of services, policy alone
+    may call it, with the token of somebody who may; it tries rules on the turns of all projects.
     REST callers get server-sent events, one message each.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/TURNS_NOT_FOR_SERVICE.
@@ -309,8 +311,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_run_service_pb2.StreamTurnsResponse], _abc.AsyncIterator[_run_service_pb2.StreamTurnsResponse]]:
         """Streams the recorded turns of all runs and sessions that were started in a stretch of time, the oldest run first, each
-        run's turns in the order of its record, sub-runs at the time of their parent: what new rules are tried against. Every call is in the audit trail. Of
-        services, policy alone may call it, with the token of somebody who may.
+        run's turns in the order of its record, sub-runs at the time of their parent: what new rules are tried against. Every
+        call is in the audit trail. Runs of projects that the caller is no `viewer` of are left out. Of services, policy alone
+        may call it, with the token of somebody who may; it tries rules on the turns of all projects.
         REST callers get server-sent events, one message each.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/TURNS_NOT_FOR_SERVICE.
