@@ -153,7 +153,7 @@ def show(
     """
     with client() as mesh:
         run = mesh.runs.get(run_id, at_sequence=at)
-        steps = [] if at else list(mesh.runs.steps(run_id))
+        steps = [] if at else list(mesh.runs.steps(run_id, page_size=500))
     if output is Form.JSON:
         show_json({**as_json(run), **({} if at else {"run_steps": [as_json(step) for step in steps]})})
         return
