@@ -100,10 +100,12 @@ class Simulation:
     Args:
         seed: what happens, and in which order.
         harm: what may go wrong; drawn from the seed without it.
+        max_runs: places of each replica.
     """
 
-    def __init__(self, seed: int, *, harm: frozenset[str] | None = None) -> None:
+    def __init__(self, seed: int, *, harm: frozenset[str] | None = None, max_runs: int = 50) -> None:
         self.seed = seed
+        self._limits = EngineLimits(max_runs=max_runs)
         self._dice = dice = Random(seed)
         self.harm = frozenset(one for one in _ALL if dice.random() < 0.45) if harm is None else harm
         if harm is None and dice.random() < 0.25:
@@ -224,7 +226,7 @@ class Simulation:
             events=self.judge,
             clock=clock,
         )
-        engine = Engine(owner=owner, parts=parts, ids=self._ids, limits=EngineLimits(max_runs=50))
+        engine = Engine(owner=owner, parts=parts, ids=self._ids, limits=self._limits)
         replica = Replica(name, process, clock, pools, engine)
         replica.main = self.loop.spawn(process, self._live(replica))
         self._replicas.append(replica)
@@ -521,11 +523,11 @@ def stage() -> Iterator[None]:
         structlog.configure(**before)
 
 
-def first_fault(seeds: range) -> str | None:
+def first_fault(seeds: range, *, max_runs: int = 50) -> str | None:
     """Runs seeds one after the other; says what is broken under the first one that breaks something."""
     for seed in seeds:
         try:
-            Simulation(seed).run()
+            Simulation(seed, max_runs=max_runs).run()
         except (Broken, Spinning, RuntimeError) as fault:
             return f"seed {seed}: {fault}"
     return None

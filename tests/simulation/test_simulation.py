@@ -25,6 +25,12 @@ def test_nothing_is_lost_and_nothing_counts_twice_whatever_goes_wrong(first: int
         assert first_fault(range(first, first + AT_ONCE)) is None
 
 
+@pytest.mark.parametrize("most", [1, 4])
+def test_runs_that_wait_for_each_other_all_end_where_there_is_hardly_any_room(most: int) -> None:
+    with stage():
+        assert first_fault(range(AT_ONCE), max_runs=most) is None
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("first", range(SEEDS, SEEDS + LONG_SEEDS, LONG_AT_ONCE))

@@ -82,10 +82,10 @@ class SubRunPlaces:
         try:
             await given
         except asyncio.CancelledError:
-            if given.done() and not given.cancelled():
-                self._leave(tenant)  # it was given one at the same moment
-            else:
+            if given.cancelled():
                 self._forget((depth, tenant), given)
+            else:
+                self._leave(tenant)  # it was given one at the same moment
             raise
 
     def _leave(self, tenant: TenantId) -> None:
@@ -95,13 +95,15 @@ class SubRunPlaces:
             while (depth, whose) in self._waiting and self._fits(depth, whose):
                 given = self._waiting[depth, whose][0]
                 self._forget((depth, whose), given)
-                self._add(whose, 1)
-                given.set_result(None)
+                if not given.cancelled():
+                    self._add(whose, 1)
+                    given.set_result(None)
 
     def _forget(self, key: tuple[int, TenantId], given: asyncio.Future[None]) -> None:
-        """Removes one that waits, and has its tenant wait for its turn."""
-        queue = self._waiting.pop(key)
-        queue.remove(given)
+        """Removes one that waits, if it still does, and has its tenant wait for its turn."""
+        queue = self._waiting.pop(key, deque())
+        if given in queue:
+            queue.remove(given)
         if queue:
             self._waiting[key] = queue
 

@@ -113,13 +113,25 @@ async def test_one_that_is_there_already_has_its_place_and_is_counted() -> None:
 
 async def test_one_that_is_waited_for_no_longer_leaves_the_queue_and_loses_no_place() -> None:
     places = SubRunPlaces(1)
-    first, given_up, last = await many(1, lambda: SubRun(places)) + await many(2, lambda: SubRun(places))
-    given_up.task.cancel()
+    first, second, third = await many(3, lambda: SubRun(places))
+    second.task.cancel()
     await turns()
-    assert not given_up.heard.waiting
+    assert not second.heard.waiting
     # Given its place, and given up at the same moment.
     first.may_end.set()
     await first.task
-    last.task.cancel()
+    third.task.cancel()
     await turns()
+    assert places.taken == 0
+
+
+async def test_one_that_is_given_up_at_the_moment_another_ends_is_passed_over() -> None:
+    places = SubRunPlaces(1)
+    first, given_up, last = await many(3, lambda: SubRun(places))
+    first.may_end.set()
+    await asyncio.sleep(0)
+    given_up.task.cancel()
+    await turns()
+    assert (first.runs, given_up.runs, last.runs, places.taken) == (False, False, True, 1)
+    await last.end()
     assert places.taken == 0
