@@ -4,7 +4,8 @@ Credentials come from the environment, as each store's own tools read them.
 """
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, Final
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 from obstore import delete_async, get_async, put_async
 from obstore.exceptions import BaseError, NotFoundError
@@ -12,7 +13,13 @@ from obstore.store import ObjectStore, from_url
 
 from services.meshkit.blobs.store import BlobMissing, BlobStoreAway, StoredBlob
 
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
 _LISTED_AT_ONCE: Final = 1_000
+#: Callers try again themselves, and others may wait for them: the defaults go on for three minutes.
+_CLIENT: Final["ClientConfig"] = {"timeout": "10s", "connect_timeout": "2s"}
+_RETRY: Final["RetryConfig"] = {"max_retries": 1, "retry_timeout": timedelta(seconds=10)}
 
 
 class BlobBucket:
@@ -25,7 +32,7 @@ class BlobBucket:
     @classmethod
     def at(cls, url: str) -> "BlobBucket":
         """Opens the store at `s3://bucket/prefix`, `gs://…`, `az://…`."""
-        return cls(from_url(url))
+        return cls(from_url(url, client_options=_CLIENT, retry_config=_RETRY))
 
     async def put(self, name: str, content: bytes) -> None:
         """See `BlobStore.put`."""

@@ -23,7 +23,7 @@ from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.alarms import Alarms
 from services.orchestrator.engine.calls_in_flight import CallsInFlight
 from services.orchestrator.engine.live_run import LiveRun
-from services.orchestrator.engine.ports import Calls, LiveEvents, RunEvents, RunStore
+from services.orchestrator.engine.ports import Calls, LiveEvents, RunEvents, RunStore, WritesNotReady
 from services.orchestrator.engine.run import RunCommand, RunWrite, ShardLease
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.sub_runs import SubRuns
@@ -250,6 +250,8 @@ class Lane:
             try:
                 with metrics.TICK_COMMIT.time():
                     lost = await self._parts.store.commit(leases, [write for _, write in held])
+            except WritesNotReady as error:
+                self._set_aside(held, error)
             except MeshError as error:
                 if error.kind not in _PASSING:
                     await self._bisect(held, error)
@@ -269,6 +271,13 @@ class Lane:
                         log.warning("lease lost", shard=lease.shard)
                         metrics.SHARDS_LOST.inc()
                         self._lost(lease.shard)
+
+    def _set_aside(self, writes: Sequence[Pending], error: WritesNotReady) -> None:
+        """Has runs whose writes are not ready read again later, together: the others wait for one look at all."""
+        for run, _ in writes:
+            if run.run.run_id in error.run_ids:
+                log.warning("run set aside", run_id=run.run.run_id, cause=str(error))
+                self.remove(run, again=True)
 
     async def _bisect(self, writes: Sequence[Pending], error: Exception) -> None:
         """Finds what a commit failed by: halves are tried alone, and what fails alone is read again from its journal.

@@ -21,6 +21,18 @@ from services.orchestrator.engine.run import (
 )
 
 
+class WritesNotReady(Exception):
+    """What some writes of a commit need cannot be had just now: a key, or room in the object store. Nothing is written.
+
+    Args:
+        run_ids: whose writes these are. The others need not wait for them.
+    """
+
+    def __init__(self, cause: str, run_ids: Collection[str]) -> None:
+        super().__init__(cause)
+        self.run_ids = frozenset(run_ids)
+
+
 class RunStore(Protocol):
     """Keeps runs, their journals and their leases."""
 
@@ -51,8 +63,9 @@ class RunStore(Protocol):
         Args:
             leases: of the shards of these runs, in ascending order.
         Returns: the shards whose lease is lost, and then nothing is written (INV-2); none when all is written.
-        Raises: MeshError: nothing is written, or, if the database went away, perhaps everything. Any other error: one
-            of the writes cannot be made: its run is gone, or its facts are recorded or its commands done already.
+        Raises: WritesNotReady. MeshError: nothing is written, or, if the database went away, perhaps everything. Any
+            other error: one of the writes cannot be made: its run is gone, or its facts are recorded or its commands
+            done already.
         """
         ...
 

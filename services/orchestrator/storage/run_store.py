@@ -16,7 +16,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.once import AnsweredBefore, Once, RequestInProgress, current_once
 from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
-from services.meshkit.crypto.errors import KeyDestroyed, SealBroken
+from services.meshkit.crypto.errors import KeyDestroyed, KeyServiceAway, SealBroken
 from services.meshkit.sql.once import key_of, place_of
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
@@ -24,6 +24,7 @@ from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunArchived, RunNotFound, SignalsAtLimit
 from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.ports import WritesNotReady
 from services.orchestrator.engine.run import (
     SHARDS,
     SIGNAL,
@@ -173,10 +174,6 @@ _DROP_LATE_COMMANDS: Final = """
     RETURNING 1"""
 
 
-class BlobsNotKept(Exception):
-    """What is too big for a row could not be put into the object store. Other runs need not wait for that."""
-
-
 class SqlRunStore:
     """Implements `engine.ports.RunStore`, and answers what callers ask of runs.
 
@@ -277,7 +274,7 @@ class SqlRunStore:
     async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
         """See `RunStore.commit`."""
         tenants = {write.run.tenant for write in writes}
-        await self._codec.load(tenants)
+        await self._load_keys(tenants, writes)
         rows_of_facts = self._codec.seal([write for write in writes if write.entries])
         sealed = [next(rows_of_facts) if write.entries else None for write in writes]
         arrays = tuple(tick_arrays(leases, writes, sealed, self._codec))
@@ -286,10 +283,26 @@ class SqlRunStore:
             try:
                 await self._codec.put(blobs)
             except BlobStoreAway as cause:
-                raise BlobsNotKept(cause.message) from cause
+                big = [write.run.run_id for write, row in zip(writes, sealed, strict=True) if row and row.blobs]
+                raise WritesNotReady(cause.message, big) from cause
             await failpoint("orchestrator.after_blobs")
         rows = await one_trip(self._commits, tenants, COMMIT_TICK, *arrays)
         return [row["lost"] for row in rows]
+
+    async def _load_keys(self, tenants: Collection[TenantId], writes: Sequence[RunWrite]) -> None:
+        """Makes the keys of these writes ready. Raises: WritesNotReady: of those whose key is not to be had."""
+        try:
+            await self._codec.load(tenants)
+        except KeyServiceAway:
+            keyless = set[TenantId]()
+            for tenant in tenants:
+                try:
+                    await self._codec.load([tenant])
+                except KeyServiceAway:
+                    keyless.add(tenant)
+            if keyless:
+                waiting = [write.run.run_id for write in writes if write.run.tenant in keyless]
+                raise WritesNotReady("the key service is away", waiting) from None
 
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0

@@ -1,6 +1,6 @@
 """What is too big for a row lies in the object store, sealed; what no journal names is swept away."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -12,13 +12,14 @@ from services.meshkit.blobs.store import BlobMissing
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.crypto.commitments import commit
-from services.meshkit.crypto.errors import SealBroken
+from services.meshkit.crypto.errors import KeyServiceAway, SealBroken
 from services.meshkit.sql.scope import driver_scope
 from services.meshkit.testing.failpoints import FailpointHit, arm
+from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.ports import WritesNotReady
 from services.orchestrator.storage.blob_sweep import SweepBlobs, TenantObjects
 from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_archive import SqlRunArchive
-from services.orchestrator.storage.run_store import BlobsNotKept
 from tests.integration.conftest import MakeDatabase
 from tests.support.kept_runs import MOST_INLINE, KeptRuns, kept_runs
 
@@ -145,12 +146,34 @@ async def test_without_the_object_store_only_commits_of_big_facts_fail(runs: Kep
     (runs.folder / "objects").write_text("no folder")
     for write in small[1:]:
         await runs.commit(write)
-    with pytest.raises(BlobsNotKept):
+    with pytest.raises(WritesNotReady) as refused:
         for write in big[1:]:
             await runs.commit(write)
+    assert refused.value.run_ids == {big[0].run.run_id}
     (runs.folder / "objects").unlink()
     assert await runs.facts(small[0].run) == [entry for write in small for entry in write.entries]
     assert len(await runs.facts(big[0].run)) < sum(len(write.entries) for write in big)
+
+
+async def test_without_a_key_only_the_runs_of_its_tenant_wait(
+    runs: KeptRuns, tenant: TenantId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = runs.writes(tenant), runs.writes(TenantId(uuid4()))
+    for first in (mine[0], theirs[0]):
+        await runs.store.create(first, None, runs.leases[first.run.shard])
+    load = JournalCodec.load
+
+    async def load_but_mine(codec: JournalCodec, tenants: Iterable[TenantId]) -> None:
+        asked = list(tenants)
+        if tenant in asked:
+            raise KeyServiceAway("the key service")
+        await load(codec, asked)
+
+    monkeypatch.setattr(JournalCodec, "load", load_but_mine)
+    with pytest.raises(WritesNotReady) as refused:
+        await runs.store.commit(list(runs.leases.values()), [mine[1], theirs[1]])
+    assert refused.value.run_ids == {mine[0].run.run_id}
+    await runs.commit(theirs[1])
 
 
 async def test_erasing_a_tenant_deletes_its_objects_and_no_others(runs: KeptRuns, tenant: TenantId) -> None:

@@ -23,7 +23,7 @@ from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.live_run import LiveRun
-from services.orchestrator.engine.ports import Outcome
+from services.orchestrator.engine.ports import Outcome, WritesNotReady
 from services.orchestrator.engine.run import (
     SHARDS,
     SIGNAL,
@@ -544,6 +544,26 @@ async def test_poison_is_found_in_a_commit_and_its_neighbours_are_recorded(house
         house.store.poison.clear()
         await house.seconds(17)
         await until(succeeded(poisoned))
+    assert all(map(replays, runs))
+
+
+async def test_runs_whose_writes_are_not_ready_are_set_aside_together_and_the_others_recorded(house: House) -> None:
+    house.calls.open.clear()
+    async with house.replica() as engine:
+        runs = [await house.start(engine) for _ in range(9)]
+        await settled()
+        waiting, healthy = runs[:4], runs[4:]
+        error = WritesNotReady("the key service is away", [stored.run.run_id for stored in waiting])
+        house.store.poison.update({stored.run.run_id: error for stored in waiting})
+        tries, prefix = house.store.commits, [len(stored.journal) for stored in waiting]
+        house.calls.open.set()
+        await until(lambda: house.store.commits == tries + 2)
+        await settled()
+        assert [len(stored.journal) for stored in waiting] == prefix
+        await until(lambda: all(succeeded(stored)() for stored in healthy))
+        house.store.poison.clear()
+        await house.seconds(17)
+        await until(lambda: all(succeeded(stored)() for stored in waiting))
     assert all(map(replays, runs))
 
 
