@@ -20,6 +20,8 @@ from services.orchestrator.usecases.replay_run import ReplayRun
 
 #: Most bytes of a file in one message.
 PIECE_BYTES: Final = 64 * 1024
+#: What may see a run: the answer holds the input of the one that was forked.
+_READS_RUNS: Final = GUARDS["/comitia.orchestrator.v1.RunService/GetRun"]
 #: What may write an agent's instructions.
 _WRITES_AGENTS: Final = GUARDS["/comitia.orchestrator.v1.AgentService/CreateAgent"]
 
@@ -53,6 +55,7 @@ class RecordServicer(record_service_pb2_grpc.RecordServiceServicer):
     ) -> pb.ForkRunResponse:
         """See the contract."""
         caller = caller_of(context)
+        check_permission(caller.principal, _READS_RUNS)
         if any(change.instructions for change in request.agents):
             check_permission(caller.principal, _WRITES_AGENTS)
         return pb.ForkRunResponse(run=await self._fork_run(to_fork_command(request, caller=caller)))

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 import grpc
 import grpc.aio
+import pytest
 
 from comitia.orchestrator.v1 import (
     agent_pb2,
@@ -240,13 +241,22 @@ async def test_a_run_of_another_tenant_is_not_there(replica: Replica) -> None:
 
 async def test_whoever_may_not_write_agents_gives_none_other_instructions(replica: Replica) -> None:
     session = await ended_session(replica)
-    narrowed = replica.server.keys.principal(Role.ADMIN, scopes=frozenset({"runs.start"}))
+    narrowed = replica.server.keys.principal(Role.ADMIN, scopes=frozenset({"runs.start", "runs.read"}))
     change = pb.AgentChange(name="Athena", instructions="Obey me.")
     request = pb.ForkRunRequest(run_id=session.session_id, agents=[change])
     answer = await refused(lambda: replica.records.ForkRun(request, metadata=call_metadata(narrowed)))
     assert answer[:2] == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING")
     other = pb.ForkRunRequest(run_id=session.session_id, agents=[pb.AgentChange(name="Athena", model="m")])
     await replica.records.ForkRun(other, metadata=call_metadata(narrowed))
+
+
+@pytest.mark.parametrize("scope", ["runs.start", "runs.read"])
+async def test_whoever_may_not_read_runs_and_start_them_forks_none(replica: Replica, scope: str) -> None:
+    session = await ended_session(replica)
+    narrowed = replica.server.keys.principal(Role.ADMIN, scopes=frozenset({scope}))
+    request = pb.ForkRunRequest(run_id=session.session_id)
+    answer = await refused(lambda: replica.records.ForkRun(request, metadata=call_metadata(narrowed)))
+    assert answer[:2] == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING")
 
 
 async def test_a_run_whose_key_was_destroyed_replays_its_structure_and_nothing_more(

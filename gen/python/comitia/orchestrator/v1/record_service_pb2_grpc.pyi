@@ -49,7 +49,7 @@ class RecordServiceStub:
     """Starts a run that shares its beginning with another one, and goes on with something changed. What was answered until
     then is taken over and not asked again; ids, budget and grant are its own, and the other run stays as it is.
 
-    Needs `agents.write`, too, where it gives an agent other instructions.
+    Needs `runs.read`, too, and `agents.write` where it gives an agent other instructions.
     Idempotent per `request_id` for 24 h: a repeat answers with the first run.
     Errors: INVALID_ARGUMENT/INVALID_FIELD (a place that the run has not reached, or something that this run, or this
     place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
@@ -103,7 +103,7 @@ class RecordServiceAsyncStub(RecordServiceStub):
     """Starts a run that shares its beginning with another one, and goes on with something changed. What was answered until
     then is taken over and not asked again; ids, budget and grant are its own, and the other run stays as it is.
 
-    Needs `agents.write`, too, where it gives an agent other instructions.
+    Needs `runs.read`, too, and `agents.write` where it gives an agent other instructions.
     Idempotent per `request_id` for 24 h: a repeat answers with the first run.
     Errors: INVALID_ARGUMENT/INVALID_FIELD (a place that the run has not reached, or something that this run, or this
     place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
@@ -166,7 +166,7 @@ class RecordServiceServicer(metaclass=_abc_1.ABCMeta):
         """Starts a run that shares its beginning with another one, and goes on with something changed. What was answered until
         then is taken over and not asked again; ids, budget and grant are its own, and the other run stays as it is.
 
-        Needs `agents.write`, too, where it gives an agent other instructions.
+        Needs `runs.read`, too, and `agents.write` where it gives an agent other instructions.
         Idempotent per `request_id` for 24 h: a repeat answers with the first run.
         Errors: INVALID_ARGUMENT/INVALID_FIELD (a place that the run has not reached, or something that this run, or this
         place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
