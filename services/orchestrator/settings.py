@@ -27,7 +27,7 @@ class OrchestratorSettings(ServiceSettings):
         default=500,
         ge=1,
         le=100_000,
-        description="Runs in memory at once, and besides as many sub-runs that they wait for. One more start is refused "
+        description="Runs in memory at once, and as many sub-runs that they wait for. One more start is refused "
         "with RUNS_AT_LIMIT, also of a tenant that has twice as many as are free; one more sub-run waits.",
     )
     workflow_threads: int = Field(
