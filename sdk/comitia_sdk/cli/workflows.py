@@ -46,7 +46,8 @@ def create(
             workflow = mesh.workflows.create(text, format=written_in, name=name, version=version)
         except InvalidRequest as refused:
             if refused.reason == "WORKFLOW_INVALID":
-                _show_faults(mesh.workflows.validate(text, format=written_in, name=name, version=version), file)
+                told = mesh.workflows.validate(text, format=written_in, name=name, version=version)
+                _show_faults(told, file, err=True)
                 raise CommandFailed(
                     f"{file} was not taken; mend its faults [WORKFLOW_INVALID]", code=EXIT_USAGE
                 ) from None
@@ -151,13 +152,14 @@ def _before(node: "Node") -> str:
     return ", ".join(f"{one.node}{' if' if one.HasField('when') else ''}" for one in node.depends_on)
 
 
-def _show_faults(answer: "ValidateWorkflowResponse", file: Path) -> None:
+def _show_faults(answer: "ValidateWorkflowResponse", file: Path, *, err: bool = False) -> None:
     """Shows each fault as compilers do, so that editors find the place."""
     for fault in answer.faults:
-        typer.echo(f"{file}:{fault.line}:{fault.column}: {plain(fault.field) or 'the whole'} {plain(fault.message)}")
-        typer.secho(f"  {fault.reason}", dim=True)
+        place = f"{file}:{fault.line}:{fault.column}"
+        typer.echo(f"{place}: {plain(fault.field) or 'the whole'} {plain(fault.message)}", err=err)
+        typer.secho(f"  {fault.reason}", dim=True, err=err)
     if answer.more_faults:
-        typer.echo("and more")
+        typer.echo("and more", err=err)
     if not answer.faults:
         workflow = answer.workflow
         typer.echo(f"{workflow.name}@{workflow.version} is sound: {workflow.node_count} nodes")
