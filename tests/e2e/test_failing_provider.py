@@ -77,7 +77,8 @@ async def test_a_session_parks_with_the_reason_until_it_goes_on_or_is_cancelled(
     # What the provider counts as answered is charged, once, and nothing else: silence is an answer that costs.
     confirmed = [call for call in cast.provider.meter(cast.mark)["calls"] if call["confirmed"]]
     [charged] = [line for line in (await cast.client.costs.summary(by="kind")).lines if line.key == "generate"]
-    assert len(confirmed) == charged.event_count == 2 + TRIES
+    # As above, silence may be tried again until the cancel comes.
+    assert len(confirmed) == charged.event_count >= 2 + TRIES
     assert charged.usage.input_tokens == sum(call["prompt_tokens"] for call in confirmed)
     assert charged.usage.output_tokens == sum(call["completion_tokens"] for call in confirmed)
     assert len([memory async for memory in cast.client.memories.list()]) == 2
