@@ -388,7 +388,7 @@ async def test_a_limit_of_money_holds_for_a_run_and_all_it_starts(tenant: Tenant
     [
         ({"workflow": ""}, "workflow", "INVALID_FIELD"),
         ({"workflow": "no such"}, "workflow", "INVALID_FIELD"),
-        ({"input": {}}, "input", "RUN_INPUT_INVALID"),
+        ({"input": {}}, "input.number", "RUN_INPUT_INVALID"),
         ({"input": {"number": "four"}}, "input.number", "RUN_INPUT_INVALID"),
         ({"input": {"number": 1, "more": "x" * 300_000}}, "input", "RUN_INPUT_INVALID"),
         ({"max_cost_nano_usd": -1}, "max_cost_nano_usd", "INVALID_FIELD"),
