@@ -258,7 +258,7 @@ def _on_answer(state: GraphState, entry: journal_pb2.JournalEntry) -> None:
                 step.label = given.label
                 schema.check(given.value)
                 state.out.append(CompleteStep(path=step.path))
-            gave(state, step, given)
+            gave(state, step, given, len(answered.response))
         else:
             _on_tool(state, step, tool_service_pb2.Invocation.FromString(answered.response))
     except OutputBreaksSchema as error:
@@ -275,7 +275,7 @@ def _on_tool(state: GraphState, step: Step, invocation: tool_service_pb2.Invocat
     schema = step.plan.output_schema
     output = to_value(text) if schema is None else schema.read(text)
     state.out.append(CompleteStep(path=step.path, output=output))
-    gave(state, step, Given(from_value(output), step.label))
+    gave(state, step, Given(from_value(output), step.label), output.ByteSize())
 
 
 def _on_turn(state: GraphState, entry: journal_pb2.JournalEntry) -> None:
@@ -285,8 +285,11 @@ def _on_turn(state: GraphState, entry: journal_pb2.JournalEntry) -> None:
     label = step.label
     for part in completed.turn.output.parts:
         label = joined(label, label_from_proto(part.label))
-    said = from_value(completed.output) if completed.HasField("output") else completed.turn.output.content
-    gave(state, step, Given(said, label))
+    if completed.HasField("output"):
+        gave(state, step, Given(from_value(completed.output), label), completed.output.ByteSize())
+    else:
+        content = completed.turn.output.content
+        gave(state, step, Given(content, label), len(content))
 
 
 def _on_signal(state: GraphState, signal: journal_pb2.SignalReceived) -> None:

@@ -7,6 +7,7 @@ from services.orchestrator.conditions.errors import ExpressionFailed
 from services.orchestrator.programs.commands import CompleteStep, EndRun, FailStep, SkipStep
 from services.orchestrator.programs.graph_plan import NodePlan
 from services.orchestrator.programs.graph_state import (
+    MAX_GIVEN_BYTES,
     MAX_SENTENCE,
     OPERATOR,
     Given,
@@ -21,12 +22,21 @@ from services.orchestrator.programs.output_schema import OutputBreaksSchema
 from services.orchestrator.programs.values import NotJson, ValueTooLarge, to_value
 
 EXPRESSION_FAILED = "EXPRESSION_FAILED"
+OUTPUTS_TOO_LARGE = "OUTPUTS_TOO_LARGE"
 
 
-def gave(state: GraphState, step: Step, given: Given | GivenList) -> None:
-    """Takes the result of a step."""
+def gave(state: GraphState, step: Step, given: Given | GivenList, size: int) -> None:
+    """Takes the result of a step; ends the run when its steps have given more than one may.
+
+    Args:
+        size: bytes that the result takes, encoded; 0 where it is made of others.
+    """
     del state.steps[step.path]
-    if step.index >= 0 and isinstance(given, Given):
+    state.kept += size
+    if state.kept > MAX_GIVEN_BYTES:
+        message = f"with {step.path} its steps gave more than {MAX_GIVEN_BYTES} bytes; have them give less"
+        end_run(state, session_pb2.SESSION_STATE_FAILED, OUTPUTS_TOO_LARGE, message)
+    elif step.index >= 0 and isinstance(given, Given):
         _item_ended(state, step, given)
     else:
         _node_ended(state, step.plan, NodeState.SUCCEEDED, given)
@@ -42,7 +52,7 @@ def gave_own(state: GraphState, step: Step, given: Given | GivenList, complete: 
             failed(state, step, error.reason, str(error))
             return
     state.out.append(complete)
-    gave(state, step, given)
+    gave(state, step, given, complete.output.ByteSize() if complete.output is not None else 0)
 
 
 def failed(state: GraphState, step: Step, reason: str, message: str) -> None:

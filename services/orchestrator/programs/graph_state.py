@@ -32,6 +32,8 @@ SIGNAL: Final = Label(
 KEPT_SIGNALS: Final = 100
 #: Most that the steps of one run are given, each attempt anew, and what aggregates give with it.
 MAX_WRITTEN_BYTES: Final = 256 * 1024 * 1024
+#: Most that the steps of one run give, encoded: a run in progress has all of it in memory.
+MAX_GIVEN_BYTES: Final = 64 * 1024 * 1024
 #: What one fact leads to, about; what is left goes on with a fact of its own. So no decision keeps a replica busy, or
 #: needs more memory than a commit has.
 _STEPS_AT_ONCE: Final = 250_000
@@ -209,6 +211,8 @@ class GraphState:
     #: Bytes of what steps were given, and of what aggregates gave; and how many there were before the fact in hand.
     written: int = 0
     written_before: int = 0
+    #: Bytes of what steps gave.
+    kept: int = 0
     #: What expressions may still take for the fact in hand.
     allowance: Allowance = field(default_factory=Allowance)
     #: True while a timer runs after which the rest is gone on with.

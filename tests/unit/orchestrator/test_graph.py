@@ -7,11 +7,11 @@ from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.core.errors import Unavailable
 from services.orchestrator.domain.errors import RunDiverged
-from services.orchestrator.programs import graph_steps
+from services.orchestrator.programs import graph_ends, graph_steps
 from services.orchestrator.programs.graph_state import KEPT_SIGNALS, GraphState
 from services.orchestrator.programs.run import RunState
 from services.orchestrator.programs.values import Json, from_struct, from_value, to_struct, to_value
-from tests.support.sessions import a_generation, an_agent
+from tests.support.sessions import World, a_generation, an_agent
 from tests.support.workflows import (
     Entry,
     Fails,
@@ -237,6 +237,37 @@ def test_every_attempt_counts_towards_what_the_steps_of_a_run_are_given(monkeypa
     mesh.play(a_run(a_workflow(a_node("a", input={"x": literal("x" * 400)}, policy=policy))))
     assert (mesh.run.state, mesh.run.state_reason) == (run_pb2.RUN_STATE_FAILED, "VALUE_TOO_LARGE")
     assert len(mesh.made) == 2
+
+
+@pytest.mark.parametrize("kind", ["step", "agent", "wait", "aggregate"])
+def test_the_steps_of_one_run_give_so_much(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(graph_ends, "MAX_GIVEN_BYTES", 1_000)
+    text = "x" * 300
+    waits = workflow_pb2.Node(wait=workflow_pb2.WaitNode(signal="go"))
+    adds = workflow_pb2.Node(aggregate=an_aggregate(workflow_pb2.REDUCER_CONCAT, [text]))
+    asks = workflow_pb2.Node(agent=agent_node())
+    body = {"step": a_node(""), "agent": asks, "wait": waits, "aggregate": adds}[kind]
+    nodes = list[workflow_pb2.Node]()
+    for at in range(9):
+        node = a_node(f"n{at}", *[f"n{at - 1}"][: min(at, 1)])
+        node.MergeFrom(workflow_pb2.Node(**{kind: getattr(body, kind)}))
+        nodes.append(node)
+    answers = {f"nodes/n{at}": [text] for at in range(9)} if kind == "step" else {}
+    mesh = Mesh(answers=answers, turns=World(say=lambda *_: text))
+    mesh.play(a_run(a_workflow(*nodes), agents=[an_agent("Athena")]))
+    for _ in range(9):
+        if not mesh.ended:
+            mesh.record(signal("go", text))
+    assert (mesh.run.state, mesh.run.state_reason) == (run_pb2.RUN_STATE_FAILED, "OUTPUTS_TOO_LARGE")
+    assert "nodes/n3" in mesh.run.state_message
+
+
+def test_what_a_schema_refuses_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_ends, "MAX_GIVEN_BYTES", 1_000)
+    policy = number_schema()
+    policy.retries.max_attempts = 5
+    mesh = Mesh(answers={"nodes/a": [*["x" * 400] * 4, 1]}).play(a_run(a_workflow(a_node("a", policy=policy))))
+    assert mesh.run.state == run_pb2.RUN_STATE_SUCCEEDED
 
 
 # Attempts
