@@ -23,7 +23,8 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.retry import Backoff
 
 _GUARDIAN: Final = str(Path(__file__).with_name("guardian.py"))
-_BACKOFF: Final = Backoff(first_seconds=0.5, factor=2.0, most_seconds=30.0)
+#: Wait before a child that died for the first time is started again; each later one is twice as long.
+_FIRST_WAIT_SECONDS: Final = 0.5
 #: A child that lived this long is forgiven its earlier deaths.
 _FORGIVEN_AFTER_SECONDS: Final = 60.0
 _PROBE_PAUSE_SECONDS: Final = 0.04
@@ -56,15 +57,26 @@ class Supervisor:
     Args:
         report: told each child that died after `keep`, and when it is back.
         changed: called after each change of a child's state.
+        most_wait_seconds: longest wait before a child that died is started again.
     Concurrency: one loop, in the main thread.
     """
 
-    def __init__(self, *, clock: Clock, dice: Random, report: Report, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        dice: Random,
+        report: Report,
+        changed: Callable[[], None],
+        most_wait_seconds: float = 30.0,
+    ) -> None:
         self.children: dict[str, Child] = {}
         self._clock = clock
         self._dice = dice
         self._report = report
         self._changed = changed
+        first = min(_FIRST_WAIT_SECONDS, most_wait_seconds)
+        self._backoff = Backoff(first_seconds=first, factor=2.0, most_seconds=most_wait_seconds)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._keeping = False
         self._stopping = False
@@ -151,7 +163,7 @@ class Supervisor:
         self._move(child, ChildState.STOPPED)
 
     async def _supervise(self, child: Child) -> None:
-        waits = _BACKOFF.waits(self._dice)
+        waits = self._backoff.waits(self._dice)
         while child.process is not None:
             born = self._clock.monotonic()
             code = await self._lifetime(child, child.process)
@@ -164,7 +176,7 @@ class Supervisor:
                 self._move(child, ChildState.STOPPED)
                 return
             if self._clock.monotonic() - born > _FORGIVEN_AFTER_SECONDS:
-                waits = _BACKOFF.waits(self._dice)
+                waits = self._backoff.waits(self._dice)
             await self._bring_back(child, describe_exit(code), waits)
 
     async def _bring_back(self, child: Child, end: str, waits: Iterator[float]) -> None:

@@ -39,7 +39,13 @@ class Mesh:
         self._addresses: Addresses | None = None
         self._following: list[asyncio.Task[None]] = []
         clock = SystemClock()
-        self._supervisor = Supervisor(clock=clock, dice=Random(), report=report, changed=self._write_record)
+        self._supervisor = Supervisor(
+            clock=clock,
+            dice=Random(),
+            report=report,
+            changed=self._write_record,
+            most_wait_seconds=options.most_restart_wait_seconds,
+        )
         self._together = (
             ServicesTogether(clock=clock, ids=SystemIds(), report=self._service_serves, log=data.log("services"))
             if options.single_process

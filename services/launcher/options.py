@@ -34,6 +34,8 @@ class UpOptions:
     edge: bool = True
     #: Longest wait for one child to become healthy.
     healthy_seconds: float = 60.0
+    #: Longest wait before a child that died again and again is started once more.
+    most_restart_wait_seconds: float = 30.0
     #: Settings handed to the services on top of the launcher's own environment; they win.
     environment: dict[str, str] = field(default_factory=dict[str, str])
 

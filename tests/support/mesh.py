@@ -125,6 +125,7 @@ def running_mesh(
     openai: bool = True,
     mtls: bool = False,
     orchestrators: int = 1,
+    most_restart_wait_seconds: float = 30.0,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningMesh]:
     """Runs a mesh on free ports while the block runs.
@@ -157,6 +158,7 @@ def running_mesh(
             local_model=local_model,
             mtls=mtls,
             orchestrators=orchestrators,
+            most_restart_wait_seconds=most_restart_wait_seconds,
             environment=settings,
         )
         steps: dict[str, float] = {}

@@ -136,6 +136,20 @@ async def test_a_child_that_keeps_dying_waits_longer_each_time(
     assert waits[1] > waits[0]
 
 
+async def test_a_child_that_keeps_dying_waits_no_longer_than_it_may(program: Begin, told: list[Progress]) -> None:
+    hasty = Supervisor(
+        clock=SystemClock(), dice=Random(1), report=told.append, changed=lambda: None, most_wait_seconds=0.1
+    )
+    hasty.keep()
+    await hasty.start(program("import time; time.sleep(0.05)"), healthy_seconds=10)
+
+    await until(lambda: hasty.children["dummy"].restarts >= 6)
+    await hasty.close()
+
+    waits = [float(step.detail.split(" s;")[0].rsplit(" ", 1)[1]) for step in told if step.state is StepState.FAILED]
+    assert max(waits) <= 0.1
+
+
 async def test_stopping_asks_first_and_kills_after_the_bound(supervisor: Supervisor, program: Begin) -> None:
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
