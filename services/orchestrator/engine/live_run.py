@@ -221,8 +221,7 @@ class LiveRun:
 
     def answered(self, key: CallKey, entry: journal_pb2.JournalEntry) -> None:
         """Takes the outcome of a call, a CallAnswered or CallFailed fact."""
-        if self._park_noted:
-            self._unpark(key[0])
+        self._unpark(key[0])
         self._put(entry)
 
     def parked(self, path: str, reason: str, message: str) -> None:
@@ -234,8 +233,7 @@ class LiveRun:
 
     def resumed(self, path: str) -> None:
         """Notes that a call which was parked goes on."""
-        if self._park_noted:
-            self._unpark(path)
+        self._unpark(path)
 
     def advance(self, at: Timestamp, enough: Callable[[], bool] = lambda: False) -> RunWrite | None:
         """Applies what has arrived, with all that follows from it; None when nothing came of it.
@@ -447,6 +445,7 @@ class LiveRun:
         """Waits no longer for the call of a step that has ended, or whose time is up."""
         key = self._call_of.get(path)
         if key is not None:
+            self._unpark(path)
             if key in self._in_flight:
                 self._given_up.append((self.sequence, key))
             _, intended = self._outstanding[key]

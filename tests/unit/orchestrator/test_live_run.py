@@ -213,3 +213,21 @@ def test_a_run_that_is_stranded_while_it_is_parked_leaves_no_moment_in_the_datab
     write = decided(second)
     assert write.view is not None
     assert write.wake_time is None
+
+
+def test_a_run_is_parked_no_longer_than_it_waits_for_the_call() -> None:
+    policy = workflow_pb2.NodePolicy(on_failure=workflow_pb2.ON_FAILURE_CONTINUE)
+    policy.timeout.FromSeconds(7)
+    policy.retries.max_attempts = 1
+    late = a_node("late", tool=workflow_pb2.ToolNode(tool="calculator@1.0.0"), policy=policy)
+    live = begun(a_run(a_workflow(late, a_node("other"))))
+    live.parked("nodes/late", "UNAVAILABLE", "tools does not answer")
+    view = decided(live).view
+    assert view is not None
+    assert view.state == run_pb2.RUN_STATE_PARKED
+    live.awake(datetime.fromtimestamp(7, UTC))
+    assert facts_of(decided(live)) == ["timer_fired", "step_failed"]
+    resumed = decided(live)
+    assert facts_of(resumed) == ["run_resumed"]
+    assert resumed.view is not None
+    assert resumed.view.state == run_pb2.RUN_STATE_RUNNING
