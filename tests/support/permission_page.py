@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from services.meshkit.core.identity import Role
-from services.meshkit.core.permissions import ROLE_PERMISSIONS
+from services.meshkit.core.permissions import ASKED_IN_SOME_CASES, ROLE_PERMISSIONS
 from tests.support.public_rpcs import INTERNAL, PUBLIC, Rpc
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "permissions.md"
@@ -75,9 +75,10 @@ def _roles() -> Iterator[str]:
     yield ""
     yield f"| permission | {' | '.join(f'`{role}`' for role in ROLES)} | RPCs |"
     yield f"|---|{'---|' * len(ROLES)}---|"
-    for permission, rpcs in sorted(_by_permission().items()):
+    rows = {permission: _names(rpcs) for permission, rpcs in _by_permission().items()}
+    for permission, names in sorted((rows | ASKED_IN_SOME_CASES).items()):
         marks = [_MAY if permission in ROLE_PERMISSIONS[role] else "" for role in ROLES]
-        yield f"| `{permission}` | {' | '.join(marks)} | {_names(rpcs)} |"
+        yield f"| `{permission}` | {' | '.join(marks)} | {names} |"
 
 
 def _by_permission() -> Mapping[str, list[Rpc]]:

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.meshkit.core.identity import TenantId
+from services.meshkit.core.identity import Principal, TenantId
 
 #: Most details of an entry, and the most characters of a name, a value and any other text.
 MAX_DETAILS: Final = 16
@@ -90,6 +90,27 @@ def mesh_acts(
         action: the permission that a caller would need.
     """
     draft = AuditDraft(action=action, method="", tenant=tenant, actor=f"service:{service}")
+    with _acting(draft, target=target, details=details):
+        yield
+
+
+@contextmanager
+def caller_acts(
+    principal: Principal, *, action: str, method: str, target: str, details: Mapping[str, object] | None = None
+) -> Generator[None]:
+    """Has the next commit of the block write an entry for a call that is on record in some cases only.
+
+    Args:
+        action: the permission that the caller needs in this case.
+        method: the RPC.
+    """
+    draft = AuditDraft(action=action, method=method, tenant=principal.tenant, actor=principal.subject)
+    with _acting(draft, target=target, details=details):
+        yield
+
+
+@contextmanager
+def _acting(draft: AuditDraft, *, target: str, details: Mapping[str, object] | None) -> Generator[None]:
     token = _draft.set(draft)
     note(target=target, details=details)
     try:

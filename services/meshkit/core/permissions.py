@@ -46,6 +46,7 @@ _WORK: Final = frozenset(
         "memories.write",
         "policies.evaluate",
         "runs.control",
+        "runs.endorse",
         "runs.start",
         "sessions.control",
         "sessions.start",
@@ -78,6 +79,9 @@ _OPERATE: Final = frozenset(
         "tenants.write",
     }
 )
+
+#: Permissions that stand beside no RPC: one asks for them in some cases, beside its own.
+ASKED_IN_SOME_CASES: Final = {"runs.endorse": "RunService/SignalRun of `plan.read`, by people only"}
 
 #: Permissions that each role grants. A caller with several roles has the union.
 ROLE_PERMISSIONS: Final[dict[Role, frozenset[str]]] = {

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from grpc.aio import ServicerContext
 
+from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1 import run_pb2, run_service_pb2_grpc
 from comitia.orchestrator.v1 import run_service_pb2 as pb
 from services.meshkit.core.errors import Invalid
@@ -14,15 +16,20 @@ from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token, one_page
 from services.meshkit.grpc.call import caller_of, current_call
+from services.meshkit.grpc.guard import check_permission
 from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
 from services.orchestrator.engine.watch import RunWatch, ShownRun
+from services.orchestrator.programs.planned_turn import READ_SIGNAL
 from services.orchestrator.programs.values import from_value
 from services.orchestrator.transport.run_messages import to_start_run_command, to_stream_turns_query, turn_to_proto
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_run import StartRun
-from services.orchestrator.usecases.steer_run import CancelRun, PauseRun, ResumeRun, SignalRun
+from services.orchestrator.usecases.steer_run import ENDORSES, CancelRun, PauseRun, ResumeRun, SignalRun
 from services.orchestrator.usecases.stream_turns import StreamTurns
+
+#: What may say that a person has read a text.
+_ENDORSES: Final = replace(GUARDS["/comitia.orchestrator.v1.RunService/SignalRun"], permission=ENDORSES)
 
 
 class RunReader(Protocol):
@@ -197,6 +204,8 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     ) -> pb.SignalRunResponse:
         """See the contract."""
         caller, run_id = caller_of(context), _run_id(request.run_id)
+        if request.name == READ_SIGNAL:
+            check_permission(caller.principal, _ENDORSES)
         payload = from_value(request.payload)
         return await once(
             request,

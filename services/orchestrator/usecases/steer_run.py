@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 from google.protobuf import struct_pb2
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2
+from services.meshkit.core.audit import caller_acts
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.once import nothing_to_repeat
@@ -13,10 +15,16 @@ from services.orchestrator.domain.errors import PersonRequired, RunAlreadyTermin
 from services.orchestrator.domain.run import MAX_SIGNAL_BYTES, Json, check_signal_name
 from services.orchestrator.engine.run import SIGNAL
 from services.orchestrator.programs.planned_turn import READ_SIGNAL, is_person
+from services.orchestrator.programs.planned_values import keys_of
 from services.orchestrator.programs.run_view import TERMINAL_STATES
 from services.orchestrator.programs.values import NotJson, ValueTooLarge, to_value
 from services.orchestrator.usecases.steer import Steering
 
+#: The permission to say that one has read a text; each such word is in the audit trail.
+ENDORSES: Final = "runs.endorse"
+_METHOD: Final = "comitia.orchestrator.v1.RunService/SignalRun"
+#: What of it the audit trail tells: of which text, and whether it may pass.
+_SAID: Final = frozenset({"digest", "allowed"})
 #: Gives the steps of a run as they stand.
 StepsOf = Callable[[TenantId, str], Awaitable[Sequence[run_pb2.RunStep]]]
 
@@ -80,12 +88,15 @@ class SignalRun:
         """
         by = caller.principal.subject
         signal = journal_pb2.SignalReceived(name=check_signal_name(name), payload=_payload_of(payload), by=by)
+        encoded = signal.SerializeToString(deterministic=True)
+        if name != READ_SIGNAL:
+            return await self._steer(caller, run_id, SIGNAL, _changes_unless(None), payload=encoded)
         # Nor a run that acts for a person: nobody has read anything there.
-        if name == READ_SIGNAL and (caller.principal.run_id is not None or not is_person(by)):
+        if caller.principal.run_id is not None or not is_person(by):
             raise PersonRequired(name)
-        return await self._steer(
-            caller, run_id, SIGNAL, _changes_unless(None), payload=signal.SerializeToString(deterministic=True)
-        )
+        said = {key: value for key, value in keys_of(payload).items() if key in _SAID}
+        with caller_acts(caller.principal, action=ENDORSES, method=_METHOD, target=run_id, details=said):
+            return await self._steer(caller, run_id, SIGNAL, _changes_unless(None), payload=encoded)
 
 
 def _payload_of(payload: Json) -> struct_pb2.Value:

@@ -182,7 +182,8 @@ class RunServiceServicer:
 
     def SignalRun(self, request, context):
         """Sends a signal to a run. One that no step waits for yet is kept for a later one. `plan.read`, by which a text of an
-        outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it.
+        outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it. It
+        needs the permission `runs.endorse` besides, and each is in the audit trail.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERSON_REQUIRED (`plan.read`
         came from no person), INVALID_ARGUMENT/INVALID_FIELD,

@@ -90,7 +90,8 @@ class RunServiceStub:
     """
     SignalRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.SignalRunRequest, _run_service_pb2.SignalRunResponse]
     """Sends a signal to a run. One that no step waits for yet is kept for a later one. `plan.read`, by which a text of an
-    outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it.
+    outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it. It
+    needs the permission `runs.endorse` besides, and each is in the audit trail.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERSON_REQUIRED (`plan.read`
     came from no person), INVALID_ARGUMENT/INVALID_FIELD,
@@ -168,7 +169,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.SignalRunRequest, _run_service_pb2.SignalRunResponse]  # type: ignore[assignment]
     """Sends a signal to a run. One that no step waits for yet is kept for a later one. `plan.read`, by which a text of an
-    outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it.
+    outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it. It
+    needs the permission `runs.endorse` besides, and each is in the audit trail.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERSON_REQUIRED (`plan.read`
     came from no person), INVALID_ARGUMENT/INVALID_FIELD,
@@ -297,7 +299,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.SignalRunResponse, _abc.Awaitable[_run_service_pb2.SignalRunResponse]]:
         """Sends a signal to a run. One that no step waits for yet is kept for a later one. `plan.read`, by which a text of an
-        outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it.
+        outsider is let pass to an agent that plans, is for people who have signed in: no key and no service can send it. It
+        needs the permission `runs.endorse` besides, and each is in the audit trail.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERSON_REQUIRED (`plan.read`
         came from no person), INVALID_ARGUMENT/INVALID_FIELD,
