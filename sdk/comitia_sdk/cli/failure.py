@@ -4,6 +4,8 @@ from typing import Any, Final
 
 import typer
 
+from comitia_sdk.cli.output import plain
+
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
@@ -26,7 +28,8 @@ def report_failure(failure: Exception) -> int:
     if isinstance(failure, _WRONG_USAGE):
         return _report_usage(failure)
     sentence, code = _sentence(failure)
-    typer.secho(f"comitia: {sentence}", fg=typer.colors.RED, err=True)
+    # It may hold what others wrote.
+    typer.secho(f"comitia: {plain(sentence)}", fg=typer.colors.RED, err=True)
     return code
 
 

@@ -19,8 +19,16 @@ _Item = TypeVar("_Item")
 
 _GAP: Final = "  "
 _LEAST_LAST_COLUMN: Final = 20
-#: Control characters, which could move the cursor or colour the screen, are left out of what others wrote.
-_SILENT: Final = {number: None for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"}
+#: Control characters, which could move the cursor or colour the screen; marks that turn the direction of text, or end a
+#: line, without being seen; and halves of characters, which nothing can print.
+_UNSEEN: Final = (
+    *(number for number in (*range(32), *range(127, 160)) if chr(number) not in "\n\t"),
+    *(0x061C, 0x200E, 0x200F, 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)),
+    *range(0xD800, 0xE000),
+)
+#: They are left out of what others wrote, and written as escapes in JSON, where they stand in strings alone.
+_SILENT: Final = dict.fromkeys(_UNSEEN)
+_ESCAPED: Final = {number: f"\\u{number:04x}" for number in _UNSEEN}
 
 
 class Form(StrEnum):
@@ -47,12 +55,17 @@ def as_json(message: "Message") -> dict[str, Any]:
 
 def show_json(value: object) -> None:
     """Writes JSON to standard output."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False).translate(_ESCAPED))
 
 
 def plain(text: str) -> str:
     """Gives a text that others wrote as it may stand on a terminal."""
     return text.translate(_SILENT)
+
+
+def one_line(text: str) -> str:
+    """Gives what others wrote within a line: it begins no other, which could say what we do not."""
+    return plain(text).replace("\n", "\\n")
 
 
 def newest(items: Iterable[_Item], limit: int) -> list[_Item]:
@@ -113,11 +126,15 @@ def show_one(form: Form, message: "Message", lines: Iterable[tuple[str, str]]) -
 
 
 def show_lines(lines: Iterable[tuple[str, str]], *, indent: str = "") -> None:
-    """Writes names and values below each other; without those that are empty."""
+    """Writes names and values below each other; without those that are empty.
+
+    What others wrote begins no line: the lines of a text stand under its first one.
+    """
     listed = [(name, plain(value)) for name, value in lines if value]
     width = max((len(name) for name, _ in listed), default=0)
+    under = f"\n{indent}{'':<{width}}{_GAP}"
     for name, value in listed:
-        typer.echo(f"{indent}{name:<{width}}{_GAP}{value}")
+        typer.echo(f"{indent}{name:<{width}}{_GAP}{value}".replace("\n", under))
 
 
 def moment(time: "Timestamp") -> str:

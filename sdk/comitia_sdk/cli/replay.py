@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
-from comitia_sdk.cli.output import Form, FormOption, as_json, moment, plain, show_json, show_lines
+from comitia_sdk.cli.output import Form, FormOption, as_json, moment, one_line, show_json, show_lines
 
 if TYPE_CHECKING:
     from comitia.orchestrator.v1.record_pb2 import Drift, Replay
@@ -23,6 +23,12 @@ _NO_PROGRAMS: Final = (
 #: A file may come from anybody. What it makes the programs do stays within this.
 _MAX_MEMORY_BYTES: Final = 8 * 1024**3
 _GRACE_SECONDS: Final = 10
+#: After the first alarm others follow, lest somebody takes the first one for a mistake of the file.
+_AGAIN_SECONDS: Final = 1
+
+
+class _TookTooLong(BaseException):
+    """The time is up. No exception: what runs the programs answers those of a file that nobody can read."""
 
 
 def replay(
@@ -44,6 +50,9 @@ def replay(
             report = _replayed(reader)
     except (RunFileBroken, RunFileUnknown) as error:
         raise CommandFailed(f"{file}: {error}") from error
+    except _TookTooLong as error:
+        sentence = f"the replay takes longer than {max_seconds} s; give it more with --max-seconds"
+        raise CommandFailed(sentence) from error
     except MemoryError as error:
         raise CommandFailed(f"{file} makes its programs use more than {_MAX_MEMORY_BYTES} bytes of memory") from error
     except OSError as error:
@@ -81,9 +90,9 @@ def show_replay(report: "Replay") -> None:
 
 def _show_drift(drift: "Drift") -> None:
     place = ", ".join(part for part in (f"fact {drift.sequence}", drift.path, drift.fact) if part)
-    typer.secho(f"\n{plain(place)}: {plain(drift.message)}", fg=typer.colors.RED)
+    typer.secho(f"\n{one_line(place)}: {one_line(drift.message)}", fg=typer.colors.RED)
     for field in drift.fields:
-        typer.echo(f"  {plain(field.field)}")
+        typer.echo(f"  {one_line(field.field)}")
         show_lines([("recorded", field.before or "(nothing)"), ("now", field.after or "(nothing)")], indent="    ")
 
 
@@ -129,16 +138,16 @@ def _show_manifest(reader: "RunFileReader") -> None:
         ("workflow", _named([manifest["workflow"]]) if "workflow" in manifest else ""),
         ("forked from", f"{source['run_id']} after fact {source['at_sequence']}" if source else ""),
         ("agents", _named(manifest.get("agents", []))),
-        ("models", ", ".join(manifest.get("models_answered", []))),
+        ("models", ", ".join(map(one_line, manifest.get("models_answered", [])))),
         ("tools", _named(manifest.get("tools", []))),
         ("law", ", ".join(digest[:12] for digest in manifest.get("bundles", []))),
-        ("state", str(manifest.get("state", ""))),
+        ("state", one_line(str(manifest.get("state", "")))),
     ]
     show_lines(lines)
 
 
 def _named(found: "list[dict[str, Any]]") -> str:
-    return ", ".join(f"{one['name']}@{one['version']} ({one['digest'][:12]})" for one in found)
+    return ", ".join(one_line(f"{one['name']}@{one['version']} ({one['digest'][:12]})") for one in found)
 
 
 def _places(count: int) -> str:
@@ -151,13 +160,13 @@ def _bounds(seconds: int) -> Iterator[None]:
     import resource
 
     def too_long(_signal: int, _frame: FrameType | None) -> None:
-        raise CommandFailed(f"the replay takes longer than {seconds} s; give it more with --max-seconds")
+        raise _TookTooLong
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     lower = _MAX_MEMORY_BYTES if soft == resource.RLIM_INFINITY else min(soft, _MAX_MEMORY_BYTES)
     used, most = resource.getrlimit(resource.RLIMIT_CPU)
     before = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN_SECONDS)
     resource.setrlimit(resource.RLIMIT_AS, (lower, hard))
     if used == resource.RLIM_INFINITY:
         # One operation of the interpreter hears no alarm, however long it takes; the system ends it a little later.
@@ -167,7 +176,7 @@ def _bounds(seconds: int) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         resource.setrlimit(resource.RLIMIT_CPU, (used, most))

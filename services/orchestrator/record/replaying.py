@@ -155,6 +155,8 @@ class Rerun:
             decided = [_Expected(self._sequence, fact_of(command)) for command in commands]
         except program.UnknownProgram as error:
             self._stop(record_pb2.DRIFT_KIND_PROGRAM_UNKNOWN, str(error), entry)
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001  # a file of somebody else's may hold anything, and this says so
             sentence = f"the program cannot read the fact: {type(error).__name__}: {error}"[:500]
             self._stop(record_pb2.DRIFT_KIND_UNREADABLE, sentence, entry)

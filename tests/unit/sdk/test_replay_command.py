@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from comitia_sdk.cli import replay as command
+from comitia.orchestrator.v1 import journal_pb2
 from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.main import app
+from comitia_sdk.cli.output import show_lines
 from services.orchestrator.programs import dialogue
-from tests.support.record_histories import FOLDER
+from services.orchestrator.programs import run as program
+from tests.support.record_histories import FOLDER, written
+from tests.support.sessions import a_start, an_agent
 
 DEBATE = FOLDER / "debate.comitia"
 
@@ -85,12 +88,54 @@ def test_an_installation_without_programs_says_what_to_do(monkeypatch: pytest.Mo
 
 
 def test_a_file_that_keeps_its_programs_busy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    def for_ever(_reader: object) -> None:
+    def for_ever(*_: object) -> None:
         while True:
             pass
 
-    monkeypatch.setattr(command, "_replayed", for_ever)
+    monkeypatch.setattr(program, "decide", for_ever)
+    alarms = signal.setitimer
     # The alarm comes at once: nobody waits for a second here.
-    monkeypatch.setattr(signal, "alarm", lambda seconds: signal.setitimer(signal.ITIMER_REAL, 0.01 if seconds else 0))
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds, *again: alarms(which, seconds / 100, *again))
     with pytest.raises(CommandFailed, match="takes longer than 1 s"):
         replay(str(DEBATE), "--max-seconds", "1")
+
+
+def test_a_file_that_needs_too_much_memory_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_much(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(program, "decide", too_much)
+    with pytest.raises(CommandFailed, match="bytes of memory"):
+        replay(str(DEBATE))
+
+
+def forged(folder: Path, name: str) -> Path:
+    """Writes the file of a run whose agent has a name that no mesh would have taken."""
+    started = a_start(an_agent(name), an_agent("Apollo"))
+    path = folder / "forged"
+    path.write_bytes(written("forged", [journal_pb2.JournalEntry(run_started=started)]))
+    return path
+
+
+@pytest.mark.parametrize("lie", ["x\nreplay  the same", "x\r\x1b[2Kreplay", "x\u202e\u2066\u009b2J\u2028replay"])
+def test_no_name_in_a_file_says_what_we_say(tmp_path: Path, lie: str) -> None:
+    path = forged(tmp_path, lie)
+    code, shown = replay(str(path))
+    assert code == EXIT_REFUSED
+    said = [line.split("  ", 1)[1].strip() for line in shown.splitlines() if line.startswith("replay ")]
+    assert said[0] == "differs at 1 place"
+    assert len(said) == len(("replay", "replay hash"))
+    assert not set(shown) & {*"\r\x1b\x9b\u202e\u2066\u2028"}
+
+
+def test_json_shows_what_is_not_seen_as_escapes(tmp_path: Path) -> None:
+    name = "Zoë\u202e\u009b\u2028"
+    _, shown = replay(str(forged(tmp_path, name)), "-o", "json")
+    assert not set(shown) & {*"\x9b\u202e\u2028"}
+    assert "Zoë" in shown
+    assert name in {agent["name"] for agent in json.loads(shown)["manifest"]["agents"]}
+
+
+def test_what_others_wrote_begins_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show_lines([("state", "x\nreplay  the same"), ("replay", "differs")])
+    assert capsys.readouterr().out.splitlines() == ["state   x", "        replay  the same", "replay  differs"]
