@@ -22,7 +22,8 @@ _DUE_AT_ONCE: Final = 64
 #: Tenants are found one after the other by the index, so that each has its turn in every round.
 _DUE: Final = """
     WITH RECURSIVE having_runs (tenant_id) AS (
-        (SELECT tenant_id FROM run WHERE state IN (5, 6, 7) AND archive_parts IS NULL ORDER BY tenant_id LIMIT 1)
+        (SELECT tenant_id FROM run WHERE state IN (5, 6, 7) AND archive_parts IS NULL
+            AND ($6::uuid IS NULL OR tenant_id > $6) ORDER BY tenant_id LIMIT 1)
         UNION ALL
         SELECT (SELECT run.tenant_id FROM run WHERE state IN (5, 6, 7) AND archive_parts IS NULL
                 AND run.tenant_id > before.tenant_id ORDER BY run.tenant_id LIMIT 1)
@@ -31,7 +32,8 @@ _DUE: Final = """
     LEFT JOIN unnest($1::uuid[], $2::timestamptz[]) AS own (tenant_id, until) USING (tenant_id)
     CROSS JOIN LATERAL (
         SELECT run.tenant_id, run.run_id FROM run
-        WHERE run.tenant_id = having_runs.tenant_id AND state IN (5, 6, 7) AND archive_parts IS NULL
+        WHERE run.tenant_id = having_runs.tenant_id AND run.tenant_id <> ALL($7::uuid[])
+            AND state IN (5, 6, 7) AND archive_parts IS NULL
             AND run.run_id < journal_first_id(coalesce(own.until, $3) AT TIME ZONE 'UTC')
             AND run.run_id <> ALL($5::uuid[])
             AND (SELECT record_time FROM journal WHERE journal.run_id = run.run_id
@@ -73,12 +75,19 @@ class SqlRunArchive:
         self._objects = objects
 
     async def due(
-        self, until: datetime, own: Mapping[TenantId, datetime], *, but: Collection[str]
+        self,
+        until: datetime,
+        own: Mapping[TenantId, datetime],
+        *,
+        after: TenantId | None,
+        but: Collection[str],
+        without: Collection[TenantId],
     ) -> Sequence[tuple[TenantId, str]]:
         """See `Archive.due`."""
+        moments = list(own), list(own.values()), until
         left_out = [to_uuid(run_id, "run") for run_id in but]
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
-            rows = await scope.driver.fetch(_DUE, list(own), list(own.values()), until, self._at_once, left_out)
+            rows = await scope.driver.fetch(_DUE, *moments, self._at_once, left_out, after, list(without))
         return [(TenantId(row["tenant_id"]), from_uuid("run", row["run_id"])) for row in rows]
 
     async def put(self, tenant: TenantId, run_id: str, part: int, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """Moves the facts of runs that ended long ago out of the database; the runs themselves stay in lists."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -14,7 +15,9 @@ from services.orchestrator.usecases.recorded_runs import RecordedRuns
 
 #: Of a file in the archive, sealed and read as one piece.
 PART_BYTES: Final = 4 * 1024 * 1024
-#: A round ends after so many runs that could not be archived: then it is not they that are at fault.
+#: A tenant has its next turn in the next round after so many of its runs could not be archived.
+_MOST_FAILED_OF_ONE: Final = 16
+#: A round ends after so many that could not be archived: then it is not they that are at fault.
 _MOST_FAILED: Final = 1_000
 
 log = logger(__name__)
@@ -24,13 +27,21 @@ class Archive(Protocol):
     """Keeps the files of runs, and takes out of the journal what they hold."""
 
     async def due(
-        self, until: datetime, own: Mapping[TenantId, datetime], *, but: Collection[str]
+        self,
+        until: datetime,
+        own: Mapping[TenantId, datetime],
+        *,
+        after: TenantId | None,
+        but: Collection[str],
+        without: Collection[TenantId],
     ) -> Sequence[tuple[TenantId, str]]:
-        """Gives runs that ended before a moment and are not in the archive, a bounded number; none when there are none.
+        """Gives runs that ended before a moment and are not in the archive, tenant by tenant, a bounded number.
 
         Args:
             own: moments of tenants that have one of their own.
+            after: tenants up to this one are left out.
             but: runs to leave out.
+            without: tenants to leave out.
         """
         ...
 
@@ -87,16 +98,24 @@ class ArchiveRuns:
         """Archives all runs that are due; says how many. Raises: MeshError: they cannot be looked for."""
         now = self._clock.now()
         own = {tenant: now - keep for tenant, keep in self._own.items()}
-        archived, failed = 0, set[str]()
-        while len(failed) < _MOST_FAILED and (due := await self._archive.due(now - self._keep, own, but=failed)):
+        archived, failed, last = 0, _Failed(), None
+        while not failed.too_many:
+            due = await self._archive.due(now - self._keep, own, after=last, but=failed.runs, without=failed.tenants)
+            if not due and last is None:
+                break
             for tenant, run_id in due:
                 try:
                     archived += await self._move(tenant, run_id)
-                except MeshError as error:
+                except Exception as error:
                     # The others go on: one may have a fact that cannot be read. It has its turn in the next round.
-                    failed.add(run_id)
+                    failed.add(tenant, run_id)
                     metrics.JOURNAL_KEEPING_FAILED.labels("archive").inc()
-                    log.warning("a run is not archived", run_id=run_id, cause=error.message)
+                    if isinstance(error, MeshError):
+                        log.warning("a run is not archived", run_id=run_id, cause=error.message)
+                    else:
+                        log.exception("a run is not archived", run_id=run_id)
+            # The next tenant comes next, however many runs this one has; after the last one the first one again.
+            last = due[-1][0] if due else None
         return archived
 
     async def _move(self, tenant: TenantId, run_id: str) -> bool:
@@ -116,3 +135,23 @@ class ArchiveRuns:
             metrics.RUNS_ARCHIVED.inc()
             log.info("run archived", run_id=run_id, parts=parts)
         return moved
+
+
+class _Failed:
+    """What could not be archived in a round."""
+
+    def __init__(self) -> None:
+        self.runs = set[str]()
+        #: Those of which nothing is tried any more.
+        self.tenants = set[TenantId]()
+        self._counts = Counter[TenantId]()
+
+    @property
+    def too_many(self) -> bool:
+        return len(self.runs) >= _MOST_FAILED
+
+    def add(self, tenant: TenantId, run_id: str) -> None:
+        self.runs.add(run_id)
+        self._counts[tenant] += 1
+        if self._counts[tenant] >= _MOST_FAILED_OF_ONE:
+            self.tenants.add(tenant)
