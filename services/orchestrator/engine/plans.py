@@ -1,6 +1,7 @@
-"""Compiles large workflows on a thread before runs of them are begun or read: the loop would stand still."""
+"""Compiles large workflows on a thread before runs of them are begun, read or replayed: the loop would stand still."""
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2
@@ -12,5 +13,8 @@ _LARGE: Final = 16 * 1024
 
 async def prepare(started: journal_pb2.RunStarted) -> None:
     """Has the plan of a run at hand, if it is one that takes long to make."""
-    if started.workflow.ByteSize() > _LARGE:
+    if started.workflow.ByteSize() <= _LARGE:
+        return
+    # Whoever decides on the run meets the same, and says what is wrong with it.
+    with suppress(Exception):
         await asyncio.to_thread(PLANS.of, started.workflow)

@@ -49,8 +49,9 @@ RUN_DEADLINE_EXCEEDED: Final = "RUN_DEADLINE_EXCEEDED"
 TOOL_FAILED: Final = "TOOL_FAILED"
 #: Name of the timer after which a run goes on with what was too much for one fact.
 _GO_ON: Final = "go_on"
-#: Bytes of definitions whose plans are kept.
-_PLANS_BYTES: Final = 32 * 1024 * 1024
+#: Bytes of plans that are kept, and what a node, an edge and a value of one take, about, besides their definition.
+_PLANS_BYTES: Final = 64 * 1024 * 1024
+_PLAN_PART_BYTES: Final = 2_000
 #: Turns before a fork that agents after it may be shown: as many as one may ask for.
 _ADOPTED_TURNS: Final = 50
 _ALONE: Final = frozenset({journal_pb2.CALL_KIND_STEP, journal_pb2.CALL_KIND_RUN})
@@ -65,6 +66,9 @@ class Plans:
         self._bytes = 0
         self._lock = Lock()
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def of(self, workflow: workflow_pb2.Workflow) -> Plan:
         """Gives the plan of a workflow."""
         # Not the digest that the definition names: whoever imports a run could write another workflow's there.
@@ -77,9 +81,10 @@ class Plans:
                 return known[0]
         # Without the lock: it takes long, and two who make the same one do no harm.
         plan = plan_of(workflow, self._language(workflow))
+        size = len(definition) + _PLAN_PART_BYTES * sum(1 + len(node.edges) + len(node.input) for node in plan.nodes)
         with self._lock:
-            self._bytes += len(definition) - self._kept.pop(digest, (plan, 0))[1]
-            self._kept[digest] = plan, len(definition)
+            self._bytes += size - self._kept.pop(digest, (plan, 0))[1]
+            self._kept[digest] = plan, size
             while self._bytes > _PLANS_BYTES and len(self._kept) > 1:
                 _, (_, size) = self._kept.popitem(last=False)
                 self._bytes -= size

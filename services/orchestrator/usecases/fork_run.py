@@ -16,6 +16,7 @@ from services.orchestrator.domain.agent import MAX_INSTRUCTIONS, MAX_MODEL, pars
 from services.orchestrator.domain.errors import ProgramMissing, RecordDestroyed
 from services.orchestrator.domain.session import MAX_TOPIC
 from services.orchestrator.engine.facts import Beginning
+from services.orchestrator.engine.plans import prepare
 from services.orchestrator.engine.run import OwnedRun, RunKind, StartKey, shard_of
 from services.orchestrator.engine.session_as_run import as_run
 from services.orchestrator.programs.run import Programs, UnknownProgram
@@ -136,6 +137,7 @@ class ForkRun:
         run = await self._recorded.open(caller, spec.run_id)
         if run.started is None:
             raise RecordDestroyed(spec.run_id)
+        await prepare(run.started)
         await self._access.to_start(caller, labels_of(run.started))
         key = command.key(run.started)
         if key is not None:

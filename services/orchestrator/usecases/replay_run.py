@@ -6,6 +6,7 @@ from typing import Final
 from comitia.orchestrator.v1 import journal_pb2, record_pb2
 from services.meshkit.core.identity import Caller
 from services.meshkit.crypto.commitments import verifies
+from services.orchestrator.engine.plans import prepare
 from services.orchestrator.programs.run import Programs
 from services.orchestrator.record.replaying import Rerun
 from services.orchestrator.record.rows import RecordedRow
@@ -25,6 +26,8 @@ class ReplayRun:
     async def __call__(self, caller: Caller, run_id: str) -> record_pb2.Replay:
         """Raises: Invalid, RunNotFound, RelationMissing."""
         run = await self._runs.open(caller, run_id)
+        if run.started is not None:
+            await prepare(run.started)
         rerun = Rerun(run_id, self._programs)
         async for row in run.rows():
             rerun.take_commit(row)
