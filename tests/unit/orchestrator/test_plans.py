@@ -51,7 +51,7 @@ async def test_a_replay_has_a_large_workflow_compiled_on_a_thread(monkeypatch: p
     monkeypatch.setattr(plans, "PLANS", counted(threads))
     tenant, run_id = TenantId(UUID(int=1)), "run_01jd0000000000000000000000"
     records = AsyncMock(rows=AsyncMock(return_value=()), archived=AsyncMock(return_value=None))
-    run = RecordedRun(tenant=tenant, run_id=run_id, last_sequence=0, started=a_started(800), _records=records)
+    run = RecordedRun(tenant=tenant, run_id=run_id, last_sequence=0, started=a_started(1_500), _records=records)
     opened = AsyncMock(open=AsyncMock(return_value=run))
     caller = Caller(principal=Principal(tenant=tenant, subject="user_1", roles=frozenset()))
     await ReplayRun(runs=opened, programs=PROGRAMS)(caller, run_id)
