@@ -18,8 +18,8 @@ _STATEMENTS_PER_CONNECTION: Final = 512
 #: A transaction that sits open without a statement for this long is ended by the server.
 _IDLE_IN_TRANSACTION_SECONDS: Final = 30
 #: A connection beside the last used one is let go after this long: it costs the server 5 to 10 MB.
-_SPARE_SECONDS: Final = 15.0
-_LOOK_SECONDS: Final = 5.0
+_SPARE_SECONDS: Final = 8.0
+_LOOK_SECONDS: Final = 2.0
 #: Longest wait for the server to take leave.
 _LEAVE_SECONDS: Final = 2.0
 

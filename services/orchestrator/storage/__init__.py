@@ -1,1 +1,4 @@
 """Postgres behind the ports."""
+
+# Before anything here names SQLAlchemy, for what it keeps out of memory.
+import services.meshkit.sql as _sql  # noqa: F401  # pyright: ignore[reportUnusedImport]

@@ -1,1 +1,4 @@
 """Bundles and violations in Postgres."""
+
+# Before anything here names SQLAlchemy, for what it keeps out of memory.
+import services.meshkit.sql as _sql  # noqa: F401  # pyright: ignore[reportUnusedImport]
