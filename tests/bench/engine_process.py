@@ -23,6 +23,7 @@ from typing import Any, Final
 import psutil
 import uvloop
 from google.protobuf.message import Message
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1 import journal_pb2
@@ -49,7 +50,11 @@ from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import Holdings, OwnedRun, RunWrite, ShardLease, shard_of
 from services.orchestrator.engine.step_pools import PoolLimits, StepPools
 from services.orchestrator.programs.view import TERMINAL_STATES
-from services.orchestrator.storage.run_store import SqlRunStore
+from services.orchestrator.storage.command_inbox import SqlInbox
+from services.orchestrator.storage.run_finder import SqlRunFinder
+from services.orchestrator.storage.run_journal import SqlJournal
+from services.orchestrator.storage.run_starts import SqlStarts
+from services.orchestrator.storage.shard_leases import SqlLeases
 from tests.bench.engine_runs import started
 from tests.support.known_tenants import KnownTenants
 from tests.support.step_workers import worker_door
@@ -77,7 +82,7 @@ _STAGES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "tick_arrays.py": {"*": "seal"},
     "journal.py": {"*": "seal"},
-    "run_store.py": {"commit": "commit"},
+    "run_journal.py": {"commit": "commit"},
     "one_trip.py": {"*": "commit"},
 }
 STAGES: Final = ("decode", "decide", "seal", "commit", "dispatch", "rest")
@@ -105,26 +110,18 @@ class Counts:
     moments: deque[float] = field(default_factory=lambda: deque[float](maxlen=20_000))
 
 
-class CountingStore(SqlRunStore):
-    """The store of the mesh, which counts, and has commits take longer where that is asked for."""
+class CountingJournal(SqlJournal):
+    """The journal of the mesh, which counts, and has commits take longer where that is asked for."""
 
-    def __init__(self, *, delay_seconds: float, **parts: Any) -> None:
-        super().__init__(**parts)
+    def __init__(self, app: AsyncEngine, *, delay_seconds: float, commits: AsyncEngine, codec: JournalCodec) -> None:
+        super().__init__(app, commits=commits, codec=codec)
         self._delay = delay_seconds
         self.counts = Counts()
-        #: Shards held.
-        self.held = 0
         #: Told when a run has ended.
         self.ends: dict[str, asyncio.Future[None]] = {}
 
-    async def hold(self, owner: str, leases: Sequence[ShardLease], *, restarted: bool, most: int | None) -> Holdings:
-        """See `RunStore.hold`."""
-        holdings = await super().hold(owner, leases, restarted=restarted, most=most)
-        self.held = len(holdings.leases)
-        return holdings
-
     async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
-        """See `RunStore.commit`."""
+        """See `Journal.commit`."""
         began = time.perf_counter()
         lost = await super().commit(leases, writes)
         if self._delay:
@@ -142,6 +139,40 @@ class CountingStore(SqlRunStore):
                 if end is not None and not end.done():
                     end.set_result(None)
         return lost
+
+
+class CountedLeases(SqlLeases):
+    """The leases of the mesh, which knows how many are held."""
+
+    def __init__(self, maintenance: AsyncEngine) -> None:
+        super().__init__(maintenance)
+        #: Shards held.
+        self.held = 0
+
+    async def hold(self, owner: str, leases: Sequence[ShardLease], *, restarted: bool, most: int | None) -> Holdings:
+        """See `Leases.hold`."""
+        holdings = await super().hold(owner, leases, restarted=restarted, most=most)
+        self.held = len(holdings.leases)
+        return holdings
+
+
+class CountingStore:
+    """Implements `engine.ports.RunStore` as the mesh does, and counts."""
+
+    def __init__(
+        self,
+        *,
+        delay_seconds: float,
+        app: AsyncEngine,
+        commits: AsyncEngine,
+        maintenance: AsyncEngine,
+        codec: JournalCodec,
+    ) -> None:
+        self.journal = CountingJournal(app, delay_seconds=delay_seconds, commits=commits, codec=codec)
+        self.leases = CountedLeases(maintenance)
+        self.starts = SqlStarts(app, journal=self.journal, codec=codec, tenants=KnownTenants())
+        self.finder = SqlRunFinder(maintenance)
+        self.inbox = SqlInbox(app, maintenance=maintenance, codec=codec)
 
 
 class Sampler:
@@ -196,9 +227,9 @@ def cpu_seconds(pid: int) -> float:
 class Replica:
     """The engine, and what it is asked."""
 
-    def __init__(self, engine: Engine, store: CountingStore) -> None:
+    def __init__(self, engine: Engine, journal: CountingJournal) -> None:
         self._engine = engine
-        self._store = store
+        self._journal = journal
         self._ids = SystemIds()
         self._sampler = Sampler()
 
@@ -215,12 +246,12 @@ class Replica:
         while True:
             run_id = self._engine.new_run_id()
             if end is not None:
-                self._store.ends[run_id] = end
+                self._journal.ends[run_id] = end
             run = OwnedRun(tenant=TENANT, run_id=run_id, grant_id="", shard=shard_of(run_id))
             try:
                 await self._engine.start(None, run, started(run_id, steps, shape))
             except DatabaseBusy:
-                self._store.ends.pop(run_id, None)
+                self._journal.ends.pop(run_id, None)
                 await asyncio.sleep(_BUSY_SECONDS)
             else:
                 return
@@ -267,7 +298,7 @@ class Replica:
 
     async def window(self, seconds: float, pids: Mapping[str, int], sample: bool = False) -> dict[str, Any]:
         """Measures what is done in so many seconds."""
-        counts = self._store.counts
+        counts = self._journal.counts
         counts.moments.clear()
         before = (counts.entries, counts.writes, counts.ticks, counts.commit_seconds)
         others = {name: cpu_seconds(pid) for name, pid in pids.items()}
@@ -347,7 +378,6 @@ async def main() -> None:
             commits=await enter(sql_engine(asked["app"], pool_size=1)),
             maintenance=maintenance,
             codec=codec,
-            tenants=KnownTenants(),
         )
         live = await enter(live_events(nats, clock=clock))
         events = await enter(run_events(nats, clock=clock))
@@ -364,13 +394,13 @@ async def main() -> None:
         )
         await enter(engine.running_block())
         async with asyncio.timeout(60):
-            while store.held < asked["shards"]:  # noqa: ASYNC110  # a count that nobody announces
+            while store.leases.held < asked["shards"]:  # noqa: ASYNC110  # a count that nobody announces
                 await asyncio.sleep(0.01)
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)  # as `meshkit.process`
         principal = server.keys.principal(Role.TENANT_USER, life=timedelta(hours=1))
         _say({"target": server.target, "metadata": call_metadata(principal)})
-        replica = Replica(engine, store)
+        replica = Replica(engine, store.journal)
         while asked := await _hear(loop):
             _say(await getattr(replica, asked.pop("do"))(**asked))
 

@@ -104,7 +104,7 @@ async def _check_journals(mesh: RunningMesh, sessions: Sequence[session_pb2.Sess
             tenant = owners[str(to_uuid(session.session_id, "run"))]
             replay, view, results, steps = Replay(session.session_id), session_pb2.Session(), Counter(), Counter()
             sequence = 0
-            while batch := await store.entries(tenant, session.session_id, after=sequence):
+            while batch := await store.journal.entries(tenant, session.session_id, after=sequence):
                 for found, entry in batch:
                     assert found == sequence + 1
                     sequence = found

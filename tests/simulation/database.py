@@ -24,7 +24,7 @@ from services.orchestrator.engine.run import (
 )
 from tests.simulation.judge import Judge
 from tests.simulation.loop import Process, SimulatedLoop
-from tests.support.run_store import MemoryRunStore
+from tests.support.run_store import MemoryRunStore, OneForAll
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class JudgedStore(MemoryRunStore):
         self.judge = judge
 
     async def committed(self, owner: str, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
-        """See `RunStore.commit`; says by whom."""
+        """See `Journal.commit`; says by whom."""
         _by.set((owner, leases))
         return await self.commit(leases, writes)
 
@@ -48,7 +48,7 @@ class JudgedStore(MemoryRunStore):
         self.judge.writes(*_by.get(), writes, self.shards)
 
     async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
-        """See `RunStore.create`."""
+        """See `Starts.create`."""
         created = await super().create(first, key, lease)
         if created.earlier is None:
             self.judge.wrote(first)
@@ -57,7 +57,7 @@ class JudgedStore(MemoryRunStore):
         return created
 
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
-        """See `RunStore.add_command`."""
+        """See `Inbox.add_command`."""
         waiting = await super().add_command(tenant, run_id, command)
         self.judge.asked(run_id, waiting)
         return waiting
@@ -78,7 +78,7 @@ class Weather:
     away_until: float = 0.0
 
 
-class FarStore:
+class FarStore(OneForAll):
     """Implements `engine.ports.RunStore` for one incarnation of a replica.
 
     Args:
@@ -162,20 +162,20 @@ class FarStore:
         return await self._ask(ask, fail=fail, lose=fail)
 
     async def check_quota(self, tenant: TenantId) -> None:
-        """See `RunStore.check_quota`."""
+        """See `Starts.check_quota`."""
 
     async def started_before(self, key: StartKey) -> RunView | None:
-        """See `RunStore.started_before`."""
+        """See `Starts.started_before`."""
         return await self._read(lambda: self._store.started_before(key))
 
     async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
-        """See `RunStore.create`."""
+        """See `Starts.create`."""
         created = await self._change(lambda: self._store.create(first, key, lease))
         self._trace(f"{self._owner} starts {first.run.run_id}: {created.earlier is None} {created.held}")
         return created
 
     async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
-        """See `RunStore.commit`."""
+        """See `Journal.commit`."""
 
         async def commit() -> Collection[int]:
             try:
@@ -194,59 +194,59 @@ class FarStore:
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0
     ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
-        """See `RunStore.entries`."""
+        """See `Journal.entries`."""
         if after == 0:
             stored = self._store.runs[run_id]
             self._store.judge.reads(run_id, rested=stored.rests or stored.ended)
         return await self._read(lambda: self._store.entries(tenant, run_id, after=after))
 
     async def hold(self, owner: str, leases: Sequence[ShardLease], *, restarted: bool, most: int | None) -> Holdings:
-        """See `RunStore.hold`."""
+        """See `Leases.hold`."""
         return await self._change(lambda: self._store.hold(owner, leases, restarted=restarted, most=most))
 
     async def release(self, owner: str, leases: Sequence[ShardLease], *, leaving: bool) -> None:
-        """See `RunStore.release`."""
+        """See `Leases.release`."""
         self._trace(f"{owner} releases {len(leases)}{', leaving' if leaving else ''}")
         await self._change(lambda: self._store.release(owner, leases, leaving=leaving))
 
     async def open_runs(self, shard: int, *, after: str | None) -> Sequence[OwnedRun]:
-        """See `RunStore.open_runs`."""
+        """See `RunFinder.open_runs`."""
         return await self._read(lambda: self._store.open_runs(shard, after=after))
 
     async def waking_runs(
         self, shards: Collection[int], *, before: datetime, but: Collection[str] = ()
     ) -> Sequence[OwnedRun]:
-        """See `RunStore.waking_runs`."""
+        """See `RunFinder.waking_runs`."""
         return await self._read(lambda: self._store.waking_runs(shards, before=before, but=but))
 
     async def owned_run(self, run_id: str) -> OwnedRun | None:
-        """See `RunStore.owned_run`."""
+        """See `RunFinder.owned_run`."""
         return await self._read(lambda: self._store.owned_run(run_id))
 
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
-        """See `RunStore.add_command`."""
+        """See `Inbox.add_command`."""
         return await self._change(lambda: self._store.add_command(tenant, run_id, command))
 
     async def commands_of(self, run_id: str) -> Sequence[RunCommand]:
-        """See `RunStore.commands_of`."""
+        """See `Inbox.commands_of`."""
         return await self._read(lambda: self._store.commands_of(run_id))
 
     async def commands(
         self, shards: Collection[int], *, after: str | None = None
     ) -> Mapping[str, Sequence[RunCommand]]:
-        """See `RunStore.commands`."""
+        """See `Inbox.commands`."""
         return await self._read(lambda: self._store.commands(shards, after=after))
 
     async def view(self, tenant: TenantId, run_id: str) -> RunView:
-        """See `RunStore.view`."""
+        """See `Journal.view`."""
         return await self._read(lambda: self._store.view(tenant, run_id))
 
     async def drop_late_commands(self) -> int:
-        """See `RunStore.drop_late_commands`."""
+        """See `Inbox.drop_late_commands`."""
         return await self._change(self._store.drop_late_commands)
 
     async def is_waiting(self, tenant: TenantId, command: RunCommand) -> bool:
-        """See `RunStore.is_waiting`."""
+        """See `Inbox.is_waiting`."""
         return await self._read(lambda: self._store.is_waiting(tenant, command))
 
 

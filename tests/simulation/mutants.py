@@ -34,7 +34,7 @@ async def _commit_unfenced(self: Lane, writes: Sequence[Pending]) -> None:
     leases = [self._leases[shard] for shard in sorted({run.run.shard for run, _ in held})]
     while held:
         try:
-            await self._parts.store.commit(leases, [write for _, write in held])
+            await self._parts.store.journal.commit(leases, [write for _, write in held])
         except MeshError:
             await self._parts.clock.sleep(0.2)
         else:
@@ -47,7 +47,7 @@ async def _commit_under_any_lease(self: Lane, writes: Sequence[Pending]) -> None
     """Leaves out the leases of which it is not sure."""
     held = [(run, write) for run, write in writes if self._runs.get(run.run.run_id) is run]
     if held:
-        await self._parts.store.commit([], [write for _, write in held])
+        await self._parts.store.journal.commit([], [write for _, write in held])
         for run, write in held:
             run.recorded(write)
 
@@ -164,7 +164,7 @@ async def _hand_over_undrained(self: ShardKeeper, surplus: int) -> None:
         given = list(self._held.values())[-surplus:]
         for lease in given:
             del self._held[lease.shard]
-        await self._store.release(self._owner, given, leaving=False)
+        await self._leases.release(self._owner, given, leaving=False)
 
 
 async def _bisect_all(self: Lane, writes: Sequence[Pending], error: Exception) -> None:

@@ -72,7 +72,7 @@ class KeptRuns:
             began: moment that its id names.
         """
         first, *others = self.writes(tenant, says=says, ended=ended, began=began)
-        await self.store.create(first, None, self.leases[first.run.shard])
+        await self.store.starts.create(first, None, self.leases[first.run.shard])
         for write in others:
             await self.commit(write)
         return first.run
@@ -80,7 +80,7 @@ class KeptRuns:
     async def commit(self, *writes: RunWrite) -> None:
         """Commits writes under the leases of their shards."""
         shards = sorted({write.run.shard for write in writes})
-        assert list(await self.store.commit([self.leases[shard] for shard in shards], writes)) == []
+        assert list(await self.store.journal.commit([self.leases[shard] for shard in shards], writes)) == []
 
     def writes(
         self, tenant: TenantId, *, says: int = 10, ended: bool = True, began: datetime | None = None
@@ -112,7 +112,7 @@ class KeptRuns:
     async def facts(self, run: OwnedRun) -> list[journal_pb2.JournalEntry]:
         """Reads the journal of a run."""
         found: list[tuple[int, journal_pb2.JournalEntry]] = []
-        while batch := await self.store.entries(run.tenant, run.run_id, after=len(found)):
+        while batch := await self.store.journal.entries(run.tenant, run.run_id, after=len(found)):
             found += batch
         assert [sequence for sequence, _ in found] == list(range(1, len(found) + 1))
         return [entry for _, entry in found]
@@ -149,6 +149,6 @@ async def kept_runs(urls: DatabaseUrls, folder: Path) -> AsyncGenerator[KeptRuns
             folder=folder,
             tenants=tenants,
         )
-        held = await store.hold(f"one/{uuid4()}", (), restarted=False, most=None)
+        held = await store.leases.hold(f"one/{uuid4()}", (), restarted=False, most=None)
         runs.leases = {lease.shard: lease for lease in held.leases}
         yield runs

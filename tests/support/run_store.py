@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 from uuid import UUID
 
 from google.protobuf.message import Message
@@ -100,7 +100,36 @@ class StoredRun:
         return self.seen.state in (session_pb2.SESSION_STATE_WAITING, session_pb2.SESSION_STATE_PAUSED)
 
 
-class MemoryRunStore:
+class OneForAll:
+    """Implements all ports of `engine.ports.RunStore` itself, as one database does."""
+
+    @property
+    def starts(self) -> Self:
+        """See `RunStore.starts`."""
+        return self
+
+    @property
+    def journal(self) -> Self:
+        """See `RunStore.journal`."""
+        return self
+
+    @property
+    def leases(self) -> Self:
+        """See `RunStore.leases`."""
+        return self
+
+    @property
+    def finder(self) -> Self:
+        """See `RunStore.finder`."""
+        return self
+
+    @property
+    def inbox(self) -> Self:
+        """See `RunStore.inbox`."""
+        return self
+
+
+class MemoryRunStore(OneForAll):
     """Implements `engine.ports.RunStore`. Every method is one step, but for a commit: claims skip its shards meanwhile.
 
     Args:
@@ -135,17 +164,17 @@ class MemoryRunStore:
         self.looks = 0
 
     async def check_quota(self, tenant: TenantId) -> None:
-        """See `RunStore.check_quota`; there are no quotas here."""
+        """See `Starts.check_quota`; there are no quotas here."""
 
     async def started_before(self, key: StartKey) -> RunView | None:
-        """See `RunStore.started_before`."""
+        """See `Starts.started_before`."""
         kept = self.requests.get((key.tenant, key.request_id))
         if kept is not None and kept[0] != key.body:
             raise RequestIdReused(str(key.request_id))
         return None if kept is None else _copy(kept[1])
 
     async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
-        """See `RunStore.create`."""
+        """See `Starts.create`."""
         await asyncio.sleep(0)
         if key is not None and (earlier := await self.started_before(key)) is not None:
             return Created(earlier=earlier)
@@ -165,7 +194,7 @@ class MemoryRunStore:
         return Created(held=held)
 
     async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
-        """See `RunStore.commit`."""
+        """See `Journal.commit`."""
         await asyncio.sleep(0)
         self.commit_faults.hit()
         self.commits += 1
@@ -233,7 +262,7 @@ class MemoryRunStore:
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0
     ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
-        """See `RunStore.entries`."""
+        """See `Journal.entries`."""
         self.readers += 1
         try:
             await self.readable.wait()
@@ -251,7 +280,7 @@ class MemoryRunStore:
     async def turns(
         self, tenant: TenantId, run_id: str, *, after: int, most: int
     ) -> Sequence[tuple[int, session_pb2.Turn]]:
-        """See `SqlRunStore.turns`."""
+        """See `Written.turns`."""
         await self.view(tenant, run_id)
         stored = self.runs[run_id]
         facts = dict(stored.numbered)
@@ -259,7 +288,7 @@ class MemoryRunStore:
         return [(number, _copy(facts[sequence].step_completed.turn)) for number, sequence in places[:most]]
 
     async def hold(self, owner: str, leases: Sequence[ShardLease], *, restarted: bool, most: int | None) -> Holdings:
-        """See `RunStore.hold`."""
+        """See `Leases.hold`."""
         self.hold_faults.hit()
         now, replica = self._clock.now(), _replica_of(owner)
         self.replicas[owner] = now + LEASE
@@ -288,7 +317,7 @@ class MemoryRunStore:
         return Holdings(leases=tuple(held), share=share)
 
     async def release(self, owner: str, leases: Sequence[ShardLease], *, leaving: bool) -> None:
-        """See `RunStore.release`."""
+        """See `Leases.release`."""
         for lease in leases:
             if self._has(owner, lease):
                 shard = self.shards[lease.shard]
@@ -301,7 +330,7 @@ class MemoryRunStore:
         return (shard.owner, shard.epoch) == (owner, lease.epoch)
 
     async def open_runs(self, shard: int, *, after: str | None) -> Sequence[OwnedRun]:
-        """See `RunStore.open_runs`."""
+        """See `RunFinder.open_runs`."""
         await asyncio.sleep(0)
         found = [
             stored.run
@@ -313,7 +342,7 @@ class MemoryRunStore:
     async def waking_runs(
         self, shards: Collection[int], *, before: datetime, but: Collection[str] = ()
     ) -> Sequence[OwnedRun]:
-        """See `RunStore.waking_runs`."""
+        """See `RunFinder.waking_runs`."""
         await asyncio.sleep(0)
         found = [
             (stored.wake_time, stored.run.run_id, stored.run)
@@ -324,12 +353,12 @@ class MemoryRunStore:
         return [run for _, _, run in sorted(found, key=lambda one: one[:2])][:RUNS_AT_ONCE]
 
     async def owned_run(self, run_id: str) -> OwnedRun | None:
-        """See `RunStore.owned_run`."""
+        """See `RunFinder.owned_run`."""
         stored = self.runs.get(run_id)
         return None if stored is None or stored.ended else stored.run
 
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
-        """See `RunStore.add_command`."""
+        """See `Inbox.add_command`."""
         waiting = self.runs[run_id].commands
         if command.kind == SIGNAL:
             if sum(one.kind == SIGNAL for one in waiting) >= WAITING_SIGNALS:
@@ -343,14 +372,14 @@ class MemoryRunStore:
         return command
 
     async def commands_of(self, run_id: str) -> Sequence[RunCommand]:
-        """See `RunStore.commands_of`."""
+        """See `Inbox.commands_of`."""
         stored = self.runs.get(run_id)
         return [] if stored is None else _first_commands(stored, COMMANDS_AT_ONCE)
 
     async def commands(
         self, shards: Collection[int], *, after: str | None = None
     ) -> Mapping[str, Sequence[RunCommand]]:
-        """See `RunStore.commands`."""
+        """See `Inbox.commands`."""
         await asyncio.sleep(0)
         asked = sorted(
             run_id
@@ -360,7 +389,7 @@ class MemoryRunStore:
         return {run_id: _first_commands(self.runs[run_id], COMMANDS_OF_EACH) for run_id in asked[:COMMANDED_AT_ONCE]}
 
     async def drop_late_commands(self) -> int:
-        """See `RunStore.drop_late_commands`."""
+        """See `Inbox.drop_late_commands`."""
         late = [stored for stored in self.runs.values() if stored.ended and stored.commands]
         dropped = sum(len(stored.commands) for stored in late)
         for stored in late:
@@ -368,7 +397,7 @@ class MemoryRunStore:
         return dropped
 
     async def is_waiting(self, tenant: TenantId, command: RunCommand) -> bool:
-        """See `RunStore.is_waiting`."""
+        """See `Inbox.is_waiting`."""
         self.looks += 1
         return any(one.command_id == command.command_id for stored in self.runs.values() for one in stored.commands)
 

@@ -73,9 +73,9 @@ class Engine:
         self._parts = parts
         self._ids = ids
         self._room = Room(limits.max_runs)
-        self._shards = ShardKeeper(owner=owner, store=parts.store, gained=self._gained, lost=self._lost)
+        self._shards = ShardKeeper(owner=owner, leases=parts.store.leases, gained=self._gained, lost=self._lost)
         sub_runs = SubRuns(
-            store=parts.store,
+            journal=parts.store.journal,
             live=parts.live,
             calls=parts.calls,
             start=self.start,
@@ -105,11 +105,11 @@ class Engine:
 
     async def started_before(self, key: StartKey) -> RunView | None:
         """See `Runs.started_before`."""
-        return await self._parts.store.started_before(key)
+        return await self._parts.store.starts.started_before(key)
 
     async def check_quota(self, tenant: TenantId) -> None:
         """See `Runs.check_quota`."""
-        await self._parts.store.check_quota(tenant)
+        await self._parts.store.starts.check_quota(tenant)
 
     async def stop(self, tenant: TenantId) -> None:
         """Ends the work on all runs of a tenant that is being erased. Their rows go next, so nothing can be written."""
@@ -152,7 +152,7 @@ class Engine:
         live = LiveRun(run)
         first = live.begin_with(beginning)
         try:
-            created = await self._parts.store.create(first, key, self._shards.held.get(run.shard))
+            created = await self._parts.store.starts.create(first, key, self._shards.held.get(run.shard))
         except (QuotaExceeded, RequestInProgress, RequestIdReused):
             raise
         except BaseException:
@@ -176,10 +176,10 @@ class Engine:
         """See `Runs.command`."""
         command = RunCommand(command_id=self._ids.uuid(), kind=kind, by=principal.subject, payload=payload)
         async with self._parts.live.watch(principal.tenant, run_id) as news:
-            waiting = await self._parts.store.add_command(principal.tenant, run_id, command)
+            waiting = await self._parts.store.inbox.add_command(principal.tenant, run_id, command)
             await self._parts.live.wake_owner(run_id)
             deadline = self._parts.clock.monotonic() + _COMMAND_SECONDS
-            while await self._parts.store.is_waiting(principal.tenant, waiting):
+            while await self._parts.store.inbox.is_waiting(principal.tenant, waiting):
                 left = deadline - self._parts.clock.monotonic()
                 if left <= 0:
                     return
@@ -242,7 +242,7 @@ class Engine:
         after: str | None = None
         while True:
             try:
-                found = await self._parts.store.open_runs(shard, after=after)
+                found = await self._parts.store.finder.open_runs(shard, after=after)
             except Exception as error:
                 # A consumer loop: what nobody has foreseen must not stop the runs of the other shards.
                 log.exception("cannot look for runs", shard=shard, cause=str(error))
@@ -276,15 +276,15 @@ class Engine:
         live = LiveRun(run)
         try:
             async with self._recoveries:
-                while batch := await self._parts.store.entries(run.tenant, run.run_id, after=live.sequence):
+                while batch := await self._parts.store.journal.entries(run.tenant, run.run_id, after=live.sequence):
                     await prepare(batch[0][1].run_started)
                     live.read([entry for _, entry in batch])
                 live.recovered()
                 if await self._is_orphan(live):
                     cancel = RunCommand(command_id=self._ids.uuid(), kind="cancel", by=live.parent_run_id)
-                    await self._parts.store.add_command(run.tenant, run.run_id, cancel)
+                    await self._parts.store.inbox.add_command(run.tenant, run.run_id, cancel)
                 # After the journal: one that was read before it may have had its effect since.
-                live.tell(await self._parts.store.commands_of(run.run_id))
+                live.tell(await self._parts.store.inbox.commands_of(run.run_id))
         except MeshError as error:
             log.warning("a journal cannot be read", run_id=run.run_id, cause=str(error))
             self._put_aside(run.run_id, seconds=_AGAIN_SECONDS)
@@ -300,7 +300,7 @@ class Engine:
     async def _is_orphan(self, run: LiveRun) -> bool:
         """Says whether a run lost the one that started it, whose owner may have died before it said so."""
         parent = run.parent_run_id
-        return bool(parent) and not run.ended and await self._parts.store.owned_run(parent) is None
+        return bool(parent) and not run.ended and await self._parts.store.finder.owned_run(parent) is None
 
     def _left(self, run: LiveRun, again: bool) -> None:  # a callback
         if again:
@@ -337,7 +337,7 @@ class Engine:
             if not (self._room.open or depth_of(run_id)):
                 continue
             if shard_of(run_id) in self._shards.held:
-                run = await self._parts.store.owned_run(run_id)
+                run = await self._parts.store.finder.owned_run(run_id)
                 if run is not None:
                     self._take_up(run)
             self._set_aside.pop(run_id, None)
@@ -352,7 +352,7 @@ class Engine:
         seen = set[str]()
         for _ in range(_PAGES if self._shards.held else 0):
             known = seen.union(self._set_aside, self._lane.runs, self._reading)
-            found = await self._parts.store.waking_runs(list(self._shards.held), before=soon, but=known)
+            found = await self._parts.store.finder.waking_runs(list(self._shards.held), before=soon, but=known)
             if not found:
                 return
             for run in found:
@@ -363,7 +363,7 @@ class Engine:
     async def _read_commands(self) -> None:
         """Hands over commands that the bus did not announce. Raises: MeshError."""
         for _ in range(_PAGES if self._shards.held else 0):
-            found = await self._parts.store.commands(list(self._shards.held), after=self._commands_after)
+            found = await self._parts.store.inbox.commands(list(self._shards.held), after=self._commands_after)
             self._commands_after = max(found, default=None)
             if not found:
                 return
@@ -379,7 +379,7 @@ class Engine:
         if self._lane.tell(run_id, commands) or run_id in self._reading:
             return
         if self._room.open or depth_of(run_id) or any(command.kind == "cancel" for command in commands):
-            run = await self._parts.store.owned_run(run_id)
+            run = await self._parts.store.finder.owned_run(run_id)
             if run is not None:
                 self._take_up(run)
 
@@ -391,13 +391,13 @@ class Engine:
     async def _hear(self, run_id: str) -> None:
         """Looks for commands of a run. Raises: MeshError; Invalid: it is no id, for anybody may write to the bus."""
         if shard_of(run_id) in self._shards.held:
-            await self._hand_over(run_id, await self._parts.store.commands_of(run_id))
+            await self._hand_over(run_id, await self._parts.store.inbox.commands_of(run_id))
 
     async def _tidy(self) -> None:
         """Removes commands that came too late for their run."""
         while True:
             await self._parts.clock.sleep(_TIDY_SECONDS)
-            await _tried("late commands stay for now", self._parts.store.drop_late_commands)
+            await _tried("late commands stay for now", self._parts.store.inbox.drop_late_commands)
 
     @staticmethod
     def _forget(kept: dict[Key, asyncio.Task[None]], key: Key, task: asyncio.Task[None]) -> None:

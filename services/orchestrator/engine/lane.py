@@ -249,7 +249,7 @@ class Lane:
             leases = [self._leases[shard] for shard in sorted({run.run.shard for run, _ in held})]
             try:
                 with metrics.TICK_COMMIT.time():
-                    lost = await self._parts.store.commit(leases, [write for _, write in held])
+                    lost = await self._parts.store.journal.commit(leases, [write for _, write in held])
             except WritesNotReady as error:
                 self._set_aside(held, error)
             except MeshError as error:

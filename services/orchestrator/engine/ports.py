@@ -33,8 +33,8 @@ class WritesNotReady(Exception):
         self.run_ids = frozenset(run_ids)
 
 
-class RunStore(Protocol):
-    """Keeps runs, their journals and their leases."""
+class Starts(Protocol):
+    """Records new runs."""
 
     async def started_before(self, key: StartKey) -> RunView | None:
         """Gives what this request was answered when it started a run, None if it did not.
@@ -56,6 +56,10 @@ class RunStore(Protocol):
         Raises: RequestIdReused; RequestInProgress; QuotaExceeded: whoever else starts runs meanwhile.
         """
         ...
+
+
+class Journal(Protocol):
+    """Keeps the facts of runs, and what callers see of each."""
 
     async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
         """Writes facts and views of many runs in one transaction that checks the leases of all their shards.
@@ -79,6 +83,10 @@ class RunStore(Protocol):
         """Gives what callers see of a run as it was last written. Raises: RunNotFound."""
         ...
 
+
+class Leases(Protocol):
+    """Says which replica may write to the runs of which shard."""
+
     async def hold(self, owner: str, leases: Sequence[ShardLease], *, restarted: bool, most: int | None) -> Holdings:
         """Says that a replica is alive, extends its leases and claims shards that nobody holds, up to its fair share.
 
@@ -98,6 +106,10 @@ class RunStore(Protocol):
         """
         ...
 
+
+class RunFinder(Protocol):
+    """Finds the runs of shards that have something to do."""
+
     async def open_runs(self, shard: int, *, after: str | None) -> Sequence[OwnedRun]:
         """Gives runs of a shard that have something to do, in order of their ids, a bounded number at a time.
 
@@ -114,6 +126,10 @@ class RunStore(Protocol):
     async def owned_run(self, run_id: str) -> OwnedRun | None:
         """Gives a run, None if there is none that has not ended."""
         ...
+
+
+class Inbox(Protocol):
+    """Keeps commands until the owners of their runs have taken them."""
 
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
         """Stores a command for the run's owner.
@@ -142,6 +158,35 @@ class RunStore(Protocol):
 
     async def is_waiting(self, tenant: TenantId, command: RunCommand) -> bool:
         """Says whether a command still waits for its run's owner."""
+        ...
+
+
+class RunStore(Protocol):
+    """Where runs are kept, by what is asked of it."""
+
+    @property
+    def starts(self) -> Starts:
+        """Begins runs."""
+        ...
+
+    @property
+    def journal(self) -> Journal:
+        """Reads and writes what they record."""
+        ...
+
+    @property
+    def leases(self) -> Leases:
+        """Gives shards to replicas."""
+        ...
+
+    @property
+    def finder(self) -> RunFinder:
+        """Finds what its owner has to take up."""
+        ...
+
+    @property
+    def inbox(self) -> Inbox:
+        """Takes what is asked of runs."""
         ...
 
 

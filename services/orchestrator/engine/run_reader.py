@@ -32,7 +32,7 @@ class Written(Protocol):
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0
     ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
-        """See `RunStore.entries`."""
+        """See `Journal.entries`."""
         ...
 
     async def turns(

@@ -5,7 +5,7 @@ from typing import Final
 
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
-from services.orchestrator.engine.ports import RunStore
+from services.orchestrator.engine.ports import Leases
 from services.orchestrator.engine.run import ShardLease
 
 log = logger(__name__)
@@ -26,12 +26,12 @@ class ShardKeeper:
         self,
         *,
         owner: str,
-        store: RunStore,
+        leases: Leases,
         gained: Callable[[ShardLease], None],
         lost: Callable[[int], None],
     ) -> None:
         self._owner = owner
-        self._store = store
+        self._leases = leases
         self._gained = gained
         self._lost = lost
         self._held: dict[int, ShardLease] = {}
@@ -46,7 +46,7 @@ class ShardKeeper:
     async def keep(self) -> None:
         """Extends what is held, takes what is free, hands over what is more than a fair part. Raises: MeshError."""
         asked = dict(self._held)
-        holdings = await self._store.hold(
+        holdings = await self._leases.hold(
             self._owner, list(asked.values()), restarted=self._restarted, most=_CLAIMED_AT_ONCE
         )
         self._restarted = False
@@ -69,7 +69,7 @@ class ShardKeeper:
         given = list(self._held.values())[-surplus:]
         for lease in given:
             self.forget(lease.shard)
-        await self._store.release(self._owner, given, leaving=False)
+        await self._leases.release(self._owner, given, leaving=False)
         log.info("shards handed over", shards=len(given))
 
     def forget(self, shard: int) -> None:
@@ -82,4 +82,4 @@ class ShardKeeper:
         given: Sequence[ShardLease] = list(self._held.values())
         for lease in given:
             self.forget(lease.shard)
-        await self._store.release(self._owner, given, leaving=True)
+        await self._leases.release(self._owner, given, leaving=True)

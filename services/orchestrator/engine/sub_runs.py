@@ -14,7 +14,7 @@ from services.meshkit.core.identity import TenantId
 from services.orchestrator.domain.errors import RunNotFound, RunsAtLimit
 from services.orchestrator.domain.sub_run_id import depth_of
 from services.orchestrator.engine.news import until_news
-from services.orchestrator.engine.ports import Calls, LiveEvents, Outcome, RunStore
+from services.orchestrator.engine.ports import Calls, Journal, LiveEvents, Outcome
 from services.orchestrator.engine.run import OwnedRun, RunView, StartKey, shard_of
 from services.orchestrator.engine.session_as_run import as_run
 from services.orchestrator.engine.sub_run_places import SubRunPlaces
@@ -44,14 +44,14 @@ class SubRuns:
     def __init__(
         self,
         *,
-        store: RunStore,
+        journal: Journal,
         live: LiveEvents,
         calls: Calls,
         start: Start,
         places: SubRunPlaces,
         clock: Clock,
     ) -> None:
-        self._store = store
+        self._journal = journal
         self._live = live
         self._calls = calls
         self._start = start
@@ -93,7 +93,7 @@ class SubRuns:
 
     async def _seen(self, tenant: TenantId, run_id: str) -> run_pb2.Run | None:
         try:
-            return as_run(await self._store.view(tenant, run_id))
+            return as_run(await self._journal.view(tenant, run_id))
         except RunNotFound:
             return None
 
@@ -103,7 +103,7 @@ class SubRuns:
         async with self._live.watch(tenant, run_id) as news:
             while True:
                 with suppress(MeshError):
-                    seen = as_run(await self._store.view(tenant, run_id))
+                    seen = as_run(await self._journal.view(tenant, run_id))
                     if seen.state in TERMINAL_STATES:
                         return seen
                 await until_news(news, seconds=seconds)
@@ -129,7 +129,7 @@ class SubRuns:
             )
             return entry
         result = journal_pb2.StepResult(output=seen.output, cost_nano_usd=seen.cost_nano_usd, usage=seen.usage)
-        for _, fact in await self._store.entries(tenant, seen.run_id, after=seen.sequence - 1):
+        for _, fact in await self._journal.entries(tenant, seen.run_id, after=seen.sequence - 1):
             if fact.run_ended.HasField("output_label"):
                 result.label.CopyFrom(fact.run_ended.output_label)
         entry.call_answered.CopyFrom(

@@ -39,7 +39,7 @@ def doors(ground: Ground, driving: Driving, *, access: RunAccess, threads: Threa
     Args:
         threads: where definitions of workflows are read and checked.
     """
-    reader = RunReader(driving.store)
+    reader = RunReader(driving.store.journal)
     start_session = StartSession(
         agents=driving.agents,
         neighbours=driving.preparation,
@@ -70,7 +70,7 @@ def doors(ground: Ground, driving: Driving, *, access: RunAccess, threads: Threa
 
 
 def _sessions(driving: Driving, reader: RunReader, start_session: StartSession, access: RunAccess) -> SessionServicer:
-    steer = Steering(runs=driving.engine, given=driving.store, look=reader.session, access=access)
+    steer = Steering(runs=driving.engine, given=driving.store.inbox, look=reader.session, access=access)
     return SessionServicer(
         start_session=start_session,
         advance_session=AdvanceSession(steer),
@@ -82,7 +82,7 @@ def _sessions(driving: Driving, reader: RunReader, start_session: StartSession, 
 
 
 def _runs(ground: Ground, driving: Driving, reader: RunReader, access: RunAccess) -> RunServicer:
-    steer = Steering(runs=driving.engine, given=driving.store, look=reader.seen, access=access)
+    steer = Steering(runs=driving.engine, given=driving.store.inbox, look=reader.seen, access=access)
     return RunServicer(
         start_run=StartRun(
             pin_workflow=driving.pin_workflow,
@@ -95,7 +95,7 @@ def _runs(ground: Ground, driving: Driving, reader: RunReader, access: RunAccess
         resume_run=ResumeRun(steer, steps=reader.steps),
         cancel_run=CancelRun(steer),
         signal_run=SignalRun(steer),
-        stream_turns=StreamTurns(history=SqlTurnHistory(ground.app), facts=driving.store, access=access),
+        stream_turns=StreamTurns(history=SqlTurnHistory(ground.app), facts=driving.store.journal, access=access),
         runs=reader,
         watch=driving.watch,
         access=access,

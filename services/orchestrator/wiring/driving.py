@@ -121,6 +121,6 @@ async def driving(ground: Ground) -> AsyncGenerator[Driving]:
             pin_workflow=pin_workflow,
             steps=steps,
             loans=loans,
-            watch=RunWatch(journal=store, live=live),
+            watch=RunWatch(journal=store.journal, live=live),
             engine=engine,
         )

@@ -231,9 +231,9 @@ class House:
             prompts=load_prompts(),
             agent_facts=agent_to_proto,
         )
-        reader = RunReader(store)
-        steer_session = Steering(runs=engine, given=store, look=reader.session, access=access)
-        watch = RunWatch(journal=store, live=live)
+        reader = RunReader(store.journal)
+        steer_session = Steering(runs=engine, given=store.inbox, look=reader.session, access=access)
+        watch = RunWatch(journal=store.journal, live=live)
         sessions = SessionServicer(
             start_session=start,
             advance_session=AdvanceSession(steer_session),
@@ -242,7 +242,7 @@ class House:
             watch=watch,
             access=access,
         )
-        steer_run = Steering(runs=engine, given=store, look=reader.seen, access=access)
+        steer_run = Steering(runs=engine, given=store.inbox, look=reader.seen, access=access)
         pin_workflow = PinWorkflow(
             workflows=workflows,
             workflow_facts=workflow_to_proto,
@@ -259,7 +259,7 @@ class House:
             resume_run=ResumeRun(steer_run, steps=reader.steps),
             cancel_run=CancelRun(steer_run),
             signal_run=SignalRun(steer_run),
-            stream_turns=StreamTurns(history=SqlTurnHistory(app), facts=store, access=access),
+            stream_turns=StreamTurns(history=SqlTurnHistory(app), facts=store.journal, access=access),
             runs=reader,
             watch=watch,
             access=access,

@@ -55,7 +55,7 @@ async def test_small_facts_stay_in_their_rows(runs: KeptRuns, tenant: TenantId) 
 
 async def test_a_big_fact_comes_back_from_the_object_store_as_it_was(runs: KeptRuns, tenant: TenantId) -> None:
     writes = runs.writes(tenant, says=BIG)
-    await runs.store.create(writes[0], None, runs.leases[writes[0].run.shard])
+    await runs.store.starts.create(writes[0], None, runs.leases[writes[0].run.shard])
     for write in writes[1:]:
         await runs.commit(write)
     recorded = [entry for write in writes for entry in write.entries]
@@ -64,7 +64,7 @@ async def test_a_big_fact_comes_back_from_the_object_store_as_it_was(runs: KeptR
     assert len(runs.files("blobs")) == len(big)
     assert await runs.facts(writes[0].run) == recorded
     run_id = writes[0].run.run_id
-    turns = await runs.store.turns(tenant, run_id, after=0, most=10)
+    turns = await runs.store.journal.turns(tenant, run_id, after=0, most=10)
     assert [turn.ByteSize() > BIG for _, turn in turns] == [True, True]
     in_rows = await runs.value("SELECT sum(octet_length(payload)) FROM journal")
     assert in_rows < sum(entry.ByteSize() for entry in recorded) - len(big) * MOST_INLINE
@@ -98,7 +98,7 @@ async def test_what_a_crash_left_between_put_and_commit_is_swept_and_nothing_els
     kept = await runs.add(tenant, says=BIG)
     named = runs.files("blobs")
     writes = runs.writes(tenant, says=BIG)
-    await runs.store.create(writes[0], None, runs.leases[writes[0].run.shard])
+    await runs.store.starts.create(writes[0], None, runs.leases[writes[0].run.shard])
     started = runs.files("blobs")
     arm("orchestrator.after_blobs=error")
     with pytest.raises(FailpointHit):
@@ -129,7 +129,7 @@ async def test_a_commit_that_is_tried_again_puts_no_second_object(
     runs: KeptRuns, tenant: TenantId, armed: None
 ) -> None:
     writes = runs.writes(tenant, says=BIG)
-    await runs.store.create(writes[0], None, runs.leases[writes[0].run.shard])
+    await runs.store.starts.create(writes[0], None, runs.leases[writes[0].run.shard])
     [write] = [write for write in writes[1:] if max(entry.ByteSize() for entry in write.entries) > BIG][:1]
     arm("orchestrator.after_blobs=error@1")
     with pytest.raises(FailpointHit):
@@ -142,7 +142,7 @@ async def test_a_commit_that_is_tried_again_puts_no_second_object(
 async def test_without_the_object_store_only_commits_of_big_facts_fail(runs: KeptRuns, tenant: TenantId) -> None:
     small, big = runs.writes(tenant), runs.writes(tenant, says=BIG)
     for first in (small[0], big[0]):
-        await runs.store.create(first, None, runs.leases[first.run.shard])
+        await runs.store.starts.create(first, None, runs.leases[first.run.shard])
     (runs.folder / "objects").write_text("no folder")
     for write in small[1:]:
         await runs.commit(write)
@@ -160,7 +160,7 @@ async def test_without_a_key_only_the_runs_of_its_tenant_wait(
 ) -> None:
     mine, theirs = runs.writes(tenant), runs.writes(TenantId(uuid4()))
     for first in (mine[0], theirs[0]):
-        await runs.store.create(first, None, runs.leases[first.run.shard])
+        await runs.store.starts.create(first, None, runs.leases[first.run.shard])
     load = JournalCodec.load
 
     async def load_but_mine(codec: JournalCodec, tenants: Iterable[TenantId]) -> None:
@@ -171,7 +171,7 @@ async def test_without_a_key_only_the_runs_of_its_tenant_wait(
 
     monkeypatch.setattr(JournalCodec, "load", load_but_mine)
     with pytest.raises(WritesNotReady) as refused:
-        await runs.store.commit(list(runs.leases.values()), [mine[1], theirs[1]])
+        await runs.store.journal.commit(list(runs.leases.values()), [mine[1], theirs[1]])
     assert refused.value.run_ids == {mine[0].run.run_id}
     await runs.commit(theirs[1])
 

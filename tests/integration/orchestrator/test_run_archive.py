@@ -124,14 +124,14 @@ async def test_an_archived_run_is_exported_byte_for_byte_as_before(room: Room, t
 
 async def test_an_archived_run_is_seen_as_it_ended_and_its_facts_are_refused(room: Room, tenant: TenantId) -> None:
     run = await room.ended(tenant)
-    seen = await room.kept.store.view(tenant, run.run_id)
+    seen = await room.kept.store.journal.view(tenant, run.run_id)
     assert await room.mover().round() == 1
-    assert await room.kept.store.view(tenant, run.run_id) == seen
-    assert await room.kept.store.views(tenant, before=None, most=5) == ([seen], False)
+    assert await room.kept.store.journal.view(tenant, run.run_id) == seen
+    assert await room.kept.store.journal.views(tenant, before=None, most=5) == ([seen], False)
     with pytest.raises(RunArchived):
-        await room.kept.store.entries(tenant, run.run_id)
+        await room.kept.store.journal.entries(tenant, run.run_id)
     with pytest.raises(RunArchived):
-        await room.kept.store.turns(tenant, run.run_id, after=0, most=5)
+        await room.kept.store.journal.turns(tenant, run.run_id, after=0, most=5)
     with pytest.raises(RunArchived):
         await room.recorded.open(a_caller(tenant), run.run_id)
 

@@ -222,7 +222,7 @@ async def test_a_killed_replica_loses_nothing(house: House) -> None:
         assert [turn.index for turn in turns.turns] == [1, 2, 3, 4]
         replay = Replay(session.session_id)
         tenant = second.server.keys.principal().tenant
-        for _, entry in await second.store.entries(tenant, session.session_id):
+        for _, entry in await second.store.journal.entries(tenant, session.session_id):
             replay.feed(entry)
         replay.finish()
 
@@ -263,14 +263,14 @@ async def test_a_parked_session_says_why_and_goes_on(replica: Replica) -> None:
 async def test_a_session_outlasts_a_database_that_is_away_for_a_moment(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, failures = replica.store.commit, [Unavailable("postgres"), Unavailable("postgres")]
+    commit, failures = replica.store.journal.commit, [Unavailable("postgres"), Unavailable("postgres")]
 
     async def commit_or_fail(leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
         if failures:
             raise failures.pop()
         return await commit(leases, writes)
 
-    monkeypatch.setattr(replica.store, "commit", commit_or_fail)
+    monkeypatch.setattr(replica.store.journal, "commit", commit_or_fail)
     session = await start(replica)
     ended = await until(replica, session.session_id, *TERMINAL)
     assert ended.state == session_pb2.SESSION_STATE_SUCCEEDED

@@ -67,7 +67,7 @@ async def test_a_commit_of_many_runs_counts_for_each_of_their_tenants(runs: Kept
     other = TenantId(uuid4())
     started = [runs.writes(who) for who in (tenant, other, tenant, other)]
     for first, *_ in started:
-        await runs.store.create(first, None, runs.leases[first.run.shard])
+        await runs.store.starts.create(first, None, runs.leases[first.run.shard])
     await runs.commit(*(write for _, *writes in started for write in writes))
     for who in (tenant, other):
         counted, there = await used(runs, who)
@@ -77,19 +77,19 @@ async def test_a_commit_of_many_runs_counts_for_each_of_their_tenants(runs: Kept
 async def test_a_commit_that_writes_nothing_counts_nothing(runs: KeptRuns, tenant: TenantId) -> None:
     first, write, *_ = runs.writes(tenant)
     lease = runs.leases[first.run.shard]
-    await runs.store.create(first, None, lease)
+    await runs.store.starts.create(first, None, lease)
     before = await used(runs, tenant)
     stale = type(lease)(shard=lease.shard, epoch=lease.epoch - 1)
-    assert list(await runs.store.commit([stale], [write])) == [lease.shard]
+    assert list(await runs.store.journal.commit([stale], [write])) == [lease.shard]
     assert await used(runs, tenant) == before
 
 
 async def test_no_run_begins_beyond_the_quota_and_those_that_have_go_on(runs: KeptRuns, tenant: TenantId) -> None:
     first, *others = runs.writes(tenant)
-    await runs.store.create(first, None, runs.leases[first.run.shard])
+    await runs.store.starts.create(first, None, runs.leases[first.run.shard])
     counted, _ = await used(runs, tenant)
     runs.tenants.set(tenant, quotas=Quotas(max_storage_bytes=counted))
-    for refused in (runs.store.check_quota(tenant), runs.add(tenant)):
+    for refused in (runs.store.starts.check_quota(tenant), runs.add(tenant)):
         with pytest.raises(QuotaExceeded) as caught:
             await refused
         assert {key: caught.value.metadata[key] for key in ("quota", "limit", "used")} == {
@@ -110,7 +110,7 @@ async def test_what_is_archived_makes_room(runs: KeptRuns, tenant: TenantId) -> 
     counted, _ = await used(runs, tenant)
     runs.tenants.set(tenant, quotas=Quotas(max_storage_bytes=counted))
     with pytest.raises(QuotaExceeded):
-        await runs.store.check_quota(tenant)
+        await runs.store.starts.check_quota(tenant)
     runs.clock.shift = timedelta(days=2)
     assert await move(runs).round() == 1
     assert await runs.value("SELECT count(*) FROM journal WHERE run_id = $1", to_uuid(run.run_id, "run")) == 0

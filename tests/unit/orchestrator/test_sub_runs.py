@@ -69,7 +69,7 @@ class House:
     @property
     def sub_runs(self) -> SubRuns:
         return SubRuns(
-            store=self.store,
+            journal=self.store,
             live=self.live,
             calls=self,
             start=self.start,

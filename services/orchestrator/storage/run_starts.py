@@ -1,0 +1,129 @@
+"""How runs begin: once for each request, and within the quotas of their tenant."""
+
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.meshkit.core.identity import TenantId
+from services.meshkit.core.ids import from_uuid
+from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
+from services.meshkit.sql.request_ids import RequestKey, claim, keep
+from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants, tenant_scope
+from services.orchestrator.engine.journal import JournalCodec
+from services.orchestrator.engine.run import (
+    SHARDS,
+    Created,
+    RunKind,
+    RunView,
+    RunWrite,
+    ShardLease,
+    StartKey,
+    kind_of,
+)
+from services.orchestrator.storage.one_trips import BEGIN_RUN
+from services.orchestrator.storage.run_journal import SqlJournal
+
+#: Kept by older releases: the id of the run, as text.
+_OLD_ANSWER: Final = b"run_"
+_ID_BYTES: Final = 16
+_START_METHODS: Final = {
+    RunKind.SESSION: "comitia.orchestrator.v1.SessionService/StartSession",
+    RunKind.RUN: "comitia.orchestrator.v1.RunService/StartRun",
+}
+_FORK_METHOD: Final = "comitia.orchestrator.v1.RecordService/ForkRun"
+#: Starts of one tenant take turns until they are committed, so that none is counted by nobody. The key is a constant of
+#: ours and the tenant.
+_TAKE_TURNS: Final = "SELECT pg_advisory_xact_lock(1919249001, hashtext($1::text))"
+_STORED: Final = "SELECT coalesce(sum(bytes), 0)::bigint FROM storage_used WHERE tenant_id = $1"
+_IN_PROGRESS: Final = "SELECT count(*) FROM run WHERE tenant_id = $1 AND state NOT IN (5, 6, 7)"
+
+
+class SqlStarts:
+    """Implements `engine.ports.Starts`."""
+
+    def __init__(self, app: AsyncEngine, *, journal: SqlJournal, codec: JournalCodec, tenants: KnowsTenants) -> None:
+        self._app = app
+        self._journal = journal
+        self._codec = codec
+        self._tenants = tenants
+
+    async def started_before(self, key: StartKey) -> RunView | None:
+        """See `Starts.started_before`."""
+        async with tenant_scope(self._app, key.tenant) as scope:
+            # Claimed to compare the body, and rolled back: the claim that counts stands in `create`.
+            answer = await claim(scope, _request_key(key), key.body)
+        return None if answer is None else await self._first_view(key, answer)
+
+    async def _first_view(self, key: StartKey, answer: bytes) -> RunView:
+        if answer.startswith(_OLD_ANSWER):
+            return await self._journal.view(key.tenant, answer.decode())
+        run_id = from_uuid("run", UUID(bytes=answer[:_ID_BYTES]))
+        return await self._codec.open_view(key.tenant, run_id, answer[_ID_BYTES:], key.kind)
+
+    async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
+        """See `Starts.create`."""
+        run = first.run
+        await self._codec.load([run.tenant])
+        if first.view is None:
+            raise ValueError("a new run has a view")
+        view = self._codec.seal_view(run, first.view)
+        [sealed] = self._codec.seal([first])
+        await self._codec.put(sealed.blobs)
+        async with driver_scope(self._app, run.tenant) as scope:
+            if key is not None:
+                earlier = await claim(scope, _request_key(key), key.body)
+                if earlier is not None:
+                    return Created(earlier=await self._first_view(key, earlier))
+                await keep(scope, _request_key(key), run.uuid.bytes + view)
+            await self._check_quota(scope, run.tenant)
+            held: bool | None = await scope.driver.fetchval(
+                BEGIN_RUN.call,
+                *(run.tenant, run.uuid, run.shard, None if lease is None else lease.epoch),
+                *(int(kind_of(first.view)), int(first.view.state), view, first.last_sequence),
+                *(run.grant_id, first.wake_time),
+                *(first.first_sequence, len(first.entries), sealed.payload, sealed.commitments),
+                [blob.digest for blob in sealed.blobs],
+                [blob.sequence for blob in sealed.blobs],
+                [len(blob.content) for blob in sealed.blobs],
+                # Starts count in slots of their own, so that none waits for a tick under way, nor a tick for it.
+                *(SHARDS + run.shard, sealed.size),
+                listed_tenants(run.tenant),
+            )
+            if held is not None:
+                await scope.commit()
+        if held is None:
+            # A sub-run, whose id is that of its place, and which the owner before has started.
+            return Created(earlier=await self._journal.view(run.tenant, run.run_id))
+        return Created(held=held)
+
+    async def check_quota(self, tenant: TenantId) -> None:
+        """See `Starts.check_quota`."""
+        quotas = rules_of(self._tenants, tenant).quotas
+        if quotas.max_concurrent_runs or quotas.max_storage_bytes:
+            # Rolled back: it only looks.
+            async with driver_scope(self._app, tenant) as scope:
+                await self._check_quota(scope, tenant)
+
+    async def _check_quota(self, scope: DriverScope, tenant: TenantId) -> None:
+        """Raises: QuotaExceeded. The count of runs that it finds holds until the scope ends, in all replicas.
+
+        Bytes grow with every run in progress, so none are reserved: what has begun goes on, and nothing more begins.
+        """
+        quotas = rules_of(self._tenants, tenant).quotas
+        if quotas.max_storage_bytes:
+            stored: int = await scope.driver.fetchval(_STORED, tenant)
+            if stored >= quotas.max_storage_bytes:
+                raise QuotaExceeded("max_storage_bytes", limit=quotas.max_storage_bytes, used=stored)
+        most = quotas.max_concurrent_runs
+        if not most:
+            return
+        await scope.driver.execute(_TAKE_TURNS, str(tenant))
+        used: int = await scope.driver.fetchval(_IN_PROGRESS, tenant)
+        if used >= most:
+            raise QuotaExceeded("max_concurrent_runs", limit=most, used=used)
+
+
+def _request_key(key: StartKey) -> RequestKey:
+    method = _FORK_METHOD if key.forks else _START_METHODS[key.kind]
+    return RequestKey(tenant=key.tenant, method=method, request_id=key.request_id)
