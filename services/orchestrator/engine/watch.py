@@ -52,10 +52,16 @@ class Shown(Protocol[Event_co]):
 
 
 class ShownSession:
-    """Implements `Shown` for SessionService.WatchSession."""
+    """Implements `Shown` for SessionService.WatchSession.
 
-    def __init__(self) -> None:
+    Args:
+        seen: the session as the watcher has seen it at least; None for one who is to be told everything.
+    """
+
+    def __init__(self, seen: session_pb2.Session | None = None) -> None:
         self._session = session_pb2.Session()
+        if seen is not None:
+            self._session.CopyFrom(seen)
 
     @property
     def sequence(self) -> int:
@@ -143,7 +149,7 @@ class RunWatch:
         """Gives recorded events after a sequence and live text, until the run has ended.
 
         Args:
-            shown: what the watcher has seen: nothing yet.
+            shown: what the watcher has seen; what was recorded before is not read.
             begun: called when all that was recorded has been given and the rest is awaited; each time anew.
             stopped: true once this replica stops; the stream then ends, and its client resumes at another replica.
         """

@@ -21,6 +21,7 @@ from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
 from services.orchestrator.engine.watch import RunWatch, ShownRun
 from services.orchestrator.programs.planned_turn import READ_SIGNAL
+from services.orchestrator.programs.run_view import TERMINAL_STATES
 from services.orchestrator.programs.values import from_value
 from services.orchestrator.transport.run_messages import to_start_run_command, to_stream_turns_query, turn_to_proto
 from services.orchestrator.usecases.run_access import RunAccess
@@ -148,6 +149,8 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
             raise Invalid("after_sequence", "must be 0 or the sequence of an event")
         caller = caller_of(context)
         run = await self._readable(caller, request.run_id)
+        if run.state in TERMINAL_STATES and request.after_sequence >= run.sequence:
+            return
         call = current_call()
         events = self._watch.events(
             caller.principal.tenant,

@@ -123,7 +123,7 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
         events = self._watch.events(
             caller.principal.tenant,
             session.session_id,
-            ShownSession(),
+            ShownSession(session if request.after_sequence >= session.sequence else None),
             after=request.after_sequence,
             stopped=lambda: call is not None and call.drain.begun,
             begun=partial(begin_watch, context),
