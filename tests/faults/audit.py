@@ -13,22 +13,11 @@ import asyncpg
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
 from services.cost.domain.hold import OPEN_STATES, HoldState
-from services.launcher.layout import DataDir
-from services.meshkit.core.clock import SystemClock
-from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import SystemIds, to_uuid
-from services.meshkit.crypto.kek_file import KekFile
-from services.meshkit.crypto.keyring import KeyRing
-from services.meshkit.sql.data_keys import SqlDataKeys
-from services.meshkit.sql.engine import sql_engine
-from services.orchestrator.engine.facts import Replay
-from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.programs.view import project
-from services.orchestrator.storage.run_store import SqlRunStore
+from tests.faults.journals import journals
 from tests.faults.workload import AGENTS
-from tests.support.known_tenants import KnownTenants
 from tests.support.mesh import RunningMesh
-from tests.support.mesh_databases import connected, service_url
+from tests.support.mesh_databases import connected
 
 #: Cost looks for expired holds once a second.
 _SWEEP: Final = timedelta(seconds=6)
@@ -93,42 +82,13 @@ async def _check_session(client: AsyncClient, session: session_pb2.Session) -> l
 
 
 async def _check_journals(mesh: RunningMesh, sessions: Sequence[session_pb2.Session]) -> None:
-    """Replays each run (INV-4), checks one result for each call (INV-3), and that callers see what is recorded."""
-    owners = await _tenants_of(mesh)
-    async with sql_engine(service_url(mesh.data_dir, "orchestrator", "app"), pool_size=2) as app:
-        keys = KeyRing(
-            SqlDataKeys(app), await KekFile.read(DataDir(mesh.data_dir).kek), clock=SystemClock(), ids=SystemIds()
-        )
-        store = SqlRunStore(app=app, commits=app, maintenance=app, codec=JournalCodec(keys), tenants=KnownTenants())
+    """Replays each run, and checks that callers see what is recorded."""
+    async with journals(mesh) as opened:
         for session in sessions:
-            tenant = owners[str(to_uuid(session.session_id, "run"))]
-            replay, view, results, steps = Replay(session.session_id), session_pb2.Session(), Counter(), Counter()
-            sequence = 0
-            while batch := await store.journal.entries(tenant, session.session_id, after=sequence):
-                for found, entry in batch:
-                    assert found == sequence + 1
-                    sequence = found
-                    replay.feed(entry)
-                    project(view, entry, sequence)
-                    match entry.WhichOneof("fact"):
-                        case "call_answered":
-                            results[(entry.path, entry.call_answered.call_index)] += 1
-                        case "call_failed":
-                            results[(entry.path, entry.call_failed.call_index)] += 1
-                        case "step_completed":
-                            steps[entry.path] += 1
-                        case _:
-                            pass
-            replay.finish()
+            view = session_pb2.Session()
+            for sequence, entry in enumerate(await opened.replayed(session.session_id), start=1):
+                project(view, entry, sequence)
             assert view == session
-            assert set(results.values()) == {1}
-            assert set(steps.values()) == {1}
-
-
-async def _tenants_of(mesh: RunningMesh) -> Mapping[str, TenantId]:
-    async with connected(mesh.data_dir, "orchestrator") as connection:
-        rows = await connection.fetch("SELECT run_id, tenant_id FROM run")
-    return {str(row["run_id"]): TenantId(row["tenant_id"]) for row in rows}
 
 
 async def _check_memories(client: AsyncClient, session_id: str, turns: Sequence[session_pb2.Turn]) -> int:

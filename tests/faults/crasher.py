@@ -56,7 +56,7 @@ class Crasher:
         assert record is not None
         return next(child for child in record.children if child.name == part)
 
-    async def at(self, *names: str, seconds: float = 40.0) -> None:
+    async def at(self, *names: str, seconds: float = 90.0) -> None:
         """Kills parts at these failpoints, one each, as soon as they pass them; returns when all serve again."""
         before = {part_of(name): self.child(part_of(name)).restarts for name in names}
         assert len(before) == len(names), "one failpoint for each part"

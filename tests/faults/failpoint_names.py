@@ -35,8 +35,10 @@ ON_THE_WAY: Final = (
 ON_EXPIRY: Final = ("cost.before_expiry",)
 #: Passed only when a worker makes a step.
 ON_STEPS: Final = ("orchestrator.before_lease", "orchestrator.after_outcome")
-#: Passed only when a fact is too big for its row; `test_journal_blobs` of the integration suite fails there.
+#: Passed only when a fact is too big for its row.
 ON_BIG_FACTS: Final = ("orchestrator.after_blobs",)
+#: Those of the worker of orders, which is no part of the mesh: around its effect, and before it says what came of it.
+ON_WORKERS: Final = ("worker.before_effect", "worker.after_effect", "worker.before_outcome")
 
 _NAME: Final = re.compile(r'(?:failpoint\(|: Final = )"((?:\w+)\.(?:before|after)_\w+)"')
 
@@ -54,6 +56,15 @@ def in_the_code() -> set[str]:
         if "failpoint(" in text and "meshkit" not in file.parts:
             found.update(_NAME.findall(text))
     return found
+
+
+def waves(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Puts failpoints together that kill different parts; one of each part in each wave, each at least once."""
+    by_part: dict[str, list[str]] = {}
+    for name in names:
+        by_part.setdefault(part_of(name), []).append(name)
+    longest = max(map(len, by_part.values()))
+    return [tuple(of_part[place % len(of_part)] for of_part in by_part.values()) for place in range(longest)]
 
 
 def interleaved(names: Iterable[str]) -> list[str]:

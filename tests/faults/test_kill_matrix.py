@@ -1,9 +1,10 @@
-"""The long form: every failpoint by itself, more dice, and holds that run out."""
+"""The long form: every failpoint by itself and ten times over, more dice, and holds that run out."""
 
 import asyncio
 import time
+from collections import Counter
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -17,12 +18,20 @@ from services.launcher.services import SERVICES
 from tests.faults.audit import audit
 from tests.faults.conftest import Stage
 from tests.faults.crasher import Crasher
-from tests.faults.failpoint_names import ON_THE_WAY, interleaved
+from tests.faults.failpoint_names import ON_BIG_FACTS, ON_STEPS, ON_THE_WAY, ON_WORKERS, interleaved, waves
+from tests.faults.order_audit import FLOOR, audit_orders
+from tests.faults.order_workers import OrderWorkers
+from tests.faults.orders import Orders
 from tests.faults.workload import ANSWER, Workload
 from tests.support.mesh_databases import connected
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("mesh-faults")]
 
+#: Deaths at each failpoint, and the longest time until all parts of a wave have died.
+TIMES: Final = 10
+WAVE_SECONDS: Final = 180.0
+#: Longest time for one session or order, while everything dies again and again.
+ENDS_SECONDS: Final = 600.0
 #: A call that its caller gives up after this long leaves a hold that ends a minute later.
 _GIVEN_UP_SECONDS = 1.0
 _HOLD_ENDS_SECONDS = 90.0
@@ -37,6 +46,31 @@ async def test_a_death_at_one_failpoint(
     assert crasher.reached == [name]
     findings = await audit(stage.mesh, client, sessions)
     assert findings.sessions >= 3
+    assert findings.settled >= findings.turns
+
+
+@pytest.mark.timeout(3600)
+async def test_ten_deaths_at_each_failpoint_of_the_mesh_and_of_workers(
+    stage: Stage, client: AsyncClient, crasher: Crasher, workload: Workload, orders: Orders, workers: OrderWorkers
+) -> None:
+    everywhere = (*ON_THE_WAY, *ON_STEPS, *ON_BIG_FACTS)
+
+    async def trouble() -> None:
+        for _ in range(TIMES):
+            for place, wave in enumerate(waves(everywhere)):
+                async with asyncio.TaskGroup() as dying:
+                    dying.create_task(crasher.at(*wave, seconds=WAVE_SECONDS))
+                    dying.create_task(workers.at(ON_WORKERS[place % len(ON_WORKERS)], seconds=WAVE_SECONDS))
+
+    workload.session_seconds = orders.order_seconds = ENDS_SECONDS
+    sessions = await workload.during(trouble(), *orders.lanes(), least=20)
+    hits = Counter([*crasher.reached, *workers.reached])
+    assert set(hits) == {*everywhere, *ON_WORKERS}
+    assert min(hits.values()) >= TIMES, hits
+    found = await audit_orders(stage.mesh, client, orders.over, workers.effects, floor=FLOOR)
+    findings = await audit(stage.mesh, client, sessions)
+    print(f"\n{sum(hits.values())} deaths: {dict(hits)}\n{found}\n{findings}")
+    assert found.orders >= TIMES
     assert findings.settled >= findings.turns
 
 

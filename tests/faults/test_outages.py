@@ -14,13 +14,16 @@ from services.launcher.layout import DataDir
 from tests.faults.audit import audit
 from tests.faults.conftest import Stage
 from tests.faults.crasher import Crasher
+from tests.faults.order_audit import audit_orders
+from tests.faults.order_workers import OrderWorkers
+from tests.faults.orders import Orders
 from tests.faults.workload import Workload, patiently
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("mesh-faults")]
 
 
 async def test_an_emptied_nats_loses_nothing(
-    stage: Stage, client: AsyncClient, crasher: Crasher, workload: Workload
+    stage: Stage, client: AsyncClient, crasher: Crasher, workload: Workload, orders: Orders, workers: OrderWorkers
 ) -> None:
     async def trouble() -> None:
         await asyncio.sleep(0.5)
@@ -28,18 +31,20 @@ async def test_an_emptied_nats_loses_nothing(
         await asyncio.to_thread(shutil.rmtree, DataDir(stage.mesh.data_dir).of("nats") / "jetstream", True)
         await crasher.until_back("nats", restarts)
 
-    sessions = await workload.during(trouble())
+    sessions = await workload.during(trouble(), *orders.lanes())
+    assert (await audit_orders(stage.mesh, client, orders.over, workers.effects)).orders >= 2
     assert (await audit(stage.mesh, client, sessions)).sessions >= 3
 
 
-async def test_sessions_go_on_after_postgres_was_killed(
-    stage: Stage, client: AsyncClient, crasher: Crasher, workload: Workload
+async def test_sessions_and_orders_go_on_after_postgres_was_killed(
+    stage: Stage, client: AsyncClient, crasher: Crasher, workload: Workload, orders: Orders, workers: OrderWorkers
 ) -> None:
     async def trouble() -> None:
         await asyncio.sleep(0.5)
         await crasher.until_back("postgres", crasher.kill("postgres"))
 
-    sessions = await workload.during(trouble())
+    sessions = await workload.during(trouble(), *orders.lanes())
+    assert (await audit_orders(stage.mesh, client, orders.over, workers.effects)).orders >= 2
     assert (await audit(stage.mesh, client, sessions)).sessions >= 3
 
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,12 @@ from comitia_sdk.aio import AsyncClient
 from services.launcher.layout import DataDir
 from services.launcher.services import processes
 from tests.faults.audit import audit
+from tests.faults.conftest import Stage, staged
 from tests.faults.crasher import Crasher
-from tests.faults.workload import Workload, patiently, prepare
-from tests.support.mesh import RunningMesh, running_mesh
+from tests.faults.order_audit import audit_orders
+from tests.faults.order_workers import OrderWorkers
+from tests.faults.orders import Orders
+from tests.faults.workload import Workload
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("mesh-replicas")]
 
@@ -27,60 +30,58 @@ ROUNDS = 2
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[RunningMesh]:
+def stage() -> Iterator[Stage]:
     """Gives a mesh with two orchestrators."""
-    with running_mesh(orchestrators=len(REPLICAS)) as mesh:
-        yield mesh
-
-
-@pytest.fixture
-async def client(pair: RunningMesh) -> AsyncIterator[AsyncClient]:
-    """Gives the administrator, with agents that call a tool and a model that answers."""
-    async with AsyncClient(pair.url, api_key=pair.admin_key) as opened:
-        await patiently(lambda: prepare(opened, pair.provider))
-        yield opened
-
-
-@pytest.fixture
-def crasher(pair: RunningMesh, tmp_path: Path) -> Crasher:
-    """Gives who kills."""
-    return Crasher(pair, tmp_path)
+    with staged(orchestrators=len(REPLICAS)) as pair:
+        yield pair
 
 
 async def test_what_slept_through_its_lease_commits_nothing_and_the_other_goes_on(
-    pair: RunningMesh, client: AsyncClient, crasher: Crasher
+    stage: Stage, client: AsyncClient, crasher: Crasher, workload: Workload, orders: Orders, workers: OrderWorkers
 ) -> None:
-    await _one_sleeps(pair, client, crasher, seconds=ASLEEP_SECONDS, least=3)
+    await _one_sleeps(stage, client, crasher, workload, orders, workers, seconds=ASLEEP_SECONDS, least=3)
 
 
 @pytest.mark.faults
 async def test_what_slept_for_a_minute_commits_nothing_and_the_other_goes_on(
-    pair: RunningMesh, client: AsyncClient, crasher: Crasher
+    stage: Stage, client: AsyncClient, crasher: Crasher, workload: Workload, orders: Orders, workers: OrderWorkers
 ) -> None:
-    await _one_sleeps(pair, client, crasher, seconds=LONG_ASLEEP_SECONDS, least=20)
+    await _one_sleeps(stage, client, crasher, workload, orders, workers, seconds=LONG_ASLEEP_SECONDS, least=20)
 
 
-async def test_restarts_of_all_replicas_in_turn_fail_no_session(
-    pair: RunningMesh, client: AsyncClient, crasher: Crasher
+async def test_restarts_of_all_orchestrators_and_workers_in_turn_fail_no_session_and_no_order(
+    stage: Stage, client: AsyncClient, crasher: Crasher, workload: Workload, orders: Orders, workers: OrderWorkers
 ) -> None:
     async def trouble() -> None:
-        for replica in REPLICAS * ROUNDS:
-            child = crasher.child(replica)
-            os.kill(child.pid, signal.SIGTERM)
-            await crasher.until_back(replica, child.restarts + 1)
+        for _ in range(ROUNDS):
+            for replica in REPLICAS:
+                child = crasher.child(replica)
+                os.kill(child.pid, signal.SIGTERM)
+                await crasher.until_back(replica, child.restarts + 1)
+            await workers.restart_in_turn()
 
-    workload = Workload(client)
-    sessions = await workload.during(trouble(), least=6)
+    sessions = await workload.during(trouble(), *orders.lanes(least=4), least=6)
     assert all(crasher.child(replica).restarts >= ROUNDS for replica in REPLICAS)
-    assert (await audit(pair, client, sessions)).sessions >= 6
+    assert workers.ended == {0: ROUNDS * workers.count}
+    assert (await audit_orders(stage.mesh, client, orders.over, workers.effects)).orders >= 4
+    assert (await audit(stage.mesh, client, sessions)).sessions >= 6
 
 
-async def _one_sleeps(mesh: RunningMesh, client: AsyncClient, crasher: Crasher, *, seconds: float, least: int) -> None:
+async def _one_sleeps(
+    stage: Stage,
+    client: AsyncClient,
+    crasher: Crasher,
+    workload: Workload,
+    orders: Orders,
+    workers: OrderWorkers,
+    *,
+    seconds: float,
+    least: int,
+) -> None:
     """Stops one of two orchestrators in the middle of its work, and wakes it when others have its runs."""
     sleeper = crasher.child(REPLICAS[0])
-    log = DataDir(mesh.data_dir).log(sleeper.name)
-    workload = Workload(client)
-    ended_meanwhile = 0
+    log = DataDir(stage.mesh.data_dir).log(sleeper.name)
+    ended_meanwhile, lost_before = 0, _losses(log)
 
     async def trouble() -> None:
         nonlocal ended_meanwhile
@@ -92,12 +93,17 @@ async def _one_sleeps(mesh: RunningMesh, client: AsyncClient, crasher: Crasher, 
             ended_meanwhile = len(workload.ended) - before
         finally:
             os.kill(sleeper.pid, signal.SIGCONT)
-        await _until(lambda: "lease lost" in log.read_text(encoding="utf-8"))
+        await _until(lambda: _losses(log) > lost_before)
 
-    sessions = await workload.during(trouble(), least=least)
+    sessions = await workload.during(trouble(), *orders.lanes(least=least), least=least)
     assert ended_meanwhile >= 1
     assert crasher.child(sleeper.name).pid == sleeper.pid
-    assert (await audit(mesh, client, sessions)).sessions >= least
+    assert (await audit_orders(stage.mesh, client, orders.over, workers.effects)).orders >= least
+    assert (await audit(stage.mesh, client, sessions)).sessions >= least
+
+
+def _losses(log: Path) -> int:
+    return log.read_text(encoding="utf-8").count("lease lost")
 
 
 async def _until(met: Callable[[], bool], *, seconds: float = 30.0) -> None:

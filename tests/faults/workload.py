@@ -2,10 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from comitia.orchestrator.v1 import session_pb2
@@ -20,10 +21,11 @@ AGENTS: Final = ("Ada", "Boole")
 ANSWER: Final = "Rivers meet, do not distribute. They argue about the sea!"
 _TOOL_CALL: Final = ("call_1", "calculator", '{"expression": "6 * 7"}')
 _PAUSE_SECONDS: Final = 0.1
-_SESSION_SECONDS: Final = 100.0
 _STRATEGIES: Final = ("round_robin", "parallel")
 
 Result = TypeVar("Result")
+#: Keeps something going until it is told to stop; then lets it end.
+Lane = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
 
 async def patiently(call: Callable[[], Awaitable[Result]], *, seconds: float = 60.0) -> Result:
@@ -33,6 +35,19 @@ async def patiently(call: Callable[[], Awaitable[Result]], *, seconds: float = 6
             with suppress(MeshUnavailable, TimedOut, RateLimited):
                 return await call()
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def during(trouble: Awaitable[None], *lanes: Lane) -> None:
+    """Keeps lanes going while the trouble lasts, and waits until each has ended what it began."""
+    stop = asyncio.Event()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for lane in lanes:
+                tasks.create_task(lane(stop))
+            await trouble
+            stop.set()
+    except* AssertionError as failures:
+        raise failures.exceptions[0] from None
 
 
 async def prepare(client: AsyncClient, provider: ProviderProcess) -> None:
@@ -50,25 +65,23 @@ class Workload:
 
     client: AsyncClient
     at_once: int = 3
+    #: Longest time for one session.
+    session_seconds: float = 100.0
     #: Sessions that were started, in order.
     started: list[str] = field(default_factory=list[str])
     #: Sessions that have ended.
     ended: list[session_pb2.Session] = field(default_factory=list[session_pb2.Session])
 
-    async def during(self, trouble: Awaitable[None], *, least: int = 3) -> list[session_pb2.Session]:
-        """Runs sessions while the trouble lasts, at least so many. Returns all of them, ended."""
-        stop = asyncio.Event()
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for lane in range(self.at_once):
-                    tasks.create_task(self._lane(lane, stop, least))
-                await trouble
-                stop.set()
-        except* AssertionError as failures:
-            raise failures.exceptions[0] from None
+    async def during(self, trouble: Awaitable[None], *beside: Lane, least: int = 3) -> list[session_pb2.Session]:
+        """Runs sessions while the trouble lasts, at least so many. Returns all of them, ended.
+
+        Args:
+            beside: what else is kept going meanwhile.
+        """
+        await during(trouble, *(partial(self._lane, lane, least) for lane in range(self.at_once)), *beside)
         return self.ended
 
-    async def _lane(self, lane: int, stop: asyncio.Event, least: int) -> None:
+    async def _lane(self, lane: int, least: int, stop: asyncio.Event) -> None:
         while not stop.is_set() or len(self.started) < least:
             self.ended.append(await self.one(strategy=_STRATEGIES[(lane + len(self.started)) % 2]))
 
@@ -77,7 +90,9 @@ class Workload:
         session_id = await self.start(strategy=strategy, rounds=rounds)
         return await self.until_ended(session_id)
 
-    async def start(self, *, strategy: str = "round_robin", rounds: int = ROUNDS, manual: bool = False) -> str:
+    async def start(
+        self, *, strategy: str = "round_robin", rounds: int = ROUNDS, manual: bool = False, model: str = ""
+    ) -> str:
         """Starts a session, once, however often that has to be asked for. Returns its id."""
         request_id = str(uuid4())
         session = await patiently(
@@ -87,6 +102,7 @@ class Workload:
                 strategy=strategy,
                 max_rounds=rounds,
                 manual_advance=manual,
+                model=model,
                 request_id=request_id,
             )
         )
@@ -103,9 +119,9 @@ class Workload:
 
     async def _until(self, session_id: str, states: Collection[int]) -> session_pb2.Session:
         session = session_pb2.Session()
-        end = time.monotonic() + _SESSION_SECONDS
+        end = time.monotonic() + self.session_seconds
         while session.state not in states:
-            assert time.monotonic() < end, f"not there within {_SESSION_SECONDS} s: {session}"
+            assert time.monotonic() < end, f"not there within {self.session_seconds} s: {session}"
             session = await patiently(lambda: self.client.sessions.get(session_id))
             await asyncio.sleep(_PAUSE_SECONDS)
         return session
