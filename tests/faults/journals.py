@@ -18,9 +18,8 @@ from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
 from services.orchestrator.engine.facts import Replay
 from services.orchestrator.engine.journal import JournalBlobs, JournalCodec
-from services.orchestrator.storage.run_store import SqlRunStore
+from services.orchestrator.storage.run_journal import SqlJournal
 from tests.faults.order_effects import BIG_FACT_BYTES
-from tests.support.known_tenants import KnownTenants
 from tests.support.mesh import RunningMesh
 from tests.support.mesh_databases import connected, service_url
 
@@ -32,7 +31,7 @@ _ENDS: Final = frozenset({"step_completed", "step_failed", "step_skipped"})
 class Journals:
     """Reads journals as an orchestrator does."""
 
-    store: SqlRunStore
+    journal: SqlJournal
     #: Whose run it is, by the run's uuid.
     owners: Mapping[str, TenantId]
 
@@ -44,7 +43,7 @@ class Journals:
         """
         tenant, replay = self.owners[str(to_uuid(run_id, "run"))], Replay(run_id)
         facts: list[journal_pb2.JournalEntry] = []
-        while batch := await self.store.entries(tenant, run_id, after=len(facts)):
+        while batch := await self.journal.entries(tenant, run_id, after=len(facts)):
             for found, entry in batch:
                 assert found == len(facts) + 1
                 replay.feed(entry)
@@ -75,5 +74,5 @@ async def journals(mesh: RunningMesh) -> AsyncGenerator[Journals]:
         keys = KeyRing(SqlDataKeys(app), await KekFile.read(data.kek), clock=SystemClock(), ids=SystemIds())
         objects = BlobDirectory(data.of("orchestrator") / "objects")
         codec = JournalCodec(keys, JournalBlobs(store=objects, most_inline=BIG_FACT_BYTES))
-        store = SqlRunStore(app=app, commits=app, maintenance=app, codec=codec, tenants=KnownTenants())
-        yield Journals(store, {str(row["run_id"]): TenantId(row["tenant_id"]) for row in rows})
+        journal = SqlJournal(app, commits=app, codec=codec)
+        yield Journals(journal, {str(row["run_id"]): TenantId(row["tenant_id"]) for row in rows})
