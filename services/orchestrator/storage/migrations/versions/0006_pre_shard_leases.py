@@ -13,19 +13,23 @@ _REPLICAS = """
 
 
 def upgrade(op: Operations) -> None:
-    """Makes them. The columns of the old leases go: no release had them, and both kinds would drive the same runs."""
+    """Makes them. The old leases stay until 0015, with what an insert that does not know them needs.
+
+    Code before this one takes no run up that this one began: its lease never ran out. The other way round it is fenced
+    by the journal, in which a fact is recorded once.
+    """
     run_together(
         op,
         [
             "ALTER TABLE shard ADD COLUMN owner text, ADD COLUMN lease_until timestamptz",
             "ALTER TABLE shard ADD COLUMN epoch bigint NOT NULL DEFAULT 0",
             _REPLICAS,
-            "DROP INDEX ix_run_lease, ix_run_in_progress",
-            "ALTER TABLE run DROP COLUMN owner, DROP COLUMN lease_epoch, DROP COLUMN lease_until",
+            "ALTER TABLE run ALTER COLUMN lease_epoch SET DEFAULT 1",
             "ALTER TABLE run ADD COLUMN wake_time timestamptz",
             "ALTER TABLE run_command ADD COLUMN payload bytea",
             "CREATE INDEX ix_run_wake ON run (wake_time) WHERE wake_time IS NOT NULL AND state NOT IN (5, 6, 7)",
             "CREATE INDEX ix_run_open ON run (shard, run_id) WHERE state NOT IN (5, 6, 7)",
+            "DROP INDEX ix_run_in_progress",
             "CREATE INDEX ix_run_in_progress ON run (tenant_id) WHERE state NOT IN (5, 6, 7)",
         ],
     )
@@ -33,17 +37,16 @@ def upgrade(op: Operations) -> None:
 
 
 def downgrade(op: Operations) -> None:
-    """Goes back to leases on runs; nobody holds one then."""
+    """Goes back to leases on runs; those that nobody held have run out then."""
     run_together(
         op,
         [
             "DROP INDEX ix_run_open, ix_run_wake, ix_run_in_progress",
             "ALTER TABLE run DROP COLUMN wake_time",
             "ALTER TABLE run_command DROP COLUMN payload",
-            "ALTER TABLE run ADD COLUMN owner text, ADD COLUMN lease_until timestamptz DEFAULT now()",
-            "ALTER TABLE run ADD COLUMN lease_epoch bigint NOT NULL DEFAULT 1",
-            "ALTER TABLE run ALTER COLUMN lease_epoch DROP DEFAULT, ALTER COLUMN lease_until DROP DEFAULT",
-            "CREATE INDEX ix_run_lease ON run (lease_until) WHERE state < 5",
+            "ALTER TABLE run ALTER COLUMN lease_epoch DROP DEFAULT",
+            # Written anew as a whole: an UPDATE would see the rows of no tenant.
+            "ALTER TABLE run ALTER COLUMN lease_until TYPE timestamptz USING coalesce(lease_until, now())",
             "CREATE INDEX ix_run_in_progress ON run (tenant_id) WHERE state < 5",
             "DROP TABLE engine_replica",
             "ALTER TABLE shard DROP COLUMN owner, DROP COLUMN epoch, DROP COLUMN lease_until",

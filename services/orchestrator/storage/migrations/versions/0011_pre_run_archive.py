@@ -31,6 +31,6 @@ def downgrade(op: Operations) -> None:
         [
             "DROP INDEX ix_run_archivable",
             "ALTER TABLE run DROP COLUMN archive_parts",
-            f"REVOKE DELETE ON journal FROM {quoted(roles_of(database_of(op)).maintenance)}",
+            f"REVOKE DELETE ON journal, turn_place, journal_blob FROM {quoted(roles_of(database_of(op)).maintenance)}",
         ],
     )
