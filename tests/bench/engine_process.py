@@ -48,7 +48,8 @@ from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import Holdings, OwnedRun, RunWrite, ShardLease, shard_of
-from services.orchestrator.engine.step_pools import PoolLimits, StepPools
+from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.step_room import PoolLimits
 from services.orchestrator.programs.view import TERMINAL_STATES
 from services.orchestrator.storage.command_inbox import SqlInbox
 from services.orchestrator.storage.run_finder import SqlRunFinder

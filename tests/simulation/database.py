@@ -44,6 +44,8 @@ class JudgedStore(MemoryRunStore):
         return await self.commit(leases, writes)
 
     def _refuse(self, writes: Sequence[RunWrite]) -> None:
+        if len(writes) == 1 and writes[0].run.run_id in self.poison:
+            self.judge.refused(writes[0].run.run_id)
         super()._refuse(writes)
         self.judge.writes(*_by.get(), writes, self.shards)
 
@@ -240,6 +242,10 @@ class FarStore(OneForAll):
     async def view(self, tenant: TenantId, run_id: str) -> RunView:
         """See `Journal.view`."""
         return await self._read(lambda: self._store.view(tenant, run_id))
+
+    async def last_sequence(self, tenant: TenantId, run_id: str) -> int:
+        """See `Journal.last_sequence`."""
+        return await self._read(lambda: self._store.last_sequence(tenant, run_id))
 
     async def drop_late_commands(self) -> int:
         """See `Inbox.drop_late_commands`."""

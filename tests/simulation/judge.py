@@ -7,6 +7,7 @@ from uuid import UUID
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2
 from services.orchestrator.engine.facts import Replay
+from services.orchestrator.engine.faults import ENGINE_FAULT
 from services.orchestrator.engine.live_run import CallKey
 from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunWrite, ShardLease
 from services.orchestrator.engine.views import view_of
@@ -19,6 +20,8 @@ Entry = journal_pb2.JournalEntry
 _FACT_OF = {"cancel": "run_cancelling", "pause": "run_paused", "resume": "run_continued", "advance": "run_advanced"}
 
 
+#: Refusals after which a run is left where it stands.
+_TRIES = 3
 #: How often a run may be read without any fact that follows, whatever happens.
 _MOST_IDLE = 40
 
@@ -46,6 +49,10 @@ class _Seen:
     reads: int = 0
     #: How often it was read since its last fact.
     idle: int = 0
+    #: Parked by our fault, until somebody has it tried again.
+    parked: bool = False
+    #: How often a write was refused since its last fact.
+    refused: int = 0
     #: How often somebody was asked for it.
     made: defaultdict[CallKey, int] = field(default_factory=lambda: defaultdict[CallKey, int](int))
 
@@ -93,7 +100,7 @@ class Judge:
             if seen.ended:
                 self.broken(f"{run_id}: {entry.WhichOneof('fact')} after its end")
             seen.facts += 1
-            seen.idle = 0
+            seen.idle = seen.refused = 0
             self._take(run_id, seen, entry)
         for command_id in write.commands:
             self._done(run_id, seen, command_id)
@@ -122,6 +129,10 @@ class Judge:
             case "run_continued":
                 seen.obeyed["resume"].append(entry.run_continued.by)
                 seen.paused = False
+            case "run_parked":
+                seen.parked = entry.run_parked.reason == ENGINE_FAULT
+            case "run_resumed":
+                seen.parked = False
             case "run_advanced":
                 seen.obeyed["advance"].append(entry.run_advanced.by)
             case "signal_received":
@@ -161,6 +172,10 @@ class Judge:
         if command.by not in seen.obeyed[command.kind]:
             self.broken(f"{run_id}: the {command.kind} of {command.by} is gone without effect")
 
+    def refused(self, run_id: str) -> None:
+        """Takes that what a run wants written is refused."""
+        self._runs[run_id].refused += 1
+
     def adopted(self, run_id: str) -> None:
         """Takes a run that its owner has to find."""
         self._runs[run_id].reads += 1
@@ -186,6 +201,10 @@ class Judge:
         # A sub-run is a call from when it is looked for, which is earlier.
         if seen.paused and self.awake and intended.call_intended.kind != journal_pb2.CALL_KIND_RUN:
             self.broken(f"{run.run_id}: call {key} is made though the run is paused")
+        if seen.parked and self.awake:
+            self.broken(f"{run.run_id}: call {key} is made though the run is parked by a fault")
+        if self.calm and seen.refused >= _TRIES:
+            self.broken(f"{run.run_id}: call {key} is made again and again, though nothing can be recorded")
         seen.made[key] += 1
         if self.calm and seen.made[key] > 1 and run.run_id not in self.excused:
             self.broken(f"{run.run_id}: call {key} is made twice for nothing")

@@ -12,6 +12,7 @@ from services.meshkit.core.errors import MeshError
 from services.orchestrator.engine.alarms import Alarms
 from services.orchestrator.engine.calls_in_flight import CallsInFlight
 from services.orchestrator.engine.engine import Engine
+from services.orchestrator.engine.faults import Faults
 from services.orchestrator.engine.lane import Lane, Pending, Turn
 from services.orchestrator.engine.leases import Desk
 from services.orchestrator.engine.live_run import CallKey, LiveRun
@@ -249,6 +250,11 @@ def _all_restarted(held: Any) -> Any:
     return drop
 
 
+def _strand_not(self: LiveRun, fault: Exception, advice: str = "") -> None:
+    """Says that it is parked, and goes on."""
+    self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason="ENGINE_FAULT", message=str(fault))))
+
+
 #: What is wrong, by name.
 MUTANTS: Final[dict[str, Mutant]] = {
     "a lost lease does not stop a commit": _instead(Lane, "_commit", _commit_unfenced),
@@ -277,5 +283,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "the last decision is recorded first": _instead(Lane, "record", _last_first(Lane.record)),
     "calls outlive the driving of their run": _instead(Lane, "remove", _kept_going(Lane.remove)),
     "the runs of a lost shard go on": _instead(Lane, "drop", _all_restarted(Lane.drop)),
+    "a run that nothing can be recorded of is tried for ever": _instead(Faults, "of", _nothing),
+    "a run that failed by our fault goes on by itself": _instead(LiveRun, "_strand", _strand_not),
     "a step without room is never offered again": _instead(CallsInFlight, "_make_left_out", _nothing),
 }

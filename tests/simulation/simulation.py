@@ -27,7 +27,8 @@ from services.meshkit.testing.seeded_ids import SeededIds
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunKind, StartKey, shard_of
-from services.orchestrator.engine.step_pools import PoolLimits, StepPools
+from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.step_room import PoolLimits
 from services.orchestrator.programs.run import PROGRAMS
 from services.orchestrator.programs.values import to_value
 from tests.simulation.database import FarStore, JudgedStore, Weather
@@ -395,7 +396,9 @@ class Simulation:
     def _help(self) -> None:
         """Does for each run that stands still what it waits for."""
         for run_id, stored in self.store.runs.items():
-            if stored.ended or stored.commands:
+            stands = stored.seen.state in (run_pb2.RUN_STATE_PARKED, run_pb2.RUN_STATE_PAUSED)
+            # Whoever is parked by a fault takes no signals.
+            if stored.ended or any(command.kind != SIGNAL or not stands for command in stored.commands):
                 continue
             match stored.seen.state:
                 case run_pb2.RUN_STATE_PAUSED | run_pb2.RUN_STATE_PARKED:

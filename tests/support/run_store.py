@@ -277,6 +277,11 @@ class MemoryRunStore(OneForAll):
             raise RunNotFound(run_id)
         return _copy(stored.seen)
 
+    async def last_sequence(self, tenant: TenantId, run_id: str) -> int:
+        """See `Journal.last_sequence`."""
+        stored = self.runs.get(run_id)
+        return 0 if stored is None else len(stored.journal)
+
     async def turns(
         self, tenant: TenantId, run_id: str, *, after: int, most: int
     ) -> Sequence[tuple[int, session_pb2.Turn]]:

@@ -16,7 +16,8 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.engine.leases import Desk, Offer
-from services.orchestrator.engine.step_pools import PoolLimits, StepPools
+from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.step_room import PoolLimits
 from services.orchestrator.transport.worker_servicer import Lending, WorkerServicer
 from services.orchestrator.usecases.run_access import RunAccess
 from tests.support.memory_access_gate import MemoryAccessGate

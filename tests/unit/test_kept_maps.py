@@ -100,6 +100,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/engine/alarms.py:Alarms",
             "orchestrator/engine/calls_in_flight.py:CallsInFlight",
             "orchestrator/engine/engine.py:Engine",
+            "orchestrator/engine/faults.py:Faults",
             "orchestrator/engine/lane.py:Lane",
             "orchestrator/engine/pool.py:Pool",
             "orchestrator/engine/pool.py:_Queue",

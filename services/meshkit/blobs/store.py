@@ -19,6 +19,8 @@ class BlobStoreAway(Unavailable):
 class BlobMissing(Internal):
     """An object that something refers to is not there: somebody deleted it from outside. Restore it from a backup."""
 
+    reason = "BLOB_MISSING"
+
     def __init__(self, name: str) -> None:
         super().__init__("something that was kept is missing from the object store", name=name)
 

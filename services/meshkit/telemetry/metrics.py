@@ -54,6 +54,7 @@ TICK_COMMIT = Histogram(
 SHARDS_HELD = Gauge(names.SHARDS_HELD, "Shards of runs whose lease is held.")
 SHARDS_LOST = Counter(names.SHARDS_LOST_TOTAL, "Shards of runs whose lease was lost.")
 RUNS_SET_ASIDE = Counter(names.RUNS_SET_ASIDE_TOTAL, "Runs taken out of memory to be taken up again.")
+RUNS_PARKED = Counter(names.RUNS_PARKED_TOTAL, "Runs that cannot go on until somebody acts.", ["reason"])
 STEP_OUTCOMES = Counter(names.STEP_OUTCOMES_TOTAL, "What workers said of steps.", ["outcome"])
 RUNS_ARCHIVED = Counter(names.RUNS_ARCHIVED_TOTAL, "Runs whose facts were moved to the archive.")
 JOURNAL_BLOBS_SWEPT = Counter(names.JOURNAL_BLOBS_SWEPT_TOTAL, "Objects that no journal named and that were deleted.")

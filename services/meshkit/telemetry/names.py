@@ -45,6 +45,8 @@ SHARDS_HELD: Final = "comitia_shards_held"
 SHARDS_LOST_TOTAL: Final = "comitia_shards_lost_total"
 #: Times a run was taken out of memory because it could not be decided, recorded or read, to be taken up again.
 RUNS_SET_ASIDE_TOTAL: Final = "comitia_runs_set_aside_total"
+#: Runs left where they stand until somebody resumes or cancels them, such as `ENGINE_FAULT`. Labels: reason.
+RUNS_PARKED_TOTAL: Final = "comitia_runs_parked_total"
 #: What workers of steps said: `answered`, `failed`, `released`, or why it was refused. Labels: outcome.
 STEP_OUTCOMES_TOTAL: Final = "comitia_step_outcomes_total"
 #: Objects that no journal named any more and that were deleted.

@@ -173,13 +173,14 @@ class RunAlreadyTerminal(Precondition):
 
 
 class RunNotPaused(Precondition):
-    """Only a run that is paused, or parked at a step, can be resumed."""
+    """Only a run that is paused, or parked at a step or by a fault of the mesh, can be resumed."""
 
     reason = "RUN_NOT_PAUSED"
 
     def __init__(self, run_id: str, state: str) -> None:
         super().__init__(
-            f"run {run_id} is {state}; only a run that is paused, or parked at a step, can be resumed",
+            f"run {run_id} is {state}; only a run that is paused, or parked at a step or by a fault of the mesh, can "
+            "be resumed: what else parks a run ends by itself",
             run_id=run_id,
             state=state,
         )

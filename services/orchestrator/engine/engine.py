@@ -21,6 +21,7 @@ from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.sub_run_id import depth_of
 from services.orchestrator.engine.facts import Beginning, begun
+from services.orchestrator.engine.faults import EngineFault, Faults, unread
 from services.orchestrator.engine.lane import EngineParts, Lane
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.news import until_news
@@ -47,6 +48,8 @@ _RECOVER_AT_ONCE: Final = 8
 #: Time after which a run that was set aside is taken up again, if it had got any further; and if it had not.
 _AGAIN_SECONDS: Final = 1.0
 _AGAIN_LATER_SECONDS: Final = 15.0
+#: And of one that is parked and cannot be read, when nobody asks anything of it.
+_AGAIN_PARKED_SECONDS: Final = 600.0
 #: Runs remembered to be taken up again. One more is taken up when a command comes for it, or the shard changes hands.
 _MAX_SET_ASIDE: Final = 10_000
 #: Time between two removals of commands that came too late for their run.
@@ -82,7 +85,8 @@ class Engine:
             places=SubRunPlaces(limits.max_runs),
             clock=parts.clock,
         )
-        self._lane = Lane(parts, sub_runs, left=self._left, lost=self._shards.forget)
+        self._faults = Faults(lambda: ids.uuid().hex)
+        self._lane = Lane(parts, sub_runs, left=self._left, failed=self._failed, lost=self._shards.forget)
         #: Runs whose journal is being read; the tasks that read them, and those that look for such runs.
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._searching: dict[int, asyncio.Task[None]] = {}
@@ -280,30 +284,57 @@ class Engine:
                     await prepare(batch[0][1].run_started)
                     live.read([entry for _, entry in batch])
                 live.recovered()
+                if fault := self._faults.of(run.run_id, live.recorded_sequence):
+                    live.fail(fault)
                 if await self._is_orphan(live):
                     cancel = RunCommand(command_id=self._ids.uuid(), kind="cancel", by=live.parent_run_id)
                     await self._parts.store.inbox.add_command(run.tenant, run.run_id, cancel)
                 # After the journal: one that was read before it may have had its effect since.
                 live.tell(await self._parts.store.inbox.commands_of(run.run_id))
-        except MeshError as error:
-            log.warning("a journal cannot be read", run_id=run.run_id, cause=str(error))
-            self._put_aside(run.run_id, seconds=_AGAIN_SECONDS)
-            return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # logged where its failures are counted
             # A consumer loop: one broken run must not stop the others.
-            log.exception("a journal cannot be read", run_id=run.run_id, cause=str(error))
-            self._put_aside(run.run_id, seconds=_AGAIN_LATER_SECONDS)
+            log.warning("a journal cannot be read", run_id=run.run_id, cause=str(error))
+            self._faults.note(run.run_id, live.sequence, error)
+            await self._leave_unread(run, live.sequence)
             return
         log.info("run taken up", run_id=run.run_id)
         self._lane.add(live)
+
+    async def _leave_unread(self, run: OwnedRun, sequence: int) -> None:
+        """Sets a run aside whose journal cannot be read; one that was tried often enough shows that it is parked."""
+        fault = self._faults.of(run.run_id, sequence)
+        if fault is None:
+            again = self._faults.counts(run.run_id)
+            self._put_aside(run.run_id, seconds=_AGAIN_LATER_SECONDS if again else _AGAIN_SECONDS)
+            return
+        self._put_aside(run.run_id, seconds=_AGAIN_PARKED_SECONDS)
+        await _tried("a run is parked and nobody sees it", partial(self._park_unread, run, fault))
+
+    async def _park_unread(self, run: OwnedRun, fault: EngineFault) -> None:
+        """Writes to the end of a journal that nobody can read. Raises: MeshError."""
+        store, lease = self._parts.store, self._shards.held.get(run.shard)
+        if lease is None:
+            return
+        view = await store.journal.view(run.tenant, run.run_id)
+        last = await store.journal.last_sequence(run.tenant, run.run_id)
+        at = Timestamp()
+        at.FromDatetime(self._parts.clock.now())
+        write = unread(run, view, last, fault, await store.inbox.commands_of(run.run_id), at)
+        if write is not None and not await store.journal.commit([lease], [write]):
+            self._parts.events.recorded(write)
 
     async def _is_orphan(self, run: LiveRun) -> bool:
         """Says whether a run lost the one that started it, whose owner may have died before it said so."""
         parent = run.parent_run_id
         return bool(parent) and not run.ended and await self._parts.store.finder.owned_run(parent) is None
 
+    def _failed(self, run: LiveRun, error: Exception) -> None:  # a callback
+        self._faults.note(run.run.run_id, run.recorded_sequence, error)
+
     def _left(self, run: LiveRun, again: bool) -> None:  # a callback
-        if again:
+        if not again:
+            self._faults.forget(run.run.run_id)
+        else:
             self._put_aside(run.run.run_id, seconds=_AGAIN_SECONDS if run.progressed else _AGAIN_LATER_SECONDS)
         self._leave_room(run.run.run_id)
 

@@ -38,6 +38,8 @@ _AT_ONCE: Final = 8
 class JournalUnknown(Internal):
     """A newer release wrote the row. Its run is left to replicas of that release; it is never guessed what it says."""
 
+    reason = "JOURNAL_UNKNOWN"
+
     def __init__(self, run_id: str, first_sequence: int, version: int) -> None:
         super().__init__(
             f"the journal of {run_id} is of version {version} from fact {first_sequence} on, and this release knows "

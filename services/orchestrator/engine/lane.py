@@ -79,6 +79,7 @@ class Lane:
         parts: store, calls, live news, events and clock of the replica.
         sub_runs: makes the calls that are runs of their own.
         left: told of each run that is not driven here any more; True when it is to be taken up again.
+        failed: told of each run that could not be decided or recorded, and by what, before it is left.
         lost: told of each shard whose lease a commit found lost; calls `drop` for it.
     """
 
@@ -88,10 +89,12 @@ class Lane:
         sub_runs: SubRuns,
         *,
         left: Callable[[LiveRun, bool], None],
+        failed: Callable[[LiveRun, Exception], None],
         lost: Callable[[int], None],
     ) -> None:
         self._parts = parts
         self._left = left
+        self._failed = failed
         self._lost = lost
         self._runs: dict[str, LiveRun] = {}
         self._leases: dict[int, ShardLease] = {}
@@ -216,13 +219,15 @@ class Lane:
             self._decided.append((run, write))
         if run.unread:
             self._touch(run)
+        elif write is None and run.resting:
+            self._go_on(run, ())  # what came was nothing to it, and no commit follows that would let it go
 
     def _advanced(self, run: LiveRun, turn: Turn) -> RunWrite | None:
         try:
             return run.advance(turn.at, turn.over)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # logged by whoever counts its failures
             # A consumer loop: one broken run must not stop the others. It is taken up again from its journal.
-            log.exception("run set aside", run_id=run.run.run_id, cause=str(error))
+            self._failed(run, error)
             self.remove(run, again=True)
             return None
 
@@ -287,6 +292,7 @@ class Lane:
         if len(writes) == 1:
             run, _ = writes[0]
             log.warning("run set aside", run_id=run.run.run_id, cause=str(error))
+            self._failed(run, error)
             self.remove(run, again=True)
             return
         middle = len(writes) // 2

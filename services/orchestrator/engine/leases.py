@@ -64,6 +64,11 @@ class Offer:
         #: True once it is settled or taken back.
         self.gone = False
 
+    @property
+    def tenant(self) -> TenantId:
+        """Whose run it is of."""
+        return self.pool[0]
+
 
 class Lease:
     """A step in the hands of one worker."""

@@ -12,7 +12,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunDiverged
+from services.orchestrator.engine import faults
 from services.orchestrator.engine.facts import Beginning, Replay, advance, begun
+from services.orchestrator.engine.faults import ENGINE_FAULT, EngineFault
 from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunWrite
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.engine.views import View, view_of
@@ -27,7 +29,7 @@ _WAITING: Final = session_pb2.SESSION_STATE_WAITING
 
 #: Place of a call in its run.
 CallKey = tuple[str, int]
-Stranding = RunDiverged | program.UnknownProgram
+Stranding = RunDiverged | program.UnknownProgram | EngineFault
 
 
 class LiveRun:
@@ -57,8 +59,10 @@ class LiveRun:
         #: The moment that the database wakes it at, when it rests.
         self._noted: datetime | None = None
         self._started: journal_pb2.RunStarted | None = None
-        #: Between RunWaiting and RunAdvanced, and between RunParked and RunResumed, which may be paused meanwhile.
-        self._waiting = self._held = False
+        #: Between RunWaiting and RunAdvanced.
+        self._waiting = False
+        #: Between RunParked and RunResumed, which may be paused meanwhile.
+        self._held: journal_pb2.RunParked | None = None
         #: Steps that failed in all their attempts and wait for somebody to let the run go on.
         self._parked_steps: set[str] = set()
         #: Steps whose calls are being tried again, and whether a fact says so.
@@ -69,6 +73,8 @@ class LiveRun:
         self._recorded: deque[UUID] = deque(maxlen=_REMEMBERED_COMMANDS)
         #: Why this release cannot go on with the run; None when it can.
         self._stranded: Stranding | None = None
+        #: Signals that came meanwhile.
+        self._later: list[RunCommand] = []
         self._replay: Replay | None = Replay(run.run_id)
         #: True once more is recorded than was found.
         self.progressed = False
@@ -81,7 +87,7 @@ class LiveRun:
 
     @property
     def stranded(self) -> bool:
-        """True for a run with which this release cannot go on: it only waits for somebody to end it."""
+        """True for a run with which this release cannot go on: it only waits for somebody."""
         return self._stranded is not None
 
     @property
@@ -167,16 +173,23 @@ class LiveRun:
         self._stranded = self._stranded or self._fault_of(None)
         replay, self._replay = self._replay, None
         if self._stranded is not None:
-            parked = self._view.state == session_pb2.SESSION_STATE_PARKED
-            self._strand(self._stranded, shown=parked and self._view.state_reason == self._stranded.reason)
+            self._strand(self._stranded, "cancel it, or run a release that can go on with it")
             return
         if replay is not None:
             self._state = replay.state
-        self._park_noted = self._held
-        if self._held and not self._outstanding and not self._parked_steps:
+        if self._held is not None and self._held.reason == ENGINE_FAULT:
+            self._stranded = EngineFault(self._held.message)
+            return
+        self._park_noted = self._held is not None
+        if self._park_noted and not self._outstanding and not self._parked_steps:
             # It was stranded while it waited, and is not any more: there is no call whose answer would say so.
             self._park_noted = False
             self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed(waiting=self._waiting)))
+
+    def fail(self, fault: EngineFault) -> None:
+        """Leaves it where it stands, after `recovered`, until somebody has it tried again or ends it."""
+        if self._stranded is None and not self.ended:
+            self._strand(fault)
 
     def tell(self, commands: Sequence[RunCommand]) -> None:
         """Hands over commands that wait for this run; ones that came before are ignored."""
@@ -185,7 +198,8 @@ class LiveRun:
                 continue
             self._told.add(command.command_id)
             if self._stranded is not None and command.kind == SIGNAL:
-                continue  # it waits for a release that can go on with the run
+                self._later.append(command)
+                continue  # it waits until the run goes on
             self._inbox.append(command)
 
     def _asked_for(self, command: RunCommand) -> journal_pb2.JournalEntry | None:
@@ -194,6 +208,9 @@ class LiveRun:
         match command.kind:
             case "cancel" if self._stranded is not None:
                 entry.run_abandoned.CopyFrom(journal_pb2.RunAbandoned(by=command.by, reason=self._stranded.reason))
+            case "resume" if isinstance(self._stranded, EngineFault):
+                entry.run_resumed.CopyFrom(journal_pb2.RunResumed(waiting=self._waiting, by=command.by))
+                self._go_on(command)
             case _ if self._stranded is not None:
                 return None
             case "cancel":
@@ -203,12 +220,25 @@ class LiveRun:
             case "pause" if not self._timers.paused:
                 entry.run_paused.by = command.by
             case "resume" if self._timers.paused or self._parked_steps:
-                entry.run_continued.CopyFrom(journal_pb2.RunContinued(by=command.by, waiting=self._waiting))
+                entry = self._continued(command)
             case kind if kind == SIGNAL:
                 entry.signal_received.MergeFromString(command.payload)
             case _:
                 return None
         return entry
+
+    def _go_on(self, command: RunCommand) -> None:
+        """Tries again what failed by a fault of ours, with all that waited for it."""
+        self._stranded = None
+        self._park_noted = False
+        self._parked.clear()
+        if self._timers.paused or self._parked_steps:
+            self._put(self._continued(command))
+        later, self._later = self._later, []
+        self._inbox += later
+
+    def _continued(self, command: RunCommand) -> journal_pb2.JournalEntry:
+        return journal_pb2.JournalEntry(run_continued=journal_pb2.RunContinued(by=command.by, waiting=self._waiting))
 
     def awake(self, now: datetime) -> None:
         """Notes that moments have come: of its timers, and of its deadline."""
@@ -266,10 +296,10 @@ class LiveRun:
 
     def due(self, recorded: Iterable[journal_pb2.JournalEntry]) -> Iterator[tuple[CallKey, journal_pb2.JournalEntry]]:
         """Gives the calls that these facts ask for and nobody makes yet; they count as being made from now on."""
-        if self._timers.paused:
+        if self._timers.paused or self._stranded is not None:
             return
         facts = [(entry.WhichOneof("fact"), entry) for entry in recorded]
-        if any(fact == "run_continued" for fact, _ in facts):
+        if any(fact in ("run_continued", "run_resumed") for fact, _ in facts):
             facts = [("call_intended", entry) for entry in self.outstanding]
         for fact, entry in facts:
             if fact == "call_intended":
@@ -362,12 +392,12 @@ class LiveRun:
             return RunDiverged(replay.run_id, replay.sequence)
         return None
 
-    def _strand(self, fault: Stranding, *, shown: bool) -> None:
+    def _strand(self, fault: Stranding, advice: str = "") -> None:
         """Makes no call any more, and says so once. The facts stay as they are: they are the evidence."""
-        log.error("run cannot go on in this release", run_id=self.run.run_id, cause=str(fault))
-        self._outstanding.clear()
-        if not shown:
-            message = f"{fault}; cancel it, or run a release that can go on with it"
+        self._stranded = fault
+        if self._held is None or self._held.reason != fault.reason:
+            message = f"{fault}; {advice}" if advice else str(fault)
+            faults.parked(self.run.run_id, fault.reason, message)
             self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason=fault.reason, message=message)))
 
     def _news(self, arrived: journal_pb2.JournalEntry | RunCommand) -> journal_pb2.JournalEntry | None:
@@ -377,7 +407,7 @@ class LiveRun:
         if isinstance(arrived, RunCommand):
             return self._asked_for(arrived)
         key = _answers(arrived)
-        return arrived if key is None or key in self._outstanding else None
+        return arrived if key is None or (key in self._outstanding and self._stranded is None) else None
 
     def _take(self, entries: Sequence[journal_pb2.JournalEntry]) -> None:
         """Applies facts to the view and to the calls that are still to be answered."""
@@ -423,9 +453,9 @@ class LiveRun:
                 case "run_advanced":
                     self._waiting = False
                 case "run_parked":
-                    self._held = True
+                    self._held = entry.run_parked
                 case "run_resumed":
-                    self._held = False
+                    self._held = None
                 case "run_ended" | "run_abandoned":
                     asked = (entry for _, entry in self._outstanding.values())
                     self._orphans += map(_sub_run_of, filter(_is_sub_run, asked))

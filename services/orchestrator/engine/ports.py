@@ -83,6 +83,10 @@ class Journal(Protocol):
         """Gives what callers see of a run as it was last written. Raises: RunNotFound."""
         ...
 
+    async def last_sequence(self, tenant: TenantId, run_id: str) -> int:
+        """Gives the sequence of a run's last fact, which nobody need be able to read; 0 where there is none."""
+        ...
+
 
 class Leases(Protocol):
     """Says which replica may write to the runs of which shard."""

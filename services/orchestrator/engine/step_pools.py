@@ -9,24 +9,21 @@ What waits lies in the journal: an emptied pool costs nothing but time, and what
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
 from comitia.orchestrator.v1 import journal_pb2, worker_loan_service_pb2, worker_service_pb2
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
-from services.orchestrator.domain.errors import WorkersAtLimit
 from services.orchestrator.engine.leases import Deadlines, Desk, Lease, Offer, PoolKey
 from services.orchestrator.engine.live_run import CallKey
 from services.orchestrator.engine.loans import Loan
 from services.orchestrator.engine.outcomes import OutcomeRefused, check, fact_of, failed
 from services.orchestrator.engine.pool import Matches, Pool
+from services.orchestrator.engine.step_room import PoolLimits, Seats, WaitingRoom
 
 LEASE_EXPIRED: Final = "LEASE_EXPIRED"
 LEASE_UNKNOWN: Final = "LEASE_UNKNOWN"
@@ -37,23 +34,10 @@ WORKER_LOST: Final = "WORKER_LOST"
 _LOOK_SECONDS: Final = 0.25
 #: Workers that may be lost in a row over one step.
 _MOST_LOST: Final = 3
-_WAITING: Final = "orchestrator.steps_waiting"
 _LEASED: Final = "orchestrator.steps_leased"
 _ANSWERED: Final = metrics.STEP_OUTCOMES.labels("answered")
 _FAILED: Final = metrics.STEP_OUTCOMES.labels("failed")
 _RELEASED: Final = metrics.STEP_OUTCOMES.labels("released")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolLimits:
-    """Bounds of one replica."""
-
-    #: Streams of workers, in all and of one tenant.
-    workers: int
-    workers_of_tenant: int
-    #: Steps that wait for a worker, in all and of one tenant. Others stay with their runs until there is room.
-    waiting: int
-    waiting_of_tenant: int
 
 
 class StepPools:
@@ -61,22 +45,14 @@ class StepPools:
 
     def __init__(self, *, clock: Clock, limits: PoolLimits) -> None:
         self._clock = clock
-        self._limits = limits
         self._pools: dict[PoolKey, Pool] = {}
         #: All that is neither settled nor taken back, by run.
         self._offers: dict[str, dict[CallKey, Offer]] = {}
-        #: Streams of each tenant, and steps that wait: of each tenant and of all.
-        self._workers: Counter[TenantId] = Counter()
-        #: Those of them that other replicas lend.
-        self._borrowed: Counter[TenantId] = Counter()
-        self._waiting: Counter[TenantId] = Counter()
-        self._all_waiting = 0
+        self._seats = Seats(limits)
+        self._room = WaitingRoom(limits)
         self._leased = 0
         self._deadlines = Deadlines()
-        #: Runs with steps that found no room, and who offers them again.
-        self._short: dict[TenantId, dict[str, Callable[[], None]]] = {}
         self._busy = asyncio.Event()
-        metrics.QUEUE_ITEMS.labels(_WAITING).set_function(lambda: self._all_waiting)
         metrics.QUEUE_ITEMS.labels(_LEASED).set_function(lambda: self._leased)
 
     async def keep_time(self) -> None:
@@ -85,7 +61,7 @@ class StepPools:
             await self._busy.wait()
             await self._clock.sleep(_LOOK_SECONDS)
             self._look()
-            if not self._deadlines and not self._short:
+            if not self._deadlines and not self._room.short:
                 self._busy.clear()
 
     # What runs ask for.
@@ -99,7 +75,9 @@ class StepPools:
         """
         pool = self._pool(offer.pool)
         desk = pool.desk_for(offer.name)
-        if desk is None and self._is_full(offer, again):
+        if desk is None and self._room.is_full(offer.tenant):
+            self._room.turn_away(offer.tenant, offer.run_id, again)
+            self._busy.set()
             self._tidy(offer.pool, pool)
             return False
         steps = self._offers.get(offer.run_id)
@@ -107,7 +85,7 @@ class StepPools:
             steps = self._offers[offer.run_id] = {}
         steps[offer.key] = offer
         if desk is None:
-            self._count(offer, 1)
+            self._room.count(offer.tenant, 1)
             pool.put(offer, first=False)
             pool.ask(offer.name)
         else:
@@ -130,8 +108,7 @@ class StepPools:
         for desk in freed:
             self._serve(desk)
         if keys is None:
-            for short in self._short.values():
-                short.pop(run_id, None)
+            self._room.forget(run_id)
 
     def hold_back(self, run_id: str) -> Sequence[CallKey]:
         """Takes the steps of a run back that no worker has; gives their keys."""
@@ -153,24 +130,19 @@ class StepPools:
             lend: others may lease it what it held of them; credits are kept for that until `unreserve`.
         Raises: WorkersAtLimit.
         """
-        limits, connected = self._limits, self._borrowed if desk.lent else self._workers
-        if connected.total() >= limits.workers:
-            raise WorkersAtLimit("this replica", limits.workers)
-        if connected[desk.tenant] >= limits.workers_of_tenant:
-            raise WorkersAtLimit("your tenant here", limits.workers_of_tenant)
-        connected[desk.tenant] += 1
-        pool = self._pool(desk.pool)
-        desk.credits = credits_
-        try:
-            self._take_up(desk, held)
-            if lend:
-                desk.reserved = min(desk.credits, len(held) - len(desk.leases))
-                desk.credits -= desk.reserved
-            pool.join(desk)
-            self._serve(desk)
-            yield
-        finally:
-            self._leave(desk, pool, connected)
+        with self._seats.taken(desk.tenant, lent=desk.lent):
+            pool = self._pool(desk.pool)
+            desk.credits = credits_
+            try:
+                self._take_up(desk, held)
+                if lend:
+                    desk.reserved = min(desk.credits, len(held) - len(desk.leases))
+                    desk.credits -= desk.reserved
+                pool.join(desk)
+                self._serve(desk)
+                yield
+            finally:
+                self._leave(desk, pool)
 
     def add_credits(self, desk: Desk, count: int) -> None:
         """Takes a worker's word that it has room for more."""
@@ -285,7 +257,7 @@ class StepPools:
                 loan.lend(lent)
             elif waiting:
                 offer = waiting.take()
-                self._count(offer, -1)
+                self._room.count(offer.tenant, -1)
                 self._lease(desk, offer)
                 desk.loans.served_here()
             else:
@@ -307,7 +279,7 @@ class StepPools:
         self._note(lease.due, lease)
 
     def _note(self, at: float, what: Lease | Offer) -> None:
-        self._deadlines.add(at, what, counting=self._leased + self._all_waiting)
+        self._deadlines.add(at, what, counting=self._leased + self._room.total)
         self._busy.set()
 
     def _take_up(self, desk: Desk, held: Iterable[worker_service_pb2.HeldStep]) -> None:
@@ -327,10 +299,7 @@ class StepPools:
                 desk.credits += desk.lent  # the lender has kept one for it
                 self._lease(desk, offer)
 
-    def _leave(self, desk: Desk, pool: Pool, connected: Counter[TenantId]) -> None:
-        connected[desk.tenant] -= 1
-        if not connected[desk.tenant]:
-            del connected[desk.tenant]
+    def _leave(self, desk: Desk, pool: Pool) -> None:
         pool.leave(desk)
         for lease in list(desk.leases.values()):
             self._end(lease)
@@ -353,8 +322,7 @@ class StepPools:
                 self._serve(what.desk)
             else:
                 self._note(what.due, what)
-        for tenant in list(self._short):
-            self._fill(tenant)
+        self._room.fill()
 
     def _timed_out(self, lease: Lease) -> None:
         offer = lease.offer
@@ -370,7 +338,7 @@ class StepPools:
             message = f"{offer.lost} workers in a row were lost, or silent for too long, while they made the step"
             self._settle(offer, failed(offer.entry, WORKER_LOST, message))
             return
-        self._count(offer, 1)
+        self._room.count(offer.tenant, 1)
         self._give_out(offer)
 
     def _released(self, lease: Lease, delay: Duration) -> None:
@@ -379,7 +347,7 @@ class StepPools:
         lease.desk.answered()
         offer.lost = 0
         _RELEASED.inc()
-        self._count(offer, 1)
+        self._room.count(offer.tenant, 1)
         seconds = delay.seconds + delay.nanos / 1e9
         if seconds > 0:
             self._note(self._clock.monotonic() + seconds, offer)
@@ -421,7 +389,7 @@ class StepPools:
         if offer.lease is not None:
             self._take_back(offer.lease)
             return
-        self._count(offer, -1)
+        self._room.count(offer.tenant, -1)
         pool = self._pool(offer.pool)
         pool.remove(offer)
         self._tidy(offer.pool, pool)
@@ -437,37 +405,6 @@ class StepPools:
         del steps[offer.key]
         if not steps:
             del self._offers[offer.run_id]
-
-    # How much may wait.
-
-    def _is_full(self, offer: Offer, again: Callable[[], None]) -> bool:
-        tenant, limits = offer.pool[0], self._limits
-        if self._waiting[tenant] < limits.waiting_of_tenant and self._all_waiting < limits.waiting:
-            return False
-        metrics.QUEUE_REFUSED.labels(_WAITING).inc()
-        self._short.setdefault(tenant, {})[offer.run_id] = again
-        self._busy.set()
-        return True
-
-    def _fill(self, tenant: TenantId) -> None:
-        """Has runs offer what found no room, once half of the room is free."""
-        limits, short = self._limits, self._short.pop(tenant)
-        while (
-            short
-            and self._waiting[tenant] <= limits.waiting_of_tenant // 2
-            and self._all_waiting <= limits.waiting // 2
-        ):
-            again = short.pop(next(iter(short)))
-            again()
-        if short:
-            self._short.setdefault(tenant, {}).update(short)
-
-    def _count(self, offer: Offer, change: int) -> None:
-        tenant = offer.pool[0]
-        self._all_waiting += change
-        self._waiting[tenant] += change
-        if not self._waiting[tenant]:
-            del self._waiting[tenant]
 
 
 def _refuse(desk: Desk, lease_id: int, reason: str) -> None:

@@ -13,6 +13,7 @@ from services.meshkit.content import Usage
 from services.meshkit.content.proto import usage_from_proto, usage_to_proto
 from services.orchestrator.programs.commands import MODEL_CALLS, PLANNED_TURN, TURN
 from services.orchestrator.programs.graph_steps import RETRY
+from services.orchestrator.programs.view import abandoned_by
 
 STEP_PARKED: Final = "STEP_PARKED"
 #: Why a turn waits whose planner is to be shown what somebody outside wrote.
@@ -220,8 +221,8 @@ class RunProjection:
                 state = session_pb2.SessionState.Name(ended.state).replace("SESSION", "RUN")
                 self._on_end(entry, state, ended.reason, ended.message)
             case "run_abandoned":
-                message = f"cancelled by {entry.run_abandoned.by} while it could not go on"
-                self._on_end(entry, "RUN_STATE_CANCELLED", entry.run_abandoned.reason, message)
+                abandoned = entry.run_abandoned
+                self._on_end(entry, "RUN_STATE_CANCELLED", abandoned.reason, abandoned_by(abandoned.by))
             case _:
                 pass
 

@@ -61,11 +61,16 @@ def project(session: session_pb2.Session, entry: journal_pb2.JournalEntry, seque
             session.converged = ended.converged
             session.end_time.CopyFrom(entry.record_time)
         case "run_abandoned":
-            message = f"cancelled by {entry.run_abandoned.by} while it could not go on"
+            message = abandoned_by(entry.run_abandoned.by)
             _set_state(session, session_pb2.SESSION_STATE_CANCELLED, entry.run_abandoned.reason, message)
             session.end_time.CopyFrom(entry.record_time)
         case _:
             pass
+
+
+def abandoned_by(subject: str) -> str:
+    """Says why a run ended that could not go on."""
+    return f"cancelled by {subject} while it could not go on"
 
 
 def _add_turn(session: session_pb2.Session, turn: session_pb2.Turn) -> None:

@@ -48,6 +48,9 @@ _ENTRIES: Final = """
         (SELECT first_sequence FROM journal WHERE run_id = $1 AND first_sequence <= $2 + 1
          ORDER BY first_sequence DESC LIMIT 1), 0)
     ORDER BY first_sequence LIMIT $3"""
+_LAST_SEQUENCE: Final = """
+    SELECT first_sequence + entry_count - 1 AS last FROM journal
+    WHERE run_id = $1 ORDER BY first_sequence DESC LIMIT 1"""
 
 
 class SqlJournal:
@@ -128,6 +131,11 @@ class SqlJournal:
         if not rows:
             raise RunNotFound(run_id)
         return await self._codec.open_view(tenant, run_id, rows[0]["view"], RunKind(rows[0]["kind"]))
+
+    async def last_sequence(self, tenant: TenantId, run_id: str) -> int:
+        """See `Journal.last_sequence`."""
+        rows = await self._rows(tenant, _LAST_SEQUENCE, to_uuid(run_id, "run"))
+        return rows[0]["last"] if rows else 0
 
     async def views(
         self, tenant: TenantId, *, before: str | None, most: int, kind: RunKind | None = None, open_only: bool = False

@@ -13,6 +13,7 @@ from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.once import nothing_to_repeat
 from services.orchestrator.domain.errors import PersonRequired, RunAlreadyTerminal, RunNotPaused
 from services.orchestrator.domain.run import MAX_SIGNAL_BYTES, Json, check_signal_name
+from services.orchestrator.engine.faults import ENGINE_FAULT
 from services.orchestrator.engine.run import SIGNAL
 from services.orchestrator.programs.planned_turn import READ_SIGNAL, is_person
 from services.orchestrator.programs.planned_values import keys_of
@@ -52,7 +53,7 @@ class CancelRun:
 
 
 class ResumeRun:
-    """Lets a paused run go on, and begins its parked steps anew."""
+    """Lets a paused run go on, begins its parked steps anew, and tries again what failed by a fault of the mesh."""
 
     def __init__(self, steer: Steering[run_pb2.Run], *, steps: StepsOf) -> None:
         self._steer = steer
@@ -63,7 +64,7 @@ class ResumeRun:
 
         async def stands_still(run: run_pb2.Run) -> bool:
             _refuse_ended(run)
-            if run.state == run_pb2.RUN_STATE_PAUSED:
+            if run.state == run_pb2.RUN_STATE_PAUSED or run.state_reason == ENGINE_FAULT:
                 return True
             # The rest of a run goes on while a step of it is parked, so its state does not tell.
             steps = await self._steps(caller.principal.tenant, run_id)

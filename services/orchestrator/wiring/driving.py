@@ -18,7 +18,8 @@ from services.orchestrator.clients.worker_loans import WorkerLoans
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalBlobs, JournalCodec
 from services.orchestrator.engine.lane import EngineParts
-from services.orchestrator.engine.step_pools import PoolLimits, StepPools
+from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.step_room import PoolLimits
 from services.orchestrator.engine.watch import RunWatch
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.storage.agent_repository import AgentRepository

@@ -22,7 +22,8 @@ from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.clients import worker_loans
 from services.orchestrator.clients.worker_loans import WorkerLoans
 from services.orchestrator.engine.leases import Offer
-from services.orchestrator.engine.step_pools import PoolLimits, StepPools
+from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.step_room import PoolLimits
 from services.orchestrator.transport.worker_servicer import WorkerLoanServicer
 from tests.support.step_workers import TENANT, a_step, gave, gave_up, let_go, worker_door
 from tests.support.worker_streams import WORK, Stream

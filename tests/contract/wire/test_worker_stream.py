@@ -20,7 +20,8 @@ from services.meshkit.grpc.channel import call_metadata
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.engine.leases import Offer
-from services.orchestrator.engine.step_pools import PoolLimits, StepPools
+from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.step_room import PoolLimits
 from tests.support.memory_access_gate import MemoryAccessGate
 from tests.support.step_workers import TENANT, a_step, gave, let_go, worker_door
 from tests.support.worker_streams import WORK, Stream

@@ -10,17 +10,21 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2
+from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_pb2
+from services.meshkit.blobs.store import BlobMissing
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.core.secret import Secret
+from services.meshkit.crypto.errors import KeyDestroyed
+from services.meshkit.telemetry import metrics
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.errors import RunsAtLimit
 from services.orchestrator.domain.sub_run_id import sub_run_id
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.facts import Replay, advance
+from services.orchestrator.engine.journal import JournalUnknown
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.ports import Outcome, WritesNotReady
@@ -37,10 +41,12 @@ from services.orchestrator.engine.run import (
 )
 from services.orchestrator.programs import dialogue
 from services.orchestrator.programs import run as program
+from services.orchestrator.programs.commands import Command
 from services.orchestrator.programs.view import project
 from tests.support.run_store import HeardEvents, HeldCalls, LocalLive, MemoryRunStore, StoredRun
 from tests.support.sessions import a_start, outcome_of
 from tests.support.step_workers import step_pools
+from tests.support.workflows import a_node, a_run, a_workflow
 
 ADA = Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t"))
 IDS = SystemIds()
@@ -102,7 +108,11 @@ class House:
 
     async def cancel(self, stored: StoredRun) -> None:
         """Asks for the end of a run."""
-        command = RunCommand(command_id=IDS.uuid(), kind="cancel", by="key_ada")
+        await self.ask(stored, "cancel")
+
+    async def ask(self, stored: StoredRun, kind: str, payload: bytes = b"") -> None:
+        """Asks something of a run."""
+        command = RunCommand(command_id=IDS.uuid(), kind=kind, by="key_ada", payload=payload)
         await self.store.add_command(TENANT, stored.run.run_id, command)
         await self.live.wake_owner(stored.run.run_id)
 
@@ -770,6 +780,135 @@ async def test_a_signal_waits_for_a_release_that_can_go_on_with_its_run(house: H
         assert stored.commands == [signal]
         await engine.command(ADA, stored.run.run_id, "cancel")
         await until(lambda: stored.ended)
+
+
+async def parked_by_a_fault(house: House, engine: Engine, stored: StoredRun) -> None:
+    """Lets time pass until a run shows that it cannot go on by our fault."""
+    await house.seconds(3 * 16)
+    await until(is_in(stored, session_pb2.SESSION_STATE_PARKED))
+    assert stored.view.state_reason == "ENGINE_FAULT"
+    assert "report incident" in stored.view.state_message
+    assert engine.running == 0
+
+
+async def test_a_run_by_which_its_program_fails_three_times_is_parked_and_left_alone(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = program.decide
+    parked = metrics.RUNS_PARKED.labels("ENGINE_FAULT")
+    before = parked._value.get()
+
+    def fail(state: program.RunState, entry: journal_pb2.JournalEntry) -> tuple[program.RunState, tuple[Command, ...]]:
+        if entry.HasField("call_answered"):
+            raise KeyError("a fault of ours")
+        return decide(state, entry)
+
+    async with house.replica() as engine:
+        with monkeypatch.context() as broken:
+            broken.setattr(program, "decide", fail)
+            stored = await house.start(engine)
+            await parked_by_a_fault(house, engine, stored)
+            asked = len(house.calls.world.requests)
+            assert parked._value.get() == before + 1
+            await house.seconds(60)
+            assert len(house.calls.world.requests) == asked, "nobody is asked again meanwhile"
+            assert stored.journal[-1].HasField("run_parked")
+            await house.ask(stored, "resume")
+            await settled()
+            assert stored.journal[-1].run_resumed.by == ADA.subject
+            await parked_by_a_fault(house, engine, stored)
+        async with house.replica("two", shards=0):
+            await house.seconds(20)
+            assert is_in(stored, session_pb2.SESSION_STATE_PARKED)(), "nor by whoever takes the shard over"
+        await house.ask(stored, "resume")
+        await house.seconds(2)
+        await until(succeeded(stored))
+    assert replays(stored)
+
+
+async def test_a_run_that_the_database_refuses_is_parked_once_it_may_be_written(house: House) -> None:
+    stored = house.left_behind()
+    house.store.poison[stored.run.run_id] = ValueError("cannot be written")
+    async with house.replica() as engine:
+        await house.seconds(3 * 16)
+        asked = len(house.calls.world.requests)
+        await house.seconds(60)
+        assert len(house.calls.world.requests) == asked, "nobody is asked again meanwhile"
+        house.store.poison.clear()
+        await parked_by_a_fault(house, engine, stored)
+        await house.ask(stored, "cancel")
+        await until(is_in(stored, session_pb2.SESSION_STATE_CANCELLED))
+        assert stored.view.state_reason == "ENGINE_FAULT"
+    assert replays(stored)
+
+
+async def test_a_run_that_is_parked_by_a_fault_hears_its_signals_once_it_goes_on(house: House) -> None:
+    stored = house.left_behind(a_run(a_workflow(a_node("go", wait=workflow_pb2.WaitNode(signal="go")))))
+    house.store.poison[stored.run.run_id] = ValueError("cannot be written")
+    async with house.replica():
+        await house.ask(stored, "pause")
+        await house.seconds(3 * 17)
+        house.store.poison.clear()
+        await house.seconds(16)
+        await until(lambda: stored.seen.state_reason == "ENGINE_FAULT")
+        go = journal_pb2.SignalReceived(name="go", by=ADA.subject).SerializeToString()
+        await house.ask(stored, SIGNAL, go)
+        await house.seconds(2)
+        assert not stored.ended
+        await house.ask(stored, "resume")
+        await until(lambda: stored.seen.state == run_pb2.RUN_STATE_SUCCEEDED)
+    assert replays(stored)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (JournalUnknown("run_x", 1, 9), "JOURNAL_UNKNOWN"),
+        (KeyDestroyed(IDS.uuid()), "KEY_DESTROYED"),
+        (BlobMissing("blobs/x"), "BLOB_MISSING"),
+        (RuntimeError("a fault of ours"), "ENGINE_FAULT"),
+    ],
+)
+async def test_a_run_whose_journal_cannot_be_read_says_so_and_can_be_cancelled(
+    house: House, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    stored, readings = house.left_behind(), 0
+
+    async def unreadable(tenant: object, run_id: str, *, after: int = 0) -> Sequence[object]:
+        nonlocal readings
+        readings += 1
+        raise error
+
+    facts = len(stored.journal)
+    async with house.replica():
+        monkeypatch.setattr(house.store, "entries", unreadable)
+        await house.seconds(3 * 16)
+        assert (stored.view.state, stored.view.state_reason) == (session_pb2.SESSION_STATE_PARKED, reason)
+        assert stored.journal[-1].run_parked.reason == reason
+        before = readings
+        await house.seconds(60)
+        assert readings == before, "its journal is not read again and again"
+        await house.ask(stored, "cancel")
+        await until(lambda: stored.ended)
+        assert stored.view.state_reason == reason
+        assert (stored.journal[-1].run_abandoned.by, len(stored.journal)) == (ADA.subject, facts + 2)
+        assert not stored.commands
+
+
+async def test_a_run_whose_journal_can_be_read_again_goes_on(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = house.left_behind()
+
+    async def unreadable(tenant: object, run_id: str, *, after: int = 0) -> Sequence[object]:
+        raise JournalUnknown(run_id, 1, 9)
+
+    async with house.replica():
+        with monkeypatch.context() as older:
+            older.setattr(house.store, "entries", unreadable)
+            await house.seconds(3 * 16)
+            assert stored.view.state_reason == "JOURNAL_UNKNOWN"
+    async with house.replica():
+        await until(succeeded(stored))
+    assert replays(stored)
 
 
 # --- limits

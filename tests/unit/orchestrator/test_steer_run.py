@@ -1,5 +1,6 @@
-"""Signals that only a person can send."""
+"""Signals that only a person can send, and what can be resumed."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import pytest
@@ -8,9 +9,9 @@ from comitia.orchestrator.v1 import run_pb2
 from services.meshkit.core.audit import AuditDraft, pending_draft
 from services.meshkit.core.identity import Caller, Principal, Role
 from services.meshkit.testing.mesh_keys import TENANT
-from services.orchestrator.domain.errors import PersonRequired
+from services.orchestrator.domain.errors import PersonRequired, RunNotPaused
 from services.orchestrator.usecases.steer import Steering
-from services.orchestrator.usecases.steer_run import SignalRun
+from services.orchestrator.usecases.steer_run import ResumeRun, SignalRun
 
 
 class Steered:
@@ -55,3 +56,25 @@ async def test_the_audit_trail_tells_who_let_which_text_pass() -> None:
     assert draft is not None
     assert (draft.action, draft.tenant, draft.actor, draft.target) == ("runs.endorse", TENANT, "user_1", "run_1")
     assert draft.details == {"digest": "00", "allowed": "True"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "resumed"), [("ENGINE_FAULT", True), ("UNAVAILABLE", False), ("RUN_DIVERGED", False)]
+)
+async def test_of_runs_that_are_parked_as_a_whole_those_go_on_that_failed_by_a_fault(
+    reason: str, resumed: bool
+) -> None:
+    async def judged(_: object, run_id: str, kind: str, judge: Callable[[run_pb2.Run], Awaitable[bool]]) -> run_pb2.Run:
+        run = run_pb2.Run(run_id=run_id, state=run_pb2.RUN_STATE_PARKED, state_reason=reason)
+        await judge(run)
+        return run
+
+    async def no_steps(*_: object) -> Sequence[run_pb2.RunStep]:
+        return ()
+
+    resume_run = ResumeRun(cast(Steering[run_pb2.Run], judged), steps=no_steps)
+    if resumed:
+        assert (await resume_run(a_caller("key_1"), "run_1")).state_reason == reason
+    else:
+        with pytest.raises(RunNotPaused):
+            await resume_run(a_caller("key_1"), "run_1")

@@ -16,7 +16,7 @@ from comitia.orchestrator.v1 import worker_service_pb2 as pb
 from services.meshkit.core.identity import TenantId
 from services.orchestrator.domain.errors import WorkersAtLimit
 from services.orchestrator.engine.leases import MAX_FRAME_LEASES
-from services.orchestrator.engine.step_pools import PoolLimits
+from services.orchestrator.engine.step_room import PoolLimits
 from tests.support.step_workers import Bench, Worker, a_step, gave, gave_up, let_go
 
 OTHERS = TenantId(UUID("01900000-0000-7000-8000-000000000002"))

@@ -139,3 +139,12 @@ async def test_turns_are_given_in_order_and_from_any_point(store: Store, tenant:
     assert [number for number, _ in turns] == [1, 2, 3, 4]
     assert [turn.index for _, turn in turns] == [1, 2, 3, 4]
     assert list(await store.journal.turns(tenant, driven.run.run_id, after=1, most=2)) == list(turns[1:3])
+
+
+async def test_the_last_sequence_is_told_of_a_journal_that_need_not_be_read(store: Store, tenant: TenantId) -> None:
+    [lease, *_] = (await join(store, an_owner())).leases
+    driven = await a_run(store, tenant, lease)
+    await store.journal.commit([lease], [driven.on()])
+    facts = await journal_of(store, driven.run)
+    assert await store.journal.last_sequence(tenant, driven.run.run_id) == len(facts)
+    assert await store.journal.last_sequence(tenant, IDS.new("run")) == 0

@@ -1801,7 +1801,7 @@ class RunParked(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """Why, such as `UNAVAILABLE`."""
+    """Why, such as `UNAVAILABLE`. `ENGINE_FAULT` when the mesh itself failed three times at the same place."""
     message: _builtins.str
     """The error's sentence."""
     def __init__(
@@ -1825,16 +1825,20 @@ class RunResumed(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WAITING_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
     waiting: _builtins.bool
     """True when it goes on waiting for AdvanceSession, as it did before."""
+    by: _builtins.str
+    """Who asked to try again after an `ENGINE_FAULT`, such as `key_…`. Empty when it goes on by itself."""
     def __init__(
         self,
         *,
         waiting: _builtins.bool = ...,
+        by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,7 +34,11 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     RUN_STATE_WAITING: _RunState.ValueType  # 2
     """Nothing to do before somebody advances or signals it, or a timer fires."""
     RUN_STATE_PARKED: _RunState.ValueType  # 3
-    """Cannot go on for now; `state_reason` says why, such as a service that does not answer."""
+    """Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself, except
+    for STEP_PARKED and ENGINE_FAULT, which wait for ResumeRun; for RUN_DIVERGED, PROGRAM_UNKNOWN and JOURNAL_UNKNOWN,
+    which wait for a release that can go on with the run; and for KEY_DESTROYED, SEAL_BROKEN and BLOB_MISSING, whose
+    facts cannot be read. CancelRun ends any of them.
+    """
     RUN_STATE_CANCELLING: _RunState.ValueType  # 4
     """A cancel was asked for; the calls in progress are being stopped."""
     RUN_STATE_SUCCEEDED: _RunState.ValueType  # 5
@@ -55,7 +59,11 @@ RUN_STATE_RUNNING: RunState.ValueType  # 1
 RUN_STATE_WAITING: RunState.ValueType  # 2
 """Nothing to do before somebody advances or signals it, or a timer fires."""
 RUN_STATE_PARKED: RunState.ValueType  # 3
-"""Cannot go on for now; `state_reason` says why, such as a service that does not answer."""
+"""Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself, except
+for STEP_PARKED and ENGINE_FAULT, which wait for ResumeRun; for RUN_DIVERGED, PROGRAM_UNKNOWN and JOURNAL_UNKNOWN,
+which wait for a release that can go on with the run; and for KEY_DESTROYED, SEAL_BROKEN and BLOB_MISSING, whose
+facts cannot be read. CancelRun ends any of them.
+"""
 RUN_STATE_CANCELLING: RunState.ValueType  # 4
 """A cancel was asked for; the calls in progress are being stopped."""
 RUN_STATE_SUCCEEDED: RunState.ValueType  # 5

@@ -115,7 +115,7 @@ class RunServiceServicer:
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD (a sequence that
         the run has not reached), FAILED_PRECONDITION/RUN_ARCHIVED (`at_sequence` of a run whose facts are in the archive; as it
-        ended it is shown from there on, too).
+        ended it is shown from there on, too), INTERNAL/JOURNAL_UNKNOWN (a newer release has written some of it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,7 +151,8 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PauseRun(self, request, context):
-        """Makes no new call until ResumeRun; calls in progress end and are recorded.
+        """Makes no new call until ResumeRun; calls in progress end and are recorded. So do the runs that it has started and
+        waits for, and theirs, each as soon as its owner has heard of it.
         Pausing a paused run changes nothing and succeeds.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL.
@@ -161,10 +162,11 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ResumeRun(self, request, context):
-        """Lets a paused run go on, and begins its parked steps anew.
+        """Lets a paused run go on, with the runs that were paused with it, and begins its parked steps anew. A run that is
+        parked for ENGINE_FAULT is tried again.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL,
-        FAILED_PRECONDITION/RUN_NOT_PAUSED (neither paused nor parked at a step).
+        FAILED_PRECONDITION/RUN_NOT_PAUSED (neither paused, nor parked at a step or by a fault of the mesh).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,7 @@ class RunServiceStub:
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD (a sequence that
     the run has not reached), FAILED_PRECONDITION/RUN_ARCHIVED (`at_sequence` of a run whose facts are in the archive; as it
-    ended it is shown from there on, too).
+    ended it is shown from there on, too), INTERNAL/JOURNAL_UNKNOWN (a newer release has written some of it).
     """
     ListRuns: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListRunsRequest, _run_service_pb2.ListRunsResponse]
     """Lists the tenant's runs, newest first, sessions among them, without those of projects that the caller may not view; a
@@ -71,16 +71,18 @@ class RunServiceStub:
     FAILED_PRECONDITION/RUN_ARCHIVED.
     """
     PauseRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.PauseRunRequest, _run_service_pb2.PauseRunResponse]
-    """Makes no new call until ResumeRun; calls in progress end and are recorded.
+    """Makes no new call until ResumeRun; calls in progress end and are recorded. So do the runs that it has started and
+    waits for, and theirs, each as soon as its owner has heard of it.
     Pausing a paused run changes nothing and succeeds.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL.
     """
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ResumeRunRequest, _run_service_pb2.ResumeRunResponse]
-    """Lets a paused run go on, and begins its parked steps anew.
+    """Lets a paused run go on, with the runs that were paused with it, and begins its parked steps anew. A run that is
+    parked for ENGINE_FAULT is tried again.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL,
-    FAILED_PRECONDITION/RUN_NOT_PAUSED (neither paused nor parked at a step).
+    FAILED_PRECONDITION/RUN_NOT_PAUSED (neither paused, nor parked at a step or by a fault of the mesh).
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]
     """Asks a run to stop. Calls in progress are cancelled, model calls within a second; no new one begins.
@@ -130,7 +132,7 @@ class RunServiceAsyncStub(RunServiceStub):
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD (a sequence that
     the run has not reached), FAILED_PRECONDITION/RUN_ARCHIVED (`at_sequence` of a run whose facts are in the archive; as it
-    ended it is shown from there on, too).
+    ended it is shown from there on, too), INTERNAL/JOURNAL_UNKNOWN (a newer release has written some of it).
     """
     ListRuns: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunsRequest, _run_service_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Lists the tenant's runs, newest first, sessions among them, without those of projects that the caller may not view; a
@@ -150,16 +152,18 @@ class RunServiceAsyncStub(RunServiceStub):
     FAILED_PRECONDITION/RUN_ARCHIVED.
     """
     PauseRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.PauseRunRequest, _run_service_pb2.PauseRunResponse]  # type: ignore[assignment]
-    """Makes no new call until ResumeRun; calls in progress end and are recorded.
+    """Makes no new call until ResumeRun; calls in progress end and are recorded. So do the runs that it has started and
+    waits for, and theirs, each as soon as its owner has heard of it.
     Pausing a paused run changes nothing and succeeds.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL.
     """
     ResumeRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ResumeRunRequest, _run_service_pb2.ResumeRunResponse]  # type: ignore[assignment]
-    """Lets a paused run go on, and begins its parked steps anew.
+    """Lets a paused run go on, with the runs that were paused with it, and begins its parked steps anew. A run that is
+    parked for ENGINE_FAULT is tried again.
 
     Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL,
-    FAILED_PRECONDITION/RUN_NOT_PAUSED (neither paused nor parked at a step).
+    FAILED_PRECONDITION/RUN_NOT_PAUSED (neither paused, nor parked at a step or by a fault of the mesh).
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Asks a run to stop. Calls in progress are cancelled, model calls within a second; no new one begins.
@@ -218,7 +222,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, INVALID_ARGUMENT/INVALID_FIELD (a sequence that
         the run has not reached), FAILED_PRECONDITION/RUN_ARCHIVED (`at_sequence` of a run whose facts are in the archive; as it
-        ended it is shown from there on, too).
+        ended it is shown from there on, too), INTERNAL/JOURNAL_UNKNOWN (a newer release has written some of it).
         """
 
     @_abc_1.abstractmethod
@@ -262,7 +266,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.PauseRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.PauseRunResponse, _abc.Awaitable[_run_service_pb2.PauseRunResponse]]:
-        """Makes no new call until ResumeRun; calls in progress end and are recorded.
+        """Makes no new call until ResumeRun; calls in progress end and are recorded. So do the runs that it has started and
+        waits for, and theirs, each as soon as its owner has heard of it.
         Pausing a paused run changes nothing and succeeds.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL.
@@ -274,10 +279,11 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.ResumeRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.ResumeRunResponse, _abc.Awaitable[_run_service_pb2.ResumeRunResponse]]:
-        """Lets a paused run go on, and begins its parked steps anew.
+        """Lets a paused run go on, with the runs that were paused with it, and begins its parked steps anew. A run that is
+        parked for ENGINE_FAULT is tried again.
 
         Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL,
-        FAILED_PRECONDITION/RUN_NOT_PAUSED (neither paused nor parked at a step).
+        FAILED_PRECONDITION/RUN_NOT_PAUSED (neither paused, nor parked at a step or by a fault of the mesh).
         """
 
     @_abc_1.abstractmethod

@@ -104,7 +104,9 @@ class _SessionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionS
     """A round has ended and the next begins with AdvanceSession."""
     SESSION_STATE_PARKED: _SessionState.ValueType  # 3
     """Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself, except
-    for RUN_DIVERGED and PROGRAM_UNKNOWN: those wait for a release that can go on with the session, or for a cancel.
+    for ENGINE_FAULT, which waits for ResumeRun; for RUN_DIVERGED, PROGRAM_UNKNOWN and JOURNAL_UNKNOWN, which wait for
+    a release that can go on with the session; and for KEY_DESTROYED, SEAL_BROKEN and BLOB_MISSING, whose facts cannot
+    be read. CancelSession ends any of them.
     """
     SESSION_STATE_CANCELLING: _SessionState.ValueType  # 4
     """A cancel was asked for; the turn in progress is being stopped."""
@@ -127,7 +129,9 @@ SESSION_STATE_WAITING: SessionState.ValueType  # 2
 """A round has ended and the next begins with AdvanceSession."""
 SESSION_STATE_PARKED: SessionState.ValueType  # 3
 """Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself, except
-for RUN_DIVERGED and PROGRAM_UNKNOWN: those wait for a release that can go on with the session, or for a cancel.
+for ENGINE_FAULT, which waits for ResumeRun; for RUN_DIVERGED, PROGRAM_UNKNOWN and JOURNAL_UNKNOWN, which wait for
+a release that can go on with the session; and for KEY_DESTROYED, SEAL_BROKEN and BLOB_MISSING, whose facts cannot
+be read. CancelSession ends any of them.
 """
 SESSION_STATE_CANCELLING: SessionState.ValueType  # 4
 """A cancel was asked for; the turn in progress is being stopped."""
