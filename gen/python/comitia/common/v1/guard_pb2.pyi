@@ -22,8 +22,8 @@ What any RPC may answer beside the errors that its own comment names:
   ABORTED/TRANSACTION_CONFLICT: redo the whole step.
 - UNAVAILABLE/UNAVAILABLE, UNAVAILABLE/KEY_SERVICE_UNAVAILABLE, UNAVAILABLE/GUARD_UNKNOWN: try again with backoff.
   DEADLINE_EXCEEDED/DEADLINE_EXCEEDED, CANCELLED/CANCELLED: the caller's own time or wish.
-- INTERNAL/INTERNAL: our fault; the incident id finds the log line. So are INTERNAL/SEAL_BROKEN and
-  INTERNAL/GUARD_MISSING.
+- INTERNAL/INTERNAL: our fault; the incident id finds the log line. So are INTERNAL/SEAL_BROKEN,
+  INTERNAL/BLOB_MISSING and INTERNAL/GUARD_MISSING.
 """
 
 from collections import abc as _abc
