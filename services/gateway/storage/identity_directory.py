@@ -7,20 +7,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.domain.api_key import ApiKey
 from services.gateway.domain.grant import Grant, Standing
-from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX
+from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX, ServiceAccount
 from services.gateway.domain.tenant import Tenant
 from services.gateway.domain.user import USER_PREFIX
-from services.gateway.storage.one_trips import FIND_API_KEY
+from services.gateway.storage.one_trips import FIND_API_KEY, FIND_GRANT
 from services.gateway.storage.people_tables import PERSON
 from services.gateway.storage.people_work import user_of
-from services.gateway.storage.rows import account_of, grant_of, key_of, tenant_of
-from services.gateway.storage.tables import API_KEY, GRANT, SERVICE_ACCOUNT, TENANT
-from services.meshkit.core.identity import TenantId
+from services.gateway.storage.rows import Row, account_of, grant_of, key_of, tenant_of
+from services.gateway.storage.tables import SERVICE_ACCOUNT, TENANT
+from services.meshkit.core.identity import Role
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.core.tenant import TenantState
 from services.meshkit.sql.one_trip import one_trip
-from services.meshkit.sql.scope import Scope, maintenance_scope
+from services.meshkit.sql.scope import maintenance_scope
 
 
 class SqlIdentityDirectory:
@@ -37,23 +37,16 @@ class SqlIdentityDirectory:
         found = key_of(dict(row)), TenantState(row["tenant_state"])
         return None if row["id"] is None else found
 
-    async def tenant_state(self, tenant: TenantId) -> TenantState:
-        """See `IdentityDirectory.tenant_state`."""
-        async with maintenance_scope(self._engine, read_only=True) as scope:
-            state = (
-                await scope.execute(select(TENANT.c.state).where(TENANT.c.tenant_id == tenant))
-            ).scalar_one_or_none()
-        return TenantState.DELETED if state is None else TenantState(state)
-
-    async def grant(self, grant: UUID) -> tuple[Grant, Standing] | None:
+    async def grant(self, grant: UUID) -> tuple[Grant, Standing, TenantState] | None:
         """See `IdentityDirectory.grant`."""
-        async with maintenance_scope(self._engine, read_only=True) as scope:
-            found = (await scope.execute(select(GRANT).where(GRANT.c.id == grant))).mappings().one_or_none()
-            if found is None:
-                return None
-            read = grant_of(found)
-            standing = await _standing(scope, read)
-        return None if standing is None else (read, standing)
+        rows = await one_trip(self._engine, None, FIND_GRANT, grant)
+        if not rows:
+            return None
+        [row] = rows
+        read = grant_of(row)
+        state = TenantState.DELETED if row["tenant_state"] is None else TenantState(row["tenant_state"])
+        standing = await self._standing(read, row)
+        return None if standing is None else (read, standing, state)
 
     async def tenant_named(self, name: str) -> Tenant | None:
         """See `IdentityDirectory.tenant_named`."""
@@ -69,50 +62,55 @@ class SqlIdentityDirectory:
         async with maintenance_scope(self._engine, read_only=True) as scope:
             return [tenant_of(row) for row in (await scope.execute(statement)).mappings()]
 
+    async def _standing(self, grant: Grant, row: Row) -> Standing | None:
+        """Finds who stands behind a grant now; None when there is nobody of that name. `row` is of `FIND_GRANT`."""
+        prefix = grant.subject.partition("_")[0]
+        if prefix == KEY_PREFIX:
+            return _of_key(grant.subject, row)
+        if prefix == SERVICE_ACCOUNT_PREFIX:
+            account = await self._account(grant)
+            if account is None:
+                return None
+            if grant.api_key is None:
+                return Standing(subject=grant.subject, roles=account.roles, ended=not account.works)
+            return _of_key(grant.subject, row) if account.works else None
+        if prefix == USER_PREFIX:
+            return await self._user(grant)
+        return None
 
-async def _standing(scope: Scope, grant: Grant) -> Standing | None:
-    """Finds who stands behind a grant now; None when there is nobody of that name."""
-    tenant, subject = grant.tenant, grant.subject
-    prefix = subject.partition("_")[0]
-    if prefix == KEY_PREFIX:
-        key = await _key(scope, tenant, subject)
-        return None if key is None else _of_key(subject, key)
-    if prefix == SERVICE_ACCOUNT_PREFIX:
-        account_id = to_uuid(subject, SERVICE_ACCOUNT_PREFIX)
-        account = select(SERVICE_ACCOUNT).where(
-            SERVICE_ACCOUNT.c.tenant_id == tenant, SERVICE_ACCOUNT.c.id == account_id
-        )
-        row = (await scope.execute(account)).mappings().one_or_none()
+    async def _account(self, grant: Grant) -> ServiceAccount | None:
+        account = to_uuid(grant.subject, SERVICE_ACCOUNT_PREFIX)
+        columns = SERVICE_ACCOUNT.c
+        statement = select(SERVICE_ACCOUNT).where(columns.tenant_id == grant.tenant, columns.id == account)
+        async with maintenance_scope(self._engine, read_only=True) as scope:
+            row = (await scope.execute(statement)).mappings().one_or_none()
+        return None if row is None else account_of(row)
+
+    async def _user(self, grant: Grant) -> Standing | None:
+        user = to_uuid(grant.subject, USER_PREFIX)
+        statement = select(PERSON).where(PERSON.c.tenant_id == grant.tenant, PERSON.c.id == user)
+        async with maintenance_scope(self._engine, read_only=True) as scope:
+            row = (await scope.execute(statement)).mappings().one_or_none()
         if row is None:
             return None
-        found = account_of(row)
-        if grant.api_key is None:
-            return Standing(subject=subject, roles=found.roles, ended=not found.works)
-        key = await _key(scope, tenant, grant.api_key)
-        return None if key is None or not found.works else _of_key(subject, key)
-    if prefix == USER_PREFIX:
-        statement = select(PERSON).where(PERSON.c.tenant_id == tenant, PERSON.c.id == to_uuid(subject, USER_PREFIX))
-        row = (await scope.execute(statement)).mappings().one_or_none()
-        if row is None:
-            return None
-        user = user_of(row)
+        found = user_of(row)
         return Standing(
-            subject=subject, roles=user.roles, ended=not user.works, email=user.email, roles_time=user.roles_time
+            subject=grant.subject,
+            roles=found.roles,
+            ended=not found.works,
+            email=found.email,
+            roles_time=found.roles_time,
         )
-    return None
 
 
-async def _key(scope: Scope, tenant: TenantId, name: str) -> ApiKey | None:
-    statement = select(API_KEY).where(API_KEY.c.tenant_id == tenant, API_KEY.c.id == to_uuid(name, KEY_PREFIX))
-    row = (await scope.execute(statement)).mappings().one_or_none()
-    return None if row is None else key_of(row)
-
-
-def _of_key(subject: str, key: ApiKey) -> Standing:
+def _of_key(subject: str, row: Row) -> Standing | None:
+    """Gives the key of a row of `FIND_GRANT`, None if there is none."""
+    if row["key_roles"] is None:
+        return None
     return Standing(
         subject=subject,
-        roles=key.roles,
-        ended=key.revoke_time is not None,
-        expire_time=key.expire_time,
-        secret_time=key.secret_time,
+        roles=frozenset(Role(role) for role in row["key_roles"]),
+        ended=row["key_revoke_time"] is not None,
+        expire_time=row["key_expire_time"],
+        secret_time=row["key_secret_time"],
     )

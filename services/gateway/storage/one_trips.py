@@ -77,4 +77,47 @@ FIND_API_KEY: Final = OneTrip(
             LEFT JOIN tenant ON tenant.tenant_id = coalesce(api_key.tenant_id, wanted);""",
 )
 
-ONE_TRIPS: Final = (LEASE_RATE, FORGET_FULL_BUCKETS, FIND_API_KEY)
+#: Stores a grant; gives its id, or that of the grant which the run has already.
+ADD_GRANT: Final = OneTrip(
+    name="add_grant",
+    planned_once=True,
+    arguments=(
+        "uuid",  # 1 grant
+        "uuid",  # 2 tenant
+        "uuid",  # 3 run
+        "uuid",  # 4 API key or null
+        "text",  # 5 subject
+        "text[]",  # 6 roles
+        "text",  # 7 project or null
+        "text[]",  # 8 scopes or null
+        "timestamptz",  # 9 time
+    ),
+    returns="TABLE (id uuid)",
+    body="""
+        RETURN QUERY INSERT INTO run_grant AS kept
+            (id, tenant_id, run_id, api_key_id, subject, roles, project, scopes, create_time)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        -- An update without effect, so that the row which stands comes back.
+        ON CONFLICT (tenant_id, run_id) DO UPDATE SET run_id = EXCLUDED.run_id
+        RETURNING kept.id;""",
+)
+#: Finds a grant of whatever tenant, the API key that it stands on, if it does, and where its tenant is in its life.
+FIND_GRANT: Final = OneTrip(
+    name="find_grant",
+    planned_once=True,
+    arguments=("uuid",),
+    returns="""TABLE (
+        id uuid, tenant_id uuid, run_id uuid, api_key_id uuid, subject text, roles text[], project text, scopes text[],
+        create_time timestamptz, revoke_time timestamptz, tenant_state text,
+        key_roles text[], key_expire_time timestamptz, key_revoke_time timestamptz, key_secret_time timestamptz)""",
+    body="""
+        RETURN QUERY SELECT kept.id, kept.tenant_id, kept.run_id, kept.api_key_id, kept.subject, kept.roles,
+            kept.project, kept.scopes, kept.create_time, kept.revoke_time, tenant.state,
+            key.roles, key.expire_time, key.revoke_time, coalesce(key.rotate_time, key.create_time)
+        FROM run_grant AS kept
+            LEFT JOIN api_key AS key ON key.tenant_id = kept.tenant_id AND key.id = kept.api_key_id
+            LEFT JOIN tenant ON tenant.tenant_id = kept.tenant_id
+        WHERE kept.id = $1;""",
+)
+
+ONE_TRIPS: Final = (LEASE_RATE, FORGET_FULL_BUCKETS, FIND_API_KEY, ADD_GRANT, FIND_GRANT)

@@ -7,21 +7,19 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, insert, or_, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.gateway.domain.api_key import ApiKey
-from services.gateway.domain.grant import Grant
 from services.gateway.domain.service_account import ServiceAccount
 from services.gateway.domain.tenant import TENANT_PREFIX, Tenant
 from services.gateway.storage.alone import alone
 from services.gateway.storage.rows import key_of, tenant_of
-from services.gateway.storage.tables import API_KEY, GRANT, PK_API_KEY, TENANT, UQ_GRANT_RUN, UQ_TENANT_NAME
+from services.gateway.storage.tables import API_KEY, PK_API_KEY, TENANT, UQ_TENANT_NAME
 from services.gateway.storage.work import SqlWork
 from services.meshkit.core.errors import AlreadyExists, NotFound
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.key_secret import KEY_PREFIX
 from services.meshkit.sql.errors import violates
 from services.meshkit.sql.scope import Scope, tenant_scope
@@ -34,7 +32,6 @@ class SqlUnitOfWork(SqlWork):
         super().__init__(scope)
         self.keys = SqlApiKeys(scope)
         self.tenants = SqlTenants(scope)
-        self.grants = SqlGrants(scope)
 
 
 class SqlBeginWork:
@@ -166,37 +163,3 @@ class SqlTenants:
         if row is None:
             raise NotFound("tenant", from_uuid(TENANT_PREFIX, tenant))
         return tenant_of(row)
-
-
-class SqlGrants:
-    """Implements `usecases.ports.Grants`."""
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-
-    async def add(self, grant: Grant) -> UUID:
-        """See `Grants.add`."""
-        statement = (
-            upsert(GRANT)
-            .values(
-                id=grant.id,
-                tenant_id=grant.tenant,
-                run_id=grant.run,
-                api_key_id=_key_of(grant),
-                subject=grant.subject,
-                roles=sorted(grant.roles),
-                project=grant.project,
-                scopes=None if grant.scopes is None else sorted(grant.scopes),
-                create_time=grant.create_time,
-            )
-            # An update without effect, so that the row which stands comes back.
-            .on_conflict_do_update(constraint=UQ_GRANT_RUN, set_={"run_id": grant.run})
-            .returning(GRANT.c.id)
-        )
-        found: UUID = (await self._scope.execute(statement)).scalar_one()
-        return found
-
-
-def _key_of(grant: Grant) -> UUID | None:
-    key = grant.subject if grant.subject.startswith(f"{KEY_PREFIX}_") else grant.api_key
-    return None if key is None else to_uuid(key, KEY_PREFIX)

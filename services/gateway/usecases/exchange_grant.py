@@ -31,10 +31,10 @@ class ExchangeGrant:
         found = await self._directory.grant(grant_id)
         if found is None:
             raise GrantInvalid
-        grant, standing = found
+        grant, standing, tenant = found
         now = self._clock.now()
         principal = grant.principal(standing, run=run, now=now)
-        if await self._directory.tenant_state(grant.tenant) is not TenantState.ACTIVE:
+        if tenant is not TenantState.ACTIVE:
             raise TenantSuspended
         ends = now + TOKEN_LIFE if standing.expire_time is None else min(now + TOKEN_LIFE, standing.expire_time)
         token = self._signer.sign(

@@ -7,7 +7,7 @@ from services.gateway.domain.errors import GrantNeedsKey
 from services.gateway.domain.grant import Grant
 from services.gateway.domain.service_account import SERVICE_ACCOUNT_PREFIX
 from services.gateway.domain.user import USER_PREFIX
-from services.gateway.usecases.ports import BeginWork
+from services.gateway.usecases.ports import Grants
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller
@@ -21,8 +21,8 @@ _STANDING: Final = (KEY_PREFIX, SERVICE_ACCOUNT_PREFIX, USER_PREFIX)
 class IssueGrant:
     """Lets a run go on as its caller after the call has ended. One grant per run; a repeat gives the same."""
 
-    def __init__(self, *, begin: BeginWork, clock: Clock, ids: IdSource) -> None:
-        self._begin = begin
+    def __init__(self, *, grants: Grants, clock: Clock, ids: IdSource) -> None:
+        self._grants = grants
         self._clock = clock
         self._ids = ids
 
@@ -42,10 +42,7 @@ class IssueGrant:
             scopes=principal.scopes,
             create_time=self._clock.now(),
         )
-        async with self._begin(principal.tenant) as work:
-            kept = await work.grants.add(grant)
-            await work.commit()
-        return kept
+        return await self._grants.add(grant)
 
 
 def _can_be_looked_up(subject: str) -> bool:

@@ -38,7 +38,7 @@ class Tenants(Protocol):
 
 
 class Grants(Protocol):
-    """Grants within one transaction."""
+    """The grants of runs."""
 
     async def add(self, grant: Grant) -> UUID:
         """Stores a grant; gives its id, or the id of the grant that the run has already."""
@@ -65,14 +65,12 @@ class Work(Protocol):
 
 
 class UnitOfWork(Work, Protocol):
-    """One transaction over tenants, keys and grants."""
+    """One transaction over tenants and keys."""
 
     @property
     def keys(self) -> ApiKeys: ...
     @property
     def tenants(self) -> Tenants: ...
-    @property
-    def grants(self) -> Grants: ...
 
 
 class BeginWork(Protocol):
@@ -88,12 +86,8 @@ class IdentityDirectory(Protocol):
         """Finds a key, and where its tenant is in its life."""
         ...
 
-    async def tenant_state(self, tenant: TenantId) -> TenantState:
-        """Tells where a tenant is in its life."""
-        ...
-
-    async def grant(self, grant: UUID) -> tuple[Grant, Standing] | None:
-        """Finds a grant and whoever stands behind it now."""
+    async def grant(self, grant: UUID) -> tuple[Grant, Standing, TenantState] | None:
+        """Finds a grant, whoever stands behind it now, and where its tenant is in its life."""
         ...
 
     async def tenant_named(self, name: str) -> Tenant | None:

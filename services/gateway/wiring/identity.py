@@ -10,6 +10,7 @@ from services.gateway.clients.key_box import WrappedKeyBox
 from services.gateway.clients.key_set_file import KeySetFileWriter
 from services.gateway.settings import GatewaySettings
 from services.gateway.storage.api_key_reader import SqlApiKeyReader
+from services.gateway.storage.grants import SqlGrants
 from services.gateway.storage.identity_directory import SqlIdentityDirectory
 from services.gateway.storage.identity_work import SqlBeginIdentityWork
 from services.gateway.storage.key_uses import SqlKeyUses
@@ -141,7 +142,7 @@ async def identities(
             lead=timedelta(seconds=settings.signing_key_lead_seconds),
             read=signing.ring.read,
         ),
-        issue_grant=IssueGrant(begin=begin, clock=clock, ids=ids),
+        issue_grant=IssueGrant(grants=SqlGrants(engine), clock=clock, ids=ids),
         exchange_grant=ExchangeGrant(directory=directory, signer=signing.ring, clock=clock, ids=ids),
         keys=SqlApiKeyReader(engine),
         accounts=SqlServiceAccountReader(engine),

@@ -37,10 +37,7 @@ class Directory:
         found = self.keys.get(key)
         return None if found is None else (found, self.state)
 
-    async def tenant_state(self, tenant: TenantId) -> TenantState:
-        return self.state
-
-    async def grant(self, grant: UUID) -> tuple[Grant, Standing] | None:
+    async def grant(self, grant: UUID) -> tuple[Grant, Standing, TenantState] | None:
         raise NotImplementedError
 
     async def tenant_named(self, name: str) -> Tenant | None:
