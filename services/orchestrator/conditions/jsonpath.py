@@ -37,34 +37,23 @@ from jsonpath.selectors import (
 
 from services.orchestrator.conditions.budget import Budget
 from services.orchestrator.conditions.errors import ExpressionFailed, ExpressionRefused, unknown_node
+from services.orchestrator.conditions.jsonpath_values import (
+    NOTHING,
+    Scope,
+    Value,
+    children,
+    compare,
+    descendants,
+    length,
+)
 from services.orchestrator.conditions.shapes import ANY, ListOf, MapOf, Record, Scalar, Shape
-from services.orchestrator.conditions.values import equal, keys_in_order
 
 MAX_CHARACTERS: Final = 2_000
 _COMPARE: Final = frozenset({"==", "!=", "<", "<=", ">", ">="})
 
-#: JSON values.
-Value = Any
-
-
-class _Nothing:
-    """What a query gives that selects nothing: less than null."""
-
-
-_NOTHING: Final = _Nothing()
-
-
-@dataclass(slots=True)
-class _Scope:
-    """What a query looks at."""
-
-    root: Mapping[str, Value]
-    budget: Budget
-
-
-Select = Callable[[list[Value], _Scope], list[Value]]
-Test = Callable[[Value, _Scope], bool]
-Give = Callable[[Value, _Scope], Value]
+Select = Callable[[list[Value], Scope], list[Value]]
+Test = Callable[[Value, Scope], bool]
+Give = Callable[[Value, Scope], Value]
 
 
 class _Environment(JSONPathEnvironment):
@@ -96,7 +85,7 @@ class JsonPathExpression:
 
     def select(self, facts: Mapping[str, Value], budget: Budget) -> list[Value]:
         """Gives the values that it selects, in order. Raises: ExpressionFailed."""
-        return self._select([facts], _Scope(facts, budget))
+        return self._select([facts], Scope(facts, budget))
 
     def evaluate(self, facts: Mapping[str, Value], budget: Budget) -> Value:
         """Gives the one value of a path that can select one only, else the list. Raises: ExpressionFailed."""
@@ -188,7 +177,7 @@ class _Translator:
         """Makes what selects along a path, from the values that it is given."""
         parts = [self._segment(segment) for segment in segments]
 
-        def select(values: list[Value], scope: _Scope) -> list[Value]:
+        def select(values: list[Value], scope: Scope) -> list[Value]:
             scope.budget.spend(len(parts))
             for part in parts:
                 values = part(values, scope)
@@ -200,9 +189,9 @@ class _Translator:
         selectors = [self._selector(selector) for selector in segment.selectors]
         descends = isinstance(segment, JSONPathRecursiveDescentSegment)
 
-        def select(values: list[Value], scope: _Scope) -> list[Value]:
+        def select(values: list[Value], scope: Scope) -> list[Value]:
             if descends:
-                values = [below for value in values for below in _descendants(value, scope)]
+                values = [below for value in values for below in descendants(value, scope)]
             selected: list[Value] = []
             for value in values:
                 for selector in selectors:
@@ -229,15 +218,15 @@ class _Translator:
                     return lambda values, _: []
                 return lambda values, _: [item for one in values if isinstance(one, list) for item in one[part]]
             case WildcardSelector():
-                return lambda values, scope: [child for one in values for child in _children(one, scope)]
+                return lambda values, scope: [child for one in values for child in children(one, scope)]
             case Filter():
                 test = self._test(selector.expression.expression)
                 steps = _steps(selector.expression.expression)
 
-                def taken(values: list[Value], scope: _Scope) -> list[Value]:
-                    children = [child for one in values for child in _children(one, scope)]
-                    scope.budget.spend(steps * len(children))
-                    return [child for child in children if test(child, scope)]
+                def taken(values: list[Value], scope: Scope) -> list[Value]:
+                    held = [child for one in values for child in children(one, scope)]
+                    scope.budget.spend(steps * len(held))
+                    return [child for child in held if test(child, scope)]
 
                 return taken
             case _:
@@ -255,7 +244,7 @@ class _Translator:
             case InfixExpression() if expression.operator in _COMPARE:
                 one, other = self._value(expression.left), self._value(expression.right)
                 operator = expression.operator
-                return lambda value, scope: _compare(one(value, scope), operator, other(value, scope), scope.budget)
+                return lambda value, scope: compare(one(value, scope), operator, other(value, scope), scope.budget)
             case PrefixExpression():
                 inner = self._test(expression.right)
                 return lambda value, scope: not inner(value, scope)
@@ -278,7 +267,7 @@ class _Translator:
                 if not _singular(expression.path.segments):
                     raise ExpressionRefused("compares a path that can select several values; use value() or count()")
                 query = self._query_of(expression)
-                return lambda value, scope: next(iter(query(value, scope)), _NOTHING)
+                return lambda value, scope: next(iter(query(value, scope)), NOTHING)
             case FunctionExtension():
                 return self._function(expression)
             case _:
@@ -288,20 +277,20 @@ class _Translator:
         argument = expression.args[0]
         if expression.name == "length":
             of = self._value(argument)
-            return lambda value, scope: _length(of(value, scope))
+            return lambda value, scope: length(of(value, scope))
         if not isinstance(argument, FilterQuery) or expression.name not in ("count", "value"):
             raise ExpressionRefused(f"uses `{expression.name}`, which is not available here")
         query = self._query_of(argument)
         if expression.name == "count":
             return lambda value, scope: len(query(value, scope))
 
-        def only(value: Value, scope: _Scope) -> Value:
+        def only(value: Value, scope: Scope) -> Value:
             selected = query(value, scope)
-            return selected[0] if len(selected) == 1 else _NOTHING
+            return selected[0] if len(selected) == 1 else NOTHING
 
         return only
 
-    def _query_of(self, query: FilterQuery) -> Callable[[Value, _Scope], list[Value]]:
+    def _query_of(self, query: FilterQuery) -> Callable[[Value, Scope], list[Value]]:
         segments = query.path.segments
         select = self.query(segments)
         match query:
@@ -348,56 +337,3 @@ def _followed(shape: Shape, segments: Sequence[JSONPathSegment]) -> Shape:
             case _:
                 return ANY
     return shape
-
-
-def _children(value: Value, scope: _Scope) -> list[Value]:
-    match value:
-        case dict():
-            return [value[key] for key in keys_in_order(cast(dict[str, Value], value), scope.budget)]
-        case list():
-            scope.budget.spend(len(value))
-            return cast(list[Value], value)
-        case _:
-            return []
-
-
-def _descendants(value: Value, scope: _Scope) -> list[Value]:
-    """Gives a value and all below it, each before what it holds."""
-    found: list[Value] = []
-    waiting = [value]
-    while waiting:
-        one = waiting.pop()
-        found.append(one)
-        waiting.extend(reversed(_children(one, scope)))
-    return found
-
-
-def _length(value: Value) -> Value:
-    return len(value) if isinstance(value, str | list | dict) else _NOTHING
-
-
-def _compare(left: Value, operator: str, right: Value, budget: Budget) -> bool:
-    match operator:
-        case "==":
-            return equal(left, right, budget)
-        case "!=":
-            return not equal(left, right, budget)
-        case "<":
-            return _less(left, right, budget)
-        case ">":
-            return _less(right, left, budget)
-        case "<=":
-            return _less(left, right, budget) or equal(left, right, budget)
-        case _:
-            return _less(right, left, budget) or equal(left, right, budget)
-
-
-def _less(left: Value, right: Value, budget: Budget) -> bool:
-    if isinstance(left, str) and isinstance(right, str):
-        budget.spend_text(min(len(left), len(right)))
-        return left < right
-    return _is_number(left) and _is_number(right) and left < right
-
-
-def _is_number(value: Value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
