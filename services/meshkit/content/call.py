@@ -42,3 +42,6 @@ class CallContext:
     project: str = ""
     #: Region the content must stay in; empty means no rule.
     residency_region: str = ""
+    #: Bundle of rules that judges in place of the tenant's law, `name@version`, and its digest; empty where none does.
+    bundle: str = ""
+    bundle_digest: str = ""

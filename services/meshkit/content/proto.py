@@ -246,6 +246,8 @@ def context_to_proto(context: CallContext) -> content_pb2.CallContext:
         agent_version=context.agent_version,
         project=context.project,
         residency_region=context.residency_region,
+        bundle=context.bundle,
+        bundle_digest=context.bundle_digest,
     )
 
 
@@ -258,4 +260,6 @@ def context_from_proto(message: content_pb2.CallContext) -> CallContext:
         agent_version=message.agent_version,
         project=message.project,
         residency_region=message.residency_region,
+        bundle=message.bundle,
+        bundle_digest=message.bundle_digest,
     )

@@ -17,6 +17,8 @@ from services.meshkit.core.once import request_uuid
 DIRECT: Final = "direct"
 #: How the ids begin that the mesh makes: of runs, and of direct calls without an id.
 _MADE_BY_THE_MESH: Final = ("run_", f"{DIRECT}_")
+#: The service that makes the calls of runs.
+_RUNS: Final = "orchestrator"
 _MOST_NAME: Final = 128
 _MOST_PATH: Final = 512
 _MOST_BUDGETS: Final = 16
@@ -55,6 +57,8 @@ def received_context(
         ("agent_version", context.agent_version, _MOST_NAME),
         ("project", context.project, _MOST_NAME),
         ("residency_region", context.residency_region, _MOST_NAME),
+        ("bundle", context.bundle, _MOST_NAME),
+        ("bundle_digest", context.bundle_digest, _MOST_NAME),
     ):
         if len(value) > most or "\x00" in value:
             raise Invalid(f"context.{field}", f"must have at most {most} characters, none of them NUL")
@@ -91,6 +95,8 @@ def _check_whose(context: CallContext, caller: Caller, *, for_others: bool) -> N
     run, named = caller.principal.run_id, context.call_id.run_id
     if caller.peer is None and context.budget_ids:
         raise Invalid("context.budget_ids", "is for services of the mesh; leave it empty, the tenant's budget pays")
+    if context.bundle or context.bundle_digest:
+        _check_law(caller, named)
     if caller.peer is not None and (run is None or for_others):
         return
     if run is not None and named and named != run:
@@ -98,6 +104,12 @@ def _check_whose(context: CallContext, caller: Caller, *, for_others: bool) -> N
     if run is None and named.startswith(_MADE_BY_THE_MESH):
         sentence = "is for calls of that run; leave it empty, or choose a name that is no id of the mesh"
         raise Invalid("context.call_id.run_id", sentence)
+
+
+def _check_law(caller: Caller, named: str) -> None:
+    """Lets the orchestrator alone name another law, for the run that its token is for."""
+    if caller.peer != _RUNS or named != caller.principal.run_id:
+        raise Invalid("context.bundle", "is for forks under another policy; leave it empty, the tenant's law judges")
 
 
 @contextmanager

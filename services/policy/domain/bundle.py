@@ -36,6 +36,15 @@ class Bundle:
         return f"{self.name}@{self.version}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedBundle:
+    """A bundle that somebody wants by its name, and by what it says."""
+
+    name: str
+    version: str
+    digest: str
+
+
 def check_bundle_name(name: str, *, field: str) -> str:
     """Gives the name back. Raises: Invalid."""
     if _NAME.fullmatch(name) is None:

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from services.meshkit.core.errors import AlreadyExists, Exhausted, Invalid, NotFound, Unavailable
+from services.meshkit.core.errors import (
+    AlreadyExists,
+    Exhausted,
+    Invalid,
+    NotFound,
+    PermissionDenied,
+    Precondition,
+    Unavailable,
+)
 
 #: Faults of a bundle that an error lists by themselves; the message says how many there are in all.
 _MOST_LISTED: Final = 12
@@ -81,6 +89,15 @@ class BundleVersionExists(AlreadyExists):
         super().__init__("bundle", reference)
 
 
+class BundleDiffers(Precondition):
+    """A bundle has other rules than those that were meant. Bundles that ship with the mesh may, after an upgrade."""
+
+    reason = "BUNDLE_DIFFERS"
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(f"the bundle {reference} has other rules by now; fork the run anew", bundle=reference)
+
+
 class TooManyBundles(Exhausted):
     """The tenant stores as many bundle versions as it may."""
 
@@ -101,6 +118,15 @@ class TooManyWatches(Exhausted):
             retry_after=timedelta(seconds=5),
             most=most,
         )
+
+
+class BundleNotForCaller(PermissionDenied):
+    """Only who may change the law may have a model judged by another bundle than the law."""
+
+    reason = "BUNDLE_NOT_FOR_CALLER"
+
+    def __init__(self) -> None:
+        super().__init__("whoever started this run may not write policies any more; fork it under the tenant's law")
 
 
 class NoBundle(Unavailable):

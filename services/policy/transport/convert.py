@@ -15,7 +15,9 @@ from services.meshkit.content.proto import context_from_proto, parts_from_proto,
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import from_uuid, to_uuid
-from services.policy.domain.bundle import Bundle, split_reference
+from services.meshkit.core.permissions import permissions_of
+from services.policy.domain.bundle import Bundle, NamedBundle, split_reference
+from services.policy.domain.errors import BundleNotForCaller
 from services.policy.domain.subject import Operation, Stage, Subject
 from services.policy.domain.verdict import RuleResult, Severity, Verdict
 from services.policy.domain.violation import Violation
@@ -27,6 +29,8 @@ _MOST_TEXT_BYTES: Final = 256 * 1024
 _MOST_MEASURES: Final = 64
 _MOST_NAME: Final = 200
 _MOST_PATH: Final = 1024
+#: The permission of those who may change the law.
+_WRITES: Final = "policies.write"
 _STAGES: Final = {int(stage): stage for stage in Stage}
 _OPERATIONS: Final = {int(operation): operation for operation in Operation}
 _SEVERITIES: Final = {int(severity): severity for severity in Severity}
@@ -35,9 +39,16 @@ _SEVERITIES: Final = {int(severity): severity for severity in Severity}
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def to_question(subject: pb.Subject, principal: Principal, *, traceparent: str = "") -> Question:
-    """Reads what is to be judged. Raises: Invalid."""
-    return Question(tenant=principal.tenant, subject=_subject(subject), traceparent=traceparent)
+def to_question(subject: pb.Subject, principal: Principal, *, traceparent: str = "", inside: bool = False) -> Question:
+    """Reads what is to be judged.
+
+    Args:
+        inside: whether a service of the mesh asks.
+    Raises: Invalid; BundleNotForCaller.
+    """
+    read = _subject(subject)
+    bundle = _named_bundle(read, principal, inside=inside)
+    return Question(tenant=principal.tenant, subject=read, bundle=bundle, traceparent=traceparent)
 
 
 def to_create_command(request: rpc.CreateBundleRequest, principal: Principal) -> CreateCommand:
@@ -91,6 +102,20 @@ def _subject(message: pb.Subject) -> Subject:
         context=_context(context_from_proto(message.context)),
         target=_text(message.target, "subject.target", most=_MOST_NAME),
     )
+
+
+def _named_bundle(subject: Subject, principal: Principal, *, inside: bool) -> NamedBundle | None:
+    """Reads by which bundle models of a fork are judged in place of the law."""
+    context = subject.context
+    if not context.bundle and not context.bundle_digest:
+        return None
+    if not inside or subject.operation is not Operation.GENERATE:
+        raise Invalid("subject.context.bundle", "is for models of forks; leave it empty, the tenant's law judges")
+    scopes = principal.scopes
+    if _WRITES not in permissions_of(principal.roles) or (scopes is not None and _WRITES not in scopes):
+        raise BundleNotForCaller
+    name, version = split_reference(context.bundle, field="subject.context.bundle")
+    return NamedBundle(name=name, version=version, digest=context.bundle_digest)
 
 
 def _parts(message: pb.Subject) -> tuple[Part, ...]:

@@ -43,7 +43,7 @@ class PolicyServicer(PolicyServiceServicer):
 
 def _question(item: BatchItem[pb.BatchEvaluateRequest.Item]) -> Question | MeshError:
     try:
-        return convert.to_question(item.message.subject, item.principal, traceparent=item.traceparent)
+        return convert.to_question(item.message.subject, item.principal, traceparent=item.traceparent, inside=True)
     except MeshError as refusal:
         return refusal
 

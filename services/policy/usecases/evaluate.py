@@ -1,22 +1,24 @@
 """Judges subjects under the law of their tenants, and records what broke it before anybody hears of it."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from services.meshkit.batching.threads import Threads
+from services.meshkit.content import Part
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.telemetry import names
 from services.meshkit.telemetry.tracing import span
-from services.policy.domain.subject import Subject
-from services.policy.domain.verdict import Judgement, Verdict
+from services.policy.domain.bundle import NamedBundle
+from services.policy.domain.subject import Stage, Subject
+from services.policy.domain.verdict import Judgement, RuleResult, Verdict
 from services.policy.domain.violation import Violation
 from services.policy.rules.texts import size_of
 from services.policy.usecases.laws import Law, Laws
@@ -37,6 +39,8 @@ class Question:
 
     tenant: TenantId
     subject: Subject
+    #: Judges in place of the tenant's law, which what leaves the mesh is held to as well; None: the law alone.
+    bundle: NamedBundle | None = None
     #: W3C trace context, empty without one.
     traceparent: str = ""
 
@@ -68,8 +72,11 @@ class Evaluate:
     async def one(self, question: Question) -> Verdict:
         """Answers one question.
 
-        Raises: NoBundle; MeshError: a violation could not be recorded, so there is no verdict.
+        Raises: NoBundle; BundleNotFound, BundleDiffers: of the bundle that it names; MeshError: a violation could not
+            be recorded, so there is no verdict.
         """
+        if question.bundle is not None:
+            return await self._under(question, question.bundle)
         law = self._laws.peek(question.tenant) or await self._laws.of(question.tenant)
         if law.shipped and _size_of(question.subject) <= _INLINE_BYTES:
             verdict = self._judged(question, law)
@@ -85,7 +92,12 @@ class Evaluate:
         answers: dict[int, Answer] = {}
         jobs: dict[str, _Jobs] = {}
         sliced = self._clock.monotonic()
+        named = [index for index, question in enumerate(questions) if question.bundle is not None]
+        if named:
+            await self._answer_named(questions, named, answers)
         for index, question in enumerate(questions):
+            if index in answers:
+                continue
             law = laws[question.tenant]
             if isinstance(law, MeshError):
                 answers[index] = law
@@ -100,7 +112,7 @@ class Evaluate:
                 sliced = self._clock.monotonic()
         if jobs:
             await self._judge_aside(questions, jobs.values(), answers)
-        await self._record_all(questions, answers)
+        await self._record_all(questions, answers, but=frozenset(named))
         return [answers[index] for index in range(len(questions))]
 
     async def _laws_of(self, tenants: Iterable[TenantId]) -> dict[TenantId, Law | MeshError]:
@@ -142,11 +154,51 @@ class Evaluate:
                 for indices in of_law.groups:
                     tasks.create_task(judge(of_law.law, indices))
 
-    async def _record_all(self, questions: Sequence[Question], answers: dict[int, Answer]) -> None:
+    async def _answer_named(
+        self, questions: Sequence[Question], indices: Sequence[int], answers: dict[int, Answer]
+    ) -> None:
+        """Answers those that name a bundle, each by itself: there are few of them."""
+
+        async def answer(index: int) -> None:
+            try:
+                answers[index] = await self.one(questions[index])
+            except MeshError as error:
+                answers[index] = error
+
+        async with asyncio.TaskGroup() as tasks:
+            for index in indices:
+                tasks.create_task(answer(index))
+
+    async def _under(self, question: Question, bundle: NamedBundle) -> Verdict:
+        """Judges by a bundle that need not be law; what leaves the mesh by the law first, which nobody loosens so."""
+        named = await self._laws.named(question.tenant, bundle)
+        before: tuple[RuleResult, ...] = ()
+        parts: tuple[Part, ...] | None = None
+        if question.subject.stage is Stage.BEFORE:
+            lawful = await self._recorded(question, await self._laws.of(question.tenant))
+            if not lawful.judgement.allowed:
+                return lawful
+            before, parts = lawful.judgement.results, lawful.judgement.parts
+            if parts is not None:
+                question = replace(question, subject=replace(question.subject, parts=parts))
+        verdict = await self._recorded(question, named)
+        judged = verdict.judgement
+        kept = parts if judged.parts is None else judged.parts
+        return replace(verdict, judgement=replace(judged, results=(*before, *judged.results), parts=kept))
+
+    async def _recorded(self, question: Question, law: Law) -> Verdict:
+        (verdict,) = await self._judged_aside([question], law)
+        if verdict.judgement.matched:
+            await self._record(self._violations(question, verdict), question.subject)
+        return verdict
+
+    async def _record_all(
+        self, questions: Sequence[Question], answers: dict[int, Answer], *, but: Collection[int]
+    ) -> None:
         matched = [
             (index, answer)
             for index, answer in answers.items()
-            if isinstance(answer, Verdict) and answer.judgement.matched
+            if isinstance(answer, Verdict) and answer.judgement.matched and index not in but
         ]
         if not matched:
             return

@@ -10,7 +10,8 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry.logs import logger
-from services.policy.domain.errors import NoBundle
+from services.policy.domain.bundle import NamedBundle
+from services.policy.domain.errors import BundleDiffers, NoBundle
 from services.policy.rules.compiled import CompiledBundle
 from services.policy.rules.parse import parse_bundle
 from services.policy.rules.shipped import ShippedBundles
@@ -77,6 +78,8 @@ class Laws:
         self._most_bundles = most_bundles
         self._known: OrderedDict[TenantId, _Known] = OrderedDict()
         self._compiled: OrderedDict[str, CompiledBundle] = OrderedDict()
+        #: Digests of bundles that were asked for by name, of a tenant each.
+        self._named: OrderedDict[tuple[TenantId, str], str] = OrderedDict()
         self._pinned = {each.bundle.digest: each.compiled for each in shipped.all()}
         self._loading = [asyncio.Lock() for _ in range(_LOADS)]
         #: Number of the last change that was taken in; None before the first look.
@@ -109,6 +112,31 @@ class Laws:
             return law
         async with self._loading[hash(tenant) % _LOADS]:
             return self.peek(tenant) or await self._load(tenant)
+
+    async def named(self, tenant: TenantId, wanted: NamedBundle) -> Law:
+        """Gives a bundle that need not be law, whoever has made it law.
+
+        Raises: BundleNotFound; BundleDiffers: its rules are others than those that were meant; Unavailable.
+        """
+        reference = f"{wanted.name}@{wanted.version}"
+        shipped = self._shipped.find(wanted.name, wanted.version)
+        if shipped is not None:
+            digest, compiled = shipped.bundle.digest, shipped.compiled
+        else:
+            # What a tenant stored under a version never changes.
+            digest = self._named.get((tenant, reference), "")
+            known = self._pinned.get(digest) or self._compiled.get(digest)
+            if known is None:
+                bundle = await self._store.find(tenant, wanted.name, wanted.version)
+                digest, known = bundle.digest, await self._ready_to_judge(bundle.digest, bundle.source)
+                self._keep_compiled(digest, known)
+                self._named[tenant, reference] = digest
+                if len(self._named) > self._most_bundles:
+                    self._named.popitem(last=False)
+            compiled = known
+        if digest != wanted.digest:
+            raise BundleDiffers(reference)
+        return Law(reference, digest, compiled, shipped=digest in self._pinned)
 
     def forget(self, tenant: TenantId) -> None:
         """Drops what is known of a tenant's law; the next verdict loads it."""
@@ -156,10 +184,13 @@ class Laws:
         self._known.move_to_end(tenant)
         if len(self._known) > self._most_tenants:
             self._known.popitem(last=False)
-        if law.digest in self._pinned:
+        self._keep_compiled(law.digest, law.compiled)
+
+    def _keep_compiled(self, digest: str, compiled: CompiledBundle) -> None:
+        if digest in self._pinned:
             return
-        self._compiled[law.digest] = law.compiled
-        self._compiled.move_to_end(law.digest)
+        self._compiled[digest] = compiled
+        self._compiled.move_to_end(digest)
         if len(self._compiled) > self._most_bundles:
             self._compiled.popitem(last=False)
 

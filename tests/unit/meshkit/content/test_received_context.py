@@ -113,3 +113,27 @@ def test_a_service_asks_for_several_runs_at_once_only_where_that_is_meant() -> N
     assert context.call_id.run_id == "run_1"
     with pytest.raises(Invalid):
         received_context(a_call("run_1"), a_caller(run_id="run_2"), SeededIds(1), for_others=True)
+
+
+@pytest.mark.parametrize(
+    "caller",
+    [
+        a_caller(),
+        a_caller(run_id="run_1"),
+        a_caller(peer="memory", run_id="run_1"),
+        a_caller(peer="orchestrator"),
+    ],
+)
+def test_nobody_but_a_run_names_the_bundle_that_judges_it(caller: Caller) -> None:
+    message = a_call("run_1" if caller.principal.run_id else "essay_1")
+    message.bundle, message.bundle_digest = "strict@1.0.0", "ab"
+    with pytest.raises(Invalid) as refused:
+        received_context(message, caller, SeededIds(1))
+    assert refused.value.field == "context.bundle"
+
+
+def test_a_run_names_the_bundle_that_judges_it() -> None:
+    message = a_call("run_1")
+    message.bundle, message.bundle_digest = "strict@1.0.0", "ab"
+    context, _ = received_context(message, a_caller(peer="orchestrator", run_id="run_1"), SeededIds(1))
+    assert (context.bundle, context.bundle_digest) == ("strict@1.0.0", "ab")

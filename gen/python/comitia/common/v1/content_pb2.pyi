@@ -442,6 +442,8 @@ class CallContext(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     RESIDENCY_REGION_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
     agent_name: _builtins.str
     """Agent on whose behalf the call is made. Optional."""
     agent_version: _builtins.str
@@ -450,6 +452,13 @@ class CallContext(_message.Message):
     """Project the cost is counted for. Optional."""
     residency_region: _builtins.str
     """Region the content must stay in, such as `eu`. Empty means no rule."""
+    bundle: _builtins.str
+    """Bundle of rules, `name@version`, that judges what models are asked and answer in place of the tenant's law. What
+    leaves the mesh is held to the tenant's law, too. Of the orchestrator only, for a fork under another policy whose
+    starter may write policies. Empty means the tenant's law.
+    """
+    bundle_digest: _builtins.str
+    """Digest of that bundle, hex: SHA-256 of its rules. The call is refused when they are others by now."""
     @_builtins.property
     def call_id(self) -> Global___CallId:
         """Identity of the call. Required between services; made by the receiver for a direct call."""
@@ -467,10 +476,12 @@ class CallContext(_message.Message):
         agent_version: _builtins.str = ...,
         project: _builtins.str = ...,
         residency_region: _builtins.str = ...,
+        bundle: _builtins.str = ...,
+        bundle_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "agent_version", b"agent_version", "budget_ids", b"budget_ids", "call_id", b"call_id", "project", b"project", "residency_region", b"residency_region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "agent_version", b"agent_version", "budget_ids", b"budget_ids", "bundle", b"bundle", "bundle_digest", b"bundle_digest", "call_id", b"call_id", "project", b"project", "residency_region", b"residency_region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -67,6 +67,10 @@ class PolicyServiceServicer:
     def BatchEvaluate(self, request_iterator, context):
         """Judges many subjects on one stream; each gets its own answer or error.
         Internal, so without `google.api.http`: the form of Evaluate that services use.
+
+        Errors of an item, besides those of Evaluate, when its context names a bundle: NOT_FOUND/BUNDLE_NOT_FOUND,
+        FAILED_PRECONDITION/BUNDLE_DIFFERS (its rules are others by now), PERMISSION_DENIED/BUNDLE_NOT_FOR_CALLER (whoever
+        started the run may not write policies).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,6 +44,10 @@ class PolicyServiceStub:
     BatchEvaluate: _grpc.StreamStreamMultiCallable[_policy_service_pb2.BatchEvaluateRequest, _policy_service_pb2.BatchEvaluateResponse]
     """Judges many subjects on one stream; each gets its own answer or error.
     Internal, so without `google.api.http`: the form of Evaluate that services use.
+
+    Errors of an item, besides those of Evaluate, when its context names a bundle: NOT_FOUND/BUNDLE_NOT_FOUND,
+    FAILED_PRECONDITION/BUNDLE_DIFFERS (its rules are others by now), PERMISSION_DENIED/BUNDLE_NOT_FOR_CALLER (whoever
+    started the run may not write policies).
     """
 
 @_typing.type_check_only
@@ -62,6 +66,10 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     BatchEvaluate: _aio.StreamStreamMultiCallable[_policy_service_pb2.BatchEvaluateRequest, _policy_service_pb2.BatchEvaluateResponse]  # type: ignore[assignment]
     """Judges many subjects on one stream; each gets its own answer or error.
     Internal, so without `google.api.http`: the form of Evaluate that services use.
+
+    Errors of an item, besides those of Evaluate, when its context names a bundle: NOT_FOUND/BUNDLE_NOT_FOUND,
+    FAILED_PRECONDITION/BUNDLE_DIFFERS (its rules are others by now), PERMISSION_DENIED/BUNDLE_NOT_FOR_CALLER (whoever
+    started the run may not write policies).
     """
 
 class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,6 +97,10 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_policy_service_pb2.BatchEvaluateResponse], _abc.AsyncIterator[_policy_service_pb2.BatchEvaluateResponse]]:
         """Judges many subjects on one stream; each gets its own answer or error.
         Internal, so without `google.api.http`: the form of Evaluate that services use.
+
+        Errors of an item, besides those of Evaluate, when its context names a bundle: NOT_FOUND/BUNDLE_NOT_FOUND,
+        FAILED_PRECONDITION/BUNDLE_DIFFERS (its rules are others by now), PERMISSION_DENIED/BUNDLE_NOT_FOR_CALLER (whoever
+        started the run may not write policies).
         """
 
 def add_PolicyServiceServicer_to_server(servicer: PolicyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
