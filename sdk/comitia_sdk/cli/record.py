@@ -1,7 +1,7 @@
 """`comitia run replay | fork | diff | export`: the record of runs. A session is a run and shares its id."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +10,9 @@ import typer
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.difference import show_difference
 from comitia_sdk.cli.drafts import draft
-from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
+from comitia_sdk.cli.failure import EXIT_REFUSED
 from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, show_json, show_one
+from comitia_sdk.cli.pairs import pairs
 from comitia_sdk.cli.reading import read_dollars, read_mapping, read_text
 from comitia_sdk.cli.replay import show_replay
 
@@ -218,26 +219,13 @@ def _changes(*, versions: Sequence[str], models: Sequence[str], prompts: Sequenc
     from comitia.orchestrator.v1.record_service_pb2 import AgentChange
 
     changes: dict[str, AgentChange] = {}
-    for name, version in _pairs("--agent", versions).items():
+    for name, version in pairs("--agent", versions).items():
         changes.setdefault(name, AgentChange(name=name)).version = version
-    for name, model in _pairs("--agent-model", models).items():
+    for name, model in pairs("--agent-model", models).items():
         changes.setdefault(name, AgentChange(name=name)).model = model
-    for name, file in _pairs("--prompt", prompts).items():
+    for name, file in pairs("--prompt", prompts).items():
         changes.setdefault(name, AgentChange(name=name)).instructions = read_text(Path(file))
     return list(changes.values())
-
-
-def _pairs(option: str, given: Sequence[str]) -> Mapping[str, str]:
-    """Reads `NAME=VALUE`. Raises: CommandFailed."""
-    found: dict[str, str] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not (name and equals and value):
-            raise CommandFailed(f"{option} {one!r} must be NAME=VALUE", code=EXIT_USAGE)
-        if name in found:
-            raise CommandFailed(f"{option} names {name} twice", code=EXIT_USAGE)
-        found[name] = value
-    return found
 
 
 def _lines_of(run: "Run") -> Sequence[tuple[str, str]]:

@@ -25,6 +25,7 @@ from comitia_sdk.cli.output import (
     show_one,
     show_rows,
 )
+from comitia_sdk.cli.pairs import pairs
 from comitia_sdk.cli.reading import read_dollars, read_mapping
 from comitia_sdk.cli.run_tree import follow_run, require_success, run_state, step_note, step_state
 
@@ -83,7 +84,7 @@ def start(
     Example:  comitia run start review@1.0.0 --input draft.yaml --max-cost 0.50 --deadline 1h
     """
     asked = {**({} if given is None else read_mapping(given)), **_values("--set", values or ())}
-    labels = dict(_pairs("--label", label or ()))
+    labels = pairs("--label", label or (), empty=True)
     limit, life = read_dollars(max_cost), _span(deadline)
     with client() as mesh:
         run = mesh.runs.start(workflow, asked, max_cost_nano_usd=limit, deadline=life, metadata=labels, model=model)
@@ -280,21 +281,8 @@ def _follow(mesh: "Client", run_id: str, output: Form, *, after: int = 0) -> Non
     require_success(run)
 
 
-def _pairs(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
-    """Reads `NAME=VALUE`. Raises: CommandFailed."""
-    found: dict[str, str] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not name or not equals:
-            raise CommandFailed(f"{option} {one!r} must be NAME=VALUE", code=EXIT_USAGE)
-        if name in found:
-            raise CommandFailed(f"{option} names {name} twice", code=EXIT_USAGE)
-        found[name] = value
-    return list(found.items())
-
-
 def _values(option: str, given: Sequence[str]) -> dict[str, Any]:
-    return {name: _value(value) for name, value in _pairs(option, given)}
+    return {name: _value(value) for name, value in pairs(option, given, empty=True).items()}
 
 
 def _value(text: str) -> Any:  # JSON is open

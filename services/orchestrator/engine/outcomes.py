@@ -29,6 +29,10 @@ _STANDING: Final = frozenset(
         ErrorKind.PRECONDITION,
     }
 )
+#: Failures that may pass by themselves.
+_PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED})
+#: Limits that a person has to raise; trying again would only wait for nothing.
+_STANDING_LIMITS: Final = frozenset({"BUDGET_EXHAUSTED"})
 
 
 class OutcomeRefused(Exception):
@@ -78,6 +82,13 @@ def _encoded(output: struct_pb2.Value) -> bytes:
 def stands(error: MeshError) -> bool:
     """Says whether the same call would fail again: law, money, permission or a wrong argument stopped it."""
     return error.kind in _STANDING or (error.kind is ErrorKind.EXHAUSTED and error.retry_after is None)
+
+
+def may_pass(error: MeshError) -> bool:
+    """Says whether the same call can succeed later without anybody's help."""
+    if error.kind is ErrorKind.EXHAUSTED:
+        return error.reason not in _STANDING_LIMITS and error.retry_after is not None
+    return error.kind in _PASSING
 
 
 def failed(

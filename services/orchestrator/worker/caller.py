@@ -20,9 +20,11 @@ from services.meshkit.guard.errors import TokenRevoked
 from services.meshkit.telemetry import names
 from services.meshkit.telemetry.scope import scoped
 from services.meshkit.telemetry.tracing import span
+from services.orchestrator.engine.outcomes import may_pass
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun
-from services.orchestrator.worker.patience import PARK_AFTER, may_pass, patience_with, waited_out
+from services.orchestrator.programs.commands import MODEL_CALLS
+from services.orchestrator.worker.patience import PARK_AFTER, patience_with, waited_out
 
 _MAX_WAIT_SECONDS: Final = 5.0
 
@@ -197,6 +199,8 @@ def _context(
     """Says who calls from where, and what the call spends from."""
     call, begun = intended.call_intended, started.run if started.HasField("run") else started.session
     name, _, version = speaker.partition("@")
+    # Of a fork under another policy. Memory and all else are held to the law alone.
+    judged = started.fork if call.kind in MODEL_CALLS else journal_pb2.Fork()
     return content_pb2.CallContext(
         call_id=content_pb2.CallId(run_id=run.run_id, path=intended.path, call_index=call.call_index),
         budget_ids=[begun.budget_id],
@@ -204,4 +208,6 @@ def _context(
         residency_region=started.session.residency_region,
         agent_name=name,
         agent_version=version,
+        bundle=judged.bundle,
+        bundle_digest=judged.bundle_digest,
     )

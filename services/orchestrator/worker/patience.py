@@ -5,12 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2
-from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.errors import MeshError
 
-#: Failures that may pass by themselves.
-_PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED})
-#: Limits that a person has to raise; trying again would only wait for nothing.
-_STANDING_LIMITS: Final = frozenset({"BUDGET_EXHAUSTED"})
 #: What holds for the tenant as a whole, until somebody with the power to do so ends it.
 _WAITED_OUT: Final = frozenset({"TENANT_SUSPENDED"})
 #: Tries after which the run is shown as parked.
@@ -49,10 +45,3 @@ def patience_with(kind: int) -> Patience:
 def waited_out(error: MeshError) -> bool:
     """Says whether a call waits, visibly and however long, for something to be lifted: nothing is lost by it."""
     return error.reason in _WAITED_OUT
-
-
-def may_pass(error: MeshError) -> bool:
-    """Says whether the same call can succeed later without anybody's help."""
-    if error.kind is ErrorKind.EXHAUSTED:
-        return error.reason not in _STANDING_LIMITS and error.retry_after is not None
-    return error.kind in _PASSING

@@ -7,6 +7,7 @@ from random import Random
 import pytest
 from google.protobuf.message import Message
 
+from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.errors import Exhausted, MeshError, PermissionDenied, Unavailable
@@ -15,9 +16,10 @@ from services.meshkit.core.secret import Secret
 from services.meshkit.guard.errors import TenantSuspended, TokenRevoked
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.clients.run_tokens import MARGIN
+from services.orchestrator.engine.outcomes import may_pass
 from services.orchestrator.engine.run import OwnedRun
 from services.orchestrator.worker.caller import Caller
-from services.orchestrator.worker.patience import may_pass, patience_with
+from services.orchestrator.worker.patience import patience_with
 from tests.support.sessions import a_start
 
 RUN = OwnedRun(tenant=TENANT, run_id="run_01jd0000000000000000000000", grant_id="grant_x", shard=0)
@@ -64,6 +66,12 @@ class Memory:
         """See `Neighbours.describe_tools`."""
         return await self._answer(memory_service_pb2.RecallRequest())
 
+    async def generate(
+        self, principal: Principal, request: inference_service_pb2.StreamGenerateRequest, **_: object
+    ) -> Message:
+        """See `Neighbours.generate`."""
+        return await self._answer(memory_service_pb2.RecallRequest(context=request.context))
+
     async def _answer(self, request: memory_service_pb2.RecallRequest) -> memory_service_pb2.RecallResponse:
         self.requests.append(request)
         if self.failures:
@@ -97,11 +105,14 @@ def an_intent(kind: journal_pb2.CallKind.ValueType = journal_pb2.CALL_KIND_RECAL
 
 
 async def make(
-    memory: Memory, kind: journal_pb2.CallKind.ValueType = journal_pb2.CALL_KIND_RECALL
+    memory: Memory, kind: journal_pb2.CallKind.ValueType = journal_pb2.CALL_KIND_RECALL, *, bundle: str = ""
 ) -> tuple[Message, Slowly, Noted]:
     clock, noted = Slowly(), Noted()
     caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), clock=clock, random=Random(1))  # type: ignore[arg-type]
-    return await caller.make(RUN, a_start(), an_intent(kind), noted), clock, noted
+    started = a_start()
+    if bundle:
+        started.fork.bundle, started.fork.bundle_digest = bundle, "ab"
+    return await caller.make(RUN, started, an_intent(kind), noted), clock, noted
 
 
 async def test_a_call_carries_its_place_its_budget_and_its_speaker() -> None:
@@ -114,6 +125,19 @@ async def test_a_call_carries_its_place_its_budget_and_its_speaker() -> None:
         2,
     )
     assert (context.agent_name, context.agent_version, len(context.budget_ids)) == ("Athena", "1.0.0", 1)
+
+
+async def test_models_of_a_fork_are_judged_by_its_bundle_and_nothing_else_is() -> None:
+    kinds = {
+        journal_pb2.CALL_KIND_RECALL: ("", ""),
+        journal_pb2.CALL_KIND_GENERATE: ("strict@1.0.0", "ab"),
+        journal_pb2.CALL_KIND_PLAN: ("strict@1.0.0", "ab"),
+    }
+    for kind, named in kinds.items():
+        memory = Memory()
+        await make(memory, kind, bundle="strict@1.0.0")
+        context = memory.requests[0].context
+        assert (context.bundle, context.bundle_digest) == named
 
 
 async def test_what_may_pass_is_tried_again_with_growing_waits() -> None:
