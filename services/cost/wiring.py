@@ -83,7 +83,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         ) as group:
             budget_servicer = BudgetServicer(
                 spend=SpendTogether(group),
-                create_budget=CreateBudget(begin=store.begin, clock=clock, ids=ids),
+                create_budget=CreateBudget(budgets=store, clock=clock, ids=ids),
                 get_budget=GetBudget(begin=store.begin, budgets=budgets, clock=clock),
                 set_budget_limit=SetBudgetLimit(begin=store.begin, last_seen=store, tenants=guard.feed, clock=clock),
                 budgets=budgets,

@@ -77,6 +77,14 @@ class MemorySpendStore:
         (changed,) = changes.budgets
         return await self.write_if_unchanged((changed.tenant,), changes)
 
+    async def add_budget(self, budget: Budget) -> Budget:
+        async with self._lock:
+            for known in self.rows.budgets.values():
+                if known.tenant == budget.tenant and known.run_id == budget.run_id is not None:
+                    return known
+            self.rows.budgets[budget.id] = budget
+        return budget
+
     async def get(self, tenant: TenantId, budget: BudgetId) -> Budget:
         found = self.rows.budgets.get(budget)
         if found is None or found.tenant != tenant:
@@ -138,13 +146,6 @@ class _Work:
 
     async def keep_once(self, budget: Budget) -> None:
         """See `UnitOfWork.keep_once`."""
-
-    async def add_budget(self, budget: Budget) -> Budget:
-        for known in self._rows.budgets.values():
-            if known.tenant == budget.tenant and known.run_id == budget.run_id is not None:
-                return known
-        self._rows.budgets[budget.id] = budget
-        return budget
 
     async def save(self, changes: Changes) -> None:
         for budget in changes.budgets:

@@ -177,4 +177,27 @@ LIMIT_BUDGET: Final = OneTrip(
         RETURN true;""",  # noqa: S608 - names are constants
 )
 
-ONE_TRIPS: Final = (WRITE_SPENDING, LIMIT_BUDGET)
+#: Gives false, with nothing written, when the run has a budget.
+ADD_RUN_BUDGET: Final = OneTrip(
+    name="add_run_budget",
+    planned_once=True,
+    arguments=(
+        "uuid",  # 1 budget
+        "uuid",  # 2 tenant
+        "text",  # 3 run
+        "bigint",  # 4 limit
+        "timestamptz",  # 5 time
+    ),
+    returns="boolean",
+    body=f"""
+        -- Two who make the budget of one run take turns, and the second one finds it.
+        PERFORM pg_advisory_xact_lock(hashtextextended($3, 0));
+        IF EXISTS (SELECT FROM budget WHERE tenant_id = $2 AND run_id = $3) THEN RETURN false; END IF;
+        {RECORD}
+        INSERT INTO budget (id, tenant_id, scope, run_id, limit_nano_usd, spent_nano_usd, held_nano_usd,
+                            overrun_nano_usd, exhausted, created_time)
+        VALUES ($1, $2, 2, $3, $4, 0, 0, 0, false, $5);
+        RETURN true;""",  # noqa: S608 - a constant
+)
+
+ONE_TRIPS: Final = (WRITE_SPENDING, LIMIT_BUDGET, ADD_RUN_BUDGET)

@@ -44,6 +44,10 @@ class SeenRows:
             else:
                 self._holds.pop(hold.id, None)
 
+    def know(self, budget: Budget) -> None:
+        """Takes in a budget that was made."""
+        _renew(self._budgets, budget.id, budget, most=_MOST_BUDGETS)
+
     def forget(self, changes: Changes) -> None:
         """Drops rows that turned out to be different."""
         _drop(self._budgets, (budget.id for budget in changes.seen_budgets))

@@ -20,12 +20,6 @@ TOOK_QUOTA: Final = """
     RETURNING true"""
 QUOTAS: Final = "SELECT tenant_id FROM tenant_quota WHERE max_cost_nano_usd > 0"
 
-ADD_RUN_BUDGET: Final = """
-    INSERT INTO budget (id, tenant_id, scope, run_id, limit_nano_usd, spent_nano_usd, held_nano_usd, overrun_nano_usd,
-                        exhausted, created_time)
-    VALUES ($1, $2, 2, $3, $4, 0, 0, 0, false, $5)
-    ON CONFLICT (tenant_id, run_id) WHERE run_id IS NOT NULL DO NOTHING"""
-
 RUN_BUDGET: Final = "SELECT * FROM budget WHERE tenant_id = $1 AND run_id = $2"
 
 LOCK_BUDGETS: Final = "SELECT * FROM budget WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"

@@ -12,7 +12,7 @@ from services.cost.domain.budget import Budget
 from services.cost.domain.hold import Hold
 from services.cost.domain.spend_book import BudgetAlert, Changes, SpendBook
 from services.cost.storage import statements as sql
-from services.cost.storage.one_trips import LIMIT_BUDGET, WRITE_SPENDING
+from services.cost.storage.one_trips import ADD_RUN_BUDGET, LIMIT_BUDGET, WRITE_SPENDING
 from services.cost.storage.rows import arrays_of, budget_of, hold_of
 from services.cost.storage.seen_rows import SeenRows
 from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
@@ -36,7 +36,7 @@ EncodeAlert = Callable[[BudgetAlert], tuple[str, bytes]]
 
 
 class SpendStore:
-    """Opens transactions of spending, and remembers the rows of the last ones: a `LastSeen`.
+    """Opens transactions of spending, and remembers the rows of the last ones: a `LastSeen` and `RunBudgets`.
 
     Args:
         app: engine of the `app` role.
@@ -98,6 +98,19 @@ class SpendStore:
         values += (changed.limit, changed.overrun, changed.exhausted)
         trip = recorded_trip(self._app, changed.tenant, LIMIT_BUDGET, *values, made=changed)
         return await self._written(trip, changes)
+
+    async def add_budget(self, budget: Budget) -> Budget:
+        """See `RunBudgets.add_budget`."""
+        values = (budget.id, budget.tenant, budget.run_id, budget.limit, budget.created)
+        if await recorded_trip(self._app, budget.tenant, ADD_RUN_BUDGET, *values, made=budget):
+            # What is held next is held of it.
+            self._seen.know(budget)
+            return budget
+        async with driver_scope(self._app, budget.tenant, read_only=True) as scope:
+            row = await scope.driver.fetchrow(sql.RUN_BUDGET, budget.tenant, budget.run_id)
+        if row is None:
+            raise Internal("a budget is missing that was there a moment ago")
+        return budget_of(row)
 
     async def _write(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
         ((written,),) = await one_trip(self._app, tenants, WRITE_SPENDING, *self.values(changes))
@@ -178,16 +191,6 @@ class _Work:
             return None
         budgets = await self._lock_budgets((), due)
         return self._store.book(budgets, await self._holds(sql.LOCK_DUE_HOLDS, due, now), now)
-
-    async def add_budget(self, budget: Budget) -> Budget:
-        """See `UnitOfWork.add_budget`."""
-        driver = self._scope.driver
-        values = (budget.id, budget.tenant, budget.run_id, budget.limit, budget.created)
-        await driver.execute(sql.ADD_RUN_BUDGET, *values)
-        row = await driver.fetchrow(sql.RUN_BUDGET, budget.tenant, budget.run_id)
-        if row is None:
-            raise Internal("a budget is missing that was there a moment ago")
-        return budget_of(row)
 
     async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
         """See `UnitOfWork.took_quota`."""

@@ -2,7 +2,7 @@
 
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope
 from services.cost.domain.errors import BudgetExists
-from services.cost.usecases.ports import BeginWork
+from services.cost.usecases.ports import RunBudgets
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
@@ -13,8 +13,8 @@ from services.meshkit.core.money import NanoUsd
 class CreateBudget:
     """Gives a run a hard limit, once."""
 
-    def __init__(self, *, begin: BeginWork, clock: Clock, ids: IdSource) -> None:
-        self._begin = begin
+    def __init__(self, *, budgets: RunBudgets, clock: Clock, ids: IdSource) -> None:
+        self._budgets = budgets
         self._clock = clock
         self._ids = ids
 
@@ -31,11 +31,9 @@ class CreateBudget:
             limit=limit,
             created=self._clock.now(),
         )
-        async with self._begin((tenant,)) as work:
-            budget = await work.add_budget(wanted)
-            if budget.limit != limit:
-                raise BudgetExists(run_id, limit=budget.limit)
-            if budget.id == wanted.id:
-                note(target=from_uuid("budget", budget.id), details={"run_id": run_id, "limit_nano_usd": limit})
-                await work.commit()
+        note(target=from_uuid("budget", wanted.id), details={"run_id": run_id, "limit_nano_usd": limit})
+        budget = await self._budgets.add_budget(wanted)
+        if budget.limit != limit:
+            note(target=from_uuid("budget", budget.id))
+            raise BudgetExists(run_id, limit=budget.limit)
         return budget

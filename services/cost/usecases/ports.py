@@ -43,10 +43,6 @@ class UnitOfWork(Protocol):
         """Locks the rows, budgets first and each kind in id order, and gives them as a book. Call it once."""
         ...
 
-    async def add_budget(self, budget: Budget) -> Budget:
-        """Adds a run's budget; gives the one that the run has already, if it has one."""
-        ...
-
     async def save(self, changes: Changes) -> None:
         """Writes what the book changed, alerts included."""
         ...
@@ -72,6 +68,14 @@ class BeginWork(Protocol):
     """Opens a transaction for some tenants."""
 
     def __call__(self, tenants: Iterable[TenantId], /) -> AbstractAsyncContextManager[UnitOfWork]: ...
+
+
+class RunBudgets(Protocol):
+    """The budgets of runs, as they are made."""
+
+    async def add_budget(self, budget: Budget) -> Budget:
+        """Adds a run's budget, with the audit entry; gives the one that the run has already, if it has one."""
+        ...
 
 
 class LastSeen(Protocol):

@@ -1,6 +1,7 @@
 """One suite for the transactions of spending, on the fake and on real Postgres."""
 
 import secrets
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
@@ -22,7 +23,7 @@ from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.tables import METADATA
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.convert import alert_to_message
-from services.cost.usecases.ports import LastSeen, SpendNeeds, Sweep, UnitOfWork
+from services.cost.usecases.ports import LastSeen, RunBudgets, SpendNeeds, Sweep, UnitOfWork
 from services.meshkit.content import Usage
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
@@ -38,7 +39,7 @@ from tests.support.money import MINUTE, NOON, a_hold, a_price
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-class Store(LastSeen, Protocol):
+class Store(LastSeen, RunBudgets, Protocol):
     def begin(self, tenants: Any, /) -> AbstractAsyncContextManager[UnitOfWork]: ...
     def sweep(self) -> AbstractAsyncContextManager[Sweep]: ...
     async def get(self, tenant: TenantId, budget: BudgetId) -> Budget: ...
@@ -52,7 +53,7 @@ class PostgresStore:
     def __init__(self, store: SpendStore, budgets: BudgetRepository, ledger: LedgerRepository) -> None:
         self.begin, self.sweep = store.begin, store.sweep
         self.recall, self.write_if_unchanged = store.recall, store.write_if_unchanged
-        self.limit_if_unchanged = store.limit_if_unchanged
+        self.limit_if_unchanged, self.add_budget = store.limit_if_unchanged, store.add_budget
         self.get, self.page = budgets.get, budgets.page
         self._ledger = ledger
 
@@ -180,18 +181,16 @@ async def test_a_hold_comes_back_as_it_was_written(store: Store, tenant: TenantI
 
 
 async def test_a_settlement_moves_money_in_every_budget_and_writes_one_entry(store: Store, tenant: TenantId) -> None:
-    async with store.begin((tenant,)) as work:
-        run = await work.add_budget(
-            Budget(
-                id=BudgetId(uuid4()),
-                tenant=tenant,
-                scope=BudgetScope.RUN,
-                run_id="run_1",
-                limit=NanoUsd(50),
-                created=NOON,
-            )
+    run = await store.add_budget(
+        Budget(
+            id=BudgetId(uuid4()),
+            tenant=tenant,
+            scope=BudgetScope.RUN,
+            run_id="run_1",
+            limit=NanoUsd(50),
+            created=NOON,
         )
-        await work.commit()
+    )
     hold = a_hold(10, tenant=tenant, budgets=(run.id,))
     await reserve(store, hold)
     await settle(store, hold, 4)
@@ -204,19 +203,33 @@ async def test_a_settlement_moves_money_in_every_budget_and_writes_one_entry(sto
 async def test_a_run_has_one_budget(store: Store, tenant: TenantId) -> None:
     made: list[Budget] = []
     for limit in (50, 60):
-        async with store.begin((tenant,)) as work:
-            wanted = Budget(
-                id=BudgetId(uuid4()),
-                tenant=tenant,
-                scope=BudgetScope.RUN,
-                run_id="run_1",
-                limit=NanoUsd(limit),
-                created=NOON,
-            )
-            made.append(await work.add_budget(wanted))
-            await work.commit()
+        wanted = Budget(
+            id=BudgetId(uuid4()),
+            tenant=tenant,
+            scope=BudgetScope.RUN,
+            run_id="run_1",
+            limit=NanoUsd(limit),
+            created=NOON,
+        )
+        made.append(await store.add_budget(wanted))
     assert made[0] == made[1]
     assert await store.page(tenant, size=10, after=None) == [made[0]]
+
+
+async def test_two_who_make_the_budget_of_one_run_at_once_get_the_same(store: Store, tenant: TenantId) -> None:
+    wanted = [
+        Budget(
+            id=BudgetId(uuid4()),
+            tenant=tenant,
+            scope=BudgetScope.RUN,
+            run_id="run_1",
+            limit=NanoUsd(50),
+            created=NOON,
+        )
+        for _ in range(4)
+    ]
+    made = await asyncio.gather(*(store.add_budget(budget) for budget in wanted))
+    assert len({budget.id for budget in made}) == 1
 
 
 async def test_rows_of_a_tenant_outside_the_transaction_are_not_there(store: Store, tenant: TenantId) -> None:
@@ -360,19 +373,17 @@ async def test_a_sweep_is_bounded_and_begins_with_the_oldest(store: Store, tenan
 
 
 async def test_budgets_are_paged_newest_first(store: Store, tenant: TenantId) -> None:
-    async with store.begin((tenant,)) as work:
-        for number in range(5):
-            await work.add_budget(
-                Budget(
-                    id=BudgetId(UUID(int=tenant.int ^ number)),
-                    tenant=tenant,
-                    scope=BudgetScope.RUN,
-                    run_id=f"run_{number}",
-                    limit=NanoUsd(1),
-                    created=NOON + number // 2 * MINUTE,
-                )
+    for number in range(5):
+        await store.add_budget(
+            Budget(
+                id=BudgetId(UUID(int=tenant.int ^ number)),
+                tenant=tenant,
+                scope=BudgetScope.RUN,
+                run_id=f"run_{number}",
+                limit=NanoUsd(1),
+                created=NOON + number // 2 * MINUTE,
             )
-        await work.commit()
+        )
     first = await store.page(tenant, size=3, after=None)
     rest = await store.page(tenant, size=3, after=(first[-1].created, first[-1].id))
     whole = [(budget.created, budget.id) for budget in (*first, *rest)]

@@ -109,9 +109,7 @@ class Ledger:
                 limit=_RUN_LIMIT,
                 created=self._place.clock.now(),
             )
-            async with self.stores[0].begin((tenant,)) as work:
-                self._runs.append((await work.add_budget(wanted)).id)
-                await work.commit()
+            self._runs.append((await self.stores[0].add_budget(wanted)).id)
 
     async def spend(self, replica: int, steps: list[Step]) -> list[Any]:
         """Takes the steps as one frame; gives what became of each, without ids."""
