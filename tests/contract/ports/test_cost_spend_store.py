@@ -1,7 +1,7 @@
 """One suite for the transactions of spending, on the fake and on real Postgres."""
 
-import secrets
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
