@@ -149,7 +149,8 @@ def advance(
         for entry in following:  # grows meanwhile
             entry.record_time.CopyFrom(at)
             state, commands = program.decide(state, entry)
-            following.extend(map(fact_of, commands))
+            for command in commands:
+                following.append(fact_of(command))  # noqa: PERF401  # most facts lead to one command or none
         done += following
     return state, done
 

@@ -162,6 +162,7 @@ class StepPools:
 
     def outcomes(self, desk: Desk, outcomes: Iterable[worker_service_pb2.StepOutcome]) -> None:
         """Takes outcomes. One that changes nothing is answered as refused."""
+        answered = settled = 0
         for outcome in outcomes:
             lease = desk.leases.get(outcome.lease_id)
             if lease is None:
@@ -176,7 +177,11 @@ class StepPools:
                 else:
                     self._end(lease)
                     desk.answered()
+                    answered += fact.HasField("call_answered")
+                    settled += 1
                     self._settle(lease.offer, fact)
+        _ANSWERED.inc(answered)
+        _FAILED.inc(settled - answered)
         self._serve(desk)
 
     def drain(self, desk: Desk) -> None:
@@ -328,6 +333,7 @@ class StepPools:
         offer = lease.offer
         self._take_back(lease)
         message = f"the attempt took longer than {offer.timeout:g} s; raise the node's timeout"
+        _FAILED.inc()
         self._settle(offer, failed(offer.entry, NODE_TIMED_OUT, message))
         self._serve(lease.desk)
 
@@ -336,6 +342,7 @@ class StepPools:
         offer.lost += by_worker
         if offer.lost >= _MOST_LOST:
             message = f"{offer.lost} workers in a row were lost, or silent for too long, while they made the step"
+            _FAILED.inc()
             self._settle(offer, failed(offer.entry, WORKER_LOST, message))
             return
         self._room.count(offer.tenant, 1)
@@ -396,7 +403,6 @@ class StepPools:
 
     def _settle(self, offer: Offer, fact: journal_pb2.JournalEntry) -> None:
         self._forget(offer)
-        (_ANSWERED if fact.HasField("call_answered") else _FAILED).inc()
         offer.settle(fact)
 
     def _forget(self, offer: Offer) -> None:

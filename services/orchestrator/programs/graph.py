@@ -24,10 +24,9 @@ from services.orchestrator.programs.commands import Command, CompleteStep, FailS
 from services.orchestrator.programs.graph_edges import decide_edges, may_start
 from services.orchestrator.programs.graph_ends import end_run, gave, keep_control, succeed
 from services.orchestrator.programs.graph_map import expand, fill
-from services.orchestrator.programs.graph_plan import Language, NodePlan, Plan, plan_of
+from services.orchestrator.programs.graph_plan import OPERATOR, Language, NodePlan, Plan, plan_of
 from services.orchestrator.programs.graph_state import (
     KEPT_SIGNALS,
-    OPERATOR,
     Given,
     GraphState,
     NodeState,
@@ -199,7 +198,11 @@ def _go_on(state: GraphState) -> tuple[Command, ...]:
     nodes = state.plan.nodes
     state.allowance, state.written_before = Allowance(), state.written
     while not state.ended:
-        if state.spent and (state.settled or state.anew or state.filling or state.ready):
+        if not (state.settled or state.ready or state.filling or state.anew):
+            if state.left == 0:
+                succeed(state)
+            break
+        if state.spent:
             if not state.put_off:
                 state.put_off = True
                 state.out.append(StartTimer(path="", timer=_GO_ON, milliseconds=0))
@@ -210,12 +213,8 @@ def _go_on(state: GraphState) -> tuple[Command, ...]:
             begin_anew(state, state.anew.popleft())
         elif state.filling:
             fill(state, state.filling.popleft())
-        elif state.ready:
-            _start(state, nodes[heappop(state.ready)])
-        elif state.left == 0:
-            succeed(state)
         else:
-            break
+            _start(state, nodes[heappop(state.ready)])
     commands = tuple(state.out)
     state.out.clear()
     return commands
@@ -257,7 +256,7 @@ def _on_answer(state: GraphState, entry: journal_pb2.JournalEntry) -> None:
             label = step.label
             if answered.kind == journal_pb2.CALL_KIND_STEP:
                 # What a worker read besides its input nobody knows.
-                label = joined(label, step.plan.outside)
+                label = step.plan.answered if label is OPERATOR else joined(label, step.plan.outside)
             given = Given(None, label, raw=answered.response)
             if schema is not None:
                 step.label = given.label

@@ -5,11 +5,10 @@ from services.meshkit.content import Label
 from services.meshkit.content.proto import label_to_proto
 from services.orchestrator.conditions.errors import ExpressionFailed
 from services.orchestrator.programs.commands import CompleteStep, EndRun, FailStep, SkipStep
-from services.orchestrator.programs.graph_plan import NodePlan
+from services.orchestrator.programs.graph_plan import OPERATOR, NodePlan
 from services.orchestrator.programs.graph_state import (
     MAX_GIVEN_BYTES,
     MAX_SENTENCE,
-    OPERATOR,
     Given,
     GivenList,
     GraphState,

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from google.protobuf.duration_pb2 import Duration
 
 from comitia.orchestrator.v1 import journal_pb2, workflow_pb2
-from services.meshkit.content import Label
+from services.meshkit.content import Confidentiality, Integrity, Label
 from services.meshkit.content.label import BOTTOM
 from services.orchestrator.conditions.budget import Allowance
 from services.orchestrator.programs.commands import encoded
@@ -22,6 +22,10 @@ _TIMEOUT_MS: Final = 600_000
 _HEARTBEAT_MS: Final = 30_000
 _MAX_PARALLEL: Final = 16
 _MAX_ITEMS: Final = 1_000
+#: What whoever wrote a workflow put into it.
+OPERATOR: Final = Label(
+    integrity=Integrity.TRUSTED, confidentiality=Confidentiality.TENANT, sources=frozenset({"operator:workflow"})
+)
 #: The variable that holds what the run was started with.
 _INPUT: Final = "input"
 _FALLING_BACK: Final = (workflow_pb2.ON_FAILURE_UNSPECIFIED, workflow_pb2.ON_FAILURE_FALLBACK)
@@ -134,6 +138,8 @@ class NodePlan:
     fallback: str
     #: What somebody outside has a say in: what a worker gives, and how any node fails that asks somebody.
     outside: Label
+    #: The label of a worker's answer to a step that reads nothing but the workflow.
+    answered: Label
     #: True when a failure of it does not end the run.
     goes_on: bool
     #: True when it is parked after its last attempt, if that may succeed another time.
@@ -226,6 +232,7 @@ class _Planner:
         takes_all = mode not in (any_mode, quorum_mode)
         path = f"nodes/{node.id if above is None else above.id}"
         unsaid = policy.on_failure == workflow_pb2.ON_FAILURE_UNSPECIFIED and not policy.fallback_agent
+        outside = _outside(node, kind)
         planned = NodePlan(
             place=place,
             id=node.id or body_of,
@@ -249,7 +256,8 @@ class _Planner:
             timeout_ms=_ms(policy.timeout, _TIMEOUT_MS),
             output_schema=OutputSchema(from_struct(policy.output_schema)) if policy.HasField("output_schema") else None,
             fallback=policy.fallback_agent if policy.on_failure in _FALLING_BACK else "",
-            outside=_outside(node, kind),
+            outside=outside,
+            answered=OPERATOR.joined(outside),
             goes_on=policy.on_failure == workflow_pb2.ON_FAILURE_CONTINUE,
             parks=unsaid and (above is None or _says_nothing(above)),
             reduction=reduction,

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Final
 
 from google.protobuf import struct_pb2
@@ -14,16 +15,12 @@ from services.meshkit.content.label import BOTTOM
 from services.meshkit.content.proto import label_from_proto
 from services.orchestrator.conditions.budget import Allowance
 from services.orchestrator.programs.commands import Command
-from services.orchestrator.programs.graph_plan import NodePlan, Plan
+from services.orchestrator.programs.graph_plan import OPERATOR, NodePlan, Plan
 from services.orchestrator.programs.prompting import Said
 from services.orchestrator.programs.values import Json, from_struct, from_value
 
 #: What whoever started a run gave it.
 USER: Final = Label(integrity=Integrity.USER, confidentiality=Confidentiality.TENANT, sources=frozenset({"user:run"}))
-#: What whoever wrote a workflow put into it.
-OPERATOR: Final = Label(
-    integrity=Integrity.TRUSTED, confidentiality=Confidentiality.TENANT, sources=frozenset({"operator:workflow"})
-)
 #: What somebody sent to a run in progress.
 SIGNAL: Final = Label(
     integrity=Integrity.USER, confidentiality=Confidentiality.TENANT, sources=frozenset({"user:signal"})
@@ -127,17 +124,13 @@ class GivenList:
         return label
 
 
-@dataclass(slots=True)
 class Step:
-    """A step in progress: a node, or an item of a map."""
+    """A step in progress: a node, or an item of a map.
 
-    plan: NodePlan
-    path: str
-    #: Number of the item, -1 for a node.
-    index: int = -1
+    What most steps never change stands at the class alone, for one is made for each.
+    """
+
     phase: Phase = Phase.CALL
-    #: Not below the label of anything that it reads, or that its being there depends on.
-    label: Label = OPERATOR
     #: Calls intended so far, of a step that is no turn; the last one is the one in flight, in phase CALL.
     calls: int = 0
     #: Attempts in this attempt group, and those of them under the current agent.
@@ -147,12 +140,20 @@ class Step:
     #: Name of the timer that counts; timers of other names are of the past.
     timer: str = ""
     #: The encoded request, of a step that makes a call of its own.
-    request: bytes = field(default=b"", repr=False)
+    request: bytes = b""
     #: Of a turn: what the agent is asked, and what it is given to work on.
-    prompt: str = field(default="", repr=False)
-    data: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    prompt: str = ""
+    data: Mapping[str, str] = MappingProxyType({})
     #: The agent asked, once that is not the node's own.
     fallback: str = ""
+
+    def __init__(self, plan: NodePlan, path: str, index: int = -1, *, label: Label = OPERATOR) -> None:
+        self.plan = plan
+        self.path = path
+        #: Number of the item, -1 for a node.
+        self.index = index
+        #: Not below the label of anything that it reads, or that its being there depends on.
+        self.label = label
 
 
 @dataclass(slots=True)

@@ -1,6 +1,5 @@
 """What callers see of a run and of its steps, brought up fact by fact. Whatever program drives it."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -33,13 +32,12 @@ _WAITING: Final = run_pb2.STEP_STATE_WAITING
 _PARKED: Final = run_pb2.STEP_STATE_PARKED
 
 
-@dataclass(slots=True, eq=False)
 class SeenStep:
-    """A step as far as facts have told. Written as a message only when somebody looks."""
+    """A step as far as facts have told. Written as a message only when somebody looks.
 
-    path: str
-    start: Timestamp
-    state: run_pb2.StepState.ValueType = _RUNNING
+    What most steps never change stands at the class alone, for one is made for each.
+    """
+
     #: True for a step that its calls alone tell of: it ends with the answer.
     alone: bool = False
     #: The call in flight, -1 when there is none.
@@ -55,6 +53,11 @@ class SeenStep:
     end: Timestamp | None = None
     cost: int = 0
     usage: Usage | None = None
+
+    def __init__(self, path: str, start: Timestamp, state: run_pb2.StepState.ValueType = _RUNNING) -> None:
+        self.path = path
+        self.start = start
+        self.state: run_pb2.StepState.ValueType = state
 
     @property
     def works(self) -> bool:
@@ -125,7 +128,8 @@ class RunProjection:
                 failure = entry.step_failed
                 return self._end(entry, run_pb2.STEP_STATE_FAILED, failure.reason, failure.message)
             case "step_skipped":
-                skipped = SeenStep(entry.path, entry.record_time, run_pb2.STEP_STATE_SKIPPED, attempts=0)
+                skipped = SeenStep(entry.path, entry.record_time, run_pb2.STEP_STATE_SKIPPED)
+                skipped.attempts = 0
                 self._begin(skipped)
                 return self._end(entry, run_pb2.STEP_STATE_SKIPPED, entry.step_skipped.reason)
             case "step_parked" | "timer_started" | "timer_fired" | "map_expanded" | "replan_asked":
@@ -237,6 +241,7 @@ class RunProjection:
             run.max_cost_nano_usd = session.max_cost_nano_usd
             run.metadata.update(session.metadata)
             run.forked_from_run_id, run.forked_at_sequence = session.forked_from_run_id, session.forked_at_sequence
+            run.policy = session.policy
         run.program, run.program_version = started.program, started.program_version
         run.start_time.CopyFrom(entry.record_time)
 
@@ -256,7 +261,7 @@ class RunProjection:
         if seen is None:
             # What is no turn waits until it turns out to make a call or to have items.
             state = _RUNNING if started.program in (TURN, PLANNED_TURN) else _WAITING
-            seen = SeenStep(entry.path, entry.record_time, state, agent=started.agent)
+            seen = SeenStep(entry.path, entry.record_time, state)
             self._begin(seen)
         else:
             self._become(seen, _RUNNING)
@@ -269,7 +274,8 @@ class RunProjection:
         if seen is None:
             if not call.begins_step:
                 return None
-            seen = SeenStep(entry.path, entry.record_time, _RUNNING, alone=True)
+            seen = SeenStep(entry.path, entry.record_time)
+            seen.alone = True
             self._begin(seen)
         seen.call = call.call_index
         if seen.agent:
