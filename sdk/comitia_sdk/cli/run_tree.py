@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from itertools import chain, islice
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
@@ -35,6 +37,7 @@ _MOST_NODES: Final = 40
 _MOST_TEXT: Final = 60
 #: Drawings in a second.
 _DRAWN_PER_SECOND: Final = 8
+_WELL: Final = frozenset({"succeeded", "skipped"})
 _OVER: Final = frozenset({"succeeded", "failed", "skipped", "cancelled"})
 
 
@@ -138,6 +141,10 @@ class RunTree:
         self._run: Run | None = None
         #: By path, in the order in which they began.
         self._steps: dict[str, RunStep] = {}
+        #: Paths of those that are no items, and the items of each map.
+        self._tops: list[str] = []
+        self._items: defaultdict[str, _Items] = defaultdict(_Items)
+        self._over = self._cost = 0
         #: The end of the text that is being written, by path.
         self._texts: dict[str, str] = {}
 
@@ -146,32 +153,40 @@ class RunTree:
         if event.HasField("run"):
             self._run = event.run
         if event.HasField("step"):
-            self._steps[event.step.path] = event.step
+            self._take_step(event.step)
             self._texts.pop(event.step.path, None)
         if event.HasField("text_delta"):
             delta = event.text_delta
             before = "" if delta.restart else self._texts.get(delta.path, "")
             self._texts[delta.path] = f"{before}{delta.text}"[-_MOST_TEXT:]
 
+    def _take_step(self, step: "RunStep") -> None:
+        before, now = self._steps.get(step.path), step_state(step)
+        was = "" if before is None else step_state(before)
+        self._steps[step.path] = step
+        self._over += (now in _OVER) - (was in _OVER)
+        self._cost += step.cost_nano_usd - (0 if before is None else before.cost_nano_usd)
+        if self._is_item(step.path):
+            self._items["/".join(step.path.split("/", 2)[:2])].take(step.path, was, now)
+        elif before is None:
+            self._tops.append(step.path)
+
     def drawing(self) -> "RenderableType":
-        """Gives the tree as it is to be drawn."""
+        """Gives the tree as it is to be drawn. Takes no longer for a map of many items."""
         from rich.text import Text
         from rich.tree import Tree
 
         tree = Tree(Text(self._headline(), style="bold"))
-        tops = [path for path in self._steps if not self._is_item(path)]
-        left_out = len(tops) - _MOST_NODES
+        left_out = len(self._tops) - _MOST_NODES
         if left_out > 0:
             tree.add(Text(f"… {left_out} earlier", style="dim"))
-        for path in tops[-_MOST_NODES:]:
+        for path in self._tops[-_MOST_NODES:]:
             branch = tree.add(self._line(path))
-            items = [other for other in self._steps if other.startswith(f"{path}/") and self._is_item(other)]
-            # What is being done, or went wrong, is worth its line before what went well.
-            items.sort(key=lambda item: step_state(self._steps[item]) in ("succeeded", "skipped"))
-            for item in items[:_MOST_ITEMS]:
-                branch.add(self._line(item))
-            if len(items) > _MOST_ITEMS:
-                branch.add(Text(self._count(items), style="dim"))
+            if (items := self._items.get(path)) is not None:
+                for item in items.first(_MOST_ITEMS):
+                    branch.add(self._line(item))
+                if len(items) > _MOST_ITEMS:
+                    branch.add(Text(items.counted(), style="dim"))
         return tree
 
     def _is_item(self, path: str) -> bool:
@@ -181,11 +196,10 @@ class RunTree:
         run = self._run
         if run is None:
             return "…"
-        over = sum(step_state(step) in _OVER for step in self._steps.values())
-        cost = sum(step.cost_nano_usd for step in self._steps.values())
-        parts = [run.run_id, run.workflow or run.program, run_state(run), f"{over} of {len(self._steps)} steps done"]
-        if cost:
-            parts.append(dollars(cost))
+        done = f"{self._over} of {len(self._steps)} steps done"
+        parts = [run.run_id, run.workflow or run.program, run_state(run), done]
+        if self._cost:
+            parts.append(dollars(self._cost))
         if run.state_message:
             parts.append(run.state_message)
         return plain(" · ".join(parts))
@@ -205,7 +219,32 @@ class RunTree:
             line.append(f" {plain(text)}", style="italic")
         return line
 
-    def _count(self, items: list[str]) -> str:
-        states = [step_state(self._steps[item]) for item in items]
-        counted = ", ".join(f"{states.count(state)} {state}" for state in _LOOKS if state in states)
-        return f"of {len(items)} begun: {counted}"
+
+class _Items:
+    """The items of a map, as they stand."""
+
+    def __init__(self) -> None:
+        self._counts = Counter[str]()
+        #: What went well, and what is being done or went wrong, which is worth its line before.
+        self._well: dict[str, None] = {}
+        self._others: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._well) + len(self._others)
+
+    def take(self, path: str, before: str, now: str) -> None:
+        """Takes the state of an item; `before` is empty for a new one."""
+        self._counts[before] -= 1
+        self._counts[now] += 1
+        here, there = (self._well, self._others) if now in _WELL else (self._others, self._well)
+        there.pop(path, None)
+        here[path] = None
+
+    def first(self, most: int) -> list[str]:
+        """Gives the items that are shown."""
+        return list(islice(chain(self._others, self._well), most))
+
+    def counted(self) -> str:
+        """Says how many are in which state."""
+        counted = ", ".join(f"{self._counts[state]} {state}" for state in _LOOKS if self._counts[state])
+        return f"of {len(self)} begun: {counted}"

@@ -175,7 +175,7 @@ def pause(run_id: RunId, output: FormOption = Form.TABLE) -> None:
         run = mesh.runs.pause(run_id)
     show_one(output, run, lines_of(run))
     if output is Form.TABLE:
-        typer.echo(f"\nlet it go on with `comitia run resume {run_id}`")
+        typer.echo(f"\n{not_taken(run, 'paused') or f'let it go on with `comitia run resume {run_id}`'}")
 
 
 @app.command()
@@ -187,6 +187,8 @@ def resume(run_id: RunId, output: FormOption = Form.TABLE) -> None:
     with client() as mesh:
         run = mesh.runs.resume(run_id)
     show_one(output, run, lines_of(run))
+    if output is Form.TABLE and run_state(run) == "paused":
+        typer.echo(f"\n{not_taken(run, 'running')}")
 
 
 @app.command()
@@ -198,6 +200,8 @@ def cancel(run_id: RunId, output: FormOption = Form.TABLE) -> None:
     with client() as mesh:
         run = mesh.runs.cancel(run_id)
     show_one(output, run, lines_of(run))
+    if output is Form.TABLE and (waits := not_taken(run, "cancelling")):
+        typer.echo(f"\n{waits}")
 
 
 @app.command()
@@ -223,6 +227,17 @@ app.command("fork")(record.fork)
 app.command("diff")(record.diff)
 app.command("export")(record.export)
 app.command("provenance")(record.provenance)
+
+
+def not_taken(run: "Run", wanted: str) -> str:
+    """Says that a run stands as it stood, if it is neither in the wanted state nor over."""
+    state = run_state(run)
+    if state in {wanted, "succeeded", "failed", "cancelled"}:
+        return ""
+    return (
+        f"asked, and kept: the run is {state} until the orchestrator that drives it has taken it; "
+        f"look again with `comitia run show {run.run_id}`"
+    )
 
 
 def lines_of(run: "Run") -> list[tuple[str, str]]:

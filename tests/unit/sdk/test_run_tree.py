@@ -6,7 +6,9 @@ import pytest
 from rich.console import Console
 
 from comitia.orchestrator.v1 import run_pb2, run_service_pb2, session_service_pb2
-from comitia_sdk.cli.run_tree import RunTree
+from comitia_sdk.cli import run_tree
+from comitia_sdk.cli.run_tree import RunTree, step_state
+from comitia_sdk.cli.runs import not_taken
 
 RUNNING, SUCCEEDED = run_pb2.STEP_STATE_RUNNING, run_pb2.STEP_STATE_SUCCEEDED
 
@@ -77,3 +79,25 @@ def test_of_many_nodes_the_latest_are_shown(tree: RunTree) -> None:
     said = drawn(tree)
     assert "160 earlier" in said
     assert "n199" in said
+
+
+def test_what_is_drawn_of_a_large_map_is_looked_at_alone(tree: RunTree, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree.take(a_step("nodes/each", RUNNING, item_count=10_000))
+    for index in range(2_000):
+        tree.take(a_step(f"nodes/each/{index}", RUNNING))
+        tree.take(a_step(f"nodes/each/{index}", SUCCEEDED))
+    looks = list[str]()
+
+    def counted(step: run_pb2.RunStep) -> str:
+        looks.append(step.path)
+        return step_state(step)
+
+    monkeypatch.setattr(run_tree, "step_state", counted)
+    assert "of 2000 begun: 2000 succeeded" in drawn(tree)
+    assert len(looks) < 20
+
+
+@pytest.mark.parametrize(("state", "said"), [("RUNNING", True), ("PAUSED", False), ("SUCCEEDED", False)])
+def test_who_pauses_a_run_hears_when_nobody_has_taken_it_yet(state: str, said: bool) -> None:
+    run = run_pb2.Run(run_id="run_1", state=run_pb2.RunState.Value(f"RUN_STATE_{state}"))
+    assert ("comitia run show run_1" in not_taken(run, "paused")) == said
