@@ -86,6 +86,12 @@ def fork(
             show_default=False,
         ),
     ] = None,
+    policy: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME@VERSION", help="Bundle of rules that judges its models; acts on nothing.", show_default=False
+        ),
+    ] = "",
     real_effects: Annotated[
         bool,
         typer.Option(
@@ -115,6 +121,7 @@ def fork(
             input=None if given is None else read_mapping(given),
             model=model,
             agents=changes,
+            policy=policy,
             real_effects=real_effects,
             max_cost_nano_usd=read_dollars(max_cost) if max_cost else 0,
         )
@@ -235,6 +242,7 @@ def _lines_of(run: "Run") -> Sequence[tuple[str, str]]:
     return [
         ("run", run.run_id),
         ("forked from", f"{run.forked_from_run_id}{place}"),
+        ("policy", run.policy),
         ("workflow", run.workflow),
         ("state", run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_").lower()),
         ("limit", dollars(run.max_cost_nano_usd)),

@@ -32,6 +32,7 @@ def _session_as_run(session: session_pb2.Session) -> run_pb2.Run:
         sequence=session.sequence,
         forked_from_run_id=session.forked_from_run_id,
         forked_at_sequence=session.forked_at_sequence,
+        policy=session.policy,
     )
     run.input.update(
         {

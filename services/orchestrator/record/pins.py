@@ -24,6 +24,18 @@ class Own:
     dry_effects: bool
     #: None where the other run has none.
     deadline: datetime | None = None
+    #: None where the tenant's law judges it.
+    policy: "Policy | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A bundle of rules, as it is pinned."""
+
+    #: `name@version`
+    bundle: str
+    #: Of its rules, hex.
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +69,9 @@ def owned(started: journal_pb2.RunStarted, own: Own) -> journal_pb2.RunStarted:
     fork = made.fork
     fork.run_id, fork.at_sequence, fork.dry_effects = own.forked_from, own.at_sequence, own.dry_effects
     fork.ClearField("answers")
+    fork.bundle, fork.bundle_digest = ("", "") if own.policy is None else (own.policy.bundle, own.policy.digest)
     seen = seen_of(made)
+    seen.policy = fork.bundle
     if isinstance(seen, run_pb2.Run):
         seen.run_id = own.run_id
         # Somebody starts a fork: it is no step of the run that the other one was a step of.

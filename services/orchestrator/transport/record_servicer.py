@@ -9,6 +9,8 @@ from grpc.aio import ServicerContext
 from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1 import record_service_pb2 as pb
 from comitia.orchestrator.v1 import record_service_pb2_grpc
+from services.meshkit.core.access import BoundToProject
+from services.meshkit.core.identity import Principal
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.guard import check_permission
 from services.orchestrator.transport.record_messages import to_fork_command
@@ -22,6 +24,8 @@ from services.orchestrator.usecases.replay_run import ReplayRun
 PIECE_BYTES: Final = 64 * 1024
 #: What may see a run: the answer holds the input of the one that was forked.
 _READS_RUNS: Final = GUARDS["/comitia.orchestrator.v1.RunService/GetRun"]
+#: What may write policies, and so have another one than the law.
+_WRITES_POLICIES: Final = GUARDS["/comitia.policy.v1.BundleService/CreateBundle"]
 #: What may write an agent's instructions.
 _WRITES_AGENTS: Final = GUARDS["/comitia.orchestrator.v1.AgentService/CreateAgent"]
 
@@ -56,6 +60,8 @@ class RecordServicer(record_service_pb2_grpc.RecordServiceServicer):
         """See the contract."""
         caller = caller_of(context)
         check_permission(caller.principal, _READS_RUNS)
+        if request.policy:
+            _check_writes_policies(caller.principal)
         if any(change.instructions for change in request.agents):
             check_permission(caller.principal, _WRITES_AGENTS)
         return pb.ForkRunResponse(run=await self._fork_run(to_fork_command(request, caller=caller)))
@@ -97,3 +103,10 @@ async def _pieces(lines: AsyncIterable[bytes]) -> AsyncGenerator[bytes]:
             del kept[:PIECE_BYTES]
     if kept:
         yield bytes(kept)
+
+
+def _check_writes_policies(principal: Principal) -> None:
+    """Raises: PermissionMissing, BoundToProject: policies concern the whole tenant."""
+    check_permission(principal, _WRITES_POLICIES)
+    if principal.project is not None:
+        raise BoundToProject(principal.project)

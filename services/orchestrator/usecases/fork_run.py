@@ -1,6 +1,7 @@
 """Forks a run: what was answered until some place is taken over, and it goes on with something changed."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,13 +22,14 @@ from services.orchestrator.engine.run import OwnedRun, RunKind, StartKey, shard_
 from services.orchestrator.engine.session_as_run import as_run
 from services.orchestrator.programs.run import Programs, UnknownProgram
 from services.orchestrator.record.forking import FirstFacts, Place, RecordedAnswers, Shared, SharedFacts
-from services.orchestrator.record.pins import Changes, Own, changed, owned, seen_of, wanted_versions
-from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Neighbours, Runs
+from services.orchestrator.record.pins import Changes, Own, Policy, changed, owned, seen_of, wanted_versions
+from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Bundles, Neighbours, Runs
 from services.orchestrator.usecases.recorded_runs import RecordedRun, RecordedRuns, labels_of
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.run_input import check_schema, check_size
 
 MAX_CHANGED_AGENTS: Final = 16
+_BUNDLE: Final = re.compile(r"[A-Za-z0-9_-]{1,63}@\d{1,9}\.\d{1,9}\.\d{1,9}")
 #: Facts that are decided before others get a turn.
 _FACTS_AT_ONCE: Final = 50
 
@@ -42,15 +44,16 @@ class ForkSpec:
     dry_effects: bool = True
     #: Nano-USD; 0 means that of the other run.
     max_cost: int = 0
-    #: `name@version` of a bundle of rules. Refused: policy judges by the active one.
+    #: `name@version` of a bundle of rules that judges its models; empty for the tenant's law.
     policy: str = ""
 
     def checked(self) -> "ForkSpec":
         """Gives the request back if it can be carried out with some run. Raises: Invalid, naming the field."""
         place, changes = self.place, self.changes
-        if self.policy:
-            sentence = "must be empty: policy judges every run by the tenant's active bundle; activate another one"
-            raise Invalid("policy", sentence)
+        if self.policy and not _BUNDLE.fullmatch(self.policy):
+            raise Invalid("policy", "must name a bundle with its version, as strict@1.0.0")
+        if self.policy and not self.dry_effects:
+            raise Invalid("effects", "must be dry where `policy` is not the law: nothing acts on the world under that")
         if place.at_sequence < 0:
             raise Invalid("at_sequence", "must be 0 or more")
         if place.path and place.at_sequence:
@@ -113,6 +116,7 @@ class ForkRun:
         agent_facts: AgentFacts,
         neighbours: Neighbours,
         runs: Runs,
+        bundles: Bundles,
         access: RunAccess,
         programs: Programs,
         clock: Clock,
@@ -122,6 +126,7 @@ class ForkRun:
         self._agent_facts = agent_facts
         self._neighbours = neighbours
         self._runs = runs
+        self._bundles = bundles
         self._access = access
         self._programs = programs
         self._clock = clock
@@ -130,8 +135,8 @@ class ForkRun:
         """Gives the fork as it began, or what an earlier request with this key was answered.
 
         Raises: Invalid, RunInputInvalid, RunNotFound, AgentNotFound, RelationMissing, RunDiverged, ProgramMissing,
-            RecordDestroyed, RunsAtLimit, QuotaExceeded, RequestIdReused, RequestInProgress, and what cost or the
-            gateway refuse.
+            RecordDestroyed, RunsAtLimit, QuotaExceeded, RequestIdReused, RequestInProgress, and what policy, cost or
+            the gateway refuse.
         """
         spec, caller = command.spec.checked(), command.caller
         run = await self._recorded.open(caller, spec.run_id)
@@ -155,6 +160,9 @@ class ForkRun:
         _check_fits(spec.changes, shared)
         found = await self._found(caller, shared, spec.changes)
         pins = changed(shared.pinned, spec.changes, found)
+        policy = None
+        if spec.policy:
+            policy = Policy(bundle=spec.policy, digest=await self._bundles.digest(caller, spec.policy))
         now = self._clock.now()
         run_id = self._runs.new_run_id()
         limit = spec.max_cost or seen_of(shared.first.run_started).max_cost_nano_usd
@@ -169,6 +177,7 @@ class ForkRun:
             at_sequence=shared.at_sequence,
             dry_effects=spec.dry_effects,
             deadline=_deadline(shared, now),
+            policy=policy,
         )
         pinned = owned(pins, own)
         pinned.fork.answers.extend(answers)

@@ -140,6 +140,14 @@ class GivenCommands(Protocol):
         ...
 
 
+class Bundles(Protocol):
+    """Looks up bundles of rules."""
+
+    async def digest(self, caller: Caller, bundle: str) -> str:
+        """Gives the digest of a bundle, `name@version`. Raises: MeshError: there is none, or no answer."""
+        ...
+
+
 class ToolVersions(Protocol):
     """Looks up tools."""
 

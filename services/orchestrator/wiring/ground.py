@@ -33,6 +33,7 @@ class Neighbours:
     inference: grpc.aio.Channel
     tools: grpc.aio.Channel
     cost: grpc.aio.Channel
+    policy: grpc.aio.Channel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ async def ground(settings: OrchestratorSettings, *, clock: Clock, ids: IdSource)
             inference=await enter(connect(settings.inference_target)),
             tools=await enter(connect(settings.tools_target)),
             cost=await enter(connect(settings.cost_target)),
+            policy=await enter(connect(settings.policy_target)),
         )
         sealed = await enter(
             sealing(

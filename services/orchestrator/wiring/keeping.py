@@ -7,6 +7,7 @@ from functools import partial
 
 from comitia.orchestrator.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
 from services.meshkit.grpc.server import Background, Registration
+from services.orchestrator.clients.bundles import BundleCatalogue
 from services.orchestrator.clients.embedder import MeshEmbedder
 from services.orchestrator.clients.provenance_signer import GatewayProvenanceSigner
 from services.orchestrator.programs.run import PROGRAMS
@@ -49,6 +50,7 @@ def keeping(ground: Ground, driving: Driving, *, access: RunAccess) -> Keeping:
             agent_facts=agent_to_proto,
             neighbours=driving.preparation,
             runs=driving.engine,
+            bundles=BundleCatalogue(ground.neighbours.policy),
             access=access,
             programs=PROGRAMS,
             clock=clock,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,22 @@ class TextEmbedder:
         return [("lengths", [float(len(text)), 1.0]) for text in texts]
 
 
+class Bundles:
+    """Implements `usecases.ports.Bundles`: every bundle is there but one."""
+
+    async def digest(self, caller: Caller, bundle: str) -> str:
+        """See `Bundles.digest`."""
+        if bundle.startswith("missing@"):
+            raise BundleNotFound("bundle", bundle)
+        return sha256(bundle.encode()).hexdigest()
+
+
+class BundleNotFound(NotFound):
+    """As policy says it."""
+
+    reason = "BUNDLE_NOT_FOUND"
+
+
 class PlainSigner:
     """Implements `usecases.prove_run.ProvenanceSigner` without a key: the gateway's own tests are about that."""
 
@@ -274,6 +291,7 @@ class House:
                 agent_facts=agent_to_proto,
                 neighbours=preparation,
                 runs=engine,
+                bundles=Bundles(),
                 access=access,
                 programs=PROGRAMS,
                 clock=clock,

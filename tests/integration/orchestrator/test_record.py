@@ -179,7 +179,8 @@ REFUSED: tuple[tuple[dict[str, object], str], ...] = (
     ({"at_sequence": 10_000}, "at_sequence"),
     ({"at_sequence": -1}, "at_sequence"),
     ({"at_sequence": 3, "path": "rounds/2/Athena"}, "at_sequence"),
-    ({"policy": "strict@1.0.0"}, "policy"),
+    ({"policy": "strict"}, "policy"),
+    ({"policy": "strict@1.0.0", "effects": pb.FORK_EFFECTS_REAL}, "effects"),
     ({"input": {"a": 1}}, "input"),
     ({"topic": " "}, "topic"),
     ({"model": "m" * 300}, "model"),
@@ -248,6 +249,40 @@ async def test_whoever_may_not_write_agents_gives_none_other_instructions(replic
     assert answer[:2] == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING")
     other = pb.ForkRunRequest(run_id=session.session_id, agents=[pb.AgentChange(name="Athena", model="m")])
     await replica.records.ForkRun(other, metadata=call_metadata(narrowed))
+
+
+async def test_a_fork_is_judged_under_another_policy_and_shows_it(house: House, replica: Replica) -> None:
+    session = await ended_session(replica)
+    before = len(house.world.requests)
+    started = await fork(replica, session.session_id, path="rounds/2/Athena", policy="strict@1.0.0")
+    assert started.policy == "strict@1.0.0"
+    assert (await until(replica, started.run_id, *TERMINAL)).policy == "strict@1.0.0"
+    assert (await replay(replica, started.run_id)).same
+    found = await diff(replica, session.session_id, started.run_id)
+    assert {(pin.field, pin.after) for pin in found.pins} >= {("session.policy", "strict@1.0.0")}
+    assert len(house.world.requests) > before
+    again = await fork(replica, started.run_id)
+    assert again.policy == "", "the law judges unless the fork is told otherwise"
+
+
+async def test_a_bundle_that_is_not_there_leaves_nothing_of_a_fork(replica: Replica) -> None:
+    session = await ended_session(replica)
+    budgets = replica.preparation.budgets
+    answer = await refused(lambda: fork(replica, session.session_id, policy="missing@1.0.0"))
+    assert answer[:2] == (grpc.StatusCode.NOT_FOUND, "BUNDLE_NOT_FOUND")
+    assert replica.preparation.budgets == budgets
+
+
+async def test_whoever_may_not_write_policies_forks_under_none_but_the_law(replica: Replica) -> None:
+    session = await ended_session(replica)
+    request = pb.ForkRunRequest(run_id=session.session_id, policy="strict@1.0.0")
+    scopes = frozenset({"runs.start", "runs.read"})
+    for caller in (
+        replica.server.keys.principal(Role.TENANT_USER),
+        replica.server.keys.principal(Role.ADMIN, scopes=scopes),
+    ):
+        answer = await refused(lambda caller=caller: replica.records.ForkRun(request, metadata=call_metadata(caller)))
+        assert answer[:2] == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_MISSING")
 
 
 @pytest.mark.parametrize("scope", ["runs.start", "runs.read"])

@@ -495,6 +495,8 @@ class Fork(_message.Message):
     DRY_EFFECTS_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     AGENTS_FIELD_NUMBER: _builtins.int
+    BUNDLE_FIELD_NUMBER: _builtins.int
+    BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run that it was forked from, `run_…`."""
     at_sequence: _builtins.int
@@ -503,6 +505,10 @@ class Fork(_message.Message):
     """True when nothing acts for it on the world: calls of tools, steps of workers and sub-runs are answered by `answers`,
     or by a sentence that says so.
     """
+    bundle: _builtins.str
+    """Bundle of rules, `name@version`, that judges what its models are asked and answer. Empty: the tenant's law."""
+    bundle_digest: _builtins.str
+    """Digest of that bundle, hex."""
     @_builtins.property
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordedAnswer]:
         """What the other run was answered."""
@@ -519,10 +525,12 @@ class Fork(_message.Message):
         dry_effects: _builtins.bool = ...,
         answers: _abc.Iterable[Global___RecordedAnswer] | None = ...,
         agents: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        bundle: _builtins.str = ...,
+        bundle_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "answers", b"answers", "at_sequence", b"at_sequence", "dry_effects", b"dry_effects", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "answers", b"answers", "at_sequence", b"at_sequence", "bundle", b"bundle", "bundle_digest", b"bundle_digest", "dry_effects", b"dry_effects", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

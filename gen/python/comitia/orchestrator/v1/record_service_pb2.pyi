@@ -158,8 +158,9 @@ class ForkRunRequest(_message.Message):
     model: _builtins.str
     """Model for every agent in place of its own. Empty keeps it."""
     policy: _builtins.str
-    """Bundle of rules, `name@version`, that is to be law for the fork. Empty means the tenant's law, as for any run.
-    Refused in this release with INVALID_FIELD: policy judges every run by the active bundle only.
+    """Bundle of rules, `name@version`, that judges what the fork's models are asked and answer. Needs the permission
+    `policies.write`, and effects that are dry. What leaves the mesh, a prompt, is held to the tenant's law besides, and
+    all else to that alone. Its digest is pinned. Empty means the tenant's law, as for any run.
     """
     effects: Global___ForkEffects.ValueType
     """What it does about calls of tools."""

@@ -89,11 +89,12 @@ class RecordServiceServicer:
         """Starts a run that shares its beginning with another one, and goes on with something changed. What was answered until
         then is taken over and not asked again; ids, budget and grant are its own, and the other run stays as it is.
 
-        Needs `runs.read`, too, and `agents.write` where it gives an agent other instructions.
+        Needs `runs.read`, too, `agents.write` where it gives an agent other instructions, and `policies.write` where it is
+        judged under another policy.
         Idempotent per `request_id` for 24 h: a repeat answers with the first run.
         Errors: INVALID_ARGUMENT/INVALID_FIELD (a place that the run has not reached, or something that this run, or this
         place of it, cannot be changed in), INVALID_ARGUMENT/RUN_INPUT_INVALID, NOT_FOUND/RUN_NOT_FOUND,
-        NOT_FOUND/AGENT_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERMISSION_MISSING,
+        NOT_FOUND/AGENT_NOT_FOUND, NOT_FOUND/BUNDLE_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, PERMISSION_DENIED/PERMISSION_MISSING,
         FAILED_PRECONDITION/RUN_DIVERGED (its facts do not follow from its program, so nothing could go on from them),
         FAILED_PRECONDITION/PROGRAM_UNKNOWN, FAILED_PRECONDITION/RECORD_DESTROYED, FAILED_PRECONDITION/RUN_ARCHIVED,
         RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED,
