@@ -285,5 +285,6 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "the runs of a lost shard go on": _instead(Lane, "drop", _all_restarted(Lane.drop)),
     "a run that nothing can be recorded of is tried for ever": _instead(Faults, "of", _nothing),
     "a run that failed by our fault goes on by itself": _instead(LiveRun, "_strand", _strand_not),
+    "a pause stays with the run that was asked": _instead(LiveRun, "_hand_down", _nothing),
     "a step without room is never offered again": _instead(CallsInFlight, "_make_left_out", _nothing),
 }

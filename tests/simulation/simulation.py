@@ -37,6 +37,7 @@ from tests.simulation.loop import Process, SimulatedLoop, Spinning
 from tests.simulation.neighbours import Bus, FarCalls, Manners
 from tests.simulation.workers import Worker
 from tests.simulation.workload import Wish, wishes
+from tests.support.run_store import StoredRun
 from tests.support.workflows import PROGRAMS as TEST_PROGRAMS
 
 #: How long things go wrong, virtual seconds.
@@ -354,6 +355,8 @@ class Simulation:
         while mine and self.loop.time() < end:
             await asyncio.sleep(2.5 * dice.random())
             dice.choice(mine)(dice, names)
+            for stored in self.store.runs.values():
+                self._follows(stored)
         if not mine:
             await asyncio.sleep(_SUFFERING)
         await self._heal(names)
@@ -393,9 +396,21 @@ class Simulation:
             left += [parent] if parent else []
         return held_up
 
+    def _follows(self, stored: StoredRun) -> None:
+        """Looks whether a run stands still, and goes on, with the one that waits for it."""
+        parent = self.store.runs.get(stored.journal[0].run_started.run.parent_run_id)
+        if parent is None or parent.ended or stored.ended or stored.commands:
+            return
+        asked = [entry for entry in stored.journal if entry.HasField("run_paused") or entry.HasField("run_continued")]
+        others = [entry for entry in asked if parent.run.run_id not in (entry.run_paused.by, entry.run_continued.by)]
+        stands, stand = stored.seen.state == run_pb2.RUN_STATE_PAUSED, parent.seen.state == run_pb2.RUN_STATE_PAUSED
+        if stands != stand and not others:
+            self.judge.broken(f"{stored.run.run_id}: stands still: {stands}, and its parent does: {stand}")
+
     def _help(self) -> None:
         """Does for each run that stands still what it waits for."""
         for run_id, stored in self.store.runs.items():
+            self._follows(stored)
             stands = stored.seen.state in (run_pb2.RUN_STATE_PARKED, run_pb2.RUN_STATE_PAUSED)
             # Whoever is parked by a fault takes no signals.
             if stored.ended or any(command.kind != SIGNAL or not stands for command in stored.commands):

@@ -30,7 +30,9 @@ from services.orchestrator.engine.run import (
     RunWrite,
     ShardLease,
     StartKey,
+    parent_of,
     session_of,
+    stand_still,
 )
 from services.orchestrator.programs.view import TERMINAL_STATES
 from tests.support.sessions import World
@@ -185,6 +187,9 @@ class MemoryRunStore(OneForAll):
         stored = StoredRun(first.run)
         self.runs[first.run.run_id] = stored
         self._write(first)
+        parent = self.runs.get(parent_of(first.view))
+        if parent is not None and parent.seen.state == session_pb2.SESSION_STATE_PAUSED:
+            stored.commands.append(stand_still(first.run, parent.run.run_id))
         if key is not None:
             self.requests[key.tenant, key.request_id] = (key.body, _copy(first.view))
         held = lease is not None and not self._is_lost(lease)
@@ -254,10 +259,10 @@ class MemoryRunStore(OneForAll):
             stored.wake_time = write.wake_time
         stored.turns.update(write.turns)
         stored.commands = [one for one in stored.commands if one.command_id not in write.commands]
-        for orphan in filter(None, map(self.runs.get, write.orphans)):
-            cancel = RunCommand(command_id=write.run.uuid, kind="cancel", by=write.run.run_id)
-            if not orphan.ended and cancel not in orphan.commands:
-                orphan.commands.append(cancel)
+        for sub_run_id, command in write.handed_down:
+            sub_run = self.runs.get(sub_run_id)
+            if sub_run is not None and not sub_run.ended and command not in sub_run.commands:
+                sub_run.commands.append(command)
 
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0

@@ -167,7 +167,7 @@ def show(
 
 @app.command()
 def pause(run_id: RunId, output: FormOption = Form.TABLE) -> None:
-    """Has a run make no new call; calls in progress end and are recorded.
+    """Has a run, and those that it started, make no new call; calls in progress end and are recorded.
 
     Example:  comitia run pause run_01j…
     """
@@ -180,7 +180,9 @@ def pause(run_id: RunId, output: FormOption = Form.TABLE) -> None:
 
 @app.command()
 def resume(run_id: RunId, output: FormOption = Form.TABLE) -> None:
-    """Lets a paused run go on, and begins its parked steps anew.
+    """Lets a paused run go on, with those that it started, and begins its parked steps anew.
+
+    One that is parked for ENGINE_FAULT is tried again.
 
     Example:  comitia run resume run_01j…
     """

@@ -82,8 +82,15 @@ class CallsInFlight:
         return tasks
 
     def hold_back(self, run: LiveRun) -> None:
-        """Takes the steps of a paused run back that no worker has begun; they are offered again when it goes on."""
+        """Takes back what a paused run need not wait for now: steps that no worker has begun, and runs of their own,
+        which stand still as it does. All of them are made again when it goes on.
+        """
         for key in self._steps.hold_back(run.run.run_id):
+            run.left_out(key)
+        made = self._tasks.get(run.run.run_id, {})
+        for key in run.waits_for_runs():
+            if key in made:
+                made[key].cancel()
             run.left_out(key)
 
     def close(self) -> list[asyncio.Task[None]]:

@@ -192,7 +192,7 @@ class Lane:
             for run, write in recorded:
                 if not write.only_calls:
                     self._parts.events.recorded(write)
-                for sub_run_id in write.orphans:
+                for sub_run_id, _ in write.handed_down:
                     await self._parts.live.wake_owner(sub_run_id)
                 if self._runs.get(run.run.run_id) is run:
                     self._go_on(run, write.entries)

@@ -15,7 +15,7 @@ from services.orchestrator.domain.errors import RunDiverged
 from services.orchestrator.engine import faults
 from services.orchestrator.engine.facts import Beginning, Replay, advance, begun
 from services.orchestrator.engine.faults import ENGINE_FAULT, EngineFault
-from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunWrite
+from services.orchestrator.engine.run import SIGNAL, HandedDown, OwnedRun, RunCommand, RunWrite, follow, give_up
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.engine.views import View, view_of
 from services.orchestrator.programs import run as program
@@ -51,8 +51,8 @@ class LiveRun:
         self._call_of: dict[str, CallKey] = {}
         #: Calls that are waited for no longer, though nobody answered; each with the sequence of the fact that says so.
         self._given_up: list[tuple[int, CallKey]] = []
-        #: Sub-runs of such calls, until a write says so.
-        self._orphans: list[str] = []
+        #: What its sub-runs are told, until a write says so.
+        self._handed_down: list[HandedDown] = []
         #: Who speaks in the turns in progress, by path.
         self._speakers: dict[str, str] = {}
         self._timers = RunTimers()
@@ -165,7 +165,7 @@ class LiveRun:
             self._stranded = self._stranded or self._fault_of(entry)
         self._take(found)
         self.recorded_sequence = self.sequence
-        self._orphans.clear()
+        self._handed_down.clear()
         self._noted = self._timers.next
 
     def recovered(self) -> None:
@@ -219,6 +219,7 @@ class LiveRun:
                 entry.run_advanced.by = command.by
             case "pause" if not self._timers.paused:
                 entry.run_paused.by = command.by
+                self._hand_down(command)
             case "resume" if self._timers.paused or self._parked_steps:
                 entry = self._continued(command)
             case kind if kind == SIGNAL:
@@ -237,7 +238,16 @@ class LiveRun:
         later, self._later = self._later, []
         self._inbox += later
 
+    def _hand_down(self, command: RunCommand) -> None:
+        """Has the sub-runs that it waits for do the same."""
+        self._handed_down += [(sub_run_id, follow(self.run, command)) for sub_run_id in self._sub_runs()]
+
+    def _sub_runs(self) -> list[str]:
+        return [_sub_run_of(entry) for _, entry in self._outstanding.values() if _is_sub_run(entry)]
+
     def _continued(self, command: RunCommand) -> journal_pb2.JournalEntry:
+        if self._timers.paused:
+            self._hand_down(command)
         return journal_pb2.JournalEntry(run_continued=journal_pb2.RunContinued(by=command.by, waiting=self._waiting))
 
     def awake(self, now: datetime) -> None:
@@ -308,6 +318,10 @@ class LiveRun:
                     self._in_flight.add(key)
                     yield key, entry
 
+    def waits_for_runs(self) -> Sequence[CallKey]:
+        """Gives the calls being made that are runs of their own."""
+        return [key for key in self._in_flight if key in self._outstanding and _is_sub_run(self._outstanding[key][1])]
+
     def left_out(self, key: CallKey) -> None:
         """Notes that a call which `due` gave is not being made yet."""
         self._in_flight.discard(key)
@@ -352,7 +366,7 @@ class LiveRun:
         """
         first, turns_before = before
         only_calls, self._only_calls = self._only_calls, True
-        orphans, self._orphans = self._orphans, []
+        handed_down, self._handed_down = self._handed_down, []
         self._unrecorded += 1
         view, wake_time = None, self.wake_time
         # The moment lies beside the view. It matters to runs that leave the memory; the others keep it there.
@@ -373,7 +387,7 @@ class LiveRun:
             wake_time=wake_time,
             turns=turns,
             commands=commands,
-            orphans=orphans,
+            handed_down=handed_down,
             only_calls=only_calls,
         )
 
@@ -457,8 +471,7 @@ class LiveRun:
                 case "run_resumed":
                     self._held = None
                 case "run_ended" | "run_abandoned":
-                    asked = (entry for _, entry in self._outstanding.values())
-                    self._orphans += map(_sub_run_of, filter(_is_sub_run, asked))
+                    self._handed_down += [(sub_run_id, give_up(self.run)) for sub_run_id in self._sub_runs()]
                     self._speakers.clear()
                     self._outstanding.clear()
                     self._call_of.clear()
@@ -480,7 +493,7 @@ class LiveRun:
                 self._given_up.append((self.sequence, key))
             _, intended = self._outstanding[key]
             if _is_sub_run(intended):
-                self._orphans.append(_sub_run_of(intended))
+                self._handed_down.append((_sub_run_of(intended), give_up(self.run)))
             self._settle(key)
 
     def _unpark(self, path: str) -> None:

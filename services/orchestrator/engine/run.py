@@ -93,6 +93,25 @@ class StartKey:
     forks: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCommand:
+    """What somebody asked of a run: `advance`, `cancel`, `pause`, `resume` or `signal`.
+
+    `adopt` comes from a replica that recorded a run of another one's shard.
+    """
+
+    command_id: UUID
+    kind: str
+    #: Subject who asked, or the run that started it.
+    by: str
+    #: An encoded SignalReceived fact, for a signal.
+    payload: bytes = field(default=b"", repr=False)
+
+
+#: A sub-run, and what it is told.
+HandedDown = tuple[str, RunCommand]
+
+
 @dataclass(slots=True, kw_only=True)
 class RunWrite:
     """What one tick writes of one run: its facts, and what callers see of it afterwards.
@@ -111,8 +130,9 @@ class RunWrite:
     turns: Sequence[tuple[int, int]] = ()
     #: Commands whose effect is among the facts, and which are done with it.
     commands: Sequence[UUID] = ()
-    #: Sub-runs that nobody waits for any more: those that have not ended find a command to.
-    orphans: Sequence[str] = ()
+    #: What sub-runs that have not ended are told: to end, for nobody waits for them any more, or to stand still and go
+    #: on with their parent.
+    handed_down: Sequence[HandedDown] = ()
     #: True when all facts are calls and their answers: they are nobody's business but the run's.
     only_calls: bool = False
 
@@ -137,16 +157,23 @@ class Created:
     held: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCommand:
-    """What somebody asked of a run: `advance`, `cancel`, `pause`, `resume` or `signal`.
+def give_up(parent: OwnedRun) -> RunCommand:
+    """Has a sub-run end that nobody waits for any more. The same each time."""
+    return RunCommand(command_id=parent.uuid, kind="cancel", by=parent.run_id)
 
-    `adopt` comes from a replica that recorded a run of another one's shard.
-    """
 
-    command_id: UUID
-    kind: str
-    #: Subject who asked.
-    by: str
-    #: An encoded SignalReceived fact, for a signal.
-    payload: bytes = field(default=b"", repr=False)
+def follow(parent: OwnedRun, command: RunCommand) -> RunCommand:
+    """Has a sub-run do what its parent was asked to."""
+    # The next id: of the same moment, and another one than that for which somebody may wait.
+    return RunCommand(command_id=UUID(int=command.command_id.int + 1), kind=command.kind, by=parent.run_id)
+
+
+def stand_still(run: OwnedRun, parent_run_id: str) -> RunCommand:
+    """Has a run stand still from its beginning, because its parent does."""
+    # The id of a sub-run begins with the time of its tree: whatever is asked of it comes later.
+    return RunCommand(command_id=UUID(int=run.uuid.int + 1), kind="pause", by=parent_run_id)
+
+
+def parent_of(view: RunView) -> str:
+    """Gives the run that started this one as a step; empty for none."""
+    return view.parent_run_id if isinstance(view, run_pb2.Run) else ""

@@ -1,6 +1,7 @@
 """Sub-runs: starts the run that a step asks for, and waits for its end.
 
-One that nobody waits for any more is cancelled by the write that says so (`RunWrite.orphans`).
+One that nobody waits for any more is cancelled by the write that says so (`RunWrite.handed_down`). They stand still,
+and go on, with the run that waits for them.
 """
 
 from collections.abc import Awaitable, Callable
@@ -9,11 +10,12 @@ from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 from services.orchestrator.domain.errors import RunNotFound, RunsAtLimit
 from services.orchestrator.domain.sub_run_id import depth_of
 from services.orchestrator.engine.news import until_news
+from services.orchestrator.engine.outcomes import may_pass
 from services.orchestrator.engine.ports import Calls, Journal, LiveEvents, Outcome
 from services.orchestrator.engine.run import OwnedRun, RunView, StartKey, shard_of
 from services.orchestrator.engine.session_as_run import as_run
@@ -25,9 +27,8 @@ _FIRST_POLL_SECONDS: Final = 1.0
 _LAST_POLL_SECONDS: Final = 15.0
 #: Pause before a start that failed is tried again, where the failure may pass.
 _AGAIN_SECONDS: Final = 1.0
-_PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE})
 #: Why a run failed, where another one would fail by the same: money and law.
-_STANDING: Final = frozenset({"BUDGET_EXHAUSTED", "LAW_BLOCKED"})
+_MET_AGAIN: Final = frozenset({"BUDGET_EXHAUSTED", "LAW_BLOCKED"})
 
 Start = Callable[[StartKey | None, OwnedRun, journal_pb2.RunStarted], Awaitable[RunView]]
 
@@ -86,7 +87,7 @@ class SubRuns:
             try:
                 await self._start(None, owned, first)
             except MeshError as error:
-                if error.kind not in _PASSING:
+                if not may_pass(error):
                     raise
                 # It may have been recorded all the same, so the next attempt of the step must not start another one.
                 await self._clock.sleep(_AGAIN_SECONDS)
@@ -124,7 +125,7 @@ class SubRuns:
                     reason=seen.state_reason or f"RUN_{state}",
                     message=f"sub-run {seen.run_id} has ended as {state}: {seen.state_message}",
                     # Somebody wanted it to stop, or what stopped it would stop the next one.
-                    final=seen.state == run_pb2.RUN_STATE_CANCELLED or seen.state_reason in _STANDING,
+                    final=seen.state == run_pb2.RUN_STATE_CANCELLED or seen.state_reason in _MET_AGAIN,
                 )
             )
             return entry

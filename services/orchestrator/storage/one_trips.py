@@ -40,10 +40,11 @@ COMMIT_TICK: Final = OneTrip(
         "bigint[]",  # 24 bytes
         "uuid[]",  # 25 bytes that are added in all: tenant
         "bigint[]",  # 26 bytes
-        "uuid[]",  # 27 sub-runs that nobody waits for: tenant
+        "uuid[]",  # 27 commands to sub-runs: tenant
         "uuid[]",  # 28 run
-        "uuid[]",  # 29 parent, which is the id of the command to end, too
-        "text[]",  # 30 and as it is written
+        "uuid[]",  # 29 command
+        "text[]",  # 30 kind
+        "text[]",  # 31 parent
     ),
     returns="TABLE (lost smallint)",
     body=f"""
@@ -85,9 +86,9 @@ COMMIT_TICK: Final = OneTrip(
         END IF;
         IF cardinality($28) > 0 THEN
             INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject)
-                SELECT orphan.tenant_id, orphan.run_id, orphan.parent, 'cancel', orphan.subject
-                FROM unnest($27, $28, $29, $30) AS orphan (tenant_id, run_id, parent, subject)
-                JOIN run ON run.run_id = orphan.run_id AND run.state NOT IN (5, 6, 7)
+                SELECT told.tenant_id, told.run_id, told.command_id, told.kind, told.subject
+                FROM unnest($27, $28, $29, $30, $31) AS told (tenant_id, run_id, command_id, kind, subject)
+                JOIN run ON run.run_id = told.run_id AND run.state NOT IN (5, 6, 7)
                 ON CONFLICT DO NOTHING;
         END IF;
         UPDATE storage_used SET bytes = storage_used.bytes + grown.bytes
@@ -128,9 +129,15 @@ BEGIN_RUN: Final = OneTrip(
         "bigint[]",  # 17 bytes
         "smallint",  # 18 bytes in all: where starts in this shard are counted,
         "bigint",  # 19 and how many there are
+        "int[]",  # 20 turns that a fork has taken over: number
+        "bigint[]",  # 21 and where each lies
+        "uuid",  # 22 the run that started it, null for none,
+        "uuid",  # 23 the command that has it stand still with that one,
+        "text",  # 24 and that one as it is written
     ),
     returns="boolean",
     body=f"""
+        DECLARE parent_state smallint;
         BEGIN
         INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, wake_time, kind)
             VALUES ($1, $2, $3, $6, $7, $8, $9, $10, $5) ON CONFLICT ON CONSTRAINT {PK_RUN} DO NOTHING;
@@ -142,8 +149,20 @@ BEGIN_RUN: Final = OneTrip(
                 SELECT $1, $2, blob.digest, blob.sequence, blob.bytes
                 FROM unnest($15, $16, $17) AS blob (digest, sequence, bytes);
         END IF;
+        IF cardinality($20) > 0 THEN
+            INSERT INTO turn_place (tenant_id, run_id, turn, sequence)
+                SELECT $1, $2, place.turn, place.sequence FROM unnest($20, $21) AS place (turn, sequence);
+        END IF;
         INSERT INTO storage_used (tenant_id, slot, bytes) VALUES ($1, $18, $19)
             ON CONFLICT (tenant_id, slot) DO UPDATE SET bytes = storage_used.bytes + excluded.bytes;
+        IF $22 IS NOT NULL THEN
+            -- Locked, so that a tick which pauses the parent comes before this, or finds the new run and tells it.
+            SELECT state INTO parent_state FROM run WHERE run_id = $22 FOR SHARE;
+            IF parent_state = 8 THEN
+                INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject)
+                    VALUES ($1, $2, $23, 'pause', $24);
+            END IF;
+        END IF;
         IF $4 IS NOT NULL THEN
             PERFORM pg_advisory_xact_lock_shared({SHARD_LOCK}, $3);
             PERFORM true FROM shard

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import from_uuid
+from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
 from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants, tenant_scope
@@ -20,6 +20,8 @@ from services.orchestrator.engine.run import (
     ShardLease,
     StartKey,
     kind_of,
+    parent_of,
+    stand_still,
 )
 from services.orchestrator.storage.one_trips import BEGIN_RUN
 from services.orchestrator.storage.run_journal import SqlJournal
@@ -67,7 +69,7 @@ class SqlStarts:
         await self._codec.load([run.tenant])
         if first.view is None:
             raise ValueError("a new run has a view")
-        view = self._codec.seal_view(run, first.view)
+        view, parent = self._codec.seal_view(run, first.view), parent_of(first.view)
         [sealed] = self._codec.seal([first])
         await self._codec.put(sealed.blobs)
         async with driver_scope(self._app, run.tenant) as scope:
@@ -88,6 +90,9 @@ class SqlStarts:
                 [len(blob.content) for blob in sealed.blobs],
                 # Starts count in slots of their own, so that none waits for a tick under way, nor a tick for it.
                 *(SHARDS + run.shard, sealed.size),
+                [number for number, _ in first.turns],
+                [sequence for _, sequence in first.turns],
+                *(to_uuid(parent, "run") if parent else None, stand_still(run, parent).command_id, parent),
                 listed_tenants(run.tenant),
             )
             if held is not None:

@@ -53,11 +53,12 @@ def tick_arrays(
         grown[write.run.tenant] = grown.get(write.run.tenant, 0) + row.size
     yield list(grown)
     yield list(grown.values())
-    orphans = [(write.run, sub_run_id) for write in writes for sub_run_id in write.orphans]
-    yield [parent.tenant for parent, _ in orphans]
-    yield [to_uuid(sub_run_id, "run") for _, sub_run_id in orphans]
-    yield [parent.uuid for parent, _ in orphans]
-    yield [parent.run_id for parent, _ in orphans]
+    told = [(write.run.tenant, sub_run_id, command) for write in writes for sub_run_id, command in write.handed_down]
+    yield [tenant for tenant, _, _ in told]
+    yield [to_uuid(sub_run_id, "run") for _, sub_run_id, _ in told]
+    yield [command.command_id for _, _, command in told]
+    yield [command.kind for _, _, command in told]
+    yield [command.by for _, _, command in told]
 
 
 def _journal(sealed: Sequence[tuple[UUID, RunWrite, SealedRow]]) -> Iterator[Sequence[object]]:

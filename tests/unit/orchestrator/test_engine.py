@@ -21,7 +21,7 @@ from services.meshkit.telemetry import metrics
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.errors import RunsAtLimit
-from services.orchestrator.domain.sub_run_id import sub_run_id
+from services.orchestrator.domain.sub_run_id import depth_of, sub_run_id
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.facts import Replay, advance
 from services.orchestrator.engine.journal import JournalUnknown
@@ -39,10 +39,10 @@ from services.orchestrator.engine.run import (
     StartKey,
     shard_of,
 )
+from services.orchestrator.engine.views import view_of
 from services.orchestrator.programs import dialogue
 from services.orchestrator.programs import run as program
 from services.orchestrator.programs.commands import Command
-from services.orchestrator.programs.view import project
 from tests.support.run_store import HeardEvents, HeldCalls, LocalLive, MemoryRunStore, StoredRun
 from tests.support.sessions import a_start, outcome_of
 from tests.support.step_workers import step_pools
@@ -92,9 +92,10 @@ class House:
         run = OwnedRun(tenant=TENANT, run_id=run_id, grant_id="grant_x", shard=shard_of(run_id))
         first = journal_pb2.JournalEntry(run_started=started or a_start())
         _, entries = advance(program.RunState(), [first], Timestamp())
-        stored = StoredRun(run, {1: list(entries)})
+        view = view_of(first.run_started)
         for sequence, entry in enumerate(entries, 1):
-            project(stored.view, entry, sequence)
+            view.take(entry, sequence)
+        stored = StoredRun(run, {1: list(entries)}, view.written())
         self.store.runs[run.run_id] = stored
         return stored
 
@@ -1019,3 +1020,92 @@ async def test_what_a_run_remembers_of_commands_is_bounded(house: House) -> None
         live.tell([again])
         assert live.remembered <= 64
     assert rounds == 90
+
+
+# --- sub-runs
+
+
+class Nested(HeldCalls):
+    """Implements `Calls`: gives sub-runs, which wait for a signal, or start one themselves."""
+
+    async def make(
+        self, run: OwnedRun, started: journal_pb2.RunStarted, intended: journal_pb2.JournalEntry, outcome: Outcome
+    ) -> Message:
+        """See `Calls.make`."""
+        if intended.call_intended.kind != journal_pb2.CALL_KIND_RUN:
+            return await super().make(run, started, intended, outcome)
+        await self.open.wait()
+        task = journal_pb2.SubRunTask.FromString(intended.call_intended.request)
+        first = nested() if depth_of(run.run_id) < 1 else a_run(a_workflow(a_node("go", wait=GO)))
+        first.run.run_id, first.run.parent_run_id = task.run_id, run.run_id
+        return first
+
+
+GO = workflow_pb2.WaitNode(signal="go")
+
+
+def nested() -> journal_pb2.RunStarted:
+    """Builds the first fact of a run that starts another one."""
+    return a_run(a_workflow(a_node("inner", run=workflow_pb2.RunNode(workflow="inner@1.0.0"))))
+
+
+def seen(house: House) -> list[run_pb2.RunState.ValueType]:
+    """Gives the states of all runs, from the one that somebody started down."""
+    runs = sorted(house.store.runs.values(), key=lambda stored: depth_of(stored.run.run_id))
+    return [stored.seen.state for stored in runs]  # type: ignore[misc]  # the same numbers
+
+
+@pytest.fixture
+async def tree() -> House:
+    return House(calls=Nested())
+
+
+async def test_a_pause_reaches_all_runs_below_and_so_does_what_ends_it(tree: House) -> None:
+    parent = tree.left_behind(nested())
+    async with tree.replica() as engine:
+        await until(lambda: seen(tree)[1:] == [run_pb2.RUN_STATE_RUNNING, run_pb2.RUN_STATE_WAITING])
+        await tree.ask(parent, "pause")
+        await until(lambda: seen(tree) == [run_pb2.RUN_STATE_PAUSED] * 3)
+        await until(lambda: engine.running == 0)
+        assert [stored.journal[-1].run_paused.by for stored in tree.store.runs.values()][1:] == list(tree.store.runs)[
+            :2
+        ]
+        await tree.ask(parent, "resume")
+        await until(lambda: seen(tree)[1:] == [run_pb2.RUN_STATE_RUNNING, run_pb2.RUN_STATE_WAITING])
+        [*_, last] = tree.store.runs.values()
+        go = journal_pb2.SignalReceived(name="go", by=ADA.subject).SerializeToString()
+        await tree.ask(last, SIGNAL, go)
+        await until(lambda: seen(tree)[1:] == [run_pb2.RUN_STATE_SUCCEEDED] * 2)
+        await tree.seconds(16)
+        await until(lambda: seen(tree) == [run_pb2.RUN_STATE_SUCCEEDED] * 3)
+    assert all(map(replays, tree.store.runs.values()))
+
+
+async def test_a_paused_run_starts_no_other_and_waits_for_none_in_memory(tree: House) -> None:
+    tree.calls.open.clear()
+    parent = tree.left_behind(nested())
+    async with tree.replica() as engine:
+        await until(lambda: parent.run.run_id in engine._lane.runs)
+        await settled()
+        await tree.ask(parent, "pause")
+        await until(lambda: seen(tree) == [run_pb2.RUN_STATE_PAUSED] and engine.running == 0)
+        tree.calls.open.set()
+        await settled()
+        assert len(tree.store.runs) == 1
+        await tree.ask(parent, "resume")
+        await until(lambda: len(tree.store.runs) == 3)
+
+
+async def test_a_run_that_is_started_while_its_parent_is_paused_stands_still_as_well(tree: House) -> None:
+    parent = tree.left_behind(nested())
+    async with tree.replica():
+        await until(lambda: len(tree.store.runs) == 3)
+        await tree.ask(parent, "pause")
+        await until(lambda: seen(tree) == [run_pb2.RUN_STATE_PAUSED] * 3)
+        late = tree.left_behind(nested(), run_id=sub_run_id(parent.run.run_id, "nodes/late#1.1"))
+        first, begun = a_run(a_workflow(a_node("go", wait=GO))), LiveRun(late.run)
+        del tree.store.runs[late.run.run_id]
+        first.run.run_id, first.run.parent_run_id = late.run.run_id, parent.run.run_id
+        await tree.store.create(begun.begin(first, Timestamp()), None, None)
+        [pause] = [one for one in tree.store.runs[late.run.run_id].commands if one.kind == "pause"]
+        assert pause.by == parent.run.run_id

@@ -173,11 +173,12 @@ def test_the_write_that_gives_sub_runs_up_names_them() -> None:
     sub_runs = {journal_pb2.SubRunTask.FromString(call.request).run_id for call in asked}
     [step] = [one for one in live.outstanding if one.path == "nodes/step"]
     answer(live, step)
-    assert not decided(live).orphans, "both are still waited for"
+    assert not decided(live).handed_down, "both are still waited for"
     ask(live, "cancel")
     ended = decided(live)
     assert live.ended
-    assert set(ended.orphans) == sub_runs
+    assert {sub_run_id for sub_run_id, _ in ended.handed_down} == sub_runs
+    assert {(command.kind, command.by) for _, command in ended.handed_down} == {("cancel", live.run.run_id)}
     assert len(sub_runs) == 2
 
 
@@ -231,3 +232,20 @@ def test_a_run_is_parked_no_longer_than_it_waits_for_the_call() -> None:
     assert facts_of(resumed) == ["run_resumed"]
     assert resumed.view is not None
     assert resumed.view.state == run_pb2.RUN_STATE_RUNNING
+
+
+def test_the_write_that_pauses_a_run_tells_its_sub_runs_and_so_does_what_ends_the_pause() -> None:
+    inner = workflow_pb2.RunNode(workflow="inner@1.0.0")
+    live = begun(a_run(a_workflow(a_node("one", run=inner), a_node("step"))))
+    [sub_run_id] = live._sub_runs()
+    told: dict[str, RunCommand] = {}
+    for kind in ("pause", "resume"):
+        ask(live, kind)
+        write = decided(live)
+        live.recorded(write)
+        [(named, told[kind])] = write.handed_down
+        assert (named, told[kind].kind, told[kind].by) == (sub_run_id, kind, live.run.run_id)
+        assert told[kind].command_id not in write.commands
+    assert told["pause"].command_id < told["resume"].command_id
+    ask(live, "resume")
+    assert not decided(live).handed_down, "nothing that it could undo"

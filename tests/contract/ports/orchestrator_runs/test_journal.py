@@ -9,6 +9,7 @@ from services.meshkit.core.identity import TenantId
 from services.orchestrator.engine.run import (
     RunWrite,
     ShardLease,
+    give_up,
 )
 from tests.support.run_places import IDS, REFUSED, Place, Store, a_command, a_run, an_owner, cancel, join, journal_of
 
@@ -81,9 +82,9 @@ async def test_a_write_that_gives_sub_runs_up_cancels_those_that_go_on(store: St
     [lease, other, *_] = (await join(store, an_owner())).leases
     parent, going, ended = [await a_run(store, tenant, each) for each in (lease, other, other)]
     await cancel(store, other, ended)
-    orphans = [going.run.run_id, ended.run.run_id, IDS.new("run")]
+    told = [(run_id, give_up(parent.run)) for run_id in (going.run.run_id, ended.run.run_id, IDS.new("run"))]
     for _ in range(2):
-        assert list(await store.journal.commit([lease], [replace(parent.on(), orphans=orphans)])) == []
+        assert list(await store.journal.commit([lease], [replace(parent.on(), handed_down=told)])) == []
     [command] = await store.inbox.commands_of(going.run.run_id)
     assert (command.kind, command.by, command.payload) == ("cancel", parent.run.run_id, b"")
     assert not await store.inbox.commands_of(ended.run.run_id)
@@ -94,7 +95,7 @@ async def test_a_write_that_gives_sub_runs_up_cancels_those_that_go_on(store: St
 async def test_a_write_that_is_refused_cancels_no_sub_run(store: Store, tenant: TenantId) -> None:
     [lease, *_] = (await join(store, an_owner())).leases
     parent, going = [await a_run(store, tenant, lease) for _ in range(2)]
-    write = replace(parent.on(), orphans=[going.run.run_id])
+    write = replace(parent.on(), handed_down=[(going.run.run_id, give_up(parent.run))])
     stale = ShardLease(shard=lease.shard, epoch=lease.epoch - 1)
     assert list(await store.journal.commit([stale], [write])) == [lease.shard]
     assert not await store.inbox.commands_of(going.run.run_id)

@@ -1,16 +1,19 @@
 """The suite of `engine.ports.Starts`: how runs begin."""
 
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.meshkit.core.errors import RequestIdReused
 from services.meshkit.core.identity import TenantId
-from services.orchestrator.engine.run import (
-    RunKind,
-    StartKey,
-)
-from tests.support.run_places import Driven, Place, Store, a_run, an_owner, asked, join
+from services.orchestrator.domain.sub_run_id import sub_run_id
+from services.orchestrator.engine.live_run import LiveRun
+from services.orchestrator.engine.run import OwnedRun, RunKind, StartKey, shard_of
+from tests.support.run_places import Driven, Place, Store, a_command, a_run, an_owner, asked, join
+from tests.support.workflows import a_node, a_workflow
+from tests.support.workflows import a_run as workflow_run
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -42,3 +45,34 @@ async def test_the_same_request_starts_one_run(store: Store, tenant: TenantId) -
     other = StartKey(tenant=tenant, kind=RunKind.SESSION, request_id=key.request_id, body=b"b")
     with pytest.raises(RequestIdReused):
         await store.starts.create(second.first, other, None)
+
+
+async def test_a_run_whose_parent_stands_still_stands_still_from_its_beginning(store: Store, tenant: TenantId) -> None:
+    [lease, *_] = (await join(store, an_owner())).leases
+    parent = await a_run(store, tenant, lease)
+    for paused in (False, True):
+        if paused:
+            await store.inbox.add_command(tenant, parent.run.run_id, pause := a_command("pause"))
+            assert list(await store.journal.commit([lease], [parent.on(pause)])) == []
+        run_id = sub_run_id(parent.run.run_id, f"nodes/inner#{paused}")
+        live = LiveRun(OwnedRun(tenant=tenant, run_id=run_id, grant_id="grant_x", shard=shard_of(run_id)))
+        started = workflow_run(a_workflow(a_node("only")))
+        started.run.run_id, started.run.parent_run_id = run_id, parent.run.run_id
+        created = await store.starts.create(live.begin(started, Timestamp(seconds=1)), None, None)
+        assert created.earlier is None
+        commands = [command for command in await store.inbox.commands_of(run_id) if command.kind != "adopt"]
+        assert [(command.kind, command.by) for command in commands] == [("pause", parent.run.run_id)] * paused
+
+
+async def test_a_fork_shows_the_turns_that_it_has_taken_over(store: Store, tenant: TenantId) -> None:
+    """Both the turns before the fork and those after it lie where they are looked for."""
+    [lease, *_] = (await join(store, an_owner())).leases
+    forked = Driven(tenant, shard=lease.shard)
+    entries = list(forked.first.entries)
+    while not any(entry.HasField("step_completed") for entry in entries):
+        entries += forked.on().entries
+    turns = [(1, len(entries) - next(at for at, e in enumerate(reversed(entries)) if e.HasField("step_completed")))]
+    first = replace(forked.first, entries=entries, view=forked.live._view.written(), turns=turns)
+    assert (await store.starts.create(first, None, lease)).held
+    [(number, turn)] = await store.journal.turns(tenant, forked.run.run_id, after=0, most=10)
+    assert (number, turn) == (1, entries[turns[0][1] - 1].step_completed.turn)
