@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -11,7 +10,7 @@ from uuid import uuid4
 
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
-from comitia_sdk.errors import MeshUnavailable, RateLimited, TimedOut
+from comitia_sdk.errors import Conflict, MeshUnavailable, RateLimited, TimedOut
 from services.orchestrator.programs.view import TERMINAL_STATES
 from tests.support.mesh import ProviderProcess
 
@@ -29,11 +28,19 @@ Lane = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
 
 async def patiently(call: Callable[[], Awaitable[Result]], *, seconds: float = 60.0) -> Result:
-    """Makes a call again for as long as the mesh does not answer, or many lanes with one key ask too much."""
+    """Makes a call again for as long as the mesh does not answer, or many lanes with one key ask too much.
+
+    Or while an orchestrator that sleeps still holds the request.
+    """
     async with asyncio.timeout(seconds):
         while True:
-            with suppress(MeshUnavailable, TimedOut, RateLimited):
+            try:
                 return await call()
+            except (MeshUnavailable, TimedOut, RateLimited):
+                pass
+            except Conflict as error:
+                if error.reason != "REQUEST_IN_PROGRESS":
+                    raise
             await asyncio.sleep(_PAUSE_SECONDS)
 
 
