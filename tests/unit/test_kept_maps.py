@@ -56,6 +56,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/programs/planned_state.py:PlannedState",
             "orchestrator/programs/run.py:RunState",
             "orchestrator/programs/run_view.py:RunProjection",
+            "orchestrator/usecases/archive_runs.py:_Failed",
             "orchestrator/record/comparing.py:SeenRun",
             "orchestrator/record/forking.py:RecordedAnswers",
             "orchestrator/record/provenance.py:ProvenanceMaker",

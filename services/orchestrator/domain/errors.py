@@ -217,6 +217,20 @@ class PersonRequired(PermissionDenied):
         super().__init__(f"signal {signal!r} says that a person has read a text; sign in and send it", signal=signal)
 
 
+class StorageFull(Exhausted):
+    """The runs of a tenant take more than they may, so those in progress wait. Free some of it, or raise the quota."""
+
+    reason = "STORAGE_QUOTA_EXCEEDED"
+
+    def __init__(self, *, limit: int, used: int) -> None:
+        super().__init__(
+            f"the runs of your tenant take {used} bytes and may take {limit}, and a tenth more once they have begun; "
+            "have old runs archived sooner, or ask the operator of the installation for more",
+            limit=limit,
+            used=used,
+        )
+
+
 class TurnsNotForService(PermissionDenied):
     """A service other than policy asked for what was said in all runs of a tenant."""
 

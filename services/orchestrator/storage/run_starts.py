@@ -25,6 +25,7 @@ from services.orchestrator.engine.run import (
 )
 from services.orchestrator.storage.one_trips import BEGIN_RUN
 from services.orchestrator.storage.run_journal import SqlJournal
+from services.orchestrator.storage.storage_used import STORED
 
 #: Kept by older releases: the id of the run, as text.
 _OLD_ANSWER: Final = b"run_"
@@ -37,7 +38,6 @@ _FORK_METHOD: Final = "comitia.orchestrator.v1.RecordService/ForkRun"
 #: Starts of one tenant take turns until they are committed, so that none is counted by nobody. The key is a constant of
 #: ours and the tenant.
 _TAKE_TURNS: Final = "SELECT pg_advisory_xact_lock(1919249001, hashtext($1::text))"
-_STORED: Final = "SELECT coalesce(sum(bytes), 0)::bigint FROM storage_used WHERE tenant_id = $1"
 _IN_PROGRESS: Final = "SELECT count(*) FROM run WHERE tenant_id = $1 AND state NOT IN (5, 6, 7)"
 
 
@@ -117,7 +117,7 @@ class SqlStarts:
         """
         quotas = rules_of(self._tenants, tenant).quotas
         if quotas.max_storage_bytes:
-            stored: int = await scope.driver.fetchval(_STORED, tenant)
+            stored: int = await scope.driver.fetchval(STORED, tenant)
             if stored >= quotas.max_storage_bytes:
                 raise QuotaExceeded("max_storage_bytes", limit=quotas.max_storage_bytes, used=stored)
         most = quotas.max_concurrent_runs

@@ -14,7 +14,7 @@ from comitia.orchestrator.v1 import journal_pb2
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.retry import Backoff
 from services.meshkit.guard.errors import TokenRevoked
 from services.meshkit.telemetry import names
@@ -96,15 +96,31 @@ class RunTokens(Protocol):
         ...
 
 
+class StorageRoom(Protocol):
+    """Knows how much the runs of tenants take."""
+
+    async def check(self, tenant: TenantId) -> None:
+        """Says whether runs in progress may take more. Raises: StorageFull."""
+        ...
+
+
 class Caller:
     """Makes outward calls of runs."""
 
     def __init__(
-        self, *, neighbours: Neighbours, sub_runs: SubRunStarts, tokens: RunTokens, clock: Clock, random: Random
+        self,
+        *,
+        neighbours: Neighbours,
+        sub_runs: SubRunStarts,
+        tokens: RunTokens,
+        storage: StorageRoom,
+        clock: Clock,
+        random: Random,
     ) -> None:
         self._neighbours = neighbours
         self._sub_runs = sub_runs
         self._tokens = tokens
+        self._storage = storage
         self._clock = clock
         self._random = random
         self._backoff = Backoff(first_seconds=0.1, most_seconds=_MAX_WAIT_SECONDS)
@@ -125,6 +141,7 @@ class Caller:
                     scoped(correlation_id=run.run_id),
                     span(names.SPAN_TURN, **{"comitia.run_id": run.run_id, "comitia.path": intended.path}),
                 ):
+                    await self._storage.check(run.tenant)
                     principal = await self._tokens.principal(run)
                     if kind == journal_pb2.CALL_KIND_RUN:
                         return await self._sub_runs.prepare(principal, started, intended)

@@ -6,9 +6,10 @@ from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.errors import MeshError
+from services.orchestrator.domain.errors import StorageFull
 
 #: What holds for the tenant as a whole, until somebody with the power to do so ends it.
-_WAITED_OUT: Final = frozenset({"TENANT_SUSPENDED"})
+_WAITED_OUT: Final = frozenset({"TENANT_SUSPENDED", StorageFull.reason})
 #: Tries after which the run is shown as parked.
 PARK_AFTER: Final = 3
 

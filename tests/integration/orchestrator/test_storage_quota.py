@@ -11,8 +11,10 @@ import pytest
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.tenant import QuotaExceeded, Quotas
+from services.orchestrator.domain.errors import StorageFull
 from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_archive import SqlRunArchive
+from services.orchestrator.storage.storage_used import SqlStorageRoom
 from services.orchestrator.usecases.archive_runs import ArchiveRuns
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
 from services.orchestrator.usecases.run_access import RunAccess
@@ -42,6 +44,20 @@ async def used(runs: KeptRuns, tenant: TenantId) -> tuple[int, int]:
     )
     objects = await runs.value("SELECT coalesce(sum(bytes), 0)::bigint FROM journal_blob WHERE tenant_id = $1", tenant)
     return counted, rows + objects
+
+
+async def test_runs_in_progress_may_take_a_tenth_more_and_no_more(runs: KeptRuns, tenant: TenantId) -> None:
+    await runs.add(tenant, says=BIG)
+    counted, _ = await used(runs, tenant)
+    for quota, full in ((0, False), (counted, False), (counted * 10 // 11 + 1, False), (counted * 10 // 12, True)):
+        runs.tenants.set(tenant, quotas=Quotas(max_storage_bytes=quota))
+        room = SqlStorageRoom(app=runs.app, tenants=runs.tenants, clock=runs.clock)
+        if full:
+            with pytest.raises(StorageFull):
+                await room.check(tenant)
+        else:
+            await room.check(tenant)
+        await room.check(TenantId(uuid4()))
 
 
 def move(runs: KeptRuns) -> ArchiveRuns:

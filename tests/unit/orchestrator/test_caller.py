@@ -11,11 +11,12 @@ from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.errors import Exhausted, MeshError, PermissionDenied, Unavailable
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.secret import Secret
 from services.meshkit.guard.errors import TenantSuspended, TokenRevoked
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.clients.run_tokens import MARGIN
+from services.orchestrator.domain.errors import StorageFull
 from services.orchestrator.engine.outcomes import may_pass
 from services.orchestrator.engine.run import OwnedRun
 from services.orchestrator.worker.caller import Caller
@@ -79,6 +80,19 @@ class Memory:
         return memory_service_pb2.RecallResponse(truncated=True)
 
 
+class Full:
+    """Implements `StorageRoom`: there is none, for so many calls."""
+
+    def __init__(self, calls: int) -> None:
+        self._calls = calls
+
+    async def check(self, tenant: TenantId) -> None:
+        """See `StorageRoom.check`."""
+        if self._calls:
+            self._calls -= 1
+            raise StorageFull(limit=100, used=111)
+
+
 class Noted:
     """Implements `Outcome`."""
 
@@ -105,10 +119,14 @@ def an_intent(kind: journal_pb2.CallKind.ValueType = journal_pb2.CALL_KIND_RECAL
 
 
 async def make(
-    memory: Memory, kind: journal_pb2.CallKind.ValueType = journal_pb2.CALL_KIND_RECALL, *, bundle: str = ""
+    memory: Memory,
+    kind: journal_pb2.CallKind.ValueType = journal_pb2.CALL_KIND_RECALL,
+    *,
+    bundle: str = "",
+    storage: "Full | None" = None,
 ) -> tuple[Message, Slowly, Noted]:
-    clock, noted = Slowly(), Noted()
-    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), clock=clock, random=Random(1))  # type: ignore[arg-type]
+    clock, noted, room = Slowly(), Noted(), storage or Full(0)
+    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), storage=room, clock=clock, random=Random(1))  # type: ignore[arg-type]
     started = a_start()
     if bundle:
         started.fork.bundle, started.fork.bundle_digest = bundle, "ab"
@@ -168,6 +186,14 @@ async def test_a_suspended_tenants_call_waits_visibly_however_long_and_loses_no_
     assert max(clock.waits) <= 5.0
 
 
+async def test_a_run_whose_tenant_stores_too_much_waits_visibly_and_asks_nobody() -> None:
+    memory = Memory()
+    answer, _, noted = await make(memory, storage=Full(20))
+    assert isinstance(answer, memory_service_pb2.RecallResponse)
+    assert noted.parks == ["STORAGE_QUOTA_EXCEEDED"] * 20
+    assert len(memory.requests) == 1
+
+
 async def test_a_refusal_is_reported_at_once() -> None:
     memory = Memory(PermissionDenied("no"))
     with pytest.raises(PermissionDenied):
@@ -206,7 +232,7 @@ class Renewable(Tokens):
 @pytest.mark.parametrize("refusals", [1, 2])
 async def test_a_token_that_was_revoked_is_fetched_anew_once(refusals: int) -> None:
     memory, tokens, clock = Memory(*[TokenRevoked()] * refusals), Renewable(), Slowly()
-    caller = Caller(neighbours=memory, sub_runs=None, tokens=tokens, clock=clock, random=Random(1))  # type: ignore[arg-type]
+    caller = Caller(neighbours=memory, sub_runs=None, tokens=tokens, storage=Full(0), clock=clock, random=Random(1))  # type: ignore[arg-type]
     call = caller.make(RUN, a_start(), an_intent(), Noted())
     if refusals == 1:
         assert isinstance(await call, memory_service_pb2.RecallResponse)
