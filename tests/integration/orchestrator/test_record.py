@@ -99,6 +99,12 @@ async def test_a_fork_at_a_turn_goes_on_with_another_topic_and_is_a_session_of_i
     forked = await until(replica, started.run_id, *TERMINAL)
     assert (forked.state, forked.turn_count, forked.topic_start) == (SUCCEEDED, 4, "Rivers")
     assert forked.forked_from_run_id == session.session_id
+    asked = session_service_pb2.ListTurnsRequest(session_id=started.run_id)
+    turns = (await replica.sessions.ListTurns(asked, metadata=replica.as_tenant())).turns
+    assert [(turn.round, turn.agent_name) for turn in turns] == [
+        *((1, "Athena"), (1, "Apollo")),  # which it has taken over
+        *((2, "Athena"), (2, "Apollo")),
+    ]
     assert (await replay(replica, started.run_id)).same
     assert (await replay(replica, session.session_id)).same, "the other run stays as it is"
     assert replayed(await export(replica, started.run_id)).same
