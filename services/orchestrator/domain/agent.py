@@ -109,6 +109,17 @@ def split_reference(reference: str, *, field: str) -> tuple[str, str]:
     return name, version
 
 
+def named_version(reference: str, version: str) -> tuple[str, str]:
+    """Gives the name and the version that a request asks for, in either of two fields; empty for the highest.
+
+    Raises: Invalid: the fields `name` and `version` contradict each other, or make no sense.
+    """
+    name, said = split_reference(reference, field="name")
+    if said and version not in ("", said):
+        raise Invalid("version", f"must be empty or {said}, as the name says")
+    return name, said or version
+
+
 def _at_most(field: str, count: int, limit: int, unit: str) -> None:
     if count > limit:
         raise Invalid(field, f"must have at most {limit} {unit}, has {count}", limit=limit)

@@ -14,6 +14,7 @@ from services.meshkit.core.identity import TenantId
 from services.orchestrator.domain.errors import RunsAtLimit
 from services.orchestrator.domain.sub_run_id import depth_of
 from services.orchestrator.engine.run import OwnedRun
+from services.orchestrator.engine.tenant_counts import TenantCounts
 
 #: Runs per free place that one tenant may have when it starts another.
 _PER_FREE_PLACE: Final = 2
@@ -29,49 +30,40 @@ class Room:
         self._for_starts = most - most // _RESERVE
         #: Runs that have a place; a start has one before it has a run.
         self._of_run: dict[str, TenantId] = {}
-        self._of_tenant: dict[TenantId, int] = {}
-        self._taken = 0
+        self._taken = TenantCounts()
 
     @property
     def open(self) -> bool:
         """True while a run that wakes finds a place."""
-        return self._taken < self._most
+        return self._taken.total < self._most
 
     @property
     def open_for_starts(self) -> bool:
         """True while a run that is started, or was left behind, finds a place."""
-        return self._taken < self._for_starts
+        return self._taken.total < self._for_starts
 
     @contextmanager
     def start(self, tenant: TenantId) -> Iterator[None]:
         """Keeps a place for a run that is being started until the block ends. Raises: RunsAtLimit."""
-        free, mine = self._for_starts - self._taken, self._of_tenant.get(tenant, 0)
+        free, mine = self._for_starts - self._taken.total, self._taken.of(tenant)
         if free <= 0:
-            raise RunsAtLimit(self._taken)
+            raise RunsAtLimit(self._taken.total)
         if mine >= _PER_FREE_PLACE * free:
             raise RunsAtLimit(mine, of_tenant=True)
-        self._add(tenant, 1)
+        self._taken.add(tenant, 1)
         try:
             yield
         finally:
-            self._add(tenant, -1)
+            self._taken.add(tenant, -1)
 
     def take(self, run: OwnedRun) -> None:
         """Gives a run a place, whether there is one free or not; one that has a place keeps it."""
         if run.run_id not in self._of_run and not depth_of(run.run_id):
             self._of_run[run.run_id] = run.tenant
-            self._add(run.tenant, 1)
+            self._taken.add(run.tenant, 1)
 
     def leave(self, run_id: str) -> None:
         """Takes the place of a run back, if it has one."""
         tenant = self._of_run.pop(run_id, None)
         if tenant is not None:
-            self._add(tenant, -1)
-
-    def _add(self, tenant: TenantId, count: int) -> None:
-        self._taken += count
-        left = self._of_tenant.get(tenant, 0) + count
-        if left:
-            self._of_tenant[tenant] = left
-        else:
-            self._of_tenant.pop(tenant, None)
+            self._taken.add(tenant, -1)

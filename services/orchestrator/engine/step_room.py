@@ -1,6 +1,5 @@
 """How many workers and how many waiting steps a replica has room for, in all and of one tenant."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Final
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 from services.orchestrator.domain.errors import WorkersAtLimit
+from services.orchestrator.engine.tenant_counts import TenantCounts
 
 _WAITING: Final = "orchestrator.steps_waiting"
 
@@ -30,24 +30,22 @@ class Seats:
 
     def __init__(self, limits: PoolLimits) -> None:
         self._limits = limits
-        self._own: Counter[TenantId] = Counter()
-        self._lent: Counter[TenantId] = Counter()
+        self._own = TenantCounts()
+        self._lent = TenantCounts()
 
     @contextmanager
     def taken(self, tenant: TenantId, *, lent: bool) -> Iterator[None]:
         """Takes a seat within the block. Raises: WorkersAtLimit."""
         seats = self._lent if lent else self._own
-        if seats.total() >= self._limits.workers:
+        if seats.total >= self._limits.workers:
             raise WorkersAtLimit("this replica", self._limits.workers)
-        if seats[tenant] >= self._limits.workers_of_tenant:
+        if seats.of(tenant) >= self._limits.workers_of_tenant:
             raise WorkersAtLimit("your tenant here", self._limits.workers_of_tenant)
-        seats[tenant] += 1
+        seats.add(tenant, 1)
         try:
             yield
         finally:
-            seats[tenant] -= 1
-            if not seats[tenant]:
-                del seats[tenant]
+            seats.add(tenant, -1)
 
 
 class WaitingRoom:
@@ -55,28 +53,28 @@ class WaitingRoom:
 
     def __init__(self, limits: PoolLimits) -> None:
         self._limits = limits
-        self._waiting: Counter[TenantId] = Counter()
-        #: Of all tenants.
-        self.total = 0
+        self._waiting = TenantCounts()
         #: Runs with steps that found no room, and who offers them again.
         self._short: dict[TenantId, dict[str, Callable[[], None]]] = {}
-        metrics.QUEUE_ITEMS.labels(_WAITING).set_function(lambda: self.total)
+        metrics.QUEUE_ITEMS.labels(_WAITING).set_function(lambda: self._waiting.total)
 
     @property
     def short(self) -> bool:
         """True while some run waits for room."""
         return bool(self._short)
 
+    @property
+    def total(self) -> int:
+        """How many steps of all tenants wait."""
+        return self._waiting.total
+
     def count(self, tenant: TenantId, change: int) -> None:
         """Counts steps that begin to wait, or wait no longer."""
-        self.total += change
-        self._waiting[tenant] += change
-        if not self._waiting[tenant]:
-            del self._waiting[tenant]
+        self._waiting.add(tenant, change)
 
     def is_full(self, tenant: TenantId) -> bool:
         """Says whether one more step of a tenant has no room."""
-        return self._waiting[tenant] >= self._limits.waiting_of_tenant or self.total >= self._limits.waiting
+        return self._waiting.of(tenant) >= self._limits.waiting_of_tenant or self.total >= self._limits.waiting
 
     def turn_away(self, tenant: TenantId, run_id: str, again: Callable[[], None]) -> None:
         """Remembers a run whose step found no room; `again` is called once there is some."""
@@ -100,4 +98,4 @@ class WaitingRoom:
 
     def _is_half_free(self, tenant: TenantId) -> bool:
         limits = self._limits
-        return self._waiting[tenant] <= limits.waiting_of_tenant // 2 and self.total <= limits.waiting // 2
+        return self._waiting.of(tenant) <= limits.waiting_of_tenant // 2 and self.total <= limits.waiting // 2

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 from services.meshkit.core.identity import TenantId
+from services.orchestrator.engine.tenant_counts import TenantCounts
 
 #: Parts of the places. The first level has half of them and one part, and each deeper one a part more.
 _PARTS: Final = 16
@@ -35,15 +36,14 @@ class SubRunPlaces:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._taken = 0
-        self._of_tenant: dict[TenantId, int] = {}
+        self._taken = TenantCounts()
         #: Who waits, by depth and tenant: of one depth, tenants take turns.
         self._waiting: dict[tuple[int, TenantId], deque[asyncio.Future[None]]] = {}
 
     @property
     def taken(self) -> int:
         """How many there are."""
-        return self._taken
+        return self._taken.total
 
     @asynccontextmanager
     async def place(self, tenant: TenantId, depth: int, waiting: Waiting, *, begun: bool) -> AsyncGenerator[None]:
@@ -55,7 +55,7 @@ class SubRunPlaces:
         """
         try:
             if begun or self._fits(depth, tenant):
-                self._add(tenant, 1)
+                self._taken.add(tenant, 1)
             else:
                 waiting.waits()
                 await self._wait(depth, tenant)
@@ -69,11 +69,11 @@ class SubRunPlaces:
 
     def _fits(self, depth: int, tenant: TenantId) -> bool:
         part = max(1, self._most // _PARTS)
-        free = self._most // 2 + depth * part - self._taken
+        free = self._most // 2 + depth * part - self._taken.total
         if free <= 0:
             return False
         # The share counts for new trees only: a tree that has begun must be able to end.
-        return depth > 1 or self._of_tenant.get(tenant, 0) < _PER_FREE_PLACE * free
+        return depth > 1 or self._taken.of(tenant) < _PER_FREE_PLACE * free
 
     async def _wait(self, depth: int, tenant: TenantId) -> None:
         """Waits for a place; has it when this ends."""
@@ -90,13 +90,13 @@ class SubRunPlaces:
 
     def _leave(self, tenant: TenantId) -> None:
         """Takes a place back, and gives what is free to those that wait, the deepest first."""
-        self._add(tenant, -1)
+        self._taken.add(tenant, -1)
         for depth, whose in sorted(self._waiting, key=lambda key: -key[0]):
             while (depth, whose) in self._waiting and self._fits(depth, whose):
                 given = self._waiting[depth, whose][0]
                 self._forget((depth, whose), given)
                 if not given.cancelled():
-                    self._add(whose, 1)
+                    self._taken.add(whose, 1)
                     given.set_result(None)
 
     def _forget(self, key: tuple[int, TenantId], given: asyncio.Future[None]) -> None:
@@ -106,11 +106,3 @@ class SubRunPlaces:
             queue.remove(given)
         if queue:
             self._waiting[key] = queue
-
-    def _add(self, tenant: TenantId, count: int) -> None:
-        self._taken += count
-        left = self._of_tenant.get(tenant, 0) + count
-        if left:
-            self._of_tenant[tenant] = left
-        else:
-            self._of_tenant.pop(tenant, None)

@@ -8,22 +8,21 @@ from hashlib import sha256
 from typing import Any, Final, cast
 
 import rfc8785
-from sqlalchemy import RowMapping, select, text, tuple_
+from sqlalchemy import RowMapping, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
+from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, tenant_scope
 from services.orchestrator.domain.agent import Agent, MemoryPolicy, parse_version
 from services.orchestrator.domain.errors import AgentNotFound, AgentVersionExists
 from services.orchestrator.storage.pinned_versions import pinned_versions
 from services.orchestrator.storage.tables import AGENT
+from services.orchestrator.storage.version_quota import VersionQuota
 
-#: The key is a constant of ours and the tenant.
-_TAKE_TURNS: Final = text("SELECT pg_advisory_xact_lock(1919249002, hashtext(:tenant))")
-_COUNT: Final = text("SELECT count(*) FROM agent WHERE tenant_id = :tenant")
+_QUOTA: Final = VersionQuota("max_agents", AGENT, lock=1919249002)
 #: Fields that are no part of the definition.
 _STORED_APART: Final = frozenset({"digest", "create_time"})
 
@@ -61,24 +60,10 @@ class AgentRepository:
             if stored["digest"] != digest:
                 raise AgentVersionExists(agent.name, agent.version)
             if added:
-                await self._check_quota(scope, tenant)
+                await _QUOTA.check(scope, tenant, most=rules_of(self._tenants, tenant).quotas.max_agents)
                 await keep_once(scope, _agent_of(stored))
                 await scope.commit()
         return _agent_of(stored)
-
-    async def _check_quota(self, scope: Scope, tenant: TenantId) -> None:
-        """Counts what there is with the agent that was just added. Raises: QuotaExceeded.
-
-        Concurrency: agents of one tenant are counted one after the other, in all replicas.
-        """
-        most = rules_of(self._tenants, tenant).quotas.max_agents
-        if not most:
-            return
-        await scope.execute(_TAKE_TURNS, {"tenant": str(tenant)})
-        # Asked after the turn is ours: the statement sees what was committed up to now.
-        used: int = (await scope.execute(_COUNT, {"tenant": tenant})).scalar_one()
-        if used > most:
-            raise QuotaExceeded("max_agents", limit=most, used=used - 1)
 
     async def find(self, tenant: TenantId, name: str, version: str) -> Agent:
         """See `AgentStore.find`."""

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from sqlalchemy import RowMapping, select, text, tuple_
+from sqlalchemy import RowMapping, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
+from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.scope import Scope, tenant_scope
 from services.orchestrator.domain.agent import parse_version
@@ -18,13 +18,12 @@ from services.orchestrator.domain.errors import WorkflowNotFound, WorkflowVersio
 from services.orchestrator.domain.workflow import StoredWorkflow, WorkflowSummary
 from services.orchestrator.storage.pinned_versions import pinned_versions
 from services.orchestrator.storage.tables import WORKFLOW
+from services.orchestrator.storage.version_quota import VersionQuota
 from services.orchestrator.workflows.definition import KnownWorkflow
 from services.orchestrator.workflows.document import canonical_bytes, workflow_of
 from services.orchestrator.workflows.fields import canonical
 
-#: The key is a constant of ours and the tenant.
-_TAKE_TURNS: Final = text("SELECT pg_advisory_xact_lock(1919249003, hashtext(:tenant))")
-_COUNT: Final = text("SELECT count(*) FROM workflow WHERE tenant_id = :tenant")
+_QUOTA: Final = VersionQuota("max_workflows", WORKFLOW, lock=1919249003)
 _SUMMARY: Final = ("name", "version", "description", "deadline", "digest", "depth", "node_count", "create_time")
 
 
@@ -68,24 +67,10 @@ class WorkflowRepository:
             # What was just made need not be read again.
             stored = replace(made, create_time=row["create_time"]) if added else _stored(row)
             if added:
-                await self._check_quota(scope, tenant)
+                await _QUOTA.check(scope, tenant, most=rules_of(self._tenants, tenant).quotas.max_workflows)
                 await keep_once(scope, stored)
                 await scope.commit()
         return stored
-
-    async def _check_quota(self, scope: Scope, tenant: TenantId) -> None:
-        """Counts what there is with the workflow that was just added. Raises: QuotaExceeded.
-
-        Concurrency: workflows of one tenant are counted one after the other, in all replicas.
-        """
-        most = rules_of(self._tenants, tenant).quotas.max_workflows
-        if not most:
-            return
-        await scope.execute(_TAKE_TURNS, {"tenant": str(tenant)})
-        # Asked after the turn is ours: the statement sees what was committed up to now.
-        used: int = (await scope.execute(_COUNT, {"tenant": tenant})).scalar_one()
-        if used > most:
-            raise QuotaExceeded("max_workflows", limit=most, used=used - 1)
 
     async def find(self, tenant: TenantId, name: str, version: str) -> StoredWorkflow:
         """See `WorkflowStore.find`."""

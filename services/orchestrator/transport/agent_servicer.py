@@ -7,12 +7,11 @@ from grpc.aio import ServicerContext
 
 from comitia.orchestrator.v1 import agent_service_pb2 as pb
 from comitia.orchestrator.v1 import agent_service_pb2_grpc
-from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 from services.meshkit.grpc.call import caller_of, current_call
 from services.meshkit.grpc.once import once
-from services.orchestrator.domain.agent import Agent, split_reference
+from services.orchestrator.domain.agent import Agent, named_version
 from services.orchestrator.transport import convert
 from services.orchestrator.usecases.ask_agent import AskAgent
 from services.orchestrator.usecases.create_agent import CreateAgent
@@ -57,11 +56,9 @@ class AgentServicer(agent_service_pb2_grpc.AgentServiceServicer):
         self, request: pb.GetAgentRequest, context: ServicerContext[pb.GetAgentRequest, pb.GetAgentResponse]
     ) -> pb.GetAgentResponse:
         """See the contract."""
-        name, version = split_reference(request.name, field="name")
-        if version and request.version not in ("", version):
-            raise Invalid("version", f"must be empty or {version}, as the name says")
+        name, version = named_version(request.name, request.version)
         tenant = caller_of(context).principal.tenant
-        agent = await self._agents.find(tenant, name, version or request.version)
+        agent = await self._agents.find(tenant, name, version)
         return pb.GetAgentResponse(agent=convert.agent_to_proto(agent))
 
     async def ListAgents(

@@ -12,7 +12,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
 from services.meshkit.grpc.call import caller_of
 from services.meshkit.grpc.once import once
-from services.orchestrator.domain.agent import check_name, split_reference
+from services.orchestrator.domain.agent import check_name, named_version
 from services.orchestrator.domain.workflow import Fault, StoredWorkflow, WorkflowSummary
 from services.orchestrator.transport import convert
 from services.orchestrator.usecases.create_workflow import CreateWorkflow
@@ -71,11 +71,9 @@ class WorkflowServicer(workflow_service_pb2_grpc.WorkflowServiceServicer):
         self, request: pb.GetWorkflowRequest, context: ServicerContext[pb.GetWorkflowRequest, pb.GetWorkflowResponse]
     ) -> pb.GetWorkflowResponse:
         """See the contract."""
-        name, version = split_reference(request.name, field="name")
-        if version and request.version not in ("", version):
-            raise Invalid("version", f"must be empty or {version}, as the name says")
+        name, version = named_version(request.name, request.version)
         tenant = caller_of(context).principal.tenant
-        stored = await self._workflows.find(tenant, name, version or request.version)
+        stored = await self._workflows.find(tenant, name, version)
         return pb.GetWorkflowResponse(workflow=convert.workflow_to_proto(stored))
 
     async def ListWorkflows(
