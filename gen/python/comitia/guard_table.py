@@ -121,7 +121,7 @@ GUARDS: dict[str, Guard] = {
     "/comitia.orchestrator.v1.RecordService/ReplayRun": Guard("runs.read", 50, 60, False, frozenset(), per_subject_per_second=40, per_tenant_in_progress=8, of_project=True),
     "/comitia.orchestrator.v1.RunService/CancelRun": Guard("runs.control", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.RunService/GetRun": Guard("runs.read", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
-    "/comitia.orchestrator.v1.RunService/ListRunSteps": Guard("runs.read", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
+    "/comitia.orchestrator.v1.RunService/ListRunSteps": Guard("runs.read", 20, 10, False, frozenset(), per_subject_per_second=16, of_project=True),
     "/comitia.orchestrator.v1.RunService/ListRuns": Guard("runs.read", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.RunService/PauseRun": Guard("runs.control", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.orchestrator.v1.RunService/ResumeRun": Guard("runs.control", 0, 10, False, frozenset(), per_subject_per_second=80, of_project=True),

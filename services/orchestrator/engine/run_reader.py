@@ -7,6 +7,7 @@ from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.orchestrator.domain.errors import RunNotFound, SessionNotFound
+from services.orchestrator.engine.followed_runs import FollowedRuns
 from services.orchestrator.engine.run import RunKind, RunView
 from services.orchestrator.engine.session_as_run import as_run
 from services.orchestrator.programs.run_view import TERMINAL_STATES, RunProjection
@@ -47,6 +48,7 @@ class RunReader:
 
     def __init__(self, written: Written) -> None:
         self._written = written
+        self._followed = FollowedRuns()
 
     async def session(self, tenant: TenantId, session_id: str) -> session_pb2.Session:
         """Gives a session as it stands. Raises: SessionNotFound: there is none, or it is a run of a workflow."""
@@ -83,10 +85,14 @@ class RunReader:
         view = await self._written.view(tenant, run_id)
         if isinstance(view, session_pb2.Session):
             return as_run(view)
-        if view.state in TERMINAL_STATES or not await self._written.entries(tenant, run_id, after=view.sequence):
+        if view.state in TERMINAL_STATES:
+            self._followed.forget(tenant, run_id)
+            return view
+        followed = self._followed.has(tenant, run_id)
+        if not followed and not await self._written.entries(tenant, run_id, after=view.sequence):
             return view
         # What a run is doing is not all in what callers see of it, so it is followed from its first fact.
-        return await self._projected(tenant, run_id, None)
+        return await self._followed.run(tenant, run_id, lambda after: self._facts(tenant, run_id, after=after))
 
     async def run_at(self, tenant: TenantId, run_id: str, sequence: int) -> run_pb2.Run:
         """Gives a run as it stood after a fact. Raises: RunNotFound, Invalid: it has not come so far."""
@@ -139,10 +145,9 @@ class RunReader:
         return as_run(session)
 
     async def _facts(
-        self, tenant: TenantId, run_id: str, until: int | None = None
+        self, tenant: TenantId, run_id: str, until: int | None = None, *, after: int = 0
     ) -> AsyncGenerator[tuple[int, journal_pb2.JournalEntry]]:
-        """Gives the facts of a run in order, up to a sequence."""
-        after = 0
+        """Gives the facts of a run in order, from one sequence to another."""
         while batch := await self._written.entries(tenant, run_id, after=after):
             for after, entry in batch:
                 if until is not None and after > until:
