@@ -29,7 +29,7 @@ from google.rpc import error_details_pb2, status_pb2
 _STATUS_KEY: Final = "grpc-status-details-bin"
 _RATE_LIMITED: Final = "RATE_LIMITED"
 _BROKE_OFF: Final = (
-    "the connection to the mesh was lost in the middle of the answer, so that nobody knows whether the call was done; "
+    "the connection to the mesh was lost in the middle of the call, so that nobody knows whether the call was done; "
     "make it again, with the same request_id if it has one"
 )
 
@@ -131,13 +131,14 @@ _SIGNS_OF_A_BREAK: Final = ("RST_STREAM", "Internal error from Core")
 
 
 def broke_off(error: grpc.aio.AioRpcError) -> bool:
-    """Tells whether the connection was lost after the answer had begun; gRPC says INTERNAL then, as for our faults.
+    """Tells whether the connection was lost after the call had begun; gRPC says INTERNAL then, as for our faults.
 
-    A failure of the mesh's own has details; this one is made here, or by the edge, and has none.
+    Or CANCELLED, for a call that came to a server as it stopped. A failure of the mesh's own has details; this one is
+    made here, by the edge or by gRPC, and has none.
     """
     said = error.details() or ""
-    ours = any(sign in said for sign in _SIGNS_OF_A_BREAK)
-    return error.code() is grpc.StatusCode.INTERNAL and ours and not _details(error)
+    ours = error.code() is grpc.StatusCode.INTERNAL and any(sign in said for sign in _SIGNS_OF_A_BREAK)
+    return (ours or error.code() is grpc.StatusCode.CANCELLED) and not _details(error)
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> ComitiaError:

@@ -156,9 +156,10 @@ def remote_error(error: grpc.aio.AioRpcError) -> MeshError:
             except DecodeError:
                 break
     code = error.code()
-    if code is grpc.StatusCode.INTERNAL:
-        # A neighbour that reports a fault of its own sends details. Without them gRPC made the error on this side: the
-        # connection broke under a message (RST_STREAM), or a write failed on a stream that was ending (grpc #36066).
+    if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED):
+        # A neighbour that reports something of its own sends details. Without them gRPC made the error: the connection
+        # broke under a message (RST_STREAM), a write failed on a stream that was ending (grpc #36066), or a server that
+        # stops did not take the call, or not to its end (CANCELLED). One that this side gives up raises none of these.
         code = grpc.StatusCode.UNAVAILABLE
     return from_status(status_pb2.Status(code=code.value[0], message=error.details() or code.name))
 

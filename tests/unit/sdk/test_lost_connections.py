@@ -8,9 +8,11 @@ from comitia_sdk.errors import InternalFailure, MeshUnavailable, from_rpc_error
 _RESET = "Stream removed (RST_STREAM (Received RST_STREAM with error code 2))"
 
 
-def failed(details: str, *, trailing: grpc.aio.Metadata | None = None) -> grpc.aio.AioRpcError:
+def failed(
+    details: str, *, code: grpc.StatusCode = grpc.StatusCode.INTERNAL, trailing: grpc.aio.Metadata | None = None
+) -> grpc.aio.AioRpcError:
     none = grpc.aio.Metadata()
-    return grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, none, trailing or none, details=details)
+    return grpc.aio.AioRpcError(code, none, trailing or none, details=details)
 
 
 def test_an_answer_that_broke_off_is_no_fault_of_the_mesh() -> None:
@@ -18,6 +20,12 @@ def test_an_answer_that_broke_off_is_no_fault_of_the_mesh() -> None:
     assert isinstance(lost, MeshUnavailable)
     assert (lost.reason, lost.metadata) == ("CONNECTION_LOST", {"cause": _RESET})
     assert "same request_id" in lost.message
+
+
+def test_a_call_that_came_as_its_server_stopped_is_no_fault_of_the_mesh() -> None:
+    lost = from_rpc_error(failed("CANCELLED", code=grpc.StatusCode.CANCELLED))
+    assert isinstance(lost, MeshUnavailable)
+    assert lost.reason == "CONNECTION_LOST"
 
 
 @pytest.mark.parametrize("details", ["something broke in the mesh", "Exception deserializing response!"])

@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2
 import services
 from services.meshkit.core.errors import (
     AlreadyExists,
+    Cancelled,
     Conflict,
     ErrorKind,
     Exhausted,
@@ -138,3 +139,13 @@ def test_a_connection_that_broke_is_a_neighbour_that_is_away_and_not_one_at_faul
     trailers = grpc.aio.Metadata((DETAILS_TRAILER, reported.SerializeToString()))
     fault = grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), trailers, details="a fault")
     assert remote_error(fault).kind is ErrorKind.INTERNAL
+
+
+def test_a_call_that_a_stopping_server_did_not_take_is_told_apart_from_one_that_was_cancelled() -> None:
+    none = grpc.aio.Metadata()
+    stopping = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, none, none, details="CANCELLED")
+    assert remote_error(stopping).kind is ErrorKind.UNAVAILABLE
+    reported = to_status(Cancelled("nobody waits for it"), domain="cost.comitia")
+    trailers = grpc.aio.Metadata((DETAILS_TRAILER, reported.SerializeToString()))
+    cancelled = grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, none, trailers, details="nobody waits for it")
+    assert remote_error(cancelled).kind is ErrorKind.CANCELLED
