@@ -15,9 +15,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.tenant import KnowsTenants, rules_of
 from services.meshkit.sql.once import claim_once, keep_once
+from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import Scope, tenant_scope
 from services.orchestrator.domain.agent import Agent, MemoryPolicy, parse_version
 from services.orchestrator.domain.errors import AgentNotFound, AgentVersionExists
+from services.orchestrator.storage.one_trips import FIND_AGENTS
 from services.orchestrator.storage.pinned_versions import pinned_versions
 from services.orchestrator.storage.tables import AGENT
 from services.orchestrator.storage.version_quota import VersionQuota
@@ -72,11 +74,13 @@ class AgentRepository:
 
     async def resolve(self, tenant: TenantId, references: Sequence[tuple[str, str]]) -> Sequence[Agent]:
         """See `AgentStore.resolve`."""
-        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            return [
-                _agent_of(await self._one(scope, tenant, name, version, field=f"agents[{index}]"))
-                for index, (name, version) in enumerate(references)
-            ]
+        names, versions = [name for name, _ in references], [version for _, version in references]
+        rows = await one_trip(self._engine, tenant, FIND_AGENTS, tenant, names, versions)
+        found = {row["place"]: _agent_of(row) for row in rows}
+        for place, (name, version) in enumerate(references, start=1):
+            if place not in found:
+                raise AgentNotFound(f"{name}@{version}" if version else name, field=f"agents[{place - 1}]")
+        return [found[place] for place in range(1, len(references) + 1)]
 
     async def versions(self, tenant: TenantId, references: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], str]:
         """See `AgentVersions.versions`."""
@@ -96,9 +100,7 @@ class AgentRepository:
             rows = (await scope.execute(statement)).mappings().all()
         return [_agent_of(row) for row in rows]
 
-    async def _one(
-        self, scope: Scope, tenant: TenantId, name: str, version: str, *, field: str | None = None
-    ) -> RowMapping:
+    async def _one(self, scope: Scope, tenant: TenantId, name: str, version: str) -> RowMapping:
         columns = AGENT.c
         statement = select(AGENT).where(columns.tenant_id == tenant, columns.name == name)
         if version:
@@ -106,7 +108,7 @@ class AgentRepository:
         statement = statement.order_by(columns.major.desc(), columns.minor.desc(), columns.patch.desc()).limit(1)
         row = (await scope.execute(statement)).mappings().one_or_none()
         if row is None:
-            raise AgentNotFound(f"{name}@{version}" if version else name, field=field)
+            raise AgentNotFound(f"{name}@{version}" if version else name)
         return row
 
 
@@ -119,7 +121,7 @@ def definition_of(agent: Agent) -> bytes:
     return rfc8785.dumps({**fields, "tools": list(agent.tools), "style": dict(agent.style)})
 
 
-def _agent_of(row: RowMapping) -> Agent:
+def _agent_of(row: Mapping[Any, Any]) -> Agent:
     fields: dict[str, Any] = json.loads(row["definition"])
     fields["tools"] = tuple(fields["tools"])
     fields["memory"] = MemoryPolicy(**fields["memory"])

@@ -103,9 +103,26 @@ COMMIT_TICK: Final = OneTrip(
         END IF;
         END;""",  # noqa: S608  # a constant of ours
 )
-#: Adds a new run with its first facts. True when the lease of its starter holds; False when not, and then the owner of
-#: its shard finds a command to adopt it. Null when there is such a run, and then nothing is written. It is called in
-#: a transaction that has more to do: a request to claim, a quota to look at, an audit entry to write.
+#: Tells whether a request may be at work (not `idle`), and how it was answered before, without claiming it.
+FIND_ANSWER: Final = OneTrip(
+    name="find_answer",
+    planned_once=True,
+    arguments=(
+        "bigint",  # 1 the lock of the request
+        "uuid",  # 2 tenant
+        "text",  # 3 method
+        "uuid",  # 4 request
+    ),
+    returns="TABLE (idle boolean, body_hash bytea, answer bytea)",
+    body="""
+        RETURN QUERY SELECT pg_try_advisory_xact_lock($1), kept.body_hash, kept.answer
+        FROM (SELECT true) AS asked LEFT JOIN request_id AS kept
+            ON kept.tenant_id = $2 AND kept.method = $3 AND kept.request_id = $4 AND kept.expire_time > now();""",
+)
+#: Adds a new run with its first facts, and the answer to the request that it is for. True when the lease of its starter
+#: holds; False when not, and then the owner of its shard finds a command to adopt it. Null when there is such a run or
+#: such a request, or somebody is at work on it; then nothing is written. In a transaction that has more to do, a quota
+#: to look at or an audit entry to write, the request was claimed before, and none is given.
 BEGIN_RUN: Final = OneTrip(
     name="begin_run",
     planned_once=True,
@@ -134,14 +151,33 @@ BEGIN_RUN: Final = OneTrip(
         "uuid",  # 22 the run that started it, null for none,
         "uuid",  # 23 the command that has it stand still with that one,
         "text",  # 24 and that one as it is written
+        "bigint",  # 25 the lock of the request, null for none,
+        "text",  # 26 its method,
+        "uuid",  # 27 id,
+        "bytea",  # 28 and body, hashed
+        "bytea",  # 29 its answer,
+        "interval",  # 30 and how long that is kept
     ),
     returns="boolean",
     body=f"""
         DECLARE parent_state smallint;
         BEGIN
+        IF $25 IS NOT NULL THEN
+            IF NOT pg_try_advisory_xact_lock($25) THEN RETURN NULL; END IF;
+            INSERT INTO request_id AS kept (tenant_id, method, request_id, body_hash, answer, expire_time)
+                VALUES ($1, $26, $27, $28, $29, now() + $30)
+                ON CONFLICT (tenant_id, method, request_id) DO UPDATE
+                SET body_hash = excluded.body_hash, answer = excluded.answer, expire_time = excluded.expire_time
+                WHERE kept.expire_time <= now();
+            IF NOT FOUND THEN RETURN NULL; END IF;
+        END IF;
         INSERT INTO run (tenant_id, run_id, shard, state, view, last_sequence, grant_id, wake_time, kind)
             VALUES ($1, $2, $3, $6, $7, $8, $9, $10, $5) ON CONFLICT ON CONSTRAINT {PK_RUN} DO NOTHING;
-        IF NOT FOUND THEN RETURN NULL; END IF;
+        IF NOT FOUND THEN
+            -- Whoever is asked for a run gives it an id of its own.
+            IF $25 IS NOT NULL THEN RAISE EXCEPTION 'a run has the id of a new one'; END IF;
+            RETURN NULL;
+        END IF;
         INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
             VALUES ($1, $2, $11, $12, $13, $14);
         IF cardinality($15) > 0 THEN
@@ -182,4 +218,20 @@ VIEW_OF_RUN: Final = OneTrip(
     body="RETURN QUERY SELECT kind, view FROM run WHERE run_id = $1;",
 )
 
-ONE_TRIPS: Final = (COMMIT_TICK, BEGIN_RUN, VIEW_OF_RUN)
+#: Gives the agents that references stand for, each a name and a version; an empty version stands for the highest.
+FIND_AGENTS: Final = OneTrip(
+    name="find_agents",
+    planned_once=True,
+    arguments=("uuid", "text[]", "text[]"),
+    returns="TABLE (place bigint, definition bytea, digest bytea, create_time timestamptz)",
+    body="""
+        RETURN QUERY SELECT asked.place, found.definition, found.digest, found.create_time
+        FROM unnest($2, $3) WITH ORDINALITY AS asked (name, version, place) CROSS JOIN LATERAL (
+            SELECT agent.definition, agent.digest, agent.create_time FROM agent
+            WHERE agent.tenant_id = $1 AND agent.name = asked.name
+                AND (asked.version = '' OR agent.version = asked.version)
+            ORDER BY agent.major DESC, agent.minor DESC, agent.patch DESC LIMIT 1
+        ) AS found;""",
+)
+
+ONE_TRIPS: Final = (COMMIT_TICK, FIND_ANSWER, BEGIN_RUN, VIEW_OF_RUN, FIND_AGENTS)

@@ -1,15 +1,20 @@
 """How runs begin: once for each request, and within the quotas of their tenant."""
 
+from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.meshkit.core.audit import pending_draft
+from services.meshkit.core.errors import RequestIdReused
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.core.once import RequestInProgress
 from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
-from services.meshkit.sql.request_ids import RequestKey, claim, keep
-from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants, tenant_scope
+from services.meshkit.sql.one_trip import one_trip
+from services.meshkit.sql.request_ids import RETENTION, RequestKey, claim, keep, lock_of
+from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
 from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.run import (
     SHARDS,
@@ -23,13 +28,15 @@ from services.orchestrator.engine.run import (
     parent_of,
     stand_still,
 )
-from services.orchestrator.storage.one_trips import BEGIN_RUN
+from services.orchestrator.storage.one_trips import BEGIN_RUN, FIND_ANSWER
 from services.orchestrator.storage.run_journal import SqlJournal
 from services.orchestrator.storage.storage_used import STORED
 
 #: Kept by older releases: the id of the run, as text.
 _OLD_ANSWER: Final = b"run_"
 _ID_BYTES: Final = 16
+#: For `BEGIN_RUN`: no request, or one that was claimed before.
+_ASKED_BEFORE: Final = (None,) * 6
 _START_METHODS: Final = {
     RunKind.SESSION: "comitia.orchestrator.v1.SessionService/StartSession",
     RunKind.RUN: "comitia.orchestrator.v1.RunService/StartRun",
@@ -52,10 +59,16 @@ class SqlStarts:
 
     async def started_before(self, key: StartKey) -> RunView | None:
         """See `Starts.started_before`."""
-        async with tenant_scope(self._app, key.tenant) as scope:
-            # Claimed to compare the body, and rolled back: the claim that counts stands in `create`.
-            answer = await claim(scope, _request_key(key), key.body)
-        return None if answer is None else await self._first_view(key, answer)
+        request = _request_key(key)
+        names = (lock_of(request), request.tenant, request.method, request.request_id)
+        [row] = await one_trip(self._app, key.tenant, FIND_ANSWER, *names)
+        if not row["idle"]:
+            raise RequestInProgress(key.request_id)
+        if row["answer"] is None:
+            return None
+        if row["body_hash"] != sha256(key.body).digest():
+            raise RequestIdReused(str(key.request_id))
+        return await self._first_view(key, row["answer"])
 
     async def _first_view(self, key: StartKey, answer: bytes) -> RunView:
         if answer.startswith(_OLD_ANSWER):
@@ -72,28 +85,35 @@ class SqlStarts:
         view, parent = self._codec.seal_view(run, first.view), parent_of(first.view)
         [sealed] = self._codec.seal([first])
         await self._codec.put(sealed.blobs)
+        values: tuple[object, ...] = (
+            *(run.tenant, run.uuid, run.shard, None if lease is None else lease.epoch),
+            *(int(kind_of(first.view)), int(first.view.state), view, first.last_sequence),
+            *(run.grant_id, first.wake_time),
+            *(first.first_sequence, len(first.entries), sealed.payload, sealed.commitments),
+            [blob.digest for blob in sealed.blobs],
+            [blob.sequence for blob in sealed.blobs],
+            [len(blob.content) for blob in sealed.blobs],
+            # Starts count in slots of their own, so that none waits for a tick under way, nor a tick for it.
+            *(SHARDS + run.shard, sealed.size),
+            [number for number, _ in first.turns],
+            [sequence for _, sequence in first.turns],
+            *(to_uuid(parent, "run") if parent else None, stand_still(run, parent).command_id, parent),
+        )
+        answer = run.uuid.bytes + view
+        if pending_draft() is None and not self._is_bounded(run.tenant):
+            [row] = await one_trip(self._app, run.tenant, BEGIN_RUN, *values, *_asked(key, answer))
+            if row[0] is not None:
+                return Created(held=row[0])
+        # There is more to do than to write it; or it was not written, and this way knows why.
         async with driver_scope(self._app, run.tenant) as scope:
             if key is not None:
                 earlier = await claim(scope, _request_key(key), key.body)
                 if earlier is not None:
                     return Created(earlier=await self._first_view(key, earlier))
-                await keep(scope, _request_key(key), run.uuid.bytes + view)
+                await keep(scope, _request_key(key), answer)
             await self._check_quota(scope, run.tenant)
             held: bool | None = await scope.driver.fetchval(
-                BEGIN_RUN.call,
-                *(run.tenant, run.uuid, run.shard, None if lease is None else lease.epoch),
-                *(int(kind_of(first.view)), int(first.view.state), view, first.last_sequence),
-                *(run.grant_id, first.wake_time),
-                *(first.first_sequence, len(first.entries), sealed.payload, sealed.commitments),
-                [blob.digest for blob in sealed.blobs],
-                [blob.sequence for blob in sealed.blobs],
-                [len(blob.content) for blob in sealed.blobs],
-                # Starts count in slots of their own, so that none waits for a tick under way, nor a tick for it.
-                *(SHARDS + run.shard, sealed.size),
-                [number for number, _ in first.turns],
-                [sequence for _, sequence in first.turns],
-                *(to_uuid(parent, "run") if parent else None, stand_still(run, parent).command_id, parent),
-                listed_tenants(run.tenant),
+                BEGIN_RUN.call, *values, *_ASKED_BEFORE, listed_tenants(run.tenant)
             )
             if held is not None:
                 await scope.commit()
@@ -104,11 +124,14 @@ class SqlStarts:
 
     async def check_quota(self, tenant: TenantId) -> None:
         """See `Starts.check_quota`."""
-        quotas = rules_of(self._tenants, tenant).quotas
-        if quotas.max_concurrent_runs or quotas.max_storage_bytes:
+        if self._is_bounded(tenant):
             # Rolled back: it only looks.
             async with driver_scope(self._app, tenant) as scope:
                 await self._check_quota(scope, tenant)
+
+    def _is_bounded(self, tenant: TenantId) -> bool:
+        quotas = rules_of(self._tenants, tenant).quotas
+        return bool(quotas.max_concurrent_runs or quotas.max_storage_bytes)
 
     async def _check_quota(self, scope: DriverScope, tenant: TenantId) -> None:
         """Raises: QuotaExceeded. The count of runs that it finds holds until the scope ends, in all replicas.
@@ -132,3 +155,11 @@ class SqlStarts:
 def _request_key(key: StartKey) -> RequestKey:
     method = _FORK_METHOD if key.forks else _START_METHODS[key.kind]
     return RequestKey(tenant=key.tenant, method=method, request_id=key.request_id)
+
+
+def _asked(key: StartKey | None, answer: bytes) -> tuple[object, ...]:
+    """Gives `BEGIN_RUN` the request that a run is for."""
+    if key is None:
+        return _ASKED_BEFORE
+    request = _request_key(key)
+    return (lock_of(request), request.method, request.request_id, sha256(key.body).digest(), answer, RETENTION)
