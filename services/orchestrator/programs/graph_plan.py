@@ -226,10 +226,7 @@ class _Planner:
         reduction = self._language.reduction(node.aggregate.cel) if node.aggregate.WhichOneof("by") == "cel" else None
         values.append(reduction)
         conditions = [when, *(edge.when for edge in edges)]
-        mode, policy = node.fan_in.mode, node.policy
-        any_mode, quorum_mode = workflow_pb2.FAN_IN_MODE_ANY, workflow_pb2.FAN_IN_MODE_QUORUM
-        needed = 1 if mode == any_mode else node.fan_in.quorum if mode == quorum_mode else len(edges)
-        takes_all = mode not in (any_mode, quorum_mode)
+        needed, policy = _needed(node), node.policy
         path = f"nodes/{node.id if above is None else above.id}"
         unsaid = policy.on_failure == workflow_pb2.ON_FAILURE_UNSPECIFIED and not policy.fallback_agent
         outside = _outside(node, kind)
@@ -244,9 +241,9 @@ class _Planner:
             when=when,
             edges=edges,
             edge_after={edge.before: edge for edge in edges},
-            needed=min(needed, len(edges)),
-            plain=takes_all and not any(edge.when for edge in edges),
-            patient=takes_all,
+            needed=len(edges) if needed is None else min(needed, len(edges)),
+            plain=needed is None and not any(edge.when for edge in edges),
+            patient=needed is None,
             reads=self._reads(values),
             when_reads=self._reads([when]),
             judges=self._reads(conditions),
@@ -265,13 +262,18 @@ class _Planner:
         if kind == "step" and all(source.expression is None for _, source in given):
             planned.request = _request_of_literals(planned)
         if kind == "map":
-            planned.body = self._node(place, node.map.body, node)
-            planned.reads = tuple(sorted({*planned.reads, *planned.body.reads}))
-            planned.reads_input = planned.reads_input or planned.body.reads_input
-            planned.max_parallel = node.map.max_parallel or _MAX_PARALLEL
-            planned.max_items = node.map.max_items or _MAX_ITEMS
-            planned.on_item_failure = node.map.on_item_failure or workflow_pb2.ITEM_FAILURE_FAIL
+            self._plan_items(planned)
         return planned
+
+    def _plan_items(self, planned: NodePlan) -> None:
+        """Plans the body of a map, and how many of its items are made."""
+        items = planned.node.map
+        planned.body = self._node(planned.place, items.body, planned.node)
+        planned.reads = tuple(sorted({*planned.reads, *planned.body.reads}))
+        planned.reads_input = planned.reads_input or planned.body.reads_input
+        planned.max_parallel = items.max_parallel or _MAX_PARALLEL
+        planned.max_items = items.max_items or _MAX_ITEMS
+        planned.on_item_failure = items.on_item_failure or workflow_pb2.ITEM_FAILURE_FAIL
 
     def _edge(self, edge: workflow_pb2.Dependency) -> Edge:
         when = self._language.condition(edge.when) if edge.HasField("when") else None
@@ -305,6 +307,17 @@ def _request_of_literals(planned: NodePlan) -> bytes | None:
         return planned.step_request({name: source.literal for name, source in planned.input})
     except ValueTooLarge:
         return None  # every run that comes to it says so
+
+
+def _needed(node: workflow_pb2.Node) -> int | None:
+    """Says how many edges of a node must hold for it to start; None for all of them."""
+    match node.fan_in.mode:
+        case workflow_pb2.FAN_IN_MODE_ANY:
+            return 1
+        case workflow_pb2.FAN_IN_MODE_QUORUM:
+            return node.fan_in.quorum
+        case _:
+            return None
 
 
 def _outside(node: workflow_pb2.Node, kind: str) -> Label:

@@ -12,6 +12,7 @@ from services.meshkit.content import Usage
 from services.meshkit.content.proto import usage_from_proto, usage_to_proto
 from services.orchestrator.programs.commands import MODEL_CALLS, PLANNED_TURN, TURN
 from services.orchestrator.programs.graph_steps import RETRY
+from services.orchestrator.programs.seen_step import SeenStep
 from services.orchestrator.programs.view import abandoned_by
 
 STEP_PARKED: Final = "STEP_PARKED"
@@ -30,39 +31,6 @@ _KINDS: Final = {
 _RUNNING: Final = run_pb2.STEP_STATE_RUNNING
 _WAITING: Final = run_pb2.STEP_STATE_WAITING
 _PARKED: Final = run_pb2.STEP_STATE_PARKED
-
-
-class SeenStep:
-    """A step as far as facts have told. Written as a message only when somebody looks.
-
-    What most steps never change stands at the class alone, for one is made for each.
-    """
-
-    #: True for a step that its calls alone tell of: it ends with the answer.
-    alone: bool = False
-    #: The call in flight, -1 when there is none.
-    call: int = -1
-    attempts: int = 1
-    group: int = 0
-    agent: str = ""
-    #: Number of items of a map, -1 for any other step.
-    items: int = -1
-    run_id: str = ""
-    reason: str = ""
-    message: str = ""
-    end: Timestamp | None = None
-    cost: int = 0
-    usage: Usage | None = None
-
-    def __init__(self, path: str, start: Timestamp, state: run_pb2.StepState.ValueType = _RUNNING) -> None:
-        self.path = path
-        self.start = start
-        self.state: run_pb2.StepState.ValueType = state
-
-    @property
-    def works(self) -> bool:
-        """True while something is being done for it; a map has steps of its own for that."""
-        return self.state == _RUNNING and self.items < 0
 
 
 class RunProjection:
