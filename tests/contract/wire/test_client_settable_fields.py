@@ -26,7 +26,7 @@ _TELLING: Final = frozenset(
 #: Fields that callers set on purpose, each with what keeps that harmless.
 SETTABLE: Final[Mapping[str, str]] = {
     "comitia.common.v1.BlobPart.owner": "which service keeps the blob; its reference is signed",
-    "comitia.common.v1.CallContext.bundle_digest": "which rules a fork means; refused from everybody but the orchestrator",
+    "comitia.common.v1.CallContext.bundle_digest": "which rules a fork means; refused from all but the orchestrator",
     "comitia.common.v1.Message.role": "who speaks in a conversation, no role of a caller",
     "comitia.gateway.v1.CreateApiKeyRequest.roles": "only roles that the caller holds, see ROLE_NOT_HELD",
     "comitia.gateway.v1.CreateApiKeyRequest.scopes": "narrows what the roles grant, never widens it",
