@@ -8,7 +8,6 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from math import inf
 from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -47,10 +46,21 @@ class NatsLiveEvents:
 
     async def publish(self, tenant: TenantId, run_id: str, event: session_service_pb2.WatchSessionResponse) -> None:
         """See `LiveEvents.publish`."""
-        if self._watched.get(run_id, -inf) >= self._clock.monotonic():
+        # A delta is worth nothing to whoever comes later.
+        news = event.WhichOneof("event") is None
+        if self.is_watched(tenant, run_id, event.sequence) if news else self._is_watched(run_id):
             await self._bus.publish_live(_progress(tenant, run_id), event.SerializeToString())
-        elif event.WhichOneof("event") is None:
-            _keep(self._kept_back, run_id, (tenant, event.sequence))
+
+    def is_watched(self, tenant: TenantId, run_id: str, sequence: int) -> bool:
+        """See `LiveEvents.is_watched`."""
+        if self._is_watched(run_id):
+            return True
+        _keep(self._kept_back, run_id, (tenant, sequence))
+        return False
+
+    def _is_watched(self, run_id: str) -> bool:
+        until = self._watched.get(run_id)
+        return until is not None and until >= self._clock.monotonic()
 
     @asynccontextmanager
     async def watch(

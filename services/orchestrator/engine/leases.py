@@ -1,6 +1,7 @@
 """What a worker is asked to do, who has it, and until when."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from itertools import chain, count
 from typing import Final
@@ -16,6 +17,9 @@ MAX_FRAME_LEASES: Final = 256
 MAX_FRAME_BYTES: Final = 2 * 1024 * 1024
 #: Time for a step whose task names none.
 _TIMEOUT_SECONDS: Final = 300.0
+#: Tasks of so few bytes are remembered, so many of them.
+_SHORT_TASK: Final = 256
+_KNOWN_TASKS: Final = 1_024
 #: The pool of steps whose task names none.
 DEFAULT_POOL: Final = "default"
 #: Entries that count no more, beyond as many as do, before they are swept out.
@@ -32,6 +36,22 @@ def step_of(project: str, name: str) -> str:
     return f"{project}/{name}" if project else name
 
 
+def _read(request: bytes) -> tuple[str, str, float, float]:
+    """Reads name, pool, timeout and heartbeat of a task."""
+    task = journal_pb2.StepTask.FromString(request)
+    timeout, heartbeat = task.timeout, task.heartbeat
+    return (
+        task.name,
+        task.pool or DEFAULT_POOL,
+        timeout.seconds + timeout.nanos / 1e9 or _TIMEOUT_SECONDS,
+        heartbeat.seconds + heartbeat.nanos / 1e9,
+    )
+
+
+#: A step whose input stands in its workflow has the same task in each run.
+_known = lru_cache(_KNOWN_TASKS)(_read)
+
+
 class Offer:
     """A step that a worker is to make: it waits for one, or is leased to one."""
 
@@ -44,20 +64,20 @@ class Offer:
         self, tenant: TenantId, run_id: str, entry: journal_pb2.JournalEntry, settle: Settle, *, project: str = ""
     ) -> None:
         intended = entry.call_intended
-        task = journal_pb2.StepTask.FromString(intended.request)
+        request = intended.request
+        name, pool, timeout, heartbeat = _known(request) if len(request) <= _SHORT_TASK else _read(request)
         self.run_id = run_id
         self.key: CallKey = (entry.path, intended.call_index)
         #: The CallIntended fact, which holds the task. It is the run's own: what waits takes no room of its own for it.
         self.entry = entry
         self.settle = settle
         #: As `step_of` gives it.
-        self.name = step_of(project, task.name)
-        self.pool: PoolKey = (tenant, task.pool or DEFAULT_POOL)
+        self.name = step_of(project, name)
+        self.pool: PoolKey = (tenant, pool)
         self.attempt = intended.attempt or 1
         #: Seconds from a lease to its outcome, and from one heartbeat to the next; 0 where none are asked for.
-        timeout, heartbeat = task.timeout, task.heartbeat
-        self.timeout = timeout.seconds + timeout.nanos / 1e9 or _TIMEOUT_SECONDS
-        self.heartbeat = heartbeat.seconds + heartbeat.nanos / 1e9
+        self.timeout = timeout
+        self.heartbeat = heartbeat
         self.lease: Lease | None = None
         #: How many workers in a row were lost over it.
         self.lost = 0

@@ -59,6 +59,8 @@ class LiveRun:
         #: The moment that the database wakes it at, when it rests.
         self._noted: datetime | None = None
         self._started: journal_pb2.RunStarted | None = None
+        #: As its first fact says, once somebody has asked for it.
+        self._project: str | None = None
         #: Between RunWaiting and RunAdvanced.
         self._waiting = False
         #: Between RunParked and RunResumed, which may be paused meanwhile.
@@ -80,6 +82,8 @@ class LiveRun:
         self.progressed = False
         #: Writes that are not recorded yet.
         self._unrecorded = 0
+        #: True once the lane has let go of it; nobody writes to it any more.
+        self.gone = False
         #: True once the run has its final state.
         self.ended = False
         #: True while the facts since the latest write are calls and their answers.
@@ -121,9 +125,11 @@ class LiveRun:
     @property
     def project(self) -> str:
         """The project that it belongs to; empty for none."""
-        started = self.started
-        seen = started.run if started.HasField("run") else started.session
-        return seen.metadata.get("project", "")
+        if self._project is None:
+            started = self.started
+            seen = started.run if started.HasField("run") else started.session
+            self._project = seen.metadata.get("project", "")
+        return self._project
 
     @property
     def wake_time(self) -> datetime | None:
@@ -291,7 +297,7 @@ class LiveRun:
                 done += self._decided(outside, at)
             if isinstance(arrived, RunCommand):
                 commands.append(arrived.command_id)
-            if enough():
+            if number < len(inbox) and enough():
                 self._inbox[:0] = inbox[number:]
                 break
         return self._write(before, done, commands) if done or commands else None
@@ -308,15 +314,19 @@ class LiveRun:
         """Gives the calls that these facts ask for and nobody makes yet; they count as being made from now on."""
         if self._timers.paused or self._stranded is not None:
             return
-        facts = [(entry.WhichOneof("fact"), entry) for entry in recorded]
-        if any(fact in ("run_continued", "run_resumed") for fact, _ in facts):
-            facts = [("call_intended", entry) for entry in self.outstanding]
-        for fact, entry in facts:
+        calls = list[journal_pb2.JournalEntry]()
+        for entry in recorded:
+            fact = entry.WhichOneof("fact")
             if fact == "call_intended":
-                key = entry.path, entry.call_intended.call_index
-                if key in self._outstanding and key not in self._in_flight:
-                    self._in_flight.add(key)
-                    yield key, entry
+                calls.append(entry)
+            elif fact in ("run_continued", "run_resumed"):
+                calls[:] = self.outstanding
+                break
+        for entry in calls:
+            key = entry.path, entry.call_intended.call_index
+            if key in self._outstanding and key not in self._in_flight:
+                self._in_flight.add(key)
+                yield key, entry
 
     def waits_for_runs(self) -> Sequence[CallKey]:
         """Gives the calls being made that are runs of their own."""
@@ -459,9 +469,9 @@ class LiveRun:
                 case "run_continued":
                     self._parked_steps.clear()
                 case "run_started":
-                    self._started = entry.run_started
+                    self._started, self._project = entry.run_started, None
                 case "run_forked":
-                    self._started = entry.run_forked.started
+                    self._started, self._project = entry.run_forked.started, None
                 case "run_waiting":
                     self._waiting = True
                 case "run_advanced":

@@ -89,6 +89,13 @@ async def test_who_comes_just_after_news_hears_it_all_the_same(bench: Bench) -> 
         assert (await anext(news)).sequence == 7
 
 
+async def test_who_comes_just_after_a_run_was_found_unwatched_hears_of_it_all_the_same(bench: Bench) -> None:
+    assert not bench.owner.is_watched(TENANT, bench.run_id, 7)
+    async with bench.watching() as news, asyncio.timeout(5):
+        assert (await anext(news)).sequence == 7
+        assert bench.owner.is_watched(TENANT, bench.run_id, 8)
+
+
 async def test_a_watcher_counts_as_long_as_it_is_there(bench: Bench) -> None:
     async with bench.watching() as news:
         for _ in range(6):
