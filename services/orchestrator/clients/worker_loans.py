@@ -168,7 +168,7 @@ class WorkerLoans:
             )
             del worker.hello.held[:]
             worker.hello.held.extend(held)
-            call: Any = peer.stub.LendWorker(_said(worker, loan, news, closing))
+            call: Any = peer.stub.LendWorker(_said(worker, desk, loan, news, closing))
             leaving = asyncio.create_task(_set_with(closing, news))
             try:
                 async with asyncio.timeout(_BEGIN_SECONDS):
@@ -183,13 +183,15 @@ class WorkerLoans:
 
 
 async def _said(
-    worker: pb.LentWorker, loan: Loan, news: asyncio.Event, closing: asyncio.Event
+    worker: pb.LentWorker, desk: Desk, loan: Loan, news: asyncio.Event, closing: asyncio.Event
 ) -> AsyncIterator[pb.LendWorkerRequest]:
     yield pb.LendWorkerRequest(worker=worker)
     while True:
         for message in loan.messages():
             yield message
         if closing.is_set():
+            if not desk.draining:
+                yield pb.LendWorkerRequest(lost=pb.WorkerLost())
             return
         await news.wait()
         news.clear()

@@ -189,6 +189,12 @@ class StepPools:
         desk.drain()
         self._pool(desk.pool).forget(desk)
 
+    def gone(self, desk: Desk) -> None:
+        """Notes that a lent worker is lost, with what it was making."""
+        for lease in list(desk.leases.values()):
+            self._end(lease)
+            self._lost(lease.offer, by_worker=lease.told)
+
     def frames(self, desk: Desk) -> Iterator[bytes]:
         """Gives what a worker is to be told; see `Desk.frames`."""
         return desk.frames(self._clock.monotonic(), self._clock.now().timestamp())
@@ -308,7 +314,8 @@ class StepPools:
         pool.leave(desk)
         for lease in list(desk.leases.values()):
             self._end(lease)
-            self._lost(lease.offer, by_worker=lease.told and not desk.draining)
+            # Of a lent worker its lender says so; a loan that breaks is no worker's fault.
+            self._lost(lease.offer, by_worker=lease.told and not desk.draining and not desk.lent)
         self._tidy(desk.pool, pool)
 
     # How leases end.

@@ -80,6 +80,8 @@ class WorkerStream(Generic[Request]):
                     self._pools.add_credits(desk, worker_messages.credits_of(request.credits, desk))
                 case "draining":
                     self._pools.drain(desk)
+                case "lost":
+                    self._pools.gone(desk)
                 case "hello" | "worker":
                     raise WorkerMalformed(
                         "a stream begins with `hello` and has no other; open a stream for each worker"

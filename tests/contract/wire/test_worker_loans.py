@@ -243,6 +243,38 @@ async def test_a_step_goes_to_another_when_the_worker_of_the_other_replica_is_lo
     second.call.cancel()
 
 
+async def test_a_step_that_costs_lent_workers_is_given_up(house: House) -> None:
+    here, there = await house.open("here"), await house.open("there")
+    there.offer()
+    for _ in range(3):
+        lost = await here.worker().hello(credits=1)
+        assert (await lost.hears()).leases
+        lost.call.cancel()
+    assert (await there.fact()).call_failed.reason == "WORKER_LOST"
+
+
+async def test_a_step_survives_any_number_of_loans_that_break(house: House) -> None:
+    here, there = await house.open("here"), await house.open("there")
+    stream = await here.worker().hello(credits=1)
+    there.offer()
+    [lease] = (await stream.hears()).leases
+    for _ in range(4):
+        # Its channel breaks with all that is on its way; the worker goes on.
+        del house.replicas["there"]
+        while here.loans.possible:  # noqa: ASYNC110  # it looks around by itself
+            await asyncio.sleep(0.01)
+        house.replicas["there"] = there
+        while lease.lease_id not in (told := await stream.hears()).revoked_lease_ids:
+            pass
+        await stream.says(gave(lease.lease_id))
+        while not told.leases:
+            told = await stream.hears()
+        [lease] = told.leases
+    await stream.says(gave(lease.lease_id))
+    assert (await there.fact()).HasField("call_answered")
+    stream.call.cancel()
+
+
 async def test_a_worker_that_comes_back_to_another_replica_takes_up_what_it_held(house: House) -> None:
     here, there = await house.open("here"), await house.open("there")
     first = await there.worker().hello(credits=2)

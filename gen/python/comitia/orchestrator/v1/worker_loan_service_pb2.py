@@ -26,7 +26,7 @@ from comitia.common.v1 import guard_pb2 as comitia_dot_common_dot_v1_dot_guard__
 from comitia.orchestrator.v1 import worker_service_pb2 as comitia_dot_orchestrator_dot_v1_dot_worker__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1comitia/orchestrator/v1/worker_loan_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a,comitia/orchestrator/v1/worker_service.proto\"\xc3\x02\n\x11LendWorkerRequest\x12\x35\n\x06worker\x18\x01 \x01(\x0b\x32#.comitia.orchestrator.v1.LentWorkerH\x00\x12\x39\n\x07\x63redits\x18\x02 \x01(\x0b\x32&.comitia.orchestrator.v1.WorkerCreditsH\x00\x12\x39\n\x08outcomes\x18\x03 \x01(\x0b\x32%.comitia.orchestrator.v1.StepOutcomesH\x00\x12\x39\n\nheartbeats\x18\x04 \x01(\x0b\x32#.comitia.orchestrator.v1.HeartbeatsH\x00\x12;\n\x08\x64raining\x18\x05 \x01(\x0b\x32\'.comitia.orchestrator.v1.WorkerDrainingH\x00\x42\t\n\x07message\"~\n\nLentWorker\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x33\n\x05hello\x18\x03 \x01(\x0b\x32$.comitia.orchestrator.v1.WorkerHello\x12\x17\n\x0flease_ids_after\x18\x04 \x01(\x04\"\xe4\x01\n\x12LendWorkerResponse\x12.\n\x06leases\x18\x01 \x03(\x0b\x32\x1e.comitia.orchestrator.v1.Lease\x12\x19\n\x11revoked_lease_ids\x18\x02 \x03(\x04\x12\x38\n\x07refused\x18\x03 \x03(\x0b\x32\'.comitia.orchestrator.v1.RefusedOutcome\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x0e\n\x06\x61sking\x18\x10 \x01(\x08\x12\r\n\x05\x61lone\x18\x11 \x01(\x08\x12\x18\n\x10returned_credits\x18\x12 \x01(\x05\x32\x98\x01\n\x11WorkerLoanService\x12\x82\x01\n\nLendWorker\x12*.comitia.orchestrator.v1.LendWorkerRequest\x1a+.comitia.orchestrator.v1.LendWorkerResponse\"\x17\x9a\xc2\x18\x13\x18\x90\x1c \x01*\x0corchestrator(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n1comitia/orchestrator/v1/worker_loan_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a,comitia/orchestrator/v1/worker_service.proto\"\xf8\x02\n\x11LendWorkerRequest\x12\x35\n\x06worker\x18\x01 \x01(\x0b\x32#.comitia.orchestrator.v1.LentWorkerH\x00\x12\x39\n\x07\x63redits\x18\x02 \x01(\x0b\x32&.comitia.orchestrator.v1.WorkerCreditsH\x00\x12\x39\n\x08outcomes\x18\x03 \x01(\x0b\x32%.comitia.orchestrator.v1.StepOutcomesH\x00\x12\x39\n\nheartbeats\x18\x04 \x01(\x0b\x32#.comitia.orchestrator.v1.HeartbeatsH\x00\x12;\n\x08\x64raining\x18\x05 \x01(\x0b\x32\'.comitia.orchestrator.v1.WorkerDrainingH\x00\x12\x33\n\x04lost\x18\x06 \x01(\x0b\x32#.comitia.orchestrator.v1.WorkerLostH\x00\x42\t\n\x07message\"\x0c\n\nWorkerLost\"~\n\nLentWorker\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x33\n\x05hello\x18\x03 \x01(\x0b\x32$.comitia.orchestrator.v1.WorkerHello\x12\x17\n\x0flease_ids_after\x18\x04 \x01(\x04\"\xe4\x01\n\x12LendWorkerResponse\x12.\n\x06leases\x18\x01 \x03(\x0b\x32\x1e.comitia.orchestrator.v1.Lease\x12\x19\n\x11revoked_lease_ids\x18\x02 \x03(\x04\x12\x38\n\x07refused\x18\x03 \x03(\x0b\x32\'.comitia.orchestrator.v1.RefusedOutcome\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x0e\n\x06\x61sking\x18\x10 \x01(\x08\x12\r\n\x05\x61lone\x18\x11 \x01(\x08\x12\x18\n\x10returned_credits\x18\x12 \x01(\x05\x32\x98\x01\n\x11WorkerLoanService\x12\x82\x01\n\nLendWorker\x12*.comitia.orchestrator.v1.LendWorkerRequest\x1a+.comitia.orchestrator.v1.LendWorkerResponse\"\x17\x9a\xc2\x18\x13\x18\x90\x1c \x01*\x0corchestrator(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,11 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERLOANSERVICE'].methods_by_name['LendWorker']._loaded_options = None
   _globals['_WORKERLOANSERVICE'].methods_by_name['LendWorker']._serialized_options = b'\232\302\030\023\030\220\034 \001*\014orchestrator'
   _globals['_LENDWORKERREQUEST']._serialized_start=156
-  _globals['_LENDWORKERREQUEST']._serialized_end=479
-  _globals['_LENTWORKER']._serialized_start=481
-  _globals['_LENTWORKER']._serialized_end=607
-  _globals['_LENDWORKERRESPONSE']._serialized_start=610
-  _globals['_LENDWORKERRESPONSE']._serialized_end=838
-  _globals['_WORKERLOANSERVICE']._serialized_start=841
-  _globals['_WORKERLOANSERVICE']._serialized_end=993
+  _globals['_LENDWORKERREQUEST']._serialized_end=532
+  _globals['_WORKERLOST']._serialized_start=534
+  _globals['_WORKERLOST']._serialized_end=546
+  _globals['_LENTWORKER']._serialized_start=548
+  _globals['_LENTWORKER']._serialized_end=674
+  _globals['_LENDWORKERRESPONSE']._serialized_start=677
+  _globals['_LENDWORKERRESPONSE']._serialized_end=905
+  _globals['_WORKERLOANSERVICE']._serialized_start=908
+  _globals['_WORKERLOANSERVICE']._serialized_end=1060
 # @@protoc_insertion_point(module_scope)

@@ -28,6 +28,7 @@ class LendWorkerRequest(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     HEARTBEATS_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def worker(self) -> Global___LentWorker:
         """The first message of a stream, and only that."""
@@ -48,6 +49,10 @@ class LendWorkerRequest(_message.Message):
     def draining(self) -> _worker_service_pb2.WorkerDraining:
         """As the worker said, or because the lender stops."""
 
+    @_builtins.property
+    def lost(self) -> Global___WorkerLost:
+        """The worker is gone without a word, and what it was making with it. A stream that breaks says nothing of the worker."""
+
     def __init__(
         self,
         *,
@@ -56,16 +61,34 @@ class LendWorkerRequest(_message.Message):
         outcomes: _worker_service_pb2.StepOutcomes | None = ...,
         heartbeats: _worker_service_pb2.Heartbeats | None = ...,
         draining: _worker_service_pb2.WorkerDraining | None = ...,
+        lost: Global___WorkerLost | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "heartbeats", b"heartbeats", "message", b"message", "outcomes", b"outcomes", "worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "heartbeats", b"heartbeats", "lost", b"lost", "message", b"message", "outcomes", b"outcomes", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "heartbeats", b"heartbeats", "message", b"message", "outcomes", b"outcomes", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credits", b"credits", "draining", b"draining", "heartbeats", b"heartbeats", "lost", b"lost", "message", b"message", "outcomes", b"outcomes", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["worker", "credits", "outcomes", "heartbeats", "draining"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["worker", "credits", "outcomes", "heartbeats", "draining", "lost"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___LendWorkerRequest: _TypeAlias = LendWorkerRequest  # noqa: Y015
+
+@_typing.final
+class WorkerLost(_message.Message):
+    """A lent worker is gone: each step that it was making has cost a worker."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkerLost: _TypeAlias = WorkerLost  # noqa: Y015
 
 @_typing.final
 class LentWorker(_message.Message):
