@@ -12,7 +12,7 @@ from comitia.inference.v1 import inference_service_pb2 as pb
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.telemetry import names
-from tests.integration.inference.conftest import InferenceMesh, StartInference, a_request
+from tests.integration.inference.conftest import InferenceMesh, StartInference, a_context, a_request
 from tests.support.batch_stream import BatchStream, reasons
 from tests.support.fake_provider import Behaviour
 
@@ -86,6 +86,24 @@ async def test_a_bad_item_fails_alone(mesh: InferenceMesh) -> None:
         "TOKEN_MISSING",
         "ok",
     ]
+
+
+async def test_law_hears_by_which_bundle_a_run_is_judged_and_from_nobody_else(mesh: InferenceMesh) -> None:
+    run_id = "run_01jd0000000000000000000000"
+    run = mesh.speaking_as(mesh.keys.principal(tenant=mesh.principal.tenant, run_id=run_id))
+    bundle = {"bundle": "strict@1.0.0", "bundle_digest": "ab"}
+    asked = stream(mesh, mesh, run)
+    answers = await asked.ask(
+        (0, asking("Not of a run.", path="", context=a_context("a", **bundle))),
+        (1, asking("Of another run.", path="", context=a_context("a", run_id="run_x", **bundle))),
+        (1, asking("Of the run.", path="", context=a_context("a", run_id=run_id, **bundle))),
+    )
+    assert reasons(answers) == ["INVALID_FIELD", "INVALID_FIELD", "ok"]
+    assert len(mesh.law.seen) >= 2
+    assert {(seen.context.bundle, seen.context.bundle_digest) for seen in mesh.law.seen} == {("strict@1.0.0", "ab")}
+    other = stream(mesh, run, peer="gateway")
+    with pytest.raises(grpc.aio.AioRpcError):
+        await other.ask((0, asking("Of a service.", path="", context=a_context("b", run_id=run_id, **bundle))))
 
 
 async def test_the_calls_of_a_frame_are_claimed_and_recorded_together(mesh: InferenceMesh) -> None:
