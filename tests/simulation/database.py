@@ -1,10 +1,11 @@
 """The database, far away: what is asked of it takes time, fails on the way there or back, and outlives who asked."""
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from random import Random
 from typing import Any, Final, TypeVar
 
@@ -12,6 +13,7 @@ from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
+from services.orchestrator.engine.ports import WritesNotReady
 from services.orchestrator.engine.run import (
     Created,
     Holdings,
@@ -74,6 +76,8 @@ class Weather:
     answers_lost: float = 0.0
     #: How long a commit takes, at most, virtual seconds.
     commit_seconds: float = 0.0
+    #: How often a write waits for more than the database.
+    writes_big: float = 0.0
     #: How often anything else fails.
     reads_fail: float = 0.0
     #: Until when nobody reaches it, virtual seconds.
@@ -175,6 +179,15 @@ class FarStore(OneForAll):
         created = await self._change(lambda: self._store.create(first, key, lease))
         self._trace(f"{self._owner} starts {first.run.run_id}: {created.earlier is None} {created.held}")
         return created
+
+    def preparation(self, write: RunWrite) -> Callable[[], Awaitable[None]] | None:
+        """See `Journal.preparation`: some of it has to be put elsewhere first, which takes long or fails."""
+        return partial(self._prepare, write) if self._dice.random() < self._weather.writes_big else None
+
+    async def _prepare(self, write: RunWrite) -> None:
+        await asyncio.sleep(2.0 * self._dice.random() ** 3)
+        if self._dice.random() < self._weather.commits_fail:
+            raise WritesNotReady("the object store is away", [write.run.run_id])
 
     async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
         """See `Journal.commit`."""

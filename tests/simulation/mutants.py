@@ -21,6 +21,7 @@ from services.orchestrator.engine.run import RunCommand, RunWrite
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.engine.shards import ShardKeeper
 from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.unready_writes import UnreadyWrites
 
 Mutant = Callable[[], AbstractContextManager[object]]
 
@@ -255,6 +256,13 @@ def _strand_not(self: LiveRun, fault: Exception, advice: str = "") -> None:
     self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason="ENGINE_FAULT", message=str(fault))))
 
 
+def _overtaking(take: Any) -> Any:
+    def taken(self: UnreadyWrites, run: LiveRun, write: RunWrite) -> bool:
+        return run.run.run_id not in self._waiting and take(self, run, write)
+
+    return taken
+
+
 #: What is wrong, by name.
 MUTANTS: Final[dict[str, Mutant]] = {
     "a lost lease does not stop a commit": _instead(Lane, "_commit", _commit_unfenced),
@@ -286,5 +294,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
     "a run that nothing can be recorded of is tried for ever": _instead(Faults, "of", _nothing),
     "a run that failed by our fault goes on by itself": _instead(LiveRun, "_strand", _strand_not),
     "a pause stays with the run that was asked": _instead(LiveRun, "_hand_down", _nothing),
+    "a write overtakes one that waits for the object store": _instead(
+        UnreadyWrites, "take", _overtaking(UnreadyWrites.take)
+    ),
     "a step without room is never offered again": _instead(CallsInFlight, "_make_left_out", _nothing),
 }

@@ -47,10 +47,10 @@ _HEALED_WITHIN: Final = 400.0
 _LIMITS: Final = PoolLimits(workers=8, workers_of_tenant=8, waiting=2, waiting_of_tenant=2)
 _ALL: Final = (
     *("crash", "stall", "twin", "restart", "commits", "reads", "away", "hang", "clock", "bus"),
-    *("calls", "drag", "workers", "worker crash", "cut", "poison", "commands"),
+    *("big writes", "calls", "drag", "workers", "worker crash", "cut", "poison", "commands"),
 )
 #: By what no healthy run is read again, and no call made twice.
-_HARMLESS: Final = frozenset({"bus", "calls", "drag", "workers", "worker crash", "cut", "poison", "hang"})
+_HARMLESS: Final = frozenset({"bus", "calls", "drag", "workers", "worker crash", "cut", "poison", "hang", "big writes"})
 
 
 @dataclass(slots=True)
@@ -331,6 +331,7 @@ class Simulation:
         dice, harm, weather, manners = self._die(), self.harm, self._weather, self._manners
         weather.commits_fail = weather.answers_lost = 0.15 * ("commits" in harm)
         weather.reads_fail = 0.05 * ("reads" in harm)
+        weather.writes_big = 0.1 * ("big writes" in harm)
         weather.commit_seconds = dice.choice((0.0, 0.05, 0.5))
         manners.calls_fail, manners.calls_drag = 0.2 * ("calls" in harm), 0.15 * ("drag" in harm)
         manners.workers_err, manners.bus_loses = 0.5 * ("workers" in harm), 0.5 * ("bus" in harm)

@@ -2,7 +2,17 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -154,6 +164,8 @@ class MemoryRunStore(OneForAll):
         self.hold_faults = FaultQueue()
         #: What a commit fails by that has to do with one of these runs.
         self.poison: dict[str, Exception] = {}
+        #: What writes of a run wait for before they join a commit.
+        self.preparations: dict[str, Callable[[], Awaitable[None]]] = {}
         #: While cleared, commits that have begun do not end; and how many have begun.
         self.commits_end = asyncio.Event()
         self.commits_end.set()
@@ -197,6 +209,10 @@ class MemoryRunStore(OneForAll):
             stored.commands.append(RunCommand(command_id=to_uuid(first.run.run_id, "run"), kind="adopt", by=""))
         self.create_faults.hit()
         return Created(held=held)
+
+    def preparation(self, write: RunWrite) -> Callable[[], Awaitable[None]] | None:
+        """See `Journal.preparation`."""
+        return self.preparations.get(write.run.run_id)
 
     async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
         """See `Journal.commit`."""
@@ -455,6 +471,10 @@ class LocalLive:
             list
         )
         self._owners: list[asyncio.Queue[str]] = []
+
+    def is_watched(self, tenant: TenantId, run_id: str, sequence: int) -> bool:
+        """See `LiveEvents.is_watched`."""
+        return True
 
     async def publish(self, tenant: TenantId, run_id: str, event: session_service_pb2.WatchSessionResponse) -> None:
         """See `LiveEvents.publish`."""

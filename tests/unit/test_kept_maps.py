@@ -102,6 +102,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/engine/calls_in_flight.py:CallsInFlight",
             "orchestrator/engine/engine.py:Engine",
             "orchestrator/engine/faults.py:Faults",
+            "orchestrator/engine/unready_writes.py:UnreadyWrites",
             "orchestrator/engine/lane.py:Lane",
             "orchestrator/engine/pool.py:Pool",
             "orchestrator/engine/pool.py:_Queue",

@@ -118,7 +118,7 @@ class KeyRing:
     async def load(self, *tenants: TenantId) -> None:
         """Makes sure that `seal_sync` works for these tenants in the next moments, before an await of the caller's."""
         for tenant in tenants:
-            if not self._is_loaded(tenant):
+            if not self.is_loaded(tenant):
                 await self._load(tenant)
 
     def seal_sync(self, tenant: TenantId, plaintext: bytes, *, aad: bytes) -> bytes:
@@ -176,7 +176,8 @@ class KeyRing:
         """Has the metrics page show how many keys are in memory."""
         metrics.show_size(f"{service}.data_keys", self._keys)
 
-    def _is_loaded(self, tenant: TenantId) -> bool:
+    def is_loaded(self, tenant: TenantId) -> bool:
+        """Says whether `load` would find the tenant's key in memory."""
         key = self._sealing_key(tenant)
         return key is not None and key.left > 0
 
@@ -196,7 +197,7 @@ class KeyRing:
         lock = self._loading.setdefault(tenant, asyncio.Lock())
         try:
             async with lock:
-                if not self._is_loaded(tenant):
+                if not self.is_loaded(tenant):
                     self._sealing[tenant] = await self._sealer(tenant)
         finally:
             if not lock.locked():

@@ -206,11 +206,13 @@ class Engine:
                 self._spawn(self._lane.alarms.keep(), name="engine-alarms"),
             ]
             self._lane.calls.open(group, self._context)
+            self._lane.unready.open(group, self._context)
             try:
                 yield
             finally:
                 self._group = None
                 tasks = [*keepers, *self._reading.values(), *self._searching.values(), *self._lane.calls.close()]
+                tasks += self._lane.unready.close()
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)

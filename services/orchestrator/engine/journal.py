@@ -10,7 +10,7 @@ inside the sealed row. A destroyed data key leaves proof of order and nothing el
 import asyncio
 import secrets
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from math import inf
 from typing import Final
@@ -22,7 +22,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.crypto.commitments import SALT_BYTES
 from services.meshkit.crypto.keyring import NONCE_BYTES, KeyRing, Sealer
-from services.orchestrator.engine.run import OwnedRun, RunKind, RunView, RunWrite
+from services.orchestrator.engine.run import OwnedRun, RunKind, RunView, RunWrite, SealedBlob, SealedRow
 from services.orchestrator.engine.wire import head_of
 
 #: What stands before a salt in a row's message: tag of field 2, and its length.
@@ -61,32 +61,6 @@ class JournalBlobs:
     most_inline: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SealedBlob:
-    """A fact that is too big for its row, ready to be put."""
-
-    sequence: int
-    digest: bytes
-    name: str
-    content: bytes = field(repr=False)
-
-
-@dataclass(slots=True)
-class SealedRow:
-    """The facts of one write, ready to be committed."""
-
-    payload: bytes = field(repr=False)
-    #: Of each fact, 32 bytes each, in order.
-    commitments: bytes = field(repr=False)
-    #: To be put before the row is committed.
-    blobs: Sequence[SealedBlob] = ()
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes, in the database and in the object store."""
-        return len(self.payload) + sum(len(blob.content) for blob in self.blobs)
-
-
 class JournalCodec:
     """Seals and opens rows of the journal with the tenant's data key.
 
@@ -98,6 +72,13 @@ class JournalCodec:
         self._keys = keys
         self._blobs = blobs
 
+    def is_ready(self, write: RunWrite) -> bool:
+        """Says whether a write can be sealed at once, with all its facts in its row."""
+        if not self._keys.is_loaded(write.run.tenant):
+            return False
+        most = inf if self._blobs is None else self._blobs.most_inline
+        return write.size <= most or all(entry.ByteSize() <= most for entry in write.entries)
+
     async def load(self, tenants: Iterable[TenantId]) -> None:
         """Makes the keys of these tenants ready, so that `seal` works in the next moments."""
         await self._keys.load(*tenants)
@@ -108,22 +89,24 @@ class JournalCodec:
         salts = secrets.token_bytes(SALT_BYTES * sum(len(write.entries) for write in writes))
         nonces = secrets.token_bytes(NONCE_BYTES * len(writes))
         most_inline = inf if self._blobs is None else self._blobs.most_inline
-        sealers: dict[TenantId, Sealer] = {}
-        start = 0
-        for number, write in enumerate(writes):
+        sealers: dict[int, Sealer] = {}
+        start = drawn = 0
+        for write in writes:
             run = write.run
-            sealer = sealers.get(run.tenant)
+            # By its number, whose hash costs nothing.
+            sealer = sealers.get(run.tenant.int)
             if sealer is None:
-                sealer = sealers[run.tenant] = self._keys.sealer(run.tenant)
+                sealer = sealers[run.tenant.int] = self._keys.sealer(run.tenant)
             row: list[bytes] = []
             commitments: list[bytes] = []
             blobs: list[SealedBlob] = []
-            for index, entry in enumerate(write.entries):
-                # Each fact is encoded once: what the commitment is of must be, byte for byte, what lies in the row.
-                encoded, salt = entry.SerializeToString(), salts[start : start + SALT_BYTES]
+            # Each fact is encoded once: what the commitment is of must be, byte for byte, what lies in the row.
+            for encoded in write.encoded:
+                salt = salts[start : start + SALT_BYTES]
                 start += SALT_BYTES
                 commitments.append(sha256(salt + encoded).digest())
                 if len(encoded) > most_inline:
+                    index = len(commitments) - 1
                     blob = self._taken_from(write, index, encoded)
                     blobs.append(blob)
                     place = journal_pb2.JournalRow()
@@ -131,7 +114,8 @@ class JournalCodec:
                     row.append(place.SerializeToString())
                     encoded = b""
                 row += head_of(len(encoded)), encoded, _SALT_HEAD, salt
-            nonce = nonces[number * NONCE_BYTES : (number + 1) * NONCE_BYTES]
+            nonce = nonces[drawn : drawn + NONCE_BYTES]
+            drawn += NONCE_BYTES
             sealed = sealer.seal(nonce, b"".join(row), aad=_aad(run.run_id, write.first_sequence))
             yield SealedRow(sealed, b"".join(commitments), blobs)
 

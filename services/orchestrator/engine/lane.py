@@ -27,6 +27,7 @@ from services.orchestrator.engine.ports import Calls, LiveEvents, RunEvents, Run
 from services.orchestrator.engine.run import RunCommand, RunWrite, ShardLease
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.sub_runs import SubRuns
+from services.orchestrator.engine.unready_writes import UnreadyWrites
 
 log = logger(__name__)
 
@@ -106,6 +107,7 @@ class Lane:
         self._to_record = asyncio.Event()
         metrics.QUEUE_ITEMS.labels("orchestrator.decided").set_function(self._decided.__len__)
         metrics.QUEUE_ITEMS.labels("orchestrator.runs").set_function(self._runs.__len__)
+        self.unready = UnreadyWrites(parts.store.journal, ready=self._made_ready, failed=self._not_made_ready)
         self.alarms = Alarms(self._runs, clock=parts.clock, touch=self._touch)
         self.calls = CallsInFlight(
             calls=parts.calls,
@@ -144,11 +146,13 @@ class Lane:
 
     def remove(self, run: LiveRun, *, again: bool) -> None:
         """Takes a run out of memory; what it has not recorded is lost, and comes again from whoever brings it."""
-        if self._runs.get(run.run.run_id) is not run:
-            return  # it was read anew meanwhile
+        if run.gone:
+            return
+        run.gone = True
         del self._runs[run.run.run_id]
         self._touched.pop(run.run.run_id, None)
         self.calls.revoke(run.run.run_id)
+        self.unready.drop(run.run.run_id)
         self._left(run, again)
 
     def tell(self, run_id: str, commands: Sequence[RunCommand]) -> bool:
@@ -173,7 +177,7 @@ class Lane:
                         self._to_record.set()
                     await asyncio.sleep(0)
                     turn = Turn(self._parts.clock)
-                if self._runs.get(run.run.run_id) is run:
+                if not run.gone:
                     self._decide(run, turn)
             if self._decided:
                 self._to_record.set()
@@ -188,15 +192,16 @@ class Lane:
             await failpoint("orchestrator.before_commit")
             await self._commit(writes)
             await failpoint("orchestrator.after_commit")
-            recorded = [(run, write) for run, write in writes if self._runs.get(run.run.run_id) is run]
+            recorded = [(run, write) for run, write in writes if not run.gone]
             for run, write in recorded:
                 if not write.only_calls:
                     self._parts.events.recorded(write)
                 for sub_run_id, _ in write.handed_down:
                     await self._parts.live.wake_owner(sub_run_id)
-                if self._runs.get(run.run.run_id) is run:
+                if not run.gone:
                     self._go_on(run, write.entries)
-                    await self._tell_watchers(run, write)
+                    if self._parts.live.is_watched(run.run.tenant, run.run.run_id, write.last_sequence):
+                        await self._tell_watchers(run, write)
 
     def _next_writes(self) -> list[Pending]:
         """Takes out what goes into the next commit, in order: what is too much for one waits for the one after it."""
@@ -209,18 +214,29 @@ class Lane:
         return writes
 
     def _touch(self, run: LiveRun) -> None:
-        if self._runs.get(run.run.run_id) is run:
+        if not run.gone:
+            if not self._touched:
+                self._arrived.set()
             self._touched[run.run.run_id] = run
-            self._arrived.set()
 
     def _decide(self, run: LiveRun, turn: Turn) -> None:
         write = self._advanced(run, turn)
-        if write is not None:
+        if write is not None and not self.unready.take(run, write):
             self._decided.append((run, write))
         if run.unread:
             self._touch(run)
         elif write is None and run.resting:
             self._go_on(run, ())  # what came was nothing to it, and no commit follows that would let it go
+
+    def _made_ready(self, run: LiveRun, write: RunWrite) -> None:  # a callback
+        self._decided.append((run, write))
+        self._to_record.set()
+
+    def _not_made_ready(self, run: LiveRun, error: Exception) -> None:  # a callback
+        log.warning("run set aside", run_id=run.run.run_id, cause=str(error))
+        if not isinstance(error, WritesNotReady):
+            self._failed(run, error)
+        self.remove(run, again=True)
 
     def _advanced(self, run: LiveRun, turn: Turn) -> RunWrite | None:
         try:
@@ -250,7 +266,7 @@ class Lane:
 
     async def _commit(self, writes: Sequence[Pending]) -> None:
         """Records writes; those that cannot be recorded are found one by one, and their runs taken out of memory."""
-        while held := [(run, write) for run, write in writes if self._runs.get(run.run.run_id) is run]:
+        while held := [(run, write) for run, write in writes if not run.gone]:
             leases = [self._leases[shard] for shard in sorted({run.run.shard for run, _ in held})]
             try:
                 with metrics.TICK_COMMIT.time():

@@ -1,6 +1,6 @@
 """What the engine needs from storage, from the worker and from the live bus."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol
@@ -60,6 +60,13 @@ class Starts(Protocol):
 
 class Journal(Protocol):
     """Keeps the facts of runs, and what callers see of each."""
+
+    def preparation(self, write: RunWrite) -> Callable[[], Awaitable[None]] | None:
+        """Gives what has to be done before a write joins a commit, so that a commit waits for the database alone.
+
+        Returns: None when there is nothing to be done. It raises WritesNotReady.
+        """
+        ...
 
     async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
         """Writes facts and views of many runs in one transaction that checks the leases of all their shards.
@@ -234,6 +241,13 @@ class LiveEvents(Protocol):
 
     async def publish(self, tenant: TenantId, run_id: str, event: session_service_pb2.WatchSessionResponse) -> None:
         """Sends a text delta, or with no event in it the news that facts were recorded; to nobody, nothing."""
+        ...
+
+    def is_watched(self, tenant: TenantId, run_id: str, sequence: int) -> bool:
+        """Says whether anybody watches a run, whose facts up to this sequence are recorded by now.
+
+        Who comes right after is told of them by itself; so nothing has to be published where nobody watches.
+        """
         ...
 
     def watch(

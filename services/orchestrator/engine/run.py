@@ -112,6 +112,33 @@ class RunCommand:
 HandedDown = tuple[str, RunCommand]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedBlob:
+    """A fact that is too big for its row, ready to be put."""
+
+    sequence: int
+    digest: bytes
+    name: str
+    content: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class SealedRow:
+    """The facts of one write, ready to be committed."""
+
+    payload: bytes = field(repr=False)
+    #: Of each fact, 32 bytes each, in order.
+    commitments: bytes = field(repr=False)
+    #: To be put before the row is committed.
+    blobs: Sequence[SealedBlob] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, in the database and in the object store."""
+        inline = len(self.payload)
+        return inline + sum(len(blob.content) for blob in self.blobs) if self.blobs else inline
+
+
 @dataclass(slots=True, kw_only=True)
 class RunWrite:
     """What one tick writes of one run: its facts, and what callers see of it afterwards.
@@ -133,8 +160,18 @@ class RunWrite:
     #: What sub-runs that have not ended are told: to end, for nobody waits for them any more, or to stand still and go
     #: on with their parent.
     handed_down: Sequence[HandedDown] = ()
+    #: Its facts as they lie in the journal, where they had to be made ready before a commit; None for any other.
+    sealed: SealedRow | None = field(default=None, repr=False, compare=False)
     #: True when all facts are calls and their answers: they are nobody's business but the run's.
     only_calls: bool = False
+    _encoded: Sequence[bytes] | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def encoded(self) -> Sequence[bytes]:
+        """Its facts as they are recorded; each is encoded once."""
+        if self._encoded is None:
+            self._encoded = [entry.SerializeToString() for entry in self.entries]
+        return self._encoded
 
     @property
     def last_sequence(self) -> int:
@@ -144,7 +181,7 @@ class RunWrite:
     @property
     def size(self) -> int:
         """Bytes of its facts."""
-        return sum(entry.ByteSize() for entry in self.entries)
+        return sum(map(len, self.encoded))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Journals of runs, and what was last written of each. Writes go through asyncpg itself: they are the hot path."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import Final
 
 from asyncpg import Record
@@ -21,6 +22,7 @@ from services.orchestrator.engine.run import (
     RunKind,
     RunView,
     RunWrite,
+    SealedRow,
     ShardLease,
 )
 from services.orchestrator.storage.one_trips import COMMIT_TICK, VIEW_OF_RUN
@@ -65,21 +67,38 @@ class SqlJournal:
         self._commits = commits
         self._codec = codec
 
+    def preparation(self, write: RunWrite) -> Callable[[], Awaitable[None]] | None:
+        """See `Journal.preparation`."""
+        return None if self._codec.is_ready(write) else partial(self._prepare, write)
+
+    async def _prepare(self, write: RunWrite) -> None:
+        await self._load_keys([write.run.tenant], [write])
+        if write.entries and write.sealed is None:
+            [sealed] = self._codec.seal([write])
+            await self._put([(write, sealed)])
+            write.sealed = sealed
+
+    async def _put(self, rows: Sequence[tuple[RunWrite, SealedRow]]) -> None:
+        """Puts what is too big for these rows. Raises: WritesNotReady: of those that have such."""
+        big = [(write, row) for write, row in rows if row.blobs]
+        if not big:
+            return
+        try:
+            await self._codec.put(blob for _, row in big for blob in row.blobs)
+        except BlobStoreAway as cause:
+            raise WritesNotReady(cause.message, [write.run.run_id for write, _ in big]) from cause
+        await failpoint("orchestrator.after_blobs")
+
     async def commit(self, leases: Sequence[ShardLease], writes: Sequence[RunWrite]) -> Collection[int]:
         """See `Journal.commit`."""
         tenants = {write.run.tenant for write in writes}
         await self._load_keys(tenants, writes)
-        rows_of_facts = self._codec.seal([write for write in writes if write.entries])
-        sealed = [next(rows_of_facts) if write.entries else None for write in writes]
+        unsealed = [write for write in writes if write.entries and write.sealed is None]
+        rows_of_facts = list(self._codec.seal(unsealed))
+        await self._put(list(zip(unsealed, rows_of_facts, strict=True)))
+        following = iter(rows_of_facts)
+        sealed = [write.sealed or (next(following) if write.entries else None) for write in writes]
         arrays = tuple(tick_arrays(leases, writes, sealed, self._codec))
-        blobs = [blob for row in sealed if row is not None for blob in row.blobs]
-        if blobs:
-            try:
-                await self._codec.put(blobs)
-            except BlobStoreAway as cause:
-                big = [write.run.run_id for write, row in zip(writes, sealed, strict=True) if row and row.blobs]
-                raise WritesNotReady(cause.message, big) from cause
-            await failpoint("orchestrator.after_blobs")
         rows = await one_trip(self._commits, tenants, COMMIT_TICK, *arrays)
         return [row["lost"] for row in rows]
 

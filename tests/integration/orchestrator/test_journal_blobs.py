@@ -139,6 +139,26 @@ async def test_a_commit_that_is_tried_again_puts_no_second_object(
     assert runs.files("blobs") == before
 
 
+async def test_a_write_with_big_facts_is_made_ready_before_its_commit(runs: KeptRuns, tenant: TenantId) -> None:
+    first, *writes = runs.writes(tenant, says=BIG)
+    await runs.store.starts.create(first, None, runs.leases[first.run.shard])
+    for write in writes:
+        preparation = runs.store.journal.preparation(write)
+        assert (preparation is not None) == any(entry.ByteSize() > MOST_INLINE for entry in write.entries)
+        if preparation is not None:
+            before = len(runs.files("blobs"))
+            await preparation()
+            put = len(runs.files("blobs"))
+            assert put > before
+            (runs.folder / "objects").rename(runs.folder / "away")
+            await runs.commit(write)  # without the object store
+            (runs.folder / "away").rename(runs.folder / "objects")
+        else:
+            await runs.commit(write)
+    assert await runs.facts(first.run) == [entry for write in (first, *writes) for entry in write.entries]
+    assert runs.store.journal.preparation(runs.writes(TenantId(uuid4()))[0]) is not None, "its key is not in memory"
+
+
 async def test_without_the_object_store_only_commits_of_big_facts_fail(runs: KeptRuns, tenant: TenantId) -> None:
     small, big = runs.writes(tenant), runs.writes(tenant, says=BIG)
     for first in (small[0], big[0]):

@@ -578,6 +578,44 @@ async def test_runs_whose_writes_are_not_ready_are_set_aside_together_and_the_ot
     assert all(map(replays, runs))
 
 
+async def test_a_run_whose_writes_wait_for_the_object_store_holds_up_no_other_and_keeps_their_order(
+    house: House,
+) -> None:
+    put = asyncio.Event()
+    async with house.replica() as engine:
+        house.calls.open.clear()
+        big, small = await house.start(engine), await house.start(engine)
+        house.store.preparations[big.run.run_id] = put.wait  # type: ignore[assignment]  # of any answer
+        facts = len(big.journal)
+        house.calls.open.set()
+        await until(succeeded(small))
+        await house.ask(big, "pause")
+        await settled()
+        assert len(big.journal) == facts
+        put.set()
+        await until(is_in(big, session_pb2.SESSION_STATE_PAUSED))
+        await house.ask(big, "resume")
+        await until(succeeded(big))
+    assert replays(big)
+
+
+async def test_a_run_whose_writes_cannot_be_put_is_taken_up_again(house: House) -> None:
+    async def refuse() -> None:
+        raise WritesNotReady("the object store is away", [])
+
+    async with house.replica() as engine:
+        house.calls.open.clear()
+        stored = await house.start(engine)
+        house.store.preparations[stored.run.run_id] = refuse
+        house.calls.open.set()
+        await until(lambda: engine.running == 0)
+        house.store.preparations.clear()
+        await house.seconds(2)
+        await until(succeeded(stored))
+        assert not engine._lane.unready._tasks
+    assert replays(stored)
+
+
 async def test_a_run_that_cannot_decide_is_set_aside_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.calls.open.clear()
     async with house.replica() as engine:
