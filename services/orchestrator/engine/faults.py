@@ -134,12 +134,13 @@ def unread(
     cancel = next((command for command in asked if command.kind == "cancel"), None)
     if cancel is not None:
         entry.run_abandoned.CopyFrom(journal_pb2.RunAbandoned(by=cancel.by, reason=fault.reason))
-        seen.state = _CANCELLED
+        seen.state = _CANCELLED  # pyright: ignore[reportAttributeAccessIssue]  # the same number in both
         seen.state_reason, seen.state_message = fault.reason, abandoned_by(cancel.by)
         seen.end_time.CopyFrom(at)
     elif (seen.state, seen.state_reason) != (_PARKED, fault.reason):
         entry.run_parked.CopyFrom(journal_pb2.RunParked(reason=fault.reason, message=str(fault)))
-        seen.state, seen.state_reason, seen.state_message = _PARKED, fault.reason, str(fault)
+        seen.state = _PARKED  # pyright: ignore[reportAttributeAccessIssue]  # the same number in both
+        seen.state_reason, seen.state_message = fault.reason, str(fault)
         parked(run.run_id, fault.reason, str(fault))
     elif not asked:
         return None

@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any, Final, cast
 
 import rfc8785
+from asyncpg import Record
 from sqlalchemy import RowMapping, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -121,7 +122,7 @@ def definition_of(agent: Agent) -> bytes:
     return rfc8785.dumps({**fields, "tools": list(agent.tools), "style": dict(agent.style)})
 
 
-def _agent_of(row: Mapping[Any, Any]) -> Agent:
+def _agent_of(row: RowMapping | Record) -> Agent:
     fields: dict[str, Any] = json.loads(row["definition"])
     fields["tools"] = tuple(fields["tools"])
     fields["memory"] = MemoryPolicy(**fields["memory"])
