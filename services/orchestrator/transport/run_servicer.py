@@ -16,7 +16,7 @@ from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token, one_page
 from services.meshkit.grpc.call import caller_of, current_call
-from services.meshkit.grpc.guard import check_permission
+from services.meshkit.grpc.guard import PermissionMissing, check_permission
 from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
 from services.orchestrator.engine.watch import RunWatch, ShownRun
@@ -29,6 +29,8 @@ from services.orchestrator.usecases.start_run import StartRun
 from services.orchestrator.usecases.steer_run import ENDORSES, CancelRun, PauseRun, ResumeRun, SignalRun
 from services.orchestrator.usecases.stream_turns import StreamTurns
 
+#: What may see what a run was given, and what it gave.
+_READS: Final = GUARDS["/comitia.orchestrator.v1.RunService/GetRun"]
 #: What may say that a person has read a text.
 _ENDORSES: Final = replace(GUARDS["/comitia.orchestrator.v1.RunService/SignalRun"], permission=ENDORSES)
 
@@ -174,7 +176,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         return await once(
             request,
             lambda: self._pause_run(caller, run_id),
-            lambda run: pb.PauseRunResponse(run=run),
+            lambda run: pb.PauseRunResponse(run=_shown(caller, run)),
             answers=pb.PauseRunResponse,
         )
 
@@ -186,7 +188,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         return await once(
             request,
             lambda: self._resume_run(caller, run_id),
-            lambda run: pb.ResumeRunResponse(run=run),
+            lambda run: pb.ResumeRunResponse(run=_shown(caller, run)),
             answers=pb.ResumeRunResponse,
         )
 
@@ -198,7 +200,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         return await once(
             request,
             lambda: self._cancel_run(caller, run_id),
-            lambda run: pb.CancelRunResponse(run=run),
+            lambda run: pb.CancelRunResponse(run=_shown(caller, run)),
             answers=pb.CancelRunResponse,
         )
 
@@ -213,7 +215,7 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         return await once(
             request,
             lambda: self._signal_run(caller, run_id, request.name, payload),
-            lambda run: pb.SignalRunResponse(run=run),
+            lambda run: pb.SignalRunResponse(run=_shown(caller, run)),
             answers=pb.SignalRunResponse,
         )
 
@@ -234,3 +236,13 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
 def _run_id(run_id: str) -> str:
     to_uuid(run_id, "run", field="run_id")
     return run_id
+
+
+def _shown(caller: Caller, run: run_pb2.Run) -> run_pb2.Run:
+    """Gives a run to whoever steers it: without content, if they may not read it."""
+    try:
+        check_permission(caller.principal, _READS)
+    except PermissionMissing:
+        run.ClearField("input")
+        run.ClearField("output")
+    return run

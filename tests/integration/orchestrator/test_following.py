@@ -10,6 +10,8 @@ from typing import Final
 import pytest
 
 from comitia.orchestrator.v1 import run_pb2, run_service_pb2, session_service_pb2
+from services.meshkit.core.identity import Role
+from services.meshkit.grpc.channel import call_metadata
 from tests.integration.conftest import NatsServer, RunNats, free_port
 from tests.integration.orchestrator.conftest import House, Replica
 from tests.integration.orchestrator.test_sessions import start
@@ -153,3 +155,25 @@ async def _until_watched(replica: Replica, run_id: str) -> None:
 
 def _speaks(event: run_service_pb2.WatchRunResponse) -> bool:
     return event.HasField("text_delta") or event.HasField("turn")
+
+
+async def test_whoever_may_steer_a_run_and_not_read_it_is_shown_nothing_that_it_was_given(house: House) -> None:
+    async with AsyncExitStack() as stack:
+        replica = await house.replica(stack, name="one")
+        replica.calls.open.clear()
+        await agent(replica, "Ada")
+        await create(replica, TWO_AGENTS)
+        request = run_service_pb2.StartRunRequest(workflow="talk", input={"secret": "bell"})  # type: ignore[arg-type]
+        run_id = (await replica.runs.StartRun(request, metadata=replica.as_tenant())).run.run_id
+        scopes = frozenset({"runs.control"})
+        steers = call_metadata(replica.server.keys.principal(Role.ADMIN, scopes=scopes))
+        for verb in ("Pause", "Resume", "Signal", "Cancel"):
+            asked = getattr(run_service_pb2, f"{verb}RunRequest")(run_id=run_id)
+            if verb == "Signal":
+                asked.name = "go"
+            answer = await getattr(replica.runs, f"{verb}Run")(asked, metadata=steers)
+            assert answer.run.run_id == run_id
+            assert not answer.run.HasField("input")
+        seen = await replica.runs.GetRun(run_service_pb2.GetRunRequest(run_id=run_id), metadata=replica.as_tenant())
+        assert seen.run.input["secret"] == "bell"
+        replica.calls.open.set()

@@ -386,7 +386,9 @@ class PauseRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run, paused; as it stood, if its owner has not taken the command within 2 seconds: it does as soon as it can."""
+        """The run, paused; as it stood, if its owner has not taken the command within 2 seconds: it does as soon as it can.
+        Without `input` and `output` where the caller lacks `runs.read`.
+        """
 
     def __init__(
         self,
@@ -432,7 +434,9 @@ class ResumeRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run, going on; as it stood, if its owner has not taken the command within 2 seconds."""
+        """The run, going on; as it stood, if its owner has not taken the command within 2 seconds.
+        Without `input` and `output` where the caller lacks `runs.read`.
+        """
 
     def __init__(
         self,
@@ -478,7 +482,9 @@ class CancelRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run, cancelling or cancelled; as it stood, if its owner has not taken the command within 2 seconds."""
+        """The run, cancelling or cancelled; as it stood, if its owner has not taken the command within 2 seconds.
+        Without `input` and `output` where the caller lacks `runs.read`.
+        """
 
     def __init__(
         self,
@@ -534,7 +540,9 @@ class SignalRunResponse(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> _run_pb2.Run:
-        """The run as it stood when the signal was taken."""
+        """The run as it stood when the signal was taken.
+        Without `input` and `output` where the caller lacks `runs.read`.
+        """
 
     def __init__(
         self,
