@@ -59,7 +59,7 @@ class CallsInFlight:
             return  # stopping: whoever owns the shard next makes them
         run_id = run.run.run_id
         for key, intended in run.due(recorded):
-            unmade = dry_outcome(run.started, intended)
+            unmade = dry_outcome(run.started, intended) if run.dry else None
             if unmade is not None:
                 self._settled(run, key, unmade)
                 continue

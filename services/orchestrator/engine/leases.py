@@ -314,6 +314,7 @@ def _framed(news: bytes, leases: Iterable[bytes]) -> Iterator[bytes]:
 
 #: Filled for every lease anew: it is encoded at once, and making messages costs more than filling them.
 _OWN: Final = worker_service_pb2.Lease()
+_EXPIRES: Final = _OWN.expire_time
 
 
 def _encoded(lease: Lease, ahead: float) -> bytes:
@@ -324,8 +325,8 @@ def _encoded(lease: Lease, ahead: float) -> bytes:
     _OWN.path = offer.key[0]
     _OWN.attempt = offer.attempt
     expires = lease.until + ahead
-    _OWN.expire_time.seconds = seconds = int(expires)
-    _OWN.expire_time.nanos = int((expires - seconds) * 1e9)
+    _EXPIRES.seconds = seconds = int(expires)
+    _EXPIRES.nanos = int((expires - seconds) * 1e9)
     task, own = offer.entry.call_intended.request, _OWN.SerializeToString()
     return b"".join((head_of(len(task) + len(own)), task, own))
 

@@ -35,6 +35,14 @@ Stranding = RunDiverged | program.UnknownProgram | EngineFault
 class LiveRun:
     """Changed by the lane that has it, and by nobody else."""
 
+    # There may be very many, and each of their steps looks at most of this.
+    __slots__ = (
+        *("_call_of", "_given_up", "_handed_down", "_held", "_in_flight", "_inbox", "_later", "_noted"),
+        *("_only_calls", "_outstanding", "_park_noted", "_parked", "_parked_steps", "_project", "_recorded"),
+        *("_replay", "_speakers", "_started", "_state", "_stranded", "_timers", "_told", "_unrecorded"),
+        *("_view", "_waiting", "dry", "ended", "gone", "progressed", "recorded_sequence", "run", "sequence"),
+    )
+
     def __init__(self, run: OwnedRun) -> None:
         self.run = run
         #: Of its last fact, and of the last one that is recorded.
@@ -61,6 +69,8 @@ class LiveRun:
         self._started: journal_pb2.RunStarted | None = None
         #: As its first fact says, once somebody has asked for it.
         self._project: str | None = None
+        #: True for a fork whose effects are not to be made.
+        self.dry = False
         #: Between RunWaiting and RunAdvanced.
         self._waiting = False
         #: Between RunParked and RunResumed, which may be paused meanwhile.
@@ -469,9 +479,9 @@ class LiveRun:
                 case "run_continued":
                     self._parked_steps.clear()
                 case "run_started":
-                    self._started, self._project = entry.run_started, None
+                    self._start(entry.run_started)
                 case "run_forked":
-                    self._started, self._project = entry.run_forked.started, None
+                    self._start(entry.run_forked.started)
                 case "run_waiting":
                     self._waiting = True
                 case "run_advanced":
@@ -488,6 +498,10 @@ class LiveRun:
                     self.ended = self._view.state in TERMINAL_STATES
                 case _:
                     pass
+
+    def _start(self, started: journal_pb2.RunStarted) -> None:
+        self._started, self._project = started, None
+        self.dry = started.fork.dry_effects
 
     def _settle(self, key: CallKey) -> None:
         if self._outstanding.pop(key, None) is not None:

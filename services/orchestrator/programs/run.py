@@ -131,6 +131,12 @@ def decide(state: RunState, entry: Entry) -> tuple[RunState, Commands]:
         return state, _begin(state, entry)
     if fact in _DECIDED or root.ended:
         return state, ()
+    path = entry.path
+    if fact in _OF_TURNS:
+        # Of all facts that ask for a decision there are the most of these.
+        if path in state.turns and program.takes_turn(root, path):
+            return state, _on_turn(state, program, entry)
+        return state, _by_root(state, program, entry)
     if fact == "run_abandoned":
         state.turns.clear()
         root.ended = True
@@ -140,23 +146,25 @@ def decide(state: RunState, entry: Entry) -> tuple[RunState, Commands]:
         for speaking in state.turns.values():
             speaking.state.forked()
         return state, ()
-    path = entry.path
     if fact == "step_started":
         # What the root program carries out itself, it has begun already.
         own = entry.step_started.program == root.started.program
         return state, () if own else _begin_turn(state, program, entry)
-    if fact in _OF_TURNS and path in state.turns and program.takes_turn(root, path):
-        return state, _on_turn(state, program, entry)
     if fact == "signal_received":
         for waiting in state.turns.values():
             if waiting.program.waits_for(waiting.state, entry.signal_received):
                 return state, _decided(state, program, waiting, entry)
     if fact in ("step_completed", "step_failed"):
         state.turns.pop(path, None)
-    state.root, commands = program.decide(root, entry)
-    if state.root is not None and state.root.ended:
+    return state, _by_root(state, program, entry)
+
+
+def _by_root(state: RunState, program: Program, entry: Entry) -> Commands:
+    root, commands = program.decide(state.root, entry)
+    state.root = root
+    if root.ended:
         state.turns.clear()
-    return state, commands
+    return commands
 
 
 def _begin(state: RunState, entry: Entry) -> Commands:
