@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import rfc8785
 from asyncpg import Record
-from sqlalchemy import RowMapping, select, tuple_
+from sqlalchemy import RowMapping, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -20,12 +20,13 @@ from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.scope import Scope, tenant_scope
 from services.orchestrator.domain.agent import Agent, MemoryPolicy, parse_version
 from services.orchestrator.domain.errors import AgentNotFound, AgentVersionExists
+from services.orchestrator.storage.advisory_locks import AGENTS_LOCK
 from services.orchestrator.storage.one_trips import FIND_AGENTS
-from services.orchestrator.storage.pinned_versions import pinned_versions
 from services.orchestrator.storage.tables import AGENT
 from services.orchestrator.storage.version_quota import VersionQuota
+from services.orchestrator.storage.version_rows import pinned_versions, version_page, version_row
 
-_QUOTA: Final = VersionQuota("max_agents", AGENT, lock=1919249002)
+_QUOTA: Final = VersionQuota("max_agents", AGENT, lock=AGENTS_LOCK)
 #: Fields that are no part of the definition.
 _STORED_APART: Final = frozenset({"digest", "create_time"})
 
@@ -91,23 +92,13 @@ class AgentRepository:
 
     async def page(self, tenant: TenantId, *, after: tuple[str, str] | None, most: int) -> Sequence[Agent]:
         """Gives agents by name, then version, those after the pair (name, version)."""
-        columns = AGENT.c
-        place = (columns.name, columns.major, columns.minor, columns.patch)
-        statement = select(AGENT).where(columns.tenant_id == tenant).order_by(*place).limit(most)
-        if after is not None:
-            name, version = after
-            statement = statement.where(tuple_(*place) > (name, *parse_version(version, field="page_token")))
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            rows = (await scope.execute(statement)).mappings().all()
+            every = select(AGENT).where(AGENT.c.tenant_id == tenant)
+            rows = await version_page(scope, every, AGENT, after=after, most=most)
         return [_agent_of(row) for row in rows]
 
     async def _one(self, scope: Scope, tenant: TenantId, name: str, version: str) -> RowMapping:
-        columns = AGENT.c
-        statement = select(AGENT).where(columns.tenant_id == tenant, columns.name == name)
-        if version:
-            statement = statement.where(columns.version == version)
-        statement = statement.order_by(columns.major.desc(), columns.minor.desc(), columns.patch.desc()).limit(1)
-        row = (await scope.execute(statement)).mappings().one_or_none()
+        row = await version_row(scope, AGENT, tenant, name, version)
         if row is None:
             raise AgentNotFound(f"{name}@{version}" if version else name)
         return row

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from sqlalchemy import RowMapping, select, tuple_
+from sqlalchemy import RowMapping, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -16,14 +16,15 @@ from services.meshkit.sql.scope import Scope, tenant_scope
 from services.orchestrator.domain.agent import parse_version
 from services.orchestrator.domain.errors import WorkflowNotFound, WorkflowVersionExists
 from services.orchestrator.domain.workflow import StoredWorkflow, WorkflowSummary
-from services.orchestrator.storage.pinned_versions import pinned_versions
+from services.orchestrator.storage.advisory_locks import WORKFLOWS_LOCK
 from services.orchestrator.storage.tables import WORKFLOW
 from services.orchestrator.storage.version_quota import VersionQuota
+from services.orchestrator.storage.version_rows import pinned_versions, version_page, version_row
 from services.orchestrator.workflows.definition import KnownWorkflow
 from services.orchestrator.workflows.document import canonical_bytes, workflow_of
 from services.orchestrator.workflows.fields import canonical
 
-_QUOTA: Final = VersionQuota("max_workflows", WORKFLOW, lock=1919249003)
+_QUOTA: Final = VersionQuota("max_workflows", WORKFLOW, lock=WORKFLOWS_LOCK)
 _SUMMARY: Final = ("name", "version", "description", "deadline", "digest", "depth", "node_count", "create_time")
 
 
@@ -102,24 +103,15 @@ class WorkflowRepository:
             name: only versions of this one; empty for all.
         """
         columns = WORKFLOW.c
-        place = (columns.name, columns.major, columns.minor, columns.patch)
         statement = select(*(columns[field] for field in _SUMMARY)).where(columns.tenant_id == tenant)
         if name:
             statement = statement.where(columns.name == name)
-        if after is not None:
-            last, version = after
-            statement = statement.where(tuple_(*place) > (last, *parse_version(version, field="page_token")))
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            rows = (await scope.execute(statement.order_by(*place).limit(most))).mappings().all()
+            rows = await version_page(scope, statement, WORKFLOW, after=after, most=most)
         return [WorkflowSummary(**{**row, "digest": row["digest"].hex()}) for row in rows]
 
     async def _one(self, scope: Scope, tenant: TenantId, name: str, version: str) -> RowMapping:
-        columns = WORKFLOW.c
-        statement = select(WORKFLOW).where(columns.tenant_id == tenant, columns.name == name)
-        if version:
-            statement = statement.where(columns.version == version)
-        statement = statement.order_by(columns.major.desc(), columns.minor.desc(), columns.patch.desc()).limit(1)
-        row = (await scope.execute(statement)).mappings().one_or_none()
+        row = await version_row(scope, WORKFLOW, tenant, name, version)
         if row is None:
             raise WorkflowNotFound(f"{name}@{version}" if version else name)
         return row
