@@ -26,7 +26,7 @@ from services.orchestrator.engine.run import (
     ShardLease,
     shard_of,
 )
-from services.orchestrator.storage.one_trips import SHARD_LOCK
+from services.orchestrator.storage.advisory_locks import SHARD_LOCK
 from services.orchestrator.storage.run_store import SqlRunStore
 from tests.support.run_store import MemoryRunStore, WriteRefused
 from tests.support.sessions import World, a_start, outcome_of

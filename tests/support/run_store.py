@@ -349,6 +349,9 @@ class MemoryRunStore(OneForAll):
                 shard = self.shards[lease.shard]
                 shard.owner, shard.until = None, None
         if leaving:
+            for shard in self.shards:
+                if shard.owner == owner:
+                    shard.owner, shard.until = None, None
             self.replicas.pop(owner, None)
 
     def _has(self, owner: str, lease: ShardLease) -> bool:

@@ -113,7 +113,7 @@ class Leases(Protocol):
         """Ends leases at once, so that another replica can go on.
 
         Args:
-            leaving: the replica stops, and takes no share any more.
+            leaving: the replica stops, and takes no share any more; what else it holds ends as well.
         """
         ...
 

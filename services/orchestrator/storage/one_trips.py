@@ -3,10 +3,8 @@
 from typing import Final
 
 from services.meshkit.sql.one_trip import OneTrip
+from services.orchestrator.storage.advisory_locks import SHARD_LOCK
 from services.orchestrator.storage.tables import PK_RUN
-
-#: Class of the advisory locks of shards: commits share them, whoever takes a shard over holds them alone.
-SHARD_LOCK: Final = 1936220516
 
 #: Adds facts and views of many runs. Gives the shards whose lease is lost, and then nothing is written (INV-2).
 #: A run that is gone fails the commit: its tenant was erased. So does a command that is gone: it had its effect before.

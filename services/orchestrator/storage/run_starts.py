@@ -28,6 +28,7 @@ from services.orchestrator.engine.run import (
     parent_of,
     stand_still,
 )
+from services.orchestrator.storage.advisory_locks import STARTS_LOCK
 from services.orchestrator.storage.one_trips import BEGIN_RUN, FIND_ANSWER
 from services.orchestrator.storage.run_journal import SqlJournal
 from services.orchestrator.storage.storage_used import STORED
@@ -42,9 +43,8 @@ _START_METHODS: Final = {
     RunKind.RUN: "comitia.orchestrator.v1.RunService/StartRun",
 }
 _FORK_METHOD: Final = "comitia.orchestrator.v1.RecordService/ForkRun"
-#: Starts of one tenant take turns until they are committed, so that none is counted by nobody. The key is a constant of
-#: ours and the tenant.
-_TAKE_TURNS: Final = "SELECT pg_advisory_xact_lock(1919249001, hashtext($1::text))"
+#: Starts of one tenant take turns until they are committed, so that none is counted by nobody.
+_TAKE_TURNS: Final = f"SELECT pg_advisory_xact_lock({STARTS_LOCK}, hashtext($1::text))"
 _IN_PROGRESS: Final = "SELECT count(*) FROM run WHERE tenant_id = $1 AND state NOT IN (5, 6, 7)"
 
 

@@ -12,7 +12,7 @@ from services.orchestrator.engine.run import (
     Holdings,
     ShardLease,
 )
-from services.orchestrator.storage.one_trips import SHARD_LOCK
+from services.orchestrator.storage.advisory_locks import SHARD_LOCK
 
 #: Life of a lease, in database time. An owner that does not extend it in time loses its runs.
 _LEASE: Final = timedelta(seconds=15)
@@ -41,6 +41,8 @@ _CLAIM: Final = f"""
 _RELEASE: Final = """
     UPDATE shard SET owner = NULL, lease_until = NULL FROM unnest($2::smallint[], $3::bigint[]) AS held (number, epoch)
     WHERE shard.shard = held.number AND shard.epoch = held.epoch AND shard.owner = $1"""
+#: Also what a claim has taken of which the owner never heard.
+_RELEASE_ALL: Final = "UPDATE shard SET owner = NULL, lease_until = NULL WHERE owner = $1"
 _LEAVE: Final = "DELETE FROM engine_replica WHERE owner = $1"
 
 
@@ -70,5 +72,6 @@ class SqlLeases:
         async with driver_scope(self._maintenance, None) as scope:
             await scope.driver.execute(_RELEASE, owner, numbers, epochs)
             if leaving:
+                await scope.driver.execute(_RELEASE_ALL, owner)
                 await scope.driver.execute(_LEAVE, owner)
             await scope.commit()

@@ -77,7 +77,9 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         who = caller.principal
         desk = worker_messages.desk_of(hello, who.tenant, who.subject, wake=stream.wake)
         drain = partial(self._pools.drain, desk)
-        ageing = asyncio.get_running_loop().call_at(call.expires - _LAST_SECONDS, drain)
+        loop = asyncio.get_running_loop()
+        left = call.expires - loop.time()
+        ageing = loop.call_later(left - min(_LAST_SECONDS, left / 2), drain)
         connected = self._pools.connected(desk, credits_=hello.credits, held=hello.held, lend=self._lending.possible)
         with connected, call.drain.notify(drain):
             try:

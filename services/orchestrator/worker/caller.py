@@ -219,7 +219,9 @@ def _context(
     # Of a fork under another policy. Memory and all else are held to the law alone.
     judged = started.fork if call.kind in MODEL_CALLS else journal_pb2.Fork()
     return content_pb2.CallContext(
-        call_id=content_pb2.CallId(run_id=run.run_id, path=intended.path, call_index=call.call_index),
+        call_id=content_pb2.CallId(
+            run_id=run.run_id, path=intended.path, attempt_group=call.attempt_group, call_index=call.call_index
+        ),
         budget_ids=[begun.budget_id],
         project=begun.metadata.get("project", ""),
         residency_region=started.session.residency_region,

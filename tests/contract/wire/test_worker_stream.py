@@ -43,11 +43,11 @@ class Served:
     #: By which the door looks whether a worker may still serve its projects.
     clock: FakeClock
 
-    def open(self, *roles: Role, project: str | None = None) -> Stream:
-        """Opens a stream."""
+    def open(self, *roles: Role, project: str | None = None, seconds: float | None = None) -> Stream:
+        """Opens a stream, for so long."""
         method = self.channel.stream_stream(WORK)
         principal = self.server.keys.principal(*(roles or (Role.TENANT_USER,)), project=project)
-        return Stream(method(metadata=call_metadata(principal)))
+        return Stream(method(metadata=call_metadata(principal), timeout=seconds))
 
     def offer(self, step: journal_pb2.JournalEntry | None = None, *, run_id: str = "run_a", project: str = "") -> None:
         """Asks for a step."""
@@ -96,6 +96,14 @@ async def test_a_worker_gets_leases_in_one_frame_and_answers_them(served: Served
     await stream.says(gave(1, 5))
     assert (await served.fact()).call_answered.call_index == 0
     assert [lease.lease_id for lease in (await stream.hears()).leases] == [3]
+    stream.call.cancel()
+
+
+async def test_a_stream_that_is_to_end_soon_is_given_steps_for_half_its_time(served: Served) -> None:
+    served.offer()
+    stream = await served.open(seconds=2.0).hello()
+    assert (await stream.hears()).leases
+    assert (await stream.hears()).draining
     stream.call.cancel()
 
 

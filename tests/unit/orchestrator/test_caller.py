@@ -145,6 +145,15 @@ async def test_a_call_carries_its_place_its_budget_and_its_speaker() -> None:
     assert (context.agent_name, context.agent_version, len(context.budget_ids)) == ("Athena", "1.0.0", 1)
 
 
+async def test_a_call_of_another_attempt_group_is_another_call() -> None:
+    memory, intended = Memory(), an_intent(journal_pb2.CALL_KIND_RECALL)
+    intended.call_intended.attempt_group = 3
+    room = Full(0)
+    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), storage=room, clock=Slowly(), random=Random(1))  # type: ignore[arg-type]
+    await caller.make(RUN, a_start(), intended, Noted())
+    assert memory.requests[0].context.call_id.attempt_group == 3
+
+
 async def test_models_of_a_fork_are_judged_by_its_bundle_and_nothing_else_is() -> None:
     kinds = {
         journal_pb2.CALL_KIND_RECALL: ("", ""),

@@ -149,3 +149,10 @@ async def test_a_claim_leaves_out_a_shard_whose_commit_is_under_way(place: Place
     async with place.under_way(4):
         assert shards_of(taken := await join(store, second)) == [6]
     assert shards_of(await join(store, second, taken)) == [4, 6]
+
+
+async def test_a_replica_that_leaves_gives_up_what_it_never_heard_to_have_claimed(store: Store) -> None:
+    first = an_owner()
+    held = await join(store, first)
+    await store.leases.release(first, held.leases[:3], leaving=True)
+    assert shards_of(await join(store, an_owner())) == shards_of(held)

@@ -72,6 +72,7 @@ class WorkerServiceServicer:
         """Works. The first message says hello; then credits, heartbeats and outcomes in any order.
 
         Not on REST: it is a stream in both directions.
+        A stream is told `draining` five minutes before its deadline, or at half its time if that is later.
         A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
         as refused and changes nothing.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),

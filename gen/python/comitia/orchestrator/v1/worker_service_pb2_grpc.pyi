@@ -49,6 +49,7 @@ class WorkerServiceStub:
     """Works. The first message says hello; then credits, heartbeats and outcomes in any order.
 
     Not on REST: it is a stream in both directions.
+    A stream is told `draining` five minutes before its deadline, or at half its time if that is later.
     A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
     as refused and changes nothing.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),
@@ -77,6 +78,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """Works. The first message says hello; then credits, heartbeats and outcomes in any order.
 
     Not on REST: it is a stream in both directions.
+    A stream is told `draining` five minutes before its deadline, or at half its time if that is later.
     A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
     as refused and changes nothing.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),
@@ -108,6 +110,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Works. The first message says hello; then credits, heartbeats and outcomes in any order.
 
         Not on REST: it is a stream in both directions.
+        A stream is told `draining` five minutes before its deadline, or at half its time if that is later.
         A message that is wrong ends the stream; an outcome of a lease that is not the worker's, any more or at all, is answered
         as refused and changes nothing.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, FAILED_PRECONDITION/WORKER_MALFORMED (no hello, two hellos),
