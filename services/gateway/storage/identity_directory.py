@@ -42,7 +42,7 @@ class SqlIdentityDirectory:
         rows = await one_trip(self._engine, None, FIND_GRANT, grant)
         if not rows:
             return None
-        [row] = rows
+        row = dict(rows[0])
         read = grant_of(row)
         state = TenantState.DELETED if row["tenant_state"] is None else TenantState(row["tenant_state"])
         standing = await self._standing(read, row)
