@@ -82,6 +82,7 @@ _STAGES: Final[Mapping[str, Mapping[str, str]]] = {
         **dict.fromkeys(("record", "_commit"), "commit"),
     },
     "tick_arrays.py": {"*": "seal"},
+    "run.py": {"encoded": "seal"},
     "journal.py": {"*": "seal"},
     "run_journal.py": {"commit": "commit"},
     "one_trip.py": {"*": "commit"},

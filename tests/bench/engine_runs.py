@@ -9,6 +9,8 @@ from services.orchestrator.prompts import load_prompts
 
 #: Name of the step.
 STEP = "nothing"
+#: Read once, as the service does.
+_PROMPTS = load_prompts()
 
 
 @cache
@@ -53,5 +55,5 @@ def started(run_id: str, steps: int, shape: str) -> journal_pb2.RunStarted:
         workflow=f"{definition.name}@{definition.version}",
     )
     return journal_pb2.RunStarted(
-        program=graph.NAME, program_version=graph.VERSION, workflow=definition, run=run, prompts=load_prompts()
+        program=graph.NAME, program_version=graph.VERSION, workflow=definition, run=run, prompts=_PROMPTS
     )

@@ -130,13 +130,15 @@ class JournalCodec:
 
     async def put(self, blobs: Iterable[SealedBlob]) -> None:
         """Puts what is too big for its row, before the row is committed. Harmless to repeat. Raises: BlobStoreAway."""
-        waiting = iter(blobs)
+        found = list(blobs)
+        waiting = iter(found)
 
         async def put_some() -> None:
             for blob in waiting:
                 await self._store.put(blob.name, blob.content)
 
-        await _all(put_some() for _ in range(_AT_ONCE))
+        if found:
+            await _all(put_some() for _ in range(_AT_ONCE))
 
     @property
     def _store(self) -> BlobStore:
