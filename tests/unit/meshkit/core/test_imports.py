@@ -31,3 +31,26 @@ def test_a_service_loads_nothing_that_it_never_uses(service: str) -> None:
     code = f"import services.{service}.__main__, sys; print(*sorted({never} & set(sys.modules)))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.split() == []
+
+
+@pytest.mark.parametrize("service", ["cost", "gateway", "inference", "memory", "orchestrator", "policy", "tools"])
+def test_grpc_is_told_how_to_wait_before_it_is_imported(service: str) -> None:
+    code = (
+        "import sys, os; os.environ.pop('GRPC_EXPERIMENTS', None); import services;"
+        "print(os.environ['GRPC_EXPERIMENTS'], 'grpc' in sys.modules, sep=';');"
+        f"import services.{service}.__main__; print('grpc' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["-event_engine_client,-event_engine_listener;False", "True"]
+
+
+def test_grpc_knows_the_switches_that_it_is_told() -> None:
+    code = (
+        "import services, asyncio, grpc.aio\n"
+        "async def main():\n"
+        "    server = grpc.aio.server(); server.add_insecure_port('127.0.0.1:0'); await server.start()\n"
+        "    await server.stop(None)\n"
+        "asyncio.run(main())"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Unknown experiment" not in told.stderr
