@@ -1,7 +1,7 @@
 """The engine of one replica: owns shards, drives their runs in lanes, and takes up what others left behind."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.orchestrator.v1 import journal_pb2
-from services.meshkit.core.errors import MeshError, RequestIdReused
+from services.meshkit.core.errors import RequestIdReused
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.once import RequestInProgress
@@ -21,16 +21,18 @@ from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.sub_run_id import depth_of
 from services.orchestrator.engine.facts import Beginning, begun
-from services.orchestrator.engine.faults import EngineFault, Faults, unread
+from services.orchestrator.engine.faults import Faults
 from services.orchestrator.engine.lane import EngineParts, Lane
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.news import until_news
 from services.orchestrator.engine.plans import prepare
+from services.orchestrator.engine.recovery import AGAIN_LATER_SECONDS, AGAIN_SECONDS, Recovery
 from services.orchestrator.engine.room import Room
 from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, ShardLease, StartKey, shard_of
 from services.orchestrator.engine.shards import ShardKeeper
 from services.orchestrator.engine.sub_run_places import SubRunPlaces
 from services.orchestrator.engine.sub_runs import SubRuns
+from services.orchestrator.engine.tried import tried
 
 log = logger(__name__)
 
@@ -43,13 +45,6 @@ _ROUND_SECONDS: Final = 1.0
 _COMMAND_SECONDS: Final = 2.0
 #: Time between two looks whether it was, when the bus brings no news.
 _COMMAND_POLL_SECONDS: Final = 0.5
-#: Journals read at once.
-_RECOVER_AT_ONCE: Final = 8
-#: Time after which a run that was set aside is taken up again, if it had got any further; and if it had not.
-_AGAIN_SECONDS: Final = 1.0
-_AGAIN_LATER_SECONDS: Final = 15.0
-#: And of one that is parked and cannot be read, when nobody asks anything of it.
-_AGAIN_PARKED_SECONDS: Final = 600.0
 #: Runs remembered to be taken up again. One more is taken up when a command comes for it, or the shard changes hands.
 _MAX_SET_ASIDE: Final = 10_000
 #: Time between two removals of commands that came too late for their run.
@@ -87,6 +82,15 @@ class Engine:
         )
         self._faults = Faults(lambda: ids.uuid().hex)
         self._lane = Lane(parts, sub_runs, left=self._left, failed=self._failed, lost=self._shards.forget)
+        self._recovery = Recovery(
+            store=parts.store,
+            events=parts.events,
+            faults=self._faults,
+            held=self._shards.held,
+            put_aside=self._put_aside,
+            clock=parts.clock,
+            ids=ids,
+        )
         #: Runs whose journal is being read; the tasks that read them, and those that look for such runs.
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._searching: dict[int, asyncio.Task[None]] = {}
@@ -97,7 +101,6 @@ class Engine:
         self._left_room = asyncio.Event()
         #: Where the next round goes on that looks for commands, if the last did not see them all.
         self._commands_after: str | None = None
-        self._recoveries = asyncio.Semaphore(_RECOVER_AT_ONCE)
         self._group: asyncio.TaskGroup | None = None
         #: Runs outlive the call that started them: their tasks must not inherit its deadline.
         self._context = Context()
@@ -161,7 +164,7 @@ class Engine:
             raise
         except BaseException:
             # The caller went away, or the answer was lost: the run may have been recorded, and then has to be driven.
-            self._put_aside(run.run_id, seconds=_AGAIN_SECONDS)
+            self._put_aside(run.run_id, seconds=AGAIN_SECONDS)
             raise
         if created.earlier is not None:
             return created.earlier
@@ -279,56 +282,9 @@ class Engine:
         self._leave_room(run_id)
 
     async def _read(self, run: OwnedRun) -> None:
-        live = LiveRun(run)
-        try:
-            async with self._recoveries:
-                while batch := await self._parts.store.journal.entries(run.tenant, run.run_id, after=live.sequence):
-                    await prepare(batch[0][1].run_started)
-                    live.read([entry for _, entry in batch])
-                live.recovered()
-                if fault := self._faults.of(run.run_id, live.recorded_sequence):
-                    live.fail(fault)
-                if await self._is_orphan(live):
-                    cancel = RunCommand(command_id=self._ids.uuid(), kind="cancel", by=live.parent_run_id)
-                    await self._parts.store.inbox.add_command(run.tenant, run.run_id, cancel)
-                # After the journal: one that was read before it may have had its effect since.
-                live.tell(await self._parts.store.inbox.commands_of(run.run_id))
-        except Exception as error:  # noqa: BLE001  # logged where its failures are counted
-            # A consumer loop: one broken run must not stop the others.
-            log.warning("a journal cannot be read", run_id=run.run_id, cause=str(error))
-            self._faults.note(run.run_id, live.sequence, error)
-            await self._leave_unread(run, live.sequence)
-            return
-        log.info("run taken up", run_id=run.run_id)
-        self._lane.add(live)
-
-    async def _leave_unread(self, run: OwnedRun, sequence: int) -> None:
-        """Sets a run aside whose journal cannot be read; one that was tried often enough shows that it is parked."""
-        fault = self._faults.of(run.run_id, sequence)
-        if fault is None:
-            again = self._faults.counts(run.run_id)
-            self._put_aside(run.run_id, seconds=_AGAIN_LATER_SECONDS if again else _AGAIN_SECONDS)
-            return
-        self._put_aside(run.run_id, seconds=_AGAIN_PARKED_SECONDS)
-        await _tried("a run is parked and nobody sees it", partial(self._park_unread, run, fault))
-
-    async def _park_unread(self, run: OwnedRun, fault: EngineFault) -> None:
-        """Writes to the end of a journal that nobody can read. Raises: MeshError."""
-        store, lease = self._parts.store, self._shards.held.get(run.shard)
-        if lease is None:
-            return
-        view = await store.journal.view(run.tenant, run.run_id)
-        last = await store.journal.last_sequence(run.tenant, run.run_id)
-        at = Timestamp()
-        at.FromDatetime(self._parts.clock.now())
-        write = unread(run, view, last, fault, await store.inbox.commands_of(run.run_id), at)
-        if write is not None and not await store.journal.commit([lease], [write]):
-            self._parts.events.recorded(write)
-
-    async def _is_orphan(self, run: LiveRun) -> bool:
-        """Says whether a run lost the one that started it, whose owner may have died before it said so."""
-        parent = run.parent_run_id
-        return bool(parent) and not run.ended and await self._parts.store.finder.owned_run(parent) is None
+        live = await self._recovery.read(run)
+        if live is not None:
+            self._lane.add(live)
 
     def _failed(self, run: LiveRun, error: Exception) -> None:  # a callback
         self._faults.note(run.run.run_id, run.recorded_sequence, error)
@@ -337,7 +293,7 @@ class Engine:
         if not again:
             self._faults.forget(run.run.run_id)
         else:
-            self._put_aside(run.run.run_id, seconds=_AGAIN_SECONDS if run.progressed else _AGAIN_LATER_SECONDS)
+            self._put_aside(run.run.run_id, seconds=AGAIN_SECONDS if run.progressed else AGAIN_LATER_SECONDS)
         self._leave_room(run.run.run_id)
 
     def _leave_room(self, run_id: str) -> None:
@@ -354,13 +310,13 @@ class Engine:
     async def _keep_leases(self) -> None:
         """Keeps the shards in a task of its own: nothing that the other rounds wait for may cost a lease."""
         while True:
-            await _tried("the leases' round waits", self._shards.keep)
+            await tried("the leases' round waits", self._shards.keep)
             await self._parts.clock.sleep(_ROUND_SECONDS)
 
     async def _keep_rounds(self) -> None:
         while True:
             for step in (self._take_up_again, self._wake_resting, self._read_commands):
-                await _tried("the engine's round waits", step)
+                await tried("the engine's round waits", step)
             await self._parts.clock.sleep(_ROUND_SECONDS)
 
     async def _take_up_again(self) -> None:
@@ -419,7 +375,7 @@ class Engine:
     async def _hear_wakes(self) -> None:
         async with self._parts.live.wakes() as wakes:
             async for run_id in wakes:
-                await _tried("a wake is passed over", partial(self._hear, run_id))
+                await tried("a wake is passed over", partial(self._hear, run_id))
 
     async def _hear(self, run_id: str) -> None:
         """Looks for commands of a run. Raises: MeshError; Invalid: it is no id, for anybody may write to the bus."""
@@ -430,19 +386,9 @@ class Engine:
         """Removes commands that came too late for their run."""
         while True:
             await self._parts.clock.sleep(_TIDY_SECONDS)
-            await _tried("late commands stay for now", self._parts.store.inbox.drop_late_commands)
+            await tried("late commands stay for now", self._parts.store.inbox.drop_late_commands)
 
     @staticmethod
     def _forget(kept: dict[Key, asyncio.Task[None]], key: Key, task: asyncio.Task[None]) -> None:
         if kept.get(key) is task:
             del kept[key]
-
-
-async def _tried(fault: str, step: Callable[[], Awaitable[object]]) -> None:
-    """Takes one step of a loop that goes on whatever comes of it: the engine never stops."""
-    try:
-        await step()
-    except MeshError as error:
-        log.warning(fault, cause=str(error))
-    except Exception as error:
-        log.exception(fault, cause=str(error))

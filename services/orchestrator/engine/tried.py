@@ -1,0 +1,18 @@
+"""Steps of loops that nothing may end."""
+
+from collections.abc import Awaitable, Callable
+
+from services.meshkit.core.errors import MeshError
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
+
+
+async def tried(fault: str, step: Callable[[], Awaitable[object]]) -> None:
+    """Takes one step of a loop that goes on whatever comes of it: the engine never stops."""
+    try:
+        await step()
+    except MeshError as error:
+        log.warning(fault, cause=str(error))
+    except Exception as error:
+        log.exception(fault, cause=str(error))
