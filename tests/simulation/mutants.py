@@ -15,9 +15,10 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.faults import Faults
 from services.orchestrator.engine.lane import Lane, Pending, Turn
 from services.orchestrator.engine.leases import Desk
-from services.orchestrator.engine.live_run import CallKey, LiveRun
+from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.outcomes import fact_of
 from services.orchestrator.engine.run import RunCommand, RunWrite
+from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.engine.shards import ShardKeeper
 from services.orchestrator.engine.step_pools import StepPools
@@ -71,8 +72,7 @@ def _due_though_unrecorded(
 ) -> Iterable[tuple[CallKey, journal_pb2.JournalEntry]]:
     for entry in recorded:
         key = entry.path, entry.call_intended.call_index
-        if entry.HasField("call_intended") and key in self._outstanding and key not in self._in_flight:
-            self._in_flight.add(key)
+        if entry.HasField("call_intended") and self._calls.begin(key):
             yield key, entry
 
 

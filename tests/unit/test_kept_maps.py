@@ -34,6 +34,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/core/audit.py:AuditDraft",
             "meshkit/core/errors.py:MeshError",
             "orchestrator/engine/live_run.py:LiveRun",
+            "orchestrator/engine/run_calls.py:RunCalls",
             "orchestrator/engine/run_timers.py:RunTimers",
             "meshkit/documents/schema.py:_Unfolding",
             "meshkit/documents/source.py:Source",

@@ -14,9 +14,10 @@ from services.meshkit.core.failpoints import failpoint
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.dry_effects import dry_outcome
 from services.orchestrator.engine.leases import Offer
-from services.orchestrator.engine.live_run import CallKey, LiveRun
+from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.outcomes import stands
 from services.orchestrator.engine.ports import Calls, LiveEvents
+from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.sub_runs import SubRuns
 

@@ -8,8 +8,8 @@ from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, worker_loan_service_pb2, worker_service_pb2
 from services.meshkit.core.identity import TenantId
-from services.orchestrator.engine.live_run import CallKey
 from services.orchestrator.engine.loans import Loan, Loans
+from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.wire import head_of
 
 #: Bounds of one frame of leases. A single larger lease travels alone.

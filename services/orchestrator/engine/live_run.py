@@ -16,6 +16,7 @@ from services.orchestrator.engine import faults
 from services.orchestrator.engine.facts import Beginning, Replay, advance, begun
 from services.orchestrator.engine.faults import ENGINE_FAULT, EngineFault
 from services.orchestrator.engine.run import SIGNAL, HandedDown, OwnedRun, RunCommand, RunWrite, follow, give_up
+from services.orchestrator.engine.run_calls import CallKey, RunCalls
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.engine.views import View, view_of
 from services.orchestrator.programs import run as program
@@ -27,8 +28,6 @@ log = logger(__name__)
 _REMEMBERED_COMMANDS: Final = 64
 _WAITING: Final = session_pb2.SESSION_STATE_WAITING
 
-#: Place of a call in its run.
-CallKey = tuple[str, int]
 Stranding = RunDiverged | program.UnknownProgram | EngineFault
 
 
@@ -37,8 +36,8 @@ class LiveRun:
 
     # There may be very many, and each of their steps looks at most of this.
     __slots__ = (
-        *("_call_of", "_given_up", "_handed_down", "_held", "_in_flight", "_inbox", "_later", "_noted"),
-        *("_only_calls", "_outstanding", "_park_noted", "_parked", "_parked_steps", "_project", "_recorded"),
+        *("_calls", "_handed_down", "_held", "_inbox", "_later", "_noted"),
+        *("_only_calls", "_park_noted", "_parked", "_parked_steps", "_project", "_recorded"),
         *("_replay", "_speakers", "_started", "_state", "_stranded", "_timers", "_told", "_unrecorded"),
         *("_view", "_waiting", "dry", "ended", "gone", "progressed", "recorded_sequence", "run", "sequence"),
     )
@@ -51,14 +50,7 @@ class LiveRun:
         self._view: View = view_of(journal_pb2.RunStarted())
         #: What arrived and is not decided yet, in order: what a command means depends on what came before it.
         self._inbox: list[journal_pb2.JournalEntry | RunCommand] = []
-        #: Calls that a fact asks for and none has answered: that fact, and its sequence.
-        self._outstanding: dict[CallKey, tuple[int, journal_pb2.JournalEntry]] = {}
-        #: Those of them that are being made.
-        self._in_flight: set[CallKey] = set()
-        #: The call that each path waits for; a path makes one after the other.
-        self._call_of: dict[str, CallKey] = {}
-        #: Calls that are waited for no longer, though nobody answered; each with the sequence of the fact that says so.
-        self._given_up: list[tuple[int, CallKey]] = []
+        self._calls = RunCalls()
         #: What its sub-runs are told, until a write says so.
         self._handed_down: list[HandedDown] = []
         #: Who speaks in the turns in progress, by path.
@@ -121,11 +113,11 @@ class LiveRun:
             return False
         if self.ended:
             return True
-        if self._in_flight or self._told:
+        if self._calls.in_flight or self._told:
             return False
         if self._stranded is not None or self._timers.paused:
             return True
-        return not self._outstanding and self._view.state == _WAITING
+        return not self._calls and self._view.state == _WAITING
 
     @property
     def parent_run_id(self) -> str:
@@ -149,7 +141,7 @@ class LiveRun:
     @property
     def outstanding(self) -> Sequence[journal_pb2.JournalEntry]:
         """The calls that recorded facts ask for and none has answered."""
-        return [entry for sequence, entry in self._outstanding.values() if sequence <= self.recorded_sequence]
+        return self._calls.until(self.recorded_sequence)
 
     @property
     def remembered(self) -> int:
@@ -197,7 +189,7 @@ class LiveRun:
             self._stranded = EngineFault(self._held.message)
             return
         self._park_noted = self._held is not None
-        if self._park_noted and not self._outstanding and not self._parked_steps:
+        if self._park_noted and not self._calls and not self._parked_steps:
             # It was stranded while it waited, and is not any more: there is no call whose answer would say so.
             self._park_noted = False
             self._put(journal_pb2.JournalEntry(run_resumed=journal_pb2.RunResumed(waiting=self._waiting)))
@@ -256,10 +248,7 @@ class LiveRun:
 
     def _hand_down(self, command: RunCommand) -> None:
         """Has the sub-runs that it waits for do the same."""
-        self._handed_down += [(sub_run_id, follow(self.run, command)) for sub_run_id in self._sub_runs()]
-
-    def _sub_runs(self) -> list[str]:
-        return [_sub_run_of(entry) for _, entry in self._outstanding.values() if _is_sub_run(entry)]
+        self._handed_down += [(sub_run_id, follow(self.run, command)) for sub_run_id in self._calls.sub_runs]
 
     def _continued(self, command: RunCommand) -> journal_pb2.JournalEntry:
         if self._timers.paused:
@@ -334,25 +323,20 @@ class LiveRun:
                 break
         for entry in calls:
             key = entry.path, entry.call_intended.call_index
-            if key in self._outstanding and key not in self._in_flight:
-                self._in_flight.add(key)
+            if self._calls.begin(key):
                 yield key, entry
 
     def waits_for_runs(self) -> Sequence[CallKey]:
         """Gives the calls being made that are runs of their own."""
-        return [key for key in self._in_flight if key in self._outstanding and _is_sub_run(self._outstanding[key][1])]
+        return self._calls.of_sub_runs
 
     def left_out(self, key: CallKey) -> None:
         """Notes that a call which `due` gave is not being made yet."""
-        self._in_flight.discard(key)
+        self._calls.leave_out(key)
 
     def given_up(self) -> Sequence[CallKey]:
         """Gives the calls that recorded facts have given up, once; others go on until theirs is recorded (INV-1)."""
-        if not self._given_up:
-            return ()
-        given_up = [key for sequence, key in self._given_up if sequence <= self.recorded_sequence]
-        self._given_up = self._given_up[len(given_up) :]
-        return given_up
+        return self._calls.given_up(self.recorded_sequence)
 
     def speaker(self, path: str) -> str:
         """Gives the agent whose turn is in progress at a place; empty when it is no turn."""
@@ -441,7 +425,7 @@ class LiveRun:
         if isinstance(arrived, RunCommand):
             return self._asked_for(arrived)
         key = _answers(arrived)
-        return arrived if key is None or (key in self._outstanding and self._stranded is None) else None
+        return arrived if key is None or (key in self._calls and self._stranded is None) else None
 
     def _take(self, entries: Sequence[journal_pb2.JournalEntry]) -> None:
         """Applies facts to the view and to the calls that are still to be answered."""
@@ -453,19 +437,16 @@ class LiveRun:
             self._view.take(entry, self.sequence)
             # Most facts are calls, of which come no timers and no ends.
             if fact == "call_intended":
-                path = entry.path
-                key = path, entry.call_intended.call_index
-                self._outstanding[key] = self.sequence, entry
-                self._call_of[path] = key
+                self._calls.ask(entry, self.sequence)
                 continue
             if fact == "call_answered":
-                self._settle((entry.path, entry.call_answered.call_index))
+                self._calls.settle((entry.path, entry.call_answered.call_index))
                 continue
             self._only_calls = False
             self._timers.take(entry)
             match fact:
                 case "call_failed":
-                    self._settle((entry.path, entry.call_failed.call_index))
+                    self._calls.settle((entry.path, entry.call_failed.call_index))
                 case "step_started":
                     self._speakers[entry.path] = entry.step_started.agent
                 case "step_completed" | "step_failed" | "step_skipped":
@@ -491,10 +472,9 @@ class LiveRun:
                 case "run_resumed":
                     self._held = None
                 case "run_ended" | "run_abandoned":
-                    self._handed_down += [(sub_run_id, give_up(self.run)) for sub_run_id in self._sub_runs()]
+                    self._handed_down += [(sub_run_id, give_up(self.run)) for sub_run_id in self._calls.sub_runs]
                     self._speakers.clear()
-                    self._outstanding.clear()
-                    self._call_of.clear()
+                    self._calls.end()
                     self.ended = self._view.state in TERMINAL_STATES
                 case _:
                     pass
@@ -503,22 +483,12 @@ class LiveRun:
         self._started, self._project = started, None
         self.dry = started.fork.dry_effects
 
-    def _settle(self, key: CallKey) -> None:
-        if self._outstanding.pop(key, None) is not None:
-            self._in_flight.discard(key)
-            self._call_of.pop(key[0], None)
-
     def _give_up(self, path: str) -> None:
         """Waits no longer for the call of a step that has ended, or whose time is up."""
-        key = self._call_of.get(path)
-        if key is not None:
+        if self._calls.waits(path):
             self._unpark(path)
-            if key in self._in_flight:
-                self._given_up.append((self.sequence, key))
-            _, intended = self._outstanding[key]
-            if _is_sub_run(intended):
-                self._handed_down.append((_sub_run_of(intended), give_up(self.run)))
-            self._settle(key)
+            if sub_run_id := self._calls.give_up(path, self.sequence):
+                self._handed_down.append((sub_run_id, give_up(self.run)))
 
     def _unpark(self, path: str) -> None:
         self._parked.discard(path)
@@ -538,11 +508,3 @@ def _answers(entry: journal_pb2.JournalEntry) -> CallKey | None:
     if fact == "call_failed":
         return entry.path, entry.call_failed.call_index
     return None
-
-
-def _is_sub_run(intended: journal_pb2.JournalEntry) -> bool:
-    return intended.call_intended.kind == journal_pb2.CALL_KIND_RUN
-
-
-def _sub_run_of(intended: journal_pb2.JournalEntry) -> str:
-    return journal_pb2.SubRunTask.FromString(intended.call_intended.request).run_id

@@ -6,7 +6,7 @@ from heapq import heapify, heappop, heapreplace
 from itertools import count
 
 from services.orchestrator.engine.leases import Desk, Offer
-from services.orchestrator.engine.live_run import CallKey
+from services.orchestrator.engine.run_calls import CallKey
 
 
 class _Queue:

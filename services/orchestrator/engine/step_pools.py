@@ -19,10 +19,10 @@ from comitia.orchestrator.v1 import journal_pb2, worker_loan_service_pb2, worker
 from services.meshkit.core.clock import Clock
 from services.meshkit.telemetry import metrics
 from services.orchestrator.engine.leases import Deadlines, Desk, Lease, Offer, PoolKey
-from services.orchestrator.engine.live_run import CallKey
 from services.orchestrator.engine.loans import Loan
 from services.orchestrator.engine.outcomes import OutcomeRefused, check, fact_of, failed
 from services.orchestrator.engine.pool import Matches, Pool
+from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.step_room import PoolLimits, Seats, WaitingRoom
 
 LEASE_EXPIRED: Final = "LEASE_EXPIRED"

@@ -7,8 +7,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_pb2
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.testing.mesh_keys import TENANT
-from services.orchestrator.engine.live_run import CallKey, LiveRun
+from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunWrite, shard_of
+from services.orchestrator.engine.run_calls import CallKey
 from tests.support.sessions import World, a_start, an_agent, outcome_of
 from tests.support.workflows import a_node, a_run, a_workflow
 
@@ -237,7 +238,7 @@ def test_a_run_is_parked_no_longer_than_it_waits_for_the_call() -> None:
 def test_the_write_that_pauses_a_run_tells_its_sub_runs_and_so_does_what_ends_the_pause() -> None:
     inner = workflow_pb2.RunNode(workflow="inner@1.0.0")
     live = begun(a_run(a_workflow(a_node("one", run=inner), a_node("step"))))
-    [sub_run_id] = live._sub_runs()
+    [sub_run_id] = live._calls.sub_runs
     told: dict[str, RunCommand] = {}
     for kind in ("pause", "resume"):
         ask(live, kind)
