@@ -287,6 +287,19 @@ class RunsAtLimit(Exhausted):
         )
 
 
+class SubRunsAtLimit(Exhausted):
+    """A run, with those that it has started, has started as many as may be. It stays so."""
+
+    reason = "SUB_RUNS_AT_LIMIT"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} runs were started by steps below one run, which is the most; give more to each of them, or start "
+            "several runs",
+            limit=limit,
+        )
+
+
 class SignalsAtLimit(Exhausted):
     """As many signals wait for a run as may. Its owner takes them within a second when it is well."""
 

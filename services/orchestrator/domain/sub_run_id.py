@@ -33,3 +33,12 @@ def depth_of(run_id: str) -> int:
     """Says how many runs a run lies below the one that somebody started, which is 0 deep. Raises: Invalid."""
     found = to_uuid(run_id, "run")
     return found.int >> _DEPTH_AT & _DEPTH_BITS if found.version == _VERSION else 0
+
+
+def ids_of_tree(sub_run_id: str) -> tuple[UUID, UUID]:
+    """Gives the lowest and the highest id that a run of the same tree can have.
+
+    Trees of one tenant that began in the same millisecond have them in common. Raises: Invalid.
+    """
+    begun = to_uuid(sub_run_id, "run").int >> _TIME_AT << _TIME_AT | _VERSION << _VERSION_AT
+    return UUID(int=begun), UUID(int=begun | (1 << _VERSION_AT) - 1)

@@ -154,3 +154,11 @@ class ToolVersions(Protocol):
     async def latest(self, caller: Caller, name: str) -> str:
         """Gives the highest version of a tool as `name@version`. Raises: MeshError: there is none, or no answer."""
         ...
+
+
+class RunTrees(Protocol):
+    """Knows how large the trees are that runs grow."""
+
+    async def below(self, tenant: TenantId, sub_run_id: str, *, most: int) -> int:
+        """Counts the runs that lie below the root of a sub-run, which need not be there yet; no further than `most`."""
+        ...

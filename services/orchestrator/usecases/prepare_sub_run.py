@@ -1,16 +1,21 @@
 """Prepares a run that a step of another run starts."""
 
 from datetime import UTC, datetime
+from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Principal
+from services.orchestrator.domain.errors import SubRunsAtLimit
 from services.orchestrator.domain.run import RunSpec
 from services.orchestrator.programs.values import from_struct, to_struct
 from services.orchestrator.usecases.pin_workflow import PinnedWorkflow, PinWorkflow
-from services.orchestrator.usecases.ports import Neighbours
+from services.orchestrator.usecases.ports import Neighbours, RunTrees
 from services.orchestrator.usecases.run_input import check_schema, check_size
 from services.orchestrator.usecases.run_started import run_started
+
+#: Runs below one that somebody started, however deep they lie. A few more may be on their way when there are so many.
+MAX_SUB_RUNS: Final = 10_000
 
 
 class PrepareSubRun:
@@ -18,7 +23,8 @@ class PrepareSubRun:
     belongs to the same project, and ends no later.
     """
 
-    def __init__(self, *, pin_workflow: PinWorkflow, neighbours: Neighbours, clock: Clock) -> None:
+    def __init__(self, *, trees: RunTrees, pin_workflow: PinWorkflow, neighbours: Neighbours, clock: Clock) -> None:
+        self._trees = trees
         self._pin_workflow = pin_workflow
         self._neighbours = neighbours
         self._clock = clock
@@ -28,9 +34,11 @@ class PrepareSubRun:
     ) -> journal_pb2.RunStarted:
         """See `SubRunStarts.prepare`.
 
-        Raises: RunInputInvalid, WorkflowNotFound, and what tools or the gateway refuse.
+        Raises: SubRunsAtLimit, RunInputInvalid, WorkflowNotFound, and what tools or the gateway refuse.
         """
         task = journal_pb2.SubRunTask.FromString(intended.call_intended.request)
+        if await self._trees.below(principal.tenant, task.run_id, most=MAX_SUB_RUNS) >= MAX_SUB_RUNS:
+            raise SubRunsAtLimit(MAX_SUB_RUNS)
         given = from_struct(task.input.struct_value)
         check_size(given)
         caller = Caller(principal=principal)

@@ -25,6 +25,7 @@ from services.orchestrator.prompts import load_prompts
 from services.orchestrator.storage.agent_repository import AgentRepository
 from services.orchestrator.storage.replicas import SqlReplicas
 from services.orchestrator.storage.run_store import SqlRunStore
+from services.orchestrator.storage.run_trees import SqlRunTrees
 from services.orchestrator.storage.storage_used import SqlStorageRoom
 from services.orchestrator.storage.workflow_repository import WorkflowRepository
 from services.orchestrator.transport.convert import agent_to_proto, workflow_to_proto
@@ -85,7 +86,9 @@ async def driving(ground: Ground) -> AsyncGenerator[Driving]:
                 inference=neighbours.inference,
                 tools=neighbours.tools,
             ),
-            sub_runs=PrepareSubRun(pin_workflow=pin_workflow, neighbours=preparation, clock=clock),
+            sub_runs=PrepareSubRun(
+                trees=SqlRunTrees(ground.app), pin_workflow=pin_workflow, neighbours=preparation, clock=clock
+            ),
             tokens=RunTokens(neighbours.gateway, clock=clock),
             storage=SqlStorageRoom(app=ground.app, tenants=ground.guard.feed, clock=clock),
             clock=clock,

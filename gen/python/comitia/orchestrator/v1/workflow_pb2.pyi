@@ -684,7 +684,10 @@ Global___MapNode: _TypeAlias = MapNode  # noqa: Y015
 
 @_typing.final
 class RunNode(_message.Message):
-    """A run of another workflow, with the node's `input` as its input. Gives the output of that run."""
+    """A run of another workflow, with the node's `input` as its input. Gives the output of that run.
+    At most 10,000 runs lie below one that somebody started; a step that would start one more fails for good, with
+    RESOURCE_EXHAUSTED/SUB_RUNS_AT_LIMIT.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,0 +1,51 @@
+"""What stands before a run that a step of another run starts."""
+
+from typing import Any, cast
+
+import pytest
+
+from comitia.orchestrator.v1 import journal_pb2
+from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.core.ids import SystemIds, to_uuid
+from services.meshkit.core.secret import Secret
+from services.meshkit.testing.fake_clock import FakeClock
+from services.meshkit.testing.mesh_keys import TENANT
+from services.orchestrator.domain.errors import SubRunsAtLimit
+from services.orchestrator.domain.sub_run_id import ids_of_tree, sub_run_id
+from services.orchestrator.engine.outcomes import stands
+from services.orchestrator.usecases.prepare_sub_run import MAX_SUB_RUNS, PrepareSubRun
+from tests.support.workflows import a_node, a_run, a_workflow
+
+IDS = SystemIds()
+
+
+class Full:
+    """Implements `RunTrees`: every tree has as many runs as may be."""
+
+    async def below(self, tenant: TenantId, sub_run_id: str, *, most: int) -> int:
+        """See `RunTrees.below`."""
+        return most
+
+
+async def test_a_tree_of_runs_has_an_end_and_the_step_that_would_grow_it_fails_for_good() -> None:
+    nobody = cast(Any, None)
+    prepare = PrepareSubRun(trees=Full(), pin_workflow=nobody, neighbours=nobody, clock=FakeClock())
+    started = a_run(a_workflow(a_node("inner")))
+    task = journal_pb2.SubRunTask(run_id=sub_run_id(IDS.new("run"), "nodes/inner#1.1"), workflow="inner@1.0.0")
+    call = journal_pb2.CallIntended(kind=journal_pb2.CALL_KIND_RUN, request=task.SerializeToString())
+    who = Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t"))
+    with pytest.raises(SubRunsAtLimit) as refused:
+        await prepare.prepare(who, started, journal_pb2.JournalEntry(path="nodes/inner", call_intended=call))
+    assert stands(refused.value)
+    assert str(MAX_SUB_RUNS) in refused.value.message
+
+
+def test_all_runs_of_a_tree_lie_between_two_ids_and_no_other_does() -> None:
+    root = IDS.new("run")
+    below = [sub_run_id(root, f"nodes/a#{number}.1") for number in range(20)]
+    below += [sub_run_id(below[0], f"nodes/b#{number}.1") for number in range(20)]
+    first, last = ids_of_tree(below[-1])
+    assert all(first <= to_uuid(run_id, "run") <= last for run_id in below)
+    assert ids_of_tree(below[0]) == (first, last)
+    assert not first <= to_uuid(root, "run") <= last
+    assert not first <= to_uuid(sub_run_id("run_01h455vb4pex5vsknk084sn02q", "nodes/a#1.1"), "run") <= last
