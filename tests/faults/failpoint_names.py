@@ -59,12 +59,11 @@ def in_the_code() -> set[str]:
 
 
 def waves(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Puts failpoints together that kill different parts; one of each part in each wave, each at least once."""
+    """Puts failpoints together that kill different parts; each comes as often as it is named."""
     by_part: dict[str, list[str]] = {}
     for name in names:
         by_part.setdefault(part_of(name), []).append(name)
-    longest = max(map(len, by_part.values()))
-    return [tuple(of_part[place % len(of_part)] for of_part in by_part.values()) for place in range(longest)]
+    return [tuple(name for name in row if name is not None) for row in zip_longest(*by_part.values())]
 
 
 def interleaved(names: Iterable[str]) -> list[str]:
