@@ -199,7 +199,9 @@ def processor_seconds(data: Path) -> dict[str, float]:
         for member in (process, *(process.children(recursive=True) if child.name != "launcher" else ())):
             with contextlib.suppress(psutil.NoSuchProcess):
                 times = member.cpu_times()
-                total += times.user + times.system
+                # Connections end, and with them the processes that served them.
+                ended = 0.0 if child.name == "launcher" else times.children_user + times.children_system
+                total += times.user + times.system + ended
         used[child.name] = total
     return used
 
