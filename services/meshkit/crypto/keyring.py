@@ -178,8 +178,10 @@ class KeyRing:
 
     def is_loaded(self, tenant: TenantId) -> bool:
         """Says whether `load` would find the tenant's key in memory."""
-        key = self._sealing_key(tenant)
-        return key is not None and key.left > 0
+        # Asked for every write of every run: those that are sealed with keep a key from being forgotten.
+        key_id = self._sealing.get(tenant)
+        key = None if key_id is None else self._keys.get((tenant, key_id))
+        return key is not None and key.left > 0 and key.stale_at > self._clock.monotonic()
 
     def _sealing_key(self, tenant: TenantId, *, grace: float = 0.0) -> _DataKey | None:
         key_id = self._sealing.get(tenant)

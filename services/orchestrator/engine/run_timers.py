@@ -13,6 +13,8 @@ from comitia.orchestrator.v1 import journal_pb2
 class RunTimers:
     """Changed by facts only, so that whoever reads a journal waits for the same moments."""
 
+    __slots__ = ("_deadline", "_ends", "_heap", "_paused_at")
+
     def __init__(self) -> None:
         #: Name and end of the timer of each path.
         self._ends: dict[str, tuple[str, datetime]] = {}

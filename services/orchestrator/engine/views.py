@@ -86,6 +86,8 @@ class SessionView:
 class SeenRun:
     """Implements `View` for a run, which has more steps than anybody looks at: it is written when its state changes."""
 
+    __slots__ = ("_projection", "_sequence", "_written")
+
     def __init__(self) -> None:
         self._projection = RunProjection()
         self._sequence = 0

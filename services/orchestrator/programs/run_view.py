@@ -40,6 +40,12 @@ class RunProjection:
         keep_steps: keeps the steps that have ended as well.
     """
 
+    __slots__ = (
+        *("_cancelling", "_cost", "_failed", "_held", "_kept", "_nodes", "_open", "_parked", "_paused"),
+        *("_run", "_sequence", "_settled", "_skipped", "_succeeded", "_usage", "_waiting", "_workflow"),
+        "_working",
+    )
+
     def __init__(self, *, keep_steps: bool = False) -> None:
         self._run = run_pb2.Run()
         self._workflow = workflow_pb2.Workflow()
