@@ -118,6 +118,9 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "policy/usecases/record_violations.py:RecordViolations",
         }
     ),
+    "moments: what is due at one is gone through, whosever it is": frozenset(
+        {"orchestrator/engine/leases.py:Deadlines"},
+    ),
     "public keys of providers, by their address": frozenset(
         {"gateway/clients/id_tokens.py:IdTokenVerifier", "gateway/clients/issuer_keys.py:IssuerKeys"}
     ),

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
-from itertools import chain, count
+from itertools import chain
+from math import ceil
 from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, worker_loan_service_pb2, worker_service_pb2
@@ -22,6 +23,8 @@ _SHORT_TASK: Final = 256
 _KNOWN_TASKS: Final = 1_024
 #: The pool of steps whose task names none.
 DEFAULT_POOL: Final = "default"
+#: Moments in a second that deadlines are rounded up to. A power of two, so that sums of them stay exact.
+_MOMENTS: Final = 64
 #: Entries that count no more, beyond as many as do, before they are swept out.
 _STALE: Final = 1_000
 
@@ -332,14 +335,18 @@ def _encoded(lease: Lease, ahead: float) -> bytes:
 
 
 class Deadlines:
-    """When to look at leases, and at steps that are not to be given out before a moment: one heap for all of them."""
+    """When to look at leases, and at steps that are not to be given out before a moment.
+
+    Those of about the same moment share it: a lease is made for every step, and most never come to theirs.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Lease | Offer]] = []
-        self._order = count()
+        self._heap: list[float] = []
+        self._at: dict[float, list[Lease | Offer]] = {}
+        self._kept = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return self._kept
 
     def add(self, at: float, what: Lease | Offer, *, counting: int) -> None:
         """Notes a moment.
@@ -347,17 +354,30 @@ class Deadlines:
         Args:
             counting: how many entries count; when many more are kept, the others are swept out.
         """
-        heappush(self._heap, (at, next(self._order), what))
-        if len(self._heap) > 2 * counting + _STALE:
-            self._heap = [entry for entry in self._heap if _counts(entry[2])]
-            heapify(self._heap)
+        moment = ceil(at * _MOMENTS) / _MOMENTS
+        shared = self._at.get(moment)
+        if shared is None:
+            self._at[moment] = [what]
+            heappush(self._heap, moment)
+        else:
+            shared.append(what)
+        self._kept += 1
+        if self._kept > 2 * counting + _STALE:
+            self._sweep()
 
     def due(self, now: float) -> Iterator[Lease | Offer]:
         """Gives what is due, and forgets it."""
-        while self._heap and self._heap[0][0] <= now:
-            what = heappop(self._heap)[2]
-            if _counts(what):
-                yield what
+        while self._heap and self._heap[0] <= now:
+            due = self._at.pop(heappop(self._heap))
+            self._kept -= len(due)
+            yield from filter(_counts, due)
+
+    def _sweep(self) -> None:
+        counting = ((moment, list(filter(_counts, shared))) for moment, shared in self._at.items())
+        self._at = {moment: shared for moment, shared in counting if shared}
+        self._kept = sum(map(len, self._at.values()))
+        self._heap = list(self._at)
+        heapify(self._heap)
 
 
 def _counts(what: Lease | Offer) -> bool:
