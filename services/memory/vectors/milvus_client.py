@@ -16,6 +16,7 @@ from services.memory.domain.memory import MemoryId
 from services.memory.domain.vector import Space, Vector
 from services.memory.usecases.ports import Match, PlacedVector
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.imports import hollow, without
 
 _PREFIX: Final = "comitia_memory_"
 _LITE_FILE: Final = "vectors.db"
@@ -42,7 +43,7 @@ class MilvusClient:
     def __init__(self, url: str | None, folder: Path) -> None:
         self._lite = None if url is not None else lite_file(folder)
         # pymilvus has no types worth the name, and is imported late: it is heavy.
-        pymilvus: Any = importlib.import_module("pymilvus")
+        pymilvus: Any = _pymilvus()
         self._types: Any = pymilvus.DataType
         self._client: Any = pymilvus.MilvusClient(
             uri=url if self._lite is None else start_lite(self._lite), timeout=_CALL_SECONDS
@@ -249,6 +250,12 @@ def lite_file(folder: Path) -> Path:
     return folder / _LITE_FILE
 
 
+def _pymilvus() -> Any:
+    """Imports the client, and not pandas, whose tables it would take as well: 50 MB."""
+    with hollow("pandas", "pandas.api", "pandas.api.types"):
+        return importlib.import_module("pymilvus")
+
+
 def start_lite(file: Path) -> str:
     """Starts Milvus Lite in threads of this process, on a free port of the loopback; gives its address."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -265,4 +272,8 @@ def _lite_servers() -> Any:  # milvus-lite has no types
 
 
 def _arrow() -> Any:
-    return importlib.import_module("pyarrow")
+    arrow = importlib.import_module("pyarrow")
+    with without("pandas"):
+        # At its first array it looks whether there is pandas, and would take it in; once, and never again.
+        arrow.array(())
+    return arrow

@@ -1,23 +1,22 @@
 """Keeps out of memory what libraries import only to offer more than we use: every service pays for it, seven times."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
 from types import ModuleType
 
 
 @contextmanager
 def without(*names: str) -> Generator[None]:
     """Lets an import inside the block find these optional modules missing, unless they are loaded already."""
-    absent = [name for name in names if name not in sys.modules]
-    for name in absent:
-        # What the import system takes for "there is no such module".
-        sys.modules[name] = None  # type: ignore[assignment]
+    # Not by `None` in `sys.modules`: compiled modules take that for the module.
+    finder = _Missing(names)
+    sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
-        for name in absent:
-            del sys.modules[name]
+        sys.meta_path.remove(finder)
 
 
 @contextmanager
@@ -34,6 +33,15 @@ def hollow(*names: str) -> Generator[None]:
     finally:
         for name in absent:
             del sys.modules[name]
+
+
+class _Missing(MetaPathFinder):
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = frozenset(names)
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if fullname in self._names:
+            raise ModuleNotFoundError(f"{fullname} is left out", name=fullname)
 
 
 class _Hollow(ModuleType):

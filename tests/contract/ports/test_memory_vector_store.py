@@ -1,6 +1,7 @@
 """One suite for vector stores, on the fake and on Milvus Lite."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -192,3 +193,32 @@ async def test_milvus_lite_with_vectors_is_open_before_the_first_search(
         async with asyncio.timeout(0.2):  # opening it takes longer
             found = await milvus.search(space, tenant, vector_of("ban cars", DIMENSIONS), project="", agent="", most=1)
         assert [match.memory for match in found] == [cars.memory]
+
+
+_BUSY = """
+import asyncio, sys
+from pathlib import Path
+from uuid import uuid4
+from services.memory.domain.vector import Space
+from services.memory.vectors.milvus import MilvusVectors
+from services.meshkit.core.clock import SystemClock
+from services.meshkit.core.identity import TenantId
+from tests.contract.ports.test_memory_vector_store import DIMENSIONS, a_vector, vector_of
+
+async def main() -> None:
+    tenant, space = TenantId(uuid4()), Space(model="words", dimensions=DIMENSIONS)
+    async with MilvusVectors(url=None, data_dir=Path(sys.argv[1]), clock=SystemClock()) as store:
+        await store.upsert(space, [a_vector(tenant, f"tax {number} cars") for number in range(600)])
+        found = await store.search(space, tenant, vector_of("tax", DIMENSIONS), project="", agent="", most=5)
+        print(len(found), "pandas" in sys.modules)
+
+asyncio.run(main())
+"""
+
+
+async def test_milvus_lite_works_without_tables_of_pandas_which_weigh_as_much_as_the_service(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _BUSY, str(tmp_path)), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    assert told.decode().split() == ["5", "False"]

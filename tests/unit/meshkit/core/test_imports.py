@@ -8,14 +8,15 @@ from services.meshkit.core.imports import hollow, without
 
 
 def test_a_module_is_missing_inside_and_back_outside() -> None:
-    with without("this_module_is_nowhere"):
-        assert sys.modules["this_module_is_nowhere"] is None
-    assert "this_module_is_nowhere" not in sys.modules
+    sys.modules.pop("colorsys", None)
+    with without("colorsys"), pytest.raises(ModuleNotFoundError):
+        import_module("colorsys")
+    assert import_module("colorsys") is sys.modules["colorsys"]
 
 
 def test_what_is_loaded_already_stays() -> None:
     with without("subprocess"):
-        assert sys.modules["subprocess"] is subprocess
+        assert import_module("subprocess") is subprocess
 
 
 def test_a_hollow_module_has_every_name_inside_and_is_itself_outside() -> None:
