@@ -381,6 +381,7 @@ async def main() -> None:
             maintenance=maintenance,
             codec=codec,
         )
+        await enter(store.starts.running())
         live = await enter(live_events(nats, clock=clock))
         events = await enter(run_events(nats, clock=clock))
         pools = StepPools(clock=clock, limits=_POOLS)

@@ -151,4 +151,5 @@ async def kept_runs(urls: DatabaseUrls, folder: Path) -> AsyncGenerator[KeptRuns
         )
         held = await store.leases.hold(f"one/{uuid4()}", (), restarted=False, most=None)
         runs.leases = {lease.shard: lease for lease in held.leases}
-        yield runs
+        async with store.running():
+            yield runs

@@ -207,6 +207,47 @@ BEGIN_RUN: Final = OneTrip(
         RETURN false;
         END;""",  # noqa: S608  # constants of ours
 )
+#: Begins runs of several callers in one transaction, each as `BEGIN_RUN` does: such as no run has started, that have no
+#: fact in the object store and no turns yet. They come by tenant and slot, so that no two such transactions wait for
+#: each other in a ring. Gives for each what `BEGIN_RUN` gives, in their order.
+BEGIN_RUNS: Final = OneTrip(
+    name="begin_runs",
+    planned_once=True,
+    arguments=(
+        "uuid[]",  # 1 tenant
+        "uuid[]",  # 2 run
+        "smallint[]",  # 3 shard
+        "bigint[]",  # 4 epoch
+        "smallint[]",  # 5 kind
+        "smallint[]",  # 6 state
+        "bytea[]",  # 7 view
+        "bigint[]",  # 8 last sequence
+        "text[]",  # 9 grant
+        "timestamptz[]",  # 10 next moment
+        "bigint[]",  # 11 first sequence
+        "int[]",  # 12 count of entries
+        "bytea[]",  # 13 payload
+        "bytea[]",  # 14 commitments
+        "smallint[]",  # 15 where bytes are counted
+        "bigint[]",  # 16 bytes
+        "bigint[]",  # 17 the lock of the request
+        "text[]",  # 18 its method
+        "uuid[]",  # 19 id
+        "bytea[]",  # 20 body, hashed
+        "bytea[]",  # 21 answer
+        "interval",  # 22 how long that is kept
+    ),
+    returns="TABLE (held boolean)",
+    body=f"""
+        RETURN QUERY SELECT {BEGIN_RUN.function}(
+            asked.tenant_id, asked.run_id, asked.shard, asked.epoch, asked.kind, asked.state, asked.view, asked.last,
+            asked.grant_id, asked.wake, asked.first, asked.entries, asked.payload, asked.commitments,
+            '{{}}', '{{}}', '{{}}', asked.slot, asked.bytes, '{{}}', '{{}}', NULL, NULL, NULL,
+            asked.turn, asked.method, asked.request_id, asked.body_hash, asked.answer, $22, $23)
+        FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+            AS asked (tenant_id, run_id, shard, epoch, kind, state, view, last, grant_id, wake, first, entries,
+                payload, commitments, slot, bytes, turn, method, request_id, body_hash, answer);""",  # noqa: S608  # ours
+)
 #: Gives the sealed view of a run, and of which kind it is.
 VIEW_OF_RUN: Final = OneTrip(
     name="view_of_run",
@@ -232,4 +273,4 @@ FIND_AGENTS: Final = OneTrip(
         ) AS found;""",
 )
 
-ONE_TRIPS: Final = (COMMIT_TICK, FIND_ANSWER, BEGIN_RUN, VIEW_OF_RUN, FIND_AGENTS)
+ONE_TRIPS: Final = (COMMIT_TICK, FIND_ANSWER, BEGIN_RUN, BEGIN_RUNS, VIEW_OF_RUN, FIND_AGENTS)

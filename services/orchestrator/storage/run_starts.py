@@ -1,11 +1,15 @@
 """How runs begin: once for each request, and within the quotas of their tenant."""
 
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.meshkit.batching.group_commit import GroupCommit
 from services.meshkit.core.audit import pending_draft
 from services.meshkit.core.errors import RequestIdReused
 from services.meshkit.core.identity import TenantId
@@ -19,9 +23,11 @@ from services.orchestrator.engine.journal import JournalCodec
 from services.orchestrator.engine.run import (
     SHARDS,
     Created,
+    OwnedRun,
     RunKind,
     RunView,
     RunWrite,
+    SealedRow,
     ShardLease,
     StartKey,
     kind_of,
@@ -29,7 +35,7 @@ from services.orchestrator.engine.run import (
     stand_still,
 )
 from services.orchestrator.storage.advisory_locks import STARTS_LOCK
-from services.orchestrator.storage.one_trips import BEGIN_RUN, FIND_ANSWER
+from services.orchestrator.storage.one_trips import BEGIN_RUN, BEGIN_RUNS, FIND_ANSWER
 from services.orchestrator.storage.run_journal import SqlJournal
 from services.orchestrator.storage.storage_used import STORED
 
@@ -38,6 +44,11 @@ _OLD_ANSWER: Final = b"run_"
 _ID_BYTES: Final = 16
 #: For `BEGIN_RUN`: no request, or one that was claimed before.
 _ASKED_BEFORE: Final = (None,) * 6
+#: Of the arguments of `BEGIN_RUN`, those that `BEGIN_RUNS` takes of each run.
+_EACH: Final = (*range(14), *range(17, 19), *range(24, 29))
+#: Runs that begin in one transaction, and those that may wait for the one under way.
+_MOST_TOGETHER: Final = 128
+_MOST_WAITING: Final = 4_096
 _START_METHODS: Final = {
     RunKind.SESSION: "comitia.orchestrator.v1.SessionService/StartSession",
     RunKind.RUN: "comitia.orchestrator.v1.RunService/StartRun",
@@ -48,14 +59,34 @@ _TAKE_TURNS: Final = f"SELECT pg_advisory_xact_lock({STARTS_LOCK}, hashtext($1::
 _IN_PROGRESS: Final = "SELECT count(*) FROM run WHERE tenant_id = $1 AND state NOT IN (5, 6, 7)"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Start:
+    """A run to begin with others."""
+
+    tenant: TenantId
+    #: Where its bytes are counted.
+    slot: int
+    #: As `BEGIN_RUN` takes them.
+    values: Sequence[object]
+
+
 class SqlStarts:
-    """Implements `engine.ports.Starts`."""
+    """Implements `engine.ports.Starts`, while it is `running`."""
 
     def __init__(self, app: AsyncEngine, *, journal: SqlJournal, codec: JournalCodec, tenants: KnowsTenants) -> None:
         self._app = app
         self._journal = journal
         self._codec = codec
         self._tenants = tenants
+        self._together = GroupCommit[_Start, bool | None](
+            self._begin_all, name="orchestrator.starts", max_items=_MOST_TOGETHER, max_waiting=_MOST_WAITING
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[Self]:
+        """Begins runs that come at the same time in one transaction, while the block runs."""
+        async with self._together:
+            yield self
 
     async def started_before(self, key: StartKey) -> RunView | None:
         """See `Starts.started_before`."""
@@ -94,16 +125,16 @@ class SqlStarts:
             [blob.sequence for blob in sealed.blobs],
             [len(blob.content) for blob in sealed.blobs],
             # Starts count in slots of their own, so that none waits for a tick under way, nor a tick for it.
-            *(SHARDS + run.shard, sealed.size),
+            *(_slot_of(run), sealed.size),
             [number for number, _ in first.turns],
             [sequence for _, sequence in first.turns],
             *(to_uuid(parent, "run") if parent else None, stand_still(run, parent).command_id, parent),
         )
         answer = run.uuid.bytes + view
         if pending_draft() is None and not self._is_bounded(run.tenant):
-            [row] = await one_trip(self._app, run.tenant, BEGIN_RUN, *values, *_asked(key, answer))
-            if row[0] is not None:
-                return Created(held=row[0])
+            begun = await self._begin(first, sealed, parent, (*values, *_asked(key, answer)))
+            if begun is not None:
+                return Created(held=begun)
         # There is more to do than to write it; or it was not written, and this way knows why.
         async with driver_scope(self._app, run.tenant) as scope:
             if key is not None:
@@ -121,6 +152,25 @@ class SqlStarts:
             # A sub-run, whose id is that of its place, and which the owner before has started.
             return Created(earlier=await self._journal.view(run.tenant, run.run_id))
         return Created(held=held)
+
+    async def _begin(self, first: RunWrite, sealed: SealedRow, parent: str, values: Sequence[object]) -> bool | None:
+        """Begins a run in one round trip, with others if it can. Gives what `BEGIN_RUN` gives."""
+        run = first.run
+        if sealed.blobs or first.turns or parent:
+            [row] = await one_trip(self._app, run.tenant, BEGIN_RUN, *values)
+            return row[0]
+        return await self._together.submit(_Start(tenant=run.tenant, slot=_slot_of(run), values=values))
+
+    async def _begin_all(self, starts: Sequence[_Start]) -> Sequence[bool | None]:
+        # Two transactions that count bytes in the same slots do so in the same order.
+        places = sorted(range(len(starts)), key=lambda place: (starts[place].tenant.int, starts[place].slot))
+        columns = ([starts[place].values[column] for place in places] for column in _EACH)
+        tenants = {start.tenant for start in starts}
+        rows = await one_trip(self._app, tenants, BEGIN_RUNS, *columns, RETENTION)
+        held = list[bool | None]([None]) * len(starts)
+        for place, row in zip(places, rows, strict=True):
+            held[place] = row["held"]
+        return held
 
     async def check_quota(self, tenant: TenantId) -> None:
         """See `Starts.check_quota`."""
@@ -150,6 +200,11 @@ class SqlStarts:
         used: int = await scope.driver.fetchval(_IN_PROGRESS, tenant)
         if used >= most:
             raise QuotaExceeded("max_concurrent_runs", limit=most, used=used)
+
+
+def _slot_of(run: OwnedRun) -> int:
+    """Says where the bytes that a run begins with are counted."""
+    return SHARDS + run.shard
 
 
 def _request_key(key: StartKey) -> RequestKey:

@@ -1,5 +1,9 @@
 """Runs in Postgres, by what is asked of it."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Self
+
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.tenant import KnowsTenants
@@ -12,7 +16,7 @@ from services.orchestrator.storage.shard_leases import SqlLeases
 
 
 class SqlRunStore:
-    """Implements `engine.ports.RunStore`.
+    """Implements `engine.ports.RunStore`; runs are begun while it is `running`.
 
     Args:
         commits: of the same role as `app`, for ticks alone: they wait for no connection that starts and reads have.
@@ -32,3 +36,9 @@ class SqlRunStore:
         self.leases = SqlLeases(maintenance)
         self.finder = SqlRunFinder(maintenance)
         self.inbox = SqlInbox(app, maintenance=maintenance, codec=codec)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[Self]:
+        """Gives the store while the block runs."""
+        async with self.starts.running():
+            yield self

@@ -67,6 +67,7 @@ async def driving(ground: Ground) -> AsyncGenerator[Driving]:
             codec=codec,
             tenants=ground.guard.feed,
         )
+        await enter(store.running())
         live = await enter(live_events(ground.nats, clock=clock))
         agents = AgentRepository(ground.app, tenants=ground.guard.feed)
         workflows = WorkflowRepository(ground.app, tenants=ground.guard.feed)

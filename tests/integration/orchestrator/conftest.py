@@ -228,6 +228,7 @@ class House:
         objects = BlobDirectory(self.folder / "objects")
         codec = JournalCodec(keys, JournalBlobs(store=objects, most_inline=262_144))
         store = SqlRunStore(app=app, commits=app, maintenance=maintenance, codec=codec, tenants=self.tenants)
+        await stack.enter_async_context(store.running())
         live = await stack.enter_async_context(live_events(nats, clock=clock))
         calls = WorldCalls(self.world)
         events = await stack.enter_async_context(run_events(nats, clock=clock))

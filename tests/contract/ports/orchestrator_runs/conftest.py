@@ -61,7 +61,8 @@ async def place(backend: DatabaseUrls | None, tmp_path_factory: pytest.TempPathF
         )
         found = InPostgres(store, maintenance, migrator)
         await found.begin()
-        yield found
+        async with store.running():
+            yield found
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The suite of `engine.ports.Starts`: how runs begin."""
 
+import asyncio
 from dataclasses import replace
 from uuid import uuid4
 
@@ -8,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.meshkit.core.errors import RequestIdReused
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.once import RequestInProgress
 from services.orchestrator.domain.sub_run_id import sub_run_id
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.run import OwnedRun, RunKind, StartKey, shard_of
@@ -45,6 +47,37 @@ async def test_the_same_request_starts_one_run(store: Store, tenant: TenantId) -
     other = StartKey(tenant=tenant, kind=RunKind.SESSION, request_id=key.request_id, body=b"b")
     with pytest.raises(RequestIdReused):
         await store.starts.create(second.first, other, None)
+
+
+async def test_runs_that_start_at_once_begin_as_each_would_alone(place: Place) -> None:
+    store, tenants = place.store, [TenantId(uuid4()) for _ in range(3)]
+    held, lost, *_ = (await join(store, an_owner())).leases
+    await place.expire(lost.shard)
+    request = StartKey(tenant=tenants[0], kind=RunKind.SESSION, request_id=uuid4(), body=b"a")
+    same = [Driven(tenants[0], shard=held.shard) for _ in range(5)]
+    starts = [(driven, request, held) for driven in same]
+    for number in range(60):
+        lease = (held, lost, None)[number % 3]
+        driven = Driven(tenants[number % 2], shard=(lease or held).shard)
+        key = StartKey(tenant=driven.run.tenant, kind=RunKind.SESSION, request_id=uuid4(), body=b"b")
+        starts.append((driven, key if number % 4 else None, lease))
+    # The answer to a request that another one is still at comes once that has ended, or is refused until then.
+    created = await asyncio.gather(
+        *(store.starts.create(driven.first, key, lease) for driven, key, lease in starts), return_exceptions=True
+    )
+    first = await store.starts.started_before(request)
+    assert first in [driven.first.view for driven in same]
+    for (driven, key, lease), one in zip(starts, created, strict=True):
+        if key is request and isinstance(one, RequestInProgress):
+            continue
+        assert not isinstance(one, BaseException)
+        if key is request:
+            assert first in (one.earlier, driven.first.view)
+            continue
+        assert one.held is (lease is held)
+        assert await store.journal.view(driven.run.tenant, driven.run.run_id) == driven.first.view
+        waiting = [command.kind for command in await store.inbox.commands_of(driven.run.run_id)]
+        assert waiting == ([] if lease is held else ["adopt"])
 
 
 async def test_a_run_whose_parent_stands_still_stands_still_from_its_beginning(store: Store, tenant: TenantId) -> None:
