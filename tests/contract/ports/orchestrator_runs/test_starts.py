@@ -12,7 +12,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.once import RequestInProgress
 from services.orchestrator.domain.sub_run_id import sub_run_id
 from services.orchestrator.engine.live_run import LiveRun
-from services.orchestrator.engine.run import OwnedRun, RunKind, StartKey, shard_of
+from services.orchestrator.engine.run import OwnedRun, RunKind, ShardLease, StartKey, shard_of
 from tests.support.run_places import Driven, Place, Store, a_command, a_run, an_owner, asked, join
 from tests.support.workflows import a_node, a_workflow
 from tests.support.workflows import a_run as workflow_run
@@ -55,7 +55,7 @@ async def test_runs_that_start_at_once_begin_as_each_would_alone(place: Place) -
     await place.expire(lost.shard)
     request = StartKey(tenant=tenants[0], kind=RunKind.SESSION, request_id=uuid4(), body=b"a")
     same = [Driven(tenants[0], shard=held.shard) for _ in range(5)]
-    starts = [(driven, request, held) for driven in same]
+    starts: list[tuple[Driven, StartKey | None, ShardLease | None]] = [(driven, request, held) for driven in same]
     for number in range(60):
         lease = (held, lost, None)[number % 3]
         driven = Driven(tenants[number % 2], shard=(lease or held).shard)
