@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from comitia.orchestrator.v1 import run_pb2, session_pb2
+from comitia_sdk.errors import InvalidRequest, NotFound
+from comitia_sdk.record.run_file import RunFileReader
 from comitia_sdk.sync import Client
 from tests.e2e.test_command_line import AGENT, Shell
 from tests.support.mesh import CHECKOUT, RunningMesh
@@ -26,6 +28,7 @@ socket.getaddrinfo = refuse
 from comitia_sdk.cli.main import run
 run()
 """
+RULES = "rules: [{{name: no_stubs, type: keyword, keywords: [stub model], action: {action}, stages: [after]}}]"
 WORKFLOW = """
 name: recorded
 version: 1.0.0
@@ -157,8 +160,109 @@ def test_a_fork_that_cannot_be_made_is_refused_in_one_sentence(shell: Shell, ses
     assert "must be at most" in shell.run("run", "fork", session, "--at", "99999", code=2)
     assert "NAME=VALUE" in shell.run("run", "fork", session, "--agent", "Ada", code=2)
     assert "RUN_NOT_FOUND" in shell.run("run", "fork", "run_01jd0000000000000000000000", code=1)
-    with Client(shell.mesh.url, api_key=shell.key) as client, pytest.raises(Exception, match="active bundle"):
-        client.records.fork(session, policy="strict@1.0.0")
+    unknown = shell.run("run", "fork", session, "--policy", "strict@1.0.0", code=1)
+    assert "policy: bundle 'strict@1.0.0' does not exist; store it first" in unknown
+    assert "BUNDLE_NOT_FOUND" in unknown
+    assert "as strict@1.0.0" in shell.run("run", "fork", session, "--policy", "strict", code=2)
+    with Client(shell.mesh.url, api_key=shell.key) as client:
+        with pytest.raises(NotFound) as absent:
+            client.records.fork(session, policy="strict@1.0.0")
+        assert (absent.value.reason, absent.value.field) == ("BUNDLE_NOT_FOUND", "policy")
+        assert absent.value.metadata["resource_name"] == "strict@1.0.0"
+        with pytest.raises(InvalidRequest) as acting:
+            client.records.fork(session, policy="ground@1.0.0", real_effects=True)
+        assert acting.value.field == "effects"
+
+
+@pytest.fixture(scope="module")
+def digests(shell: Shell) -> dict[str, str]:
+    """Gives the digests of two bundles that are not law, by the name of what they do about the stub model."""
+    with Client(shell.mesh.url, api_key=shell.key) as client:
+        return {
+            action: client.policies.apply(
+                RULES.format(action=action), name=action, version="1.0.0", keep_inactive=True
+            ).digest
+            for action in ("warn", "block")
+        }
+
+
+@pytest.fixture(scope="module")
+def stubbed(shell: Shell) -> str:
+    """Gives the id of a session of the stub model that has ended, in two rounds under the law."""
+    with Client(shell.mesh.url, api_key=shell.key) as client:
+        started = client.sessions.start("Rivers", agents=["Ada", "Bob"], model="stub", max_rounds=2)
+        assert ended(shell, started.session_id).state == session_pb2.SESSION_STATE_SUCCEEDED
+        assert all("stub model" in turn.output.content for turn in client.sessions.turns(started.session_id))
+        return started.session_id
+
+
+def test_a_fork_under_another_policy_is_judged_by_it_and_shows_it(
+    shell: Shell, stubbed: str, digests: dict[str, str]
+) -> None:
+    digest = digests["warn"]
+    fork = shell.json("run", "fork", stubbed, "--at", "rounds/2/Ada", "--policy", "warn@1.0.0")
+    assert (fork["policy"], fork["policy_digest"]) == ("warn@1.0.0", digest)
+    after = ended(shell, fork["run_id"])
+    assert (after.state, after.policy, after.policy_digest) == (
+        session_pb2.SESSION_STATE_SUCCEEDED,
+        "warn@1.0.0",
+        digest,
+    )
+    with Client(shell.mesh.url, api_key=shell.key) as client:
+        law = next(iter(client.sessions.turns(stubbed))).bundle_digest
+        assert law != digest
+        turns = list(client.sessions.turns(after.session_id))
+        assert [turn.bundle_digest for turn in turns] == [law, law, digest, digest]
+        flagged = [{(one.name, one.status) for one in turn.monitors if one.stage == "after"} for turn in turns]
+        assert [("no_stubs", "warn") in found for found in flagged] == [False, False, True, True]
+        found = list(client.policies.violations(run_id=after.session_id, rule="no_stubs"))
+        assert {one.bundle for one in found} == {"warn@1.0.0"}
+        assert all({one.verdict_id for one in found} & set(turn.verdict_ids) for turn in turns[2:])
+        assert not list(client.policies.violations(run_id=stubbed, rule="no_stubs"))
+        run = client.runs.get(after.session_id)
+        assert (run.policy, run.policy_digest) == ("warn@1.0.0", digest)
+        told = client.records.diff(stubbed, run.run_id)
+        assert [one.name for one in client.policies.list() if one.active] == ["ground"], "the law is what it was"
+    assert {(pin.field, pin.before, pin.after) for pin in told.pins} >= {
+        ("session.policy", "", "warn@1.0.0"),
+        ("session.policy_digest", "", digest),
+    }
+    sides = {step.path: (step.first.bundle_digest, step.second.bundle_digest) for step in told.steps}
+    assert sides == {f"rounds/2/{name}": (law, digest) for name in ("Ada", "Bob")}
+    for noun in ("run", "session"):
+        assert f"warn@1.0.0, {digest}" in shell.run(noun, "show", run.run_id)
+
+
+def test_a_fork_fails_that_says_what_its_policy_forbids_and_it_is_dry(
+    shell: Shell, stubbed: str, digests: dict[str, str], tmp_path: Path
+) -> None:
+    run_id = shell.json("run", "fork", stubbed, "--at", "rounds/2/Ada", "--policy", "block@1.0.0")["run_id"]
+    after = ended(shell, run_id)
+    assert (after.state, after.state_reason) == (session_pb2.SESSION_STATE_FAILED, "LAW_BLOCKED")
+    assert "no_stubs" in after.state_message
+    file = tmp_path / "fork.comitia"
+    with Client(shell.mesh.url, api_key=shell.key) as client, file.open("wb") as opened:
+        assert client.sessions.get(stubbed).turn_count == 4
+        assert digests["block"] not in [turn.bundle_digest for turn in client.sessions.turns(run_id)]
+        assert {one.bundle for one in client.policies.violations(run_id=run_id, rule="no_stubs")} == {"block@1.0.0"}
+        assert client.records.replay(run_id).same
+        client.records.save(run_id, opened)
+    with file.open("rb") as opened:
+        pinned = next(RunFileReader(opened).facts()).entry.run_started.fork
+    assert (pinned.dry_effects, pinned.bundle, pinned.bundle_digest) == (True, "block@1.0.0", digests["block"])
+
+
+def test_whoever_may_not_write_policies_forks_under_the_law_alone(
+    shell: Shell, stubbed: str, digests: dict[str, str]
+) -> None:
+    user = Shell(shell.mesh, shell.json("key", "create", "plain", "--role", "tenant_user")["secret"])
+    at = ("run", "fork", stubbed, "--at", "rounds/2/Ada")
+    assert "policies.write" in user.run(*at, "--policy", "warn@1.0.0", code=1)
+    fork = user.json(*at)
+    assert fork["policy"] == ""
+    assert ended(shell, fork["run_id"]).state == session_pb2.SESSION_STATE_SUCCEEDED
+    with Client(shell.mesh.url, api_key=shell.key) as client:
+        assert not set(digests.values()) & {turn.bundle_digest for turn in client.sessions.turns(fork["run_id"])}
 
 
 def test_a_run_of_a_workflow_is_replayed_forked_and_compared(shell: Shell, tmp_path: Path) -> None:

@@ -258,6 +258,7 @@ def lines_of(run: "Run") -> list[tuple[str, str]]:
         ("workflow", run.workflow or run.program),
         ("started by", f"{run.parent_run_id} at {run.parent_path}" if run.parent_run_id else ""),
         ("forked from", run.forked_from_run_id),
+        ("policy", f"{run.policy}, {run.policy_digest}" if run.policy else ""),
         ("state", run_state(run)),
         ("why", reason),
         ("input", _spoken(values["input"]) if run.input.fields else ""),

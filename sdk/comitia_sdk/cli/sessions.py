@@ -217,6 +217,8 @@ def lines_of(session: "Session") -> list[tuple[str, str]]:
         ("mode", kind),
         ("agents", ", ".join(session.agents)),
         ("who picks", session.moderator or session.strategy_step.name),
+        ("forked from", session.forked_from_run_id),
+        ("policy", f"{session.policy}, {session.policy_digest}" if session.policy else ""),
         ("rounds", f"{session.rounds_executed} of at most {session.max_rounds}, {session.turn_count} turns"),
         ("last round", score_words(session.scores[-1]) if session.scores else ""),
         ("tokens", f"{session.usage.input_tokens} in, {session.usage.output_tokens} out"),

@@ -55,6 +55,16 @@ class AgentNotFound(NotFound):
         super().__init__("agent", name, field=field)
 
 
+class BundleNotFound(NotFound):
+    """No such bundle of rules to fork a run under. Store it first, which need not make it law."""
+
+    reason = "BUNDLE_NOT_FOUND"
+
+    def __init__(self, bundle: str, *, field: str | None = None) -> None:
+        super().__init__("bundle", bundle, field=field)
+        self.message = f"{self.message}; store it first, or name one of the list of bundles"
+
+
 class SessionNotFound(NotFound):
     """No such session in the caller's tenant."""
 

@@ -33,6 +33,7 @@ def _session_as_run(session: session_pb2.Session) -> run_pb2.Run:
         forked_from_run_id=session.forked_from_run_id,
         forked_at_sequence=session.forked_at_sequence,
         policy=session.policy,
+        policy_digest=session.policy_digest,
     )
     run.input.update(
         {

@@ -215,7 +215,7 @@ class RunProjection:
             run.max_cost_nano_usd = session.max_cost_nano_usd
             run.metadata.update(session.metadata)
             run.forked_from_run_id, run.forked_at_sequence = session.forked_from_run_id, session.forked_at_sequence
-            run.policy = session.policy
+            run.policy, run.policy_digest = session.policy, session.policy_digest
         run.program, run.program_version = started.program, started.program_version
         run.start_time.CopyFrom(entry.record_time)
 

@@ -54,7 +54,7 @@ def project(session: session_pb2.Session, entry: journal_pb2.JournalEntry, seque
             session.topic_start, session.topic_final = pinned.topic_start, pinned.topic_final
             session.agents[:] = pinned.agents
             session.moderator = pinned.moderator
-            session.policy = pinned.policy
+            session.policy, session.policy_digest = pinned.policy, pinned.policy_digest
         case "run_ended":
             ended = entry.run_ended
             _set_state(session, ended.state, ended.reason, ended.message)

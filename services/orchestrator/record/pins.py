@@ -71,7 +71,7 @@ def owned(started: journal_pb2.RunStarted, own: Own) -> journal_pb2.RunStarted:
     fork.ClearField("answers")
     fork.bundle, fork.bundle_digest = ("", "") if own.policy is None else (own.policy.bundle, own.policy.digest)
     seen = seen_of(made)
-    seen.policy = fork.bundle
+    seen.policy, seen.policy_digest = fork.bundle, fork.bundle_digest
     if isinstance(seen, run_pb2.Run):
         seen.run_id = own.run_id
         # Somebody starts a fork: it is no step of the run that the other one was a step of.

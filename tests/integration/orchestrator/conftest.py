@@ -40,6 +40,7 @@ from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.run_events import STREAM, run_events
+from services.orchestrator.domain.errors import BundleNotFound
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalBlobs, JournalCodec
 from services.orchestrator.engine.lane import EngineParts
@@ -161,14 +162,8 @@ class Bundles:
     async def digest(self, caller: Caller, bundle: str) -> str:
         """See `Bundles.digest`."""
         if bundle.startswith("missing@"):
-            raise BundleNotFound("bundle", bundle)
+            raise BundleNotFound(bundle, field="policy")
         return sha256(bundle.encode()).hexdigest()
-
-
-class BundleNotFound(NotFound):
-    """As policy says it."""
-
-    reason = "BUNDLE_NOT_FOUND"
 
 
 class PlainSigner:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from hashlib import sha256
 from uuid import uuid4
 
 import grpc
@@ -261,21 +262,26 @@ async def test_a_fork_is_judged_under_another_policy_and_shows_it(house: House, 
     session = await ended_session(replica)
     before = len(house.world.requests)
     started = await fork(replica, session.session_id, path="rounds/2/Athena", policy="strict@1.0.0")
-    assert started.policy == "strict@1.0.0"
-    assert (await until(replica, started.run_id, *TERMINAL)).policy == "strict@1.0.0"
+    digest = sha256(b"strict@1.0.0").hexdigest()
+    assert (started.policy, started.policy_digest) == ("strict@1.0.0", digest)
+    seen = await until(replica, started.run_id, *TERMINAL)
+    assert (seen.policy, seen.policy_digest) == ("strict@1.0.0", digest)
     assert (await replay(replica, started.run_id)).same
     found = await diff(replica, session.session_id, started.run_id)
-    assert {(pin.field, pin.after) for pin in found.pins} >= {("session.policy", "strict@1.0.0")}
+    assert {(pin.field, pin.after) for pin in found.pins} >= {
+        ("session.policy", "strict@1.0.0"),
+        ("session.policy_digest", digest),
+    }
     assert len(house.world.requests) > before
     again = await fork(replica, started.run_id)
-    assert again.policy == "", "the law judges unless the fork is told otherwise"
+    assert (again.policy, again.policy_digest) == ("", ""), "the law judges unless the fork is told otherwise"
 
 
 async def test_a_bundle_that_is_not_there_leaves_nothing_of_a_fork(replica: Replica) -> None:
     session = await ended_session(replica)
     budgets = replica.preparation.budgets
     answer = await refused(lambda: fork(replica, session.session_id, policy="missing@1.0.0"))
-    assert answer[:2] == (grpc.StatusCode.NOT_FOUND, "BUNDLE_NOT_FOUND")
+    assert answer == (grpc.StatusCode.NOT_FOUND, "BUNDLE_NOT_FOUND", "policy")
     assert replica.preparation.budgets == budgets
 
 

@@ -244,6 +244,7 @@ class Run(_message.Message):
     FORKED_FROM_RUN_ID_FIELD_NUMBER: _builtins.int
     FORKED_AT_SEQUENCE_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    POLICY_DIGEST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, `run_…`."""
     program: _builtins.str
@@ -276,6 +277,8 @@ class Run(_message.Message):
     """Fact of that run up to which both are the same. 0 for a run of its own."""
     policy: _builtins.str
     """Bundle of rules, `name@version`, that judges its models, of a fork under another policy. Empty: the tenant's law."""
+    policy_digest: _builtins.str
+    """Digest of that bundle, hex, as each verdict names it. Empty without `policy`."""
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """What it was given, an object."""
@@ -335,10 +338,11 @@ class Run(_message.Message):
         forked_from_run_id: _builtins.str = ...,
         forked_at_sequence: _builtins.int = ...,
         policy: _builtins.str = ...,
+        policy_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline_time", b"deadline_time", "end_time", b"end_time", "input", b"input", "output", b"output", "start_time", b"start_time", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "cost_nano_usd", b"cost_nano_usd", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "input", b"input", "max_cost_nano_usd", b"max_cost_nano_usd", "metadata", b"metadata", "output", b"output", "parent_path", b"parent_path", "parent_run_id", b"parent_run_id", "policy", b"policy", "program", b"program", "program_version", b"program_version", "run_id", b"run_id", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "steps", b"steps", "usage", b"usage", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "cost_nano_usd", b"cost_nano_usd", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "input", b"input", "max_cost_nano_usd", b"max_cost_nano_usd", "metadata", b"metadata", "output", b"output", "parent_path", b"parent_path", "parent_run_id", b"parent_run_id", "policy", b"policy", "policy_digest", b"policy_digest", "program", b"program", "program_version", b"program_version", "run_id", b"run_id", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "steps", b"steps", "usage", b"usage", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -315,6 +315,7 @@ class Session(_message.Message):
     MODERATOR_FIELD_NUMBER: _builtins.int
     STRATEGY_STEP_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    POLICY_DIGEST_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Id, `run_…`."""
     topic_start: _builtins.str
@@ -359,6 +360,8 @@ class Session(_message.Message):
     """The agent that moderates, with its pinned version. Empty for any other strategy than MODERATED."""
     policy: _builtins.str
     """Bundle of rules, `name@version`, that judges its models, of a fork under another policy. Empty: the tenant's law."""
+    policy_digest: _builtins.str
+    """Digest of that bundle, hex, as each verdict names it. Empty without `policy`."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Agents with their pinned versions, `name@version`, in order of speech."""
@@ -424,10 +427,11 @@ class Session(_message.Message):
         moderator: _builtins.str = ...,
         strategy_step: Global___StrategyStep | None = ...,
         policy: _builtins.str = ...,
+        policy_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["convergence", b"convergence", "end_time", b"end_time", "start_time", b"start_time", "strategy_step", b"strategy_step", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "budget_id", b"budget_id", "converged", b"converged", "convergence", b"convergence", "cost_nano_usd", b"cost_nano_usd", "end_time", b"end_time", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "moderator", b"moderator", "policy", b"policy", "residency_region", b"residency_region", "rounds_executed", b"rounds_executed", "scores", b"scores", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "strategy", b"strategy", "strategy_step", b"strategy_step", "topic_final", b"topic_final", "topic_start", b"topic_start", "turn_count", b"turn_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "budget_id", b"budget_id", "converged", b"converged", "convergence", b"convergence", "cost_nano_usd", b"cost_nano_usd", "end_time", b"end_time", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "moderator", b"moderator", "policy", b"policy", "policy_digest", b"policy_digest", "residency_region", b"residency_region", "rounds_executed", b"rounds_executed", "scores", b"scores", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "strategy", b"strategy", "strategy_step", b"strategy_step", "topic_final", b"topic_final", "topic_start", b"topic_start", "turn_count", b"turn_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
