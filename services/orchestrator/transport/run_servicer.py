@@ -173,36 +173,42 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
     ) -> pb.PauseRunResponse:
         """See the contract."""
         caller, run_id = caller_of(context), _run_id(request.run_id)
-        return await once(
+        answer = await once(
             request,
             lambda: self._pause_run(caller, run_id),
-            lambda run: pb.PauseRunResponse(run=_shown(caller, run)),
+            lambda run: pb.PauseRunResponse(run=run),
             answers=pb.PauseRunResponse,
         )
+        _hide(caller, answer.run)
+        return answer
 
     async def ResumeRun(
         self, request: pb.ResumeRunRequest, context: ServicerContext[pb.ResumeRunRequest, pb.ResumeRunResponse]
     ) -> pb.ResumeRunResponse:
         """See the contract."""
         caller, run_id = caller_of(context), _run_id(request.run_id)
-        return await once(
+        answer = await once(
             request,
             lambda: self._resume_run(caller, run_id),
-            lambda run: pb.ResumeRunResponse(run=_shown(caller, run)),
+            lambda run: pb.ResumeRunResponse(run=run),
             answers=pb.ResumeRunResponse,
         )
+        _hide(caller, answer.run)
+        return answer
 
     async def CancelRun(
         self, request: pb.CancelRunRequest, context: ServicerContext[pb.CancelRunRequest, pb.CancelRunResponse]
     ) -> pb.CancelRunResponse:
         """See the contract."""
         caller, run_id = caller_of(context), _run_id(request.run_id)
-        return await once(
+        answer = await once(
             request,
             lambda: self._cancel_run(caller, run_id),
-            lambda run: pb.CancelRunResponse(run=_shown(caller, run)),
+            lambda run: pb.CancelRunResponse(run=run),
             answers=pb.CancelRunResponse,
         )
+        _hide(caller, answer.run)
+        return answer
 
     async def SignalRun(
         self, request: pb.SignalRunRequest, context: ServicerContext[pb.SignalRunRequest, pb.SignalRunResponse]
@@ -212,12 +218,14 @@ class RunServicer(run_service_pb2_grpc.RunServiceServicer):
         if request.name == READ_SIGNAL:
             check_permission(caller.principal, _ENDORSES)
         payload = from_value(request.payload)
-        return await once(
+        answer = await once(
             request,
             lambda: self._signal_run(caller, run_id, request.name, payload),
-            lambda run: pb.SignalRunResponse(run=_shown(caller, run)),
+            lambda run: pb.SignalRunResponse(run=run),
             answers=pb.SignalRunResponse,
         )
+        _hide(caller, answer.run)
+        return answer
 
     async def StreamTurns(
         self, request: pb.StreamTurnsRequest, context: ServicerContext[pb.StreamTurnsRequest, pb.StreamTurnsResponse]
@@ -238,11 +246,10 @@ def _run_id(run_id: str) -> str:
     return run_id
 
 
-def _shown(caller: Caller, run: run_pb2.Run) -> run_pb2.Run:
-    """Gives a run to whoever steers it: without content, if they may not read it."""
+def _hide(caller: Caller, run: run_pb2.Run) -> None:
+    """Takes content out of what is shown to somebody who steers a run and may not read it."""
     try:
         check_permission(caller.principal, _READS)
     except PermissionMissing:
         run.ClearField("input")
         run.ClearField("output")
-    return run

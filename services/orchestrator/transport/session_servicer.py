@@ -3,10 +3,11 @@
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from grpc.aio import ServicerContext
 
+from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1 import session_pb2, session_service_pb2_grpc
 from comitia.orchestrator.v1 import session_service_pb2 as pb
 from services.meshkit.core.errors import Invalid
@@ -14,6 +15,7 @@ from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, encode_page_token, one_page
 from services.meshkit.grpc.call import caller_of, current_call
+from services.meshkit.grpc.guard import PermissionMissing, check_permission
 from services.meshkit.grpc.limits import begin_watch
 from services.meshkit.grpc.once import once
 from services.orchestrator.engine.watch import RunWatch, ShownSession
@@ -21,6 +23,9 @@ from services.orchestrator.transport import convert
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
+
+#: What may see what a session is about.
+_READS: Final = GUARDS["/comitia.orchestrator.v1.SessionService/GetSession"]
 
 
 class SessionReader(Protocol):
@@ -141,12 +146,14 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     ) -> pb.AdvanceSessionResponse:
         """See the contract."""
         caller, session_id = caller_of(context), _session_id(request.session_id)
-        return await once(
+        answer = await once(
             request,
             lambda: self._advance_session(caller, session_id),
             lambda session: pb.AdvanceSessionResponse(session=session),
             answers=pb.AdvanceSessionResponse,
         )
+        _hide(caller, answer.session)
+        return answer
 
     async def CancelSession(
         self,
@@ -155,12 +162,14 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
     ) -> pb.CancelSessionResponse:
         """See the contract."""
         caller, session_id = caller_of(context), _session_id(request.session_id)
-        return await once(
+        answer = await once(
             request,
             lambda: self._cancel_session(caller, session_id),
             lambda session: pb.CancelSessionResponse(session=session),
             answers=pb.CancelSessionResponse,
         )
+        _hide(caller, answer.session)
+        return answer
 
     async def _readable(self, caller: Caller, session_id: str) -> session_pb2.Session:
         session = await self._sessions.session(caller.principal.tenant, _session_id(session_id))
@@ -171,3 +180,12 @@ class SessionServicer(session_service_pb2_grpc.SessionServiceServicer):
 def _session_id(session_id: str) -> str:
     to_uuid(session_id, "run", field="session_id")
     return session_id
+
+
+def _hide(caller: Caller, session: session_pb2.Session) -> None:
+    """Takes the topic out of what is shown to somebody who steers a session and may not read it."""
+    try:
+        check_permission(caller.principal, _READS)
+    except PermissionMissing:
+        session.ClearField("topic_start")
+        session.ClearField("topic_final")

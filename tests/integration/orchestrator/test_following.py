@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 import pytest
 
@@ -168,12 +169,13 @@ async def test_whoever_may_steer_a_run_and_not_read_it_is_shown_nothing_that_it_
         scopes = frozenset({"runs.control"})
         steers = call_metadata(replica.server.keys.principal(Role.ADMIN, scopes=scopes))
         for verb in ("Pause", "Resume", "Signal", "Cancel"):
-            asked = getattr(run_service_pb2, f"{verb}RunRequest")(run_id=run_id)
+            asked = getattr(run_service_pb2, f"{verb}RunRequest")(run_id=run_id, request_id=str(uuid4()))
             if verb == "Signal":
                 asked.name = "go"
-            answer = await getattr(replica.runs, f"{verb}Run")(asked, metadata=steers)
-            assert answer.run.run_id == run_id
-            assert not answer.run.HasField("input")
+            for metadata, reads in ((steers, False), (replica.as_tenant(), True), (steers, False)):
+                answer = await getattr(replica.runs, f"{verb}Run")(asked, metadata=metadata)
+                assert answer.run.run_id == run_id
+                assert answer.run.HasField("input") == reads
         seen = await replica.runs.GetRun(run_service_pb2.GetRunRequest(run_id=run_id), metadata=replica.as_tenant())
         assert seen.run.input["secret"] == "bell"
         replica.calls.open.set()

@@ -13,6 +13,8 @@ import pytest
 from comitia.orchestrator.v1 import agent_pb2, agent_service_pb2, session_pb2
 from comitia.orchestrator.v1 import session_service_pb2 as pb
 from services.meshkit.core.errors import Unavailable
+from services.meshkit.core.identity import Role
+from services.meshkit.grpc.channel import call_metadata
 from services.meshkit.grpc.errors import remote_error
 from services.meshkit.sql.catalogue import audit_catalogue
 from services.meshkit.sql.engine import sql_engine
@@ -183,6 +185,22 @@ async def test_a_manual_session_waits_and_advances(replica: Replica) -> None:
     assert ended.rounds_executed == 2
     code, reason, _ = await refused(lambda: replica.sessions.AdvanceSession(request, metadata=replica.as_tenant()))
     assert (code, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "SESSION_NOT_WAITING")
+
+
+async def test_whoever_may_steer_a_session_and_not_read_it_is_not_shown_what_it_is_about(replica: Replica) -> None:
+    session = await start(replica, manual_advance=True, max_rounds=3)
+    await until(replica, session.session_id, session_pb2.SESSION_STATE_WAITING)
+    steers = call_metadata(replica.server.keys.principal(Role.ADMIN, scopes=frozenset({"sessions.control"})))
+    advance = pb.AdvanceSessionRequest(session_id=session.session_id, request_id=str(uuid4()))
+    cancel = pb.CancelSessionRequest(session_id=session.session_id, request_id=str(uuid4()))
+    for metadata, topic in ((replica.as_tenant(), session.topic_start), (steers, "")):
+        shown = (await replica.sessions.AdvanceSession(advance, metadata=metadata)).session
+        assert (shown.session_id, shown.topic_start, shown.topic_final) == (session.session_id, topic, topic)
+    await until(replica, session.session_id, session_pb2.SESSION_STATE_WAITING)
+    for metadata, topic in ((steers, ""), (replica.as_tenant(), session.topic_start)):
+        shown = (await replica.sessions.CancelSession(cancel, metadata=metadata)).session
+        assert (shown.session_id, shown.topic_start, shown.topic_final) == (session.session_id, topic, topic)
+    assert (await session_of(replica, session.session_id)).topic_start == "One database each?"
 
 
 async def test_a_cancelled_session_ends_at_once_and_stays_ended(replica: Replica) -> None:

@@ -474,7 +474,9 @@ class AdvanceSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """The session, running again."""
+        """The session, running again.
+        Without `topic_start` and `topic_final` where the caller lacks `sessions.read`.
+        """
 
     def __init__(
         self,
@@ -520,7 +522,9 @@ class CancelSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """The session, cancelling or cancelled."""
+        """The session, cancelling or cancelled.
+        Without `topic_start` and `topic_final` where the caller lacks `sessions.read`.
+        """
 
     def __init__(
         self,
