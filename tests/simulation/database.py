@@ -46,8 +46,6 @@ class JudgedStore(MemoryRunStore):
         return await self.commit(leases, writes)
 
     def _refuse(self, writes: Sequence[RunWrite]) -> None:
-        if len(writes) == 1 and writes[0].run.run_id in self.poison:
-            self.judge.refused(writes[0].run.run_id)
         super()._refuse(writes)
         self.judge.writes(*_by.get(), writes, self.shards)
 
@@ -202,9 +200,15 @@ class FarStore(OneForAll):
             return lost
 
         weather = self._weather
-        return await self._ask(
-            commit, fail=weather.commits_fail, lose=weather.answers_lost, takes=weather.commit_seconds
-        )
+        try:
+            return await self._ask(
+                commit, fail=weather.commits_fail, lose=weather.answers_lost, takes=weather.commit_seconds
+            )
+        except Exception:
+            # Counted when its engine has heard it: until then it goes on calling.
+            if len(writes) == 1 and writes[0].run.run_id in self._store.poison:
+                self._store.judge.refused(writes[0].run.run_id)
+            raise
 
     async def entries(
         self, tenant: TenantId, run_id: str, *, after: int = 0
