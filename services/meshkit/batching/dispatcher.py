@@ -26,9 +26,12 @@ class QueueFull(Exhausted):
 
 
 def is_poison(error: Exception) -> bool:
-    """True unless the error would hit any batch alike, such as a database that is down."""
-    everybody = (ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED)
-    return not (isinstance(error, MeshError) and error.kind in everybody)
+    """True unless the error would hit any batch alike, such as a database that is down, or too busy for now."""
+    if not isinstance(error, MeshError):
+        return True
+    if error.kind is ErrorKind.EXHAUSTED:
+        return error.retry_after is None
+    return error.kind not in (ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED)
 
 
 class BatchDispatcher(Generic[Item, Result]):

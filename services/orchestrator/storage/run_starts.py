@@ -16,6 +16,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.once import RequestInProgress
 from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
+from services.meshkit.sql.finish import finish
 from services.meshkit.sql.one_trip import one_trip
 from services.meshkit.sql.request_ids import RETENTION, RequestKey, claim, keep, lock_of
 from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
@@ -159,7 +160,8 @@ class SqlStarts:
         if sealed.blobs or first.turns or parent:
             [row] = await one_trip(self._app, run.tenant, BEGIN_RUN, *values)
             return row[0]
-        return await self._together.submit(_Start(tenant=run.tenant, slot=_slot_of(run), values=values))
+        # Whoever leaves is told after its end: then it can be seen whether the run has begun, and has to be driven.
+        return await finish(self._together.submit(_Start(tenant=run.tenant, slot=_slot_of(run), values=values)))
 
     async def _begin_all(self, starts: Sequence[_Start]) -> Sequence[bool | None]:
         # Two transactions that count bytes in the same slots do so in the same order.

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from services.meshkit.batching.dispatcher import BatchDispatcher, QueueFull
 from services.meshkit.batching.group_commit import GroupCommit
 from services.meshkit.core.errors import Conflict, Internal, MeshError, Unavailable
+from services.meshkit.sql.errors import DatabaseBusy
 
 
 class Table:
@@ -21,13 +23,13 @@ class Table:
         self.tries = 0
         self.open = asyncio.Event()
         self.open.set()
-        self.down = False
+        self.down: MeshError | None = None
 
     async def commit(self, items: Sequence[int]) -> Sequence[int | MeshError]:
         self.tries += 1
         await self.open.wait()
-        if self.down:
-            raise Unavailable("postgres")
+        if self.down is not None:
+            raise self.down
         if any(item < 0 for item in items):
             raise ValueError("poison")
         self.rows.extend(item for item in items if item % 7)
@@ -73,12 +75,13 @@ def test_poison_fails_its_own_caller_and_no_other(items: list[int]) -> None:
     assert sorted(table.rows) == sorted(item for item in items if item > 0 and item % 7)
 
 
-async def test_a_database_that_is_down_is_not_asked_for_every_item() -> None:
+@pytest.mark.parametrize("away", [Unavailable("postgres"), DatabaseBusy("try again", retry_after=timedelta(seconds=1))])
+async def test_a_database_that_is_down_or_busy_is_not_asked_for_every_item(away: MeshError) -> None:
     table = Table()
-    table.down = True
+    table.down = away
     async with GroupCommit(table.commit, name="test") as group:
         outcomes = await asyncio.gather(*(group.submit(n) for n in range(1, 65)), return_exceptions=True)
-    assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
+    assert all(outcome is away for outcome in outcomes)
     assert table.tries == 1
 
 
