@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import Conflict, RequestIdReused
+from services.meshkit.core.errors import RequestIdReused
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.testing.fault_queue import FaultQueue
@@ -59,10 +59,8 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 
-class WriteRefused(Conflict):
+class WriteRefused(Exception):
     """What a constraint of the database says: a run or a command is gone, or a fact is recorded already."""
-
-    reason = "WRITE_REFUSED"
 
 
 @dataclass(slots=True)

@@ -37,7 +37,12 @@ _MOST: Final = 10_000
 #: Why a journal cannot be read, in words for callers.
 _UNREADABLE: Final = (KeyDestroyed, SealBroken, JournalUnknown, BlobMissing)
 #: Failures that pass by themselves, and are nobody's fault here.
-_PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED, ErrorKind.DEADLINE, ErrorKind.CANCELLED})
+_PASSING: Final = frozenset(
+    {
+        *(ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED, ErrorKind.DEADLINE, ErrorKind.CANCELLED),
+        ErrorKind.CONFLICT,  # somebody else's lock
+    }
+)
 
 
 class EngineFault(Exception):

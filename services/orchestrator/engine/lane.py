@@ -41,6 +41,9 @@ _WRITES_AT_ONCE: Final = 1_000
 _BYTES_AT_ONCE: Final = 16 * 1024 * 1024
 #: A database that is away, or has no connection free. The lease decides how long a commit is tried.
 _PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED})
+#: How long a commit is tried while somebody else's lock is in its way, which costs no lease: as long as a lease lasts.
+#: Then the runs are found that it is about.
+_LOCKED_SECONDS: Final = 15.0
 
 #: A run that has decided, and what it wants recorded.
 Pending = tuple[LiveRun, RunWrite]
@@ -264,8 +267,14 @@ class Lane:
         event = session_service_pb2.WatchSessionResponse(sequence=write.last_sequence)
         await self._parts.live.publish(run.run.tenant, run.run.run_id, event)
 
-    async def _commit(self, writes: Sequence[Pending]) -> None:
-        """Records writes; those that cannot be recorded are found one by one, and their runs taken out of memory."""
+    async def _commit(self, writes: Sequence[Pending], patient_until: float | None = None) -> None:
+        """Records writes; those that cannot be recorded are found one by one, and their runs taken out of memory.
+
+        Args:
+            patient_until: when what is in the way is waited for no longer, on the monotonic clock; None begins anew.
+        """
+        if patient_until is None:
+            patient_until = self._parts.clock.monotonic() + _LOCKED_SECONDS
         while held := [(run, write) for run, write in writes if not run.gone]:
             leases = [self._leases[shard] for shard in sorted({run.run.shard for run, _ in held})]
             try:
@@ -274,13 +283,14 @@ class Lane:
             except WritesNotReady as error:
                 self._set_aside(held, error)
             except MeshError as error:
-                if error.kind not in _PASSING:
-                    await self._bisect(held, error)
+                locked = error.kind is ErrorKind.CONFLICT and self._parts.clock.monotonic() < patient_until
+                if not (locked or error.kind in _PASSING):
+                    await self._bisect(held, error, patient_until)
                     return
                 log.warning("a commit waits for the database", runs=len(held), cause=error.message)
                 await self._parts.clock.sleep(_COMMIT_RETRY_SECONDS)
             except Exception as error:  # noqa: BLE001  # logged with the run that it turns out to be
-                await self._bisect(held, error)
+                await self._bisect(held, error, patient_until)
                 return
             else:
                 if not lost:
@@ -300,7 +310,7 @@ class Lane:
                 log.warning("run set aside", run_id=run.run.run_id, cause=str(error))
                 self.remove(run, again=True)
 
-    async def _bisect(self, writes: Sequence[Pending], error: Exception) -> None:
+    async def _bisect(self, writes: Sequence[Pending], error: Exception, patient_until: float) -> None:
         """Finds what a commit failed by: halves are tried alone, and what fails alone is read again from its journal.
 
         That settles a commit whose outcome was lost on the way, too: its second try is refused.
@@ -312,5 +322,5 @@ class Lane:
             self.remove(run, again=True)
             return
         middle = len(writes) // 2
-        await self._commit(writes[:middle])
-        await self._commit(writes[middle:])
+        await self._commit(writes[:middle], patient_until)
+        await self._commit(writes[middle:], patient_until)

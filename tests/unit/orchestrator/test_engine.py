@@ -17,6 +17,7 @@ from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.core.secret import Secret
 from services.meshkit.crypto.errors import KeyDestroyed
+from services.meshkit.sql.errors import TransactionConflict
 from services.meshkit.telemetry import metrics
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
@@ -645,6 +646,37 @@ async def test_a_database_that_is_away_for_a_moment_fails_nothing(house: House) 
         await until(succeeded(stored))
     asked = [(entry.path, entry.call_intended.call_index) for entry in house.calls.world.requests]
     assert len(asked) == len(set(asked)), "no call was made twice"
+
+
+async def test_what_stands_in_the_way_of_a_commit_for_a_moment_fails_nothing(house: House) -> None:
+    async with house.replica() as engine:
+        house.store.commit_faults.next(TransactionConflict("a table is locked"), times=12)
+        runs = [await house.start(engine) for _ in range(3)]
+        await house.seconds(10)
+        assert house.store.commit_faults.raised > 1
+        await house.seconds(15)
+        await until(lambda: all(succeeded(stored)() for stored in runs))
+    assert len(house.calls.world.requests) == sum(
+        entry.HasField("call_intended") for stored in runs for entry in stored.journal
+    ), "no call was made twice"
+
+
+async def test_what_stays_in_the_way_of_a_run_stops_no_other_and_is_not_its_fault(house: House) -> None:
+    async with house.replica() as engine:
+        house.calls.open.clear()
+        runs = [await house.start(engine) for _ in range(9)]
+        await settled()
+        locked, *healthy = runs
+        house.store.poison[locked.run.run_id] = TransactionConflict("a row is locked")
+        house.calls.open.set()
+        await house.seconds(20)
+        await until(lambda: all(succeeded(stored)() for stored in healthy))
+        await house.seconds(4 * 31)
+        house.store.poison.clear()
+        await house.seconds(17)
+        await until(succeeded(locked))
+    assert all(map(replays, runs))
+    assert not any(entry.HasField("run_parked") for entry in locked.journal)
 
 
 async def test_the_second_result_of_a_call_is_ignored(house: House) -> None:
