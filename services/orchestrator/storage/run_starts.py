@@ -143,7 +143,7 @@ class SqlStarts:
                 if earlier is not None:
                     return Created(earlier=await self._first_view(key, earlier))
                 await keep(scope, _request_key(key), answer)
-            await self._check_quota(scope, run.tenant)
+            await self._check_quota(scope, run.tenant, of_run=bool(parent))
             held: bool | None = await scope.driver.fetchval(
                 BEGIN_RUN.call, *values, *_ASKED_BEFORE, listed_tenants(run.tenant)
             )
@@ -185,13 +185,16 @@ class SqlStarts:
         quotas = rules_of(self._tenants, tenant).quotas
         return bool(quotas.max_concurrent_runs or quotas.max_storage_bytes)
 
-    async def _check_quota(self, scope: DriverScope, tenant: TenantId) -> None:
+    async def _check_quota(self, scope: DriverScope, tenant: TenantId, *, of_run: bool = False) -> None:
         """Raises: QuotaExceeded. The count of runs that it finds holds until the scope ends, in all replicas.
 
         Bytes grow with every run in progress, so none are reserved: what has begun goes on, and nothing more begins.
+
+        Args:
+            of_run: a run that has begun starts this one as a step. `SqlStorageRoom` judges of its bytes.
         """
         quotas = rules_of(self._tenants, tenant).quotas
-        if quotas.max_storage_bytes:
+        if quotas.max_storage_bytes and not of_run:
             stored: int = await scope.driver.fetchval(STORED, tenant)
             if stored >= quotas.max_storage_bytes:
                 raise QuotaExceeded("max_storage_bytes", limit=quotas.max_storage_bytes, used=stored)

@@ -2,16 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from comitia.orchestrator.v1 import run_pb2
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.tenant import QuotaExceeded, Quotas
 from services.orchestrator.domain.errors import StorageFull
+from services.orchestrator.domain.sub_run_id import sub_run_id
+from services.orchestrator.engine.run import OwnedRun, RunWrite, shard_of
 from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_archive import SqlRunArchive
 from services.orchestrator.storage.storage_used import SqlStorageRoom
@@ -119,6 +123,31 @@ async def test_no_run_begins_beyond_the_quota_and_those_that_have_go_on(runs: Ke
     await runs.add(TenantId(uuid4()))
     runs.tenants.set(tenant, quotas=Quotas(max_storage_bytes=100 * counted))
     await runs.add(tenant)
+
+
+def first_of_sub_run(runs: KeptRuns, parent: OwnedRun) -> RunWrite:
+    """Makes the write that begins a run as a step of another one."""
+    run_id = sub_run_id(parent.run_id, "nodes/doubles#1.1")
+    owned = OwnedRun(tenant=parent.tenant, run_id=run_id, grant_id="grant_x", shard=shard_of(run_id))
+    view = run_pb2.Run(run_id=run_id, parent_run_id=parent.run_id, state=run_pb2.RUN_STATE_RUNNING, sequence=1)
+    return replace(runs.writes(parent.tenant)[0], run=owned, view=view)
+
+
+async def test_a_run_in_progress_starts_others_beyond_the_quota_while_it_goes_on(
+    runs: KeptRuns, tenant: TenantId
+) -> None:
+    parent = await runs.add(tenant, ended=False)
+    counted, _ = await used(runs, tenant)
+    begun = first_of_sub_run(runs, parent)
+    lease = runs.leases[begun.run.shard]
+    runs.tenants.set(tenant, quotas=Quotas(max_storage_bytes=counted, max_concurrent_runs=1))
+    with pytest.raises(QuotaExceeded) as caught:
+        await runs.store.starts.create(begun, None, lease)
+    assert caught.value.metadata["quota"] == "max_concurrent_runs"
+    runs.tenants.set(tenant, quotas=Quotas(max_storage_bytes=counted))
+    assert (await runs.store.starts.create(begun, None, lease)).held
+    with pytest.raises(QuotaExceeded):
+        await runs.add(tenant)
 
 
 async def test_what_is_archived_makes_room(runs: KeptRuns, tenant: TenantId) -> None:
