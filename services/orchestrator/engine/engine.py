@@ -28,7 +28,7 @@ from services.orchestrator.engine.news import until_news
 from services.orchestrator.engine.plans import prepare
 from services.orchestrator.engine.recovery import AGAIN_LATER_SECONDS, AGAIN_SECONDS, Recovery
 from services.orchestrator.engine.room import Room
-from services.orchestrator.engine.run import OwnedRun, RunCommand, RunView, ShardLease, StartKey, shard_of
+from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunView, ShardLease, StartKey, shard_of
 from services.orchestrator.engine.shards import ShardKeeper
 from services.orchestrator.engine.sub_run_places import SubRunPlaces
 from services.orchestrator.engine.sub_runs import SubRuns
@@ -350,14 +350,20 @@ class Engine:
                     self._take_up(run)
 
     async def _read_commands(self) -> None:
-        """Hands over commands that the bus did not announce. Raises: MeshError."""
+        """Hands over commands that the bus did not announce. Raises: MeshError.
+
+        One that was set aside for seconds has them wait as long; one that cannot be read is looked at for more than
+        signals, which go on waiting there.
+        """
+        soon = self._parts.clock.monotonic() + AGAIN_LATER_SECONDS
         for _ in range(_PAGES if self._shards.held else 0):
             found = await self._parts.store.inbox.commands(list(self._shards.held), after=self._commands_after)
             self._commands_after = max(found, default=None)
             if not found:
                 return
             for run_id, commands in found.items():
-                if run_id not in self._set_aside:
+                until = self._set_aside.get(run_id)
+                if until is None or (until > soon and any(command.kind != SIGNAL for command in commands)):
                     await self._hand_over(run_id, commands)
 
     async def _hand_over(self, run_id: str, commands: Sequence[RunCommand]) -> None:

@@ -24,7 +24,7 @@ _RECOVER_AT_ONCE: Final = 8
 #: Time after which a run that was set aside is taken up again, if it had got any further; and if it had not.
 AGAIN_SECONDS: Final = 1.0
 AGAIN_LATER_SECONDS: Final = 15.0
-#: And of one that is parked and cannot be read, when nobody asks anything of it.
+#: And of one that shows that it is parked and cannot be read, when nobody asks anything of it but signals.
 _AGAIN_PARKED_SECONDS: Final = 600.0
 
 
@@ -96,8 +96,8 @@ class Recovery:
             again = self._faults.counts(run.run_id)
             self._put_aside(run.run_id, seconds=AGAIN_LATER_SECONDS if again else AGAIN_SECONDS)
             return
-        self._put_aside(run.run_id, seconds=_AGAIN_PARKED_SECONDS)
-        await tried("a run is parked and nobody sees it", partial(self._park, run, fault))
+        shown = await tried("a run is parked and nobody sees it", partial(self._park, run, fault))
+        self._put_aside(run.run_id, seconds=_AGAIN_PARKED_SECONDS if shown else AGAIN_LATER_SECONDS)
 
     async def _park(self, run: OwnedRun, fault: EngineFault) -> None:
         """Writes to the end of a journal that nobody can read. Raises: MeshError."""

@@ -966,6 +966,39 @@ async def test_a_run_whose_journal_cannot_be_read_says_so_and_can_be_cancelled(
         assert not stored.commands
 
 
+async def test_a_run_that_nobody_can_read_is_cancelled_at_once_though_the_bus_is_away(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, commit, readings = house.left_behind(), house.store.commit, 0
+
+    async def unreadable(tenant: object, run_id: str, *, after: int = 0) -> Sequence[object]:
+        nonlocal readings
+        readings += 1
+        raise JournalUnknown(run_id, 1, 9)
+
+    async def refused(leases: object, writes: object) -> Sequence[int]:
+        raise ValueError("cannot be written")
+
+    async with house.replica():
+        monkeypatch.setattr(house.store, "entries", unreadable)
+        await house.seconds(3 * 16)
+        assert stored.view.state_reason == "JOURNAL_UNKNOWN"
+        before = readings
+        await house.store.add_command(TENANT, stored.run.run_id, RunCommand(command_id=IDS.uuid(), kind=SIGNAL, by="x"))
+        await house.seconds(20)
+        assert readings == before, "a signal waits"
+        monkeypatch.setattr(house.store, "commit", refused)
+        await house.store.add_command(
+            TENANT, stored.run.run_id, RunCommand(command_id=IDS.uuid(), kind="cancel", by=ADA.subject)
+        )
+        await house.seconds(14)
+        assert (readings, stored.ended) == (before + 1, False), "what cannot be written is not tried every second"
+        monkeypatch.setattr(house.store, "commit", commit)
+        await house.seconds(5)
+        assert stored.journal[-1].run_abandoned.by == ADA.subject
+    assert stored.ended
+
+
 async def test_a_run_whose_journal_can_be_read_again_goes_on(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     stored = house.left_behind()
 
