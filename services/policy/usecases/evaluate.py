@@ -1,7 +1,7 @@
 """Judges subjects under the law of their tenants, and records what broke it before anybody hears of it."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -88,16 +88,23 @@ class Evaluate:
 
     async def many(self, questions: Sequence[Question]) -> Sequence[Answer]:
         """Answers the questions of a frame, in order."""
+        named = [question for question in questions if question.bundle is not None]
+        if not named:
+            return await self._under_law(questions)
+        lawful = [question for question in questions if question.bundle is None]
+        async with asyncio.TaskGroup() as tasks:
+            by_bundle = tasks.create_task(self._under_named(named))
+            by_law = tasks.create_task(self._under_law(lawful))
+        of_named, of_lawful = iter(by_bundle.result()), iter(by_law.result())
+        return [next(of_lawful if question.bundle is None else of_named) for question in questions]
+
+    async def _under_law(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        """Answers questions that name no bundle, in order."""
         laws = await self._laws_of({question.tenant for question in questions})
         answers: dict[int, Answer] = {}
         jobs: dict[str, _Jobs] = {}
         sliced = self._clock.monotonic()
-        named = [index for index, question in enumerate(questions) if question.bundle is not None]
-        if named:
-            await self._answer_named(questions, named, answers)
         for index, question in enumerate(questions):
-            if index in answers:
-                continue
             law = laws[question.tenant]
             if isinstance(law, MeshError):
                 answers[index] = law
@@ -112,7 +119,7 @@ class Evaluate:
                 sliced = self._clock.monotonic()
         if jobs:
             await self._judge_aside(questions, jobs.values(), answers)
-        await self._record_all(questions, answers, but=frozenset(named))
+        await self._record_all(questions, answers)
         return [answers[index] for index in range(len(questions))]
 
     async def _laws_of(self, tenants: Iterable[TenantId]) -> dict[TenantId, Law | MeshError]:
@@ -154,20 +161,18 @@ class Evaluate:
                 for indices in of_law.groups:
                     tasks.create_task(judge(of_law.law, indices))
 
-    async def _answer_named(
-        self, questions: Sequence[Question], indices: Sequence[int], answers: dict[int, Answer]
-    ) -> None:
-        """Answers those that name a bundle, each by itself: there are few of them."""
+    async def _under_named(self, questions: Sequence[Question]) -> Sequence[Answer]:
+        """Answers questions that name a bundle, in order, each by itself: there are few of them."""
 
-        async def answer(index: int) -> None:
+        async def answer(question: Question) -> Answer:
             try:
-                answers[index] = await self.one(questions[index])
+                return await self.one(question)
             except MeshError as error:
-                answers[index] = error
+                return error
 
         async with asyncio.TaskGroup() as tasks:
-            for index in indices:
-                tasks.create_task(answer(index))
+            answers = [tasks.create_task(answer(question)) for question in questions]
+        return [task.result() for task in answers]
 
     async def _under(self, question: Question, bundle: NamedBundle) -> Verdict:
         """Judges by a bundle that need not be law; what leaves the mesh by the law first, which nobody loosens so."""
@@ -192,13 +197,11 @@ class Evaluate:
             await self._record(self._violations(question, verdict), question.subject)
         return verdict
 
-    async def _record_all(
-        self, questions: Sequence[Question], answers: dict[int, Answer], *, but: Collection[int]
-    ) -> None:
+    async def _record_all(self, questions: Sequence[Question], answers: dict[int, Answer]) -> None:
         matched = [
             (index, answer)
             for index, answer in answers.items()
-            if isinstance(answer, Verdict) and answer.judgement.matched and index not in but
+            if isinstance(answer, Verdict) and answer.judgement.matched
         ]
         if not matched:
             return

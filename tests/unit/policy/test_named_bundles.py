@@ -1,5 +1,6 @@
 """Models of a fork are judged by a bundle that is no law; what leaves the mesh is held to the law all the same."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 from uuid import uuid4
@@ -13,7 +14,7 @@ from services.meshkit.core.errors import Invalid, MeshError, Unavailable
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.seeded_ids import SeededIds
-from services.policy.domain.bundle import NamedBundle
+from services.policy.domain.bundle import Bundle, NamedBundle
 from services.policy.domain.errors import BundleNotForCaller
 from services.policy.domain.subject import Stage, Subject
 from services.policy.domain.verdict import Verdict
@@ -38,12 +39,24 @@ class Here:
         return work()
 
 
+class HeldStore(MemoryBundleStore):
+    """Has whoever reads the bundle `other` wait."""
+
+    held: asyncio.Event | None = None
+
+    async def find(self, tenant: TenantId, name: str, version: str) -> Bundle:
+        if name == "other" and self.held is not None:
+            await self.held.wait()
+        return await super().find(tenant, name, version)
+
+
 class House:
     """Tenants with bundles."""
 
     def __init__(self) -> None:
-        self.store = MemoryBundleStore()
+        self.store = HeldStore()
         self.violations: list[Violation] = []
+        self.recorded = asyncio.Event()
         clock = FakeClock()
         laws = Laws(store=self.store, shipped=SHIPPED, wakes=NoWakes(), clock=clock, off_loop=Compiler())
         threads, record = cast(Threads, Here()), cast(RecordViolations, self._record)
@@ -57,10 +70,21 @@ class House:
         return NamedBundle(name=name, version="1.0.0", digest=bundle.digest)
 
     async def asked(self, text: str, bundle: NamedBundle, *, stage: Stage, tenant: TenantId) -> Verdict | MeshError:
-        question = Question(tenant=tenant, subject=a_subject(text, stage=stage), bundle=bundle)
-        other = Question(tenant=tenant, subject=a_subject("beside it"))
-        [_, answer, _] = await self._evaluate.many([other, question, other])
+        [_, answer, _] = await self.frame(text, bundle, stage=stage, tenant=tenant)
         return answer
+
+    async def frame(
+        self,
+        text: str,
+        bundle: NamedBundle,
+        *,
+        beside: str = "beside it",
+        stage: Stage = Stage.AFTER,
+        tenant: TenantId = TENANT,
+    ) -> Sequence[Verdict | MeshError]:
+        question = Question(tenant=tenant, subject=a_subject(text, stage=stage), bundle=bundle)
+        other = Question(tenant=tenant, subject=a_subject(beside))
+        return await self._evaluate.many([other, question, other])
 
     async def judged(self, text: str, bundle: NamedBundle, *, stage: Stage = Stage.BEFORE) -> Verdict:
         answer = await self.asked(text, bundle, stage=stage, tenant=TENANT)
@@ -74,6 +98,7 @@ class House:
 
     async def _record(self, violations: Sequence[Violation], _subject: Subject) -> None:
         self.violations += violations
+        self.recorded.set()
 
 
 @pytest.fixture
@@ -123,6 +148,23 @@ async def test_a_bundle_is_the_tenants_own_or_one_that_ships(house: House) -> No
 async def test_a_bundle_with_other_rules_judges_nothing(house: House) -> None:
     await house.stored("other", keyword="wanted")
     assert await house.refusal(NamedBundle(name="other", version="1.0.0", digest="00" * 32)) == "BUNDLE_DIFFERS"
+
+
+async def test_others_of_a_frame_are_judged_and_recorded_while_a_bundle_is_read(house: House) -> None:
+    await house.stored("house", law=True, keyword="forbidden")
+    house.store.held = asyncio.Event()
+    named = await house.stored("other", keyword="wanted")
+    frame = asyncio.create_task(house.frame("wanted", named, beside="forbidden"))
+    async with asyncio.timeout(5):
+        await house.recorded.wait()
+    assert {violation.bundle for violation in house.violations} == {"house@1.0.0"}
+    assert not frame.done()
+    house.store.held.set()
+    assert [isinstance(answer, Verdict) and answer.bundle for answer in await frame] == [
+        "house@1.0.0",
+        "other@1.0.0",
+        "house@1.0.0",
+    ]
 
 
 async def test_nothing_is_judged_while_a_bundle_cannot_be_read(house: House) -> None:
