@@ -174,7 +174,12 @@ class FarStore(OneForAll):
 
     async def create(self, first: RunWrite, key: StartKey | None, lease: ShardLease | None) -> Created:
         """See `Starts.create`."""
-        created = await self._change(lambda: self._store.create(first, key, lease))
+        try:
+            created = await self._change(lambda: self._store.create(first, key, lease))
+        except asyncio.CancelledError:
+            # A sub-run that is given up while it begins: its owner has to look whether it has begun.
+            self._store.judge.adopted(first.run.run_id)
+            raise
         self._trace(f"{self._owner} starts {first.run.run_id}: {created.earlier is None} {created.held}")
         return created
 
