@@ -7,11 +7,11 @@ from uuid import UUID
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2
 from services.orchestrator.engine.facts import Replay
-from services.orchestrator.engine.faults import ENGINE_FAULT
 from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunWrite, ShardLease
 from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.views import view_of
 from services.orchestrator.programs.run_view import TERMINAL_STATES
+from services.orchestrator.programs.view import ENGINE_FAULT
 from tests.support.run_store import StoredRun, StoredShard
 
 Entry = journal_pb2.JournalEntry

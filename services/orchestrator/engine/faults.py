@@ -22,11 +22,10 @@ from services.meshkit.telemetry import metrics, names
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.journal import JournalUnknown
 from services.orchestrator.engine.run import SIGNAL, OwnedRun, RunCommand, RunView, RunWrite
-from services.orchestrator.programs.view import abandoned_by
+from services.orchestrator.programs.view import ENGINE_FAULT, abandoned_by
 
 log = logger(__name__)
 
-ENGINE_FAULT: Final = "ENGINE_FAULT"
 #: The same numbers in runs and sessions.
 _PARKED: Final = session_pb2.SESSION_STATE_PARKED
 _CANCELLED: Final = session_pb2.SESSION_STATE_CANCELLED

@@ -14,13 +14,13 @@ from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunDiverged
 from services.orchestrator.engine import faults
 from services.orchestrator.engine.facts import Beginning, Replay, advance, begun
-from services.orchestrator.engine.faults import ENGINE_FAULT, EngineFault
+from services.orchestrator.engine.faults import EngineFault
 from services.orchestrator.engine.run import SIGNAL, HandedDown, OwnedRun, RunCommand, RunWrite, follow, give_up
 from services.orchestrator.engine.run_calls import CallKey, RunCalls
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.engine.views import View, view_of
 from services.orchestrator.programs import run as program
-from services.orchestrator.programs.view import TERMINAL_STATES
+from services.orchestrator.programs.view import ENGINE_FAULT, TERMINAL_STATES
 
 log = logger(__name__)
 
@@ -219,6 +219,10 @@ class LiveRun:
             case "resume" if isinstance(self._stranded, EngineFault):
                 entry.run_resumed.CopyFrom(journal_pb2.RunResumed(waiting=self._waiting, by=command.by))
                 self._go_on(command)
+            case "pause" if isinstance(self._stranded, EngineFault) and not self._timers.paused:
+                # It makes no call anyway, but its sub-runs do.
+                entry.run_paused.by = command.by
+                self._hand_down(command)
             case _ if self._stranded is not None:
                 return None
             case "cancel":

@@ -13,7 +13,7 @@ from services.meshkit.content.proto import usage_from_proto, usage_to_proto
 from services.orchestrator.programs.commands import MODEL_CALLS, PLANNED_TURN, TURN
 from services.orchestrator.programs.graph_steps import RETRY
 from services.orchestrator.programs.seen_step import SeenStep
-from services.orchestrator.programs.view import abandoned_by
+from services.orchestrator.programs.view import ENGINE_FAULT, abandoned_by
 
 STEP_PARKED: Final = "STEP_PARKED"
 #: Why a turn waits whose planner is to be shown what somebody outside wrote.
@@ -152,7 +152,7 @@ class RunProjection:
     def _state(self) -> tuple[run_pb2.RunState.ValueType, str, str]:
         if self._cancelling:
             return run_pb2.RUN_STATE_CANCELLING, "", ""
-        if self._paused:
+        if self._paused and (self._held is None or self._held.reason != ENGINE_FAULT):
             return run_pb2.RUN_STATE_PAUSED, "", ""
         if self._held is not None:
             return run_pb2.RUN_STATE_PARKED, self._held.reason, self._held.message

@@ -6,6 +6,9 @@ from typing import Final
 from comitia.orchestrator.v1 import journal_pb2, session_pb2, session_service_pb2
 from services.meshkit.content.proto import usage_from_proto, usage_to_proto
 
+#: Why a run is parked that cannot go on by a fault of the mesh. It shows that though it is paused as well: it takes a
+#: ResumeRun, which ends both.
+ENGINE_FAULT: Final = "ENGINE_FAULT"
 TERMINAL_STATES: Final = frozenset(
     {
         session_pb2.SESSION_STATE_SUCCEEDED,
@@ -29,6 +32,10 @@ def project(session: session_pb2.Session, entry: journal_pb2.JournalEntry, seque
         case "round_scored":
             session.scores.append(entry.round_scored.score)
             session.rounds_executed = entry.round_scored.score.round
+        case "run_parked" if entry.run_parked.reason == ENGINE_FAULT:
+            _set_state(session, session_pb2.SESSION_STATE_PARKED, entry.run_parked.reason, entry.run_parked.message)
+        case "run_paused" if session.state_reason == ENGINE_FAULT:
+            pass  # it stays parked until somebody lets it go on
         case "run_parked" | "run_resumed" | "run_waiting" if session.state == session_pb2.SESSION_STATE_PAUSED:
             pass  # it stays paused until somebody lets it go on
         case "run_waiting":

@@ -13,12 +13,12 @@ from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.once import nothing_to_repeat
 from services.orchestrator.domain.errors import PersonRequired, RunAlreadyTerminal, RunNotPaused
 from services.orchestrator.domain.run import MAX_SIGNAL_BYTES, Json, check_signal_name
-from services.orchestrator.engine.faults import ENGINE_FAULT
 from services.orchestrator.engine.run import SIGNAL
 from services.orchestrator.programs.planned_turn import READ_SIGNAL, is_person
 from services.orchestrator.programs.planned_values import keys_of
 from services.orchestrator.programs.run_view import TERMINAL_STATES
 from services.orchestrator.programs.values import NotJson, ValueTooLarge, to_value
+from services.orchestrator.programs.view import ENGINE_FAULT
 from services.orchestrator.usecases.steer import Steering
 
 #: The permission to say that one has read a text; each such word is in the audit trail.

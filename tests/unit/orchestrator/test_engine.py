@@ -25,6 +25,7 @@ from services.orchestrator.domain.errors import RunsAtLimit
 from services.orchestrator.domain.sub_run_id import depth_of, sub_run_id
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.facts import Replay, advance
+from services.orchestrator.engine.faults import EngineFault
 from services.orchestrator.engine.journal import JournalUnknown
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.engine.live_run import LiveRun
@@ -1197,6 +1198,42 @@ async def test_a_paused_run_starts_no_other_and_waits_for_none_in_memory(tree: H
         assert len(tree.store.runs) == 1
         await tree.ask(parent, "resume")
         await until(lambda: len(tree.store.runs) == 3)
+
+
+async def test_a_pause_of_a_run_that_is_parked_by_a_fault_reaches_the_runs_below(tree: House) -> None:
+    parent = tree.left_behind(nested())
+    async with tree.replica() as engine:
+        await until(lambda: len(tree.store.runs) == 3)
+        await settled()
+        live = engine._lane.runs[parent.run.run_id]
+        live.fail(EngineFault("a fault of ours"))
+        engine._lane._touch(live)
+        await until(lambda: parent.seen.state == run_pb2.RUN_STATE_PARKED)
+        await tree.ask(parent, "pause")
+        await until(lambda: seen(tree)[1:] == [run_pb2.RUN_STATE_PAUSED] * 2)
+        assert parent.journal[-1].run_paused.by == ADA.subject
+        assert (parent.seen.state, parent.seen.state_reason) == (run_pb2.RUN_STATE_PARKED, "ENGINE_FAULT")
+        await tree.ask(parent, "resume")
+        await until(lambda: seen(tree)[1:] == [run_pb2.RUN_STATE_RUNNING, run_pb2.RUN_STATE_WAITING])
+    assert replays(parent)
+
+
+@pytest.mark.parametrize("kind", ["a session", "a run"])
+async def test_a_paused_run_that_fails_by_us_shows_it(house: House, kind: str) -> None:
+    waits = a_run(a_workflow(a_node("go", wait=workflow_pb2.WaitNode(signal="go"))))
+    stored = house.left_behind(a_start(manual_advance=True) if kind == "a session" else waits)
+    async with house.replica() as engine:
+        await until(lambda: stored.rests)
+        await house.ask(stored, "pause")
+        await until(lambda: stored.seen.state == run_pb2.RUN_STATE_PAUSED and engine.running == 0)
+        for _ in range(3):
+            engine._faults.note(stored.run.run_id, len(stored.journal), ValueError("a fault of ours"))
+        await house.ask(stored, "pause")
+        await until(lambda: stored.seen.state == run_pb2.RUN_STATE_PARKED)
+        assert stored.seen.state_reason == "ENGINE_FAULT"
+        await house.ask(stored, "resume")
+        await until(lambda: stored.seen.state == run_pb2.RUN_STATE_WAITING)
+    assert replays(stored)
 
 
 async def test_a_run_that_is_started_while_its_parent_is_paused_stands_still_as_well(tree: House) -> None:
