@@ -8,10 +8,15 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import Context
+from typing import Final
 
+from services.meshkit.telemetry import metrics
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.ports import Journal
 from services.orchestrator.engine.run import RunWrite
+
+#: Runs whose writes are made ready at once. Each holds its facts twice meanwhile, and moves several objects at once.
+_AT_ONCE: Final = 8
 
 Preparation = Callable[[], Awaitable[None]]
 
@@ -37,8 +42,10 @@ class UnreadyWrites:
         #: Of each run those that wait, and who makes the first of them ready.
         self._waiting: dict[str, deque[RunWrite]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(_AT_ONCE)
         self._group: asyncio.TaskGroup | None = None
         self._context = Context()
+        metrics.QUEUE_ITEMS.labels("orchestrator.unready").set_function(self._count)
 
     def open(self, group: asyncio.TaskGroup, context: Context) -> None:
         """Makes writes ready in a group from now on."""
@@ -73,12 +80,16 @@ class UnreadyWrites:
         self._group = None
         return list(self._tasks.values())
 
+    def _count(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
     async def _make_ready(self, run: LiveRun, waiting: deque[RunWrite], preparation: Preparation | None) -> None:
         run_id = run.run.run_id
         try:
             while True:
                 if preparation is not None:
-                    await preparation()
+                    async with self._places:
+                        await preparation()
                 self._ready(run, waiting.popleft())
                 if not waiting:
                     break

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+from prometheus_client import REGISTRY
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_pb2
 from services.meshkit.blobs.store import BlobMissing
@@ -599,6 +600,39 @@ async def test_a_run_whose_writes_wait_for_the_object_store_holds_up_no_other_an
         await house.ask(big, "resume")
         await until(succeeded(big))
     assert replays(big)
+
+
+def waiting_to_be_ready() -> float | None:
+    return REGISTRY.get_sample_value("comitia_queue_items", {"queue": "orchestrator.unready"})
+
+
+async def test_so_many_runs_are_made_ready_at_once_and_what_waits_is_counted(house: House) -> None:
+    put, under_way, most = asyncio.Event(), 0, 0
+
+    async def slow() -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await put.wait()
+        under_way -= 1
+
+    async with house.replica(max_runs=100) as engine:
+        house.calls.open.clear()
+        runs = [await house.start(engine) for _ in range(30)]
+        house.store.preparations.update({stored.run.run_id: slow for stored in runs})
+        house.calls.open.set()
+        await until(lambda: under_way > 0)
+        await settled()
+        assert under_way == 8
+        assert waiting_to_be_ready() == 30
+        gone = next(run_id for run_id in engine._lane.unready._tasks)
+        engine._lane.remove(engine._lane.runs[gone], again=True)
+        put.set()
+        await house.seconds(2)
+        await until(lambda: all(succeeded(stored)() for stored in runs))
+    assert most == 8
+    assert waiting_to_be_ready() == 0
+    assert all(map(replays, runs))
 
 
 async def test_a_run_whose_writes_cannot_be_put_is_taken_up_again(house: House) -> None:
