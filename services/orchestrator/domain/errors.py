@@ -298,14 +298,17 @@ class RunsAtLimit(Exhausted):
 
 
 class SubRunsAtLimit(Exhausted):
-    """A run, with those that it has started, has started as many as may be. It stays so."""
+    """A run, with those that it has started, has started as many as may be. It stays so.
+
+    Runs of a tenant that began in the same millisecond are counted together (`sub_run_id.ids_of_tree`).
+    """
 
     reason = "SUB_RUNS_AT_LIMIT"
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"{limit} runs were started by steps below one run, which is the most; give more to each of them, or start "
-            "several runs",
+            f"{limit} runs were started by steps below one run, or below several that began in the same millisecond, "
+            "which is the most; give more to each of them, or start several runs, not all at once",
             limit=limit,
         )
 

@@ -686,7 +686,7 @@ Global___MapNode: _TypeAlias = MapNode  # noqa: Y015
 class RunNode(_message.Message):
     """A run of another workflow, with the node's `input` as its input. Gives the output of that run.
     At most 10,000 runs lie below one that somebody started; a step that would start one more fails for good, with
-    RESOURCE_EXHAUSTED/SUB_RUNS_AT_LIMIT.
+    RESOURCE_EXHAUSTED/SUB_RUNS_AT_LIMIT. Runs that a tenant starts in the same millisecond have this number in common.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
