@@ -23,6 +23,7 @@ from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.engine.shards import ShardKeeper
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.unready_writes import UnreadyWrites
+from tests.support.run_store import WriteRefused
 
 Mutant = Callable[[], AbstractContextManager[object]]
 
@@ -38,7 +39,7 @@ async def _commit_unfenced(self: Lane, writes: Sequence[Pending]) -> None:
     while held:
         try:
             await self._parts.store.journal.commit(leases, [write for _, write in held])
-        except MeshError:
+        except (MeshError, WriteRefused):
             await self._parts.clock.sleep(0.2)
         else:
             break
@@ -169,12 +170,12 @@ async def _hand_over_undrained(self: ShardKeeper, surplus: int) -> None:
         await self._leases.release(self._owner, given, leaving=False)
 
 
-async def _bisect_all(self: Lane, writes: Sequence[Pending], error: Exception) -> None:
+async def _bisect_all(self: Lane, writes: Sequence[Pending], error: Exception, patient_until: float) -> None:
     for run, _ in writes:
         self.remove(run, again=True)
 
 
-async def _bisect_none(self: Lane, writes: Sequence[Pending], error: Exception) -> None:
+async def _bisect_none(self: Lane, writes: Sequence[Pending], error: Exception, patient_until: float) -> None:
     """Takes whatever was refused for recorded already."""
     for run, write in writes:
         run.recorded(write)
