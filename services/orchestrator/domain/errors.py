@@ -190,7 +190,7 @@ class RunNotPaused(Precondition):
     def __init__(self, run_id: str, state: str) -> None:
         super().__init__(
             f"run {run_id} is {state}; only a run that is paused, or parked at a step or by a fault of the mesh, can "
-            "be resumed: what else parks a run ends by itself",
+            "be resumed: what else parks a run ends by itself, or with another release, or with CancelRun",
             run_id=run_id,
             state=state,
         )

@@ -76,5 +76,5 @@ async def test_of_runs_that_are_parked_as_a_whole_those_go_on_that_failed_by_a_f
     if resumed:
         assert (await resume_run(a_caller("key_1"), "run_1")).state_reason == reason
     else:
-        with pytest.raises(RunNotPaused):
+        with pytest.raises(RunNotPaused, match="by itself, or with another release, or with CancelRun"):
             await resume_run(a_caller("key_1"), "run_1")

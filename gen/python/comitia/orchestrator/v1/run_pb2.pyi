@@ -37,7 +37,9 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     """Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself, except
     for STEP_PARKED and ENGINE_FAULT, which wait for ResumeRun; for RUN_DIVERGED, PROGRAM_UNKNOWN and JOURNAL_UNKNOWN,
     which wait for a release that can go on with the run; and for KEY_DESTROYED, SEAL_BROKEN and BLOB_MISSING, whose
-    facts cannot be read. CancelRun ends any of them.
+    facts cannot be read. CancelRun ends any of them, but no run of which all lies under a destroyed key, what GetRun
+    shows as well: GetRun and CancelRun refuse such a run with FAILED_PRECONDITION/KEY_DESTROYED. It calls nothing, and
+    counts as one in progress.
     """
     RUN_STATE_CANCELLING: _RunState.ValueType  # 4
     """A cancel was asked for; the calls in progress are being stopped."""
@@ -62,7 +64,9 @@ RUN_STATE_PARKED: RunState.ValueType  # 3
 """Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself, except
 for STEP_PARKED and ENGINE_FAULT, which wait for ResumeRun; for RUN_DIVERGED, PROGRAM_UNKNOWN and JOURNAL_UNKNOWN,
 which wait for a release that can go on with the run; and for KEY_DESTROYED, SEAL_BROKEN and BLOB_MISSING, whose
-facts cannot be read. CancelRun ends any of them.
+facts cannot be read. CancelRun ends any of them, but no run of which all lies under a destroyed key, what GetRun
+shows as well: GetRun and CancelRun refuse such a run with FAILED_PRECONDITION/KEY_DESTROYED. It calls nothing, and
+counts as one in progress.
 """
 RUN_STATE_CANCELLING: RunState.ValueType  # 4
 """A cancel was asked for; the calls in progress are being stopped."""

@@ -106,7 +106,9 @@ class _SessionStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SessionS
     """Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself, except
     for ENGINE_FAULT, which waits for ResumeRun; for RUN_DIVERGED, PROGRAM_UNKNOWN and JOURNAL_UNKNOWN, which wait for
     a release that can go on with the session; and for KEY_DESTROYED, SEAL_BROKEN and BLOB_MISSING, whose facts cannot
-    be read. CancelSession ends any of them.
+    be read. CancelSession ends any of them, but no session of which all lies under a destroyed key, what GetSession
+    shows as well: GetSession and CancelSession refuse such a session with FAILED_PRECONDITION/KEY_DESTROYED. It calls
+    nothing, and counts as one in progress.
     """
     SESSION_STATE_CANCELLING: _SessionState.ValueType  # 4
     """A cancel was asked for; the turn in progress is being stopped."""
@@ -131,7 +133,9 @@ SESSION_STATE_PARKED: SessionState.ValueType  # 3
 """Cannot go on for now; `state_reason` says why, such as a service that does not answer. Goes on by itself, except
 for ENGINE_FAULT, which waits for ResumeRun; for RUN_DIVERGED, PROGRAM_UNKNOWN and JOURNAL_UNKNOWN, which wait for
 a release that can go on with the session; and for KEY_DESTROYED, SEAL_BROKEN and BLOB_MISSING, whose facts cannot
-be read. CancelSession ends any of them.
+be read. CancelSession ends any of them, but no session of which all lies under a destroyed key, what GetSession
+shows as well: GetSession and CancelSession refuse such a session with FAILED_PRECONDITION/KEY_DESTROYED. It calls
+nothing, and counts as one in progress.
 """
 SESSION_STATE_CANCELLING: SessionState.ValueType  # 4
 """A cancel was asked for; the turn in progress is being stopped."""
