@@ -8,7 +8,7 @@ from services.orchestrator.engine.dry_effects import dry_outcome
 from services.orchestrator.engine.facts import Beginning, Replay, advance
 from services.orchestrator.programs.run import PROGRAMS, Programs
 from services.orchestrator.record.forking import FirstFacts, Place, RecordedAnswers, Shared, SharedFacts
-from services.orchestrator.record.pins import Changes, Own, changed, owned
+from services.orchestrator.record.pins import Changes, Own, Policy, changed, owned
 from tests.support.sessions import World, outcome_of
 
 Entry = journal_pb2.JournalEntry
@@ -35,6 +35,7 @@ def fork(
     dry: bool = True,
     found: Sequence[agent_pb2.Agent] = (),
     run_id: str = FORK_ID,
+    policy: Policy | None = None,
     programs: Programs = PROGRAMS,
 ) -> Beginning:
     """Makes the first facts of a fork, as ForkRun does."""
@@ -50,6 +51,7 @@ def fork(
         forked_from="run_other",
         at_sequence=shared.at_sequence,
         dry_effects=dry,
+        policy=policy,
     )
     pinned = owned(changed(shared.pinned, changes or Changes(), found), own)
     pinned.fork.answers.extend(answers.answers)

@@ -47,7 +47,8 @@ class AsyncRecords:
             input: what a run of a workflow is given instead.
             model: for every agent in place of its own.
             agents: those to be changed: another version, other instructions, another model.
-            policy: bundle of rules, `name@version`, that judges its models; the tenant's law when empty.
+            policy: bundle of rules, `name@version`, that judges its models; the tenant's law when empty, which it may
+                not be where answers of a fork under another policy are taken over.
             real_effects: True to call tools; else calls are answered from the record.
             max_cost_nano_usd: hard limit of the fork; 0 means that of the other run.
             request_id: UUID that makes a repeat harmless; a new one when empty.

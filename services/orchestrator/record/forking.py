@@ -65,6 +65,11 @@ class Shared:
     then: Entry | None = field(default=None, repr=False)
 
     @property
+    def bundle(self) -> str:
+        """Which bundle of rules judged what is taken over in place of the law; empty when the law did."""
+        return self.pinned.fork.bundle if self.at_sequence else ""
+
+    @property
     def until(self) -> datetime:
         """When the last of them was recorded."""
         return _time(self.taken[-1] if self.taken else self.first)

@@ -158,6 +158,7 @@ class ForkRun:
         caller, spec = command.caller, command.spec
         shared, answers = await self._read(run, spec)
         _check_fits(spec.changes, shared)
+        _check_judged(spec.policy, shared)
         found = await self._found(caller, shared, spec.changes)
         pins = changed(shared.pinned, spec.changes, found)
         policy = None
@@ -235,6 +236,13 @@ def _check_fits(changes: Changes, shared: Shared) -> None:
         raise Invalid("input", "must be absent where a run goes on: steps were made from what it was given")
     check_size(changes.input)
     check_schema(pinned.workflow, changes.input)
+
+
+def _check_judged(policy: str, shared: Shared) -> None:
+    """Refuses to go on under the law, and so to act, with answers that the law never judged. Raises: Invalid."""
+    if shared.bundle and not policy:
+        sentence = f"must name a bundle, as {shared.bundle}: that, and not the law, judged what is taken over"
+        raise Invalid("policy", f"{sentence}; from the beginning, which takes over nothing, it may be empty")
 
 
 def _check_model(name: str, model: str) -> None:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from hashlib import sha256
 from uuid import uuid4
 
@@ -275,6 +276,24 @@ async def test_a_fork_is_judged_under_another_policy_and_shows_it(house: House, 
     assert len(house.world.requests) > before
     again = await fork(replica, started.run_id)
     assert (again.policy, again.policy_digest) == ("", ""), "the law judges unless the fork is told otherwise"
+
+
+async def test_what_another_bundle_judged_is_taken_over_under_a_bundle_only(replica: Replica) -> None:
+    session = await ended_session(replica)
+    run_id, other, budgets = session.session_id, "strict@1.0.0", replica.preparation.budgets
+    for policy in (other, "ground@1.0.0", other):
+        made = await fork(replica, run_id, path="rounds/2/Athena", policy=policy)
+        run_id, budgets = made.run_id, budgets + 1
+        await until(replica, run_id, *TERMINAL)
+        for fields in (
+            {"path": "rounds/2/Apollo"},
+            {"path": "rounds/2/Apollo", "effects": pb.FORK_EFFECTS_REAL},
+            {"at_sequence": 5, "effects": pb.FORK_EFFECTS_REAL},
+        ):
+            answer = await refused(partial(fork, replica, run_id, **fields))
+            assert answer == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", "policy"), fields
+    assert replica.preparation.budgets == budgets
+    assert (await fork(replica, run_id, effects=pb.FORK_EFFECTS_REAL)).policy == "", "nothing is taken over"
 
 
 async def test_a_bundle_that_is_not_there_leaves_nothing_of_a_fork(replica: Replica) -> None:

@@ -15,7 +15,7 @@ from services.orchestrator.programs.run_view import RunProjection
 from services.orchestrator.programs.view import project
 from services.orchestrator.record import forking
 from services.orchestrator.record.forking import RecordedAnswers
-from services.orchestrator.record.pins import AgentChange, Changes, wanted_versions
+from services.orchestrator.record.pins import AgentChange, Changes, Policy, wanted_versions
 from tests.support.forks import FORK_ID, NOON, fork, play_on, replays, shared_facts
 from tests.support.sessions import World, a_generation, a_start, an_agent, facts_of, play
 from tests.support.workflows import PROGRAMS, Mesh, a_node, a_run, a_workflow, cel, literal
@@ -391,3 +391,16 @@ def test_another_version_of_an_agent_stands_at_its_node_and_is_who_speaks_there(
         forked, Changes(agents=[AgentChange(name="Bob", model="dear")]), path="nodes/review", programs=PROGRAMS
     )
     assert asked_of_models(play_on(again, World()))["nodes/review"].model == "dear"
+
+
+def test_what_is_taken_over_tells_which_bundle_judged_it_in_place_of_the_law() -> None:
+    journal = play(a_start(max_rounds=3), World())
+    assert not shared_facts(journal, path="rounds/2/Athena").bundle
+    lenient = Policy(bundle="lenient@1.0.0", digest="ab")
+    judged = play_on(fork(journal, path="rounds/2/Athena", policy=lenient), World())
+    for at in (sequence_of(judged, "run_forked") - 1, sequence_of(judged, "run_forked"), len(judged) - 1):
+        assert shared_facts(judged, at=at).bundle == "lenient@1.0.0"
+    assert shared_facts(judged, path="rounds/3/Apollo").bundle == "lenient@1.0.0"
+    assert not shared_facts(judged).bundle, "from the beginning nothing is taken over"
+    again = play_on(fork(judged, path="rounds/3/Athena", policy=Policy(bundle="strict@1.0.0", digest="cd")), World())
+    assert shared_facts(again, path="rounds/3/Apollo").bundle == "strict@1.0.0"

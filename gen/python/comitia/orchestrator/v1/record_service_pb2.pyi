@@ -160,7 +160,8 @@ class ForkRunRequest(_message.Message):
     policy: _builtins.str
     """Bundle of rules, `name@version`, that judges what the fork's models are asked and answer. Needs the permission
     `policies.write`, and effects that are dry. What leaves the mesh, a prompt, is held to the tenant's law besides, and
-    all else to that alone. Its digest is pinned. Empty means the tenant's law, as for any run.
+    all else to that alone. Its digest is pinned. Empty means the tenant's law, as for any run; it may not be
+    empty where answers of a fork under another policy are taken over.
     """
     effects: Global___ForkEffects.ValueType
     """What it does about calls of tools."""
