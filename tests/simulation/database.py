@@ -247,6 +247,10 @@ class FarStore(OneForAll):
         """See `RunFinder.owned_run`."""
         return await self._read(lambda: self._store.owned_run(run_id))
 
+    async def open_in_tree(self, run: OwnedRun, *, after: str | None) -> Sequence[OwnedRun]:
+        """See `RunFinder.open_in_tree`."""
+        return await self._read(lambda: self._store.open_in_tree(run, after=after))
+
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
         """See `Inbox.add_command`."""
         return await self._change(lambda: self._store.add_command(tenant, run_id, command))

@@ -28,6 +28,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.testing.fault_queue import FaultQueue
 from services.orchestrator.domain.errors import RunNotFound, SignalsAtLimit
+from services.orchestrator.domain.sub_run_id import ids_of_tree
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import (
     SHARDS,
@@ -383,6 +384,17 @@ class MemoryRunStore(OneForAll):
         """See `RunFinder.owned_run`."""
         stored = self.runs.get(run_id)
         return None if stored is None or stored.ended else stored.run
+
+    async def open_in_tree(self, run: OwnedRun, *, after: str | None) -> Sequence[OwnedRun]:
+        """See `RunFinder.open_in_tree`."""
+        first, highest = ids_of_tree(run.run_id)
+        found = [
+            stored.run
+            for run_id, stored in sorted(self.runs.items())
+            if stored.run.tenant == run.tenant and first <= stored.run.uuid <= highest and not stored.ended
+            if after is None or run_id > after
+        ]
+        return found[:RUNS_AT_ONCE]
 
     async def add_command(self, tenant: TenantId, run_id: str, command: RunCommand) -> RunCommand:
         """See `Inbox.add_command`."""

@@ -34,7 +34,7 @@ _TRIES: Final = 3
 #: Runs whose faults are remembered. One more is tried for longer.
 _MOST: Final = 10_000
 #: Why a journal cannot be read, in words for callers.
-_UNREADABLE: Final = (KeyDestroyed, SealBroken, JournalUnknown, BlobMissing)
+UNREADABLE: Final = (KeyDestroyed, SealBroken, JournalUnknown, BlobMissing)
 #: Failures that pass by themselves, and are nobody's fault here.
 _PASSING: Final = frozenset(
     {
@@ -105,7 +105,7 @@ class Faults:
         if tried is None or tried.sequence != sequence or tried.times < _TRIES:
             return None
         error, incident = tried.error, f"incident {tried.incident_id}"
-        if isinstance(error, _UNREADABLE):
+        if isinstance(error, UNREADABLE):
             return EngineFault(f"{error.message} ({incident}); CancelRun ends it", reason=error.reason)
         return EngineFault(
             f"the engine fails by this run, which is a fault of the mesh: report {incident}; ResumeRun tries again, "

@@ -138,6 +138,13 @@ class RunFinder(Protocol):
         """Gives a run, None if there is none that has not ended."""
         ...
 
+    async def open_in_tree(self, run: OwnedRun, *, after: str | None) -> Sequence[OwnedRun]:
+        """Gives runs that have not ended and may lie below this one, in order of their ids, a bounded number at a time.
+
+        Runs of the same tenant that began in the same millisecond may be among them.
+        """
+        ...
+
 
 class Inbox(Protocol):
     """Keeps commands until the owners of their runs have taken them."""

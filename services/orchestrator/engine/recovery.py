@@ -1,7 +1,8 @@
 """Reads the journals of runs that others left behind, and parks the runs that nobody can read."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol
 
@@ -10,11 +11,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
 from services.meshkit.telemetry.logs import logger
-from services.orchestrator.engine.faults import EngineFault, Faults, unread
+from services.orchestrator.domain.errors import RunNotFound
+from services.orchestrator.domain.sub_run_id import depth_of
+from services.orchestrator.engine.faults import UNREADABLE, EngineFault, Faults, unread
 from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.plans import prepare
 from services.orchestrator.engine.ports import RunEvents, RunStore
-from services.orchestrator.engine.run import OwnedRun, RunCommand, ShardLease
+from services.orchestrator.engine.run import OwnedRun, RunCommand, ShardLease, give_up, parent_of
 from services.orchestrator.engine.tried import tried
 
 log = logger(__name__)
@@ -109,8 +112,23 @@ class Recovery:
         at = Timestamp()
         at.FromDatetime(self._clock.now())
         write = unread(run, view, last, fault, await store.inbox.commands_of(run.run_id), at)
+        if write is not None and write.entries and write.entries[0].HasField("run_abandoned"):
+            write.handed_down = [(sub_run_id, give_up(run)) for sub_run_id in await self._sub_runs_of(run)]
         if write is not None and not await store.journal.commit([lease], [write]):
             self._events.recorded(write)
+
+    async def _sub_runs_of(self, run: OwnedRun) -> Sequence[str]:
+        """Gives the runs that this one started and that have not ended, as their own views say. Raises: MeshError."""
+        found, after = list[str](), None
+        while page := await self._store.finder.open_in_tree(run, after=after):
+            after = page[-1].run_id
+            for other in page:
+                if depth_of(other.run_id) == depth_of(run.run_id) + 1:
+                    # One that nobody can read, or that is gone by now, stands still by itself.
+                    with suppress(*UNREADABLE, RunNotFound):
+                        if parent_of(await self._store.journal.view(other.tenant, other.run_id)) == run.run_id:
+                            found.append(other.run_id)
+        return found
 
     async def _is_orphan(self, run: LiveRun) -> bool:
         """Says whether a run lost the one that started it, whose owner may have died before it said so."""

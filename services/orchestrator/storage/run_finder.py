@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.sql.scope import driver_scope
+from services.orchestrator.domain.sub_run_id import ids_of_tree
 from services.orchestrator.engine.run import (
     OwnedRun,
 )
@@ -26,6 +27,11 @@ _WAKING_RUNS: Final = """
     ORDER BY wake_time LIMIT $3"""
 _OWNED_RUN: Final = """
     SELECT tenant_id, run_id, grant_id, shard FROM run WHERE run_id = $1 AND state NOT IN (5, 6, 7)"""
+
+_OPEN_IN_TREE: Final = """
+    SELECT tenant_id, run_id, grant_id, shard FROM run
+    WHERE tenant_id = $1 AND run_id BETWEEN $2 AND $3 AND state NOT IN (5, 6, 7)
+    AND ($4::uuid IS NULL OR run_id > $4) ORDER BY run_id LIMIT $5"""
 
 
 class SqlRunFinder:
@@ -55,6 +61,14 @@ class SqlRunFinder:
         async with driver_scope(self._maintenance, None, read_only=True) as scope:
             row = await scope.driver.fetchrow(_OWNED_RUN, to_uuid(run_id, "run"))
         return None if row is None else _owned(row)
+
+    async def open_in_tree(self, run: OwnedRun, *, after: str | None) -> Sequence[OwnedRun]:
+        """See `RunFinder.open_in_tree`."""
+        first, highest = ids_of_tree(run.run_id)
+        last = None if after is None else to_uuid(after, "run")
+        async with driver_scope(self._maintenance, None, read_only=True) as scope:
+            rows = await scope.driver.fetch(_OPEN_IN_TREE, run.tenant, first, highest, last, _RUNS_AT_ONCE)
+        return [_owned(row) for row in rows]
 
 
 def _owned(row: Record) -> OwnedRun:

@@ -1270,6 +1270,31 @@ async def test_a_paused_run_that_fails_by_us_shows_it(house: House, kind: str) -
     assert replays(stored)
 
 
+async def test_a_run_that_nobody_can_read_is_cancelled_with_the_runs_below(
+    tree: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, entries = nested(), tree.store.entries
+    started.run.run_id = IDS.new("run")
+    parent = tree.left_behind(started, run_id=started.run.run_id)
+
+    async def unreadable(
+        tenant: object, run_id: str, *, after: int = 0
+    ) -> Sequence[tuple[int, journal_pb2.JournalEntry]]:
+        if run_id == parent.run.run_id:
+            raise JournalUnknown(run_id, 1, 9)
+        return await entries(TENANT, run_id, after=after)
+
+    async with tree.replica():
+        await until(lambda: seen(tree)[1:] == [run_pb2.RUN_STATE_RUNNING, run_pb2.RUN_STATE_WAITING])
+    monkeypatch.setattr(tree.store, "entries", unreadable)
+    async with tree.replica("two"):
+        await tree.seconds(3 * 16)
+        assert parent.seen.state_reason == "JOURNAL_UNKNOWN"
+        await tree.ask(parent, "cancel")
+        await tree.seconds(3)
+        await until(lambda: seen(tree) == [run_pb2.RUN_STATE_CANCELLED] * 3)
+
+
 async def test_a_run_that_is_started_while_its_parent_is_paused_stands_still_as_well(tree: House) -> None:
     parent = tree.left_behind(nested())
     async with tree.replica():
