@@ -6,7 +6,7 @@ and go on, with the run that waits for them.
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2
 from services.meshkit.core.clock import Clock
@@ -25,10 +25,12 @@ from services.orchestrator.programs.run_view import TERMINAL_STATES
 #: Without any news from the bus, the end of a sub-run is looked for after pauses that grow from the first to the last.
 _FIRST_POLL_SECONDS: Final = 1.0
 _LAST_POLL_SECONDS: Final = 15.0
-#: Pause before a start that failed is tried again, where the failure may pass.
+#: Pause before what failed is tried again, where the failure may pass.
 _AGAIN_SECONDS: Final = 1.0
 #: Why a run failed, where another one would fail by the same: money and law.
 _MET_AGAIN: Final = frozenset({"BUDGET_EXHAUSTED", "LAW_BLOCKED"})
+
+Found = TypeVar("Found")
 
 Start = Callable[[StartKey | None, OwnedRun, journal_pb2.RunStarted], Awaitable[RunView]]
 
@@ -94,9 +96,19 @@ class SubRuns:
 
     async def _seen(self, tenant: TenantId, run_id: str) -> run_pb2.Run | None:
         try:
-            return as_run(await self._journal.view(tenant, run_id))
+            return as_run(await self._patiently(lambda: self._journal.view(tenant, run_id)))
         except RunNotFound:
             return None
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Found]]) -> Found:
+        """Asks until there is an answer: a call that failed would start another sub-run beside one that goes on."""
+        while True:
+            try:
+                return await ask()
+            except MeshError as error:
+                if not may_pass(error):
+                    raise
+                await self._clock.sleep(_AGAIN_SECONDS)
 
     async def _ended(self, tenant: TenantId, run_id: str) -> run_pb2.Run:
         """Waits until a run has ended; gives it as it ended."""
@@ -130,7 +142,8 @@ class SubRuns:
             )
             return entry
         result = journal_pb2.StepResult(output=seen.output, cost_nano_usd=seen.cost_nano_usd, usage=seen.usage)
-        for _, fact in await self._journal.entries(tenant, seen.run_id, after=seen.sequence - 1):
+        last = await self._patiently(lambda: self._journal.entries(tenant, seen.run_id, after=seen.sequence - 1))
+        for _, fact in last:
             if fact.run_ended.HasField("output_label"):
                 result.label.CopyFrom(fact.run_ended.output_label)
         entry.call_answered.CopyFrom(

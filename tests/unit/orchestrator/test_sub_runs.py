@@ -224,3 +224,27 @@ async def test_a_start_whose_answer_was_lost_is_looked_for_before_it_is_tried_ag
         await house.end(state=run_pb2.RUN_STATE_SUCCEEDED)
         assert (await asyncio.wait_for(call, 5)).HasField("call_answered")
     assert house.started == [house.sub_run_id] * 2
+
+
+@pytest.mark.parametrize("reading", ["view", "entries"])
+async def test_a_database_that_is_away_for_a_moment_fails_no_call_beside_which_its_run_goes_on(
+    reading: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House()
+    async with house.waiting():
+        await until(lambda: house.sub_run_id in house.store.runs)
+    await house.end(state=run_pb2.RUN_STATE_SUCCEEDED)
+    away, found = [Unavailable("database"), Unavailable("database")], getattr(house.store, reading)
+
+    async def read(*asked: object, **more: object) -> object:
+        if away:
+            raise away.pop()
+        return await found(*asked, **more)
+
+    monkeypatch.setattr(house.store, reading, read)
+    async with house.waiting() as again:
+        for _ in range(2):
+            await house.clock.until_someone_sleeps()
+            house.clock.advance(seconds=2)
+        assert (await asyncio.wait_for(again, 5)).HasField("call_answered")
+    assert house.started == [house.sub_run_id]
