@@ -84,7 +84,9 @@ class Doors:
             if not rpc.streams:
                 return Answer("OK", body=await call)
             # A stream that has nothing to say yet has let its caller in, too.
-            body = await asyncio.wait_for(call.read(), _SILENCE_SECONDS)
+            # Where refusals are on record, one is answered once it has been written.
+            silence = _SECONDS if rpc.guard.audit_read else _SILENCE_SECONDS
+            body = await asyncio.wait_for(call.read(), silence)
             if body is grpc.aio.EOF:  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
                 body = b""
             call.cancel()

@@ -14,7 +14,7 @@ from tests.simulation.simulation import Simulation, first_fault, stage
 #: Seeds of the default suite, of `make test-long`, and those within which every mutant is caught.
 SEEDS = 300
 LONG_SEEDS = 5_000
-MUTANT_SEEDS = 250
+MUTANT_SEEDS = 400
 AT_ONCE = 30
 LONG_AT_ONCE = 200
 
