@@ -151,7 +151,7 @@ async def written(tenant: Tenant) -> list[Any]:
     paths = ("agents", "sessions", "policies", "violations", "memories", "tools", "budgets", "api-keys", "cost/events")
     found = [(await ask("GET", f"/v1/{path}?page_size=500")).body for path in paths]
     for key in found[paths.index("api-keys")]["api_keys"]:
-        del key["last_use_time"]  # looking uses it
+        key.pop("last_use_time", None)  # looking uses it
     return found
 
 
