@@ -153,7 +153,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/guard/feed.py:GuardFeed",
             "meshkit/guard/lessee.py:Lessee",
             "meshkit/guard/rate.py:RateGate",
-            "meshkit/sql/engine.py:_Spares",
+            "meshkit/sql/engine.py:_SparePool",
             "orchestrator/clients/worker_loans.py:WorkerLoans",
             "orchestrator/engine/shards.py:ShardKeeper",
         }

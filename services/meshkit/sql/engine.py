@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy import URL, event, exc, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
+from sqlalchemy.pool import AsyncAdaptedQueuePool, ConnectionPoolEntry, PoolProxiedConnection
 
 #: Prepared statements kept per connection, oldest dropped first.
 _STATEMENTS_PER_CONNECTION: Final = 512
@@ -62,19 +62,16 @@ class PreambleConnection(asyncpg.Connection):  # type: ignore[type-arg]
 class PooledEngine(AsyncEngine):
     """An engine that can say whether a connection is there to be taken. Opened by `sql_engine`."""
 
-    __slots__ = ("_spares",)
-
-    def __init__(self, engine: AsyncEngine, spares: "_Spares") -> None:
-        super().__init__(engine.sync_engine)
-        self._spares = spares
-
     def take_spare(self) -> PoolProxiedConnection | None:
         """Gives a connection that nobody uses just now; None when one would have to be waited for or opened.
 
         Nothing is awaited by that, nor when it is closed after a statement of the driver's own. So neither needs the
         greenlets in which Core waits, which cost more than a short statement does.
         """
-        return self.sync_engine.raw_connection() if self._spares.next_is_open() else None
+        pool = self.sync_engine.pool
+        if not isinstance(pool, _SparePool):
+            raise TypeError("open the engine with sql_engine")
+        return self.sync_engine.raw_connection() if pool.next_is_open else None
 
 
 def asyncpg_url(url: str | URL) -> URL:
@@ -111,6 +108,7 @@ async def sql_engine(
     engine = create_async_engine(
         asyncpg_url(url),
         pool_size=pool_size,
+        poolclass=_SparePool,
         max_overflow=0,
         pool_timeout=pool_timeout_seconds,
         pool_use_lifo=True,
@@ -132,12 +130,12 @@ async def sql_engine(
         },
     )
     event.listen(engine.sync_engine, "checkout", _refuse_closed)
-    spares = _Spares()
-    event.listen(engine.sync_engine, "checkin", spares.came_back)
-    event.listen(engine.sync_engine, "checkout", spares.went_out)
-    letting_go = asyncio.create_task(spares.let_go())
+    pool = engine.sync_engine.pool
+    if not isinstance(pool, _SparePool):
+        raise TypeError("the engine was given another pool")
+    letting_go = asyncio.create_task(pool.let_go())
     try:
-        yield PooledEngine(engine, spares)
+        yield PooledEngine(engine.sync_engine)
     finally:
         letting_go.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -145,41 +143,60 @@ async def sql_engine(
         await engine.dispose()
 
 
-class _Spares:
-    """The connections of a pool that nobody uses just now, longest unused first."""
+class _SparePool(AsyncAdaptedQueuePool):
+    """Knows which connections nobody uses just now.
 
-    def __init__(self) -> None:
+    Core's events do not tell: a connection counts as checked out only when it has been opened, and as checked in even
+    when that has failed.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # Core's own, some of them private
+        super().__init__(*args, **kwargs)
+        #: Since when each lies in the queue, in its order: the last goes out next.
         self._since: dict[ConnectionPoolEntry, float] = {}
+        #: Those who take one out, or wait for one that is on its way to them.
+        self._taking = 0
 
-    def came_back(self, _connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
-        self._since[entry] = time.monotonic()
-
-    def went_out(self, _connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
+    def _do_get(self) -> ConnectionPoolEntry:
+        self._taking += 1
+        try:
+            entry = super()._do_get()
+        finally:
+            self._taking -= 1
         self._since.pop(entry, None)
+        return entry
 
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        self._since[record] = time.monotonic()
+        super()._do_return_conn(record)
+
+    @property
     def next_is_open(self) -> bool:
-        """Tells whether the connection that goes out next, the last that came back, is there and open."""
-        for entry in reversed(self._since):
-            driver: Any = entry.driver_connection
-            return driver is not None and not driver.is_closed()
-        return False
+        """True when the connection that goes out next is there, open, and nobody waits for it."""
+        if self._taking or not self._since:
+            return False
+        entry: Any = next(reversed(self._since))  # Core types less of it than there is
+        # After one was lost in mid-statement Core opens all anew that are older.
+        return bool(self._invalidate_time <= entry.last_connect_time) and _is_open(entry)
 
     async def let_go(self) -> None:
-        """Closes what has been spare for long, until cancelled. The pool finds it closed and connects anew."""
+        """Closes what has been spare for long, all but one, until cancelled. The pool finds it closed and opens it."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             due = time.monotonic() - _SPARE_SECONDS
             for entry in [entry for entry, since in list(self._since.items())[:-1] if since < due]:
                 # It may have gone out while an earlier one took leave.
-                if self._since.get(entry, due) < due:
-                    del self._since[entry]
+                if self._since.get(entry, due) < due and _is_open(entry):
                     await _leave(entry)
+
+
+def _is_open(entry: ConnectionPoolEntry) -> bool:
+    driver: Any = entry.driver_connection  # typed as the DBAPI's own object by SQLAlchemy
+    return driver is not None and not driver.is_closed()
 
 
 async def _leave(entry: ConnectionPoolEntry) -> None:
     driver: Any = entry.driver_connection
-    if driver is None or driver.is_closed():
-        return
     with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         # From its first step on the connection counts as closed.
         await driver.close(timeout=_LEAVE_SECONDS)

@@ -4,9 +4,11 @@ import asyncio
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.util import greenlet_spawn
 
 from services.meshkit.sql import engine as module
-from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.engine import PooledEngine, sql_engine
 from tests.integration.conftest import MakeDatabase
 
 _COUNT = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'spares'")
@@ -38,3 +40,55 @@ async def test_all_but_one_are_closed_and_the_next_callers_get_new_ones(
             while await count() > 1:
                 pass
         await crowd()
+
+
+async def test_one_whose_opening_was_given_up_is_no_spare(make_database: MakeDatabase) -> None:
+    urls = await make_database("given_up")
+    async with sql_engine(urls.app, pool_size=2) as engine:
+        held, lost = await engine.raw_connection(), await engine.raw_connection()
+        await greenlet_spawn(lost.invalidate)
+        opening = asyncio.create_task(engine.raw_connection())
+        await asyncio.sleep(0)
+        await greenlet_spawn(held.close)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        assert engine.take_spare() is None
+        again = await engine.raw_connection()
+        await greenlet_spawn(again.close)
+        assert _taken_and_put_back(engine)
+
+
+async def test_one_that_somebody_waits_for_is_no_spare(make_database: MakeDatabase) -> None:
+    urls = await make_database("waited_for")
+    async with sql_engine(urls.app, pool_size=1) as engine:
+        held = await engine.raw_connection()
+        waiting = asyncio.create_task(engine.raw_connection())
+        await asyncio.sleep(0)
+        await greenlet_spawn(held.close)
+        while not waiting.done():
+            assert engine.take_spare() is None
+            await asyncio.sleep(0)
+        await greenlet_spawn(waiting.result().close)
+        assert _taken_and_put_back(engine)
+
+
+async def test_one_that_is_older_than_a_loss_is_no_spare(make_database: MakeDatabase) -> None:
+    urls = await make_database("older")
+    async with sql_engine(urls.app, pool_size=2) as engine:
+        held = await engine.raw_connection()
+        with pytest.raises(DBAPIError):
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+        await greenlet_spawn(held.close)
+        assert engine.take_spare() is None
+        again = await engine.raw_connection()
+        await greenlet_spawn(again.close)
+        assert _taken_and_put_back(engine)
+
+
+def _taken_and_put_back(engine: PooledEngine) -> bool:
+    spare = engine.take_spare()
+    if spare is None:
+        return False
+    spare.close()
+    return True
