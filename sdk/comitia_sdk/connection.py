@@ -20,12 +20,21 @@ from comitia.gateway.v1 import (
     user_service_pb2_grpc,
 )
 from comitia_sdk.credentials import MARGIN, Credentials, Token
-from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, RateLimited, broke_off, from_rpc_error
+from comitia_sdk.errors import ComitiaError, InvalidRequest, MeshUnavailable, broke_off, from_rpc_error
 
 #: Time that a call may take when the caller names none, seconds.
 DEFAULT_TIMEOUT: Final = 30.0
-#: A rate limit is waited out when it lets a call through within this time, seconds.
+#: A limit is waited out when it lets a call through within this time, seconds.
 _SHORT_WAIT: Final = 1.5
+#: Limits that pass by themselves within moments; what they refuse has done nothing that a repeat would do again. Money,
+#: quotas and whatever waits for runs to end are none of them: the caller decides what to do about those.
+PASSING: Final = frozenset(
+    {"DATABASE_BUSY", "SIGNALS_AT_LIMIT", "TOO_MANY_IN_PROGRESS", "TOO_MANY_MODEL_CALLS", "TOO_MANY_TOOL_CALLS"}
+)
+_RATE_LIMITED: Final = frozenset({"RATE_LIMITED"})
+_AT_THE_DOOR: Final = _RATE_LIMITED | PASSING
+#: Repeats of a call that met such a limit.
+_MOST_WAITS: Final = 5
 #: Pauses before repeats of a call that may have been done or not, seconds.
 _PAUSES: Final = (0.1, 0.4, 1.0)
 _MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
@@ -137,21 +146,27 @@ class Connection:
         """Makes a unary call. Raises: ComitiaError.
 
         What was refused at the door has not begun, so it is made once more: with a new token, or after the short wait
-        that a rate limit names. Whatever changes something carries an id, so that it is also repeated when nobody knows
-        whether it was done: the mesh does it once, and gives a repeat the first answer.
+        that a rate limit names. A mesh that is busy for a moment is asked again some times. Whatever changes something
+        carries an id, so that it is also repeated when nobody knows whether it was done: the mesh does it once, and
+        gives a repeat the first answer. Repeats and the waits before them take of the same `timeout`.
         """
         request, repeatable = _named(request)
         pauses = list(_PAUSES) if repeatable else []
-        at_the_door = True
+        at_the_door, waits = True, 0
+        token = await self.access_token()
+        ends = time.monotonic() + timeout
         while True:
-            token = await self.access_token()
             try:
-                return await rpc(request, timeout=timeout, metadata=_bearer(token))
+                return await rpc(request, timeout=ends - time.monotonic(), metadata=_bearer(token))
             except grpc.aio.AioRpcError as error:
-                if at_the_door and (self._renewable(error, token) or await _waited(error, timeout)):
+                left = ends - time.monotonic()
+                if at_the_door and (self._renewable(error, token) or await _waited(error, _RATE_LIMITED, left)):
                     at_the_door = False
-                elif not (pauses and await _paused(error, pauses.pop(0))):
+                elif waits < _MOST_WAITS and await _waited(error, PASSING, left, times=waits + 1):
+                    waits += 1
+                elif not (pauses and await _paused(error, pauses.pop(0), left)):
                     raise self._explained(error) from error
+            token = await self.access_token()
 
     async def call_open(
         self,
@@ -207,7 +222,7 @@ class Connection:
                     begun = True
                     yield message
             except grpc.aio.AioRpcError as error:
-                if last or begun or not (self._renewable(error, token) or await _waited(error, timeout)):
+                if last or begun or not (self._renewable(error, token) or await _waited(error, _AT_THE_DOOR, timeout)):
                     raise self._explained(error) from error
             else:
                 return
@@ -273,7 +288,7 @@ def _named(request: Asked) -> tuple[Asked, bool]:
     return named, True
 
 
-async def _paused(error: grpc.aio.AioRpcError, seconds: float) -> bool:
+async def _paused(error: grpc.aio.AioRpcError, seconds: float, left: float) -> bool:
     """Waits before a repeat, where it is not known whether the call was done, or it is still at work."""
     if error.code() is grpc.StatusCode.ABORTED:
         found = from_rpc_error(error)
@@ -282,20 +297,28 @@ async def _paused(error: grpc.aio.AioRpcError, seconds: float) -> bool:
         seconds = max(seconds, found.retry_after.total_seconds() if found.retry_after else 0.0)
     elif error.code() is not grpc.StatusCode.UNAVAILABLE and not broke_off(error):
         return False
-    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))
-    return True
+    return await _slept(seconds * random.uniform(0.5, 1.0), left)
 
 
-async def _waited(error: grpc.aio.AioRpcError, timeout: float | None) -> bool:
-    """Waits out a rate limit that soon lets a call through; False for any other failure."""
+async def _waited(error: grpc.aio.AioRpcError, reasons: frozenset[str], left: float | None, *, times: int = 1) -> bool:
+    """Waits out a limit that soon lets a call through; False for any other failure.
+
+    Args:
+        times: how long, in waits that the refusal names.
+    """
     if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
         return False
     found = from_rpc_error(error)
-    if not isinstance(found, RateLimited) or found.retry_after is None:
+    if found.reason not in reasons or found.retry_after is None:
         return False
     # Many who were refused together do not come back together.
     seconds = found.retry_after.total_seconds() * random.uniform(1.0, 1.5)
-    if seconds > min(_SHORT_WAIT, timeout or _SHORT_WAIT):
+    return seconds <= _SHORT_WAIT and await _slept(seconds * times, left)
+
+
+async def _slept(seconds: float, left: float | None) -> bool:
+    """Sleeps, unless the time that is left does not allow it."""
+    if left is not None and seconds >= left:
         return False
     await asyncio.sleep(seconds)
     return True

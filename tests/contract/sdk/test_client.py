@@ -10,11 +10,11 @@ from uuid import UUID, uuid4
 import grpc
 import pytest
 
-from comitia.orchestrator.v1 import session_service_pb2
+from comitia.orchestrator.v1 import agent_service_pb2, agent_service_pb2_grpc, session_service_pb2
 from comitia.policy.v1 import policy_pb2
 from comitia_sdk import errors
 from comitia_sdk.aio import AsyncClient
-from comitia_sdk.connection import Connection, is_this_machine
+from comitia_sdk.connection import PASSING, Connection, is_this_machine
 from comitia_sdk.credentials import ApiKey, NoCredentials
 from services.meshkit.core.errors import ErrorKind
 from tests.support.fake_mesh import ADMIN_KEY, Broken, FakeMesh, Refused
@@ -144,6 +144,62 @@ async def test_a_rate_limit_that_lasts_is_told_at_once(mesh: FakeMesh, client: A
     assert time.monotonic() - began < 2
     assert refused.value.retry_after == timedelta(seconds=30)
     assert isinstance(refused.value, errors.LimitReached)
+
+
+def busy(reason: str = "DATABASE_BUSY", seconds: float = 0.01) -> Refused:
+    return Refused(ErrorKind.EXHAUSTED, reason, "try again shortly", retry_after=timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize("reason", sorted(PASSING))
+async def test_a_mesh_that_is_busy_is_asked_again_for_the_same_thing(
+    mesh: FakeMesh, client: AsyncClient, reason: str
+) -> None:
+    for _ in range(3):
+        mesh.fail_next("CreateAgent", busy(reason))
+    await client.agents.create("Ada")
+    for _ in range(3):
+        mesh.fail_next("GetAgent", busy(reason))
+    assert (await client.agents.get("Ada")).name == "Ada"
+
+    assert len(mesh.request_ids["CreateAgent"]) == mesh.calls["GetAgent"] == 4
+    assert len(set(mesh.request_ids["CreateAgent"])) == 1
+
+
+async def test_a_mesh_that_stays_busy_is_given_up(mesh: FakeMesh, client: AsyncClient) -> None:
+    for _ in range(10):
+        mesh.fail_next("GetAgent", busy())
+    with pytest.raises(errors.LimitReached) as refused:
+        await client.agents.get("Ada")
+    assert (refused.value.reason, mesh.calls["GetAgent"]) == ("DATABASE_BUSY", 6)
+
+
+async def test_nobody_waits_for_a_busy_mesh_longer_than_the_call_may_take(mesh: FakeMesh) -> None:
+    connection = Connection(mesh.url, ApiKey(ADMIN_KEY))
+    mesh.fail_next("GetAgent", busy(seconds=1.0))
+    try:
+        stub = agent_service_pb2_grpc.AgentServiceStub(connection.channel)
+        with pytest.raises(errors.LimitReached):
+            await connection.call(stub.GetAgent, agent_service_pb2.GetAgentRequest(name="Ada"), timeout=0.9)
+    finally:
+        await connection.close()
+    assert mesh.calls["GetAgent"] == 1
+
+
+@pytest.mark.parametrize("reason", ["BUDGET_EXHAUSTED", "QUOTA_EXCEEDED", "RUNS_AT_LIMIT", "PROVIDER_RATE_LIMITED"])
+async def test_what_takes_more_than_a_moment_to_pass_is_told_at_once(
+    mesh: FakeMesh, client: AsyncClient, reason: str
+) -> None:
+    mesh.fail_next("GetAgent", busy(reason))
+    with pytest.raises(errors.LimitReached):
+        await client.agents.get("Ada")
+    assert mesh.calls["GetAgent"] == 1
+
+
+async def test_a_watch_that_a_busy_mesh_refuses_is_opened_again(mesh: FakeMesh, client: AsyncClient) -> None:
+    session = await a_session(client)
+    mesh.fail_next("WatchSession", busy())
+    events = await all_of(client.sessions.watch(session))
+    assert (events[-1].WhichOneof("event"), mesh.calls["WatchSession"]) == ("session_ended", 2)
 
 
 async def test_a_failure_without_details_still_has_a_reason(mesh: FakeMesh, client: AsyncClient) -> None:

@@ -30,6 +30,7 @@ class Stranger(rpc.BundleServiceServicer):
     """A neighbour without our layers, so that the test sees the bare call."""
 
     failures: int = 0
+    status: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
     calls: int = 0
     metadata: dict[str, Any] | None = None
     waits: float | None = None
@@ -40,7 +41,7 @@ class Stranger(rpc.BundleServiceServicer):
         self.waits = context.time_remaining()
         if self.failures:
             self.failures -= 1
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+            await context.abort(self.status, "not now")
 
     async def GetBundle(self, request: Any, context: Any) -> pb.GetBundleResponse:
         await self._answer(context)
@@ -131,6 +132,16 @@ async def test_an_idempotent_call_is_sent_again_after_unavailable(
     async with channel(target, identity=identity, idempotent=[GET]) as opened:
         await rpc.BundleServiceStub(opened).GetBundle(pb.GetBundleRequest())
     assert stranger.calls == 3
+
+
+async def test_what_a_busy_neighbour_refuses_is_reported_so_that_only_the_first_caller_repeats_it(
+    target: str, stranger: Stranger, identity: WorkloadSigner
+) -> None:
+    stranger.failures, stranger.status = 1, grpc.StatusCode.RESOURCE_EXHAUSTED
+    async with channel(target, identity=identity, idempotent=[GET]) as opened:
+        with pytest.raises(MeshError) as raised, remote_errors():
+            await rpc.BundleServiceStub(opened).GetBundle(pb.GetBundleRequest())
+    assert (raised.value.kind, stranger.calls) == (ErrorKind.EXHAUSTED, 1)
 
 
 async def test_another_call_is_sent_once(target: str, stranger: Stranger, identity: WorkloadSigner) -> None:
