@@ -47,25 +47,27 @@ async def audit_orders(
     finished = [order for order in orders if order.finished]
     unfinished = [order.run for order in orders if not order.finished]
     assert len(finished) >= floor * len(orders), f"{len(unfinished)} of {len(orders)} did not end well: {unfinished}"
-    steps = failed = acted = 0
+    steps = failed = 0
+    recorded = set[str]()
     async with journals(mesh) as opened:
         for order in finished:
             answers, lost = await _check_order(client, opened, order, effects)
-            steps, failed = steps + answers, failed + lost
-            acted += answers
-    assert acted == _files(effects) or unfinished, "effects of steps that nobody recorded"
+            steps, failed = steps + len(answers), failed + lost
+            recorded |= answers
+    unknown = _names(effects) - recorded
+    assert not unknown or unfinished, f"effects of steps that nobody recorded: {sorted(unknown)}"
     return OrderFindings(
         orders=len(orders),
         finished=len(finished),
         steps=steps,
-        effects=acted,
+        effects=len(recorded),
         failed_attempts=failed,
         tool_calls=await _check_tool_calls(mesh, finished),
     )
 
 
-async def _check_order(client: AsyncClient, opened: Journals, order: Order, effects: Path) -> tuple[int, int]:
-    """Returns: steps that workers made, and attempts of them that failed."""
+async def _check_order(client: AsyncClient, opened: Journals, order: Order, effects: Path) -> tuple[set[str], int]:
+    """Returns: files of what workers did for it, and attempts that failed."""
     run = order.run
     assert MessageToDict(run.output) == order.due
     seen = {step.path: step async for step in client.runs.steps(run.run_id, page_size=100)}
@@ -73,10 +75,10 @@ async def _check_order(client: AsyncClient, opened: Journals, order: Order, effe
     parcel = seen["nodes/parcel"].started_run_id
     answers, failed = await _check_run(opened, run, order.steps, effects)
     of_parcel = await _check_run(opened, await client.runs.get(parcel), {PARCEL_STEP}, effects)
-    return answers + of_parcel[0], failed + of_parcel[1]
+    return answers | of_parcel[0], failed + of_parcel[1]
 
 
-async def _check_run(opened: Journals, run: run_pb2.Run, steps: set[str], effects: Path) -> tuple[int, int]:
+async def _check_run(opened: Journals, run: run_pb2.Run, steps: set[str], effects: Path) -> tuple[set[str], int]:
     """Replays a run, and compares what it has recorded of its workers' steps with what they did to the world."""
     assert run.state == run_pb2.RUN_STATE_SUCCEEDED, run
     projection, answers = RunProjection(), Counter[str]()
@@ -90,11 +92,11 @@ async def _check_run(opened: Journals, run: run_pb2.Run, steps: set[str], effect
         failed += entry.path in steps and entry.HasField("call_failed")
     assert projection.run == run
     assert answers == dict.fromkeys(steps, 1)
-    return len(steps), failed
+    return {effect_of(effects, f"{run.run_id}/{path}").name for path in steps}, failed
 
 
-def _files(folder: Path) -> int:
-    return len(list(folder.iterdir()))
+def _names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
 
 
 def _receipt(answered: journal_pb2.CallAnswered) -> str:
