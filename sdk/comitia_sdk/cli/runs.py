@@ -236,6 +236,11 @@ def not_taken(run: "Run", wanted: str) -> str:
     state = run_state(run)
     if state in {wanted, "succeeded", "failed", "cancelled"}:
         return ""
+    if wanted == "paused" and run.state_reason == "ENGINE_FAULT":
+        return (
+            "asked, and kept: the runs that it started are paused, and it is shown as parked for its fault all the same;"
+            f" let them go on, and try it again, with `comitia run resume {run.run_id}`"
+        )
     return (
         f"asked, and kept: the run is {state} until the orchestrator that drives it has taken it; "
         f"look again with `comitia run show {run.run_id}`"

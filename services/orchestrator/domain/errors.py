@@ -12,6 +12,7 @@ Precondition  ├── SessionNotWaiting
               ├── SessionAlreadyTerminal
               ├── RunAlreadyTerminal
               ├── RunNotPaused
+              ├── RunStandsStill
               ├── RunDiverged
               ├── RecordDestroyed
               ├── RecordBroken
@@ -193,6 +194,20 @@ class RunNotPaused(Precondition):
             "be resumed: what else parks a run ends by itself, or with another release, or with CancelRun",
             run_id=run_id,
             state=state,
+        )
+
+
+class RunStandsStill(Precondition):
+    """The run waits for another release, or cannot be read: it calls nothing, and no pause is kept. Wait, or cancel it."""
+
+    reason = "RUN_STANDS_STILL"
+
+    def __init__(self, run_id: str, cause: str) -> None:
+        super().__init__(
+            f"run {run_id} is parked with {cause} and calls nothing, so there is nothing to pause; a release that can "
+            "go on with it does so, CancelRun ends it, and the runs that it has started can be paused one by one",
+            run_id=run_id,
+            cause=cause,
         )
 
 

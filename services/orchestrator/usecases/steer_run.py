@@ -11,8 +11,16 @@ from services.meshkit.core.audit import caller_acts
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.once import nothing_to_repeat
-from services.orchestrator.domain.errors import PersonRequired, RunAlreadyTerminal, RunNotPaused
+from services.orchestrator.domain.errors import (
+    PersonRequired,
+    ProgramMissing,
+    RunAlreadyTerminal,
+    RunDiverged,
+    RunNotPaused,
+    RunStandsStill,
+)
 from services.orchestrator.domain.run import MAX_SIGNAL_BYTES, Json, check_signal_name
+from services.orchestrator.engine.faults import UNREADABLE
 from services.orchestrator.engine.run import SIGNAL
 from services.orchestrator.programs.planned_turn import READ_SIGNAL, is_person
 from services.orchestrator.programs.planned_values import keys_of
@@ -26,6 +34,8 @@ ENDORSES: Final = "runs.endorse"
 _METHOD: Final = "comitia.orchestrator.v1.RunService/SignalRun"
 #: What of it the audit trail tells: of which text, and whether it may pass.
 _SAID: Final = frozenset({"digest", "allowed"})
+#: Why a run is parked that no engine of this release drives: its facts are left as they are, so no pause is among them.
+_STANDS_STILL: Final = frozenset({RunDiverged.reason, ProgramMissing.reason, *(one.reason for one in UNREADABLE)})
 #: Gives the steps of a run as they stand.
 StepsOf = Callable[[TenantId, str], Awaitable[Sequence[run_pb2.RunStep]]]
 
@@ -37,8 +47,15 @@ class PauseRun:
         self._steer = steer
 
     async def __call__(self, caller: Caller, run_id: str) -> run_pb2.Run:
-        """Raises: RunNotFound, RelationMissing, RunAlreadyTerminal; AnsweredBefore and its kin for a repeat."""
-        return await self._steer(caller, run_id, "pause", _changes_unless(run_pb2.RUN_STATE_PAUSED))
+        """Raises: RunNotFound, RelationMissing, RunAlreadyTerminal, RunStandsStill; AnsweredBefore and its kin."""
+        changes = _changes_unless(run_pb2.RUN_STATE_PAUSED)
+
+        async def can_be_paused(run: run_pb2.Run) -> bool:
+            if run.state == run_pb2.RUN_STATE_PARKED and run.state_reason in _STANDS_STILL:
+                raise RunStandsStill(run_id, run.state_reason)
+            return await changes(run)
+
+        return await self._steer(caller, run_id, "pause", can_be_paused)
 
 
 class CancelRun:

@@ -9,9 +9,9 @@ from comitia.orchestrator.v1 import run_pb2
 from services.meshkit.core.audit import AuditDraft, pending_draft
 from services.meshkit.core.identity import Caller, Principal, Role
 from services.meshkit.testing.mesh_keys import TENANT
-from services.orchestrator.domain.errors import PersonRequired, RunNotPaused
+from services.orchestrator.domain.errors import PersonRequired, RunNotPaused, RunStandsStill
 from services.orchestrator.usecases.steer import Steering
-from services.orchestrator.usecases.steer_run import ResumeRun, SignalRun
+from services.orchestrator.usecases.steer_run import PauseRun, ResumeRun, SignalRun
 
 
 class Steered:
@@ -58,23 +58,43 @@ async def test_the_audit_trail_tells_who_let_which_text_pass() -> None:
     assert draft.details == {"digest": "00", "allowed": "True"}
 
 
+def parked_with(reason: str) -> Steering[run_pb2.Run]:
+    """Steers a run that is parked as a whole."""
+
+    async def judged(_: object, run_id: str, kind: str, judge: Callable[[run_pb2.Run], Awaitable[bool]]) -> run_pb2.Run:
+        run = run_pb2.Run(run_id=run_id, state=run_pb2.RUN_STATE_PARKED, state_reason=reason)
+        await judge(run)
+        return run
+
+    return cast(Steering[run_pb2.Run], judged)
+
+
 @pytest.mark.parametrize(
     ("reason", "resumed"), [("ENGINE_FAULT", True), ("UNAVAILABLE", False), ("RUN_DIVERGED", False)]
 )
 async def test_of_runs_that_are_parked_as_a_whole_those_go_on_that_failed_by_a_fault(
     reason: str, resumed: bool
 ) -> None:
-    async def judged(_: object, run_id: str, kind: str, judge: Callable[[run_pb2.Run], Awaitable[bool]]) -> run_pb2.Run:
-        run = run_pb2.Run(run_id=run_id, state=run_pb2.RUN_STATE_PARKED, state_reason=reason)
-        await judge(run)
-        return run
-
     async def no_steps(*_: object) -> Sequence[run_pb2.RunStep]:
         return ()
 
-    resume_run = ResumeRun(cast(Steering[run_pb2.Run], judged), steps=no_steps)
+    resume_run = ResumeRun(parked_with(reason), steps=no_steps)
     if resumed:
         assert (await resume_run(a_caller("key_1"), "run_1")).state_reason == reason
     else:
         with pytest.raises(RunNotPaused, match="by itself, or with another release, or with CancelRun"):
             await resume_run(a_caller("key_1"), "run_1")
+
+
+@pytest.mark.parametrize("reason", ["UNAVAILABLE", "STEP_PARKED", "TENANT_SUSPENDED", "ENGINE_FAULT"])
+async def test_a_parked_run_that_can_go_on_is_paused(reason: str) -> None:
+    assert (await PauseRun(parked_with(reason))(a_caller("key_1"), "run_1")).state_reason == reason
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["RUN_DIVERGED", "PROGRAM_UNKNOWN", "JOURNAL_UNKNOWN", "KEY_DESTROYED", "SEAL_BROKEN", "BLOB_MISSING"],
+)
+async def test_a_pause_that_no_engine_could_keep_is_refused(reason: str) -> None:
+    with pytest.raises(RunStandsStill, match=reason):
+        await PauseRun(parked_with(reason))(a_caller("key_1"), "run_1")

@@ -101,3 +101,9 @@ def test_what_is_drawn_of_a_large_map_is_looked_at_alone(tree: RunTree, monkeypa
 def test_who_pauses_a_run_hears_when_nobody_has_taken_it_yet(state: str, said: bool) -> None:
     run = run_pb2.Run(run_id="run_1", state=run_pb2.RunState.Value(f"RUN_STATE_{state}"))
     assert ("comitia run show run_1" in not_taken(run, "paused")) == said
+
+
+def test_who_pauses_a_run_that_failed_by_the_mesh_hears_why_it_is_shown_as_parked() -> None:
+    run = run_pb2.Run(run_id="run_1", state=run_pb2.RUN_STATE_PARKED, state_reason="ENGINE_FAULT")
+    assert "comitia run resume run_1" in not_taken(run, "paused")
+    assert "comitia run show run_1" in not_taken(run, "cancelling")

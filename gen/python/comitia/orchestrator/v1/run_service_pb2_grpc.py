@@ -153,9 +153,12 @@ class RunServiceServicer:
     def PauseRun(self, request, context):
         """Makes no new call until ResumeRun; calls in progress end and are recorded. So do the runs that it has started and
         waits for, and theirs, each as soon as its owner has heard of it.
-        Pausing a paused run changes nothing and succeeds.
+        Pausing a paused run changes nothing and succeeds. One that is parked for ENGINE_FAULT shows that all the same, and
+        the runs that it has started are paused.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL.
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL,
+        FAILED_PRECONDITION/RUN_STANDS_STILL (parked for what only another release, or nobody, can go on with: it calls
+        nothing; the runs that it has started can be paused one by one).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -73,9 +73,12 @@ class RunServiceStub:
     PauseRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.PauseRunRequest, _run_service_pb2.PauseRunResponse]
     """Makes no new call until ResumeRun; calls in progress end and are recorded. So do the runs that it has started and
     waits for, and theirs, each as soon as its owner has heard of it.
-    Pausing a paused run changes nothing and succeeds.
+    Pausing a paused run changes nothing and succeeds. One that is parked for ENGINE_FAULT shows that all the same, and
+    the runs that it has started are paused.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL.
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL,
+    FAILED_PRECONDITION/RUN_STANDS_STILL (parked for what only another release, or nobody, can go on with: it calls
+    nothing; the runs that it has started can be paused one by one).
     """
     ResumeRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ResumeRunRequest, _run_service_pb2.ResumeRunResponse]
     """Lets a paused run go on, with the runs that were paused with it, and begins its parked steps anew. A run that is
@@ -154,9 +157,12 @@ class RunServiceAsyncStub(RunServiceStub):
     PauseRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.PauseRunRequest, _run_service_pb2.PauseRunResponse]  # type: ignore[assignment]
     """Makes no new call until ResumeRun; calls in progress end and are recorded. So do the runs that it has started and
     waits for, and theirs, each as soon as its owner has heard of it.
-    Pausing a paused run changes nothing and succeeds.
+    Pausing a paused run changes nothing and succeeds. One that is parked for ENGINE_FAULT shows that all the same, and
+    the runs that it has started are paused.
 
-    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL.
+    Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL,
+    FAILED_PRECONDITION/RUN_STANDS_STILL (parked for what only another release, or nobody, can go on with: it calls
+    nothing; the runs that it has started can be paused one by one).
     """
     ResumeRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ResumeRunRequest, _run_service_pb2.ResumeRunResponse]  # type: ignore[assignment]
     """Lets a paused run go on, with the runs that were paused with it, and begins its parked steps anew. A run that is
@@ -268,9 +274,12 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_run_service_pb2.PauseRunResponse, _abc.Awaitable[_run_service_pb2.PauseRunResponse]]:
         """Makes no new call until ResumeRun; calls in progress end and are recorded. So do the runs that it has started and
         waits for, and theirs, each as soon as its owner has heard of it.
-        Pausing a paused run changes nothing and succeeds.
+        Pausing a paused run changes nothing and succeeds. One that is parked for ENGINE_FAULT shows that all the same, and
+        the runs that it has started are paused.
 
-        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL.
+        Errors: NOT_FOUND/RUN_NOT_FOUND, PERMISSION_DENIED/RELATION_MISSING, FAILED_PRECONDITION/RUN_ALREADY_TERMINAL,
+        FAILED_PRECONDITION/RUN_STANDS_STILL (parked for what only another release, or nobody, can go on with: it calls
+        nothing; the runs that it has started can be paused one by one).
         """
 
     @_abc_1.abstractmethod
