@@ -238,8 +238,8 @@ def not_taken(run: "Run", wanted: str) -> str:
         return ""
     if wanted == "paused" and run.state_reason == "ENGINE_FAULT":
         return (
-            "asked, and kept: the runs that it started are paused, and it is shown as parked for its fault all the same;"
-            f" let them go on, and try it again, with `comitia run resume {run.run_id}`"
+            "asked, and kept: the runs that it started are paused, and it is shown as parked for its fault all the "
+            f"same; let them go on, and try it again, with `comitia run resume {run.run_id}`"
         )
     return (
         f"asked, and kept: the run is {state} until the orchestrator that drives it has taken it; "

@@ -198,7 +198,7 @@ class RunNotPaused(Precondition):
 
 
 class RunStandsStill(Precondition):
-    """The run waits for another release, or cannot be read: it calls nothing, and no pause is kept. Wait, or cancel it."""
+    """It waits for another release, or cannot be read: it calls nothing, and no pause is kept. Wait, or cancel it."""
 
     reason = "RUN_STANDS_STILL"
 
