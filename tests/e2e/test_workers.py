@@ -278,6 +278,13 @@ version: 1.0.0
 nodes: [{id: fail, step: {name: fail, pool: node}, input: {text: whisper}}]
 """
     )
+    await client.workflows.create(
+        """
+name: vast
+version: 1.0.0
+nodes: [{id: swell, step: {name: swell, pool: node}, input: {text: tide}}]
+"""
+    )
     async with AsyncExitStack() as stack:
         process = await asyncio.create_subprocess_exec(
             *("node", "worker.mjs", pair.target, f"{CHECKOUT}/protos", f"{CHECKOUT}/third_party/protos", "node"),
@@ -295,13 +302,14 @@ nodes: [{id: fail, step: {name: fail, pool: node}, input: {text: whisper}}]
         run = await run_of(client, "quiet", {})
         assert run.state == run_pb2.RUN_STATE_FAILED
         assert "NODE_SAYS_NO" in str(run)
+        assert "OUTPUT_TOO_LARGE" in str(await run_of(client, "vast", {}))
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(20):
             out, err = await process.communicate()
     assert process.returncode == 0, err
     ready, *lines = out.decode().splitlines()
     assert ready == "ready"
-    assert sorted({json.loads(line)["step"] for line in lines}) == ["fail", "shout"]
+    assert sorted({json.loads(line)["step"] for line in lines}) == ["fail", "shout", "swell"]
 
 
 async def test_both_orchestrators_use_a_worker_and_one_that_restarts_costs_no_run(

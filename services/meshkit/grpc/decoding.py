@@ -6,6 +6,7 @@ only callers inside the mesh get the bare one: the edge holds back what is large
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -39,20 +40,34 @@ class RequestTooLarge(MeshError):
     reason: ClassVar[str] = "REQUEST_TOO_LARGE"
 
 
+@dataclass(frozen=True, slots=True)
+class InParts:
+    """Reads frames of a stream whose parts are judged one by one, so that one that is too large costs no other.
+
+    What gRPC hands over is read whatever its size. Beyond that gRPC ends the stream, and says nothing of why to us.
+    """
+
+    kind: type[Message]
+
+    def __call__(self, raw: bytes) -> Message:
+        """Reads one. Raises: DecodeError."""
+        return self.kind.FromString(raw)
+
+
 def decoder(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """Gives a reader that refuses what it cannot read.
 
     Args:
-        parse: `FromString` of the message.
+        parse: `FromString` of the message, or `InParts`.
     Raises (the reader): RequestTooLarge, MalformedRequest.
     """
+    most = RECEIVED_BYTES if isinstance(parse, InParts) else MAX_MESSAGE_BYTES
 
     def decode(raw: bytes) -> Any:
-        if len(raw) > MAX_MESSAGE_BYTES:
+        if len(raw) > most:
             raise RequestTooLarge(
-                f"the message has {len(raw)} bytes and may have {MAX_MESSAGE_BYTES}; "
-                "send less, or the content in parts",
-                limit_bytes=MAX_MESSAGE_BYTES,
+                f"the message has {len(raw)} bytes and may have {most}; send less, or the content in parts",
+                limit_bytes=most,
             )
         try:
             return parse(raw)
@@ -63,7 +78,7 @@ def decoder(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 def _malformed(raw: bytes, parse: Callable[[bytes], Any]) -> MalformedRequest:
-    kind = cast("type[Message] | None", getattr(parse, "__self__", None))
+    kind = parse.kind if isinstance(parse, InParts) else cast("type[Message] | None", getattr(parse, "__self__", None))
     field = _bad_text(raw, cast(Descriptor, kind.DESCRIPTOR), 0) if kind is not None else None
     if field is not None:
         return MalformedRequest(field, "is not UTF-8; encode texts as UTF-8 and content that is none as bytes")

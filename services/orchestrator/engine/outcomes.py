@@ -13,6 +13,8 @@ from services.orchestrator.engine.wire import head_of
 #: Largest output, encoded.
 MAX_OUTPUT_BYTES: Final = 256 * 1024
 MAX_MESSAGE: Final = 4_000
+#: Largest outcome that is passed on: an output, or a failure with its message, and little more.
+MAX_OUTCOME_BYTES: Final = MAX_OUTPUT_BYTES + 1_024
 #: Where an encoded value may hold a number that is not finite: tag, six bytes, and an exponent of ones. It is found in
 #: other places too, but rarely, so that a value is walked through only when there may be a reason.
 _NOT_FINITE: Final = re.compile(rb"\x11.{6}[\xf0-\xff][\x7f\xff]", re.DOTALL)
@@ -63,9 +65,14 @@ def fact_of(intended: journal_pb2.JournalEntry, outcome: worker_service_pb2.Step
 
 
 def check(outcome: worker_service_pb2.StepOutcome) -> None:
-    """Looks whether it can be recorded, for whoever passes it on. Raises: OutcomeRefused, as `fact_of`."""
+    """Looks whether it can be recorded, for whoever passes it on, and cuts it. Raises: OutcomeRefused, as `fact_of`."""
     if outcome.HasField("output"):
         _encoded(outcome.output)
+    elif outcome.HasField("failure"):
+        outcome.failure.message = outcome.failure.message[:MAX_MESSAGE]
+    # It may hold what this release does not know, and the next replica takes no more than 4 MB at once.
+    if outcome.ByteSize() > MAX_OUTCOME_BYTES:
+        raise OutcomeRefused("OUTPUT_TOO_LARGE")
 
 
 def _encoded(output: struct_pb2.Value) -> bytes:

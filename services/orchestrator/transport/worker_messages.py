@@ -12,6 +12,8 @@ from services.meshkit.core.identity import TenantId
 from services.orchestrator.domain.terms import MAX_PROJECT
 from services.orchestrator.engine.leases import DEFAULT_POOL, Desk
 
+#: Of what a worker says first, which other replicas are told in one message.
+MAX_HELLO_BYTES: Final = 3 * 1024 * 1024
 MAX_CREDITS: Final = 10_000
 MAX_STEPS: Final = 1_000
 MAX_PROJECTS: Final = 100
@@ -28,6 +30,8 @@ _REASON: Final = re.compile(r"[A-Z0-9_]{1,63}")
 
 def projects_of(hello: pb.WorkerHello) -> Sequence[str]:
     """Reads whose runs a worker wants to serve. Raises: Invalid."""
+    if hello.ByteSize() > MAX_HELLO_BYTES:
+        raise Invalid("hello", f"must have at most {MAX_HELLO_BYTES} bytes")
     if len(hello.projects) > MAX_PROJECTS:
         raise Invalid("hello.projects", f"must be at most {MAX_PROJECTS}")
     for place, project in enumerate(hello.projects):

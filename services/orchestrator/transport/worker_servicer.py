@@ -17,6 +17,7 @@ from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.grpc.call import Call, caller_of, current_call
+from services.meshkit.grpc.decoding import InParts
 from services.meshkit.grpc.limits import begin_watch
 from services.orchestrator.domain.errors import WorkerMalformed
 from services.orchestrator.engine.leases import Desk
@@ -58,7 +59,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
 
     def registration(self, server: Any) -> None:
         """Adds the service to a server."""
-        _register(server, _SERVICE, "Work", self.Work, pb.WorkRequest.FromString)
+        _register(server, _SERVICE, "Work", self.Work, InParts(pb.WorkRequest))
 
     async def Work(  # pyright: ignore[reportIncompatibleMethodOverride]  # its answers are encoded already
         self, request_iterator: AsyncIterator[pb.WorkRequest], context: ServicerContext[pb.WorkRequest, bytes]

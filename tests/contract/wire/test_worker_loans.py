@@ -232,6 +232,20 @@ async def test_a_worker_that_lies_harms_no_other_replica(house: House) -> None:
     stream.call.cancel()
 
 
+async def test_what_is_too_large_for_the_other_replica_is_not_passed_on(house: House) -> None:
+    here, there = await house.open("here"), await house.open("there")
+    stream = await here.worker().hello(credits=1)
+    there.offer()
+    [lease] = (await stream.hears()).leases
+    # Field 101, which we do not know: protobuf keeps it.
+    unknown = b"\xaa\x06\xe0\x84\xee\x01" + b"x" * 3_900_000
+    await stream.says(pb.StepOutcome.FromString(let_go(lease.lease_id).SerializeToString() + unknown))
+    assert [one.reason for one in (await stream.hears()).refused] == ["OUTPUT_TOO_LARGE"]
+    await stream.says(pb.StepOutcome(lease_id=lease.lease_id, failure=pb.StepFailure(message="x" * 3_900_000)))
+    assert (await there.fact()).call_failed.message == "x" * 4_000
+    stream.call.cancel()
+
+
 async def test_a_step_goes_to_another_when_the_worker_of_the_other_replica_is_lost(house: House) -> None:
     here, there = await house.open("here"), await house.open("there")
     lost = await here.worker().hello(credits=1)

@@ -206,6 +206,10 @@ async def test_a_worker_takes_nothing_up_of_a_project_that_it_does_not_name_any_
         (pb.WorkerHello(worker="w", steps=["s"] * 101, credits=1, projects=["p"] * 100), "hello.projects"),
         (pb.WorkerHello(worker="w", steps=["s"], credits=1, projects=["p", "p" * 129]), "hello.projects[1]"),
         (pb.WorkerHello(worker="w", steps=["s"], credits=1, projects=["p\0"]), "hello.projects[0]"),
+        (
+            pb.WorkerHello(worker="w", steps=["s"], credits=1, held=[pb.HeldStep(path="p" * 5_000_000)]),
+            "hello",
+        ),
     ],
 )
 async def test_a_hello_that_is_wrong_says_where(served: Served, hello: pb.WorkerHello, field: str) -> None:
@@ -283,9 +287,8 @@ async def test_a_stream_that_says_nothing_at_all_is_refused(served: Served) -> N
         (pb.WorkRequest(hello=pb.WorkerHello(worker="w", steps=["s"], credits=1)), "WORKER_MALFORMED"),
         (pb.WorkRequest(), "WORKER_MALFORMED"),
         (b"\x1a\xff\xff", "MALFORMED_REQUEST"),
-        (b"\x00" * (5 * 1024 * 1024), "REQUEST_TOO_LARGE"),
     ],
-    ids=["two hellos", "an empty message", "garbage", "five megabytes"],
+    ids=["two hellos", "an empty message", "garbage"],
 )
 async def test_a_frame_that_cannot_be_taken_ends_the_stream_and_its_leases_go_to_others(
     served: Served, frame: pb.WorkRequest | bytes, reason: str
@@ -300,6 +303,22 @@ async def test_a_frame_that_cannot_be_taken_ends_the_stream_and_its_leases_go_to
     await honest.says(gave(lease.lease_id))
     assert (await served.fact()).HasField("call_answered")
     honest.call.cancel()
+
+
+async def test_a_frame_of_five_megabytes_costs_only_the_results_in_it_that_are_too_large(served: Served) -> None:
+    served.offer()
+    served.offer(a_step(index=1))
+    stream = await served.open().hello()
+    leases = list((await stream.hears()).leases)
+    first, second = leases if len(leases) == 2 else (*leases, *(await stream.hears()).leases)
+    huge = pb.StepOutcome(lease_id=first.lease_id, output=struct_pb2.Value(string_value="x" * 5_000_000))
+    await stream.says(huge, gave(second.lease_id))
+    [refused] = (await stream.hears()).refused
+    assert (refused.lease_id, refused.reason) == (first.lease_id, "OUTPUT_TOO_LARGE")
+    assert (await served.fact()).call_answered.call_index == 1
+    await stream.says(pb.StepOutcome(lease_id=first.lease_id, failure=pb.StepFailure(message="x" * 5_000_000)))
+    assert (await served.fact()).call_failed.message == "x" * 4_000
+    stream.call.cancel()
 
 
 async def test_a_result_of_50_megabytes_reaches_nobody(served: Served) -> None:

@@ -1,4 +1,4 @@
-// Makes steps `shout` and `fail` of workflows, with nothing but the protos: no code of Comitia's own.
+// Makes steps `shout`, `swell` and `fail` of workflows, with nothing but the protos: no code of Comitia's own.
 //
 //   node worker.mjs <edge host:port> <folder of the protos> <folder of google's protos> <pool>
 //
@@ -9,6 +9,7 @@ import protoLoader from "@grpc/proto-loader";
 
 const [target, protos, google, pool] = process.argv.slice(2);
 const CREDITS = 4;
+const MAX_OUTPUT_BYTES = 256 * 1024;
 
 const definition = await protoLoader.load("comitia/orchestrator/v1/worker_service.proto", {
   includeDirs: [protos, google],
@@ -50,6 +51,7 @@ const write = (found) => {
 
 const steps = {
   shout: async ({ text }) => ({ text: text.toUpperCase(), by: "node" }),
+  swell: async ({ text }) => text.repeat(1_000_000),
   fail: async ({ text }) => {
     throw Object.assign(new Error(`cannot ${text}`), { reason: "NODE_SAYS_NO", permanent: true });
   },
@@ -62,11 +64,20 @@ const stream = client.Work(identity);
 const open = new Set();
 const revoked = new Set();
 
+const encoded = WorkerService.service.Work.requestSerialize;
+const checked = (output) => {
+  if (encoded({ outcomes: { outcomes: [{ output }] } }).length > MAX_OUTPUT_BYTES) {
+    const message = `the output has more than ${MAX_OUTPUT_BYTES} bytes; store it elsewhere and give a reference to it`;
+    throw Object.assign(new Error(message), { reason: "OUTPUT_TOO_LARGE", permanent: true });
+  }
+  return output;
+};
+
 const make = async (lease) => {
   const outcome = { lease_id: lease.lease_id };
   open.add(lease.lease_id);
   try {
-    outcome.output = write(await steps[lease.name](read(lease.input)));
+    outcome.output = checked(write(await steps[lease.name](read(lease.input))));
   } catch (error) {
     outcome.failure = { reason: error.reason ?? "", message: error.message, permanent: error.permanent ?? false };
   }

@@ -71,7 +71,7 @@ Global___WorkRequest: _TypeAlias = WorkRequest  # noqa: Y015
 
 @_typing.final
 class WorkerHello(_message.Message):
-    """Who works, and what it offers."""
+    """Who works, and what it offers; at most 3 MB."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
