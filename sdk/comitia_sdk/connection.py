@@ -29,10 +29,15 @@ _SHORT_WAIT: Final = 1.5
 #: Limits that pass by themselves within moments; what they refuse has done nothing that a repeat would do again. Money,
 #: quotas and whatever waits for runs to end are none of them: the caller decides what to do about those.
 PASSING: Final = frozenset(
-    {"DATABASE_BUSY", "SIGNALS_AT_LIMIT", "TOO_MANY_IN_PROGRESS", "TOO_MANY_MODEL_CALLS", "TOO_MANY_TOOL_CALLS"}
+    {
+        "DATABASE_BUSY",
+        "RATE_LIMITED",
+        "SIGNALS_AT_LIMIT",
+        "TOO_MANY_IN_PROGRESS",
+        "TOO_MANY_MODEL_CALLS",
+        "TOO_MANY_TOOL_CALLS",
+    }
 )
-_RATE_LIMITED: Final = frozenset({"RATE_LIMITED"})
-_AT_THE_DOOR: Final = _RATE_LIMITED | PASSING
 #: Repeats of a call that met such a limit.
 _MOST_WAITS: Final = 5
 #: Pauses before repeats of a call that may have been done or not, seconds.
@@ -145,14 +150,14 @@ class Connection:
     ) -> Response:
         """Makes a unary call. Raises: ComitiaError.
 
-        What was refused at the door has not begun, so it is made once more: with a new token, or after the short wait
-        that a rate limit names. A mesh that is busy for a moment is asked again some times. Whatever changes something
-        carries an id, so that it is also repeated when nobody knows whether it was done: the mesh does it once, and
-        gives a repeat the first answer. Repeats and the waits before them take of the same `timeout`.
+        What was refused at the door has not begun, so it is made again: once with a new token, and some times after the
+        short wait that a rate limit, or a mesh that is busy for a moment, names. Whatever changes something carries an
+        id, so that it is also repeated when nobody knows whether it was done: the mesh does it once, and gives a repeat
+        the first answer. Repeats and the waits before them take of the same `timeout`.
         """
         request, repeatable = _named(request)
         pauses = list(_PAUSES) if repeatable else []
-        at_the_door, waits = True, 0
+        renewed, waits = False, 0
         token = await self.access_token()
         ends = time.monotonic() + timeout
         while True:
@@ -160,9 +165,9 @@ class Connection:
                 return await rpc(request, timeout=ends - time.monotonic(), metadata=_bearer(token))
             except grpc.aio.AioRpcError as error:
                 left = ends - time.monotonic()
-                if at_the_door and (self._renewable(error, token) or await _waited(error, _RATE_LIMITED, left)):
-                    at_the_door = False
-                elif waits < _MOST_WAITS and await _waited(error, PASSING, left, times=waits + 1):
+                if not renewed and self._renewable(error, token):
+                    renewed = True
+                elif waits < _MOST_WAITS and await _waited(error, left, times=waits + 1):
                     waits += 1
                 elif not (pauses and await _paused(error, pauses.pop(0), left)):
                     raise self._explained(error) from error
@@ -222,7 +227,7 @@ class Connection:
                     begun = True
                     yield message
             except grpc.aio.AioRpcError as error:
-                if last or begun or not (self._renewable(error, token) or await _waited(error, _AT_THE_DOOR, timeout)):
+                if last or begun or not (self._renewable(error, token) or await _waited(error, timeout)):
                     raise self._explained(error) from error
             else:
                 return
@@ -300,7 +305,7 @@ async def _paused(error: grpc.aio.AioRpcError, seconds: float, left: float) -> b
     return await _slept(seconds * random.uniform(0.5, 1.0), left)
 
 
-async def _waited(error: grpc.aio.AioRpcError, reasons: frozenset[str], left: float | None, *, times: int = 1) -> bool:
+async def _waited(error: grpc.aio.AioRpcError, left: float | None, *, times: int = 1) -> bool:
     """Waits out a limit that soon lets a call through; False for any other failure.
 
     Args:
@@ -309,7 +314,7 @@ async def _waited(error: grpc.aio.AioRpcError, reasons: frozenset[str], left: fl
     if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
         return False
     found = from_rpc_error(error)
-    if found.reason not in reasons or found.retry_after is None:
+    if found.reason not in PASSING or found.retry_after is None:
         return False
     # Many who were refused together do not come back together.
     seconds = found.retry_after.total_seconds() * random.uniform(1.0, 1.5)

@@ -122,18 +122,13 @@ def rate_limited(seconds: float) -> Refused:
     return Refused(ErrorKind.EXHAUSTED, "RATE_LIMITED", "too many calls", retry_after=timedelta(seconds=seconds))
 
 
-async def test_a_rate_limit_that_passes_soon_is_waited_out_once(mesh: FakeMesh, client: AsyncClient) -> None:
+async def test_a_rate_limit_that_passes_soon_is_waited_out(mesh: FakeMesh, client: AsyncClient) -> None:
     await client.identity.whoami()
+    mesh.fail_next("WhoAmI", rate_limited(0.05))
     mesh.fail_next("WhoAmI", rate_limited(0.05))
     began = time.monotonic()
     assert (await client.identity.whoami()).tenant_id == "tenant_1"
-    assert 0.05 <= time.monotonic() - began < 2
-
-    mesh.fail_next("WhoAmI", rate_limited(0.05))
-    mesh.fail_next("WhoAmI", rate_limited(0.06))
-    with pytest.raises(errors.RateLimited) as refused:
-        await client.identity.whoami()
-    assert (refused.value.reason, refused.value.retry_after) == ("RATE_LIMITED", timedelta(seconds=0.06))
+    assert time.monotonic() - began >= 0.15
 
 
 async def test_a_rate_limit_that_lasts_is_told_at_once(mesh: FakeMesh, client: AsyncClient) -> None:
