@@ -181,15 +181,35 @@ async def test_who_calls_through_the_edge_is_where_the_edge_saw_it(tenant: Tenan
     assert (await tenant.ended(session.session_id)).state == session_pb2.SESSION_STATE_SUCCEEDED
 
 
-async def test_runs_of_a_suspended_tenant_wait_and_go_on(client: AsyncClient, tenant: Tenant) -> None:
+async def test_runs_of_a_suspended_tenant_wait_and_go_on(
+    mesh: RunningMesh, client: AsyncClient, tenant: Tenant
+) -> None:
     tenant_id = await id_of(client, tenant)
     await tenant.cast("Ada")
-    tenant.says("One.", wait=3)
+    tenant.says("One.", held=tenant.mark)
     session = await tenant.start("Ada", max_rounds=3)
+
+    async def asked() -> bool:
+        return bool(tenant.provider.meter(tenant.mark)["calls"])
+
+    async def parked() -> bool:
+        # The tenant's own doors are shut.
+        async with connected(mesh.data_dir, "orchestrator") as database:
+            run_id = to_uuid(session.session_id, "run")
+            state = await database.fetchval("SELECT state FROM run WHERE run_id = $1", run_id)
+        return state == session_pb2.SESSION_STATE_PARKED
+
+    await until(asked)
     await client.tenants.suspend(tenant_id, reason="unpaid")
-    refusal = await refused_with("TENANT_SUSPENDED", lambda: tenant.client.sessions.get(session.session_id))
-    assert "suspended" in str(refusal)
-    await asyncio.sleep(6)
+    # Whatever the run asks next is asked of one of these.
+    for door in (
+        lambda: tenant.client.sessions.get(session.session_id),
+        lambda: tenant.client.memories.recall("rivers"),
+        tenant.client.models.list,
+    ):
+        assert "suspended" in str(await refused_with("TENANT_SUSPENDED", door))
+    tenant.provider.release(tenant.mark)
+    await until(parked, seconds=40)
     await client.tenants.resume(tenant_id)
     await until(lambda: _lets(tenant.client.sessions.get(session.session_id)), seconds=10)
     reasons: set[str] = set()

@@ -1,7 +1,8 @@
 """A provider that speaks OpenAI's and Anthropic's wire formats, misbehaves on request, and meters what it served.
 
 In a test: `async with fake_provider() as provider: ...`. As a process of its own, for tests of the whole mesh:
-`python -m tests.support.fake_provider --port 8099`; then `GET /meter` and `POST /behave` take the place of attributes.
+`python -m tests.support.fake_provider --port 8099`; then `GET /meter`, `POST /behave` and `POST /release` take the
+place of attributes.
 
 What it writes is synthetic: `tests/contract/wire` checks it against the official SDKs.
 """
@@ -44,6 +45,8 @@ class Behaviour:
     #: Seconds before the answer, and between its pieces.
     wait: float = 0.0
     pause: float = 0.0
+    #: Nothing is answered before somebody has released what is held under this name.
+    held: str = ""
     #: Any other than 200 refuses with a body in the dialect.
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
@@ -106,6 +109,7 @@ class FakeProvider:
         self.meter = Meter()
         self.behaviours: deque[Behaviour] = deque()
         self.default = Behaviour()
+        self.released = set[str]()
 
     @property
     def openai_base_url(self) -> str:
@@ -133,6 +137,7 @@ class FakeProvider:
                 web.post("/v1/messages", self._anthropic),
                 web.get("/meter", self._meter),
                 web.post("/behave", self._behave),
+                web.post("/release", self._release),
             ]
         )
         return application
@@ -210,6 +215,16 @@ class FakeProvider:
             self.next(Behaviour(**asked))
         return web.json_response({"queued": len(self.behaviours)})
 
+    async def _release(self, request: web.Request) -> web.Response:
+        self.released.add((await request.json())["name"])
+        await self._tell()
+        return web.json_response({})
+
+    async def _waited(self, behaviour: Behaviour) -> None:
+        await asyncio.sleep(behaviour.wait)
+        async with self.news:
+            await self.news.wait_for(lambda: not behaviour.held or behaviour.held in self.released)
+
     async def _begin(self, request: web.Request, dialect: Dialect) -> Served:
         body: dict[str, Any] = await request.json()
         served = Served(dialect, body["model"], body, {name.lower(): text for name, text in request.headers.items()})
@@ -239,7 +254,7 @@ class FakeProvider:
     async def _whole(
         self, request: web.Request, served: Served, behaviour: Behaviour, answer: dict[str, Any]
     ) -> web.Response:
-        await asyncio.sleep(behaviour.wait)
+        await self._waited(behaviour)
         served.confirmed = behaviour.raw is None
         await self._tell()
         return web.Response(
@@ -250,7 +265,7 @@ class FakeProvider:
         self, request: web.Request, served: Served, behaviour: Behaviour, events: list[str]
     ) -> web.StreamResponse:
         try:
-            await asyncio.sleep(behaviour.wait)
+            await self._waited(behaviour)
             response = web.StreamResponse(headers={"content-type": "text/event-stream"})
             await response.prepare(request)
             for number, event in enumerate(events if behaviour.raw is None else [behaviour.raw]):

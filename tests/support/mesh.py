@@ -41,8 +41,15 @@ class ProviderProcess:
 
         With `match=[…]`, to the next one whose prompt holds these texts.
         """
-        body = json.dumps(behaviour).encode()
-        request = Request(f"{self.address}/behave", data=body, headers={"content-type": "application/json"})
+        self._post("behave", behaviour)
+
+    def release(self, name: str) -> None:
+        """Has it give the answers that it was told to hold back under a name."""
+        self._post("release", {"name": name})
+
+    def _post(self, path: str, said: Mapping[str, object]) -> None:
+        headers = {"content-type": "application/json"}
+        request = Request(f"{self.address}/{path}", data=json.dumps(said).encode(), headers=headers)
         with urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
             answer.read()
 
