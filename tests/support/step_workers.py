@@ -16,6 +16,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.testing.fake_clock import FakeClock
 from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.engine.leases import Desk, Offer
+from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.step_room import PoolLimits
 from services.orchestrator.transport.worker_servicer import Lending, WorkerServicer
@@ -69,6 +70,11 @@ def a_step(
         call_index=index, kind=journal_pb2.CALL_KIND_STEP, request=task.SerializeToString(), attempt=attempt
     )
     return journal_pb2.JournalEntry(path=path, call_intended=intended)
+
+
+def key_of(step: journal_pb2.JournalEntry) -> CallKey:
+    """Gives the place of a step in its run."""
+    return step.path, step.call_intended.call_index
 
 
 def gave(lease_id: int, output: float = 1.0) -> pb.StepOutcome:
@@ -147,12 +153,12 @@ class Bench:
     ) -> bool:
         """Asks for a step."""
         entry = a_step() if step is None else step
-        key = (run_id, entry.path, entry.call_intended.call_index)
+        key = key_of(entry)
 
         def settle(fact: journal_pb2.JournalEntry) -> None:
-            self.settled.setdefault(key, []).append(fact)
+            self.settled.setdefault((run_id, *key), []).append(fact)
 
-        return self.pools.offer(Offer(tenant, run_id, entry, settle, project=project), again=again)
+        return self.pools.offer(Offer(tenant, run_id, key, entry, settle, project=project), again=again)
 
     def outcome(self, path: str = "nodes/charge", *, run_id: str = "run_a", index: int = 0) -> journal_pb2.JournalEntry:
         """Gives what a step came to, once."""

@@ -102,7 +102,7 @@ class CallsInFlight:
     def _offer(self, run: LiveRun, key: CallKey, intended: journal_pb2.JournalEntry) -> None:
         """Has a worker make a step. One that finds no room stays with its run until there is."""
         settle = partial(self._settled, run, key)
-        offer = Offer(run.run.tenant, run.run.run_id, intended, settle, project=run.project)
+        offer = Offer(run.run.tenant, run.run.run_id, key, intended, settle, project=run.project)
         if not self._steps.offer(offer, again=partial(self._make_left_out, run)):
             run.left_out(key)
 

@@ -30,8 +30,8 @@ _STALE: Final = 1_000
 
 #: Takes the fact that settles a step.
 Settle = Callable[[journal_pb2.JournalEntry], None]
-#: A tenant's pool of workers.
-PoolKey = tuple[TenantId, str]
+#: A tenant's pool of workers. Text, whose hash is made once: it is looked up for every step.
+PoolKey = str
 
 
 def step_of(project: str, name: str) -> str:
@@ -39,13 +39,22 @@ def step_of(project: str, name: str) -> str:
     return f"{project}/{name}" if project else name
 
 
-def _read(request: bytes) -> tuple[str, str, float, float]:
-    """Reads name, pool, timeout and heartbeat of a task."""
+def pool_of(tenant: int, name: str) -> PoolKey:
+    """Names a pool.
+
+    Args:
+        tenant: the number that its id is.
+    """
+    return f"{tenant:x}/{name}"
+
+
+def _read(tenant: int, project: str, request: bytes) -> tuple[str, PoolKey, float, float]:
+    """Reads the name of a step as `step_of` gives it, its pool, timeout and heartbeat from its task."""
     task = journal_pb2.StepTask.FromString(request)
     timeout, heartbeat = task.timeout, task.heartbeat
     return (
-        task.name,
-        task.pool or DEFAULT_POOL,
+        step_of(project, task.name),
+        pool_of(tenant, task.pool or DEFAULT_POOL),
         timeout.seconds + timeout.nanos / 1e9 or _TIMEOUT_SECONDS,
         heartbeat.seconds + heartbeat.nanos / 1e9,
     )
@@ -59,38 +68,38 @@ class Offer:
     """A step that a worker is to make: it waits for one, or is leased to one."""
 
     __slots__ = (
-        *("attempt", "entry", "gone", "heartbeat", "key", "lease"),
-        *("lost", "name", "pool", "run_id", "settle", "timeout"),
+        *("attempt", "entry", "gone", "heartbeat", "key", "lease", "lost"),
+        *("name", "pool", "run_id", "settle", "tenant", "timeout"),
     )
 
     def __init__(
-        self, tenant: TenantId, run_id: str, entry: journal_pb2.JournalEntry, settle: Settle, *, project: str = ""
+        self,
+        tenant: TenantId,
+        run_id: str,
+        key: CallKey,
+        entry: journal_pb2.JournalEntry,
+        settle: Settle,
+        *,
+        project: str = "",
     ) -> None:
         intended = entry.call_intended
         request = intended.request
-        name, pool, timeout, heartbeat = _known(request) if len(request) <= _SHORT_TASK else _read(request)
+        read = _known if len(request) <= _SHORT_TASK else _read
+        #: Whose run it is of.
+        self.tenant = tenant
         self.run_id = run_id
-        self.key: CallKey = (entry.path, intended.call_index)
+        self.key = key
         #: The CallIntended fact, which holds the task. It is the run's own: what waits takes no room of its own for it.
         self.entry = entry
         self.settle = settle
-        #: As `step_of` gives it.
-        self.name = step_of(project, name)
-        self.pool: PoolKey = (tenant, pool)
         self.attempt = intended.attempt or 1
-        #: Seconds from a lease to its outcome, and from one heartbeat to the next; 0 where none are asked for.
-        self.timeout = timeout
-        self.heartbeat = heartbeat
+        #: Its timeout is seconds from a lease to the outcome, its heartbeat those from one to the next, 0 for none.
+        self.name, self.pool, self.timeout, self.heartbeat = read(tenant.int, project, request)
         self.lease: Lease | None = None
         #: How many workers in a row were lost over it.
         self.lost = 0
         #: True once it is settled or taken back.
         self.gone = False
-
-    @property
-    def tenant(self) -> TenantId:
-        """Whose run it is of."""
-        return self.pool[0]
 
 
 class Lease:
@@ -147,7 +156,9 @@ class Desk:
         lent: bool = False,
         ids_after: int = 0,
     ) -> None:
-        self.pool: PoolKey = (tenant, pool)
+        #: Whose worker it is.
+        self.tenant = tenant
+        self.pool = pool_of(tenant.int, pool)
         #: Who may take up again what is leased here.
         self.owner = (tenant, subject, worker)
         #: What it makes, as `step_of` gives it.
@@ -173,11 +184,6 @@ class Desk:
         self._of_loan = worker_loan_service_pb2.LendWorkerResponse()
 
     @property
-    def tenant(self) -> TenantId:
-        """Whose worker it is."""
-        return self.pool[0]
-
-    @property
     def taken(self) -> int:
         """Its credits, spent or not."""
         return self.credits + self.reserved + len(self.leases) + len(self.owed) + self.loans.taken
@@ -197,8 +203,9 @@ class Desk:
         self.last_id += 1
         self.credits -= 1
         lease = offer.lease = self.leases[self.last_id] = Lease(offer, self, self.last_id, now)
+        if not self._fresh:
+            self._wake()
         self._fresh.append(lease)
-        self._wake()
         return lease
 
     def answered(self) -> None:
@@ -282,19 +289,33 @@ class Desk:
             self._of_loan.Clear()
         fresh, self._fresh, self._revoked, self._refused, self._tell_draining = self._fresh, [], [], [], False
         borrowed, self._borrowed = self._borrowed, []
-        return _framed(news, chain(_told([lease for lease in fresh if lease.live], wall - now), borrowed))
+        return _framed(news, chain(_told(fresh, wall - now), borrowed))
 
 
 def _told(leases: Sequence[Lease], ahead: float) -> Iterator[bytes]:
-    """Encodes leases; each counts as told from then on.
+    """Encodes leases as elements of `WorkResponse.leases`; each counts as told from then on.
 
     Args:
         ahead: how far the wall clock is ahead of the monotonic one, seconds.
     """
+    # Filled for each anew, for making a message costs more than that. Not for ever: it keeps what it was ever given.
+    own = worker_service_pb2.Lease()
+    expires = own.expire_time
     for lease in leases:
-        encoded = _encoded(lease, ahead)
+        offer = lease.offer
+        if offer.lease is not lease:
+            continue  # taken back before it was told
         lease.told = True
-        yield encoded
+        until = lease.until + ahead
+        expires.seconds = seconds = int(until)
+        expires.nanos = int((until - seconds) * 1e9)
+        own.lease_id = lease.lease_id
+        own.run_id = offer.run_id
+        own.path = offer.key[0]
+        own.attempt = offer.attempt
+        # The task as it was recorded, then the fields of the lease.
+        task, rest = offer.entry.call_intended.request, own.SerializeToString()
+        yield head_of(len(task) + len(rest)) + task + rest
 
 
 def _framed(news: bytes, leases: Iterable[bytes]) -> Iterator[bytes]:
@@ -315,38 +336,28 @@ def _framed(news: bytes, leases: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(frame)
 
 
-#: Filled for every lease anew: it is encoded at once, and making messages costs more than filling them.
-_OWN: Final = worker_service_pb2.Lease()
-_EXPIRES: Final = _OWN.expire_time
-
-
-def _encoded(lease: Lease, ahead: float) -> bytes:
-    """Encodes a lease as an element of `WorkResponse.leases`: the task as it was recorded, then its own fields."""
-    offer = lease.offer
-    _OWN.lease_id = lease.lease_id
-    _OWN.run_id = offer.run_id
-    _OWN.path = offer.key[0]
-    _OWN.attempt = offer.attempt
-    expires = lease.until + ahead
-    _EXPIRES.seconds = seconds = int(expires)
-    _EXPIRES.nanos = int((expires - seconds) * 1e9)
-    task, own = offer.entry.call_intended.request, _OWN.SerializeToString()
-    return b"".join((head_of(len(task) + len(own)), task, own))
-
-
 class Deadlines:
     """When to look at leases, and at steps that are not to be given out before a moment.
 
-    Those of about the same moment share it: a lease is made for every step, and most never come to theirs.
+    Those of about the same moment share it. A lease is made for every step and most have ended soon: those that last
+    are noted at the next look.
     """
 
     def __init__(self) -> None:
+        #: Leases made since the last look.
+        self._begun: list[Lease] = []
         self._heap: list[float] = []
         self._at: dict[float, list[Lease | Offer]] = {}
         self._kept = 0
 
     def __len__(self) -> int:
-        return self._kept
+        return self._kept + len(self._begun)
+
+    def begin(self, lease: Lease, *, counting: int) -> None:
+        """Takes a lease that was made. The argument as of `add`."""
+        self._begun.append(lease)
+        if len(self._begun) > 2 * counting + _STALE:
+            self._begun = list(filter(_counts, self._begun))
 
     def add(self, at: float, what: Lease | Offer, *, counting: int) -> None:
         """Notes a moment.
@@ -365,8 +376,16 @@ class Deadlines:
         if self._kept > 2 * counting + _STALE:
             self._sweep()
 
-    def due(self, now: float) -> Iterator[Lease | Offer]:
-        """Gives what is due, and forgets it."""
+    def due(self, now: float, *, counting: int) -> Iterator[Lease | Offer]:
+        """Gives what is due, and forgets it. Those that are to be looked at again are added anew.
+
+        Args:
+            counting: see `add`.
+        """
+        begun, self._begun = self._begun, []
+        for lease in begun:
+            if lease.live:
+                self.add(lease.due, lease, counting=counting)
         while self._heap and self._heap[0] <= now:
             due = self._at.pop(heappop(self._heap))
             self._kept -= len(due)

@@ -8,6 +8,7 @@ from google.protobuf import struct_pb2
 
 from comitia.orchestrator.v1 import journal_pb2, worker_service_pb2
 from services.meshkit.core.errors import ErrorKind, MeshError
+from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.wire import head_of
 
 #: Largest output, encoded.
@@ -45,7 +46,7 @@ class OutcomeRefused(Exception):
         self.reason = reason
 
 
-def fact_of(intended: journal_pb2.JournalEntry, outcome: worker_service_pb2.StepOutcome) -> journal_pb2.JournalEntry:
+def fact_of(call: CallKey, outcome: worker_service_pb2.StepOutcome) -> journal_pb2.JournalEntry:
     """Writes an output or a failure as the fact that settles a call.
 
     Raises: OutcomeRefused: OUTPUT_TOO_LARGE, OUTPUT_NOT_JSON.
@@ -53,12 +54,11 @@ def fact_of(intended: journal_pb2.JournalEntry, outcome: worker_service_pb2.Step
     if outcome.HasField("failure"):
         failure = outcome.failure
         message = failure.message[:MAX_MESSAGE]
-        return failed(intended, failure.reason or "STEP_FAILED", message, final=failure.permanent)
+        return failed(call, failure.reason or "STEP_FAILED", message, final=failure.permanent)
     result = _encoded(outcome.output)
     fact = journal_pb2.JournalEntry()
-    fact.path = intended.path
     answered = fact.call_answered
-    answered.call_index = intended.call_intended.call_index
+    fact.path, answered.call_index = call
     answered.kind = journal_pb2.CALL_KIND_STEP
     answered.response = result
     return fact
@@ -98,18 +98,17 @@ def may_pass(error: MeshError) -> bool:
     return error.kind in _PASSING
 
 
-def failed(
-    intended: journal_pb2.JournalEntry, reason: str, message: str, *, final: bool = False
-) -> journal_pb2.JournalEntry:
+def failed(call: CallKey, reason: str, message: str, *, final: bool = False) -> journal_pb2.JournalEntry:
     """Writes the failure of a call.
 
     Args:
         final: True when the same would fail again.
     """
+    path, call_index = call
     return journal_pb2.JournalEntry(
-        path=intended.path,
+        path=path,
         call_failed=journal_pb2.CallFailed(
-            call_index=intended.call_intended.call_index,
+            call_index=call_index,
             kind=journal_pb2.CALL_KIND_STEP,
             reason=reason,
             message=message,

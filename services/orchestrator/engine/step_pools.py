@@ -171,7 +171,7 @@ class StepPools:
                 self._released(lease, outcome.release.delay)
             else:
                 try:
-                    fact = fact_of(lease.offer.entry, outcome)
+                    fact = fact_of(lease.offer.key, outcome)
                 except OutcomeRefused as refusal:
                     _refuse(desk, lease.lease_id, refusal.reason)
                 else:
@@ -285,13 +285,18 @@ class StepPools:
             pool.ask(offer.name)
 
     def _lease(self, desk: Desk, offer: Offer) -> None:
-        lease = desk.lease(offer, self._clock.monotonic())
         self._leased += 1
-        self._note(lease.due, lease)
+        self._deadlines.begin(desk.lease(offer, self._clock.monotonic()), counting=self._leased)
+        self._busy.set()
 
     def _note(self, at: float, what: Lease | Offer) -> None:
-        self._deadlines.add(at, what, counting=self._leased + self._room.total)
+        self._deadlines.add(at, what, counting=self._counting)
         self._busy.set()
+
+    @property
+    def _counting(self) -> int:
+        """How many moments count at most."""
+        return self._leased + self._room.total
 
     def _take_up(self, desk: Desk, held: Iterable[worker_service_pb2.HeldStep]) -> None:
         """Leases to a worker again what it still works on, unless somebody else has it by now."""
@@ -322,7 +327,7 @@ class StepPools:
 
     def _look(self) -> None:
         now = self._clock.monotonic()
-        for what in self._deadlines.due(now):
+        for what in self._deadlines.due(now, counting=self._counting):
             if isinstance(what, Offer):
                 if what.lease is None:
                     self._give_out(what)
@@ -341,7 +346,7 @@ class StepPools:
         self._take_back(lease)
         message = f"the attempt took longer than {offer.timeout:g} s; raise the node's timeout"
         _FAILED.inc()
-        self._settle(offer, failed(offer.entry, NODE_TIMED_OUT, message))
+        self._settle(offer, failed(offer.key, NODE_TIMED_OUT, message))
         self._serve(lease.desk)
 
     def _lost(self, offer: Offer, *, by_worker: bool) -> None:
@@ -350,7 +355,7 @@ class StepPools:
         if offer.lost >= _MOST_LOST:
             message = f"{offer.lost} workers in a row were lost, or silent for too long, while they made the step"
             _FAILED.inc()
-            self._settle(offer, failed(offer.entry, WORKER_LOST, message))
+            self._settle(offer, failed(offer.key, WORKER_LOST, message))
             return
         self._room.count(offer.tenant, 1)
         self._give_out(offer)

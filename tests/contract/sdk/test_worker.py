@@ -23,7 +23,7 @@ from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.step_pools import StepPools
 from tests.contract.sdk.conftest import Comitia
-from tests.support.step_workers import LIMITS, TENANT, a_step, worker_door
+from tests.support.step_workers import LIMITS, TENANT, a_step, key_of, worker_door
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Served:
         """Asks for a step."""
         path = f"nodes/{name}/{item}" if item else f"nodes/{name}"
         entry = a_step(path, name=name, **wishes)
-        offer = Offer(TENANT, run_id, entry, self.facts.put_nowait, project=project)
+        offer = Offer(TENANT, run_id, key_of(entry), entry, self.facts.put_nowait, project=project)
         assert self.pools.offer(offer, again=lambda: None)
 
     async def output(self) -> Any:

@@ -25,7 +25,7 @@ from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.step_room import PoolLimits
 from services.orchestrator.transport.worker_servicer import WorkerLoanServicer
-from tests.support.step_workers import TENANT, a_step, gave, gave_up, let_go, worker_door
+from tests.support.step_workers import TENANT, a_step, gave, gave_up, key_of, let_go, worker_door
 from tests.support.worker_streams import WORK, Stream
 
 LEND = "/comitia.orchestrator.v1.WorkerLoanService/LendWorker"
@@ -50,7 +50,9 @@ class Replica:
     def offer(self, path: str = "nodes/charge", *, run_id: str = "", project: str = "", **wishes: Any) -> None:
         """Asks for a step of a run that this replica drives."""
         entry = a_step(path, **wishes)
-        offer = Offer(TENANT, run_id or f"run_{self.name}", entry, self.facts.put_nowait, project=project)
+        offer = Offer(
+            TENANT, run_id or f"run_{self.name}", key_of(entry), entry, self.facts.put_nowait, project=project
+        )
         assert self.pools.offer(offer, again=lambda: None)
 
     async def fact(self) -> journal_pb2.JournalEntry:

@@ -23,7 +23,7 @@ from services.orchestrator.engine.leases import Offer
 from services.orchestrator.engine.step_pools import StepPools
 from services.orchestrator.engine.step_room import PoolLimits
 from tests.support.memory_access_gate import MemoryAccessGate
-from tests.support.step_workers import TENANT, a_step, gave, let_go, worker_door
+from tests.support.step_workers import TENANT, a_step, gave, key_of, let_go, worker_door
 from tests.support.worker_streams import WORK, Stream
 
 UNBOUNDED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
@@ -52,7 +52,7 @@ class Served:
     def offer(self, step: journal_pb2.JournalEntry | None = None, *, run_id: str = "run_a", project: str = "") -> None:
         """Asks for a step."""
         entry = a_step() if step is None else step
-        offer = Offer(TENANT, run_id, entry, self.facts.put_nowait, project=project)
+        offer = Offer(TENANT, run_id, key_of(entry), entry, self.facts.put_nowait, project=project)
         assert self.pools.offer(offer, again=lambda: None)
 
     async def fact(self) -> journal_pb2.JournalEntry:

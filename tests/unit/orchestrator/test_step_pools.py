@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from functools import partial
 from uuid import UUID
 
+import psutil
 import pytest
 from google.protobuf import struct_pb2
 from hypothesis import given, settings
@@ -502,3 +503,30 @@ async def _at_random(steps: list[str], data: st.DataObject) -> None:
     assert kept == set()
     timer.cancel()
     await asyncio.gather(timer, return_exceptions=True)
+
+
+async def test_what_was_told_of_leases_takes_no_memory(bench: Bench) -> None:
+    path = f"nodes/{'n' * 10_000}"
+    with bench.worker(credits_=100) as worker:
+        before = psutil.Process().memory_info().rss
+        for _ in range(100):
+            for index in range(100):
+                bench.offer(a_step(path, index=index))
+            worker.says(*(gave(lease.lease_id) for lease in worker.hears()))
+            worker.leases.clear()
+            bench.settled.clear()
+            await bench.passes(0.25)
+    grown = psutil.Process().memory_info().rss - before
+    assert grown < 50_000_000, "each path is still in memory, 100 MB of them"
+
+
+async def test_a_step_that_was_taken_back_on_the_way_to_its_worker_is_not_told(bench: Bench) -> None:
+    with bench.worker(credits_=2 * MAX_FRAME_LEASES) as worker:
+        for number in range(MAX_FRAME_LEASES + 2):
+            bench.offer(a_step(f"nodes/{number}"))
+        frames = bench.pools.frames(worker.desk)
+        next(frames)
+        bench.pools.withdraw("run_a", [(f"nodes/{MAX_FRAME_LEASES + 1}", 0)])
+        [frame] = frames
+        assert [lease.path for lease in pb.WorkResponse.FromString(frame).leases] == [f"nodes/{MAX_FRAME_LEASES}"]
+        assert worker.desk.credits == MAX_FRAME_LEASES - 1
