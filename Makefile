@@ -102,7 +102,7 @@ bench-seams: setup ## measure the seams of a turn on seven skeletons (docs/decis
 bench-loop: setup ## measure what a step of the bare engine costs, and the routes to a worker (docs/decisions/0009)
 	@GRPC_VERBOSITY=ERROR $(PYTHON) docs/decisions/0009-dispatch-and-the-tick/experiment.py
 
-bench-%: setup ## measure: ground, engine, ...; BENCH_SHORT=1 takes a minute and leaves the peers out
+bench-%: setup ## measure: ground, turn, engine, ...; BENCH_SHORT=1 takes a minute and leaves the peers out
 	@$(PYTHON) -m tests.bench.$*
 
 ##@ Tidy up

@@ -1,22 +1,17 @@
-"""Measures the ground floor: how long the mesh takes to start, what it weighs, and what a turn costs in it.
+"""Measures the ground floor: how long the mesh takes to start, what it weighs, and how soon it answers.
 
 Run by `make bench-ground`; `BENCH_SHORT=1` gives the same figures in a minute. The mesh is the launcher's own, on free
 ports; this process is the client, so nothing of the load's own cost counts as the mesh's.
 """
 
 import asyncio
-import contextlib
 import http.client
 import json
 import os
-import shutil
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,19 +19,16 @@ import psutil
 
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
-from services.launcher import background, status
+from services.launcher import status
 from services.launcher.embedded.local_model import local_model_url, missing_wheels, prepare_local_model
-from services.launcher.options import UpOptions
-from services.launcher.record import Addresses
+from tests.bench.whole_mesh import SHORT, BenchMesh, Report, data_dir, percentile, until, up
 from tests.integration.conftest import free_port
 from tests.support.mesh_databases import connected
 
-SHORT: Final = os.environ.get("BENCH_SHORT") == "1"
 UP_GOAL: Final = 12.0
 PSS_GOAL: Final = 900.0
 SINGLE_PSS_GOAL: Final = 450.0
 REST_GOAL: Final = 8.0
-TURN_GOAL: Final = 25.0
 BATCH_GOAL: Final = 60_000
 
 AGENTS: Final = ("Ada", "Boole")
@@ -44,88 +36,14 @@ REQUESTS: Final = 400 if SHORT else 4000
 WARM_REQUESTS: Final = 100
 #: Keeps one key below the rate that the contract allows it, half of its tenant's.
 REST_PAUSE_SECONDS: Final = 0.02
-TURNS_ALONE: Final = 30 if SHORT else 100
 ROUNDS_OF_50: Final = 1 if SHORT else 4
-ROUNDS_OF_16: Final = 4 if SHORT else 25
-ROUNDS_OF_64: Final = 2 if SHORT else 8
 IDLE_SECONDS: Final = 1.0 if SHORT else 5.0
-_POLL_SECONDS: Final = 0.05
-_LOAD_SECONDS: Final = 300.0
 
-
-def figure(
-    name: str, value: float, unit: str, *, better: str = "lower", goal: float | None = None, note: str = ""
-) -> None:
-    """Prints one line of the report, as DESIGN section 5 asks for."""
-    line = {
-        "bench": "ground",
-        "figure": name,
-        "value": round(value) if value > 1000 else round(value, 2),
-        "unit": unit,
-        "better": better,
-        "goal": goal,
-        "peers": {},
-        "note": note,
-    }
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BenchMesh:
-    """A mesh that answers from the stub alone."""
-
-    options: UpOptions
-    addresses: Addresses
-    #: From the start of the launcher's process until every part is healthy and the edge finds it.
-    up_seconds: float
-    #: The longest steps of that start.
-    steps: Mapping[str, float]
-
-    @property
-    def data_dir(self) -> Path:
-        """What it keeps."""
-        assert self.options.data_dir is not None
-        return self.options.data_dir
-
-    def client(self) -> AsyncClient:
-        """Opens a client of its administrator."""
-        assert self.addresses.edge_url is not None
-        return AsyncClient(self.addresses.edge_url, api_key=Path(self.addresses.admin_key_path).read_text().strip())
-
-
-@asynccontextmanager
-async def up(options: UpOptions) -> AsyncGenerator[BenchMesh]:
-    """Runs a mesh on the data of the options while the block runs."""
-    steps: dict[str, float] = {}
-    began = time.monotonic()
-    addresses = await background.start(options, lambda step: steps.update({step.step: step.seconds}))
-    try:
-        yield BenchMesh(options=options, addresses=addresses, up_seconds=time.monotonic() - began, steps=dict(steps))
-    finally:
-        await asyncio.to_thread(status.down, options.data_dir)
-
-
-@contextmanager
-def data_dir() -> Iterator[UpOptions]:
-    """Gives options with a data directory that Postgres can enter as another user."""
-    folder = Path(tempfile.mkdtemp(prefix="comitia-bench-"))
-    folder.chmod(0o755)
-    try:
-        yield UpOptions(
-            data_dir=folder,
-            detach=True,
-            random_ports=True,
-            edge_port=0,
-            local_model=False,
-            environment={"COMITIA_INFERENCE_STUB_ENABLED": "true"},
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+figure: Final = Report("ground")
 
 
 class Load:
-    """Sessions on the stub model, and what they cost each part of the mesh."""
+    """Sessions on the stub model."""
 
     def __init__(self, mesh: BenchMesh, client: AsyncClient) -> None:
         self._mesh = mesh
@@ -137,10 +55,10 @@ class Load:
             await self._client.agents.create(name, instructions="Be brief.", model="stub")
         await self.run(sessions=2, rounds=2)
 
-    async def run(self, *, sessions: int, rounds: int, agents: Sequence[str] = AGENTS) -> tuple[int, float]:
+    async def run(self, *, sessions: int, rounds: int) -> tuple[int, float]:
         """Runs sessions at the same time. Returns the turns that were made, and the seconds."""
         began = time.perf_counter()
-        started = await asyncio.gather(*(self._start(rounds, agents) for _ in range(sessions)))
+        started = await asyncio.gather(*(self._start(rounds) for _ in range(sessions)))
         await self._until_all_ended()
         took = time.perf_counter() - began
         ended = [await self._client.sessions.get(session_id) for session_id in started]
@@ -148,19 +66,9 @@ class Load:
             raise RuntimeError(f"a session did not succeed: {[session.state_message for session in ended]}")
         return sum(session.turn_count for session in ended), took
 
-    async def latencies(self, *, turns: int, watched: bool) -> list[float]:
-        """Runs one session alone. Returns the milliseconds of each turn, from its first fact to its last."""
-        session_id = await self._start(turns, AGENTS[:1])
-        if watched:
-            async for _ in self._client.sessions.watch(session_id):
-                pass
-        await self._until_all_ended()
-        made = [turn async for turn in self._client.sessions.turns(session_id, page_size=500)]
-        return [turn.timing.latency.ToMicroseconds() / 1000 for turn in made]
-
     async def a_session(self) -> str:
         """Gives a session that has ended."""
-        session_id = await self._start(1, AGENTS)
+        session_id = await self._start(1)
         async for _ in self._client.sessions.watch(session_id):
             pass
         return session_id
@@ -174,36 +82,11 @@ class Load:
 
             await until(all_ended)
 
-    async def _start(self, rounds: int, agents: Sequence[str]) -> str:
+    async def _start(self, rounds: int) -> str:
         session = await self._client.sessions.start(
-            "Where do rivers argue?", agents=agents, max_rounds=rounds, mode="dialogue"
+            "Where do rivers argue?", agents=AGENTS, max_rounds=rounds, mode="dialogue"
         )
         return session.session_id
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Waits for a condition. Raises: TimeoutError."""
-    async with asyncio.timeout(_LOAD_SECONDS):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(_POLL_SECONDS)
-
-
-def processor_seconds(data: Path) -> dict[str, float]:
-    """Gives the processor time of each part so far, that of its own children included."""
-    used: dict[str, float] = {}
-    for child in status.status(data).children:
-        process = psutil.Process(child.pid)
-        total = 0.0
-        for member in (process, *(process.children(recursive=True) if child.name != "launcher" else ())):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = member.cpu_times()
-                # Connections end, and with them the processes that served them.
-                ended = 0.0 if child.name == "launcher" else times.children_user + times.children_system
-                total += times.user + times.system + ended
-        used[child.name] = total
-    return used
 
 
 def weigh(data: Path, name: str, *, goal: float) -> None:
@@ -212,11 +95,6 @@ def weigh(data: Path, name: str, *, goal: float) -> None:
     parts = sorted(((child.pss_bytes or 0) / 1e6, child.name) for child in found.children)
     note = "PSS: " + ", ".join(f"{part} {size:.0f}" for size, part in reversed(parts))
     figure(name, found.pss_bytes / 1e6, "MB", goal=goal, note=note)
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """Gives a percentile, 1 to 99."""
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 async def measure_rest(mesh: BenchMesh, client: AsyncClient, session_id: str) -> None:
@@ -258,29 +136,6 @@ def drive_rest() -> None:
     sys.stdout.write(json.dumps(took[WARM_REQUESTS:]))
 
 
-async def measure_turns(mesh: BenchMesh, load: Load) -> None:
-    """Turns of one session alone, then of many at once with what they cost each part."""
-    took = await load.latencies(turns=TURNS_ALONE, watched=False)
-    note = "one session alone, from a turn's first fact to its last; the stub takes no time"
-    figure("turn_added_p50", percentile(took, 50), "ms", goal=TURN_GOAL, note=note)
-    figure("turn_added_p99", percentile(took, 99), "ms", note=f"{len(took)} turns; the first {took[0]:.0f} ms")
-    took = await load.latencies(turns=TURNS_ALONE, watched=True)
-    figure("turn_added_watched_p50", percentile(took, 50), "ms", note="the same with one client that watches it live")
-    for sessions, rounds in ((16, ROUNDS_OF_16), (64, ROUNDS_OF_64)):
-        before = processor_seconds(mesh.data_dir)
-        turns, seconds = await load.run(sessions=sessions, rounds=rounds)
-        after = processor_seconds(mesh.data_dir)
-        busy = {part: after[part] - before.get(part, 0.0) for part in after}
-        cores = sum(busy.values()) / seconds
-        note = f"{turns} turns; the mesh used {cores:.2f} of {os.cpu_count()} cores"
-        figure(f"turns_per_s_{sessions}_sessions", turns / seconds, "1/s", better="higher", note=note)
-        if sessions == 64:
-            figure("cpu_us_per_turn", sum(busy.values()) / turns * 1e6, "us", note="all parts together")
-            for part, used in sorted(busy.items(), key=lambda item: -item[1]):
-                if used / turns > 20e-6:
-                    figure(f"cpu_us_per_turn_{part.replace('-', '_')}", used / turns * 1e6, "us")
-
-
 async def measure_mesh() -> None:
     """One process for each service."""
     with data_dir() as options:
@@ -296,7 +151,6 @@ async def measure_mesh() -> None:
                 await load.run(sessions=50, rounds=ROUNDS_OF_50)
                 weigh(mesh.data_dir, "pss_after_50_sessions", goal=PSS_GOAL)
                 await measure_rest(mesh, client, await load.a_session())
-                await measure_turns(mesh, load)
         async with up(options) as again:
             figure("up_again_seconds", again.up_seconds, "s", goal=UP_GOAL, note="on the same data")
 

@@ -24,7 +24,7 @@ from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.identity import WorkloadSigner
 from services.meshkit.grpc.signed_token import SigningKey
 from services.orchestrator.clients.neighbours import TurnNeighbours, generations, memories
-from tests.bench.ground import SHORT, BenchMesh, data_dir, figure, processor_seconds, up
+from tests.bench.whole_mesh import SHORT, BenchMesh, Report, data_dir, processor_seconds, up
 
 SIZES: Final = (1, 8, 64)
 TURNS: Final = 512 if SHORT else 4096
@@ -33,6 +33,8 @@ WARM_FRAMES: Final = 3
 PARTS: Final = ("inference", "memory", "policy", "cost", "postgres")
 _WORDS: Final = "Rivers argue where they meet, and the sea does not listen to either of them. "
 _SECONDS: Final = 60.0
+
+figure: Final = Report("turn_calls")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
