@@ -267,13 +267,30 @@ def set_policy(
     audit_level: Annotated[
         str, typer.Option(metavar="LEVEL", help="mutations, or refusals to audit refused reads too.")
     ] = "mutations",
+    archive_after: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=36_500,
+            metavar="DAYS",
+            help="Days after its end at which a run is archived. 0: as the operator says.",
+        ),
+    ] = 0,
+    delete_runs_after: Annotated[
+        int,
+        typer.Option(
+            min=0, max=36_500, metavar="DAYS", help="Days after its end at which a run is deleted for good. 0: never."
+        ),
+    ] = 0,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Replaces the rules of your own tenant: what is not named is allowed from now on.
+    """Replaces the rules of your own tenant: what is not named is allowed, and kept, from now on.
 
     Example:  comitia tenant policy set --tool calculator --tool http_get --host api.example.com
 
     Example:  comitia tenant policy set --network 10.0.0.0/8 --audit-level refusals
+
+    Example:  comitia tenant policy set --archive-after 30 --delete-runs-after 365
 
     Example:  comitia tenant policy set
     """
@@ -284,6 +301,8 @@ def set_policy(
             allowed_hosts=host or (),
             allowed_networks=network or (),
             audit_level=audit_level,
+            archive_after_days=archive_after,
+            delete_runs_after_days=delete_runs_after,
             etag=mesh.tenants.own().etag,
         )
     show_one(output, own.security_policy, _rules(own))
@@ -348,7 +367,13 @@ def _rules(tenant: "Tenant") -> list[tuple[str, str]]:
         ("hosts", ", ".join(rules.allowed_hosts) or "every public one"),
         ("networks", ", ".join(rules.allowed_networks) or "all"),
         ("audit level", short_name(AuditLevel, rules.audit_level)),
+        ("runs archived", _after(rules.archive_after_days) or "as the installation does it"),
+        ("runs deleted", _after(rules.delete_runs_after_days) or "never"),
     ]
+
+
+def _after(days: int) -> str:
+    return f"{days:,} day{'' if days == 1 else 's'} after their end" if days else ""
 
 
 def _limit(most: int, unit: str = "") -> str:

@@ -72,6 +72,8 @@ class AsyncTenants:
         allowed_hosts: Sequence[str] = (),
         allowed_networks: Sequence[str] = (),
         audit_level: str = "mutations",
+        archive_after_days: int = 0,
+        delete_runs_after_days: int = 0,
         etag: str = "",
     ) -> tenant_pb2.Tenant:
         """Replaces all rules of your own tenant. Services follow within 5 s.
@@ -81,6 +83,9 @@ class AsyncTenants:
             allowed_hosts: hosts that tools may reach, `*.example.com` for all below a name; empty for every public one.
             allowed_networks: client networks, such as `10.0.0.0/8`; empty for all.
             audit_level: `mutations`, or `refusals` to audit refused reads too.
+            archive_after_days: days after its end at which a run's facts move to the archive, from where a run is
+                exported and nothing else; 0 for what the operator says.
+            delete_runs_after_days: days after its end at which a run is deleted for good; 0 for never.
         Raises: InvalidRequest; Conflict: the etag is stale; FailedPrecondition: you would lock yourself out.
         """
         level = cast(
@@ -92,6 +97,8 @@ class AsyncTenants:
             allowed_hosts=allowed_hosts,
             allowed_networks=allowed_networks,
             audit_level=level,
+            archive_after_days=archive_after_days,
+            delete_runs_after_days=delete_runs_after_days,
         )
         request = pb.SetSecurityPolicyRequest(security_policy=policy, etag=etag, request_id=str(uuid4()))
         return (await self._connection.call(self._tenants.SetSecurityPolicy, request)).tenant

@@ -14,6 +14,8 @@ from services.meshkit.core.tenant import Quotas, SecurityPolicy
 MAX_TOOLS: Final = 500
 MAX_NETWORKS: Final = 100
 MAX_RATE_FACTOR: Final = 1000.0
+#: A hundred years.
+MAX_DAYS: Final = 36_500
 #: The counted quotas, by their names in the contract.
 COUNTED: Final = ("max_agents", "max_workflows", "max_concurrent_runs", "max_storage_bytes", "max_cost_nano_usd")
 _TOOL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", re.ASCII)
@@ -53,7 +55,23 @@ def checked_policy(policy: SecurityPolicy, *, networks: Iterable[str]) -> Securi
     hosts = checked_hosts(policy.allowed_hosts, field=f"{field}.allowed_hosts")
     if ANY_HOST in hosts:
         raise Invalid(f"{field}.allowed_hosts", "must not have `*`; leave the list empty to allow every public host")
+    _check_ages(policy, field)
     return replace(policy, allowed_hosts=hosts, allowed_networks=_networks(networks, f"{field}.allowed_networks"))
+
+
+def _check_ages(policy: SecurityPolicy, field: str) -> None:
+    archived, deleted = policy.archive_after_days, policy.delete_runs_after_days
+    if not 0 <= archived <= MAX_DAYS:
+        raise Invalid(
+            f"{field}.archive_after_days", f"must be 1 to {MAX_DAYS} days; 0 means as the installation does it"
+        )
+    if not 0 <= deleted <= MAX_DAYS:
+        raise Invalid(f"{field}.delete_runs_after_days", f"must be 1 to {MAX_DAYS} days; 0 means never")
+    if 0 < deleted < archived:
+        raise Invalid(
+            f"{field}.delete_runs_after_days",
+            f"must be at least `archive_after_days`, which is {archived}; 0 means never",
+        )
 
 
 def _networks(written: Iterable[str], field: str) -> tuple[str, ...]:

@@ -36,6 +36,8 @@ def policy_to_json(policy: SecurityPolicy) -> Json:
         "allowed_hosts": list(policy.allowed_hosts),
         "allowed_networks": list(policy.allowed_networks),
         "audit_level": policy.audit_level.value,
+        "archive_after_days": policy.archive_after_days,
+        "delete_runs_after_days": policy.delete_runs_after_days,
     }
 
 
@@ -47,6 +49,8 @@ def policy_of(stored: Json) -> SecurityPolicy:
         allowed_hosts=tuple(stored.get("allowed_hosts", ())),
         allowed_networks=tuple(stored.get("allowed_networks", ())),
         audit_level=AuditLevel(stored.get("audit_level", AuditLevel.MUTATIONS.value)),
+        archive_after_days=stored.get("archive_after_days", 0),
+        delete_runs_after_days=stored.get("delete_runs_after_days", 0),
     )
 
 

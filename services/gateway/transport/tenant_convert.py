@@ -76,6 +76,8 @@ def to_policy(policy: tenant_pb2.SecurityPolicy) -> SecurityPolicy:
             tools_forbidden=policy.tools_forbidden,
             allowed_hosts=tuple(policy.allowed_hosts),
             audit_level=level,
+            archive_after_days=policy.archive_after_days,
+            delete_runs_after_days=policy.delete_runs_after_days,
         ),
         networks=policy.allowed_networks,
     )
@@ -120,6 +122,8 @@ def policy_to_proto(policy: SecurityPolicy) -> tenant_pb2.SecurityPolicy:
         allowed_hosts=policy.allowed_hosts,
         allowed_networks=policy.allowed_networks,
         audit_level=_LEVELS[policy.audit_level],
+        archive_after_days=policy.archive_after_days,
+        delete_runs_after_days=policy.delete_runs_after_days,
     )
 
 

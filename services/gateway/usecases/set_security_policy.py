@@ -58,4 +58,6 @@ def _details(policy: SecurityPolicy) -> dict[str, object]:
         "allowed_hosts": ",".join(policy.allowed_hosts) or "all",
         "allowed_networks": ",".join(policy.allowed_networks) or "all",
         "audit_level": policy.audit_level.value,
+        "archive_after_days": policy.archive_after_days,
+        "delete_runs_after_days": policy.delete_runs_after_days,
     }

@@ -49,6 +49,10 @@ class SecurityPolicy:
     #: In CIDR form.
     allowed_networks: tuple[str, ...] = ()
     audit_level: AuditLevel = AuditLevel.MUTATIONS
+    #: Days after its end at which a run's facts go to the archive; 0 as the installation does.
+    archive_after_days: int = 0
+    #: Days after its end at which a run is deleted; 0 for never.
+    delete_runs_after_days: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,8 @@ def tenant_state(tenant: pb.GuardedTenant) -> GuardedTenantState:
             audit_level=AuditLevel.REFUSALS
             if policy.audit_level == tenant_pb2.AUDIT_LEVEL_REFUSALS
             else AuditLevel.MUTATIONS,
+            archive_after_days=policy.archive_after_days,
+            delete_runs_after_days=policy.delete_runs_after_days,
         ),
         residency_region=tenant.residency_region,
     )

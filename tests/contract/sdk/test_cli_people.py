@@ -252,6 +252,10 @@ def test_the_rules_of_the_own_tenant_are_replaced_as_a_whole(comitia: Comitia) -
     assert as_json(comitia, "tenant", "policy", "show")["allowed_tools"] == ["calculator"]
     assert fields(comitia("tenant", "policy", "set", "--no-tools"))["tools"].strip() == "none"
     assert fields(comitia("tenant", "policy", "show"))["hosts"].strip() == "every public one"
+    ages = fields(comitia("tenant", "policy", "set", "--archive-after", "1", "--delete-runs-after", "3650"))
+    assert ages["runs archived"].strip() == "1 day after their end"
+    assert ages["runs deleted"].strip() == "3,650 days after their end"
+    assert fields(comitia("tenant", "policy", "set"))["runs deleted"].strip() == "never"
 
 
 def an_id_token() -> str:

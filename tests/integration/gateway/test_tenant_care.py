@@ -139,11 +139,15 @@ async def test_a_tenant_sets_its_own_rules_in_one_spelling(room: Room) -> None:
         allowed_hosts=["API.Example.com.", "*.example.org"],
         allowed_networks=["127.0.0.0/8", "2001:DB8::/32"],
         audit_level=tenant_pb2.AUDIT_LEVEL_REFUSALS,
+        archive_after_days=30,
+        delete_runs_after_days=30,
     )
     policy = tenant.security_policy
     assert list(policy.allowed_tools) == ["calculator"]
     assert list(policy.allowed_hosts) == ["*.example.org", "api.example.com"]
     assert list(policy.allowed_networks) == ["127.0.0.0/8", "2001:db8::/32"]
+    assert (policy.archive_after_days, policy.delete_runs_after_days) == (30, 30)
+    assert (await room.own()).security_policy == policy
     assert (await room.set_policy()).security_policy == tenant_pb2.SecurityPolicy(
         audit_level=tenant_pb2.AUDIT_LEVEL_MUTATIONS
     )
@@ -159,6 +163,11 @@ async def test_a_tenant_sets_its_own_rules_in_one_spelling(room: Room) -> None:
         ({"allowed_networks": ["10.0.0.1/8"]}, "security_policy.allowed_networks[0]"),
         ({"allowed_networks": ["everywhere"]}, "security_policy.allowed_networks[0]"),
         ({"audit_level": 99}, "security_policy.audit_level"),
+        ({"archive_after_days": -1}, "security_policy.archive_after_days"),
+        ({"archive_after_days": 36_501}, "security_policy.archive_after_days"),
+        ({"delete_runs_after_days": -1}, "security_policy.delete_runs_after_days"),
+        ({"delete_runs_after_days": 36_501}, "security_policy.delete_runs_after_days"),
+        ({"archive_after_days": 30, "delete_runs_after_days": 29}, "security_policy.delete_runs_after_days"),
     ],
 )
 async def test_a_wrong_rule_is_named(room: Room, rules: dict[str, Any], field: str) -> None:

@@ -148,12 +148,15 @@ def test_quotas_and_rules_of_a_tenant_are_known() -> None:
         tenant_id=tenant_text(),
         state=tenant_pb2.TENANT_STATE_ACTIVE,
         quotas=tenant_pb2.TenantQuotas(max_agents=3),
-        security_policy=tenant_pb2.SecurityPolicy(allowed_networks=["10.0.0.0/8"]),
+        security_policy=tenant_pb2.SecurityPolicy(
+            allowed_networks=["10.0.0.0/8"], archive_after_days=30, delete_runs_after_days=365
+        ),
         residency_region="eu",
     )
     feed.take(whole(tenants=[tenant]))
     known = feed.tenant(TENANT)
     assert known is not None
+    assert (known.security_policy.archive_after_days, known.security_policy.delete_runs_after_days) == (30, 365)
     assert (known.state, known.quotas.max_agents, known.quotas.rate_factor) == (TenantState.ACTIVE, 3, 1.0)
     assert (known.security_policy.allowed_networks, known.residency_region) == (("10.0.0.0/8",), "eu")
 

@@ -25,21 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63omitia/gateway/v1/tenant.proto\x12\x12\x63omitia.gateway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x02\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10residency_region\x18\x04 \x01(\t\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.comitia.gateway.v1.TenantState\x12\x30\n\x06quotas\x18\x06 \x01(\x0b\x32 .comitia.gateway.v1.TenantQuotas\x12;\n\x0fsecurity_policy\x18\x07 \x01(\x0b\x32\".comitia.gateway.v1.SecurityPolicy\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"\xa1\x01\n\x0cTenantQuotas\x12\x12\n\nmax_agents\x18\x01 \x01(\x03\x12\x15\n\rmax_workflows\x18\x02 \x01(\x03\x12\x1b\n\x13max_concurrent_runs\x18\x03 \x01(\x03\x12\x19\n\x11max_storage_bytes\x18\x04 \x01(\x03\x12\x19\n\x11max_cost_nano_usd\x18\x05 \x01(\x03\x12\x13\n\x0brate_factor\x18\x06 \x01(\x01\"\xa6\x01\n\x0eSecurityPolicy\x12\x15\n\rallowed_tools\x18\x01 \x03(\t\x12\x17\n\x0ftools_forbidden\x18\x02 \x01(\x08\x12\x15\n\rallowed_hosts\x18\x03 \x03(\t\x12\x18\n\x10\x61llowed_networks\x18\x04 \x03(\t\x12\x33\n\x0b\x61udit_level\x18\x05 \x01(\x0e\x32\x1e.comitia.gateway.v1.AuditLevel*\x95\x01\n\x0bTenantState\x12\x1c\n\x18TENANT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TENANT_STATE_ACTIVE\x10\x01\x12\x1a\n\x16TENANT_STATE_SUSPENDED\x10\x02\x12\x19\n\x15TENANT_STATE_DELETING\x10\x03\x12\x18\n\x14TENANT_STATE_DELETED\x10\x04*^\n\nAuditLevel\x12\x1b\n\x17\x41UDIT_LEVEL_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41UDIT_LEVEL_MUTATIONS\x10\x01\x12\x18\n\x14\x41UDIT_LEVEL_REFUSALS\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63omitia/gateway/v1/tenant.proto\x12\x12\x63omitia.gateway.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x02\n\x06Tenant\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12/\n\x0b\x63reate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10residency_region\x18\x04 \x01(\t\x12.\n\x05state\x18\x05 \x01(\x0e\x32\x1f.comitia.gateway.v1.TenantState\x12\x30\n\x06quotas\x18\x06 \x01(\x0b\x32 .comitia.gateway.v1.TenantQuotas\x12;\n\x0fsecurity_policy\x18\x07 \x01(\x0b\x32\".comitia.gateway.v1.SecurityPolicy\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\"\xa1\x01\n\x0cTenantQuotas\x12\x12\n\nmax_agents\x18\x01 \x01(\x03\x12\x15\n\rmax_workflows\x18\x02 \x01(\x03\x12\x1b\n\x13max_concurrent_runs\x18\x03 \x01(\x03\x12\x19\n\x11max_storage_bytes\x18\x04 \x01(\x03\x12\x19\n\x11max_cost_nano_usd\x18\x05 \x01(\x03\x12\x13\n\x0brate_factor\x18\x06 \x01(\x01\"\xe2\x01\n\x0eSecurityPolicy\x12\x15\n\rallowed_tools\x18\x01 \x03(\t\x12\x17\n\x0ftools_forbidden\x18\x02 \x01(\x08\x12\x15\n\rallowed_hosts\x18\x03 \x03(\t\x12\x18\n\x10\x61llowed_networks\x18\x04 \x03(\t\x12\x33\n\x0b\x61udit_level\x18\x05 \x01(\x0e\x32\x1e.comitia.gateway.v1.AuditLevel\x12\x1a\n\x12\x61rchive_after_days\x18\x06 \x01(\x05\x12\x1e\n\x16\x64\x65lete_runs_after_days\x18\x07 \x01(\x05*\x95\x01\n\x0bTenantState\x12\x1c\n\x18TENANT_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13TENANT_STATE_ACTIVE\x10\x01\x12\x1a\n\x16TENANT_STATE_SUSPENDED\x10\x02\x12\x19\n\x15TENANT_STATE_DELETING\x10\x03\x12\x18\n\x14TENANT_STATE_DELETED\x10\x04*^\n\nAuditLevel\x12\x1b\n\x17\x41UDIT_LEVEL_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41UDIT_LEVEL_MUTATIONS\x10\x01\x12\x18\n\x14\x41UDIT_LEVEL_REFUSALS\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.gateway.v1.tenant_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TENANTSTATE']._serialized_start=714
-  _globals['_TENANTSTATE']._serialized_end=863
-  _globals['_AUDITLEVEL']._serialized_start=865
-  _globals['_AUDITLEVEL']._serialized_end=959
+  _globals['_TENANTSTATE']._serialized_start=774
+  _globals['_TENANTSTATE']._serialized_end=923
+  _globals['_AUDITLEVEL']._serialized_start=925
+  _globals['_AUDITLEVEL']._serialized_end=1019
   _globals['_TENANT']._serialized_start=89
   _globals['_TENANT']._serialized_end=378
   _globals['_TENANTQUOTAS']._serialized_start=381
   _globals['_TENANTQUOTAS']._serialized_end=542
   _globals['_SECURITYPOLICY']._serialized_start=545
-  _globals['_SECURITYPOLICY']._serialized_end=711
+  _globals['_SECURITYPOLICY']._serialized_end=771
 # @@protoc_insertion_point(module_scope)

@@ -183,10 +183,20 @@ class SecurityPolicy(_message.Message):
     ALLOWED_HOSTS_FIELD_NUMBER: _builtins.int
     ALLOWED_NETWORKS_FIELD_NUMBER: _builtins.int
     AUDIT_LEVEL_FIELD_NUMBER: _builtins.int
+    ARCHIVE_AFTER_DAYS_FIELD_NUMBER: _builtins.int
+    DELETE_RUNS_AFTER_DAYS_FIELD_NUMBER: _builtins.int
     tools_forbidden: _builtins.bool
     """True when no tool may be called at all."""
     audit_level: Global___AuditLevel.ValueType
     """How much is audited. Unspecified means MUTATIONS."""
+    archive_after_days: _builtins.int
+    """Days after its end at which a run's facts move to the archive, at most 36,500. 0 means what the operator of the
+    installation says.
+    """
+    delete_runs_after_days: _builtins.int
+    """Days after its end at which a run is deleted for good with all its sub-runs, at most 36,500 and no fewer than
+    `archive_after_days`. 0 means never.
+    """
     @_builtins.property
     def allowed_tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of tools that may be called. Empty means all that are registered."""
@@ -207,10 +217,12 @@ class SecurityPolicy(_message.Message):
         allowed_hosts: _abc.Iterable[_builtins.str] | None = ...,
         allowed_networks: _abc.Iterable[_builtins.str] | None = ...,
         audit_level: Global___AuditLevel.ValueType = ...,
+        archive_after_days: _builtins.int = ...,
+        delete_runs_after_days: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_hosts", b"allowed_hosts", "allowed_networks", b"allowed_networks", "allowed_tools", b"allowed_tools", "audit_level", b"audit_level", "tools_forbidden", b"tools_forbidden"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_hosts", b"allowed_hosts", "allowed_networks", b"allowed_networks", "allowed_tools", b"allowed_tools", "archive_after_days", b"archive_after_days", "audit_level", b"audit_level", "delete_runs_after_days", b"delete_runs_after_days", "tools_forbidden", b"tools_forbidden"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
