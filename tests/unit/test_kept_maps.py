@@ -112,9 +112,10 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "orchestrator/engine/step_pools.py:StepPools",
         }
     ),
-    "the key is a tuple that begins with, or holds, the tenant, which its type does not say": frozenset(
+    "the key is or holds the tenant, which its type does not say": frozenset(
         {
             "meshkit/calls/unanswered.py:Unanswered",
+            "meshkit/crypto/keyring.py:KeyRing",
             "policy/usecases/record_violations.py:RecordViolations",
         }
     ),

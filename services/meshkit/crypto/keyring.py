@@ -93,7 +93,8 @@ class KeyRing:
         self._unwrap_ttl = unwrap_ttl.total_seconds()
         self._longest_use = longest_use
         self._keys: OrderedDict[tuple[TenantId, UUID], _DataKey] = OrderedDict()
-        self._sealing: dict[TenantId, UUID] = {}
+        #: Which of them seal, by the number that the tenant's id is: the hash of a number costs nothing.
+        self._sealing: dict[int, _DataKey] = {}
         self._loading: dict[TenantId, asyncio.Lock] = {}
 
     async def seal(self, tenant: TenantId, plaintext: bytes, *, aad: bytes) -> bytes:
@@ -164,7 +165,7 @@ class KeyRing:
 
     def forget(self, tenant: TenantId) -> None:
         """Takes a tenant's keys out of memory; those that were destroyed in the store open nothing from now on."""
-        self._sealing.pop(tenant, None)
+        self._sealing.pop(tenant.int, None)
         for held in [key for key in self._keys if key[0] == tenant]:
             del self._keys[held]
 
@@ -179,13 +180,12 @@ class KeyRing:
     def is_loaded(self, tenant: TenantId) -> bool:
         """Says whether `load` would find the tenant's key in memory."""
         # Asked for every write of every run: those that are sealed with keep a key from being forgotten.
-        key_id = self._sealing.get(tenant)
-        key = None if key_id is None else self._keys.get((tenant, key_id))
+        key = self._sealing.get(tenant.int)
         return key is not None and key.left > 0 and key.stale_at > self._clock.monotonic()
 
     def _sealing_key(self, tenant: TenantId, *, grace: float = 0.0) -> _DataKey | None:
-        key_id = self._sealing.get(tenant)
-        return None if key_id is None else self._fresh(tenant, key_id, grace=grace)
+        key = self._sealing.get(tenant.int)
+        return None if key is None else self._fresh(tenant, key.id, grace=grace)
 
     def _fresh(self, tenant: TenantId, key_id: UUID, *, grace: float = 0.0) -> _DataKey | None:
         key = self._keys.get((tenant, key_id))
@@ -200,12 +200,15 @@ class KeyRing:
         try:
             async with lock:
                 if not self.is_loaded(tenant):
-                    self._sealing[tenant] = await self._sealer(tenant)
+                    key = await self._sealer(tenant)
+                    # It may have been forgotten meanwhile.
+                    if self._keys.get((tenant, key.id)) is key:
+                        self._sealing[tenant.int] = key
         finally:
             if not lock.locked():
                 self._loading.pop(tenant, None)
 
-    async def _sealer(self, tenant: TenantId) -> UUID:
+    async def _sealer(self, tenant: TenantId) -> _DataKey:
         """Takes a key into memory that may seal now, a new one where it must be."""
         found = await self._store.newest(tenant)
         if found is None:
@@ -222,20 +225,21 @@ class KeyRing:
             if allotted is None or allotted > _MESSAGES_PER_KEY:
                 return await self._make(tenant)
             key.left += _MESSAGES_AT_A_TIME
-        return found.id
+        return key
 
-    async def _make(self, tenant: TenantId) -> UUID:
+    async def _make(self, tenant: TenantId) -> _DataKey:
         # Two processes may each make one: both stay valid, and both seal with the newer from the next load on.
         key_id, raw = self._ids.uuid(), AESGCM.generate_key(256)
         wrapped = await self._wrapper.wrap(raw, context=data_key_context(tenant, key_id))
         await self._store.add(tenant, key_id, wrapped, messages=_MESSAGES_AT_A_TIME)
-        self._keep(tenant, key_id, raw).left = _MESSAGES_AT_A_TIME
-        return key_id
+        key = self._keep(tenant, key_id, raw)
+        key.left = _MESSAGES_AT_A_TIME
+        return key
 
     async def _fetch(self, tenant: TenantId, key_id: UUID) -> None:
         wrapped = await self._store.find(tenant, key_id)
         if wrapped is None:
-            self._keys.pop((tenant, key_id), None)
+            self._drop(tenant, key_id)
             raise KeyDestroyed(key_id)
         await self._take(tenant, key_id, wrapped)
 
@@ -265,10 +269,13 @@ class KeyRing:
         key.stale_at, key.unwrapped_at = now + self._ttl, now
         self._keys.move_to_end((tenant, key_id))
         while len(self._keys) > self._capacity:
-            (oldest, oldest_id), _ = self._keys.popitem(last=False)
-            if self._sealing.get(oldest) == oldest_id:
-                del self._sealing[oldest]
+            self._drop(*next(iter(self._keys)))
         return key
+
+    def _drop(self, tenant: TenantId, key_id: UUID) -> None:
+        key = self._keys.pop((tenant, key_id), None)
+        if key is not None and self._sealing.get(tenant.int) is key:
+            del self._sealing[tenant.int]
 
 
 class Sealer:
