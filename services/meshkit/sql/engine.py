@@ -59,19 +59,34 @@ class PreambleConnection(asyncpg.Connection):  # type: ignore[type-arg]
             raise
 
 
+class Spare:
+    """A connection of a pool, for whole transactions of the driver's own: Core resets nothing when it is put back."""
+
+    __slots__ = ("_entry", "_pool", "driver")
+
+    def __init__(self, pool: "_SparePool", entry: ConnectionPoolEntry, driver: PreambleConnection) -> None:
+        self._pool = pool
+        self._entry = entry
+        self.driver = driver
+
+    def put_back(self) -> None:
+        """Lets others have it. One that has broken meanwhile is replaced by whoever comes next."""
+        self._pool.put_back(self._entry)
+
+
 class PooledEngine(AsyncEngine):
     """An engine that can say whether a connection is there to be taken. Opened by `sql_engine`."""
 
-    def take_spare(self) -> PoolProxiedConnection | None:
+    def take_spare(self) -> Spare | None:
         """Gives a connection that nobody uses just now; None when one would have to be waited for or opened.
 
-        Nothing is awaited by that, nor when it is closed after a statement of the driver's own. So neither needs the
-        greenlets in which Core waits, which cost more than a short statement does.
+        Nothing is awaited by that, nor when it is put back. So neither needs the greenlets in which Core waits, nor
+        what it does for each connection that goes out and comes in: both cost more than a short statement does.
         """
         pool = self.sync_engine.pool
         if not isinstance(pool, _SparePool):
             raise TypeError("open the engine with sql_engine")
-        return self.sync_engine.raw_connection() if pool.next_is_open else None
+        return pool.take_spare()
 
 
 def asyncpg_url(url: str | URL) -> URL:
@@ -170,14 +185,21 @@ class _SparePool(AsyncAdaptedQueuePool):
         self._since[record] = time.monotonic()
         super()._do_return_conn(record)
 
-    @property
-    def next_is_open(self) -> bool:
-        """True when the connection that goes out next is there, open, and nobody waits for it."""
+    def take_spare(self) -> Spare | None:
+        """Gives the connection that goes out next if it is there, open, and nobody waits for it."""
         if self._taking or not self._since:
-            return False
+            return None
         entry: Any = next(reversed(self._since))  # Core types less of it than there is
         # After one was lost in mid-statement Core opens all anew that are older.
-        return bool(self._invalidate_time <= entry.last_connect_time) and _is_open(entry)
+        if self._invalidate_time > entry.last_connect_time or not _is_open(entry):
+            return None
+        taken = self._do_get()
+        driver: Any = taken.driver_connection
+        return Spare(self, taken, driver)
+
+    def put_back(self, entry: ConnectionPoolEntry) -> None:
+        """Takes a spare back."""
+        self._do_return_conn(entry)
 
     async def let_go(self) -> None:
         """Closes what has been spare for long, all but one, until cancelled. The pool finds it closed and opens it."""

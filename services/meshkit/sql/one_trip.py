@@ -139,9 +139,9 @@ async def run_call(engine: AsyncEngine, call: str, values: tuple[object, ...]) -
         spare = engine.take_spare()
         if spare is not None:
             try:
-                return await _driver_of(spare).fetch(call, *values)
+                return await spare.driver.fetch(call, *values)
             finally:
-                spare.close()
+                spare.put_back()
         proxy = await engine.raw_connection()
         try:
             return await _driver_of(proxy).fetch(call, *values)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from services.meshkit.core.identity import TenantId
-from services.meshkit.sql.engine import PooledEngine, PreambleConnection
+from services.meshkit.sql.engine import PooledEngine
 from services.meshkit.sql.migrations import downgrade, migrate
 from services.meshkit.sql.one_trip import OneTrip, one_trip
 from services.meshkit.sql.scope import tenant_scope
@@ -96,10 +96,8 @@ async def test_a_spare_connection_that_the_server_ended_is_replaced(engines: Eng
     assert isinstance(engines.app, PooledEngine)
     spare = engines.app.take_spare()
     assert spare is not None
-    driver = spare.driver_connection
-    assert isinstance(driver, PreambleConnection)
-    spare.close()
-    driver.terminate()
+    spare.put_back()
+    spare.driver.terminate()
     assert engines.app.take_spare() is None
     assert await one_trip(engines.app, ANNA, words_of) == []
 

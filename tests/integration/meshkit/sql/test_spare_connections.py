@@ -2,6 +2,7 @@
 
 import asyncio
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -86,9 +87,26 @@ async def test_one_that_is_older_than_a_loss_is_no_spare(make_database: MakeData
         assert _taken_and_put_back(engine)
 
 
+async def test_one_that_breaks_while_it_is_used_is_replaced(make_database: MakeDatabase) -> None:
+    urls = await make_database("broken")
+    async with sql_engine(urls.app, pool_size=1) as engine:
+        first = await engine.raw_connection()
+        await greenlet_spawn(first.close)
+        spare = engine.take_spare()
+        assert spare is not None
+        assert engine.take_spare() is None
+        with pytest.raises(asyncpg.PostgresError):
+            await spare.driver.fetch("SELECT pg_terminate_backend(pg_backend_pid())")
+        spare.put_back()
+        assert engine.take_spare() is None
+        async with engine.connect() as connection:
+            assert (await connection.execute(text("SELECT 1"))).scalar_one() == 1
+        assert _taken_and_put_back(engine)
+
+
 def _taken_and_put_back(engine: PooledEngine) -> bool:
     spare = engine.take_spare()
     if spare is None:
         return False
-    spare.close()
+    spare.put_back()
     return True
