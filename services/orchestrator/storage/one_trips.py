@@ -14,35 +14,34 @@ COMMIT_TICK: Final = OneTrip(
     arguments=(
         "smallint[]",  # 1 shards, ascending, and
         "bigint[]",  # 2 the epochs of their leases
-        "uuid[]",  # 3 journal rows: tenant
-        "uuid[]",  # 4 run
-        "bigint[]",  # 5 first sequence
-        "int[]",  # 6 count of entries
-        "bytea[]",  # 7 payload
-        "bytea[]",  # 8 commitments
-        "uuid[]",  # 9 views: run
-        "smallint[]",  # 10 state
-        "bytea[]",  # 11 view
-        "bigint[]",  # 12 last sequence
-        "timestamptz[]",  # 13 next moment
-        "uuid[]",  # 14 turns: tenant
-        "uuid[]",  # 15 run
-        "int[]",  # 16 number of the turn
-        "bigint[]",  # 17 where it lies
-        "uuid[]",  # 18 commands that are done: run
-        "uuid[]",  # 19 command
-        "uuid[]",  # 20 facts in the object store: tenant
-        "uuid[]",  # 21 run
-        "bytea[]",  # 22 digest
-        "bigint[]",  # 23 sequence
-        "bigint[]",  # 24 bytes
-        "uuid[]",  # 25 bytes that are added in all: tenant
-        "bigint[]",  # 26 bytes
-        "uuid[]",  # 27 commands to sub-runs: tenant
-        "uuid[]",  # 28 run
-        "uuid[]",  # 29 command
-        "text[]",  # 30 kind
-        "text[]",  # 31 parent
+        "uuid[]",  # 3 journal rows: run
+        "bigint[]",  # 4 first sequence
+        "int[]",  # 5 count of entries
+        "bytea[]",  # 6 payload
+        "bytea[]",  # 7 commitments
+        "uuid[]",  # 8 views: run
+        "smallint[]",  # 9 state
+        "bytea[]",  # 10 view
+        "bigint[]",  # 11 last sequence
+        "timestamptz[]",  # 12 next moment
+        "uuid[]",  # 13 turns: tenant
+        "uuid[]",  # 14 run
+        "int[]",  # 15 number of the turn
+        "bigint[]",  # 16 where it lies
+        "uuid[]",  # 17 commands that are done: run
+        "uuid[]",  # 18 command
+        "uuid[]",  # 19 facts in the object store: tenant
+        "uuid[]",  # 20 run
+        "bytea[]",  # 21 digest
+        "bigint[]",  # 22 sequence
+        "bigint[]",  # 23 bytes
+        "uuid[]",  # 24 bytes that are added in all: tenant
+        "bigint[]",  # 25 bytes
+        "uuid[]",  # 26 commands to sub-runs: tenant
+        "uuid[]",  # 27 run
+        "uuid[]",  # 28 command
+        "text[]",  # 29 kind
+        "text[]",  # 30 parent
     ),
     returns="TABLE (lost smallint)",
     body=f"""
@@ -54,49 +53,49 @@ COMMIT_TICK: Final = OneTrip(
             WHERE shard.epoch IS DISTINCT FROM asked.epoch OR (shard.lease_until > clock_timestamp()) IS NOT TRUE;
         IF FOUND THEN RETURN; END IF;
         INSERT INTO journal (tenant_id, run_id, first_sequence, entry_count, payload, commitments)
-            SELECT added.tenant_id, added.run_id, added.first, added.entries, added.payload, added.commitments
-            FROM unnest($3, $4, $5, $6, $7, $8) AS added (tenant_id, run_id, first, entries, payload, commitments)
+            SELECT run.tenant_id, added.run_id, added.first, added.entries, added.payload, added.commitments
+            FROM unnest($3, $4, $5, $6, $7) AS added (run_id, first, entries, payload, commitments)
             JOIN run ON run.run_id = added.run_id;
         GET DIAGNOSTICS written = ROW_COUNT;
-        IF written < cardinality($4) THEN
+        IF written < cardinality($3) THEN
             RAISE EXCEPTION 'a run is gone' USING ERRCODE = 'foreign_key_violation';
         END IF;
-        IF cardinality($9) > 0 THEN
+        IF cardinality($8) > 0 THEN
             UPDATE run SET state = seen.state, view = seen.view, last_sequence = seen.last, wake_time = seen.wake
-                FROM unnest($9, $10, $11, $12, $13) AS seen (run_id, state, view, last, wake)
+                FROM unnest($8, $9, $10, $11, $12) AS seen (run_id, state, view, last, wake)
                 WHERE run.run_id = seen.run_id;
         END IF;
-        IF cardinality($15) > 0 THEN
+        IF cardinality($14) > 0 THEN
             INSERT INTO turn_place (tenant_id, run_id, turn, sequence)
-                SELECT * FROM unnest($14, $15, $16, $17);
+                SELECT * FROM unnest($13, $14, $15, $16);
         END IF;
-        IF cardinality($18) > 0 THEN
-            DELETE FROM run_command USING unnest($18, $19) AS done (run_id, command_id)
+        IF cardinality($17) > 0 THEN
+            DELETE FROM run_command USING unnest($17, $18) AS done (run_id, command_id)
                 WHERE run_command.run_id = done.run_id AND run_command.command_id = done.command_id;
             GET DIAGNOSTICS written = ROW_COUNT;
-            IF written < cardinality($18) THEN
+            IF written < cardinality($17) THEN
                 RAISE EXCEPTION 'a command had its effect before' USING ERRCODE = 'foreign_key_violation';
             END IF;
         END IF;
-        IF cardinality($21) > 0 THEN
+        IF cardinality($20) > 0 THEN
             INSERT INTO journal_blob (tenant_id, run_id, digest, sequence, bytes)
-                SELECT * FROM unnest($20, $21, $22, $23, $24);
+                SELECT * FROM unnest($19, $20, $21, $22, $23);
         END IF;
-        IF cardinality($28) > 0 THEN
+        IF cardinality($27) > 0 THEN
             INSERT INTO run_command (tenant_id, run_id, command_id, kind, subject)
                 SELECT told.tenant_id, told.run_id, told.command_id, told.kind, told.subject
-                FROM unnest($27, $28, $29, $30, $31) AS told (tenant_id, run_id, command_id, kind, subject)
+                FROM unnest($26, $27, $28, $29, $30) AS told (tenant_id, run_id, command_id, kind, subject)
                 JOIN run ON run.run_id = told.run_id AND run.state NOT IN (5, 6, 7)
                 ON CONFLICT DO NOTHING;
         END IF;
         UPDATE storage_used SET bytes = storage_used.bytes + grown.bytes
-            FROM unnest($25, $26) AS grown (tenant_id, bytes)
+            FROM unnest($24, $25) AS grown (tenant_id, bytes)
             WHERE storage_used.tenant_id = grown.tenant_id AND storage_used.slot = $1[1];
         GET DIAGNOSTICS written = ROW_COUNT;
-        IF written < cardinality($25) THEN
+        IF written < cardinality($24) THEN
             -- Those that had no row yet. Nobody else writes to this slot while the lease holds.
             INSERT INTO storage_used (tenant_id, slot, bytes)
-                SELECT grown.tenant_id, $1[1], grown.bytes FROM unnest($25, $26) AS grown (tenant_id, bytes)
+                SELECT grown.tenant_id, $1[1], grown.bytes FROM unnest($24, $25) AS grown (tenant_id, bytes)
                 ON CONFLICT (tenant_id, slot) DO NOTHING;
         END IF;
         END;""",  # noqa: S608  # a constant of ours
