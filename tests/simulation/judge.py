@@ -252,7 +252,7 @@ class Judge:
         try:
             for sequence, entry in enumerate(journal, 1):
                 replay.feed(entry)
-                view.take(entry, sequence)
+                view.take_fact(entry.WhichOneof("fact"), entry, sequence)
             replay.finish()
         except Exception as error:
             raise Broken(f"INV-4: {stored.run.run_id}: its journal does not replay: {error!r}") from error

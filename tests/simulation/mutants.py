@@ -62,18 +62,18 @@ def _early(record: Any) -> Any:
     def advanced(self: Lane, run: LiveRun, turn: Turn) -> RunWrite | None:
         write = record(self, run, turn)
         if write is not None:
-            self.calls.make(run, write.entries)
+            self.calls.make(run, write.calls or ())
         return write
 
     return advanced
 
 
 def _due_though_unrecorded(
-    self: LiveRun, recorded: Iterable[journal_pb2.JournalEntry]
+    self: LiveRun, asked: Iterable[journal_pb2.JournalEntry]
 ) -> Iterable[tuple[CallKey, journal_pb2.JournalEntry]]:
-    for entry in recorded:
+    for entry in asked:
         key = entry.path, entry.call_intended.call_index
-        if entry.HasField("call_intended") and self._calls.begin(key):
+        if self._calls.begin(key):
             yield key, entry
 
 
@@ -96,7 +96,7 @@ def _settled_again(outcomes: Any) -> Any:
                 known[desk, outcome.lease_id] = lease.offer
             elif (desk, outcome.lease_id) in known and outcome.HasField("output"):
                 offer = known[desk, outcome.lease_id]
-                offer.settle(fact_of(offer.entry, outcome))
+                offer.settle(fact_of(offer.key, outcome))
         outcomes(self, desk, heard)
 
     return taken

@@ -144,7 +144,7 @@ class Lane:
         if run.run.run_id in self._runs:
             return  # whoever looked through its shard found it while it was being started
         self._runs[run.run.run_id] = run
-        self._go_on(run, run.outstanding)
+        self._go_on(run, None)
         self._touch(run)
 
     def remove(self, run: LiveRun, *, again: bool) -> None:
@@ -202,7 +202,7 @@ class Lane:
                 for sub_run_id, _ in write.handed_down:
                     await self._parts.live.wake_owner(sub_run_id)
                 if not run.gone:
-                    self._go_on(run, write.entries)
+                    self._go_on(run, write.calls)
                     if self._parts.live.is_watched(run.run.tenant, run.run.run_id, write.last_sequence):
                         await self._tell_watchers(run, write)
 
@@ -250,8 +250,12 @@ class Lane:
             self.remove(run, again=True)
             return None
 
-    def _go_on(self, run: LiveRun, recorded: Iterable[journal_pb2.JournalEntry]) -> None:
-        """Makes the calls that recorded facts ask for. A run with nothing left to do leaves the memory."""
+    def _go_on(self, run: LiveRun, asked: Iterable[journal_pb2.JournalEntry] | None) -> None:
+        """Makes the calls that recorded facts ask for. A run with nothing left to do leaves the memory.
+
+        Args:
+            asked: those facts; None for all whose calls wait for their outcome.
+        """
         given_up = run.given_up()
         if given_up:
             self.calls.revoke(run.run.run_id, given_up)
@@ -260,7 +264,7 @@ class Lane:
         if run.resting and not self.alarms.soon(run):
             self.remove(run, again=False)
             return
-        self.calls.make(run, recorded)
+        self.calls.make(run, run.outstanding if asked is None else asked)
         self.alarms.set(run)
 
     async def _tell_watchers(self, run: LiveRun, write: RunWrite) -> None:

@@ -1,7 +1,7 @@
 """One run in the memory of its shard's owner: applies what arrived, and says what is to be written and then called."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -36,7 +36,7 @@ class LiveRun:
 
     # There may be very many, and each of their steps looks at most of this.
     __slots__ = (
-        *("_calls", "_handed_down", "_held", "_inbox", "_later", "_noted"),
+        *("_asked", "_calls", "_handed_down", "_held", "_inbox", "_later", "_noted"),
         *("_only_calls", "_park_noted", "_parked", "_parked_steps", "_project", "_recorded"),
         *("_replay", "_speakers", "_started", "_state", "_stranded", "_timers", "_told", "_unrecorded"),
         *("_view", "_waiting", "dry", "ended", "gone", "progressed", "recorded_sequence", "run", "sequence"),
@@ -90,6 +90,8 @@ class LiveRun:
         self.ended = False
         #: True while the facts since the latest write are calls and their answers.
         self._only_calls = True
+        #: The calls that they ask for; None when all that wait for their outcome are to be made, if nobody does.
+        self._asked: list[journal_pb2.JournalEntry] | None = []
 
     @property
     def stranded(self) -> bool:
@@ -162,7 +164,7 @@ class LiveRun:
     def begin_with(self, beginning: Beginning) -> RunWrite:
         """Takes the first facts of a new run."""
         self._replay = None
-        self._state, before = beginning.state, self._stands
+        self._state, before = beginning.state, (self.sequence + 1, self._view.turn_count)
         self._take(beginning.entries)
         return self._write(before, beginning.entries, ())
 
@@ -174,6 +176,7 @@ class LiveRun:
         self._take(found)
         self.recorded_sequence = self.sequence
         self._handed_down.clear()
+        self._asked = []
         self._noted = self._timers.next
 
     def recovered(self) -> None:
@@ -293,7 +296,8 @@ class LiveRun:
             enough: asked after each; the rest is left for the next time, and `unread` says so.
         """
         inbox, self._inbox = self._inbox, []
-        before, done, commands = self._stands, list[journal_pb2.JournalEntry](), list[UUID]()
+        before = self.sequence + 1, self._view.turn_count
+        done, commands = list[journal_pb2.JournalEntry](), list[UUID]()
         for number, arrived in enumerate(inbox, 1):
             outside = self._news(arrived)
             if outside is not None:
@@ -309,26 +313,25 @@ class LiveRun:
         """Notes that what `advance` gave is recorded."""
         self._unrecorded -= 1
         self.recorded_sequence = write.last_sequence
-        self._told.difference_update(write.commands)
-        self._recorded.extend(write.commands)
+        if write.commands:
+            self._told.difference_update(write.commands)
+            self._recorded.extend(write.commands)
         self.progressed = True
 
-    def due(self, recorded: Iterable[journal_pb2.JournalEntry]) -> Iterator[tuple[CallKey, journal_pb2.JournalEntry]]:
-        """Gives the calls that these facts ask for and nobody makes yet; they count as being made from now on."""
+    def due(self, asked: Iterable[journal_pb2.JournalEntry]) -> Sequence[tuple[CallKey, journal_pb2.JournalEntry]]:
+        """Gives those of these calls that nobody makes yet; they count as being made from now on.
+
+        Args:
+            asked: recorded facts that ask for them.
+        """
         if self._timers.paused or self._stranded is not None:
-            return
-        calls = list[journal_pb2.JournalEntry]()
-        for entry in recorded:
-            fact = entry.WhichOneof("fact")
-            if fact == "call_intended":
-                calls.append(entry)
-            elif fact in ("run_continued", "run_resumed"):
-                calls[:] = self.outstanding
-                break
-        for entry in calls:
+            return ()
+        due = list[tuple[CallKey, journal_pb2.JournalEntry]]()
+        for entry in asked:
             key = entry.path, entry.call_intended.call_index
             if self._calls.begin(key):
-                yield key, entry
+                due.append((key, entry))
+        return due
 
     def waits_for_runs(self) -> Sequence[CallKey]:
         """Gives the calls being made that are runs of their own."""
@@ -345,11 +348,6 @@ class LiveRun:
     def speaker(self, path: str) -> str:
         """Gives the agent whose turn is in progress at a place; empty when it is no turn."""
         return self._speakers.get(path, "")
-
-    @property
-    def _stands(self) -> tuple[int, int]:
-        """Sequence of its next fact, and number of its turns."""
-        return self.sequence + 1, self._view.turn_count
 
     def _decided(self, outside: journal_pb2.JournalEntry, at: Timestamp) -> Sequence[journal_pb2.JournalEntry]:
         """Applies a fact from outside, with all that follows from it."""
@@ -370,24 +368,24 @@ class LiveRun:
         """Says what is to be written of facts that were applied.
 
         Args:
-            before: where it stood.
+            before: sequence of its next fact, and number of its turns, as it stood.
         """
         first, turns_before = before
-        only_calls, self._only_calls = self._only_calls, True
-        handed_down, self._handed_down = self._handed_down, []
+        seen = self._view
         self._unrecorded += 1
         view, wake_time = None, self.wake_time
         # The moment lies beside the view. It matters to runs that leave the memory; the others keep it there.
-        rests = self._view.state == _WAITING or self._timers.paused or self.stranded
-        wakes_anew = wake_time != self._noted and rests
-        if wakes_anew or self._view.due:
-            view, self._noted = self._view.written(), wake_time
+        wakes_anew = wake_time != self._noted and (
+            seen.state == _WAITING or self._timers.paused or self._stranded is not None
+        )
+        if wakes_anew or seen.due:
+            view, self._noted = seen.written(), wake_time
         turns: Sequence[tuple[int, int]] = ()
-        if self._view.turn_count != turns_before:
-            numbers = range(turns_before + 1, self._view.turn_count + 1)
+        if seen.turn_count != turns_before:
+            numbers = range(turns_before + 1, seen.turn_count + 1)
             places = (at for at, entry in enumerate(entries, first) if entry.HasField("step_completed"))
             turns = list(zip(numbers, places, strict=False))
-        return RunWrite(
+        write = RunWrite(
             run=self.run,
             first_sequence=first,
             entries=entries,
@@ -395,9 +393,12 @@ class LiveRun:
             wake_time=wake_time,
             turns=turns,
             commands=commands,
-            handed_down=handed_down,
-            only_calls=only_calls,
+            handed_down=self._handed_down,
+            calls=self._asked,
+            only_calls=self._only_calls,
         )
+        self._handed_down, self._asked, self._only_calls = [], [], True
+        return write
 
     def _fault_of(self, entry: journal_pb2.JournalEntry | None) -> Stranding | None:
         """Replays the next fact, or the end of the journal; gives what is wrong with it."""
@@ -434,54 +435,61 @@ class LiveRun:
     def _take(self, entries: Sequence[journal_pb2.JournalEntry]) -> None:
         """Applies facts to the view and to the calls that are still to be answered."""
         for entry in entries:
-            self.sequence += 1
+            self.sequence = sequence = self.sequence + 1
             fact = entry.WhichOneof("fact")
             if fact == "run_started":
                 self._view = view_of(entry.run_started)
-            self._view.take(entry, self.sequence)
+            self._view.take_fact(fact, entry, sequence)
             # Most facts are calls, of which come no timers and no ends.
             if fact == "call_intended":
-                self._calls.ask(entry, self.sequence)
-                continue
-            if fact == "call_answered":
+                self._calls.ask(entry, sequence)
+                if self._asked is not None:
+                    self._asked.append(entry)
+            elif fact == "call_answered":
                 self._calls.settle((entry.path, entry.call_answered.call_index))
-                continue
-            self._only_calls = False
-            self._timers.take(entry)
-            match fact:
-                case "call_failed":
-                    self._calls.settle((entry.path, entry.call_failed.call_index))
-                case "step_started":
-                    self._speakers[entry.path] = entry.step_started.agent
-                case "step_completed" | "step_failed" | "step_skipped":
-                    self._give_up(entry.path)
-                    self._speakers.pop(entry.path, None)
-                case "timer_fired":
-                    self._give_up(entry.path)
-                case "step_parked":
-                    self._give_up(entry.path)
-                    self._parked_steps.add(entry.path)
-                case "run_continued":
-                    self._parked_steps.clear()
-                case "run_started":
-                    self._start(entry.run_started)
-                case "run_forked":
-                    self._start(entry.run_forked.started)
-                case "run_waiting":
-                    self._waiting = True
-                case "run_advanced":
-                    self._waiting = False
-                case "run_parked":
-                    self._held = entry.run_parked
-                case "run_resumed":
-                    self._held = None
-                case "run_ended" | "run_abandoned":
-                    self._handed_down += [(sub_run_id, give_up(self.run)) for sub_run_id in self._calls.sub_runs]
-                    self._speakers.clear()
-                    self._calls.end()
-                    self.ended = self._view.state in TERMINAL_STATES
-                case _:
-                    pass
+            else:
+                self._only_calls = False
+                self._take_other(fact, entry)
+
+    def _take_other(self, fact: str | None, entry: journal_pb2.JournalEntry) -> None:
+        """Applies a fact that is neither a call nor its answer."""
+        self._timers.take(entry)
+        match fact:
+            case "call_failed":
+                self._calls.settle((entry.path, entry.call_failed.call_index))
+            case "step_started":
+                self._speakers[entry.path] = entry.step_started.agent
+            case "step_completed" | "step_failed" | "step_skipped":
+                self._give_up(entry.path)
+                self._speakers.pop(entry.path, None)
+            case "timer_fired":
+                self._give_up(entry.path)
+            case "step_parked":
+                self._give_up(entry.path)
+                self._parked_steps.add(entry.path)
+            case "run_continued":
+                self._parked_steps.clear()
+                self._asked = None
+            case "run_started":
+                self._start(entry.run_started)
+            case "run_forked":
+                self._start(entry.run_forked.started)
+            case "run_waiting":
+                self._waiting = True
+            case "run_advanced":
+                self._waiting = False
+            case "run_parked":
+                self._held = entry.run_parked
+            case "run_resumed":
+                self._held = None
+                self._asked = None
+            case "run_ended" | "run_abandoned":
+                self._handed_down += [(sub_run_id, give_up(self.run)) for sub_run_id in self._calls.sub_runs]
+                self._speakers.clear()
+                self._calls.end()
+                self.ended = self._view.state in TERMINAL_STATES
+            case _:
+                pass
 
     def _start(self, started: journal_pb2.RunStarted) -> None:
         self._started, self._project = started, None

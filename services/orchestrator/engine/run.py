@@ -160,28 +160,23 @@ class RunWrite:
     #: What sub-runs that have not ended are told: to end, for nobody waits for them any more, or to stand still and go
     #: on with their parent.
     handed_down: Sequence[HandedDown] = ()
+    #: The calls that its facts ask for, and that are to be made once it is recorded; None when all calls of the run are
+    #: that wait for their outcome and that nobody makes.
+    calls: Sequence[journal_pb2.JournalEntry] | None = ()
     #: Its facts as they lie in the journal, where they had to be made ready before a commit; None for any other.
     sealed: SealedRow | None = field(default=None, repr=False, compare=False)
     #: True when all facts are calls and their answers: they are nobody's business but the run's.
     only_calls: bool = False
-    _encoded: Sequence[bytes] | None = field(default=None, init=False, repr=False, compare=False)
+    #: Its facts as they are recorded, each encoded once, and their bytes together.
+    encoded: Sequence[bytes] = field(init=False, repr=False, compare=False)
+    size: int = field(init=False, repr=False, compare=False)
+    #: Sequence of the last fact.
+    last_sequence: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def encoded(self) -> Sequence[bytes]:
-        """Its facts as they are recorded; each is encoded once."""
-        if self._encoded is None:
-            self._encoded = [entry.SerializeToString() for entry in self.entries]
-        return self._encoded
-
-    @property
-    def last_sequence(self) -> int:
-        """Sequence of the last fact."""
-        return self.first_sequence + len(self.entries) - 1
-
-    @property
-    def size(self) -> int:
-        """Bytes of its facts."""
-        return sum(map(len, self.encoded))
+    def __post_init__(self) -> None:
+        self.encoded = encoded = [entry.SerializeToString() for entry in self.entries]
+        self.size = sum(map(len, encoded))
+        self.last_sequence = self.first_sequence + len(encoded) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 While a run is paused its timers stand still; its deadline does not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 
@@ -13,7 +13,7 @@ from comitia.orchestrator.v1 import journal_pb2
 class RunTimers:
     """Changed by facts only, so that whoever reads a journal waits for the same moments."""
 
-    __slots__ = ("_deadline", "_ends", "_heap", "_paused_at")
+    __slots__ = ("_deadline", "_ends", "_heap", "_paused_at", "next", "paused")
 
     def __init__(self) -> None:
         #: Name and end of the timer of each path.
@@ -22,26 +22,20 @@ class RunTimers:
         self._heap: list[tuple[datetime, str]] = []
         self._deadline: datetime | None = None
         self._paused_at: datetime | None = None
+        #: True between RunPaused and RunContinued.
+        self.paused = False
+        #: The next moment; None when there is none. Each write of the run asks for it, and few change it.
+        self.next: datetime | None = None
 
-    @property
-    def paused(self) -> bool:
-        """True between RunPaused and RunContinued."""
-        return self._paused_at is not None
-
-    @property
-    def next(self) -> datetime | None:
-        """The next moment; None when there is none."""
-        while self._heap and not self._is_running(*self._heap[0]):
-            heappop(self._heap)
-        first = self._heap[0][0] if self._heap and not self.paused else None
-        return first if self._deadline is None else min(first or self._deadline, self._deadline)
-
-    def due(self, now: datetime) -> Iterator[tuple[str, str]]:
+    def due(self, now: datetime) -> Sequence[tuple[str, str]]:
         """Takes out path and name of the timers that have ended; their facts say so from now on."""
+        ended = list[tuple[str, str]]()
         while not self.paused and self._heap and self._heap[0][0] <= now:
             end, path = heappop(self._heap)
             if self._is_running(end, path):
-                yield path, self._ends[path][0]
+                ended.append((path, self._ends[path][0]))
+        self._look_ahead()
+        return ended
 
     def deadline_passed(self, now: datetime) -> bool:
         """Whether the run's deadline has come."""
@@ -59,10 +53,10 @@ class RunTimers:
             case "run_started" if entry.run_started.run.HasField("deadline_time"):
                 self._deadline = entry.run_started.run.deadline_time.ToDatetime(tzinfo=UTC)
             case "run_paused":
-                self._paused_at = _time(entry)
+                self._paused_at, self.paused = _time(entry), True
             case "run_continued" if self._paused_at is not None:
                 stood = _time(entry) - self._paused_at
-                self._paused_at, ends = None, list(self._ends.items())
+                self._paused_at, self.paused, ends = None, False, list(self._ends.items())
                 self._heap.clear()
                 for path, (timer, end) in ends:
                     self._run(path, timer, end + stood)
@@ -73,7 +67,15 @@ class RunTimers:
                 self._heap.clear()
                 self._deadline = None
             case _:
-                pass
+                return
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Finds the next moment."""
+        while self._heap and not self._is_running(*self._heap[0]):
+            heappop(self._heap)
+        first = self._heap[0][0] if self._heap and not self.paused else None
+        self.next = first if self._deadline is None else min(first or self._deadline, self._deadline)
 
     def _run(self, path: str, timer: str, end: datetime) -> None:
         self._ends[path] = timer, end

@@ -19,18 +19,17 @@ _WRITTEN_EVERY: Final = 256
 class View(Protocol):
     """A run as callers see it."""
 
-    def take(self, entry: journal_pb2.JournalEntry, sequence: int) -> None:
-        """Takes the next fact."""
+    def take_fact(self, fact: str | None, entry: journal_pb2.JournalEntry, sequence: int) -> object:
+        """Takes the next fact.
+
+        Args:
+            fact: which one it is.
+        """
         ...
 
     @property
     def state(self) -> int:
         """Number of its state, the same in sessions and runs."""
-        ...
-
-    @property
-    def state_reason(self) -> str:
-        """Why it is in that state; empty for most."""
         ...
 
     @property
@@ -61,19 +60,14 @@ class SessionView:
         return self._session.state
 
     @property
-    def state_reason(self) -> str:
-        """See `View.state_reason`."""
-        return self._session.state_reason
-
-    @property
     def turn_count(self) -> int:
         """See `View.turn_count`."""
         return self._session.turn_count
 
-    def take(self, entry: journal_pb2.JournalEntry, sequence: int) -> None:
-        """See `View.take`."""
+    def take_fact(self, fact: str | None, entry: journal_pb2.JournalEntry, sequence: int) -> None:
+        """See `View.take_fact`."""
         project(self._session, entry, sequence)
-        self.due = self.due or entry.WhichOneof("fact") not in _UNSEEN
+        self.due = self.due or fact not in _UNSEEN
 
     def written(self) -> session_pb2.Session:
         """See `View.written`."""
@@ -83,47 +77,29 @@ class SessionView:
         return session
 
 
-class SeenRun:
+class SeenRun(RunProjection):
     """Implements `View` for a run, which has more steps than anybody looks at: it is written when its state changes."""
 
-    __slots__ = ("_projection", "_sequence", "_written")
+    __slots__ = ("_written",)
+
+    #: See `View.turn_count`; its turns are told by its steps.
+    turn_count: Final = 0
 
     def __init__(self) -> None:
-        self._projection = RunProjection()
-        self._sequence = 0
+        super().__init__()
         self._written: tuple[int, int] = (0, 0)
-
-    @property
-    def state(self) -> int:
-        """See `View.state`."""
-        return self._projection.state
-
-    @property
-    def state_reason(self) -> str:
-        """See `View.state_reason`."""
-        return self._projection.run.state_reason
-
-    @property
-    def turn_count(self) -> int:
-        """See `View.turn_count`; its turns are told by its steps."""
-        return 0
 
     @property
     def due(self) -> bool:
         """See `View.due`."""
         state, sequence = self._written
-        return state != self._projection.state or self._sequence - sequence >= _WRITTEN_EVERY
-
-    def take(self, entry: journal_pb2.JournalEntry, sequence: int) -> None:
-        """See `View.take`."""
-        self._projection.take(entry, sequence)
-        self._sequence = sequence
+        return state != self.state or self.sequence - sequence >= _WRITTEN_EVERY
 
     def written(self) -> run_pb2.Run:
         """See `View.written`."""
-        self._written = self._projection.state, self._sequence
+        self._written = self.state, self.sequence
         run = run_pb2.Run()
-        run.CopyFrom(self._projection.run)
+        run.CopyFrom(self.run)
         return run
 
 

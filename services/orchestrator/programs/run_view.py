@@ -29,7 +29,10 @@ _KINDS: Final = {
     "aggregate": run_pb2.STEP_KIND_AGGREGATE,
 }
 _RUNNING: Final = run_pb2.STEP_STATE_RUNNING
+_SUCCEEDED: Final = run_pb2.STEP_STATE_SUCCEEDED
 _WAITING: Final = run_pb2.STEP_STATE_WAITING
+_CALL_OF_STEP: Final = journal_pb2.CALL_KIND_STEP
+_CALL_OF_RUN: Final = journal_pb2.CALL_KIND_RUN
 _PARKED: Final = run_pb2.STEP_STATE_PARKED
 
 
@@ -42,8 +45,8 @@ class RunProjection:
 
     __slots__ = (
         *("_cancelling", "_cost", "_failed", "_held", "_kept", "_nodes", "_open", "_parked", "_paused"),
-        *("_run", "_sequence", "_settled", "_skipped", "_succeeded", "_usage", "_waiting", "_workflow"),
-        "_working",
+        *("_run", "_settled", "_skipped", "_succeeded", "_usage", "_waiting", "_workflow"),
+        *("_working", "sequence"),
     )
 
     def __init__(self, *, keep_steps: bool = False) -> None:
@@ -55,7 +58,8 @@ class RunProjection:
         self._kept: list[SeenStep] | None = [] if keep_steps else None
         #: So many of those that are kept, from the first one on, are known to have ended.
         self._settled = 0
-        self._sequence = 0
+        #: Of the last fact.
+        self.sequence = 0
         self._succeeded = self._failed = self._skipped = self._cost = 0
         self._usage = Usage()
         #: Steps in progress that something is done for, and those that are parked.
@@ -69,7 +73,7 @@ class RunProjection:
     def run(self) -> run_pb2.Run:
         """The run as it stands. The same message each time: copy what is to stay as it is."""
         run = self._run
-        run.sequence = self._sequence
+        run.sequence = self.sequence
         counts = run.steps
         counts.running = len(self._open)
         counts.succeeded, counts.failed, counts.skipped = self._succeeded, self._failed, self._skipped
@@ -86,18 +90,23 @@ class RunProjection:
 
     def take(self, entry: journal_pb2.JournalEntry, sequence: int) -> SeenStep | None:
         """Takes the next fact; gives the step that it tells of, if callers see any of it."""
-        self._sequence = sequence
-        match entry.WhichOneof("fact"):
-            case "call_intended":
-                return self._on_call(entry)
-            case "call_answered":
-                return self._on_answer(entry)
+        return self.take_fact(entry.WhichOneof("fact"), entry, sequence)
+
+    def take_fact(self, fact: str | None, entry: journal_pb2.JournalEntry, sequence: int) -> SeenStep | None:
+        """The same for whoever knows what fact it is."""
+        self.sequence = sequence
+        # Most facts are calls and their answers.
+        if fact == "call_intended":
+            return self._on_call(entry)
+        if fact == "call_answered":
+            return self._on_answer(entry)
+        match fact:
             case "call_failed":
                 self._hang_up(entry.path)
             case "step_started":
                 return self._on_start(entry)
             case "step_completed":
-                return self._end(entry, run_pb2.STEP_STATE_SUCCEEDED)
+                return self._end(entry, _SUCCEEDED)
             case "step_failed":
                 failure = entry.step_failed
                 return self._end(entry, run_pb2.STEP_STATE_FAILED, failure.reason, failure.message)
@@ -243,20 +252,21 @@ class RunProjection:
         return seen
 
     def _on_call(self, entry: journal_pb2.JournalEntry) -> SeenStep | None:
-        call = entry.call_intended
-        seen = self._open.get(entry.path)
+        call, path = entry.call_intended, entry.path
+        seen = self._open.get(path)
         if seen is None:
             if not call.begins_step:
                 return None
-            seen = SeenStep(entry.path, entry.record_time)
+            seen = SeenStep(path, entry.record_time)
             seen.alone = True
             self._begin(seen)
         seen.call = call.call_index
         if seen.agent:
             return self._goes_on(seen)
-        self._become(seen, _RUNNING)
+        if seen.state != _RUNNING:
+            self._become(seen, _RUNNING)
         seen.attempts, seen.group = call.attempt or 1, call.attempt_group
-        if call.kind == journal_pb2.CALL_KIND_RUN:
+        if call.kind == _CALL_OF_RUN:
             seen.run_id = journal_pb2.SubRunTask.FromString(call.request).run_id
         return seen
 
@@ -269,13 +279,16 @@ class RunProjection:
         return seen
 
     def _on_answer(self, entry: journal_pb2.JournalEntry) -> SeenStep | None:
-        answered, seen = entry.call_answered, self._open.get(entry.path)
-        if seen is None or seen.call != answered.call_index:
+        seen = self._open.get(entry.path)
+        if seen is None:
+            return None
+        answered = entry.call_answered
+        if seen.call != answered.call_index:
             return None
         seen.call = -1
-        if answered.kind != journal_pb2.CALL_KIND_STEP:
+        if answered.kind != _CALL_OF_STEP:
             self._spend(seen, answered)
-        return self._end(entry, run_pb2.STEP_STATE_SUCCEEDED) if seen.alone else None
+        return self._end(entry, _SUCCEEDED) if seen.alone else None
 
     def _on_change(self, entry: journal_pb2.JournalEntry) -> SeenStep | None:
         seen = self._open.get(entry.path)
@@ -309,29 +322,32 @@ class RunProjection:
             self._kept.append(seen)
 
     def _become(self, seen: SeenStep, state: run_pb2.StepState.ValueType) -> None:
-        if seen.state == state:
+        before = seen.state
+        if before == state:
             return
-        self._working -= seen.works
-        if seen.state == _PARKED:
+        if before == _PARKED:
             del self._parked[seen.path]
             seen.reason = seen.message = ""
         seen.state = state
-        self._working += seen.works
+        if seen.items < 0:
+            # Something is done for it, or not any more; see `SeenStep.works`.
+            self._working += (state == _RUNNING) - (before == _RUNNING)
         if state == _PARKED:
             self._parked[seen.path] = seen
 
     def _end(
         self, entry: journal_pb2.JournalEntry, state: run_pb2.StepState.ValueType, reason: str = "", message: str = ""
     ) -> SeenStep:
-        seen = self._open.get(entry.path)
+        path = entry.path
+        seen = self._open.get(path)
         if seen is None:
             # A step that began and ended at once.
-            seen = SeenStep(entry.path, entry.record_time)
+            seen = SeenStep(path, entry.record_time)
             self._begin(seen)
         self._become(seen, state)
-        del self._open[seen.path]
+        del self._open[path]
         seen.reason, seen.message, seen.end = reason, message, entry.record_time
-        if state == run_pb2.STEP_STATE_SUCCEEDED:
+        if state == _SUCCEEDED:
             self._succeeded += 1
         elif state == run_pb2.STEP_STATE_FAILED:
             self._failed += 1

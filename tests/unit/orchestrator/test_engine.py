@@ -97,7 +97,7 @@ class House:
         _, entries = advance(program.RunState(), [first], Timestamp())
         view = view_of(first.run_started)
         for sequence, entry in enumerate(entries, 1):
-            view.take(entry, sequence)
+            view.take_fact(entry.WhichOneof("fact"), entry, sequence)
         stored = StoredRun(run, {1: list(entries)}, view.written())
         self.store.runs[run.run_id] = stored
         return stored

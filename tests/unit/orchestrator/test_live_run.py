@@ -160,11 +160,12 @@ def test_a_call_is_due_once_its_own_fact_is_recorded_though_the_run_was_just_let
     answer(live, intended)
     answered = decided(live)
     live.recorded(resumed)
-    assert not list(live.due(resumed.entries))
-    assert not live.outstanding
+    assert resumed.calls is None, "all that wait for their outcome are to be made"
+    assert not live.due(live.outstanding)
     assert live.recorded_sequence == resumed.last_sequence
     live.recorded(answered)
-    assert [key for key, _ in live.due(answered.entries)] == [key_of(live.outstanding[0])]
+    assert answered.calls == live.outstanding
+    assert [key for key, _ in live.due(answered.calls)] == [key_of(live.outstanding[0])]
 
 
 def test_the_write_that_gives_sub_runs_up_names_them() -> None:
@@ -186,7 +187,7 @@ def test_the_write_that_gives_sub_runs_up_names_them() -> None:
 def test_a_call_is_given_up_once_the_fact_that_says_so_is_recorded() -> None:
     live = begun(a_run(a_workflow(a_node("one"), a_node("other"))))
     one, other = live.outstanding
-    assert len(list(live.due([one, other]))) == 2
+    assert len(live.due([one, other])) == 2
     answer(live, other)
     answered = decided(live)
     live.answered(key_of(one), journal_pb2.JournalEntry(path=one.path, timer_fired=journal_pb2.TimerFired()))
