@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
-from itertools import chain
+from itertools import chain, takewhile
 from math import ceil
 from typing import Final
 
@@ -164,10 +164,13 @@ class Desk:
         #: What it makes, as `step_of` gives it.
         self.steps = frozenset(step_of(project, name) for project in projects for name in steps)
         self.credits = 0
+        #: By their numbers, which grow.
         self.leases: dict[int, Lease] = {}
         #: Leases that ended without an outcome; their credit comes back with one.
         self.owed: set[int] = set()
         self.last_id = ids_after
+        #: The last lease that `lasting` has looked at.
+        self._looked_at = ids_after
         self.draining = False
         self.lent = lent
         #: Those of this worker to other replicas, and credits that are kept for what it held of them.
@@ -198,7 +201,7 @@ class Desk:
         """How many refusals it has not been told: whoever does not read is not read on."""
         return len(self._refused)
 
-    def lease(self, offer: Offer, now: float) -> Lease:
+    def lease(self, offer: Offer, now: float) -> None:
         """Leases a step to the worker."""
         self.last_id += 1
         self.credits -= 1
@@ -206,7 +209,12 @@ class Desk:
         if not self._fresh:
             self._wake()
         self._fresh.append(lease)
-        return lease
+
+    def lasting(self) -> Sequence[Lease]:
+        """Gives the leases that were made since it was last asked, and have not ended."""
+        fresh = list(takewhile(lambda lease: lease.lease_id > self._looked_at, reversed(self.leases.values())))
+        self._looked_at = self.last_id
+        return fresh
 
     def answered(self) -> None:
         """Notes that the worker has room again for the lease that it answered. That of a lent one is its lender's."""
@@ -339,25 +347,17 @@ def _framed(news: bytes, leases: Iterable[bytes]) -> Iterator[bytes]:
 class Deadlines:
     """When to look at leases, and at steps that are not to be given out before a moment.
 
-    Those of about the same moment share it. A lease is made for every step and most have ended soon: those that last
-    are noted at the next look.
+    Those of about the same moment share it. A lease is made for every step, and most have ended soon: only those are
+    noted that are there at the next look, see `Desk.lasting`.
     """
 
     def __init__(self) -> None:
-        #: Leases made since the last look.
-        self._begun: list[Lease] = []
         self._heap: list[float] = []
         self._at: dict[float, list[Lease | Offer]] = {}
         self._kept = 0
 
     def __len__(self) -> int:
-        return self._kept + len(self._begun)
-
-    def begin(self, lease: Lease, *, counting: int) -> None:
-        """Takes a lease that was made. The argument as of `add`."""
-        self._begun.append(lease)
-        if len(self._begun) > 2 * counting + _STALE:
-            self._begun = list(filter(_counts, self._begun))
+        return self._kept
 
     def add(self, at: float, what: Lease | Offer, *, counting: int) -> None:
         """Notes a moment.
@@ -376,16 +376,8 @@ class Deadlines:
         if self._kept > 2 * counting + _STALE:
             self._sweep()
 
-    def due(self, now: float, *, counting: int) -> Iterator[Lease | Offer]:
-        """Gives what is due, and forgets it. Those that are to be looked at again are added anew.
-
-        Args:
-            counting: see `add`.
-        """
-        begun, self._begun = self._begun, []
-        for lease in begun:
-            if lease.live:
-                self.add(lease.due, lease, counting=counting)
+    def due(self, now: float) -> Iterator[Lease | Offer]:
+        """Gives what is due, and forgets it."""
         while self._heap and self._heap[0] <= now:
             due = self._at.pop(heappop(self._heap))
             self._kept -= len(due)

@@ -46,6 +46,8 @@ class StepPools:
     def __init__(self, *, clock: Clock, limits: PoolLimits) -> None:
         self._clock = clock
         self._pools: dict[PoolKey, Pool] = {}
+        #: All workers that are connected.
+        self._desks: dict[Desk, None] = {}
         #: All that is neither settled nor taken back, by run.
         self._offers: dict[str, dict[CallKey, Offer]] = {}
         self._seats = Seats(limits)
@@ -133,6 +135,7 @@ class StepPools:
         with self._seats.taken(desk.tenant, lent=desk.lent):
             pool = self._pool(desk.pool)
             desk.credits = credits_
+            self._desks[desk] = None
             try:
                 self._take_up(desk, held)
                 if lend:
@@ -286,17 +289,12 @@ class StepPools:
 
     def _lease(self, desk: Desk, offer: Offer) -> None:
         self._leased += 1
-        self._deadlines.begin(desk.lease(offer, self._clock.monotonic()), counting=self._leased)
+        desk.lease(offer, self._clock.monotonic())
         self._busy.set()
 
     def _note(self, at: float, what: Lease | Offer) -> None:
-        self._deadlines.add(at, what, counting=self._counting)
+        self._deadlines.add(at, what, counting=self._leased + self._room.total)
         self._busy.set()
-
-    @property
-    def _counting(self) -> int:
-        """How many moments count at most."""
-        return self._leased + self._room.total
 
     def _take_up(self, desk: Desk, held: Iterable[worker_service_pb2.HeldStep]) -> None:
         """Leases to a worker again what it still works on, unless somebody else has it by now."""
@@ -316,6 +314,7 @@ class StepPools:
                 self._lease(desk, offer)
 
     def _leave(self, desk: Desk, pool: Pool) -> None:
+        del self._desks[desk]
         pool.leave(desk)
         for lease in list(desk.leases.values()):
             self._end(lease)
@@ -327,7 +326,10 @@ class StepPools:
 
     def _look(self) -> None:
         now = self._clock.monotonic()
-        for what in self._deadlines.due(now, counting=self._counting):
+        for desk in self._desks:
+            for lease in desk.lasting():
+                self._note(lease.due, lease)
+        for what in self._deadlines.due(now):
             if isinstance(what, Offer):
                 if what.lease is None:
                     self._give_out(what)
