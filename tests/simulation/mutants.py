@@ -15,7 +15,7 @@ from services.orchestrator.engine.engine import Engine
 from services.orchestrator.engine.faults import Faults
 from services.orchestrator.engine.lane import Lane, Pending, Turn
 from services.orchestrator.engine.leases import Desk
-from services.orchestrator.engine.live_run import LiveRun
+from services.orchestrator.engine.live_run import Arrival, LiveRun
 from services.orchestrator.engine.outcomes import fact_of
 from services.orchestrator.engine.run import RunCommand, RunWrite
 from services.orchestrator.engine.run_calls import CallKey
@@ -77,11 +77,11 @@ def _due_though_unrecorded(
             yield key, entry
 
 
-def _news_with_doubles(
-    self: LiveRun, arrived: journal_pb2.JournalEntry | RunCommand
-) -> journal_pb2.JournalEntry | None:
+def _news_with_doubles(self: LiveRun, arrived: Arrival) -> journal_pb2.JournalEntry | None:
     if self.ended:
         return None
+    if isinstance(arrived, tuple):
+        return arrived[1]
     return self._asked_for(arrived) if isinstance(arrived, RunCommand) else arrived
 
 
@@ -112,12 +112,10 @@ def _both(*mutants: Mutant) -> Mutant:
     return apply
 
 
-def _news_after_the_end(
-    self: LiveRun, arrived: journal_pb2.JournalEntry | RunCommand
-) -> journal_pb2.JournalEntry | None:
+def _news_after_the_end(self: LiveRun, arrived: Arrival) -> journal_pb2.JournalEntry | None:
     if isinstance(arrived, RunCommand):
         return self._asked_for(arrived)
-    return arrived if arrived.WhichOneof("fact") not in ("call_answered", "call_failed") else None
+    return None if isinstance(arrived, tuple) else arrived
 
 
 def _forgetful(recovered: Any) -> Any:

@@ -145,13 +145,18 @@ def advance(
     """
     done: list[journal_pb2.JournalEntry] = []
     for arrived in outside:
+        done.append(arrived)
         following = [arrived]
         for entry in following:  # grows meanwhile
             entry.record_time.CopyFrom(at)
             state, commands = program.decide(state, entry)
             for command in commands:
-                following.append(fact_of(command))  # noqa: PERF401  # most facts lead to one command or none
-        done += following
+                fact = fact_of(command)
+                done.append(fact)
+                if type(command) is MakeCall:
+                    fact.record_time.CopyFrom(at)  # nothing follows from it before it is answered
+                else:
+                    following.append(fact)
     return state, done
 
 

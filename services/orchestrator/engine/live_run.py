@@ -29,6 +29,10 @@ _REMEMBERED_COMMANDS: Final = 64
 _WAITING: Final = session_pb2.SESSION_STATE_WAITING
 
 Stranding = RunDiverged | program.UnknownProgram | EngineFault
+#: A call, and a fact about it: the one that asks for it, or the one that settles it.
+Call = tuple[CallKey, journal_pb2.JournalEntry]
+#: What a run is told: what became of one of its calls, any other fact from outside, or what somebody asks of it.
+Arrival = Call | journal_pb2.JournalEntry | RunCommand
 
 
 class LiveRun:
@@ -49,7 +53,7 @@ class LiveRun:
         self._state = program.RunState()
         self._view: View = view_of(journal_pb2.RunStarted())
         #: What arrived and is not decided yet, in order: what a command means depends on what came before it.
-        self._inbox: list[journal_pb2.JournalEntry | RunCommand] = []
+        self._inbox: list[Arrival] = []
         self._calls = RunCalls()
         #: What its sub-runs are told, until a write says so.
         self._handed_down: list[HandedDown] = []
@@ -274,7 +278,7 @@ class LiveRun:
     def answered(self, key: CallKey, entry: journal_pb2.JournalEntry) -> None:
         """Takes the outcome of a call, a CallAnswered or CallFailed fact."""
         self._unpark(key[0])
-        self._put(entry)
+        self._inbox.append((key, entry))
 
     def parked(self, path: str, reason: str, message: str) -> None:
         """Notes that a call cannot go on for now and is being tried again."""
@@ -297,7 +301,8 @@ class LiveRun:
         """
         inbox, self._inbox = self._inbox, []
         before = self.sequence + 1, self._view.turn_count
-        done, commands = list[journal_pb2.JournalEntry](), list[UUID]()
+        done: list[journal_pb2.JournalEntry] = []
+        commands: list[UUID] = []
         for number, arrived in enumerate(inbox, 1):
             outside = self._news(arrived)
             if outside is not None:
@@ -318,7 +323,7 @@ class LiveRun:
             self._recorded.extend(write.commands)
         self.progressed = True
 
-    def due(self, asked: Iterable[journal_pb2.JournalEntry]) -> Sequence[tuple[CallKey, journal_pb2.JournalEntry]]:
+    def due(self, asked: Iterable[journal_pb2.JournalEntry]) -> Sequence[Call]:
         """Gives those of these calls that nobody makes yet; they count as being made from now on.
 
         Args:
@@ -326,7 +331,7 @@ class LiveRun:
         """
         if self._timers.paused or self._stranded is not None:
             return ()
-        due = list[tuple[CallKey, journal_pb2.JournalEntry]]()
+        due: list[Call] = []
         for entry in asked:
             key = entry.path, entry.call_intended.call_index
             if self._calls.begin(key):
@@ -423,14 +428,14 @@ class LiveRun:
             faults.parked(self.run.run_id, fault.reason, message)
             self._put(journal_pb2.JournalEntry(run_parked=journal_pb2.RunParked(reason=fault.reason, message=message)))
 
-    def _news(self, arrived: journal_pb2.JournalEntry | RunCommand) -> journal_pb2.JournalEntry | None:
+    def _news(self, arrived: Arrival) -> journal_pb2.JournalEntry | None:
         """Gives the fact that something becomes; None for a further result of a call (INV-3), and once it has ended."""
         if self.ended:
             return None
-        if isinstance(arrived, RunCommand):
-            return self._asked_for(arrived)
-        key = _answers(arrived)
-        return arrived if key is None or (key in self._calls and self._stranded is None) else None
+        if isinstance(arrived, tuple):
+            key, outcome = arrived
+            return outcome if key in self._calls and self._stranded is None else None
+        return self._asked_for(arrived) if isinstance(arrived, RunCommand) else arrived
 
     def _take(self, entries: Sequence[journal_pb2.JournalEntry]) -> None:
         """Applies facts to the view and to the calls that are still to be answered."""
@@ -510,13 +515,3 @@ class LiveRun:
 
     def _put(self, entry: journal_pb2.JournalEntry) -> None:
         self._inbox.append(entry)
-
-
-def _answers(entry: journal_pb2.JournalEntry) -> CallKey | None:
-    """Gives the call that a fact settles; None for any other fact."""
-    fact = entry.WhichOneof("fact")
-    if fact == "call_answered":
-        return entry.path, entry.call_answered.call_index
-    if fact == "call_failed":
-        return entry.path, entry.call_failed.call_index
-    return None

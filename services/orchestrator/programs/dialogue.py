@@ -107,11 +107,13 @@ def begin(entry: journal_pb2.JournalEntry) -> tuple[DialogueState, tuple[Command
     return state, _next_round(state)
 
 
-def decide(state: DialogueState, entry: journal_pb2.JournalEntry) -> tuple[DialogueState, tuple[Command, ...]]:
+def decide(
+    state: DialogueState, fact: str | None, entry: journal_pb2.JournalEntry
+) -> tuple[DialogueState, tuple[Command, ...]]:
     """Takes a fact of the session and says what comes next."""
     if state.ended:
         return state, ()
-    match entry.WhichOneof("fact"):
+    match fact:
         case "step_completed":
             return state, _on_turn(state, entry.step_completed.turn)
         case "step_failed":

@@ -19,7 +19,6 @@ from comitia.orchestrator.v1 import journal_pb2, session_pb2, workflow_pb2
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Label
 from services.meshkit.content.proto import label_from_proto
-from services.orchestrator.conditions.budget import Allowance
 from services.orchestrator.programs.commands import Command, CompleteStep, FailStep, StartTimer, encoded
 from services.orchestrator.programs.graph_edges import decide_edges, may_start
 from services.orchestrator.programs.graph_ends import end_run, gave, keep_control, succeed
@@ -53,7 +52,8 @@ _PLANS_BYTES: Final = 64 * 1024 * 1024
 _PLAN_PART_BYTES: Final = 2_000
 #: Turns before a fork that agents after it may be shown: as many as one may ask for.
 _ADOPTED_TURNS: Final = 50
-_ALONE: Final = frozenset({journal_pb2.CALL_KIND_STEP, journal_pb2.CALL_KIND_RUN})
+_CALL_OF_STEP: Final = journal_pb2.CALL_KIND_STEP
+_ALONE: Final = frozenset({_CALL_OF_STEP, journal_pb2.CALL_KIND_RUN})
 
 
 class Plans:
@@ -101,11 +101,13 @@ def begin(plans: Plans, entry: journal_pb2.JournalEntry) -> tuple[GraphState, tu
     return state, _go_on(state)
 
 
-def decide(state: GraphState, entry: journal_pb2.JournalEntry) -> tuple[GraphState, tuple[Command, ...]]:
+def decide(
+    state: GraphState, fact: str | None, entry: journal_pb2.JournalEntry
+) -> tuple[GraphState, tuple[Command, ...]]:
     """Takes a fact of the run and says what comes next."""
     if state.ended:
         return state, ()
-    match entry.WhichOneof("fact"):
+    match fact:
         case "call_answered":
             _on_answer(state, entry)
         case "call_failed":
@@ -195,10 +197,10 @@ def _go_on(state: GraphState) -> tuple[Command, ...]:
 
     What would be too much for one fact is gone on with when a timer of the run itself has fired, which is at once.
     """
-    nodes = state.plan.nodes
-    state.allowance, state.written_before = Allowance(), state.written
+    settled, anew, filling, ready = state.settled, state.anew, state.filling, state.ready
+    state.allowance.used, state.written_before = 0, state.written
     while not state.ended:
-        if not (state.settled or state.ready or state.filling or state.anew):
+        if not (settled or ready or filling or anew):
             if state.left == 0:
                 succeed(state)
             break
@@ -207,14 +209,14 @@ def _go_on(state: GraphState) -> tuple[Command, ...]:
                 state.put_off = True
                 state.out.append(StartTimer(path="", timer=_GO_ON, milliseconds=0))
             break
-        if state.settled:
-            decide_edges(state, state.settled.popleft())
-        elif state.anew:
-            begin_anew(state, state.anew.popleft())
-        elif state.filling:
-            fill(state, state.filling.popleft())
+        if settled:
+            decide_edges(state, settled.popleft())
+        elif anew:
+            begin_anew(state, anew.popleft())
+        elif filling:
+            fill(state, filling.popleft())
         else:
-            _start(state, nodes[heappop(state.ready)])
+            _start(state, state.plan.nodes[heappop(ready)])
     commands = tuple(state.out)
     state.out.clear()
     return commands
@@ -230,11 +232,11 @@ def _start(state: GraphState, plan: NodePlan) -> None:
             return
     state.states[place] = NodeState.RUNNING
     if plan.request is not None:
-        begin_step(state, Step(plan, plan.path, label=label), None)
+        begin_step(state, Step(plan, plan.path, -1, label), None)
         return
     facts = state.facts(plan.reads)
     label = state.label_of(plan.reads, reads_input=plan.reads_input, base=label)
-    step = Step(plan, plan.path, label=label)
+    step = Step(plan, plan.path, -1, label)
     if plan.kind == "map":
         expand(state, step, facts)
     else:
@@ -247,24 +249,29 @@ def _awaits(step: Step, call_index: int) -> bool:
 
 
 def _on_answer(state: GraphState, entry: journal_pb2.JournalEntry) -> None:
-    step, answered = state.steps.get(entry.path), entry.call_answered
-    if step is None or not _awaits(step, answered.call_index):
+    step = state.steps.get(entry.path)
+    if step is None:
         return
-    schema = step.plan.output_schema
+    answered = entry.call_answered
+    if not _awaits(step, answered.call_index):
+        return
+    kind, response = answered.kind, answered.response
+    plan = step.plan
+    schema = plan.output_schema
     try:
-        if answered.kind in _ALONE:
+        if kind in _ALONE:
             label = step.label
-            if answered.kind == journal_pb2.CALL_KIND_STEP:
+            if kind == _CALL_OF_STEP:
                 # What a worker read besides its input nobody knows.
-                label = step.plan.answered if label is OPERATOR else joined(label, step.plan.outside)
-            given = Given(None, label, raw=answered.response)
+                label = plan.answered if label is OPERATOR else joined(label, plan.outside)
+            given = Given(None, label, response)
             if schema is not None:
                 step.label = given.label
                 schema.check(given.value)
                 state.out.append(CompleteStep(path=step.path))
-            gave(state, step, given, len(answered.response))
+            gave(state, step, given, len(response))
         else:
-            _on_tool(state, step, tool_service_pb2.Invocation.FromString(answered.response))
+            _on_tool(state, step, tool_service_pb2.Invocation.FromString(response))
     except OutputBreaksSchema as error:
         attempt_failed(state, step, error.reason, str(error), final=False)
 

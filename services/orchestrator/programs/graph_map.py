@@ -54,7 +54,7 @@ def fill(state: GraphState, place: int) -> None:
             return
         index = mapped.next
         mapped.next += 1
-        item = mapped.open[index] = Step(body, f"{plan.path}/{index}", index, label=map_step.label)
+        item = mapped.open[index] = Step(body, f"{plan.path}/{index}", index, map_step.label)
         facts = None if body.request is not None else {**mapped.facts, "item": mapped.items[index], "index": index}
         begin(state, item, facts)
         if state.maps.get(place) is not mapped:

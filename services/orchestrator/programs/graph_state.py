@@ -15,7 +15,7 @@ from services.meshkit.content.label import BOTTOM
 from services.meshkit.content.proto import label_from_proto
 from services.orchestrator.conditions.budget import Allowance
 from services.orchestrator.programs.commands import Command
-from services.orchestrator.programs.graph_plan import OPERATOR, NodePlan, Plan
+from services.orchestrator.programs.graph_plan import NodePlan, Plan
 from services.orchestrator.programs.prompting import Said
 from services.orchestrator.programs.values import Json, from_struct, from_value
 
@@ -71,7 +71,7 @@ class Given:
 
     __slots__ = ("_label", "_raw", "_value")
 
-    def __init__(self, value: Json, label: Label, *, raw: bytes | None = None) -> None:
+    def __init__(self, value: Json, label: Label, raw: bytes | None = None) -> None:
         self._value = value
         self._label = label
         self._raw = raw
@@ -147,7 +147,7 @@ class Step:
     #: The agent asked, once that is not the node's own.
     fallback: str = ""
 
-    def __init__(self, plan: NodePlan, path: str, index: int = -1, *, label: Label = OPERATOR) -> None:
+    def __init__(self, plan: NodePlan, path: str, index: int, label: Label) -> None:
         self.plan = plan
         self.path = path
         #: Number of the item, -1 for a node.

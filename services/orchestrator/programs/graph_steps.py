@@ -55,8 +55,9 @@ def begin(state: GraphState, step: Step, facts: Facts | None) -> None:
         facts: what its expressions see; None where they see nothing but the run.
     """
     state.steps[step.path] = step
-    if step.plan.request is not None:
-        step.request = step.plan.request
+    request = step.plan.request
+    if request is not None:
+        step.request = request
         _attempt(state, step)
         return
     match step.plan.kind:
@@ -144,34 +145,44 @@ def signalled(state: GraphState, step: Step) -> None:
 def _attempt(state: GraphState, step: Step) -> None:
     plan = step.plan
     try:
-        _count(state, len(step.request) + len(step.prompt) + sum(map(len, step.data.values())))
+        if plan.kind == "agent":
+            _ask_agent(state, step)
+        else:
+            _call(state, step)
     except ValueTooLarge as error:
         failed(state, step, error.reason, str(error))
-        return
-    if plan.kind == "agent":
-        step.phase = Phase.TURN
-        # In a fork another version may stand there.
-        agent = state.agent(step.fallback or plan.node.agent.agent)
-        start = StartStep(
-            path=step.path,
-            program=program_of(agent),
-            agent=f"{agent.name}@{agent.version}",
-            prompt=step.prompt,
-            attempt=step.attempt,
-            attempt_group=step.group,
-        )
-        state.out.append(start)
-        _limit_time(state, step)
-        return
+
+
+def _ask_agent(state: GraphState, step: Step) -> None:
+    """Begins a turn. Raises: ValueTooLarge."""
+    _count(state, len(step.prompt) + sum(map(len, step.data.values())))
+    step.phase = Phase.TURN
+    # In a fork another version may stand there.
+    agent = state.agent(step.fallback or step.plan.node.agent.agent)
+    start = StartStep(
+        path=step.path,
+        program=program_of(agent),
+        agent=f"{agent.name}@{agent.version}",
+        prompt=step.prompt,
+        attempt=step.attempt,
+        attempt_group=step.group,
+    )
+    state.out.append(start)
+    _limit_time(state, step)
+
+
+def _call(state: GraphState, step: Step) -> None:
+    """Makes a call of the step's own. Raises: ValueTooLarge."""
+    plan, path, number = step.plan, step.path, step.calls
+    _count(state, len(step.request))
     step.phase = Phase.CALL
     alone = plan.output_schema is None and plan.kind != "tool"
-    first = step.calls == 0
-    if first and not alone:
-        state.out.append(StartStep(path=step.path, program=GRAPH))
+    if number == 0 and not alone:
+        state.out.append(StartStep(path=path, program=GRAPH))
     request = step.request if plan.kind != "run" else _sub_run(state, step)
     attempt = step.attempt if step.attempt > 1 else 0
-    state.out.append(MakeCall(step.path, step.calls, _CALLS[plan.kind], request, first and alone, attempt, step.group))
-    step.calls += 1
+    state.out.append(MakeCall(path, number, _CALLS[plan.kind], request, number == 0 and alone, attempt, step.group))
+    step.calls = number + 1
     if plan.kind == "tool":
         _limit_time(state, step)
 

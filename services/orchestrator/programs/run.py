@@ -42,7 +42,8 @@ class Program:
     """A program that can begin runs. Its state is its own business, hence `Any`."""
 
     begin: Callable[[Entry], tuple[Any, Commands]]
-    decide: Callable[[Any, Entry], tuple[Any, Commands]]
+    #: Takes the next fact, and its name, which is known by then.
+    decide: Callable[[Any, str | None, Entry], tuple[Any, Commands]]
     #: Gathers what a turn is made from, at its StepStarted fact.
     inputs_of: Callable[[Any, Entry], TurnInputs]
     #: Says whether the turn at a path is still wanted.
@@ -131,19 +132,19 @@ def decide(state: RunState, entry: Entry) -> tuple[RunState, Commands]:
         return state, _begin(state, entry)
     if fact in _DECIDED or root.ended:
         return state, ()
-    path = entry.path
+    turns = state.turns
     if fact in _OF_TURNS:
         # Of all facts that ask for a decision there are the most of these.
-        if path in state.turns and program.takes_turn(root, path):
+        if turns and entry.path in turns and program.takes_turn(root, entry.path):
             return state, _on_turn(state, program, entry)
-        return state, _by_root(state, program, entry)
+        return state, _by_root(state, program, fact, entry)
     if fact == "run_abandoned":
-        state.turns.clear()
+        turns.clear()
         root.ended = True
         return state, ()
     if fact == "run_forked":
         program.forked(root, entry.run_forked.started)
-        for speaking in state.turns.values():
+        for speaking in turns.values():
             speaking.state.forked()
         return state, ()
     if fact == "step_started":
@@ -151,16 +152,16 @@ def decide(state: RunState, entry: Entry) -> tuple[RunState, Commands]:
         own = entry.step_started.program == root.started.program
         return state, () if own else _begin_turn(state, program, entry)
     if fact == "signal_received":
-        for waiting in state.turns.values():
+        for waiting in turns.values():
             if waiting.program.waits_for(waiting.state, entry.signal_received):
                 return state, _decided(state, program, waiting, entry)
     if fact in ("step_completed", "step_failed"):
-        state.turns.pop(path, None)
-    return state, _by_root(state, program, entry)
+        turns.pop(entry.path, None)
+    return state, _by_root(state, program, fact, entry)
 
 
-def _by_root(state: RunState, program: Program, entry: Entry) -> Commands:
-    root, commands = program.decide(state.root, entry)
+def _by_root(state: RunState, program: Program, fact: str | None, entry: Entry) -> Commands:
+    root, commands = program.decide(state.root, fact, entry)
     state.root = root
     if root.ended:
         state.turns.clear()

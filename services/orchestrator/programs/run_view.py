@@ -86,7 +86,8 @@ class RunProjection:
     @property
     def state(self) -> run_pb2.RunState.ValueType:
         """State of the run."""
-        return self._run.state if self._run.state in TERMINAL_STATES else self._state()[0]
+        final = self._run.state
+        return final if final in TERMINAL_STATES else self._state()[0]
 
     def take(self, entry: journal_pb2.JournalEntry, sequence: int) -> SeenStep | None:
         """Takes the next fact; gives the step that it tells of, if callers see any of it."""
@@ -288,7 +289,7 @@ class RunProjection:
         seen.call = -1
         if answered.kind != _CALL_OF_STEP:
             self._spend(seen, answered)
-        return self._end(entry, _SUCCEEDED) if seen.alone else None
+        return self._ended(seen, entry.record_time, _SUCCEEDED) if seen.alone else None
 
     def _on_change(self, entry: journal_pb2.JournalEntry) -> SeenStep | None:
         seen = self._open.get(entry.path)
@@ -338,15 +339,19 @@ class RunProjection:
     def _end(
         self, entry: journal_pb2.JournalEntry, state: run_pb2.StepState.ValueType, reason: str = "", message: str = ""
     ) -> SeenStep:
-        path = entry.path
-        seen = self._open.get(path)
+        seen = self._open.get(entry.path)
         if seen is None:
             # A step that began and ended at once.
-            seen = SeenStep(path, entry.record_time)
+            seen = SeenStep(entry.path, entry.record_time)
             self._begin(seen)
+        return self._ended(seen, entry.record_time, state, reason, message)
+
+    def _ended(
+        self, seen: SeenStep, at: Timestamp, state: run_pb2.StepState.ValueType, reason: str = "", message: str = ""
+    ) -> SeenStep:
         self._become(seen, state)
-        del self._open[path]
-        seen.reason, seen.message, seen.end = reason, message, entry.record_time
+        del self._open[seen.path]
+        seen.reason, seen.message, seen.end = reason, message, at
         if state == _SUCCEEDED:
             self._succeeded += 1
         elif state == run_pb2.STEP_STATE_FAILED:
