@@ -53,14 +53,20 @@ class OrchestratorSettings(ServiceSettings):
     run_hot_days: float = Field(
         default=90.0,
         gt=0,
-        description="Facts of runs that ended longer ago than this move from the database to the object store.",
+        description="Facts of runs that ended longer ago than this move from the database to the object store, unless "
+        "their tenant has a rule of its own.",
     )
     run_hot_days_of: dict[str, float] = Field(
         default_factory=dict[str, float],
-        description='The same for single tenants, as a JSON object: `{"tenant_…": 30}`.',
+        description='The same for single tenants without a rule of their own, as a JSON object: `{"tenant_…": 30}`.',
     )
     run_archive_seconds: float = Field(
         default=3600.0, gt=0, description="Pause between two rounds that look for runs to archive."
+    )
+    run_delete_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="Pause between two rounds that look for runs to delete by their tenants' rules.",
     )
     peer_address: HostPort | None = Field(
         default=None,

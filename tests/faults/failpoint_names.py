@@ -37,6 +37,8 @@ ON_EXPIRY: Final = ("cost.before_expiry",)
 ON_STEPS: Final = ("orchestrator.before_lease", "orchestrator.after_outcome")
 #: Passed only when a fact is too big for its row.
 ON_BIG_FACTS: Final = ("orchestrator.after_blobs",)
+#: Passed only when a run is deleted by its age: `tests/integration/orchestrator/test_run_deletions.py` fails there.
+ON_DELETION: Final = ("orchestrator.after_run_deleted",)
 #: Those of the worker of orders, which is no part of the mesh: around its effect, and before it says what came of it.
 ON_WORKERS: Final = ("worker.before_effect", "worker.after_effect", "worker.before_outcome")
 

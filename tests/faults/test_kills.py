@@ -9,7 +9,7 @@ from services.launcher.services import SERVICES
 from tests.faults.audit import audit
 from tests.faults.conftest import SEED, Stage
 from tests.faults.crasher import Crasher
-from tests.faults.failpoint_names import ON_BIG_FACTS, ON_EXPIRY, ON_STEPS, ON_THE_WAY, in_the_code
+from tests.faults.failpoint_names import ON_BIG_FACTS, ON_DELETION, ON_EXPIRY, ON_STEPS, ON_THE_WAY, in_the_code
 from tests.faults.order_audit import audit_orders
 from tests.faults.order_workers import OrderWorkers
 from tests.faults.orders import Orders
@@ -39,7 +39,7 @@ WAVES = (
 
 
 def test_every_failpoint_is_in_the_matrix() -> None:
-    assert in_the_code() == {*ON_THE_WAY, *ON_EXPIRY, *ON_STEPS, *ON_BIG_FACTS}
+    assert in_the_code() == {*ON_THE_WAY, *ON_EXPIRY, *ON_STEPS, *ON_BIG_FACTS, *ON_DELETION}
 
 
 async def test_sessions_and_orders_end_well_while_parts_die_at_failpoints_and_anywhere(

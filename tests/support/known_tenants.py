@@ -5,10 +5,20 @@ from services.meshkit.core.tenant import GuardedTenantState, Quotas, SecurityPol
 
 
 class KnownTenants:
-    """Implements `core.tenant.KnowsTenants`; a tenant that is not set has no rules."""
+    """Implements `KnowsTenants`, and `KnowsRules` of the orchestrator; a tenant that is not set has no rules."""
 
     def __init__(self) -> None:
         self._known: dict[TenantId, GuardedTenantState] = {}
+        #: Seconds since the gateway's last word.
+        self.silent = 0.0
+
+    def ruled(self) -> tuple[TenantId, ...]:
+        """See `KnowsRules.ruled`."""
+        return tuple(self._known)
+
+    def age(self) -> float:
+        """See `KnowsRules.age`."""
+        return self.silent
 
     def tenant(self, tenant: TenantId) -> GuardedTenantState | None:
         """See `KnowsTenants.tenant`."""

@@ -53,7 +53,9 @@ STEP_OUTCOMES_TOTAL: Final = "comitia_step_outcomes_total"
 JOURNAL_BLOBS_SWEPT_TOTAL: Final = "comitia_journal_blobs_swept_total"
 #: Runs whose facts were moved to the archive.
 RUNS_ARCHIVED_TOTAL: Final = "comitia_runs_archived_total"
-#: Rounds of the journal's keeping that failed and are tried again: partitions, blobs, archive. Labels: work.
+#: Runs that were deleted by the rule of their tenant, sub-runs among them.
+RUNS_DELETED_TOTAL: Final = "comitia_runs_deleted_total"
+#: Rounds of the journal's keeping that failed and are tried again: partitions, blobs, archive, deletion. Labels: work.
 JOURNAL_KEEPING_FAILED_TOTAL: Final = "comitia_journal_keeping_failed_total"
 #: Things waiting in a bounded queue. Labels: queue.
 QUEUE_ITEMS: Final = "comitia_queue_items"

@@ -8,3 +8,5 @@ SHARD_LOCK: Final = 1936220516
 STARTS_LOCK: Final = 1919249001
 AGENTS_LOCK: Final = 1919249002
 WORKFLOWS_LOCK: Final = 1919249003
+#: Of the replica that deletes a run whose time is over.
+DELETIONS_LOCK: Final = 1919249004

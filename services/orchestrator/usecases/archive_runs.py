@@ -10,8 +10,10 @@ from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
+from services.orchestrator.domain.errors import RunNotFound
 from services.orchestrator.usecases.export_run import run_file
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
+from services.orchestrator.usecases.retention import Retention
 
 #: Of a file in the archive, sealed and read as one piece.
 PART_BYTES: Final = 4 * 1024 * 1024
@@ -69,24 +71,22 @@ class ArchiveRuns:
         *,
         archive: Archive,
         runs: RecordedRuns,
+        retention: Retention,
         clock: Clock,
-        keep: timedelta,
-        own: Mapping[TenantId, timedelta],
         pause: timedelta,
         part_bytes: int = PART_BYTES,
     ) -> None:
-        """Args: own: how long facts of these tenants are kept, in place of `keep`."""
         self._archive = archive
         self._runs = runs
+        self._retention = retention
         self._clock = clock
-        self._keep = keep
-        self._own = own
         self._pause = pause.total_seconds()
         self._part_bytes = part_bytes
 
     async def __call__(self) -> None:
         """Works until cancelled."""
         while True:
+            await self._retention.known()
             try:
                 await self.round()
             except MeshError as error:
@@ -96,16 +96,17 @@ class ArchiveRuns:
 
     async def round(self) -> int:
         """Archives all runs that are due; says how many. Raises: MeshError: they cannot be looked for."""
-        now = self._clock.now()
-        own = {tenant: now - keep for tenant, keep in self._own.items()}
+        until, own = self._retention.archived()
         archived, failed, last = 0, _Failed(), None
         while not failed.too_many:
-            due = await self._archive.due(now - self._keep, own, after=last, but=failed.runs, without=failed.tenants)
+            due = await self._archive.due(until, own, after=last, but=failed.runs, without=failed.tenants)
             if not due and last is None:
                 break
             for tenant, run_id in due:
                 try:
                     archived += await self._move(tenant, run_id)
+                except RunNotFound:
+                    log.info("a run was deleted while it was archived", run_id=run_id)
                 except Exception as error:
                     # The others go on: one may have a fact that cannot be read. It has its turn in the next round.
                     failed.add(tenant, run_id)

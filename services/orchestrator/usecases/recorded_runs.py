@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2
+from services.meshkit.blobs.store import BlobMissing
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.crypto.errors import KeyDestroyed
@@ -56,16 +57,22 @@ class RecordedRun:
     _records: Records = field(repr=False)
 
     async def rows(self) -> AsyncGenerator[RecordedRow]:
-        """Gives its commits in order. Raises: RunArchived: they went to the archive meanwhile."""
-        after = 0
+        """Gives its commits in order.
+
+        Raises: RunArchived: they went to the archive meanwhile. RunNotFound: the run was deleted meanwhile.
+        """
+        after = given = 0
         while batch := await self._records.rows(self.tenant, self.run_id, after=after):
             for row in batch:
                 after = row.first_sequence
                 if after > self.last_sequence:
                     return
                 yield row
+                given = after + len(row.commitments) - 1
         if await self._records.archived(self.tenant, self.run_id) is not None:
             raise RunArchived(self.run_id)
+        if given < self.last_sequence:
+            raise RunNotFound(self.run_id)
 
     async def entries(self) -> AsyncGenerator[journal_pb2.JournalEntry]:
         """Gives its facts in order. Raises: RecordDestroyed."""
@@ -116,12 +123,19 @@ class RecordedRuns:
         return archived
 
     async def file(self, caller: Caller, archived: ArchivedRun) -> AsyncGenerator[bytes]:
-        """Gives the file of an archived run in parts. Raises: BlobStoreAway, BlobMissing, RecordDestroyed."""
+        """Gives the file of an archived run in parts. Raises: BlobStoreAway, BlobMissing, RecordDestroyed.
+
+        RunNotFound: it was deleted meanwhile.
+        """
         for part in range(archived.parts):
             try:
                 yield await self._records.archived_part(caller.principal.tenant, archived.run_id, part)
             except KeyDestroyed as cause:
                 raise RecordDestroyed(archived.run_id) from cause
+            except BlobMissing as cause:
+                if await self._records.archived(caller.principal.tenant, archived.run_id) is None:
+                    raise RunNotFound(archived.run_id) from cause
+                raise
 
     async def _require(self, caller: Caller, run_id: str, started: journal_pb2.RunStarted | None) -> None:
         """A run whose content is gone shows no project any more: who is bound to one does not know of it."""

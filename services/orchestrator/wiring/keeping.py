@@ -1,4 +1,4 @@
-"""Puts together the record of runs, and what keeps journals small: months, archive, swept blobs."""
+"""Puts together the record of runs, and what keeps journals small: months, archive, deletion, swept blobs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,18 @@ from services.orchestrator.storage.blob_sweep import SweepBlobs
 from services.orchestrator.storage.journal_months import JournalMonths
 from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_archive import SqlRunArchive
+from services.orchestrator.storage.run_deletions import SqlRunDeletions
 from services.orchestrator.transport.convert import agent_to_proto
 from services.orchestrator.transport.record_servicer import RecordServicer
 from services.orchestrator.usecases.archive_runs import ArchiveRuns
+from services.orchestrator.usecases.delete_runs import DeleteRuns
 from services.orchestrator.usecases.diff_runs import DiffRuns
 from services.orchestrator.usecases.export_run import ExportRun
 from services.orchestrator.usecases.fork_run import ForkRun
 from services.orchestrator.usecases.prove_run import ProveRun
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
 from services.orchestrator.usecases.replay_run import ReplayRun
+from services.orchestrator.usecases.retention import Retention
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.wiring.driving import Driving
 from services.orchestrator.wiring.ground import Ground
@@ -41,6 +44,12 @@ def keeping(ground: Ground, driving: Driving, *, access: RunAccess) -> Keeping:
     """Gives the record of runs and its upkeep."""
     settings, clock = ground.settings, ground.clock
     archive = SqlRunArchive(maintenance=ground.maintenance, keys=ground.sealed.keys, objects=driving.objects)
+    retention = Retention(
+        ground.guard.feed,
+        clock=clock,
+        keep=timedelta(days=settings.run_hot_days),
+        own=settings.own_retentions,
+    )
     recorded = RecordedRuns(records=SqlRecordStore(app=ground.app, codec=driving.codec, archive=archive), access=access)
     records = RecordServicer(
         replay_run=ReplayRun(runs=recorded, programs=PROGRAMS),
@@ -66,10 +75,17 @@ def keeping(ground: Ground, driving: Driving, *, access: RunAccess) -> Keeping:
             ArchiveRuns(
                 archive=archive,
                 runs=recorded,
+                retention=retention,
                 clock=clock,
-                keep=timedelta(days=settings.run_hot_days),
-                own=settings.own_retentions,
                 pause=timedelta(seconds=settings.run_archive_seconds),
+            ),
+            DeleteRuns(
+                deletions=SqlRunDeletions(
+                    app=ground.app, maintenance=ground.maintenance, codec=driving.codec, objects=driving.objects
+                ),
+                retention=retention,
+                clock=clock,
+                pause=timedelta(seconds=settings.run_delete_seconds),
             ),
             SweepBlobs(
                 ground.maintenance,

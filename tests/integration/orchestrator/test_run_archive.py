@@ -15,6 +15,7 @@ from services.meshkit.core.access import RelationMissing
 from services.meshkit.core.identity import Caller, Principal, Role, TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.secret import Secret
+from services.meshkit.core.tenant import SecurityPolicy
 from services.meshkit.sql.catalogue import audit_catalogue
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
@@ -29,6 +30,7 @@ from services.orchestrator.storage.run_archive import ArchiveIncomplete, SqlRunA
 from services.orchestrator.usecases.archive_runs import ArchiveRuns
 from services.orchestrator.usecases.export_run import ExportRun
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
+from services.orchestrator.usecases.retention import Retention
 from services.orchestrator.usecases.run_access import RunAccess
 from tests.integration.conftest import MakeDatabase
 from tests.support.kept_runs import MOST_INLINE, KeptRuns, kept_runs
@@ -53,9 +55,8 @@ class Room:
         return ArchiveRuns(
             archive=self.archive,
             runs=self.recorded,
+            retention=Retention(self.kept.tenants, clock=self.kept.clock, keep=KEEP, own=own),
             clock=self.kept.clock,
-            keep=KEEP,
-            own=own,
             pause=KEEP,
             part_bytes=part_bytes,
         )
@@ -150,7 +151,9 @@ async def test_only_runs_that_ended_long_ago_are_archived(room: Room, tenant: Te
 
 async def test_a_tenant_may_have_a_retention_of_its_own(room: Room, tenant: TenantId) -> None:
     longer, shorter = TenantId(uuid4()), TenantId(uuid4())
-    own = {longer: timedelta(days=365), shorter: timedelta(days=1)}
+    own = {longer: timedelta(days=1), shorter: timedelta(days=1)}
+    # What a tenant says itself goes before what the operator says of it.
+    room.kept.tenants.set(longer, security_policy=SecurityPolicy(archive_after_days=365))
     runs = {who: await room.ended(who, days_ago=days) for who, days in ((tenant, 10), (longer, 100), (shorter, 10))}
     assert await room.mover(own).round() == 1
     assert [(await room.rows(runs[who]))[0] > 0 for who in (tenant, longer, shorter)] == [True, True, False]

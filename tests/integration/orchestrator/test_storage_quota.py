@@ -21,6 +21,7 @@ from services.orchestrator.storage.run_archive import SqlRunArchive
 from services.orchestrator.storage.storage_used import SqlStorageRoom
 from services.orchestrator.usecases.archive_runs import ArchiveRuns
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
+from services.orchestrator.usecases.retention import Retention
 from services.orchestrator.usecases.run_access import RunAccess
 from tests.integration.conftest import MakeDatabase
 from tests.support.kept_runs import MOST_INLINE, KeptRuns, kept_runs
@@ -69,7 +70,8 @@ def move(runs: KeptRuns) -> ArchiveRuns:
     records = SqlRecordStore(app=runs.app, codec=runs.codec, archive=archive)
     day = timedelta(days=1)
     recorded = RecordedRuns(records=records, access=RunAccess(MemoryAccessGate()))
-    return ArchiveRuns(archive=archive, runs=recorded, clock=runs.clock, keep=day, own={}, pause=day)
+    retention = Retention(runs.tenants, clock=runs.clock, keep=day)
+    return ArchiveRuns(archive=archive, runs=recorded, retention=retention, clock=runs.clock, pause=day)
 
 
 async def test_what_is_counted_is_what_is_there_for_each_tenant(runs: KeptRuns, tenant: TenantId) -> None:

@@ -13,6 +13,8 @@ from services.meshkit.testing.fake_clock import FakeClock
 from services.orchestrator.usecases import archive_runs
 from services.orchestrator.usecases.archive_runs import ArchiveRuns
 from services.orchestrator.usecases.recorded_runs import RecordedRun, RecordedRuns
+from services.orchestrator.usecases.retention import Retention
+from tests.support.known_tenants import KnownTenants
 
 TENANTS = [TenantId(UUID(int=number)) for number in range(1, 4)]
 
@@ -84,7 +86,8 @@ def mover(shelf: Shelf, records: Records) -> ArchiveRuns:
     day = timedelta(days=1)
     clock = FakeClock(datetime(2026, 1, 1, tzinfo=UTC))
     runs = cast(RecordedRuns, records)
-    return ArchiveRuns(archive=shelf, runs=runs, clock=clock, keep=day, own={}, pause=day)
+    retention = Retention(KnownTenants(), clock=clock, keep=day)
+    return ArchiveRuns(archive=shelf, runs=runs, retention=retention, clock=clock, pause=day)
 
 
 @pytest.mark.parametrize("error", [BlobsMissing("a fact is not there"), ValueError("a row that nobody can read")])
