@@ -195,8 +195,11 @@ class Lane:
             await failpoint("orchestrator.before_commit")
             await self._commit(writes)
             await failpoint("orchestrator.after_commit")
-            recorded = [(run, write) for run, write in writes if not run.gone]
-            for run, write in recorded:
+            recorded = deque((run, write) for run, write in writes if not run.gone)
+            # Each is let go when it is done with: what is freed a commit later is out of the caches by then.
+            del writes
+            while recorded:
+                run, write = recorded.popleft()
                 if not write.only_calls:
                     self._parts.events.recorded(write)
                 for sub_run_id, _ in write.handed_down:
