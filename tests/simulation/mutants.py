@@ -16,7 +16,7 @@ from services.orchestrator.engine.faults import Faults
 from services.orchestrator.engine.lane import Lane, Pending, Turn
 from services.orchestrator.engine.leases import Desk
 from services.orchestrator.engine.live_run import Arrival, LiveRun
-from services.orchestrator.engine.outcomes import fact_of
+from services.orchestrator.engine.outcomes import fact_of_output
 from services.orchestrator.engine.run import RunCommand, RunWrite
 from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.run_timers import RunTimers
@@ -96,7 +96,7 @@ def _settled_again(outcomes: Any) -> Any:
                 known[desk, outcome.lease_id] = lease.offer
             elif (desk, outcome.lease_id) in known and outcome.HasField("output"):
                 offer = known[desk, outcome.lease_id]
-                offer.settle(fact_of(offer.key, outcome))
+                offer.settle(fact_of_output(offer.key, outcome.output))
         outcomes(self, desk, heard)
 
     return taken

@@ -46,16 +46,12 @@ class OutcomeRefused(Exception):
         self.reason = reason
 
 
-def fact_of(call: CallKey, outcome: worker_service_pb2.StepOutcome) -> journal_pb2.JournalEntry:
-    """Writes an output or a failure as the fact that settles a call.
+def fact_of_output(call: CallKey, output: struct_pb2.Value) -> journal_pb2.JournalEntry:
+    """Writes an output as the fact that settles a call.
 
     Raises: OutcomeRefused: OUTPUT_TOO_LARGE, OUTPUT_NOT_JSON.
     """
-    if outcome.HasField("failure"):
-        failure = outcome.failure
-        message = failure.message[:MAX_MESSAGE]
-        return failed(call, failure.reason or "STEP_FAILED", message, final=failure.permanent)
-    result = _encoded(outcome.output)
+    result = _encoded(output)
     fact = journal_pb2.JournalEntry()
     answered = fact.call_answered
     fact.path, answered.call_index = call
@@ -64,8 +60,16 @@ def fact_of(call: CallKey, outcome: worker_service_pb2.StepOutcome) -> journal_p
     return fact
 
 
+def fact_of_failure(call: CallKey, failure: worker_service_pb2.StepFailure) -> journal_pb2.JournalEntry:
+    """Writes a failure as the fact that settles a call."""
+    return failed(call, failure.reason or "STEP_FAILED", failure.message[:MAX_MESSAGE], final=failure.permanent)
+
+
 def check(outcome: worker_service_pb2.StepOutcome) -> None:
-    """Looks whether it can be recorded, for whoever passes it on, and cuts it. Raises: OutcomeRefused, as `fact_of`."""
+    """Looks whether it can be recorded, for whoever passes it on, and cuts it.
+
+    Raises: OutcomeRefused, as `fact_of_output`.
+    """
     if outcome.HasField("output"):
         _encoded(outcome.output)
     elif outcome.HasField("failure"):

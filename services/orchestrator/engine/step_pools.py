@@ -20,7 +20,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.telemetry import metrics
 from services.orchestrator.engine.leases import Deadlines, Desk, Lease, Offer, PoolKey
 from services.orchestrator.engine.loans import Loan
-from services.orchestrator.engine.outcomes import OutcomeRefused, check, fact_of, failed
+from services.orchestrator.engine.outcomes import OutcomeRefused, check, fact_of_failure, fact_of_output, failed
 from services.orchestrator.engine.pool import Matches, Pool
 from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.step_room import PoolLimits, Seats, WaitingRoom
@@ -165,26 +165,31 @@ class StepPools:
 
     def outcomes(self, desk: Desk, outcomes: Iterable[worker_service_pb2.StepOutcome]) -> None:
         """Takes outcomes. One that changes nothing is answered as refused."""
-        answered = settled = 0
+        answered = failures = 0
         for outcome in outcomes:
             lease = desk.leases.get(outcome.lease_id)
             if lease is None:
                 self._pass_on(desk, outcome)
-            elif outcome.HasField("release"):
-                self._released(lease, outcome.release.delay)
-            else:
+                continue
+            offer = lease.offer
+            if outcome.HasField("output"):
                 try:
-                    fact = fact_of(lease.offer.key, outcome)
+                    fact = fact_of_output(offer.key, outcome.output)
                 except OutcomeRefused as refusal:
                     _refuse(desk, lease.lease_id, refusal.reason)
-                else:
-                    self._end(lease)
-                    desk.answered()
-                    answered += fact.HasField("call_answered")
-                    settled += 1
-                    self._settle(lease.offer, fact)
+                    continue
+                answered += 1
+            elif outcome.HasField("failure"):
+                fact = fact_of_failure(offer.key, outcome.failure)
+                failures += 1
+            else:
+                self._released(lease, outcome.release.delay)
+                continue
+            self._end(lease)
+            desk.answered()
+            self._settle(offer, fact)
         _ANSWERED.inc(answered)
-        _FAILED.inc(settled - answered)
+        _FAILED.inc(failures)
         self._serve(desk)
 
     def drain(self, desk: Desk) -> None:
