@@ -106,6 +106,7 @@ class ArchiveRuns:
                 try:
                     archived += await self._move(tenant, run_id)
                 except RunNotFound:
+                    failed.runs.add(run_id)
                     log.info("a run was deleted while it was archived", run_id=run_id)
                 except Exception as error:
                     # The others go on: one may have a fact that cannot be read. It has its turn in the next round.

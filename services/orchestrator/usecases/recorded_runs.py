@@ -61,17 +61,17 @@ class RecordedRun:
 
         Raises: RunArchived: they went to the archive meanwhile. RunNotFound: the run was deleted meanwhile.
         """
-        after = given = 0
+        after = 0
         while batch := await self._records.rows(self.tenant, self.run_id, after=after):
             for row in batch:
                 after = row.first_sequence
                 if after > self.last_sequence:
                     return
                 yield row
-                given = after + len(row.commitments) - 1
         if await self._records.archived(self.tenant, self.run_id) is not None:
             raise RunArchived(self.run_id)
-        if given < self.last_sequence:
+        # A run that is deleted loses all its facts at once.
+        if self.last_sequence and not await self._records.last_sequence(self.tenant, self.run_id):
             raise RunNotFound(self.run_id)
 
     async def entries(self) -> AsyncGenerator[journal_pb2.JournalEntry]:

@@ -6,10 +6,13 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry import names
 from services.meshkit.testing.fake_clock import FakeClock
+from services.orchestrator.domain.errors import RunNotFound
 from services.orchestrator.usecases import archive_runs
 from services.orchestrator.usecases.archive_runs import ArchiveRuns
 from services.orchestrator.usecases.recorded_runs import RecordedRun, RecordedRuns
@@ -96,6 +99,19 @@ async def test_a_tenant_whose_runs_cannot_be_archived_holds_up_no_other(error: E
     records = Records({TENANTS[0]: error})
     assert await mover(shelf, records).round() == 6
     assert records.tried < 6 + 32
+
+
+async def test_runs_that_are_deleted_meanwhile_are_no_failure() -> None:
+    shelf = Shelf({TENANTS[0]: 40, TENANTS[1]: 3})
+    records = Records({TENANTS[0]: RunNotFound("run_gone")})
+    before = _failures()
+    assert await mover(shelf, records).round() == 3
+    assert records.tried == 43
+    assert _failures() == before
+
+
+def _failures() -> float:
+    return REGISTRY.get_sample_value(names.JOURNAL_KEEPING_FAILED_TOTAL, {"work": "archive"}) or 0.0
 
 
 async def test_tenants_take_turns() -> None:
