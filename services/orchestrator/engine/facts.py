@@ -55,7 +55,7 @@ def fact_of(command: Command) -> journal_pb2.JournalEntry:
         call = entry.call_intended
         call.call_index = command.index
         call.kind = command.kind
-        call.request_digest = hashlib.sha256(command.request).digest()
+        call.request_digest = command.digest or hashlib.sha256(command.request).digest()
         call.request = command.request
         if command.begins_step:
             call.begins_step = True

@@ -55,6 +55,8 @@ class MakeCall:
     #: From 1; 0 means 1.
     attempt: int = 0
     attempt_group: int = 0
+    #: SHA-256 of the request, where it is known; else empty.
+    digest: bytes = b""
     origin: "Origin | None" = None
 
 

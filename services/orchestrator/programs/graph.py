@@ -25,7 +25,9 @@ from services.orchestrator.programs.graph_ends import end_run, gave, keep_contro
 from services.orchestrator.programs.graph_map import expand, fill
 from services.orchestrator.programs.graph_plan import OPERATOR, Language, NodePlan, Plan, plan_of
 from services.orchestrator.programs.graph_state import (
+    AWAITS_CALL,
     KEPT_SIGNALS,
+    RUNNING,
     Given,
     GraphState,
     NodeState,
@@ -230,7 +232,7 @@ def _start(state: GraphState, plan: NodePlan) -> None:
         label = joined(label, state.control[place])
         if not may_start(state, plan):
             return
-    state.states[place] = NodeState.RUNNING
+    state.states[place] = RUNNING
     if plan.request is not None:
         begin_step(state, Step(plan, plan.path, -1, label), None)
         return
@@ -245,7 +247,7 @@ def _start(state: GraphState, plan: NodePlan) -> None:
 
 def _awaits(step: Step, call_index: int) -> bool:
     """Says whether a call is the one in flight: answers to those that were given up come too late."""
-    return step.phase is Phase.CALL and call_index == step.calls - 1
+    return step.phase is AWAITS_CALL and call_index == step.calls - 1
 
 
 def _on_answer(state: GraphState, entry: journal_pb2.JournalEntry) -> None:

@@ -5,7 +5,7 @@ from heapq import heappush
 from services.orchestrator.conditions.errors import ExpressionFailed
 from services.orchestrator.programs.graph_ends import failed_before, keep_control, skipped
 from services.orchestrator.programs.graph_plan import Edge, NodePlan
-from services.orchestrator.programs.graph_state import GraphState, NodeState
+from services.orchestrator.programs.graph_state import PENDING, SUCCEEDED, GraphState
 
 CONDITION_FAILED = "CONDITION_FAILED"
 CONDITION_FALSE = "CONDITION_FALSE"
@@ -15,9 +15,9 @@ NOT_SUCCEEDED = "DEPENDENCY_NOT_SUCCEEDED"
 def decide_edges(state: GraphState, place: int) -> None:
     """Decides the edges from a node that has ended. Those of one node together take no longer than they are many."""
     nodes, states, undecided = state.plan.nodes, state.states, state.undecided
-    succeeded = states[place] is NodeState.SUCCEEDED
+    succeeded = states[place] is SUCCEEDED
     for after in nodes[place].dependents:
-        if states[after] is not NodeState.PENDING:
+        if states[after] is not PENDING:
             continue
         undecided[after] -= 1
         plan = nodes[after]

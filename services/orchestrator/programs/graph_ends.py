@@ -9,6 +9,7 @@ from services.orchestrator.programs.graph_plan import OPERATOR, NodePlan
 from services.orchestrator.programs.graph_state import (
     MAX_GIVEN_BYTES,
     MAX_SENTENCE,
+    SUCCEEDED,
     Given,
     GivenList,
     GraphState,
@@ -38,7 +39,7 @@ def gave(state: GraphState, step: Step, given: Given | GivenList, size: int) -> 
     elif step.index >= 0 and isinstance(given, Given):
         _item_ended(state, step, given)
     else:
-        _node_ended(state, step.plan, NodeState.SUCCEEDED, given)
+        _node_ended(state, step.plan, SUCCEEDED, given)
 
 
 def gave_own(state: GraphState, step: Step, given: Given | GivenList, complete: CompleteStep) -> None:

@@ -3,6 +3,7 @@
 The same for every run of the workflow, never changed, and kept by the digest of the definition.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -151,6 +152,8 @@ class NodePlan:
     reduction: Expression | None = None
     #: The encoded request of a worker's step that is given literals only: the same in every run. None for any other.
     request: bytes | None = None
+    #: SHA-256 of it.
+    request_digest: bytes = b""
 
     def step_request(self, given: Mapping[str, Json]) -> bytes:
         """Encodes what a worker is asked. Raises: ValueTooLarge, NotJson."""
@@ -261,6 +264,7 @@ class _Planner:
         )
         if kind == "step" and all(source.expression is None for _, source in given):
             planned.request = _request_of_literals(planned)
+            planned.request_digest = b"" if planned.request is None else hashlib.sha256(planned.request).digest()
         if kind == "map":
             self._plan_items(planned)
         return planned

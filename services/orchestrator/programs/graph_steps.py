@@ -13,6 +13,7 @@ from services.orchestrator.programs.commands import CompleteStep, MakeCall, Park
 from services.orchestrator.programs.graph_ends import EXPRESSION_FAILED, failed, gave_own
 from services.orchestrator.programs.graph_plan import Facts
 from services.orchestrator.programs.graph_state import (
+    AWAITS_CALL,
     MAX_SENTENCE,
     MAX_WRITTEN_BYTES,
     SIGNAL,
@@ -175,13 +176,15 @@ def _call(state: GraphState, step: Step) -> None:
     """Makes a call of the step's own. Raises: ValueTooLarge."""
     plan, path, number = step.plan, step.path, step.calls
     _count(state, len(step.request))
-    step.phase = Phase.CALL
+    step.phase = AWAITS_CALL
     alone = plan.output_schema is None and plan.kind != "tool"
     if number == 0 and not alone:
         state.out.append(StartStep(path=path, program=GRAPH))
     request = step.request if plan.kind != "run" else _sub_run(state, step)
     attempt = step.attempt if step.attempt > 1 else 0
-    state.out.append(MakeCall(path, number, _CALLS[plan.kind], request, number == 0 and alone, attempt, step.group))
+    begins = number == 0 and alone
+    digest = plan.request_digest
+    state.out.append(MakeCall(path, number, _CALLS[plan.kind], request, begins, attempt, step.group, digest))
     step.calls = number + 1
     if plan.kind == "tool":
         _limit_time(state, step)

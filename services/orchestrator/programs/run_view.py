@@ -318,7 +318,8 @@ class RunProjection:
 
     def _begin(self, seen: SeenStep) -> None:
         self._open[seen.path] = seen
-        self._working += seen.works
+        # Something is done for it; a map has steps of its own for that.
+        self._working += seen.state == _RUNNING and seen.items < 0
         if self._kept is not None:
             self._kept.append(seen)
 
@@ -331,7 +332,6 @@ class RunProjection:
             seen.reason = seen.message = ""
         seen.state = state
         if seen.items < 0:
-            # Something is done for it, or not any more; see `SeenStep.works`.
             self._working += (state == _RUNNING) - (before == _RUNNING)
         if state == _PARKED:
             self._parked[seen.path] = seen

@@ -34,8 +34,3 @@ class SeenStep:
         self.path = path
         self.start = start
         self.state: run_pb2.StepState.ValueType = state
-
-    @property
-    def works(self) -> bool:
-        """True while something is being done for it; a map has steps of its own for that."""
-        return self.state == run_pb2.STEP_STATE_RUNNING and self.items < 0
