@@ -107,13 +107,12 @@ class Lease:
 
     __slots__ = ("desk", "heard", "lease_id", "offer", "told", "until")
 
-    def __init__(self, offer: Offer, desk: "Desk", lease_id: int, now: float) -> None:
+    def __init__(self, offer: Offer, desk: "Desk", lease_id: int) -> None:
         self.offer = offer
         self.desk = desk
         self.lease_id = lease_id
-        #: On the monotonic clock: when it ends, and when the worker was last heard of it.
-        self.until = now + offer.timeout
-        self.heard = now
+        #: On the monotonic clock: when it ends, and when the worker was last heard of it. Both 0 until its time begins.
+        self.until = self.heard = 0.0
         #: True once it is on its way to the worker.
         self.told = False
 
@@ -122,9 +121,15 @@ class Lease:
         """False once it was answered, revoked or lost."""
         return self.offer.lease is self
 
+    def begin(self, now: float) -> None:
+        """Has its time begin, unless it has: when its worker is told, or at the first look at one that is not."""
+        if not self.until:
+            self.until = now + self.offer.timeout
+            self.heard = now
+
     @property
     def due(self) -> float:
-        """When somebody has to look at it next."""
+        """When somebody has to look at it next, once its time has begun."""
         heartbeat = self.offer.heartbeat
         return min(self.until, self.heard + heartbeat) if heartbeat else self.until
 
@@ -201,11 +206,11 @@ class Desk:
         """How many refusals it has not been told: whoever does not read is not read on."""
         return len(self._refused)
 
-    def lease(self, offer: Offer, now: float) -> None:
+    def lease(self, offer: Offer) -> None:
         """Leases a step to the worker."""
         self.last_id += 1
         self.credits -= 1
-        lease = offer.lease = self.leases[self.last_id] = Lease(offer, self, self.last_id, now)
+        lease = offer.lease = self.leases[self.last_id] = Lease(offer, self, self.last_id)
         if not self._fresh:
             self._wake()
         self._fresh.append(lease)
@@ -297,26 +302,27 @@ class Desk:
             self._of_loan.Clear()
         fresh, self._fresh, self._revoked, self._refused, self._tell_draining = self._fresh, [], [], [], False
         borrowed, self._borrowed = self._borrowed, []
-        return _framed(news, chain(_told(fresh, wall - now), borrowed))
+        return _framed(news, chain(_told(fresh, now, wall - now), borrowed))
 
 
-def _told(leases: Sequence[Lease], ahead: float) -> Iterator[bytes]:
+def _told(leases: Sequence[Lease], now: float, ahead: float) -> Iterator[bytes]:
     """Encodes leases as elements of `WorkResponse.leases`; each counts as told from then on.
 
     Args:
+        now: on the monotonic clock.
         ahead: how far the wall clock is ahead of the monotonic one, seconds.
     """
     # Filled for each anew, for making a message costs more than that. Not for ever: it keeps what it was ever given.
-    own = worker_service_pb2.Lease()
-    expires = own.expire_time
+    own, until = worker_service_pb2.Lease(), 0.0
     for lease in leases:
         offer = lease.offer
         if offer.lease is not lease:
             continue  # taken back before it was told
         lease.told = True
-        until = lease.until + ahead
-        expires.seconds = seconds = int(until)
-        expires.nanos = int((until - seconds) * 1e9)
+        lease.begin(now)
+        if lease.until != until:  # most are told and end together
+            until = lease.until
+            own.expire_time.FromNanoseconds(int((until + ahead) * 1e9))
         own.lease_id = lease.lease_id
         own.run_id = offer.run_id
         own.path = offer.key[0]

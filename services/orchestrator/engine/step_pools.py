@@ -294,7 +294,7 @@ class StepPools:
 
     def _lease(self, desk: Desk, offer: Offer) -> None:
         self._leased += 1
-        desk.lease(offer, self._clock.monotonic())
+        desk.lease(offer)
         self._busy.set()
 
     def _note(self, at: float, what: Lease | Offer) -> None:
@@ -333,6 +333,7 @@ class StepPools:
         now = self._clock.monotonic()
         for desk in self._desks:
             for lease in desk.lasting():
+                lease.begin(now)
                 self._note(lease.due, lease)
         for what in self._deadlines.due(now):
             if isinstance(what, Offer):
