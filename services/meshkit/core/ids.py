@@ -3,6 +3,7 @@
 Source: the TypeID specification, version 0.3. Ids sort by creation time; databases store the UUID.
 """
 
+import re
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -11,8 +12,13 @@ import uuid_utils
 from services.meshkit.core.errors import Invalid
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_VALUES: Final = {character: value for value, character in enumerate(_ALPHABET)}
-_SUFFIX_LENGTH: Final = 26
+#: 26 characters of it, within 128 bits.
+_SUFFIX: Final = re.compile(f"[0-7][{_ALPHABET}]{{25}}")
+#: The digits that `int` knows for the same values.
+_DIGITS: Final = str.maketrans(_ALPHABET, "0123456789abcdefghijklmnopqrstuv")
+#: Two characters for every ten bits, and where those begin.
+_PAIRS: Final = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+_SHIFTS: Final = range(120, -1, -10)
 
 
 class IdSource(Protocol):
@@ -42,11 +48,8 @@ class SystemIds:
 def from_uuid(prefix: str, value: UUID) -> str:
     """Writes a UUID as the TypeID with this prefix."""
     number = value.int
-    digits = [""] * _SUFFIX_LENGTH
-    for position in range(_SUFFIX_LENGTH - 1, -1, -1):
-        digits[position] = _ALPHABET[number & 31]
-        number >>= 5
-    return f"{prefix}_{''.join(digits)}"
+    suffix = "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+    return f"{prefix}_{suffix}"
 
 
 def to_uuid(type_id: str, prefix: str, *, field: str = "id") -> UUID:
@@ -55,18 +58,6 @@ def to_uuid(type_id: str, prefix: str, *, field: str = "id") -> UUID:
     Raises: Invalid (naming `field`): the prefix differs, or the rest is not 26 characters of base32 within 128 bits.
     """
     head, _, suffix = type_id.rpartition("_")
-    if head != prefix or len(suffix) != _SUFFIX_LENGTH or suffix[0] not in _ALPHABET[:8]:
-        raise Invalid(
-            field,
-            f"is no id of the form {prefix}_…; copy it from the answer that made it",
-        )
-    number = 0
-    for character in suffix:
-        value = _VALUES.get(character)
-        if value is None:
-            raise Invalid(
-                field,
-                f"is no id of the form {prefix}_…; copy it from the answer that made it",
-            )
-        number = (number << 5) | value
-    return UUID(int=number)
+    if head != prefix or _SUFFIX.fullmatch(suffix) is None:
+        raise Invalid(field, f"is no id of the form {prefix}_…; copy it from the answer that made it")
+    return UUID(int=int(suffix.translate(_DIGITS), 32))
