@@ -45,6 +45,9 @@ _PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED})
 #: Then the runs are found that it is about.
 _LOCKED_SECONDS: Final = 15.0
 
+#: So many runs for which something has arrived are decided in two parts, the first of which is being recorded meanwhile.
+_HALVED: Final = 32
+
 #: A run that has decided, and what it wants recorded.
 Pending = tuple[LiveRun, RunWrite]
 
@@ -174,16 +177,23 @@ class Lane:
             self._arrived.clear()
             touched, self._touched = self._touched, {}
             turn = Turn(self._parts.clock)
-            for run in touched.values():
-                if turn.over():
-                    if self._decided:
-                        self._to_record.set()
-                    await asyncio.sleep(0)
+            half = len(touched) // 2 if len(touched) >= _HALVED else 0
+            for left, run in zip(range(len(touched), 0, -1), touched.values(), strict=True):
+                if turn.over() or left == half:
+                    await self._hand_over()
                     turn = Turn(self._parts.clock)
                 if not run.gone:
                     self._decide(run, turn)
             if self._decided:
                 self._to_record.set()
+
+    async def _hand_over(self) -> None:
+        """Lets others have their turn, the recorder before all: where none is under way, a commit is on its way then."""
+        if self._decided:
+            self._to_record.set()
+        # One turn of the loop in which the commit begins, and one in which it is sent.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     async def record(self) -> None:
         """Records what was decided, and does what follows from it, until cancelled. A commit that has begun ends."""
