@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.orchestrator.engine import lane
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulation import Simulation, first_fault, stage
 
@@ -31,6 +32,12 @@ def test_nothing_is_lost_and_nothing_counts_twice_whatever_goes_wrong(first: int
 def test_runs_that_wait_for_each_other_all_end_where_there_is_hardly_any_room(most: int) -> None:
     with stage():
         assert first_fault(range(AT_ONCE), max_runs=most) is None
+
+
+def test_what_arrives_together_may_be_recorded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "_HALVED", 2)
+    with stage():
+        assert first_fault(range(AT_ONCE)) is None
 
 
 @pytest.mark.long
