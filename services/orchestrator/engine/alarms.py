@@ -36,8 +36,11 @@ class Alarms:
 
     def set(self, run: LiveRun) -> None:
         """Has a run woken at its next moment, if it has one."""
-        run_id, moment = run.run.run_id, run.wake_time
-        if moment is None or self._set.get(run_id) == moment:
+        moment = run.wake_time
+        if moment is None:
+            return  # as most runs
+        run_id = run.run.run_id
+        if self._set.get(run_id) == moment:
             return
         if not self._heap or moment < self._heap[0][0]:
             self._sooner.set()

@@ -197,6 +197,7 @@ class Lane:
 
     async def record(self) -> None:
         """Records what was decided, and does what follows from it, until cancelled. A commit that has begun ends."""
+        events, live = self._parts.events, self._parts.live
         while True:
             await self._to_record.wait()
             writes = self._next_writes()
@@ -205,28 +206,28 @@ class Lane:
             await failpoint("orchestrator.before_commit")
             await self._commit(writes)
             await failpoint("orchestrator.after_commit")
-            recorded = deque((run, write) for run, write in writes if not run.gone)
+            recorded = deque(pending for pending in writes if not pending[0].gone)
             # Each is let go when it is done with: what is freed a commit later is out of the caches by then.
             del writes
             while recorded:
                 run, write = recorded.popleft()
                 if not write.only_calls:
-                    self._parts.events.recorded(write)
+                    events.recorded(write)
                 for sub_run_id, _ in write.handed_down:
-                    await self._parts.live.wake_owner(sub_run_id)
+                    await live.wake_owner(sub_run_id)
                 if not run.gone:
                     self._go_on(run, write.calls)
-                    if self._parts.live.is_watched(run.run.tenant, run.run.run_id, write.last_sequence):
+                    if live.is_watched(write.run.tenant, write.run.run_id, write.last_sequence):
                         await self._tell_watchers(run, write)
 
     def _next_writes(self) -> list[Pending]:
         """Takes out what goes into the next commit, in order: what is too much for one waits for the one after it."""
-        writes, size = list[Pending](), 0
-        while self._decided and len(writes) < _WRITES_AT_ONCE:
-            size += self._decided[0][1].size
+        writes, size, decided = list[Pending](), 0, self._decided
+        while decided and len(writes) < _WRITES_AT_ONCE:
+            size += decided[0][1].size
             if writes and size > _BYTES_AT_ONCE:
                 break
-            writes.append(self._decided.popleft())
+            writes.append(decided.popleft())
         return writes
 
     def _touch(self, run: LiveRun) -> None:

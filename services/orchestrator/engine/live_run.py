@@ -119,11 +119,12 @@ class LiveRun:
             return False
         if self.ended:
             return True
+        halted = self._stranded is not None or self._timers.paused
+        if self._calls and not halted:
+            return False  # as most runs
         if self._calls.in_flight or self._told:
             return False
-        if self._stranded is not None or self._timers.paused:
-            return True
-        return not self._calls and self._view.state == _WAITING
+        return halted or self._view.state == _WAITING
 
     @property
     def parent_run_id(self) -> str:

@@ -80,13 +80,12 @@ class SessionView:
 class SeenRun(RunProjection):
     """Implements `View` for a run, which has more steps than anybody looks at: it is written when its state changes."""
 
-    __slots__ = ("_written",)
-
-    #: See `View.turn_count`; its turns are told by its steps.
-    turn_count: Final = 0
+    __slots__ = ("_written", "turn_count")
 
     def __init__(self) -> None:
         super().__init__()
+        #: See `View.turn_count`; its turns are told by its steps.
+        self.turn_count = 0
         self._written: tuple[int, int] = (0, 0)
 
     @property
