@@ -137,8 +137,8 @@ async def sql_engine(
             "server_settings": {
                 "application_name": application_name,
                 "lock_timeout": f"{int(lock_timeout_seconds * 1000)}ms",
-                # A generic plan made while a table was empty would scan it for ever after.
-                "plan_cache_mode": "force_custom_plan",
+                # What is sent outside of a scope is the call of a function (`one_trip.py`), of which there is one plan.
+                "plan_cache_mode": "force_generic_plan",
                 "idle_in_transaction_session_timeout": f"{_IDLE_IN_TRANSACTION_SECONDS}s",
                 "timezone": "UTC",
             },

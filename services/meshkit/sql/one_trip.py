@@ -22,7 +22,7 @@ from services.meshkit.sql.errors import mapped_errors
 from services.meshkit.sql.finish import finish
 from services.meshkit.sql.identifiers import checked, literal, quoted
 from services.meshkit.sql.request_ids import RETENTION
-from services.meshkit.sql.scope import listed_tenants
+from services.meshkit.sql.scope import PLANNED_EACH_TIME, listed_tenants
 
 #: Marks our functions in the catalogue, for those who take them down again.
 MARK: Final = "comitia: one trip"
@@ -30,6 +30,7 @@ _DIGITS: Final = 12
 _PLANNED_ONCE: Final = (
     ", set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true)"
 )
+_PLANNED_EACH_TIME: Final = f", {PLANNED_EACH_TIME}"
 
 #: Stands in the body of a mutation, behind the last `RETURN false` of its own and before all that it writes: keeps the
 #: answer to the request and adds the audit entry, if the caller gave them (`recorded_trip.py`).
@@ -88,7 +89,7 @@ class OneTrip:
 
     @property
     def _settings(self) -> str:
-        return _PLANNED_ONCE if self.planned_once else ""
+        return _PLANNED_ONCE if self.planned_once else _PLANNED_EACH_TIME
 
     @property
     def _recorded(self) -> tuple[str, ...]:

@@ -25,6 +25,9 @@ from services.meshkit.sql.finish import finish
 
 #: Most tenants that one batch may touch.
 MAX_TENANTS: Final = 1_000
+#: Has the statements of a transaction planned for their values: a plan for any values that is made while a table is
+#: empty would scan it for ever after.
+PLANNED_EACH_TIME: Final = "set_config('plan_cache_mode', 'force_custom_plan', true)"
 #: Before the audit entry and the COMMIT that makes it and its mutation true; they travel together.
 BEFORE_COMMIT: Final = "audit.before_commit"
 
@@ -95,7 +98,7 @@ async def maintenance_scope(engine: AsyncEngine, *, read_only: bool = False) -> 
 
     With an engine of the `app` role every statement on a tenant's table fails. Leaving without commit rolls back.
     """
-    async with _scope(engine, "SET TRANSACTION READ ONLY" if read_only else "", audited=False) as scope:
+    async with _scope(engine, _preamble(None, read_only=read_only), audited=False) as scope:
         yield scope
 
 
@@ -152,7 +155,7 @@ async def driver_scope(
             driver = proxy.driver_connection
             if not isinstance(driver, PreambleConnection):
                 raise TypeError("open the engine with sql_engine")
-            driver.preamble = "" if tenants is None else _preamble(tenants, read_only=False)
+            driver.preamble = _preamble(tenants, read_only=False)
             transaction = driver.transaction(readonly=read_only)
             scope = DriverScope(driver, transaction, audited=tenants is not None)
             started = False
@@ -186,10 +189,12 @@ async def _scope(engine: AsyncEngine, preamble: str, *, audited: bool) -> AsyncG
                 driver.preamble = driver.farewell = ""
 
 
-def _preamble(tenants: TenantId | Iterable[TenantId], *, read_only: bool) -> str:
-    """Writes the setting. Simple queries take no parameters; the text is made of UUIDs only, which cannot quote."""
-    setting = f"SELECT set_config('app.tenants','{listed_tenants(tenants)}',true)"
-    return f"SET TRANSACTION READ ONLY;{setting}" if read_only else setting
+def _preamble(tenants: TenantId | Iterable[TenantId] | None, *, read_only: bool) -> str:
+    """Writes the settings. Simple queries take no parameters; the text is made of UUIDs only, which cannot quote."""
+    settings = PLANNED_EACH_TIME
+    if tenants is not None:
+        settings = f"set_config('app.tenants','{listed_tenants(tenants)}',true),{settings}"
+    return f"SET TRANSACTION READ ONLY;SELECT {settings}" if read_only else f"SELECT {settings}"
 
 
 def listed_tenants(tenants: TenantId | Iterable[TenantId]) -> str:

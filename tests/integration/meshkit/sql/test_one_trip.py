@@ -13,7 +13,7 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.engine import PooledEngine
 from services.meshkit.sql.migrations import downgrade, migrate
 from services.meshkit.sql.one_trip import OneTrip, one_trip
-from services.meshkit.sql.scope import tenant_scope
+from services.meshkit.sql.scope import driver_scope, maintenance_scope, tenant_scope
 from tests.integration.meshkit.sql.conftest import Engines
 
 ANNA, BERT = TenantId(UUID(int=1)), TenantId(UUID(int=2))
@@ -140,3 +140,19 @@ async def test_one_that_is_planned_once_leaves_the_planner_as_it_was(engines: En
         await connection.close()
     found = [tuple((await one_trip(engines.app, ANNA, work))[0]) for work in (once, each_time)]
     assert found == [("force_generic_plan", "off"), ("force_custom_plan", "on")]
+
+
+async def test_transactions_of_several_statements_plan_each_for_its_values(engines: Engines) -> None:
+    mode = "SELECT current_setting('plan_cache_mode')"
+    found: set[str] = set()
+    for read_only in (False, True):
+        async with tenant_scope(engines.app, ANNA, read_only=read_only) as scope:
+            found.add((await scope.execute(text(mode))).scalar_one())
+        async with maintenance_scope(engines.app, read_only=read_only) as scope:
+            found.add((await scope.execute(text(mode))).scalar_one())
+        for tenants in (ANNA, None):
+            async with driver_scope(engines.app, tenants, read_only=read_only) as driver:
+                found.add(await driver.driver.fetchval(mode))
+    assert found == {"force_custom_plan"}
+    async with engines.app.connect() as connection:
+        assert (await connection.execute(text(mode))).scalar_one() == "force_generic_plan"
