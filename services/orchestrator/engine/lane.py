@@ -45,7 +45,7 @@ _PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.EXHAUSTED})
 #: Then the runs are found that it is about.
 _LOCKED_SECONDS: Final = 15.0
 
-#: So many runs for which something has arrived are decided in two parts, the first of which is being recorded meanwhile.
+#: So many runs for which something has arrived are decided in two parts; the first is being recorded meanwhile.
 _HALVED: Final = 32
 
 #: A run that has decided, and what it wants recorded.
@@ -188,7 +188,7 @@ class Lane:
                 self._to_record.set()
 
     async def _hand_over(self) -> None:
-        """Lets others have their turn, the recorder before all: where none is under way, a commit is on its way then."""
+        """Lets others have their turn, the recorder before all: where none is under way, a commit begins then."""
         if self._decided:
             self._to_record.set()
         # One turn of the loop in which the commit begins, and one in which it is sent.
