@@ -1,8 +1,10 @@
 """Similarity of texts and vectors, for convergence."""
 
 import math
+import re
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Final
 
 #: Words too common to say anything about agreement.
 _STOP_WORDS = frozenset(
@@ -11,12 +13,13 @@ _STOP_WORDS = frozenset(
         *("its", "of", "on", "or", "that", "the", "this", "to", "was", "we", "were", "will", "with"),
     )
 )
+#: Characters that `str.isalnum` takes, in a row.
+_WORD: Final = re.compile(r"[^\W_]+")
 
 
 def words_of(text: str) -> frozenset[str]:
     """Gives the set of a text's words: lower case, without punctuation and the commonest words."""
-    cleaned = "".join(character if character.isalnum() else " " for character in text.lower())
-    return frozenset(cleaned.split()) - _STOP_WORDS
+    return frozenset(_WORD.findall(text.lower())) - _STOP_WORDS
 
 
 def jaccard(left: frozenset[str], right: frozenset[str]) -> float:
