@@ -62,9 +62,11 @@ class StepPools:
         while True:
             await self._busy.wait()
             await self._clock.sleep(_LOOK_SECONDS)
+            # Before the look: what that leases to somebody has to be looked at, too.
+            self._busy.clear()
             self._look()
-            if not self._deadlines and not self._room.short:
-                self._busy.clear()
+            if self._deadlines or self._room.short:
+                self._busy.set()
 
     # What runs ask for.
 

@@ -196,6 +196,28 @@ async def test_a_silent_worker_loses_the_step_to_another_and_a_heartbeat_keeps_i
     assert journal_pb2.StepResult.FromString(bench.outcome().call_answered.response).output.number_value == 2
 
 
+async def test_a_silent_worker_is_noticed_though_it_had_let_go_of_the_step_before(bench: Bench) -> None:
+    with bench.worker() as worker:
+        bench.offer(a_step(timeout=60))
+        worker.hears()
+        worker.says(let_go(1, seconds=3))
+        await bench.passes(4)
+        assert [lease.lease_id for lease in worker.hears()] == [2]
+        await bench.passes(61)
+    assert bench.outcome().call_failed.reason == "NODE_TIMED_OUT"
+
+
+async def test_a_silent_worker_is_noticed_though_another_was_silent_before(bench: Bench) -> None:
+    with bench.worker(credits_=1) as first, bench.worker(credits_=1, name="second") as second:
+        bench.offer(a_step(timeout=60, heartbeat=2))
+        first.hears()
+        await bench.passes(3)
+        [lease] = second.hears()
+        await bench.passes(3)
+        second.hears()
+        assert second.revoked == [lease.lease_id]
+
+
 async def test_what_a_broken_stream_had_goes_to_the_next_worker(bench: Bench) -> None:
     with bench.worker() as first:
         bench.offer()
