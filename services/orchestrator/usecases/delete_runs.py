@@ -1,6 +1,6 @@
 """Deletes runs whose time is over by the rules of their tenants, with all that they started."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.usecases.retention import Retention
 
-#: A tenant has its next turn in the next round after so many of its runs could not be deleted.
+#: A tenant has its next turn in the next round after so many of its runs in a row could not be deleted.
 _MOST_FAILED: Final = 16
 
 log = logger(__name__)
@@ -72,6 +72,10 @@ class DeleteRuns:
         self._retention = retention
         self._clock = clock
         self._pause = pause.total_seconds()
+        #: Runs that are deleted and of which the audit trail does not tell yet.
+        self._untold = Counter[TenantId]()
+        #: Where the next round goes on with a tenant whose turn ended before all its runs were looked at.
+        self._went_on: dict[TenantId, str] = {}
 
     async def __call__(self) -> None:
         """Works until cancelled."""
@@ -86,8 +90,10 @@ class DeleteRuns:
 
     async def round(self) -> int:
         """Deletes all runs that are due; says how many, sub-runs too. Raises: MeshError: they cannot be looked for."""
-        tenants = {tenant: _Turn() for tenant in self._retention.deleting()}
+        tenants = {tenant: _Turn(last=self._went_on.pop(tenant, None)) for tenant in self._retention.deleting()}
         deleted = 0
+        for tenant in list(self._untold):
+            await self._tell(tenant)
         try:
             while tenants:
                 # Each tenant has its turn, however many runs another has.
@@ -95,6 +101,8 @@ class DeleteRuns:
                     await self._some(tenant, turn)
                     if turn.over:
                         deleted += turn.deleted
+                        if turn.last is not None:
+                            self._went_on[tenant] = turn.last
                         del tenants[tenant]
         except AnotherDeletes:
             log.info("another replica deletes runs")
@@ -105,17 +113,29 @@ class DeleteRuns:
         until = self._retention.deleted(tenant)
         due = () if until is None else await self._deletions.old(tenant, until, after=turn.last)
         if until is None or not due:
-            turn.over = True
+            turn.over, turn.last = True, None
             return
-        before = turn.deleted
         try:
             for run_id in due:
                 turn.last = run_id
                 await self._try(tenant, run_id, until, turn)
+                if turn.over:
+                    break
         finally:
-            if deleted := turn.deleted - before:
-                log.info("runs deleted by the rule of their tenant", count=deleted)
-                await self._deletions.note(tenant, deleted)
+            await self._tell(tenant)
+
+    async def _tell(self, tenant: TenantId) -> None:
+        """Has the audit trail say what was deleted. What it does not take now it is told in the next turn."""
+        runs = self._untold[tenant]
+        if not runs:
+            return
+        try:
+            await self._deletions.note(tenant, runs)
+        except MeshError as error:
+            log.warning("the audit trail is told later of runs that were deleted", count=runs, cause=error.message)
+        else:
+            del self._untold[tenant]
+            log.info("runs deleted by the rule of their tenant", count=runs)
 
     async def _try(self, tenant: TenantId, run_id: str, until: datetime, turn: "_Turn") -> None:
         try:
@@ -123,6 +143,8 @@ class DeleteRuns:
                 if await self._deletions.delete(tenant, run.run_id):
                     metrics.RUNS_DELETED.inc()
                     turn.deleted += 1
+                    self._untold[tenant] += 1
+            turn.failed = 0
         except AnotherDeletes:
             raise
         except Exception as error:
@@ -154,9 +176,10 @@ class DeleteRuns:
 class _Turn:
     """How far a round is with the runs of one tenant."""
 
-    #: Of those that were looked at.
+    #: Of those that were looked at; None at the beginning, and once all were.
     last: str | None = None
     deleted: int = 0
+    #: In a row.
     failed: int = 0
     over: bool = False
 

@@ -31,7 +31,9 @@ class Kept:
     def __init__(self, *, at_once: int = 4) -> None:
         self.runs: dict[TenantId, dict[str, KeptRun]] = {tenant: {} for tenant in TENANTS}
         self.unreadable: Mapping[TenantId, Exception] = {}
+        self.broken: frozenset[str] = frozenset()
         self.taken_after: int | None = None
+        self.trail_is_away = False
         self.deleted: list[str] = []
         self.noted: list[tuple[TenantId, int]] = []
         self.looked = 0
@@ -50,6 +52,8 @@ class Kept:
         self.looked += 1
         if tenant in self.unreadable:
             raise self.unreadable[tenant]
+        if run_id in self.broken:
+            raise ValueError("a view that nobody can read")
         return self.runs[tenant].get(run_id)
 
     async def maybe_below(self, tenant: TenantId, run_id: str) -> Sequence[str]:
@@ -62,6 +66,8 @@ class Kept:
         return self.runs[tenant].pop(run_id, None) is not None
 
     async def note(self, tenant: TenantId, runs: int) -> None:
+        if self.trail_is_away:
+            raise Unavailable("postgres")
         self.noted.append((tenant, runs))
         self.meanwhile()
 
@@ -117,6 +123,29 @@ async def test_a_tenant_whose_runs_cannot_be_read_holds_up_no_other(error: Excep
             kept.add(tenant, f"{tenant.int}_{at:05}")
     assert await deleting(kept).round() == 6
     assert kept.looked < 6 + 32
+
+
+async def test_runs_that_cannot_be_read_hold_up_the_younger_ones_for_some_rounds_only() -> None:
+    kept = Kept()
+    for at in range(50):
+        kept.add(TENANTS[0], f"run_{at:05}")
+    kept.broken = frozenset(f"run_{at:05}" for at in range(40))
+    worker = deleting(kept)
+    assert [await worker.round() for _ in range(4)] == [0, 0, 10, 0]
+
+
+async def test_what_the_audit_trail_does_not_take_it_is_told_in_the_next_round() -> None:
+    kept = Kept()
+    kept.trail_is_away = True
+    for tenant in TENANTS:
+        kept.add(tenant, f"{tenant.int}_0")
+    worker = deleting(kept)
+    assert await worker.round() == 3
+    kept.trail_is_away = False
+    assert await worker.round() == 0
+    assert kept.noted == [(tenant, 1) for tenant in TENANTS]
+    await worker.round()
+    assert len(kept.noted) == 3
 
 
 async def test_a_replica_leaves_it_to_the_one_that_is_at_it_and_tells_what_it_did() -> None:
