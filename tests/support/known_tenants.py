@@ -11,6 +11,8 @@ class KnownTenants:
         self._known: dict[TenantId, GuardedTenantState] = {}
         #: Seconds since the gateway's last word.
         self.silent = 0.0
+        #: See `KnowsRules.is_cut`.
+        self.is_cut = False
 
     def ruled(self) -> tuple[TenantId, ...]:
         """See `KnowsRules.ruled`."""

@@ -59,7 +59,7 @@ class _Known:
         self.keys: dict[UUID, KnownKey] = {}
         #: Unix time of the revocation, by subject.
         self.revoked: dict[TenantId, dict[str, float]] = {}
-        #: True when there were more tenants with rules than are kept: of one that is not there nothing is known.
+        #: See `GuardFeed.is_cut`.
         self.is_cut = False
 
 
@@ -110,13 +110,18 @@ class GuardFeed:
             return float("inf")
         return max(0.0, self._clock.monotonic() - self._heard_at)
 
+    @property
+    def is_cut(self) -> bool:
+        """True when there are more tenants with rules than are kept: of one that is not there nothing is known."""
+        return self._known.is_cut
+
     def check(self, verified: VerifiedToken) -> None:
         """See `Standing.check`."""
         if not self.knows:
             raise GuardUnknown
         principal = verified.principal
         tenant = self._known.tenants.get(principal.tenant)
-        if tenant is None and self._known.is_cut:
+        if tenant is None and self.is_cut:
             raise GuardUnknown
         if tenant is not None and tenant.state is not TenantState.ACTIVE:
             raise TenantSuspended

@@ -96,10 +96,10 @@ class ArchiveRuns:
 
     async def round(self) -> int:
         """Archives all runs that are due; says how many. Raises: MeshError: they cannot be looked for."""
-        until, own = self._retention.archived()
         archived, failed, last = 0, _Failed(), None
-        while not failed.too_many:
-            due = await self._archive.due(until, own, after=last, but=failed.runs, without=failed.tenants)
+        # Asked anew each time: a tenant may change its rule, and nobody hears of that while the gateway is silent.
+        while not failed.too_many and (moments := self._retention.archived()) is not None:
+            due = await self._archive.due(*moments, after=last, but=failed.runs, without=failed.tenants)
             if not due and last is None:
                 break
             for tenant, run_id in due:

@@ -8,8 +8,6 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.tenant import KnowsTenants, TenantState, rules_of
 
-#: Without a word of the gateway for so long nobody knows which rules hold; it speaks every 2 s.
-_SILENT_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 1.0
 #: Ids of runs name no earlier moment.
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,35 +24,57 @@ class KnowsRules(KnowsTenants, Protocol):
         """Gives the seconds since the gateway's last word; infinite before the first."""
         ...
 
+    @property
+    def is_cut(self) -> bool:
+        """True when there are more tenants with rules than are kept: of one that is not there nothing is known."""
+        ...
+
 
 class Retention:
     """Says up to which moment runs must have ended to be archived, or deleted.
 
     Args:
         keep: how long facts stay out of the archive.
-        own: the same for single tenants that say nothing themselves.
+        silent_seconds: without a word of the gateway for so long nobody knows which rules hold.
+        own: how long facts of single tenants that say nothing themselves stay out of the archive.
     """
 
     def __init__(
-        self, tenants: KnowsRules, *, clock: Clock, keep: timedelta, own: Mapping[TenantId, timedelta] | None = None
+        self,
+        tenants: KnowsRules,
+        *,
+        clock: Clock,
+        keep: timedelta,
+        silent_seconds: float,
+        own: Mapping[TenantId, timedelta] | None = None,
     ) -> None:
         self._tenants = tenants
         self._clock = clock
         self._keep = keep
+        self._silent_seconds = silent_seconds
         self._own: dict[TenantId, timedelta] = dict(own or {})
 
     async def known(self) -> None:
         """Waits until the rules of all tenants are known as they are now: what is moved or deleted stays so."""
-        while self._tenants.age() > _SILENT_SECONDS:
+        while self._silent:
             await self._clock.sleep(_LOOK_SECONDS)
 
-    def archived(self) -> tuple[datetime, dict[TenantId, datetime]]:
-        """Gives the moment for runs to be archived, and those of the tenants that have one of their own."""
-        ages = dict(self._own)
+    def archived(self) -> tuple[datetime, dict[TenantId, datetime]] | None:
+        """Gives the moment for runs to be archived, and those of the tenants that have one of their own.
+
+        None while nobody knows the rules. A tenant whose rules may be among those that are not kept has nothing moved.
+        """
+        if self._silent:
+            return None
+        is_cut = self._tenants.is_cut
+        ages = {} if is_cut else dict(self._own)
         for tenant in self._tenants.ruled():
             if days := rules_of(self._tenants, tenant).security_policy.archive_after_days:
                 ages[tenant] = timedelta(days=days)
-        return self._before(self._keep), {tenant: self._before(age) for tenant, age in ages.items()}
+            elif is_cut:
+                ages[tenant] = self._own.get(tenant, self._keep)
+        until = _EPOCH if is_cut else self._before(self._keep)
+        return until, {tenant: self._before(age) for tenant, age in ages.items()}
 
     def deleting(self) -> Sequence[TenantId]:
         """Lists the tenants whose runs are deleted by their age."""
@@ -67,9 +87,13 @@ class Retention:
         """
         rules = rules_of(self._tenants, tenant)
         days = rules.security_policy.delete_runs_after_days
-        if not days or rules.state is not TenantState.ACTIVE or self._tenants.age() > _SILENT_SECONDS:
+        if not days or rules.state is not TenantState.ACTIVE or self._silent:
             return None
         return self._before(timedelta(days=days))
+
+    @property
+    def _silent(self) -> bool:
+        return self._tenants.age() > self._silent_seconds
 
     def _before(self, age: timedelta) -> datetime:
         return max(self._clock.now() - age, _EPOCH)

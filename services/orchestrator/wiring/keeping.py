@@ -7,6 +7,7 @@ from functools import partial
 
 from comitia.orchestrator.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
 from services.meshkit.grpc.server import Background, Registration
+from services.meshkit.guard.follow import SILENT_SECONDS
 from services.orchestrator.clients.bundles import BundleCatalogue
 from services.orchestrator.clients.embedder import MeshEmbedder
 from services.orchestrator.clients.provenance_signer import GatewayProvenanceSigner
@@ -48,6 +49,7 @@ def keeping(ground: Ground, driving: Driving, *, access: RunAccess) -> Keeping:
         ground.guard.feed,
         clock=clock,
         keep=timedelta(days=settings.run_hot_days),
+        silent_seconds=SILENT_SECONDS,
         own=settings.own_retentions,
     )
     recorded = RecordedRuns(records=SqlRecordStore(app=ground.app, codec=driving.codec, archive=archive), access=access)

@@ -55,7 +55,7 @@ class Room:
         return ArchiveRuns(
             archive=self.archive,
             runs=self.recorded,
-            retention=Retention(self.kept.tenants, clock=self.kept.clock, keep=KEEP, own=own),
+            retention=Retention(self.kept.tenants, clock=self.kept.clock, keep=KEEP, silent_seconds=5.0, own=own),
             clock=self.kept.clock,
             pause=KEEP,
             part_bytes=part_bytes,

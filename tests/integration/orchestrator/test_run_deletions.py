@@ -51,7 +51,7 @@ class Room:
         archive = SqlRunArchive(maintenance=kept.maintenance, keys=kept.keys, objects=kept.objects)
         records = SqlRecordStore(app=kept.app, codec=kept.codec, archive=archive)
         self.recorded = RecordedRuns(records=records, access=RunAccess(MemoryAccessGate()))
-        self.retention = Retention(kept.tenants, clock=kept.clock, keep=timedelta(days=1))
+        self.retention = Retention(kept.tenants, clock=kept.clock, keep=timedelta(days=1), silent_seconds=5.0)
         self.archiving = ArchiveRuns(
             archive=archive,
             runs=self.recorded,

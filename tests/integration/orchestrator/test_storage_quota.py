@@ -70,7 +70,7 @@ def move(runs: KeptRuns) -> ArchiveRuns:
     records = SqlRecordStore(app=runs.app, codec=runs.codec, archive=archive)
     day = timedelta(days=1)
     recorded = RecordedRuns(records=records, access=RunAccess(MemoryAccessGate()))
-    retention = Retention(runs.tenants, clock=runs.clock, keep=day)
+    retention = Retention(runs.tenants, clock=runs.clock, keep=day, silent_seconds=5.0)
     return ArchiveRuns(archive=archive, runs=recorded, retention=retention, clock=runs.clock, pause=day)
 
 

@@ -1,6 +1,6 @@
 """Rounds of the archive: each tenant has its turn, whatever the runs of others are like."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import TenantId
+from services.meshkit.core.tenant import SecurityPolicy
 from services.meshkit.telemetry import names
 from services.meshkit.testing.fake_clock import FakeClock
 from services.orchestrator.domain.errors import RunNotFound
@@ -19,6 +20,9 @@ from services.orchestrator.usecases.recorded_runs import RecordedRun, RecordedRu
 from services.orchestrator.usecases.retention import Retention
 from tests.support.known_tenants import KnownTenants
 
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+#: When the runs ended.
+LONG_AGO = NOW - timedelta(days=100)
 TENANTS = [TenantId(UUID(int=number)) for number in range(1, 4)]
 
 
@@ -35,6 +39,8 @@ class Shelf:
         self._due = {tenant: [f"run_{tenant.int}_{at:05}" for at in range(count)] for tenant, count in runs.items()}
         self._at_once = at_once
         self.moved: list[str] = []
+        #: What happens after each run that is moved.
+        self.meanwhile: Callable[[], None] = lambda: None
 
     async def due(
         self,
@@ -48,7 +54,7 @@ class Shelf:
         found = [
             (tenant, run_id)
             for tenant in sorted(self._due)
-            if tenant not in without and (after is None or tenant > after)
+            if tenant not in without and (after is None or tenant > after) and own.get(tenant, until) > LONG_AGO
             for run_id in self._due[tenant]
             if run_id not in but
         ]
@@ -62,6 +68,7 @@ class Shelf:
             if run_id in runs:
                 runs.remove(run_id)
         self.moved.append(run_id)
+        self.meanwhile()
         return True
 
 
@@ -85,11 +92,11 @@ class Records:
         """None of them is."""
 
 
-def mover(shelf: Shelf, records: Records) -> ArchiveRuns:
+def mover(shelf: Shelf, records: Records, tenants: KnownTenants | None = None) -> ArchiveRuns:
     day = timedelta(days=1)
-    clock = FakeClock(datetime(2026, 1, 1, tzinfo=UTC))
+    clock = FakeClock(NOW)
     runs = cast(RecordedRuns, records)
-    retention = Retention(KnownTenants(), clock=clock, keep=day)
+    retention = Retention(tenants or KnownTenants(), clock=clock, keep=day, silent_seconds=5.0)
     return ArchiveRuns(archive=shelf, runs=runs, retention=retention, clock=clock, pause=day)
 
 
@@ -120,6 +127,26 @@ async def test_tenants_take_turns() -> None:
     places = {tenant: [at for at, run in enumerate(shelf.moved) if f"_{tenant.int}_" in run] for tenant in TENANTS}
     assert max(places[TENANTS[1]]) < 8
     assert max(places[TENANTS[2]]) < 20
+
+
+async def test_a_tenant_that_has_its_runs_stay_longer_meanwhile_loses_no_more_of_them() -> None:
+    shelf, tenants = Shelf({TENANTS[0]: 20, TENANTS[1]: 6}, at_once=4), KnownTenants()
+    longer = SecurityPolicy(archive_after_days=365)
+    shelf.meanwhile = lambda: tenants.set(TENANTS[0], security_policy=longer)
+    assert await mover(shelf, Records({}), tenants).round() == 4 + 6
+
+
+async def test_a_round_ends_while_the_gateway_is_silent() -> None:
+    shelf, tenants = Shelf({TENANTS[0]: 20}, at_once=4), KnownTenants()
+
+    def cut_off() -> None:
+        tenants.silent = 6.0
+
+    shelf.meanwhile = cut_off
+    archiving = mover(shelf, Records({}), tenants)
+    assert [await archiving.round() for _ in range(2)] == [4, 0]
+    tenants.silent, shelf.meanwhile = 0.0, lambda: None
+    assert await archiving.round() == 16
 
 
 async def test_a_round_ends_when_nothing_can_be_archived(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ def deleting(kept: Kept, tenants: KnownTenants | None = None) -> DeleteRuns:
     for tenant in TENANTS:
         known.set(tenant, security_policy=SecurityPolicy(delete_runs_after_days=30))
     clock = FakeClock()
-    retention = Retention(known, clock=clock, keep=timedelta(days=90))
+    retention = Retention(known, clock=clock, keep=timedelta(days=90), silent_seconds=5.0)
     return DeleteRuns(deletions=kept, retention=retention, clock=clock, pause=timedelta(hours=1))
 
 
@@ -170,7 +170,7 @@ async def test_rounds_follow_each_other_and_wait_for_the_rules() -> None:
     tenants.set(TENANTS[0], security_policy=SecurityPolicy(delete_runs_after_days=30))
     tenants.silent = float("inf")
     kept.add(TENANTS[0], "run_0")
-    retention = Retention(tenants, clock=clock, keep=timedelta(days=90))
+    retention = Retention(tenants, clock=clock, keep=timedelta(days=90), silent_seconds=5.0)
     worker = DeleteRuns(deletions=kept, retention=retention, clock=clock, pause=timedelta(hours=1))
     working = asyncio.create_task(worker())
     try:

@@ -277,6 +277,7 @@ def test_a_tenant_whose_rules_did_not_fit_is_not_let_in_without_them() -> None:
     feed.check(verified())  # no rules
     feed.take(pb.WatchGuardResponse(version=2, complete=True, tenants=ruled))
     assert feed.ruled() == (OTHER,)
+    assert feed.is_cut
     with pytest.raises(GuardUnknown):
         feed.check(verified())
     feed.take(whole(version=3, tenants=ruled[1:]))
