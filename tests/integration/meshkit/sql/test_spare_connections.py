@@ -66,9 +66,10 @@ async def test_one_that_somebody_waits_for_is_no_spare(make_database: MakeDataba
         waiting = asyncio.create_task(engine.raw_connection())
         await asyncio.sleep(0)
         await greenlet_spawn(held.close)
-        while not waiting.done():
-            assert engine.take_spare() is None
-            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while not waiting.done():
+                assert engine.take_spare() is None
+                await asyncio.sleep(0)
         await greenlet_spawn(waiting.result().close)
         assert _taken_and_put_back(engine)
 
