@@ -12,13 +12,14 @@ import pytest
 
 from comitia.orchestrator.v1 import run_pb2
 from services.meshkit.core.identity import Caller, Principal, Role, TenantId
-from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.core.ids import SystemIds, from_uuid, to_uuid
 from services.meshkit.core.secret import Secret
 from services.meshkit.core.tenant import SecurityPolicy, TenantState
 from services.meshkit.sql.scope import driver_scope
 from services.meshkit.testing.failpoints import arm
 from services.orchestrator.domain.errors import RunNotFound
 from services.orchestrator.domain.sub_run_id import sub_run_id
+from services.orchestrator.engine.live_run import LiveRun
 from services.orchestrator.engine.run import OwnedRun, shard_of
 from services.orchestrator.storage.advisory_locks import DELETIONS_LOCK
 from services.orchestrator.storage.blob_sweep import SweepBlobs
@@ -32,6 +33,7 @@ from services.orchestrator.usecases.recorded_runs import RecordedRuns
 from services.orchestrator.usecases.retention import Retention
 from services.orchestrator.usecases.run_access import RunAccess
 from tests.integration.conftest import MakeDatabase
+from tests.support.forks import fork
 from tests.support.kept_runs import MOST_INLINE, KeptRuns, kept_runs
 from tests.support.memory_access_gate import MemoryAccessGate
 
@@ -295,21 +297,21 @@ async def test_a_run_that_cannot_be_read_holds_up_no_other(room: Room, tenant: T
     assert await room.kept_of(broken, whole) == [True, False]
 
 
-async def test_a_fork_has_a_copy_of_its_own_and_stays_whole(room: Room, tenant: TenantId) -> None:
+async def test_a_fork_has_copies_of_what_it_shares_and_stays_whole(room: Room, tenant: TenantId) -> None:
     origin = await room.ended(tenant, says=BIG)
-    at = datetime.now(UTC)
-    first, *others = room.kept.writes(tenant, says=BIG, began=at)
-    for write in others:
-        assert write.view is not None
-        write.view.forked_from_run_id = origin.run_id
-    await room.kept.store.starts.create(first, None, room.kept.leases[first.run.shard])
-    for write in others:
-        await room.kept.commit(write)
-    before = await room.export(first.run)
+    shared = await room.kept.facts(origin)
+    run_id = SystemIds().new("run")
+    run = OwnedRun(tenant=tenant, run_id=run_id, grant_id="grant_fork", shard=shard_of(run_id))
+    first = LiveRun(run).begin_with(fork(shared, path="rounds/1/Apollo", run_id=run_id))
+    await room.kept.store.starts.create(first, None, room.kept.leases[run.shard])
+    answers = [entry.call_answered for entry in await room.kept.facts(run) if entry.HasField("call_answered")]
+    assert answers == [shared[3].call_answered, shared[5].call_answered]
+    assert await room.kept.value("SELECT count(*) FROM journal_blob WHERE run_id = $1", run.uuid) > 0
+    before = await room.export(run)
     assert await room.deleting.round() == 1
-    assert await room.kept_of(origin, first.run) == [False, True]
+    assert await room.kept_of(origin, run) == [False, True]
     assert await room.sweep() == 0
-    assert await room.export(first.run) == before
+    assert await room.export(run) == before
 
 
 async def test_who_reads_a_run_while_it_is_deleted_is_told_so(room: Room, tenant: TenantId) -> None:
