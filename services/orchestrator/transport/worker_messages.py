@@ -28,10 +28,14 @@ _STEP: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
 _REASON: Final = re.compile(r"[A-Z0-9_]{1,63}")
 
 
-def projects_of(hello: pb.WorkerHello) -> Sequence[str]:
-    """Reads whose runs a worker wants to serve. Raises: Invalid."""
+def check_hello(hello: pb.WorkerHello) -> None:
+    """Raises: Invalid: it is too large to be read any further."""
     if hello.ByteSize() > MAX_HELLO_BYTES:
         raise Invalid("hello", f"must have at most {MAX_HELLO_BYTES} bytes")
+
+
+def projects_of(hello: pb.WorkerHello) -> Sequence[str]:
+    """Reads whose runs a worker wants to serve. Raises: Invalid."""
     if len(hello.projects) > MAX_PROJECTS:
         raise Invalid("hello.projects", f"must be at most {MAX_PROJECTS}")
     for place, project in enumerate(hello.projects):

@@ -71,6 +71,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         if first is None or not first.HasField("hello"):
             raise WorkerMalformed("the first message of a stream must be `hello`, and soon")
         hello, caller = first.hello, caller_of(context)
+        worker_messages.check_hello(hello)
         projects = await self._access.to_work(caller, worker_messages.projects_of(hello))
         # Other replicas are told the same.
         del hello.projects[:]
@@ -121,6 +122,7 @@ class WorkerLoanServicer(worker_loan_service_pb2_grpc.WorkerLoanServiceServicer)
         if first is None or not first.HasField("worker"):
             raise WorkerMalformed("the first message of a stream must be `worker`, and soon")
         lent = first.worker
+        worker_messages.check_hello(lent.hello)
         tenant = TenantId(to_uuid(lent.tenant_id, _TENANT, field="worker.tenant_id"))
         desk = worker_messages.desk_of(
             lent.hello, tenant, lent.subject, wake=stream.wake, lent=True, ids_after=lent.lease_ids_after

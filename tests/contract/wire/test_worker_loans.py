@@ -371,6 +371,12 @@ async def test_a_step_that_is_given_back_waits_where_its_run_is(house: House) ->
             worker_loan_service_pb2.LentWorker(tenant_id="tenant_01jd0000000000000000000000"),
             "hello.worker",
         ),
+        (
+            worker_loan_service_pb2.LentWorker(
+                tenant_id="tenant_01jd0000000000000000000000", hello=pb.WorkerHello(worker="w" * (3 << 20))
+            ),
+            "hello",
+        ),
     ],
 )
 async def test_a_loan_that_is_wrong_says_where(
