@@ -154,7 +154,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/guard/feed.py:GuardFeed",
             "meshkit/guard/lessee.py:Lessee",
             "meshkit/guard/rate.py:RateGate",
-            "meshkit/sql/engine.py:_SparePool",
+            "meshkit/sql/spare_pool.py:SparePool",
             "orchestrator/clients/worker_loans.py:WorkerLoans",
             "orchestrator/engine/shards.py:ShardKeeper",
         }

@@ -17,7 +17,8 @@ from sqlalchemy.util import greenlet_spawn
 
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.audit import adding_given
-from services.meshkit.sql.engine import PooledEngine, PreambleConnection
+from services.meshkit.sql.connection import PreambleConnection
+from services.meshkit.sql.engine import PooledEngine
 from services.meshkit.sql.errors import mapped_errors
 from services.meshkit.sql.finish import finish
 from services.meshkit.sql.identifiers import checked, literal, quoted

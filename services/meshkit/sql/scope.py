@@ -19,7 +19,7 @@ from services.meshkit.core.audit import AuditDraft, pending_draft
 from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.audit import AuditOutcome, adding
-from services.meshkit.sql.engine import PreambleConnection
+from services.meshkit.sql.connection import PreambleConnection
 from services.meshkit.sql.errors import mapped_errors
 from services.meshkit.sql.finish import finish
 

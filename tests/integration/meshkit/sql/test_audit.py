@@ -19,7 +19,8 @@ from services.meshkit.core.errors import Internal, MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.audit import STREAMS
 from services.meshkit.sql.audit_store import SqlAuditStore
-from services.meshkit.sql.engine import PreambleConnection, sql_engine
+from services.meshkit.sql.connection import PreambleConnection
+from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls
 from services.meshkit.sql.scope import driver_scope, maintenance_scope, tenant_scope

@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import greenlet_spawn
 
-from services.meshkit.sql import engine as module
+from services.meshkit.sql import spare_pool
 from services.meshkit.sql.engine import PooledEngine, sql_engine
 from tests.integration.conftest import MakeDatabase
 
@@ -18,8 +18,8 @@ _COUNT = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 's
 async def test_all_but_one_are_closed_and_the_next_callers_get_new_ones(
     make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_SPARE_SECONDS", 0.2)
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(spare_pool, "_SPARE_SECONDS", 0.2)
+    monkeypatch.setattr(spare_pool, "_LOOK_SECONDS", 0.05)
     urls = await make_database("spares")
     async with sql_engine(urls.app, pool_size=4, application_name="spares") as engine:
         together = asyncio.Barrier(4)
