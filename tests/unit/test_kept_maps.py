@@ -120,7 +120,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
         }
     ),
     "moments: what is due at one is gone through, whosever it is": frozenset(
-        {"orchestrator/engine/leases.py:Deadlines"},
+        {"orchestrator/engine/deadlines.py:Deadlines"},
     ),
     "public keys of providers, by their address": frozenset(
         {"gateway/clients/id_tokens.py:IdTokenVerifier", "gateway/clients/issuer_keys.py:IssuerKeys"}

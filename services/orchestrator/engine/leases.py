@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from heapq import heapify, heappop, heappush
 from itertools import chain, takewhile
-from math import ceil
 from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, worker_loan_service_pb2, worker_service_pb2
@@ -23,10 +21,6 @@ _SHORT_TASK: Final = 256
 _KNOWN_TASKS: Final = 1_024
 #: The pool of steps whose task names none.
 DEFAULT_POOL: Final = "default"
-#: Moments in a second that deadlines are rounded up to. A power of two, so that sums of them stay exact.
-_MOMENTS: Final = 64
-#: Entries that count no more, beyond as many as do, before they are swept out.
-_STALE: Final = 1_000
 
 #: Takes the fact that settles a step.
 Settle = Callable[[journal_pb2.JournalEntry], None]
@@ -348,54 +342,3 @@ def _framed(news: bytes, leases: Iterable[bytes]) -> Iterator[bytes]:
         held += 1
     if size:
         yield b"".join(frame)
-
-
-class Deadlines:
-    """When to look at leases, and at steps that are not to be given out before a moment.
-
-    Those of about the same moment share it. A lease is made for every step, and most have ended soon: only those are
-    noted that are there at the next look, see `Desk.lasting`.
-    """
-
-    def __init__(self) -> None:
-        self._heap: list[float] = []
-        self._at: dict[float, list[Lease | Offer]] = {}
-        self._kept = 0
-
-    def __len__(self) -> int:
-        return self._kept
-
-    def add(self, at: float, what: Lease | Offer, *, counting: int) -> None:
-        """Notes a moment.
-
-        Args:
-            counting: how many entries count; when many more are kept, the others are swept out.
-        """
-        moment = ceil(at * _MOMENTS) / _MOMENTS
-        shared = self._at.get(moment)
-        if shared is None:
-            self._at[moment] = [what]
-            heappush(self._heap, moment)
-        else:
-            shared.append(what)
-        self._kept += 1
-        if self._kept > 2 * counting + _STALE:
-            self._sweep()
-
-    def due(self, now: float) -> Iterator[Lease | Offer]:
-        """Gives what is due, and forgets it."""
-        while self._heap and self._heap[0] <= now:
-            due = self._at.pop(heappop(self._heap))
-            self._kept -= len(due)
-            yield from filter(_counts, due)
-
-    def _sweep(self) -> None:
-        counting = ((moment, list(filter(_counts, shared))) for moment, shared in self._at.items())
-        self._at = {moment: shared for moment, shared in counting if shared}
-        self._kept = sum(map(len, self._at.values()))
-        self._heap = list(self._at)
-        heapify(self._heap)
-
-
-def _counts(what: Lease | Offer) -> bool:
-    return what.live if isinstance(what, Lease) else not what.gone

@@ -18,7 +18,8 @@ from google.protobuf.duration_pb2 import Duration
 from comitia.orchestrator.v1 import journal_pb2, worker_loan_service_pb2, worker_service_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.telemetry import metrics
-from services.orchestrator.engine.leases import Deadlines, Desk, Lease, Offer, PoolKey
+from services.orchestrator.engine.deadlines import Deadlines
+from services.orchestrator.engine.leases import Desk, Lease, Offer, PoolKey
 from services.orchestrator.engine.loans import Loan
 from services.orchestrator.engine.outcomes import OutcomeRefused, check, fact_of_failure, fact_of_output, failed
 from services.orchestrator.engine.pool import Matches, Pool
