@@ -5,12 +5,11 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.inference.v1 import generation_pb2
 from comitia.orchestrator.v1 import journal_pb2, run_pb2, session_pb2, workflow_pb2
-from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.content import Usage
-from services.meshkit.content.proto import usage_from_proto, usage_to_proto
-from services.orchestrator.programs.commands import MODEL_CALLS, PLANNED_TURN, TURN
+from services.meshkit.content.proto import usage_to_proto
+from services.orchestrator.programs.call_cost import cost_of
+from services.orchestrator.programs.commands import PLANNED_TURN, TURN
 from services.orchestrator.programs.graph_steps import RETRY
 from services.orchestrator.programs.seen_step import SeenStep
 from services.orchestrator.programs.view import ENGINE_FAULT, abandoned_by
@@ -367,7 +366,7 @@ class RunProjection:
             seen.call = -1
 
     def _spend(self, seen: SeenStep, answered: journal_pb2.CallAnswered) -> None:
-        cost, usage = _spent(answered)
+        cost, usage = cost_of(answered)
         self._cost += cost
         seen.cost += cost
         if usage is not None:
@@ -384,20 +383,6 @@ class RunProjection:
             return "", run_pb2.STEP_KIND_AGENT, 0
         body = node.map.body if len(parts) > 2 else node
         return node.id, _KINDS[body.WhichOneof("kind") or ""], body.policy.sla_ms
-
-
-def _spent(answered: journal_pb2.CallAnswered) -> tuple[int, Usage | None]:
-    match answered.kind:
-        case kind if kind in MODEL_CALLS:
-            generation = generation_pb2.Generation.FromString(answered.response)
-            return generation.cost_nano_usd, usage_from_proto(generation.usage)
-        case journal_pb2.CALL_KIND_TOOL:
-            return tool_service_pb2.Invocation.FromString(answered.response).cost_nano_usd, None
-        case journal_pb2.CALL_KIND_RUN:
-            result = journal_pb2.StepResult.FromString(answered.response)
-            return result.cost_nano_usd, usage_from_proto(result.usage)
-        case _:
-            return 0, None
 
 
 def _time(at: Timestamp) -> datetime:
