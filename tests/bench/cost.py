@@ -61,6 +61,8 @@ async def serve_until_stdin_closes(folder: Path) -> None:
         workload_key_path=folder / "inference.key",
         workload_jwks_path=folder / "workload.jwks",
         guard_path=folder / "guard",
+        # There is no gateway to wait for.
+        guard_wait_seconds=0,
         kek_path=folder / "kek",
         tenant_limit_nano_usd=2**60,
     )
