@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    text,
 )
 
 from services.meshkit.content.usage import USAGE_CLASSES
@@ -32,10 +33,15 @@ METADATA: Final = MetaData()
 
 #: A run has one budget.
 UX_BUDGET_RUN: Final = "ux_budget_run"
+#: A node that stands beside calls has its name alone, until it is removed.
+UX_BUDGET_NODE: Final = "ux_budget_node"
+#: What budgets count besides money.
+GAUGES: Final = ("tokens", "calls", "wall_ms")
 #: No transaction may leave more spent and held than limit and overrun allow.
 CK_BUDGET_LIMIT: Final = "ck_budget_limit"
 #: A request makes one hold.
 UQ_HOLD_REQUEST: Final = "uq_hold_request"
+_COUNTED: Final = ("spent", "held", "overrun")
 _FOR_ALL: Final = UNTENANTED + "prices are the same for all tenants"
 
 
@@ -45,6 +51,20 @@ def _time(name: str, *, nullable: bool = False) -> Column[object]:
 
 def _count(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False)
+
+
+def _gauge(name: str) -> list[Column[int]]:
+    counted = (Column(f"{part}_{name}", BigInteger, nullable=False, server_default="0") for part in _COUNTED)
+    return [Column(f"limit_{name}", BigInteger), *counted]
+
+
+def _gauge_checks(name: str) -> list[CheckConstraint]:
+    kept = f"limit_{name} IS NULL OR mode = 2 OR spent_{name} + held_{name} <= limit_{name} + overrun_{name}"
+    positive = " AND ".join(f"{part}_{name} >= 0" for part in _COUNTED)
+    return [
+        CheckConstraint(kept, name=f"{CK_BUDGET_LIMIT}_{name}"),
+        CheckConstraint(positive, name=f"ck_budget_{name}_not_negative"),
+    ]
 
 
 BUDGET: Final = Table(
@@ -60,12 +80,38 @@ BUDGET: Final = Table(
     _count("overrun_nano_usd"),
     Column("exhausted", Boolean, nullable=False),
     _time("created_time"),
-    CheckConstraint("spent_nano_usd + held_nano_usd <= limit_nano_usd + overrun_nano_usd", name=CK_BUDGET_LIMIT),
+    # Of a project, an agent or a step; empty for others.
+    Column("name", Text, nullable=False, server_default=""),
+    Column("mode", SmallInteger, nullable=False, server_default="1"),
+    Column("warn_at", SmallInteger, nullable=False, server_default="0"),
+    Column("period", SmallInteger, nullable=False, server_default="0"),
+    Column("zone", Text, nullable=False, server_default="UTC"),
+    # When the period ends that is counted.
+    _time("turn_time", nullable=True),
+    Column("warned", SmallInteger, nullable=False, server_default="0"),
+    _time("degraded_until", nullable=True),
+    Column("removed", Boolean, nullable=False, server_default="false"),
+    # In a tenant's own budget: grows with each node that is made or removed.
+    Column("tree", BigInteger, nullable=False, server_default="0"),
+    Column("revision", BigInteger, nullable=False, server_default="0"),
+    *(column for gauge in GAUGES for column in _gauge(gauge)),
+    CheckConstraint(
+        "mode = 2 OR spent_nano_usd + held_nano_usd <= limit_nano_usd + overrun_nano_usd", name=CK_BUDGET_LIMIT
+    ),
+    *(check for gauge in GAUGES for check in _gauge_checks(gauge)),
     CheckConstraint(
         "limit_nano_usd >= 0 AND spent_nano_usd >= 0 AND held_nano_usd >= 0 AND overrun_nano_usd >= 0",
         name="ck_budget_not_negative",
     ),
     Index(UX_BUDGET_RUN, "tenant_id", "run_id", unique=True, postgresql_where=Column("run_id").isnot(None)),
+    Index(
+        UX_BUDGET_NODE,
+        "tenant_id",
+        "scope",
+        "name",
+        unique=True,
+        postgresql_where=text("name <> '' AND NOT removed"),
+    ),
     Index("ix_budget_page", "tenant_id", "created_time", "id"),
 )
 
@@ -96,6 +142,11 @@ HOLD: Final = Table(
     Column("price_digest", LargeBinary),
     _time("expire_time"),
     _time("created_time"),
+    _time("dispatched_time", nullable=True),
+    _time("charged_time", nullable=True),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    # False for those of the first release, which held money only.
+    Column("counts", Boolean, nullable=False, server_default="false"),
     CheckConstraint("amount_nano_usd >= 0 AND charged_nano_usd >= 0", name="ck_hold_not_negative"),
     UniqueConstraint("tenant_id", "request_id", name=UQ_HOLD_REQUEST),
     Index("ix_hold_due", "expire_time", postgresql_where=Column("state").in_((1, 2))),

@@ -10,7 +10,7 @@ _NAMES: Final = {"path": "''", "agent_name": "''", "project": "''"}
 TENANT_DATA: Final = (
     kept("hold", _LEDGER, **_NAMES),
     kept("cost_event", _LEDGER, **_NAMES),
-    kept("budget", "ledger: kept for accounting; it holds no content"),
+    kept("budget", _LEDGER, name="''"),
     deleted("tenant_quota"),
     OUTBOX,
     REQUEST_ID,

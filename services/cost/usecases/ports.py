@@ -8,12 +8,13 @@ from enum import IntEnum
 from typing import Protocol
 from uuid import UUID
 
-from services.cost.domain.budget import Budget, BudgetId
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.hold import HoldId
+from services.cost.domain.node import NodeKey
 from services.cost.domain.price import Price
 from services.cost.domain.spend_book import Changes, SpendBook
-from services.meshkit.content import Usage
+from services.meshkit.content import CallContext, Usage
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 
@@ -34,6 +35,10 @@ class SpendNeeds:
     moved: frozenset[HoldId] = frozenset()
     #: Holds that only change their state.
     marked: frozenset[HoldId] = frozenset()
+    #: Calls whose project, agent and steps may have budgets; these are locked too.
+    calls: tuple[tuple[TenantId, CallContext], ...] = ()
+    #: Nodes to lock by name, if they exist.
+    nodes: frozenset[tuple[TenantId, NodeKey]] = frozenset()
 
 
 class UnitOfWork(Protocol):
@@ -47,6 +52,10 @@ class UnitOfWork(Protocol):
         """Writes what the book changed, alerts included."""
         ...
 
+    async def nodes(self, tenant: TenantId) -> int:
+        """Counts the tenant's nodes that stand beside calls. Exact once the tenant's own budget is loaded."""
+        ...
+
     async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
         """Notes the quota that the tenant's own budget is limited to; False when it was that before. 0 is none."""
         ...
@@ -55,7 +64,7 @@ class UnitOfWork(Protocol):
         """Claims the running request before the work, if it has an id; a repeat of it leaves by `AnsweredBefore`."""
         ...
 
-    async def keep_once(self, budget: Budget) -> None:
+    async def keep_once(self, budget: Budget, /) -> None:
         """Keeps the answer to the running request, if it has an id."""
         ...
 
@@ -137,8 +146,18 @@ class BudgetReader(Protocol):
         """Raises: BudgetNotFound."""
         ...
 
-    async def page(self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None) -> list[Budget]:
-        """Lists budgets, newest first, from the one after `after` on."""
+    async def find(self, tenant: TenantId, key: NodeKey) -> Budget:
+        """Gives the node, or the budget of a run, of this name. Raises: NodeNotFound."""
+        ...
+
+    async def page(
+        self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None, scope: BudgetScope | None = None
+    ) -> list[Budget]:
+        """Lists budgets, newest first, from the one after `after` on; of one scope or of all."""
+        ...
+
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]:
+        """Lists the tenant's own budget, all its nodes, and the budgets of its newest runs, in no order."""
         ...
 
 

@@ -16,6 +16,7 @@ from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_bu
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, HoldNotFound
 from services.cost.domain.hold import Hold, HoldState
+from services.cost.domain.node import NodeKey
 from services.cost.domain.price import Price
 from services.cost.domain.spend_book import SpendBook
 from services.cost.storage.budget_repository import BudgetRepository
@@ -43,7 +44,11 @@ class Store(LastSeen, RunBudgets, Protocol):
     def begin(self, tenants: Any, /) -> AbstractAsyncContextManager[UnitOfWork]: ...
     def sweep(self) -> AbstractAsyncContextManager[Sweep]: ...
     async def get(self, tenant: TenantId, budget: BudgetId) -> Budget: ...
-    async def page(self, tenant: TenantId, *, size: int, after: Any) -> list[Budget]: ...
+    async def find(self, tenant: TenantId, key: NodeKey) -> Budget: ...
+    async def page(
+        self, tenant: TenantId, *, size: int, after: Any, scope: BudgetScope | None = None
+    ) -> list[Budget]: ...
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]: ...
     async def entries(self, tenant: TenantId) -> list[CostEvent]: ...
 
 
@@ -55,6 +60,7 @@ class PostgresStore:
         self.recall, self.write_if_unchanged = store.recall, store.write_if_unchanged
         self.limit_if_unchanged, self.add_budget = store.limit_if_unchanged, store.add_budget
         self.get, self.page = budgets.get, budgets.page
+        self.find, self.tree = budgets.find, budgets.tree
         self._ledger = ledger
 
     async def entries(self, tenant: TenantId) -> list[CostEvent]:
