@@ -26,6 +26,18 @@ class CostSettings(ServiceSettings):
     sweep_seconds: float = Field(
         default=1.0, gt=0, le=60, description="Pause between two looks for holds that nobody settled in time."
     )
+    rollup_seconds: float = Field(
+        default=2.0,
+        gt=0,
+        le=600,
+        description="Pause between two roll-ups of the ledger; figures are exact meanwhile, from its entries.",
+    )
+    event_days: int = Field(
+        default=400,
+        ge=0,
+        le=36_500,
+        description="Days that single charges are kept; their sums by hour and by day stay. 0 keeps them for ever.",
+    )
     price_refresh_seconds: float = Field(
         default=60.0, gt=0, le=3600, description="How long a price changed by another replica may go unseen."
     )

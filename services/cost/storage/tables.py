@@ -175,8 +175,61 @@ COST_EVENT: Final = Table(
     Column("reversal", Boolean, nullable=False),
     Column("price_digest", LargeBinary),
     _time("created_time"),
+    # The transaction that wrote it, numbered by the database.
+    Column("ledger_xid", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
+    Index("ix_cost_event_ledger", "ledger_xid", "tenant_id"),
     Index("ix_cost_event_page", "tenant_id", "created_time", "id"),
     Index("ix_cost_event_run", "tenant_id", "run_id", "created_time", "id"),
+    # Finds who spent in the last hour, over all tenants.
+    Index("ix_cost_event_time", "created_time", postgresql_using="brin"),
+)
+
+
+def _sums() -> list[Column[int]]:
+    names = ("event_count", *(f"{name}_tokens" for name in USAGE_CLASSES), "cost_nano_usd", "assumed_nano_usd")
+    return [_count(name) for name in names]
+
+
+def _sums_by(table: str, step: str) -> Table:
+    return Table(
+        table,
+        METADATA,
+        Column("tenant_id", Uuid, nullable=False),
+        _time(step),
+        # Digest of the names and the kind.
+        Column("group_key", LargeBinary, nullable=False),
+        Column("project", Text, nullable=False),
+        Column("agent_name", Text, nullable=False),
+        Column("provider", Text, nullable=False),
+        Column("model", Text, nullable=False),
+        Column("kind", SmallInteger, nullable=False),
+        *_sums(),
+        PrimaryKeyConstraint("tenant_id", step, "group_key", name=f"pk_{table}"),
+    )
+
+
+#: The ledger added up by the hour and by the day of UTC.
+COST_HOUR: Final = _sums_by("cost_hour", "hour")
+COST_DAY: Final = _sums_by("cost_day", "day")
+COST_RUN_HOUR: Final = Table(
+    "cost_run_hour",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    _time("hour"),
+    Column("run_id", Text, nullable=False),
+    *_sums(),
+    PrimaryKeyConstraint("tenant_id", "hour", "run_id", name="pk_cost_run_hour"),
+)
+#: How far the sums reach. One row.
+ROLLUP_MARK: Final = Table(
+    "rollup_mark",
+    METADATA,
+    Column("id", SmallInteger, primary_key=True),
+    # Every entry whose transaction is before is in the sums, and no other.
+    Column("ledger_xid", BigInteger, nullable=False),
+    # Entries of earlier times may be gone.
+    _time("kept_from", nullable=True),
+    comment=UNTENANTED + "one place in the ledger for all tenants",
 )
 
 PRICE: Final = Table(
@@ -208,6 +261,49 @@ TENANT_QUOTA: Final = Table(
     METADATA,
     Column("tenant_id", Uuid, primary_key=True),
     _count("max_cost_nano_usd"),
+)
+
+#: Who may be behind an alert on spend.
+CAUSES: Final = ("run", "agent", "model", "project")
+#: A tenant has one open alert.
+UX_SPEND_ALERT_OPEN: Final = "ux_spend_alert_open"
+
+SPEND_ALERT: Final = Table(
+    "spend_alert",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    _time("opened_time"),
+    _time("closed_time", nullable=True),
+    _time("hour_time"),
+    _count("spent_nano_usd"),
+    _count("expected_nano_usd"),
+    _count("high_nano_usd"),
+    Column("basis", SmallInteger, nullable=False),
+    *(
+        column
+        for cause in CAUSES
+        for column in (
+            Column(f"{cause}_name", Text, nullable=False),
+            _count(f"{cause}_spent_nano_usd"),
+            _count(f"{cause}_usual_nano_usd"),
+        )
+    ),
+    Column("degraded_ids", ARRAY(Uuid), nullable=False),
+    _count("revision"),
+    Index(UX_SPEND_ALERT_OPEN, "tenant_id", unique=True, postgresql_where=Column("state") == 1),
+    Index("ix_spend_alert_page", "tenant_id", "opened_time", "id"),
+)
+
+#: Budgets that a spike degrades, and for how long.
+SPIKE_RULE: Final = Table(
+    "spike_rule",
+    METADATA,
+    Column("budget_id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("degrade_seconds", Integer, nullable=False),
+    CheckConstraint("degrade_seconds > 0", name="ck_spike_rule_positive"),
 )
 
 OUTBOX: Final = outbox_table(METADATA)
