@@ -229,9 +229,16 @@ class Costs(_Blocking[aio.AsyncCosts]):
     """Money: what was spent, and how much may be."""
 
     summary = _blocking(aio.AsyncCosts.summary)
+    series = _blocking(aio.AsyncCosts.series)
+    export = _iterating(aio.AsyncCosts.export)
+    save = _blocking(aio.AsyncCosts.save)
     events = _iterating(aio.AsyncCosts.events)
     budget = _blocking(aio.AsyncCosts.budget)
     budgets = _iterating(aio.AsyncCosts.budgets)
+    budget_status = _blocking(aio.AsyncCosts.budget_status)
+    budget_tree = _blocking(aio.AsyncCosts.budget_tree)
+    set_budget = _blocking(aio.AsyncCosts.set_budget)
+    remove_budget = _blocking(aio.AsyncCosts.remove_budget)
     set_limit = _blocking(aio.AsyncCosts.set_limit)
     prices = _iterating(aio.AsyncCosts.prices)
 

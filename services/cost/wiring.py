@@ -16,6 +16,7 @@ from services.cost.settings import CostSettings
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.price_repository import PriceRepository
+from services.cost.storage.rollup_store import RollupStore
 from services.cost.storage.tenant_data import TENANT_DATA
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.budget_servicer import BudgetServicer
@@ -24,9 +25,13 @@ from services.cost.transport.ledger_servicer import LedgerServicer
 from services.cost.transport.pricing_servicer import PricingServicer
 from services.cost.usecases.create_budget import CreateBudget
 from services.cost.usecases.expire_holds import ExpireHolds
+from services.cost.usecases.export_costs import ExportCosts
 from services.cost.usecases.follow_quotas import FollowQuotas
 from services.cost.usecases.get_budget import GetBudget
 from services.cost.usecases.prices import CurrentPrices, import_prices
+from services.cost.usecases.remove_budget import RemoveBudget
+from services.cost.usecases.roll_up import RollUp
+from services.cost.usecases.set_budget import SetBudget
 from services.cost.usecases.set_budget_limit import SetBudgetLimit
 from services.cost.usecases.spend import Operation, Spend
 from services.cost.usecases.spend_together import SpendTogether
@@ -78,6 +83,9 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         await prices.refresh()
         spend = Spend(begin=store.begin, last_seen=store, prices=prices, clock=clock, ids=ids)
         budgets = BudgetRepository(app)
+        ledger = LedgerRepository(app)
+        rollups = RollupStore(maintenance)
+        await rollups.follow_cluster()
         async with GroupCommit[Operation, Hold](
             spend, name="cost.spend", max_items=settings.spend_batch_items, max_waiting=settings.spend_queue_items
         ) as group:
@@ -85,15 +93,23 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                 spend=SpendTogether(group),
                 create_budget=CreateBudget(budgets=store, clock=clock, ids=ids),
                 get_budget=GetBudget(begin=store.begin, budgets=budgets, clock=clock),
+                set_budget=SetBudget(begin=store.begin, tenants=guard.feed, clock=clock),
                 set_budget_limit=SetBudgetLimit(begin=store.begin, last_seen=store, tenants=guard.feed, clock=clock),
+                remove_budget=RemoveBudget(begin=store.begin, clock=clock),
                 budgets=budgets,
+                clock=clock,
             )
             yield Server(
                 name="cost",
                 listen=settings.listen,
                 registrations=(
                     partial(add_BudgetServiceServicer_to_server, budget_servicer),
-                    partial(add_LedgerServiceServicer_to_server, LedgerServicer(ledger=LedgerRepository(app))),
+                    partial(
+                        add_LedgerServiceServicer_to_server,
+                        LedgerServicer(
+                            ledger=ledger, export_costs=ExportCosts(ledger=ledger, clock=clock), clock=clock
+                        ),
+                    ),
                     partial(add_PricingServiceServicer_to_server, PricingServicer(prices=prices, clock=clock)),
                     TenantData(TenantRows("cost", maintenance, TENANT_DATA), tenants=guard.feed).registration,
                     *guard.registrations,
@@ -112,6 +128,12 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                         clock=clock,
                     ),
                     ExpireHolds(begin=store.sweep, clock=clock, every_seconds=settings.sweep_seconds),
+                    RollUp(
+                        rollups=rollups,
+                        clock=clock,
+                        every_seconds=settings.rollup_seconds,
+                        keep_days=settings.event_days,
+                    ),
                     ForgetRequests(maintenance, clock=clock),
                     *guard.background,
                 ),

@@ -207,7 +207,17 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "AuditService/ProveAuditConsistency": lambda world: {"first_size": a_signed_size(world)},
     "AuditService/ProveAuditEntry": lambda world: {"index": str(int(a_signed_size(world)) - 1)},
     "BudgetService/GetBudget": lambda _: {"budget_id": "tenant"},
+    "BudgetService/GetBudgetStatus": lambda _: {"budget_id": "tenant"},
+    "BudgetService/GetBudgetTree": lambda _: {"most_runs": 1},
     "BudgetService/ListBudgets": lambda _: {"page_size": 1},
+    "BudgetService/RemoveBudget": lambda world: {
+        "budget_id": world.client.costs.set_budget(10**9, project=world.fresh("walk")).budget_id
+    },
+    "BudgetService/SetBudget": lambda world: {
+        "scope": "BUDGET_SCOPE_PROJECT",
+        "name": world.fresh("walk"),
+        "limit_nano_usd": "50000000000",
+    },
     "BudgetService/SetBudgetLimit": lambda _: {"budget_id": "tenant", "limit_nano_usd": "50000000000"},
     "BundleService/ActivateBundle": lambda world: {"bundle": world.bundle},
     "BundleService/CreateBundle": lambda world: {
@@ -240,6 +250,8 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "InferenceService/Embed": lambda world: {"texts": [world.fresh("A text"), "Another"]},
     "InferenceService/Generate": lambda _: a_prompt(max_output_tokens=16),
     "InferenceService/StreamGenerate": lambda _: a_prompt(model="stub"),
+    "LedgerService/ExportCosts": lambda _: {"format": "COST_EXPORT_FORMAT_JSON"},
+    "LedgerService/GetCostSeries": lambda _: {"by": "COST_DIMENSION_AGENT", "step": "COST_STEP_HOUR"},
     "LedgerService/GetCostSummary": lambda world: {"by": "COST_DIMENSION_AGENT", "run_id": world.ended_session},
     "LedgerService/ListCostEvents": lambda world: {"run_id": world.ended_session, "page_size": 1},
     "MemoryService/ForgetMemory": lambda world: {"memory_id": world.client.memories.remember("Forget me.").memory_id},
@@ -334,6 +346,10 @@ TELLING: Final[Mapping[str, str]] = {
     "GetAgent": "agent.name",
     "GetAuditStatus": "head.signature",
     "GetBudget": "budget.limit_nano_usd",
+    "GetBudgetStatus": "left_nano_usd",
+    "GetBudgetTree": "nodes",
+    "ExportCosts": "data",
+    "GetCostSeries": "step",
     "GetCostSummary": "total_nano_usd",
     "Embed": "embeddings",
     "Generate": "generation.hold_id",

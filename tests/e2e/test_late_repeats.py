@@ -81,6 +81,8 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
     "AccessService/WriteAuthorizationModel": another_model,
     "AccessService/WriteRelations": no_relation,
     "AgentService/CreateAgent": an_agent_of_a_later_version,
+    "BudgetService/RemoveBudget": lambda world, it: world.client.costs.set_budget(1, project=it.budget.name),
+    "BudgetService/SetBudget": lambda world, it: world.client.costs.remove_budget(it.budget.budget_id),
     "BudgetService/SetBudgetLimit": lambda world, _: world.client.costs.set_limit(40_000_000_000),
     "BundleService/ActivateBundle": another_bundle,
     "BundleService/CreateBundle": lambda world, answer: world.client.policies.activate(

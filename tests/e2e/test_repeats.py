@@ -129,6 +129,8 @@ CHANGED: Final[Mapping[str, Any]] = {
     "AccessService/WriteRelations": lambda it: {"writes": [{**it["writes"][0], "relation": "viewer"}]},
     "AgentService/CreateAgent": lambda it: {"agent": {**it["agent"], "version": "1.0.1"}},
     "AgentService/InferAgent": lambda it: {**it, "prompt": "Why lakes?"},
+    "BudgetService/RemoveBudget": lambda _: {"budget_id": "agent:Nobody"},
+    "BudgetService/SetBudget": lambda it: {**it, "limit_nano_usd": "50000000001"},
     "BudgetService/SetBudgetLimit": lambda it: {**it, "limit_nano_usd": "50000000001"},
     "BundleService/CreateBundle": lambda it: {**it, "version": "1.0.1"},
     "IdentityService/CreateApiKey": lambda it: {**it, "display_name": "other"},

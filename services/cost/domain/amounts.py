@@ -97,5 +97,8 @@ class Gauge(NamedTuple):
         return used * 100 >= self.limit * percent
 
 
+UNLIMITED: Final = Gauge()
+
+
 def _overrun(limit: int | None, used: int, *, hard: bool) -> int:
     return max(0, used - limit) if hard and limit is not None else 0

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Final, NewType
 from uuid import UUID
 
-from services.cost.domain.amounts import MAX_LIMIT, NONE, Amounts, Gauge, Measure
+from services.cost.domain.amounts import MAX_LIMIT, NONE, UNLIMITED, Amounts, Gauge, Measure
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, RefusalCause
 from services.cost.domain.period import Period, end_of, start_of
 from services.meshkit.core.errors import Invalid
@@ -81,9 +81,9 @@ class Budget:
     held: NanoUsd = NOTHING
     #: What settlements or a lowered limit took beyond the limit. A hold never raises it.
     overrun: NanoUsd = NOTHING
-    tokens: Gauge = Gauge()
-    calls: Gauge = Gauge()
-    wall: Gauge = Gauge()
+    tokens: Gauge = UNLIMITED
+    calls: Gauge = UNLIMITED
+    wall: Gauge = UNLIMITED
     mode: BudgetMode = BudgetMode.HARD
     #: Percent of a limit from which it warns; 0: it does not.
     warn_at: int = 0
@@ -215,7 +215,7 @@ class Budget:
         return moved if warned <= self.warned else replace(moved, warned=warned)
 
     def corrected(self, held: Amounts, spent: Amounts, *, charged: datetime) -> "Budget":
-        """Books a correction of what was charged before: money of a period that is over does not come back into this."""
+        """Books a correction of a charge: what comes back of a period that is over does not go into this one."""
         return self.moved(held, spent.risen() if charged < self.began else spent)
 
     @property

@@ -7,7 +7,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE, NONE, Amounts
-from services.cost.domain.budget import Budget, BudgetId, BudgetScope, Terms, tenant_budget_id
+from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent, entries_of
 from services.cost.domain.errors import (
     BudgetExhausted,
@@ -19,6 +19,7 @@ from services.cost.domain.errors import (
 )
 from services.cost.domain.hold import CostKind, Hold, HoldId
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
+from services.cost.domain.period import Period
 from services.cost.domain.price import Price
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Internal, Invalid, RequestIdReused
@@ -204,6 +205,18 @@ class SpendBook:
         before = self._budget(tenant, budget_id)
         return self._put(before.limited(limit))
 
+    def set_quota(self, tenant: TenantId, quota: NanoUsd) -> Budget:
+        """Limits the tenant's own budget to what the operator allows: no period begins anew, and it refuses.
+
+        Raises: BudgetNotFound.
+        """
+        own = self._budget(tenant, tenant_budget_id(tenant))
+        if own.hard and own.period is Period.NONE:
+            return self._put(own.limited(quota))
+        mode = own.mode if own.hard else BudgetMode.HARD
+        terms = replace(own.terms, limit=quota, mode=mode, period=Period.NONE)
+        return self._redefine(own.defined(terms, now=self._now))
+
     def define(self, tenant: TenantId, key: NodeKey, terms: Terms) -> Budget:
         """Sets all that people decide about a node; makes it if there is none. TENANT names the tenant's own.
 
@@ -231,9 +244,9 @@ class SpendBook:
         self._put(replace(own, tree=own.tree + 1))
         return made
 
-    def knows(self, tenant: TenantId, key: NodeKey) -> bool:
-        """True when the book has a node of this name."""
-        return (tenant, key) in self._beside
+    def named(self, tenant: TenantId, key: NodeKey) -> BudgetId | None:
+        """Gives the node of this name that the book has, None if it has none."""
+        return self._beside.get((tenant, key))
 
     def remove(self, tenant: TenantId, budget_id: BudgetId) -> Budget:
         """Takes a node out of the tree; calls spend from it no more, and what it paid stays.
