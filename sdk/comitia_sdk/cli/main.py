@@ -14,6 +14,7 @@ from comitia_sdk.cli import (
     agents,
     audit,
     certificate,
+    costs,
     demo,
     doctor,
     identity,
@@ -70,7 +71,7 @@ app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
 app.add_typer(law.app, name="policy", rich_help_panel=WORK)
 app.command("violations", rich_help_panel=WORK)(law.violations)
 app.command("models", rich_help_panel=WORK)(models.models)
-app.command("costs", rich_help_panel=WORK)(money.costs)
+app.add_typer(costs.app, name="costs", rich_help_panel=WORK)
 app.add_typer(money.app, name="budget", rich_help_panel=WORK)
 app.command("login", rich_help_panel=WHO)(login.login)
 app.command("logout", rich_help_panel=WHO)(login.logout)

@@ -4,17 +4,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from enum import IntEnum
 from typing import Protocol
 from uuid import UUID
 
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope
-from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.hold import HoldId
 from services.cost.domain.node import NodeKey
 from services.cost.domain.price import Price
 from services.cost.domain.spend_book import Changes, SpendBook
-from services.meshkit.content import CallContext, Usage
+from services.meshkit.content import CallContext
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 
@@ -158,62 +156,6 @@ class BudgetReader(Protocol):
 
     async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]:
         """Lists the tenant's own budget, all its nodes, and the budgets of its newest runs, in no order."""
-        ...
-
-
-class Dimension(IntEnum):
-    """What charges are added up by."""
-
-    MODEL = 1
-    PROVIDER = 2
-    AGENT = 3
-    RUN = 4
-    PROJECT = 5
-    KIND = 6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryQuery:
-    """Which charges to add up, and by what."""
-
-    by: Dimension
-    start: datetime | None = None
-    end: datetime | None = None
-    run_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryLine:
-    """Charges with one value of the dimension, added up."""
-
-    key: str
-    events: int
-    usage: Usage
-    cost: NanoUsd
-    assumed: NanoUsd
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """Lines, dearest first, and what all charges come to, those beyond the last line included."""
-
-    lines: tuple[SummaryLine, ...]
-    events: int
-    cost: NanoUsd
-    assumed: NanoUsd
-
-
-class LedgerReader(Protocol):
-    """Reads cost events of one tenant."""
-
-    async def page(
-        self, tenant: TenantId, *, run_id: str | None, size: int, after: tuple[datetime, UUID] | None
-    ) -> list[CostEvent]:
-        """Lists entries, newest first, from the one after `after` on."""
-        ...
-
-    async def summary(self, tenant: TenantId, query: SummaryQuery, *, most_lines: int) -> Summary:
-        """Adds up entries."""
         ...
 
 

@@ -433,6 +433,8 @@ async def test_every_other_noun_answers(mesh: FakeMesh, client: AsyncClient) -> 
     await watched.aclose()
 
     assert (await client.costs.summary()).total_nano_usd == 123_000
+    assert (await client.costs.series(by="model", step="hour")).lines[0].key == "gpt-4o-mini"
+    assert b"".join(await all_of(client.costs.export(form="csv"))).startswith(b"start_time")
     assert (await client.costs.set_limit(5)).limit_nano_usd == 5
     assert len(await all_of(client.costs.budgets())) == 1
     assert await all_of(client.costs.events()) == []
