@@ -241,6 +241,8 @@ class Costs(_Blocking[aio.AsyncCosts]):
     remove_budget = _blocking(aio.AsyncCosts.remove_budget)
     set_limit = _blocking(aio.AsyncCosts.set_limit)
     prices = _iterating(aio.AsyncCosts.prices)
+    import_prices = _blocking(aio.AsyncCosts.import_prices)
+    reprice = _blocking(aio.AsyncCosts.reprice)
 
 
 class Identity(_Blocking[aio.AsyncIdentity]):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.common.v1 import content_pb2, usage_pb2
-from comitia.cost.v1 import cost_pb2, cost_service_pb2, rollup_pb2
+from comitia.cost.v1 import cost_pb2, cost_service_pb2, price_list_pb2, rollup_pb2
 from comitia.gateway.v1 import (
     identity_pb2,
     identity_service_pb2,
@@ -309,6 +309,20 @@ class Money:
     def ExportCosts(self, request: Any, _context: Any) -> Iterator[cost_service_pb2.ExportCostsResponse]:
         for piece in (b"start_time,project", b",cost_nano_usd\r\n"):
             yield cost_service_pb2.ExportCostsResponse(data=piece)
+
+    def RepriceEvents(self, request: Any, _context: Any) -> cost_service_pb2.RepriceEventsResponse:
+        model = price_list_pb2.RepricedModel(
+            provider="openai", model="gpt-4o-mini", event_count=4, before_nano_usd=123_000, after_nano_usd=100_000
+        )
+        return cost_service_pb2.RepriceEventsResponse(
+            models=[model], event_count=4, before_nano_usd=123_000, after_nano_usd=100_000
+        )
+
+    def ImportPrices(self, request: Any, _context: Any) -> cost_service_pb2.ImportPricesResponse:
+        if "gpt" not in request.content:
+            raise Invalid("content", "line 2, model: is required")
+        change = price_list_pb2.PriceChange(after=[cost_pb2.Price(provider="openai", model="gpt-4o-mini")])
+        return cost_service_pb2.ImportPricesResponse(changes=[change], change_count=1, unchanged_count=2)
 
     def ListCostEvents(self, request: Any, _context: Any) -> cost_service_pb2.ListCostEventsResponse:
         page, token = one_page(self.events, request)

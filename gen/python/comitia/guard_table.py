@@ -61,6 +61,8 @@ GUARDS: dict[str, Guard] = {
     "/comitia.cost.v1.LedgerService/GetCostSeries": Guard("costs.read", 50, 10, False, frozenset(), per_subject_per_second=40),
     "/comitia.cost.v1.LedgerService/GetCostSummary": Guard("costs.read", 0, 10, False, frozenset(), per_subject_per_second=80),
     "/comitia.cost.v1.LedgerService/ListCostEvents": Guard("costs.read", 0, 5, False, frozenset(), per_subject_per_second=80),
+    "/comitia.cost.v1.LedgerService/RepriceEvents": Guard("costs.reprice", 2, 60, False, frozenset(), audit=True, per_subject_per_second=2, per_tenant_in_progress=1),
+    "/comitia.cost.v1.PricingService/ImportPrices": Guard("prices.import", 2, 60, False, frozenset(), audit=True, per_subject_per_second=2, per_tenant_in_progress=1),
     "/comitia.cost.v1.PricingService/ListPrices": Guard("prices.read", 0, 5, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.gateway.v1.AccessService/AuthorizeCaller": Guard("identity.read", 0, 2, False, frozenset({"cost", "inference", "memory", "orchestrator", "policy", "tools"})),
     "/comitia.gateway.v1.AccessService/CheckRelation": Guard("access.read", 0, 5, False, frozenset(), per_subject_per_second=80),

@@ -90,6 +90,51 @@ def costs(
     _show_summary(summary, output, by=by or "model")
 
 
+@app.command()
+def reprice(
+    since: Annotated[str, typer.Option("--from", metavar="TIME", help=f"Charges from then on. {TIME_HELP}")],
+    until: Annotated[
+        str,
+        typer.Option("--to", metavar="TIME", help="Up to, not including, this date or time; now if it is not given."),
+    ] = "",
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write it; without this the difference is only shown.")
+    ] = False,
+    note: Annotated[str, typer.Option(metavar="TEXT", help="Why; it stands with each entry.")] = "",
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Prices charges of the past as the price table has it now. Shows the difference per model first.
+
+    Entries of the ledger are never changed: each charge is taken back and written anew.
+
+    Example:  comitia costs reprice --from 2026-11-01 --to 2026-12-01
+    """
+    start, end = read_period("", since, until, now=datetime.now(UTC))
+    if start is None:
+        raise CommandFailed("--from is required", code=EXIT_USAGE)
+    with client() as mesh:
+        repriced = mesh.costs.reprice(start, end, dry_run=not apply, note=note)
+    rows = [
+        (
+            one.provider,
+            one.model,
+            str(one.event_count),
+            dollars(one.before_nano_usd),
+            dollars(one.after_nano_usd),
+            dollars(one.after_nano_usd - one.before_nano_usd),
+        )
+        for one in repriced.models
+    ]
+    if output is Form.JSON:
+        show_json(as_json(repriced))
+        return
+    columns = ("provider", "model", "charges", "before", "after", "difference")
+    show_rows(output, [], columns, rows, empty="every charge is priced as the table has it")
+    if rows:
+        difference = dollars(repriced.after_nano_usd - repriced.before_nano_usd)
+        typer.echo(f"{difference} were booked" if apply else f"{difference} in all; --apply writes it")
+
+
 def _show_summary(summary: "GetCostSummaryResponse", output: Form, *, by: str) -> None:
     if output is Form.JSON:
         show_json(as_json(summary))

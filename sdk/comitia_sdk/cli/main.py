@@ -26,6 +26,7 @@ from comitia_sdk.cli import (
     models,
     money,
     people,
+    prices,
     replay,
     runs,
     sessions,
@@ -73,6 +74,7 @@ app.command("violations", rich_help_panel=WORK)(law.violations)
 app.command("models", rich_help_panel=WORK)(models.models)
 app.add_typer(costs.app, name="costs", rich_help_panel=WORK)
 app.add_typer(money.app, name="budget", rich_help_panel=WORK)
+app.add_typer(prices.app, name="prices", rich_help_panel=WORK)
 app.command("login", rich_help_panel=WHO)(login.login)
 app.command("logout", rich_help_panel=WHO)(login.logout)
 app.command("whoami", rich_help_panel=WHO)(identity.whoami)

@@ -7,7 +7,7 @@ from typing import BinaryIO, cast
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2, cost_service_pb2_grpc, rollup_pb2
+from comitia.cost.v1 import cost_pb2, cost_service_pb2, cost_service_pb2_grpc, price_list_pb2, rollup_pb2
 from comitia_sdk.connection import Connection
 from comitia_sdk.enums import number_of
 from comitia_sdk.errors import InvalidRequest
@@ -228,6 +228,50 @@ class AsyncCosts:
         """Changes a budget's limit. Raises: NotFound, InvalidRequest."""
         request = cost_service_pb2.SetBudgetLimitRequest(budget_id=budget_id, limit_nano_usd=limit_nano_usd)
         return (await self._connection.call(self._budgets.SetBudgetLimit, request)).budget
+
+    async def reprice(
+        self,
+        start: datetime,
+        end: datetime | None = None,
+        *,
+        dry_run: bool = True,
+        note: str = "",
+    ) -> cost_service_pb2.RepriceEventsResponse:
+        """Prices charges of the past as the price table has it now.
+
+        Args:
+            start, end: of the charges, aware; None is now.
+            dry_run: shows the difference per model, and changes nothing.
+            note: why; it stands with each entry.
+        """
+        request = cost_service_pb2.RepriceEventsRequest(
+            start_time=_time(start),
+            end_time=_time(end),
+            dry_run=dry_run,
+            note=note,
+        )
+        return await self._connection.call(self._ledger.RepriceEvents, request, timeout=60.0)
+
+    async def import_prices(
+        self, content: str, *, form: str, source: str, dry_run: bool = False
+    ) -> cost_service_pb2.ImportPricesResponse:
+        """Imports a price list for all tenants; for operators.
+
+        Args:
+            content: the list; `price_list.proto` says what it looks like.
+            form: `csv` or `json`.
+            source: where the prices come from.
+            dry_run: tells what would change, and changes nothing.
+        Raises: InvalidRequest: its message names every fault of the list by line and field.
+        """
+        number = number_of(price_list_pb2.PriceListFormat, form, field="format")
+        request = cost_service_pb2.ImportPricesRequest(
+            content=content,
+            format=cast(price_list_pb2.PriceListFormat.ValueType, number),
+            source=source,
+            dry_run=dry_run,
+        )
+        return await self._connection.call(self._prices.ImportPrices, request, timeout=60.0)
 
     async def prices(self, *, provider: str = "", page_size: int = 0) -> AsyncGenerator[cost_pb2.Price]:
         """Gives the prices that hold now."""

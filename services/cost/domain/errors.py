@@ -1,11 +1,12 @@
 """What cost refuses, each with a reason of its own."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from services.meshkit.core.errors import AlreadyExists, Conflict, Exhausted, NotFound, Precondition
+from services.meshkit.core.errors import AlreadyExists, Conflict, Exhausted, Invalid, NotFound, Precondition
 from services.meshkit.core.ids import from_uuid
 
 #: When a refusal caused by money that is only held may be worth another try.
@@ -119,6 +120,28 @@ class TooManyBudgets(Exhausted):
         )
 
 
+class BudgetWithoutPeriod(Precondition):
+    """A budget that never begins anew has no end to forecast. Give it a period, or ask for the month."""
+
+    reason = "BUDGET_WITHOUT_PERIOD"
+
+    def __init__(self, budget: UUID) -> None:
+        name = from_uuid("budget", budget)
+        super().__init__(
+            f"budget {name!r} has no period, so there is no end to forecast; give it one, or ask for the month",
+            budget=name,
+        )
+
+
+class TooManySpikeRules(Exhausted):
+    """A tenant has as many budgets that unusual spend degrades as it may. Take the rule of another one away."""
+
+    reason = "TOO_MANY_SPIKE_RULES"
+
+    def __init__(self, *, most: int) -> None:
+        super().__init__(f"unusual spend degrades at most {most} budgets; take another rule away first", most=most)
+
+
 class HoldNotFound(NotFound):
     """No such hold in the caller's tenant."""
 
@@ -216,3 +239,14 @@ class PriceUnknown(Precondition):
             provider=provider,
             model=model,
         )
+
+
+class PriceListWrong(Invalid):
+    """A price list has faults, and nothing of it was imported. Correct what the message names."""
+
+    reason = "PRICE_LIST_WRONG"
+
+    def __init__(self, faults: Sequence[str], *, count: int) -> None:
+        listed = "; ".join(faults)
+        more = f"; and {count - len(faults)} more" if count > len(faults) else ""
+        super().__init__("content", f"{listed}{more}", faults=count)

@@ -143,6 +143,7 @@ def cost_event_of(row: Row) -> CostEvent:
         reversal=row["reversal"],
         price=row["price_digest"],
         created=row["created_time"],
+        note=row["note"],
     )
 
 

@@ -177,6 +177,8 @@ COST_EVENT: Final = Table(
     _time("created_time"),
     # The transaction that wrote it, numbered by the database.
     Column("ledger_xid", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
+    # Why an entry was written that no call made; empty for those of calls.
+    Column("note", Text, nullable=False, server_default=""),
     Index("ix_cost_event_ledger", "ledger_xid", "tenant_id"),
     Index("ix_cost_event_page", "tenant_id", "created_time", "id"),
     Index("ix_cost_event_run", "tenant_id", "run_id", "created_time", "id"),
@@ -242,6 +244,8 @@ PRICE: Final = Table(
     _time("start_time"),
     _time("end_time", nullable=True),
     Column("source", Text, nullable=False),
+    # True when an operator gave it.
+    Column("imported", Boolean, nullable=False, server_default="false"),
     comment=_FOR_ALL,
 )
 

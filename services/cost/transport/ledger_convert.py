@@ -137,6 +137,7 @@ def cost_event_to_proto(event: CostEvent) -> cost_pb2.CostEvent:
         price_digest="" if event.price is None else event.price.hex(),
         create_time=fields.timestamp_of(event.created),
         project=context.project,
+        note=event.note,
     )
 
 

@@ -41,6 +41,7 @@ _EVENTS: Final = (
     "assumed",
     "reversal",
     "price_digest",
+    "note",
 )
 
 
@@ -144,6 +145,7 @@ def _event_rows(events: Sequence[CostEvent]) -> Iterator[list[Cell]]:
             event.assumed,
             event.reversal,
             "" if event.price is None else event.price.hex(),
+            Told(event.note),
         ]
 
 

@@ -77,6 +77,10 @@ def violation(mesh: FakeMesh) -> None:
         ("costs", "$0.000123"),
         ("costs --by agent --session run_1", "total $0.000123"),
         ("costs --period month --top 3", "total $0.000123"),
+        ("costs reprice --from 2026-01-01", "-$0.000023 in all; --apply writes it"),
+        ("costs reprice --from 2026-01-01 --apply", "-$0.000023 were booked"),
+        ("prices list", "gpt-4o-mini"),
+        ("prices show openai/gpt-4o-mini", "cache read"),
         ("costs --series day --by model", "2026-01-01"),
         ("budget show", "$10.00"),
         ("budget list", "budget_1"),
@@ -212,6 +216,16 @@ def test_what_is_charged_to_whom_is_written_to_a_file(comitia: Comitia, tmp_path
     assert file.read_bytes() == b"start_time,project,cost_nano_usd\r\n"
 
 
+def test_a_price_list_is_imported_and_its_faults_are_told(comitia: Comitia, tmp_path: Path) -> None:
+    good, bad = tmp_path / "prices.csv", tmp_path / "bad.csv"
+    good.write_text("provider,model\nopenai,gpt-4o-mini\n", encoding="utf-8")
+    bad.write_text("provider,model\nopenai,\n", encoding="utf-8")
+    assert "1 prices change, 2 hold already" in comitia("prices", "import", str(good)).out
+    assert "nothing was written" in comitia("prices", "import", str(good), "--dry-run").out
+    assert "line 2, model: is required" in comitia("prices", "import", str(bad), code=2).err
+    assert "must end in .csv or .json" in comitia("prices", "import", str(tmp_path / "prices.txt"), code=2).err
+
+
 def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
     mesh.sessions.hold = True
     comitia("session", "start", "Tabs?")
@@ -253,6 +267,8 @@ def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
         ("costs --period day --from 2026-01-01", 2, "comitia: give --period, or --from and --to"),
         ("costs --from noon", 2, "comitia: --from: 'noon' is no date or time, such as 2026-11-01"),
         ("costs --from 2026-02-01 --to 2026-01-01", 2, "comitia: --to must be after --from"),
+        ("prices show gpt-4o-mini", 2, "comitia: 'gpt-4o-mini' names no provider, such as openai/gpt-4o-mini"),
+        ("prices show openai/gpt-9", 1, "comitia: there is no price of 'openai/gpt-9'; "),
         ("costs --export costs.txt", 2, "comitia: costs.txt must end in .csv or .json"),
         ("key create ci --role king", 2, "comitia: roles: 'king' is none of admin, operator, auditor, tenant_user"),
         ("key revoke key_9", 1, "comitia: API key 'key_9' does not exist [NOT_FOUND]"),

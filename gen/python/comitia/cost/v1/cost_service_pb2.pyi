@@ -8,6 +8,7 @@ from comitia.common.v1 import batch_pb2 as _batch_pb2
 from comitia.common.v1 import content_pb2 as _content_pb2
 from comitia.common.v1 import usage_pb2 as _usage_pb2
 from comitia.cost.v1 import cost_pb2 as _cost_pb2
+from comitia.cost.v1 import price_list_pb2 as _price_list_pb2
 from comitia.cost.v1 import rollup_pb2 as _rollup_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
@@ -1373,3 +1374,143 @@ class ListPricesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPricesResponse: _TypeAlias = ListPricesResponse  # noqa: Y015
+
+@_typing.final
+class ImportPricesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    content: _builtins.str
+    """The list, at most 1,000,000 characters and 10,000 rows. Required."""
+    format: _price_list_pb2.PriceListFormat.ValueType
+    """How it is written. Required."""
+    source: _builtins.str
+    """Where the prices come from, such as a page of the provider; it stands with each price. Required."""
+    dry_run: _builtins.bool
+    """True: tell what would change, and change nothing."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.str = ...,
+        format: _price_list_pb2.PriceListFormat.ValueType = ...,
+        source: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "dry_run", b"dry_run", "format", b"format", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportPricesRequest: _TypeAlias = ImportPricesRequest  # noqa: Y015
+
+@_typing.final
+class ImportPricesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    CHANGE_COUNT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    change_count: _builtins.int
+    """How many changes there are in all."""
+    unchanged_count: _builtins.int
+    """Prices of the list that held already."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_price_list_pb2.PriceChange]:
+        """What changes, by model and moment, the first 500."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[_price_list_pb2.PriceChange] | None = ...,
+        change_count: _builtins.int = ...,
+        unchanged_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_count", b"change_count", "changes", b"changes", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportPricesResponse: _TypeAlias = ImportPricesResponse  # noqa: Y015
+
+@_typing.final
+class RepriceEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """True: show the difference, and change nothing."""
+    note: _builtins.str
+    """Why, for the note of each entry. Optional, at most 200 characters."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Charges from when on. Required."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when. Absent means now."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        dry_run: _builtins.bool = ...,
+        note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepriceEventsRequest: _TypeAlias = RepriceEventsRequest  # noqa: Y015
+
+@_typing.final
+class RepriceEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    BEFORE_NANO_USD_FIELD_NUMBER: _builtins.int
+    AFTER_NANO_USD_FIELD_NUMBER: _builtins.int
+    event_count: _builtins.int
+    """Charges that change."""
+    before_nano_usd: _builtins.int
+    """What they came to, nano-USD."""
+    after_nano_usd: _builtins.int
+    """What they come to, nano-USD."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[_price_list_pb2.RepricedModel]:
+        """The models whose charges change, the greatest difference first, at most 500."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[_price_list_pb2.RepricedModel] | None = ...,
+        event_count: _builtins.int = ...,
+        before_nano_usd: _builtins.int = ...,
+        after_nano_usd: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_nano_usd", b"after_nano_usd", "before_nano_usd", b"before_nano_usd", "event_count", b"event_count", "models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepriceEventsResponse: _TypeAlias = RepriceEventsResponse  # noqa: Y015

@@ -755,6 +755,11 @@ class LedgerServiceStub:
                 request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExportCostsRequest.SerializeToString,
                 response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExportCostsResponse.FromString,
                 _registered_method=True)
+        self.RepriceEvents = channel.unary_unary(
+                '/comitia.cost.v1.LedgerService/RepriceEvents',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -797,6 +802,18 @@ class LedgerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RepriceEvents(self, request, context):
+        """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+
+        A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
+        ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
+        Harmless to repeat: what is priced right stays.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -819,6 +836,11 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.ExportCosts,
                     request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExportCostsRequest.FromString,
                     response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExportCostsResponse.SerializeToString,
+            ),
+            'RepriceEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepriceEvents,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -940,9 +962,36 @@ class LedgerService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def RepriceEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.LedgerService/RepriceEvents',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class PricingServiceStub:
-    """Shows the prices that charges are made of.
+    """Shows the prices that charges are made of, and takes new ones.
     """
 
     def __init__(self, channel):
@@ -956,14 +1005,32 @@ class PricingServiceStub:
                 request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesRequest.SerializeToString,
                 response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesResponse.FromString,
                 _registered_method=True)
+        self.ImportPrices = channel.unary_unary(
+                '/comitia.cost.v1.PricingService/ImportPrices',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesResponse.FromString,
+                _registered_method=True)
 
 
 class PricingServiceServicer:
-    """Shows the prices that charges are made of.
+    """Shows the prices that charges are made of, and takes new ones.
     """
 
     def ListPrices(self, request, context):
         """Lists the prices that hold now, by provider and model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportPrices(self, request, context):
+        """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
+        future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
+        price that they hold it by; charges of the past stay as they are until RepriceEvents.
+
+        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+        Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
+        INVALID_ARGUMENT/INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -977,6 +1044,11 @@ def add_PricingServiceServicer_to_server(servicer, server):
                     request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesRequest.FromString,
                     response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesResponse.SerializeToString,
             ),
+            'ImportPrices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportPrices,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'comitia.cost.v1.PricingService', rpc_method_handlers)
@@ -986,7 +1058,7 @@ def add_PricingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PricingService:
-    """Shows the prices that charges are made of.
+    """Shows the prices that charges are made of, and takes new ones.
     """
 
     @staticmethod
@@ -1006,6 +1078,33 @@ class PricingService:
             '/comitia.cost.v1.PricingService/ListPrices',
             comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesRequest.SerializeToString,
             comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportPrices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.PricingService/ImportPrices',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesResponse.FromString,
             options,
             channel_credentials,
             insecure,

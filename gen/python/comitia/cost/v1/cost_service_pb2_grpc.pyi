@@ -425,6 +425,14 @@ class LedgerServiceStub:
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
     """
+    RepriceEvents: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]
+    """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+
+    A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
+    ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
+    Harmless to repeat: what is priced right stays.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
+    """
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -449,6 +457,14 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     ledger stood at one moment. REST callers get server-sent events, one message each.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
+    """
+    RepriceEvents: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]  # type: ignore[assignment]
+    """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+
+    A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
+    ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
+    Harmless to repeat: what is priced right stays.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -497,10 +513,24 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
         """
 
+    @_abc_1.abstractmethod
+    def RepriceEvents(
+        self,
+        request: _cost_service_pb2.RepriceEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.RepriceEventsResponse, _abc.Awaitable[_cost_service_pb2.RepriceEventsResponse]]:
+        """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+
+        A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
+        ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
+        Harmless to repeat: what is priced right stays.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
+        """
+
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class PricingServiceStub:
-    """Shows the prices that charges are made of."""
+    """Shows the prices that charges are made of, and takes new ones."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -508,17 +538,35 @@ class PricingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PricingServiceAsyncStub: ...
     ListPrices: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ListPricesRequest, _cost_service_pb2.ListPricesResponse]
     """Lists the prices that hold now, by provider and model."""
+    ImportPrices: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ImportPricesRequest, _cost_service_pb2.ImportPricesResponse]
+    """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
+    future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
+    price that they hold it by; charges of the past stay as they are until RepriceEvents.
+
+    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+    Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
+    INVALID_ARGUMENT/INVALID_FIELD.
+    """
 
 @_typing.type_check_only
 class PricingServiceAsyncStub(PricingServiceStub):
-    """Shows the prices that charges are made of."""
+    """Shows the prices that charges are made of, and takes new ones."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPrices: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ListPricesRequest, _cost_service_pb2.ListPricesResponse]  # type: ignore[assignment]
     """Lists the prices that hold now, by provider and model."""
+    ImportPrices: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ImportPricesRequest, _cost_service_pb2.ImportPricesResponse]  # type: ignore[assignment]
+    """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
+    future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
+    price that they hold it by; charges of the past stay as they are until RepriceEvents.
+
+    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+    Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
+    INVALID_ARGUMENT/INVALID_FIELD.
+    """
 
 class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows the prices that charges are made of."""
+    """Shows the prices that charges are made of, and takes new ones."""
 
     @_abc_1.abstractmethod
     def ListPrices(
@@ -527,5 +575,20 @@ class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cost_service_pb2.ListPricesResponse, _abc.Awaitable[_cost_service_pb2.ListPricesResponse]]:
         """Lists the prices that hold now, by provider and model."""
+
+    @_abc_1.abstractmethod
+    def ImportPrices(
+        self,
+        request: _cost_service_pb2.ImportPricesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.ImportPricesResponse, _abc.Awaitable[_cost_service_pb2.ImportPricesResponse]]:
+        """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
+        future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
+        price that they hold it by; charges of the past stay as they are until RepriceEvents.
+
+        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+        Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
+        INVALID_ARGUMENT/INVALID_FIELD.
+        """
 
 def add_PricingServiceServicer_to_server(servicer: PricingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
