@@ -55,6 +55,15 @@ class CostKind(IntEnum):
     GENERATE = 1
     EMBED = 2
     TOOL = 3
+    #: An operation of memory.
+    MEMORY = 4
+    #: A model that judges.
+    JUDGE = 5
+
+    @property
+    def flat(self) -> bool:
+        """True when a call has a price of its own, and is not priced by its tokens."""
+        return self in (CostKind.TOOL, CostKind.MEMORY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ _KEYS: Final = {
 _TOKENS: Final = tuple(f"{name}_tokens" for name in USAGE_CLASSES)
 _ADDED: Final = ("event_count", *_TOKENS, "cost_nano_usd", "assumed_nano_usd")
 _NAMES: Final = ("project", "agent_name", "provider", "model", "kind")
-_USES: Final = (int(CostKind.TOOL),)
+_USES: Final = tuple(int(kind) for kind in CostKind if kind.flat)
 #: Beyond every transaction. A range with two ends is planned as what it is: small.
 _NO_END: Final = 2**63 - 1
 _HORIZON: Final = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")

@@ -56,12 +56,12 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -
     """Reads what to hold. Raises: Invalid."""
     kind = _KINDS.get(request.kind)
     if kind is None:
-        raise Invalid("kind", "must be one of GENERATE, EMBED, TOOL")
+        raise Invalid("kind", "must be one of GENERATE, EMBED, TOOL, MEMORY, JUDGE")
     if request.tool_cost_nano_usd < 0:
         raise Invalid("tool_cost_nano_usd", "must not be negative")
-    if request.tool_cost_nano_usd and kind is not CostKind.TOOL:
+    if request.tool_cost_nano_usd and not kind.flat:
         raise Invalid("tool_cost_nano_usd", "must be 0 for models, whose price comes from the price table")
-    if kind is not CostKind.TOOL and not request.HasField("bound"):
+    if not kind.flat and not request.HasField("bound"):
         raise Invalid("bound", "is required for models; a call that cannot be bounded cannot be held")
     context = _context(request.context, principal)
     return Reserve(
@@ -74,7 +74,7 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -
             context=context,
         ),
         budgets=_budgets(context),
-        bound=Usage() if kind is CostKind.TOOL else _usage(request.bound, "bound"),
+        bound=Usage() if kind.flat else _usage(request.bound, "bound"),
         tool_cost=NanoUsd(request.tool_cost_nano_usd),
         ttl=fields.ttl_of(request.ttl),
         dispatched=request.dispatched,

@@ -167,7 +167,7 @@ class Spend:
             return refusal
 
     def _priced(self, order: Reserve, now: datetime) -> Hold:
-        if order.purpose.kind is CostKind.TOOL:
+        if order.purpose.kind.flat:
             amount, digest = order.tool_cost, None
         else:
             price = self._prices.book.find(order.purpose.provider, order.purpose.model, at=now)

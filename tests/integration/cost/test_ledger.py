@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from comitia.cost.v1 import cost_pb2, rollup_pb2
 from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1 import rollup_pb2
 from services.meshkit.core.identity import TenantId
 from tests.integration.cost.conftest import CostMesh
 
@@ -168,3 +168,13 @@ async def test_prices_are_listed_page_by_page_with_their_source(mesh: CostMesh) 
     assert len(price.digest) == 64
     free = await anna.call("ListPrices", pb.ListPricesRequest(provider="stub"))
     assert [(price.model, price.output_nano_usd_per_million) for price in free.prices] == [("*", 0)]
+
+
+async def test_memory_has_a_price_of_its_own_and_a_judge_that_of_its_model(mesh: CostMesh) -> None:
+    anna = mesh.caller()
+    kind = cost_pb2.COST_KIND_MEMORY
+    hold = await anna.reserve(kind=kind, provider="memory", model="recall", tool_cost_nano_usd=7, bound=None)
+    await anna.settle(await anna.dispatch(hold))
+    await anna.spend(kind=cost_pb2.COST_KIND_JUDGE, agent_name="Themis")
+    summary = await anna.call("GetCostSummary", pb.GetCostSummaryRequest(by=pb.COST_DIMENSION_KIND))
+    assert [(line.key, line.cost_nano_usd) for line in summary.lines] == [("judge", 4_500), ("memory", 7)]

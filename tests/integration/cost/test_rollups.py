@@ -229,9 +229,11 @@ async def test_a_series_adds_up_to_its_summary(books: Books, seed: int) -> None:
 
 
 async def test_tools_are_added_up_alone(books: Books) -> None:
-    await books.write(an_event(cost=1), an_event(cost=5, kind=int(CostKind.TOOL), model="search"))
+    kinds = {CostKind.TOOL: "search", CostKind.MEMORY: "recall", CostKind.JUDGE: "gpt-test", CostKind.GENERATE: "gpt"}
+    await books.write(*(an_event(cost=int(kind), kind=int(kind), model=model) for kind, model in kinds.items()))
     for _ in range(2):
-        assert {key: sums.cost for key, sums in (await books.summary(by=Dimension.TOOL)).items()} == {"search": 5}
+        found = await books.summary(by=Dimension.TOOL)
+        assert {key: sums.cost for key, sums in found.items()} == {"search": 3, "recall": 4}
         await books.roll()
 
 

@@ -597,7 +597,7 @@ class ReserveRequest(_message.Message):
     model: _builtins.str
     """Model or tool. Required."""
     tool_cost_nano_usd: _builtins.int
-    """Price of the call, nano-USD, for tools. 0 for models, whose price is the bound at the price table."""
+    """Price of the call, nano-USD, for tools and operations of memory. 0 for models, whose price is the bound at the price table."""
     dispatched: _builtins.bool
     """True when the call leaves as soon as this is answered: the hold is made as dispatched, in one commit instead of two.
     False for callers that hold first and decide later; they use MarkDispatched.
@@ -612,7 +612,7 @@ class ReserveRequest(_message.Message):
 
     @_builtins.property
     def bound(self) -> _usage_pb2.Usage:
-        """Upper bound of the usage. Ignored for tools."""
+        """Upper bound of the usage. Ignored for tools and operations of memory."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
