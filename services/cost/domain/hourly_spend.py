@@ -37,6 +37,14 @@ class HourlySpend:
         """When the last of them ends."""
         return self.start + len(self.amounts) * HOUR
 
+    def extended(self, sums: Mapping[datetime, int], end: datetime, *, most: int) -> "HourlySpend":
+        """Goes on to `end` with sums of the hours since; at most the last `most` stay."""
+        if not self.amounts:
+            return HourlySpend.until(end, sums, most=most)
+        hours = (end - self.end) // HOUR
+        amounts = self.amounts + tuple(max(0, sums.get(self.end + at * HOUR, 0)) for at in range(hours))
+        return HourlySpend(start=end - min(most, len(amounts)) * HOUR, amounts=amounts[-most:])
+
     def without_last(self) -> "HourlySpend":
         """Leaves out the last hour."""
         return HourlySpend(start=self.start, amounts=self.amounts[:-1])

@@ -22,6 +22,8 @@ SpendAlertId = NewType("SpendAlertId", UUID)
 
 #: What goes on for longer is told of again.
 LONGEST: Final = timedelta(days=1)
+#: A peak is noted when it is higher by so much.
+_NOTED_PERCENT: Final = 10
 
 
 class AlertState(IntEnum):
@@ -49,6 +51,7 @@ class Causes:
     run: Cause
     agent: Cause
     model: Cause
+    project: Cause
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +127,8 @@ def turn_of(last: SpendAlert | None, ended: Level, current: Level, *, now: datet
     calm = ended.hour >= hour_of(last.opened) and ended.calm and not current.unusual
     if calm or now >= last.opened + LONGEST:
         return Turn.ENDS
-    return Turn.RISES if current.unusual and current.spent > last.spent else Turn.NOTHING
+    rises = current.unusual and current.spent * 100 >= last.spent * (100 + _NOTED_PERCENT)
+    return Turn.RISES if rises else Turn.NOTHING
 
 
 def opened(new: SpendAlertId, tenant: TenantId, level: Level, causes: Causes, *, now: datetime) -> SpendAlert:

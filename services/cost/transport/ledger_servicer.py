@@ -9,11 +9,14 @@ from grpc.aio import ServicerContext
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import LedgerServiceServicer
 from services.cost.transport import ledger_convert as convert
+from services.cost.transport import pricing_convert
 from services.cost.usecases.export_costs import ExportCosts
 from services.cost.usecases.ledger_ports import LedgerReader
+from services.cost.usecases.reprice_events import RepriceEvents
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.paging import clamp_page_size, decode_time_place, one_page, time_place
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
 
 Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
 
@@ -21,9 +24,12 @@ Context = ServicerContext[Any, Any]  # the request and answer types, which diffe
 class LedgerServicer(LedgerServiceServicer):
     """Shows what was spent."""
 
-    def __init__(self, *, ledger: LedgerReader, export_costs: ExportCosts, clock: Clock) -> None:
+    def __init__(
+        self, *, ledger: LedgerReader, export_costs: ExportCosts, reprice_events: RepriceEvents, clock: Clock
+    ) -> None:
         self._ledger = ledger
         self._export_costs = export_costs
+        self._reprice_events = reprice_events
         self._clock = clock
 
     async def ListCostEvents(self, request: pb.ListCostEventsRequest, context: Context) -> pb.ListCostEventsResponse:
@@ -57,3 +63,14 @@ class LedgerServicer(LedgerServiceServicer):
         async with aclosing(pieces):
             async for piece in pieces:
                 yield pb.ExportCostsResponse(data=piece)
+
+    async def RepriceEvents(self, request: pb.RepriceEventsRequest, context: Context) -> pb.RepriceEventsResponse:
+        tenant, order = caller_of(context).principal.tenant, pricing_convert.to_reprice_order(request)
+        if request.dry_run:
+            return pricing_convert.repriced_to_proto(await self._reprice_events.show(tenant, order))
+        return await once(
+            request,
+            lambda: self._reprice_events(tenant, order),
+            pricing_convert.repriced_to_proto,
+            answers=pb.RepriceEventsResponse,
+        )

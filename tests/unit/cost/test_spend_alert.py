@@ -31,7 +31,7 @@ from tests.support.money import ANNA, MINUTE, NOON
 COOLDOWN = timedelta(hours=1)
 USUAL = Baseline(basis=Basis.HOUR_OF_WEEK, hours=672, expected=NanoUsd(100), high=NanoUsd(400), calm=NanoUsd(200))
 NOBODY = Cause("", NanoUsd(0), NanoUsd(0))
-CAUSES = Causes(run=NOBODY, agent=NOBODY, model=NOBODY)
+CAUSES = Causes(run=NOBODY, agent=NOBODY, model=NOBODY, project=NOBODY)
 
 
 def level(spent: int, *, hours: int = 0) -> Level:
@@ -64,7 +64,7 @@ def test_without_a_baseline_nothing_opens() -> None:
 
 def test_an_open_alert_is_told_once_and_notes_higher_peaks() -> None:
     alert = an_alert(500)
-    assert turn(alert, level(500), now=NOON + 30 * MINUTE) is Turn.NOTHING
+    assert turn(alert, level(549), now=NOON + 30 * MINUTE) is Turn.NOTHING
     assert turn(alert, level(900, hours=1), now=NOON + HOUR, ended=level(500)) is Turn.RISES
     higher = risen(alert, level(900, hours=1), CAUSES)
     assert (higher.id, higher.opened, higher.spent, higher.hour) == (alert.id, alert.opened, 900, NOON + HOUR)
