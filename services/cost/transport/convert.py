@@ -78,7 +78,8 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -
         tool_cost=NanoUsd(request.tool_cost_nano_usd),
         ttl=fields.ttl_of(request.ttl),
         dispatched=request.dispatched,
-        cheapest=request.cheapest,
+        # A tool or an embedding has no cheaper form.
+        cheapest=request.cheapest or kind is not CostKind.GENERATE,
         fence=_fence(request.fence),
     )
 
