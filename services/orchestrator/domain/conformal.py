@@ -1,13 +1,13 @@
 """Intervals that hold what they promise, whatever the errors of an estimate are distributed like.
 
 What is kept of each run that has ended is by how much the logarithm of its estimate was wrong, an estimate that was
-made before the run was learnt from. The quantiles of these errors are the interval (split conformal, made one run after the
-other); newer runs count more, so a slow change is followed; a quick one is found by the mean of the latest errors, and
-what was before it is forgotten. The share of runs that may lie outside is itself adapted to the share that did, so
+made before the run was learnt from. The quantiles of these errors are the interval (split conformal, made one run after
+the other); newer runs count more, so a slow change is followed; a quick one is found by the mean of the latest errors,
+and what was before it is forgotten. The share of runs that may lie outside is itself adapted to the share that did, so
 that coverage comes back after any change.
 
-Source: Vovk et al., Algorithmic Learning in a Random World (split conformal); Gibbs and Candès 2021 (adaptive coverage);
-Barber et al. 2023 (weights where runs are not exchangeable).
+Source: Vovk et al., Algorithmic Learning in a Random World (split conformal); Gibbs and Candès 2021 (adaptive
+coverage); Barber et al. 2023 (weights where runs are not exchangeable).
 """
 
 import math

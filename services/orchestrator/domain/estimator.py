@@ -31,6 +31,8 @@ _Any = TypeVar("_Any")
 ANY_NAME: Final = "*"
 #: Runs of a name from which on those of other names are not asked any more.
 _ENOUGH_OWN: Final = 8
+#: What a column and a field of 64 bits hold.
+_MOST: Final = 2**63 - 1
 #: Nodes of one name that are learnt, and turns of one agent that are learnt from one run.
 MOST_PARTS: Final = 2_000
 _TURNS_OF_RUN: Final = 3
@@ -69,6 +71,15 @@ class Estimate:
     def of(self, amount: Amount) -> Range:
         """Gives the range of one amount."""
         return self.ranges[amount]
+
+    def whole(self) -> tuple[tuple[int, int, int], ...]:
+        """Gives low bound, median and high bound of each amount in whole numbers, seconds as milliseconds."""
+        found: list[tuple[int, int, int]] = []
+        for amount, one in enumerate(self.ranges):
+            unit = 1_000 if amount == Amount.SECONDS else 1
+            bounds = math.floor(one.low * unit), round(one.median * unit), math.ceil(one.high * unit)
+            found.append((min(bounds[0], _MOST), min(bounds[1], _MOST), min(bounds[2], _MOST)))
+        return tuple(found)
 
 
 @dataclass(slots=True)

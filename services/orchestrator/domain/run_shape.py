@@ -122,6 +122,8 @@ class SeenTurn:
     input_tokens: int
     output_tokens: int
     seconds: float
+    #: Nano-USD.
+    cost: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ class Keeping:
     """What the record serves and does."""
 
     registration: Registration
+    recorded: RecordedRuns
     background: Sequence[Background]
 
 
@@ -61,6 +62,7 @@ def keeping(ground: Ground, driving: Driving, *, access: RunAccess) -> Keeping:
     )
     return Keeping(
         registration=partial(add_RecordServiceServicer_to_server, records),
+        recorded=recorded,
         background=(
             JournalMonths(ground.maintenance, clock=clock),
             ArchiveRuns(
