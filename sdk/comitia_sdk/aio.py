@@ -13,6 +13,7 @@ from comitia_sdk.nouns.access import AsyncAccess
 from comitia_sdk.nouns.agents import AsyncAgents
 from comitia_sdk.nouns.audit import AsyncAudit
 from comitia_sdk.nouns.costs import AsyncCosts
+from comitia_sdk.nouns.estimates import AsyncEstimates
 from comitia_sdk.nouns.identity import AsyncIdentity
 from comitia_sdk.nouns.memories import AsyncMemories
 from comitia_sdk.nouns.models import AsyncModels
@@ -31,6 +32,7 @@ __all__ = [
     "AsyncAudit",
     "AsyncClient",
     "AsyncCosts",
+    "AsyncEstimates",
     "AsyncIdentity",
     "AsyncMemories",
     "AsyncModels",
@@ -72,6 +74,7 @@ class AsyncClient:
         self.sessions = AsyncSessions(self._connection)
         self.workflows = AsyncWorkflows(self._connection)
         self.runs = AsyncRuns(self._connection)
+        self.estimates = AsyncEstimates(self._connection)
         self.records = AsyncRecords(self._connection)
         self.models = AsyncModels(self._connection)
         self.policies = AsyncPolicies(self._connection)

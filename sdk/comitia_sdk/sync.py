@@ -171,6 +171,15 @@ class Runs(_Blocking[aio.AsyncRuns]):
     stream_turns = _iterating(aio.AsyncRuns.stream_turns)
 
 
+class Estimates(_Blocking[aio.AsyncEstimates]):
+    """What runs will take, before they run, and how well that was said of those that have ended."""
+
+    workflow = _blocking(aio.AsyncEstimates.workflow)
+    session = _blocking(aio.AsyncEstimates.session)
+    list = _iterating(aio.AsyncEstimates.list)
+    coverage = _blocking(aio.AsyncEstimates.coverage)
+
+
 class Records(_Blocking[aio.AsyncRecords]):
     """The record of runs: replayed, forked, compared, exported, proven."""
 
@@ -337,6 +346,7 @@ class Client:
         self.sessions = Sessions(self._loop, self._client.sessions)
         self.workflows = Workflows(self._loop, self._client.workflows)
         self.runs = Runs(self._loop, self._client.runs)
+        self.estimates = Estimates(self._loop, self._client.estimates)
         self.records = Records(self._loop, self._client.records)
         self.models = Models(self._loop, self._client.models)
         self.policies = Policies(self._loop, self._client.policies)

@@ -17,6 +17,7 @@ from comitia_sdk.cli import (
     costs,
     demo,
     doctor,
+    estimates,
     identity,
     kek,
     keys,
@@ -66,6 +67,7 @@ app.add_typer(agents.app, name="agent", rich_help_panel=WORK)
 app.add_typer(sessions.app, name="session", rich_help_panel=WORK)
 app.add_typer(workflows.app, name="workflow", rich_help_panel=WORK)
 app.add_typer(runs.app, name="run", rich_help_panel=WORK)
+app.command("estimate", rich_help_panel=WORK)(estimates.estimate)
 app.command("replay", rich_help_panel=WORK)(replay.replay)
 app.add_typer(worker.app, name="worker", rich_help_panel=WORK)
 app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
