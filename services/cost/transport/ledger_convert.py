@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final, Protocol, cast
-
-from google.protobuf.timestamp_pb2 import Timestamp
+from typing import Final, cast
 
 from comitia.cost.v1 import cost_pb2, cost_service_pb2, rollup_pb2
 from services.cost.domain.cost_event import CostEvent
@@ -35,21 +33,10 @@ _FORMATS: Final = {0: FileFormat.CSV, **{int(form): form for form in FileFormat}
 _DETAILS: Final = {0: Detail.DAY, **{int(detail): detail for detail in Detail}}
 
 
-class _Asked(Protocol):
-    """What every request for a report has."""
-
-    @property
-    def start_time(self) -> Timestamp: ...
-    @property
-    def end_time(self) -> Timestamp: ...
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def project(self) -> str: ...
-    @property
-    def agent_name(self) -> str: ...
-
-    def HasField(self, field_name: object, /) -> bool: ...
+#: What every request for a report has.
+_Asked = (
+    cost_service_pb2.GetCostSummaryRequest | cost_service_pb2.GetCostSeriesRequest | cost_service_pb2.ExportCostsRequest
+)
 
 
 # --- requests --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE
 from services.cost.domain.budget import BudgetId, tenant_budget_id
-from services.cost.domain.hold import CostKind, Hold, HoldId, HoldState, Purpose
+from services.cost.domain.hold import Hold, HoldId, HoldState, Purpose
 from services.cost.domain.spend_book import Changes, SpendBook
 from services.cost.usecases.ports import BeginWork, LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices

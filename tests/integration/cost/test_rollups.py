@@ -58,7 +58,8 @@ class Books:
             pass
 
     async def summary(self, **changes: Any) -> dict[str, Sums]:
-        query = SummaryQuery(**{"by": Dimension.MODEL, **changes})
+        values: dict[str, Any] = {"by": Dimension.MODEL, **changes}
+        query = SummaryQuery(**values)
         found = await self.ledger.summary(self.tenant, query, most_lines=500)
         assert found.cost == sum(line.sums.cost for line in found.lines)
         assert found.events == sum(line.sums.events for line in found.lines)

@@ -1,6 +1,7 @@
 """Price lists that operators import: every fault has its line and field, and what they say is what holds."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -137,7 +138,7 @@ def test_a_price_in_another_unit_is_refused(rate: str) -> None:
 
 def test_an_imported_price_takes_the_place_of_others_and_shipped_ones_leave_it_alone() -> None:
     old, later = a_price(), a_price(start=SEPTEMBER, source="later")
-    known = [Price(**{**_values(old), "end": SEPTEMBER}), later]
+    known = [replace(old, end=SEPTEMBER), later]
     (price,) = read("openai,gpt-test,2025-08-01,,1,4")
     change = supersession(known, [price])
     assert change.renewal.ends == {old.digest: AUGUST, later.digest: SEPTEMBER}
@@ -166,13 +167,5 @@ def test_after_any_imports_the_last_one_holds_from_where_it_begins(imports: list
     assert sum(one.holds_at(moment) for one in table) == 1
 
 
-def _values(price: Price) -> dict[str, object]:
-    return {name: getattr(price, name) for name in ("provider", "model", "aliases", "tiers", "start", "end", "source")}
-
-
 def _after(table: list[Price], ends: dict[bytes, datetime | None], added: list[Price]) -> list[Price]:
-    kept = [
-        Price(**{**_values(one), "imported": one.imported, "end": ends.get(one.digest, one.end)})  # type: ignore[arg-type]
-        for one in table
-    ]
-    return kept + added
+    return [replace(one, end=ends.get(one.digest, one.end)) for one in table] + added
