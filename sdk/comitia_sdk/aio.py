@@ -14,6 +14,7 @@ from comitia_sdk.nouns.agents import AsyncAgents
 from comitia_sdk.nouns.audit import AsyncAudit
 from comitia_sdk.nouns.costs import AsyncCosts
 from comitia_sdk.nouns.estimates import AsyncEstimates
+from comitia_sdk.nouns.forecasts import AsyncForecasts
 from comitia_sdk.nouns.identity import AsyncIdentity
 from comitia_sdk.nouns.memories import AsyncMemories
 from comitia_sdk.nouns.models import AsyncModels
@@ -33,6 +34,7 @@ __all__ = [
     "AsyncClient",
     "AsyncCosts",
     "AsyncEstimates",
+    "AsyncForecasts",
     "AsyncIdentity",
     "AsyncMemories",
     "AsyncModels",
@@ -81,6 +83,7 @@ class AsyncClient:
         self.memories = AsyncMemories(self._connection)
         self.tools = AsyncTools(self._connection)
         self.costs = AsyncCosts(self._connection)
+        self.forecasts = AsyncForecasts(self._connection)
         self.identity = AsyncIdentity(self._connection)
         self.access = AsyncAccess(self._connection)
         self.users = AsyncUsers(self._connection)

@@ -254,6 +254,17 @@ class Costs(_Blocking[aio.AsyncCosts]):
     reprice = _blocking(aio.AsyncCosts.reprice)
 
 
+class Forecasts(_Blocking[aio.AsyncForecasts]):
+    """Where spend is heading, what was unusual, and how it could be less."""
+
+    velocity = _blocking(aio.AsyncForecasts.velocity)
+    forecast = _blocking(aio.AsyncForecasts.forecast)
+    alerts = _iterating(aio.AsyncForecasts.alerts)
+    recommendations = _iterating(aio.AsyncForecasts.recommendations)
+    set_spike_rule = _blocking(aio.AsyncForecasts.set_spike_rule)
+    spike_rules = _iterating(aio.AsyncForecasts.spike_rules)
+
+
 class Identity(_Blocking[aio.AsyncIdentity]):
     """API keys, service accounts and signing keys."""
 
@@ -353,6 +364,7 @@ class Client:
         self.memories = Memories(self._loop, self._client.memories)
         self.tools = Tools(self._loop, self._client.tools)
         self.costs = Costs(self._loop, self._client.costs)
+        self.forecasts = Forecasts(self._loop, self._client.forecasts)
         self.identity = Identity(self._loop, self._client.identity)
         self.access = Access(self._loop, self._client.access)
         self.users = Users(self._loop, self._client.users)

@@ -232,6 +232,12 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "IdentityService/DisableServiceAccount": lambda world: {
         "service_account_id": world.client.identity.create_service_account("short-lived").service_account_id
     },
+    "ForecastService/GetSpendForecast": lambda _: {"zone": "Europe/Berlin"},
+    "ForecastService/GetSpendVelocity": lambda _: {},
+    "ForecastService/ListRecommendations": lambda _: {"page_size": 1},
+    "ForecastService/ListSpendAlerts": lambda _: {"page_size": 1},
+    "ForecastService/ListSpikeRules": lambda _: {"page_size": 1},
+    "ForecastService/SetSpikeRule": lambda _: {"budget_id": "tenant", "degrade_seconds": 60},
     "IdentityService/GetKeySet": lambda _: {},
     "IdentityService/ListServiceAccounts": lambda _: {"page_size": 1},
     "IdentityService/RotateApiKey": lambda world: {
@@ -252,6 +258,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "InferenceService/StreamGenerate": lambda _: a_prompt(model="stub"),
     "LedgerService/ExportCosts": lambda _: {"format": "COST_EXPORT_FORMAT_JSON"},
     "LedgerService/GetCostSeries": lambda _: {"by": "COST_DIMENSION_AGENT", "step": "COST_STEP_HOUR"},
+    "LedgerService/RepriceEvents": lambda _: {"start_time": "2026-01-01T00:00:00Z"},
     "LedgerService/GetCostSummary": lambda world: {"by": "COST_DIMENSION_AGENT", "run_id": world.ended_session},
     "LedgerService/ListCostEvents": lambda world: {"run_id": world.ended_session, "page_size": 1},
     "MemoryService/ForgetMemory": lambda world: {"memory_id": world.client.memories.remember("Forget me.").memory_id},
@@ -261,6 +268,12 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "MemoryService/Remember": lambda _: {"parts": [{"text": {"text": "Rivers meet."}}], "tags": ["walk"]},
     "ModelService/ListModels": lambda _: {},
     "PolicyService/Evaluate": lambda _: a_question("a word and a sword"),
+    "PricingService/ImportPrices": lambda world: {
+        "content": "provider,model,start_time,input_usd_per_million,output_usd_per_million\n"
+        f"walk,{world.fresh('model')},2026-01-01,1,2\n",
+        "format": "PRICE_LIST_FORMAT_CSV",
+        "source": "a walk",
+    },
     "PricingService/ListPrices": lambda _: {"provider": "openai", "page_size": 1},
     "RecordService/DiffRuns": lambda world: {"run_id": world.ended_session, "other_run_id": world.fork()},
     "RecordService/ExportRun": lambda world: {"run_id": world.ended_session},
@@ -363,6 +376,7 @@ TELLING: Final[Mapping[str, str]] = {
     "ExchangeOidcToken": "access_token",
     "GetLoginOptions": "options",
     "GetMemory": "memory.parts",
+    "GetSpendForecast": "forecast.end_time",
     "GetMeshStatus": "serving",
     "InvokeTool": "invocation.parts",
     "GetKeySet": "keys",
@@ -389,6 +403,7 @@ TELLING: Final[Mapping[str, str]] = {
     "ListRuns": "runs",
     "ListRunSteps": "steps",
     "ListWorkflows": "workflows",
+    "SetSpikeRule": "rule.degrade_seconds",
     "SignalRun": "run.sequence",
     "StartRun": "run.budget_id",
     "ValidateWorkflow": "workflow.digest",
@@ -397,7 +412,12 @@ TELLING: Final[Mapping[str, str]] = {
     "WatchViolations": "violation.rule",
 }
 #: RPCs for operators of the installation.
-OPERATORS: Final = ("TenantService/", "AuditService/AcknowledgeAuditGap", "IdentityService/RotateSigningKey")
+OPERATORS: Final = (
+    "TenantService/",
+    "AuditService/AcknowledgeAuditGap",
+    "IdentityService/RotateSigningKey",
+    "PricingService/ImportPrices",
+)
 #: What was driven so far: RPC and way.
 DRIVEN: Final[set[tuple[str, str]]] = set()
 

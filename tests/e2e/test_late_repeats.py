@@ -88,6 +88,7 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
     "BundleService/CreateBundle": lambda world, answer: world.client.policies.activate(
         f"{answer.bundle.name}@{answer.bundle.version}"
     ),
+    "ForecastService/SetSpikeRule": lambda world, _: world.client.forecasts.set_spike_rule("tenant", 120),
     "IdentityService/CreateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
     "IdentityService/CreateServiceAccount": lambda world, it: world.client.identity.disable_service_account(
         it.service_account.service_account_id

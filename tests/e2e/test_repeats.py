@@ -132,6 +132,7 @@ CHANGED: Final[Mapping[str, Any]] = {
     "BudgetService/RemoveBudget": lambda _: {"budget_id": "agent:Nobody"},
     "BudgetService/SetBudget": lambda it: {**it, "limit_nano_usd": "50000000001"},
     "BudgetService/SetBudgetLimit": lambda it: {**it, "limit_nano_usd": "50000000001"},
+    "ForecastService/SetSpikeRule": lambda it: {**it, "degrade_seconds": 61},
     "BundleService/CreateBundle": lambda it: {**it, "version": "1.0.1"},
     "IdentityService/CreateApiKey": lambda it: {**it, "display_name": "other"},
     "IdentityService/CreateServiceAccount": lambda it: {**it, "display_name": "other"},

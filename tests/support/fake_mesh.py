@@ -20,7 +20,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_status import rpc_status
 
-from comitia.cost.v1 import cost_service_pb2
+from comitia.cost.v1 import cost_service_pb2, forecast_service_pb2
 from comitia.gateway.v1 import (
     access_service_pb2,
     audit_service_pb2,
@@ -39,6 +39,7 @@ from services.meshkit.grpc.errors import to_status
 from tests.support.fake_mesh_access import Access
 from tests.support.fake_mesh_audit import Audit
 from tests.support.fake_mesh_estimates import Estimates
+from tests.support.fake_mesh_forecasts import Forecasts
 from tests.support.fake_mesh_people import People
 from tests.support.fake_mesh_rooms import Identity, Law, Memory, Models, Money, Refused, Status, Tools
 from tests.support.fake_mesh_sessions import Agents, Sessions
@@ -53,6 +54,7 @@ _CONTRACTS: Final = (
     audit_service_pb2,
     cost_service_pb2,
     estimate_service_pb2,
+    forecast_service_pb2,
     identity_service_pb2,
     inference_service_pb2,
     memory_service_pb2,
@@ -101,6 +103,7 @@ class FakeMesh:
     law: Law = field(default_factory=Law)
     money: Money = field(default_factory=Money)
     estimates: Estimates = field(default_factory=Estimates)
+    forecasts: Forecasts = field(default_factory=Forecasts)
     models: Models = field(default_factory=Models)
     memory: Memory = field(default_factory=Memory)
     tools: Tools = field(default_factory=Tools)
@@ -132,7 +135,7 @@ class FakeMesh:
         rooms = (
             *(self.agents, self.sessions, self.identity, self.people, self.tenants, self.law, self.money),
             self.estimates,
-            *(self.models, self.memory, self.tools, self.status, self.access, self.audit),
+            *(self.models, self.memory, self.tools, self.status, self.access, self.audit, self.forecasts),
         )
         return next((getattr(room, rpc) for room in rooms if hasattr(room, rpc)), None)
 

@@ -18,6 +18,7 @@ from comitia_sdk.cli import (
     demo,
     doctor,
     estimates,
+    forecasts,
     identity,
     kek,
     keys,
@@ -74,6 +75,11 @@ app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
 app.add_typer(law.app, name="policy", rich_help_panel=WORK)
 app.command("violations", rich_help_panel=WORK)(law.violations)
 app.command("models", rich_help_panel=WORK)(models.models)
+costs.app.command()(forecasts.watch)
+costs.app.command()(forecasts.alerts)
+costs.app.command()(forecasts.forecast)
+costs.app.command()(forecasts.recommend)
+money.app.command("on-spike")(forecasts.on_spike)
 app.add_typer(costs.app, name="costs", rich_help_panel=WORK)
 app.add_typer(money.app, name="budget", rich_help_panel=WORK)
 app.add_typer(prices.app, name="prices", rich_help_panel=WORK)

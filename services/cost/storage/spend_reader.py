@@ -29,6 +29,8 @@ _COLUMNS: Final = {
     Spender.MODEL: COST_EVENT.c.model,
     Spender.PROJECT: COST_EVENT.c.project,
 }
+#: Entries that price charges of the past anew are no calls of the hour that they were written in.
+_OF_CALLS: Final = COST_EVENT.c.note == ""
 _PROMPT: Final = " + ".join(
     f"{name}_tokens" for name in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_in", "image")
 )
@@ -43,7 +45,8 @@ _USES: Final = text(
     WITH dearest AS (
         SELECT kind, provider, model, agent_name, sum(cost_nano_usd) AS paid
         FROM cost_event
-        WHERE tenant_id = :tenant AND created_time >= :start AND created_time < :end AND NOT assumed AND kind IN (1, 2)
+        WHERE tenant_id = :tenant AND created_time >= :start AND created_time < :end AND NOT assumed AND note = ''
+            AND kind IN (1, 2)
         GROUP BY kind, provider, model, agent_name ORDER BY paid DESC, kind, provider, model, agent_name LIMIT :most
     ), call AS (
         SELECT kind, provider, model, agent_name, created_time, cost_nano_usd, {_TOKENS},
@@ -52,6 +55,7 @@ _USES: Final = text(
                 PARTITION BY kind, provider, model, agent_name ORDER BY created_time) <= :warm AS warm
         FROM cost_event JOIN dearest USING (kind, provider, model, agent_name)
         WHERE tenant_id = :tenant AND created_time >= :start AND created_time < :end AND NOT assumed
+            AND note = ''
     ), usual AS (
         SELECT kind, provider, model, agent_name,
             percentile_disc(0.05) WITHIN GROUP (ORDER BY prompt) AS short_prompt,
@@ -85,6 +89,7 @@ class LedgerSpendReader:
             COST_EVENT.c.tenant_id == tenant,
             COST_EVENT.c.created_time >= start,
             COST_EVENT.c.created_time < end,
+            _OF_CALLS,
             *_of(part),
         )
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
@@ -100,7 +105,8 @@ class LedgerSpendReader:
     async def since(self, tenant: TenantId, *starts: datetime) -> tuple[int, ...]:
         """See `SpendReader.since`."""
         sums = [_sum(COST_EVENT.c.created_time >= start) for start in starts]
-        query = select(*sums).where(COST_EVENT.c.tenant_id == tenant, COST_EVENT.c.created_time >= min(starts))
+        spent = (COST_EVENT.c.tenant_id == tenant, COST_EVENT.c.created_time >= min(starts), _OF_CALLS)
+        query = select(*sums).where(*spent)
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             return tuple(int(spent) for spent in (await scope.execute(query)).one())
 
@@ -109,7 +115,7 @@ class LedgerSpendReader:
         now = _sum(COST_EVENT.c.created_time >= hour)
         query = (
             select(_COLUMNS[by].label("name"), now.label("now"), _sum(COST_EVENT.c.created_time < hour).label("before"))
-            .where(COST_EVENT.c.tenant_id == tenant, COST_EVENT.c.created_time >= start)
+            .where(COST_EVENT.c.tenant_id == tenant, COST_EVENT.c.created_time >= start, _OF_CALLS)
             .group_by(text("name"))
             .having(now > 0)
             .order_by(now.desc(), text("name"))

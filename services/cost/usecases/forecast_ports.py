@@ -45,7 +45,10 @@ class Shares:
 
 
 class SpendReader(Protocol):
-    """Adds up what one tenant spent. Times are half open: from `start`, to before `end`."""
+    """Adds up what one tenant spent. Times are half open: from `start`, to before `end`.
+
+    What re-priced charges of the past stands in `total` alone: it is no call of the hour that it was written in.
+    """
 
     async def hourly(
         self, tenant: TenantId, *, start: datetime, end: datetime, part: SpendPart = WHOLE

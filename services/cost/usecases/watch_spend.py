@@ -89,7 +89,7 @@ class WatchSpend:
         hour = hour_of(now)
         history = await self._history(tenant, now=now)
         last = await self._alerts.last(tenant)
-        spent = await self._reader.total(tenant, start=hour)
+        (spent,) = await self._reader.since(tenant, hour)
         current = Level(hour, spent, baseline_of(history, hour, floor=self._floor))
         ended = Level(
             hour - HOUR,

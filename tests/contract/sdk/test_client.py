@@ -440,6 +440,13 @@ async def test_every_other_noun_answers(mesh: FakeMesh, client: AsyncClient) -> 
     assert await all_of(client.costs.events()) == []
     assert [price.model for price in await all_of(client.costs.prices())] == ["gpt-4o-mini"]
 
+    assert (await client.forecasts.velocity()).this_hour_nano_usd == 41_000_000_000
+    assert (await client.forecasts.forecast(budget_id="tenant")).limit_nano_usd == 900_000_000_000
+    assert [one.run.name for one in await all_of(client.forecasts.alerts())] == ["run_wild"]
+    assert [one.other_model for one in await all_of(client.forecasts.recommendations())] == ["gpt-4o-mini"]
+    assert (await client.forecasts.set_spike_rule("tenant", 60)).degrade_seconds == 60
+    assert len(await all_of(client.forecasts.spike_rules())) == 1
+
     made = await client.identity.create_key("ci", roles=["auditor"])
     assert made.secret.startswith("ck_")
     rotated = await client.identity.rotate_key(made.api_key.api_key_id, overlap=timedelta(hours=1))
