@@ -5,7 +5,8 @@ from uuid import UUID
 
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Caller, TenantId
-from services.orchestrator.domain.errors import WorkflowNotFound
+from services.orchestrator.domain.agent import Agent
+from services.orchestrator.domain.errors import AgentNotFound, WorkflowNotFound
 from services.orchestrator.domain.estimator import Habits
 from services.orchestrator.domain.preflight import BudgetLevel, PreflightMode
 from services.orchestrator.domain.run_shape import Prices, RunShape
@@ -101,6 +102,22 @@ class NoWorkflows:
     ) -> Mapping[tuple[str, str], KnownWorkflow]:
         """See `WorkflowStore.known`."""
         return {}
+
+
+class NoAgents:
+    """Implements `AgentStore` where there are none."""
+
+    async def add(self, tenant: TenantId, agent: Agent) -> Agent:
+        """See `AgentStore.add`."""
+        return agent
+
+    async def find(self, tenant: TenantId, name: str, version: str) -> Agent:
+        """See `AgentStore.find`."""
+        raise AgentNotFound(name)
+
+    async def resolve(self, tenant: TenantId, references: Sequence[tuple[str, str]]) -> Sequence[Agent]:
+        """See `AgentStore.resolve`."""
+        return [await self.find(tenant, name, version) for name, version in references]
 
 
 def a_preflight(

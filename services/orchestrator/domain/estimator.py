@@ -152,8 +152,9 @@ def learn(shape: RunShape, seen: SeenRun, habits: Habits, prices: Mapping[str, P
     _learn_turns(shape, seen, habits, expected)
     if changed:
         for turn in shape.turns():
-            habits.turns[turn_key(turn)] = known = habits.turns.get(turn_key(turn)) or TurnHabits()
-            known.changed()
+            known = habits.turns.get(turn_key(turn))
+            if known is not None:
+                known.changed(turn)
     return given
 
 
@@ -192,16 +193,16 @@ def _judged_by(shape: RunShape, part: PartShape) -> bool:
 
 
 def _learn_turns(shape: RunShape, seen: SeenRun, habits: Habits, expected: Mapping[int, float]) -> None:
-    turns: dict[str, list[TurnPoint]] = {}
+    turns: dict[str, tuple[TurnShape, list[TurnPoint]]] = {}
     works: dict[str, list[float]] = {}
     for one in seen.turns:
         part = shape.parts[one.part]
         if part.turn is not None and one.part in expected and one.output_tokens:
-            turns.setdefault(turn_key(part.turn), []).append(_point(one, expected[one.part]))
+            turns.setdefault(turn_key(part.turn), (part.turn, []))[1].append(_point(one, expected[one.part]))
         elif part.work:
             works.setdefault(part.work, []).append(one.seconds)
-    for key, points in turns.items():
-        habits.turns.setdefault(key, TurnHabits()).learn(_some(points))
+    for key, (turn, points) in turns.items():
+        habits.turns.setdefault(key, TurnHabits()).learn(_some(points), turn)
     for key, seconds in works.items():
         habits.works.setdefault(key, WorkHabits()).learn(_some(seconds))
 

@@ -57,11 +57,12 @@ class TurnHabits:
     """The latest turns of an agent with a model, the oldest first."""
 
     points: list[TurnPoint] = field(default_factory=list[TurnPoint])
-    _fit: "_Fit | None" = field(default=None, init=False, repr=False, compare=False)
+    #: What follows from them. An estimate needs this alone: it may be known without the turns.
+    fit: "TurnFit | None" = None
 
     def mean(self, expected_tokens: float, turn: TurnShape) -> TurnMean:
         """Gives what a turn takes that is expected to read so many tokens."""
-        fit = self._fitted(turn)
+        fit = self.fit or _fit((), turn)
         expected = math.log(max(expected_tokens, 1.0))
         read = expected + fit.input.at(expected)
         said = fit.output.at(read)
@@ -77,21 +78,16 @@ class TurnHabits:
             seconds_stray=_stray(math.hypot(fit.seconds.spread, fit.output.spread / 2)),
         )
 
-    def learn(self, points: Sequence[TurnPoint]) -> None:
+    def learn(self, points: Sequence[TurnPoint], turn: TurnShape) -> None:
         """Takes turns of one more run."""
         self.points += points
         del self.points[:-MOST_TURNS]
-        self._fit = None
+        self.fit = _fit(self.points, turn)
 
-    def changed(self) -> None:
+    def changed(self, turn: TurnShape) -> None:
         """Forgets what was before the latest turns: runs do not go any more as they did."""
         del self.points[:-_AFTER_CHANGE]
-        self._fit = None
-
-    def _fitted(self, turn: TurnShape) -> "_Fit":
-        if self._fit is None:
-            self._fit = _fit(self.points, turn)
-        return self._fit
+        self.fit = _fit(self.points, turn) if self.points else None
 
 
 @dataclass(slots=True)
@@ -159,29 +155,34 @@ def point_of(expected_tokens: float, *, input_tokens: int, output_tokens: int, s
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
+class Line:
+    """A line through points, and how far they stray from it."""
+
     middle: float
     start: float
     slope: float
     spread: float
 
     def at(self, place: float) -> float:
+        """Gives its height at a place."""
         return self.start + self.slope * (place - self.middle)
 
 
 @dataclass(frozen=True, slots=True)
-class _Fit:
+class TurnFit:
+    """What the turns of an agent follow."""
+
     #: What is added to the logarithm of the expected input, by that logarithm.
-    input: _Line
+    input: Line
     #: Of the output, by the logarithm of the input.
-    output: _Line
+    output: Line
     #: What is added to the logarithm of the seconds that so much output takes.
-    seconds: _Line
+    seconds: Line
 
 
-def _fit(points: Sequence[TurnPoint], turn: TurnShape) -> _Fit:
+def _fit(points: Sequence[TurnPoint], turn: TurnShape) -> TurnFit:
     answer = min(float(turn.max_output), _SHORT_ANSWER + _FILLED * turn.max_output)
-    return _Fit(
+    return TurnFit(
         input=_line([(one.expected, one.input - one.expected) for one in points], prior=0.0, spread=0.2),
         output=_line([(one.input, one.output) for one in points], prior=math.log(answer)),
         seconds=_line([(0.0, one.seconds) for one in points], prior=0.0, spread=0.4, slope=0.0),
@@ -190,7 +191,7 @@ def _fit(points: Sequence[TurnPoint], turn: TurnShape) -> _Fit:
 
 def _line(
     points: Sequence[tuple[float, float]], *, prior: float, spread: float = _PRIOR_SPREAD, slope: float | None = None
-) -> _Line:
+) -> Line:
     """Lays a line through points, the newer ones counting more.
 
     Args:
@@ -198,7 +199,7 @@ def _line(
         slope: what it is; None to find it, drawn towards none where points do not show one.
     """
     if not points:
-        return _Line(0.0, prior, 0.0, spread)
+        return Line(0.0, prior, 0.0, spread)
     count = len(points)
     weights = [0.5 ** ((count - 1 - place) / _HALF_LIFE) for place in range(count)]
     total = sum(weights)
@@ -214,7 +215,7 @@ def _line(
     # One turn tells little: what was thought before counts as one more, less and less.
     prior_weight = _PRIOR_TURNS / count
     start = (total * height + prior_weight * prior) / (total + prior_weight)
-    return _Line(middle, start, slope, math.sqrt((strays + prior_weight * spread**2) / (total + prior_weight)))
+    return Line(middle, start, slope, math.sqrt((strays + prior_weight * spread**2) / (total + prior_weight)))
 
 
 def _stray(spread: float) -> float:

@@ -15,6 +15,7 @@ from services.orchestrator.domain.estimator import Habits, keys_of
 from services.orchestrator.domain.run_shape import Amount, Prices, RunShape
 from services.orchestrator.storage.advisory_locks import ESTIMATES_LOCK
 from services.orchestrator.storage.habits_codec import (
+    fit_from_json,
     prices_from_json,
     prices_to_json,
     run_from_json,
@@ -76,6 +77,10 @@ _TAKE: Final = """
 _HABITS: Final = """
     SELECT kind, name, habits::text AS habits FROM run_habits
     WHERE tenant_id = $1 AND (kind, name) IN (SELECT * FROM unnest($2::text[], $3::text[]))"""
+#: Without the turns of agents: of those an estimate needs what follows from them.
+_FITS: Final = """
+    SELECT kind, name, (CASE kind WHEN 'turn' THEN habits->'fit' ELSE habits END)::text AS habits FROM run_habits
+    WHERE tenant_id = $1 AND (kind, name) IN (SELECT * FROM unnest($2::text[], $3::text[]))"""
 _KEEP: Final = """
     INSERT INTO run_habits (tenant_id, kind, name, habits)
     SELECT $1, kind, name, habits::jsonb FROM unnest($2::text[], $3::text[], $4::text[]) AS kept (kind, name, habits)
@@ -119,7 +124,7 @@ class SqlEstimates:
     async def habits(self, tenant: TenantId, shape: RunShape) -> tuple[Habits, dict[str, Prices]]:
         """See `EstimateStore.habits`."""
         async with driver_scope(self._app, tenant, read_only=True) as scope:
-            return await _read(scope, tenant, [shape])
+            return await _read(scope, tenant, [shape], _FITS)
 
     async def keep_prices(self, tenant: TenantId, prices: Mapping[str, Prices]) -> None:
         """See `EstimateStore.keep_prices`."""
@@ -190,7 +195,7 @@ class _SqlLesson:
 
     async def habits(self, shapes: Sequence[RunShape]) -> tuple[Habits, dict[str, Prices]]:
         """See `Lesson.habits`."""
-        return await _read(self._scope, self._tenant, shapes)
+        return await _read(self._scope, self._tenant, shapes, _HABITS)
 
     async def keep(self, habits: Habits, prices: Mapping[str, Prices], runs: Sequence[EstimatedRun]) -> None:
         """See `Lesson.keep`."""
@@ -215,20 +220,22 @@ class _SqlLesson:
         await self._scope.commit()
 
 
-async def _read(scope: DriverScope, tenant: TenantId, shapes: Sequence[RunShape]) -> tuple[Habits, dict[str, Prices]]:
+async def _read(
+    scope: DriverScope, tenant: TenantId, shapes: Sequence[RunShape], statement: str
+) -> tuple[Habits, dict[str, Prices]]:
     wanted: set[tuple[str, str]] = set()
     for shape in shapes:
         turns, works, runs = keys_of(shape)
         wanted |= {(_TURN, name) for name in turns} | {(_WORK, name) for name in works}
         wanted |= {(_RUN, name) for name in runs} | {(_PRICE, turn.model) for turn in shape.turns()}
     pairs = sorted(wanted)
-    rows = await scope.driver.fetch(_HABITS, tenant, [kind for kind, _ in pairs], [name for _, name in pairs])
+    rows = await scope.driver.fetch(statement, tenant, [kind for kind, _ in pairs], [name for _, name in pairs])
     habits, prices = Habits(), dict[str, Prices]()
     for row in rows:
         name, written = row["name"], row["habits"]
         match row["kind"]:
             case "turn":
-                habits.turns[name] = turn_from_json(written)
+                habits.turns[name] = (turn_from_json if statement is _HABITS else fit_from_json)(written)
             case "work":
                 habits.works[name] = work_from_json(written)
             case "run":

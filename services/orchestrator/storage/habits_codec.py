@@ -7,7 +7,7 @@ from typing import Any, Final
 from services.orchestrator.domain.conformal import Error, ErrorWindow
 from services.orchestrator.domain.estimator import RunHabits
 from services.orchestrator.domain.run_shape import Prices
-from services.orchestrator.domain.turn_habits import PartHabits, TurnHabits, TurnPoint, WorkHabits
+from services.orchestrator.domain.turn_habits import Line, PartHabits, TurnFit, TurnHabits, TurnPoint, WorkHabits
 
 _DIGITS: Final = 4
 
@@ -16,13 +16,23 @@ _Json = Any
 
 
 def turn_to_json(habits: TurnHabits) -> str:
-    """Writes the turns of an agent."""
-    return _dumped([_rounded([one.expected, one.input, one.output, one.seconds]) for one in habits.points])
+    """Writes the turns of an agent, and apart from them what follows from them."""
+    fit = habits.fit
+    lines = () if fit is None else (fit.input, fit.output, fit.seconds)
+    points = [_rounded([one.expected, one.input, one.output, one.seconds]) for one in habits.points]
+    written = [_rounded([line.middle, line.start, line.slope, line.spread]) for line in lines]
+    return _dumped({"fit": written, "points": points})
 
 
 def turn_from_json(written: str) -> TurnHabits:
     """Reads them."""
-    return TurnHabits(points=[TurnPoint(*_floats(one)) for one in _loaded(written)])
+    found = _loaded(written)
+    return TurnHabits(points=[TurnPoint(*_floats(one)) for one in found["points"]], fit=_fit(found["fit"]))
+
+
+def fit_from_json(written: str) -> TurnHabits:
+    """Reads what follows from the turns of an agent, without the turns."""
+    return TurnHabits(fit=_fit(_loaded(written)))
 
 
 def work_to_json(habits: WorkHabits) -> str:
@@ -66,6 +76,13 @@ def prices_from_json(written: str) -> Prices:
     """Reads it."""
     input_price, output_price = _loaded(written)
     return Prices(input=int(input_price), output=int(output_price))
+
+
+def _fit(lines: list[list[float]]) -> TurnFit | None:
+    if not lines:
+        return None
+    read, said, seconds = (Line(*_floats(line)) for line in lines)
+    return TurnFit(read, said, seconds)
 
 
 def _window(found: dict[str, _Json]) -> ErrorWindow:

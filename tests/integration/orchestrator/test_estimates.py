@@ -22,8 +22,9 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds, to_uuid
 from services.meshkit.grpc.errors import remote_errors
 from services.meshkit.sql.scope import driver_scope
-from services.orchestrator.domain.estimator import ANY_NAME, Habits, learn
+from services.orchestrator.domain.estimator import ANY_NAME, Habits, estimate, learn
 from services.orchestrator.domain.preflight import BudgetLevel
+from services.orchestrator.domain.run_shape import Amount
 from services.orchestrator.storage.estimates import SqlEstimates
 from services.orchestrator.storage.habits_codec import run_from_json, run_to_json, turn_from_json, turn_to_json
 from tests.integration.orchestrator.conftest import OTHER_TENANT, House, Replica
@@ -297,5 +298,10 @@ async def test_what_is_learnt_is_kept_as_it_is(house: House, replica: Replica) -
         await lesson.keep(habits, PRICES, [])
     read, prices = await store.habits(tenant, shape)
     assert set(prices) <= set(PRICES)
+    # As it was before it was kept, though the turns themselves are not read.
+    before, after = estimate(shape, habits, PRICES), estimate(shape, read, PRICES)
+    assert not any(turns.points for turns in read.turns.values())
+    for amount in Amount:
+        assert after.of(amount).median == pytest.approx(before.of(amount).median, rel=1e-2)
     assert shape.name in read.runs
     assert isinstance(store, SqlEstimates)
