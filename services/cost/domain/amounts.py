@@ -33,6 +33,8 @@ class Amounts(NamedTuple):
 
     def less(self, other: "Amounts") -> "Amounts":
         """Gives the difference."""
+        if other is NONE:
+            return self
         return Amounts(
             self.money - other.money,
             self.tokens - other.tokens,

@@ -173,6 +173,8 @@ class Budget:
             cause = self.money.refusal(amounts.money)
             if cause is not None:
                 return Measure.MONEY, cause
+        if self.tokens.limit is self.calls.limit is self.wall.limit is None:
+            return None
         for measure, gauge, amount in (
             (Measure.TOKENS, self.tokens, amounts.tokens),
             (Measure.CALLS, self.calls, amounts.calls),

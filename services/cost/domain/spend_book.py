@@ -17,7 +17,7 @@ from services.cost.domain.errors import (
     HoldNotFound,
     RefusalCause,
 )
-from services.cost.domain.hold import CostKind, Hold, HoldId
+from services.cost.domain.hold import OPEN_STATES, CostKind, Hold, HoldId
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
 from services.cost.domain.period import Period
 from services.cost.domain.price import Price
@@ -143,6 +143,9 @@ class SpendBook:
             raise Internal("a hold must name the budget of its tenant")
         wanted = self._with_those_beside(wanted)
         budgets = [self._budget(wanted.tenant, name) for name in wanted.budgets]
+        if len(budgets) > 1:
+            # The widest one speaks first, so that who asks for more than several of them have is told the same again.
+            budgets.sort(key=lambda budget: (budget.scope, budget.name, budget.id))
         amounts = wanted.most
         for budget in budgets:
             self._refuse_unless_free(budget, amounts, cheapest=cheapest)
@@ -203,7 +206,8 @@ class SpendBook:
     def set_limit(self, tenant: TenantId, budget_id: BudgetId, limit: NanoUsd) -> Budget:
         """Changes a limit. Raises: BudgetNotFound."""
         before = self._budget(tenant, budget_id)
-        return self._put(before.limited(limit))
+        after = before.limited(limit)
+        return before if after == before else self._put(after)
 
     def set_quota(self, tenant: TenantId, quota: NanoUsd) -> Budget:
         """Limits the tenant's own budget to what the operator allows: no period begins anew, and it refuses.
@@ -212,7 +216,7 @@ class SpendBook:
         """
         own = self._budget(tenant, tenant_budget_id(tenant))
         if own.hard and own.period is Period.NONE:
-            return self._put(own.limited(quota))
+            return self.set_limit(tenant, own.id, quota)
         mode = own.mode if own.hard else BudgetMode.HARD
         terms = replace(own.terms, limit=quota, mode=mode, period=Period.NONE)
         return self._redefine(own.defined(terms, now=self._now))
@@ -299,8 +303,8 @@ class SpendBook:
         """Books the step from one state of a hold to the next in all its budgets and in the ledger."""
         if after is before:
             return before
-        held, spent = after.holds.less(before.holds), after.took.less(before.took)
-        if held != NONE or spent != NONE:
+        held, spent = _moves(before, after)
+        if held is not NONE or spent is not NONE:
             moved = [self._moved(before, name, held, spent) for name in after.budgets]
             for budget in moved:
                 self._put(budget)
@@ -321,7 +325,7 @@ class SpendBook:
     def _put(self, budget: Budget) -> Budget:
         before = self._budgets[budget.id]
         self._budgets[budget.id] = budget
-        if budget != before:
+        if budget is not before:
             self._dirty.budgets.add(budget.id)
         if budget.overran and not before.overran:
             self._dirty.alerts.append(BudgetAlert(budget=budget, cause=AlertCause.OVERRUN, at=self._now))
@@ -361,3 +365,10 @@ class SpendBook:
         if hold is None or hold.tenant != tenant:
             raise HoldNotFound(hold_id)
         return hold
+
+
+def _moves(before: Hold, after: Hold) -> tuple[Amounts, Amounts]:
+    """Gives how what is held and what was charged change from one state of a hold to the next."""
+    if before.state in OPEN_STATES and after.state in OPEN_STATES and before.expires == after.expires:
+        return NONE, NONE
+    return after.holds.less(before.holds), after.took.less(before.took)

@@ -5,6 +5,10 @@ While replicas of the release before still run, they count money only.
 
 from alembic.operations import Operations
 
+from services.meshkit.sql.identifiers import quoted
+from services.meshkit.sql.rls import database_of
+from services.meshkit.sql.roles import roles_of
+
 revision = "0005"
 down_revision = "0004"
 
@@ -45,10 +49,13 @@ def upgrade(op: Operations) -> None:
             ADD COLUMN charged_time timestamptz,
             ADD COLUMN fence bigint NOT NULL DEFAULT 0,
             ADD COLUMN counts boolean NOT NULL DEFAULT false""")
+    # What expires into a charge may make a budget warn.
+    op.execute(f"GRANT INSERT ON outbox TO {_maintenance(op)}")
 
 
 def downgrade(op: Operations) -> None:
     """Drops them, and the budgets that only they describe; their holds stay in the budgets that are left."""
+    op.execute(f"REVOKE INSERT ON outbox FROM {_maintenance(op)}")
     op.execute("""
         UPDATE hold SET budget_ids = ARRAY(
             SELECT id FROM unnest(budget_ids) AS named (id) JOIN budget USING (id)
@@ -67,3 +74,7 @@ def downgrade(op: Operations) -> None:
     op.execute("ALTER TABLE budget DROP CONSTRAINT ck_budget_limit")
     op.execute(f"ALTER TABLE budget {', '.join(f'DROP COLUMN {name}' for name in names)}")
     op.execute(f"ALTER TABLE budget ADD CONSTRAINT ck_budget_limit CHECK ({_LIMIT})")
+
+
+def _maintenance(op: Operations) -> str:
+    return quoted(roles_of(database_of(op)).maintenance)
