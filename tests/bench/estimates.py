@@ -10,8 +10,6 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -24,7 +22,7 @@ from services.meshkit.core.secret import Secret
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import provision
-from services.orchestrator.domain.estimator import Habits, estimate, learn
+from services.orchestrator.domain.estimator import Habits, learn
 from services.orchestrator.domain.run_shape import Amount, SeenRun, SeenTurn
 from services.orchestrator.domain.terms import DEFAULT_MAX_COST
 from services.orchestrator.record.run_shapes import shape_of
@@ -32,60 +30,11 @@ from services.orchestrator.storage.estimates import SqlEstimates
 from services.orchestrator.transport.convert import agent_to_proto, workflow_to_proto
 from services.orchestrator.usecases.estimate_run import EstimateRun
 from services.orchestrator.usecases.runs_below import RunsBelow
-from tests.support.estimated_runs import PRICES, generate
+from tests.support.estimate_splits import splits
+from tests.support.estimated_runs import PRICES
 from tests.support.estimates import FixedBudgets, FixedPrices, NoAgents, NoWorkflows
 
-#: Runs that are learnt from before estimates are held against what came.
-_LEARNT = 60
 _SHORT = bool(os.environ.get("BENCH_SHORT"))
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Means over the splits."""
-
-    coverage: dict[Amount, float]
-    #: Median over the runs of estimate / actual, less one.
-    off: dict[Amount, float]
-    #: Runs that were estimated, in all.
-    count: int
-
-
-def splits(seeds: Iterable[int], *, runs: int = 1_000, shift_at: int | None = None) -> Figures:
-    """Calibrates on a part of the runs and estimates the rest, for each seed anew."""
-    coverage: dict[Amount, list[float]] = {amount: [] for amount in Amount}
-    off: dict[Amount, list[float]] = {amount: [] for amount in Amount}
-    count = 0
-    for seed in seeds:
-        covered, ratios = _split(seed, runs, shift_at)
-        count += len(covered[Amount.COST])
-        for amount in Amount:
-            coverage[amount].append(statistics.mean(covered[amount]))
-            off[amount].append(statistics.median(ratios[amount]) - 1)
-    return Figures(
-        coverage={amount: statistics.mean(values) for amount, values in coverage.items()},
-        off={amount: statistics.mean(values) for amount, values in off.items()},
-        count=count,
-    )
-
-
-def _split(seed: int, runs: int, shift_at: int | None) -> tuple[dict[Amount, list[bool]], dict[Amount, list[float]]]:
-    covered: dict[Amount, list[bool]] = {amount: [] for amount in Amount}
-    ratios: dict[Amount, list[float]] = {amount: [] for amount in Amount}
-    made, random, habits, learnt = generate(seed, runs, shift_at=shift_at), Random(seed), Habits(), 0
-    lengths, fifth, version = sorted(run.input_bytes for run in made), random.randrange(5), random.randrange(5)
-    shortest, longest = lengths[fifth * runs // 5], lengths[(fifth + 1) * runs // 5 - 1]
-    for run in made:
-        if run.version != version and not shortest <= run.input_bytes <= longest:
-            learn(run.shape, run.seen, habits, PRICES)
-            learnt += 1
-        elif learnt >= _LEARNT:
-            given = estimate(run.shape, habits, PRICES)
-            for amount in Amount:
-                expected, actual = given.of(amount), run.seen.totals[amount]
-                covered[amount].append(expected.low <= actual <= expected.high)
-                ratios[amount].append(expected.median / actual)
-    return covered, ratios
 
 
 def fifty_nodes() -> journal_pb2.RunStarted:

@@ -10,7 +10,7 @@ from services.orchestrator.domain.conformal import ENOUGH, MOST_KEPT, Error, Err
 from services.orchestrator.domain.estimator import Habits, estimate, learn
 from services.orchestrator.domain.run_shape import Amount, PartShape, Prices, RunShape, TurnShape
 from services.orchestrator.domain.turn_habits import MOST_TURNS, PartHabits
-from tests.bench.estimates import splits
+from tests.support.estimate_splits import splits
 from tests.support.estimated_runs import PRICES, claim, generate, greet, make, summaries
 
 _OFF = st.floats(-30, 30, allow_nan=False)
