@@ -20,6 +20,7 @@ _REMEMBER_SECONDS: Final = 60.0
 _PAGE: Final = 500
 _MOST_PAGES: Final = 20
 _DEFAULT: Final = "default"
+_STUB: Final = "stub"
 _ANY_MODEL: Final = "*"
 _RELEASE: Final = re.compile(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
 
@@ -33,6 +34,8 @@ class MeshModelPrices:
         self._clock = clock
         #: By name, in the order of the chain; as many as are configured.
         self._known: dict[str, Prices] = {}
+        #: Models that answer without thinking, for demos and tests: nobody is degraded to one.
+        self._scripted = frozenset[str]()
         self._asked_at = float("-inf")
 
     async def of(self, caller: Caller, models: Collection[str]) -> dict[str, Prices]:
@@ -43,7 +46,7 @@ class MeshModelPrices:
     async def by_cost(self, caller: Caller) -> list[tuple[str, Prices]]:
         """See `ModelPrices.by_cost`."""
         known = await self._all(caller.principal)
-        named = [(name, prices) for name, prices in known.items() if name != _DEFAULT]
+        named = [(name, prices) for name, prices in known.items() if name != _DEFAULT and name not in self._scripted]
         return sorted(named, key=lambda one: (one[1].output, one[1].input, one[0]))
 
     async def _all(self, principal: Principal) -> dict[str, Prices]:
@@ -59,6 +62,7 @@ class MeshModelPrices:
             listed = await self._models.ListModels(
                 inference_service_pb2.ListModelsRequest(), timeout=_SECONDS, metadata=metadata
             )
+        self._scripted = frozenset(model.name for model in listed.models if model.adapter == _STUB)
         rows = await self._prices(principal)
         found: dict[str, Prices] = {}
         for model in listed.models:
