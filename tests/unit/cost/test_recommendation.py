@@ -78,7 +78,7 @@ def test_repeated_prompts_could_be_cached() -> None:
     ],
 )
 def test_caching_is_not_advised_where_it_does_not_pay(changes: dict[str, Any]) -> None:
-    values = {"short_prompt_tokens": 20_000, "each": {"calls": 100, "warm_calls": 90}, **changes}
+    values: dict[str, Any] = {"short_prompt_tokens": 20_000, "each": {"calls": 100, "warm_calls": 90}, **changes}
     assert advised(a_use(**values)) == []
 
 
