@@ -60,6 +60,12 @@ def another_model(world: World, answer: Any) -> None:
     assert world.client.access.set_model(f"{model}\n# {world.fresh('meanwhile')}\n") != answer.etag
 
 
+def another_price(world: World, answer: Any) -> None:
+    model = answer.changes[0].after[0].model
+    head = "provider,model,start_time,input_usd_per_million,output_usd_per_million"
+    world.operator.costs.import_prices(f"{head}\nwalk,{model},2026-01-01,3,4\n", form="csv", source="a later walk")
+
+
 def ended(world: World, session_id: str) -> None:
     with suppress(FailedPrecondition):  # it may have ended by itself
         world.client.sessions.cancel(session_id)
@@ -94,6 +100,7 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
         it.service_account.service_account_id
     ),
     "IdentityService/RotateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
+    "PricingService/ImportPrices": another_price,
     "RunService/CancelRun": lambda world, it: list(world.client.runs.watch(it.run.run_id)),
     "RunService/PauseRun": lambda world, it: world.client.runs.resume(it.run.run_id),
     "RunService/ResumeRun": lambda world, it: world.client.runs.cancel(it.run.run_id),
@@ -129,6 +136,7 @@ LASTING: Final = frozenset(
         "InferenceService/Embed",
         "InferenceService/Generate",
         "InferenceService/StreamGenerate",
+        "LedgerService/RepriceEvents",
         "MemoryService/ForgetMemory",
         "MemoryService/Remember",
         "TenantService/DeleteTenant",
