@@ -97,7 +97,7 @@ class Mesh(
 
 @pytest.fixture
 async def mesh() -> AsyncIterator[tuple[Mesh, grpc.aio.Channel]]:
-    mesh, server = Mesh(), grpc.aio.server()
+    mesh, server = Mesh(), grpc.aio.server()  # pyright: ignore[reportAbstractUsage]
     inference_service_pb2_grpc.add_ModelServiceServicer_to_server(mesh, server)
     cost_service_pb2_grpc.add_PricingServiceServicer_to_server(mesh, server)
     cost_service_pb2_grpc.add_BudgetServiceServicer_to_server(mesh, server)
