@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from services.meshkit.core.errors import AlreadyExists, Conflict, Exhausted, Invalid, NotFound, Precondition
@@ -31,7 +31,8 @@ class BudgetExhausted(Exhausted):
 
     def __init__(self, budget: UUID, *, asked: int, left: int, cause: RefusalCause, unit: str = "nano_usd") -> None:
         name = from_uuid("budget", budget)
-        amounts = {f"asked_{unit}": asked, f"left_{unit}": left}
+        # Any: metadata of whatever name.
+        amounts: dict[str, Any] = {f"asked_{unit}": asked, f"left_{unit}": left}
         super().__init__(
             f"budget {name!r} has {left} {unit} left and {asked} were asked ({cause}); raise its limit to go on",
             retry_after=_HELD_RETRY if cause is RefusalCause.HELD else None,

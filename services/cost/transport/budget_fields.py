@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 from comitia.cost.v1 import cost_pb2
 from comitia.cost.v1 import cost_service_pb2 as pb
@@ -39,6 +39,7 @@ _SCOPES: Final = {int(scope): scope for scope in BudgetScope}
 _MODES: Final = {0: BudgetMode.HARD, **{int(mode): mode for mode in BudgetMode}}
 _PERIODS: Final = {int(period): period for period in Period}
 _WARN_AT: Final = 80
+_Limit = Literal["limit_tokens", "limit_calls", "limit_wall_ms"]
 
 
 def to_budget(text: str, tenant: TenantId) -> BudgetId | NodeKey:
@@ -75,7 +76,7 @@ def to_node(request: pb.SetBudgetRequest) -> NodeKey:
         if request.name:
             raise Invalid("name", "must be empty for the tenant's own budget")
         return NodeKey(scope, "")
-    if scope not in BESIDE:
+    if scope is None or scope not in BESIDE:
         raise Invalid("scope", "must be one of TENANT, PROJECT, AGENT, STEP; SetBudgetLimit changes that of a run")
     return NodeKey(scope, _name(scope, request.name, field="name"))
 
@@ -132,7 +133,7 @@ def tree_to_proto(places: Iterable[Place], *, more_runs: bool) -> pb.GetBudgetTr
     return pb.GetBudgetTreeResponse(nodes=nodes, more_runs=more_runs)
 
 
-def _limit(request: pb.SetBudgetRequest, field: str, unit: str) -> int | None:
+def _limit(request: pb.SetBudgetRequest, field: _Limit, unit: str) -> int | None:
     return checked_limit(getattr(request, field), least=0, field=field, unit=unit) if request.HasField(field) else None
 
 

@@ -437,7 +437,8 @@ async def define(store: Store, tenant: TenantId, key: NodeKey = ATHENA, **terms:
     )
     async with store.begin((tenant,)) as work:
         book = await work.load(needs, now=NOON)
-        budget = book.define(tenant, key, Terms(**{"limit": NanoUsd(100), **terms}))
+        values: dict[str, Any] = {"limit": NanoUsd(100), **terms}
+        budget = book.define(tenant, key, Terms(**values))
         await work.save(book.changes())
         await work.commit()
     return budget

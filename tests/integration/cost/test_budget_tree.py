@@ -217,7 +217,8 @@ async def test_an_older_fence_is_refused_and_a_later_one_takes_the_call_over(ann
     ],
 )
 async def test_what_makes_no_sense_is_refused(anna: CostCaller, changes: dict[str, Any]) -> None:
-    request = pb.SetBudgetRequest(**{"scope": PROJECT, "name": "atlas", "limit_nano_usd": 5, **changes})
+    values: dict[str, Any] = {"scope": PROJECT, "name": "atlas", "limit_nano_usd": 5, **changes}
+    request = pb.SetBudgetRequest(**values)
     assert await anna.refused("SetBudget", request) == "invalid/INVALID_FIELD"
 
 
