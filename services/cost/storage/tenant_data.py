@@ -12,7 +12,7 @@ _SUMS: Final = {"agent_name": "''", "project": "''", "group_key": _ANY_KEY}
 
 TENANT_DATA: Final = (
     kept("hold", _LEDGER, **_NAMES),
-    kept("cost_event", _LEDGER, **_NAMES),
+    kept("cost_event", _LEDGER, note="''", **_NAMES),
     kept("cost_hour", _LEDGER, **_SUMS),
     kept("cost_day", _LEDGER, **_SUMS),
     kept("cost_run_hour", "sums of the ledger: kept for accounting; they hold no content"),

@@ -19,6 +19,7 @@ from services.cost.domain.rollup import Span, Step
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.rollup_store import RollupStore
 from services.cost.storage.tables import COST_EVENT
+from services.cost.storage.tenant_data import TENANT_DATA
 from services.cost.usecases.ledger_ports import CostFilter, Dimension, SeriesQuery, SummaryQuery, Sums
 from services.meshkit.content import Usage
 from services.meshkit.content.usage import USAGE_CLASSES
@@ -29,6 +30,7 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import provision
 from services.meshkit.sql.scope import Scope, maintenance_scope
+from services.meshkit.sql.tenant_rows import TenantRows
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -299,3 +301,13 @@ async def test_old_entries_go_once_they_are_in_the_sums_which_stay(books: Books)
         await books.summary(span=Span(old + timedelta(minutes=5)))
     with pytest.raises(Invalid, match="charges of runs"):
         await books.summary(span=Span(old), only=CostFilter(run_id="run_1"))
+
+
+async def test_an_erased_tenants_sums_stay_without_the_names(books: Books) -> None:
+    await books.write(*(an_event(agent_name=name, project="apollo") for name in ("Athena", "Hermes")))
+    await books.roll()
+    rows = TenantRows("cost", books.maintenance, TENANT_DATA)
+    sums = [one for one in TENANT_DATA if one.table in ("cost_hour", "cost_day", "cost_event")]
+    assert [await rows.erase(books.tenant, one) for one in sums] == [2, 2, 2]
+    assert [await rows.erase(books.tenant, one) for one in sums] == [0, 0, 0]
+    assert {key: line.cost for key, line in (await books.summary(by=Dimension.AGENT)).items()} == {"": 20}
