@@ -50,7 +50,7 @@ _GATHER: Final = """
         CROSS JOIN LATERAL (
             SELECT run.tenant_id, run.run_id FROM run
             WHERE run.tenant_id = having_runs.tenant_id AND run.run_id < $1
-                AND run.run_id > coalesce(place.run_id, '00000000-0000-0000-0000-000000000000'::uuid)
+                AND run.run_id > greatest(place.run_id, $4)
             ORDER BY run.run_id LIMIT $2) AS following),
     noted AS (
         INSERT INTO estimate_pending (tenant_id, run_id)
@@ -66,12 +66,16 @@ _GATHER: Final = """
         SELECT DISTINCT ON (tenant_id) tenant_id, run_id FROM found ORDER BY tenant_id, run_id DESC
         ON CONFLICT (tenant_id) DO UPDATE SET run_id = greatest(estimate_place.run_id, excluded.run_id))
     SELECT count(*) FROM noted"""
-#: A run that is not there any more is due, too: it is taken out.
+#: Of each tenant the first one comes before anybody's second. A run that is not there any more is due, too: it is
+#: taken out.
 _DUE: Final = """
-    SELECT pending.tenant_id, pending.run_id FROM estimate_pending AS pending
-    LEFT JOIN run ON run.run_id = pending.run_id
-    WHERE (run.run_id IS NULL OR run.state IN (5, 6, 7)) AND pending.run_id <> ALL($2::uuid[])
-    ORDER BY pending.tenant_id, pending.run_id LIMIT $1"""
+    SELECT tenant_id, run_id FROM (
+        SELECT pending.tenant_id, pending.run_id,
+            row_number() OVER (PARTITION BY pending.tenant_id ORDER BY pending.run_id) AS place
+        FROM estimate_pending AS pending LEFT JOIN run ON run.run_id = pending.run_id
+        WHERE (run.run_id IS NULL OR run.state IN (5, 6, 7)) AND pending.run_id <> ALL($2::uuid[])
+        ORDER BY place, pending.tenant_id LIMIT $1) AS first
+    ORDER BY tenant_id, run_id"""
 _TAKE: Final = """
     DELETE FROM estimate_pending WHERE tenant_id = $1 AND run_id = ANY($2::uuid[]) RETURNING run_id"""
 _HABITS: Final = """
@@ -146,10 +150,10 @@ class SqlEstimates:
             [row] = await scope.driver.fetch(_COVERAGE, tenant, name, _JUDGED)
         return row["judged"], row["covered"]
 
-    async def gather(self, until: UUID) -> int:
+    async def gather(self, since: UUID, until: UUID) -> int:
         """See `LessonPlan.gather`."""
         async with driver_scope(self._maintenance, None) as scope:
-            noted: int = await scope.driver.fetchval(_GATHER, until, _GATHERED_AT_ONCE, _MOST_PENDING)
+            noted: int = await scope.driver.fetchval(_GATHER, until, _GATHERED_AT_ONCE, _MOST_PENDING, since)
             await scope.commit()
         return noted
 

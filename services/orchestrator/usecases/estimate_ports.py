@@ -77,12 +77,12 @@ class EstimateStore(Protocol):
 class LessonPlan(Protocol):
     """Finds the runs that are to be learnt from."""
 
-    async def gather(self, until: UUID) -> int:
-        """Notes runs with ids below `until`; says how many are new."""
+    async def gather(self, since: UUID, until: UUID) -> int:
+        """Notes runs with ids after the one and before the other, a bounded number; says how many are new."""
         ...
 
     async def due(self, *, most: int, but: Collection[str]) -> Sequence[tuple[TenantId, str]]:
-        """Gives noted runs that have ended."""
+        """Gives noted runs that have ended, those of one tenant after one another, every tenant having its turn."""
         ...
 
     def lesson(self, tenant: TenantId) -> AbstractAsyncContextManager[Lesson]:

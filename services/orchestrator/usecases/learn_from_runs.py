@@ -34,6 +34,8 @@ _MOST_FACTS: Final = 20_000
 _MOST_FAILED: Final = 1_000
 #: A run is noted when it is this old: those that began at the same time elsewhere are recorded by then.
 _SETTLED: Final = timedelta(minutes=1)
+#: Older ones are passed by: where more runs end than are read, the latest ones teach.
+_LOOKED_BACK: Final = timedelta(days=1)
 _FORGET_SECONDS: Final = 3_600.0
 #: A UUIDv7 begins with 48 bits of Unix time in milliseconds.
 _TIME_SHIFT: Final = 80
@@ -83,7 +85,7 @@ class LearnFromRuns:
         if len(due) < _AT_ONCE:
             # Only who has caught up looks for more.
             settled = self._clock.now() - _SETTLED
-            await self._plan.gather(UUID(int=int(settled.timestamp() * 1000) << _TIME_SHIFT))
+            await self._plan.gather(_id_at(settled - _LOOKED_BACK), _id_at(settled))
             if self._clock.monotonic() >= self._forget_at:
                 await self._plan.forget_old()
                 self._forget_at = self._clock.monotonic() + _FORGET_SECONDS
@@ -134,6 +136,11 @@ class LearnFromRuns:
             project=labels_of(started).get(PROJECT, ""),
             end_time=projection.run.end_time.ToDatetime(tzinfo=UTC),
         )
+
+
+def _id_at(moment: datetime) -> UUID:
+    """Gives the lowest id of what was made then."""
+    return UUID(int=int(moment.timestamp() * 1000) << _TIME_SHIFT)
 
 
 async def _teach(lesson: Lesson, runs: Sequence[_Read]) -> None:

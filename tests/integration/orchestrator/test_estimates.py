@@ -279,6 +279,21 @@ async def test_a_run_that_is_gone_is_waited_for_by_nobody(house: House, replica:
         )
 
 
+async def test_every_tenant_has_its_turn(house: House, replica: Replica) -> None:
+    tenants = sorted((TenantId(SystemIds().uuid()), TenantId(SystemIds().uuid())), key=lambda one: one.int)
+    connection = await asyncpg.connect(house.urls.migrator)
+    try:
+        for tenant, runs in zip(tenants, (5, 1), strict=True):
+            for _ in range(runs):
+                await connection.execute("INSERT INTO estimate_pending VALUES ($1, $2)", tenant, SystemIds().uuid())
+    finally:
+        await connection.close()
+    due = await replica.learnt.due(most=3, but=())
+    assert [tenant for tenant, _ in due] == [tenants[0], tenants[0], tenants[1]]
+    left_out = await replica.learnt.due(most=10, but=[due[0][1]])
+    assert len(left_out) == 5
+
+
 async def test_what_is_learnt_is_kept_as_it_is(house: House, replica: Replica) -> None:
     habits = Habits()
     for run in generate(3, 60):

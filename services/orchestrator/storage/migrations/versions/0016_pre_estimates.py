@@ -26,7 +26,7 @@ _TABLES = (
 
 
 def upgrade(op: Operations) -> None:
-    """Makes the tables. What ran before is learnt from as well, as far as it is in the journal."""
+    """Makes the tables. Runs of the day before are learnt from as well."""
     run_together(op, _TABLES)
     tenant_table(op, "run_estimate", app=("SELECT", "INSERT"))
     tenant_table(op, "estimate_pending", app=("DELETE", "SELECT"))
