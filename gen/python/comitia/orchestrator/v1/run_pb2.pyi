@@ -319,7 +319,9 @@ class Run(_message.Message):
 
     @_builtins.property
     def estimate(self) -> _estimate_pb2.RunEstimate:
-        """What it was estimated at when it was started. Absent where no preflight was made."""
+        """What it was estimated at when it was started. Absent where no preflight was made, and of a session, of which GetSession
+        shows it.
+        """
 
     def __init__(
         self,
