@@ -267,13 +267,6 @@ class SpendBook:
         self._put(replace(own, tree=own.tree + 1))
         return self._redefine(replace(before, removed=True))
 
-    def degrade(self, tenant: TenantId, budget_id: BudgetId, until: datetime) -> Budget:
-        """Lets only the cheapest models through until a time; never a shorter one. Raises: BudgetNotFound."""
-        before = self._budget(tenant, budget_id)
-        if before.degraded_until is not None and before.degraded_until >= until:
-            return before
-        return self._put(replace(before, degraded_until=until))
-
     def changes(self) -> Changes:
         """Gives what is to be written; call it once, at the end."""
         dirty = self._dirty

@@ -25,7 +25,6 @@ _BUDGET: Final[Group] = (
     *((f"{part}_{gauge}", "bigint") for gauge in GAUGES for part in ("spent", "held", "overrun")),
     ("turn_time", "timestamptz"),
     ("warned", "smallint"),
-    ("degraded_until", "timestamptz"),
     ("tree", "bigint"),
 )
 #: What the ledger takes over from its hold.

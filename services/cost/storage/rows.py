@@ -193,7 +193,6 @@ def _budget_row(budget: Budget) -> tuple[object, ...]:
         *budget.wall[1:],
         budget.turn,
         int(budget.warned),
-        budget.degraded_until,
         budget.tree,
     )
 
