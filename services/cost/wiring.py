@@ -100,6 +100,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         spend = Spend(begin=store.begin, last_seen=store, prices=prices, clock=clock, ids=ids)
         budgets = BudgetRepository(app)
         get_budget = GetBudget(begin=store.begin, budgets=budgets, clock=clock)
+        ledger = LedgerRepository(app)
         reader = LedgerSpendReader(app)
         history = SpendHistory(reader)
         rules = SpikeRuleStore(app)
@@ -107,13 +108,12 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         floor = settings.watch_floor_nano_usd
         forecasts = ForecastServicer(
             velocity=ShowVelocity(reader=reader, history=history, alerts=alerts, clock=clock, floor=floor),
-            forecast=ForecastSpend(reader=reader, history=history, get_budget=get_budget, clock=clock),
+            forecast=ForecastSpend(ledger=ledger, reader=reader, history=history, get_budget=get_budget, clock=clock),
             recommend=RecommendSavings(reader=reader, prices=prices, clock=clock),
             set_spike_rule=SetSpikeRule(get_budget=get_budget, rules=rules),
             alerts=alerts,
             rules=rules,
         )
-        ledger = LedgerRepository(app)
         rollups = RollupStore(maintenance)
         await rollups.follow_cluster()
         async with GroupCommit[Operation, Hold](

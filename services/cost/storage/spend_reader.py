@@ -43,34 +43,33 @@ _LONG: Final = "prompt > 3 * usual_prompt AND prompt::float8 / greatest(answer, 
 _USES: Final = text(
     f"""
     WITH dearest AS (
-        SELECT kind, provider, model, agent_name, sum(cost_nano_usd) AS paid
+        SELECT kind, provider, model, agent_name,
+            row_number() OVER (ORDER BY sum(cost_nano_usd) DESC, kind, provider, model, agent_name) AS use
         FROM cost_event
         WHERE tenant_id = :tenant AND created_time >= :start AND created_time < :end AND NOT assumed AND note = ''
             AND kind IN (1, 2)
-        GROUP BY kind, provider, model, agent_name ORDER BY paid DESC, kind, provider, model, agent_name LIMIT :most
+        GROUP BY kind, provider, model, agent_name ORDER BY use LIMIT :most
     ), call AS (
-        SELECT kind, provider, model, agent_name, created_time, cost_nano_usd, {_TOKENS},
-            {_PROMPT} AS prompt, {_ANSWER} AS answer, paid,
-            created_time - lag(created_time) OVER (
-                PARTITION BY kind, provider, model, agent_name ORDER BY created_time) <= :warm AS warm
+        SELECT use, created_time, cost_nano_usd, {_TOKENS}, {_PROMPT} AS prompt, {_ANSWER} AS answer,
+            created_time - lag(created_time) OVER (PARTITION BY use ORDER BY created_time) <= :warm AS warm
         FROM cost_event JOIN dearest USING (kind, provider, model, agent_name)
-        WHERE tenant_id = :tenant AND created_time >= :start AND created_time < :end AND NOT assumed
-            AND note = ''
+        WHERE tenant_id = :tenant AND created_time >= :start AND created_time < :end AND NOT assumed AND note = ''
     ), usual AS (
-        SELECT kind, provider, model, agent_name,
+        SELECT use,
             percentile_disc(0.05) WITHIN GROUP (ORDER BY prompt) AS short_prompt,
             percentile_disc(0.5) WITHIN GROUP (ORDER BY prompt) AS usual_prompt,
             percentile_disc(0.5) WITHIN GROUP (ORDER BY prompt::float8 / greatest(answer, 1)) AS usual_ratio
-        FROM call GROUP BY kind, provider, model, agent_name
+        FROM call GROUP BY use
+    ), by_day AS (
+        SELECT use, short_prompt, date_trunc('day', created_time, 'UTC') AS day,
+            count(*) AS calls, sum(cost_nano_usd)::bigint AS cost, {_SUMS},
+            count(*) FILTER (WHERE warm) AS warm_calls,
+            count(*) FILTER (WHERE {_LONG}) AS long_calls,
+            coalesce(sum(prompt - 2 * usual_prompt) FILTER (WHERE {_LONG}), 0)::bigint AS long_tokens
+        FROM call JOIN usual USING (use) GROUP BY use, short_prompt, day
     )
-    SELECT kind, provider, model, agent_name, short_prompt, paid,
-        date_trunc('day', created_time, 'UTC') AS day, count(*) AS calls, sum(cost_nano_usd)::bigint AS cost, {_SUMS},
-        count(*) FILTER (WHERE warm) AS warm_calls,
-        count(*) FILTER (WHERE {_LONG}) AS long_calls,
-        coalesce(sum(prompt - 2 * usual_prompt) FILTER (WHERE {_LONG}), 0)::bigint AS long_tokens
-    FROM call JOIN usual USING (kind, provider, model, agent_name)
-    GROUP BY kind, provider, model, agent_name, short_prompt, paid, day
-    ORDER BY paid DESC, kind, provider, model, agent_name, day"""  # noqa: S608 - names are constants
+    SELECT kind, provider, model, agent_name, by_day.* FROM by_day JOIN dearest USING (use)
+    ORDER BY use, day"""  # noqa: S608 - names are constants
 )
 
 
@@ -95,12 +94,6 @@ class LedgerSpendReader:
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             rows = await scope.execute(query.group_by(text("hour")))
             return {begin.astimezone(UTC): int(spent) for begin, spent in rows}
-
-    async def total(self, tenant: TenantId, *, start: datetime, part: SpendPart = WHOLE) -> int:
-        """See `SpendReader.total`."""
-        query = select(_sum()).where(COST_EVENT.c.tenant_id == tenant, COST_EVENT.c.created_time >= start, *_of(part))
-        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            return int((await scope.execute(query)).scalar_one())
 
     async def since(self, tenant: TenantId, *starts: datetime) -> tuple[int, ...]:
         """See `SpendReader.since`."""
@@ -132,10 +125,9 @@ class LedgerSpendReader:
         values = {"tenant": tenant, "start": start, "end": end, "warm": _WARM, "most": _MOST_USES}
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             rows = (await scope.execute(_USES, values)).mappings().all()
-        grouped: dict[tuple[object, ...], list[RowMapping]] = {}
+        grouped: dict[int, list[RowMapping]] = {}
         for row in rows:
-            key = (row["kind"], row["provider"], row["model"], row["agent_name"])
-            grouped.setdefault(key, []).append(row)
+            grouped.setdefault(row["use"], []).append(row)
         return [_use(some) for some in grouped.values()]
 
 

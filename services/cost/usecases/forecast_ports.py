@@ -47,17 +47,13 @@ class Shares:
 class SpendReader(Protocol):
     """Adds up what one tenant spent. Times are half open: from `start`, to before `end`.
 
-    What re-priced charges of the past stands in `total` alone: it is no call of the hour that it was written in.
+    Entries that price charges of the past anew are left out: they are no calls of the hour that they were written in.
     """
 
     async def hourly(
         self, tenant: TenantId, *, start: datetime, end: datetime, part: SpendPart = WHOLE
     ) -> dict[datetime, int]:
         """Gives sums by hour, by its begin; hours without charges are left out. Both times are full hours."""
-        ...
-
-    async def total(self, tenant: TenantId, *, start: datetime, part: SpendPart = WHOLE) -> int:
-        """Gives what was spent since."""
         ...
 
     async def since(self, tenant: TenantId, *starts: datetime) -> tuple[int, ...]:

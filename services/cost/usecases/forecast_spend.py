@@ -11,8 +11,10 @@ from services.cost.domain.forecast import Forecast, forecast
 from services.cost.domain.hourly_spend import HOUR, HourlySpend, hour_of
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period, end_of, start_of
+from services.cost.domain.rollup import Span
 from services.cost.usecases.forecast_ports import SpendPart, SpendReader
 from services.cost.usecases.get_budget import GetBudget
+from services.cost.usecases.ledger_ports import Dimension, LedgerReader, SummaryQuery
 from services.cost.usecases.spend_history import SpendHistory
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
@@ -34,7 +36,16 @@ class PeriodForecast:
 class ForecastSpend:
     """Forecasts from the hours of the last eight weeks."""
 
-    def __init__(self, *, reader: SpendReader, history: SpendHistory, get_budget: GetBudget, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        ledger: LedgerReader,
+        reader: SpendReader,
+        history: SpendHistory,
+        get_budget: GetBudget,
+        clock: Clock,
+    ) -> None:
+        self._ledger = ledger
         self._reader = reader
         self._history = history
         self._get_budget = get_budget
@@ -44,7 +55,8 @@ class ForecastSpend:
         """Forecasts all that the tenant spends in this calendar month of a time zone."""
         now = self._clock.now()
         start, end = start_of(Period.MONTH, zone, now), end_of(Period.MONTH, zone, now)
-        spent = max(0, await self._reader.total(tenant, start=start))
+        month = SummaryQuery(by=Dimension.KIND, span=Span(start=start))
+        spent = max(0, (await self._ledger.summary(tenant, month, most_lines=1)).cost)
         history = await self._history(tenant, now=now)
         return PeriodForecast(start=start, end=end, forecast=forecast(history, spent=spent, now=now, end=end))
 

@@ -60,7 +60,9 @@ async def charged(mesh: CostMesh, charges: Iterable[dict[str, Any]]) -> None:
 
 
 async def a_steady_past(mesh: CostMesh, hours: int = WEEKS) -> None:
-    """About a dollar in each hour up to this one."""
+    """About a dollar in each hour up to the next one, which has just begun."""
+    begin = hour_of(mesh.clock.now()) + HOUR
+    mesh.clock.advance(seconds=(begin - mesh.clock.now()).total_seconds() + 60)
     dice, hour = Random(1), hour_of(mesh.clock.now())
     await charged(
         mesh,
@@ -74,6 +76,16 @@ def a_reader(mesh: CostMesh) -> CostCaller:
 
 async def alerts(mesh: CostMesh) -> list[forecast_pb2.SpendAlert]:
     return list((await a_reader(mesh).call("ListSpendAlerts", pb.ListSpendAlertsRequest())).alerts)
+
+
+async def until_told(mesh: CostMesh) -> None:
+    """Lets the watch look again, until it has told of something."""
+
+    async def told() -> bool:
+        return bool(await alerts(mesh))
+
+    mesh.clock.advance(seconds=61)
+    await mesh.until(told, seconds=30)
 
 
 async def forecast(mesh: CostMesh, **changes: Any) -> forecast_pb2.SpendForecast:
@@ -103,10 +115,7 @@ async def test_a_spike_is_told_once_with_who_caused_it_and_is_over_when_it_is_ca
     spike = {"run_id": "run_wild", "agent_name": "Loki", "model": "gpt-4o", "project": "chaos"}
     await charged(mesh, [a_charge(now, 40 * DOLLAR, **spike), a_charge(now, DOLLAR)])
 
-    async def told() -> bool:
-        return bool(await alerts(mesh))
-
-    await mesh.until(told)
+    await until_told(mesh)
     (alert,) = await alerts(mesh)
     assert (alert.state, alert.spent_nano_usd) == (OPEN, 41 * DOLLAR)
     assert [alert.run.name, alert.agent.name, alert.model.name, alert.project.name] == [
@@ -129,7 +138,7 @@ async def test_a_spike_is_told_once_with_who_caused_it_and_is_over_when_it_is_ca
     async def over() -> bool:
         return [one.state for one in await alerts(mesh)] == [CLOSED]
 
-    await mesh.until(over)
+    await mesh.until(over, seconds=30)
     subjects = [message.subject for message in await mesh.messages() if ".spend." in message.subject]
     assert [subject.split(".")[3] for subject in subjects] == ["anomaly", "calmed"]
     other = mesh.caller(tenant=TenantId(uuid4()))
@@ -147,10 +156,7 @@ async def test_a_spike_degrades_the_budgets_whose_rules_say_so(mesh: CostMesh) -
     await mesh.caller().spend(agent_name="Loki")
     await charged(mesh, [a_charge(mesh.clock.now(), 40 * DOLLAR, run_id="run_wild", agent_name="Loki")])
 
-    async def told() -> bool:
-        return bool(await alerts(mesh))
-
-    await mesh.until(told)
+    await until_told(mesh)
     (alert,) = await alerts(mesh)
     loki = (await a_reader(mesh).call("GetBudget", budgets_pb.GetBudgetRequest(budget_id="agent:Loki"))).budget
     assert list(alert.degraded_budget_ids) == [loki.budget_id]

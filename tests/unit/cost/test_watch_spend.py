@@ -42,9 +42,6 @@ class Ledger:
                 sums[hour_of(at)] += cost
         return dict(sums)
 
-    async def total(self, tenant: TenantId, *, start: datetime, part: SpendPart = WHOLE) -> int:
-        return (await self.since(tenant, start))[0]
-
     async def since(self, tenant: TenantId, *starts: datetime) -> tuple[int, ...]:
         return tuple(
             sum(cost for whose, at, cost, _ in self.charges if whose == tenant and at >= start) for start in starts
