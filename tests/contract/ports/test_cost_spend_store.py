@@ -415,8 +415,6 @@ async def test_every_table_is_guarded_and_described(urls: DatabaseUrls) -> None:
         "request_id",
         "spend_alert",
         "spike_rule",
-        "spend_alert",
-        "spike_rule",
         "tenant_quota",
     }
     assert await drift("services.cost", urls.migrator, METADATA) == []
