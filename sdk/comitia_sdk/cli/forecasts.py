@@ -112,7 +112,7 @@ def forecast(
     show_one(output, found, lines)
 
 
-def recommend(limit: LimitOption = DEFAULT_LIMIT, output: FormOption = Form.TABLE) -> None:
+def recommend(output: FormOption = Form.TABLE) -> None:
     """Lists ways to spend less, by what they would have saved on your own calls.
 
     Example:  comitia costs recommend
@@ -121,7 +121,7 @@ def recommend(limit: LimitOption = DEFAULT_LIMIT, output: FormOption = Form.TABL
     from comitia_sdk.enums import short_name
 
     with client() as mesh:
-        found = newest(mesh.forecasts.recommendations(), limit)
+        found = list(mesh.forecasts.recommendations())
     rows = [
         (
             _ADVICE.get(short_name(RecommendationKind, one.kind), "another way"),
