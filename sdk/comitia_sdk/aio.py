@@ -13,6 +13,8 @@ from comitia_sdk.nouns.access import AsyncAccess
 from comitia_sdk.nouns.agents import AsyncAgents
 from comitia_sdk.nouns.audit import AsyncAudit
 from comitia_sdk.nouns.costs import AsyncCosts
+from comitia_sdk.nouns.estimates import AsyncEstimates
+from comitia_sdk.nouns.forecasts import AsyncForecasts
 from comitia_sdk.nouns.identity import AsyncIdentity
 from comitia_sdk.nouns.memories import AsyncMemories
 from comitia_sdk.nouns.models import AsyncModels
@@ -31,6 +33,8 @@ __all__ = [
     "AsyncAudit",
     "AsyncClient",
     "AsyncCosts",
+    "AsyncEstimates",
+    "AsyncForecasts",
     "AsyncIdentity",
     "AsyncMemories",
     "AsyncModels",
@@ -72,12 +76,14 @@ class AsyncClient:
         self.sessions = AsyncSessions(self._connection)
         self.workflows = AsyncWorkflows(self._connection)
         self.runs = AsyncRuns(self._connection)
+        self.estimates = AsyncEstimates(self._connection)
         self.records = AsyncRecords(self._connection)
         self.models = AsyncModels(self._connection)
         self.policies = AsyncPolicies(self._connection)
         self.memories = AsyncMemories(self._connection)
         self.tools = AsyncTools(self._connection)
         self.costs = AsyncCosts(self._connection)
+        self.forecasts = AsyncForecasts(self._connection)
         self.identity = AsyncIdentity(self._connection)
         self.access = AsyncAccess(self._connection)
         self.users = AsyncUsers(self._connection)

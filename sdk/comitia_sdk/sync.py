@@ -171,6 +171,15 @@ class Runs(_Blocking[aio.AsyncRuns]):
     stream_turns = _iterating(aio.AsyncRuns.stream_turns)
 
 
+class Estimates(_Blocking[aio.AsyncEstimates]):
+    """What runs will take, before they run, and how well that was said of those that have ended."""
+
+    workflow = _blocking(aio.AsyncEstimates.workflow)
+    session = _blocking(aio.AsyncEstimates.session)
+    list = _iterating(aio.AsyncEstimates.list)
+    coverage = _blocking(aio.AsyncEstimates.coverage)
+
+
 class Records(_Blocking[aio.AsyncRecords]):
     """The record of runs: replayed, forked, compared, exported, proven."""
 
@@ -229,11 +238,31 @@ class Costs(_Blocking[aio.AsyncCosts]):
     """Money: what was spent, and how much may be."""
 
     summary = _blocking(aio.AsyncCosts.summary)
+    series = _blocking(aio.AsyncCosts.series)
+    export = _iterating(aio.AsyncCosts.export)
+    save = _blocking(aio.AsyncCosts.save)
     events = _iterating(aio.AsyncCosts.events)
     budget = _blocking(aio.AsyncCosts.budget)
     budgets = _iterating(aio.AsyncCosts.budgets)
+    budget_status = _blocking(aio.AsyncCosts.budget_status)
+    budget_tree = _blocking(aio.AsyncCosts.budget_tree)
+    set_budget = _blocking(aio.AsyncCosts.set_budget)
+    remove_budget = _blocking(aio.AsyncCosts.remove_budget)
     set_limit = _blocking(aio.AsyncCosts.set_limit)
     prices = _iterating(aio.AsyncCosts.prices)
+    import_prices = _blocking(aio.AsyncCosts.import_prices)
+    reprice = _blocking(aio.AsyncCosts.reprice)
+
+
+class Forecasts(_Blocking[aio.AsyncForecasts]):
+    """Where spend is heading, what was unusual, and how it could be less."""
+
+    velocity = _blocking(aio.AsyncForecasts.velocity)
+    forecast = _blocking(aio.AsyncForecasts.forecast)
+    alerts = _iterating(aio.AsyncForecasts.alerts)
+    recommendations = _iterating(aio.AsyncForecasts.recommendations)
+    set_spike_rule = _blocking(aio.AsyncForecasts.set_spike_rule)
+    spike_rules = _iterating(aio.AsyncForecasts.spike_rules)
 
 
 class Identity(_Blocking[aio.AsyncIdentity]):
@@ -328,12 +357,14 @@ class Client:
         self.sessions = Sessions(self._loop, self._client.sessions)
         self.workflows = Workflows(self._loop, self._client.workflows)
         self.runs = Runs(self._loop, self._client.runs)
+        self.estimates = Estimates(self._loop, self._client.estimates)
         self.records = Records(self._loop, self._client.records)
         self.models = Models(self._loop, self._client.models)
         self.policies = Policies(self._loop, self._client.policies)
         self.memories = Memories(self._loop, self._client.memories)
         self.tools = Tools(self._loop, self._client.tools)
         self.costs = Costs(self._loop, self._client.costs)
+        self.forecasts = Forecasts(self._loop, self._client.forecasts)
         self.identity = Identity(self._loop, self._client.identity)
         self.access = Access(self._loop, self._client.access)
         self.users = Users(self._loop, self._client.users)

@@ -26,8 +26,32 @@ class CostSettings(ServiceSettings):
     sweep_seconds: float = Field(
         default=1.0, gt=0, le=60, description="Pause between two looks for holds that nobody settled in time."
     )
+    rollup_seconds: float = Field(
+        default=2.0,
+        gt=0,
+        le=600,
+        description="Pause between two roll-ups of the ledger; figures are exact meanwhile, from its entries.",
+    )
+    event_days: int = Field(
+        default=400,
+        ge=0,
+        le=36_500,
+        description="Days that single charges are kept; their sums by hour and by day stay. 0 keeps them for ever.",
+    )
     price_refresh_seconds: float = Field(
         default=60.0, gt=0, le=3600, description="How long a price changed by another replica may go unseen."
+    )
+    watch_seconds: float = Field(
+        default=60.0, gt=0, le=3600, description="Pause between two looks whether anybody's spend is unusual."
+    )
+    watch_floor_nano_usd: int = Field(
+        default=50_000_000,
+        ge=1,
+        le=2**62,
+        description="An hour is unusual only when it costs so much more than it usually does, nano-USD (5 cents).",
+    )
+    watch_cooldown_seconds: int = Field(
+        default=3600, ge=0, le=604_800, description="How long after an alert on spend the tenant gets no other one."
     )
     spend_batch_items: int = Field(
         default=512, ge=1, le=1000, description="Most operations that share one transaction."

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 
 from comitia.cost.v1.cost_service_pb2_grpc import (
@@ -9,27 +10,47 @@ from comitia.cost.v1.cost_service_pb2_grpc import (
     add_LedgerServiceServicer_to_server,
     add_PricingServiceServicer_to_server,
 )
+from comitia.cost.v1.forecast_service_pb2_grpc import add_ForecastServiceServicer_to_server
 from comitia.guard_table import GUARDS
 from services.cost.domain.hold import Hold
 from services.cost.prices.snapshot import shipped_prices
 from services.cost.settings import CostSettings
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
-from services.cost.storage.price_repository import PriceRepository
+from services.cost.storage.price_repository import PriceImports, PriceRepository
+from services.cost.storage.repricing_store import RepricingStore
+from services.cost.storage.rollup_store import RollupStore
+from services.cost.storage.spend_alert_store import SpendAlertStore
+from services.cost.storage.spend_reader import LedgerSpendReader, SpendingTenants
+from services.cost.storage.spike_rule_store import SpikeRuleStore
 from services.cost.storage.tenant_data import TENANT_DATA
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.budget_servicer import BudgetServicer
 from services.cost.transport.convert import alert_to_message
+from services.cost.transport.forecast_fields import spend_alert_to_message
+from services.cost.transport.forecast_servicer import ForecastServicer
 from services.cost.transport.ledger_servicer import LedgerServicer
 from services.cost.transport.pricing_servicer import PricingServicer
 from services.cost.usecases.create_budget import CreateBudget
 from services.cost.usecases.expire_holds import ExpireHolds
+from services.cost.usecases.export_costs import ExportCosts
 from services.cost.usecases.follow_quotas import FollowQuotas
+from services.cost.usecases.forecast_spend import ForecastSpend
 from services.cost.usecases.get_budget import GetBudget
+from services.cost.usecases.import_prices import ImportPrices
 from services.cost.usecases.prices import CurrentPrices, import_prices
+from services.cost.usecases.recommend_savings import RecommendSavings
+from services.cost.usecases.remove_budget import RemoveBudget
+from services.cost.usecases.reprice_events import RepriceEvents
+from services.cost.usecases.roll_up import RollUp
+from services.cost.usecases.set_budget import SetBudget
 from services.cost.usecases.set_budget_limit import SetBudgetLimit
+from services.cost.usecases.set_spike_rule import SetSpikeRule
+from services.cost.usecases.show_velocity import ShowVelocity
 from services.cost.usecases.spend import Operation, Spend
+from services.cost.usecases.spend_history import SpendHistory
 from services.cost.usecases.spend_together import SpendTogether
+from services.cost.usecases.watch_spend import WatchSpend
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.batching.group_commit import GroupCommit
 from services.meshkit.bus.bus import bus
@@ -78,23 +99,63 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         await prices.refresh()
         spend = Spend(begin=store.begin, last_seen=store, prices=prices, clock=clock, ids=ids)
         budgets = BudgetRepository(app)
+        get_budget = GetBudget(begin=store.begin, budgets=budgets, clock=clock)
+        ledger = LedgerRepository(app)
+        reader = LedgerSpendReader(app)
+        history = SpendHistory(reader)
+        rules = SpikeRuleStore(app)
+        alerts = SpendAlertStore(app, ids=ids, encode=spend_alert_to_message, published=relay.wake)
+        floor = settings.watch_floor_nano_usd
+        forecasts = ForecastServicer(
+            velocity=ShowVelocity(reader=reader, history=history, alerts=alerts, clock=clock, floor=floor),
+            forecast=ForecastSpend(ledger=ledger, reader=reader, history=history, get_budget=get_budget, clock=clock),
+            recommend=RecommendSavings(reader=reader, prices=prices, clock=clock),
+            set_spike_rule=SetSpikeRule(get_budget=get_budget, rules=rules),
+            alerts=alerts,
+            rules=rules,
+        )
+        rollups = RollupStore(maintenance)
+        await rollups.follow_cluster()
         async with GroupCommit[Operation, Hold](
             spend, name="cost.spend", max_items=settings.spend_batch_items, max_waiting=settings.spend_queue_items
         ) as group:
             budget_servicer = BudgetServicer(
                 spend=SpendTogether(group),
                 create_budget=CreateBudget(budgets=store, clock=clock, ids=ids),
-                get_budget=GetBudget(begin=store.begin, budgets=budgets, clock=clock),
+                get_budget=get_budget,
+                set_budget=SetBudget(begin=store.begin, tenants=guard.feed, clock=clock),
                 set_budget_limit=SetBudgetLimit(begin=store.begin, last_seen=store, tenants=guard.feed, clock=clock),
+                remove_budget=RemoveBudget(begin=store.begin, clock=clock),
                 budgets=budgets,
+                clock=clock,
             )
             yield Server(
                 name="cost",
                 listen=settings.listen,
                 registrations=(
                     partial(add_BudgetServiceServicer_to_server, budget_servicer),
-                    partial(add_LedgerServiceServicer_to_server, LedgerServicer(ledger=LedgerRepository(app))),
-                    partial(add_PricingServiceServicer_to_server, PricingServicer(prices=prices, clock=clock)),
+                    partial(
+                        add_LedgerServiceServicer_to_server,
+                        LedgerServicer(
+                            ledger=ledger,
+                            export_costs=ExportCosts(ledger=ledger, clock=clock),
+                            reprice_events=RepriceEvents(
+                                repricer=RepricingStore(app, spending=store, new_id=ids.uuid),
+                                prices=prices,
+                                clock=clock,
+                            ),
+                            clock=clock,
+                        ),
+                    ),
+                    partial(
+                        add_PricingServiceServicer_to_server,
+                        PricingServicer(
+                            prices=prices,
+                            import_prices=ImportPrices(importer=PriceImports(app), prices=prices, clock=clock),
+                            clock=clock,
+                        ),
+                    ),
+                    partial(add_ForecastServiceServicer_to_server, forecasts),
                     TenantData(TenantRows("cost", maintenance, TENANT_DATA), tenants=guard.feed).registration,
                     *guard.registrations,
                 ),
@@ -111,7 +172,24 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                         default=NanoUsd(settings.tenant_limit_nano_usd),
                         clock=clock,
                     ),
+                    WatchSpend(
+                        tenants=SpendingTenants(maintenance),
+                        reader=reader,
+                        history=history,
+                        alerts=alerts,
+                        clock=clock,
+                        ids=ids,
+                        floor=floor,
+                        cooldown=timedelta(seconds=settings.watch_cooldown_seconds),
+                        every_seconds=settings.watch_seconds,
+                    ),
                     ExpireHolds(begin=store.sweep, clock=clock, every_seconds=settings.sweep_seconds),
+                    RollUp(
+                        rollups=rollups,
+                        clock=clock,
+                        every_seconds=settings.rollup_seconds,
+                        keep_days=settings.event_days,
+                    ),
                     ForgetRequests(maintenance, clock=clock),
                     *guard.background,
                 ),

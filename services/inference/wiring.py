@@ -86,11 +86,13 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         vectors = VectorCache(most=settings.vector_cache_entries)
         metrics.show_size("inference.vectors", vectors)
         deployments = configured(settings)
+        prices = CostPriceList(PricingServiceStub(to_cost), clock=clock)
         model_call = ModelCall(
             deployments=deployments,
             providers=_providers(settings, http),
             law=law,
             holds=holds,
+            prices=prices,
             calls=calls,
             notes=notes,
             tenants=guard.feed,
@@ -117,7 +119,6 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             clock=clock,
             ids=ids,
         )
-        prices = CostPriceList(PricingServiceStub(to_cost), clock=clock)
         models = ModelServicer(list_models=ListModels(deployments=deployments, prices=prices))
         yield Server(
             name="inference",

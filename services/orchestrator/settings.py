@@ -1,6 +1,7 @@
 """Every knob of the orchestrator."""
 
 from datetime import timedelta
+from typing import Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -9,6 +10,9 @@ from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.settings import HostPort, ServiceSettings
+from services.orchestrator.domain.preflight import PreflightMode
+
+Preflights = Literal["off", "warn", "reject", "degrade"]
 
 
 class OrchestratorSettings(ServiceSettings):
@@ -68,6 +72,18 @@ class OrchestratorSettings(ServiceSettings):
         gt=0,
         description="Pause between two rounds that look for runs to delete by their tenants' rules.",
     )
+    estimate_seconds: float = Field(
+        default=10.0, gt=0, description="Pause between two rounds that learn from runs what the next ones will take."
+    )
+    preflight: Preflights = Field(
+        default="off",
+        description="What is done at the start of a run whose estimate does not fit its budgets, where the caller does "
+        "not say: `off`, `warn`, `reject` or `degrade`.",
+    )
+    preflight_of: dict[str, Preflights] = Field(
+        default_factory=dict[str, Preflights],
+        description='The same for single tenants, as a JSON object: `{"tenant_…": "warn"}`.',
+    )
     peer_address: HostPort | None = Field(
         default=None,
         description="Address at which the other orchestrators reach this one, to lend it their workers. Without it "
@@ -96,6 +112,29 @@ class OrchestratorSettings(ServiceSettings):
             TenantId(to_uuid(tenant, "tenant", field="run_hot_days_of")): timedelta(days=days)
             for tenant, days in self.run_hot_days_of.items()
         }
+
+    @property
+    def own_preflights(self) -> dict[TenantId, PreflightMode]:
+        """What is done at the start of runs of single tenants."""
+        return {
+            TenantId(to_uuid(tenant, "tenant", field="preflight_of")): PreflightMode[mode.upper()]
+            for tenant, mode in self.preflight_of.items()
+        }
+
+    @property
+    def default_preflight(self) -> PreflightMode:
+        """What is done at the start of all other runs."""
+        return PreflightMode[self.preflight.upper()]
+
+    @field_validator("preflight_of")
+    @classmethod
+    def _check_preflights(cls, given: dict[str, Preflights]) -> dict[str, Preflights]:
+        for tenant in given:
+            try:
+                to_uuid(tenant, "tenant", field="preflight_of")
+            except Invalid as error:
+                raise ValueError(error.message) from error
+        return given
 
     @field_validator("run_hot_days_of")
     @classmethod

@@ -1,7 +1,7 @@
 """Measures the ledger: reserve, mark and settle of one call, on a real Postgres that syncs every commit.
 
 Three processes share the machine: Postgres, cost, and the driver that plays inference. All calls of a figure spend from
-one hot budget, the worst case, unless it says otherwise.
+one hot budget, the worst case, unless it says otherwise. `cost_ledger.py` measures the ledger of a million charges.
 """
 
 import asyncio
@@ -39,6 +39,7 @@ from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import provision
 from services.meshkit.telemetry.logs import setup_logs
 from services.meshkit.testing.mesh_keys import MeshKeys
+from tests.bench.cost_ledger import ledger_figures
 
 SECONDS = 3.0 if os.environ.get("BENCH_SHORT") == "1" else 8.0
 GOAL_BATCH = 5_000
@@ -61,6 +62,8 @@ async def serve_until_stdin_closes(folder: Path) -> None:
         workload_key_path=folder / "inference.key",
         workload_jwks_path=folder / "workload.jwks",
         guard_path=folder / "guard",
+        # There is no gateway to wait for.
+        guard_wait_seconds=0,
         kek_path=folder / "kek",
         tenant_limit_nano_usd=2**60,
     )
@@ -211,6 +214,11 @@ async def main() -> None:
             (folder / "urls.json").write_text(json.dumps({"app": urls.app, "maintenance": urls.maintenance}))
             keys = MeshKeys.make(folder, clock=SystemClock())
             figures = await _driven(folder, keys)
+            books = await provision(postgres.get_uri(), "comitia_cost_ledger")
+            await migrate("services.cost", books.migrator)
+            for name, value, unit, goal, note in await ledger_figures(books):
+                better = "lower" if unit == "s" else "higher"
+                figures.append(figure(name, value, unit, better=better, goal=goal, note=note))
         finally:
             postgres.cleanup()
     for line in figures:

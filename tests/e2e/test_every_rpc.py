@@ -207,7 +207,17 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "AuditService/ProveAuditConsistency": lambda world: {"first_size": a_signed_size(world)},
     "AuditService/ProveAuditEntry": lambda world: {"index": str(int(a_signed_size(world)) - 1)},
     "BudgetService/GetBudget": lambda _: {"budget_id": "tenant"},
+    "BudgetService/GetBudgetStatus": lambda _: {"budget_id": "tenant"},
+    "BudgetService/GetBudgetTree": lambda _: {"most_runs": 1},
     "BudgetService/ListBudgets": lambda _: {"page_size": 1},
+    "BudgetService/RemoveBudget": lambda world: {
+        "budget_id": world.client.costs.set_budget(10**9, project=world.fresh("walk")).budget_id
+    },
+    "BudgetService/SetBudget": lambda world: {
+        "scope": "BUDGET_SCOPE_PROJECT",
+        "name": world.fresh("walk"),
+        "limit_nano_usd": "50000000000",
+    },
     "BudgetService/SetBudgetLimit": lambda _: {"budget_id": "tenant", "limit_nano_usd": "50000000000"},
     "BundleService/ActivateBundle": lambda world: {"bundle": world.bundle},
     "BundleService/CreateBundle": lambda world: {
@@ -222,6 +232,12 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "IdentityService/DisableServiceAccount": lambda world: {
         "service_account_id": world.client.identity.create_service_account("short-lived").service_account_id
     },
+    "ForecastService/GetSpendForecast": lambda _: {"zone": "Europe/Berlin"},
+    "ForecastService/GetSpendVelocity": lambda _: {},
+    "ForecastService/ListRecommendations": lambda _: {"page_size": 1},
+    "ForecastService/ListSpendAlerts": lambda _: {"page_size": 1},
+    "ForecastService/ListSpikeRules": lambda _: {"page_size": 1},
+    "ForecastService/SetSpikeRule": lambda _: {"budget_id": "tenant", "degrade_seconds": 60},
     "IdentityService/GetKeySet": lambda _: {},
     "IdentityService/ListServiceAccounts": lambda _: {"page_size": 1},
     "IdentityService/RotateApiKey": lambda world: {
@@ -240,6 +256,9 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "InferenceService/Embed": lambda world: {"texts": [world.fresh("A text"), "Another"]},
     "InferenceService/Generate": lambda _: a_prompt(max_output_tokens=16),
     "InferenceService/StreamGenerate": lambda _: a_prompt(model="stub"),
+    "LedgerService/ExportCosts": lambda _: {"format": "COST_EXPORT_FORMAT_JSON"},
+    "LedgerService/GetCostSeries": lambda _: {"by": "COST_DIMENSION_AGENT", "step": "COST_STEP_HOUR"},
+    "LedgerService/RepriceEvents": lambda _: {"start_time": "2026-01-01T00:00:00Z"},
     "LedgerService/GetCostSummary": lambda world: {"by": "COST_DIMENSION_AGENT", "run_id": world.ended_session},
     "LedgerService/ListCostEvents": lambda world: {"run_id": world.ended_session, "page_size": 1},
     "MemoryService/ForgetMemory": lambda world: {"memory_id": world.client.memories.remember("Forget me.").memory_id},
@@ -249,6 +268,12 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "MemoryService/Remember": lambda _: {"parts": [{"text": {"text": "Rivers meet."}}], "tags": ["walk"]},
     "ModelService/ListModels": lambda _: {},
     "PolicyService/Evaluate": lambda _: a_question("a word and a sword"),
+    "PricingService/ImportPrices": lambda world: {
+        "content": "provider,model,start_time,input_usd_per_million,output_usd_per_million\n"
+        f"walk,{world.fresh('model')},2026-01-01,1,2\n",
+        "format": "PRICE_LIST_FORMAT_CSV",
+        "source": "a walk",
+    },
     "PricingService/ListPrices": lambda _: {"provider": "openai", "page_size": 1},
     "RecordService/DiffRuns": lambda world: {"run_id": world.ended_session, "other_run_id": world.fork()},
     "RecordService/ExportRun": lambda world: {"run_id": world.ended_session},
@@ -318,6 +343,13 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "ViolationService/WatchViolations": lambda _: {},
     "WorkerService/Work": lambda _: {"hello": {"worker": "walker", "steps": ["walk"], "credits": 1}},
     "WorkflowService/CreateWorkflow": lambda world: {"workflow": a_workflow(world.fresh("walk"))},
+    "EstimateService/EstimateSession": lambda world: {
+        "topic": "Which tree grows tallest?",
+        "mode": "SESSION_MODE_DEBATE",
+        "agents": [world.agent],
+    },
+    "EstimateService/EstimateWorkflow": lambda world: {"workflow": world.workflow},
+    "EstimateService/ListEstimates": lambda _: {"page_size": 1},
     "WorkflowService/GetWorkflow": lambda world: {"name": world.workflow, "version": "1.0.0"},
     "WorkflowService/ListWorkflows": lambda world: {"name": world.workflow, "page_size": 1},
     "WorkflowService/ValidateWorkflow": lambda world: {"workflow": a_workflow(world.workflow)},
@@ -334,12 +366,17 @@ TELLING: Final[Mapping[str, str]] = {
     "GetAgent": "agent.name",
     "GetAuditStatus": "head.signature",
     "GetBudget": "budget.limit_nano_usd",
+    "GetBudgetStatus": "left_nano_usd",
+    "GetBudgetTree": "nodes",
+    "ExportCosts": "data",
+    "GetCostSeries": "step",
     "GetCostSummary": "total_nano_usd",
     "Embed": "embeddings",
     "Generate": "generation.hold_id",
     "ExchangeOidcToken": "access_token",
     "GetLoginOptions": "options",
     "GetMemory": "memory.parts",
+    "GetSpendForecast": "forecast.end_time",
     "GetMeshStatus": "serving",
     "InvokeTool": "invocation.parts",
     "GetKeySet": "keys",
@@ -359,11 +396,14 @@ TELLING: Final[Mapping[str, str]] = {
     "ForkRun": "run.forked_from_run_id",
     "ReplayRun": "replay.same",
     "CreateWorkflow": "workflow.digest",
+    "EstimateSession": "estimate.output_tokens.median",
+    "EstimateWorkflow": "estimate.output_tokens.high",
     "GetRun": "run.workflow",
     "GetWorkflow": "workflow.nodes",
     "ListRuns": "runs",
     "ListRunSteps": "steps",
     "ListWorkflows": "workflows",
+    "SetSpikeRule": "rule.degrade_seconds",
     "SignalRun": "run.sequence",
     "StartRun": "run.budget_id",
     "ValidateWorkflow": "workflow.digest",
@@ -372,7 +412,12 @@ TELLING: Final[Mapping[str, str]] = {
     "WatchViolations": "violation.rule",
 }
 #: RPCs for operators of the installation.
-OPERATORS: Final = ("TenantService/", "AuditService/AcknowledgeAuditGap", "IdentityService/RotateSigningKey")
+OPERATORS: Final = (
+    "TenantService/",
+    "AuditService/AcknowledgeAuditGap",
+    "IdentityService/RotateSigningKey",
+    "PricingService/ImportPrices",
+)
 #: What was driven so far: RPC and way.
 DRIVEN: Final[set[tuple[str, str]]] = set()
 

@@ -60,6 +60,12 @@ def another_model(world: World, answer: Any) -> None:
     assert world.client.access.set_model(f"{model}\n# {world.fresh('meanwhile')}\n") != answer.etag
 
 
+def another_price(world: World, answer: Any) -> None:
+    model = answer.changes[0].after[0].model
+    head = "provider,model,start_time,input_usd_per_million,output_usd_per_million"
+    world.operator.costs.import_prices(f"{head}\nwalk,{model},2026-01-01,3,4\n", form="csv", source="a later walk")
+
+
 def ended(world: World, session_id: str) -> None:
     with suppress(FailedPrecondition):  # it may have ended by itself
         world.client.sessions.cancel(session_id)
@@ -81,16 +87,20 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
     "AccessService/WriteAuthorizationModel": another_model,
     "AccessService/WriteRelations": no_relation,
     "AgentService/CreateAgent": an_agent_of_a_later_version,
+    "BudgetService/RemoveBudget": lambda world, it: world.client.costs.set_budget(1, project=it.budget.name),
+    "BudgetService/SetBudget": lambda world, it: world.client.costs.remove_budget(it.budget.budget_id),
     "BudgetService/SetBudgetLimit": lambda world, _: world.client.costs.set_limit(40_000_000_000),
     "BundleService/ActivateBundle": another_bundle,
     "BundleService/CreateBundle": lambda world, answer: world.client.policies.activate(
         f"{answer.bundle.name}@{answer.bundle.version}"
     ),
+    "ForecastService/SetSpikeRule": lambda world, _: world.client.forecasts.set_spike_rule("tenant", 120),
     "IdentityService/CreateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
     "IdentityService/CreateServiceAccount": lambda world, it: world.client.identity.disable_service_account(
         it.service_account.service_account_id
     ),
     "IdentityService/RotateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
+    "PricingService/ImportPrices": another_price,
     "RunService/CancelRun": lambda world, it: list(world.client.runs.watch(it.run.run_id)),
     "RunService/PauseRun": lambda world, it: world.client.runs.resume(it.run.run_id),
     "RunService/ResumeRun": lambda world, it: world.client.runs.cancel(it.run.run_id),
@@ -126,6 +136,7 @@ LASTING: Final = frozenset(
         "InferenceService/Embed",
         "InferenceService/Generate",
         "InferenceService/StreamGenerate",
+        "LedgerService/RepriceEvents",
         "MemoryService/ForgetMemory",
         "MemoryService/Remember",
         "TenantService/DeleteTenant",

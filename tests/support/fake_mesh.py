@@ -20,7 +20,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_status import rpc_status
 
-from comitia.cost.v1 import cost_service_pb2
+from comitia.cost.v1 import cost_service_pb2, forecast_service_pb2
 from comitia.gateway.v1 import (
     access_service_pb2,
     audit_service_pb2,
@@ -31,13 +31,15 @@ from comitia.gateway.v1 import (
 )
 from comitia.inference.v1 import inference_service_pb2
 from comitia.memory.v1 import memory_service_pb2
-from comitia.orchestrator.v1 import agent_service_pb2, session_service_pb2
+from comitia.orchestrator.v1 import agent_service_pb2, estimate_service_pb2, session_service_pb2
 from comitia.policy.v1 import policy_service_pb2
 from comitia.tools.v1 import tool_service_pb2
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.grpc.errors import to_status
 from tests.support.fake_mesh_access import Access
 from tests.support.fake_mesh_audit import Audit
+from tests.support.fake_mesh_estimates import Estimates
+from tests.support.fake_mesh_forecasts import Forecasts
 from tests.support.fake_mesh_people import People
 from tests.support.fake_mesh_rooms import Identity, Law, Memory, Models, Money, Refused, Status, Tools
 from tests.support.fake_mesh_sessions import Agents, Sessions
@@ -51,6 +53,8 @@ _CONTRACTS: Final = (
     agent_service_pb2,
     audit_service_pb2,
     cost_service_pb2,
+    estimate_service_pb2,
+    forecast_service_pb2,
     identity_service_pb2,
     inference_service_pb2,
     memory_service_pb2,
@@ -98,6 +102,8 @@ class FakeMesh:
     access: Access = field(default_factory=Access)
     law: Law = field(default_factory=Law)
     money: Money = field(default_factory=Money)
+    estimates: Estimates = field(default_factory=Estimates)
+    forecasts: Forecasts = field(default_factory=Forecasts)
     models: Models = field(default_factory=Models)
     memory: Memory = field(default_factory=Memory)
     tools: Tools = field(default_factory=Tools)
@@ -128,7 +134,8 @@ class FakeMesh:
         """Finds what answers an RPC."""
         rooms = (
             *(self.agents, self.sessions, self.identity, self.people, self.tenants, self.law, self.money),
-            *(self.models, self.memory, self.tools, self.status, self.access, self.audit),
+            self.estimates,
+            *(self.models, self.memory, self.tools, self.status, self.access, self.audit, self.forecasts),
         )
         return next((getattr(room, rpc) for room in rooms if hasattr(room, rpc)), None)
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.common.v1 import content_pb2, usage_pb2
-from comitia.cost.v1 import cost_pb2, cost_service_pb2
+from comitia.cost.v1 import cost_pb2, cost_service_pb2, price_list_pb2, rollup_pb2
 from comitia.gateway.v1 import (
     identity_pb2,
     identity_service_pb2,
@@ -239,13 +239,50 @@ class Money:
 
     def _budget(self, budget_id: str) -> cost_pb2.Budget:
         for budget in self.budgets:
-            if budget_id in (budget.budget_id, "tenant"):
+            own = budget.scope == cost_pb2.BUDGET_SCOPE_TENANT
+            kind = cost_pb2.BudgetScope.Name(budget.scope).removeprefix("BUDGET_SCOPE_").lower()
+            if budget_id in (budget.budget_id, "tenant" if own else f"{kind}:{budget.name}"):
                 return budget
         raise NotFound("budget", budget_id)
 
     def ListBudgets(self, request: Any, _context: Any) -> cost_service_pb2.ListBudgetsResponse:
         page, token = one_page(self.budgets, request)
         return cost_service_pb2.ListBudgetsResponse(budgets=page, next_page_token=token)
+
+    def GetBudgetStatus(self, request: Any, _context: Any) -> cost_service_pb2.GetBudgetStatusResponse:
+        budget = self._budget(request.budget_id)
+        left = budget.limit_nano_usd - budget.spent_nano_usd
+        return cost_service_pb2.GetBudgetStatusResponse(
+            budget=budget, level=cost_pb2.BUDGET_LEVEL_OK, left_nano_usd=left, hold_count=2
+        )
+
+    def GetBudgetTree(self, _request: Any, _context: Any) -> cost_service_pb2.GetBudgetTreeResponse:
+        nodes = [
+            cost_service_pb2.GetBudgetTreeResponse.Node(budget=budget, depth=depth)
+            for depth, budget in ((int(place > 0), budget) for place, budget in enumerate(self.budgets))
+        ]
+        return cost_service_pb2.GetBudgetTreeResponse(nodes=nodes, more_runs=True)
+
+    def SetBudget(self, request: Any, _context: Any) -> cost_service_pb2.SetBudgetResponse:
+        made = cost_pb2.Budget(
+            budget_id=f"budget_{len(self.budgets) + 1}",
+            scope=request.scope,
+            name=request.name,
+            limit_nano_usd=request.limit_nano_usd,
+            mode=request.mode,
+            period=request.period,
+            zone=request.zone,
+            warn_at_percent=request.warn_at_percent or 80,
+        )
+        if request.HasField("limit_tokens"):
+            made.tokens.limit = request.limit_tokens
+        self.budgets.append(made)
+        return cost_service_pb2.SetBudgetResponse(budget=made)
+
+    def RemoveBudget(self, request: Any, _context: Any) -> cost_service_pb2.RemoveBudgetResponse:
+        budget = self._budget(request.budget_id)
+        self.budgets.remove(budget)
+        return cost_service_pb2.RemoveBudgetResponse(budget=budget)
 
     def SetBudgetLimit(self, request: Any, _context: Any) -> cost_service_pb2.SetBudgetLimitResponse:
         budget = self._budget(request.budget_id)
@@ -260,6 +297,32 @@ class Money:
             cost_nano_usd=123_000,
         )
         return cost_service_pb2.GetCostSummaryResponse(lines=[line], total_nano_usd=123_000, event_count=4)
+
+    def GetCostSeries(self, request: Any, _context: Any) -> cost_service_pb2.GetCostSeriesResponse:
+        begin = Timestamp(seconds=1_767_225_600)
+        points = [rollup_pb2.CostPoint(start_time=begin, event_count=4, cost_nano_usd=123_000)]
+        line = rollup_pb2.CostSeries(key="gpt-4o-mini", points=points, total_nano_usd=123_000)
+        return cost_service_pb2.GetCostSeriesResponse(
+            lines=[line], start_time=begin, step=request.step, total_nano_usd=123_000
+        )
+
+    def ExportCosts(self, request: Any, _context: Any) -> Iterator[cost_service_pb2.ExportCostsResponse]:
+        for piece in (b"start_time,project", b",cost_nano_usd\r\n"):
+            yield cost_service_pb2.ExportCostsResponse(data=piece)
+
+    def RepriceEvents(self, request: Any, _context: Any) -> cost_service_pb2.RepriceEventsResponse:
+        model = price_list_pb2.RepricedModel(
+            provider="openai", model="gpt-4o-mini", event_count=4, before_nano_usd=123_000, after_nano_usd=100_000
+        )
+        return cost_service_pb2.RepriceEventsResponse(
+            models=[model], event_count=4, before_nano_usd=123_000, after_nano_usd=100_000
+        )
+
+    def ImportPrices(self, request: Any, _context: Any) -> cost_service_pb2.ImportPricesResponse:
+        if "gpt" not in request.content:
+            raise Invalid("content", "line 2, model: is required")
+        change = price_list_pb2.PriceChange(after=[cost_pb2.Price(provider="openai", model="gpt-4o-mini")])
+        return cost_service_pb2.ImportPricesResponse(changes=[change], change_count=1, unchanged_count=2)
 
     def ListCostEvents(self, request: Any, _context: Any) -> cost_service_pb2.ListCostEventsResponse:
         page, token = one_page(self.events, request)

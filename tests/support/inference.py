@@ -1,12 +1,13 @@
 """Builders and fakes of inference. The fakes keep state and behave; faults are queued."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from services.inference.domain.answer import Finished, StopReason, TextDelta
 from services.inference.domain.call import RecordedCall, SettleState, Unjudged
+from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import Adapter, Deployment, Task
 from services.inference.domain.errors import CallArgumentsDiffer, Charge
 from services.inference.domain.prompt import Prompt
@@ -126,6 +127,7 @@ class FakeHold:
     bound: Usage
     context: CallContext
     ttl: timedelta
+    cheapest: bool = False
     #: reserved, dispatched, settled or released.
     state: str = "reserved"
     usage: Usage | None = None
@@ -133,6 +135,10 @@ class FakeHold:
 
 class BudgetExhausted(Exhausted):
     reason = "BUDGET_EXHAUSTED_IN_TEST"
+
+
+class BudgetDegrades(Exhausted):
+    reason = "BUDGET_DEGRADES"
 
 
 class PriceUnknown(Precondition):
@@ -146,6 +152,8 @@ class FakeHolds:
         self.holds: dict[str, FakeHold] = {}
         self.limit = limit
         self.unpriced: set[str] = set()
+        #: True when a budget lets only the cheapest through.
+        self.degrades = False
         self.tokens: list[str] = []
         self.reserving, self.settling = FaultQueue(), FaultQueue()
 
@@ -161,6 +169,8 @@ class FakeHolds:
         self.reserving.hit()
         if order["model"] in self.unpriced:
             raise PriceUnknown("no price")
+        if self.degrades and not order["cheapest"]:
+            raise BudgetDegrades("only the cheapest")
         held = sum(hold.bound.total for hold in self.holds.values() if hold.state in ("reserved", "dispatched"))
         if self.charged + held + order["bound"].total > self.limit:
             raise BudgetExhausted("the budget is used up")
@@ -187,6 +197,20 @@ class FakeHolds:
         hold = self.holds[hold_id]
         assert hold.state in allowed, f"{hold_id} is {hold.state}, not {allowed}"
         hold.state = state
+
+
+class FakePrices:
+    """What deployments cost, by name: so much for a token in and out."""
+
+    def __init__(self, rates: Mapping[str, int]) -> None:
+        self.by_name = dict(rates)
+
+    async def priced(self, principal: Principal, deployments: Sequence[Deployment]) -> frozenset[str]:
+        return frozenset(await self.rates(principal, deployments))
+
+    async def rates(self, _principal: Principal, deployments: Sequence[Deployment]) -> dict[str, TokenRates]:
+        known = {one.name: self.by_name[one.name] for one in deployments if one.name in self.by_name}
+        return {name: TokenRates(input=rate, output=rate) for name, rate in known.items()}
 
 
 class MemoryCallStore:

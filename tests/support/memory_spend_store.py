@@ -9,8 +9,9 @@ from uuid import UUID, uuid4
 
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
-from services.cost.domain.errors import BudgetNotFound
+from services.cost.domain.errors import BudgetNotFound, NodeNotFound
 from services.cost.domain.hold import OPEN_STATES, Hold, HoldId
+from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
 from services.cost.domain.spend_book import BudgetAlert, Changes, SpendBook
 from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
 from services.meshkit.core.identity import TenantId
@@ -24,6 +25,13 @@ class _Rows:
     entries: list[CostEvent] = field(default_factory=list[CostEvent])
     alerts: list[BudgetAlert] = field(default_factory=list[BudgetAlert])
     quotas: dict[TenantId, NanoUsd] = field(default_factory=dict[TenantId, NanoUsd])
+
+    def beside(self, needs: SpendNeeds) -> set[BudgetId]:
+        keys = {(tenant, key) for tenant, context in needs.calls for key in nodes_beside(context)} | needs.nodes
+        return {budget.id for budget in self.nodes() if (budget.tenant, key_of(budget)) in keys}
+
+    def nodes(self) -> list[Budget]:
+        return [budget for budget in self.budgets.values() if budget.scope in BESIDE and not budget.removed]
 
     def copy(self) -> "_Rows":
         return _Rows(dict(self.budgets), dict(self.holds), list(self.entries), list(self.alerts), dict(self.quotas))
@@ -53,6 +61,7 @@ class MemorySpendStore:
         budgets = {name: self.rows.budgets.get(name) for name in needs.budgets}
         for hold in opened:
             budgets |= {name: self.rows.budgets.get(name) for name in hold.budgets}
+        budgets |= {name: self.rows.budgets[name] for name in self.rows.beside(needs)}
         known = [budget for budget in budgets.values() if budget is not None]
         if len(opened) < len(holds) or len(known) < len(budgets):
             return None
@@ -87,12 +96,27 @@ class MemorySpendStore:
 
     async def get(self, tenant: TenantId, budget: BudgetId) -> Budget:
         found = self.rows.budgets.get(budget)
-        if found is None or found.tenant != tenant:
+        if found is None or found.tenant != tenant or found.removed:
             raise BudgetNotFound(budget)
         return found
 
-    async def page(self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None) -> list[Budget]:
-        mine = [budget for budget in self.rows.budgets.values() if budget.tenant == tenant]
+    async def find(self, tenant: TenantId, key: NodeKey) -> Budget:
+        for budget in self.rows.budgets.values():
+            name = budget.run_id if key.scope is BudgetScope.RUN else budget.name
+            if (budget.tenant, budget.scope, name, budget.removed) == (tenant, key.scope, key.name, False):
+                return budget
+        raise NodeNotFound(f"{key.scope.name.lower()}:{key.name}")
+
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]:
+        runs = await self.page(tenant, size=most_runs, after=None, scope=BudgetScope.RUN)
+        mine = [budget for budget in self.rows.budgets.values() if budget.tenant == tenant and not budget.removed]
+        return [*(budget for budget in mine if budget.scope is not BudgetScope.RUN), *runs]
+
+    async def page(
+        self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None, scope: BudgetScope | None = None
+    ) -> list[Budget]:
+        mine = [budget for budget in self.rows.budgets.values() if budget.tenant == tenant and not budget.removed]
+        mine = [budget for budget in mine if scope is None or budget.scope is scope]
         mine.sort(key=lambda budget: (budget.created, budget.id), reverse=True)
         return [budget for budget in mine if after is None or (budget.created, budget.id) < after][:size]
 
@@ -124,6 +148,7 @@ class _Work:
             and (hold.id in needs.moved | needs.marked or (hold.tenant, hold.request_id) in needs.requests)
         ]
         wanted = set(needs.budgets) | {name for hold in holds if hold.id in needs.moved for name in hold.budgets}
+        wanted |= self._rows.beside(needs)
         budgets = [self._rows.budgets[name] for name in wanted if name in self._rows.budgets]
         return SpendBook([one for one in budgets if self._sees(one.tenant)], holds, now=now, new_id=uuid4)
 
@@ -134,6 +159,10 @@ class _Work:
         due = sorted(due, key=lambda hold: hold.expires)[:most]
         budgets = {name for hold in due for name in hold.budgets}
         return SpendBook([self._rows.budgets[name] for name in budgets], due, now=now, new_id=uuid4)
+
+    async def nodes(self, tenant: TenantId) -> int:
+        """See `UnitOfWork.nodes`."""
+        return sum(node.tenant == tenant for node in self._rows.nodes())
 
     async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
         """See `UnitOfWork.took_quota`."""
@@ -148,8 +177,9 @@ class _Work:
         """See `UnitOfWork.keep_once`."""
 
     async def save(self, changes: Changes) -> None:
-        for budget in changes.budgets:
-            assert budget.spent + budget.held <= budget.limit + budget.overrun
+        for budget in (*changes.budgets, *changes.defined):
+            for _, gauge in budget.gauges if budget.hard else ():
+                assert gauge.limit is None or gauge.spent + gauge.held <= gauge.limit + gauge.overrun
             self._rows.budgets[budget.id] = budget
         for hold in (*changes.new_holds, *changes.holds):
             self._rows.holds[hold.id] = hold

@@ -14,8 +14,11 @@ from comitia_sdk.cli import (
     agents,
     audit,
     certificate,
+    costs,
     demo,
     doctor,
+    estimates,
+    forecasts,
     identity,
     kek,
     keys,
@@ -25,6 +28,7 @@ from comitia_sdk.cli import (
     models,
     money,
     people,
+    prices,
     replay,
     runs,
     sessions,
@@ -64,14 +68,21 @@ app.add_typer(agents.app, name="agent", rich_help_panel=WORK)
 app.add_typer(sessions.app, name="session", rich_help_panel=WORK)
 app.add_typer(workflows.app, name="workflow", rich_help_panel=WORK)
 app.add_typer(runs.app, name="run", rich_help_panel=WORK)
+app.command("estimate", rich_help_panel=WORK)(estimates.estimate)
 app.command("replay", rich_help_panel=WORK)(replay.replay)
 app.add_typer(worker.app, name="worker", rich_help_panel=WORK)
 app.add_typer(tools.app, name="tool", rich_help_panel=WORK)
 app.add_typer(law.app, name="policy", rich_help_panel=WORK)
 app.command("violations", rich_help_panel=WORK)(law.violations)
 app.command("models", rich_help_panel=WORK)(models.models)
-app.command("costs", rich_help_panel=WORK)(money.costs)
+costs.app.command()(forecasts.watch)
+costs.app.command()(forecasts.alerts)
+costs.app.command()(forecasts.forecast)
+costs.app.command()(forecasts.recommend)
+money.app.command("on-spike")(forecasts.on_spike)
+app.add_typer(costs.app, name="costs", rich_help_panel=WORK)
 app.add_typer(money.app, name="budget", rich_help_panel=WORK)
+app.add_typer(prices.app, name="prices", rich_help_panel=WORK)
 app.command("login", rich_help_panel=WHO)(login.login)
 app.command("logout", rich_help_panel=WHO)(login.logout)
 app.command("whoami", rich_help_panel=WHO)(identity.whoami)

@@ -1,78 +1,77 @@
-"""`comitia costs` and `comitia budget`: what was spent, and how much may be."""
+"""`comitia budget`: how much may be spent."""
 
-from typing import TYPE_CHECKING, Annotated
+from contextlib import suppress
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from comitia_sdk.cli.connect import client
-from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, show_json, show_one, show_rows
-from comitia_sdk.cli.reading import read_dollars
+from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, one_line, show_json, show_one, show_rows
+from comitia_sdk.cli.reading import EXIT_USAGE, CommandFailed, read_dollars
 
 if TYPE_CHECKING:
-    from comitia.cost.v1.cost_pb2 import Budget
+    from comitia.cost.v1.cost_pb2 import Budget, BudgetGauge
+    from comitia.cost.v1.cost_service_pb2 import GetBudgetStatusResponse
+    from comitia_sdk.sync import Client
 
-app = typer.Typer(no_args_is_help=True, help="Hard limits on money.")
+app = typer.Typer(
+    no_args_is_help=True, help="Limits on what is spent: of the tenant, projects, agents, runs and steps."
+)
+
+_WHICH: Final = "`tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`, or `budget_…`."
+_BAR: Final = 20
+_NODES: Final = ("project", "agent", "step")
+Which = Annotated[str, typer.Argument(metavar="[BUDGET]", help=_WHICH)]
 
 
-def costs(
-    by: Annotated[
-        str, typer.Option(metavar="WHAT", help="Add up by model, provider, agent, run, project or kind.")
-    ] = "model",
-    session: Annotated[str, typer.Option(metavar="SESSION", help="Only this session.")] = "",
-    output: FormOption = Form.TABLE,
-) -> None:
-    """Adds up what was spent.
+class Scope(StrEnum):
+    """What a budget limits."""
 
-    Example:  comitia costs --by agent --session run_01j…
-    """
-    with client() as mesh:
-        summary = mesh.costs.summary(by=by, run_id=session)
-    if output is Form.JSON:
-        show_json(as_json(summary))
-        return
-    rows = [
-        (
-            line.key,
-            str(line.event_count),
-            str(line.usage.input_tokens),
-            str(line.usage.output_tokens),
-            dollars(line.cost_nano_usd),
-            dollars(line.assumed_nano_usd) if line.assumed_nano_usd else "",
-        )
-        for line in summary.lines
-    ]
-    columns = (by, "calls", "tokens in", "tokens out", "cost", "of it assumed")
-    show_rows(output, [], columns, rows, empty="nothing was spent")
-    typer.echo(f"total {dollars(summary.total_nano_usd)}")
+    TENANT = "tenant"
+    PROJECT = "project"
+    AGENT = "agent"
+    RUN = "run"
+    STEP = "step"
+
+
+class Every(StrEnum):
+    """After how long a budget begins anew."""
+
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
 
 
 @app.command()
-def show(
-    budget_id: Annotated[
-        str, typer.Argument(metavar="[BUDGET]", help="`budget_…`, or `tenant` for the tenant's own.")
-    ] = "tenant",
-    output: FormOption = Form.TABLE,
-) -> None:
-    """Shows a budget.
+def show(budget_id: Which = "tenant", output: FormOption = Form.TABLE) -> None:
+    """Shows a budget and how full it is.
 
-    Example:  comitia budget show
+    Example:  comitia budget show project:atlas
     """
     with client() as mesh:
-        budget = mesh.costs.budget(budget_id)
-    show_one(output, budget, _lines(budget))
+        found = mesh.costs.budget_status(budget_id)
+    if output is Form.JSON:
+        show_json(as_json(found))
+        return
+    show_one(output, found.budget, [*_lines(found.budget), *_status_lines(found)])
 
 
 @app.command("list")
-def list_(output: FormOption = Form.TABLE) -> None:
-    """Lists budgets, newest first: the tenant's own and one for each session.
+def list_(
+    scope: Annotated[Scope | None, typer.Option(help="Only those that limit this.")] = None,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Lists budgets, newest first.
 
-    Example:  comitia budget list
+    Example:  comitia budget list --scope project
     """
     from comitia.cost.v1.cost_pb2 import BudgetScope
     from comitia_sdk.enums import short_name
 
     with client() as mesh:
-        found = list(mesh.costs.budgets())
+        found = list(mesh.costs.budgets(scope="" if scope is None else scope.value))
     rows = [
         (
             one.budget_id,
@@ -80,37 +79,189 @@ def list_(output: FormOption = Form.TABLE) -> None:
             dollars(one.limit_nano_usd),
             dollars(one.spent_nano_usd),
             dollars(one.held_nano_usd),
-            one.run_id,
+            one_line(one.name or one.run_id),
         )
         for one in found
     ]
     empty = "no budgets yet; the tenant's own is made with its first call"
-    show_rows(output, found, ("budget", "of", "limit", "spent", "held", "session"), rows, empty=empty)
+    show_rows(output, found, ("budget", "of", "limit", "spent", "held", "name"), rows, empty=empty)
+
+
+@app.command()
+def tree(
+    runs: Annotated[int, typer.Option(min=1, max=500, help="Show at most so many runs, the newest.")] = 20,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Draws budgets as a tree: the tenant's, those of projects and agents, and those of runs with their steps.
+
+    Example:  comitia budget tree
+    """
+    with client() as mesh:
+        found = mesh.costs.budget_tree(most_runs=runs)
+    if output is Form.JSON:
+        show_json(as_json(found))
+        return
+    depths = [node.depth for node in found.nodes]
+    labels = [_branch(depths, place) + _label(node.budget) for place, node in enumerate(found.nodes)]
+    width = max(map(len, labels), default=0)
+    for label, node in zip(labels, found.nodes, strict=True):
+        one = node.budget
+        used = f"{dollars(one.spent_nano_usd)} of {dollars(one.limit_nano_usd)}"
+        typer.echo(f"{label:<{width}}  {_bar(one)}  {used}{_marks(one)}")
+    if found.more_runs:
+        typer.echo("… and older runs; --runs shows more")
 
 
 @app.command("set")
 def set_(
-    limit: Annotated[str, typer.Argument(metavar="DOLLARS", help="The new limit.")],
-    budget_id: Annotated[
-        str, typer.Option("--budget", metavar="BUDGET", help="`budget_…`, or `tenant` for the tenant's own.")
-    ] = "tenant",
+    limit: Annotated[str, typer.Argument(metavar="DOLLARS", help="The limit on money.")],
+    budget_id: Annotated[str, typer.Option("--budget", metavar="BUDGET", help=_WHICH)] = "tenant",
+    period: Annotated[Every | None, typer.Option(help="Begin anew each hour, day, week or month.")] = None,
+    zone: Annotated[str, typer.Option(metavar="ZONE", help="Time zone of the period; UTC unless given.")] = "",
+    tokens: Annotated[int | None, typer.Option(min=0, help="Limit on tokens of all classes.")] = None,
+    calls: Annotated[int | None, typer.Option(min=0, help="Limit on calls of models and tools.")] = None,
+    seconds: Annotated[int | None, typer.Option(min=0, help="Limit on the time of calls, seconds.")] = None,
+    warn_at: Annotated[
+        int, typer.Option(metavar="PERCENT", help="Warn from so much of a limit on; 80 unless given.")
+    ] = 0,
+    hard: Annotated[bool, typer.Option("--hard", help="Refuse at the limit; so it is unless told otherwise.")] = False,
+    soft: Annotated[bool, typer.Option("--soft", help="Warn only.")] = False,
+    degrade: Annotated[
+        bool, typer.Option("--degrade", help="From the warning on let only the cheapest models through.")
+    ] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Changes a budget's limit.
+    """Makes a budget, or changes it. With DOLLARS alone the rest of it stays; with any other option it is set anew.
 
-    Example:  comitia budget set 25.00
+    Calls spend from the budgets of their project, agent and step without anybody naming them.
+
+    Example:  comitia budget set 25.00 --budget project:atlas --period day --zone Europe/Berlin --degrade
     """
     amount = read_dollars(limit)
+    if hard + soft + degrade > 1:
+        raise CommandFailed("give one of --hard, --soft and --degrade", code=EXIT_USAGE)
+    terms: dict[str, Any] = {
+        "tokens": tokens,
+        "calls": calls,
+        "wall_ms": None if seconds is None else seconds * 1000,
+        "mode": "soft" if soft else "degrade" if degrade else "hard",
+        "warn_at_percent": warn_at,
+        "period": "" if period is None else period.value,
+        "zone": zone,
+    }
+    anew = hard or soft or degrade or bool(warn_at or period or zone)
+    anew = anew or any(one is not None for one in (tokens, calls, seconds))
     with client() as mesh:
-        budget = mesh.costs.set_limit(amount, budget_id=budget_id)
+        budget = _set_anew(mesh, budget_id, amount, terms) if anew else _set_limit(mesh, budget_id, amount, terms)
     show_one(output, budget, _lines(budget))
 
 
+@app.command()
+def remove(
+    budget_id: Annotated[
+        str, typer.Argument(metavar="BUDGET", help="`project:NAME`, `agent:NAME`, `step:RUN/PATH`, or `budget_…`.")
+    ],
+) -> None:
+    """Removes the budget of a project, an agent or a step. What it paid stays in the ledger.
+
+    Example:  comitia budget remove project:atlas
+    """
+    with client() as mesh:
+        removed = mesh.costs.remove_budget(budget_id)
+    typer.echo(f"removed {one_line(_label(removed))} ({removed.budget_id})")
+
+
+def _set_limit(mesh: "Client", budget_id: str, amount: int, terms: dict[str, Any]) -> "Budget":
+    from comitia_sdk.errors import NotFound
+
+    if budget_id.partition(":")[0] not in _NODES:
+        return mesh.costs.set_limit(amount, budget_id=budget_id)
+    with suppress(NotFound):
+        return mesh.costs.set_limit(amount, budget_id=budget_id)
+    return _set_anew(mesh, budget_id, amount, terms)
+
+
+def _set_anew(mesh: "Client", budget_id: str, amount: int, terms: dict[str, Any]) -> "Budget":
+    kind, _, name = budget_id.partition(":")
+    if budget_id == "tenant":
+        return mesh.costs.set_budget(amount, **terms)
+    if kind not in _NODES or not name:
+        sentence = "of a run's budget only DOLLARS can be set; name others tenant, project:…, agent:… or step:…"
+        raise CommandFailed(sentence, code=EXIT_USAGE)
+    return mesh.costs.set_budget(amount, **{kind: name}, **terms)
+
+
 def _lines(budget: "Budget") -> list[tuple[str, str]]:
+    from comitia.cost.v1.cost_pb2 import BudgetMode, BudgetPeriod
+    from comitia_sdk.enums import short_name
+
+    every = short_name(BudgetPeriod, budget.period) if budget.period else ""
     return [
         ("budget", budget.budget_id),
+        ("of", one_line(_label(budget))),
         ("limit", dollars(budget.limit_nano_usd)),
         ("spent", dollars(budget.spent_nano_usd)),
         ("held", dollars(budget.held_nano_usd)),
         ("overrun", dollars(budget.overrun_nano_usd) if budget.overrun_nano_usd else ""),
+        ("tokens", _gauge(budget.tokens)),
+        ("calls", _gauge(budget.calls)),
+        ("call time", _gauge(budget.wall_ms, unit=" ms")),
+        ("mode", short_name(BudgetMode, budget.mode) if budget.mode else ""),
+        ("warns at", f"{budget.warn_at_percent} %" if budget.warn_at_percent else ""),
+        ("begins anew", f"each {every} ({budget.zone})" if every else ""),
+        ("next", moment(budget.period_end_time)),
     ]
+
+
+def _status_lines(found: "GetBudgetStatusResponse") -> list[tuple[str, str]]:
+    from comitia.cost.v1.cost_pb2 import BudgetLevel
+    from comitia_sdk.enums import short_name
+
+    return [
+        ("level", short_name(BudgetLevel, found.level)),
+        ("left", dollars(found.left_nano_usd)),
+        ("calls open", str(found.hold_count) if found.hold_count else ""),
+        ("at the end", dollars(found.projected_nano_usd) if found.HasField("projected_nano_usd") else ""),
+    ]
+
+
+def _gauge(gauge: "BudgetGauge", *, unit: str = "") -> str:
+    if not gauge.HasField("limit"):
+        return ""
+    return f"{gauge.spent} spent and {gauge.held} held of {gauge.limit}{unit}"
+
+
+def _label(budget: "Budget") -> str:
+    from comitia.cost.v1.cost_pb2 import BudgetScope
+    from comitia_sdk.enums import short_name
+
+    name = one_line(budget.name or budget.run_id)
+    return f"{short_name(BudgetScope, budget.scope)} {name}".rstrip()
+
+
+def _branch(depths: list[int], place: int) -> str:
+    """Draws what leads to a node: a line for each level above it that goes on below it."""
+    drawn = ""
+    for level in range(1, depths[place] + 1):
+        below = next((depth for depth in depths[place + 1 :] if depth <= level), 0)
+        last = level == depths[place]
+        drawn += ("├─ " if last else "│  ") if below == level else ("└─ " if last else "   ")
+    return drawn
+
+
+def _bar(budget: "Budget") -> str:
+    """Draws what is spent and held of the limit on money."""
+    limit = max(1, budget.limit_nano_usd)
+    spent = min(_BAR, budget.spent_nano_usd * _BAR // limit)
+    used = min(_BAR, -(-(budget.spent_nano_usd + budget.held_nano_usd) * _BAR // limit))
+    return "█" * spent + "▒" * (used - spent) + "·" * (_BAR - used)
+
+
+def _marks(budget: "Budget") -> str:
+    from comitia.cost.v1.cost_pb2 import BUDGET_MODE_DEGRADE, BUDGET_MODE_SOFT, BudgetPeriod
+    from comitia_sdk.enums import short_name
+
+    marks = [f"a {short_name(BudgetPeriod, budget.period)}"] if budget.period else []
+    marks += {BUDGET_MODE_SOFT: ["soft"], BUDGET_MODE_DEGRADE: ["degrades"]}.get(budget.mode, [])
+    marks += [f"{dollars(budget.overrun_nano_usd)} over"] if budget.overrun_nano_usd else []
+    return f" ({', '.join(marks)})" if marks else ""

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
@@ -11,6 +10,7 @@ import typer
 
 from comitia_sdk.cli import record
 from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.estimates import PREFLIGHT_HELP, estimate_line
 from comitia_sdk.cli.failure import EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.output import (
     DEFAULT_LIMIT,
@@ -25,7 +25,7 @@ from comitia_sdk.cli.output import (
     show_one,
     show_rows,
 )
-from comitia_sdk.cli.pairs import pairs
+from comitia_sdk.cli.pairs import pairs, value_of, values_of
 from comitia_sdk.cli.reading import read_dollars, read_mapping
 from comitia_sdk.cli.run_tree import follow_run, require_success, run_state, step_note, step_state
 
@@ -74,6 +74,7 @@ def start(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Model for every agent in place of its own; see `comitia models`.")
     ] = "",
+    preflight: Annotated[str, typer.Option(metavar="MODE", help=PREFLIGHT_HELP, show_default=False)] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it until it ends.")] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
@@ -83,11 +84,19 @@ def start(
 
     Example:  comitia run start review@1.0.0 --input draft.yaml --max-cost 0.50 --deadline 1h
     """
-    asked = {**({} if given is None else read_mapping(given)), **_values("--set", values or ())}
+    asked = {**({} if given is None else read_mapping(given)), **values_of("--set", values or ())}
     labels = pairs("--label", label or (), empty=True)
     limit, life = read_dollars(max_cost), _span(deadline)
     with client() as mesh:
-        run = mesh.runs.start(workflow, asked, max_cost_nano_usd=limit, deadline=life, metadata=labels, model=model)
+        run = mesh.runs.start(
+            workflow,
+            asked,
+            max_cost_nano_usd=limit,
+            deadline=life,
+            metadata=labels,
+            model=model,
+            preflight=preflight,
+        )
         if follow:
             _follow(mesh, run.run_id, output)
             return
@@ -220,7 +229,7 @@ def signal(
     Example:  comitia run signal run_01j… person.decided --payload '{"yes": true}'
     """
     with client() as mesh:
-        run = mesh.runs.signal(run_id, name, _value(payload) if payload else None)
+        run = mesh.runs.signal(run_id, name, value_of(payload) if payload else None)
     show_one(output, run, lines_of(run))
 
 
@@ -271,6 +280,7 @@ def lines_of(run: "Run") -> list[tuple[str, str]]:
         ("steps", ", ".join(f"{count} {word}" for count, word in parts if count)),
         ("tokens", f"{run.usage.input_tokens} in, {run.usage.output_tokens} out"),
         ("cost", f"{dollars(run.cost_nano_usd)} of at most {dollars(run.max_cost_nano_usd)}"),
+        ("estimated", estimate_line(run.estimate) if run.HasField("estimate") else ""),
         ("labels", ", ".join(f"{name}={run.metadata[name]}" for name in sorted(run.metadata))),
         ("started", moment(run.start_time)),
         ("ended", moment(run.end_time)),
@@ -302,18 +312,6 @@ def _follow(mesh: "Client", run_id: str, output: Form, *, after: int = 0) -> Non
         typer.echo("")
         show_one(output, run, lines_of(run))
     require_success(run)
-
-
-def _values(option: str, given: Sequence[str]) -> dict[str, Any]:
-    return {name: _value(value) for name, value in pairs(option, given, empty=True).items()}
-
-
-def _value(text: str) -> Any:  # JSON is open
-    """Reads a value: JSON, and a text where it is none."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _span(text: str) -> timedelta | None:

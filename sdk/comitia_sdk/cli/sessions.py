@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.estimates import PREFLIGHT_HELP, estimate_line
 from comitia_sdk.cli.follow import follow_session, require_success, score_words, show_turn, state_of
 from comitia_sdk.cli.output import (
     DEFAULT_LIMIT,
@@ -75,6 +76,7 @@ def start(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Model for every agent in place of its own; see `comitia models`.")
     ] = "",
+    preflight: Annotated[str, typer.Option(metavar="MODE", help=PREFLIGHT_HELP, show_default=False)] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it until it ends.")] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
@@ -102,6 +104,7 @@ def start(
             manual_advance=manual,
             max_cost_nano_usd=limit,
             model=model,
+            preflight=preflight,
         )
         if follow:
             _follow(mesh, session.session_id, output)
@@ -223,6 +226,7 @@ def lines_of(session: "Session") -> list[tuple[str, str]]:
         ("last round", score_words(session.scores[-1]) if session.scores else ""),
         ("tokens", f"{session.usage.input_tokens} in, {session.usage.output_tokens} out"),
         ("cost", f"{dollars(session.cost_nano_usd)} of at most {dollars(session.max_cost_nano_usd)}"),
+        ("estimated", estimate_line(session.estimate) if session.HasField("estimate") else ""),
         ("started", moment(session.start_time)),
         ("ended", moment(session.end_time)),
     ]

@@ -1,11 +1,16 @@
 """Money."""
 
-from collections.abc import AsyncGenerator
-from typing import cast
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import datetime
+from typing import BinaryIO, cast
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2, cost_service_pb2_grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from comitia.cost.v1 import cost_pb2, cost_service_pb2, cost_service_pb2_grpc, price_list_pb2, rollup_pb2
 from comitia_sdk.connection import Connection
 from comitia_sdk.enums import number_of
+from comitia_sdk.errors import InvalidRequest
 
 
 class AsyncCosts:
@@ -17,13 +22,126 @@ class AsyncCosts:
         self._budgets = cost_service_pb2_grpc.BudgetServiceStub(connection.channel)
         self._prices = cost_service_pb2_grpc.PricingServiceStub(connection.channel)
 
-    async def summary(self, *, by: str = "model", run_id: str = "") -> cost_service_pb2.GetCostSummaryResponse:
-        """Adds up charges by model, provider, agent, run, project or kind."""
-        dimension = number_of(cost_service_pb2.CostDimension, by, field="by")
+    async def summary(
+        self,
+        *,
+        by: str = "model",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        run_id: str = "",
+        project: str = "",
+        agent_name: str = "",
+        max_lines: int = 0,
+    ) -> cost_service_pb2.GetCostSummaryResponse:
+        """Adds up charges by model, provider, agent, run, project, kind or tool, dearest first.
+
+        Args:
+            start, end: aware; None is without bound.
+            max_lines: the dearest so many; 0 gives up to 500.
+        """
         request = cost_service_pb2.GetCostSummaryRequest(
-            by=cast(cost_service_pb2.CostDimension.ValueType, dimension), run_id=run_id
+            by=_dimension(by),
+            start_time=_time(start),
+            end_time=_time(end),
+            run_id=run_id,
+            project=project,
+            agent_name=agent_name,
+            max_lines=max_lines,
         )
         return await self._connection.call(self._ledger.GetCostSummary, request)
+
+    async def series(
+        self,
+        *,
+        by: str | None = None,
+        step: str = "day",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        run_id: str = "",
+        project: str = "",
+        agent_name: str = "",
+        max_lines: int = 0,
+    ) -> cost_service_pb2.GetCostSeriesResponse:
+        """Adds up charges hour by hour or day by day of UTC, the dearest values of `by` each for itself.
+
+        Args:
+            step: `hour` or `day`.
+            start, end: aware; None is 24 hours or 30 days ago, and now.
+            max_lines: at most so many beside the rest; 0 means 10.
+        """
+        request = cost_service_pb2.GetCostSeriesRequest(
+            by=_dimension(by) if by else cost_service_pb2.COST_DIMENSION_UNSPECIFIED,
+            step=cast(rollup_pb2.CostStep.ValueType, number_of(rollup_pb2.CostStep, step, field="step")),
+            start_time=_time(start),
+            end_time=_time(end),
+            run_id=run_id,
+            project=project,
+            agent_name=agent_name,
+            max_lines=max_lines,
+        )
+        return await self._connection.call(self._ledger.GetCostSeries, request)
+
+    async def export(
+        self,
+        *,
+        form: str = "csv",
+        detail: str = "day",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        run_id: str = "",
+        project: str = "",
+        agent_name: str = "",
+    ) -> AsyncGenerator[bytes]:
+        """Gives the file of what is charged to whom in pieces.
+
+        Args:
+            form: `csv` or `json`.
+            detail: what a line stands for: `day`, `hour` or `event`.
+            start, end: aware; None is without bound.
+        """
+        forms, details = rollup_pb2.CostExportFormat, rollup_pb2.CostExportDetail
+        request = cost_service_pb2.ExportCostsRequest(
+            format=cast(rollup_pb2.CostExportFormat.ValueType, number_of(forms, form, field="format")),
+            detail=cast(rollup_pb2.CostExportDetail.ValueType, number_of(details, detail, field="detail")),
+            start_time=_time(start),
+            end_time=_time(end),
+            run_id=run_id,
+            project=project,
+            agent_name=agent_name,
+        )
+        async with aclosing(self._connection.stream(self._ledger.ExportCosts, request)) as pieces:
+            async for piece in pieces:
+                yield piece.data
+
+    async def save(
+        self,
+        file: BinaryIO,
+        *,
+        form: str = "csv",
+        detail: str = "day",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        run_id: str = "",
+        project: str = "",
+        agent_name: str = "",
+        told: Callable[[int], None] | None = None,
+    ) -> int:
+        """Writes what is charged to whom to a file; see `export`.
+
+        Args:
+            told: called now and then with the number of bytes so far.
+        Returns: how many bytes were written.
+        """
+        pieces = self.export(
+            form=form, detail=detail, start=start, end=end, run_id=run_id, project=project, agent_name=agent_name
+        )
+        written = 0
+        async with aclosing(pieces):
+            async for piece in pieces:
+                written += file.write(piece)
+                if told is not None:
+                    told(written)
+        return written
 
     async def events(self, *, run_id: str = "", page_size: int = 0) -> AsyncGenerator[cost_pb2.CostEvent]:
         """Gives charges, newest first."""
@@ -33,21 +151,127 @@ class AsyncCosts:
                 yield event
 
     async def budget(self, budget_id: str = "tenant") -> cost_pb2.Budget:
-        """Fetches a budget; `tenant` names the tenant's own. Raises: NotFound."""
+        """Fetches a budget, by id or as `tenant`, `project:…`, `agent:…`, `run:…` or `step:…/…`. Raises: NotFound."""
         request = cost_service_pb2.GetBudgetRequest(budget_id=budget_id)
         return (await self._connection.call(self._budgets.GetBudget, request)).budget
 
-    async def budgets(self, *, page_size: int = 0) -> AsyncGenerator[cost_pb2.Budget]:
-        """Gives all budgets, newest first."""
-        request = cost_service_pb2.ListBudgetsRequest(page_size=page_size)
+    async def budgets(self, *, scope: str = "", page_size: int = 0) -> AsyncGenerator[cost_pb2.Budget]:
+        """Gives budgets, newest first; of one scope (`tenant`, `run`, `project`, `agent`, `step`) or all."""
+        wanted = number_of(cost_pb2.BudgetScope, scope, field="scope") if scope else 0
+        request = cost_service_pb2.ListBudgetsRequest(
+            page_size=page_size, scope=cast(cost_pb2.BudgetScope.ValueType, wanted)
+        )
         async for page in self._connection.pages(self._budgets.ListBudgets, request):
             for budget in page.budgets:
                 yield budget
+
+    async def budget_status(self, budget_id: str = "tenant") -> cost_service_pb2.GetBudgetStatusResponse:
+        """Tells how full a budget is, and what it will have spent at the end of its period. Raises: NotFound."""
+        request = cost_service_pb2.GetBudgetStatusRequest(budget_id=budget_id)
+        return await self._connection.call(self._budgets.GetBudgetStatus, request)
+
+    async def budget_tree(self, *, most_runs: int = 0) -> cost_service_pb2.GetBudgetTreeResponse:
+        """Gives the tenant's budgets as a tree, with those of the newest runs."""
+        request = cost_service_pb2.GetBudgetTreeRequest(most_runs=most_runs)
+        return await self._connection.call(self._budgets.GetBudgetTree, request)
+
+    async def set_budget(
+        self,
+        limit_nano_usd: int,
+        *,
+        project: str = "",
+        agent: str = "",
+        step: str = "",
+        tokens: int | None = None,
+        calls: int | None = None,
+        wall_ms: int | None = None,
+        mode: str = "hard",
+        warn_at_percent: int = 0,
+        period: str = "",
+        zone: str = "",
+    ) -> cost_pb2.Budget:
+        """Makes or changes the budget of a project, an agent or a step (`run_…/rounds/2`), or the tenant's own.
+
+        What is not given is taken off. Calls spend from it by what they are; nobody has to name it.
+
+        Args:
+            tokens, calls, wall_ms: limits besides money; None: none.
+            mode: `hard` refuses, `soft` warns only, `degrade` lets only the cheapest models through from
+                `warn_at_percent` (80 unless told otherwise) on.
+            period: `hour`, `day`, `week` or `month` in the time zone `zone` (UTC unless told otherwise); empty: none.
+        Raises: InvalidRequest; LimitReached: there are too many, or it is beyond the tenant's quota.
+        """
+        scope, name = _node(project=project, agent=agent, step=step)
+        request = cost_service_pb2.SetBudgetRequest(
+            scope=cast(cost_pb2.BudgetScope.ValueType, scope),
+            name=name,
+            limit_nano_usd=limit_nano_usd,
+            limit_tokens=tokens,
+            limit_calls=calls,
+            limit_wall_ms=wall_ms,
+            mode=cast(cost_pb2.BudgetMode.ValueType, number_of(cost_pb2.BudgetMode, mode, field="mode")),
+            warn_at_percent=warn_at_percent,
+            period=cast(
+                cost_pb2.BudgetPeriod.ValueType,
+                number_of(cost_pb2.BudgetPeriod, period, field="period") if period else 0,
+            ),
+            zone=zone,
+        )
+        return (await self._connection.call(self._budgets.SetBudget, request)).budget
+
+    async def remove_budget(self, budget_id: str) -> cost_pb2.Budget:
+        """Removes the budget of a project, an agent or a step. Raises: NotFound, FailedPrecondition."""
+        request = cost_service_pb2.RemoveBudgetRequest(budget_id=budget_id)
+        return (await self._connection.call(self._budgets.RemoveBudget, request)).budget
 
     async def set_limit(self, limit_nano_usd: int, *, budget_id: str = "tenant") -> cost_pb2.Budget:
         """Changes a budget's limit. Raises: NotFound, InvalidRequest."""
         request = cost_service_pb2.SetBudgetLimitRequest(budget_id=budget_id, limit_nano_usd=limit_nano_usd)
         return (await self._connection.call(self._budgets.SetBudgetLimit, request)).budget
+
+    async def reprice(
+        self,
+        start: datetime,
+        end: datetime | None = None,
+        *,
+        dry_run: bool = True,
+        note: str = "",
+    ) -> cost_service_pb2.RepriceEventsResponse:
+        """Prices charges of the past as the price table has it now.
+
+        Args:
+            start, end: of the charges, aware; None is now.
+            dry_run: shows the difference per model, and changes nothing.
+            note: why; it stands with each entry.
+        """
+        request = cost_service_pb2.RepriceEventsRequest(
+            start_time=_time(start),
+            end_time=_time(end),
+            dry_run=dry_run,
+            note=note,
+        )
+        return await self._connection.call(self._ledger.RepriceEvents, request, timeout=60.0)
+
+    async def import_prices(
+        self, content: str, *, form: str, source: str, dry_run: bool = False
+    ) -> cost_service_pb2.ImportPricesResponse:
+        """Imports a price list for all tenants; for operators.
+
+        Args:
+            content: the list; `price_list.proto` says what it looks like.
+            form: `csv` or `json`.
+            source: where the prices come from.
+            dry_run: tells what would change, and changes nothing.
+        Raises: InvalidRequest: its message names every fault of the list by line and field.
+        """
+        number = number_of(price_list_pb2.PriceListFormat, form, field="format")
+        request = cost_service_pb2.ImportPricesRequest(
+            content=content,
+            format=cast(price_list_pb2.PriceListFormat.ValueType, number),
+            source=source,
+            dry_run=dry_run,
+        )
+        return await self._connection.call(self._prices.ImportPrices, request, timeout=60.0)
 
     async def prices(self, *, provider: str = "", page_size: int = 0) -> AsyncGenerator[cost_pb2.Price]:
         """Gives the prices that hold now."""
@@ -55,3 +279,28 @@ class AsyncCosts:
         async for page in self._connection.pages(self._prices.ListPrices, request):
             for price in page.prices:
                 yield price
+
+
+def _dimension(by: str) -> cost_service_pb2.CostDimension.ValueType:
+    number = number_of(cost_service_pb2.CostDimension, by, field="by")
+    return cast(cost_service_pb2.CostDimension.ValueType, number)
+
+
+def _time(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def _node(*, project: str, agent: str, step: str) -> tuple[int, str]:
+    given = {
+        cost_pb2.BUDGET_SCOPE_PROJECT: project,
+        cost_pb2.BUDGET_SCOPE_AGENT: agent,
+        cost_pb2.BUDGET_SCOPE_STEP: step,
+    }
+    named = [(int(scope), name) for scope, name in given.items() if name]
+    if len(named) > 1:
+        raise InvalidRequest("name one of project, agent and step", reason="INVALID_FIELD", field="name")
+    return named[0] if named else (int(cost_pb2.BUDGET_SCOPE_TENANT), "")

@@ -6,11 +6,10 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import uuid4
 
-from google.protobuf import json_format, struct_pb2
-
 from comitia.orchestrator.v1 import run_pb2, run_service_pb2, run_service_pb2_grpc
 from comitia_sdk.connection import Connection
-from comitia_sdk.errors import InvalidRequest
+from comitia_sdk.json_input import parse_input
+from comitia_sdk.nouns.estimates import preflight_of
 from comitia_sdk.resume import resumed
 
 ENDED: Final = (run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED)
@@ -35,6 +34,7 @@ class AsyncRuns:
         deadline: timedelta | None = None,
         metadata: Mapping[str, str] | None = None,
         model: str = "",
+        preflight: str = "",
         request_id: str = "",
     ) -> run_pb2.Run:
         """Starts a run of a workflow and returns at once; follow it with `watch`.
@@ -45,6 +45,8 @@ class AsyncRuns:
             max_cost_nano_usd: hard limit with all the runs it starts; 0 means 1 USD.
             deadline: longest life, at most the workflow's.
             model: asked for every agent in place of its own.
+            preflight: off, warn, reject or degrade: what is done when it may not fit its budgets; empty means what the
+                operator has set.
             request_id: UUID that makes a repeat harmless; a new one when empty.
         Raises: InvalidRequest, NotFound, LimitReached.
         """
@@ -54,9 +56,10 @@ class AsyncRuns:
             metadata=metadata or {},
             model=model,
             request_id=request_id or str(uuid4()),
+            preflight=preflight_of(preflight),
         )
         if input is not None:
-            _parse("input", dict(input), request.input)
+            parse_input("input", dict(input), request.input)
         if deadline is not None:
             request.deadline.FromTimedelta(deadline)
         return (await self._connection.call(self._stub.StartRun, request)).run
@@ -130,7 +133,7 @@ class AsyncRuns:
         Raises: NotFound, InvalidRequest, FailedPrecondition: the run has ended.
         """
         request = run_service_pb2.SignalRunRequest(run_id=run_id, name=name)
-        _parse("payload", payload, request.payload)
+        parse_input("payload", payload, request.payload)
         return (await self._connection.call(self._stub.SignalRun, request)).run
 
     async def stream_turns(
@@ -161,14 +164,6 @@ class AsyncRuns:
                         yield one
             if not request.page_token or given == most > 0:
                 return
-
-
-def _parse(field: str, value: Any, into: struct_pb2.Struct | struct_pb2.Value) -> None:
-    """Writes JSON. Raises: InvalidRequest: it is none."""
-    try:
-        json_format.ParseDict(value, into)
-    except (json_format.ParseError, TypeError, ValueError) as cause:
-        raise InvalidRequest(f"{field}: must be JSON; {cause}", reason="INVALID_FIELD", field=field) from cause
 
 
 def _recorded(event: run_service_pb2.WatchRunResponse) -> bool:

@@ -8,6 +8,7 @@ from uuid import uuid4
 from comitia.orchestrator.v1 import session_pb2, session_service_pb2, session_service_pb2_grpc
 from comitia_sdk.connection import Connection
 from comitia_sdk.enums import number_of
+from comitia_sdk.nouns.estimates import preflight_of
 from comitia_sdk.resume import resumed
 
 _ENDED: Final = (
@@ -39,6 +40,7 @@ class AsyncSessions:
         max_cost_nano_usd: int = 0,
         metadata: Mapping[str, str] | None = None,
         model: str = "",
+        preflight: str = "",
         request_id: str = "",
     ) -> session_pb2.Session:
         """Starts a session and returns at once; follow it with `watch`.
@@ -53,6 +55,8 @@ class AsyncSessions:
             manual_advance: True to wait for `advance` after each round.
             max_cost_nano_usd: hard limit; 0 means 1 USD. `comitia_sdk.nano_usd("0.50")` gives it from dollars.
             model: asked for every agent in place of its own.
+            preflight: off, warn, reject or degrade: what is done when it may not fit its budgets; empty means what the
+                operator has set.
             convergence: True to end once the agents agree, by the default thresholds; or a policy of your own.
             request_id: UUID that makes a repeat harmless; a new one when empty.
         Raises: InvalidRequest, NotFound, LimitReached.
@@ -76,6 +80,7 @@ class AsyncSessions:
             request_id=request_id or str(uuid4()),
             moderator=moderator,
             strategy_step=session_pb2.StrategyStep(name=step, pool=pool) if colon or pool else None,
+            preflight=preflight_of(preflight),
         )
         return (await self._connection.call(self._stub.StartSession, request)).session
 

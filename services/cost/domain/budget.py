@@ -1,12 +1,15 @@
-"""Budgets: a hard limit, what is spent, what is held, and what went beyond."""
+"""Budgets: limits, what is spent, what is held, and what went beyond."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Final, NewType
 from uuid import UUID
 
-from services.cost.domain.errors import BudgetExhausted, RefusalCause
+from services.cost.domain.amounts import MAX_LIMIT, NONE, UNLIMITED, Amounts, Gauge, Measure
+from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, RefusalCause
+from services.cost.domain.period import Period, end_of, start_of
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
@@ -14,12 +17,8 @@ from services.meshkit.core.money import NanoUsd
 BudgetId = NewType("BudgetId", UUID)
 
 NOTHING: Final = NanoUsd(0)
-
-#: Largest limit: 4.6 billion dollars, so that sums of a limit and its overrun stay within 64 bits.
-MAX_LIMIT: Final = 2**62
-#: Largest charge of one call: a million dollars. What is above is a mistake of the caller.
-MAX_CHARGE: Final = 10**15
-_NEARLY_SPENT_TENTHS: Final = 9
+_NEARLY_SPENT_PERCENT: Final = 90
+_INSTANT: Final = timedelta(microseconds=1)
 
 
 class BudgetScope(IntEnum):
@@ -29,6 +28,12 @@ class BudgetScope(IntEnum):
     TENANT = 1
     #: What one run spends.
     RUN = 2
+    #: What all runs of a project spend.
+    PROJECT = 3
+    #: What one step of a run spends, and all steps below it.
+    STEP = 4
+    #: What an agent spends, in whatever run.
+    AGENT = 5
 
 
 def tenant_budget_id(tenant: TenantId) -> BudgetId:
@@ -36,88 +41,286 @@ def tenant_budget_id(tenant: TenantId) -> BudgetId:
     return BudgetId(tenant)
 
 
+class BudgetMode(IntEnum):
+    """What a budget does when it is used up."""
+
+    #: Refuses.
+    HARD = 1
+    #: Warns, and never refuses.
+    SOFT = 2
+    #: Lets only the cheapest models through from `warn_at` on, and refuses at the limit.
+    DEGRADE = 3
+
+
+class Warned(IntEnum):
+    """What was told about a budget in its period."""
+
+    NOTHING = 0
+    #: That it reached `warn_at`.
+    NEAR = 1
+    #: That it reached the limit; told of soft ones.
+    FULL = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """A hard limit on money, nano-USD. Always `spent + held <= limit + overrun`, each of them >= 0."""
+    """A node of a tenant's budget tree. Always `spent + held <= limit + overrun`, unless it is soft; all >= 0."""
 
     id: BudgetId
     tenant: TenantId
     scope: BudgetScope
     #: The run, for scope RUN.
     run_id: str | None
+    #: Name of a node that stands beside calls; empty for others.
+    name: str = ""
+    #: Limit on money, nano-USD.
     limit: NanoUsd
-    #: Settled and assumed so far.
+    #: Settled and assumed so far in its period.
     spent: NanoUsd = NOTHING
     #: Held by calls that are not settled yet.
     held: NanoUsd = NOTHING
     #: What settlements or a lowered limit took beyond the limit. A hold never raises it.
     overrun: NanoUsd = NOTHING
+    tokens: Gauge = UNLIMITED
+    calls: Gauge = UNLIMITED
+    wall: Gauge = UNLIMITED
+    mode: BudgetMode = BudgetMode.HARD
+    #: Percent of a limit from which it warns; 0: it does not.
+    warn_at: int = 0
+    period: Period = Period.NONE
+    #: Time zone of the period.
+    zone: str = "UTC"
+    #: When the period ends that is counted; None: it has none.
+    turn: datetime | None = None
     #: True from the first call that was refused when nearly all was spent, until the limit changes or money comes back.
     exhausted: bool = False
+    warned: Warned = Warned.NOTHING
+    #: Until then only the cheapest models pass, whatever is left.
+    degraded_until: datetime | None = None
+    #: True once it was taken out of the tree; it stays for what it paid.
+    removed: bool = False
+    #: Version of the tenant's tree, in the tenant's own budget: grows with each node that is made or removed.
+    tree: int = 0
+    #: Grows with each change that is written.
+    revision: int = 0
     created: datetime
 
     @property
+    def money(self) -> Gauge:
+        """The gauge of its money."""
+        return Gauge(self.limit, self.spent, self.held, self.overrun)
+
+    @property
+    def gauges(self) -> Iterator[tuple[Measure, Gauge]]:
+        """Gives each measure with its gauge, money first."""
+        yield Measure.MONEY, self.money
+        yield Measure.TOKENS, self.tokens
+        yield Measure.CALLS, self.calls
+        yield Measure.WALL_TIME, self.wall
+
+    @property
     def left(self) -> NanoUsd:
-        """What can still be held, >= 0."""
+        """Money that can still be held, >= 0."""
         return NanoUsd(max(0, self.limit - self.spent - self.held))
 
-    def hold(self, amount: NanoUsd) -> "Budget":
-        """Sets money aside.
+    @property
+    def hard(self) -> bool:
+        """True when its limits are never exceeded by a hold."""
+        return self.mode is not BudgetMode.SOFT
 
-        Raises: BudgetExhausted: `spent + held + amount` would be above the limit, or the budget is overrun.
+    @property
+    def overran(self) -> bool:
+        """True while one of its limits is exceeded: nothing new is held then."""
+        return bool(self.overrun or self.tokens.overrun or self.calls.overrun or self.wall.overrun)
+
+    def at(self, now: datetime) -> "Budget":
+        """Gives it as it is at a moment: when its period has turned, nothing is spent yet, and what is held goes over.
+
+        A clock that jumps back opens no old period again.
         """
-        cause = self.refusal(amount)
-        if cause is not None:
-            raise BudgetExhausted(self.id, asked=amount, left=self.left, cause=cause)
-        return replace(self, held=NanoUsd(self.held + amount))
+        if self.period is Period.NONE or (self.turn is not None and now < self.turn):
+            return self
+        turned = self if self.turn is None else self._emptied()
+        return replace(turned, turn=end_of(self.period, self.zone, now))
 
-    def refusal(self, amount: NanoUsd) -> RefusalCause | None:
-        """Tells why `amount` cannot be held, None if it can."""
-        if self.overrun > 0:
-            return RefusalCause.OVERRUN
-        if self.spent + self.held + amount <= self.limit:
+    def hold(self, amounts: Amounts) -> "Budget":
+        """Sets aside what a call may take; ask `refuse_unless_free` first."""
+        return self.moved(amounts, NONE)
+
+    def refuse_unless_free(self, amounts: Amounts, *, now: datetime, cheapest: bool) -> None:
+        """Lets pass what can be held.
+
+        Raises: BudgetExhausted: `spent + held + amount` would be above a limit, or the budget is overrun.
+            BudgetDegrades: only the cheapest may pass now, and this is not it.
+        """
+        if self.mode is BudgetMode.SOFT:
+            return
+        if not cheapest and self.degrades(now) and not self.overran and all(gauge.left for _, gauge in self.gauges):
+            raise BudgetDegrades(self.id)
+        refusal = self.refusal(amounts)
+        if refusal is not None:
+            measure, cause = refusal
+            gauge = dict(self.gauges)[measure]
+            asked = amounts[list(Measure).index(measure)]
+            raise BudgetExhausted(self.id, asked=asked, left=gauge.left, cause=cause, unit=measure.value)
+
+    def refusal(self, amounts: Amounts) -> tuple[Measure, RefusalCause] | None:
+        """Tells which limit does not let `amounts` be held, and why; None if they can be. Soft ones let all pass."""
+        if self.mode is BudgetMode.SOFT:
             return None
-        return RefusalCause.SPENT if self.spent + amount > self.limit else RefusalCause.HELD
+        # Nearly every budget limits money alone, and every call comes by here.
+        if self.overrun > 0 or self.spent + self.held + amounts.money > self.limit:
+            cause = self.money.refusal(amounts.money)
+            if cause is not None:
+                return Measure.MONEY, cause
+        if self.tokens.limit is self.calls.limit is self.wall.limit is None:
+            return None
+        for measure, gauge, amount in (
+            (Measure.TOKENS, self.tokens, amounts.tokens),
+            (Measure.CALLS, self.calls, amounts.calls),
+            (Measure.WALL_TIME, self.wall, amounts.wall_ms),
+        ):
+            if gauge.limit is not None:
+                cause = gauge.refusal(amount)
+                if cause is not None:
+                    return measure, cause
+        return None
 
-    def moved(self, *, held: int, spent: int) -> "Budget":
-        """Books what became of holds: both are differences, and the overrun follows.
+    def degrades(self, now: datetime) -> bool:
+        """True while only the cheapest models may pass."""
+        if self.mode is BudgetMode.SOFT:
+            return False
+        if self.degraded_until is not None and now < self.degraded_until:
+            return True
+        return self.mode is BudgetMode.DEGRADE and self.reached(self.warn_at, also_held=True)
+
+    def moved(self, held: Amounts, spent: Amounts) -> "Budget":
+        """Books what became of holds: both are differences, and overrun and warning follow.
 
         Raises: Invalid: a charge so large that the sum does not fit.
         """
-        new_held, new_spent = self.held + held, self.spent + spent
-        if new_held + new_spent > 2 * MAX_LIMIT - MAX_CHARGE:
-            raise Invalid("usage", "takes the budget beyond what 64 bits hold")
-        return replace(
+        hard = self.hard
+        money = self.money.moved(held.money, spent.money, hard=hard)
+        moved = replace(
             self,
-            held=NanoUsd(new_held),
-            spent=NanoUsd(new_spent),
-            overrun=_overrun(self.limit, new_spent + new_held),
-            exhausted=self.exhausted and new_spent >= self.spent,
+            held=NanoUsd(money.held),
+            spent=NanoUsd(money.spent),
+            overrun=NanoUsd(money.overrun),
+            tokens=self.tokens.moved(held.tokens, spent.tokens, hard=hard),
+            calls=self.calls.moved(held.calls, spent.calls, hard=hard),
+            wall=self.wall.moved(held.wall_ms, spent.wall_ms, hard=hard),
+            exhausted=self.exhausted and money.spent >= self.spent,
         )
+        if self.warn_at == 0:
+            return moved
+        warned = moved.due_warning()
+        return moved if warned <= self.warned else replace(moved, warned=warned)
 
-    def limited(self, limit: NanoUsd) -> "Budget":
-        """Changes the limit. One below what is spent and held is accepted and shown as overrun."""
-        return replace(self, limit=limit, overrun=_overrun(limit, self.spent + self.held), exhausted=False)
+    def corrected(self, held: Amounts, spent: Amounts, *, charged: datetime) -> "Budget":
+        """Books a correction of a charge: what comes back of a period that is over does not go into this one."""
+        return self.moved(held, spent.risen() if charged < self.began else spent)
 
     @property
-    def nearly_spent(self) -> bool:
+    def began(self) -> datetime:
+        """When the period that is counted began; when it was made, if it has none."""
+        return self.created if self.turn is None else start_of(self.period, self.zone, self.turn - _INSTANT)
+
+    def limited(self, limit: NanoUsd) -> "Budget":
+        """Changes the limit of money. One below what is spent and held is accepted and shown as overrun."""
+        money = self.money.limited(limit, hard=self.hard)
+        return replace(self, limit=limit, overrun=NanoUsd(money.overrun), exhausted=False, warned=Warned.NOTHING)
+
+    def defined(self, terms: "Terms", *, now: datetime) -> "Budget":
+        """Changes all that people decide about it; what is spent and held stays."""
+        hard = terms.mode is not BudgetMode.SOFT
+        money = self.money.limited(terms.limit, hard=hard)
+        same = (terms.period, terms.zone) == (self.period, self.zone)
+        return replace(
+            self,
+            limit=terms.limit,
+            overrun=NanoUsd(money.overrun),
+            tokens=self.tokens.limited(terms.tokens, hard=hard),
+            calls=self.calls.limited(terms.calls, hard=hard),
+            wall=self.wall.limited(terms.wall_ms, hard=hard),
+            mode=terms.mode,
+            warn_at=terms.warn_at,
+            period=terms.period,
+            zone=terms.zone,
+            turn=self.turn if same else _turn(terms.period, terms.zone, now),
+            exhausted=False,
+            warned=Warned.NOTHING,
+        )
+
+    @property
+    def terms(self) -> "Terms":
+        """What people decided about it."""
+        return Terms(
+            limit=self.limit,
+            tokens=self.tokens.limit,
+            calls=self.calls.limit,
+            wall_ms=self.wall.limit,
+            mode=self.mode,
+            warn_at=self.warn_at,
+            period=self.period,
+            zone=self.zone,
+        )
+
+    def nearly_spent(self, measure: Measure) -> bool:
         """True when so much is spent that a refusal means "used up", not "this call asks for too much"."""
-        return self.spent * 10 >= self.limit * _NEARLY_SPENT_TENTHS
+        return dict(self.gauges)[measure].reached(_NEARLY_SPENT_PERCENT, also_held=False)
 
     def used_up(self) -> "Budget":
         """Marks that a call was refused when nearly all was spent."""
         return replace(self, exhausted=True)
 
+    def reached(self, percent: int, *, also_held: bool) -> bool:
+        """True when so much of one of its limits is used."""
+        return any(gauge.reached(percent, also_held=also_held) for _, gauge in self.gauges)
 
-def _overrun(limit: int, used: int) -> NanoUsd:
-    return NanoUsd(max(0, used - limit))
+    def due_warning(self) -> Warned:
+        """Tells what people should have been told by now."""
+        if self.warn_at == 0 or not self.reached(self.warn_at, also_held=False):
+            return Warned.NOTHING
+        return Warned.FULL if not self.hard and self.reached(100, also_held=False) else Warned.NEAR
+
+    def _emptied(self) -> "Budget":
+        hard = self.hard
+        money = self.money.emptied(hard=hard)
+        return replace(
+            self,
+            spent=NOTHING,
+            overrun=NanoUsd(money.overrun),
+            tokens=self.tokens.emptied(hard=hard),
+            calls=self.calls.emptied(hard=hard),
+            wall=self.wall.emptied(hard=hard),
+            exhausted=False,
+            warned=Warned.NOTHING,
+        )
 
 
-def checked_limit(limit: int, *, least: int, field: str = "limit_nano_usd") -> NanoUsd:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What people decide about a budget."""
+
+    limit: NanoUsd
+    tokens: int | None = None
+    calls: int | None = None
+    wall_ms: int | None = None
+    mode: BudgetMode = BudgetMode.HARD
+    warn_at: int = 80
+    period: Period = Period.NONE
+    zone: str = "UTC"
+
+
+def _turn(period: Period, zone: str, now: datetime) -> datetime | None:
+    return None if period is Period.NONE else end_of(period, zone, now)
+
+
+def checked_limit(limit: int, *, least: int, field: str = "limit_nano_usd", unit: str = "nano-USD") -> NanoUsd:
     """Accepts a limit.
 
     Raises: Invalid (naming `field`): it is below `least` or above `MAX_LIMIT`.
     """
     if not least <= limit <= MAX_LIMIT:
-        raise Invalid(field, f"must be {least} to {MAX_LIMIT} nano-USD")
+        raise Invalid(field, f"must be {least} to {MAX_LIMIT} {unit}")
     return NanoUsd(limit)

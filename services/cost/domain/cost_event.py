@@ -1,7 +1,7 @@
 """Entries of the ledger. They are only ever added: a correction is a reversal of the old entry and a new one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import NewType
 from uuid import UUID
@@ -28,10 +28,12 @@ class CostEvent:
     cost: NanoUsd
     #: True when usage was never reported and the bound was charged; its reversal says so too.
     assumed: bool
-    #: True when it takes an assumed entry back.
+    #: True when it takes an assumed entry back, or one whose price was not right.
     reversal: bool
     price: bytes | None
     created: datetime
+    #: Why it was written, when no call made it.
+    note: str = ""
 
 
 def entries_of(before: Hold, after: Hold, *, now: datetime, new_id: Callable[[], UUID]) -> list[CostEvent]:
@@ -44,6 +46,14 @@ def entries_of(before: Hold, after: Hold, *, now: datetime, new_id: Callable[[],
     if after.state in (HoldState.SETTLED, HoldState.ASSUMED):
         entries.append(_entry(after, now, new_id, reversal=False))
     return entries
+
+
+def repriced_entries(
+    before: Hold, after: Hold, *, note: str, now: datetime, new_id: Callable[[], UUID]
+) -> list[CostEvent]:
+    """Writes the reversal of a charge and the charge at its new price."""
+    taken_back = _entry(before, now, new_id, reversal=True)
+    return [replace(taken_back, note=note), replace(_entry(after, now, new_id, reversal=False), note=note)]
 
 
 def _entry(hold: Hold, now: datetime, new_id: Callable[[], UUID], *, reversal: bool) -> CostEvent:

@@ -1,11 +1,12 @@
 """What cost refuses, each with a reason of its own."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from services.meshkit.core.errors import AlreadyExists, Conflict, Exhausted, NotFound, Precondition
+from services.meshkit.core.errors import AlreadyExists, Conflict, Exhausted, Invalid, NotFound, Precondition
 from services.meshkit.core.ids import from_uuid
 
 #: When a refusal caused by money that is only held may be worth another try.
@@ -28,15 +29,30 @@ class BudgetExhausted(Exhausted):
 
     reason = "BUDGET_EXHAUSTED"
 
-    def __init__(self, budget: UUID, *, asked: int, left: int, cause: RefusalCause) -> None:
+    def __init__(self, budget: UUID, *, asked: int, left: int, cause: RefusalCause, unit: str = "nano_usd") -> None:
         name = from_uuid("budget", budget)
+        # Any: metadata of whatever name.
+        amounts: dict[str, Any] = {f"asked_{unit}": asked, f"left_{unit}": left}
         super().__init__(
-            f"budget {name!r} has {left} nano-USD left and {asked} were asked ({cause}); raise its limit to go on",
+            f"budget {name!r} has {left} {unit} left and {asked} were asked ({cause}); raise its limit to go on",
             retry_after=_HELD_RETRY if cause is RefusalCause.HELD else None,
             budget=name,
-            asked_nano_usd=asked,
-            left_nano_usd=left,
             cause=cause.value,
+            **amounts,
+        )
+
+
+class BudgetDegrades(Exhausted):
+    """So much of a budget is used that only the cheapest model may be called. Take that, and say so."""
+
+    reason = "BUDGET_DEGRADES"
+
+    def __init__(self, budget: UUID) -> None:
+        name = from_uuid("budget", budget)
+        super().__init__(
+            f"budget {name!r} lets only the cheapest models through by now; take a cheaper one and say `cheapest`, or"
+            " raise its limit",
+            budget=name,
         )
 
 
@@ -56,6 +72,75 @@ class BudgetExists(AlreadyExists):
 
     def __init__(self, run_id: str, *, limit: int) -> None:
         super().__init__("budget of run", run_id, limit_nano_usd=limit)
+
+
+class NodeNotFound(NotFound):
+    """No node of this name in the caller's tenant."""
+
+    reason = "BUDGET_NODE_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__("budget", name)
+
+
+class BudgetInUse(Precondition):
+    """Calls in progress hold money of the budget. Wait until they are settled, and remove it then."""
+
+    reason = "BUDGET_IN_USE"
+
+    def __init__(self, budget: UUID, *, held: int, calls: int) -> None:
+        name = from_uuid("budget", budget)
+        super().__init__(
+            f"{calls} calls in progress hold {held} nano-USD of budget {name!r}; remove it when they are settled",
+            budget=name,
+            held_nano_usd=held,
+            calls=calls,
+        )
+
+
+class BudgetStays(Precondition):
+    """The budgets of a tenant and of its runs cannot be removed. Change their limits instead."""
+
+    reason = "BUDGET_STAYS"
+
+    def __init__(self, budget: UUID) -> None:
+        name = from_uuid("budget", budget)
+        super().__init__(
+            f"budget {name!r} is that of the tenant or of a run, which stays; change its limit instead", budget=name
+        )
+
+
+class TooManyBudgets(Exhausted):
+    """A tenant has as many budgets of projects, agents and steps as it may. Remove one that nobody needs."""
+
+    reason = "TOO_MANY_BUDGETS"
+
+    def __init__(self, *, most: int) -> None:
+        super().__init__(
+            f"a tenant has at most {most} budgets of projects, agents and steps; remove one first", most=most
+        )
+
+
+class BudgetWithoutPeriod(Precondition):
+    """A budget that never begins anew has no end to forecast. Give it a period, or ask for the month."""
+
+    reason = "BUDGET_WITHOUT_PERIOD"
+
+    def __init__(self, budget: UUID) -> None:
+        name = from_uuid("budget", budget)
+        super().__init__(
+            f"budget {name!r} has no period, so there is no end to forecast; give it one, or ask for the month",
+            budget=name,
+        )
+
+
+class TooManySpikeRules(Exhausted):
+    """A tenant has as many budgets that unusual spend degrades as it may. Take the rule of another one away."""
+
+    reason = "TOO_MANY_SPIKE_RULES"
+
+    def __init__(self, *, most: int) -> None:
+        super().__init__(f"unusual spend degrades at most {most} budgets; take another rule away first", most=most)
 
 
 class HoldNotFound(NotFound):
@@ -109,6 +194,30 @@ class HoldAlreadySettled(_HoldState):
         super().__init__(hold, "a charge cannot be released", state="settled")
 
 
+class HoldNotOpen(_HoldState):
+    """Only a hold that holds money still can be extended. Reserve again."""
+
+    reason = "HOLD_NOT_OPEN"
+
+    def __init__(self, hold: UUID, *, state: str) -> None:
+        super().__init__(hold, "only one that is open and not past its time can be extended", state=state)
+
+
+class HoldFenced(Conflict):
+    """Somebody with a later fence has taken the call over. Leave it to them."""
+
+    reason = "HOLD_FENCED"
+
+    def __init__(self, hold: UUID, *, fence: int, given: int) -> None:
+        name = from_uuid("hold", hold)
+        super().__init__(
+            f"hold {name!r} belongs to whoever has fence {fence}, and {given} is older: leave the call to them",
+            hold=name,
+            fence=fence,
+            given_fence=given,
+        )
+
+
 class SettledDifferently(Conflict):
     """The call was settled before with another usage. The first one stands."""
 
@@ -131,3 +240,14 @@ class PriceUnknown(Precondition):
             provider=provider,
             model=model,
         )
+
+
+class PriceListWrong(Invalid):
+    """A price list has faults, and nothing of it was imported. Correct what the message names."""
+
+    reason = "PRICE_LIST_WRONG"
+
+    def __init__(self, faults: Sequence[str], *, count: int) -> None:
+        listed = "; ".join(faults)
+        more = f"; and {count - len(faults)} more" if count > len(faults) else ""
+        super().__init__("content", f"{listed}{more}", faults=count)

@@ -8,16 +8,19 @@ reserved ──▶ dispatched ──▶ settled            (usage known)
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
-from typing import NewType
+from typing import Final, NewType
 from uuid import UUID
 
+from services.cost.domain.amounts import NONE, Amounts
 from services.cost.domain.budget import NOTHING, BudgetId
 from services.cost.domain.errors import (
     HoldAlreadyDispatched,
     HoldAlreadySettled,
+    HoldFenced,
     HoldNotDispatched,
+    HoldNotOpen,
     HoldNotReserved,
     SettledDifferently,
 )
@@ -26,6 +29,10 @@ from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 
 HoldId = NewType("HoldId", UUID)
+
+#: Longest life of a hold, extensions included.
+MOST_LIFE: Final = timedelta(hours=24)
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 class HoldState(IntEnum):
@@ -48,6 +55,15 @@ class CostKind(IntEnum):
     GENERATE = 1
     EMBED = 2
     TOOL = 3
+    #: An operation of memory.
+    MEMORY = 4
+    #: A model that judges.
+    JUDGE = 5
+
+    @property
+    def flat(self) -> bool:
+        """True when a call has a price of its own, and is not priced by its tokens."""
+        return self in (CostKind.TOOL, CostKind.MEMORY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +104,66 @@ class Hold:
     usage: Usage | None = None
     expires: datetime
     created: datetime
+    #: When its call left; None: not yet.
+    dispatched: datetime | None = None
+    #: When it was charged last, once settled or assumed.
+    charged_at: datetime | None = None
+    #: Epoch of whoever is in charge of the call; 0: nobody said.
+    fence: int = 0
+    #: True when tokens, the call and its time are held beside its money. Those of the first release held money only.
+    counts: bool = True
 
     @property
     def held(self) -> NanoUsd:
         """Money that it keeps from other calls right now."""
         return self.amount if self.state in OPEN_STATES else NOTHING
+
+    @property
+    def most(self) -> Amounts:
+        """Bounds of what the call may take."""
+        if not self.counts:
+            return Amounts(self.amount)
+        return Amounts(self.amount, self.bound.total, 1, _milliseconds(self.expires - self.created))
+
+    @property
+    def holds(self) -> Amounts:
+        """What it keeps from other calls right now."""
+        return self.most if self.state in OPEN_STATES else NONE
+
+    @property
+    def took(self) -> Amounts:
+        """What it was charged, by every measure. Time counts from the dispatch to the charge, and at most as held."""
+        if self.state is HoldState.ASSUMED:
+            return self.most
+        if self.state is not HoldState.SETTLED:
+            return NONE
+        if not self.counts:
+            return Amounts(self.charged)
+        since = self.dispatched or self.created
+        most = _milliseconds(self.expires - self.created)
+        elapsed = most if self.charged_at is None else min(most, _milliseconds(self.charged_at - since))
+        return Amounts(self.charged, 0 if self.usage is None else self.usage.total, 1, elapsed)
+
+    def fenced(self, fence: int) -> "Hold":
+        """Checks who speaks of the call, and notes a later one; 0 does not say.
+
+        Raises: HoldFenced: somebody later is in charge.
+        """
+        if fence == 0 or fence == self.fence:
+            return self
+        if fence < self.fence:
+            raise HoldFenced(self.id, fence=self.fence, given=fence)
+        return replace(self, fence=fence)
+
+    def extend(self, life: timedelta, now: datetime) -> "Hold":
+        """Gives it a longer life, counted from when it was made; never a shorter one. Harmless to repeat.
+
+        Raises: HoldNotOpen: it has ended, or is past its time.
+        """
+        if self.state not in OPEN_STATES or now >= self.expires:
+            raise HoldNotOpen(self.id, state="expired" if self.state in OPEN_STATES else self.state.name.lower())
+        expires = self.created + min(life, MOST_LIFE)
+        return self if expires <= self.expires else replace(self, expires=expires)
 
     def dispatch(self, now: datetime) -> "Hold":
         """Marks that the call is about to leave; harmless to repeat.
@@ -105,9 +176,9 @@ class Hold:
             raise HoldNotReserved(self.id, state=self.state.name.lower())
         if now >= self.expires:
             raise HoldNotReserved(self.id, state="expired")
-        return replace(self, state=HoldState.DISPATCHED)
+        return replace(self, state=HoldState.DISPATCHED, dispatched=now)
 
-    def settle(self, usage: Usage, charge: NanoUsd) -> "Hold":
+    def settle(self, usage: Usage, charge: NanoUsd, now: datetime) -> "Hold":
         """Charges what the call really cost; late usage corrects an assumed charge. Harmless to repeat.
 
         Raises: HoldNotDispatched: nothing was sent, as far as we know. SettledDifferently: another usage stands.
@@ -118,7 +189,7 @@ class Hold:
             return self
         if self.state not in (HoldState.DISPATCHED, HoldState.ASSUMED):
             raise HoldNotDispatched(self.id, state=self.state.name.lower())
-        return replace(self, state=HoldState.SETTLED, charged=charge, usage=usage)
+        return replace(self, state=HoldState.SETTLED, charged=charge, usage=usage, charged_at=now)
 
     def release(self, *, dispatched_unbilled: bool) -> "Hold":
         """Frees the money of a call that was never sent or is not billed. Harmless to repeat.
@@ -139,4 +210,8 @@ class Hold:
             return self
         if self.state is HoldState.RESERVED:
             return replace(self, state=HoldState.RELEASED)
-        return replace(self, state=HoldState.ASSUMED, charged=self.amount)
+        return replace(self, state=HoldState.ASSUMED, charged=self.amount, charged_at=now)
+
+
+def _milliseconds(span: timedelta) -> int:
+    return max(0, span // _MILLISECOND)

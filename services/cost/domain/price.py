@@ -81,7 +81,9 @@ class Price:
     #: None: it holds still.
     end: datetime | None = None
     source: str
-    #: SHA-256 of everything above but the end, which is learnt later.
+    #: True when an operator gave it: shipped prices leave the model alone from then on.
+    imported: bool = False
+    #: SHA-256 of everything above but the end, which is learnt later, and of who gave it.
     digest: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,31 +152,34 @@ class Renewal:
     """What a new price list changes in the table. Nothing is ever deleted."""
 
     added: tuple[Price, ...]
-    #: Ends of prices that are in the table, by digest.
-    ends: dict[bytes, datetime]
+    #: Ends of prices that are in the table, by digest; None: it holds still.
+    ends: dict[bytes, datetime | None]
 
 
 def renewal(known: Sequence[Price], listed: Sequence[Price], *, now: datetime) -> Renewal:
     """Compares the table with a new list of prices.
 
     A model that is new to the table is taken as listed, its past included. For a known model the past stays as it is: a
-    price that differs holds from now on. Models that are no longer listed keep their price, for holds may name it.
+    price that differs holds from now on. Models that are no longer listed keep their price, for holds may name it, and
+    models whose price an operator imported keep that.
     """
     table: dict[tuple[str, str], list[Price]] = {}
     for price in known:
         table.setdefault((price.provider, price.model), []).append(price)
     added: list[Price] = []
-    ends: dict[bytes, datetime] = {}
+    ends: dict[bytes, datetime | None] = {}
     for price in listed:
         before = table.get((price.provider, price.model))
         if before is None:
             added.append(price)
-        elif price.end is None or price.end > now:
+        elif (price.end is None or price.end > now) and not any(one.imported for one in before):
             _renew(before, price, now, added, ends)
     return Renewal(added=tuple(added), ends=ends)
 
 
-def _renew(before: list[Price], listed: Price, now: datetime, added: list[Price], ends: dict[bytes, datetime]) -> None:
+def _renew(
+    before: list[Price], listed: Price, now: datetime, added: list[Price], ends: dict[bytes, datetime | None]
+) -> None:
     start = max(listed.start, now)
     current = next((price for price in before if price.holds_at(start)), None)
     if current is not None and (current.tiers, set(current.aliases)) == (listed.tiers, set(listed.aliases)):
@@ -184,6 +189,59 @@ def _renew(before: list[Price], listed: Price, now: datetime, added: list[Price]
     if current is not None:
         ends[current.digest] = start
     added.append(replace(listed, start=start))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceChange:
+    """What a list changes about one model from one moment on."""
+
+    #: The price that held then; None: there was none.
+    before: Price | None
+    after: Price
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supersession:
+    """What an imported list changes in the table. Nothing is ever deleted."""
+
+    renewal: Renewal
+    changes: tuple[PriceChange, ...]
+    #: Prices that the table had already.
+    unchanged: int
+
+
+def supersession(known: Sequence[Price], listed: Sequence[Price]) -> Supersession:
+    """Compares the table with a list that is right for its models from the first moment it names, past or future.
+
+    Prices that it takes the place of end there; one that begins later ends as it begins: only its digest finds it.
+    Harmless to repeat.
+    """
+    table = {price.digest: price for price in known}
+    starts: dict[tuple[str, str], datetime] = {}
+    for price in listed:
+        name = (price.provider, price.model)
+        starts[name] = min(starts.get(name, price.start), price.start)
+    wanted = {price.digest: price.end for price in listed}
+    ends: dict[bytes, datetime | None] = {}
+    for price in known:
+        first = starts.get((price.provider, price.model))
+        if first is None or (price.end is not None and price.end <= first and price.digest not in wanted):
+            continue
+        end = wanted[price.digest] if price.digest in wanted else max(first, price.start)
+        if end != price.end:
+            ends[price.digest] = end
+    changes = tuple(
+        PriceChange(before=before, after=price)
+        for price in listed
+        if (before := _holding(known, price)) is None or (before.tiers, before.aliases) != (price.tiers, price.aliases)
+    )
+    added = tuple(price for price in listed if price.digest not in table)
+    return Supersession(renewal=Renewal(added=added, ends=ends), changes=changes, unchanged=len(listed) - len(changes))
+
+
+def _holding(known: Sequence[Price], price: Price) -> Price | None:
+    named = (one for one in known if (one.provider, one.model) == (price.provider, price.model))
+    return next((one for one in named if one.holds_at(price.start)), None)
 
 
 def without_overlap(prices: Iterable[Price]) -> bool:

@@ -1,15 +1,25 @@
 """The budgets and holds of one transaction: locked, decided in memory in order, written back at once."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from services.cost.domain.budget import MAX_CHARGE, Budget, BudgetId, tenant_budget_id
+from services.cost.domain.amounts import MAX_CHARGE, NONE, Amounts
+from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent, entries_of
-from services.cost.domain.errors import BudgetExhausted, BudgetNotFound, HoldNotFound, RefusalCause
-from services.cost.domain.hold import CostKind, Hold, HoldId
+from services.cost.domain.errors import (
+    BudgetExhausted,
+    BudgetInUse,
+    BudgetNotFound,
+    BudgetStays,
+    HoldNotFound,
+    RefusalCause,
+)
+from services.cost.domain.hold import OPEN_STATES, CostKind, Hold, HoldId
+from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
+from services.cost.domain.period import Period
 from services.cost.domain.price import Price
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Internal, Invalid, RequestIdReused
@@ -27,6 +37,8 @@ class AlertCause(StrEnum):
     EXHAUSTED = "exhausted"
     #: A settlement or a lowered limit took it beyond its limit.
     OVERRUN = "overrun"
+    #: What is spent has reached the level from which it warns, or the limit of a soft one.
+    WARNED = "warned"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +63,13 @@ class Changes:
     budgets: tuple[Budget, ...]
     entries: tuple[CostEvent, ...]
     alerts: tuple[BudgetAlert, ...]
+    #: Budgets that are new, or of which people changed more than the limit of money: written as a whole.
+    defined: tuple[Budget, ...] = ()
 
     @property
     def empty(self) -> bool:
         """True when there is nothing to write."""
-        return not (self.new_holds or self.holds or self.budgets or self.entries)
+        return not (self.new_holds or self.holds or self.budgets or self.entries or self.defined)
 
     @property
     def settled(self) -> bool:
@@ -75,12 +89,13 @@ class _Dirty:
     new_holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
     holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
     budgets: set[BudgetId] = field(default_factory=set[BudgetId])
+    defined: set[BudgetId] = field(default_factory=set[BudgetId])
     entries: list[CostEvent] = field(default_factory=list[CostEvent])
     alerts: list[BudgetAlert] = field(default_factory=list[BudgetAlert])
 
 
 class SpendBook:
-    """Decides reserve, dispatch, settle, release and expiry for many calls of several tenants, one after the other.
+    """Decides what becomes of many calls of several tenants, one after the other, and changes of their budgets.
 
     The caller holds the row locks of every budget and hold that it puts in, or makes sure before it writes that they
     are still as it put them in. A refused item changes no money.
@@ -95,6 +110,11 @@ class SpendBook:
     ) -> None:
         self._budgets = {budget.id: budget for budget in budgets}
         self._holds = {hold.id: hold for hold in holds}
+        self._beside = {
+            (budget.tenant, key_of(budget)): budget.id
+            for budget in self._budgets.values()
+            if budget.scope in BESIDE and not budget.removed
+        }
         self._by_request = {(hold.tenant, hold.request_id): hold.id for hold in self._holds.values()}
         self._now = now
         self._new_id = new_id
@@ -104,10 +124,14 @@ class SpendBook:
         """Gives the digests of the prices that the holds were made with."""
         return {hold.price for hold in self._holds.values() if hold.price is not None}
 
-    def reserve(self, wanted: Hold) -> Hold:
+    def reserve(self, wanted: Hold, *, cheapest: bool = False) -> Hold:
         """Holds the bound in every budget of the call, or in none. A repeated request gets its first hold.
 
-        Raises: BudgetNotFound, BudgetExhausted, RequestIdReused.
+        The budgets are those that it names and those that stand beside it, if they exist.
+
+        Args:
+            cheapest: True when the caller has no cheaper model.
+        Raises: BudgetNotFound, BudgetExhausted, BudgetDegrades, RequestIdReused.
         """
         known = self._by_request.get((wanted.tenant, wanted.request_id))
         if known is not None:
@@ -117,22 +141,45 @@ class SpendBook:
             return first
         if tenant_budget_id(wanted.tenant) not in wanted.budgets:
             raise Internal("a hold must name the budget of its tenant")
+        wanted = self._with_those_beside(wanted)
         budgets = [self._budget(wanted.tenant, name) for name in wanted.budgets]
+        if len(budgets) > 1:
+            # The widest one speaks first, so that who asks for more than several of them have is told the same again.
+            budgets.sort(key=lambda budget: (budget.scope, budget.name, budget.id))
+        amounts = wanted.most
         for budget in budgets:
-            self._refuse_unless_held(budget, wanted.amount)
+            self._refuse_unless_free(budget, amounts, cheapest=cheapest)
         for budget in budgets:
-            self._put(budget.hold(wanted.amount))
+            self._put(budget.hold(amounts))
         self._holds[wanted.id] = self._dirty.new_holds[wanted.id] = wanted
         self._by_request[wanted.tenant, wanted.request_id] = wanted.id
         return wanted
 
-    def dispatch(self, tenant: TenantId, hold_id: HoldId) -> Hold:
-        """Marks that a call is about to leave. Raises: HoldNotFound, HoldNotReserved."""
+    def dispatch(self, tenant: TenantId, hold_id: HoldId, *, fence: int = 0) -> Hold:
+        """Marks that a call is about to leave. Raises: HoldNotFound, HoldNotReserved, HoldFenced."""
         before = self._hold(tenant, hold_id)
-        return self._become(before, before.dispatch(self._now))
+        return self._become(before, before.fenced(fence).dispatch(self._now))
 
-    def settle(self, tenant: TenantId, hold_id: HoldId, usage: Usage, price_of_digest: PriceOf) -> Hold:
-        """Charges a call. Raises: HoldNotFound, HoldNotDispatched, SettledDifferently, Invalid (absurd usage)."""
+    def extend(self, tenant: TenantId, hold_id: HoldId, life: timedelta, *, fence: int = 0) -> Hold:
+        """Gives an open hold a longer life, if its budgets have the time.
+
+        Raises: HoldNotFound, HoldNotOpen, HoldFenced, BudgetExhausted.
+        """
+        before = self._hold(tenant, hold_id)
+        after = before.fenced(fence).extend(life, self._now)
+        longer = after.holds.less(before.holds)
+        if longer.wall_ms:
+            for name in after.budgets:
+                self._refuse_unless_free(self._budget(tenant, name, removed_too=True), longer, cheapest=True)
+        return self._become(before, after)
+
+    def settle(
+        self, tenant: TenantId, hold_id: HoldId, usage: Usage, price_of_digest: PriceOf, *, fence: int = 0
+    ) -> Hold:
+        """Charges a call.
+
+        Raises: HoldNotFound, HoldNotDispatched, HoldFenced, SettledDifferently, Invalid (absurd usage).
+        """
         before = self._hold(tenant, hold_id)
         if before.purpose.kind is CostKind.TOOL or before.price is None:
             charge = before.amount
@@ -140,12 +187,12 @@ class SpendBook:
             charge = price_of_digest(before.price).charge(usage)
         if charge > MAX_CHARGE:
             raise Invalid("usage", f"prices at more than {MAX_CHARGE} nano-USD")
-        return self._become(before, before.settle(usage, charge))
+        return self._become(before, before.fenced(fence).settle(usage, charge, self._now))
 
-    def release(self, tenant: TenantId, hold_id: HoldId, *, dispatched_unbilled: bool) -> Hold:
-        """Frees a hold. Raises: HoldNotFound, HoldAlreadySettled, HoldAlreadyDispatched."""
+    def release(self, tenant: TenantId, hold_id: HoldId, *, dispatched_unbilled: bool, fence: int = 0) -> Hold:
+        """Frees a hold. Raises: HoldNotFound, HoldAlreadySettled, HoldAlreadyDispatched, HoldFenced."""
         before = self._hold(tenant, hold_id)
-        return self._become(before, before.release(dispatched_unbilled=dispatched_unbilled))
+        return self._become(before, before.fenced(fence).release(dispatched_unbilled=dispatched_unbilled))
 
     def expire_due(self) -> list[Hold]:
         """Ends every hold in the book that is past its time; gives those it ended."""
@@ -159,7 +206,66 @@ class SpendBook:
     def set_limit(self, tenant: TenantId, budget_id: BudgetId, limit: NanoUsd) -> Budget:
         """Changes a limit. Raises: BudgetNotFound."""
         before = self._budget(tenant, budget_id)
-        return self._put(before.limited(limit))
+        after = before.limited(limit)
+        return before if after == before else self._put(after)
+
+    def set_quota(self, tenant: TenantId, quota: NanoUsd) -> Budget:
+        """Limits the tenant's own budget to what the operator allows: no period begins anew, and it refuses.
+
+        Raises: BudgetNotFound.
+        """
+        own = self._budget(tenant, tenant_budget_id(tenant))
+        if own.hard and own.period is Period.NONE:
+            return self.set_limit(tenant, own.id, quota)
+        mode = own.mode if own.hard else BudgetMode.HARD
+        terms = replace(own.terms, limit=quota, mode=mode, period=Period.NONE)
+        return self._redefine(own.defined(terms, now=self._now))
+
+    def define(self, tenant: TenantId, key: NodeKey, terms: Terms) -> Budget:
+        """Sets all that people decide about a node; makes it if there is none. TENANT names the tenant's own.
+
+        Raises: BudgetNotFound: the tenant's own is not in the book.
+        """
+        own = self._budget(tenant, tenant_budget_id(tenant))
+        if key.scope is BudgetScope.TENANT:
+            return self._redefine(own.defined(terms, now=self._now))
+        known = self._beside.get((tenant, key))
+        if known is not None:
+            return self._redefine(self._budget(tenant, known).defined(terms, now=self._now))
+        bare = Budget(
+            id=BudgetId(self._new_id()),
+            tenant=tenant,
+            scope=key.scope,
+            run_id=None,
+            name=key.name,
+            limit=terms.limit,
+            created=self._now,
+        )
+        made = bare.defined(terms, now=self._now)
+        self._budgets[made.id] = made
+        self._beside[tenant, key] = made.id
+        self._dirty.defined.add(made.id)
+        self._put(replace(own, tree=own.tree + 1))
+        return made
+
+    def named(self, tenant: TenantId, key: NodeKey) -> BudgetId | None:
+        """Gives the node of this name that the book has, None if it has none."""
+        return self._beside.get((tenant, key))
+
+    def remove(self, tenant: TenantId, budget_id: BudgetId) -> Budget:
+        """Takes a node out of the tree; calls spend from it no more, and what it paid stays.
+
+        Raises: BudgetNotFound, BudgetStays (the tenant's, or a run's), BudgetInUse.
+        """
+        before = self._budget(tenant, budget_id)
+        if before.scope not in BESIDE:
+            raise BudgetStays(budget_id)
+        if any(gauge.held for _, gauge in before.gauges):
+            raise BudgetInUse(budget_id, held=before.held, calls=before.calls.held)
+        own = self._budget(tenant, tenant_budget_id(tenant))
+        del self._beside[tenant, key_of(before)]
+        self._put(replace(own, tree=own.tree + 1))
+        return self._redefine(replace(before, removed=True))
 
     def changes(self) -> Changes:
         """Gives what is to be written; call it once, at the end."""
@@ -169,18 +275,30 @@ class SpendBook:
             seen_holds=tuple(dirty.seen_holds[hold] for hold in sorted(dirty.seen_holds)),
             new_holds=tuple(dirty.new_holds.values()),
             holds=tuple(dirty.holds.values()),
-            budgets=tuple(self._budgets[budget] for budget in sorted(dirty.budgets)),
+            budgets=tuple(self._revised(budget) for budget in sorted(dirty.budgets - dirty.defined)),
             entries=tuple(dirty.entries),
             alerts=tuple(dirty.alerts),
+            defined=tuple(self._revised(budget) for budget in sorted(dirty.defined)),
         )
+
+    def _revised(self, budget_id: BudgetId) -> Budget:
+        budget = self._budgets[budget_id]
+        return replace(budget, revision=budget.revision + 1)
+
+    def _with_those_beside(self, wanted: Hold) -> Hold:
+        if not self._beside:
+            return wanted
+        found = [self._beside.get((wanted.tenant, key)) for key in nodes_beside(wanted.purpose.context)]
+        names = {name for name in found if name is not None}
+        return replace(wanted, budgets=tuple(sorted(names.union(wanted.budgets)))) if names else wanted
 
     def _become(self, before: Hold, after: Hold) -> Hold:
         """Books the step from one state of a hold to the next in all its budgets and in the ledger."""
         if after is before:
             return before
-        held, spent = after.held - before.held, after.charged - before.charged
-        if held or spent:
-            moved = [self._budget(after.tenant, name).moved(held=held, spent=spent) for name in after.budgets]
+        held, spent = _moves(before, after)
+        if held is not NONE or spent is not NONE:
+            moved = [self._moved(before, name, held, spent) for name in after.budgets]
             for budget in moved:
                 self._put(budget)
         self._dirty.entries += entries_of(before, after, now=self._now, new_id=self._new_id)
@@ -191,30 +309,48 @@ class SpendBook:
         fresh[after.id] = after
         return after
 
+    def _moved(self, before: Hold, budget_id: BudgetId, held: Amounts, spent: Amounts) -> Budget:
+        budget = self._budget(before.tenant, budget_id, removed_too=True)
+        if before.charged_at is None:
+            return budget.moved(held, spent)
+        return budget.corrected(held, spent, charged=before.charged_at)
+
     def _put(self, budget: Budget) -> Budget:
         before = self._budgets[budget.id]
         self._budgets[budget.id] = budget
-        if budget != before:
+        if budget is not before:
             self._dirty.budgets.add(budget.id)
-        if budget.overrun > 0 and before.overrun == 0:
+        if budget.overran and not before.overran:
             self._dirty.alerts.append(BudgetAlert(budget=budget, cause=AlertCause.OVERRUN, at=self._now))
+        if budget.warned > before.warned:
+            self._dirty.alerts.append(BudgetAlert(budget=budget, cause=AlertCause.WARNED, at=self._now))
         return budget
 
-    def _refuse_unless_held(self, budget: Budget, amount: NanoUsd) -> None:
-        cause = budget.refusal(amount)
-        if cause is None:
-            return
-        if cause is RefusalCause.SPENT and budget.nearly_spent and not budget.exhausted:
-            budget = self._put(budget.used_up())
-            self._dirty.alerts.append(BudgetAlert(budget=budget, cause=AlertCause.EXHAUSTED, at=self._now))
-        raise BudgetExhausted(budget.id, asked=amount, left=budget.left, cause=cause)
+    def _redefine(self, budget: Budget) -> Budget:
+        self._dirty.defined.add(budget.id)
+        return self._put(budget)
 
-    def _budget(self, tenant: TenantId, budget_id: BudgetId) -> Budget:
+    def _refuse_unless_free(self, budget: Budget, amounts: Amounts, *, cheapest: bool) -> None:
+        try:
+            budget.refuse_unless_free(amounts, now=self._now, cheapest=cheapest)
+        except BudgetExhausted:
+            refusal = budget.refusal(amounts)
+            if refusal is not None:
+                measure, cause = refusal
+                if cause is RefusalCause.SPENT and budget.nearly_spent(measure) and not budget.exhausted:
+                    budget = self._put(budget.used_up())
+                    self._dirty.alerts.append(BudgetAlert(budget=budget, cause=AlertCause.EXHAUSTED, at=self._now))
+            raise
+
+    def _budget(self, tenant: TenantId, budget_id: BudgetId, *, removed_too: bool = False) -> Budget:
         # A frame may hold rows of several tenants, so the tenant is checked here, item by item.
         budget = self._budgets.get(budget_id)
-        if budget is None or budget.tenant != tenant:
+        if budget is None or budget.tenant != tenant or (budget.removed and not removed_too):
             raise BudgetNotFound(budget_id)
-        self._dirty.seen_budgets.setdefault(budget_id, budget)
+        if budget_id not in self._dirty.seen_budgets and budget_id not in self._dirty.defined:
+            # It is written only as it was seen; what is decided on is what it has become by now.
+            self._dirty.seen_budgets[budget_id] = budget
+            budget = self._budgets[budget_id] = budget.at(self._now)
         return budget
 
     def _hold(self, tenant: TenantId, hold_id: HoldId) -> Hold:
@@ -222,3 +358,10 @@ class SpendBook:
         if hold is None or hold.tenant != tenant:
             raise HoldNotFound(hold_id)
         return hold
+
+
+def _moves(before: Hold, after: Hold) -> tuple[Amounts, Amounts]:
+    """Gives how what is held and what was charged change from one state of a hold to the next."""
+    if before.state in OPEN_STATES and after.state in OPEN_STATES and before.expires == after.expires:
+        return NONE, NONE
+    return after.holds.less(before.holds), after.took.less(before.took)

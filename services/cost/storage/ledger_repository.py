@@ -1,35 +1,78 @@
-"""Reads the ledger."""
+"""Reads the ledger, and its sums together with the entries that are not in them yet.
 
+A sum is read in one statement, so from one snapshot: what has reached the roll-ups there is told from what has not by
+the mark that stood beside them. Figures are the same before, during and after a roll-up.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, RowMapping, case, func, select, tuple_
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    case,
+    false,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    text,
+    true,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.hold import CostKind
-from services.cost.storage.rows import cost_event_of
-from services.cost.storage.tables import COST_EVENT
-from services.cost.usecases.ports import Dimension, Summary, SummaryLine, SummaryQuery
+from services.cost.domain.rollup import Span, Step, cover, exact
+from services.cost.storage.rows import Row, cost_event_of
+from services.cost.storage.tables import COST_DAY, COST_EVENT, COST_HOUR, COST_RUN_HOUR, ROLLUP_MARK
+from services.cost.usecases.ledger_ports import (
+    CostFilter,
+    Dimension,
+    ExportLine,
+    SeriesLine,
+    SeriesQuery,
+    Summary,
+    SummaryLine,
+    SummaryQuery,
+    Sums,
+)
 from services.meshkit.content import Usage
 from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
-from services.meshkit.sql.scope import tenant_scope
+from services.meshkit.sql.scope import Scope, tenant_scope
 
-_COLUMNS: Final = {
-    Dimension.MODEL: COST_EVENT.c.model,
-    Dimension.PROVIDER: COST_EVENT.c.provider,
-    Dimension.AGENT: COST_EVENT.c.agent_name,
-    Dimension.RUN: COST_EVENT.c.run_id,
-    Dimension.PROJECT: COST_EVENT.c.project,
-    Dimension.KIND: COST_EVENT.c.kind,
+_KEYS: Final = {
+    Dimension.MODEL: "model",
+    Dimension.PROVIDER: "provider",
+    Dimension.AGENT: "agent_name",
+    Dimension.RUN: "run_id",
+    Dimension.PROJECT: "project",
+    Dimension.KIND: "kind",
+    Dimension.TOOL: "model",
 }
+_TOKENS: Final = tuple(f"{name}_tokens" for name in USAGE_CLASSES)
+_ADDED: Final = ("event_count", *_TOKENS, "cost_nano_usd", "assumed_nano_usd")
+_NAMES: Final = ("project", "agent_name", "provider", "model", "kind")
+_USES: Final = tuple(int(kind) for kind in CostKind if kind.flat)
+#: Beyond every transaction. A range with two ends is planned as what it is: small.
+_NO_END: Final = 2**63 - 1
+_HORIZON: Final = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
 
 
 class LedgerRepository:
-    """Entries of one tenant at a time. They are written by the unit of work only, and never changed."""
+    """Entries and sums of one tenant at a time."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -48,56 +91,209 @@ class LedgerRepository:
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             return [cost_event_of(row) for row in (await scope.execute(query)).mappings()]
 
+    async def place(self, tenant: TenantId) -> int:
+        """See `LedgerReader.place`."""
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            return int((await scope.execute(_HORIZON)).scalar_one())
+
+    async def ascending(
+        self,
+        tenant: TenantId,
+        span: Span,
+        only: CostFilter,
+        *,
+        before: int,
+        size: int,
+        after: tuple[datetime, UUID] | None,
+    ) -> list[CostEvent]:
+        """See `LedgerReader.ascending`."""
+        place = (COST_EVENT.c.created_time, COST_EVENT.c.id)
+        named = (("run_id", only.run_id), ("project", only.project), ("agent_name", only.agent_name))
+        query = select(COST_EVENT).where(
+            COST_EVENT.c.tenant_id == tenant,
+            COST_EVENT.c.ledger_xid < before,
+            _within(COST_EVENT.c.created_time, (span,)),
+            *(COST_EVENT.c[name] == value for name, value in named if value is not None),
+        )
+        if after is not None:
+            query = query.where(tuple_(*place) > tuple_(*after))
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            return [cost_event_of(row) for row in (await scope.execute(query.order_by(*place).limit(size))).mappings()]
+
     async def summary(self, tenant: TenantId, query: SummaryQuery, *, most_lines: int) -> Summary:
         """See `LedgerReader.summary`."""
-        key = _COLUMNS[query.by]
-        money: Any = func.sum(COST_EVENT.c.cost_nano_usd)
-        columns = [
-            key.label("key"),
-            func.sum(case((COST_EVENT.c.reversal, -1), else_=1)).label("events"),
-            *(func.sum(COST_EVENT.c[f"{name}_tokens"]).label(name) for name in USAGE_CLASSES),
-            money.label("cost"),
-            func.coalesce(money.filter(COST_EVENT.c.assumed), 0).label("assumed"),
-        ]
-        # Windows are computed before LIMIT, so the totals take in the lines beyond it.
-        totals = [
-            func.sum(money).over().label("total"),
-            func.sum(func.coalesce(money.filter(COST_EVENT.c.assumed), 0)).over().label("total_assumed"),
-            func.sum(func.sum(case((COST_EVENT.c.reversal, -1), else_=1))).over().label("total_events"),
-        ]
-        grouped = (
-            select(*columns, *totals)
-            .where(COST_EVENT.c.tenant_id == tenant, *_within(query))
-            .group_by(key)
-            .order_by(money.desc(), key)
-            .limit(most_lines)
-        )
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            rows = (await scope.execute(grouped)).mappings().all()
+            parts = await _parts(scope, tenant, query.span, query.only, by=query.by)
+            rows = (await scope.execute(_summed(parts, most_lines))).mappings().all()
         return Summary(
-            lines=tuple(_line(row, query.by) for row in rows),
+            lines=tuple(SummaryLine(key=_key(row["key"], query.by) or "", sums=_sums(row)) for row in rows),
             events=int(rows[0]["total_events"]) if rows else 0,
             cost=NanoUsd(int(rows[0]["total"])) if rows else NanoUsd(0),
             assumed=NanoUsd(int(rows[0]["total_assumed"])) if rows else NanoUsd(0),
         )
 
+    async def series(self, tenant: TenantId, query: SeriesQuery, *, most_lines: int) -> list[SeriesLine]:
+        """See `LedgerReader.series`."""
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            parts = await _parts(scope, tenant, query.span, query.only, by=query.by, step=query.step)
+            rows = (await scope.execute(_by_step(parts, most_lines))).mappings().all()
+        points: dict[str | None, dict[datetime, Sums]] = {}
+        for row in rows:
+            points.setdefault(_key(row["key"], query.by), {})[row["start"]] = _sums(row)
+        return [SeriesLine(key=key, points=found) for key, found in sorted(points.items(), key=_dearest_first)]
 
-def _within(query: SummaryQuery) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if query.start is not None:
-        conditions.append(COST_EVENT.c.created_time >= query.start)
-    if query.end is not None:
-        conditions.append(COST_EVENT.c.created_time < query.end)
-    if query.run_id is not None:
-        conditions.append(COST_EVENT.c.run_id == query.run_id)
-    return conditions
+    async def lines(
+        self, tenant: TenantId, step: Step, span: Span, only: CostFilter, *, size: int
+    ) -> AsyncGenerator[Sequence[ExportLine]]:
+        """See `LedgerReader.lines`."""
+        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            parts = await _parts(scope, tenant, span, only, by=None, step=step, names=_NAMES)
+            keys = [parts.c.start, *(parts.c[name] for name in _NAMES)]
+            query = select(*keys, *_added(parts)).group_by(*keys).order_by(*keys)
+            async with scope.stream(query) as result:
+                async for rows in result.mappings().partitions(size):
+                    yield [_export_line(row) for row in rows]
 
 
-def _line(row: RowMapping, by: Dimension) -> SummaryLine:
-    return SummaryLine(
-        key=CostKind(row["key"]).name.lower() if by is Dimension.KIND else row["key"],
-        events=int(row["events"]),
-        usage=Usage(**{name: int(row[name]) for name in USAGE_CLASSES}),
-        cost=NanoUsd(int(row["cost"])),
-        assumed=NanoUsd(int(row["assumed"])),
+async def _parts(
+    scope: Scope,
+    tenant: TenantId,
+    span: Span,
+    only: CostFilter,
+    *,
+    by: Dimension | None,
+    step: Step | None = None,
+    names: Sequence[str] = (),
+) -> CTE:
+    """Gives rows that add up to what was asked for: sums of days and hours, and entries that no sum takes in.
+
+    Raises: Invalid: parts of it are not kept.
+    """
+    kept_from = (await scope.execute(select(ROLLUP_MARK.c.kept_from))).scalar_one()
+    of_runs = by is Dimension.RUN
+    read = partial(_read, tenant=tenant, only=only, by=by, step=step, names=names)
+    # Only the entries know both a run and anything else.
+    if (only.run_id is not None and not of_runs) or (of_runs and (only.project or only.agent_name)):
+        if kept_from is not None and span.start is not None and span.start < kept_from:
+            raise Invalid(
+                "start_time", f"must not be before {kept_from:%Y-%m-%d}: the charges of runs are kept from then on"
+            )
+        return read(COST_EVENT, COST_EVENT.c.created_time, (span,)).cte()
+    exact(span, kept_from=kept_from, step=Step.HOUR)
+    whole = cover(span, days=not of_runs and step is not Step.HOUR)
+    hours = COST_RUN_HOUR if of_runs else COST_HOUR
+    mark = select(ROLLUP_MARK.c.ledger_xid).scalar_subquery()
+    number = COST_EVENT.c.ledger_xid
+    # The OFFSET fences it: no plan looks for the few new entries among all of the tenant, their number finds them.
+    new = select(COST_EVENT).where(number >= mark, number < _NO_END).offset(0).subquery("new")
+    return union_all(
+        read(COST_DAY, COST_DAY.c.day, whole.days),
+        read(hours, hours.c.hour, whole.hours),
+        read(COST_EVENT, COST_EVENT.c.created_time, whole.moments, number < mark),
+        read(new, new.c.created_time, (span,)),
+    ).cte()
+
+
+def _read(
+    table: FromClause,
+    time: ColumnElement[Any],  # a moment, with or without its sums
+    spans: Sequence[Span],
+    *conditions: ColumnElement[bool],
+    tenant: TenantId,
+    only: CostFilter,
+    by: Dimension | None,
+    step: Step | None,
+    names: Sequence[str],
+) -> Select[Any]:
+    """Writes the rows of one table that lie in these spans: the time, the key and the numbers."""
+    columns: list[ColumnElement[Any]] = [table.c[name] for name in names]
+    if by is not None:
+        # Sums by day know no run; none of them is asked for then.
+        columns.append(table.c[_KEYS[by]].label("key") if _KEYS[by] in table.c else null().label("key"))
+    else:
+        columns.append(literal("").label("key"))
+    if step is not None:
+        columns.append(func.date_trunc(step.name.lower(), time, "UTC").label("start"))
+    if "reversal" in table.c:
+        columns += [
+            case((table.c.reversal, -1), else_=1).label("event_count"),
+            *(table.c[name] for name in _TOKENS),
+            table.c.cost_nano_usd,
+            case((table.c.assumed, table.c.cost_nano_usd), else_=0).label("assumed_nano_usd"),
+        ]
+    else:
+        columns += [table.c[name] for name in _ADDED]
+    query = select(*columns).where(table.c.tenant_id == tenant, *conditions, _within(time, spans))
+    for name, value in (("run_id", only.run_id), ("project", only.project), ("agent_name", only.agent_name)):
+        if value is not None:
+            query = query.where(table.c[name] == value if name in table.c else false())
+    if by is Dimension.TOOL:
+        query = query.where(table.c.kind.in_(_USES))
+    return query
+
+
+def _within(time: ColumnElement[Any], spans: Sequence[Span]) -> ColumnElement[bool]:
+    return or_(
+        false(),
+        *(
+            and_(
+                true(),
+                *(() if span.start is None else (time >= span.start,)),
+                *(() if span.end is None else (time < span.end,)),
+            )
+            for span in spans
+        ),
+    )
+
+
+def _summed(parts: CTE, most_lines: int) -> Select[Any]:
+    money = func.sum(parts.c.cost_nano_usd)
+    # Windows are computed before LIMIT, so the totals take in the lines beyond it.
+    totals = [
+        func.sum(money).over().label("total"),
+        func.sum(func.sum(parts.c.assumed_nano_usd)).over().label("total_assumed"),
+        func.sum(func.sum(parts.c.event_count)).over().label("total_events"),
+    ]
+    columns = select(parts.c.key, *_added(parts), *totals)
+    return columns.group_by(parts.c.key).order_by(money.desc(), parts.c.key).limit(most_lines)
+
+
+def _by_step(parts: CTE, most_lines: int) -> Select[Any]:
+    dearest = select(parts.c.key).group_by(parts.c.key).order_by(func.sum(parts.c.cost_nano_usd).desc(), parts.c.key)
+    key = case((parts.c.key.in_(dearest.limit(most_lines)), parts.c.key)).label("key")
+    return select(parts.c.start, key, *_added(parts)).group_by(parts.c.start, key)
+
+
+def _added(parts: CTE) -> list[ColumnElement[Any]]:
+    return [func.sum(parts.c[name]).label(name) for name in _ADDED]
+
+
+def _key(value: Any, by: Dimension | None) -> str | None:
+    """Writes the key of a line; None stands for all that have none."""
+    return CostKind(value).name.lower() if by is Dimension.KIND and value is not None else value
+
+
+def _dearest_first(line: tuple[str | None, dict[datetime, Sums]]) -> tuple[bool, int, str]:
+    key, points = line
+    return key is None, -sum(sums.cost for sums in points.values()), key or ""
+
+
+def _export_line(row: Row) -> ExportLine:
+    return ExportLine(
+        start=row["start"],
+        project=row["project"],
+        agent_name=row["agent_name"],
+        provider=row["provider"],
+        model=row["model"],
+        kind=CostKind(row["kind"]),
+        sums=_sums(row),
+    )
+
+
+def _sums(row: Row) -> Sums:
+    return Sums(
+        events=int(row["event_count"]),
+        usage=Usage(**{name: int(row[f"{name}_tokens"]) for name in USAGE_CLASSES}),
+        cost=NanoUsd(int(row["cost_nano_usd"])),
+        assumed=NanoUsd(int(row["assumed_nano_usd"])),
     )

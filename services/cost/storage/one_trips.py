@@ -2,19 +2,30 @@
 
 from typing import Final
 
+from services.cost.storage.tables import GAUGES
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.sql.one_trip import RECORD, OneTrip
 
 #: Names and types of the columns of a group of rows.
 Group = tuple[tuple[str, str], ...]
 
-_BUDGET: Final[Group] = (
+#: A budget as it was seen. Its revision grows with each change; replicas of the release before change its money only.
+_SEEN_BUDGET: Final[Group] = (
     ("id", "uuid"),
+    ("revision", "bigint"),
     ("limit_nano_usd", "bigint"),
     ("spent_nano_usd", "bigint"),
     ("held_nano_usd", "bigint"),
     ("overrun_nano_usd", "bigint"),
     ("exhausted", "boolean"),
+)
+#: What spending changes of a budget.
+_BUDGET: Final[Group] = (
+    *_SEEN_BUDGET,
+    *((f"{part}_{gauge}", "bigint") for gauge in GAUGES for part in ("spent", "held", "overrun")),
+    ("turn_time", "timestamptz"),
+    ("warned", "smallint"),
+    ("tree", "bigint"),
 )
 #: What the ledger takes over from its hold.
 _PURPOSE: Final[Group] = (
@@ -32,8 +43,8 @@ _PURPOSE: Final[Group] = (
 # A group travels as one array per column. Arrays of arrays would be flattened, so inner ones travel as literals.
 #: Rows as they were seen and rows to write, in the order of the function's arguments.
 GROUPS: Final[dict[str, Group]] = {
-    "seen_budgets": _BUDGET,
-    "seen_holds": (("id", "uuid"), ("state", "smallint")),
+    "seen_budgets": _SEEN_BUDGET,
+    "seen_holds": (("id", "uuid"), ("state", "smallint"), ("expire_time", "timestamptz"), ("fence", "bigint")),
     "new_holds": (
         ("id", "uuid"),
         ("tenant_id", "uuid"),
@@ -49,9 +60,22 @@ GROUPS: Final[dict[str, Group]] = {
         ("price_digest", "bytea"),
         ("expire_time", "timestamptz"),
         ("created_time", "timestamptz"),
+        ("dispatched_time", "timestamptz"),
+        ("charged_time", "timestamptz"),
+        ("fence", "bigint"),
+        ("counts", "boolean"),
     ),
     "budgets": _BUDGET,
-    "holds": (("id", "uuid"), ("state", "smallint"), ("charged_nano_usd", "bigint"), ("usage", "text")),
+    "holds": (
+        ("id", "uuid"),
+        ("state", "smallint"),
+        ("charged_nano_usd", "bigint"),
+        ("usage", "text"),
+        ("expire_time", "timestamptz"),
+        ("dispatched_time", "timestamptz"),
+        ("charged_time", "timestamptz"),
+        ("fence", "bigint"),
+    ),
     "entries": (
         ("id", "uuid"),
         ("hold_id", "uuid"),
@@ -159,21 +183,21 @@ WRITE_SPENDING: Final = OneTrip(
 )
 
 #: The columns of a budget that a limit moves.
-_LIMITED: Final = ("limit_nano_usd", "overrun_nano_usd", "exhausted")
+_LIMITED: Final = ("revision", "limit_nano_usd", "overrun_nano_usd", "exhausted", "warned")
+_SEEN: Final = " AND ".join(f"{name} = ${at}" for at, (name, _) in enumerate(_SEEN_BUDGET, start=1))
+_MOVED: Final = ", ".join(f"{name} = ${at}" for at, name in enumerate(_LIMITED, start=len(_SEEN_BUDGET) + 1))
 #: Gives false, with nothing written, when the budget is not as it was seen. Takes the columns of a budget as they were
 #: seen, then the new values of those that a limit moves.
 LIMIT_BUDGET: Final = OneTrip(
     name="limit_budget",
     planned_once=True,
-    arguments=(*(kind for _, kind in _BUDGET), *(dict(_BUDGET)[name] for name in _LIMITED)),
+    arguments=(*(kind for _, kind in _SEEN_BUDGET), *(dict(_BUDGET)[name] for name in _LIMITED)),
     returns="boolean",
     body=f"""
-        PERFORM FROM budget WHERE {" AND ".join(f"{name} = ${at}" for at, (name, _) in enumerate(_BUDGET, start=1))}
-        FOR UPDATE;
+        PERFORM FROM budget WHERE {_SEEN} FOR UPDATE;
         IF NOT FOUND THEN RETURN false; END IF;
         {RECORD}
-        UPDATE budget SET {", ".join(f"{name} = ${at}" for at, name in enumerate(_LIMITED, start=len(_BUDGET) + 1))}
-        WHERE id = $1;
+        UPDATE budget SET {_MOVED} WHERE id = $1;
         RETURN true;""",  # noqa: S608 - names are constants
 )
 

@@ -8,11 +8,13 @@ from typing import Final
 from sqlalchemy import RowMapping, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cost.domain.price import Price, Rates, Tier, renewal
+from services.cost.domain.price import Price, Rates, Renewal, Supersession, Tier, renewal, supersession
 from services.cost.storage.tables import PRICE, PRICE_TIER
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.errors import Internal
-from services.meshkit.sql.scope import Scope, maintenance_scope
+from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.once import claim_once, keep_once
+from services.meshkit.sql.scope import Scope, maintenance_scope, tenant_scope
 
 #: One replica at a time brings the table up to date.
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(7263911)")
@@ -34,13 +36,35 @@ class PriceRepository:
         async with maintenance_scope(self._engine) as scope:
             await scope.execute(_LOCK)
             change = renewal(await _read(scope), prices, now=now)
-            for digest, end in change.ends.items():
-                await scope.execute(update(PRICE).where(PRICE.c.digest == digest).values(end_time=end))
-            if change.added:
-                await scope.execute(PRICE.insert(), [_row(price) for price in change.added])
-                await scope.execute(PRICE_TIER.insert(), [row for price in change.added for row in _tier_rows(price)])
+            await _write(scope, change)
             await scope.commit()
         return len(change.added)
+
+
+class PriceImports:
+    """Writes what operators import, with the audit entry and the kept answer."""
+
+    def __init__(self, app: AsyncEngine) -> None:
+        self._engine = app
+
+    async def supersede(self, tenant: TenantId, prices: Sequence[Price]) -> Supersession:
+        """See `PriceImporter.supersede`."""
+        async with tenant_scope(self._engine, tenant) as scope:
+            await claim_once(scope)
+            await scope.execute(_LOCK)
+            change = supersession(await _read(scope), prices)
+            await _write(scope, change.renewal)
+            await keep_once(scope, change)
+            await scope.commit()
+        return change
+
+
+async def _write(scope: Scope, change: Renewal) -> None:
+    for digest, end in change.ends.items():
+        await scope.execute(update(PRICE).where(PRICE.c.digest == digest).values(end_time=end))
+    if change.added:
+        await scope.execute(PRICE.insert(), [_row(price) for price in change.added])
+        await scope.execute(PRICE_TIER.insert(), [row for price in change.added for row in _tier_rows(price)])
 
 
 async def _read(scope: Scope) -> list[Price]:
@@ -61,6 +85,7 @@ def _row(price: Price) -> dict[str, object]:
         "start_time": price.start,
         "end_time": price.end,
         "source": price.source,
+        "imported": price.imported,
     }
 
 
@@ -87,6 +112,7 @@ def _price(row: RowMapping, tiers: Sequence[Tier]) -> Price:
         start=row["start_time"],
         end=row["end_time"],
         source=row["source"],
+        imported=row["imported"],
     )
     if price.digest != row["digest"]:
         raise Internal(

@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-from services.cost.domain.budget import Budget, BudgetId, BudgetScope
+from services.cost.domain.amounts import Gauge
+from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Warned
 from services.cost.domain.cost_event import CostEvent, CostEventId
 from services.cost.domain.hold import CostKind, Hold, HoldId, HoldState, Purpose
+from services.cost.domain.period import Period
 from services.cost.domain.spend_book import Changes
 from services.cost.storage.one_trips import GROUPS
 from services.meshkit.content import CallContext, CallId, Usage
@@ -52,12 +54,55 @@ def budget_of(row: Row) -> Budget:
         tenant=TenantId(row["tenant_id"]),
         scope=BudgetScope(row["scope"]),
         run_id=row["run_id"],
+        name=row["name"],
         limit=NanoUsd(row["limit_nano_usd"]),
         spent=NanoUsd(row["spent_nano_usd"]),
         held=NanoUsd(row["held_nano_usd"]),
         overrun=NanoUsd(row["overrun_nano_usd"]),
+        tokens=_gauge_of(row, "tokens"),
+        calls=_gauge_of(row, "calls"),
+        wall=_gauge_of(row, "wall_ms"),
+        mode=BudgetMode(row["mode"]),
+        warn_at=row["warn_at"],
+        period=Period(row["period"]),
+        zone=row["zone"],
+        turn=row["turn_time"],
         exhausted=row["exhausted"],
+        warned=Warned(row["warned"]),
+        degraded_until=row["degraded_until"],
+        removed=row["removed"],
+        tree=row["tree"],
+        revision=row["revision"],
         created=row["created_time"],
+    )
+
+
+def _gauge_of(row: Row, name: str) -> Gauge:
+    return Gauge(row[f"limit_{name}"], row[f"spent_{name}"], row[f"held_{name}"], row[f"overrun_{name}"])
+
+
+def definition_of(budget: Budget) -> tuple[object, ...]:
+    """Writes a whole budget, in the order of the columns of `DEFINE_BUDGET`."""
+    gauges = (value for _, gauge in budget.gauges for value in gauge)
+    return (
+        budget.id,
+        budget.tenant,
+        int(budget.scope),
+        budget.run_id,
+        budget.name,
+        int(budget.mode),
+        budget.warn_at,
+        int(budget.period),
+        budget.zone,
+        budget.turn,
+        budget.exhausted,
+        int(budget.warned),
+        budget.degraded_until,
+        budget.removed,
+        budget.tree,
+        budget.revision,
+        budget.created,
+        *gauges,
     )
 
 
@@ -78,6 +123,10 @@ def hold_of(row: Row) -> Hold:
         usage=None if row["usage"] is None else usage_of(row["usage"]),
         expires=row["expire_time"],
         created=row["created_time"],
+        dispatched=row["dispatched_time"],
+        charged_at=row["charged_time"],
+        fence=row["fence"],
+        counts=row["counts"],
     )
 
 
@@ -94,6 +143,7 @@ def cost_event_of(row: Row) -> CostEvent:
         reversal=row["reversal"],
         price=row["price_digest"],
         created=row["created_time"],
+        note=row["note"],
     )
 
 
@@ -116,11 +166,11 @@ def _purpose_of(row: Row) -> Purpose:
 def arrays_of(changes: Changes, messages: Iterable[OutboxEntry]) -> list[list[object]]:
     """Writes changes as the arguments of `WRITE_SPENDING`: one array per column of each of its groups."""
     groups: tuple[list[tuple[object, ...]], ...] = (
-        [_budget_row(budget) for budget in changes.seen_budgets],
-        [(hold.id, int(hold.state)) for hold in changes.seen_holds],
+        [_seen_row(budget) for budget in changes.seen_budgets],
+        [(hold.id, int(hold.state), hold.expires, hold.fence) for hold in changes.seen_holds],
         [_hold_row(hold) for hold in changes.new_holds],
         [_budget_row(budget) for budget in changes.budgets],
-        [(hold.id, int(hold.state), hold.charged, _usage_literal(hold.usage)) for hold in changes.holds],
+        [_changed_row(hold) for hold in changes.holds],
         [_entry_row(entry) for entry in changes.entries],
         [(message.id, message.tenant, message.subject, message.body) for message in messages],
     )
@@ -130,8 +180,32 @@ def arrays_of(changes: Changes, messages: Iterable[OutboxEntry]) -> list[list[ob
     return arrays
 
 
+def _seen_row(budget: Budget) -> tuple[object, ...]:
+    money = (budget.limit, budget.spent, budget.held, budget.overrun)
+    return (budget.id, budget.revision, *money, budget.exhausted)
+
+
 def _budget_row(budget: Budget) -> tuple[object, ...]:
-    return (budget.id, budget.limit, budget.spent, budget.held, budget.overrun, budget.exhausted)
+    return (
+        *_seen_row(budget),
+        *budget.tokens[1:],
+        *budget.calls[1:],
+        *budget.wall[1:],
+        budget.turn,
+        int(budget.warned),
+        budget.tree,
+    )
+
+
+def limit_values(seen: Budget, changed: Budget) -> tuple[object, ...]:
+    """Writes a changed limit of money as the arguments of `LIMIT_BUDGET`."""
+    after = (changed.revision, changed.limit, changed.overrun, changed.exhausted, int(changed.warned))
+    return (*_seen_row(seen), *after)
+
+
+def _changed_row(hold: Hold) -> tuple[object, ...]:
+    usage, times = _usage_literal(hold.usage), (hold.expires, hold.dispatched, hold.charged_at)
+    return (hold.id, int(hold.state), hold.charged, usage, *times, hold.fence)
 
 
 def _hold_row(hold: Hold) -> tuple[object, ...]:
@@ -161,6 +235,10 @@ def _hold_row(hold: Hold) -> tuple[object, ...]:
         hold.price,
         hold.expires,
         hold.created,
+        hold.dispatched,
+        hold.charged_at,
+        hold.fence,
+        hold.counts,
     )
 
 

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from services.cost.storage.tables import GAUGES
+
 #: In tenant order, so that two processes that make the same budgets never wait in a circle.
 ADD_TENANT_BUDGETS: Final = """
     INSERT INTO budget (id, tenant_id, scope, limit_nano_usd, spent_nano_usd, held_nano_usd, overrun_nano_usd,
@@ -24,11 +26,36 @@ RUN_BUDGET: Final = "SELECT * FROM budget WHERE tenant_id = $1 AND run_id = $2"
 
 LOCK_BUDGETS: Final = "SELECT * FROM budget WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
 
-#: The budgets of a hold never change, so they can be read before its lock is taken.
-LOCK_BUDGETS_OF_HOLDS: Final = """
+#: The budgets of a hold never change, so they can be read before its lock is taken. So can the nodes beside a call:
+#: whoever makes or removes one changes the tenant's own budget, which is locked here, too.
+LOCK_ALL_BUDGETS: Final = """
     SELECT * FROM budget
-    WHERE id = ANY($1::uuid[] || ARRAY(SELECT DISTINCT unnest(budget_ids) FROM hold WHERE id = ANY($2::uuid[])))
+    WHERE id = ANY($1::uuid[] || ARRAY(
+        SELECT DISTINCT unnest(budget_ids) FROM hold WHERE id = ANY($2::uuid[])
+    ) || ARRAY(
+        SELECT node.id FROM unnest($3::uuid[]) AS spender (tenant_id) CROSS JOIN LATERAL (
+            SELECT id, scope, name FROM budget
+            WHERE tenant_id = spender.tenant_id AND name <> '' AND NOT removed OFFSET 0
+        ) AS node
+        WHERE (spender.tenant_id, node.scope, node.name) IN (
+            SELECT * FROM unnest($4::uuid[], $5::smallint[], $6::text[]))))
     ORDER BY id FOR UPDATE"""
+
+TREES: Final = """
+    SELECT id, tenant_id, scope, name FROM budget
+    WHERE tenant_id = ANY($1::uuid[]) AND name <> '' AND NOT removed"""
+NODES: Final = "SELECT count(*) FROM budget WHERE tenant_id = $1 AND name <> '' AND NOT removed"
+
+_DEFINED: Final = (
+    *("id", "tenant_id", "scope", "run_id", "name", "mode", "warn_at", "period", "zone", "turn_time", "exhausted"),
+    *("warned", "degraded_until", "removed", "tree", "revision", "created_time"),
+    *(f"{part}_{gauge}" for gauge in ("nano_usd", *GAUGES) for part in ("limit", "spent", "held", "overrun")),
+)
+#: Writes a whole budget. The caller has locked it, or the tenant's own if it is new.
+DEFINE_BUDGET: Final = f"""
+    INSERT INTO budget ({", ".join(_DEFINED)})
+    VALUES ({", ".join(f"${place}" for place in range(1, len(_DEFINED) + 1))})
+    ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = EXCLUDED.{name}" for name in _DEFINED[3:])}"""  # noqa: S608
 
 LOCK_HOLDS: Final = "SELECT * FROM hold WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    text,
 )
 
 from services.meshkit.content.usage import USAGE_CLASSES
@@ -32,10 +33,15 @@ METADATA: Final = MetaData()
 
 #: A run has one budget.
 UX_BUDGET_RUN: Final = "ux_budget_run"
+#: A node that stands beside calls has its name alone, until it is removed.
+UX_BUDGET_NODE: Final = "ux_budget_node"
+#: What budgets count besides money.
+GAUGES: Final = ("tokens", "calls", "wall_ms")
 #: No transaction may leave more spent and held than limit and overrun allow.
 CK_BUDGET_LIMIT: Final = "ck_budget_limit"
 #: A request makes one hold.
 UQ_HOLD_REQUEST: Final = "uq_hold_request"
+_COUNTED: Final = ("spent", "held", "overrun")
 _FOR_ALL: Final = UNTENANTED + "prices are the same for all tenants"
 
 
@@ -45,6 +51,20 @@ def _time(name: str, *, nullable: bool = False) -> Column[object]:
 
 def _count(name: str) -> Column[int]:
     return Column(name, BigInteger, nullable=False)
+
+
+def _gauge(name: str) -> list[Column[int]]:
+    counted = (Column(f"{part}_{name}", BigInteger, nullable=False, server_default="0") for part in _COUNTED)
+    return [Column(f"limit_{name}", BigInteger), *counted]
+
+
+def _gauge_checks(name: str) -> list[CheckConstraint]:
+    kept = f"limit_{name} IS NULL OR mode = 2 OR spent_{name} + held_{name} <= limit_{name} + overrun_{name}"
+    positive = " AND ".join(f"{part}_{name} >= 0" for part in _COUNTED)
+    return [
+        CheckConstraint(kept, name=f"{CK_BUDGET_LIMIT}_{name}"),
+        CheckConstraint(positive, name=f"ck_budget_{name}_not_negative"),
+    ]
 
 
 BUDGET: Final = Table(
@@ -60,12 +80,38 @@ BUDGET: Final = Table(
     _count("overrun_nano_usd"),
     Column("exhausted", Boolean, nullable=False),
     _time("created_time"),
-    CheckConstraint("spent_nano_usd + held_nano_usd <= limit_nano_usd + overrun_nano_usd", name=CK_BUDGET_LIMIT),
+    # Of a project, an agent or a step; empty for others.
+    Column("name", Text, nullable=False, server_default=""),
+    Column("mode", SmallInteger, nullable=False, server_default="1"),
+    Column("warn_at", SmallInteger, nullable=False, server_default="0"),
+    Column("period", SmallInteger, nullable=False, server_default="0"),
+    Column("zone", Text, nullable=False, server_default="UTC"),
+    # When the period ends that is counted.
+    _time("turn_time", nullable=True),
+    Column("warned", SmallInteger, nullable=False, server_default="0"),
+    _time("degraded_until", nullable=True),
+    Column("removed", Boolean, nullable=False, server_default="false"),
+    # In a tenant's own budget: grows with each node that is made or removed.
+    Column("tree", BigInteger, nullable=False, server_default="0"),
+    Column("revision", BigInteger, nullable=False, server_default="0"),
+    *(column for gauge in GAUGES for column in _gauge(gauge)),
+    CheckConstraint(
+        "mode = 2 OR spent_nano_usd + held_nano_usd <= limit_nano_usd + overrun_nano_usd", name=CK_BUDGET_LIMIT
+    ),
+    *(check for gauge in GAUGES for check in _gauge_checks(gauge)),
     CheckConstraint(
         "limit_nano_usd >= 0 AND spent_nano_usd >= 0 AND held_nano_usd >= 0 AND overrun_nano_usd >= 0",
         name="ck_budget_not_negative",
     ),
     Index(UX_BUDGET_RUN, "tenant_id", "run_id", unique=True, postgresql_where=Column("run_id").isnot(None)),
+    Index(
+        UX_BUDGET_NODE,
+        "tenant_id",
+        "scope",
+        "name",
+        unique=True,
+        postgresql_where=text("name <> '' AND NOT removed"),
+    ),
     Index("ix_budget_page", "tenant_id", "created_time", "id"),
 )
 
@@ -96,6 +142,11 @@ HOLD: Final = Table(
     Column("price_digest", LargeBinary),
     _time("expire_time"),
     _time("created_time"),
+    _time("dispatched_time", nullable=True),
+    _time("charged_time", nullable=True),
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    # False for those of the first release, which held money only.
+    Column("counts", Boolean, nullable=False, server_default="false"),
     CheckConstraint("amount_nano_usd >= 0 AND charged_nano_usd >= 0", name="ck_hold_not_negative"),
     UniqueConstraint("tenant_id", "request_id", name=UQ_HOLD_REQUEST),
     Index("ix_hold_due", "expire_time", postgresql_where=Column("state").in_((1, 2))),
@@ -124,8 +175,63 @@ COST_EVENT: Final = Table(
     Column("reversal", Boolean, nullable=False),
     Column("price_digest", LargeBinary),
     _time("created_time"),
+    # The transaction that wrote it, numbered by the database.
+    Column("ledger_xid", BigInteger, nullable=False, server_default=text("pg_current_xact_id()::text::bigint")),
+    # Why an entry was written that no call made; empty for those of calls.
+    Column("note", Text, nullable=False, server_default=""),
+    Index("ix_cost_event_ledger", "ledger_xid", "tenant_id"),
     Index("ix_cost_event_page", "tenant_id", "created_time", "id"),
     Index("ix_cost_event_run", "tenant_id", "run_id", "created_time", "id"),
+    # Finds who spent in the last hour, over all tenants.
+    Index("ix_cost_event_time", "created_time", postgresql_using="brin"),
+)
+
+
+def _sums() -> list[Column[int]]:
+    names = ("event_count", *(f"{name}_tokens" for name in USAGE_CLASSES), "cost_nano_usd", "assumed_nano_usd")
+    return [_count(name) for name in names]
+
+
+def _sums_by(table: str, step: str) -> Table:
+    return Table(
+        table,
+        METADATA,
+        Column("tenant_id", Uuid, nullable=False),
+        _time(step),
+        # Digest of the names and the kind.
+        Column("group_key", LargeBinary, nullable=False),
+        Column("project", Text, nullable=False),
+        Column("agent_name", Text, nullable=False),
+        Column("provider", Text, nullable=False),
+        Column("model", Text, nullable=False),
+        Column("kind", SmallInteger, nullable=False),
+        *_sums(),
+        PrimaryKeyConstraint("tenant_id", step, "group_key", name=f"pk_{table}"),
+    )
+
+
+#: The ledger added up by the hour and by the day of UTC.
+COST_HOUR: Final = _sums_by("cost_hour", "hour")
+COST_DAY: Final = _sums_by("cost_day", "day")
+COST_RUN_HOUR: Final = Table(
+    "cost_run_hour",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    _time("hour"),
+    Column("run_id", Text, nullable=False),
+    *_sums(),
+    PrimaryKeyConstraint("tenant_id", "hour", "run_id", name="pk_cost_run_hour"),
+)
+#: How far the sums reach. One row.
+ROLLUP_MARK: Final = Table(
+    "rollup_mark",
+    METADATA,
+    Column("id", SmallInteger, primary_key=True),
+    # Every entry whose transaction is before is in the sums, and no other.
+    Column("ledger_xid", BigInteger, nullable=False),
+    # Entries of earlier times may be gone.
+    _time("kept_from", nullable=True),
+    comment=UNTENANTED + "one place in the ledger for all tenants",
 )
 
 PRICE: Final = Table(
@@ -138,6 +244,8 @@ PRICE: Final = Table(
     _time("start_time"),
     _time("end_time", nullable=True),
     Column("source", Text, nullable=False),
+    # True when an operator gave it.
+    Column("imported", Boolean, nullable=False, server_default="false"),
     comment=_FOR_ALL,
 )
 
@@ -157,6 +265,49 @@ TENANT_QUOTA: Final = Table(
     METADATA,
     Column("tenant_id", Uuid, primary_key=True),
     _count("max_cost_nano_usd"),
+)
+
+#: Who may be behind an alert on spend.
+CAUSES: Final = ("run", "agent", "model", "project")
+#: A tenant has one open alert.
+UX_SPEND_ALERT_OPEN: Final = "ux_spend_alert_open"
+
+SPEND_ALERT: Final = Table(
+    "spend_alert",
+    METADATA,
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    _time("opened_time"),
+    _time("closed_time", nullable=True),
+    _time("hour_time"),
+    _count("spent_nano_usd"),
+    _count("expected_nano_usd"),
+    _count("high_nano_usd"),
+    Column("basis", SmallInteger, nullable=False),
+    *(
+        column
+        for cause in CAUSES
+        for column in (
+            Column(f"{cause}_name", Text, nullable=False),
+            _count(f"{cause}_spent_nano_usd"),
+            _count(f"{cause}_usual_nano_usd"),
+        )
+    ),
+    Column("degraded_ids", ARRAY(Uuid), nullable=False),
+    _count("revision"),
+    Index(UX_SPEND_ALERT_OPEN, "tenant_id", unique=True, postgresql_where=Column("state") == 1),
+    Index("ix_spend_alert_page", "tenant_id", "opened_time", "id"),
+)
+
+#: Budgets that a spike degrades, and for how long.
+SPIKE_RULE: Final = Table(
+    "spike_rule",
+    METADATA,
+    Column("budget_id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("degrade_seconds", Integer, nullable=False),
+    CheckConstraint("degrade_seconds > 0", name="ck_spike_rule_positive"),
 )
 
 OUTBOX: Final = outbox_table(METADATA)

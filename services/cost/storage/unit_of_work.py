@@ -8,12 +8,13 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cost.domain.budget import Budget
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.hold import Hold
+from services.cost.domain.node import NodeKey, Tree, nodes_beside
 from services.cost.domain.spend_book import BudgetAlert, Changes, SpendBook
 from services.cost.storage import statements as sql
 from services.cost.storage.one_trips import ADD_RUN_BUDGET, LIMIT_BUDGET, WRITE_SPENDING
-from services.cost.storage.rows import arrays_of, budget_of, hold_of
+from services.cost.storage.rows import arrays_of, budget_of, definition_of, hold_of, limit_values
 from services.cost.storage.seen_rows import SeenRows
 from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
 from services.meshkit.core.errors import Internal, MeshError
@@ -94,9 +95,7 @@ class SpendStore:
     async def limit_if_unchanged(self, changes: Changes) -> bool:
         """See `LastSeen.limit_if_unchanged`."""
         (seen,), (changed,) = changes.seen_budgets, changes.budgets
-        values = (seen.id, seen.limit, seen.spent, seen.held, seen.overrun, seen.exhausted)
-        values += (changed.limit, changed.overrun, changed.exhausted)
-        trip = recorded_trip(self._app, changed.tenant, LIMIT_BUDGET, *values, made=changed)
+        trip = recorded_trip(self._app, changed.tenant, LIMIT_BUDGET, *limit_values(seen, changed), made=changed)
         return await self._written(trip, changes)
 
     async def add_budget(self, budget: Budget) -> Budget:
@@ -142,6 +141,11 @@ class SpendStore:
         return sorted(tenant for tenant in tenants if tenant not in self._known)
 
     @property
+    def seen(self) -> SeenRows:
+        """What is remembered of committed rows."""
+        return self._seen
+
+    @property
     def tenant_limit(self) -> NanoUsd:
         """Limit of a tenant's own budget when it is made."""
         return self._tenant_limit
@@ -177,7 +181,8 @@ class _Work:
         self._spenders = self._store.unknown(needs.spenders)
         if self._spenders:
             await self._scope.driver.execute(sql.ADD_TENANT_BUDGETS, self._spenders, self._store.tenant_limit, now)
-        budgets = await self._lock_budgets(needs.budgets, needs.moved)
+        budgets = await self._lock_budgets(needs.budgets, needs.moved, needs)
+        await self._learn_trees(budgets, needs)
         holds = await self._holds(sql.LOCK_HOLDS, list(needs.moved | needs.marked))
         if needs.requests:
             requests = sorted(needs.requests)
@@ -200,13 +205,19 @@ class _Work:
         """See `UnitOfWork.save`."""
         if not await self._scope.driver.fetchval(WRITE_SPENDING.call, *self._store.values(changes), self._tenants):
             raise Internal("rows of the ledger changed while they were locked")
+        for budget in changes.defined:
+            await self._scope.driver.execute(sql.DEFINE_BUDGET, *definition_of(budget))
         self._changes = changes
+
+    async def nodes(self, tenant: TenantId) -> int:
+        """See `UnitOfWork.nodes`."""
+        return int(await self._scope.driver.fetchval(sql.NODES, tenant))
 
     async def claim_once(self) -> None:
         """See `UnitOfWork.claim_once`."""
         await claim_once(self._scope)
 
-    async def keep_once(self, budget: Budget) -> None:
+    async def keep_once(self, budget: Budget, /) -> None:
         """See `UnitOfWork.keep_once`."""
         await keep_once(self._scope, budget)
 
@@ -215,14 +226,37 @@ class _Work:
         await self._scope.commit()
         self._store.committed(self._spenders, self._changes)
 
-    async def _lock_budgets(self, budgets: Iterable[UUID], holds: Iterable[UUID]) -> list[Budget]:
+    async def _lock_budgets(
+        self, budgets: Iterable[UUID], holds: Iterable[UUID], needs: SpendNeeds | None = None
+    ) -> list[Budget]:
         names, moved = list(budgets), list(holds)
-        if not (names or moved):
+        keys = set[tuple[TenantId, int, str]]()
+        for tenant, context in () if needs is None else needs.calls:
+            keys.update((tenant, int(key.scope), key.name) for key in nodes_beside(context))
+        for tenant, key in () if needs is None else needs.nodes:
+            keys.add((tenant, int(key.scope), key.name))
+        if not (names or moved or keys):
             return []
         driver = self._scope.driver
-        if moved:
-            return [budget_of(row) for row in await driver.fetch(sql.LOCK_BUDGETS_OF_HOLDS, names, moved)]
-        return [budget_of(row) for row in await driver.fetch(sql.LOCK_BUDGETS, names)]
+        if not (moved or keys):
+            return [budget_of(row) for row in await driver.fetch(sql.LOCK_BUDGETS, names)]
+        tenants = sorted({tenant for tenant, _, _ in keys})
+        columns: list[list[object]] = [list(column) for column in zip(*keys, strict=True)] or [[], [], []]
+        rows = await driver.fetch(sql.LOCK_ALL_BUDGETS, names, moved, tenants, *columns)
+        return [budget_of(row) for row in rows]
+
+    async def _learn_trees(self, budgets: Iterable[Budget], needs: SpendNeeds) -> None:
+        """Reads trees that changed since they were seen. Their tenants' own budgets are locked, so they stay so."""
+        own = {tenant_budget_id(tenant) for tenant in needs.spenders}
+        grown = [budget for budget in budgets if budget.id in own and not self._store.seen.knows_tree(budget)]
+        if not grown:
+            return
+        trees = {budget.tenant: Tree(budget.tree, {}) for budget in grown}
+        for row in await self._scope.driver.fetch(sql.TREES, list(trees)):
+            key = NodeKey(BudgetScope(row["scope"]), row["name"])
+            trees[TenantId(row["tenant_id"])].ids[key] = BudgetId(row["id"])
+        for tenant, tree in trees.items():
+            self._store.seen.know_tree(tenant, tree)
 
     async def _holds(self, statement: str, wanted: Sequence[UUID], *values: object) -> list[Hold]:
         if not wanted:

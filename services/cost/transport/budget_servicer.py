@@ -7,15 +7,20 @@ from grpc.aio import ServicerContext
 
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceServicer
-from services.cost.domain.budget import Budget, checked_limit
-from services.cost.transport import convert
+from services.cost.domain.budget import Budget, BudgetScope, checked_limit, tenant_budget_id
+from services.cost.domain.budget_tree import as_tree
+from services.cost.domain.node import NodeKey
+from services.cost.transport import budget_fields, convert
 from services.cost.usecases.create_budget import CreateBudget
 from services.cost.usecases.get_budget import GetBudget
 from services.cost.usecases.ports import BudgetReader
+from services.cost.usecases.remove_budget import RemoveBudget
+from services.cost.usecases.set_budget import SetBudget
 from services.cost.usecases.set_budget_limit import SetBudgetLimit
 from services.cost.usecases.spend import Operation, Outcome
 from services.cost.usecases.spend_together import SpendTogether
 from services.meshkit.batching.serve_batch import BatchItem, serve_batch
+from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_time_place, one_page, time_place
@@ -34,14 +39,20 @@ class BudgetServicer(BudgetServiceServicer):
         spend: SpendTogether,
         create_budget: CreateBudget,
         get_budget: GetBudget,
+        set_budget: SetBudget,
         set_budget_limit: SetBudgetLimit,
+        remove_budget: RemoveBudget,
         budgets: BudgetReader,
+        clock: Clock,
     ) -> None:
         self._spend = spend
         self._create_budget = create_budget
         self._get_budget = get_budget
+        self._set_budget = set_budget
         self._set_budget_limit = set_budget_limit
+        self._remove_budget = remove_budget
         self._budgets = budgets
+        self._clock = clock
 
     async def CreateBudget(self, request: pb.CreateBudgetRequest, context: Context) -> pb.CreateBudgetResponse:
         tenant = caller_of(context).principal.tenant
@@ -50,24 +61,54 @@ class BudgetServicer(BudgetServiceServicer):
         budget = await self._create_budget(tenant, request.run_id, limit)
         return pb.CreateBudgetResponse(budget=convert.budget_to_proto(budget))
 
+    async def SetBudget(self, request: pb.SetBudgetRequest, context: Context) -> pb.SetBudgetResponse:
+        tenant = caller_of(context).principal.tenant
+        key, terms = budget_fields.to_node(request), budget_fields.to_terms(request)
+        return await once(request, lambda: self._set_budget(tenant, key, terms), _set, answers=pb.SetBudgetResponse)
+
+    async def RemoveBudget(self, request: pb.RemoveBudgetRequest, context: Context) -> pb.RemoveBudgetResponse:
+        tenant = caller_of(context).principal.tenant
+        budget = budget_fields.to_budget(request.budget_id, tenant)
+        return await once(
+            request, lambda: self._remove_budget(tenant, budget), _removed, answers=pb.RemoveBudgetResponse
+        )
+
     async def GetBudget(self, request: pb.GetBudgetRequest, context: Context) -> pb.GetBudgetResponse:
         tenant = caller_of(context).principal.tenant
-        budget = await self._get_budget(tenant, convert.to_budget_id(request.budget_id, tenant))
+        budget = await self._get_budget(tenant, budget_fields.to_budget(request.budget_id, tenant))
         return pb.GetBudgetResponse(budget=convert.budget_to_proto(budget))
+
+    async def GetBudgetStatus(self, request: pb.GetBudgetStatusRequest, context: Context) -> pb.GetBudgetStatusResponse:
+        tenant = caller_of(context).principal.tenant
+        budget = await self._get_budget(tenant, budget_fields.to_budget(request.budget_id, tenant))
+        return budget_fields.status_to_proto(budget, self._clock.now())
+
+    async def GetBudgetTree(self, request: pb.GetBudgetTreeRequest, context: Context) -> pb.GetBudgetTreeResponse:
+        tenant, most = caller_of(context).principal.tenant, budget_fields.to_most_runs(request)
+        await self._get_budget(tenant, tenant_budget_id(tenant))
+        now = self._clock.now()
+        found = [budget.at(now) for budget in await self._budgets.tree(tenant, most_runs=most + 1)]
+        runs = [budget for budget in found if budget.scope is BudgetScope.RUN]
+        beyond = runs[most:]
+        places = as_tree(budget for budget in found if budget not in beyond)
+        return budget_fields.tree_to_proto(places, more_runs=bool(beyond))
 
     async def ListBudgets(self, request: pb.ListBudgetsRequest, context: Context) -> pb.ListBudgetsResponse:
         size = clamp_page_size(request.page_size)
-        after = decode_time_place(request.page_token)
-        found = await self._budgets.page(caller_of(context).principal.tenant, size=size + 1, after=after)
+        tenant, after = caller_of(context).principal.tenant, decode_time_place(request.page_token)
+        scope = budget_fields.to_scope(request.scope)
+        found = await self._budgets.page(tenant, size=size + 1, after=after, scope=scope)
         page, more = one_page(found, size, lambda budget: time_place(budget.created, budget.id))
+        now = self._clock.now()
         return pb.ListBudgetsResponse(
-            budgets=[convert.budget_to_proto(budget) for budget in page], next_page_token=more
+            budgets=[convert.budget_to_proto(budget.at(now)) for budget in page], next_page_token=more
         )
 
     async def SetBudgetLimit(self, request: pb.SetBudgetLimitRequest, context: Context) -> pb.SetBudgetLimitResponse:
         tenant = caller_of(context).principal.tenant
         limit = checked_limit(request.limit_nano_usd, least=0)
-        budget_id = convert.to_budget_id(request.budget_id, tenant)
+        named = budget_fields.to_budget(request.budget_id, tenant)
+        budget_id = (await self._get_budget(tenant, named)).id if isinstance(named, NodeKey) else named
         return await once(
             request,
             lambda: self._set_budget_limit(tenant, budget_id, limit),
@@ -82,6 +123,10 @@ class BudgetServicer(BudgetServiceServicer):
     async def MarkDispatched(self, request: pb.MarkDispatchedRequest, context: Context) -> pb.MarkDispatchedResponse:
         hold = await self._spend.one(convert.to_dispatch(request, caller_of(context).principal))
         return pb.MarkDispatchedResponse(hold=convert.hold_to_proto(hold))
+
+    async def Extend(self, request: pb.ExtendRequest, context: Context) -> pb.ExtendResponse:
+        hold = await self._spend.one(convert.to_extend(request, caller_of(context).principal))
+        return pb.ExtendResponse(hold=convert.hold_to_proto(hold))
 
     async def Settle(self, request: pb.SettleRequest, context: Context) -> pb.SettleResponse:
         hold = await self._spend.one(convert.to_settle(request, caller_of(context).principal))
@@ -103,6 +148,14 @@ class BudgetServicer(BudgetServiceServicer):
         read = [_operation(item) for item in items]
         outcomes = iter(await self._spend.many([wanted for wanted in read if not isinstance(wanted, MeshError)]))
         return [_answer(wanted if isinstance(wanted, MeshError) else next(outcomes)) for wanted in read]
+
+
+def _set(budget: Budget) -> pb.SetBudgetResponse:
+    return pb.SetBudgetResponse(budget=convert.budget_to_proto(budget))
+
+
+def _removed(budget: Budget) -> pb.RemoveBudgetResponse:
+    return pb.RemoveBudgetResponse(budget=convert.budget_to_proto(budget))
 
 
 def _limited(budget: Budget) -> pb.SetBudgetLimitResponse:

@@ -5,19 +5,18 @@ from typing import Final, cast
 
 from comitia.common.v1 import content_pb2, usage_pb2
 from comitia.cost.v1 import cost_pb2, cost_service_pb2
-from services.cost.domain.budget import Budget, BudgetId, tenant_budget_id
-from services.cost.domain.cost_event import CostEvent
-from services.cost.domain.hold import CostKind, Hold, HoldId, Purpose
+from services.cost.domain.amounts import Gauge
+from services.cost.domain.budget import Budget, BudgetId
+from services.cost.domain.hold import MOST_LIFE, CostKind, Hold, HoldId, Purpose
 from services.cost.domain.price import Price
 from services.cost.domain.spend_book import AlertCause, BudgetAlert
 from services.cost.transport import fields
-from services.cost.usecases.ports import Dimension, Summary, SummaryQuery
-from services.cost.usecases.spend import Dispatch, Operation, Release, Reserve, Settle
+from services.cost.usecases.spend import Dispatch, Extend, Operation, Release, Reserve, Settle
 from services.meshkit.content import CallContext, Usage
-from services.meshkit.content.proto import call_id_to_proto, context_from_proto, usage_from_proto, usage_to_proto
+from services.meshkit.content.proto import call_id_to_proto, context_from_proto, usage_from_proto
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.money import NanoUsd
 
@@ -25,13 +24,11 @@ _MOST_BUDGETS: Final = 16
 _MOST_NAME: Final = 200
 #: Most tokens of one class in one call.
 _MOST_TOKENS: Final = 10**10
-#: Name of the tenant's own budget in requests.
-_OWN_BUDGET: Final = "tenant"
 _KINDS: Final = {int(kind): kind for kind in CostKind}
-_DIMENSIONS: Final = {0: Dimension.MODEL, **{int(dimension): dimension for dimension in Dimension}}
 _CAUSES: Final = {
     AlertCause.EXHAUSTED: cost_pb2.BUDGET_ALERT_CAUSE_EXHAUSTED,
     AlertCause.OVERRUN: cost_pb2.BUDGET_ALERT_CAUSE_OVERRUN,
+    AlertCause.WARNED: cost_pb2.BUDGET_ALERT_CAUSE_WARNED,
 }
 
 
@@ -45,24 +42,26 @@ def to_operation(item: cost_service_pb2.BatchSpendRequest.Item, principal: Princ
             return to_reserve(item.reserve, principal)
         case "mark_dispatched":
             return to_dispatch(item.mark_dispatched, principal)
+        case "extend":
+            return to_extend(item.extend, principal)
         case "settle":
             return to_settle(item.settle, principal)
         case "release":
             return to_release(item.release, principal)
         case _:
-            raise Invalid("operation", "must be one of reserve, mark_dispatched, settle, release")
+            raise Invalid("operation", "must be one of reserve, mark_dispatched, extend, settle, release")
 
 
 def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -> Reserve:
     """Reads what to hold. Raises: Invalid."""
     kind = _KINDS.get(request.kind)
     if kind is None:
-        raise Invalid("kind", "must be one of GENERATE, EMBED, TOOL")
+        raise Invalid("kind", "must be one of GENERATE, EMBED, TOOL, MEMORY, JUDGE")
     if request.tool_cost_nano_usd < 0:
         raise Invalid("tool_cost_nano_usd", "must not be negative")
-    if request.tool_cost_nano_usd and kind is not CostKind.TOOL:
+    if request.tool_cost_nano_usd and not kind.flat:
         raise Invalid("tool_cost_nano_usd", "must be 0 for models, whose price comes from the price table")
-    if kind is not CostKind.TOOL and not request.HasField("bound"):
+    if not kind.flat and not request.HasField("bound"):
         raise Invalid("bound", "is required for models; a call that cannot be bounded cannot be held")
     context = _context(request.context, principal)
     return Reserve(
@@ -75,21 +74,39 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -
             context=context,
         ),
         budgets=_budgets(context),
-        bound=Usage() if kind is CostKind.TOOL else _usage(request.bound, "bound"),
+        bound=Usage() if kind.flat else _usage(request.bound, "bound"),
         tool_cost=NanoUsd(request.tool_cost_nano_usd),
         ttl=fields.ttl_of(request.ttl),
         dispatched=request.dispatched,
+        # A tool or an embedding has no cheaper form.
+        cheapest=request.cheapest or kind is not CostKind.GENERATE,
+        fence=_fence(request.fence),
     )
 
 
 def to_dispatch(request: cost_service_pb2.MarkDispatchedRequest, principal: Principal) -> Dispatch:
     """Reads which hold is about to leave. Raises: Invalid."""
-    return Dispatch(tenant=principal.tenant, hold=_hold_id(request.hold_id))
+    return Dispatch(tenant=principal.tenant, hold=_hold_id(request.hold_id), fence=_fence(request.fence))
+
+
+def to_extend(request: cost_service_pb2.ExtendRequest, principal: Principal) -> Extend:
+    """Reads which hold is to live longer. Raises: Invalid."""
+    return Extend(
+        tenant=principal.tenant,
+        hold=_hold_id(request.hold_id),
+        life=fields.ttl_of(request.ttl, most=MOST_LIFE),
+        fence=_fence(request.fence),
+    )
 
 
 def to_settle(request: cost_service_pb2.SettleRequest, principal: Principal) -> Settle:
     """Reads what a call used. Raises: Invalid."""
-    return Settle(tenant=principal.tenant, hold=_hold_id(request.hold_id), usage=_usage(request.usage, "usage"))
+    return Settle(
+        tenant=principal.tenant,
+        hold=_hold_id(request.hold_id),
+        usage=_usage(request.usage, "usage"),
+        fence=_fence(request.fence),
+    )
 
 
 def to_release(request: cost_service_pb2.ReleaseRequest, principal: Principal) -> Release:
@@ -98,29 +115,14 @@ def to_release(request: cost_service_pb2.ReleaseRequest, principal: Principal) -
         tenant=principal.tenant,
         hold=_hold_id(request.hold_id),
         dispatched_unbilled=request.dispatched_unbilled,
+        fence=_fence(request.fence),
     )
 
 
-def to_budget_id(text: str, tenant: TenantId) -> BudgetId:
-    """Reads the name of a budget; `tenant` is the tenant's own. Raises: Invalid."""
-    return tenant_budget_id(tenant) if text == _OWN_BUDGET else BudgetId(to_uuid(text, "budget", field="budget_id"))
-
-
-def to_run_filter(run_id: str) -> str | None:
-    """Reads an optional run. Raises: Invalid."""
-    return fields.text_of(run_id, "run_id", most=_MOST_NAME) or None
-
-
-def to_summary_query(request: cost_service_pb2.GetCostSummaryRequest) -> SummaryQuery:
-    """Reads what to add up. Raises: Invalid."""
-    by = _DIMENSIONS.get(request.by)
-    if by is None:
-        raise Invalid("by", "must be one of MODEL, PROVIDER, AGENT, RUN, PROJECT, KIND")
-    start = fields.time_of(request.start_time, "start_time") if request.HasField("start_time") else None
-    end = fields.time_of(request.end_time, "end_time") if request.HasField("end_time") else None
-    if start is not None and end is not None and end < start:
-        raise Invalid("end_time", "must not be before start_time")
-    return SummaryQuery(by=by, start=start, end=end, run_id=to_run_filter(request.run_id))
+def _fence(given: int) -> int:
+    if given < 0:
+        raise Invalid("fence", "must not be negative; 0 is none")
+    return given
 
 
 def _hold_id(text: str) -> HoldId:
@@ -168,6 +170,8 @@ def hold_to_proto(hold: Hold) -> cost_pb2.Hold:
         charged_nano_usd=hold.charged,
         expire_time=fields.timestamp_of(hold.expires),
         call_id=call_id_to_proto(hold.purpose.context.call_id),
+        budget_ids=[from_uuid("budget", budget) for budget in hold.budgets],
+        fence=hold.fence,
     )
 
 
@@ -182,29 +186,21 @@ def budget_to_proto(budget: Budget) -> cost_pb2.Budget:
         held_nano_usd=budget.held,
         overrun_nano_usd=budget.overrun,
         create_time=fields.timestamp_of(budget.created),
+        name=budget.name,
+        mode=cast(cost_pb2.BudgetMode.ValueType, int(budget.mode)),
+        warn_at_percent=budget.warn_at,
+        period=cast(cost_pb2.BudgetPeriod.ValueType, int(budget.period)),
+        zone=budget.zone if budget.period else "",
+        period_end_time=None if budget.turn is None else fields.timestamp_of(budget.turn),
+        tokens=_gauge(budget.tokens),
+        calls=_gauge(budget.calls),
+        wall_ms=_gauge(budget.wall),
+        degraded_until_time=None if budget.degraded_until is None else fields.timestamp_of(budget.degraded_until),
     )
 
 
-def cost_event_to_proto(event: CostEvent) -> cost_pb2.CostEvent:
-    """Writes an entry of the ledger."""
-    context = event.purpose.context
-    return cost_pb2.CostEvent(
-        cost_event_id=from_uuid("cost", event.id),
-        hold_id=from_uuid("hold", event.hold),
-        kind=cast(cost_pb2.CostKind.ValueType, int(event.purpose.kind)),
-        provider=event.purpose.provider,
-        model=event.purpose.model,
-        agent_name=context.agent_name,
-        run_id=context.call_id.run_id,
-        path=context.call_id.path,
-        usage=usage_to_proto(event.usage),
-        cost_nano_usd=event.cost,
-        assumed=event.assumed,
-        reversal=event.reversal,
-        price_digest="" if event.price is None else event.price.hex(),
-        create_time=fields.timestamp_of(event.created),
-        project=context.project,
-    )
+def _gauge(gauge: Gauge) -> cost_pb2.BudgetGauge:
+    return cost_pb2.BudgetGauge(limit=gauge.limit, spent=gauge.spent, held=gauge.held, overrun=gauge.overrun)
 
 
 def prices_to_proto(price: Price) -> list[cost_pb2.Price]:
@@ -222,25 +218,6 @@ def prices_to_proto(price: Price) -> list[cost_pb2.Price]:
         )
         for tier in price.tiers
     ]
-
-
-def summary_to_proto(summary: Summary) -> cost_service_pb2.GetCostSummaryResponse:
-    """Writes sums of charges."""
-    return cost_service_pb2.GetCostSummaryResponse(
-        lines=[
-            cost_service_pb2.GetCostSummaryResponse.Line(
-                key=line.key,
-                event_count=line.events,
-                usage=usage_to_proto(line.usage),
-                cost_nano_usd=line.cost,
-                assumed_nano_usd=line.assumed,
-            )
-            for line in summary.lines
-        ],
-        total_nano_usd=summary.cost,
-        assumed_nano_usd=summary.assumed,
-        event_count=summary.events,
-    )
 
 
 def alert_to_message(alert: BudgetAlert) -> tuple[str, bytes]:

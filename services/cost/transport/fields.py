@@ -11,7 +11,7 @@ from services.meshkit.core.errors import Invalid
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST_TTL: Final = 1
-_MOST_TTL: Final = 3600
+_MOST_TTL: Final = timedelta(hours=1)
 
 
 def text_of(value: str, field: str, *, most: int, required: bool = False) -> str:
@@ -35,11 +35,12 @@ def uuid_of(value: str, field: str) -> UUID:
     raise Invalid(field, "must be a UUID such as 0190b3c4-6a5e-7c1d-8f2a-3b4c5d6e7f80")
 
 
-def ttl_of(value: Duration, field: str = "ttl") -> timedelta:
-    """Accepts 1 s to 1 h."""
+def ttl_of(value: Duration, field: str = "ttl", *, most: timedelta = _MOST_TTL) -> timedelta:
+    """Accepts 1 s to 1 h, or to `most`."""
     nanos = value.seconds * 1_000_000_000 + value.nanos
-    if not _LEAST_TTL * 1_000_000_000 <= nanos <= _MOST_TTL * 1_000_000_000:
-        raise Invalid(field, f"must be {_LEAST_TTL} s to {_MOST_TTL} s")
+    longest = most // timedelta(seconds=1)
+    if not _LEAST_TTL * 1_000_000_000 <= nanos <= longest * 1_000_000_000:
+        raise Invalid(field, f"must be {_LEAST_TTL} s to {longest} s")
     return timedelta(microseconds=nanos // 1000)
 
 

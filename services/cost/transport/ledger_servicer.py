@@ -1,26 +1,36 @@
-"""gRPC face of the ledger: reads only."""
+"""gRPC face of the ledger: what was spent, by whom and when."""
 
-from typing import Any, Final
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
 
 from grpc.aio import ServicerContext
 
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import LedgerServiceServicer
-from services.cost.transport import convert
-from services.cost.usecases.ports import LedgerReader
+from services.cost.transport import ledger_convert as convert
+from services.cost.transport import pricing_convert
+from services.cost.usecases.export_costs import ExportCosts
+from services.cost.usecases.ledger_ports import LedgerReader
+from services.cost.usecases.reprice_events import RepriceEvents
+from services.meshkit.core.clock import Clock
 from services.meshkit.core.paging import clamp_page_size, decode_time_place, one_page, time_place
 from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
 
 Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
-
-_MOST_LINES: Final = 500
 
 
 class LedgerServicer(LedgerServiceServicer):
     """Shows what was spent."""
 
-    def __init__(self, *, ledger: LedgerReader) -> None:
+    def __init__(
+        self, *, ledger: LedgerReader, export_costs: ExportCosts, reprice_events: RepriceEvents, clock: Clock
+    ) -> None:
         self._ledger = ledger
+        self._export_costs = export_costs
+        self._reprice_events = reprice_events
+        self._clock = clock
 
     async def ListCostEvents(self, request: pb.ListCostEventsRequest, context: Context) -> pb.ListCostEventsResponse:
         size = clamp_page_size(request.page_size)
@@ -36,6 +46,31 @@ class LedgerServicer(LedgerServiceServicer):
         )
 
     async def GetCostSummary(self, request: pb.GetCostSummaryRequest, context: Context) -> pb.GetCostSummaryResponse:
-        query = convert.to_summary_query(request)
-        summary = await self._ledger.summary(caller_of(context).principal.tenant, query, most_lines=_MOST_LINES)
-        return convert.summary_to_proto(summary)
+        query, most = convert.to_summary_query(request)
+        return convert.summary_to_proto(
+            await self._ledger.summary(caller_of(context).principal.tenant, query, most_lines=most)
+        )
+
+    async def GetCostSeries(self, request: pb.GetCostSeriesRequest, context: Context) -> pb.GetCostSeriesResponse:
+        query, most = convert.to_series_query(request, now=self._clock.now())
+        lines = await self._ledger.series(caller_of(context).principal.tenant, query, most_lines=most)
+        return convert.series_to_proto(lines, query)
+
+    async def ExportCosts(
+        self, request: pb.ExportCostsRequest, context: Context
+    ) -> AsyncGenerator[pb.ExportCostsResponse]:
+        pieces = self._export_costs(caller_of(context).principal.tenant, convert.to_export_order(request))
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield pb.ExportCostsResponse(data=piece)
+
+    async def RepriceEvents(self, request: pb.RepriceEventsRequest, context: Context) -> pb.RepriceEventsResponse:
+        tenant, order = caller_of(context).principal.tenant, pricing_convert.to_reprice_order(request)
+        if request.dry_run:
+            return pricing_convert.repriced_to_proto(await self._reprice_events.show(tenant, order))
+        return await once(
+            request,
+            lambda: self._reprice_events(tenant, order),
+            pricing_convert.repriced_to_proto,
+            answers=pb.RepriceEventsResponse,
+        )

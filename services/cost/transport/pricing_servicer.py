@@ -1,4 +1,4 @@
-"""gRPC face of prices: reads only."""
+"""gRPC face of prices."""
 
 from typing import Any
 
@@ -6,19 +6,23 @@ from grpc.aio import ServicerContext
 
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import PricingServiceServicer
-from services.cost.transport import convert, fields
+from services.cost.transport import convert, fields, pricing_convert
+from services.cost.usecases.import_prices import ImportPrices
 from services.cost.usecases.prices import CurrentPrices
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.paging import clamp_page_size, decode_page_token, one_page
+from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.once import once
 
 Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
 
 
 class PricingServicer(PricingServiceServicer):
-    """Shows the prices that hold now. They are the same for every tenant."""
+    """Shows the prices that hold now, which are the same for every tenant, and takes new ones."""
 
-    def __init__(self, *, prices: CurrentPrices, clock: Clock) -> None:
+    def __init__(self, *, prices: CurrentPrices, import_prices: ImportPrices, clock: Clock) -> None:
         self._prices = prices
+        self._import_prices = import_prices
         self._clock = clock
 
     async def ListPrices(self, request: pb.ListPricesRequest, context: Context) -> pb.ListPricesResponse:
@@ -34,3 +38,14 @@ class PricingServicer(PricingServiceServicer):
         ]
         page, more = one_page(rows, size, lambda row: (row.provider, row.model, row.min_prompt_tokens))
         return pb.ListPricesResponse(prices=page, next_page_token=more)
+
+    async def ImportPrices(self, request: pb.ImportPricesRequest, context: Context) -> pb.ImportPricesResponse:
+        tenant, order = caller_of(context).principal.tenant, pricing_convert.to_import_order(request)
+        if request.dry_run:
+            return pricing_convert.imported_to_proto(await self._import_prices.show(order))
+        return await once(
+            request,
+            lambda: self._import_prices(tenant, order),
+            pricing_convert.imported_to_proto,
+            answers=pb.ImportPricesResponse,
+        )

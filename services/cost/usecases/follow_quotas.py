@@ -89,7 +89,10 @@ class FollowQuotas:
             if not await work.took_quota(tenant, quota):
                 return
             book = await work.load(needs, now=self._clock.now())
-            book.set_limit(tenant, budget, quota or self._default)
+            if quota:
+                book.set_quota(tenant, quota)
+            else:
+                book.set_limit(tenant, budget, self._default)
             changes = book.changes()
             await work.save(changes)
             await work.commit()

@@ -4,16 +4,15 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from enum import IntEnum
 from typing import Protocol
 from uuid import UUID
 
-from services.cost.domain.budget import Budget, BudgetId
-from services.cost.domain.cost_event import CostEvent
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope
 from services.cost.domain.hold import HoldId
+from services.cost.domain.node import NodeKey
 from services.cost.domain.price import Price
 from services.cost.domain.spend_book import Changes, SpendBook
-from services.meshkit.content import Usage
+from services.meshkit.content import CallContext
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 
@@ -34,6 +33,10 @@ class SpendNeeds:
     moved: frozenset[HoldId] = frozenset()
     #: Holds that only change their state.
     marked: frozenset[HoldId] = frozenset()
+    #: Calls whose project, agent and steps may have budgets; these are locked too.
+    calls: tuple[tuple[TenantId, CallContext], ...] = ()
+    #: Nodes to lock by name, if they exist.
+    nodes: frozenset[tuple[TenantId, NodeKey]] = frozenset()
 
 
 class UnitOfWork(Protocol):
@@ -47,6 +50,10 @@ class UnitOfWork(Protocol):
         """Writes what the book changed, alerts included."""
         ...
 
+    async def nodes(self, tenant: TenantId) -> int:
+        """Counts the tenant's nodes that stand beside calls. Exact once the tenant's own budget is loaded."""
+        ...
+
     async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
         """Notes the quota that the tenant's own budget is limited to; False when it was that before. 0 is none."""
         ...
@@ -55,7 +62,7 @@ class UnitOfWork(Protocol):
         """Claims the running request before the work, if it has an id; a repeat of it leaves by `AnsweredBefore`."""
         ...
 
-    async def keep_once(self, budget: Budget) -> None:
+    async def keep_once(self, budget: Budget, /) -> None:
         """Keeps the answer to the running request, if it has an id."""
         ...
 
@@ -137,64 +144,18 @@ class BudgetReader(Protocol):
         """Raises: BudgetNotFound."""
         ...
 
-    async def page(self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None) -> list[Budget]:
-        """Lists budgets, newest first, from the one after `after` on."""
+    async def find(self, tenant: TenantId, key: NodeKey) -> Budget:
+        """Gives the node, or the budget of a run, of this name. Raises: NodeNotFound."""
         ...
-
-
-class Dimension(IntEnum):
-    """What charges are added up by."""
-
-    MODEL = 1
-    PROVIDER = 2
-    AGENT = 3
-    RUN = 4
-    PROJECT = 5
-    KIND = 6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryQuery:
-    """Which charges to add up, and by what."""
-
-    by: Dimension
-    start: datetime | None = None
-    end: datetime | None = None
-    run_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryLine:
-    """Charges with one value of the dimension, added up."""
-
-    key: str
-    events: int
-    usage: Usage
-    cost: NanoUsd
-    assumed: NanoUsd
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
-    """Lines, dearest first, and what all charges come to, those beyond the last line included."""
-
-    lines: tuple[SummaryLine, ...]
-    events: int
-    cost: NanoUsd
-    assumed: NanoUsd
-
-
-class LedgerReader(Protocol):
-    """Reads cost events of one tenant."""
 
     async def page(
-        self, tenant: TenantId, *, run_id: str | None, size: int, after: tuple[datetime, UUID] | None
-    ) -> list[CostEvent]:
-        """Lists entries, newest first, from the one after `after` on."""
+        self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None, scope: BudgetScope | None = None
+    ) -> list[Budget]:
+        """Lists budgets, newest first, from the one after `after` on; of one scope or of all."""
         ...
 
-    async def summary(self, tenant: TenantId, query: SummaryQuery, *, most_lines: int) -> Summary:
-        """Adds up entries."""
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]:
+        """Lists the tenant's own budget, all its nodes, and the budgets of its newest runs, in no order."""
         ...
 
 

@@ -29,6 +29,11 @@ class CurrentPrices:
         """The prices as of the last refresh."""
         return self._book
 
+    @property
+    def known(self) -> Sequence[Price]:
+        """All prices, past ones too, as of the last refresh."""
+        return self._all
+
     def at(self, moment: datetime) -> list[Price]:
         """Lists the prices that hold at a moment, by provider and model."""
         held = [price for price in self._all if price.holds_at(moment)]

@@ -18,6 +18,7 @@ _provider: Final = metrics.BoundedLabel(most=30)
 _SENTENCES: Final = {
     AlertCause.EXHAUSTED: "budget used up",
     AlertCause.OVERRUN: "budget overrun",
+    AlertCause.WARNED: "budget nearly used",
 }
 
 

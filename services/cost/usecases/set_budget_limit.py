@@ -46,8 +46,10 @@ class SetBudgetLimit:
         except MeshError:
             return None
         changes = book.changes()
-        # What changes nothing proves nothing about the row, and alerts take the longer way.
-        if not changes.budgets or changes.alerts or not await self._last_seen.limit_if_unchanged(changes):
+        # What changes nothing proves nothing about the row; alerts and periods that turn take the longer way.
+        if not changes.budgets or changes.alerts or changes.budgets[0].turn != changes.seen_budgets[0].turn:
+            return None
+        if not await self._last_seen.limit_if_unchanged(changes):
             return None
         report(changes)
         return changed

@@ -7,8 +7,9 @@ from hashlib import sha256
 from typing import Final
 from uuid import UUID
 
-from services.cost.domain.budget import MAX_CHARGE, BudgetId, tenant_budget_id
-from services.cost.domain.hold import CostKind, Hold, HoldId, HoldState, Purpose
+from services.cost.domain.amounts import MAX_CHARGE
+from services.cost.domain.budget import BudgetId, tenant_budget_id
+from services.cost.domain.hold import Hold, HoldId, HoldState, Purpose
 from services.cost.domain.spend_book import Changes, SpendBook
 from services.cost.usecases.ports import BeginWork, LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices
@@ -42,6 +43,10 @@ class Reserve:
     ttl: timedelta
     #: True when the call leaves right away.
     dispatched: bool = False
+    #: True when the caller has no cheaper model.
+    cheapest: bool = False
+    #: Epoch of the caller; 0: it does not say.
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +55,18 @@ class Dispatch:
 
     tenant: TenantId
     hold: HoldId
+    fence: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extend:
+    """Give an open hold a longer life."""
+
+    tenant: TenantId
+    hold: HoldId
+    #: Counted from when the hold was made.
+    life: timedelta
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +76,7 @@ class Settle:
     tenant: TenantId
     hold: HoldId
     usage: Usage
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +86,10 @@ class Release:
     tenant: TenantId
     hold: HoldId
     dispatched_unbilled: bool
+    fence: int = 0
 
 
-Operation = Reserve | Dispatch | Settle | Release
+Operation = Reserve | Dispatch | Extend | Settle | Release
 #: What became of an operation: its hold, or why it was refused.
 Outcome = Hold | MeshError
 #: An operation, and the hold that a Reserve asks for or why there is none.
@@ -148,7 +167,7 @@ class Spend:
             return refusal
 
     def _priced(self, order: Reserve, now: datetime) -> Hold:
-        if order.purpose.kind is CostKind.TOOL:
+        if order.purpose.kind.flat:
             amount, digest = order.tool_cost, None
         else:
             price = self._prices.book.find(order.purpose.provider, order.purpose.model, at=now)
@@ -168,19 +187,23 @@ class Spend:
             state=HoldState.DISPATCHED if order.dispatched else HoldState.RESERVED,
             expires=now + order.ttl,
             created=now,
+            dispatched=now if order.dispatched else None,
+            fence=order.fence,
         )
 
     def _decide(self, book: SpendBook, operation: Operation, wanted: Outcome | None) -> Outcome:
         try:
             match operation:
-                case Reserve():
-                    return book.reserve(wanted) if isinstance(wanted, Hold) else _refused(wanted)
-                case Dispatch(tenant=tenant, hold=hold):
-                    return book.dispatch(tenant, hold)
-                case Settle(tenant=tenant, hold=hold, usage=usage):
-                    return book.settle(tenant, hold, usage, self._prices.pinned)
-                case Release(tenant=tenant, hold=hold, dispatched_unbilled=unbilled):
-                    return book.release(tenant, hold, dispatched_unbilled=unbilled)
+                case Reserve(cheapest=cheapest):
+                    return book.reserve(wanted, cheapest=cheapest) if isinstance(wanted, Hold) else _refused(wanted)
+                case Dispatch(tenant=tenant, hold=hold, fence=fence):
+                    return book.dispatch(tenant, hold, fence=fence)
+                case Extend(tenant=tenant, hold=hold, life=life, fence=fence):
+                    return book.extend(tenant, hold, life, fence=fence)
+                case Settle(tenant=tenant, hold=hold, usage=usage, fence=fence):
+                    return book.settle(tenant, hold, usage, self._prices.pinned, fence=fence)
+                case Release(tenant=tenant, hold=hold, dispatched_unbilled=unbilled, fence=fence):
+                    return book.release(tenant, hold, dispatched_unbilled=unbilled, fence=fence)
         except MeshError as refusal:
             return refusal
 
@@ -196,14 +219,15 @@ def _needs(operations: Sequence[Operation], wanted: Sequence[Outcome | None]) ->
         spenders=frozenset(hold.tenant for hold in holds),
         budgets=frozenset(budget for hold in holds for budget in hold.budgets),
         requests=frozenset((hold.tenant, hold.request_id) for hold in holds),
-        moved=frozenset(operation.hold for operation in operations if isinstance(operation, Settle | Release)),
+        moved=frozenset(operation.hold for operation in operations if isinstance(operation, Extend | Settle | Release)),
         marked=frozenset(operation.hold for operation in operations if isinstance(operation, Dispatch)),
+        calls=tuple((hold.tenant, hold.purpose.context) for hold in holds),
     )
 
 
 def _digest(order: Reserve) -> bytes:
     """Hashes what makes a repeat the same request: all but its ttl."""
-    content = (order.purpose, order.budgets, order.bound, order.tool_cost, order.dispatched)
+    content = (order.purpose, order.budgets, order.bound, order.tool_cost, order.dispatched, order.cheapest)
     return sha256(repr(content).encode()).digest()[:16]
 
 

@@ -27,9 +27,10 @@ class CostHoldClient(CostHolds):
         model: str,
         bound: Usage,
         ttl: timedelta,
+        cheapest: bool = False,
     ) -> DispatchedHold:
         """See `HoldClient.hold`."""
         order = cost_service_pb2.ReserveRequest(
-            kind=_KINDS[task], provider=provider, model=model, bound=usage_to_proto(bound)
+            kind=_KINDS[task], provider=provider, model=model, bound=usage_to_proto(bound), cheapest=cheapest
         )
         return await self.dispatch(principal, context, order, ttl=ttl)

@@ -1,10 +1,11 @@
-"""Asks cost which models have a price."""
+"""Asks cost what models cost."""
 
 import re
 from collections.abc import Sequence
 from typing import Final
 
 from comitia.cost.v1 import cost_service_pb2, cost_service_pb2_grpc
+from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import Deployment
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Principal
@@ -20,40 +21,49 @@ _ANY_MODEL: Final = "*"
 
 
 class CostPriceList:
-    """Remembers for a minute which models of which provider are priced. A `PriceList`."""
+    """Remembers for a minute what the models of each provider cost. A `PriceList`."""
 
     def __init__(self, pricing: "cost_service_pb2_grpc.PricingServiceAsyncStub", *, clock: Clock) -> None:
         self._pricing = pricing
         self._clock = clock
         #: By provider, and so bounded by the adapters there are.
-        self._models: dict[str, tuple[float, frozenset[str]]] = {}
+        self._models: dict[str, tuple[float, dict[str, TokenRates]]] = {}
 
     async def priced(self, principal: Principal, deployments: Sequence[Deployment]) -> frozenset[str]:
         """See `PriceList.priced`."""
-        names: set[str] = set()
+        return frozenset(await self.rates(principal, deployments))
+
+    async def rates(self, principal: Principal, deployments: Sequence[Deployment]) -> dict[str, TokenRates]:
+        """See `PriceList.rates`."""
+        found: dict[str, TokenRates] = {}
         for deployment in deployments:
             models = await self._models_of(principal, deployment.adapter)
             model = deployment.model.lower()
-            if models & {model, _RELEASE.sub("", model), _ANY_MODEL}:
-                names.add(deployment.name)
-        return frozenset(names)
+            for name in (model, _RELEASE.sub("", model), _ANY_MODEL):
+                if name in models:
+                    found[deployment.name] = models[name]
+                    break
+        return found
 
-    async def _models_of(self, principal: Principal, provider: str) -> frozenset[str]:
-        asked_at, models = self._models.get(provider, (0.0, frozenset[str]()))
+    async def _models_of(self, principal: Principal, provider: str) -> dict[str, TokenRates]:
+        asked_at, models = self._models.get(provider, (0.0, dict[str, TokenRates]()))
         now = self._clock.monotonic()
         if provider in self._models and now - asked_at < _REMEMBER_SECONDS:
             return models
-        models = frozenset(await self._fetch(principal, provider))
+        models = await self._fetch(principal, provider)
         self._models[provider] = (now, models)
         return models
 
-    async def _fetch(self, principal: Principal, provider: str) -> set[str]:
-        models: set[str] = set()
+    async def _fetch(self, principal: Principal, provider: str) -> dict[str, TokenRates]:
+        models: dict[str, TokenRates] = {}
         request = cost_service_pb2.ListPricesRequest(page_size=_PAGE, provider=provider)
         for _ in range(_MOST_PAGES):
             with remote_errors():
                 page = await self._pricing.ListPrices(request, metadata=call_metadata(principal))
-            models.update(price.model.lower() for price in page.prices)
+            # Where long prompts cost more, a model has several; that of short ones, which comes first, is compared.
+            for price in page.prices:
+                rates = TokenRates(input=price.input_nano_usd_per_million, output=price.output_nano_usd_per_million)
+                models.setdefault(price.model.lower(), rates)
             if not page.next_page_token:
                 break
             request.page_token = page.next_page_token

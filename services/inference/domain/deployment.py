@@ -79,6 +79,10 @@ class Deployments:
             raise NoModelConfigured(region=_both(regions) if found else "")
         return allowed
 
+    def default_generators(self, *, regions: tuple[str, ...] = ()) -> tuple[Deployment, ...]:
+        """Gives the chain that is asked when nobody names a model; may be empty."""
+        return tuple(one for one in self._named(DEFAULT, Task.GENERATE) if one.keeps_in(*regions))
+
     def embedder(self, name: str, *, regions: tuple[str, ...] = ()) -> Deployment:
         """Gives the deployment that embeds. No chain: vectors of different models never compare.
 

@@ -71,6 +71,7 @@ class Attempt:
     """Asks one deployment once.
 
     Args:
+        cheapest: True when the caller's budget lets only the cheapest through, and this is what is left.
         before: `judged_before` on the same call for the same deployment, if that was begun already.
     """
 
@@ -83,6 +84,7 @@ class Attempt:
         law: LawGate,
         holds: HoldClient,
         clock: Clock,
+        cheapest: bool = False,
         before: Awaitable[Verdict] | None = None,
     ) -> None:
         self._asked = asked
@@ -91,6 +93,7 @@ class Attempt:
         self._law = law
         self._holds = holds
         self._clock = clock
+        self._cheapest = cheapest
         self._before = before
         self._gate = TextGate()
         self._during: list[RuleOutcome] = []
@@ -158,6 +161,7 @@ class Attempt:
             model=self._deployment.model,
             bound=bound,
             ttl=timedelta(seconds=seconds),
+            cheapest=self._cheapest,
         )
 
     async def _receive(self, prompt: Prompt, clearance: Clearance, label: Label, release: Release | None) -> Finished:

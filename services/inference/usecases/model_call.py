@@ -18,12 +18,13 @@ from typing import Final
 
 from services.inference.domain.answer import Answer, Restarted, TextDelta
 from services.inference.domain.call import Blocked, Outcome, RecordedCall, SettleState, Unjudged
-from services.inference.domain.deployment import Adapter, Deployment, Deployments
+from services.inference.domain.cheaper import cheapest_first
+from services.inference.domain.deployment import DEFAULT, Adapter, Deployment, Deployments
 from services.inference.domain.errors import ProviderFailure, most_hopeful
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer, judged_before
 from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.ports import CallStore, HoldClient, ModelProvider
+from services.inference.usecases.ports import CallStore, HoldClient, ModelProvider, PriceList
 from services.meshkit.calls.ports import LawGate, Settlement
 from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.content import Usage, text_of
@@ -50,6 +51,8 @@ register(BEFORE_RECORD, AFTER_RECORD, BEFORE_SETTLE, AFTER_SETTLE)
 
 #: What cost says when nobody knows a model's price: the chain then goes on, for a later model may have one.
 _PRICE_UNKNOWN: Final = "PRICE_UNKNOWN"
+#: What cost says when a budget lets only the cheapest through: the chain goes on with what costs less.
+_BUDGET_DEGRADES: Final = "BUDGET_DEGRADES"
 
 
 class ModelCall:
@@ -62,6 +65,7 @@ class ModelCall:
         providers: Mapping[Adapter, ModelProvider],
         law: LawGate,
         holds: HoldClient,
+        prices: PriceList,
         calls: CallStore,
         notes: SettledNotes,
         tenants: KnowsTenants,
@@ -71,6 +75,7 @@ class ModelCall:
         self._providers = providers
         self._law = law
         self._holds = holds
+        self._prices = prices
         self._calls = calls
         self._notes = notes
         self._tenants = tenants
@@ -125,8 +130,10 @@ class ModelCall:
         """
         failures: list[MeshError] = []
         notes: list[str] = []
-        void = False
-        for deployment in candidates:
+        void = cheapest = False
+        waiting = list(candidates)
+        while waiting:
+            deployment = waiting.pop(0)
             attempt = Attempt(
                 asked,
                 deployment,
@@ -134,6 +141,7 @@ class ModelCall:
                 law=self._law,
                 holds=self._holds,
                 clock=self._clock,
+                cheapest=cheapest,
                 before=before if deployment is candidates[0] else None,
             )
             if void and release is not None:
@@ -142,13 +150,27 @@ class ModelCall:
                 with self._measured(deployment):
                     return await attempt.run(release), tuple(notes)
             except MeshError as failure:
-                if not _next_may_do_better(failure):
+                if failure.reason == _BUDGET_DEGRADES and not cheapest:
+                    waiting = await self._cheaper(asked, deployment, waiting)
+                    cheapest = True
+                    if not waiting:
+                        raise
+                elif not _next_may_do_better(failure):
                     raise
                 failures.append(failure)
                 notes.append(f"{deployment.name}: {failure.reason}")
                 log.warning("a model did not answer", deployment=deployment.name, reason=failure.reason)
             void = void or attempt.showed_text
         raise most_hopeful(failures)
+
+    async def _cheaper(self, asked: Asked, refused: Deployment, rest: list[Deployment]) -> list[Deployment]:
+        """Gives those to go on with when a budget lets only the cheapest through, cheapest first; none to give up."""
+        rules = rules_of(self._tenants, asked.principal.tenant)
+        chain = [refused, *rest]
+        by_name = asked.model not in ("", DEFAULT)
+        known = self._deployments.default_generators(regions=asked.regions(rules)) if by_name else ()
+        rates = await self._prices.rates(asked.principal, [*chain, *known])
+        return cheapest_first(refused, chain, known, rates=rates, prompt=asked.prompt)
 
     @contextmanager
     def _measured(self, deployment: Deployment) -> Generator[None]:

@@ -1,12 +1,13 @@
 """What the use cases need from outside: law, money, providers and a memory of calls."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
 from services.inference.domain.answer import Finished, TextDelta
 from services.inference.domain.call import RecordedCall
+from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import Deployment, Task
 from services.inference.domain.prompt import Prompt
 from services.meshkit.calls.ports import Clearance, DispatchedHold, Holds, SettlementStore
@@ -28,11 +29,15 @@ class HoldClient(Holds, Protocol):
         model: str,
         bound: Usage,
         ttl: timedelta,
+        cheapest: bool = False,
     ) -> DispatchedHold:
         """Holds the bound of one attempt in every budget of the call, durably marked as leaving now.
 
         Ask the law first: from here on, a crash charges the bound. Source: docs/decisions/0001-seams-of-a-turn.md
-        Raises: BUDGET_EXHAUSTED, PRICE_UNKNOWN as cost says them; Unavailable: nothing may be spent blind.
+        Args:
+            cheapest: True when nothing cheaper can answer; what a budget that degrades lets through.
+        Raises: BUDGET_EXHAUSTED, BUDGET_DEGRADES, PRICE_UNKNOWN as cost says them; Unavailable: nothing may be spent
+            blind.
         """
         ...
 
@@ -107,4 +112,8 @@ class PriceList(Protocol):
 
     async def priced(self, principal: Principal, deployments: Sequence[Deployment]) -> frozenset[str]:
         """Gives the names of those deployments whose calls a hard budget can hold."""
+        ...
+
+    async def rates(self, principal: Principal, deployments: Sequence[Deployment]) -> Mapping[str, TokenRates]:
+        """Gives what those deployments take that have a price, by name."""
         ...

@@ -24,7 +24,8 @@ class Usage:
     @property
     def total(self) -> int:
         """Sum over all classes."""
-        return sum(int(getattr(self, name)) for name in USAGE_CLASSES)
+        prompt = self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
+        return prompt + self.output + self.reasoning + self.audio_in + self.audio_out + self.image
 
 
 #: Names of the classes, in the order of the proto.

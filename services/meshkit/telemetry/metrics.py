@@ -34,6 +34,9 @@ VIOLATIONS = Counter(names.VIOLATIONS_TOTAL, "Violations of rules.", ["severity"
 COST = Counter(names.COST_NANO_USD_TOTAL, "Money spent, in billionths of a US dollar.", ["provider", "model"])
 HOLDS = Counter(names.HOLDS_TOTAL, "Holds by the state they came to.", ["state"])
 SPEND_REFUSED = Counter(names.SPEND_REFUSED_TOTAL, "Spending that was refused.", ["reason"])
+SPEND_ALERTS = Counter(names.SPEND_ALERTS_TOTAL, "What became of alerts on unusual spend.", ["event"])
+COST_EVENTS_ROLLED_UP = Counter(names.COST_EVENTS_ROLLED_UP_TOTAL, "Entries of the ledger that were added up.")
+COST_EVENTS_FORGOTTEN = Counter(names.COST_EVENTS_FORGOTTEN_TOTAL, "Old entries of the ledger that were removed.")
 SESSION_ROUNDS = Histogram(
     names.SESSION_ROUNDS, "Rounds of a finished session.", ["mode", "converged"], buckets=(1, 2, 3, 5, 8, 13, 21, 50)
 )
@@ -58,6 +61,9 @@ RUNS_PARKED = Counter(names.RUNS_PARKED_TOTAL, "Runs that cannot go on until som
 STEP_OUTCOMES = Counter(names.STEP_OUTCOMES_TOTAL, "What workers said of steps.", ["outcome"])
 RUNS_ARCHIVED = Counter(names.RUNS_ARCHIVED_TOTAL, "Runs whose facts were moved to the archive.")
 RUNS_DELETED = Counter(names.RUNS_DELETED_TOTAL, "Runs that were deleted by the rule of their tenant.")
+RUN_ESTIMATES = Counter(
+    names.RUN_ESTIMATES_TOTAL, "Runs whose cost was held against its 90 % interval.", ["outcome"]
+)
 JOURNAL_BLOBS_SWEPT = Counter(names.JOURNAL_BLOBS_SWEPT_TOTAL, "Objects that no journal named and that were deleted.")
 JOURNAL_KEEPING_FAILED = Counter(
     names.JOURNAL_KEEPING_FAILED_TOTAL, "Rounds of the journal's keeping that failed.", ["work"]

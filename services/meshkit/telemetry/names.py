@@ -25,6 +25,12 @@ COST_NANO_USD_TOTAL: Final = "comitia_cost_nano_usd_total"
 HOLDS_TOTAL: Final = "comitia_holds_total"
 #: Spending that was refused. Labels: reason.
 SPEND_REFUSED_TOTAL: Final = "comitia_spend_refused_total"
+#: What became of alerts on unusual spend. Labels: event (opened, risen, closed).
+SPEND_ALERTS_TOTAL: Final = "comitia_spend_alerts_total"
+#: Entries of the ledger that were added to the sums by hour and by day.
+COST_EVENTS_ROLLED_UP_TOTAL: Final = "comitia_cost_events_rolled_up_total"
+#: Entries of the ledger that were removed because they are old; their sums stay.
+COST_EVENTS_FORGOTTEN_TOTAL: Final = "comitia_cost_events_forgotten_total"
 #: Rounds that a finished session took. Labels: mode, converged.
 SESSION_ROUNDS: Final = "comitia_session_rounds"
 #: Tool calls by how they ended. Labels: tool, status.
@@ -55,6 +61,8 @@ JOURNAL_BLOBS_SWEPT_TOTAL: Final = "comitia_journal_blobs_swept_total"
 RUNS_ARCHIVED_TOTAL: Final = "comitia_runs_archived_total"
 #: Runs that were deleted by the rule of their tenant, sub-runs among them.
 RUNS_DELETED_TOTAL: Final = "comitia_runs_deleted_total"
+#: Runs that have succeeded, by whether their cost lay in the 90 % interval of their estimate. Labels: outcome.
+RUN_ESTIMATES_TOTAL: Final = "comitia_run_estimates_total"
 #: Rounds of the journal's keeping that failed and are tried again: partitions, blobs, archive, deletion. Labels: work.
 JOURNAL_KEEPING_FAILED_TOTAL: Final = "comitia_journal_keeping_failed_total"
 #: Things waiting in a bounded queue. Labels: queue.

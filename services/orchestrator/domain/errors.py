@@ -22,7 +22,8 @@ Precondition  ├── SessionNotWaiting
               └── WorkerMalformed
 Denied        ├── PersonRequired
               └── TurnsNotForService
-Exhausted     ├── RunsAtLimit
+Exhausted     ├── EstimateExceedsBudget
+              ├── RunsAtLimit
               ├── SignalsAtLimit
               └── WorkersAtLimit
 Unavailable   └── TurnStillMade
@@ -41,6 +42,7 @@ from services.meshkit.core.errors import (
     Precondition,
     Unavailable,
 )
+from services.meshkit.core.money import NanoUsd, format_usd
 from services.orchestrator.domain.workflow import Fault
 
 #: Faults of a workflow that an error lists; ValidateWorkflow tells them all.
@@ -309,6 +311,21 @@ class RunsAtLimit(Exhausted):
             f"{limit} {whose} are driven already; wait for one to end, or add a replica",
             retry_after=timedelta(seconds=5),
             limit=limit,
+        )
+
+
+class EstimateExceedsBudget(Exhausted):
+    """The run is more likely than not to exceed a budget. Ask for less, or for a cheaper model, or raise the budget."""
+
+    reason = "ESTIMATE_EXCEEDS_BUDGET"
+
+    def __init__(self, budget: str, *, expected: NanoUsd, left: NanoUsd) -> None:
+        super().__init__(
+            f"the run is expected to take {format_usd(expected)}, and its budget {budget!r} has {format_usd(left)} "
+            "left; ask for less or for a cheaper model, raise the budget, or start it without preflight",
+            budget=budget,
+            expected_nano_usd=expected,
+            left_nano_usd=left,
         )
 
 

@@ -35,7 +35,7 @@ _STANDING: Final = frozenset(
 #: Failures that may pass by themselves.
 _PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED})
 #: Limits that a person has to raise; trying again would only wait for nothing.
-_STANDING_LIMITS: Final = frozenset({"BUDGET_EXHAUSTED"})
+_STANDING_LIMITS: Final = frozenset({"BUDGET_EXHAUSTED", "BUDGET_DEGRADES"})
 
 
 class OutcomeRefused(Exception):

@@ -28,7 +28,7 @@ _LAST_POLL_SECONDS: Final = 15.0
 #: Pause before what failed is tried again, where the failure may pass.
 _AGAIN_SECONDS: Final = 1.0
 #: Why a run failed, where another one would fail by the same: money and law.
-_MET_AGAIN: Final = frozenset({"BUDGET_EXHAUSTED", "LAW_BLOCKED"})
+_MET_AGAIN: Final = frozenset({"BUDGET_EXHAUSTED", "BUDGET_DEGRADES", "LAW_BLOCKED"})
 
 Found = TypeVar("Found")
 

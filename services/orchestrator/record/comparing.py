@@ -36,7 +36,7 @@ _MOST_VECTORS: Final = 1_000
 #: What belongs to one run alone, in what it was asked for.
 _OF_ITS_RUN: Final = (
     *("session_id", "run_id", "budget_id", "forked_from_run_id", "forked_at_sequence"),
-    *("start_time", "end_time", "deadline_time", "parent_run_id", "parent_path"),
+    *("start_time", "end_time", "deadline_time", "parent_run_id", "parent_path", "estimate"),
     # As it is asked for, it is the topic once more.
     "topic_final",
 )

@@ -82,6 +82,8 @@ def owned(started: journal_pb2.RunStarted, own: Own) -> journal_pb2.RunStarted:
         seen.session_id = own.run_id
     seen.budget_id, seen.max_cost_nano_usd = own.budget_id, own.max_cost
     seen.forked_from_run_id, seen.forked_at_sequence = own.forked_from, own.at_sequence
+    # Of a whole run under other budgets.
+    seen.ClearField("estimate")
     return made
 
 

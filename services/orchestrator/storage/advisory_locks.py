@@ -10,3 +10,5 @@ AGENTS_LOCK: Final = 1919249002
 WORKFLOWS_LOCK: Final = 1919249003
 #: Of the replica that deletes a run whose time is over.
 DELETIONS_LOCK: Final = 1919249004
+#: Of what estimates learn, by the tenant.
+ESTIMATES_LOCK: Final = 1919249005

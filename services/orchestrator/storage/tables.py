@@ -20,6 +20,7 @@ from sqlalchemy import (
     func,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from services.meshkit.sql.audit import audit_entry_tables
 from services.meshkit.sql.data_keys import data_key_table
@@ -198,6 +199,60 @@ RUN_COMMAND: Final = Table(
     # What a signal carries, sealed; null for other kinds.
     Column("payload", LargeBinary),
     PrimaryKeyConstraint("run_id", "command_id", name="pk_run_command"),
+)
+
+#: What a run that has succeeded was estimated at before it was learnt from, and what it took.
+RUN_ESTIMATE: Final = Table(
+    "run_estimate",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    # `workflow:<name>` or `session:<mode>/<strategy>`.
+    Column("name", Text, nullable=False),
+    # `name@version`; of a session its mode.
+    Column("reference", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    # Low bound, median and high bound of input tokens, output tokens, nano-USD and milliseconds.
+    Column("estimated", ARRAY(BigInteger), nullable=False),
+    Column("actual", ARRAY(BigInteger), nullable=False),
+    # Runs that the estimate rested on.
+    Column("calibrated_on", Integer, nullable=False),
+    Column("end_time", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("run_id", name="pk_run_estimate"),
+    Index("ix_run_estimate_tenant", "tenant_id", "run_id"),
+    Index("ix_run_estimate_name", "tenant_id", "name", "run_id"),
+)
+
+#: Runs that are to be learnt from once they have ended.
+ESTIMATE_PENDING: Final = Table(
+    "estimate_pending",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "run_id", name="pk_estimate_pending"),
+)
+
+#: Up to which run those of a tenant were gathered.
+ESTIMATE_PLACE: Final = Table(
+    "estimate_place",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("run_id", Uuid, nullable=False),
+    PrimaryKeyConstraint("tenant_id", name="pk_estimate_place"),
+)
+
+#: What is learnt: of agents with their models, of other work, of the runs of a name; and what models cost.
+RUN_HABITS: Final = Table(
+    "run_habits",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    # `turn`, `work`, `run` or `price`.
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("habits", JSONB, nullable=False),
+    Column("update_time", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    PrimaryKeyConstraint("tenant_id", "kind", "name", name="pk_run_habits"),
+    Index("ix_run_habits_age", "tenant_id", "update_time"),
 )
 
 REQUEST_ID: Final = request_id_table(METADATA)

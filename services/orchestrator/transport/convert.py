@@ -7,6 +7,7 @@ from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.once import request_uuid
 from services.meshkit.grpc.once import HasRequestId, body_of
 from services.orchestrator.domain.agent import Agent, MemoryPolicy, split_reference
+from services.orchestrator.domain.preflight import PreflightMode
 from services.orchestrator.domain.session import MAX_TOPIC, Convergence, Mode, SessionSpec, Strategy
 from services.orchestrator.domain.workflow import StoredWorkflow, WorkflowSummary
 from services.orchestrator.engine.run import RunKind, StartKey
@@ -100,10 +101,20 @@ def workflow_summary_to_proto(summary: WorkflowSummary) -> workflow_pb2.Workflow
 def to_start_command(request: session_service_pb2.StartSessionRequest, *, caller: Caller) -> StartSessionCommand:
     """Reads what a session is asked for.
 
-    Raises: Invalid: `request_id` is no UUID.
+    Raises: Invalid: `request_id` is no UUID, or `preflight` is none.
     """
+    return StartSessionCommand(
+        caller=caller,
+        spec=session_spec(request),
+        preflight=preflight_of(request.preflight),
+        key=key_of(request, caller, RunKind.SESSION),
+    )
+
+
+def session_spec(request: session_service_pb2.StartSessionRequest) -> SessionSpec:
+    """Reads what a session is to be."""
     policy, step = request.convergence, request.strategy_step
-    spec = SessionSpec(
+    return SessionSpec(
         topic=request.topic,
         mode=request.mode,
         strategy=request.strategy,
@@ -122,7 +133,15 @@ def to_start_command(request: session_service_pb2.StartSessionRequest, *, caller
         moderator=request.moderator,
         step=(step.name, step.pool) if request.HasField("strategy_step") else None,
     )
-    return StartSessionCommand(caller=caller, spec=spec, key=key_of(request, caller, RunKind.SESSION))
+
+
+def preflight_of(mode: int) -> PreflightMode:
+    """Reads what is done with a run that may not fit its budgets. Raises: Invalid."""
+    try:
+        return PreflightMode(mode)
+    except ValueError:
+        names = ", ".join(f"PREFLIGHT_MODE_{one.name}" for one in PreflightMode)
+        raise Invalid("preflight", f"must be one of {names}") from None
 
 
 def to_question(request: agent_service_pb2.InferAgentRequest, *, caller: Caller) -> StartSessionCommand:

@@ -13,7 +13,7 @@ from services.meshkit.core.paging import decode_page_token, encode_page_token
 from services.orchestrator.domain.run import RunSpec
 from services.orchestrator.engine.run import RunKind
 from services.orchestrator.programs.values import from_struct
-from services.orchestrator.transport.convert import key_of
+from services.orchestrator.transport.convert import key_of, preflight_of
 from services.orchestrator.usecases.start_run import StartRunCommand
 from services.orchestrator.usecases.stream_turns import EndOfTurns, RecordedTurn, StreamTurnsQuery
 
@@ -21,7 +21,7 @@ from services.orchestrator.usecases.stream_turns import EndOfTurns, RecordedTurn
 def to_start_run_command(request: run_service_pb2.StartRunRequest, *, caller: Caller) -> StartRunCommand:
     """Reads what a run is asked for.
 
-    Raises: Invalid: `request_id` is no UUID, `deadline` is none.
+    Raises: Invalid: `request_id` is no UUID, `deadline` or `preflight` is none.
     """
     spec = RunSpec(
         workflow=request.workflow,
@@ -31,7 +31,9 @@ def to_start_run_command(request: run_service_pb2.StartRunRequest, *, caller: Ca
         metadata=dict(request.metadata),
         model=request.model,
     )
-    return StartRunCommand(caller=caller, spec=spec, key=key_of(request, caller, RunKind.RUN))
+    return StartRunCommand(
+        caller=caller, spec=spec, preflight=preflight_of(request.preflight), key=key_of(request, caller, RunKind.RUN)
+    )
 
 
 def to_stream_turns_query(request: run_service_pb2.StreamTurnsRequest, *, caller: Caller) -> StreamTurnsQuery:

@@ -39,6 +39,15 @@ class RunAccess:
         await self._require(caller, CONTROL, labels, last_known=False)
         return labels
 
+    async def to_estimate(self, caller: Caller, project: str) -> dict[str, str]:
+        """Gives the labels of a run that is only estimated: of the project that the caller's token is bound to, if any.
+
+        Raises: RelationMissing, Unavailable.
+        """
+        labels = {PROJECT: caller.principal.project or project}
+        await self._require(caller, READ, labels, last_known=True)
+        return labels
+
     async def to_control(self, caller: Caller, run: run_pb2.Run | session_pb2.Session) -> None:
         """Raises: RunNotFound or SessionNotFound, RelationMissing, Unavailable."""
         _check_bound(caller, run)

@@ -6,13 +6,16 @@ from typing import cast
 
 from comitia.orchestrator.v1 import journal_pb2, session_pb2
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import Caller
+from services.meshkit.core.identity import Caller, TenantId
 from services.orchestrator.domain.agent import Agent, split_reference
+from services.orchestrator.domain.preflight import PreflightMode
 from services.orchestrator.domain.session import DEFAULT_ROUNDS, SessionSpec, Strategy
 from services.orchestrator.domain.terms import DEFAULT_MAX_COST
 from services.orchestrator.engine.run import OwnedRun, StartKey, session_of, shard_of
 from services.orchestrator.programs import dialogue
+from services.orchestrator.usecases.estimate_message import estimate_message
 from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Neighbours, Runs
+from services.orchestrator.usecases.preflight import Preflight
 from services.orchestrator.usecases.run_access import RunAccess
 
 
@@ -22,6 +25,7 @@ class StartSessionCommand:
 
     caller: Caller
     spec: SessionSpec
+    preflight: PreflightMode = PreflightMode.UNSPECIFIED
     #: None when the caller sent no `request_id`.
     key: StartKey | None = field(default=None, repr=False)
 
@@ -38,6 +42,7 @@ class StartSession:
         access: RunAccess,
         prompts: Mapping[str, str],
         agent_facts: AgentFacts,
+        preflight: Preflight,
     ) -> None:
         self._agents = agents
         self._neighbours = neighbours
@@ -45,12 +50,13 @@ class StartSession:
         self._access = access
         self._prompts = prompts
         self._agent_facts = agent_facts
+        self._preflight = preflight
 
     async def __call__(self, command: StartSessionCommand) -> session_pb2.Session:
         """Gives the session as it began, or what an earlier request with this key was answered.
 
-        Raises: Invalid, RelationMissing, AgentNotFound, RunsAtLimit, QuotaExceeded, RequestIdReused, RequestInProgress,
-            and what cost or the gateway refuse.
+        Raises: Invalid, RelationMissing, AgentNotFound, RunsAtLimit, QuotaExceeded, EstimateExceedsBudget,
+            RequestIdReused, RequestInProgress, and what cost or the gateway refuse.
         """
         spec = command.spec.checked()
         spec = replace(spec, metadata=await self._access.to_start(command.caller, spec.metadata))
@@ -65,33 +71,56 @@ class StartSession:
 
     async def _begin(self, command: StartSessionCommand, spec: SessionSpec) -> session_pb2.Session:
         tenant = command.caller.principal.tenant
-        references = [
-            split_reference(reference, field=f"agents[{index}]") for index, reference in enumerate(spec.agents)
-        ]
-        agents = await self._agents.resolve(tenant, references)
-        moderators: list[Agent] = []
-        if spec.moderator:
-            moderators = [await self._agents.find(tenant, *split_reference(spec.moderator, field="moderator"))]
-        _refuse_twice([*agents, *moderators], moderated=bool(moderators))
+        cast_ = await cast_of(self._agents, tenant, spec)
         run_id = self._runs.new_run_id()
         limit = spec.max_cost or DEFAULT_MAX_COST
+        started = first_fact(spec, cast_, self._agent_facts, limit=limit)
+        cleared = await self._preflight(
+            command.caller, started, mode=command.preflight, max_cost=limit, metadata=spec.metadata
+        )
+        if cleared.assessment is not None:
+            told = estimate_message(cleared.assessment, degraded_to=cleared.degraded_to)
+            started.session.estimate.CopyFrom(told)
         # The budget comes last: the tenant sees it. What fails after it, if only by a crash, leaves a budget of which
         # nothing can ever be spent, for no run has its id.
         grant_id = await self._neighbours.issue_grant(command.caller, run_id)
-        budget_id = await self._neighbours.open_budget(command.caller, run_id, limit)
-        started = journal_pb2.RunStarted(
-            program=dialogue.NAME,
-            program_version=dialogue.VERSION,
-            session=_session_of(
-                spec, run_id=run_id, agents=agents, moderators=moderators, budget_id=budget_id, limit=limit
-            ),
-            agents=[self._agent_facts(agent) for agent in (*agents, *moderators)],
-            prompts=self._prompts,
-            grant_id=grant_id,
-            model_override=spec.model,
-        )
+        started.session.budget_id = await self._neighbours.open_budget(command.caller, run_id, limit)
+        started.session.session_id, started.grant_id = run_id, grant_id
+        started.model_override = cleared.degraded_to or spec.model
+        started.prompts.update(self._prompts)
         run = OwnedRun(tenant=tenant, run_id=run_id, grant_id=grant_id, shard=shard_of(run_id))
         return session_of(await self._runs.start(command.key, run, started))
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who takes part in a session."""
+
+    agents: Sequence[Agent]
+    #: One at most.
+    moderators: Sequence[Agent]
+
+
+async def cast_of(store: AgentStore, tenant: TenantId, spec: SessionSpec) -> Cast:
+    """Looks up who takes part. Raises: AgentNotFound, Invalid."""
+    references = [split_reference(reference, field=f"agents[{index}]") for index, reference in enumerate(spec.agents)]
+    agents = await store.resolve(tenant, references)
+    moderators: list[Agent] = []
+    if spec.moderator:
+        moderators = [await store.find(tenant, *split_reference(spec.moderator, field="moderator"))]
+    _refuse_twice([*agents, *moderators], moderated=bool(moderators))
+    return Cast(agents, moderators)
+
+
+def first_fact(spec: SessionSpec, cast_: Cast, agent_facts: AgentFacts, *, limit: int) -> journal_pb2.RunStarted:
+    """Writes the first fact of a session, as far as the request decides it."""
+    return journal_pb2.RunStarted(
+        program=dialogue.NAME,
+        program_version=dialogue.VERSION,
+        session=_session_of(spec, agents=cast_.agents, moderators=cast_.moderators, limit=limit),
+        agents=[agent_facts(agent) for agent in (*cast_.agents, *cast_.moderators)],
+        model_override=spec.model,
+    )
 
 
 def _refuse_twice(agents: Sequence[Agent], *, moderated: bool) -> None:
@@ -110,10 +139,8 @@ def _refuse_twice(agents: Sequence[Agent], *, moderated: bool) -> None:
 def _session_of(
     spec: SessionSpec,
     *,
-    run_id: str,
     agents: Sequence[Agent],
     moderators: Sequence[Agent],
-    budget_id: str,
     limit: int,
 ) -> session_pb2.Session:
     """Writes the request with its defaults filled in, as the first fact of the run."""
@@ -124,7 +151,6 @@ def _session_of(
         stagnation_threshold=spec.convergence.stagnation,
     )
     return session_pb2.Session(
-        session_id=run_id,
         topic_start=spec.topic,
         topic_final=spec.topic,
         mode=cast(session_pb2.SessionMode.ValueType, spec.mode),
@@ -135,7 +161,6 @@ def _session_of(
         manual_advance=spec.manual_advance,
         metadata=spec.metadata,
         max_cost_nano_usd=limit,
-        budget_id=budget_id,
         moderator="".join(_name_of(agent) for agent in moderators),
         strategy_step=None if spec.step is None else session_pb2.StrategyStep(name=spec.step[0], pool=spec.step[1]),
     )

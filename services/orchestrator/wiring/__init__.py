@@ -18,6 +18,7 @@ from services.orchestrator.storage.tenant_data import TENANT_DATA
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.wiring.doors import doors
 from services.orchestrator.wiring.driving import driving
+from services.orchestrator.wiring.estimating import estimating
 from services.orchestrator.wiring.ground import ground
 from services.orchestrator.wiring.keeping import keeping
 
@@ -40,6 +41,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
         gate.show("orchestrator")
         access = RunAccess(gate)
         kept = keeping(opened, driven, access=access)
+        estimates = estimating(opened, driven, access=access, recorded=kept.recorded)
         erasure = TenantData(
             TenantRows("orchestrator", opened.maintenance, TENANT_DATA),
             tenants=opened.guard.feed,
@@ -51,8 +53,9 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
             name="orchestrator",
             listen=settings.listen,
             registrations=[
-                *doors(opened, driven, access=access, threads=threads),
+                *doors(opened, driven, access=access, threads=threads, preflight=estimates.preflight),
                 kept.registration,
+                estimates.registration,
                 erasure.registration,
                 *opened.guard.registrations,
             ],
@@ -63,6 +66,7 @@ async def orchestrator(settings: OrchestratorSettings, *, clock: Clock, ids: IdS
                 driven.loans.keep,
                 ForgetRequests(opened.maintenance, clock=clock),
                 *kept.background,
+                estimates.background,
                 *opened.sealed.background,
                 *opened.guard.background,
             ),

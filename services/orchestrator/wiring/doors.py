@@ -21,6 +21,7 @@ from services.orchestrator.transport.workflow_servicer import WorkflowServicer
 from services.orchestrator.usecases.ask_agent import AskAgent
 from services.orchestrator.usecases.create_agent import CreateAgent
 from services.orchestrator.usecases.create_workflow import CreateWorkflow
+from services.orchestrator.usecases.preflight import Preflight
 from services.orchestrator.usecases.review_workflow import ReviewWorkflow
 from services.orchestrator.usecases.run_access import RunAccess
 from services.orchestrator.usecases.start_run import StartRun
@@ -33,7 +34,9 @@ from services.orchestrator.wiring.driving import Driving
 from services.orchestrator.wiring.ground import Ground
 
 
-def doors(ground: Ground, driving: Driving, *, access: RunAccess, threads: Threads) -> Sequence[Registration]:
+def doors(
+    ground: Ground, driving: Driving, *, access: RunAccess, threads: Threads, preflight: Preflight
+) -> Sequence[Registration]:
     """Gives what serves them.
 
     Args:
@@ -47,6 +50,7 @@ def doors(ground: Ground, driving: Driving, *, access: RunAccess, threads: Threa
         access=access,
         prompts=load_prompts(),
         agent_facts=agent_to_proto,
+        preflight=preflight,
     )
     agents = AgentServicer(
         create_agent=CreateAgent(agents=driving.agents),
@@ -63,7 +67,7 @@ def doors(ground: Ground, driving: Driving, *, access: RunAccess, threads: Threa
         partial(add_AgentServiceServicer_to_server, agents),
         partial(add_WorkflowServiceServicer_to_server, workflows),
         partial(add_SessionServiceServicer_to_server, _sessions(driving, reader, start_session, access)),
-        partial(add_RunServiceServicer_to_server, _runs(ground, driving, reader, access)),
+        partial(add_RunServiceServicer_to_server, _runs(ground, driving, reader, access, preflight)),
         WorkerServicer(driving.steps, driving.loans, access=access, clock=ground.clock).registration,
         WorkerLoanServicer(driving.steps).registration,
     )
@@ -81,11 +85,12 @@ def _sessions(driving: Driving, reader: RunReader, start_session: StartSession, 
     )
 
 
-def _runs(ground: Ground, driving: Driving, reader: RunReader, access: RunAccess) -> RunServicer:
+def _runs(ground: Ground, driving: Driving, reader: RunReader, access: RunAccess, preflight: Preflight) -> RunServicer:
     steer = Steering(runs=driving.engine, given=driving.store.inbox, look=reader.seen, access=access)
     return RunServicer(
         start_run=StartRun(
             pin_workflow=driving.pin_workflow,
+            preflight=preflight,
             neighbours=driving.preparation,
             runs=driving.engine,
             access=access,

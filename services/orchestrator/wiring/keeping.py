@@ -38,6 +38,7 @@ class Keeping:
     """What the record serves and does."""
 
     registration: Registration
+    recorded: RecordedRuns
     background: Sequence[Background]
 
 
@@ -72,6 +73,7 @@ def keeping(ground: Ground, driving: Driving, *, access: RunAccess) -> Keeping:
     )
     return Keeping(
         registration=partial(add_RecordServiceServicer_to_server, records),
+        recorded=recorded,
         background=(
             JournalMonths(ground.maintenance, clock=clock),
             ArchiveRuns(

@@ -30,6 +30,7 @@ def test_the_roles_that_see_no_tenants_work_see_none() -> None:
     assert {name for name in ROLE_PERMISSIONS[Role.OPERATOR] if not name.endswith(".read")} == {
         "audit.acknowledge",
         "audit.export",
+        "prices.import",
         "signing_keys.write",
         "tenants.write",
     }

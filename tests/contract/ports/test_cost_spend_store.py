@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
@@ -12,12 +13,14 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, Warned, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
-from services.cost.domain.errors import BudgetNotFound, HoldNotFound
+from services.cost.domain.errors import BudgetNotFound, HoldFenced, HoldNotFound, NodeNotFound
 from services.cost.domain.hold import Hold, HoldState
+from services.cost.domain.node import NodeKey
+from services.cost.domain.period import Period
 from services.cost.domain.price import Price
-from services.cost.domain.spend_book import SpendBook
+from services.cost.domain.spend_book import AlertCause, SpendBook
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.tables import METADATA
@@ -43,7 +46,11 @@ class Store(LastSeen, RunBudgets, Protocol):
     def begin(self, tenants: Any, /) -> AbstractAsyncContextManager[UnitOfWork]: ...
     def sweep(self) -> AbstractAsyncContextManager[Sweep]: ...
     async def get(self, tenant: TenantId, budget: BudgetId) -> Budget: ...
-    async def page(self, tenant: TenantId, *, size: int, after: Any) -> list[Budget]: ...
+    async def find(self, tenant: TenantId, key: NodeKey) -> Budget: ...
+    async def page(
+        self, tenant: TenantId, *, size: int, after: Any, scope: BudgetScope | None = None
+    ) -> list[Budget]: ...
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]: ...
     async def entries(self, tenant: TenantId) -> list[CostEvent]: ...
 
 
@@ -55,6 +62,7 @@ class PostgresStore:
         self.recall, self.write_if_unchanged = store.recall, store.write_if_unchanged
         self.limit_if_unchanged, self.add_budget = store.limit_if_unchanged, store.add_budget
         self.get, self.page = budgets.get, budgets.page
+        self.find, self.tree = budgets.find, budgets.tree
         self._ledger = ledger
 
     async def entries(self, tenant: TenantId) -> list[CostEvent]:
@@ -399,9 +407,14 @@ async def test_every_table_is_guarded_and_described(urls: DatabaseUrls) -> None:
         "audit_entry",
         "budget",
         "hold",
+        "cost_day",
         "cost_event",
+        "cost_hour",
+        "cost_run_hour",
         "outbox",
         "request_id",
+        "spend_alert",
+        "spike_rule",
         "tenant_quota",
     }
     assert await drift("services.cost", urls.migrator, METADATA) == []
@@ -412,3 +425,165 @@ async def test_migrations_go_back_and_forth(postgres: str) -> None:
     await migrate("services.cost", made.migrator)
     await migrate("services.cost", made.migrator, to="base", back=True)
     await migrate("services.cost", made.migrator)
+
+
+ATHENA = NodeKey(BudgetScope.AGENT, "Athena")
+
+
+async def define(store: Store, tenant: TenantId, key: NodeKey = ATHENA, **terms: Any) -> Budget:
+    needs = SpendNeeds(
+        tenants=frozenset((tenant,)),
+        spenders=frozenset((tenant,)),
+        budgets=frozenset((tenant_budget_id(tenant),)),
+        nodes=frozenset(((tenant, key),)),
+    )
+    async with store.begin((tenant,)) as work:
+        book = await work.load(needs, now=NOON)
+        values: dict[str, Any] = {"limit": NanoUsd(100), **terms}
+        budget = book.define(tenant, key, Terms(**values))
+        await work.save(book.changes())
+        await work.commit()
+    return budget
+
+
+def calling(hold: Hold) -> SpendNeeds:
+    return replace(reserving(hold), calls=((hold.tenant, hold.purpose.context),))
+
+
+async def test_a_node_comes_back_as_it_was_defined(store: Store, tenant: TenantId) -> None:
+    terms = Terms(
+        limit=NanoUsd(7),
+        tokens=8,
+        calls=9,
+        wall_ms=10,
+        mode=BudgetMode.DEGRADE,
+        warn_at=55,
+        period=Period.MONTH,
+        zone="Europe/Berlin",
+    )
+    made = await define(store, tenant, **{name: getattr(terms, name) for name in Terms.__slots__})
+    found = await store.find(tenant, ATHENA)
+    assert (found.id, found.terms, found.turn, found.created) == (made.id, terms, made.turn, NOON)
+    assert found == await store.get(tenant, made.id)
+    again = await define(store, tenant, limit=NanoUsd(70))
+    assert again.id == made.id
+    assert (await store.find(tenant, ATHENA)).terms == Terms(limit=NanoUsd(70))
+    assert (await own(store, tenant)).tree == 1
+
+
+async def test_a_call_is_held_in_the_nodes_that_stand_beside_it(store: Store, tenant: TenantId) -> None:
+    node = await define(store, tenant)
+    await define(store, tenant, NodeKey(BudgetScope.AGENT, "Apollo"))
+    hold = a_hold(10, tenant=tenant)
+    async with store.begin((tenant,)) as work:
+        book = await work.load(calling(hold), now=NOON)
+        assert book.reserve(hold).budgets == tuple(sorted((tenant_budget_id(tenant), node.id)))
+        await work.save(book.changes())
+        await work.commit()
+    found = await store.find(tenant, ATHENA)
+    assert (found.held, found.tokens.held, found.calls.held, found.wall.held) == (10, 10, 1, 60_000)
+    async with store.begin((tenant,)) as work:
+        assert await work.nodes(tenant) == 2
+
+
+async def test_what_was_decided_on_an_older_tree_is_not_written(store: Store, tenant: TenantId) -> None:
+    await define(store, tenant, NodeKey(BudgetScope.PROJECT, "other"))
+    first, second = a_hold(1, tenant=tenant), a_hold(2, tenant=tenant)
+    book = store.recall(calling(first), now=NOON)
+    if book is None:
+        async with store.begin((tenant,)) as work:
+            locked = await work.load(calling(first), now=NOON)
+            locked.reserve(first)
+            await work.save(locked.changes())
+            await work.commit()
+        book = store.recall(calling(second), now=NOON)
+    assert book is not None, "a tree that was read is known"
+    book.reserve(second)
+    node = await define(store, tenant)
+    assert not await store.write_if_unchanged((tenant,), book.changes())
+    again = store.recall(calling(second), now=NOON)
+    assert again is None or node.id in again.reserve(second).budgets
+
+
+async def test_a_removed_node_is_nowhere_and_its_name_is_free(store: Store, tenant: TenantId) -> None:
+    node = await define(store, tenant)
+    needs = SpendNeeds(
+        tenants=frozenset((tenant,)),
+        spenders=frozenset((tenant,)),
+        budgets=frozenset((tenant_budget_id(tenant), node.id)),
+    )
+    async with store.begin((tenant,)) as work:
+        book = await work.load(needs, now=NOON)
+        book.remove(tenant, node.id)
+        await work.save(book.changes())
+        await work.commit()
+    with pytest.raises(NodeNotFound):
+        await store.find(tenant, ATHENA)
+    with pytest.raises(BudgetNotFound):
+        await store.get(tenant, node.id)
+    assert [budget.id for budget in await store.tree(tenant, most_runs=5)] == [tenant_budget_id(tenant)]
+    assert (await define(store, tenant)).id != node.id
+
+
+async def test_budgets_are_listed_by_scope_and_as_a_tree(store: Store, tenant: TenantId) -> None:
+    await define(store, tenant)
+    for number in range(3):
+        wanted = Budget(
+            id=BudgetId(uuid4()),
+            tenant=tenant,
+            scope=BudgetScope.RUN,
+            run_id=f"run_{number}",
+            limit=NanoUsd(1),
+            created=NOON + number * MINUTE,
+        )
+        await store.add_budget(wanted)
+    runs = await store.page(tenant, size=9, after=None, scope=BudgetScope.RUN)
+    assert [budget.run_id for budget in runs] == ["run_2", "run_1", "run_0"]
+    assert [budget.name for budget in await store.page(tenant, size=9, after=None, scope=BudgetScope.AGENT)] == [
+        "Athena"
+    ]
+    tree = await store.tree(tenant, most_runs=2)
+    assert {(budget.scope, budget.name or budget.run_id) for budget in tree} == {
+        (BudgetScope.TENANT, None),
+        (BudgetScope.AGENT, "Athena"),
+        (BudgetScope.RUN, "run_2"),
+        (BudgetScope.RUN, "run_1"),
+    }
+    assert (await store.find(tenant, NodeKey(BudgetScope.RUN, "run_1"))).id == runs[1].id
+    stranger = TenantId(uuid4())
+    assert await store.tree(stranger, most_runs=5) == []
+    with pytest.raises(NodeNotFound):
+        await store.find(stranger, ATHENA)
+
+
+async def test_a_life_that_is_longer_and_a_fence_are_kept(store: Store, tenant: TenantId) -> None:
+    hold = a_hold(10, tenant=tenant)
+    await reserve(store, hold)
+    assert await write_seen(store, hold, lambda book: book.extend(tenant, hold.id, timedelta(hours=2), fence=3))
+    async with store.begin((tenant,)) as work:
+        book = await work.load(moving(hold), now=NOON)
+        with pytest.raises(HoldFenced):
+            book.dispatch(tenant, hold.id, fence=2)
+        found = book.dispatch(tenant, hold.id)
+    assert (found.expires, found.fence, found.dispatched) == (NOON + timedelta(hours=2), 3, NOON)
+    assert (await own(store, tenant)).wall.held == 7_200_000
+
+
+async def test_the_sweep_may_tell_of_a_budget_that_warns(store: Store, tenant: TenantId) -> None:
+    await define(store, tenant, limit=NanoUsd(10), mode=BudgetMode.SOFT)
+    hold = replace(a_hold(10, tenant=tenant, expires=NOON - timedelta(days=400)), created=NOON - timedelta(days=401))
+    hold = hold.dispatch(NOON - timedelta(days=401))
+    async with store.begin((tenant,)) as work:
+        book = await work.load(calling(hold), now=NOON)
+        book.reserve(hold)
+        await work.save(book.changes())
+        await work.commit()
+    async with store.sweep() as sweep:
+        due = await sweep.load_due(now=NOON - timedelta(days=399), most=10)
+        assert due is not None
+        due.expire_due()
+        changes = due.changes()
+        assert [alert.cause for alert in changes.alerts] == [AlertCause.WARNED]
+        await sweep.save(changes)
+        await sweep.commit()
+    assert (await store.find(tenant, ATHENA)).warned is Warned.FULL

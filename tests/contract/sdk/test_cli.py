@@ -76,9 +76,30 @@ def violation(mesh: FakeMesh) -> None:
         ("models", "openai/gpt-4o-mini"),
         ("costs", "$0.000123"),
         ("costs --by agent --session run_1", "total $0.000123"),
+        ("costs --period month --top 3", "total $0.000123"),
+        ("costs reprice --from 2026-01-01", "-$0.000023 in all; --apply writes it"),
+        ("costs reprice --from 2026-01-01 --apply", "-$0.000023 were booked"),
+        ("costs watch --once", "this hour $41.00 (usual $1.00, up to $2.50); month $744.00"),
+        ("costs watch --once -o json", '"this_hour_nano_usd": "41000000000"'),
+        ("costs alerts", "run_wild"),
+        ("costs forecast", "$744.00 (nine in ten: $700.00 to $800.00)"),
+        ("costs forecast --budget project:atlas", "$900.00"),
+        ("costs forecast --zone UTC", "no forecast before two days are known"),
+        ("costs recommend", "$12.34"),
+        ("budget on-spike", "unusual spend degrades no budget"),
+        ("budget on-spike agent:Loki --minutes 30", "30 minutes"),
+        ("budget on-spike agent:Loki --minutes 0", "no rule"),
+        ("prices list", "gpt-4o-mini"),
+        ("prices show openai/gpt-4o-mini", "cache read"),
+        ("costs --series day --by model", "2026-01-01"),
         ("budget show", "$10.00"),
         ("budget list", "budget_1"),
         ("budget set 25.00", "$25.00"),
+        ("budget set 5 --budget project:atlas --period day --zone Europe/Berlin --degrade", "each day (Europe/Berlin)"),
+        ("budget set 5 --budget agent:Athena --tokens 1000", "0 spent and 0 held of 1000"),
+        ("budget set 5 --budget agent:Athena", "$5.00"),
+        ("budget show tenant", "calls open"),
+        ("budget tree", "and older runs"),
         ("whoami", "admin, operator"),
         ("whoami", "acme (tenant_1)"),
         ("key create ci --role auditor", "ck_2_made"),
@@ -102,6 +123,15 @@ def test_each_command_shows_its_answer_to_people_and_to_programs(comitia: Comiti
 
     assert shows in comitia(*arguments).out
     assert isinstance(json.loads(comitia(*arguments, "-o", "json").out), dict | list)
+
+
+def test_budgets_are_drawn_as_a_tree_with_bars(comitia: Comitia) -> None:
+    comitia("budget", "set", "5", "--budget", "project:atlas", "--soft")
+    comitia("budget", "set", "5", "--budget", "agent:Athena")
+    lines = comitia("budget", "tree").out.splitlines()
+    assert lines[1] == "├─ project atlas  ····················  $0.00 of $5.00 (soft)"
+    assert lines[2] == "└─ agent Athena   ····················  $0.00 of $5.00"
+    assert "removed project atlas" in comitia("budget", "remove", "project:atlas").out
 
 
 def test_the_token_is_alone_on_its_line(comitia: Comitia) -> None:
@@ -190,6 +220,22 @@ def test_a_session_that_failed_fails_the_command_that_followed_it(comitia: Comit
     comitia("session", "watch", "run_1", "-o", "json", code=1)
 
 
+def test_what_is_charged_to_whom_is_written_to_a_file(comitia: Comitia, tmp_path: Path) -> None:
+    file = tmp_path / "november.csv"
+    assert f"in {file}" in comitia("costs", "--export", str(file), "--period", "last-month").out
+    assert file.read_bytes() == b"start_time,project,cost_nano_usd\r\n"
+
+
+def test_a_price_list_is_imported_and_its_faults_are_told(comitia: Comitia, tmp_path: Path) -> None:
+    good, bad = tmp_path / "prices.csv", tmp_path / "bad.csv"
+    good.write_text("provider,model\nopenai,gpt-4o-mini\n", encoding="utf-8")
+    bad.write_text("provider,model\nopenai,\n", encoding="utf-8")
+    assert "1 prices change, 2 hold already" in comitia("prices", "import", str(good)).out
+    assert "nothing was written" in comitia("prices", "import", str(good), "--dry-run").out
+    assert "line 2, model: is required" in comitia("prices", "import", str(bad), code=2).err
+    assert "must end in .csv or .json" in comitia("prices", "import", str(tmp_path / "prices.txt"), code=2).err
+
+
 def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
     mesh.sessions.hold = True
     comitia("session", "start", "Tabs?")
@@ -218,9 +264,22 @@ def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
         ("session start", 2, "comitia: missing argument 'TOPIC'; see `comitia session start --help`"),
         ("session start x --rouns 2", 2, "comitia: no such option: --rouns"),
         ("sesion", 2, "comitia: no such command 'sesion'. Did you mean 'session'?"),
+        ("budget set 5 --soft --hard", 2, "comitia: give one of --hard, --soft and --degrade"),
+        (
+            "budget set 5 --budget run:run_1 --soft",
+            2,
+            "comitia: of a run's budget only DOLLARS can be set; name others tenant, project:…, agent:… or step:…",
+        ),
         ("budget set -- -5", 2, "comitia: '-5' is no amount in dollars, such as 25.00"),
         ("budget show budget_9", 1, "comitia: budget 'budget_9' does not exist [NOT_FOUND]"),
         ("costs --by moon", 2, "comitia: by: 'moon' is none of model, "),
+        ("costs --period moon", 2, "comitia: --period: 'moon' is none of today, "),
+        ("costs --period day --from 2026-01-01", 2, "comitia: give --period, or --from and --to"),
+        ("costs --from noon", 2, "comitia: --from: 'noon' is no date or time, such as 2026-11-01"),
+        ("costs --from 2026-02-01 --to 2026-01-01", 2, "comitia: --to must be after --from"),
+        ("prices show gpt-4o-mini", 2, "comitia: 'gpt-4o-mini' names no provider, such as openai/gpt-4o-mini"),
+        ("prices show openai/gpt-9", 1, "comitia: there is no price of 'openai/gpt-9'; "),
+        ("costs --export costs.txt", 2, "comitia: costs.txt must end in .csv or .json"),
         ("key create ci --role king", 2, "comitia: roles: 'king' is none of admin, operator, auditor, tenant_user"),
         ("key revoke key_9", 1, "comitia: API key 'key_9' does not exist [NOT_FOUND]"),
         ("tool invoke calculator {", 2, "comitia: the arguments are no JSON: "),

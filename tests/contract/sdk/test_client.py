@@ -428,10 +428,19 @@ async def test_every_other_noun_answers(mesh: FakeMesh, client: AsyncClient) -> 
     await watched.aclose()
 
     assert (await client.costs.summary()).total_nano_usd == 123_000
+    assert (await client.costs.series(by="model", step="hour")).lines[0].key == "gpt-4o-mini"
+    assert b"".join(await all_of(client.costs.export(form="csv"))).startswith(b"start_time")
     assert (await client.costs.set_limit(5)).limit_nano_usd == 5
     assert len(await all_of(client.costs.budgets())) == 1
     assert await all_of(client.costs.events()) == []
     assert [price.model for price in await all_of(client.costs.prices())] == ["gpt-4o-mini"]
+
+    assert (await client.forecasts.velocity()).this_hour_nano_usd == 41_000_000_000
+    assert (await client.forecasts.forecast(budget_id="tenant")).limit_nano_usd == 900_000_000_000
+    assert [one.run.name for one in await all_of(client.forecasts.alerts())] == ["run_wild"]
+    assert [one.other_model for one in await all_of(client.forecasts.recommendations())] == ["gpt-4o-mini"]
+    assert (await client.forecasts.set_spike_rule("tenant", 60)).degrade_seconds == 60
+    assert len(await all_of(client.forecasts.spike_rules())) == 1
 
     made = await client.identity.create_key("ci", roles=["auditor"])
     assert made.secret.startswith("ck_")

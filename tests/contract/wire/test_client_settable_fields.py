@@ -28,6 +28,8 @@ SETTABLE: Final[Mapping[str, str]] = {
     "comitia.common.v1.BlobPart.owner": "which service keeps the blob; its reference is signed",
     "comitia.common.v1.CallContext.bundle_digest": "which rules a fork means; refused from all but the orchestrator",
     "comitia.common.v1.Message.role": "who speaks in a conversation, no role of a caller",
+    "comitia.cost.v1.ListBudgetsRequest.scope": "a filter",
+    "comitia.cost.v1.SetBudgetRequest.scope": "what of the tenant's own spending is limited; budgets.limit",
     "comitia.gateway.v1.CreateApiKeyRequest.roles": "only roles that the caller holds, see ROLE_NOT_HELD",
     "comitia.gateway.v1.CreateApiKeyRequest.scopes": "narrows what the roles grant, never widens it",
     "comitia.gateway.v1.CreateOidcIssuerRequest.default_roles": "only roles that the caller holds, see ROLE_NOT_HELD",

@@ -19,6 +19,7 @@ from comitia.common.v1 import usage_pb2
 from comitia.cost.v1 import cost_pb2
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub, LedgerServiceStub, PricingServiceStub
+from comitia.cost.v1.forecast_service_pb2_grpc import ForecastServiceStub
 from services.cost.settings import CostSettings
 from services.cost.wiring import cost
 from services.meshkit.core.errors import MeshError
@@ -79,16 +80,23 @@ class CostCaller:
         self._budgets = BudgetServiceStub(mesh.inside)
         self._ledger = LedgerServiceStub(mesh.inside)
         self._pricing = PricingServiceStub(mesh.inside)
+        self._forecasts = ForecastServiceStub(mesh.inside)
 
     async def call(self, method: str, request: Any) -> Any:
         """Calls an RPC by name; a refusal comes as the error that the wire carried."""
         stub: Any = next(
-            stub for stub in (self._budgets, self._ledger, self._pricing) if getattr(stub, method, None) is not None
+            stub
+            for stub in (self._budgets, self._ledger, self._pricing, self._forecasts)
+            if getattr(stub, method, None) is not None
         )
         try:
             return await getattr(stub, method)(request, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise remote_error(error) from None
+
+    def stream(self, method: str, request: Any) -> Any:
+        """Calls an RPC of the ledger that answers with a stream."""
+        return getattr(self._ledger, method)(request, metadata=self._metadata)
 
     async def refused(self, method: str, request: Any) -> str:
         """Calls an RPC that must fail; gives its kind and reason, such as `not_found/HOLD_NOT_FOUND`."""

@@ -1,11 +1,15 @@
 """What was spent, and the prices it is made of, over gRPC on real Postgres."""
 
+import csv
+import io
+import json
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from comitia.cost.v1 import cost_pb2, rollup_pb2
 from comitia.cost.v1 import cost_service_pb2 as pb
 from services.meshkit.core.identity import TenantId
 from tests.integration.cost.conftest import CostMesh
@@ -67,6 +71,70 @@ async def test_a_summary_keeps_to_its_run_and_its_time(mesh: CostMesh) -> None:
         assert (await anna.call("GetCostSummary", request)).total_nano_usd == total
 
 
+async def test_a_summary_tells_the_top_spenders_of_a_project(mesh: CostMesh) -> None:
+    await spend_some(mesh)
+    anna = mesh.caller()
+    request = pb.GetCostSummaryRequest(by=pb.COST_DIMENSION_AGENT, max_lines=1)
+    summary = await anna.call("GetCostSummary", request)
+    assert [(line.key, line.cost_nano_usd) for line in summary.lines] == [("Athena", 79_500)]
+    assert summary.total_nano_usd == 84_000
+    request = pb.GetCostSummaryRequest(by=pb.COST_DIMENSION_AGENT, project="apollo")
+    assert (await anna.call("GetCostSummary", request)).total_nano_usd == 4_500
+
+
+async def test_a_series_shows_every_step_and_adds_up_to_the_summary(mesh: CostMesh) -> None:
+    start = mesh.clock.now()
+    await spend_some(mesh)
+    mesh.clock.advance(seconds=2 * 3600)
+    await mesh.caller().spend(agent_name="Hermes")
+    begin = Timestamp()
+    begin.FromDatetime(start)
+    request = pb.GetCostSeriesRequest(
+        by=pb.COST_DIMENSION_AGENT, step=rollup_pb2.COST_STEP_HOUR, start_time=begin, max_lines=1
+    )
+    series = await mesh.caller().call("GetCostSeries", request)
+    assert [(line.key, line.rest, line.total_nano_usd) for line in series.lines] == [
+        ("Athena", False, 79_500),
+        ("", True, 9_000),
+    ]
+    assert [point.cost_nano_usd for point in series.lines[1].points] == [4_500, 0, 4_500]
+    assert series.total_nano_usd == 88_500
+    whole = await mesh.caller().call("GetCostSeries", pb.GetCostSeriesRequest())
+    assert (len(whole.lines), len(whole.lines[0].points), whole.total_nano_usd) == (1, 30, 88_500)
+    request = pb.GetCostSeriesRequest(by=99)  # type: ignore[arg-type]
+    assert await mesh.caller().refused("GetCostSeries", request) == "invalid/INVALID_FIELD"
+
+
+async def exported(mesh: CostMesh, **changes: object) -> bytes:
+    call = mesh.caller().stream("ExportCosts", pb.ExportCostsRequest(**changes))  # type: ignore[arg-type]
+    return b"".join([piece.data async for piece in call])
+
+
+async def test_what_is_charged_to_whom_is_exported(mesh: CostMesh) -> None:
+    await spend_some(mesh)
+    await mesh.caller().spend(agent_name="=SUM(A1:A9)")
+    rows = list(csv.DictReader(io.StringIO((await exported(mesh)).decode(), newline="")))
+    assert [(row["agent_name"], row["project"], row["model"], row["cost_nano_usd"]) for row in rows] == [
+        ("'=SUM(A1:A9)", "", "gpt-4o-mini", "4500"),
+        ("Athena", "", "gpt-4o", "75000"),
+        ("Hermes", "", "gpt-4o-mini", "4500"),
+        ("Athena", "apollo", "gpt-4o-mini", "4500"),
+    ]
+    assert {row["cost_usd"] for row in rows} == {"0.000004500", "0.000075000"}
+    content = await exported(
+        mesh, format=rollup_pb2.COST_EXPORT_FORMAT_JSON, detail=rollup_pb2.COST_EXPORT_DETAIL_EVENT
+    )
+    events = json.loads(content)
+    assert [(event["run_id"], event["cost_nano_usd"]) for event in events][:2] == [("run_1", "4500"), ("run_1", "4500")]
+    assert sum(int(event["cost_nano_usd"]) for event in events) == sum(int(row["cost_nano_usd"]) for row in rows)
+    hours = (await exported(mesh, detail=rollup_pb2.COST_EXPORT_DETAIL_HOUR, project="apollo")).decode().splitlines()
+    assert len(hours) == 2
+
+
+async def test_an_export_of_another_tenant_is_empty(mesh: CostMesh) -> None:
+    assert await exported(mesh, format=rollup_pb2.COST_EXPORT_FORMAT_JSON) == b"[\n]\n"
+
+
 async def test_events_are_listed_newest_first_page_by_page(mesh: CostMesh) -> None:
     await spend_some(mesh)
     anna = mesh.caller()
@@ -100,3 +168,13 @@ async def test_prices_are_listed_page_by_page_with_their_source(mesh: CostMesh) 
     assert len(price.digest) == 64
     free = await anna.call("ListPrices", pb.ListPricesRequest(provider="stub"))
     assert [(price.model, price.output_nano_usd_per_million) for price in free.prices] == [("*", 0)]
+
+
+async def test_memory_has_a_price_of_its_own_and_a_judge_that_of_its_model(mesh: CostMesh) -> None:
+    anna = mesh.caller()
+    kind = cost_pb2.COST_KIND_MEMORY
+    hold = await anna.reserve(kind=kind, provider="memory", model="recall", tool_cost_nano_usd=7, bound=None)
+    await anna.settle(await anna.dispatch(hold))
+    await anna.spend(kind=cost_pb2.COST_KIND_JUDGE, agent_name="Themis")
+    summary = await anna.call("GetCostSummary", pb.GetCostSummaryRequest(by=pb.COST_DIMENSION_KIND))
+    assert [(line.key, line.cost_nano_usd) for line in summary.lines] == [("judge", 4_500), ("memory", 7)]

@@ -13,8 +13,10 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, tenant_budget_id
 from services.cost.domain.hold import Hold, HoldId, HoldState
+from services.cost.domain.node import NodeKey
+from services.cost.domain.period import Period
 from services.cost.domain.spend_book import Changes, SpendBook
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
@@ -24,8 +26,10 @@ from services.cost.transport.convert import alert_to_message
 from services.cost.usecases.expire_holds import ExpireHolds
 from services.cost.usecases.ports import LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices, import_prices
+from services.cost.usecases.remove_budget import RemoveBudget
+from services.cost.usecases.set_budget import SetBudget
 from services.cost.usecases.set_budget_limit import SetBudgetLimit
-from services.cost.usecases.spend import Dispatch, Operation, Outcome, Release, Reserve, Settle, Spend
+from services.cost.usecases.spend import Dispatch, Extend, Operation, Outcome, Release, Reserve, Settle, Spend
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
@@ -43,6 +47,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _TENANT_LIMIT = NanoUsd(1000)
 _RUN_LIMIT = NanoUsd(400)
+#: Nodes that some calls lie in.
+_NODES = (NodeKey(BudgetScope.AGENT, "Athena"), NodeKey(BudgetScope.STEP, "run_1/rounds"))
 
 
 class Memory:
@@ -128,6 +134,19 @@ class Ledger:
         )
         await change(self.tenants[tenant], tenant_budget_id(self.tenants[tenant]), NanoUsd(limit))
 
+    async def grow(self, replica: int, tenant: int, key: NodeKey, terms: Terms | None) -> str:
+        """Sets a node, or removes it; tells what was said."""
+        store, clock = self.stores[replica], self._place.clock
+        try:
+            if terms is None:
+                await RemoveBudget(begin=store.begin, clock=clock)(self.tenants[tenant], key)
+            else:
+                change = SetBudget(begin=store.begin, tenants=KnownTenants(), clock=clock)
+                await change(self.tenants[tenant], key, terms)
+        except MeshError as refusal:
+            return refusal.reason
+        return "done"
+
     async def books(self) -> list[Any]:
         """Gives all budgets and entries, without ids, and checks that they agree."""
         told: list[Any] = []
@@ -137,7 +156,10 @@ class Ledger:
             own = next(budget for budget in budgets if budget.scope is BudgetScope.TENANT)
             assert own.spent == sum(entry.cost for entry in entries)
             assert own.spent + own.held <= own.limit + own.overrun
-            told += sorted((one.scope, one.limit, one.spent, one.held, one.overrun, one.exhausted) for one in budgets)
+            told += sorted(
+                (one.scope, one.name, one.terms.mode, one.turn or one.created, one.exhausted, one.warned, *one.gauges)
+                for one in budgets
+            )
             told.append(
                 sorted(
                     (entry.created, entry.cost, entry.usage.input, entry.assumed, entry.reversal) for entry in entries
@@ -164,6 +186,8 @@ class Ledger:
                 return Dispatch(tenant=tenant, hold=hold)
             case "settle":
                 return Settle(tenant=tenant, hold=hold, usage=Usage(input=step.tokens))
+            case "extend":
+                return Extend(tenant=tenant, hold=hold, life=timedelta(seconds=60 + step.tokens))
             case _:
                 return Release(tenant=tenant, hold=hold, dispatched_unbilled=step.flag)
 
@@ -230,7 +254,7 @@ class Dice:
         step = self._random.choice(self._requests[-6:])
         return replace(
             step,
-            verb=self._random.choice(("reserve", "dispatch", "settle", "release")),
+            verb=self._random.choice(("reserve", "dispatch", "extend", "settle", "release")),
             tenant=step.tenant if self._random.random() < 0.8 else 1 - step.tenant,
             tokens=self._random.choice((step.tokens, step.tokens, 60)),
         )
@@ -277,7 +301,11 @@ async def test_random_commands_end_in_the_same_ledger_either_way(place: Place, s
             sweep = ExpireHolds(begin=seeing.stores[replica].sweep, clock=place.clock, every_seconds=1)
             while await sweep.once():
                 pass
-        elif chance < 0.1:
+        elif chance < 0.14:
+            tenant, key = random.randrange(2), random.choice(_NODES)
+            terms = None if random.random() < 0.3 else _terms(random)
+            assert await seeing.grow(replica, tenant, key, terms) == await locking.grow(replica, tenant, key, terms)
+        elif chance < 0.18:
             tenant, limit = random.randrange(2), random.choice((100, 1000, 4000))
             for ledger in (seeing, locking):
                 await ledger.limit(replica, tenant, limit)
@@ -287,6 +315,44 @@ async def test_random_commands_end_in_the_same_ledger_either_way(place: Place, s
     assert await seeing.books() == await locking.books()
     assert sum(memory.right for memory in seeing.memories) > 15
     assert sum(memory.wrong for memory in seeing.memories) > 0, "the rows should have changed under it now and then"
+
+
+def _terms(random: Random) -> Terms:
+    return Terms(
+        limit=NanoUsd(random.choice((60, 300, 5000))),
+        tokens=random.choice((None, 100, 1000)),
+        calls=random.choice((None, 3, 50)),
+        wall_ms=random.choice((None, 200_000)),
+        mode=random.choice(tuple(BudgetMode)),
+        period=random.choice((Period.NONE, Period.HOUR)),
+    )
+
+
+async def test_calls_and_changes_of_the_tree_at_once_leave_no_node_out(place: Place) -> None:
+    """A call that was answered after a node was made spends from it, whichever replica answered."""
+    ledger = Ledger(place, forgetful=False)
+    await ledger.open()
+    tenant, key = ledger.tenants[0], _NODES[0]
+
+    async def spend_on(replica: int) -> None:
+        left = 10
+        while left:
+            before = made.is_set()
+            left -= before
+            (told,) = await ledger.spend(replica, [_reserve(uuid4(), tokens=2)])
+            assert told[-1] == 2 or not before, "a node that was there was left out"
+
+    made = asyncio.Event()
+
+    async def grow() -> None:
+        await asyncio.sleep(0.02)
+        assert await ledger.grow(1, 0, key, Terms(limit=NanoUsd(5000))) == "done"
+        made.set()
+
+    await asyncio.gather(spend_on(0), spend_on(1), grow())
+    node = await place.budgets.find(tenant, key)
+    assert node.calls.held > 0
+    assert node.held == 2 * node.calls.held
 
 
 async def test_the_same_request_at_two_replicas_at_once_makes_one_hold(place: Place) -> None:

@@ -99,6 +99,16 @@ class InferenceMesh:
         stub: Any = BudgetServiceStub(self.money.outside)
         await stub.SetBudgetLimit(request, metadata=call_metadata(self.principal))
 
+    async def degrade(self, *, limit: int, warn_at_percent: int) -> None:
+        request = cost_service_pb2.SetBudgetRequest(
+            scope=cost_pb2.BUDGET_SCOPE_TENANT,
+            limit_nano_usd=limit,
+            mode=cost_pb2.BUDGET_MODE_DEGRADE,
+            warn_at_percent=warn_at_percent,
+        )
+        stub: Any = BudgetServiceStub(self.money.outside)
+        await stub.SetBudget(request, metadata=call_metadata(self.principal))
+
     async def charges(self) -> list[cost_pb2.CostEvent]:
         stub: Any = LedgerServiceStub(self.money.outside)
         request = cost_service_pb2.ListCostEventsRequest()

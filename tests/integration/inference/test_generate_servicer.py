@@ -192,6 +192,20 @@ async def test_a_used_up_budget_stops_the_call_before_a_byte_leaves(mesh: Infere
     assert (await mesh.generate(model="stub")).stub, "what is free still works"
 
 
+async def test_a_budget_that_degrades_gets_the_cheapest_of_the_chain(
+    start: StartInference, surroundings: Surroundings
+) -> None:
+    anthropic = {"anthropic_api_key": KEY, "anthropic_base_url": surroundings.provider.anthropic_base_url}
+    async with start(openai_model="gpt-4-turbo", anthropic_model="claude-3-haiku-20240307", **anthropic) as mesh:
+        assert (await mesh.generate()).provider == "openai"
+        spent = (await mesh.budget()).spent_nano_usd
+        await mesh.degrade(limit=100 * spent, warn_at_percent=1)
+        answer = await mesh.generate()
+        assert answer.provider == "anthropic"
+        assert list(answer.failed_attempts) == ["openai/gpt-4-turbo: BUDGET_DEGRADES"]
+        assert await mesh.refused("Generate", a_request(model="openai/gpt-4-turbo")) == "exhausted/BUDGET_DEGRADES"
+
+
 async def test_a_model_without_a_price_is_refused(start: StartInference) -> None:
     async with start(openai_model="gpt-nobody-knows") as mesh:
         assert await mesh.refused("Generate", a_request()) == "precondition/PRICE_UNKNOWN"

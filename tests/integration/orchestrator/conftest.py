@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1 import (
     agent_service_pb2_grpc,
+    estimate_service_pb2_grpc,
     journal_pb2,
     record_service_pb2_grpc,
     run_service_pb2_grpc,
@@ -41,6 +43,7 @@ from services.meshkit.testing.local_server import LocalServer, local_server
 from services.orchestrator.clients.live_events import live_events
 from services.orchestrator.clients.run_events import STREAM, run_events
 from services.orchestrator.domain.errors import BundleNotFound
+from services.orchestrator.domain.preflight import PreflightMode
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.journal import JournalBlobs, JournalCodec
 from services.orchestrator.engine.lane import EngineParts
@@ -52,6 +55,7 @@ from services.orchestrator.programs.run import PROGRAMS
 from services.orchestrator.prompts import load_prompts
 from services.orchestrator.record.comparing import Vector
 from services.orchestrator.storage.agent_repository import AgentRepository
+from services.orchestrator.storage.estimates import SqlEstimates
 from services.orchestrator.storage.record_store import SqlRecordStore
 from services.orchestrator.storage.run_archive import SqlRunArchive
 from services.orchestrator.storage.run_store import SqlRunStore
@@ -59,6 +63,7 @@ from services.orchestrator.storage.turn_history import SqlTurnHistory
 from services.orchestrator.storage.workflow_repository import WorkflowRepository
 from services.orchestrator.transport.agent_servicer import AgentServicer
 from services.orchestrator.transport.convert import agent_to_proto, workflow_to_proto
+from services.orchestrator.transport.estimate_servicer import EstimateServicer
 from services.orchestrator.transport.record_servicer import RecordServicer
 from services.orchestrator.transport.run_servicer import RunServicer
 from services.orchestrator.transport.session_servicer import SessionServicer
@@ -67,14 +72,19 @@ from services.orchestrator.usecases.ask_agent import AskAgent
 from services.orchestrator.usecases.create_agent import CreateAgent
 from services.orchestrator.usecases.create_workflow import CreateWorkflow
 from services.orchestrator.usecases.diff_runs import DiffRuns
+from services.orchestrator.usecases.estimate_run import EstimateRun
+from services.orchestrator.usecases.estimate_workflow import EstimateSession, EstimateWorkflow
 from services.orchestrator.usecases.export_run import ExportRun
 from services.orchestrator.usecases.fork_run import ForkRun
+from services.orchestrator.usecases.learn_from_runs import LearnFromRuns
 from services.orchestrator.usecases.pin_workflow import PinWorkflow
+from services.orchestrator.usecases.preflight import Preflight
 from services.orchestrator.usecases.prove_run import ProveRun
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
 from services.orchestrator.usecases.replay_run import ReplayRun
 from services.orchestrator.usecases.review_workflow import ReviewWorkflow
 from services.orchestrator.usecases.run_access import RunAccess
+from services.orchestrator.usecases.runs_below import RunsBelow
 from services.orchestrator.usecases.start_run import StartRun
 from services.orchestrator.usecases.start_session import StartSession
 from services.orchestrator.usecases.steer import Steering
@@ -82,6 +92,8 @@ from services.orchestrator.usecases.steer_run import CancelRun, PauseRun, Resume
 from services.orchestrator.usecases.steer_session import AdvanceSession, CancelSession
 from services.orchestrator.usecases.stream_turns import StreamTurns
 from tests.integration.conftest import MakeDatabase, NatsServer
+from tests.support.estimates import FixedBudgets, FixedPrices
+from tests.support.kept_runs import ShiftedClock
 from tests.support.known_tenants import KnownTenants
 from tests.support.memory_access_gate import MemoryAccessGate
 from tests.support.sessions import World
@@ -188,6 +200,10 @@ class Replica:
     runs: "run_service_pb2_grpc.RunServiceAsyncStub"
     records: "record_service_pb2_grpc.RecordServiceAsyncStub"
     workflows: "workflow_service_pb2_grpc.WorkflowServiceAsyncStub"
+    estimates: "estimate_service_pb2_grpc.EstimateServiceAsyncStub"
+    #: What learns from runs, a round at a time, as if they had begun two minutes ago.
+    learning: LearnFromRuns
+    learnt: SqlEstimates
 
     def as_tenant(self, tenant: TenantId | None = None) -> tuple[tuple[str, str], ...]:
         """Gives the metadata of an administrator of the tenant."""
@@ -209,6 +225,8 @@ class House:
     #: What the gateway tells all replicas.
     tenants: KnownTenants = field(default_factory=KnownTenants)
     embedder: TextEmbedder = field(default_factory=TextEmbedder)
+    prices: FixedPrices = field(default_factory=FixedPrices)
+    budgets: FixedBudgets = field(default_factory=FixedBudgets)
 
     async def replica(self, stack: AsyncExitStack, *, name: str = "one", max_runs: int = 50) -> Replica:
         """Starts a replica that lives until the stack is left."""
@@ -236,6 +254,22 @@ class House:
         review = ReviewWorkflow(agents=agents, workflows=workflows, threads=threads)
         preparation = Preparation()
         access = RunAccess(self.gate)
+        below = RunsBelow(
+            workflows=workflows, workflow_facts=workflow_to_proto, agents=agents, agent_facts=agent_to_proto
+        )
+        learnt = SqlEstimates(app=app, maintenance=maintenance)
+        later = ShiftedClock()
+        later.shift = timedelta(minutes=2)
+        estimate_run = EstimateRun(store=learnt, prices=self.prices, budgets=self.budgets, below=below)
+        preflight = Preflight(estimate_run, default=PreflightMode.OFF, own={})
+        estimates = EstimateServicer(
+            estimate_workflow=EstimateWorkflow(estimate_run=estimate_run, below=below, access=access),
+            estimate_session=EstimateSession(
+                estimate_run=estimate_run, agents=agents, agent_facts=agent_to_proto, access=access
+            ),
+            estimates=learnt,
+            access=access,
+        )
         start = StartSession(
             agents=agents,
             neighbours=preparation,
@@ -243,6 +277,7 @@ class House:
             access=access,
             prompts=load_prompts(),
             agent_facts=agent_to_proto,
+            preflight=preflight,
         )
         reader = RunReader(store.journal)
         steer_session = Steering(runs=engine, given=store.inbox, look=reader.session, access=access)
@@ -266,7 +301,12 @@ class House:
         )
         runs = RunServicer(
             start_run=StartRun(
-                pin_workflow=pin_workflow, neighbours=preparation, runs=engine, access=access, clock=clock
+                pin_workflow=pin_workflow,
+                preflight=preflight,
+                neighbours=preparation,
+                runs=engine,
+                access=access,
+                clock=clock,
             ),
             pause_run=PauseRun(steer_run),
             resume_run=ResumeRun(steer_run, steps=reader.steps),
@@ -312,6 +352,7 @@ class House:
                 partial(session_service_pb2_grpc.add_SessionServiceServicer_to_server, sessions),
                 partial(run_service_pb2_grpc.add_RunServiceServicer_to_server, runs),
                 partial(record_service_pb2_grpc.add_RecordServiceServicer_to_server, records),
+                partial(estimate_service_pb2_grpc.add_EstimateServiceServicer_to_server, estimates),
                 partial(
                     workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server,
                     WorkflowServicer(
@@ -336,6 +377,9 @@ class House:
             runs=run_service_pb2_grpc.RunServiceStub(server.channel),
             records=record_service_pb2_grpc.RecordServiceStub(server.channel),
             workflows=workflow_service_pb2_grpc.WorkflowServiceStub(server.channel),
+            estimates=estimate_service_pb2_grpc.EstimateServiceStub(server.channel),
+            learning=LearnFromRuns(plan=learnt, runs=recorded, below=below, clock=later, pause=timedelta(seconds=1)),
+            learnt=learnt,
         )
 
 

@@ -10,11 +10,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from comitia.common.v1 import usage_pb2
 from comitia.cost.v1 import cost_pb2
 from comitia.cost.v1 import cost_service_pb2 as pb
-from services.cost.transport import convert
+from services.cost.transport import convert, ledger_convert
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import from_uuid
-from tests.support.money import ANNA, a_reserve
+from tests.support.money import ANNA, NOON, a_reserve
 
 CALLER = Principal(tenant=ANNA, subject="key_1", roles=frozenset())
 
@@ -67,9 +67,42 @@ def test_an_item_without_an_operation_is_refused() -> None:
         (pb.GetCostSummaryRequest(start_time=Timestamp(seconds=2**62)), "start_time"),
         (pb.GetCostSummaryRequest(start_time=Timestamp(seconds=2), end_time=Timestamp(seconds=1)), "end_time"),
         (pb.GetCostSummaryRequest(run_id="\x00"), "run_id"),
+        (pb.GetCostSummaryRequest(project="p" * 201), "project"),
+        (pb.GetCostSummaryRequest(agent_name="\x00"), "agent_name"),
+        (pb.GetCostSummaryRequest(max_lines=-1), "max_lines"),
     ],
 )
 def test_a_wrong_summary_request_is_named(request_: pb.GetCostSummaryRequest, field: str) -> None:
     with pytest.raises(Invalid) as refusal:
-        convert.to_summary_query(request_)
+        ledger_convert.to_summary_query(request_)
+    assert refusal.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.GetCostSeriesRequest(by=99), "by"),  # type: ignore[arg-type]
+        (pb.GetCostSeriesRequest(step=3), "step"),  # type: ignore[arg-type]
+        (pb.GetCostSeriesRequest(max_lines=-1), "max_lines"),
+        (pb.GetCostSeriesRequest(start_time=Timestamp(seconds=2), end_time=Timestamp(seconds=1)), "end_time"),
+        (pb.GetCostSeriesRequest(start_time=Timestamp(seconds=1)), "start_time"),
+    ],
+)
+def test_a_wrong_series_request_is_named(request_: pb.GetCostSeriesRequest, field: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        ledger_convert.to_series_query(request_, now=NOON)
+    assert refusal.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.ExportCostsRequest(format=9), "format"),  # type: ignore[arg-type]
+        (pb.ExportCostsRequest(detail=9), "detail"),  # type: ignore[arg-type]
+        (pb.ExportCostsRequest(end_time=Timestamp(seconds=-(2**62))), "end_time"),
+    ],
+)
+def test_a_wrong_export_request_is_named(request_: pb.ExportCostsRequest, field: str) -> None:
+    with pytest.raises(Invalid) as refusal:
+        ledger_convert.to_export_order(request_)
     assert refusal.value.field == field

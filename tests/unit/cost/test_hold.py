@@ -27,7 +27,7 @@ def in_state(state: HoldState) -> Hold:
     return {
         HoldState.RESERVED: hold,
         HoldState.DISPATCHED: sent,
-        HoldState.SETTLED: sent.settle(USED, NanoUsd(3)),
+        HoldState.SETTLED: sent.settle(USED, NanoUsd(3), NOON),
         HoldState.RELEASED: hold.release(dispatched_unbilled=False),
         HoldState.ASSUMED: sent.expire(LATER),
     }[state]
@@ -49,7 +49,7 @@ def test_nothing_expires_before_its_time() -> None:
 
 
 def test_late_usage_corrects_an_assumed_charge() -> None:
-    after = in_state(HoldState.ASSUMED).settle(USED, NanoUsd(3))
+    after = in_state(HoldState.ASSUMED).settle(USED, NanoUsd(3), NOON)
     assert (after.state, after.charged, after.usage) == (HoldState.SETTLED, 3, USED)
 
 
@@ -60,9 +60,9 @@ def test_a_reserved_hold_cannot_be_dispatched_after_its_time() -> None:
 
 def test_the_same_usage_settles_twice_and_another_does_not() -> None:
     settled = in_state(HoldState.SETTLED)
-    assert settled.settle(USED, NanoUsd(3)) is settled
+    assert settled.settle(USED, NanoUsd(3), NOON) is settled
     with pytest.raises(SettledDifferently):
-        settled.settle(Usage(input=4), NanoUsd(4))
+        settled.settle(Usage(input=4), NanoUsd(4), NOON)
 
 
 def test_a_dispatched_call_is_freed_only_when_the_provider_says_that_it_is_free() -> None:
@@ -79,7 +79,7 @@ def test_an_assumed_charge_is_taken_back_when_the_provider_says_that_it_is_free(
 
 Step = Callable[[Hold], Hold]
 DISPATCH: Step = lambda hold: hold.dispatch(NOON)  # noqa: E731
-SETTLE: Step = lambda hold: hold.settle(USED, NanoUsd(3))  # noqa: E731
+SETTLE: Step = lambda hold: hold.settle(USED, NanoUsd(3), NOON)  # noqa: E731
 RELEASE: Step = lambda hold: hold.release(dispatched_unbilled=False)  # noqa: E731
 
 

@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from services.cost.domain.budget import MAX_CHARGE, Budget, BudgetId, tenant_budget_id
+from services.cost.domain.amounts import MAX_CHARGE
+from services.cost.domain.budget import Budget, BudgetId, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetExhausted, BudgetNotFound, HoldNotFound, RefusalCause
 from services.cost.domain.hold import Hold, HoldId, HoldState

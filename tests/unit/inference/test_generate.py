@@ -28,6 +28,7 @@ from tests.support.inference import (
     ANNA,
     LOCAL,
     USED,
+    BudgetDegrades,
     BudgetExhausted,
     a_context,
     a_message,
@@ -158,6 +159,31 @@ async def test_a_model_without_a_price_is_passed_over_in_the_chain(room: Room) -
     answer = await room.ask()
     assert answer.provider == "anthropic"
     assert answer.failed_attempts == ("openai/gpt-test: PRICE_UNKNOWN",)
+
+
+async def test_a_budget_that_degrades_is_answered_by_the_cheapest_of_the_chain(room: Room) -> None:
+    room.holds.degrades = True
+    answer = await room.ask()
+    assert answer.provider == "anthropic"
+    assert answer.failed_attempts == ("openai/gpt-test: BUDGET_DEGRADES",)
+    assert [(hold.model, hold.cheapest) for hold in room.holds.holds.values()] == [("claude-test", True)]
+    assert not room.openai.asked
+
+
+async def test_when_the_cheapest_does_not_answer_the_next_cheapest_does(room: Room) -> None:
+    room.holds.degrades = True
+    room.anthropic.scripts[:] = [[ProviderUnavailable("down", charge=Charge.NOTHING, deployment="a")]]
+    answer = await room.ask()
+    assert answer.provider == "local"
+    assert [hold.model for hold in room.holds.holds.values()] == ["claude-test", "small"]
+
+
+async def test_who_asks_for_a_dear_model_by_name_gets_no_other_from_a_budget_that_degrades(room: Room) -> None:
+    room.holds.degrades = True
+    with pytest.raises(BudgetDegrades):
+        await room.ask(model="openai/gpt-test")
+    answer = await room.ask(context=a_context("rounds/2/Athena"), model="anthropic/claude-test")
+    assert answer.provider == "anthropic"
 
 
 async def test_a_used_up_budget_ends_the_call(room: Room) -> None:

@@ -19,9 +19,11 @@ from services.orchestrator.domain.session import DEFAULT_ROUNDS, Mode, SessionSp
 from services.orchestrator.engine.engine import Engine, EngineLimits
 from services.orchestrator.engine.lane import EngineParts
 from services.orchestrator.prompts import load_prompts
-from services.orchestrator.transport.convert import agent_to_proto
+from services.orchestrator.transport.convert import agent_to_proto, workflow_to_proto
 from services.orchestrator.usecases.run_access import RunAccess
+from services.orchestrator.usecases.runs_below import RunsBelow
 from services.orchestrator.usecases.start_session import StartSession, StartSessionCommand
+from tests.support.estimates import NoWorkflows, a_preflight
 from tests.support.memory_access_gate import MemoryAccessGate
 from tests.support.run_store import HeardEvents, HeldCalls, LocalLive, MemoryRunStore
 from tests.support.step_workers import step_pools
@@ -92,6 +94,14 @@ class Desk:
             access=RunAccess(self.gate),
             prompts=load_prompts(),
             agent_facts=agent_to_proto,
+            preflight=a_preflight(
+                RunsBelow(
+                    workflows=NoWorkflows(),
+                    workflow_facts=workflow_to_proto,
+                    agents=Agents(),
+                    agent_facts=agent_to_proto,
+                )
+            ),
         )
 
     async def start(self, **fields: object) -> session_pb2.Session:

@@ -96,6 +96,13 @@ def test_a_fork_has_ids_of_its_own_everywhere() -> None:
     assert {turn.session_id for turn in turns_of(forked)} == {FORK_ID}
 
 
+def test_a_fork_does_not_show_what_the_other_run_was_estimated_at() -> None:
+    started = a_start()
+    started.session.estimate.calibrated_on = 7
+    forked = play_on(fork(play(started, World()), path="rounds/2/Apollo"), World())
+    assert not forked[0].run_started.session.HasField("estimate")
+
+
 def test_a_fork_takes_over_up_to_the_last_end_of_what_was_decided_in_one_go() -> None:
     journal = play(a_start(), World())
     for at in range(1, len(journal)):

@@ -3,11 +3,13 @@
 isort:skip_file
 Money: budgets, holds, prices and cost events. All amounts are integers of nano-USD."""
 
+from collections import abc as _abc
 from comitia.common.v1 import content_pb2 as _content_pb2
 from comitia.common.v1 import usage_pb2 as _usage_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -31,6 +33,12 @@ class _BudgetScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetSco
     """Everything the tenant spends. One per tenant, made with its first call."""
     BUDGET_SCOPE_RUN: _BudgetScope.ValueType  # 2
     """What one run spends."""
+    BUDGET_SCOPE_PROJECT: _BudgetScope.ValueType  # 3
+    """What all runs of a project spend."""
+    BUDGET_SCOPE_STEP: _BudgetScope.ValueType  # 4
+    """What one step of a run spends, and all steps below it."""
+    BUDGET_SCOPE_AGENT: _BudgetScope.ValueType  # 5
+    """What an agent spends, in whatever run."""
 
 class BudgetScope(_BudgetScope, metaclass=_BudgetScopeEnumTypeWrapper):
     """What a budget limits."""
@@ -40,7 +48,105 @@ BUDGET_SCOPE_TENANT: BudgetScope.ValueType  # 1
 """Everything the tenant spends. One per tenant, made with its first call."""
 BUDGET_SCOPE_RUN: BudgetScope.ValueType  # 2
 """What one run spends."""
+BUDGET_SCOPE_PROJECT: BudgetScope.ValueType  # 3
+"""What all runs of a project spend."""
+BUDGET_SCOPE_STEP: BudgetScope.ValueType  # 4
+"""What one step of a run spends, and all steps below it."""
+BUDGET_SCOPE_AGENT: BudgetScope.ValueType  # 5
+"""What an agent spends, in whatever run."""
 Global___BudgetScope: _TypeAlias = BudgetScope  # noqa: Y015
+
+class _BudgetMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_MODE_UNSPECIFIED: _BudgetMode.ValueType  # 0
+    BUDGET_MODE_HARD: _BudgetMode.ValueType  # 1
+    """Refuses."""
+    BUDGET_MODE_SOFT: _BudgetMode.ValueType  # 2
+    """Warns, and never refuses."""
+    BUDGET_MODE_DEGRADE: _BudgetMode.ValueType  # 3
+    """Lets only the cheapest models through from `warn_at_percent` on, and refuses at the limit."""
+
+class BudgetMode(_BudgetMode, metaclass=_BudgetModeEnumTypeWrapper):
+    """What a budget does when it is used up."""
+
+BUDGET_MODE_UNSPECIFIED: BudgetMode.ValueType  # 0
+BUDGET_MODE_HARD: BudgetMode.ValueType  # 1
+"""Refuses."""
+BUDGET_MODE_SOFT: BudgetMode.ValueType  # 2
+"""Warns, and never refuses."""
+BUDGET_MODE_DEGRADE: BudgetMode.ValueType  # 3
+"""Lets only the cheapest models through from `warn_at_percent` on, and refuses at the limit."""
+Global___BudgetMode: _TypeAlias = BudgetMode  # noqa: Y015
+
+class _BudgetPeriod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetPeriodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetPeriod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_PERIOD_UNSPECIFIED: _BudgetPeriod.ValueType  # 0
+    """Never."""
+    BUDGET_PERIOD_HOUR: _BudgetPeriod.ValueType  # 1
+    """Each hour."""
+    BUDGET_PERIOD_DAY: _BudgetPeriod.ValueType  # 2
+    """From midnight to midnight."""
+    BUDGET_PERIOD_WEEK: _BudgetPeriod.ValueType  # 3
+    """From Monday to Sunday."""
+    BUDGET_PERIOD_MONTH: _BudgetPeriod.ValueType  # 4
+    """Each month."""
+
+class BudgetPeriod(_BudgetPeriod, metaclass=_BudgetPeriodEnumTypeWrapper):
+    """After how long a budget begins anew, by the wall clock of its time zone."""
+
+BUDGET_PERIOD_UNSPECIFIED: BudgetPeriod.ValueType  # 0
+"""Never."""
+BUDGET_PERIOD_HOUR: BudgetPeriod.ValueType  # 1
+"""Each hour."""
+BUDGET_PERIOD_DAY: BudgetPeriod.ValueType  # 2
+"""From midnight to midnight."""
+BUDGET_PERIOD_WEEK: BudgetPeriod.ValueType  # 3
+"""From Monday to Sunday."""
+BUDGET_PERIOD_MONTH: BudgetPeriod.ValueType  # 4
+"""Each month."""
+Global___BudgetPeriod: _TypeAlias = BudgetPeriod  # noqa: Y015
+
+class _BudgetLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_LEVEL_UNSPECIFIED: _BudgetLevel.ValueType  # 0
+    BUDGET_LEVEL_OK: _BudgetLevel.ValueType  # 1
+    """Below `warn_at_percent`."""
+    BUDGET_LEVEL_WARNED: _BudgetLevel.ValueType  # 2
+    """At `warn_at_percent` or above."""
+    BUDGET_LEVEL_DEGRADED: _BudgetLevel.ValueType  # 3
+    """Only the cheapest models pass."""
+    BUDGET_LEVEL_EXHAUSTED: _BudgetLevel.ValueType  # 4
+    """A limit is used up. A soft budget goes on all the same."""
+    BUDGET_LEVEL_OVERRUN: _BudgetLevel.ValueType  # 5
+    """Beyond a limit: nothing new is held."""
+
+class BudgetLevel(_BudgetLevel, metaclass=_BudgetLevelEnumTypeWrapper):
+    """How full a budget is."""
+
+BUDGET_LEVEL_UNSPECIFIED: BudgetLevel.ValueType  # 0
+BUDGET_LEVEL_OK: BudgetLevel.ValueType  # 1
+"""Below `warn_at_percent`."""
+BUDGET_LEVEL_WARNED: BudgetLevel.ValueType  # 2
+"""At `warn_at_percent` or above."""
+BUDGET_LEVEL_DEGRADED: BudgetLevel.ValueType  # 3
+"""Only the cheapest models pass."""
+BUDGET_LEVEL_EXHAUSTED: BudgetLevel.ValueType  # 4
+"""A limit is used up. A soft budget goes on all the same."""
+BUDGET_LEVEL_OVERRUN: BudgetLevel.ValueType  # 5
+"""Beyond a limit: nothing new is held."""
+Global___BudgetLevel: _TypeAlias = BudgetLevel  # noqa: Y015
 
 class _HoldState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -89,6 +195,10 @@ class _CostKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CostKind.Val
     """A call of an embedding model."""
     COST_KIND_TOOL: _CostKind.ValueType  # 3
     """A call of a tool."""
+    COST_KIND_MEMORY: _CostKind.ValueType  # 4
+    """An operation of memory, such as a search. It has a price of its own, as a tool has; `model` names it."""
+    COST_KIND_JUDGE: _CostKind.ValueType  # 5
+    """A call of a language model that judges; `agent_name` names the judge."""
 
 class CostKind(_CostKind, metaclass=_CostKindEnumTypeWrapper):
     """What kind of thing a cost event paid for."""
@@ -100,6 +210,10 @@ COST_KIND_EMBED: CostKind.ValueType  # 2
 """A call of an embedding model."""
 COST_KIND_TOOL: CostKind.ValueType  # 3
 """A call of a tool."""
+COST_KIND_MEMORY: CostKind.ValueType  # 4
+"""An operation of memory, such as a search. It has a price of its own, as a tool has; `model` names it."""
+COST_KIND_JUDGE: CostKind.ValueType  # 5
+"""A call of a language model that judges; `agent_name` names the judge."""
 Global___CostKind: _TypeAlias = CostKind  # noqa: Y015
 
 class _BudgetAlertCause:
@@ -113,6 +227,8 @@ class _BudgetAlertCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Budg
     """A call was refused when nine tenths or more were spent. Told once until the limit changes."""
     BUDGET_ALERT_CAUSE_OVERRUN: _BudgetAlertCause.ValueType  # 2
     """A settlement or a lowered limit took it beyond its limit."""
+    BUDGET_ALERT_CAUSE_WARNED: _BudgetAlertCause.ValueType  # 3
+    """What is spent reached `warn_at_percent`, or the limit of a soft budget. Each is told once per period."""
 
 class BudgetAlertCause(_BudgetAlertCause, metaclass=_BudgetAlertCauseEnumTypeWrapper):
     """What people should know about a budget."""
@@ -122,11 +238,49 @@ BUDGET_ALERT_CAUSE_EXHAUSTED: BudgetAlertCause.ValueType  # 1
 """A call was refused when nine tenths or more were spent. Told once until the limit changes."""
 BUDGET_ALERT_CAUSE_OVERRUN: BudgetAlertCause.ValueType  # 2
 """A settlement or a lowered limit took it beyond its limit."""
+BUDGET_ALERT_CAUSE_WARNED: BudgetAlertCause.ValueType  # 3
+"""What is spent reached `warn_at_percent`, or the limit of a soft budget. Each is told once per period."""
 Global___BudgetAlertCause: _TypeAlias = BudgetAlertCause  # noqa: Y015
 
 @_typing.final
+class BudgetGauge(_message.Message):
+    """What is counted besides money, and its limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    OVERRUN_FIELD_NUMBER: _builtins.int
+    limit: _builtins.int
+    """Limit. Absent: counted, not limited."""
+    spent: _builtins.int
+    """Settled and assumed so far in the period."""
+    held: _builtins.int
+    """Held by calls that are not settled yet."""
+    overrun: _builtins.int
+    """What settlements or a lowered limit took beyond the limit."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.int | None = ...,
+        spent: _builtins.int = ...,
+        held: _builtins.int = ...,
+        overrun: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "held", b"held", "limit", b"limit", "overrun", b"overrun", "spent", b"spent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
+    _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit) -> _WhichOneofReturnType__limit | None: ...
+
+Global___BudgetGauge: _TypeAlias = BudgetGauge  # noqa: Y015
+
+@_typing.final
 class Budget(_message.Message):
-    """A hard limit on money. A hold never takes `spent + held` above the limit."""
+    """Limits on what is spent. A hold never takes `spent + held` above a limit, unless the budget is soft."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -138,6 +292,16 @@ class Budget(_message.Message):
     HELD_NANO_USD_FIELD_NUMBER: _builtins.int
     OVERRUN_NANO_USD_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    WARN_AT_PERCENT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    PERIOD_END_TIME_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CALLS_FIELD_NUMBER: _builtins.int
+    WALL_MS_FIELD_NUMBER: _builtins.int
+    DEGRADED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
     budget_id: _builtins.str
     """Id, `budget_…`."""
     scope: Global___BudgetScope.ValueType
@@ -152,9 +316,39 @@ class Budget(_message.Message):
     """Held by calls that are not settled yet."""
     overrun_nano_usd: _builtins.int
     """What settlements or a lowered limit took beyond the limit. While it is above 0 nothing new is held."""
+    name: _builtins.str
+    """Name of a project or an agent; of a step its run and path, `run_…/rounds/2`. Empty for others."""
+    mode: Global___BudgetMode.ValueType
+    """What it does when it is used up."""
+    warn_at_percent: _builtins.int
+    """Percent of a limit from which it warns, once per period. 0: it does not."""
+    period: Global___BudgetPeriod.ValueType
+    """After how long it begins anew."""
+    zone: _builtins.str
+    """Time zone of the period, such as `Europe/Berlin`."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def period_end_time(self) -> _timestamp_pb2.Timestamp:
+        """When the period ends and nothing is spent yet in the next. Absent without a period."""
+
+    @_builtins.property
+    def tokens(self) -> Global___BudgetGauge:
+        """Tokens of all classes."""
+
+    @_builtins.property
+    def calls(self) -> Global___BudgetGauge:
+        """Calls of models and tools."""
+
+    @_builtins.property
+    def wall_ms(self) -> Global___BudgetGauge:
+        """Time of calls from dispatch to settlement, milliseconds; calls side by side add up."""
+
+    @_builtins.property
+    def degraded_until_time(self) -> _timestamp_pb2.Timestamp:
+        """Until then only the cheapest models pass. Absent: no such time."""
 
     def __init__(
         self,
@@ -167,10 +361,20 @@ class Budget(_message.Message):
         held_nano_usd: _builtins.int = ...,
         overrun_nano_usd: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        name: _builtins.str = ...,
+        mode: Global___BudgetMode.ValueType = ...,
+        warn_at_percent: _builtins.int = ...,
+        period: Global___BudgetPeriod.ValueType = ...,
+        zone: _builtins.str = ...,
+        period_end_time: _timestamp_pb2.Timestamp | None = ...,
+        tokens: Global___BudgetGauge | None = ...,
+        calls: Global___BudgetGauge | None = ...,
+        wall_ms: Global___BudgetGauge | None = ...,
+        degraded_until_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "create_time", b"create_time", "degraded_until_time", b"degraded_until_time", "period_end_time", b"period_end_time", "tokens", b"tokens", "wall_ms", b"wall_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "create_time", b"create_time", "held_nano_usd", b"held_nano_usd", "limit_nano_usd", b"limit_nano_usd", "overrun_nano_usd", b"overrun_nano_usd", "run_id", b"run_id", "scope", b"scope", "spent_nano_usd", b"spent_nano_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "calls", b"calls", "create_time", b"create_time", "degraded_until_time", b"degraded_until_time", "held_nano_usd", b"held_nano_usd", "limit_nano_usd", b"limit_nano_usd", "mode", b"mode", "name", b"name", "overrun_nano_usd", b"overrun_nano_usd", "period", b"period", "period_end_time", b"period_end_time", "run_id", b"run_id", "scope", b"scope", "spent_nano_usd", b"spent_nano_usd", "tokens", b"tokens", "wall_ms", b"wall_ms", "warn_at_percent", b"warn_at_percent", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -188,6 +392,8 @@ class Hold(_message.Message):
     CHARGED_NANO_USD_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     CALL_ID_FIELD_NUMBER: _builtins.int
+    BUDGET_IDS_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """Id, `hold_…`."""
     state: Global___HoldState.ValueType
@@ -196,6 +402,8 @@ class Hold(_message.Message):
     """Upper bound of the call's price that is held, nano-USD."""
     charged_nano_usd: _builtins.int
     """What was charged, once settled or assumed."""
+    fence: _builtins.int
+    """Epoch of whoever is in charge of the call; 0: nobody said."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """When it expires if nobody settles it."""
@@ -203,6 +411,10 @@ class Hold(_message.Message):
     @_builtins.property
     def call_id(self) -> _content_pb2.CallId:
         """Call that it pays for."""
+
+    @_builtins.property
+    def budget_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Budgets that it is held in, `budget_…`."""
 
     def __init__(
         self,
@@ -213,10 +425,12 @@ class Hold(_message.Message):
         charged_nano_usd: _builtins.int = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         call_id: _content_pb2.CallId | None = ...,
+        budget_ids: _abc.Iterable[_builtins.str] | None = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id", "expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "call_id", b"call_id", "charged_nano_usd", b"charged_nano_usd", "expire_time", b"expire_time", "hold_id", b"hold_id", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "budget_ids", b"budget_ids", "call_id", b"call_id", "charged_nano_usd", b"charged_nano_usd", "expire_time", b"expire_time", "fence", b"fence", "hold_id", b"hold_id", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,6 +457,7 @@ class CostEvent(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PROJECT_FIELD_NUMBER: _builtins.int
     REVERSAL_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     cost_event_id: _builtins.str
     """Id, `cost_…`."""
     hold_id: _builtins.str
@@ -252,9 +467,9 @@ class CostEvent(_message.Message):
     provider: _builtins.str
     """Who was paid, such as `openai`, or `tool`."""
     model: _builtins.str
-    """Model or tool."""
+    """Model, tool or operation of memory."""
     agent_name: _builtins.str
-    """Agent that made the call. Optional."""
+    """Agent or judge that made the call. Optional."""
     run_id: _builtins.str
     """Run that made the call, `run_…` or `direct_…`."""
     path: _builtins.str
@@ -271,6 +486,8 @@ class CostEvent(_message.Message):
     """True when it takes back an assumed charge whose usage became known: `usage` and `cost_nano_usd` are negative then,
     and the real charge is an event of its own. So sums over events are always right.
     """
+    note: _builtins.str
+    """Why it was written, when no call made it, such as for a new price; empty for others."""
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
         """Tokens, in disjoint classes; negative in a reversal."""
@@ -297,10 +514,11 @@ class CostEvent(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         project: _builtins.str = ...,
         reversal: _builtins.bool = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "assumed", b"assumed", "cost_event_id", b"cost_event_id", "cost_nano_usd", b"cost_nano_usd", "create_time", b"create_time", "hold_id", b"hold_id", "kind", b"kind", "model", b"model", "path", b"path", "price_digest", b"price_digest", "project", b"project", "provider", b"provider", "reversal", b"reversal", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "assumed", b"assumed", "cost_event_id", b"cost_event_id", "cost_nano_usd", b"cost_nano_usd", "create_time", b"create_time", "hold_id", b"hold_id", "kind", b"kind", "model", b"model", "note", b"note", "path", b"path", "price_digest", b"price_digest", "project", b"project", "provider", b"provider", "reversal", b"reversal", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -394,7 +612,9 @@ Global___Price: _TypeAlias = Price  # noqa: Y015
 
 @_typing.final
 class BudgetAlert(_message.Message):
-    """Body of the events `comitia.cost.budget.exhausted.v1` and `comitia.cost.budget.overrun.v1`."""
+    """Body of the events `comitia.cost.budget.exhausted.v1`, `comitia.cost.budget.overrun.v1` and
+    `comitia.cost.budget.warned.v1`.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

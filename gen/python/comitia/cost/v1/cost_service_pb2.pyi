@@ -8,6 +8,8 @@ from comitia.common.v1 import batch_pb2 as _batch_pb2
 from comitia.common.v1 import content_pb2 as _content_pb2
 from comitia.common.v1 import usage_pb2 as _usage_pb2
 from comitia.cost.v1 import cost_pb2 as _cost_pb2
+from comitia.cost.v1 import price_list_pb2 as _price_list_pb2
+from comitia.cost.v1 import rollup_pb2 as _rollup_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -44,6 +46,8 @@ class _CostDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CostDim
     """Project."""
     COST_DIMENSION_KIND: _CostDimension.ValueType  # 6
     """Kind of charge."""
+    COST_DIMENSION_TOOL: _CostDimension.ValueType  # 7
+    """Tool or operation of memory; charges for anything else are left out."""
 
 class CostDimension(_CostDimension, metaclass=_CostDimensionEnumTypeWrapper):
     """What charges are added up by."""
@@ -61,6 +65,8 @@ COST_DIMENSION_PROJECT: CostDimension.ValueType  # 5
 """Project."""
 COST_DIMENSION_KIND: CostDimension.ValueType  # 6
 """Kind of charge."""
+COST_DIMENSION_TOOL: CostDimension.ValueType  # 7
+"""Tool or operation of memory; charges for anything else are left out."""
 Global___CostDimension: _TypeAlias = CostDimension  # noqa: Y015
 
 @_typing.final
@@ -110,12 +116,324 @@ class CreateBudgetResponse(_message.Message):
 Global___CreateBudgetResponse: _TypeAlias = CreateBudgetResponse  # noqa: Y015
 
 @_typing.final
+class SetBudgetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCOPE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    LIMIT_NANO_USD_FIELD_NUMBER: _builtins.int
+    LIMIT_TOKENS_FIELD_NUMBER: _builtins.int
+    LIMIT_CALLS_FIELD_NUMBER: _builtins.int
+    LIMIT_WALL_MS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    WARN_AT_PERCENT_FIELD_NUMBER: _builtins.int
+    PERIOD_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    scope: _cost_pb2.BudgetScope.ValueType
+    """What it limits: TENANT, PROJECT, AGENT or STEP. Required."""
+    name: _builtins.str
+    """The project or the agent; for a step its run and path, `run_…/rounds/2`, at most 16 levels deep. Empty for TENANT."""
+    limit_nano_usd: _builtins.int
+    """Limit on money, nano-USD, >= 0. Required."""
+    limit_tokens: _builtins.int
+    """Limit on tokens of all classes, >= 0. Absent: none."""
+    limit_calls: _builtins.int
+    """Limit on calls, >= 0. Absent: none."""
+    limit_wall_ms: _builtins.int
+    """Limit on the time of calls, milliseconds, >= 0. Absent: none."""
+    mode: _cost_pb2.BudgetMode.ValueType
+    """What it does when it is used up. Unspecified means HARD."""
+    warn_at_percent: _builtins.int
+    """Percent of a limit from which it warns, 1 to 100. 0 means 80."""
+    period: _cost_pb2.BudgetPeriod.ValueType
+    """After how long it begins anew. Unspecified: never."""
+    zone: _builtins.str
+    """IANA name of the time zone of the period. Empty means UTC."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    def __init__(
+        self,
+        *,
+        scope: _cost_pb2.BudgetScope.ValueType = ...,
+        name: _builtins.str = ...,
+        limit_nano_usd: _builtins.int | None = ...,
+        limit_tokens: _builtins.int | None = ...,
+        limit_calls: _builtins.int | None = ...,
+        limit_wall_ms: _builtins.int | None = ...,
+        mode: _cost_pb2.BudgetMode.ValueType = ...,
+        warn_at_percent: _builtins.int = ...,
+        period: _cost_pb2.BudgetPeriod.ValueType = ...,
+        zone: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_calls", b"_limit_calls", "_limit_nano_usd", b"_limit_nano_usd", "_limit_tokens", b"_limit_tokens", "_limit_wall_ms", b"_limit_wall_ms", "limit_calls", b"limit_calls", "limit_nano_usd", b"limit_nano_usd", "limit_tokens", b"limit_tokens", "limit_wall_ms", b"limit_wall_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_calls", b"_limit_calls", "_limit_nano_usd", b"_limit_nano_usd", "_limit_tokens", b"_limit_tokens", "_limit_wall_ms", b"_limit_wall_ms", "limit_calls", b"limit_calls", "limit_nano_usd", b"limit_nano_usd", "limit_tokens", b"limit_tokens", "limit_wall_ms", b"limit_wall_ms", "mode", b"mode", "name", b"name", "period", b"period", "request_id", b"request_id", "scope", b"scope", "warn_at_percent", b"warn_at_percent", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit_calls: _TypeAlias = _typing.Literal["limit_calls"]  # noqa: Y015
+    _WhichOneofArgType__limit_calls: _TypeAlias = _typing.Literal["_limit_calls", b"_limit_calls"]  # noqa: Y015
+    _WhichOneofReturnType__limit_nano_usd: _TypeAlias = _typing.Literal["limit_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__limit_nano_usd: _TypeAlias = _typing.Literal["_limit_nano_usd", b"_limit_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__limit_tokens: _TypeAlias = _typing.Literal["limit_tokens"]  # noqa: Y015
+    _WhichOneofArgType__limit_tokens: _TypeAlias = _typing.Literal["_limit_tokens", b"_limit_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__limit_wall_ms: _TypeAlias = _typing.Literal["limit_wall_ms"]  # noqa: Y015
+    _WhichOneofArgType__limit_wall_ms: _TypeAlias = _typing.Literal["_limit_wall_ms", b"_limit_wall_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_calls) -> _WhichOneofReturnType__limit_calls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_nano_usd) -> _WhichOneofReturnType__limit_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_tokens) -> _WhichOneofReturnType__limit_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_wall_ms) -> _WhichOneofReturnType__limit_wall_ms | None: ...
+
+Global___SetBudgetRequest: _TypeAlias = SetBudgetRequest  # noqa: Y015
+
+@_typing.final
+class SetBudgetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def budget(self) -> _cost_pb2.Budget:
+        """The budget as it is now."""
+
+    def __init__(
+        self,
+        *,
+        budget: _cost_pb2.Budget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetBudgetResponse: _TypeAlias = SetBudgetResponse  # noqa: Y015
+
+@_typing.final
+class RemoveBudgetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    budget_id: _builtins.str
+    """Which budget: `budget_…`, `project:NAME`, `agent:NAME` or `step:RUN/PATH`. Required."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    def __init__(
+        self,
+        *,
+        budget_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveBudgetRequest: _TypeAlias = RemoveBudgetRequest  # noqa: Y015
+
+@_typing.final
+class RemoveBudgetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def budget(self) -> _cost_pb2.Budget:
+        """The budget as it was."""
+
+    def __init__(
+        self,
+        *,
+        budget: _cost_pb2.Budget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveBudgetResponse: _TypeAlias = RemoveBudgetResponse  # noqa: Y015
+
+@_typing.final
+class GetBudgetStatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_ID_FIELD_NUMBER: _builtins.int
+    budget_id: _builtins.str
+    """Which budget: an id or a name, as in GetBudget. Required."""
+    def __init__(
+        self,
+        *,
+        budget_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBudgetStatusRequest: _TypeAlias = GetBudgetStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetBudgetStatusResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    LEFT_NANO_USD_FIELD_NUMBER: _builtins.int
+    LEFT_TOKENS_FIELD_NUMBER: _builtins.int
+    LEFT_CALLS_FIELD_NUMBER: _builtins.int
+    LEFT_WALL_MS_FIELD_NUMBER: _builtins.int
+    HOLD_COUNT_FIELD_NUMBER: _builtins.int
+    PERIOD_START_TIME_FIELD_NUMBER: _builtins.int
+    PROJECTED_NANO_USD_FIELD_NUMBER: _builtins.int
+    level: _cost_pb2.BudgetLevel.ValueType
+    """How full it is."""
+    left_nano_usd: _builtins.int
+    """Money that can still be held, nano-USD."""
+    left_tokens: _builtins.int
+    """Tokens that can still be held. Absent where nothing limits them."""
+    left_calls: _builtins.int
+    """Calls that can still be held. Absent where nothing limits them."""
+    left_wall_ms: _builtins.int
+    """Time that can still be held, milliseconds. Absent where nothing limits it."""
+    hold_count: _builtins.int
+    """Calls in progress."""
+    projected_nano_usd: _builtins.int
+    """Money that is spent at the end of the period if it goes on as since its begin, nano-USD. Absent without a period, and
+    in its first hundredth.
+    """
+    @_builtins.property
+    def budget(self) -> _cost_pb2.Budget:
+        """The budget."""
+
+    @_builtins.property
+    def period_start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the period began. Absent without a period."""
+
+    def __init__(
+        self,
+        *,
+        budget: _cost_pb2.Budget | None = ...,
+        level: _cost_pb2.BudgetLevel.ValueType = ...,
+        left_nano_usd: _builtins.int = ...,
+        left_tokens: _builtins.int | None = ...,
+        left_calls: _builtins.int | None = ...,
+        left_wall_ms: _builtins.int | None = ...,
+        hold_count: _builtins.int = ...,
+        period_start_time: _timestamp_pb2.Timestamp | None = ...,
+        projected_nano_usd: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_left_calls", b"_left_calls", "_left_tokens", b"_left_tokens", "_left_wall_ms", b"_left_wall_ms", "_projected_nano_usd", b"_projected_nano_usd", "budget", b"budget", "left_calls", b"left_calls", "left_tokens", b"left_tokens", "left_wall_ms", b"left_wall_ms", "period_start_time", b"period_start_time", "projected_nano_usd", b"projected_nano_usd"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_left_calls", b"_left_calls", "_left_tokens", b"_left_tokens", "_left_wall_ms", b"_left_wall_ms", "_projected_nano_usd", b"_projected_nano_usd", "budget", b"budget", "hold_count", b"hold_count", "left_calls", b"left_calls", "left_nano_usd", b"left_nano_usd", "left_tokens", b"left_tokens", "left_wall_ms", b"left_wall_ms", "level", b"level", "period_start_time", b"period_start_time", "projected_nano_usd", b"projected_nano_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__left_calls: _TypeAlias = _typing.Literal["left_calls"]  # noqa: Y015
+    _WhichOneofArgType__left_calls: _TypeAlias = _typing.Literal["_left_calls", b"_left_calls"]  # noqa: Y015
+    _WhichOneofReturnType__left_tokens: _TypeAlias = _typing.Literal["left_tokens"]  # noqa: Y015
+    _WhichOneofArgType__left_tokens: _TypeAlias = _typing.Literal["_left_tokens", b"_left_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__left_wall_ms: _TypeAlias = _typing.Literal["left_wall_ms"]  # noqa: Y015
+    _WhichOneofArgType__left_wall_ms: _TypeAlias = _typing.Literal["_left_wall_ms", b"_left_wall_ms"]  # noqa: Y015
+    _WhichOneofReturnType__projected_nano_usd: _TypeAlias = _typing.Literal["projected_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__projected_nano_usd: _TypeAlias = _typing.Literal["_projected_nano_usd", b"_projected_nano_usd"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__left_calls) -> _WhichOneofReturnType__left_calls | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__left_tokens) -> _WhichOneofReturnType__left_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__left_wall_ms) -> _WhichOneofReturnType__left_wall_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__projected_nano_usd) -> _WhichOneofReturnType__projected_nano_usd | None: ...
+
+Global___GetBudgetStatusResponse: _TypeAlias = GetBudgetStatusResponse  # noqa: Y015
+
+@_typing.final
+class GetBudgetTreeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOST_RUNS_FIELD_NUMBER: _builtins.int
+    most_runs: _builtins.int
+    """At most so many runs, the newest. 0 means 50; above 500 is taken as 500; negative is INVALID_ARGUMENT."""
+    def __init__(
+        self,
+        *,
+        most_runs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["most_runs", b"most_runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBudgetTreeRequest: _TypeAlias = GetBudgetTreeRequest  # noqa: Y015
+
+@_typing.final
+class GetBudgetTreeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Node(_message.Message):
+        """One budget and its place."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        BUDGET_FIELD_NUMBER: _builtins.int
+        PARENT_BUDGET_ID_FIELD_NUMBER: _builtins.int
+        DEPTH_FIELD_NUMBER: _builtins.int
+        parent_budget_id: _builtins.str
+        """The budget above it. Empty for the tenant's own."""
+        depth: _builtins.int
+        """How many are above it."""
+        @_builtins.property
+        def budget(self) -> _cost_pb2.Budget:
+            """The budget."""
+
+        def __init__(
+            self,
+            *,
+            budget: _cost_pb2.Budget | None = ...,
+            parent_budget_id: _builtins.str = ...,
+            depth: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "depth", b"depth", "parent_budget_id", b"parent_budget_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NODES_FIELD_NUMBER: _builtins.int
+    MORE_RUNS_FIELD_NUMBER: _builtins.int
+    more_runs: _builtins.bool
+    """True when there are older runs than those shown."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetBudgetTreeResponse.Node]:
+        """Each after the one above it; the tenant's own first."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___GetBudgetTreeResponse.Node] | None = ...,
+        more_runs: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["more_runs", b"more_runs", "nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetBudgetTreeResponse: _TypeAlias = GetBudgetTreeResponse  # noqa: Y015
+
+@_typing.final
 class GetBudgetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUDGET_ID_FIELD_NUMBER: _builtins.int
     budget_id: _builtins.str
-    """Which budget, `budget_…`, or `tenant`. Required."""
+    """Which budget: `budget_…`, `tenant`, `project:NAME`, `agent:NAME`, `run:RUN` or `step:RUN/PATH`. Required."""
     def __init__(
         self,
         *,
@@ -157,19 +475,23 @@ class ListBudgetsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many. 0 means 50; above 500 is taken as 500; negative is INVALID_ARGUMENT."""
     page_token: _builtins.str
-    """`next_page_token` of the previous answer."""
+    """`next_page_token` of the previous answer. Keep the other fields unchanged."""
+    scope: _cost_pb2.BudgetScope.ValueType
+    """Only those that limit this. Unspecified: all."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        scope: _cost_pb2.BudgetScope.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,7 +531,7 @@ class SetBudgetLimitRequest(_message.Message):
     LIMIT_NANO_USD_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     budget_id: _builtins.str
-    """Which budget, `budget_…`, or `tenant`. Required."""
+    """Which budget: an id or a name, as in GetBudget. Required."""
     limit_nano_usd: _builtins.int
     """The new limit, nano-USD, >= 0."""
     request_id: _builtins.str
@@ -264,6 +586,8 @@ class ReserveRequest(_message.Message):
     TOOL_COST_NANO_USD_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     DISPATCHED_FIELD_NUMBER: _builtins.int
+    CHEAPEST_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID of this attempt. A second try after a lost one takes a new one, and a second hold. Required."""
     kind: _cost_pb2.CostKind.ValueType
@@ -273,18 +597,24 @@ class ReserveRequest(_message.Message):
     model: _builtins.str
     """Model or tool. Required."""
     tool_cost_nano_usd: _builtins.int
-    """Price of the call, nano-USD, for tools. 0 for models, whose price is the bound at the price table."""
+    """Price of the call, nano-USD, for tools and operations of memory. 0 for models, whose price is the bound at the price table."""
     dispatched: _builtins.bool
     """True when the call leaves as soon as this is answered: the hold is made as dispatched, in one commit instead of two.
     False for callers that hold first and decide later; they use MarkDispatched.
     """
+    cheapest: _builtins.bool
+    """True when the caller has no cheaper model to take: what a budget that degrades lets through. Kinds other than GENERATE
+    have no cheaper form and pass in any case.
+    """
+    fence: _builtins.int
+    """Epoch of whoever is in charge of the call, > 0: what comes later with an older one is refused. 0: not fenced."""
     @_builtins.property
     def context(self) -> _content_pb2.CallContext:
         """Call and budgets. The tenant's own budget is always among them. Required."""
 
     @_builtins.property
     def bound(self) -> _usage_pb2.Usage:
-        """Upper bound of the usage. Ignored for tools."""
+        """Upper bound of the usage. Ignored for tools and operations of memory."""
 
     @_builtins.property
     def ttl(self) -> _duration_pb2.Duration:
@@ -302,10 +632,12 @@ class ReserveRequest(_message.Message):
         tool_cost_nano_usd: _builtins.int = ...,
         ttl: _duration_pb2.Duration | None = ...,
         dispatched: _builtins.bool = ...,
+        cheapest: _builtins.bool = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "context", b"context", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "context", b"context", "dispatched", b"dispatched", "kind", b"kind", "model", b"model", "provider", b"provider", "request_id", b"request_id", "tool_cost_nano_usd", b"tool_cost_nano_usd", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "cheapest", b"cheapest", "context", b"context", "dispatched", b"dispatched", "fence", b"fence", "kind", b"kind", "model", b"model", "provider", b"provider", "request_id", b"request_id", "tool_cost_nano_usd", b"tool_cost_nano_usd", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -338,16 +670,20 @@ class MarkDispatchedRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOLD_ID_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """Which hold, `hold_…`. Required."""
+    fence: _builtins.int
+    """Epoch of the caller. A later one than the hold's takes it over. 0: does not say."""
     def __init__(
         self,
         *,
         hold_id: _builtins.str = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_id", b"hold_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "hold_id", b"hold_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -376,13 +712,68 @@ class MarkDispatchedResponse(_message.Message):
 Global___MarkDispatchedResponse: _TypeAlias = MarkDispatchedResponse  # noqa: Y015
 
 @_typing.final
+class ExtendRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_ID_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    hold_id: _builtins.str
+    """Which hold, `hold_…`. Required."""
+    fence: _builtins.int
+    """Epoch of the caller. A later one than the hold's takes it over. 0: does not say."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Life of the hold, counted from when it was made: 1 s to 24 h. Required."""
+
+    def __init__(
+        self,
+        *,
+        hold_id: _builtins.str = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        fence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "hold_id", b"hold_id", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendRequest: _TypeAlias = ExtendRequest  # noqa: Y015
+
+@_typing.final
+class ExtendResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hold(self) -> _cost_pb2.Hold:
+        """The hold, with its new expiry."""
+
+    def __init__(
+        self,
+        *,
+        hold: _cost_pb2.Hold | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExtendResponse: _TypeAlias = ExtendResponse  # noqa: Y015
+
+@_typing.final
 class SettleRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOLD_ID_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """Which hold, `hold_…`. Required."""
+    fence: _builtins.int
+    """Epoch of the caller. A later one than the hold's takes it over. 0: does not say."""
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
         """Real usage, for models."""
@@ -392,10 +783,11 @@ class SettleRequest(_message.Message):
         *,
         hold_id: _builtins.str = ...,
         usage: _usage_pb2.Usage | None = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_id", b"hold_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fence", b"fence", "hold_id", b"hold_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -429,19 +821,23 @@ class ReleaseRequest(_message.Message):
 
     HOLD_ID_FIELD_NUMBER: _builtins.int
     DISPATCHED_UNBILLED_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """Which hold, `hold_…`. Required."""
     dispatched_unbilled: _builtins.bool
     """True when the call left and the provider says that it charges nothing, such as for a refused request."""
+    fence: _builtins.int
+    """Epoch of the caller. A later one than the hold's takes it over. 0: does not say."""
     def __init__(
         self,
         *,
         hold_id: _builtins.str = ...,
         dispatched_unbilled: _builtins.bool = ...,
+        fence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispatched_unbilled", b"dispatched_unbilled", "hold_id", b"hold_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispatched_unbilled", b"dispatched_unbilled", "fence", b"fence", "hold_id", b"hold_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -484,6 +880,7 @@ class BatchSpendRequest(_message.Message):
         MARK_DISPATCHED_FIELD_NUMBER: _builtins.int
         SETTLE_FIELD_NUMBER: _builtins.int
         RELEASE_FIELD_NUMBER: _builtins.int
+        EXTEND_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def header(self) -> _batch_pb2.ItemHeader:
             """Identity, deadline and trace of the item."""
@@ -496,6 +893,8 @@ class BatchSpendRequest(_message.Message):
         def settle(self) -> Global___SettleRequest: ...
         @_builtins.property
         def release(self) -> Global___ReleaseRequest: ...
+        @_builtins.property
+        def extend(self) -> Global___ExtendRequest: ...
         def __init__(
             self,
             *,
@@ -504,12 +903,13 @@ class BatchSpendRequest(_message.Message):
             mark_dispatched: Global___MarkDispatchedRequest | None = ...,
             settle: Global___SettleRequest | None = ...,
             release: Global___ReleaseRequest | None = ...,
+            extend: Global___ExtendRequest | None = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "mark_dispatched", b"mark_dispatched", "operation", b"operation", "release", b"release", "reserve", b"reserve", "settle", b"settle"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["extend", b"extend", "header", b"header", "mark_dispatched", b"mark_dispatched", "operation", b"operation", "release", b"release", "reserve", b"reserve", "settle", b"settle"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "mark_dispatched", b"mark_dispatched", "operation", b"operation", "release", b"release", "reserve", b"reserve", "settle", b"settle"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["extend", b"extend", "header", b"header", "mark_dispatched", b"mark_dispatched", "operation", b"operation", "release", b"release", "reserve", b"reserve", "settle", b"settle"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["reserve", "mark_dispatched", "settle", "release"]  # noqa: Y015
+        _WhichOneofReturnType_operation: _TypeAlias = _typing.Literal["reserve", "mark_dispatched", "settle", "release", "extend"]  # noqa: Y015
         _WhichOneofArgType_operation: _TypeAlias = _typing.Literal["operation", b"operation"]  # noqa: Y015
         def WhichOneof(self, oneof_group: _WhichOneofArgType_operation) -> _WhichOneofReturnType_operation | None: ...
 
@@ -649,10 +1049,19 @@ class GetCostSummaryRequest(_message.Message):
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     RUN_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    MAX_LINES_FIELD_NUMBER: _builtins.int
     by: Global___CostDimension.ValueType
     """What to add up by. Unspecified means MODEL."""
     run_id: _builtins.str
-    """Only this run, `run_…`. Optional."""
+    """Only this run, `run_…`. Optional. What a run spent is known as long as its charges are kept, 400 days by default."""
+    project: _builtins.str
+    """Only this project. Optional."""
+    agent_name: _builtins.str
+    """Only this agent. Optional."""
+    max_lines: _builtins.int
+    """At most this many lines. 0 means 500, which is also the most; negative is INVALID_ARGUMENT."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """From when. Absent means the beginning."""
@@ -668,10 +1077,13 @@ class GetCostSummaryRequest(_message.Message):
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         run_id: _builtins.str = ...,
+        project: _builtins.str = ...,
+        agent_name: _builtins.str = ...,
+        max_lines: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "end_time", b"end_time", "run_id", b"run_id", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "by", b"by", "end_time", b"end_time", "max_lines", b"max_lines", "project", b"project", "run_id", b"run_id", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -731,7 +1143,7 @@ class GetCostSummaryResponse(_message.Message):
     """Number of charges in all."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetCostSummaryResponse.Line]:
-        """Dearest first, at most 500."""
+        """Dearest first, at most `max_lines`."""
 
     def __init__(
         self,
@@ -748,6 +1160,168 @@ class GetCostSummaryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetCostSummaryResponse: _TypeAlias = GetCostSummaryResponse  # noqa: Y015
+
+@_typing.final
+class GetCostSeriesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BY_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    MAX_LINES_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    by: Global___CostDimension.ValueType
+    """What to draw lines of. Unspecified means one line for everything."""
+    step: _rollup_pb2.CostStep.ValueType
+    """How long a step is. Unspecified means DAY."""
+    max_lines: _builtins.int
+    """At most this many lines beside the rest. 0 means 10; above 20 is taken as 20; negative is INVALID_ARGUMENT."""
+    run_id: _builtins.str
+    """Only this run, `run_…`. Optional. See GetCostSummary."""
+    project: _builtins.str
+    """Only this project. Optional."""
+    agent_name: _builtins.str
+    """Only this agent. Optional."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From when; taken down to the beginning of its step. Absent means 24 hours or 30 days before the end."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when; taken up to the end of its step. Absent means now. At most 750 steps."""
+
+    def __init__(
+        self,
+        *,
+        by: Global___CostDimension.ValueType = ...,
+        step: _rollup_pb2.CostStep.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        max_lines: _builtins.int = ...,
+        run_id: _builtins.str = ...,
+        project: _builtins.str = ...,
+        agent_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "by", b"by", "end_time", b"end_time", "max_lines", b"max_lines", "project", b"project", "run_id", b"run_id", "start_time", b"start_time", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCostSeriesRequest: _TypeAlias = GetCostSeriesRequest  # noqa: Y015
+
+@_typing.final
+class GetCostSeriesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LINES_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    TOTAL_NANO_USD_FIELD_NUMBER: _builtins.int
+    step: _rollup_pb2.CostStep.ValueType
+    """How long a step is."""
+    total_nano_usd: _builtins.int
+    """Money in all, nano-USD."""
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_rollup_pb2.CostSeries]:
+        """Dearest first, the rest last; all with the same steps."""
+
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Beginning of the first step."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the last step."""
+
+    def __init__(
+        self,
+        *,
+        lines: _abc.Iterable[_rollup_pb2.CostSeries] | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        step: _rollup_pb2.CostStep.ValueType = ...,
+        total_nano_usd: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "lines", b"lines", "start_time", b"start_time", "step", b"step", "total_nano_usd", b"total_nano_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCostSeriesResponse: _TypeAlias = GetCostSeriesResponse  # noqa: Y015
+
+@_typing.final
+class ExportCostsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORMAT_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
+    AGENT_NAME_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    format: _rollup_pb2.CostExportFormat.ValueType
+    """How to write it. Unspecified means CSV."""
+    detail: _rollup_pb2.CostExportDetail.ValueType
+    """What a line stands for. Unspecified means DAY."""
+    project: _builtins.str
+    """Only this project. Optional."""
+    agent_name: _builtins.str
+    """Only this agent. Optional."""
+    run_id: _builtins.str
+    """Only this run, `run_…`. Optional. See GetCostSummary."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """From when; for days and hours taken down to their beginning. Absent means the beginning."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when; for days and hours taken up to their end. Absent means now."""
+
+    def __init__(
+        self,
+        *,
+        format: _rollup_pb2.CostExportFormat.ValueType = ...,
+        detail: _rollup_pb2.CostExportDetail.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
+        agent_name: _builtins.str = ...,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "detail", b"detail", "end_time", b"end_time", "format", b"format", "project", b"project", "run_id", b"run_id", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportCostsRequest: _TypeAlias = ExportCostsRequest  # noqa: Y015
+
+@_typing.final
+class ExportCostsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """The next piece of the file, at most 64 KB."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportCostsResponse: _TypeAlias = ExportCostsResponse  # noqa: Y015
 
 @_typing.final
 class ListPricesRequest(_message.Message):
@@ -802,3 +1376,143 @@ class ListPricesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPricesResponse: _TypeAlias = ListPricesResponse  # noqa: Y015
+
+@_typing.final
+class ImportPricesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    content: _builtins.str
+    """The list, at most 1,000,000 characters and 10,000 rows. Required."""
+    format: _price_list_pb2.PriceListFormat.ValueType
+    """How it is written. Required."""
+    source: _builtins.str
+    """Where the prices come from, such as a page of the provider; it stands with each price. Required."""
+    dry_run: _builtins.bool
+    """True: tell what would change, and change nothing."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    def __init__(
+        self,
+        *,
+        content: _builtins.str = ...,
+        format: _price_list_pb2.PriceListFormat.ValueType = ...,
+        source: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "dry_run", b"dry_run", "format", b"format", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportPricesRequest: _TypeAlias = ImportPricesRequest  # noqa: Y015
+
+@_typing.final
+class ImportPricesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    CHANGE_COUNT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
+    change_count: _builtins.int
+    """How many changes there are in all."""
+    unchanged_count: _builtins.int
+    """Prices of the list that held already."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_price_list_pb2.PriceChange]:
+        """What changes, by model and moment, the first 500."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[_price_list_pb2.PriceChange] | None = ...,
+        change_count: _builtins.int = ...,
+        unchanged_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_count", b"change_count", "changes", b"changes", "unchanged_count", b"unchanged_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportPricesResponse: _TypeAlias = ImportPricesResponse  # noqa: Y015
+
+@_typing.final
+class RepriceEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """True: show the difference, and change nothing."""
+    note: _builtins.str
+    """Why, for the note of each entry. Optional, at most 200 characters."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Charges from when on. Required."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Until when. Absent means now."""
+
+    def __init__(
+        self,
+        *,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        dry_run: _builtins.bool = ...,
+        note: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepriceEventsRequest: _TypeAlias = RepriceEventsRequest  # noqa: Y015
+
+@_typing.final
+class RepriceEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODELS_FIELD_NUMBER: _builtins.int
+    EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    BEFORE_NANO_USD_FIELD_NUMBER: _builtins.int
+    AFTER_NANO_USD_FIELD_NUMBER: _builtins.int
+    event_count: _builtins.int
+    """Charges that change."""
+    before_nano_usd: _builtins.int
+    """What they came to, nano-USD."""
+    after_nano_usd: _builtins.int
+    """What they come to, nano-USD."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[_price_list_pb2.RepricedModel]:
+        """The models whose charges change, the greatest difference first, at most 500."""
+
+    def __init__(
+        self,
+        *,
+        models: _abc.Iterable[_price_list_pb2.RepricedModel] | None = ...,
+        event_count: _builtins.int = ...,
+        before_nano_usd: _builtins.int = ...,
+        after_nano_usd: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_nano_usd", b"after_nano_usd", "before_nano_usd", b"before_nano_usd", "event_count", b"event_count", "models", b"models"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepriceEventsResponse: _TypeAlias = RepriceEventsResponse  # noqa: Y015

@@ -42,6 +42,26 @@ class BudgetServiceStub:
                 request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.CreateBudgetRequest.SerializeToString,
                 response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.CreateBudgetResponse.FromString,
                 _registered_method=True)
+        self.SetBudget = channel.unary_unary(
+                '/comitia.cost.v1.BudgetService/SetBudget',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetBudgetRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetBudgetResponse.FromString,
+                _registered_method=True)
+        self.RemoveBudget = channel.unary_unary(
+                '/comitia.cost.v1.BudgetService/RemoveBudget',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RemoveBudgetRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RemoveBudgetResponse.FromString,
+                _registered_method=True)
+        self.GetBudgetStatus = channel.unary_unary(
+                '/comitia.cost.v1.BudgetService/GetBudgetStatus',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetStatusRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetStatusResponse.FromString,
+                _registered_method=True)
+        self.GetBudgetTree = channel.unary_unary(
+                '/comitia.cost.v1.BudgetService/GetBudgetTree',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetTreeRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetTreeResponse.FromString,
+                _registered_method=True)
         self.GetBudget = channel.unary_unary(
                 '/comitia.cost.v1.BudgetService/GetBudget',
                 request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetRequest.SerializeToString,
@@ -66,6 +86,11 @@ class BudgetServiceStub:
                 '/comitia.cost.v1.BudgetService/MarkDispatched',
                 request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.MarkDispatchedRequest.SerializeToString,
                 response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.MarkDispatchedResponse.FromString,
+                _registered_method=True)
+        self.Extend = channel.unary_unary(
+                '/comitia.cost.v1.BudgetService/Extend',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExtendRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExtendResponse.FromString,
                 _registered_method=True)
         self.Settle = channel.unary_unary(
                 '/comitia.cost.v1.BudgetService/Settle',
@@ -100,10 +125,51 @@ class BudgetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def GetBudget(self, request, context):
-        """Fetches a budget; `tenant` names the tenant's own.
+    def SetBudget(self, request, context):
+        """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given is taken off:
+        the request is all that people decide about a budget. What is spent and held stays.
 
-        Errors: NOT_FOUND/BUDGET_NOT_FOUND.
+        Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
+        limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
+        While the operator limits what the tenant may spend, the tenant's own has no period and is not soft.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_BUDGETS, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the
+        tenant's own, beyond what the operator lets the tenant spend).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveBudget(self, request, context):
+        """Removes the budget of a project, an agent or a step. Calls spend from it no more; what it paid stays in the ledger.
+
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND, FAILED_PRECONDITION/BUDGET_IN_USE (calls in
+        progress hold money of it), FAILED_PRECONDITION/BUDGET_STAYS (that of the tenant, or of a run).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBudgetStatus(self, request, context):
+        """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
+
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBudgetTree(self, request, context):
+        """Shows the tenant's budgets as a tree: the tenant's own, those of projects and agents below it, and those of the newest
+        runs with their steps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetBudget(self, request, context):
+        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,7 +185,8 @@ class BudgetServiceServicer:
     def SetBudgetLimit(self, request, context):
         """Changes a budget's limit. A limit below what is spent and held is accepted and shown as overrun.
 
-        Errors: NOT_FOUND/BUDGET_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD.
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
+        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the tenant's own, beyond what the operator lets the tenant spend).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,7 +197,9 @@ class BudgetServiceServicer:
         Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
         Idempotent per `request_id`.
+        The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
         Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`),
+        RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
         NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD.
         """
@@ -142,7 +211,18 @@ class BudgetServiceServicer:
         """Records that a held call is about to leave. Must be durable before its first byte.
         Internal, so without `google.api.http`: see Reserve.
 
-        Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_RESERVED.
+        Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_RESERVED, ABORTED/HOLD_FENCED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Extend(self, request, context):
+        """Gives an open hold a longer life, and holds the time in its budgets. Never a shorter one.
+        Internal, so without `google.api.http`: see Reserve.
+
+        Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_OPEN, ABORTED/HOLD_FENCED,
+        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (a limit on time), INVALID_ARGUMENT/INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -153,7 +233,7 @@ class BudgetServiceServicer:
         Internal, so without `google.api.http`: see Reserve.
 
         Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-        ABORTED/SETTLED_DIFFERENTLY.
+        ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,14 +244,15 @@ class BudgetServiceServicer:
         Internal, so without `google.api.http`: see Reserve.
 
         Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED,
-        FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set).
+        FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set),
+        ABORTED/HOLD_FENCED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def BatchSpend(self, request_iterator, context):
-        """Reserve, MarkDispatched, Settle and Release of many calls on one stream; each gets its own answer or error.
+        """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
         Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -185,6 +266,26 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.CreateBudget,
                     request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.CreateBudgetRequest.FromString,
                     response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.CreateBudgetResponse.SerializeToString,
+            ),
+            'SetBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBudget,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetBudgetRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetBudgetResponse.SerializeToString,
+            ),
+            'RemoveBudget': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveBudget,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RemoveBudgetRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RemoveBudgetResponse.SerializeToString,
+            ),
+            'GetBudgetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBudgetStatus,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetStatusRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetStatusResponse.SerializeToString,
+            ),
+            'GetBudgetTree': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetBudgetTree,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetTreeRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetTreeResponse.SerializeToString,
             ),
             'GetBudget': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBudget,
@@ -210,6 +311,11 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.MarkDispatched,
                     request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.MarkDispatchedRequest.FromString,
                     response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.MarkDispatchedResponse.SerializeToString,
+            ),
+            'Extend': grpc.unary_unary_rpc_method_handler(
+                    servicer.Extend,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExtendRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExtendResponse.SerializeToString,
             ),
             'Settle': grpc.unary_unary_rpc_method_handler(
                     servicer.Settle,
@@ -257,6 +363,114 @@ class BudgetService:
             '/comitia.cost.v1.BudgetService/CreateBudget',
             comitia_dot_cost_dot_v1_dot_cost__service__pb2.CreateBudgetRequest.SerializeToString,
             comitia_dot_cost_dot_v1_dot_cost__service__pb2.CreateBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.BudgetService/SetBudget',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetBudgetRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveBudget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.BudgetService/RemoveBudget',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.RemoveBudgetRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.RemoveBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBudgetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.BudgetService/GetBudgetStatus',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetStatusRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetBudgetTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.BudgetService/GetBudgetTree',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetTreeRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetBudgetTreeResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -403,6 +617,33 @@ class BudgetService:
             _registered_method=True)
 
     @staticmethod
+    def Extend(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.BudgetService/Extend',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExtendRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExtendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Settle(request,
             target,
             options=(),
@@ -504,6 +745,21 @@ class LedgerServiceStub:
                 request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetCostSummaryRequest.SerializeToString,
                 response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetCostSummaryResponse.FromString,
                 _registered_method=True)
+        self.GetCostSeries = channel.unary_unary(
+                '/comitia.cost.v1.LedgerService/GetCostSeries',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetCostSeriesRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetCostSeriesResponse.FromString,
+                _registered_method=True)
+        self.ExportCosts = channel.unary_stream(
+                '/comitia.cost.v1.LedgerService/ExportCosts',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExportCostsRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExportCostsResponse.FromString,
+                _registered_method=True)
+        self.RepriceEvents = channel.unary_unary(
+                '/comitia.cost.v1.LedgerService/RepriceEvents',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer:
@@ -518,9 +774,41 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCostSummary(self, request, context):
-        """Adds up charges by one dimension over a time.
+        """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD.
+        Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCostSeries(self, request, context):
+        """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
+
+        Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportCosts(self, request, context):
+        """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. All of it is as the
+        ledger stood at one moment. REST callers get server-sent events, one message each.
+
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepriceEvents(self, request, context):
+        """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+
+        A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
+        ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
+        Harmless to repeat: what is priced right stays.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -538,6 +826,21 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.GetCostSummary,
                     request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetCostSummaryRequest.FromString,
                     response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetCostSummaryResponse.SerializeToString,
+            ),
+            'GetCostSeries': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCostSeries,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetCostSeriesRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetCostSeriesResponse.SerializeToString,
+            ),
+            'ExportCosts': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportCosts,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExportCostsRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExportCostsResponse.SerializeToString,
+            ),
+            'RepriceEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepriceEvents,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -605,9 +908,90 @@ class LedgerService:
             metadata,
             _registered_method=True)
 
+    @staticmethod
+    def GetCostSeries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.LedgerService/GetCostSeries',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetCostSeriesRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetCostSeriesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportCosts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/comitia.cost.v1.LedgerService/ExportCosts',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExportCostsRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.ExportCostsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepriceEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.LedgerService/RepriceEvents',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.RepriceEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
 
 class PricingServiceStub:
-    """Shows the prices that charges are made of.
+    """Shows the prices that charges are made of, and takes new ones.
     """
 
     def __init__(self, channel):
@@ -621,14 +1005,32 @@ class PricingServiceStub:
                 request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesRequest.SerializeToString,
                 response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesResponse.FromString,
                 _registered_method=True)
+        self.ImportPrices = channel.unary_unary(
+                '/comitia.cost.v1.PricingService/ImportPrices',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesResponse.FromString,
+                _registered_method=True)
 
 
 class PricingServiceServicer:
-    """Shows the prices that charges are made of.
+    """Shows the prices that charges are made of, and takes new ones.
     """
 
     def ListPrices(self, request, context):
         """Lists the prices that hold now, by provider and model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportPrices(self, request, context):
+        """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
+        future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
+        price that they hold it by; charges of the past stay as they are until RepriceEvents.
+
+        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+        Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
+        INVALID_ARGUMENT/INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -642,6 +1044,11 @@ def add_PricingServiceServicer_to_server(servicer, server):
                     request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesRequest.FromString,
                     response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesResponse.SerializeToString,
             ),
+            'ImportPrices': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportPrices,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'comitia.cost.v1.PricingService', rpc_method_handlers)
@@ -651,7 +1058,7 @@ def add_PricingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PricingService:
-    """Shows the prices that charges are made of.
+    """Shows the prices that charges are made of, and takes new ones.
     """
 
     @staticmethod
@@ -671,6 +1078,33 @@ class PricingService:
             '/comitia.cost.v1.PricingService/ListPrices',
             comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesRequest.SerializeToString,
             comitia_dot_cost_dot_v1_dot_cost__service__pb2.ListPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportPrices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.PricingService/ImportPrices',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesResponse.FromString,
             options,
             channel_credentials,
             insecure,

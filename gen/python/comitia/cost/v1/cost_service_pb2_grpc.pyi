@@ -42,24 +42,52 @@ class BudgetServiceStub:
     Idempotent per run: the same limit answers with the budget that exists.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit).
     """
-    GetBudget: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetRequest, _cost_service_pb2.GetBudgetResponse]
-    """Fetches a budget; `tenant` names the tenant's own.
+    SetBudget: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.SetBudgetRequest, _cost_service_pb2.SetBudgetResponse]
+    """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given is taken off:
+    the request is all that people decide about a budget. What is spent and held stays.
 
-    Errors: NOT_FOUND/BUDGET_NOT_FOUND.
+    Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
+    limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
+    While the operator limits what the tenant may spend, the tenant's own has no period and is not soft.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_BUDGETS, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the
+    tenant's own, beyond what the operator lets the tenant spend).
+    """
+    RemoveBudget: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.RemoveBudgetRequest, _cost_service_pb2.RemoveBudgetResponse]
+    """Removes the budget of a project, an agent or a step. Calls spend from it no more; what it paid stays in the ledger.
+
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND, FAILED_PRECONDITION/BUDGET_IN_USE (calls in
+    progress hold money of it), FAILED_PRECONDITION/BUDGET_STAYS (that of the tenant, or of a run).
+    """
+    GetBudgetStatus: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetStatusRequest, _cost_service_pb2.GetBudgetStatusResponse]
+    """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
+
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+    """
+    GetBudgetTree: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetTreeRequest, _cost_service_pb2.GetBudgetTreeResponse]
+    """Shows the tenant's budgets as a tree: the tenant's own, those of projects and agents below it, and those of the newest
+    runs with their steps.
+    """
+    GetBudget: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetRequest, _cost_service_pb2.GetBudgetResponse]
+    """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
     """
     ListBudgets: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ListBudgetsRequest, _cost_service_pb2.ListBudgetsResponse]
     """Lists the tenant's budgets, newest first."""
     SetBudgetLimit: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.SetBudgetLimitRequest, _cost_service_pb2.SetBudgetLimitResponse]
     """Changes a budget's limit. A limit below what is spent and held is accepted and shown as overrun.
 
-    Errors: NOT_FOUND/BUDGET_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD.
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
+    RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the tenant's own, beyond what the operator lets the tenant spend).
     """
     Reserve: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ReserveRequest, _cost_service_pb2.ReserveResponse]
     """Holds the bound of a call's price in every budget the call spends from, or in none.
     Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
     Idempotent per `request_id`.
+    The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`),
+    RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
     NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD.
     """
@@ -67,24 +95,32 @@ class BudgetServiceStub:
     """Records that a held call is about to leave. Must be durable before its first byte.
     Internal, so without `google.api.http`: see Reserve.
 
-    Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_RESERVED.
+    Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_RESERVED, ABORTED/HOLD_FENCED.
+    """
+    Extend: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ExtendRequest, _cost_service_pb2.ExtendResponse]
+    """Gives an open hold a longer life, and holds the time in its budgets. Never a shorter one.
+    Internal, so without `google.api.http`: see Reserve.
+
+    Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_OPEN, ABORTED/HOLD_FENCED,
+    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (a limit on time), INVALID_ARGUMENT/INVALID_FIELD.
     """
     Settle: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.SettleRequest, _cost_service_pb2.SettleResponse]
     """Charges a call's real usage and frees the rest of its hold. Late usage corrects an assumed charge.
     Internal, so without `google.api.http`: see Reserve.
 
     Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-    ABORTED/SETTLED_DIFFERENTLY.
+    ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
     """
     Release: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ReleaseRequest, _cost_service_pb2.ReleaseResponse]
     """Frees a hold whose call was never sent, or whose provider said that it charges nothing.
     Internal, so without `google.api.http`: see Reserve.
 
     Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED,
-    FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set).
+    FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set),
+    ABORTED/HOLD_FENCED.
     """
     BatchSpend: _grpc.StreamStreamMultiCallable[_cost_service_pb2.BatchSpendRequest, _cost_service_pb2.BatchSpendResponse]
-    """Reserve, MarkDispatched, Settle and Release of many calls on one stream; each gets its own answer or error.
+    """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
     Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
     """
 
@@ -102,24 +138,52 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     Idempotent per run: the same limit answers with the budget that exists.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit).
     """
-    GetBudget: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetRequest, _cost_service_pb2.GetBudgetResponse]  # type: ignore[assignment]
-    """Fetches a budget; `tenant` names the tenant's own.
+    SetBudget: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.SetBudgetRequest, _cost_service_pb2.SetBudgetResponse]  # type: ignore[assignment]
+    """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given is taken off:
+    the request is all that people decide about a budget. What is spent and held stays.
 
-    Errors: NOT_FOUND/BUDGET_NOT_FOUND.
+    Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
+    limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
+    While the operator limits what the tenant may spend, the tenant's own has no period and is not soft.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_BUDGETS, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the
+    tenant's own, beyond what the operator lets the tenant spend).
+    """
+    RemoveBudget: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.RemoveBudgetRequest, _cost_service_pb2.RemoveBudgetResponse]  # type: ignore[assignment]
+    """Removes the budget of a project, an agent or a step. Calls spend from it no more; what it paid stays in the ledger.
+
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND, FAILED_PRECONDITION/BUDGET_IN_USE (calls in
+    progress hold money of it), FAILED_PRECONDITION/BUDGET_STAYS (that of the tenant, or of a run).
+    """
+    GetBudgetStatus: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetStatusRequest, _cost_service_pb2.GetBudgetStatusResponse]  # type: ignore[assignment]
+    """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
+
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+    """
+    GetBudgetTree: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetTreeRequest, _cost_service_pb2.GetBudgetTreeResponse]  # type: ignore[assignment]
+    """Shows the tenant's budgets as a tree: the tenant's own, those of projects and agents below it, and those of the newest
+    runs with their steps.
+    """
+    GetBudget: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetRequest, _cost_service_pb2.GetBudgetResponse]  # type: ignore[assignment]
+    """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
     """
     ListBudgets: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ListBudgetsRequest, _cost_service_pb2.ListBudgetsResponse]  # type: ignore[assignment]
     """Lists the tenant's budgets, newest first."""
     SetBudgetLimit: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.SetBudgetLimitRequest, _cost_service_pb2.SetBudgetLimitResponse]  # type: ignore[assignment]
     """Changes a budget's limit. A limit below what is spent and held is accepted and shown as overrun.
 
-    Errors: NOT_FOUND/BUDGET_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD.
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
+    RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the tenant's own, beyond what the operator lets the tenant spend).
     """
     Reserve: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ReserveRequest, _cost_service_pb2.ReserveResponse]  # type: ignore[assignment]
     """Holds the bound of a call's price in every budget the call spends from, or in none.
     Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
     Idempotent per `request_id`.
+    The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`),
+    RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
     NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD.
     """
@@ -127,24 +191,32 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     """Records that a held call is about to leave. Must be durable before its first byte.
     Internal, so without `google.api.http`: see Reserve.
 
-    Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_RESERVED.
+    Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_RESERVED, ABORTED/HOLD_FENCED.
+    """
+    Extend: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ExtendRequest, _cost_service_pb2.ExtendResponse]  # type: ignore[assignment]
+    """Gives an open hold a longer life, and holds the time in its budgets. Never a shorter one.
+    Internal, so without `google.api.http`: see Reserve.
+
+    Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_OPEN, ABORTED/HOLD_FENCED,
+    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (a limit on time), INVALID_ARGUMENT/INVALID_FIELD.
     """
     Settle: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.SettleRequest, _cost_service_pb2.SettleResponse]  # type: ignore[assignment]
     """Charges a call's real usage and frees the rest of its hold. Late usage corrects an assumed charge.
     Internal, so without `google.api.http`: see Reserve.
 
     Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-    ABORTED/SETTLED_DIFFERENTLY.
+    ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
     """
     Release: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ReleaseRequest, _cost_service_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Frees a hold whose call was never sent, or whose provider said that it charges nothing.
     Internal, so without `google.api.http`: see Reserve.
 
     Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED,
-    FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set).
+    FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set),
+    ABORTED/HOLD_FENCED.
     """
     BatchSpend: _aio.StreamStreamMultiCallable[_cost_service_pb2.BatchSpendRequest, _cost_service_pb2.BatchSpendResponse]  # type: ignore[assignment]
-    """Reserve, MarkDispatched, Settle and Release of many calls on one stream; each gets its own answer or error.
+    """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
     Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
     """
 
@@ -167,14 +239,63 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def SetBudget(
+        self,
+        request: _cost_service_pb2.SetBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.SetBudgetResponse, _abc.Awaitable[_cost_service_pb2.SetBudgetResponse]]:
+        """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given is taken off:
+        the request is all that people decide about a budget. What is spent and held stays.
+
+        Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
+        limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
+        While the operator limits what the tenant may spend, the tenant's own has no period and is not soft.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_BUDGETS, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the
+        tenant's own, beyond what the operator lets the tenant spend).
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveBudget(
+        self,
+        request: _cost_service_pb2.RemoveBudgetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.RemoveBudgetResponse, _abc.Awaitable[_cost_service_pb2.RemoveBudgetResponse]]:
+        """Removes the budget of a project, an agent or a step. Calls spend from it no more; what it paid stays in the ledger.
+
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND, FAILED_PRECONDITION/BUDGET_IN_USE (calls in
+        progress hold money of it), FAILED_PRECONDITION/BUDGET_STAYS (that of the tenant, or of a run).
+        """
+
+    @_abc_1.abstractmethod
+    def GetBudgetStatus(
+        self,
+        request: _cost_service_pb2.GetBudgetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.GetBudgetStatusResponse, _abc.Awaitable[_cost_service_pb2.GetBudgetStatusResponse]]:
+        """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
+
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def GetBudgetTree(
+        self,
+        request: _cost_service_pb2.GetBudgetTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.GetBudgetTreeResponse, _abc.Awaitable[_cost_service_pb2.GetBudgetTreeResponse]]:
+        """Shows the tenant's budgets as a tree: the tenant's own, those of projects and agents below it, and those of the newest
+        runs with their steps.
+        """
+
+    @_abc_1.abstractmethod
     def GetBudget(
         self,
         request: _cost_service_pb2.GetBudgetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cost_service_pb2.GetBudgetResponse, _abc.Awaitable[_cost_service_pb2.GetBudgetResponse]]:
-        """Fetches a budget; `tenant` names the tenant's own.
+        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
 
-        Errors: NOT_FOUND/BUDGET_NOT_FOUND.
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -193,7 +314,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cost_service_pb2.SetBudgetLimitResponse, _abc.Awaitable[_cost_service_pb2.SetBudgetLimitResponse]]:
         """Changes a budget's limit. A limit below what is spent and held is accepted and shown as overrun.
 
-        Errors: NOT_FOUND/BUDGET_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD.
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND, INVALID_ARGUMENT/INVALID_FIELD,
+        RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the tenant's own, beyond what the operator lets the tenant spend).
         """
 
     @_abc_1.abstractmethod
@@ -206,7 +328,9 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
         Idempotent per `request_id`.
+        The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
         Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`),
+        RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
         NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD.
         """
@@ -220,7 +344,20 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Records that a held call is about to leave. Must be durable before its first byte.
         Internal, so without `google.api.http`: see Reserve.
 
-        Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_RESERVED.
+        Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_RESERVED, ABORTED/HOLD_FENCED.
+        """
+
+    @_abc_1.abstractmethod
+    def Extend(
+        self,
+        request: _cost_service_pb2.ExtendRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.ExtendResponse, _abc.Awaitable[_cost_service_pb2.ExtendResponse]]:
+        """Gives an open hold a longer life, and holds the time in its budgets. Never a shorter one.
+        Internal, so without `google.api.http`: see Reserve.
+
+        Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_OPEN, ABORTED/HOLD_FENCED,
+        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (a limit on time), INVALID_ARGUMENT/INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod
@@ -233,7 +370,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         Internal, so without `google.api.http`: see Reserve.
 
         Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-        ABORTED/SETTLED_DIFFERENTLY.
+        ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
         """
 
     @_abc_1.abstractmethod
@@ -246,7 +383,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         Internal, so without `google.api.http`: see Reserve.
 
         Idempotent. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_ALREADY_SETTLED,
-        FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set).
+        FAILED_PRECONDITION/HOLD_ALREADY_DISPATCHED (the call may have left and `dispatched_unbilled` is not set),
+        ABORTED/HOLD_FENCED.
         """
 
     @_abc_1.abstractmethod
@@ -255,7 +393,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_cost_service_pb2.BatchSpendRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cost_service_pb2.BatchSpendResponse], _abc.AsyncIterator[_cost_service_pb2.BatchSpendResponse]]:
-        """Reserve, MarkDispatched, Settle and Release of many calls on one stream; each gets its own answer or error.
+        """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
         Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
         """
 
@@ -271,9 +409,29 @@ class LedgerServiceStub:
     ListCostEvents: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ListCostEventsRequest, _cost_service_pb2.ListCostEventsResponse]
     """Lists charges, newest first."""
     GetCostSummary: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetCostSummaryRequest, _cost_service_pb2.GetCostSummaryResponse]
-    """Adds up charges by one dimension over a time.
+    """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD.
+    Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+    """
+    GetCostSeries: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetCostSeriesRequest, _cost_service_pb2.GetCostSeriesResponse]
+    """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
+
+    Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+    """
+    ExportCosts: _grpc.UnaryStreamMultiCallable[_cost_service_pb2.ExportCostsRequest, _cost_service_pb2.ExportCostsResponse]
+    """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. All of it is as the
+    ledger stood at one moment. REST callers get server-sent events, one message each.
+
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
+    """
+    RepriceEvents: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]
+    """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+
+    A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
+    ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
+    Harmless to repeat: what is priced right stays.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
     """
 
 @_typing.type_check_only
@@ -284,9 +442,29 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     ListCostEvents: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ListCostEventsRequest, _cost_service_pb2.ListCostEventsResponse]  # type: ignore[assignment]
     """Lists charges, newest first."""
     GetCostSummary: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetCostSummaryRequest, _cost_service_pb2.GetCostSummaryResponse]  # type: ignore[assignment]
-    """Adds up charges by one dimension over a time.
+    """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD.
+    Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+    """
+    GetCostSeries: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetCostSeriesRequest, _cost_service_pb2.GetCostSeriesResponse]  # type: ignore[assignment]
+    """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
+
+    Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+    """
+    ExportCosts: _aio.UnaryStreamMultiCallable[_cost_service_pb2.ExportCostsRequest, _cost_service_pb2.ExportCostsResponse]  # type: ignore[assignment]
+    """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. All of it is as the
+    ledger stood at one moment. REST callers get server-sent events, one message each.
+
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
+    """
+    RepriceEvents: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]  # type: ignore[assignment]
+    """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+
+    A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
+    ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
+    Harmless to repeat: what is priced right stays.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -306,15 +484,53 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cost_service_pb2.GetCostSummaryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cost_service_pb2.GetCostSummaryResponse, _abc.Awaitable[_cost_service_pb2.GetCostSummaryResponse]]:
-        """Adds up charges by one dimension over a time.
+        """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD.
+        Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+        """
+
+    @_abc_1.abstractmethod
+    def GetCostSeries(
+        self,
+        request: _cost_service_pb2.GetCostSeriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.GetCostSeriesResponse, _abc.Awaitable[_cost_service_pb2.GetCostSeriesResponse]]:
+        """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
+
+        Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportCosts(
+        self,
+        request: _cost_service_pb2.ExportCostsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cost_service_pb2.ExportCostsResponse], _abc.AsyncIterator[_cost_service_pb2.ExportCostsResponse]]:
+        """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. All of it is as the
+        ledger stood at one moment. REST callers get server-sent events, one message each.
+
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
+        """
+
+    @_abc_1.abstractmethod
+    def RepriceEvents(
+        self,
+        request: _cost_service_pb2.RepriceEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.RepriceEventsResponse, _abc.Awaitable[_cost_service_pb2.RepriceEventsResponse]]:
+        """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+
+        A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
+        ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
+        Harmless to repeat: what is priced right stays.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class PricingServiceStub:
-    """Shows the prices that charges are made of."""
+    """Shows the prices that charges are made of, and takes new ones."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -322,17 +538,35 @@ class PricingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PricingServiceAsyncStub: ...
     ListPrices: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ListPricesRequest, _cost_service_pb2.ListPricesResponse]
     """Lists the prices that hold now, by provider and model."""
+    ImportPrices: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ImportPricesRequest, _cost_service_pb2.ImportPricesResponse]
+    """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
+    future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
+    price that they hold it by; charges of the past stay as they are until RepriceEvents.
+
+    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+    Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
+    INVALID_ARGUMENT/INVALID_FIELD.
+    """
 
 @_typing.type_check_only
 class PricingServiceAsyncStub(PricingServiceStub):
-    """Shows the prices that charges are made of."""
+    """Shows the prices that charges are made of, and takes new ones."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPrices: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ListPricesRequest, _cost_service_pb2.ListPricesResponse]  # type: ignore[assignment]
     """Lists the prices that hold now, by provider and model."""
+    ImportPrices: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ImportPricesRequest, _cost_service_pb2.ImportPricesResponse]  # type: ignore[assignment]
+    """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
+    future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
+    price that they hold it by; charges of the past stay as they are until RepriceEvents.
+
+    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+    Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
+    INVALID_ARGUMENT/INVALID_FIELD.
+    """
 
 class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows the prices that charges are made of."""
+    """Shows the prices that charges are made of, and takes new ones."""
 
     @_abc_1.abstractmethod
     def ListPrices(
@@ -341,5 +575,20 @@ class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cost_service_pb2.ListPricesResponse, _abc.Awaitable[_cost_service_pb2.ListPricesResponse]]:
         """Lists the prices that hold now, by provider and model."""
+
+    @_abc_1.abstractmethod
+    def ImportPrices(
+        self,
+        request: _cost_service_pb2.ImportPricesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.ImportPricesResponse, _abc.Awaitable[_cost_service_pb2.ImportPricesResponse]]:
+        """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
+        future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
+        price that they hold it by; charges of the past stay as they are until RepriceEvents.
+
+        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+        Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
+        INVALID_ARGUMENT/INVALID_FIELD.
+        """
 
 def add_PricingServiceServicer_to_server(servicer: PricingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

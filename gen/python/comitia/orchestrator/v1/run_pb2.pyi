@@ -5,6 +5,7 @@ Runs: every durable execution, whatever program drives it."""
 
 from collections import abc as _abc
 from comitia.common.v1 import usage_pb2 as _usage_pb2
+from comitia.orchestrator.v1 import estimate_pb2 as _estimate_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
@@ -249,6 +250,7 @@ class Run(_message.Message):
     FORKED_AT_SEQUENCE_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id, `run_…`."""
     program: _builtins.str
@@ -315,6 +317,12 @@ class Run(_message.Message):
     def deadline_time(self) -> _timestamp_pb2.Timestamp:
         """When it fails unless it has ended before. Absent means never."""
 
+    @_builtins.property
+    def estimate(self) -> _estimate_pb2.RunEstimate:
+        """What it was estimated at when it was started. Absent where no preflight was made, and of a session, of which GetSession
+        shows it.
+        """
+
     def __init__(
         self,
         *,
@@ -343,10 +351,11 @@ class Run(_message.Message):
         forked_at_sequence: _builtins.int = ...,
         policy: _builtins.str = ...,
         policy_digest: _builtins.str = ...,
+        estimate: _estimate_pb2.RunEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline_time", b"deadline_time", "end_time", b"end_time", "input", b"input", "output", b"output", "start_time", b"start_time", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline_time", b"deadline_time", "end_time", b"end_time", "estimate", b"estimate", "input", b"input", "output", b"output", "start_time", b"start_time", "steps", b"steps", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "cost_nano_usd", b"cost_nano_usd", "deadline_time", b"deadline_time", "end_time", b"end_time", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "input", b"input", "max_cost_nano_usd", b"max_cost_nano_usd", "metadata", b"metadata", "output", b"output", "parent_path", b"parent_path", "parent_run_id", b"parent_run_id", "policy", b"policy", "policy_digest", b"policy_digest", "program", b"program", "program_version", b"program_version", "run_id", b"run_id", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "steps", b"steps", "usage", b"usage", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "cost_nano_usd", b"cost_nano_usd", "deadline_time", b"deadline_time", "end_time", b"end_time", "estimate", b"estimate", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "input", b"input", "max_cost_nano_usd", b"max_cost_nano_usd", "metadata", b"metadata", "output", b"output", "parent_path", b"parent_path", "parent_run_id", b"parent_run_id", "policy", b"policy", "policy_digest", b"policy_digest", "program", b"program", "program_version", b"program_version", "run_id", b"run_id", "sequence", b"sequence", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "steps", b"steps", "usage", b"usage", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from comitia.common.v1 import guard_pb2 as comitia_dot_common_dot_v1_dot_guard__pb2
+from comitia.orchestrator.v1 import estimate_pb2 as comitia_dot_orchestrator_dot_v1_dot_estimate__pb2
 from comitia.orchestrator.v1 import run_pb2 as comitia_dot_orchestrator_dot_v1_dot_run__pb2
 from comitia.orchestrator.v1 import session_pb2 as comitia_dot_orchestrator_dot_v1_dot_session__pb2
 from comitia.orchestrator.v1 import session_service_pb2 as comitia_dot_orchestrator_dot_v1_dot_session__service__pb2
@@ -32,7 +33,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)comitia/orchestrator/v1/run_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a!comitia/orchestrator/v1/run.proto\x1a%comitia/orchestrator/v1/session.proto\x1a-comitia/orchestrator/v1/session_service.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x02\n\x0fStartRunRequest\x12\x10\n\x08workflow\x18\x01 \x01(\t\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11max_cost_nano_usd\x18\x03 \x01(\x03\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12H\n\x08metadata\x18\x05 \x03(\x0b\x32\x36.comitia.orchestrator.v1.StartRunRequest.MetadataEntry\x12\r\n\x05model\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x10StartRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"4\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61t_sequence\x18\x02 \x01(\x03\";\n\x0eGetRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"K\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\topen_only\x18\x03 \x01(\x08\"W\n\x10ListRunsResponse\x12*\n\x04runs\x18\x01 \x03(\x0b\x32\x1c.comitia.orchestrator.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x13ListRunStepsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x14ListRunStepsResponse\x12/\n\x05steps\x18\x01 \x03(\x0b\x32 .comitia.orchestrator.v1.RunStep\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x16\n\x0einclude_deltas\x18\x03 \x01(\x08\"\x94\x02\n\x10WatchRunResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x03run\x18\x03 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\x12.\n\x04step\x18\x04 \x01(\x0b\x32 .comitia.orchestrator.v1.RunStep\x12+\n\x04turn\x18\x05 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.Turn\x12\x36\n\ntext_delta\x18\x06 \x01(\x0b\x32\".comitia.orchestrator.v1.TextDelta\"5\n\x0fPauseRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"=\n\x10PauseRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"6\n\x10ResumeRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\">\n\x11ResumeRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"6\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\">\n\x11\x43\x61ncelRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"m\n\x10SignalRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x07payload\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x12\n\nrequest_id\x18\x04 \x01(\t\">\n\x11SignalRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"\x9c\x01\n\x12StreamTurnsRequest\x12.\n\nafter_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x62\x65\x66ore_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xe7\x01\n\x13StreamTurnsResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12/\n\x0brecord_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x10\n\x08workflow\x18\x05 \x01(\t\x12+\n\x04turn\x18\x06 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x07 \x01(\t\x12\x17\n\x0funreadable_runs\x18\x08 \x01(\x05\x32\xa4\x0c\n\nRunService\x12\xa7\x01\n\x08StartRun\x12(.comitia.orchestrator.v1.StartRunRequest\x1a).comitia.orchestrator.v1.StartRunResponse\"F\x9a\xc2\x18\x12\n\nruns.start\x10\x32\x18\nP\x01\x82\xd3\xe4\x93\x02*\"\x08/v1/runs:\x01*Z\x1b\"\x16/api/v1/workflows/runs:\x01*\x12\x87\x01\n\x06GetRun\x12&.comitia.orchestrator.v1.GetRunRequest\x1a\'.comitia.orchestrator.v1.GetRunResponse\",\x9a\xc2\x18\x0f\n\truns.read\x18\nP\x01\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/runs/{run_id}\x12\x84\x01\n\x08ListRuns\x12(.comitia.orchestrator.v1.ListRunsRequest\x1a).comitia.orchestrator.v1.ListRunsResponse\"#\x9a\xc2\x18\x0f\n\truns.read\x18\nP\x01\x82\xd3\xe4\x93\x02\n\x12\x08/v1/runs\x12\xa1\x01\n\x0cListRunSteps\x12,.comitia.orchestrator.v1.ListRunStepsRequest\x1a-.comitia.orchestrator.v1.ListRunStepsResponse\"4\x9a\xc2\x18\x11\n\truns.read\x10\x14\x18\nP\x01\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/runs/{run_id}/steps\x12\x96\x01\n\x08WatchRun\x12(.comitia.orchestrator.v1.WatchRunRequest\x1a).comitia.orchestrator.v1.WatchRunResponse\"3\x9a\xc2\x18\x10\n\truns.read\x18\x90\x1cP\x01\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/runs/{run_id}:watch0\x01\x12\x99\x01\n\x08PauseRun\x12(.comitia.orchestrator.v1.PauseRunRequest\x1a).comitia.orchestrator.v1.PauseRunResponse\"8\x9a\xc2\x18\x12\n\x0cruns.control\x18\nP\x01\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/runs/{run_id}:pause:\x01*\x12\x9d\x01\n\tResumeRun\x12).comitia.orchestrator.v1.ResumeRunRequest\x1a*.comitia.orchestrator.v1.ResumeRunResponse\"9\x9a\xc2\x18\x12\n\x0cruns.control\x18\nP\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/runs/{run_id}:resume:\x01*\x12\x9d\x01\n\tCancelRun\x12).comitia.orchestrator.v1.CancelRunRequest\x1a*.comitia.orchestrator.v1.CancelRunResponse\"9\x9a\xc2\x18\x12\n\x0cruns.control\x18\nP\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/runs/{run_id}:cancel:\x01*\x12\x9f\x01\n\tSignalRun\x12).comitia.orchestrator.v1.SignalRunRequest\x1a*.comitia.orchestrator.v1.SignalRunResponse\";\x9a\xc2\x18\x14\n\x0cruns.control\x10\x64\x18\nP\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/runs/{run_id}:signal:\x01*\x12\x9f\x01\n\x0bStreamTurns\x12+.comitia.orchestrator.v1.StreamTurnsRequest\x1a,.comitia.orchestrator.v1.StreamTurnsResponse\"3\x9a\xc2\x18\x17\n\x0cturns.export\x10\x02\x18\xd8\x04H\x02X\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/turns:stream0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)comitia/orchestrator/v1/run_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a&comitia/orchestrator/v1/estimate.proto\x1a!comitia/orchestrator/v1/run.proto\x1a%comitia/orchestrator/v1/session.proto\x1a-comitia/orchestrator/v1/session_service.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x02\n\x0fStartRunRequest\x12\x10\n\x08workflow\x18\x01 \x01(\t\x12&\n\x05input\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11max_cost_nano_usd\x18\x03 \x01(\x03\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12H\n\x08metadata\x18\x05 \x03(\x0b\x32\x36.comitia.orchestrator.v1.StartRunRequest.MetadataEntry\x12\r\n\x05model\x18\x06 \x01(\t\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12\x39\n\tpreflight\x18\x08 \x01(\x0e\x32&.comitia.orchestrator.v1.PreflightMode\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"=\n\x10StartRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"4\n\rGetRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x13\n\x0b\x61t_sequence\x18\x02 \x01(\x03\";\n\x0eGetRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"K\n\x0fListRunsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\topen_only\x18\x03 \x01(\x08\"W\n\x10ListRunsResponse\x12*\n\x04runs\x18\x01 \x03(\x0b\x32\x1c.comitia.orchestrator.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"L\n\x13ListRunStepsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"`\n\x14ListRunStepsResponse\x12/\n\x05steps\x18\x01 \x03(\x0b\x32 .comitia.orchestrator.v1.RunStep\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x0fWatchRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x16\n\x0einclude_deltas\x18\x03 \x01(\x08\"\x94\x02\n\x10WatchRunResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x03run\x18\x03 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\x12.\n\x04step\x18\x04 \x01(\x0b\x32 .comitia.orchestrator.v1.RunStep\x12+\n\x04turn\x18\x05 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.Turn\x12\x36\n\ntext_delta\x18\x06 \x01(\x0b\x32\".comitia.orchestrator.v1.TextDelta\"5\n\x0fPauseRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"=\n\x10PauseRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"6\n\x10ResumeRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\">\n\x11ResumeRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"6\n\x10\x43\x61ncelRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\">\n\x11\x43\x61ncelRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"m\n\x10SignalRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x07payload\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\x12\x12\n\nrequest_id\x18\x04 \x01(\t\">\n\x11SignalRunResponse\x12)\n\x03run\x18\x01 \x01(\x0b\x32\x1c.comitia.orchestrator.v1.Run\"\x9c\x01\n\x12StreamTurnsRequest\x12.\n\nafter_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x62\x65\x66ore_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xe7\x01\n\x13StreamTurnsResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12/\n\x0brecord_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04path\x18\x04 \x01(\t\x12\x10\n\x08workflow\x18\x05 \x01(\t\x12+\n\x04turn\x18\x06 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x07 \x01(\t\x12\x17\n\x0funreadable_runs\x18\x08 \x01(\x05\x32\xa4\x0c\n\nRunService\x12\xa7\x01\n\x08StartRun\x12(.comitia.orchestrator.v1.StartRunRequest\x1a).comitia.orchestrator.v1.StartRunResponse\"F\x9a\xc2\x18\x12\n\nruns.start\x10\x32\x18\nP\x01\x82\xd3\xe4\x93\x02*\"\x08/v1/runs:\x01*Z\x1b\"\x16/api/v1/workflows/runs:\x01*\x12\x87\x01\n\x06GetRun\x12&.comitia.orchestrator.v1.GetRunRequest\x1a\'.comitia.orchestrator.v1.GetRunResponse\",\x9a\xc2\x18\x0f\n\truns.read\x18\nP\x01\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/runs/{run_id}\x12\x84\x01\n\x08ListRuns\x12(.comitia.orchestrator.v1.ListRunsRequest\x1a).comitia.orchestrator.v1.ListRunsResponse\"#\x9a\xc2\x18\x0f\n\truns.read\x18\nP\x01\x82\xd3\xe4\x93\x02\n\x12\x08/v1/runs\x12\xa1\x01\n\x0cListRunSteps\x12,.comitia.orchestrator.v1.ListRunStepsRequest\x1a-.comitia.orchestrator.v1.ListRunStepsResponse\"4\x9a\xc2\x18\x11\n\truns.read\x10\x14\x18\nP\x01\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/runs/{run_id}/steps\x12\x96\x01\n\x08WatchRun\x12(.comitia.orchestrator.v1.WatchRunRequest\x1a).comitia.orchestrator.v1.WatchRunResponse\"3\x9a\xc2\x18\x10\n\truns.read\x18\x90\x1cP\x01\x82\xd3\xe4\x93\x02\x19\x12\x17/v1/runs/{run_id}:watch0\x01\x12\x99\x01\n\x08PauseRun\x12(.comitia.orchestrator.v1.PauseRunRequest\x1a).comitia.orchestrator.v1.PauseRunResponse\"8\x9a\xc2\x18\x12\n\x0cruns.control\x18\nP\x01\x82\xd3\xe4\x93\x02\x1c\"\x17/v1/runs/{run_id}:pause:\x01*\x12\x9d\x01\n\tResumeRun\x12).comitia.orchestrator.v1.ResumeRunRequest\x1a*.comitia.orchestrator.v1.ResumeRunResponse\"9\x9a\xc2\x18\x12\n\x0cruns.control\x18\nP\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/runs/{run_id}:resume:\x01*\x12\x9d\x01\n\tCancelRun\x12).comitia.orchestrator.v1.CancelRunRequest\x1a*.comitia.orchestrator.v1.CancelRunResponse\"9\x9a\xc2\x18\x12\n\x0cruns.control\x18\nP\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/runs/{run_id}:cancel:\x01*\x12\x9f\x01\n\tSignalRun\x12).comitia.orchestrator.v1.SignalRunRequest\x1a*.comitia.orchestrator.v1.SignalRunResponse\";\x9a\xc2\x18\x14\n\x0cruns.control\x10\x64\x18\nP\x01\x82\xd3\xe4\x93\x02\x1d\"\x18/v1/runs/{run_id}:signal:\x01*\x12\x9f\x01\n\x0bStreamTurns\x12+.comitia.orchestrator.v1.StreamTurnsRequest\x1a,.comitia.orchestrator.v1.StreamTurnsResponse\"3\x9a\xc2\x18\x17\n\x0cturns.export\x10\x02\x18\xd8\x04H\x02X\x01\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/turns:stream0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -61,48 +62,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSERVICE'].methods_by_name['SignalRun']._serialized_options = b'\232\302\030\024\n\014runs.control\020d\030\nP\001\202\323\344\223\002\035\"\030/v1/runs/{run_id}:signal:\001*'
   _globals['_RUNSERVICE'].methods_by_name['StreamTurns']._loaded_options = None
   _globals['_RUNSERVICE'].methods_by_name['StreamTurns']._serialized_options = b'\232\302\030\027\n\014turns.export\020\002\030\330\004H\002X\001\202\323\344\223\002\022\022\020/v1/turns:stream'
-  _globals['_STARTRUNREQUEST']._serialized_start=348
-  _globals['_STARTRUNREQUEST']._serialized_end=653
-  _globals['_STARTRUNREQUEST_METADATAENTRY']._serialized_start=606
-  _globals['_STARTRUNREQUEST_METADATAENTRY']._serialized_end=653
-  _globals['_STARTRUNRESPONSE']._serialized_start=655
-  _globals['_STARTRUNRESPONSE']._serialized_end=716
-  _globals['_GETRUNREQUEST']._serialized_start=718
-  _globals['_GETRUNREQUEST']._serialized_end=770
-  _globals['_GETRUNRESPONSE']._serialized_start=772
-  _globals['_GETRUNRESPONSE']._serialized_end=831
-  _globals['_LISTRUNSREQUEST']._serialized_start=833
-  _globals['_LISTRUNSREQUEST']._serialized_end=908
-  _globals['_LISTRUNSRESPONSE']._serialized_start=910
-  _globals['_LISTRUNSRESPONSE']._serialized_end=997
-  _globals['_LISTRUNSTEPSREQUEST']._serialized_start=999
-  _globals['_LISTRUNSTEPSREQUEST']._serialized_end=1075
-  _globals['_LISTRUNSTEPSRESPONSE']._serialized_start=1077
-  _globals['_LISTRUNSTEPSRESPONSE']._serialized_end=1173
-  _globals['_WATCHRUNREQUEST']._serialized_start=1175
-  _globals['_WATCHRUNREQUEST']._serialized_end=1256
-  _globals['_WATCHRUNRESPONSE']._serialized_start=1259
-  _globals['_WATCHRUNRESPONSE']._serialized_end=1535
-  _globals['_PAUSERUNREQUEST']._serialized_start=1537
-  _globals['_PAUSERUNREQUEST']._serialized_end=1590
-  _globals['_PAUSERUNRESPONSE']._serialized_start=1592
-  _globals['_PAUSERUNRESPONSE']._serialized_end=1653
-  _globals['_RESUMERUNREQUEST']._serialized_start=1655
-  _globals['_RESUMERUNREQUEST']._serialized_end=1709
-  _globals['_RESUMERUNRESPONSE']._serialized_start=1711
-  _globals['_RESUMERUNRESPONSE']._serialized_end=1773
-  _globals['_CANCELRUNREQUEST']._serialized_start=1775
-  _globals['_CANCELRUNREQUEST']._serialized_end=1829
-  _globals['_CANCELRUNRESPONSE']._serialized_start=1831
-  _globals['_CANCELRUNRESPONSE']._serialized_end=1893
-  _globals['_SIGNALRUNREQUEST']._serialized_start=1895
-  _globals['_SIGNALRUNREQUEST']._serialized_end=2004
-  _globals['_SIGNALRUNRESPONSE']._serialized_start=2006
-  _globals['_SIGNALRUNRESPONSE']._serialized_end=2068
-  _globals['_STREAMTURNSREQUEST']._serialized_start=2071
-  _globals['_STREAMTURNSREQUEST']._serialized_end=2227
-  _globals['_STREAMTURNSRESPONSE']._serialized_start=2230
-  _globals['_STREAMTURNSRESPONSE']._serialized_end=2461
-  _globals['_RUNSERVICE']._serialized_start=2464
-  _globals['_RUNSERVICE']._serialized_end=4036
+  _globals['_STARTRUNREQUEST']._serialized_start=388
+  _globals['_STARTRUNREQUEST']._serialized_end=752
+  _globals['_STARTRUNREQUEST_METADATAENTRY']._serialized_start=705
+  _globals['_STARTRUNREQUEST_METADATAENTRY']._serialized_end=752
+  _globals['_STARTRUNRESPONSE']._serialized_start=754
+  _globals['_STARTRUNRESPONSE']._serialized_end=815
+  _globals['_GETRUNREQUEST']._serialized_start=817
+  _globals['_GETRUNREQUEST']._serialized_end=869
+  _globals['_GETRUNRESPONSE']._serialized_start=871
+  _globals['_GETRUNRESPONSE']._serialized_end=930
+  _globals['_LISTRUNSREQUEST']._serialized_start=932
+  _globals['_LISTRUNSREQUEST']._serialized_end=1007
+  _globals['_LISTRUNSRESPONSE']._serialized_start=1009
+  _globals['_LISTRUNSRESPONSE']._serialized_end=1096
+  _globals['_LISTRUNSTEPSREQUEST']._serialized_start=1098
+  _globals['_LISTRUNSTEPSREQUEST']._serialized_end=1174
+  _globals['_LISTRUNSTEPSRESPONSE']._serialized_start=1176
+  _globals['_LISTRUNSTEPSRESPONSE']._serialized_end=1272
+  _globals['_WATCHRUNREQUEST']._serialized_start=1274
+  _globals['_WATCHRUNREQUEST']._serialized_end=1355
+  _globals['_WATCHRUNRESPONSE']._serialized_start=1358
+  _globals['_WATCHRUNRESPONSE']._serialized_end=1634
+  _globals['_PAUSERUNREQUEST']._serialized_start=1636
+  _globals['_PAUSERUNREQUEST']._serialized_end=1689
+  _globals['_PAUSERUNRESPONSE']._serialized_start=1691
+  _globals['_PAUSERUNRESPONSE']._serialized_end=1752
+  _globals['_RESUMERUNREQUEST']._serialized_start=1754
+  _globals['_RESUMERUNREQUEST']._serialized_end=1808
+  _globals['_RESUMERUNRESPONSE']._serialized_start=1810
+  _globals['_RESUMERUNRESPONSE']._serialized_end=1872
+  _globals['_CANCELRUNREQUEST']._serialized_start=1874
+  _globals['_CANCELRUNREQUEST']._serialized_end=1928
+  _globals['_CANCELRUNRESPONSE']._serialized_start=1930
+  _globals['_CANCELRUNRESPONSE']._serialized_end=1992
+  _globals['_SIGNALRUNREQUEST']._serialized_start=1994
+  _globals['_SIGNALRUNREQUEST']._serialized_end=2103
+  _globals['_SIGNALRUNRESPONSE']._serialized_start=2105
+  _globals['_SIGNALRUNRESPONSE']._serialized_end=2167
+  _globals['_STREAMTURNSREQUEST']._serialized_start=2170
+  _globals['_STREAMTURNSREQUEST']._serialized_end=2326
+  _globals['_STREAMTURNSRESPONSE']._serialized_start=2329
+  _globals['_STREAMTURNSRESPONSE']._serialized_end=2560
+  _globals['_RUNSERVICE']._serialized_start=2563
+  _globals['_RUNSERVICE']._serialized_end=4135
 # @@protoc_insertion_point(module_scope)

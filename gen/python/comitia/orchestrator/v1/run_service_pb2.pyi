@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from comitia.orchestrator.v1 import estimate_pb2 as _estimate_pb2
 from comitia.orchestrator.v1 import run_pb2 as _run_pb2
 from comitia.orchestrator.v1 import session_pb2 as _session_pb2
 from comitia.orchestrator.v1 import session_service_pb2 as _session_service_pb2
@@ -55,6 +56,7 @@ class StartRunRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PREFLIGHT_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     """Workflow, `name` (its highest version) or `name@version`. Required."""
     max_cost_nano_usd: _builtins.int
@@ -63,6 +65,10 @@ class StartRunRequest(_message.Message):
     """Model for every agent of this run in place of its own, such as `stub`. Empty means each agent's own."""
     request_id: _builtins.str
     """UUID that makes a repeat harmless. Optional."""
+    preflight: _estimate_pb2.PreflightMode.ValueType
+    """What is done when the run may not fit the budgets that it spends from. Unspecified means what the operator has set
+    for the tenant; else OFF.
+    """
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:
         """What the run is given, an object of at most 256 KB as JSON. Absent means `{}`."""
@@ -88,10 +94,11 @@ class StartRunRequest(_message.Message):
         metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         model: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        preflight: _estimate_pb2.PreflightMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "input", b"input", "max_cost_nano_usd", b"max_cost_nano_usd", "metadata", b"metadata", "model", b"model", "request_id", b"request_id", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "input", b"input", "max_cost_nano_usd", b"max_cost_nano_usd", "metadata", b"metadata", "model", b"model", "preflight", b"preflight", "request_id", b"request_id", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,11 +24,12 @@ _sym_db = _symbol_database.Default()
 
 from comitia.common.v1 import content_pb2 as comitia_dot_common_dot_v1_dot_content__pb2
 from comitia.common.v1 import usage_pb2 as comitia_dot_common_dot_v1_dot_usage__pb2
+from comitia.orchestrator.v1 import estimate_pb2 as comitia_dot_orchestrator_dot_v1_dot_estimate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%comitia/orchestrator/v1/session.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/usage.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"*\n\x0cStrategyStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\"y\n\x11\x43onvergencePolicy\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x19\n\x11jaccard_threshold\x18\x02 \x01(\x01\x12\x1a\n\x12semantic_threshold\x18\x03 \x01(\x01\x12\x1c\n\x14stagnation_threshold\x18\x04 \x01(\x01\"\x9d\x01\n\nRoundScore\x12\r\n\x05round\x18\x01 \x01(\x05\x12\x0f\n\x07jaccard\x18\x02 \x01(\x01\x12\x15\n\x08semantic\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nstagnation\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tconverged\x18\x05 \x01(\x08\x12\x10\n\x08stagnant\x18\x06 \x01(\x08\x42\x0b\n\t_semanticB\r\n\x0b_stagnation\"\xa7\x08\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0btopic_start\x18\x02 \x01(\t\x12\x13\n\x0btopic_final\x18\x03 \x01(\t\x12\x32\n\x04mode\x18\x04 \x01(\x0e\x32$.comitia.orchestrator.v1.SessionMode\x12:\n\x08strategy\x18\x05 \x01(\x0e\x32(.comitia.orchestrator.v1.SessionStrategy\x12\x0e\n\x06\x61gents\x18\x06 \x03(\t\x12\x12\n\nmax_rounds\x18\x07 \x01(\x05\x12?\n\x0b\x63onvergence\x18\x08 \x01(\x0b\x32*.comitia.orchestrator.v1.ConvergencePolicy\x12\x16\n\x0emanual_advance\x18\t \x01(\x08\x12\x34\n\x05state\x18\n \x01(\x0e\x32%.comitia.orchestrator.v1.SessionState\x12\x14\n\x0cstate_reason\x18\x0b \x01(\t\x12\x15\n\rstate_message\x18\x0c \x01(\t\x12\x17\n\x0frounds_executed\x18\r \x01(\x05\x12\x11\n\tconverged\x18\x0e \x01(\x08\x12\x33\n\x06scores\x18\x0f \x03(\x0b\x32#.comitia.orchestrator.v1.RoundScore\x12\x12\n\nturn_count\x18\x10 \x01(\x05\x12\'\n\x05usage\x18\x11 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x15\n\rcost_nano_usd\x18\x12 \x01(\x03\x12\x19\n\x11max_cost_nano_usd\x18\x13 \x01(\x03\x12\x11\n\tbudget_id\x18\x14 \x01(\t\x12@\n\x08metadata\x18\x15 \x03(\x0b\x32..comitia.orchestrator.v1.Session.MetadataEntry\x12.\n\nstart_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x18 \x01(\x03\x12\x18\n\x10residency_region\x18\x19 \x01(\t\x12\x1a\n\x12\x66orked_from_run_id\x18\x1a \x01(\t\x12\x1a\n\x12\x66orked_at_sequence\x18\x1b \x01(\x03\x12\x11\n\tmoderator\x18\x1c \x01(\t\x12<\n\rstrategy_step\x18\x1d \x01(\x0b\x32%.comitia.orchestrator.v1.StrategyStep\x12\x0e\n\x06policy\x18\x1e \x01(\t\x12\x15\n\rpolicy_digest\x18\x1f \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\rMonitorResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x12\n\nelapsed_ms\x18\x03 \x01(\x01\x12\r\n\x05stage\x18\x04 \x01(\t\"\x9a\x04\n\x04Turn\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x05\x12\r\n\x05index\x18\x04 \x01(\x05\x12\x12\n\nagent_name\x18\x05 \x01(\t\x12\x15\n\ragent_version\x18\x06 \x01(\t\x12\x31\n\x05input\x18\x07 \x01(\x0b\x32\".comitia.orchestrator.v1.TurnInput\x12\x33\n\x06output\x18\x08 \x01(\x0b\x32#.comitia.orchestrator.v1.TurnOutput\x12\x38\n\x08monitors\x18\t \x03(\x0b\x32&.comitia.orchestrator.v1.MonitorResult\x12/\n\x04\x63ost\x18\n \x01(\x0b\x32!.comitia.orchestrator.v1.TurnCost\x12\x33\n\x06timing\x18\x0b \x01(\x0b\x32#.comitia.orchestrator.v1.TurnTiming\x12\x13\n\x0bverdict_ids\x18\x0c \x03(\t\x12\x15\n\rbundle_digest\x18\r \x01(\t\x12\x10\n\x08hold_ids\x18\x0e \x03(\t\x12\x33\n\ttool_uses\x18\x0f \x03(\x0b\x32 .comitia.orchestrator.v1.ToolUse\x12\x11\n\tmemory_id\x18\x10 \x01(\t\x12\x16\n\x0ewithout_recall\x18\x11 \x01(\x08\"\xb1\x01\n\tTurnInput\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x12\n\nshort_term\x18\x02 \x03(\t\x12?\n\rsemantic_refs\x18\x03 \x03(\x0b\x32(.comitia.orchestrator.v1.MemoryReference\x12?\n\repisodic_refs\x18\x04 \x03(\x0b\x32(.comitia.orchestrator.v1.MemoryReference\"3\n\x0fMemoryReference\x12\x11\n\tmemory_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"\xbd\x01\n\nTurnOutput\x12&\n\x05parts\x18\x01 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x01\x12\x16\n\x0estyle_insights\x18\x04 \x03(\t\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x13\n\x0bstop_reason\x18\x06 \x01(\t\x12\x0c\n\x04stub\x18\x07 \x01(\x08\"B\n\x08TurnCost\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x03 \x01(\x03\"\x96\x01\n\nTurnTiming\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07latency\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"O\n\x07ToolUse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\x12\x0e\n\x06result\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08*\xb1\x01\n\x0bSessionMode\x12\x1c\n\x18SESSION_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13SESSION_MODE_DEBATE\x10\x01\x12\x1b\n\x17SESSION_MODE_BRAINSTORM\x10\x02\x12\x1a\n\x16SESSION_MODE_CONSENSUS\x10\x03\x12\x19\n\x15SESSION_MODE_DIALOGUE\x10\x04\x12\x17\n\x13SESSION_MODE_ANSWER\x10\x05*\xaf\x01\n\x0fSessionStrategy\x12 \n\x1cSESSION_STRATEGY_UNSPECIFIED\x10\x00\x12 \n\x1cSESSION_STRATEGY_ROUND_ROBIN\x10\x01\x12\x1d\n\x19SESSION_STRATEGY_PARALLEL\x10\x02\x12\x1e\n\x1aSESSION_STRATEGY_MODERATED\x10\x03\x12\x19\n\x15SESSION_STRATEGY_STEP\x10\x04*\x89\x02\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SESSION_STATE_RUNNING\x10\x01\x12\x19\n\x15SESSION_STATE_WAITING\x10\x02\x12\x18\n\x14SESSION_STATE_PARKED\x10\x03\x12\x1c\n\x18SESSION_STATE_CANCELLING\x10\x04\x12\x1b\n\x17SESSION_STATE_SUCCEEDED\x10\x05\x12\x18\n\x14SESSION_STATE_FAILED\x10\x06\x12\x1b\n\x17SESSION_STATE_CANCELLED\x10\x07\x12\x18\n\x14SESSION_STATE_PAUSED\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%comitia/orchestrator/v1/session.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/usage.proto\x1a&comitia/orchestrator/v1/estimate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"*\n\x0cStrategyStep\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\"y\n\x11\x43onvergencePolicy\x12\x0f\n\x07\x65nabled\x18\x01 \x01(\x08\x12\x19\n\x11jaccard_threshold\x18\x02 \x01(\x01\x12\x1a\n\x12semantic_threshold\x18\x03 \x01(\x01\x12\x1c\n\x14stagnation_threshold\x18\x04 \x01(\x01\"\x9d\x01\n\nRoundScore\x12\r\n\x05round\x18\x01 \x01(\x05\x12\x0f\n\x07jaccard\x18\x02 \x01(\x01\x12\x15\n\x08semantic\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nstagnation\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tconverged\x18\x05 \x01(\x08\x12\x10\n\x08stagnant\x18\x06 \x01(\x08\x42\x0b\n\t_semanticB\r\n\x0b_stagnation\"\xdf\x08\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0btopic_start\x18\x02 \x01(\t\x12\x13\n\x0btopic_final\x18\x03 \x01(\t\x12\x32\n\x04mode\x18\x04 \x01(\x0e\x32$.comitia.orchestrator.v1.SessionMode\x12:\n\x08strategy\x18\x05 \x01(\x0e\x32(.comitia.orchestrator.v1.SessionStrategy\x12\x0e\n\x06\x61gents\x18\x06 \x03(\t\x12\x12\n\nmax_rounds\x18\x07 \x01(\x05\x12?\n\x0b\x63onvergence\x18\x08 \x01(\x0b\x32*.comitia.orchestrator.v1.ConvergencePolicy\x12\x16\n\x0emanual_advance\x18\t \x01(\x08\x12\x34\n\x05state\x18\n \x01(\x0e\x32%.comitia.orchestrator.v1.SessionState\x12\x14\n\x0cstate_reason\x18\x0b \x01(\t\x12\x15\n\rstate_message\x18\x0c \x01(\t\x12\x17\n\x0frounds_executed\x18\r \x01(\x05\x12\x11\n\tconverged\x18\x0e \x01(\x08\x12\x33\n\x06scores\x18\x0f \x03(\x0b\x32#.comitia.orchestrator.v1.RoundScore\x12\x12\n\nturn_count\x18\x10 \x01(\x05\x12\'\n\x05usage\x18\x11 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x15\n\rcost_nano_usd\x18\x12 \x01(\x03\x12\x19\n\x11max_cost_nano_usd\x18\x13 \x01(\x03\x12\x11\n\tbudget_id\x18\x14 \x01(\t\x12@\n\x08metadata\x18\x15 \x03(\x0b\x32..comitia.orchestrator.v1.Session.MetadataEntry\x12.\n\nstart_time\x18\x16 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x17 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08sequence\x18\x18 \x01(\x03\x12\x18\n\x10residency_region\x18\x19 \x01(\t\x12\x1a\n\x12\x66orked_from_run_id\x18\x1a \x01(\t\x12\x1a\n\x12\x66orked_at_sequence\x18\x1b \x01(\x03\x12\x11\n\tmoderator\x18\x1c \x01(\t\x12<\n\rstrategy_step\x18\x1d \x01(\x0b\x32%.comitia.orchestrator.v1.StrategyStep\x12\x0e\n\x06policy\x18\x1e \x01(\t\x12\x15\n\rpolicy_digest\x18\x1f \x01(\t\x12\x36\n\x08\x65stimate\x18  \x01(\x0b\x32$.comitia.orchestrator.v1.RunEstimate\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"P\n\rMonitorResult\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x12\n\nelapsed_ms\x18\x03 \x01(\x01\x12\r\n\x05stage\x18\x04 \x01(\t\"\x9a\x04\n\x04Turn\x12\x0f\n\x07turn_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x05\x12\r\n\x05index\x18\x04 \x01(\x05\x12\x12\n\nagent_name\x18\x05 \x01(\t\x12\x15\n\ragent_version\x18\x06 \x01(\t\x12\x31\n\x05input\x18\x07 \x01(\x0b\x32\".comitia.orchestrator.v1.TurnInput\x12\x33\n\x06output\x18\x08 \x01(\x0b\x32#.comitia.orchestrator.v1.TurnOutput\x12\x38\n\x08monitors\x18\t \x03(\x0b\x32&.comitia.orchestrator.v1.MonitorResult\x12/\n\x04\x63ost\x18\n \x01(\x0b\x32!.comitia.orchestrator.v1.TurnCost\x12\x33\n\x06timing\x18\x0b \x01(\x0b\x32#.comitia.orchestrator.v1.TurnTiming\x12\x13\n\x0bverdict_ids\x18\x0c \x03(\t\x12\x15\n\rbundle_digest\x18\r \x01(\t\x12\x10\n\x08hold_ids\x18\x0e \x03(\t\x12\x33\n\ttool_uses\x18\x0f \x03(\x0b\x32 .comitia.orchestrator.v1.ToolUse\x12\x11\n\tmemory_id\x18\x10 \x01(\t\x12\x16\n\x0ewithout_recall\x18\x11 \x01(\x08\"\xb1\x01\n\tTurnInput\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x12\n\nshort_term\x18\x02 \x03(\t\x12?\n\rsemantic_refs\x18\x03 \x03(\x0b\x32(.comitia.orchestrator.v1.MemoryReference\x12?\n\repisodic_refs\x18\x04 \x03(\x0b\x32(.comitia.orchestrator.v1.MemoryReference\"3\n\x0fMemoryReference\x12\x11\n\tmemory_id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"\xbd\x01\n\nTurnOutput\x12&\n\x05parts\x18\x01 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x12\n\nconfidence\x18\x03 \x01(\x01\x12\x16\n\x0estyle_insights\x18\x04 \x03(\t\x12\'\n\x05usage\x18\x05 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x13\n\x0bstop_reason\x18\x06 \x01(\t\x12\x0c\n\x04stub\x18\x07 \x01(\x08\"B\n\x08TurnCost\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x03 \x01(\x03\"\x96\x01\n\nTurnTiming\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07latency\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"O\n\x07ToolUse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61rguments_json\x18\x02 \x01(\t\x12\x0e\n\x06result\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x08*\xb1\x01\n\x0bSessionMode\x12\x1c\n\x18SESSION_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13SESSION_MODE_DEBATE\x10\x01\x12\x1b\n\x17SESSION_MODE_BRAINSTORM\x10\x02\x12\x1a\n\x16SESSION_MODE_CONSENSUS\x10\x03\x12\x19\n\x15SESSION_MODE_DIALOGUE\x10\x04\x12\x17\n\x13SESSION_MODE_ANSWER\x10\x05*\xaf\x01\n\x0fSessionStrategy\x12 \n\x1cSESSION_STRATEGY_UNSPECIFIED\x10\x00\x12 \n\x1cSESSION_STRATEGY_ROUND_ROBIN\x10\x01\x12\x1d\n\x19SESSION_STRATEGY_PARALLEL\x10\x02\x12\x1e\n\x1aSESSION_STRATEGY_MODERATED\x10\x03\x12\x19\n\x15SESSION_STRATEGY_STEP\x10\x04*\x89\x02\n\x0cSessionState\x12\x1d\n\x19SESSION_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15SESSION_STATE_RUNNING\x10\x01\x12\x19\n\x15SESSION_STATE_WAITING\x10\x02\x12\x18\n\x14SESSION_STATE_PARKED\x10\x03\x12\x1c\n\x18SESSION_STATE_CANCELLING\x10\x04\x12\x1b\n\x17SESSION_STATE_SUCCEEDED\x10\x05\x12\x18\n\x14SESSION_STATE_FAILED\x10\x06\x12\x1b\n\x17SESSION_STATE_CANCELLED\x10\x07\x12\x18\n\x14SESSION_STATE_PAUSED\x10\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,36 +38,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SESSION_METADATAENTRY']._loaded_options = None
   _globals['_SESSION_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_SESSIONMODE']._serialized_start=2939
-  _globals['_SESSIONMODE']._serialized_end=3116
-  _globals['_SESSIONSTRATEGY']._serialized_start=3119
-  _globals['_SESSIONSTRATEGY']._serialized_end=3294
-  _globals['_SESSIONSTATE']._serialized_start=3297
-  _globals['_SESSIONSTATE']._serialized_end=3562
-  _globals['_STRATEGYSTEP']._serialized_start=195
-  _globals['_STRATEGYSTEP']._serialized_end=237
-  _globals['_CONVERGENCEPOLICY']._serialized_start=239
-  _globals['_CONVERGENCEPOLICY']._serialized_end=360
-  _globals['_ROUNDSCORE']._serialized_start=363
-  _globals['_ROUNDSCORE']._serialized_end=520
-  _globals['_SESSION']._serialized_start=523
-  _globals['_SESSION']._serialized_end=1586
-  _globals['_SESSION_METADATAENTRY']._serialized_start=1539
-  _globals['_SESSION_METADATAENTRY']._serialized_end=1586
-  _globals['_MONITORRESULT']._serialized_start=1588
-  _globals['_MONITORRESULT']._serialized_end=1668
-  _globals['_TURN']._serialized_start=1671
-  _globals['_TURN']._serialized_end=2209
-  _globals['_TURNINPUT']._serialized_start=2212
-  _globals['_TURNINPUT']._serialized_end=2389
-  _globals['_MEMORYREFERENCE']._serialized_start=2391
-  _globals['_MEMORYREFERENCE']._serialized_end=2442
-  _globals['_TURNOUTPUT']._serialized_start=2445
-  _globals['_TURNOUTPUT']._serialized_end=2634
-  _globals['_TURNCOST']._serialized_start=2636
-  _globals['_TURNCOST']._serialized_end=2702
-  _globals['_TURNTIMING']._serialized_start=2705
-  _globals['_TURNTIMING']._serialized_end=2855
-  _globals['_TOOLUSE']._serialized_start=2857
-  _globals['_TOOLUSE']._serialized_end=2936
+  _globals['_SESSIONMODE']._serialized_start=3035
+  _globals['_SESSIONMODE']._serialized_end=3212
+  _globals['_SESSIONSTRATEGY']._serialized_start=3215
+  _globals['_SESSIONSTRATEGY']._serialized_end=3390
+  _globals['_SESSIONSTATE']._serialized_start=3393
+  _globals['_SESSIONSTATE']._serialized_end=3658
+  _globals['_STRATEGYSTEP']._serialized_start=235
+  _globals['_STRATEGYSTEP']._serialized_end=277
+  _globals['_CONVERGENCEPOLICY']._serialized_start=279
+  _globals['_CONVERGENCEPOLICY']._serialized_end=400
+  _globals['_ROUNDSCORE']._serialized_start=403
+  _globals['_ROUNDSCORE']._serialized_end=560
+  _globals['_SESSION']._serialized_start=563
+  _globals['_SESSION']._serialized_end=1682
+  _globals['_SESSION_METADATAENTRY']._serialized_start=1635
+  _globals['_SESSION_METADATAENTRY']._serialized_end=1682
+  _globals['_MONITORRESULT']._serialized_start=1684
+  _globals['_MONITORRESULT']._serialized_end=1764
+  _globals['_TURN']._serialized_start=1767
+  _globals['_TURN']._serialized_end=2305
+  _globals['_TURNINPUT']._serialized_start=2308
+  _globals['_TURNINPUT']._serialized_end=2485
+  _globals['_MEMORYREFERENCE']._serialized_start=2487
+  _globals['_MEMORYREFERENCE']._serialized_end=2538
+  _globals['_TURNOUTPUT']._serialized_start=2541
+  _globals['_TURNOUTPUT']._serialized_end=2730
+  _globals['_TURNCOST']._serialized_start=2732
+  _globals['_TURNCOST']._serialized_end=2798
+  _globals['_TURNTIMING']._serialized_start=2801
+  _globals['_TURNTIMING']._serialized_end=2951
+  _globals['_TOOLUSE']._serialized_start=2953
+  _globals['_TOOLUSE']._serialized_end=3032
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ Sessions: several agents deliberating on a topic. A session is a run and shares 
 from collections import abc as _abc
 from comitia.common.v1 import content_pb2 as _content_pb2
 from comitia.common.v1 import usage_pb2 as _usage_pb2
+from comitia.orchestrator.v1 import estimate_pb2 as _estimate_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -320,6 +321,7 @@ class Session(_message.Message):
     STRATEGY_STEP_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Id, `run_…`."""
     topic_start: _builtins.str
@@ -398,6 +400,10 @@ class Session(_message.Message):
     def strategy_step(self) -> Global___StrategyStep:
         """The step that decides who speaks. Absent for any other strategy than STEP."""
 
+    @_builtins.property
+    def estimate(self) -> _estimate_pb2.RunEstimate:
+        """What it was estimated at when it was started. Absent where no preflight was made."""
+
     def __init__(
         self,
         *,
@@ -432,10 +438,11 @@ class Session(_message.Message):
         strategy_step: Global___StrategyStep | None = ...,
         policy: _builtins.str = ...,
         policy_digest: _builtins.str = ...,
+        estimate: _estimate_pb2.RunEstimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["convergence", b"convergence", "end_time", b"end_time", "start_time", b"start_time", "strategy_step", b"strategy_step", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["convergence", b"convergence", "end_time", b"end_time", "estimate", b"estimate", "start_time", b"start_time", "strategy_step", b"strategy_step", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "budget_id", b"budget_id", "converged", b"converged", "convergence", b"convergence", "cost_nano_usd", b"cost_nano_usd", "end_time", b"end_time", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "moderator", b"moderator", "policy", b"policy", "policy_digest", b"policy_digest", "residency_region", b"residency_region", "rounds_executed", b"rounds_executed", "scores", b"scores", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "strategy", b"strategy", "strategy_step", b"strategy_step", "topic_final", b"topic_final", "topic_start", b"topic_start", "turn_count", b"turn_count", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "budget_id", b"budget_id", "converged", b"converged", "convergence", b"convergence", "cost_nano_usd", b"cost_nano_usd", "end_time", b"end_time", "estimate", b"estimate", "forked_at_sequence", b"forked_at_sequence", "forked_from_run_id", b"forked_from_run_id", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "moderator", b"moderator", "policy", b"policy", "policy_digest", b"policy_digest", "residency_region", b"residency_region", "rounds_executed", b"rounds_executed", "scores", b"scores", "sequence", b"sequence", "session_id", b"session_id", "start_time", b"start_time", "state", b"state", "state_message", b"state_message", "state_reason", b"state_reason", "strategy", b"strategy", "strategy_step", b"strategy_step", "topic_final", b"topic_final", "topic_start", b"topic_start", "turn_count", b"turn_count", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

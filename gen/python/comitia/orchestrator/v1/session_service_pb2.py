@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from comitia.common.v1 import guard_pb2 as comitia_dot_common_dot_v1_dot_guard__pb2
+from comitia.orchestrator.v1 import estimate_pb2 as comitia_dot_orchestrator_dot_v1_dot_estimate__pb2
 from comitia.orchestrator.v1 import session_pb2 as comitia_dot_orchestrator_dot_v1_dot_session__pb2
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-comitia/orchestrator/v1/session_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a%comitia/orchestrator/v1/session.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb3\x04\n\x13StartSessionRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x32\n\x04mode\x18\x02 \x01(\x0e\x32$.comitia.orchestrator.v1.SessionMode\x12:\n\x08strategy\x18\x03 \x01(\x0e\x32(.comitia.orchestrator.v1.SessionStrategy\x12\x0e\n\x06\x61gents\x18\x04 \x03(\t\x12\x17\n\nmax_rounds\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12?\n\x0b\x63onvergence\x18\x06 \x01(\x0b\x32*.comitia.orchestrator.v1.ConvergencePolicy\x12\x16\n\x0emanual_advance\x18\x07 \x01(\x08\x12\x19\n\x11max_cost_nano_usd\x18\x08 \x01(\x03\x12L\n\x08metadata\x18\t \x03(\x0b\x32:.comitia.orchestrator.v1.StartSessionRequest.MetadataEntry\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\r\n\x05model\x18\x0b \x01(\t\x12\x11\n\tmoderator\x18\x0c \x01(\t\x12<\n\rstrategy_step\x18\r \x01(\x0b\x32%.comitia.orchestrator.v1.StrategyStep\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_max_rounds\"I\n\x14StartSessionResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .comitia.orchestrator.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"G\n\x12GetSessionResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .comitia.orchestrator.v1.Session\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x14ListSessionsResponse\x12\x32\n\x08sessions\x18\x01 \x03(\x0b\x32 .comitia.orchestrator.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x10ListTurnsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x11ListTurnsResponse\x12,\n\x05turns\x18\x01 \x03(\x0b\x32\x1d.comitia.orchestrator.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x13WatchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\x82\x04\n\x14WatchSessionResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x0fsession_started\x18\x03 \x01(\x0b\x32 .comitia.orchestrator.v1.SessionH\x00\x12<\n\x0cturn_started\x18\x04 \x01(\x0b\x32$.comitia.orchestrator.v1.TurnStartedH\x00\x12\x38\n\ntext_delta\x18\x05 \x01(\x0b\x32\".comitia.orchestrator.v1.TextDeltaH\x00\x12\x37\n\x0eturn_completed\x18\x06 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.TurnH\x00\x12;\n\x0cround_scored\x18\x07 \x01(\x0b\x32#.comitia.orchestrator.v1.RoundScoreH\x00\x12\x39\n\rstate_changed\x18\x08 \x01(\x0b\x32 .comitia.orchestrator.v1.SessionH\x00\x12\x39\n\rsession_ended\x18\t \x01(\x0b\x32 .comitia.orchestrator.v1.SessionH\x00\x42\x07\n\x05\x65vent\"9\n\x0bTurnStarted\x12\r\n\x05round\x18\x01 \x01(\x05\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"8\n\tTextDelta\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07restart\x18\x03 \x01(\x08\"?\n\x15\x41\x64vanceSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"K\n\x16\x41\x64vanceSessionResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .comitia.orchestrator.v1.Session\">\n\x14\x43\x61ncelSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"J\n\x15\x43\x61ncelSessionResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .comitia.orchestrator.v1.Session2\xa7\n\n\x0eSessionService\x12\xae\x01\n\x0cStartSession\x12,.comitia.orchestrator.v1.StartSessionRequest\x1a-.comitia.orchestrator.v1.StartSessionResponse\"A\x9a\xc2\x18\x16\n\x0esessions.start\x10\x32\x18\nP\x01\x82\xd3\xe4\x93\x02!\"\x0c/v1/sessions:\x01*Z\x0e\"\t/sessions:\x01*\x12\xb9\x01\n\nGetSession\x12*.comitia.orchestrator.v1.GetSessionRequest\x1a+.comitia.orchestrator.v1.GetSessionResponse\"R\x9a\xc2\x18\x13\n\rsessions.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x35\x12\x19/v1/sessions/{session_id}Z\x18\x12\x16/sessions/{session_id}\x12\x98\x01\n\x0cListSessions\x12,.comitia.orchestrator.v1.ListSessionsRequest\x1a-.comitia.orchestrator.v1.ListSessionsResponse\"+\x9a\xc2\x18\x13\n\rsessions.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/sessions\x12\xc2\x01\n\tListTurns\x12).comitia.orchestrator.v1.ListTurnsRequest\x1a*.comitia.orchestrator.v1.ListTurnsResponse\"^\x9a\xc2\x18\x13\n\rsessions.read\x18\nP\x01\x82\xd3\xe4\x93\x02\x41\x12\x1f/v1/sessions/{session_id}/turnsZ\x1e\x12\x1c/sessions/{session_id}/turns\x12\xae\x01\n\x0cWatchSession\x12,.comitia.orchestrator.v1.WatchSessionRequest\x1a-.comitia.orchestrator.v1.WatchSessionResponse\"?\x9a\xc2\x18\x14\n\rsessions.read\x18\x90\x1cP\x01\x82\xd3\xe4\x93\x02!\x12\x1f/v1/sessions/{session_id}:watch0\x01\x12\xde\x01\n\x0e\x41\x64vanceSession\x12..comitia.orchestrator.v1.AdvanceSessionRequest\x1a/.comitia.orchestrator.v1.AdvanceSessionResponse\"k\x9a\xc2\x18\x16\n\x10sessions.control\x18\nP\x01\x82\xd3\xe4\x93\x02K\"!/v1/sessions/{session_id}:advance:\x01*Z#\"\x1e/sessions/{session_id}/advance:\x01*\x12\xb5\x01\n\rCancelSession\x12-.comitia.orchestrator.v1.CancelSessionRequest\x1a..comitia.orchestrator.v1.CancelSessionResponse\"E\x9a\xc2\x18\x16\n\x10sessions.control\x18\nP\x01\x82\xd3\xe4\x93\x02%\" /v1/sessions/{session_id}:cancel:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-comitia/orchestrator/v1/session_service.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a&comitia/orchestrator/v1/estimate.proto\x1a%comitia/orchestrator/v1/session.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x04\n\x13StartSessionRequest\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x32\n\x04mode\x18\x02 \x01(\x0e\x32$.comitia.orchestrator.v1.SessionMode\x12:\n\x08strategy\x18\x03 \x01(\x0e\x32(.comitia.orchestrator.v1.SessionStrategy\x12\x0e\n\x06\x61gents\x18\x04 \x03(\t\x12\x17\n\nmax_rounds\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12?\n\x0b\x63onvergence\x18\x06 \x01(\x0b\x32*.comitia.orchestrator.v1.ConvergencePolicy\x12\x16\n\x0emanual_advance\x18\x07 \x01(\x08\x12\x19\n\x11max_cost_nano_usd\x18\x08 \x01(\x03\x12L\n\x08metadata\x18\t \x03(\x0b\x32:.comitia.orchestrator.v1.StartSessionRequest.MetadataEntry\x12\x12\n\nrequest_id\x18\n \x01(\t\x12\r\n\x05model\x18\x0b \x01(\t\x12\x11\n\tmoderator\x18\x0c \x01(\t\x12<\n\rstrategy_step\x18\r \x01(\x0b\x32%.comitia.orchestrator.v1.StrategyStep\x12\x39\n\tpreflight\x18\x0e \x01(\x0e\x32&.comitia.orchestrator.v1.PreflightMode\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_max_rounds\"I\n\x14StartSessionResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .comitia.orchestrator.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"G\n\x12GetSessionResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .comitia.orchestrator.v1.Session\"<\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"c\n\x14ListSessionsResponse\x12\x32\n\x08sessions\x18\x01 \x03(\x0b\x32 .comitia.orchestrator.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"M\n\x10ListTurnsRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Z\n\x11ListTurnsResponse\x12,\n\x05turns\x18\x01 \x03(\x0b\x32\x1d.comitia.orchestrator.v1.Turn\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x13WatchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\x82\x04\n\x14WatchSessionResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12.\n\nevent_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12;\n\x0fsession_started\x18\x03 \x01(\x0b\x32 .comitia.orchestrator.v1.SessionH\x00\x12<\n\x0cturn_started\x18\x04 \x01(\x0b\x32$.comitia.orchestrator.v1.TurnStartedH\x00\x12\x38\n\ntext_delta\x18\x05 \x01(\x0b\x32\".comitia.orchestrator.v1.TextDeltaH\x00\x12\x37\n\x0eturn_completed\x18\x06 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.TurnH\x00\x12;\n\x0cround_scored\x18\x07 \x01(\x0b\x32#.comitia.orchestrator.v1.RoundScoreH\x00\x12\x39\n\rstate_changed\x18\x08 \x01(\x0b\x32 .comitia.orchestrator.v1.SessionH\x00\x12\x39\n\rsession_ended\x18\t \x01(\x0b\x32 .comitia.orchestrator.v1.SessionH\x00\x42\x07\n\x05\x65vent\"9\n\x0bTurnStarted\x12\r\n\x05round\x18\x01 \x01(\x05\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"8\n\tTextDelta\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0f\n\x07restart\x18\x03 \x01(\x08\"?\n\x15\x41\x64vanceSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"K\n\x16\x41\x64vanceSessionResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .comitia.orchestrator.v1.Session\">\n\x14\x43\x61ncelSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"J\n\x15\x43\x61ncelSessionResponse\x12\x31\n\x07session\x18\x01 \x01(\x0b\x32 .comitia.orchestrator.v1.Session2\xa7\n\n\x0eSessionService\x12\xae\x01\n\x0cStartSession\x12,.comitia.orchestrator.v1.StartSessionRequest\x1a-.comitia.orchestrator.v1.StartSessionResponse\"A\x9a\xc2\x18\x16\n\x0esessions.start\x10\x32\x18\nP\x01\x82\xd3\xe4\x93\x02!\"\x0c/v1/sessions:\x01*Z\x0e\"\t/sessions:\x01*\x12\xb9\x01\n\nGetSession\x12*.comitia.orchestrator.v1.GetSessionRequest\x1a+.comitia.orchestrator.v1.GetSessionResponse\"R\x9a\xc2\x18\x13\n\rsessions.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x35\x12\x19/v1/sessions/{session_id}Z\x18\x12\x16/sessions/{session_id}\x12\x98\x01\n\x0cListSessions\x12,.comitia.orchestrator.v1.ListSessionsRequest\x1a-.comitia.orchestrator.v1.ListSessionsResponse\"+\x9a\xc2\x18\x13\n\rsessions.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/sessions\x12\xc2\x01\n\tListTurns\x12).comitia.orchestrator.v1.ListTurnsRequest\x1a*.comitia.orchestrator.v1.ListTurnsResponse\"^\x9a\xc2\x18\x13\n\rsessions.read\x18\nP\x01\x82\xd3\xe4\x93\x02\x41\x12\x1f/v1/sessions/{session_id}/turnsZ\x1e\x12\x1c/sessions/{session_id}/turns\x12\xae\x01\n\x0cWatchSession\x12,.comitia.orchestrator.v1.WatchSessionRequest\x1a-.comitia.orchestrator.v1.WatchSessionResponse\"?\x9a\xc2\x18\x14\n\rsessions.read\x18\x90\x1cP\x01\x82\xd3\xe4\x93\x02!\x12\x1f/v1/sessions/{session_id}:watch0\x01\x12\xde\x01\n\x0e\x41\x64vanceSession\x12..comitia.orchestrator.v1.AdvanceSessionRequest\x1a/.comitia.orchestrator.v1.AdvanceSessionResponse\"k\x9a\xc2\x18\x16\n\x10sessions.control\x18\nP\x01\x82\xd3\xe4\x93\x02K\"!/v1/sessions/{session_id}:advance:\x01*Z#\"\x1e/sessions/{session_id}/advance:\x01*\x12\xb5\x01\n\rCancelSession\x12-.comitia.orchestrator.v1.CancelSessionRequest\x1a..comitia.orchestrator.v1.CancelSessionResponse\"E\x9a\xc2\x18\x16\n\x10sessions.control\x18\nP\x01\x82\xd3\xe4\x93\x02%\" /v1/sessions/{session_id}:cancel:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,40 +52,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['AdvanceSession']._serialized_options = b'\232\302\030\026\n\020sessions.control\030\nP\001\202\323\344\223\002K\"!/v1/sessions/{session_id}:advance:\001*Z#\"\036/sessions/{session_id}/advance:\001*'
   _globals['_SESSIONSERVICE'].methods_by_name['CancelSession']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['CancelSession']._serialized_options = b'\232\302\030\026\n\020sessions.control\030\nP\001\202\323\344\223\002%\" /v1/sessions/{session_id}:cancel:\001*'
-  _globals['_STARTSESSIONREQUEST']._serialized_start=208
-  _globals['_STARTSESSIONREQUEST']._serialized_end=771
-  _globals['_STARTSESSIONREQUEST_METADATAENTRY']._serialized_start=709
-  _globals['_STARTSESSIONREQUEST_METADATAENTRY']._serialized_end=756
-  _globals['_STARTSESSIONRESPONSE']._serialized_start=773
-  _globals['_STARTSESSIONRESPONSE']._serialized_end=846
-  _globals['_GETSESSIONREQUEST']._serialized_start=848
-  _globals['_GETSESSIONREQUEST']._serialized_end=887
-  _globals['_GETSESSIONRESPONSE']._serialized_start=889
-  _globals['_GETSESSIONRESPONSE']._serialized_end=960
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=962
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=1022
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1024
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1123
-  _globals['_LISTTURNSREQUEST']._serialized_start=1125
-  _globals['_LISTTURNSREQUEST']._serialized_end=1202
-  _globals['_LISTTURNSRESPONSE']._serialized_start=1204
-  _globals['_LISTTURNSRESPONSE']._serialized_end=1294
-  _globals['_WATCHSESSIONREQUEST']._serialized_start=1296
-  _globals['_WATCHSESSIONREQUEST']._serialized_end=1361
-  _globals['_WATCHSESSIONRESPONSE']._serialized_start=1364
-  _globals['_WATCHSESSIONRESPONSE']._serialized_end=1878
-  _globals['_TURNSTARTED']._serialized_start=1880
-  _globals['_TURNSTARTED']._serialized_end=1937
-  _globals['_TEXTDELTA']._serialized_start=1939
-  _globals['_TEXTDELTA']._serialized_end=1995
-  _globals['_ADVANCESESSIONREQUEST']._serialized_start=1997
-  _globals['_ADVANCESESSIONREQUEST']._serialized_end=2060
-  _globals['_ADVANCESESSIONRESPONSE']._serialized_start=2062
-  _globals['_ADVANCESESSIONRESPONSE']._serialized_end=2137
-  _globals['_CANCELSESSIONREQUEST']._serialized_start=2139
-  _globals['_CANCELSESSIONREQUEST']._serialized_end=2201
-  _globals['_CANCELSESSIONRESPONSE']._serialized_start=2203
-  _globals['_CANCELSESSIONRESPONSE']._serialized_end=2277
-  _globals['_SESSIONSERVICE']._serialized_start=2280
-  _globals['_SESSIONSERVICE']._serialized_end=3599
+  _globals['_STARTSESSIONREQUEST']._serialized_start=248
+  _globals['_STARTSESSIONREQUEST']._serialized_end=870
+  _globals['_STARTSESSIONREQUEST_METADATAENTRY']._serialized_start=808
+  _globals['_STARTSESSIONREQUEST_METADATAENTRY']._serialized_end=855
+  _globals['_STARTSESSIONRESPONSE']._serialized_start=872
+  _globals['_STARTSESSIONRESPONSE']._serialized_end=945
+  _globals['_GETSESSIONREQUEST']._serialized_start=947
+  _globals['_GETSESSIONREQUEST']._serialized_end=986
+  _globals['_GETSESSIONRESPONSE']._serialized_start=988
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1059
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=1061
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=1121
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=1123
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1222
+  _globals['_LISTTURNSREQUEST']._serialized_start=1224
+  _globals['_LISTTURNSREQUEST']._serialized_end=1301
+  _globals['_LISTTURNSRESPONSE']._serialized_start=1303
+  _globals['_LISTTURNSRESPONSE']._serialized_end=1393
+  _globals['_WATCHSESSIONREQUEST']._serialized_start=1395
+  _globals['_WATCHSESSIONREQUEST']._serialized_end=1460
+  _globals['_WATCHSESSIONRESPONSE']._serialized_start=1463
+  _globals['_WATCHSESSIONRESPONSE']._serialized_end=1977
+  _globals['_TURNSTARTED']._serialized_start=1979
+  _globals['_TURNSTARTED']._serialized_end=2036
+  _globals['_TEXTDELTA']._serialized_start=2038
+  _globals['_TEXTDELTA']._serialized_end=2094
+  _globals['_ADVANCESESSIONREQUEST']._serialized_start=2096
+  _globals['_ADVANCESESSIONREQUEST']._serialized_end=2159
+  _globals['_ADVANCESESSIONRESPONSE']._serialized_start=2161
+  _globals['_ADVANCESESSIONRESPONSE']._serialized_end=2236
+  _globals['_CANCELSESSIONREQUEST']._serialized_start=2238
+  _globals['_CANCELSESSIONREQUEST']._serialized_end=2300
+  _globals['_CANCELSESSIONRESPONSE']._serialized_start=2302
+  _globals['_CANCELSESSIONRESPONSE']._serialized_end=2376
+  _globals['_SESSIONSERVICE']._serialized_start=2379
+  _globals['_SESSIONSERVICE']._serialized_end=3698
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from comitia.orchestrator.v1 import estimate_pb2 as _estimate_pb2
 from comitia.orchestrator.v1 import session_pb2 as _session_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -57,6 +58,7 @@ class StartSessionRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MODERATOR_FIELD_NUMBER: _builtins.int
     STRATEGY_STEP_FIELD_NUMBER: _builtins.int
+    PREFLIGHT_FIELD_NUMBER: _builtins.int
     topic: _builtins.str
     """What to deliberate on, 1 to 16,000 characters. Required."""
     mode: _session_pb2.SessionMode.ValueType
@@ -75,6 +77,10 @@ class StartSessionRequest(_message.Message):
     """Model for every agent of this session in place of its own, such as `stub`. Empty means each agent's own."""
     moderator: _builtins.str
     """Agent that moderates, `name` or `name@version`, none of `agents`. Required for MODERATED, and only there."""
+    preflight: _estimate_pb2.PreflightMode.ValueType
+    """What is done when the session may not fit the budgets that it spends from. Unspecified means what the operator has set
+    for the tenant; else OFF.
+    """
     @_builtins.property
     def agents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Who takes part: `name` (its highest version) or `name@version`, 1 to 16, no two the same. Required."""
@@ -110,10 +116,11 @@ class StartSessionRequest(_message.Message):
         model: _builtins.str = ...,
         moderator: _builtins.str = ...,
         strategy_step: _session_pb2.StrategyStep | None = ...,
+        preflight: _estimate_pb2.PreflightMode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "convergence", b"convergence", "max_rounds", b"max_rounds", "strategy_step", b"strategy_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agents", b"agents", "convergence", b"convergence", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "model", b"model", "moderator", b"moderator", "request_id", b"request_id", "strategy", b"strategy", "strategy_step", b"strategy_step", "topic", b"topic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds", "agents", b"agents", "convergence", b"convergence", "manual_advance", b"manual_advance", "max_cost_nano_usd", b"max_cost_nano_usd", "max_rounds", b"max_rounds", "metadata", b"metadata", "mode", b"mode", "model", b"model", "moderator", b"moderator", "preflight", b"preflight", "request_id", b"request_id", "strategy", b"strategy", "strategy_step", b"strategy_step", "topic", b"topic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_rounds: _TypeAlias = _typing.Literal["max_rounds"]  # noqa: Y015
     _WhichOneofArgType__max_rounds: _TypeAlias = _typing.Literal["_max_rounds", b"_max_rounds"]  # noqa: Y015

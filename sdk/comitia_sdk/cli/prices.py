@@ -1,0 +1,134 @@
+"""`comitia prices`: what models cost, and new prices."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
+from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, show_json, show_lines, show_rows
+from comitia_sdk.cli.reading import read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from comitia.cost.v1.cost_pb2 import Price
+
+app = typer.Typer(no_args_is_help=True, help="What models cost.")
+
+_FORMATS: Final = {".csv": "csv", ".json": "json"}
+_COLUMNS: Final = ("provider", "model", "prompts from", "in", "cache read", "out", "since", "source")
+_CLASSES: Final = (
+    "input",
+    "cache_read",
+    "cache_write_5m",
+    "cache_write_1h",
+    "output",
+    "reasoning",
+    "audio_in",
+    "audio_out",
+    "image",
+)
+
+
+@app.command("list")
+def list_(
+    provider: Annotated[str, typer.Option(metavar="PROVIDER", help="Only this provider.")] = "",
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Lists the prices that hold now, in dollars per million tokens.
+
+    Example:  comitia prices list --provider openai
+    """
+    with client() as mesh:
+        found = list(mesh.costs.prices(provider=provider))
+    show_rows(output, found, _COLUMNS, _rows(found), empty="no prices")
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(metavar="PROVIDER/MODEL", help="Such as `openai/gpt-4o-mini`.")],
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Shows what every class of token of a model costs now, in dollars per million.
+
+    Example:  comitia prices show openai/gpt-4o-mini
+    """
+    provider, _, name = model.partition("/")
+    if not name:
+        raise CommandFailed(f"{model!r} names no provider, such as openai/gpt-4o-mini", code=EXIT_USAGE)
+    with client() as mesh:
+        found = [price for price in mesh.costs.prices(provider=provider) if price.model == name]
+    if not found:
+        raise CommandFailed(f"there is no price of {model!r}; `comitia prices list` shows all", code=EXIT_REFUSED)
+    if output is Form.JSON:
+        show_json([as_json(price) for price in found])
+        return
+    for price in found:
+        show_lines(
+            [
+                ("model", model),
+                ("prompts from", f"{price.min_prompt_tokens} tokens" if price.min_prompt_tokens else ""),
+                *(
+                    (name.replace("_", " "), dollars(getattr(price, f"{name}_nano_usd_per_million")))
+                    for name in _CLASSES
+                ),
+                ("since", moment(price.start_time)),
+                ("until", moment(price.end_time)),
+                ("source", price.source),
+                ("digest", price.digest),
+            ]
+        )
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A price list, FILE.csv or FILE.json.")],
+    source: Annotated[
+        str, typer.Option(metavar="TEXT", help="Where the prices come from; the name of the file if it is not given.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Imports a price list for all tenants. It is checked as a whole: every fault is named by line and field.
+
+    Columns: provider, model, start_time, input_usd_per_million, output_usd_per_million, and as you need them aliases,
+    end_time, min_prompt_tokens and the other classes of tokens. For operators of the installation.
+
+    Example:  comitia prices import prices.csv --dry-run
+    """
+    form = _FORMATS.get(file.suffix.lower())
+    if form is None:
+        raise CommandFailed(f"{file} must end in .csv or .json", code=EXIT_USAGE)
+    content = read_text(file)
+    with client() as mesh:
+        answer = mesh.costs.import_prices(content, form=form, source=source or file.name, dry_run=dry_run)
+    if output is Form.JSON:
+        show_json(as_json(answer))
+        return
+    rows = [
+        (name, *row)
+        for change in answer.changes
+        for name, prices in (("before", change.before), ("after", change.after))
+        for row in _rows(prices)
+    ]
+    show_rows(output, [], ("", *_COLUMNS), rows, empty="no price changes")
+    told = f"{answer.change_count} prices change, {answer.unchanged_count} hold already"
+    typer.echo(f"{told}; nothing was written" if dry_run else told)
+
+
+def _rows(prices: "Iterable[Price]") -> list[tuple[str, ...]]:
+    return [
+        (
+            price.provider,
+            price.model,
+            str(price.min_prompt_tokens) if price.min_prompt_tokens else "",
+            dollars(price.input_nano_usd_per_million),
+            dollars(price.cache_read_nano_usd_per_million),
+            dollars(price.output_nano_usd_per_million),
+            moment(price.start_time)[:10],
+            price.source,
+        )
+        for price in prices
+    ]

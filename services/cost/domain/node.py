@@ -1,0 +1,51 @@
+"""Names of the nodes of a tenant's budget tree, and which of them a call spends from."""
+
+from typing import Final, NamedTuple
+
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope
+from services.meshkit.content import CallContext
+
+#: Levels of a step's path that may have a budget; what lies deeper spends from those.
+MOST_LEVELS: Final = 16
+#: Nodes besides the tenant's own and those of runs that one tenant may have.
+MOST_NODES: Final = 1000
+
+
+#: Scopes whose nodes stand beside a call: it spends from them because of what it is, without naming them.
+BESIDE: Final = frozenset({BudgetScope.PROJECT, BudgetScope.STEP, BudgetScope.AGENT})
+
+
+class NodeKey(NamedTuple):
+    """Names a node that stands beside calls."""
+
+    scope: BudgetScope
+    #: The project, the agent, or for a step its run and path, `run_…/rounds/2`.
+    name: str
+
+
+def key_of(budget: Budget) -> NodeKey:
+    """Gives a budget's name among the nodes that stand beside calls."""
+    return NodeKey(budget.scope, budget.name)
+
+
+def nodes_beside(context: CallContext) -> list[NodeKey]:
+    """Lists the nodes that a call would spend from, if they exist: its project, its agent, and the steps it lies in."""
+    keys: list[NodeKey] = []
+    if context.project:
+        keys.append(NodeKey(BudgetScope.PROJECT, context.project))
+    if context.agent_name:
+        keys.append(NodeKey(BudgetScope.AGENT, context.agent_name))
+    call = context.call_id
+    name = call.run_id
+    if call.path:
+        for part in call.path.split("/", MOST_LEVELS)[:MOST_LEVELS]:
+            name = f"{name}/{part}"
+            keys.append(NodeKey(BudgetScope.STEP, name))
+    return keys
+
+
+class Tree(NamedTuple):
+    """Which nodes of a tenant stand beside calls, at one version."""
+
+    version: int
+    ids: dict[NodeKey, BudgetId]

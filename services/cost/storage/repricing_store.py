@@ -1,0 +1,131 @@
+"""Writes charges at their new price: a reversal and a new entry for each, the hold's price, and its budgets."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.cost.domain.cost_event import CostEvent
+from services.cost.domain.hold import Hold
+from services.cost.domain.price_book import PriceBook
+from services.cost.domain.repricing import RepricedBooks, Repricing, booked, repricing
+from services.cost.domain.rollup import Span
+from services.cost.domain.spend_book import Changes
+from services.cost.storage import statements as sql
+from services.cost.storage.one_trips import WRITE_SPENDING
+from services.cost.storage.rows import budget_of, counts_of, hold_of
+from services.cost.storage.unit_of_work import SpendStore
+from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.core.errors import Internal, Invalid
+from services.meshkit.core.identity import TenantId
+from services.meshkit.sql.once import claim_once, keep_once
+from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
+
+#: Most charges that one transaction writes anew.
+MOST: Final = 10_000
+
+#: Charges whose price was ended before the call was held: an import says that another held then.
+_STALE: Final = """
+    SELECT h.id FROM hold AS h JOIN price AS p ON p.digest = h.price_digest
+    WHERE h.tenant_id = $1 AND h.state IN (3, 5) AND h.created_time >= p.end_time AND h.id IN (
+        SELECT hold_id FROM cost_event
+        WHERE tenant_id = $1 AND created_time >= $2 AND ($3::timestamptz IS NULL OR created_time < $3) AND NOT reversal)
+    ORDER BY h.id LIMIT $4"""
+_HOLDS: Final = "SELECT * FROM hold WHERE id = ANY($1::uuid[]) ORDER BY id"
+_LOCK_BUDGETS: Final = """
+    SELECT * FROM budget WHERE id IN (SELECT DISTINCT unnest(budget_ids) FROM hold WHERE id = ANY($1::uuid[]))
+    ORDER BY id FOR UPDATE"""
+_HOLD_PRICES: Final = """
+    UPDATE hold SET price_digest = item.digest, charged_nano_usd = item.charged, amount_nano_usd = item.amount
+    FROM unnest($1::uuid[], $2::bytea[], $3::bigint[], $4::bigint[]) AS item (id, digest, charged, amount)
+    WHERE hold.id = item.id"""
+_PURPOSE: Final = "kind, provider, model, run_id, path, attempt_group, call_index, agent_name, agent_version, project"
+_TOKENS: Final = ", ".join(f"{name}_tokens" for name in USAGE_CLASSES)
+_USED: Final = ", ".join(f"used[{place}]" for place in range(1, len(USAGE_CLASSES) + 1))
+_ENTRIES: Final = f"""
+    INSERT INTO cost_event (id, tenant_id, hold_id, {_PURPOSE}, {_TOKENS}, cost_nano_usd, assumed, reversal,
+                            price_digest, note, created_time)
+    SELECT item.id, h.tenant_id, h.id, {", ".join(f"h.{name}" for name in _PURPOSE.split(", "))}, {_USED}, item.cost,
+           item.assumed, item.reversal, item.digest, $8, $9
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[], $5::boolean[], $6::boolean[], $7::bytea[])
+        AS item (id, hold_id, tokens, cost, assumed, reversal, digest)
+    JOIN hold AS h ON h.id = item.hold_id CROSS JOIN CAST(item.tokens AS bigint[]) AS used"""  # noqa: S608 - constants
+
+
+class RepricingStore:
+    """See `Repricer`."""
+
+    def __init__(self, app: AsyncEngine, *, spending: SpendStore, new_id: Callable[[], UUID]) -> None:
+        self._engine = app
+        self._spending = spending
+        self._new_id = new_id
+
+    async def differences(self, tenant: TenantId, span: Span, book: PriceBook) -> Repricing:
+        """See `Repricer.differences`."""
+        async with driver_scope(self._engine, tenant, read_only=True) as scope:
+            stale = await _stale(scope, tenant, span)
+            return repricing(tenant, [hold_of(row) for row in await scope.driver.fetch(_HOLDS, stale)], book)
+
+    async def apply(self, tenant: TenantId, span: Span, book: PriceBook, *, note: str, now: datetime) -> Repricing:
+        """See `Repricer.apply`."""
+        async with driver_scope(self._engine, tenant) as scope:
+            await claim_once(scope)
+            stale = await _stale(scope, tenant, span)
+            # Budgets first, then holds, each in id order, as everywhere; the budgets of a hold never change.
+            budgets = [budget_of(row) for row in await scope.driver.fetch(_LOCK_BUDGETS, stale)]
+            done = repricing(tenant, [hold_of(row) for row in await scope.driver.fetch(sql.LOCK_HOLDS, stale)], book)
+            books = booked(done, budgets, note=note, now=now, new_id=self._new_id)
+            changes = Changes(
+                seen_budgets=(),
+                seen_holds=(),
+                new_holds=(),
+                holds=(),
+                budgets=books.budgets,
+                entries=(),
+                alerts=books.alerts,
+            )
+            if done.steps:
+                await self._write(scope, tenant, done, books, changes, note=note, now=now)
+            await keep_once(scope, done)
+            await scope.commit()
+        self._spending.committed((), changes)
+        return done
+
+    async def _write(
+        self,
+        scope: DriverScope,
+        tenant: TenantId,
+        done: Repricing,
+        books: RepricedBooks,
+        changes: Changes,
+        *,
+        note: str,
+        now: datetime,
+    ) -> None:
+        values = self._spending.values(changes)
+        if not await scope.driver.fetchval(WRITE_SPENDING.call, *values, listed_tenants(tenant)):
+            raise Internal("rows of the ledger changed while they were locked")
+        await scope.driver.execute(_HOLD_PRICES, *_columns([_hold(after) for _, after in done.steps]))
+        await scope.driver.execute(_ENTRIES, *_columns([_entry(entry) for entry in books.entries]), note, now)
+
+
+async def _stale(scope: DriverScope, tenant: TenantId, span: Span) -> list[UUID]:
+    rows = await scope.driver.fetch(_STALE, tenant, span.start, span.end, MOST + 1)
+    if len(rows) > MOST:
+        raise Invalid("end_time", f"takes in more than {MOST} charges that change; take less time at once")
+    return [row["id"] for row in rows]
+
+
+def _hold(hold: Hold) -> tuple[object, ...]:
+    return (hold.id, hold.price, hold.charged, hold.amount)
+
+
+def _entry(entry: CostEvent) -> tuple[object, ...]:
+    tokens = f"{{{','.join(map(str, counts_of(entry.usage)))}}}"
+    return (entry.id, entry.hold, tokens, entry.cost, entry.assumed, entry.reversal, entry.price)
+
+
+def _columns(rows: Sequence[tuple[object, ...]]) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)]

@@ -1,0 +1,76 @@
+"""Proto to price lists and re-pricing, and back; pure."""
+
+from typing import Final
+
+from comitia.cost.v1 import cost_service_pb2, price_list_pb2
+from services.cost.domain.price import Supersession
+from services.cost.domain.price_list import ListFormat
+from services.cost.domain.repricing import Repricing
+from services.cost.transport import fields
+from services.cost.transport.convert import prices_to_proto
+from services.cost.usecases.import_prices import ImportOrder
+from services.cost.usecases.reprice_events import RepriceOrder
+from services.meshkit.core.errors import Invalid
+
+_MOST_CONTENT: Final = 1_000_000
+_MOST_SOURCE: Final = 200
+_MOST_NOTE: Final = 200
+#: Changes and models that an answer shows.
+_MOST_SHOWN: Final = 500
+_FORMATS: Final = {int(form): form for form in ListFormat}
+
+
+def to_import_order(request: cost_service_pb2.ImportPricesRequest) -> ImportOrder:
+    """Reads what to import. Raises: Invalid."""
+    form = _FORMATS.get(request.format)
+    if form is None:
+        raise Invalid("format", "must be CSV or JSON")
+    return ImportOrder(
+        content=fields.text_of(request.content, "content", most=_MOST_CONTENT, required=True),
+        form=form,
+        source=fields.text_of(request.source, "source", most=_MOST_SOURCE, required=True),
+    )
+
+
+def imported_to_proto(change: Supersession) -> cost_service_pb2.ImportPricesResponse:
+    """Writes what an import changes."""
+    return cost_service_pb2.ImportPricesResponse(
+        changes=[
+            price_list_pb2.PriceChange(
+                before=[] if one.before is None else prices_to_proto(one.before), after=prices_to_proto(one.after)
+            )
+            for one in change.changes[:_MOST_SHOWN]
+        ],
+        change_count=len(change.changes),
+        unchanged_count=change.unchanged,
+    )
+
+
+def to_reprice_order(request: cost_service_pb2.RepriceEventsRequest) -> RepriceOrder:
+    """Reads what to price anew. Raises: Invalid."""
+    if not request.HasField("start_time"):
+        raise Invalid("start_time", "is required")
+    start = fields.time_of(request.start_time, "start_time")
+    end = fields.time_of(request.end_time, "end_time") if request.HasField("end_time") else None
+    if end is not None and end <= start:
+        raise Invalid("end_time", "must be after start_time")
+    return RepriceOrder(start=start, end=end, note=fields.text_of(request.note, "note", most=_MOST_NOTE))
+
+
+def repriced_to_proto(repricing: Repricing) -> cost_service_pb2.RepriceEventsResponse:
+    """Writes the difference per model."""
+    return cost_service_pb2.RepriceEventsResponse(
+        models=[
+            price_list_pb2.RepricedModel(
+                provider=one.provider,
+                model=one.model,
+                event_count=one.events,
+                before_nano_usd=one.before,
+                after_nano_usd=one.after,
+            )
+            for one in repricing.models[:_MOST_SHOWN]
+        ],
+        event_count=len(repricing.steps),
+        before_nano_usd=sum(before.charged for before, _ in repricing.steps),
+        after_nano_usd=sum(after.charged for _, after in repricing.steps),
+    )

@@ -1,0 +1,62 @@
+"""Imports a price list that an operator gives."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.cost.domain.price import Price, Supersession, supersession
+from services.cost.domain.price_list import ListFormat, read_list
+from services.cost.usecases.prices import CurrentPrices
+from services.meshkit.core.audit import note
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
+
+
+class PriceImporter(Protocol):
+    """Writes prices that take the place of others."""
+
+    async def supersede(self, tenant: TenantId, prices: Sequence[Price]) -> Supersession:
+        """Adds prices and ends those they take the place of, in one transaction of the operator's tenant."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOrder:
+    """A list to import."""
+
+    content: str
+    form: ListFormat
+    #: Where it comes from, as the operator says.
+    source: str
+
+
+class ImportPrices:
+    """Checks a list as a whole, and puts it in force from the moments it names. Calls in progress keep their price."""
+
+    def __init__(self, *, importer: PriceImporter, prices: CurrentPrices, clock: Clock) -> None:
+        self._importer = importer
+        self._prices = prices
+        self._clock = clock
+
+    async def show(self, order: ImportOrder) -> Supersession:
+        """Tells what a list would change, and changes nothing. Raises: PriceListWrong."""
+        await self._prices.refresh()
+        return supersession(self._prices.known, self._read(order))
+
+    async def __call__(self, tenant: TenantId, order: ImportOrder) -> Supersession:
+        """Raises: PriceListWrong: nothing was changed."""
+        await self._prices.refresh()
+        prices = self._read(order)
+        note(details={"source": order.source, "prices": len(prices)})
+        change = await self._importer.supersede(tenant, prices)
+        await self._prices.refresh()
+        log.info("prices imported", added=len(change.renewal.added), ended=len(change.renewal.ends))
+        return change
+
+    def _read(self, order: ImportOrder) -> list[Price]:
+        # Apart from the names of what is shipped, so that no digest is the same.
+        source = f"imported: {order.source}"
+        return read_list(order.content, order.form, source=source, known=self._prices.known, now=self._clock.now())

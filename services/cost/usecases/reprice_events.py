@@ -1,0 +1,62 @@
+"""Prices charges of the past by the table of today."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from services.cost.domain.price_book import PriceBook
+from services.cost.domain.repricing import Repricing
+from services.cost.domain.rollup import Span
+from services.cost.usecases.prices import CurrentPrices
+from services.meshkit.core.audit import note
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
+
+
+class Repricer(Protocol):
+    """Finds charges whose price has changed since, and writes them anew."""
+
+    async def differences(self, tenant: TenantId, span: Span, book: PriceBook) -> Repricing:
+        """Tells what would change. Raises: Invalid: too many charges."""
+        ...
+
+    async def apply(self, tenant: TenantId, span: Span, book: PriceBook, *, note: str, now: datetime) -> Repricing:
+        """Writes all of it in one transaction, or nothing. Raises: Invalid: too many charges."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepriceOrder:
+    """Which charges to price anew."""
+
+    start: datetime
+    end: datetime | None
+    note: str
+
+
+class RepriceEvents:
+    """Shows the difference first, and writes it when told so."""
+
+    def __init__(self, *, repricer: Repricer, prices: CurrentPrices, clock: Clock) -> None:
+        self._repricer = repricer
+        self._prices = prices
+        self._clock = clock
+
+    async def show(self, tenant: TenantId, order: RepriceOrder) -> Repricing:
+        """Tells what would change, and changes nothing."""
+        await self._prices.refresh()
+        return await self._repricer.differences(tenant, Span(order.start, order.end), self._prices.book)
+
+    async def __call__(self, tenant: TenantId, order: RepriceOrder) -> Repricing:
+        """Takes charges back and writes them at their new price; budgets follow."""
+        await self._prices.refresh()
+        span = Span(order.start, order.end)
+        note(details={"start_time": order.start.isoformat(), "end_time": order.end and order.end.isoformat()})
+        why = f"re-priced: {order.note}" if order.note else "re-priced"
+        done = await self._repricer.apply(tenant, span, self._prices.book, note=why, now=self._clock.now())
+        if done.steps:
+            log.info("charges re-priced", charges=len(done.steps))
+        return done

@@ -1,0 +1,185 @@
+"""Price lists and re-pricing over gRPC on real Postgres."""
+
+from datetime import timedelta
+from random import Random
+from uuid import uuid4
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from comitia.common.v1 import usage_pb2
+from comitia.cost.v1 import cost_pb2, price_list_pb2
+from comitia.cost.v1 import cost_service_pb2 as pb
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.identity import Role, TenantId
+from tests.integration.cost.conftest import CostMesh
+from tests.support.money import a_reserve
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+HEAD = "provider,model,start_time,input_usd_per_million,output_usd_per_million\n"
+OPERATOR = Role.OPERATOR
+
+
+def a_model() -> str:
+    return f"model-{uuid4().hex}"
+
+
+def priced(model: str, dollars: str, *, start: str = "2029-12-01") -> str:
+    return f"{HEAD}openai,{model},{start},{dollars},{dollars}\n"
+
+
+def asked(content: str, **changes: object) -> pb.ImportPricesRequest:
+    values = {"format": price_list_pb2.PRICE_LIST_FORMAT_CSV, "source": "the provider's page", **changes}
+    return pb.ImportPricesRequest(content=content, **values)  # type: ignore[arg-type]
+
+
+async def take(mesh: CostMesh, content: str, **changes: object) -> pb.ImportPricesResponse:
+    return await mesh.caller(OPERATOR, peer=None).call("ImportPrices", asked(content, **changes))
+
+
+def reprice(mesh: CostMesh, **changes: object) -> pb.RepriceEventsRequest:
+    start = Timestamp()
+    start.FromDatetime(mesh.clock.now() - timedelta(days=2))
+    return pb.RepriceEventsRequest(start_time=start, **changes)  # type: ignore[arg-type]
+
+
+async def test_a_list_holds_from_its_moment_on_and_can_be_tried_first(mesh: CostMesh) -> None:
+    model, anna = a_model(), mesh.caller(Role.ADMIN)
+    assert await anna.refused("Reserve", a_call(model)) == "precondition/PRICE_UNKNOWN"
+    tried = await take(mesh, priced(model, "1"), dry_run=True)
+    assert (tried.change_count, list(tried.changes[0].before)) == (1, [])
+    assert await anna.refused("Reserve", a_call(model)) == "precondition/PRICE_UNKNOWN"
+    request_id = str(uuid4())
+    first = await take(mesh, priced(model, "1"), request_id=request_id)
+    assert first.changes[0].after[0].input_nano_usd_per_million == 10**9
+    assert first.changes[0].after[0].source == "imported: the provider's page"
+    assert await take(mesh, priced(model, "1"), request_id=request_id) == first
+    again = await take(mesh, priced(model, "1"))
+    assert (again.change_count, again.unchanged_count) == (0, 1)
+    assert (await anna.reserve(model=model, input_tokens=10, output_tokens=0)).amount_nano_usd == 10_000
+
+
+def a_call(model: str) -> pb.ReserveRequest:
+    return a_reserve(model=model)
+
+
+async def test_a_wrong_list_is_refused_as_a_whole(mesh: CostMesh) -> None:
+    model = a_model()
+    content = f"{priced(model, '1')}openai,{model}-2,2029-12-01,-1,x\n"
+    with pytest.raises(MeshError) as refusal:
+        await take(mesh, content)
+    assert refusal.value.reason == "PRICE_LIST_WRONG"
+    assert "line 3, input_usd_per_million: must not be negative" in refusal.value.message
+    assert "line 3, output_usd_per_million: must be an amount in dollars" in refusal.value.message
+    assert await mesh.caller().refused("Reserve", a_call(model)) == "precondition/PRICE_UNKNOWN"
+
+
+@pytest.mark.parametrize("changes", [{"format": 0}, {"source": ""}, {"source": "\x00"}])
+async def test_a_wrong_order_is_named(mesh: CostMesh, changes: dict[str, object]) -> None:
+    operator = mesh.caller(OPERATOR, peer=None)
+    assert await operator.refused("ImportPrices", asked(HEAD, **changes)) == "invalid/INVALID_FIELD"
+
+
+async def test_only_operators_import_and_only_admins_reprice(mesh: CostMesh) -> None:
+    admin, user = mesh.caller(Role.ADMIN, peer=None), mesh.caller(Role.TENANT_USER, peer=None)
+    assert await admin.refused("ImportPrices", asked(HEAD)) == "denied/PERMISSION_MISSING"
+    assert await user.refused("RepriceEvents", reprice(mesh)) == "denied/PERMISSION_MISSING"
+
+
+async def test_charges_are_taken_back_and_written_at_their_new_price(mesh: CostMesh) -> None:
+    model, anna = a_model(), mesh.caller(Role.ADMIN)
+    await take(mesh, priced(model, "1"))
+    for _ in range(3):
+        await anna.spend(model=model, input_tokens=10, output_tokens=5)
+    await anna.spend()
+    await take(mesh, priced(model, "3"))
+    shown = await anna.call("RepriceEvents", reprice(mesh, dry_run=True))
+    assert [(one.model, one.event_count, one.before_nano_usd, one.after_nano_usd) for one in shown.models] == [
+        (model, 3, 45_000, 135_000)
+    ]
+    assert (await anna.budget()).spent_nano_usd == 49_500
+    assert len(await anna.events()) == 4
+    done = await anna.call("RepriceEvents", reprice(mesh, note="the price was wrong"))
+    assert done == shown
+    assert (await anna.budget()).spent_nano_usd == 139_500
+    events = await anna.events()
+    assert len(events) == 10
+    fresh = [event for event in events if event.note]
+    assert {event.note for event in fresh} == {"re-priced: the price was wrong"}
+    assert (
+        sorted((event.reversal, event.cost_nano_usd) for event in fresh)
+        == [(False, 45_000)] * 3 + [(True, -15_000)] * 3
+    )
+    assert len({event.price_digest for event in fresh}) == 2
+    assert sum(event.usage.input_tokens for event in fresh) == 0
+    summary = await anna.call("GetCostSummary", pb.GetCostSummaryRequest())
+    assert (summary.total_nano_usd, summary.event_count) == (139_500, 4)
+    again = await anna.call("RepriceEvents", reprice(mesh))
+    assert (again.event_count, len(await anna.events())) == (0, 10)
+
+
+async def test_a_dearer_price_may_overrun_a_budget_and_a_cheaper_one_frees_it(mesh: CostMesh) -> None:
+    model, anna = a_model(), mesh.caller(Role.ADMIN)
+    await take(mesh, priced(model, "1"))
+    await anna.spend(model=model, input_tokens=10, output_tokens=0)
+    await anna.limit(15_000)
+    await take(mesh, priced(model, "2"))
+    await anna.call("RepriceEvents", reprice(mesh))
+    assert (await anna.budget()).overrun_nano_usd == 5_000
+    await take(mesh, priced(model, "0.5"))
+    await anna.call("RepriceEvents", reprice(mesh))
+    budget = await anna.budget()
+    assert (budget.spent_nano_usd, budget.overrun_nano_usd) == (5_000, 0)
+
+
+async def test_an_assumed_charge_is_priced_anew_and_still_corrected_by_late_usage(mesh: CostMesh) -> None:
+    model, anna = a_model(), mesh.caller(Role.ADMIN)
+    await take(mesh, priced(model, "1"))
+    hold = await anna.dispatch(await anna.reserve(model=model, input_tokens=100, output_tokens=0))
+
+    async def assumed() -> bool:
+        return (await anna.budget()).spent_nano_usd == 100_000
+
+    await mesh.until(assumed, seconds=20)
+    await take(mesh, priced(model, "2"))
+    done = await anna.call("RepriceEvents", reprice(mesh))
+    assert (done.before_nano_usd, done.after_nano_usd) == (100_000, 200_000)
+    assert (await anna.budget()).spent_nano_usd == 200_000
+    settled = await anna.settle(hold, input_tokens=10)
+    assert (settled.state, settled.charged_nano_usd) == (cost_pb2.HOLD_STATE_SETTLED, 20_000)
+    assert (await anna.budget()).spent_nano_usd == 20_000
+    assert sum(event.cost_nano_usd for event in await anna.events()) == 20_000
+
+
+async def test_another_tenants_charges_stay(mesh: CostMesh) -> None:
+    model, anna = a_model(), mesh.caller(Role.ADMIN)
+    await take(mesh, priced(model, "1"))
+    await anna.spend(model=model)
+    await take(mesh, priced(model, "2"))
+    other = mesh.caller(Role.ADMIN, tenant=TenantId(uuid4()))
+    assert (await other.call("RepriceEvents", reprice(mesh))).event_count == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_budgets_ledger_and_holds_agree_after_any_prices(mesh: CostMesh, seed: int) -> None:
+    random, model, anna = Random(seed), a_model(), mesh.caller(Role.ADMIN)
+    used: list[int] = []
+    dollars = 1
+    await take(mesh, priced(model, "1"))
+    for _ in range(8):
+        if random.random() < 0.5:
+            used.append(random.randrange(1, 100))
+            await anna.spend(model=model, input_tokens=used[-1], output_tokens=0)
+            continue
+        dollars = random.randrange(1, 50)
+        await take(mesh, priced(model, str(dollars)))
+        if random.random() < 0.7:
+            await anna.call("RepriceEvents", reprice(mesh))
+        spent = (await anna.budget()).spent_nano_usd if used else 0
+        assert spent == sum(event.cost_nano_usd for event in await anna.events(page_size=500))
+    await anna.call("RepriceEvents", reprice(mesh))
+    assert sum(event.cost_nano_usd for event in await anna.events(page_size=500)) == sum(used) * dollars * 1000
+    assert usage_pb2.Usage(
+        input_tokens=sum(event.usage.input_tokens for event in await anna.events(page_size=500))
+    ) == (usage_pb2.Usage(input_tokens=sum(used)))

@@ -1,0 +1,338 @@
+"""Random trees, periods, measures, crashes and clocks: the book does what a plain count of all calls says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+
+from services.cost.domain.amounts import Amounts
+from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, tenant_budget_id
+from services.cost.domain.cost_event import CostEvent
+from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, BudgetInUse
+from services.cost.domain.hold import OPEN_STATES, Hold, HoldId, HoldState
+from services.cost.domain.node import NodeKey
+from services.cost.domain.period import Period
+from services.cost.domain.price import Price
+from services.cost.domain.spend_book import AlertCause, Changes, SpendBook
+from services.meshkit.content import CallContext, CallId, Usage
+from services.meshkit.core.errors import MeshError
+from services.meshkit.core.money import NanoUsd
+from tests.support.examples import examples
+from tests.support.money import ANNA, MINUTE, NOON, a_hold, a_price
+
+PRICE = a_price()
+ZONE = "America/New_York"
+OWN = tenant_budget_id(ANNA)
+NAMES = (
+    NodeKey(BudgetScope.PROJECT, "atlas"),
+    NodeKey(BudgetScope.AGENT, "Athena"),
+    NodeKey(BudgetScope.AGENT, "Apollo"),
+    NodeKey(BudgetScope.STEP, "run_1/rounds"),
+    NodeKey(BudgetScope.STEP, "run_1/rounds/1"),
+    NodeKey(BudgetScope.STEP, "run_1/rounds/1/Athena"),
+)
+
+
+def price_of(digest: bytes) -> Price:
+    assert digest == PRICE.digest
+    return PRICE
+
+
+def number_of_period(terms: Terms, moment: datetime) -> int:
+    """Numbers periods in another way than the domain: by what a calendar shows."""
+    local = moment.astimezone(ZoneInfo(terms.zone))
+    match terms.period:
+        case Period.NONE:
+            return 0
+        case Period.HOUR:
+            return int(moment.timestamp() // 3600)
+        case Period.DAY:
+            return local.date().toordinal()
+        case Period.WEEK:
+            return (local.date().toordinal() - 1) // 7
+        case Period.MONTH:
+            return local.year * 12 + local.month
+
+
+@dataclass(slots=True)
+class Node:
+    """What a budget should be."""
+
+    terms: Terms
+    spent: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    period: int = 0
+    removed: bool = False
+
+    def spent_at(self, now: datetime) -> list[int]:
+        return [0] * 4 if number_of_period(self.terms, now) > self.period else self.spent
+
+    def charge(self, delta: Amounts, now: datetime, before: datetime | None) -> None:
+        number = number_of_period(self.terms, now)
+        if number > self.period:
+            self.spent, self.period = [0] * 4, number
+        stale = before is not None and number_of_period(self.terms, before) < self.period
+        self.spent = [
+            old + (max(0, change) if stale else change) for old, change in zip(self.spent, delta, strict=True)
+        ]
+
+    def limits(self) -> tuple[int | None, ...]:
+        return (self.terms.limit, self.terms.tokens, self.terms.calls, self.terms.wall_ms)
+
+
+LIMITS = st.one_of(st.none(), st.integers(0, 400))
+TERMS = st.builds(
+    Terms,
+    limit=st.integers(0, 300).map(NanoUsd),
+    tokens=LIMITS,
+    calls=st.one_of(st.none(), st.integers(0, 6)),
+    wall_ms=st.one_of(st.none(), st.integers(0, 400_000)),
+    mode=st.sampled_from(BudgetMode),
+    warn_at=st.integers(1, 100),
+    period=st.sampled_from(Period),
+    zone=st.sampled_from(("UTC", ZONE)),
+)
+
+
+class Trees(RuleBasedStateMachine):
+    """One tenant with a tree that changes, and calls by two agents in one run."""
+
+    holds = Bundle("holds")
+
+    def __init__(self) -> None:
+        super().__init__()
+        terms = Terms(limit=NanoUsd(600), warn_at=0)
+        own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=terms.limit, created=NOON)
+        self.rows: dict[BudgetId, Budget] = {OWN: own}
+        self.nodes: dict[BudgetId, Node] = {OWN: Node(terms)}
+        self.known: dict[HoldId, Hold] = {}
+        self.entries: list[CostEvent] = []
+        self.now = NOON
+        self.crash = False
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    def transact(self, step: Callable[[SpendBook], object]) -> tuple[MeshError | None, Changes | None]:
+        """Runs a step in one transaction; gives why it was refused, and what was written unless it crashed."""
+        book = SpendBook(self.rows.values(), self.known.values(), now=self.now, new_id=uuid4)
+        refusal: MeshError | None = None
+        try:
+            step(book)
+        except MeshError as error:
+            refusal = error
+        changes = book.changes()
+        assert all(self.rows[seen.id] == seen for seen in changes.seen_budgets)
+        if self.crash:
+            self.crash = False
+            return refusal, None
+        for hold in (*changes.new_holds, *changes.holds):
+            before = self.known.get(hold.id)
+            delta = hold.took.less(Amounts() if before is None else before.took)
+            for name in hold.budgets if any(delta) else ():
+                self.nodes[name].charge(delta, self.now, None if before is None else before.charged_at)
+            self.known[hold.id] = hold
+        for budget in (*changes.budgets, *changes.defined):
+            before_row = self.rows.get(budget.id)
+            assert before_row is None or budget.revision == before_row.revision + 1
+            self.rows[budget.id] = budget
+            node = self.nodes.get(budget.id)
+            if node is not None:
+                node.charge(Amounts(), self.now, None)
+        self.entries += changes.entries
+        return refusal, changes
+
+    @rule()
+    def the_next_transaction_is_lost(self) -> None:
+        self.crash = True
+
+    @rule(key=st.sampled_from(NAMES), terms=TERMS)
+    def define(self, key: NodeKey, terms: Terms) -> None:
+        tree = self.rows[OWN].tree
+        terms = terms if terms.period else replace(terms, zone="UTC")
+        made: list[Budget] = []
+        refusal, changes = self.transact(lambda book: made.append(book.define(ANNA, key, terms)))
+        assert refusal is None
+        if changes is None:
+            return
+        new = made[0].id not in self.nodes
+        assert self.rows[OWN].tree == tree + new
+        node = self.nodes.setdefault(made[0].id, Node(terms, period=number_of_period(terms, self.now)))
+        same = (node.terms.period, node.terms.zone) == (terms.period, terms.zone)
+        node.terms = terms
+        node.period = node.period if same else number_of_period(terms, self.now)
+
+    @rule(key=st.sampled_from(NAMES))
+    def remove(self, key: NodeKey) -> None:
+        budget = self.named(key)
+        if budget is None:
+            return
+        refusal, changes = self.transact(lambda book: book.remove(ANNA, budget))
+        assert isinstance(refusal, BudgetInUse) == any(self.held(budget))
+        if refusal is None and changes is not None:
+            self.nodes[budget].removed = True
+
+    @rule(
+        target=holds,
+        amount=st.integers(0, 60),
+        agent=st.sampled_from(("Athena", "Apollo", "")),
+        project=st.sampled_from(("atlas", "")),
+        path=st.sampled_from(("", "rounds", "rounds/1/Athena", "rounds/1/Athena/deeper", "rounds/2")),
+        cheapest=st.booleans(),
+        minutes=st.integers(1, 3),
+    )
+    def reserve(self, amount: int, agent: str, project: str, path: str, cheapest: bool, minutes: int) -> object:
+        context = CallContext(call_id=CallId(run_id="run_1", path=path), agent_name=agent, project=project)
+        plain = a_hold(amount, expires=self.now + minutes * MINUTE)
+        wanted = replace(plain, created=self.now, purpose=replace(plain.purpose, context=context))
+        names = self.spends_from(context)
+        ask = (amount, amount, 1, minutes * 60_000)
+        level = {name: self.refuses(name, ask, cheapest=cheapest) for name in names}
+        refusal, changes = self.transact(lambda book: book.reserve(wanted, cheapest=cheapest))
+        assert (refusal is None) == (not any(level.values())), (level, refusal)
+        if refusal is not None:
+            assert type(refusal) in {reason for reason in level.values() if reason}
+        elif changes is not None:
+            assert set(changes.new_holds[0].budgets) == names
+        return multiple() if changes is None or refusal is not None else wanted.id
+
+    @rule(hold=holds)
+    def dispatch(self, hold: HoldId) -> None:
+        self.transact(lambda book: book.dispatch(ANNA, hold))
+
+    @rule(hold=holds, minutes=st.integers(1, 30))
+    def extend(self, hold: HoldId, minutes: int) -> None:
+        before = self.known[hold]
+        refusal, changes = self.transact(lambda book: book.extend(ANNA, hold, minutes * MINUTE))
+        opened = before.state in OPEN_STATES and self.now < before.expires
+        if opened and isinstance(refusal, BudgetExhausted):
+            longer = minutes * 60_000 - before.most.wall_ms
+            assert any(self.refuses(name, (0, 0, 0, longer), cheapest=True) for name in before.budgets)
+        elif changes is not None:
+            assert (refusal is None) == opened
+            assert self.known[hold].expires >= before.expires
+
+    @rule(hold=holds, tokens=st.integers(0, 90))
+    def settle(self, hold: HoldId, tokens: int) -> None:
+        self.transact(lambda book: book.settle(ANNA, hold, Usage(input=tokens), price_of))
+
+    @rule(hold=consumes(holds), unbilled=st.booleans())
+    def release(self, hold: HoldId, unbilled: bool) -> None:
+        self.transact(lambda book: book.release(ANNA, hold, dispatched_unbilled=unbilled))
+
+    @rule(span=st.sampled_from((20, 90, 1800, 3600, 40_000, 86_400, 8 * 86_400, 40 * 86_400)))
+    def time_passes(self, span: int) -> None:
+        self.now += timedelta(seconds=span)
+
+    @rule(span=st.sampled_from((1, 600, 7200, 86_400)))
+    def the_clock_jumps_back(self, span: int) -> None:
+        self.now = max(NOON, self.now - timedelta(seconds=span))
+
+    @rule()
+    def sweep(self) -> None:
+        self.transact(lambda book: book.expire_due())
+
+    # --- what a plain count says -------------------------------------------------------------------------------------
+
+    def named(self, key: NodeKey) -> BudgetId | None:
+        for name, node in self.nodes.items():
+            row = self.rows[name]
+            if not node.removed and (row.scope, row.name) == key:
+                return name
+        return None
+
+    def spends_from(self, context: CallContext) -> set[BudgetId]:
+        place = f"{context.call_id.run_id}/{context.call_id.path}/"
+        found = {OWN}
+        for key in NAMES:
+            fits = {
+                BudgetScope.PROJECT: key.name == context.project,
+                BudgetScope.AGENT: key.name == context.agent_name,
+                BudgetScope.STEP: place.startswith(f"{key.name}/"),
+            }[key.scope]
+            name = self.named(key)
+            if fits and name is not None:
+                found.add(name)
+        return found
+
+    def held(self, name: BudgetId) -> list[int]:
+        mine = [hold for hold in self.known.values() if name in hold.budgets and hold.state in OPEN_STATES]
+        wall = [(hold.expires - hold.created) // timedelta(milliseconds=1) for hold in mine]
+        money = sum(hold.amount for hold in mine)
+        return [money, sum(hold.bound.total for hold in mine), len(mine), sum(wall)]
+
+    def refuses(self, name: BudgetId, ask: tuple[int, ...], *, cheapest: bool) -> type[MeshError] | None:
+        node = self.nodes[name]
+        if node.terms.mode is BudgetMode.SOFT:
+            return None
+        counted = list(zip(node.limits(), node.spent_at(self.now), self.held(name), ask, strict=True))
+        limited = [(limit, spent + held, asked) for limit, spent, held, asked in counted if limit is not None]
+        over = any(used > limit for limit, used, _ in limited)
+        room = not over and all(used + asked <= limit for limit, used, asked in limited)
+        if node.terms.mode is BudgetMode.DEGRADE and not cheapest and not over:
+            warned = any(used * 100 >= limit * node.terms.warn_at for limit, used, _ in limited)
+            if warned and all(used < limit for limit, used, _ in limited):
+                return BudgetDegrades
+        return None if room else BudgetExhausted
+
+    @invariant()
+    def every_budget_is_what_the_count_says(self) -> None:
+        for name, node in self.nodes.items():
+            budget = self.rows[name].at(self.now)
+            gauges = [gauge for _, gauge in budget.gauges]
+            assert [gauge.held for gauge in gauges] == self.held(name)
+            assert [gauge.spent for gauge in gauges] == node.spent_at(self.now)
+
+    @invariant()
+    def the_database_constraints_hold(self) -> None:
+        for budget in (*self.rows.values(), *(row.at(self.now) for row in self.rows.values())):
+            for _, gauge in budget.gauges:
+                assert min(gauge.spent, gauge.held, gauge.overrun) >= 0
+                if budget.hard and gauge.limit is not None:
+                    assert gauge.overrun == max(0, gauge.spent + gauge.held - gauge.limit)
+
+    @invariant()
+    def the_ledger_equals_what_the_tenant_spent(self) -> None:
+        assert sum(entry.cost for entry in self.entries) == self.rows[OWN].spent
+
+
+TestTrees = Trees.TestCase
+TestTrees.settings = settings(max_examples=examples(80), stateful_step_count=50)
+
+
+def test_a_warning_is_told_once_per_period_and_again_at_the_limit_of_a_soft_one() -> None:
+    key = NodeKey(BudgetScope.AGENT, "Athena")
+    terms = Terms(limit=NanoUsd(10), mode=BudgetMode.SOFT, warn_at=50, period=Period.DAY)
+    rows: dict[BudgetId, Budget] = {}
+    own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(1000), created=NOON)
+    rows[OWN] = own
+    told: list[int] = []
+    for day in range(2):
+        for _ in range(12):
+            book = SpendBook(rows.values(), (), now=NOON + timedelta(days=day), new_id=uuid4)
+            if len(rows) == 1:
+                book.define(ANNA, key, terms)
+            hold = book.reserve(a_hold(1, expires=NOON + timedelta(days=9)))
+            book.dispatch(ANNA, hold.id)
+            book.settle(ANNA, hold.id, Usage(input=1), price_of)
+            changes = book.changes()
+            rows |= {budget.id: budget for budget in (*changes.budgets, *changes.defined)}
+            told += [alert.budget.spent for alert in changes.alerts if alert.cause is AlertCause.WARNED]
+    assert told == [5, 10, 5, 10]
+
+
+def test_what_comes_back_of_a_period_that_is_over_does_not_go_into_this_one() -> None:
+    terms = Terms(limit=NanoUsd(100), period=Period.DAY, warn_at=0)
+    own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON).defined(
+        terms, now=NOON
+    )
+    late = replace(a_hold(10), state=HoldState.ASSUMED, charged=NanoUsd(10), charged_at=NOON, dispatched=NOON)
+    for tokens, spent in ((4, 20), (25, 35)):
+        row = replace(own, spent=NanoUsd(20), turn=datetime(2026, 1, 3, tzinfo=UTC))
+        book = SpendBook([row], [late], now=NOON + timedelta(days=1), new_id=uuid4)
+        book.settle(ANNA, late.id, Usage(input=tokens), price_of)
+        assert [budget.spent for budget in book.changes().budgets] in ([spent], [])
+        assert book.set_limit(ANNA, OWN, NanoUsd(99)).spent == spent
