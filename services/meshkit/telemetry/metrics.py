@@ -61,9 +61,7 @@ RUNS_PARKED = Counter(names.RUNS_PARKED_TOTAL, "Runs that cannot go on until som
 STEP_OUTCOMES = Counter(names.STEP_OUTCOMES_TOTAL, "What workers said of steps.", ["outcome"])
 RUNS_ARCHIVED = Counter(names.RUNS_ARCHIVED_TOTAL, "Runs whose facts were moved to the archive.")
 RUNS_DELETED = Counter(names.RUNS_DELETED_TOTAL, "Runs that were deleted by the rule of their tenant.")
-RUN_ESTIMATES = Counter(
-    names.RUN_ESTIMATES_TOTAL, "Runs whose cost was held against its 90 % interval.", ["outcome"]
-)
+RUN_ESTIMATES = Counter(names.RUN_ESTIMATES_TOTAL, "Runs whose cost was held against its 90 % interval.", ["outcome"])
 JOURNAL_BLOBS_SWEPT = Counter(names.JOURNAL_BLOBS_SWEPT_TOTAL, "Objects that no journal named and that were deleted.")
 JOURNAL_KEEPING_FAILED = Counter(
     names.JOURNAL_KEEPING_FAILED_TOTAL, "Rounds of the journal's keeping that failed.", ["work"]
