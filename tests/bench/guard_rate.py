@@ -141,6 +141,9 @@ class _Echo(PricingServiceServicer):
     async def ListPrices(self, request: pb.ListPricesRequest, context: Any) -> pb.ListPricesResponse:
         return pb.ListPricesResponse()
 
+    async def ImportPrices(self, request: pb.ImportPricesRequest, context: Any) -> pb.ImportPricesResponse:
+        raise NotImplementedError
+
 
 async def _calls(figure: Figure) -> None:
     with tempfile.TemporaryDirectory(prefix="comitia-bench-") as folder:

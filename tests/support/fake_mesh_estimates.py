@@ -14,28 +14,24 @@ def a_range(low: int, median: int, high: int) -> estimate_pb2.EstimateRange:
 
 def an_estimate(**fields: Any) -> estimate_pb2.RunEstimate:
     """Makes an estimate."""
-    return estimate_pb2.RunEstimate(
-        **{
-            "input_tokens": a_range(900, 1_000, 1_200),
-            "output_tokens": a_range(400, 500, 700),
-            "cost_nano_usd": a_range(10_000_000, 20_000_000, 40_000_000),
-            "work_milliseconds": a_range(30_000, 61_000, 3_700_000),
-            "calibrated_on": 40,
-            "judged_count": 50,
-            "covered_count": 45,
-            "priced": True,
-            "budgets": [
-                estimate_pb2.BudgetVerdict(
-                    budget="run", left_nano_usd=10**9, verdict=estimate_pb2.ESTIMATE_VERDICT_FITS
-                ),
-                estimate_pb2.BudgetVerdict(
-                    budget="tenant", left_nano_usd=30_000_000, verdict=estimate_pb2.ESTIMATE_VERDICT_WARNS
-                ),
-            ],
-            "verdict": estimate_pb2.ESTIMATE_VERDICT_WARNS,
-            **fields,
-        }
-    )
+    estimate: dict[str, Any] = {
+        "input_tokens": a_range(900, 1_000, 1_200),
+        "output_tokens": a_range(400, 500, 700),
+        "cost_nano_usd": a_range(10_000_000, 20_000_000, 40_000_000),
+        "work_milliseconds": a_range(30_000, 61_000, 3_700_000),
+        "calibrated_on": 40,
+        "judged_count": 50,
+        "covered_count": 45,
+        "priced": True,
+        "budgets": [
+            estimate_pb2.BudgetVerdict(budget="run", left_nano_usd=10**9, verdict=estimate_pb2.ESTIMATE_VERDICT_FITS),
+            estimate_pb2.BudgetVerdict(
+                budget="tenant", left_nano_usd=30_000_000, verdict=estimate_pb2.ESTIMATE_VERDICT_WARNS
+            ),
+        ],
+        "verdict": estimate_pb2.ESTIMATE_VERDICT_WARNS,
+    }
+    return estimate_pb2.RunEstimate(**{**estimate, **fields})
 
 
 @dataclass(slots=True)

@@ -208,7 +208,8 @@ class FakePrices:
     async def priced(self, principal: Principal, deployments: Sequence[Deployment]) -> frozenset[str]:
         return frozenset(await self.rates(principal, deployments))
 
-    async def rates(self, _principal: Principal, deployments: Sequence[Deployment]) -> dict[str, TokenRates]:
+    async def rates(self, principal: Principal, deployments: Sequence[Deployment]) -> dict[str, TokenRates]:
+        del principal
         known = {one.name: self.by_name[one.name] for one in deployments if one.name in self.by_name}
         return {name: TokenRates(input=rate, output=rate) for name, rate in known.items()}
 

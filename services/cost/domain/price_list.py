@@ -115,7 +115,7 @@ def _rows(content: str, form: ListFormat, faults: list[Fault]) -> list[tuple[int
 def _csv_rows(content: str, faults: list[Fault]) -> list[tuple[int, Mapping[str, str]]]:
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     try:
-        names = [name.strip() for name in next(reader, [])]
+        names = [name.strip() for name in next(reader, list[str]())]
         if not _names_fit(1, names, faults):
             return []
         found: list[tuple[int, Mapping[str, str]]] = []

@@ -45,6 +45,9 @@ class Prices(PricingServiceServicer):
         await self.go.wait()
         return pb.ListPricesResponse()
 
+    async def ImportPrices(self, request: pb.ImportPricesRequest, context: Any) -> pb.ImportPricesResponse:
+        raise NotImplementedError
+
     async def entered(self, how_many: int) -> None:
         """Waits until so many calls are at work."""
         while self.inside < how_many:  # noqa: ASYNC110  # the servicer has nobody else to tell

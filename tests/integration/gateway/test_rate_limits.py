@@ -204,6 +204,9 @@ class Prices(PricingServiceServicer):
     async def ListPrices(self, request: cost.ListPricesRequest, context: Any) -> cost.ListPricesResponse:
         return cost.ListPricesResponse()
 
+    async def ImportPrices(self, request: cost.ImportPricesRequest, context: Any) -> cost.ImportPricesResponse:
+        raise NotImplementedError
+
 
 @asynccontextmanager
 async def a_replica(gateway: RunningGateway) -> AsyncIterator[tuple["PricingServiceAsyncStub", RateGate]]:
