@@ -50,7 +50,7 @@ class ImportPrices:
         """Raises: PriceListWrong: nothing was changed."""
         await self._prices.refresh()
         prices = self._read(order)
-        note(details={"source": order.source, "prices": len(prices)})
+        note(target="prices", details={"source": order.source, "prices": len(prices)})
         change = await self._importer.supersede(tenant, prices)
         await self._prices.refresh()
         log.info("prices imported", added=len(change.renewal.added), ended=len(change.renewal.ends))

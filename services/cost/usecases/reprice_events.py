@@ -54,7 +54,8 @@ class RepriceEvents:
         """Takes charges back and writes them at their new price; budgets follow."""
         await self._prices.refresh()
         span = Span(order.start, order.end)
-        note(details={"start_time": order.start.isoformat(), "end_time": order.end and order.end.isoformat()})
+        end = order.end.isoformat() if order.end else ""
+        note(target="charges", details={"start_time": order.start.isoformat(), "end_time": end, "note": order.note})
         why = f"re-priced: {order.note}" if order.note else "re-priced"
         done = await self._repricer.apply(tenant, span, self._prices.book, note=why, now=self._clock.now())
         if done.steps:
