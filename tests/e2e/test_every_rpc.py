@@ -51,6 +51,8 @@ class World:
     bundle: str = ""
     #: Its runs wait for the signal `go`.
     workflow: str = "walk"
+    #: Its runs have the agent answer once.
+    thinking: str = "think"
     ended_run: str = ""
     #: How many entries of the audit trail are signed; empty before it was asked for.
     signed: str = ""
@@ -142,6 +144,11 @@ def a_prompt(**fields: Any) -> Request:
 
 def a_workflow(name: str) -> Request:
     return {"name": name, "version": "1.0.0", "nodes": [{"id": "go", "wait": {"signal": "go"}}]}
+
+
+def a_thought(name: str, agent: str) -> Request:
+    nodes = [{"id": "answer", "agent": {"agent": agent, "prompt": {"literal": "Why rivers?"}}}]
+    return {"name": name, "version": "1.0.0", "nodes": nodes}
 
 
 def a_tool(name: str) -> Request:
@@ -348,7 +355,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
         "mode": "SESSION_MODE_DEBATE",
         "agents": [world.agent],
     },
-    "EstimateService/EstimateWorkflow": lambda world: {"workflow": world.workflow},
+    "EstimateService/EstimateWorkflow": lambda world: {"workflow": world.thinking},
     "EstimateService/ListEstimates": lambda _: {"page_size": 1},
     "WorkflowService/GetWorkflow": lambda world: {"name": world.workflow, "version": "1.0.0"},
     "WorkflowService/ListWorkflows": lambda world: {"name": world.workflow, "page_size": 1},
@@ -442,7 +449,8 @@ def walked_tenant(mesh: RunningMesh, provider: OidcProvider, *, person: str) -> 
             world.ended_session = session.session_id
             for _ in client.sessions.watch(session.session_id):
                 pass
-            client.workflows.create(ParseDict(a_workflow(world.workflow), workflow_pb2.Workflow()))
+            for workflow in (a_workflow(world.workflow), a_thought(world.thinking, world.agent)):
+                client.workflows.create(ParseDict(workflow, workflow_pb2.Workflow()))
             world.ended_run = world.run_to_its_end()
             client.access.grant("user:ben", "viewer", "project:walk")
             world.memory = client.memories.remember("Rivers meet.").memory_id

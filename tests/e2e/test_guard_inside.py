@@ -70,6 +70,7 @@ INTERNAL_REQUESTS: Final[Mapping[str, Callable[[RunningMesh, World], Request]]] 
     "AuditService/SignProvenance": lambda _, world: {"statement": a_statement_about(world)},
     "BudgetService/BatchSpend": lambda mesh, world: a_batch(world, release={"hold_id": a_hold(mesh, world)}),
     "BudgetService/CreateBudget": lambda *_: {"run_id": SystemIds().new("run"), "limit_nano_usd": "1000"},
+    "BudgetService/Extend": lambda mesh, world: {"hold_id": a_hold(mesh, world), "ttl": "7200s"},
     "BudgetService/MarkDispatched": lambda mesh, world: {"hold_id": a_hold(mesh, world)},
     "BudgetService/Release": lambda mesh, world: {"hold_id": a_hold(mesh, world)},
     "BudgetService/Reserve": lambda _, world: a_reservation(world.ended_session),
