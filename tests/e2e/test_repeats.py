@@ -25,6 +25,8 @@ __all__ = ["provider", "world"]
 QUESTIONS: Final = frozenset(
     {
         "AccessService/CheckRelation",
+        "EstimateService/EstimateSession",
+        "EstimateService/EstimateWorkflow",
         "IdentityService/ExchangeApiKey",
         "InferenceService/CountTokens",
         "MemoryService/Recall",
@@ -181,10 +183,10 @@ async def test_the_id_of_another_tenant_neither_collides_nor_leaks(
     async with asyncio.timeout(60), grpc.aio.insecure_channel(mesh.target) as channel:
         mine, theirs = Caller(channel, rpc, world.token), Caller(channel, rpc, others_token)
         fields, request_id = REQUESTS[rpc.name](world), str(uuid4())
-        [first] = await mine(fields, request_id)
-        [foreign] = await theirs(another(rpc, fields), request_id)
-        assert foreign != first
-        assert (await mine(fields, request_id)) == [first]
+        paths = OF_THE_REPEAT.get(rpc.name, ())
+        first = without(await mine(fields, request_id), paths)
+        assert without(await theirs(another(rpc, fields), request_id), paths) != first
+        assert without(await mine(fields, request_id), paths) == first
 
 
 async def test_of_many_at_once_one_is_done(mesh: RunningMesh, world: World) -> None:
