@@ -1,0 +1,150 @@
+"""Budgets of projects and agents as people set them on the command line, and what they do to runs."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comitia_sdk.sync import Client
+from tests.e2e.test_command_line import AGENT, Shell
+from tests.support.mesh import RunningMesh
+
+THINK = """
+name: think
+version: 1.0.0
+nodes:
+  - {id: answer, agent: {agent: Ada, prompt: Why rivers?}}
+"""
+
+
+@pytest.fixture(scope="module")
+def shell(mesh: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Gives the command line of a tenant of its own, with a workflow of one answer."""
+    with Client(mesh.url, api_key=mesh.admin_key) as operator:
+        shell = Shell(mesh, operator.tenants.create("budgeter").admin_api_key)
+    folder = tmp_path_factory.mktemp("budgets")
+    for noun, text in (("agent", AGENT.format(name="Ada")), ("workflow", THINK)):
+        file = folder / f"{noun}.yaml"
+        file.write_text(text)
+        shell.run(noun, "create", str(file))
+    return shell
+
+
+def think(shell: Shell, project: str, *more: str, code: int = 0) -> str:
+    """Runs the workflow for a project to its end; gives what was shown."""
+    return shell.run("run", "start", "think", "--label", f"project={project}", "-f", *more, code=code)
+
+
+def status(shell: Shell, budget: str) -> dict[str, Any]:
+    found: dict[str, Any] = shell.json("budget", "show", budget)
+    return found
+
+
+def settled(shell: Shell, project: str) -> dict[str, Any]:
+    """Waits until the budget, the ledger and its hours say the same; gives the budget's status.
+
+    What is remembered is embedded, and paid for, a little later.
+    """
+    said: set[str] = set()
+    for _ in range(20):
+        lines = {line["key"]: line for line in shell.json("costs", "--by", "project")["lines"]}
+        hours = shell.json("costs", "--by", "project", "--project", project, "--series", "hour")
+        found = status(shell, f"project:{project}")
+        said = {lines[project]["cost_nano_usd"], hours["total_nano_usd"], found["budget"]["spent_nano_usd"]}
+        if len(said) == 1:
+            return found
+    raise AssertionError(f"the ledger and the budget of {project} do not agree: {said}")
+
+
+def test_a_project_at_its_cap_stops_and_others_go_on_until_it_is_raised(shell: Shell, tmp_path: Path) -> None:
+    daily = ("--budget", "project:atlas", "--period", "day", "--zone", "Europe/Berlin")
+    made = shell.json("budget", "set", "0.000001", *daily)
+    assert (made["period"], made["zone"], made["limit_nano_usd"]) == ("BUDGET_PERIOD_DAY", "Europe/Berlin", "1000")
+    assert f"{made['budget_id']!r} has 1000 nano_usd left" in think(shell, "atlas", code=1)
+    assert int(status(shell, "project:atlas")["budget"]["spent_nano_usd"]) <= 1000
+    think(shell, "borealis")
+
+    raised = shell.json("budget", "set", "5.00", "--budget", "project:atlas")
+    assert (raised["budget_id"], raised["period"]) == (made["budget_id"], "BUDGET_PERIOD_DAY")
+    think(shell, "atlas")
+    after = settled(shell, "atlas")
+    assert (after["level"], after["budget"]["overrun_nano_usd"]) == ("BUDGET_LEVEL_OK", "0")
+    assert int(after["budget"]["spent_nano_usd"]) > 0
+    drawn = shell.run("budget", "tree")
+    assert "project atlas" in drawn
+    assert drawn.startswith("tenant")
+
+    file = tmp_path / "costs.csv"
+    shell.run("costs", "--export", str(file))
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert {row["project"] for row in rows} >= {"atlas", "borealis"}
+    assert shell.run("budget", "remove", "project:atlas").startswith("removed project atlas")
+    assert "NOT_FOUND" in shell.run("budget", "show", "project:atlas", code=1)
+
+
+def test_a_budget_that_degrades_lets_the_cheapest_model_through_up_to_its_limit(shell: Shell) -> None:
+    made = shell.json(
+        "budget", "set", "5.00", "--budget", "project:calls", "--degrade", "--calls", "6", "--warn-at", "50"
+    )
+    levels = ["OK"]
+    # What is remembered of the answers is embedded meanwhile, which is a call as well.
+    while levels[-1] != "EXHAUSTED":
+        assert len(levels) <= 6
+        think(shell, "calls")
+        levels.append(status(shell, "project:calls")["level"].removeprefix("BUDGET_LEVEL_"))
+    assert [*dict.fromkeys(levels)] == ["OK", "DEGRADED", "EXHAUSTED"]
+    assert f"{made['budget_id']!r} has 0 calls left" in think(shell, "calls", code=1)
+    assert status(shell, "project:calls")["budget"]["calls"] == {
+        "limit": "6",
+        "spent": "6",
+        "held": "0",
+        "overrun": "0",
+    }
+
+
+def test_a_soft_budget_warns_and_refuses_nothing(shell: Shell) -> None:
+    shell.run("budget", "set", "0.000001", "--budget", "project:soft", "--soft")
+    think(shell, "soft")
+    found = status(shell, "project:soft")
+    assert int(found["budget"]["spent_nano_usd"]) > 1000
+    assert found["level"] == "BUDGET_LEVEL_EXHAUSTED"
+
+
+def test_an_estimate_says_what_does_not_fit_and_a_start_may_heed_it(shell: Shell) -> None:
+    shell.run("budget", "set", "0.000001", "--budget", "project:tiny")
+    fits = shell.json("estimate", "think")
+    assert (
+        int(fits["cost_nano_usd"]["low"]) <= int(fits["cost_nano_usd"]["median"]) <= int(fits["cost_nano_usd"]["high"])
+    )
+    assert fits["verdict"] == "ESTIMATE_VERDICT_FITS"
+    tight = shell.json("estimate", "think", "--project", "tiny")
+    assert tight["verdict"] == "ESTIMATE_VERDICT_EXCEEDS"
+    assert {one["budget"] for one in tight["budgets"]} >= {"run", "tenant", "project:tiny"}
+    assert "budget project:tiny" in shell.run("estimate", "think", "--project", "tiny")
+    before = len(shell.json("run", "list"))
+    assert "ESTIMATE_EXCEEDS_BUDGET" in think(shell, "tiny", "--preflight", "reject", code=1)
+    assert len(shell.json("run", "list")) == before
+    session = shell.json("estimate", "--session", "Tabs or spaces?", "-a", "Ada", "--rounds", "2")
+    assert int(session["output_tokens"]["median"]) > 0
+
+
+def test_prices_are_imported_by_operators_and_the_past_is_priced_anew_on_demand(
+    mesh: RunningMesh, shell: Shell, tmp_path: Path
+) -> None:
+    file = tmp_path / "prices.csv"
+    file.write_text(
+        "provider,model,start_time,input_usd_per_million,output_usd_per_million\nwalk,budgeted,2026-01-01,1,2\n"
+    )
+    assert "PERMISSION" in shell.run("prices", "import", str(file), code=1)
+    shown = json.loads(mesh.comitia("prices", "import", str(file), "--dry-run", "-o", "json").stdout)
+    assert shown["change_count"] == 1
+    file.write_text(file.read_text().replace(",1,2", ",-1,2"))
+    refused = mesh.comitia("prices", "import", str(file), check=None)
+    assert refused.returncode
+    assert "PRICE_LIST_WRONG" in refused.stderr
+    before = shell.json("costs")["total_nano_usd"]
+    shell.run("costs", "reprice", "--from", "2026-01-01", "--apply")
+    assert shell.json("costs")["total_nano_usd"] == before
