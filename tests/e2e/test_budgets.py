@@ -148,3 +148,17 @@ def test_prices_are_imported_by_operators_and_the_past_is_priced_anew_on_demand(
     before = shell.json("costs")["total_nano_usd"]
     shell.run("costs", "reprice", "--from", "2026-01-01", "--apply")
     assert shell.json("costs")["total_nano_usd"] == before
+
+
+def test_where_spend_is_heading_is_shown_and_a_spike_may_degrade_a_budget(shell: Shell) -> None:
+    shell.run("budget", "set", "5.00", "--budget", "project:heading", "--period", "week")
+    think(shell, "heading")
+    month = shell.json("costs", "forecast", "--zone", "Europe/Berlin")
+    assert int(month["spent_nano_usd"]) > 0
+    week = shell.json("costs", "forecast", "--budget", "project:heading")
+    assert (week["limit_nano_usd"], int(week["spent_nano_usd"]) > 0) == (str(5 * 10**9), True)
+    assert "month" in shell.run("costs", "watch", "--once")
+    assert shell.json("costs", "alerts") == shell.json("costs", "recommend") == []
+    assert shell.json("budget", "on-spike", "project:heading", "--minutes", "30")["degrade_seconds"] == 1800
+    assert "30" in shell.run("budget", "on-spike")
+    assert shell.json("budget", "on-spike", "project:heading", "--minutes", "0").get("degrade_seconds", 0) == 0
