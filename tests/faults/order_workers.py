@@ -1,6 +1,7 @@
 """Processes of the worker of orders: started again whenever they die, which is what a test is for."""
 
 import asyncio
+import os
 import signal
 import sys
 import time
@@ -66,14 +67,14 @@ class OrderWorkers:
     def kill(self, dice: Random) -> None:
         """Kills one of them wherever it is."""
         if self._processes:
-            self._processes[dice.choice(sorted(self._processes))].kill()
+            _send(self._processes[dice.choice(sorted(self._processes))], signal.SIGKILL)
             self.killed += 1
 
     async def restart_in_turn(self, *, seconds: float = 60.0) -> None:
         """Has each finish what it has and end, and a new one follow it, one after the other."""
         for place, process in sorted(self._processes.items()):
             self._followed[place] = asyncio.Event()
-            process.terminate()
+            _send(process, signal.SIGTERM)
             async with asyncio.timeout(seconds):
                 await self._followed[place].wait()
 
@@ -86,8 +87,7 @@ class OrderWorkers:
         finally:
             self._stopping = True
             for process in self._processes.values():
-                with suppress(ProcessLookupError):
-                    process.terminate()
+                _send(process, signal.SIGTERM)
             await asyncio.gather(*keeping)
 
     async def _keep(self, place: int) -> None:
@@ -105,8 +105,15 @@ class OrderWorkers:
                 self.ended[await process.wait()] += 1
             finally:
                 if process.returncode is None:
-                    process.kill()
+                    _send(process, signal.SIGKILL)
                     await process.wait()
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Sends a signal past asyncio, which looks first whether the process has ended, and then nobody learns how."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 def unexpected(ends: Iterable[int]) -> set[int]:

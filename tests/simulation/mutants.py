@@ -21,7 +21,7 @@ from services.orchestrator.engine.run import RunCommand, RunWrite
 from services.orchestrator.engine.run_calls import CallKey
 from services.orchestrator.engine.run_timers import RunTimers
 from services.orchestrator.engine.shards import ShardKeeper
-from services.orchestrator.engine.step_pools import StepPools
+from services.orchestrator.engine.step_pools import _LOOK_SECONDS, StepPools
 from services.orchestrator.engine.unready_writes import UnreadyWrites
 from tests.support.run_store import WriteRefused
 
@@ -262,6 +262,16 @@ def _overtaking(take: Any) -> Any:
     return taken
 
 
+async def _unwatched(self: StepPools) -> None:
+    """Looks at the clock no more after a look that found nothing left, whatever that look has leased to somebody."""
+    while True:
+        await self._busy.wait()
+        await self._clock.sleep(_LOOK_SECONDS)
+        self._look()
+        if not self._deadlines and not self._room.short:
+            self._busy.clear()
+
+
 #: What is wrong, by name.
 MUTANTS: Final[dict[str, Mutant]] = {
     "a lost lease does not stop a commit": _instead(Lane, "_commit", _commit_unfenced),
@@ -297,4 +307,5 @@ MUTANTS: Final[dict[str, Mutant]] = {
         UnreadyWrites, "take", _overtaking(UnreadyWrites.take)
     ),
     "a step without room is never offered again": _instead(CallsInFlight, "_make_left_out", _nothing),
+    "the last lease that a look makes is looked after by nobody": _instead(StepPools, "keep_time", _unwatched),
 }

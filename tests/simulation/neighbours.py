@@ -33,6 +33,8 @@ class Manners:
     calls_drag: float = 0.0
     #: How often a worker does something else than to answer once and soon.
     workers_err: float = 0.0
+    #: How often a worker forgets, or lets go of, a step that it is soon asked about, even when all else goes well.
+    workers_forget: float = 0.0
     #: How often the bus loses something.
     bus_loses: float = 0.0
 

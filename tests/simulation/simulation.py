@@ -136,7 +136,9 @@ class Simulation:
             )
             for name in ("w1", "w2")
         ]
-        self._wishes = wishes(self._die(), dice.randint(4, 10) + 6 * self.judge.calm, within=dice.choice((1.0, 20.0)))
+        self._wishes = wishes(
+            self._die(), dice.randint(4, 10) + 6 * self.judge.calm, within=dice.choice((1.0, 20.0, 60.0))
+        )
         self._granted = 0
         self._asked = 0
         self._healed = False
@@ -334,6 +336,8 @@ class Simulation:
         weather.writes_big = 0.1 * ("big writes" in harm)
         weather.commit_seconds = dice.choice((0.0, 0.05, 0.5))
         manners.calls_fail, manners.calls_drag = 0.2 * ("calls" in harm), 0.15 * ("drag" in harm)
+        # For good: whoever forgets a step is looked after, whatever else happens, or nothing else.
+        manners.workers_forget = 0.5 * ("workers" in harm)
         manners.workers_err, manners.bus_loses = 0.5 * ("workers" in harm), 0.5 * ("bus" in harm)
         deeds: dict[str, Callable[[Random, tuple[str, ...]], None]] = {
             "crash": self._crash,

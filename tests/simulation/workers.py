@@ -19,6 +19,8 @@ from tests.simulation.loop import Process, SimulatedLoop
 from tests.simulation.neighbours import Manners, Trace
 
 CREDITS = 2
+#: Seconds within which a step is asked about soon.
+_SHORT = 5.0
 #: A step as workers know it: run, path and attempt.
 Place = tuple[str, str, int]
 
@@ -171,7 +173,10 @@ class Worker:
             return
         for lease_id in news.revoked_lease_ids:
             for work in [work for work in self._works.values() if (work.stream, work.lease_id) == (stream, lease_id)]:
-                if self._dice.random() < 0.7:
+                if work.silent:
+                    self._release(work)  # reminded of it, it has room again
+                    del self._works[work.place]
+                elif self._dice.random() < 0.7:
                     del self._works[work.place]  # else it does not listen, and answers too late
         for lease in news.leases:
             self._take(stream, lease)
@@ -187,6 +192,13 @@ class Worker:
                 self._answer(work)
             return
         work = self._works[place] = _Work(place, stream, lease.lease_id)
+        forgets = 0.0 < _patience(lease) < _SHORT and self._dice.random() < self._manners.workers_forget
+        if forgets and self._dice.random() < 0.5:
+            work.silent = True
+            return
+        if forgets:
+            self._later(0.001, self._release, work)
+            return
         errs, roll = self._dice.random() < self._manners.workers_err, self._dice.random()
         seconds = 0.001 + 2.0 * self._dice.random() ** 3
         if errs and roll < 0.1:
@@ -251,3 +263,8 @@ class Worker:
     def _over(self, work: _Work) -> None:
         if self._works.get(work.place) is work and work.outcome is not None:
             del self._works[work.place]
+
+
+def _patience(lease: pb.Lease) -> float:
+    """Gives the seconds for which nobody asks about a step."""
+    return (lease.heartbeat if lease.HasField("heartbeat") else lease.timeout).ToTimedelta().total_seconds()

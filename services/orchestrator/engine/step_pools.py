@@ -136,7 +136,6 @@ class StepPools:
         Raises: WorkersAtLimit.
         """
         with self._seats.taken(desk.tenant, lent=desk.lent):
-            pool = self._pool(desk.pool)
             desk.credits = credits_
             self._desks[desk] = None
             try:
@@ -144,11 +143,11 @@ class StepPools:
                 if lend:
                     desk.reserved = min(desk.credits, len(held) - len(desk.leases))
                     desk.credits -= desk.reserved
-                pool.join(desk)
+                self._pool(desk.pool).join(desk)
                 self._serve(desk)
                 yield
             finally:
-                self._leave(desk, pool)
+                self._leave(desk)
 
     def add_credits(self, desk: Desk, count: int) -> None:
         """Takes a worker's word that it has room for more."""
@@ -321,8 +320,9 @@ class StepPools:
                 desk.credits += desk.lent  # the lender has kept one for it
                 self._lease(desk, offer)
 
-    def _leave(self, desk: Desk, pool: Pool) -> None:
+    def _leave(self, desk: Desk) -> None:
         del self._desks[desk]
+        pool = self._pool(desk.pool)
         pool.leave(desk)
         for lease in list(desk.leases.values()):
             self._end(lease)

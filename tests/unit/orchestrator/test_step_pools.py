@@ -404,6 +404,20 @@ async def test_a_draining_stream_gets_no_more_and_finishes_what_it_has(bench: Be
     assert set(bench.settled) == {("run_a", "a", 0)}
 
 
+async def test_a_worker_that_takes_up_all_that_waits_gets_what_comes_next(bench: Bench) -> None:
+    with bench.worker() as worker:
+        bench.offer(a_step("a"))
+        assert [lease.path for lease in worker.hears()] == ["a"]
+    with bench.worker(credits_=2, held=[pb.HeldStep(run_id="run_a", path="a", attempt=1)]) as again:
+        assert [lease.path for lease in again.hears()] == ["a"]
+        bench.offer(a_step("b"))
+        assert [lease.path for lease in again.hears()] == ["b"]
+        again.says(gave(1), gave(2))
+    bench.offer(a_step("c"))
+    with bench.worker() as other:
+        assert [lease.path for lease in other.hears()] == ["c"]
+
+
 async def test_a_worker_takes_up_what_it_had_on_an_earlier_stream(bench: Bench) -> None:
     held = [pb.HeldStep(run_id="run_a", path="a", attempt=1)]
     with bench.worker(credits_=1) as earlier:
