@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.blobs.store import BlobStore, StoredBlob
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import Invalid, MeshError
+from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.tenant import ErasureAction, ErasureStep
@@ -18,6 +18,7 @@ from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.engine.journal import BLOBS, blobs_of
 from services.orchestrator.storage.run_archive import ARCHIVE, archive_of
+from services.orchestrator.usecases.keeping_round import keeping_round
 
 _PLACE: Final = r"tenant_[0-9a-z]{26}/(?P<run>run_[0-9a-z]{26})"
 _DRAFT: Final = r"(?P<draft>\.[0-9a-f]{8}\.draft)?"
@@ -63,11 +64,7 @@ class SweepBlobs:
         """Sweeps until cancelled."""
         while True:
             await self._clock.sleep(self._pause)
-            try:
-                await self.sweep()
-            except MeshError as error:
-                metrics.JOURNAL_KEEPING_FAILED.labels("blobs").inc()
-                log.warning("the object store is not swept right now", cause=error.message)
+            await keeping_round("blobs", self.sweep, fault="the object store is not swept right now")
 
     async def sweep(self) -> int:
         """Deletes what is old and not named; says how many objects that were. Raises: MeshError."""

@@ -5,10 +5,9 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import MeshError
 from services.meshkit.sql.scope import driver_scope
-from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
+from services.orchestrator.usecases.keeping_round import keeping_round
 
 #: Months for which there are partitions besides the present one: so long may maintenance fail before rows go to the
 #: default partition, from where they are moved as soon as it works again.
@@ -32,11 +31,7 @@ class JournalMonths:
     async def __call__(self) -> None:
         """Works until cancelled."""
         while True:
-            try:
-                await self.keep()
-            except MeshError as error:
-                metrics.JOURNAL_KEEPING_FAILED.labels("partitions").inc()
-                log.warning("partitions of the journal are not kept right now", cause=error.message)
+            await keeping_round("partitions", self.keep, fault="partitions of the journal are not kept right now")
             await self._clock.sleep(ROUND_SECONDS)
 
     async def keep(self) -> tuple[int, int]:

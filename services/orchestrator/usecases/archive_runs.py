@@ -12,6 +12,7 @@ from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 from services.orchestrator.domain.errors import RunNotFound
 from services.orchestrator.usecases.export_run import run_file
+from services.orchestrator.usecases.keeping_round import keeping_round
 from services.orchestrator.usecases.recorded_runs import RecordedRuns
 from services.orchestrator.usecases.retention import Retention
 
@@ -87,11 +88,7 @@ class ArchiveRuns:
         """Works until cancelled."""
         while True:
             await self._retention.known()
-            try:
-                await self.round()
-            except MeshError as error:
-                metrics.JOURNAL_KEEPING_FAILED.labels("archive").inc()
-                log.warning("runs are not archived right now", cause=error.message)
+            await keeping_round("archive", self.round, fault="runs are not archived right now")
             await self._clock.sleep(self._pause)
 
     async def round(self) -> int:

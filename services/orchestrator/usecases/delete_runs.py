@@ -11,6 +11,7 @@ from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
+from services.orchestrator.usecases.keeping_round import keeping_round
 from services.orchestrator.usecases.retention import Retention
 
 #: A tenant has its next turn in the next round after so many of its runs in a row could not be deleted.
@@ -81,11 +82,7 @@ class DeleteRuns:
         """Works until cancelled."""
         while True:
             await self._retention.known()
-            try:
-                await self.round()
-            except MeshError as error:
-                metrics.JOURNAL_KEEPING_FAILED.labels("deletion").inc()
-                log.warning("runs are not deleted right now", cause=error.message)
+            await keeping_round("deletion", self.round, fault="runs are not deleted right now")
             await self._clock.sleep(self._pause)
 
     async def round(self) -> int:
