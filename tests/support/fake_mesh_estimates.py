@@ -51,7 +51,9 @@ class Estimates:
 
     def EstimateSession(self, request: Any, _context: Any) -> estimate_service_pb2.EstimateSessionResponse:
         self.asked.append(request)
-        unknown = an_estimate(calibrated_on=0, judged_count=0, covered_count=0, priced=False)
+        unknown = an_estimate(
+            calibrated_on=0, judged_count=0, covered_count=0, priced=False, unpriced_models=["gpt-odd"]
+        )
         return estimate_service_pb2.EstimateSessionResponse(estimate=unknown)
 
     def ListEstimates(self, request: Any, _context: Any) -> estimate_service_pb2.ListEstimatesResponse:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _PLOT: Final = 40
 _MOST_ROWS: Final = 500
 PREFLIGHT_HELP: Final = (
-    "What to do when it may not fit its budgets: off, warn, reject, or degrade to a cheaper model. Default: what the "
-    "operator has set."
+    "What to do when it may not fit its budgets: off, warn, reject, or degrade to a cheaper model. Default: what its "
+    "workflow says, else what the operator has set."
 )
 
 
@@ -129,6 +129,8 @@ def estimate_lines(found: "RunEstimate") -> list[tuple[str, str]]:
         (f"budget {one_line(one.budget)}", f"{_verdict(one.verdict)}, {dollars(one.left_nano_usd)} left")
         for one in found.budgets
     ]
+    if found.budgets_unknown:
+        lines.append(("budgets", "cost does not answer; what the others have left is not known now"))
     if found.degraded_to:
         lines.append(("degraded to", found.degraded_to))
     return lines
@@ -203,7 +205,9 @@ def _range(found: "EstimateRange", unit: str) -> str:
 def _money(found: "RunEstimate") -> str:
     cost = found.cost_nano_usd
     said = f"{dollars(cost.median)} ({dollars(cost.low)} to {dollars(cost.high)})"
-    return said if found.priced else f"{said}, without models that have no known price"
+    if found.priced:
+        return said
+    return f"{said}, without {one_line(', '.join(found.unpriced_models)) or 'models'}: no price is known"
 
 
 def _time(found: "EstimateRange") -> str:
@@ -234,4 +238,5 @@ def _verdict(number: int) -> str:
         "warns": "may not fit",
         "degrades": "fits, and makes the budget ask for cheaper models",
         "exceeds": "does not fit",
+        "unknown": "nobody can say whether it fits",
     }.get(short_name(EstimateVerdict, number), "not known")

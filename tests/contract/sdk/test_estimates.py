@@ -57,7 +57,7 @@ def test_an_estimate_is_said_with_its_interval_and_its_budgets(comitia: Comitia,
 def test_an_estimate_that_rests_on_nothing_says_so(comitia: Comitia) -> None:
     said = comitia("estimate", "--session", "Rivers?", "-a", "Ada", lines=None).out
     assert "static tables alone; the interval promises nothing yet" in said
-    assert "without models that have no known price" in said
+    assert "without gpt-odd: no price is known" in said
     assert "intervals held" not in said
 
 

@@ -17,7 +17,7 @@ from comitia.orchestrator.v1 import (
     session_service_pb2,
 )
 from comitia.orchestrator.v1 import estimate_service_pb2 as pb
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import ErrorKind, MeshError, Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds, to_uuid
 from services.meshkit.grpc.errors import remote_errors
@@ -224,6 +224,55 @@ async def test_a_run_that_does_not_fit_is_warned_about_refused_or_made_cheaper(h
         await begun(77, 1)  # type: ignore[arg-type]
     assert refusal.value.field == "preflight"
     house.budgets.levels = []
+
+
+async def test_the_caller_says_what_is_done_before_the_workflow_and_the_workflow_before_the_operator(
+    house: House, replica: Replica
+) -> None:
+    made = agent_service_pb2.CreateAgentRequest(agent=agent_pb2.Agent(name="Ada", version="1.0.0", model="large"))
+    await replica.agents.CreateAgent(made, metadata=replica.as_tenant())
+    node = "nodes: [{id: a, agent: {agent: Ada, prompt: Go.}}]"
+    await create(replica, f"{{name: strict, version: 1.0.0, policy: {{preflight: reject}}, {node}}}")
+    await create(replica, f"{{name: thrifty, version: 1.0.0, policy: {{preflight: degrade}}, {node}}}")
+
+    async def begun(workflow: str, **fields: object) -> run_pb2.Run:
+        request = run_service_pb2.StartRunRequest(workflow=workflow, **fields)  # type: ignore[arg-type]
+        with remote_errors():
+            return (await replica.runs.StartRun(request, metadata=replica.as_tenant())).run
+
+    expected = (await estimated(replica, "strict")).estimate.cost_nano_usd.median
+    house.budgets.levels = [BudgetLevel(name="tenant", left=expected // 2)]
+    budgets = replica.preparation.budgets
+    with pytest.raises(MeshError) as refusal:
+        await begun("strict")
+    assert refusal.value.reason == "ESTIMATE_EXCEEDS_BUDGET"
+    assert replica.preparation.budgets == budgets
+    assert not (await begun("strict", preflight=estimate_pb2.PREFLIGHT_MODE_OFF)).HasField("estimate")
+    assert (await begun("strict", preflight=estimate_pb2.PREFLIGHT_MODE_WARN)).estimate.verdict == EXCEEDS
+    assert (await begun("thrifty")).estimate.degraded_to == "middle"
+    house.budgets.levels = []
+
+
+async def test_while_cost_is_down_a_warning_goes_on_and_nothing_else_begins(house: House, replica: Replica) -> None:
+    await talk(replica)
+    house.budgets.refusal = Unavailable("cost")
+    try:
+        shown = (await estimated(replica)).estimate
+        assert (shown.verdict, shown.budgets_unknown) == (estimate_pb2.ESTIMATE_VERDICT_UNKNOWN, True)
+        budgets = replica.preparation.budgets
+        request = run_service_pb2.StartRunRequest(workflow="talk")
+        for mode in (estimate_pb2.PREFLIGHT_MODE_REJECT, estimate_pb2.PREFLIGHT_MODE_DEGRADE):
+            request.preflight = mode
+            with pytest.raises(MeshError) as refusal, remote_errors():
+                await replica.runs.StartRun(request, metadata=replica.as_tenant())
+            assert (refusal.value.kind, refusal.value.reason) == (ErrorKind.UNAVAILABLE, "PREFLIGHT_UNAVAILABLE")
+        assert replica.preparation.budgets == budgets
+        request.preflight = estimate_pb2.PREFLIGHT_MODE_WARN
+        warned = (await replica.runs.StartRun(request, metadata=replica.as_tenant())).run
+        assert warned.estimate.budgets_unknown
+        assert (await ended(replica, warned.run_id)).state == run_pb2.RUN_STATE_SUCCEEDED
+    finally:
+        house.budgets.refusal = None
 
 
 async def test_a_session_that_does_not_fit_does_not_start(house: House, replica: Replica) -> None:
