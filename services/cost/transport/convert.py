@@ -14,7 +14,7 @@ from services.cost.transport import fields
 from services.cost.usecases.spend import Dispatch, Extend, Operation, Release, Reserve, Settle
 from services.meshkit.content import CallContext, Usage
 from services.meshkit.content.proto import call_id_to_proto, context_from_proto, usage_from_proto
-from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.content.usage import MOST_TOKENS, USAGE_CLASSES
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import from_uuid, to_uuid
@@ -22,8 +22,6 @@ from services.meshkit.core.money import NanoUsd
 
 _MOST_BUDGETS: Final = 16
 _MOST_NAME: Final = 200
-#: Most tokens of one class in one call.
-_MOST_TOKENS: Final = 10**10
 _KINDS: Final = {int(kind): kind for kind in CostKind}
 _CAUSES: Final = {
     AlertCause.EXHAUSTED: cost_pb2.BUDGET_ALERT_CAUSE_EXHAUSTED,
@@ -132,8 +130,8 @@ def _hold_id(text: str) -> HoldId:
 def _usage(message: usage_pb2.Usage, field: str) -> Usage:
     usage = usage_from_proto(message, field=field)
     for name in USAGE_CLASSES:
-        if getattr(usage, name) > _MOST_TOKENS:
-            raise Invalid(f"{field}.{name}_tokens", f"must be at most {_MOST_TOKENS}")
+        if getattr(usage, name) > MOST_TOKENS:
+            raise Invalid(f"{field}.{name}_tokens", f"must be at most {MOST_TOKENS}")
     return usage
 
 

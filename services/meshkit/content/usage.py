@@ -1,6 +1,10 @@
 """Token counts in classes that do not overlap."""
 
 from dataclasses import dataclass, fields
+from typing import Final
+
+#: Most tokens of one class in one call; who reports more is mistaken.
+MOST_TOKENS: Final = 10**10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,11 @@ class Usage:
         """Sum over all classes."""
         prompt = self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
         return prompt + self.output + self.reasoning + self.audio_in + self.audio_out + self.image
+
+    @property
+    def plausible(self) -> bool:
+        """True when each class holds as many tokens as one call can take."""
+        return all(0 <= getattr(self, name) <= MOST_TOKENS for name in USAGE_CLASSES)
 
 
 #: Names of the classes, in the order of the proto.
