@@ -1,5 +1,6 @@
 """Token counts in classes that do not overlap."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -39,3 +40,19 @@ class Usage:
 
 #: Names of the classes, in the order of the proto.
 USAGE_CLASSES: tuple[str, ...] = tuple(item.name for item in fields(Usage))
+
+
+def usage_of(counts: Sequence[int]) -> Usage:
+    """Reads token counts in the order of the classes."""
+    plain, cache_read, cache_write_5m, cache_write_1h, output, reasoning, audio_in, audio_out, image = counts
+    return Usage(
+        input=plain,
+        cache_read=cache_read,
+        cache_write_5m=cache_write_5m,
+        cache_write_1h=cache_write_1h,
+        output=output,
+        reasoning=reasoning,
+        audio_in=audio_in,
+        audio_out=audio_out,
+        image=image,
+    )
