@@ -58,8 +58,9 @@ class Estimates:
 
     def ListEstimates(self, request: Any, _context: Any) -> estimate_service_pb2.ListEstimatesResponse:
         self.asked.append(request)
+        found = [run for run in self.runs if request.run_id in ("", run.run_id)]
         return estimate_service_pb2.ListEstimatesResponse(
-            estimates=self.runs[: request.page_size or 50], judged_count=len(self.runs), covered_count=1
+            estimates=found[: request.page_size or 50], judged_count=len(self.runs), covered_count=1
         )
 
     def ended(self, cost: int, **fields: Any) -> None:
