@@ -59,4 +59,17 @@ class CostSettings(ServiceSettings):
     spend_queue_items: int = Field(
         default=8192, ge=1, description="Operations that may wait; one more is refused with RESOURCE_EXHAUSTED."
     )
+    wait_queue_calls: int = Field(
+        default=2048,
+        ge=2,
+        le=3072,
+        description="Calls that may wait for money which others hold, half of them of one tenant; one more is refused"
+        " with RESOURCE_EXHAUSTED. Fewer than a batch stream takes on (4096): money that is given back always gets in.",
+    )
+    wait_poll_seconds: float = Field(
+        default=0.5,
+        gt=0,
+        le=60,
+        description="How long those who wait for money may not hear that another replica gave some back.",
+    )
     pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")

@@ -47,7 +47,7 @@ GUARDS: dict[str, Guard] = {
     "/comitia.cost.v1.BudgetService/MarkDispatched": Guard("budgets.spend", 0, 10, False, frozenset({"inference", "memory", "tools"})),
     "/comitia.cost.v1.BudgetService/Release": Guard("budgets.spend", 0, 10, False, frozenset({"inference", "memory", "tools"})),
     "/comitia.cost.v1.BudgetService/RemoveBudget": Guard("budgets.limit", 10, 5, False, frozenset(), audit=True, per_subject_per_second=8),
-    "/comitia.cost.v1.BudgetService/Reserve": Guard("budgets.spend", 0, 10, False, frozenset({"inference", "memory", "tools"})),
+    "/comitia.cost.v1.BudgetService/Reserve": Guard("budgets.spend", 0, 620, False, frozenset({"inference", "memory", "tools"})),
     "/comitia.cost.v1.BudgetService/SetBudget": Guard("budgets.limit", 10, 5, False, frozenset(), audit=True, per_subject_per_second=8),
     "/comitia.cost.v1.BudgetService/SetBudgetLimit": Guard("budgets.limit", 10, 5, False, frozenset(), audit=True, per_subject_per_second=8),
     "/comitia.cost.v1.BudgetService/Settle": Guard("budgets.spend", 0, 10, False, frozenset({"inference", "memory", "tools"})),

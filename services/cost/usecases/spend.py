@@ -10,6 +10,7 @@ from uuid import UUID
 from services.cost.domain.amounts import MAX_CHARGE
 from services.cost.domain.budget import BudgetId, tenant_budget_id
 from services.cost.domain.hold import Hold, HoldId, HoldState, Purpose
+from services.cost.domain.hold_lines import HoldLines, Turns
 from services.cost.domain.spend_book import Changes, SpendBook
 from services.cost.usecases.ports import BeginWork, LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices
@@ -47,6 +48,10 @@ class Reserve:
     cheapest: bool = False
     #: Epoch of the caller; 0: it does not say.
     fence: int = 0
+    #: How long it waits where the money is only held by others.
+    wait: timedelta = timedelta()
+    #: How long the caller waits for the answer; None: it does not say.
+    left: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +94,29 @@ class Release:
     fence: int = 0
 
 
-Operation = Reserve | Dispatch | Extend | Settle | Release
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandon:
+    """Free a hold whose asker went away before it was told of it, unless a repeat took it over."""
+
+    tenant: TenantId
+    hold: HoldId
+    made: Hold
+
+
+Operation = Reserve | Dispatch | Extend | Settle | Release | Abandon
+_MOVING: Final = (Extend, Settle, Release, Abandon)
 #: What became of an operation: its hold, or why it was refused.
 Outcome = Hold | MeshError
 #: An operation, and the hold that a Reserve asks for or why there is none.
 Order = tuple[Operation, Outcome | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What became of a frame, and what was written."""
+
+    outcomes: list[Outcome]
+    changes: Changes
 
 
 class Spend:
@@ -104,15 +127,23 @@ class Spend:
     """
 
     def __init__(
-        self, *, begin: BeginWork, last_seen: LastSeen, prices: CurrentPrices, clock: Clock, ids: IdSource
+        self,
+        *,
+        begin: BeginWork,
+        last_seen: LastSeen,
+        prices: CurrentPrices,
+        lines: HoldLines,
+        clock: Clock,
+        ids: IdSource,
     ) -> None:
         self._begin = begin
         self._last_seen = last_seen
         self._prices = prices
+        self._lines = lines
         self._clock = clock
         self._ids = ids
 
-    async def __call__(self, operations: Sequence[Operation]) -> list[Outcome]:
+    async def decide(self, operations: Sequence[Operation]) -> Decided:
         """Carries out operations in order; gives one outcome each.
 
         Raises: MeshError: the transaction failed as a whole, and nothing of it happened.
@@ -122,40 +153,42 @@ class Spend:
         wanted = [self._wanted(operation, now) for operation in operations]
         needs = _needs(operations, wanted)
         orders = list(zip(operations, wanted, strict=True))
-        outcomes = await self._at_once(orders, needs, now)
-        return await self._under_locks(orders, needs, now) if outcomes is None else outcomes
+        decided = await self._at_once(orders, needs, now) or await self._under_locks(orders, needs, now)
+        await _committed(decided.changes)
+        return decided
 
-    async def _at_once(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> list[Outcome] | None:
+    async def _at_once(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> Decided | None:
         """Decides on the rows as last seen; None, and nothing is done, when that cannot be trusted."""
         book = self._last_seen.recall(needs, now=now)
         if book is None:
             return None
         await self._prices.ensure(book.pinned_prices())
-        outcomes = [self._decide(book, *order) for order in orders]
+        outcomes = self._decided(book, orders)
         changes = book.changes()
         # A refusal or a repeat writes nothing that would prove it right.
         if not changes.cover(hold for hold in outcomes if isinstance(hold, Hold)) or _refusals(outcomes):
             return None
         if changes.settled:
             await failpoint(BEFORE_SETTLE_COMMIT)
-        if not await self._last_seen.write_if_unchanged(needs.tenants, changes):
-            return None
-        await _committed(changes, outcomes)
-        return outcomes
+        written = await self._last_seen.write_if_unchanged(needs.tenants, changes)
+        return Decided(outcomes=outcomes, changes=changes) if written else None
 
-    async def _under_locks(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> list[Outcome]:
+    async def _under_locks(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> Decided:
         async with self._begin(needs.tenants) as work:
             book = await work.load(needs, now=now)
             await self._prices.ensure(book.pinned_prices())
-            outcomes = [self._decide(book, *order) for order in orders]
+            outcomes = self._decided(book, orders)
             changes = book.changes()
             if not changes.empty:
                 await work.save(changes)
                 if changes.settled:
                     await failpoint(BEFORE_SETTLE_COMMIT)
                 await work.commit()
-        await _committed(changes, outcomes)
-        return outcomes
+        return Decided(outcomes=outcomes, changes=changes)
+
+    def _decided(self, book: SpendBook, orders: Sequence[Order]) -> list[Outcome]:
+        turns = self._lines.turns()
+        return [self._decide(book, turns, *order) for order in orders]
 
     def _wanted(self, operation: Operation, now: datetime) -> Outcome | None:
         """Makes the hold that a Reserve asks for, or says why there is none; None for other operations."""
@@ -178,7 +211,7 @@ class Spend:
             id=HoldId(self._ids.uuid()),
             tenant=order.tenant,
             request_id=order.request_id,
-            request_digest=_digest(order),
+            request_digest=digest_of(order),
             budgets=tuple(sorted({tenant_budget_id(order.tenant), *order.budgets})),
             purpose=order.purpose,
             bound=order.bound,
@@ -191,11 +224,13 @@ class Spend:
             fence=order.fence,
         )
 
-    def _decide(self, book: SpendBook, operation: Operation, wanted: Outcome | None) -> Outcome:
+    def _decide(self, book: SpendBook, turns: Turns | None, operation: Operation, wanted: Outcome | None) -> Outcome:
         try:
             match operation:
                 case Reserve(cheapest=cheapest):
-                    return book.reserve(wanted, cheapest=cheapest) if isinstance(wanted, Hold) else _refused(wanted)
+                    if not isinstance(wanted, Hold):
+                        return _refused(wanted)
+                    return book.reserve(wanted, cheapest=cheapest, turns=turns)
                 case Dispatch(tenant=tenant, hold=hold, fence=fence):
                     return book.dispatch(tenant, hold, fence=fence)
                 case Extend(tenant=tenant, hold=hold, life=life, fence=fence):
@@ -204,6 +239,8 @@ class Spend:
                     return book.settle(tenant, hold, usage, self._prices.pinned, fence=fence)
                 case Release(tenant=tenant, hold=hold, dispatched_unbilled=unbilled, fence=fence):
                     return book.release(tenant, hold, dispatched_unbilled=unbilled, fence=fence)
+                case Abandon(made=made):
+                    return book.abandon(made)
         except MeshError as refusal:
             return refusal
 
@@ -219,14 +256,14 @@ def _needs(operations: Sequence[Operation], wanted: Sequence[Outcome | None]) ->
         spenders=frozenset(hold.tenant for hold in holds),
         budgets=frozenset(budget for hold in holds for budget in hold.budgets),
         requests=frozenset((hold.tenant, hold.request_id) for hold in holds),
-        moved=frozenset(operation.hold for operation in operations if isinstance(operation, Extend | Settle | Release)),
+        moved=frozenset(operation.hold for operation in operations if isinstance(operation, _MOVING)),
         marked=frozenset(operation.hold for operation in operations if isinstance(operation, Dispatch)),
         calls=tuple((hold.tenant, hold.purpose.context) for hold in holds),
     )
 
 
-def _digest(order: Reserve) -> bytes:
-    """Hashes what makes a repeat the same request: all but its ttl."""
+def digest_of(order: Reserve) -> bytes:
+    """Hashes what makes a repeat the same request: all but its times."""
     content = (order.purpose, order.budgets, order.bound, order.tool_cost, order.dispatched, order.cheapest)
     return sha256(repr(content).encode()).digest()[:16]
 
@@ -235,8 +272,8 @@ def _refusals(outcomes: Sequence[Outcome]) -> bool:
     return any(isinstance(outcome, MeshError) for outcome in outcomes)
 
 
-async def _committed(changes: Changes, outcomes: Sequence[Outcome]) -> None:
-    report(changes, outcomes)
+async def _committed(changes: Changes) -> None:
+    report(changes)
     if changes.new_holds:
         await failpoint(AFTER_RESERVE_COMMIT)
     if changes.settled:

@@ -86,6 +86,7 @@ async def postgres_store(urls: DatabaseUrls) -> AsyncIterator[PostgresStore]:
             tenant_limit=NanoUsd(1000),
             encode=alert_to_message,
             published=lambda: None,
+            moved=lambda budgets: None,
         )
         yield PostgresStore(spending, BudgetRepository(app), LedgerRepository(app))
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, tenant_budget_id
 from services.cost.domain.hold import Hold, HoldId, HoldState
+from services.cost.domain.hold_lines import HoldLines
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.spend_book import Changes, SpendBook
@@ -99,7 +100,14 @@ class Ledger:
         self.tenants = (TenantId(UUID(int=uuid4().int & ~1)), TenantId(UUID(int=uuid4().int & ~1)))
         self._place = place
         self._replicas = [
-            Spend(begin=store.begin, last_seen=memory, prices=place.prices, clock=place.clock, ids=SystemIds())
+            Spend(
+                begin=store.begin,
+                last_seen=memory,
+                prices=place.prices,
+                lines=HoldLines(changed=lambda: None),
+                clock=place.clock,
+                ids=SystemIds(),
+            )
             for store, memory in zip(self.stores, self.memories, strict=True)
         ]
         self._runs: list[BudgetId] = []
@@ -119,7 +127,7 @@ class Ledger:
 
     async def spend(self, replica: int, steps: list[Step]) -> list[Any]:
         """Takes the steps as one frame; gives what became of each, without ids."""
-        outcomes = await self._replicas[replica]([self._operation(step) for step in steps])
+        outcomes = (await self._replicas[replica].decide([self._operation(step) for step in steps])).outcomes
         for step, outcome in zip(steps, outcomes, strict=True):
             if isinstance(outcome, Hold) and step.verb == "reserve":
                 self._holds[step.request] = outcome.id
@@ -211,6 +219,7 @@ class Place:
             tenant_limit=_TENANT_LIMIT,
             encode=alert_to_message,
             published=lambda: None,
+            moved=lambda budgets: None,
         )
 
 

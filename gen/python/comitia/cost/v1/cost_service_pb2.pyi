@@ -588,6 +588,7 @@ class ReserveRequest(_message.Message):
     DISPATCHED_FIELD_NUMBER: _builtins.int
     CHEAPEST_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID of this attempt. A second try after a lost one takes a new one, and a second hold. Required."""
     kind: _cost_pb2.CostKind.ValueType
@@ -620,6 +621,15 @@ class ReserveRequest(_message.Message):
     def ttl(self) -> _duration_pb2.Duration:
         """Life of the hold if nobody settles it, 1 s to 1 h. Required."""
 
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait where the money is only held by others, 0 s to 600 s, and never beyond the caller's deadline. Who
+        came first is served first: while somebody waits for a budget, nobody who came later gets money of it, however
+        little. A repeat of `request_id` waits with the first. At the end of the wait, and with 0 s at once, the answer is
+        BUDGET_EXHAUSTED with the cause `held`; once too much is spent for the call ever to be held, it is that at once with
+        the cause `spent`. Whoever cancels the call leaves no hold behind. Default 0 s.
+        """
+
     def __init__(
         self,
         *,
@@ -634,10 +644,11 @@ class ReserveRequest(_message.Message):
         dispatched: _builtins.bool = ...,
         cheapest: _builtins.bool = ...,
         fence: _builtins.int = ...,
+        wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "context", b"context", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "context", b"context", "ttl", b"ttl", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "cheapest", b"cheapest", "context", b"context", "dispatched", b"dispatched", "fence", b"fence", "kind", b"kind", "model", b"model", "provider", b"provider", "request_id", b"request_id", "tool_cost_nano_usd", b"tool_cost_nano_usd", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "cheapest", b"cheapest", "context", b"context", "dispatched", b"dispatched", "fence", b"fence", "kind", b"kind", "model", b"model", "provider", b"provider", "request_id", b"request_id", "tool_cost_nano_usd", b"tool_cost_nano_usd", "ttl", b"ttl", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

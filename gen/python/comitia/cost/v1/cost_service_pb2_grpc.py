@@ -201,6 +201,7 @@ class BudgetServiceServicer:
         Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
         `budget_name` names the budget as GetBudget takes it),
         RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
+        RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
         NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD.
         """
@@ -255,6 +256,7 @@ class BudgetServiceServicer:
     def BatchSpend(self, request_iterator, context):
         """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
         Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+        An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -89,6 +89,7 @@ class BudgetServiceStub:
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
     `budget_name` names the budget as GetBudget takes it),
     RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
+    RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
     NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD.
     """
@@ -123,6 +124,7 @@ class BudgetServiceStub:
     BatchSpend: _grpc.StreamStreamMultiCallable[_cost_service_pb2.BatchSpendRequest, _cost_service_pb2.BatchSpendResponse]
     """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
     Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+    An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
     """
 
 @_typing.type_check_only
@@ -186,6 +188,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
     `budget_name` names the budget as GetBudget takes it),
     RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
+    RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
     NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD.
     """
@@ -220,6 +223,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     BatchSpend: _aio.StreamStreamMultiCallable[_cost_service_pb2.BatchSpendRequest, _cost_service_pb2.BatchSpendResponse]  # type: ignore[assignment]
     """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
     Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+    An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
     """
 
 class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -334,6 +338,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
         `budget_name` names the budget as GetBudget takes it),
         RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
+        RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
         NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD.
         """
@@ -398,6 +403,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_cost_service_pb2.BatchSpendResponse], _abc.AsyncIterator[_cost_service_pb2.BatchSpendResponse]]:
         """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
         Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+        An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
         """
 
 def add_BudgetServiceServicer_to_server(servicer: BudgetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
