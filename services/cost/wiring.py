@@ -15,6 +15,7 @@ from comitia.cost.v1.forecast_service_pb2_grpc import add_ForecastServiceService
 from comitia.guard_table import GUARDS
 from services.cost.domain.hold import Hold
 from services.cost.domain.hold_lines import HoldLines
+from services.cost.domain.unknown_price import UnknownPriceRule
 from services.cost.prices.snapshot import shipped_prices
 from services.cost.settings import CostSettings
 from services.cost.storage.budget_repository import BudgetRepository
@@ -27,6 +28,7 @@ from services.cost.storage.spend_reader import LedgerSpendReader, SpendingTenant
 from services.cost.storage.spike_rule_store import SpikeRuleStore
 from services.cost.storage.tenant_data import TENANT_DATA
 from services.cost.storage.unit_of_work import SpendStore
+from services.cost.storage.unknown_price_store import UnknownPriceStore
 from services.cost.transport.budget_servicer import BudgetServicer
 from services.cost.transport.convert import alert_to_message
 from services.cost.transport.forecast_fields import spend_alert_to_message
@@ -53,6 +55,7 @@ from services.cost.usecases.show_velocity import ShowVelocity
 from services.cost.usecases.spend import Spend
 from services.cost.usecases.spend_history import SpendHistory
 from services.cost.usecases.spend_together import SpendTogether
+from services.cost.usecases.unknown_prices import UnknownPrices
 from services.cost.usecases.watch_spend import WatchSpend
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.batching.group_commit import GroupCommit
@@ -103,7 +106,14 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         await import_prices(price_table, shipped_prices(), free_providers=settings.free_providers, now=clock.now())
         prices = CurrentPrices(price_table, clock=clock, refresh_seconds=settings.price_refresh_seconds)
         await prices.refresh()
-        spend = Spend(begin=store.begin, last_seen=store, prices=prices, lines=lines, clock=clock, ids=ids)
+        unknown = UnknownPrices(
+            UnknownPriceStore(app),
+            default=UnknownPriceRule[settings.unknown_price.upper()],
+            least=settings.unknown_price_least_ceiling_nano_usd_per_million,
+        )
+        spend = Spend(
+            begin=store.begin, last_seen=store, prices=prices, unknown=unknown, lines=lines, clock=clock, ids=ids
+        )
         queue = HoldQueue(
             spend=spend,
             lines=lines,
@@ -172,6 +182,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                         PricingServicer(
                             prices=prices,
                             import_prices=ImportPrices(importer=PriceImports(app), prices=prices, clock=clock),
+                            unknown=unknown,
                             clock=clock,
                         ),
                     ),

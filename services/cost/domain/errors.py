@@ -275,7 +275,8 @@ class PriceUnknown(Precondition):
     def __init__(self, provider: str, model: str) -> None:
         super().__init__(
             f"the price of model {model!r} of {provider!r} is unknown, so nothing can be held for it; ListPrices shows"
-            " the models that have one, and COMITIA_COST_FREE_PROVIDERS names providers that charge nothing",
+            " the models that have one, ImportPrices takes more, SetUnknownPrice lets such calls pass at a ceiling, and"
+            " COMITIA_COST_FREE_PROVIDERS names providers that charge nothing",
             provider=provider,
             model=model,
         )

@@ -97,8 +97,10 @@ class Hold:
     bound: Usage
     #: Price of that bound, nano-USD: what is held.
     amount: NanoUsd
-    #: Digest of the price that bound and charge are computed with; None for tools.
+    #: Digest of the price that bound and charge are computed with; None for tools, and where the price is unknown.
     price: bytes | None
+    #: Nano-USD that a million tokens are held and charged at while their price is unknown; None: it is known.
+    ceiling: int | None = None
     #: What was charged, once settled or assumed.
     charged: NanoUsd = NOTHING
     #: Real usage, once settled.

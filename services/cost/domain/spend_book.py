@@ -22,6 +22,7 @@ from services.cost.domain.hold_lines import HeldBack, RequestKey, Turns, is_held
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
 from services.cost.domain.period import Period
 from services.cost.domain.price import Price
+from services.cost.domain.unknown_price import at_ceiling
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Internal, Invalid, MeshError, RequestIdReused
 from services.meshkit.core.identity import TenantId
@@ -193,7 +194,9 @@ class SpendBook:
         Raises: HoldNotFound, HoldNotDispatched, HoldFenced, SettledDifferently, Invalid (absurd usage).
         """
         before = self._hold(tenant, hold_id)
-        if before.purpose.kind is CostKind.TOOL or before.price is None:
+        if before.ceiling is not None:
+            charge = at_ceiling(usage, before.ceiling)
+        elif before.purpose.kind is CostKind.TOOL or before.price is None:
             charge = before.amount
         else:
             charge = price_of_digest(before.price).charge(usage)

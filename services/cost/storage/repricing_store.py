@@ -46,12 +46,23 @@ _STALE: Final = """
         AND h.model = other.model AND h.created_time >= other.since
         AND h.created_time < coalesce(other.until, 'infinity')
     LIMIT $6"""
+#: The same of charges without a price.
+_UNPRICED: Final = """
+    SELECT DISTINCT provider, model FROM hold WHERE tenant_id = $1 AND ceiling_nano_usd_per_million IS NOT NULL"""
+_STALE_UNPRICED: Final = """
+    SELECT h.id FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+        AS other (provider, model, since, until)
+    JOIN hold AS h ON h.tenant_id = $1 AND h.state IN (3, 5) AND h.ceiling_nano_usd_per_million IS NOT NULL
+        AND h.provider = other.provider AND h.model = other.model AND h.created_time >= other.since
+        AND h.created_time < coalesce(other.until, 'infinity')
+    LIMIT $6"""
 _HOLDS: Final = "SELECT * FROM hold WHERE id = ANY($1::uuid[]) ORDER BY id"
 _LOCK_BUDGETS: Final = """
     SELECT * FROM budget WHERE id IN (SELECT DISTINCT unnest(budget_ids) FROM hold WHERE id = ANY($1::uuid[]))
     ORDER BY id FOR UPDATE"""
 _HOLD_PRICES: Final = """
-    UPDATE hold SET price_digest = item.digest, charged_nano_usd = item.charged, amount_nano_usd = item.amount
+    UPDATE hold SET price_digest = item.digest, ceiling_nano_usd_per_million = NULL, charged_nano_usd = item.charged,
+        amount_nano_usd = item.amount
     FROM unnest($1::uuid[], $2::bytea[], $3::bigint[], $4::bigint[]) AS item (id, digest, charged, amount)
     WHERE hold.id = item.id"""
 _PURPOSE: Final = "kind, provider, model, run_id, path, attempt_group, call_index, agent_name, agent_version, project"
@@ -132,10 +143,18 @@ async def _stale(scope: DriverScope, tenant: TenantId, span: Span, book: PriceBo
         if price is not None:
             spans = _within(span, book.differs(price.digest, price.provider, row["model"]))
             wrong += [(price.digest, row["model"], one.start, one.end) for one in spans]
-    rows = await scope.driver.fetch(_STALE, tenant, *_columns(wrong), MOST + 1) if wrong else []
-    if len(rows) > MOST:
+    unpriced: list[tuple[object, ...]] = []
+    for row in await scope.driver.fetch(_UNPRICED, tenant):
+        spans = _within(span, book.differs(None, row["provider"], row["model"]))
+        unpriced += [(row["provider"], row["model"], one.start, one.end) for one in spans]
+    found: list[UUID] = []
+    for statement, items in ((_STALE, wrong), (_STALE_UNPRICED, unpriced)):
+        if items:
+            rows = await scope.driver.fetch(statement, tenant, *_columns(items), MOST + 1)
+            found += [row["id"] for row in rows]
+    if len(found) > MOST:
         raise Invalid("end_time", f"takes in more than {MOST} charges that change; take less time at once")
-    return [row["id"] for row in rows]
+    return found
 
 
 def _within(span: Span, others: Sequence[Span]) -> list[Span]:

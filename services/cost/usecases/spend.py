@@ -9,12 +9,15 @@ from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE
 from services.cost.domain.budget import BudgetId, tenant_budget_id
+from services.cost.domain.errors import PriceUnknown
 from services.cost.domain.hold import Hold, HoldId, HoldState, Purpose
 from services.cost.domain.hold_lines import HoldLines, Turns
 from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.unknown_price import at_ceiling
 from services.cost.usecases.ports import BeginWork, LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices
 from services.cost.usecases.report import report
+from services.cost.usecases.unknown_prices import UnknownPrices
 from services.meshkit.content import Usage
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid, MeshError
@@ -132,6 +135,7 @@ class Spend:
         begin: BeginWork,
         last_seen: LastSeen,
         prices: CurrentPrices,
+        unknown: UnknownPrices,
         lines: HoldLines,
         clock: Clock,
         ids: IdSource,
@@ -139,6 +143,7 @@ class Spend:
         self._begin = begin
         self._last_seen = last_seen
         self._prices = prices
+        self._unknown = unknown
         self._lines = lines
         self._clock = clock
         self._ids = ids
@@ -151,6 +156,8 @@ class Spend:
         """
         now = self._clock.now()
         wanted = [self._wanted(operation, now) for operation in operations]
+        if any(isinstance(one, PriceUnknown) for one in wanted):
+            wanted = await self._at_ceilings(operations, wanted, now)
         needs = _needs(operations, wanted)
         orders = list(zip(operations, wanted, strict=True))
         decided = await self._at_once(orders, needs, now) or await self._under_locks(orders, needs, now)
@@ -190,18 +197,33 @@ class Spend:
         turns = self._lines.turns()
         return [self._decide(book, turns, *order) for order in orders]
 
-    def _wanted(self, operation: Operation, now: datetime) -> Outcome | None:
+    async def _at_ceilings(
+        self, operations: Sequence[Operation], wanted: Sequence[Outcome | None], now: datetime
+    ) -> list[Outcome | None]:
+        """Has calls whose price is unknown held at the ceiling of their tenant, where it does not refuse them."""
+        orders = list(zip(operations, wanted, strict=True))
+        asked = {operation.tenant for operation, one in orders if isinstance(one, PriceUnknown)}
+        ceilings = await self._unknown.ceilings(asked)
+        return [
+            self._wanted(operation, now, ceilings.get(operation.tenant)) if isinstance(one, PriceUnknown) else one
+            for operation, one in orders
+        ]
+
+    def _wanted(self, operation: Operation, now: datetime, ceiling: int | None = None) -> Outcome | None:
         """Makes the hold that a Reserve asks for, or says why there is none; None for other operations."""
         if not isinstance(operation, Reserve):
             return None
         try:
-            return self._priced(operation, now)
+            return self._priced(operation, now, ceiling)
         except MeshError as refusal:
             return refusal
 
-    def _priced(self, order: Reserve, now: datetime) -> Hold:
+    def _priced(self, order: Reserve, now: datetime, ceiling: int | None) -> Hold:
+        digest: bytes | None = None
         if order.purpose.kind.flat:
-            amount, digest = order.tool_cost, None
+            amount = order.tool_cost
+        elif ceiling is not None:
+            amount = at_ceiling(order.bound, ceiling)
         else:
             price = self._prices.book.find(order.purpose.provider, order.purpose.model, at=now)
             amount, digest = price.bound(order.bound), price.digest
@@ -217,6 +239,7 @@ class Spend:
             bound=order.bound,
             amount=amount,
             price=digest,
+            ceiling=ceiling,
             state=HoldState.DISPATCHED if order.dispatched else HoldState.RESERVED,
             expires=now + order.ttl,
             created=now,

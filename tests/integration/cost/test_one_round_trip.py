@@ -43,6 +43,7 @@ from services.meshkit.sql.roles import provision
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.known_tenants import KnownTenants
 from tests.support.money import a_price, a_purpose
+from tests.support.unknown_prices import refused_unknown_prices
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -104,6 +105,7 @@ class Ledger:
                 begin=store.begin,
                 last_seen=memory,
                 prices=place.prices,
+                unknown=refused_unknown_prices(),
                 lines=HoldLines(changed=lambda: None),
                 clock=place.clock,
                 ids=SystemIds(),

@@ -1115,6 +1115,8 @@ class GetCostSummaryResponse(_message.Message):
         USAGE_FIELD_NUMBER: _builtins.int
         COST_NANO_USD_FIELD_NUMBER: _builtins.int
         ASSUMED_NANO_USD_FIELD_NUMBER: _builtins.int
+        UNPRICED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+        UNPRICED_NANO_USD_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         """Value of the dimension, such as the model's name."""
         event_count: _builtins.int
@@ -1123,6 +1125,10 @@ class GetCostSummaryResponse(_message.Message):
         """Money, nano-USD."""
         assumed_nano_usd: _builtins.int
         """How much of it was assumed, nano-USD."""
+        unpriced_event_count: _builtins.int
+        """Charges of models whose price is unknown."""
+        unpriced_nano_usd: _builtins.int
+        """How much of the money these are, at their ceilings, nano-USD."""
         @_builtins.property
         def usage(self) -> _usage_pb2.Usage:
             """Tokens."""
@@ -1135,10 +1141,12 @@ class GetCostSummaryResponse(_message.Message):
             usage: _usage_pb2.Usage | None = ...,
             cost_nano_usd: _builtins.int = ...,
             assumed_nano_usd: _builtins.int = ...,
+            unpriced_event_count: _builtins.int = ...,
+            unpriced_nano_usd: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "cost_nano_usd", b"cost_nano_usd", "event_count", b"event_count", "key", b"key", "usage", b"usage"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "cost_nano_usd", b"cost_nano_usd", "event_count", b"event_count", "key", b"key", "unpriced_event_count", b"unpriced_event_count", "unpriced_nano_usd", b"unpriced_nano_usd", "usage", b"usage"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1146,12 +1154,18 @@ class GetCostSummaryResponse(_message.Message):
     TOTAL_NANO_USD_FIELD_NUMBER: _builtins.int
     ASSUMED_NANO_USD_FIELD_NUMBER: _builtins.int
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    UNPRICED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    UNPRICED_NANO_USD_FIELD_NUMBER: _builtins.int
     total_nano_usd: _builtins.int
     """Money in all, nano-USD."""
     assumed_nano_usd: _builtins.int
     """How much of it was assumed, nano-USD."""
     event_count: _builtins.int
     """Number of charges in all."""
+    unpriced_event_count: _builtins.int
+    """Charges of models whose price is unknown: import one, and have RepriceEvents put them right."""
+    unpriced_nano_usd: _builtins.int
+    """How much of the money these are, at their ceilings, nano-USD."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetCostSummaryResponse.Line]:
         """Dearest first, at most `max_lines`."""
@@ -1163,10 +1177,12 @@ class GetCostSummaryResponse(_message.Message):
         total_nano_usd: _builtins.int = ...,
         assumed_nano_usd: _builtins.int = ...,
         event_count: _builtins.int = ...,
+        unpriced_event_count: _builtins.int = ...,
+        unpriced_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "event_count", b"event_count", "lines", b"lines", "total_nano_usd", b"total_nano_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "event_count", b"event_count", "lines", b"lines", "total_nano_usd", b"total_nano_usd", "unpriced_event_count", b"unpriced_event_count", "unpriced_nano_usd", b"unpriced_nano_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1453,6 +1469,93 @@ class ImportPricesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ImportPricesResponse: _TypeAlias = ImportPricesResponse  # noqa: Y015
+
+@_typing.final
+class GetUnknownPriceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUnknownPriceRequest: _TypeAlias = GetUnknownPriceRequest  # noqa: Y015
+
+@_typing.final
+class GetUnknownPriceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNKNOWN_PRICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def unknown_price(self) -> _price_list_pb2.UnknownPrice:
+        """What is done."""
+
+    def __init__(
+        self,
+        *,
+        unknown_price: _price_list_pb2.UnknownPrice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUnknownPriceResponse: _TypeAlias = GetUnknownPriceResponse  # noqa: Y015
+
+@_typing.final
+class SetUnknownPriceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    CEILING_NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    rule: _price_list_pb2.UnknownPriceRule.ValueType
+    """What to do. Required."""
+    ceiling_nano_usd_per_million: _builtins.int
+    """With FLAG, the most that a million tokens of whatever class may cost, nano-USD. 0: the lowest that the operator allows."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    def __init__(
+        self,
+        *,
+        rule: _price_list_pb2.UnknownPriceRule.ValueType = ...,
+        ceiling_nano_usd_per_million: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceiling_nano_usd_per_million", b"ceiling_nano_usd_per_million", "request_id", b"request_id", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUnknownPriceRequest: _TypeAlias = SetUnknownPriceRequest  # noqa: Y015
+
+@_typing.final
+class SetUnknownPriceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNKNOWN_PRICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def unknown_price(self) -> _price_list_pb2.UnknownPrice:
+        """What is done from now on."""
+
+    def __init__(
+        self,
+        *,
+        unknown_price: _price_list_pb2.UnknownPrice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUnknownPriceResponse: _TypeAlias = SetUnknownPriceResponse  # noqa: Y015
 
 @_typing.final
 class RepriceEventsRequest(_message.Message):
