@@ -101,6 +101,7 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
     ),
     "IdentityService/RotateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
     "PricingService/ImportPrices": another_price,
+    "PricingService/SetUnknownPrice": lambda world, _: world.client.costs.set_unknown_price("flag"),
     "RunService/CancelRun": lambda world, it: list(world.client.runs.watch(it.run.run_id)),
     "RunService/PauseRun": lambda world, it: world.client.runs.resume(it.run.run_id),
     "RunService/ResumeRun": lambda world, it: world.client.runs.cancel(it.run.run_id),

@@ -139,6 +139,7 @@ CHANGED: Final[Mapping[str, Any]] = {
     "IdentityService/CreateApiKey": lambda it: {**it, "display_name": "other"},
     "IdentityService/CreateServiceAccount": lambda it: {**it, "display_name": "other"},
     "IdentityService/RotateApiKey": lambda it: {**it, "overlap_seconds": 61},
+    "PricingService/SetUnknownPrice": lambda it: {**it, "rule": "UNKNOWN_PRICE_RULE_FLAG"},
     "RecordService/ForkRun": lambda it: {**it, "topic": "Lakes"},
     "RunService/SignalRun": lambda it: {**it, "name": "stop"},
     "RunService/StartRun": lambda it: {**it, "input": {"about": "lakes"}},

@@ -273,6 +273,29 @@ class AsyncCosts:
         )
         return await self._connection.call(self._prices.ImportPrices, request, timeout=60.0)
 
+    async def unknown_price(self) -> price_list_pb2.UnknownPrice:
+        """Tells what is done with calls of models whose price is unknown."""
+        request = cost_service_pb2.GetUnknownPriceRequest()
+        return (await self._connection.call(self._prices.GetUnknownPrice, request)).unknown_price
+
+    async def set_unknown_price(
+        self, rule: str, *, ceiling_nano_usd_per_million: int = 0
+    ) -> price_list_pb2.UnknownPrice:
+        """Has calls of models whose price is unknown refused, or held and charged at a ceiling and marked.
+
+        Args:
+            rule: `refuse` or `flag`.
+            ceiling_nano_usd_per_million: the most that a million tokens may cost, with `flag`; 0: the lowest that the
+                operator allows.
+        Raises: InvalidRequest: a ceiling lower than that.
+        """
+        number = number_of(price_list_pb2.UnknownPriceRule, rule, field="rule")
+        request = cost_service_pb2.SetUnknownPriceRequest(
+            rule=cast(price_list_pb2.UnknownPriceRule.ValueType, number),
+            ceiling_nano_usd_per_million=ceiling_nano_usd_per_million,
+        )
+        return (await self._connection.call(self._prices.SetUnknownPrice, request)).unknown_price
+
     async def prices(self, *, provider: str = "", page_size: int = 0) -> AsyncGenerator[cost_pb2.Price]:
         """Gives the prices that hold now."""
         request = cost_service_pb2.ListPricesRequest(provider=provider, page_size=page_size)

@@ -122,6 +122,7 @@ def hold_of(row: Row) -> Hold:
         charged_at=row["charged_time"],
         fence=row["fence"],
         counts=row["counts"],
+        ceiling=row["ceiling_nano_usd_per_million"],
     )
 
 
@@ -234,6 +235,7 @@ def _hold_row(hold: Hold) -> tuple[object, ...]:
         hold.charged_at,
         hold.fence,
         hold.counts,
+        hold.ceiling,
     )
 
 

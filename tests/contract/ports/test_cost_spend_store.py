@@ -86,6 +86,7 @@ async def postgres_store(urls: DatabaseUrls) -> AsyncIterator[PostgresStore]:
             tenant_limit=NanoUsd(1000),
             encode=alert_to_message,
             published=lambda: None,
+            moved=lambda budgets: None,
         )
         yield PostgresStore(spending, BudgetRepository(app), LedgerRepository(app))
 
@@ -426,6 +427,7 @@ async def test_every_table_is_guarded_and_described(urls: DatabaseUrls) -> None:
         "spend_alert",
         "spike_rule",
         "tenant_quota",
+        "unknown_price",
     }
     assert await drift("services.cost", urls.migrator, METADATA) == []
 

@@ -17,7 +17,7 @@ from tests.support.money import a_reserve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-HEAD = "provider,model,start_time,input_usd_per_million,output_usd_per_million\n"
+HEAD = "provider,model,aliases,start_time,input_usd_per_million,output_usd_per_million\n"
 OPERATOR = Role.OPERATOR
 
 
@@ -25,8 +25,8 @@ def a_model() -> str:
     return f"model-{uuid4().hex}"
 
 
-def priced(model: str, dollars: str, *, start: str = "2029-12-01") -> str:
-    return f"{HEAD}openai,{model},{start},{dollars},{dollars}\n"
+def priced(model: str, dollars: str, *, start: str = "2029-12-01", provider: str = "openai", aliases: str = "") -> str:
+    return f"{HEAD}{provider},{model},{aliases},{start},{dollars},{dollars}\n"
 
 
 def asked(content: str, **changes: object) -> pb.ImportPricesRequest:
@@ -66,7 +66,7 @@ def a_call(model: str) -> pb.ReserveRequest:
 
 async def test_a_wrong_list_is_refused_as_a_whole(mesh: CostMesh) -> None:
     model = a_model()
-    content = f"{priced(model, '1')}openai,{model}-2,2029-12-01,-1,x\n"
+    content = f"{priced(model, '1')}openai,{model}-2,,2029-12-01,-1,x\n"
     with pytest.raises(MeshError) as refusal:
         await take(mesh, content)
     assert refusal.value.reason == "PRICE_LIST_WRONG"
@@ -117,6 +117,55 @@ async def test_charges_are_taken_back_and_written_at_their_new_price(mesh: CostM
     assert (summary.total_nano_usd, summary.event_count) == (139_500, 4)
     again = await anna.call("RepriceEvents", reprice(mesh))
     assert (again.event_count, len(await anna.events())) == (0, 10)
+
+
+@pytest.mark.parametrize("named", ["by the price for all", "by its family", "by an alias", "in other letters"])
+async def test_charges_follow_whatever_name_their_price_was_found_by(mesh: CostMesh, named: str) -> None:
+    anna, family = mesh.caller(Role.ADMIN), a_model()
+    provider, model, list_of_before, list_of_now = {
+        "by the price for all": ("stub", family, "", priced(family, "1", provider="stub")),
+        "by its family": ("openai", f"{family}-2024-07-18", priced(family, "2"), priced(f"{family}-2024-07-18", "1")),
+        "by an alias": (
+            "openai",
+            f"{family}-nick",
+            priced(family, "2", aliases=f"{family}-nick"),
+            priced(family, "2") + priced(f"{family}-nick", "1").removeprefix(HEAD),
+        ),
+        "in other letters": ("openai", family.upper(), priced(family, "2"), priced(family.title(), "1")),
+    }[named]
+    if list_of_before:
+        await take(mesh, list_of_before)
+    for _ in range(4):
+        await anna.spend(provider=provider, model=model, input_tokens=10, output_tokens=0)
+    before = (await anna.budget()).spent_nano_usd
+    assert before == (80_000 if list_of_before else 0)
+    assert (await anna.call("RepriceEvents", reprice(mesh, dry_run=True))).event_count == 0
+    await take(mesh, list_of_now)
+    done = await anna.call("RepriceEvents", reprice(mesh))
+    assert [(one.provider, one.model, one.event_count) for one in done.models] == [(provider, model, 4)]
+    assert (done.before_nano_usd, done.after_nano_usd) == (before, 40_000)
+    assert (await anna.budget()).spent_nano_usd == 40_000
+    assert (await anna.call("RepriceEvents", reprice(mesh))).event_count == 0
+
+
+async def test_only_calls_held_within_the_time_are_priced_anew(mesh: CostMesh) -> None:
+    model, anna = a_model(), mesh.caller(Role.ADMIN)
+    await take(mesh, priced(model, "1"))
+    await anna.spend(model=model, input_tokens=10, output_tokens=0)
+    mesh.clock.advance(seconds=60)
+    between = mesh.clock.now()
+    await anna.spend(model=model, input_tokens=10, output_tokens=0)
+    await take(mesh, priced(model, "3"))
+    end = Timestamp()
+    end.FromDatetime(between)
+    done = await anna.call("RepriceEvents", reprice(mesh, end_time=end))
+    assert (done.event_count, done.after_nano_usd) == (1, 30_000)
+    # Written anew now, and still a charge of then.
+    await take(mesh, priced(model, "2"))
+    again = await anna.call("RepriceEvents", reprice(mesh, end_time=end))
+    assert (again.event_count, again.before_nano_usd, again.after_nano_usd) == (1, 30_000, 20_000)
+    rest = await anna.call("RepriceEvents", reprice(mesh))
+    assert (rest.event_count, rest.before_nano_usd, rest.after_nano_usd) == (1, 10_000, 20_000)
 
 
 async def test_a_dearer_price_may_overrun_a_budget_and_a_cheaper_one_frees_it(mesh: CostMesh) -> None:

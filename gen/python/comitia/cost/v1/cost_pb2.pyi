@@ -458,6 +458,7 @@ class CostEvent(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     REVERSAL_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    UNPRICED_FIELD_NUMBER: _builtins.int
     cost_event_id: _builtins.str
     """Id, `cost_…`."""
     hold_id: _builtins.str
@@ -488,6 +489,8 @@ class CostEvent(_message.Message):
     """
     note: _builtins.str
     """Why it was written, when no call made it, such as for a new price; empty for others."""
+    unpriced: _builtins.bool
+    """True when nobody knows the model's price: it was charged at the tenant's ceiling, until RepriceEvents puts that right."""
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
         """Tokens, in disjoint classes; negative in a reversal."""
@@ -515,10 +518,11 @@ class CostEvent(_message.Message):
         project: _builtins.str = ...,
         reversal: _builtins.bool = ...,
         note: _builtins.str = ...,
+        unpriced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "assumed", b"assumed", "cost_event_id", b"cost_event_id", "cost_nano_usd", b"cost_nano_usd", "create_time", b"create_time", "hold_id", b"hold_id", "kind", b"kind", "model", b"model", "note", b"note", "path", b"path", "price_digest", b"price_digest", "project", b"project", "provider", b"provider", "reversal", b"reversal", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "assumed", b"assumed", "cost_event_id", b"cost_event_id", "cost_nano_usd", b"cost_nano_usd", "create_time", b"create_time", "hold_id", b"hold_id", "kind", b"kind", "model", b"model", "note", b"note", "path", b"path", "price_digest", b"price_digest", "project", b"project", "provider", b"provider", "reversal", b"reversal", "run_id", b"run_id", "unpriced", b"unpriced", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

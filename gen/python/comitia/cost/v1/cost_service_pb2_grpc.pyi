@@ -89,7 +89,8 @@ class BudgetServiceStub:
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
     `budget_name` names the budget as GetBudget takes it),
     RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
-    NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
+    RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
+    NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD.
     """
     MarkDispatched: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.MarkDispatchedRequest, _cost_service_pb2.MarkDispatchedResponse]
@@ -123,6 +124,7 @@ class BudgetServiceStub:
     BatchSpend: _grpc.StreamStreamMultiCallable[_cost_service_pb2.BatchSpendRequest, _cost_service_pb2.BatchSpendResponse]
     """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
     Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+    An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
     """
 
 @_typing.type_check_only
@@ -186,7 +188,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
     `budget_name` names the budget as GetBudget takes it),
     RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
-    NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
+    RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
+    NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD.
     """
     MarkDispatched: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.MarkDispatchedRequest, _cost_service_pb2.MarkDispatchedResponse]  # type: ignore[assignment]
@@ -220,6 +223,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     BatchSpend: _aio.StreamStreamMultiCallable[_cost_service_pb2.BatchSpendRequest, _cost_service_pb2.BatchSpendResponse]  # type: ignore[assignment]
     """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
     Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+    An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
     """
 
 class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -334,7 +338,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
         `budget_name` names the budget as GetBudget takes it),
         RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
-        NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
+        RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
+        NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD.
         """
 
@@ -398,6 +403,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_cost_service_pb2.BatchSpendResponse], _abc.AsyncIterator[_cost_service_pb2.BatchSpendResponse]]:
         """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
         Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+        An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
         """
 
 def add_BudgetServiceServicer_to_server(servicer: BudgetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -550,6 +556,16 @@ class PricingServiceStub:
     Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
     INVALID_ARGUMENT/INVALID_FIELD.
     """
+    GetUnknownPrice: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetUnknownPriceRequest, _cost_service_pb2.GetUnknownPriceResponse]
+    """Tells what is done with the tenant's calls of models whose price is unknown."""
+    SetUnknownPrice: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.SetUnknownPriceRequest, _cost_service_pb2.SetUnknownPriceResponse]
+    """Has calls of models whose price is unknown refused, or held and charged at a ceiling and marked. It holds from the next
+    call on.
+
+    With FLAG every budget holds as ever: what may be charged is held first, at the ceiling. For a model that costs more
+    than the ceiling the rest is charged when an operator imports its price and RepriceEvents puts the charges right.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a ceiling lower than the operator allows).
+    """
 
 @_typing.type_check_only
 class PricingServiceAsyncStub(PricingServiceStub):
@@ -566,6 +582,16 @@ class PricingServiceAsyncStub(PricingServiceStub):
     The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
     Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
     INVALID_ARGUMENT/INVALID_FIELD.
+    """
+    GetUnknownPrice: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetUnknownPriceRequest, _cost_service_pb2.GetUnknownPriceResponse]  # type: ignore[assignment]
+    """Tells what is done with the tenant's calls of models whose price is unknown."""
+    SetUnknownPrice: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.SetUnknownPriceRequest, _cost_service_pb2.SetUnknownPriceResponse]  # type: ignore[assignment]
+    """Has calls of models whose price is unknown refused, or held and charged at a ceiling and marked. It holds from the next
+    call on.
+
+    With FLAG every budget holds as ever: what may be charged is held first, at the ceiling. For a model that costs more
+    than the ceiling the rest is charged when an operator imports its price and RepriceEvents puts the charges right.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a ceiling lower than the operator allows).
     """
 
 class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -592,6 +618,28 @@ class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
         The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
         Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
         INVALID_ARGUMENT/INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUnknownPrice(
+        self,
+        request: _cost_service_pb2.GetUnknownPriceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.GetUnknownPriceResponse, _abc.Awaitable[_cost_service_pb2.GetUnknownPriceResponse]]:
+        """Tells what is done with the tenant's calls of models whose price is unknown."""
+
+    @_abc_1.abstractmethod
+    def SetUnknownPrice(
+        self,
+        request: _cost_service_pb2.SetUnknownPriceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.SetUnknownPriceResponse, _abc.Awaitable[_cost_service_pb2.SetUnknownPriceResponse]]:
+        """Has calls of models whose price is unknown refused, or held and charged at a ceiling and marked. It holds from the next
+        call on.
+
+        With FLAG every budget holds as ever: what may be charged is held first, at the ceiling. For a model that costs more
+        than the ceiling the rest is charged when an operator imports its price and RepriceEvents puts the charges right.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a ceiling lower than the operator allows).
         """
 
 def add_PricingServiceServicer_to_server(servicer: PricingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
