@@ -35,6 +35,7 @@ from services.cost.domain.hold import CostKind
 from services.cost.domain.rollup import Span, Step, cover, exact
 from services.cost.storage.rows import Row, cost_event_of
 from services.cost.storage.tables import COST_DAY, COST_EVENT, COST_HOUR, COST_RUN_HOUR, ROLLUP_MARK, UNPRICED
+from services.cost.storage.whole import clamped
 from services.cost.usecases.ledger_ports import (
     CostFilter,
     Dimension,
@@ -128,10 +129,10 @@ class LedgerRepository:
         return Summary(
             lines=tuple(SummaryLine(key=_key(row["key"], query.by) or "", sums=_sums(row)) for row in rows),
             events=int(rows[0]["total_events"]) if rows else 0,
-            cost=NanoUsd(int(rows[0]["total"])) if rows else NanoUsd(0),
-            assumed=NanoUsd(int(rows[0]["total_assumed"])) if rows else NanoUsd(0),
+            cost=NanoUsd(clamped(int(rows[0]["total"]))) if rows else NanoUsd(0),
+            assumed=NanoUsd(clamped(int(rows[0]["total_assumed"]))) if rows else NanoUsd(0),
             unpriced_events=int(rows[0]["total_unpriced_events"]) if rows else 0,
-            unpriced=NanoUsd(int(rows[0]["total_unpriced"])) if rows else NanoUsd(0),
+            unpriced=NanoUsd(clamped(int(rows[0]["total_unpriced"]))) if rows else NanoUsd(0),
         )
 
     async def series(self, tenant: TenantId, query: SeriesQuery, *, most_lines: int) -> list[SeriesLine]:
@@ -300,9 +301,9 @@ def _export_line(row: Row) -> ExportLine:
 def _sums(row: Row) -> Sums:
     return Sums(
         events=int(row["event_count"]),
-        usage=Usage(**{name: int(row[f"{name}_tokens"]) for name in USAGE_CLASSES}),
-        cost=NanoUsd(int(row["cost_nano_usd"])),
-        assumed=NanoUsd(int(row["assumed_nano_usd"])),
+        usage=Usage(**{name: clamped(int(row[f"{name}_tokens"])) for name in USAGE_CLASSES}),
+        cost=NanoUsd(clamped(int(row["cost_nano_usd"]))),
+        assumed=NanoUsd(clamped(int(row["assumed_nano_usd"]))),
         unpriced_events=int(row["unpriced_event_count"]),
-        unpriced=NanoUsd(int(row["unpriced_nano_usd"])),
+        unpriced=NanoUsd(clamped(int(row["unpriced_nano_usd"]))),
     )

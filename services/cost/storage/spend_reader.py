@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.cost.domain.hold import CostKind
 from services.cost.domain.use_history import DailyUse, Use
 from services.cost.storage.tables import COST_EVENT, SPEND_ALERT
+from services.cost.storage.whole import clamped, whole
 from services.cost.usecases.forecast_ports import WHOLE, Shares, Spender, SpendPart
 from services.meshkit.content import Usage
 from services.meshkit.content.usage import USAGE_CLASSES
@@ -35,7 +36,7 @@ _PROMPT: Final = " + ".join(
     f"{name}_tokens" for name in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_in", "image")
 )
 _ANSWER: Final = " + ".join(f"{name}_tokens" for name in ("output", "reasoning", "audio_out"))
-_SUMS: Final = ", ".join(f"sum({name}_tokens)::bigint AS {name}" for name in USAGE_CLASSES)
+_SUMS: Final = ", ".join(f"{whole(f'sum({name}_tokens)')} AS {name}" for name in USAGE_CLASSES)
 _TOKENS: Final = ", ".join(f"{name}_tokens" for name in USAGE_CLASSES)
 #: A prompt is long when it is over three times the usual length, and that much longer for its answer, too.
 _LONG: Final = "prompt > 3 * usual_prompt AND prompt::float8 / greatest(answer, 1) > 3 * usual_ratio"
@@ -62,10 +63,10 @@ _USES: Final = text(
         FROM call GROUP BY use
     ), by_day AS (
         SELECT use, short_prompt, date_trunc('day', created_time, 'UTC') AS day,
-            count(*) AS calls, sum(cost_nano_usd)::bigint AS cost, {_SUMS},
+            count(*) AS calls, {whole("sum(cost_nano_usd)")} AS cost, {_SUMS},
             count(*) FILTER (WHERE warm) AS warm_calls,
             count(*) FILTER (WHERE {_LONG}) AS long_calls,
-            coalesce(sum(prompt - 2 * usual_prompt) FILTER (WHERE {_LONG}), 0)::bigint AS long_tokens
+            {whole(f"coalesce(sum(prompt - 2 * usual_prompt) FILTER (WHERE {_LONG}), 0)")} AS long_tokens
         FROM call JOIN usual USING (use) GROUP BY use, short_prompt, day
     )
     SELECT kind, provider, model, agent_name, by_day.* FROM by_day JOIN dearest USING (use)
@@ -93,7 +94,7 @@ class LedgerSpendReader:
         )
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             rows = await scope.execute(query.group_by(text("hour")))
-            return {begin.astimezone(UTC): int(spent) for begin, spent in rows}
+            return {begin.astimezone(UTC): clamped(int(spent)) for begin, spent in rows}
 
     async def since(self, tenant: TenantId, *starts: datetime) -> tuple[int, ...]:
         """See `SpendReader.since`."""
@@ -101,7 +102,7 @@ class LedgerSpendReader:
         spent = (COST_EVENT.c.tenant_id == tenant, COST_EVENT.c.created_time >= min(starts), _OF_CALLS)
         query = select(*sums).where(*spent)
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            return tuple(int(spent) for spent in (await scope.execute(query)).one())
+            return tuple(clamped(int(spent)) for spent in (await scope.execute(query)).one())
 
     async def shares(self, tenant: TenantId, by: Spender, *, hour: datetime, start: datetime) -> Shares:
         """See `SpendReader.shares`."""
@@ -117,7 +118,8 @@ class LedgerSpendReader:
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             rows = (await scope.execute(query)).all()
         return Shares(
-            since={row.name: int(row.now) for row in rows}, before={row.name: int(row.before) for row in rows}
+            since={row.name: clamped(int(row.now)) for row in rows},
+            before={row.name: clamped(int(row.before)) for row in rows},
         )
 
     async def uses(self, tenant: TenantId, *, start: datetime, end: datetime) -> list[Use]:

@@ -320,3 +320,16 @@ async def test_an_erased_tenants_sums_stay_without_the_names(books: Books) -> No
     assert [await rows.erase(books.tenant, one) for one in sums] == [2, 2, 2]
     assert [await rows.erase(books.tenant, one) for one in sums] == [0, 0, 0]
     assert {key: line.cost for key, line in (await books.summary(by=Dimension.AGENT)).items()} == {"": 20}
+
+
+async def test_one_whose_sums_are_beyond_every_number_keeps_nobody_elses_waiting(books: Books) -> None:
+    other = replace(books, tenant=TenantId(uuid4()))
+    for hour in range(2):
+        absurd = [an_event(START + timedelta(hours=hour), 2**62, input_tokens=2**40) for _ in range(3)]
+        await books.write(*absurd)
+        await other.write(an_event(START, 7))
+        await books.roll()
+    assert (await other.summary(span=Span()))["gpt-test"].cost == 14
+    query = SummaryQuery(by=Dimension.MODEL, span=Span())
+    found = await books.ledger.summary(books.tenant, query, most_lines=10)
+    assert (found.cost, found.events) == (2**63 - 1, 6)
