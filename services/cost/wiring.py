@@ -29,6 +29,7 @@ from services.cost.storage.spike_rule_store import SpikeRuleStore
 from services.cost.storage.tenant_data import TENANT_DATA
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.storage.unknown_price_store import UnknownPriceStore
+from services.cost.storage.use_store import UseStore
 from services.cost.transport.budget_servicer import BudgetServicer
 from services.cost.transport.convert import alert_to_message
 from services.cost.transport.forecast_fields import spend_alert_to_message
@@ -43,6 +44,7 @@ from services.cost.usecases.forecast_spend import ForecastSpend
 from services.cost.usecases.get_budget import GetBudget
 from services.cost.usecases.hold_queue import Asker, HoldQueue, Item
 from services.cost.usecases.import_prices import ImportPrices
+from services.cost.usecases.keep_uses import KeepUses
 from services.cost.usecases.prices import CurrentPrices, import_prices
 from services.cost.usecases.recommend_savings import RecommendSavings
 from services.cost.usecases.remove_budget import RemoveBudget
@@ -221,6 +223,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                         every_seconds=settings.rollup_seconds,
                         keep_days=settings.event_days,
                     ),
+                    KeepUses(uses=UseStore(maintenance), clock=clock),
                     ForgetRequests(maintenance, clock=clock),
                     *guard.background,
                 ),

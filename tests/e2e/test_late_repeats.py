@@ -63,7 +63,8 @@ def another_model(world: World, answer: Any) -> None:
 def another_price(world: World, answer: Any) -> None:
     model = answer.changes[0].after[0].model
     head = "provider,model,start_time,input_usd_per_million,output_usd_per_million"
-    world.operator.costs.import_prices(f"{head}\nwalk,{model},2026-01-01,3,4\n", form="csv", source="a later walk")
+    listed = f"{head}\nwalk,{model},2026-01-01,3,4\n"
+    world.operator.costs.import_prices(listed, form="csv", source="a later walk", apply=True)
 
 
 def ended(world: World, session_id: str) -> None:

@@ -45,7 +45,7 @@ def a_tenant(mesh: RunningMesh, name: str, folder: Path) -> tuple[Shell, TenantI
     """Makes a tenant that has an agent, a workflow of one answer, and three weeks of spend."""
     prices = folder / "prices.csv"
     prices.write_text(PRICES)
-    mesh.comitia("prices", "import", str(prices))
+    mesh.comitia("prices", "import", str(prices), "--apply")
     with Client(mesh.url, api_key=mesh.admin_key) as operator:
         made = operator.tenants.create(name)
     shell, tenant = Shell(mesh, made.admin_api_key), TenantId(to_uuid(made.tenant.tenant_id, "tenant"))

@@ -120,7 +120,7 @@ def reprice(
     if start is None:
         raise CommandFailed("--from is required", code=EXIT_USAGE)
     with client() as mesh:
-        repriced = mesh.costs.reprice(start, end, dry_run=not apply, note=note)
+        repriced = mesh.costs.reprice(start, end, apply=apply, note=note)
     rows = [
         (
             one.provider,

@@ -171,6 +171,12 @@ class Budget:
         if refusal is not None:
             raise self._exhausted(amounts, *refusal)
 
+    def takes(self, amounts: Amounts) -> bool:
+        """True when a call uses some of what is limited: only such a one can stand in another's way."""
+        return self.hard and any(
+            amount > 0 and gauge.limit is not None for (_, gauge), amount in zip(self.gauges, amounts, strict=True)
+        )
+
     def behind_others(self, amounts: Amounts) -> BudgetExhausted:
         """Refuses a call before which others wait for this budget, whatever is left."""
         return self._exhausted(amounts, Measure.MONEY, RefusalCause.HELD, in_line=True)

@@ -367,7 +367,7 @@ class SpendBook:
         for budget in budgets:
             try:
                 self._refuse_unless_free(budget, amounts, cheapest=cheapest)
-                if turns is not None and budget.hard and turns.someone_before(key, budget.id):
+                if turns is not None and budget.takes(amounts) and turns.someone_before(key, budget.id):
                     raise budget.behind_others(amounts)
             except BudgetExhausted as refusal:
                 if refusal.cause is not RefusalCause.HELD:

@@ -187,6 +187,8 @@ COST_EVENT: Final = Table(
     Index("ix_cost_event_ledger", "ledger_xid", "tenant_id"),
     Index("ix_cost_event_page", "tenant_id", "created_time", "id"),
     Index("ix_cost_event_run", "tenant_id", "run_id", "created_time", "id"),
+    # Finds what was priced anew, which is rare.
+    Index("ix_cost_event_noted", "tenant_id", "created_time", postgresql_where=text("note <> ''")),
     # Finds who spent in the last hour, over all tenants.
     Index("ix_cost_event_time", "created_time", postgresql_using="brin"),
 )
@@ -239,6 +241,23 @@ COST_RUN_HOUR: Final = Table(
     Column("run_id", Text, nullable=False),
     *_sums(),
     PrimaryKeyConstraint("tenant_id", "hour", "run_id", name="pk_cost_run_hour"),
+)
+#: How models were used on days that are over.
+COST_USE_DAY: Final = Table(
+    "cost_use_day",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    _time("day"),
+    # Digest of the kind and the names.
+    Column("use_key", LargeBinary, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("agent_name", Text, nullable=False),
+    *(_count(name) for name in (*(f"{name}_tokens" for name in USAGE_CLASSES), "cost_nano_usd", "calls", "warm_calls")),
+    # Four numbers for each shape of calls, see `CallShape`.
+    Column("shapes", ARRAY(BigInteger), nullable=False),
+    PrimaryKeyConstraint("tenant_id", "day", "use_key", name="pk_cost_use_day"),
 )
 #: How far the sums reach. One row.
 ROLLUP_MARK: Final = Table(

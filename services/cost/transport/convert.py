@@ -221,6 +221,7 @@ def prices_to_proto(price: Price) -> list[cost_pb2.Price]:
         cost_pb2.Price(
             provider=price.provider,
             model=price.model,
+            aliases=price.aliases,
             start_time=fields.timestamp_of(price.start),
             end_time=None if price.end is None else fields.timestamp_of(price.end),
             **{f"{name}_nano_usd_per_million": getattr(tier.rates, name) for name in USAGE_CLASSES},

@@ -33,12 +33,12 @@ class PricingServicer(PricingServiceServicer):
 
     async def ListPrices(self, request: pb.ListPricesRequest, context: Context) -> pb.ListPricesResponse:
         size = clamp_page_size(request.page_size)
-        provider = fields.text_of(request.provider, "provider", most=200)
+        provider = fields.text_of(request.provider, "provider", most=200).lower()
         position = decode_page_token(request.page_token, str, str, int)
         rows = [
             row
             for price in self._prices.at(self._clock.now())
-            if not provider or price.provider == provider
+            if not provider or price.provider.lower() == provider
             for row in convert.prices_to_proto(price)
             if position is None or (row.provider, row.model, row.min_prompt_tokens) > position
         ]
@@ -47,7 +47,7 @@ class PricingServicer(PricingServiceServicer):
 
     async def ImportPrices(self, request: pb.ImportPricesRequest, context: Context) -> pb.ImportPricesResponse:
         tenant, order = caller_of(context).principal.tenant, pricing_convert.to_import_order(request)
-        if request.dry_run:
+        if not request.apply:
             return pricing_convert.imported_to_proto(await self._import_prices.show(order))
         return await once(
             request,

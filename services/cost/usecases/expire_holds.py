@@ -10,7 +10,6 @@ from services.cost.usecases.rounds import failed, make_round, passes
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import from_uuid
 from services.meshkit.telemetry.logs import logger
 
 BEFORE_EXPIRY: Final = "cost.before_expiry"
@@ -71,7 +70,7 @@ class ExpireHolds:
                 raise
             (tenant,) = whose
             self._leave_alone(tenant)
-            failed("expiry", _FAULT, error, tenant=from_uuid("tenant", tenant))
+            failed("expiry", _FAULT, error, tenant=str(tenant))
         return 1
 
     async def _end(self, most: int, whose: list[TenantId] | None = None) -> int:

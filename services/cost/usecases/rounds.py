@@ -3,10 +3,11 @@
 What one tenant does must never end the process that holds money for all.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.identity import TenantId
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -41,3 +42,19 @@ async def make_round(work: str, step: Callable[[], Awaitable[object]], *, fault:
         await step()
     except Exception as error:  # noqa: BLE001  # a background loop: it is told, and the next round comes
         failed(work, fault, error)
+
+
+async def for_each(
+    work: str, tenants: Iterable[TenantId], step: Callable[[TenantId], Awaitable[object]], *, fault: str
+) -> None:
+    """Makes a step for each tenant; what one fails by keeps the others from nothing.
+
+    Raises: MeshError: an outage, which all would meet.
+    """
+    for tenant in tenants:
+        try:
+            await step(tenant)
+        except Exception as error:
+            if passes(error):
+                raise
+            failed(work, fault, error, tenant=str(tenant))

@@ -19,7 +19,7 @@ from services.cost.domain.spend_alert import (
     turn_of,
 )
 from services.cost.usecases.forecast_ports import SpendAlerts, Spender, SpendReader, WatchedTenants
-from services.cost.usecases.rounds import failed, make_round, passes
+from services.cost.usecases.rounds import for_each, make_round
 from services.cost.usecases.spend_history import SpendHistory
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import TenantId
@@ -75,13 +75,8 @@ class WatchSpend:
 
     async def once(self) -> None:
         """Looks at everybody who spent in this hour or the last, one after the other."""
-        for tenant in await self._tenants.spending(since=hour_of(self._clock.now()) - HOUR):
-            try:
-                await self.watch(tenant)
-            except Exception as error:
-                if passes(error):
-                    raise
-                failed("watch", _NOT_WATCHED, error, tenant=str(tenant))
+        tenants = await self._tenants.spending(since=hour_of(self._clock.now()) - HOUR)
+        await for_each("watch", tenants, self.watch, fault=_NOT_WATCHED)
 
     async def watch(self, tenant: TenantId) -> SpendAlert | None:
         """Looks at one tenant; gives its alert if something became of it."""

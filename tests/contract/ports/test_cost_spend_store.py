@@ -422,6 +422,7 @@ async def test_every_table_is_guarded_and_described(urls: DatabaseUrls) -> None:
         "cost_event",
         "cost_hour",
         "cost_run_hour",
+        "cost_use_day",
         "outbox",
         "request_id",
         "spend_alert",

@@ -5,15 +5,18 @@ from dataclasses import replace
 from itertools import count
 from uuid import UUID, uuid4
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cost.domain.amounts import Amounts
+from services.cost.domain.amounts import Amounts, Gauge
 from services.cost.domain.budget import Budget, BudgetId, BudgetMode
+from services.cost.domain.errors import BudgetExhausted, RefusalCause
 from services.cost.domain.hold_lines import HeldBack, HoldLines, Place, RequestKey
+from services.cost.domain.spend_book import SpendBook
 from services.meshkit.core.money import NanoUsd
 from tests.support.examples import examples
-from tests.support.money import ANNA, NOON, a_budget
+from tests.support.money import ANNA, NOON, a_budget, a_hold
 
 
 class Room:
@@ -83,6 +86,29 @@ def test_a_small_call_does_not_pass_a_big_one() -> None:
     assert not turns.someone_before(big.key, budget.id)
     room.becomes(budget, held=NanoUsd(30))
     assert room.due() == [big, small]
+
+
+def test_a_call_that_takes_nothing_of_a_budget_passes_those_who_wait_for_it() -> None:
+    budget = a_budget(100, held=95)
+    room = Room(budget)
+    room.joins(10, budget)
+    book = SpendBook([budget], [], now=NOON, new_id=uuid4)
+    assert book.reserve(a_hold(0), turns=room.lines.turns()).amount == 0
+    with pytest.raises(BudgetExhausted, match="calls that came before wait for it") as refusal:
+        book.reserve(a_hold(1), turns=room.lines.turns())
+    assert refusal.value.held_back == HeldBack(at=(budget.id,), most=Amounts(1, 1, 1, 60_000), cheapest=False)
+
+
+def test_what_is_spent_in_any_budget_speaks_before_what_is_held_in_another() -> None:
+    tenant, run = a_budget(100, held=95), a_budget(50, run_id="run_1", spent=45)
+    book = SpendBook([tenant, run], [], now=NOON, new_id=uuid4)
+    with pytest.raises(BudgetExhausted) as refusal:
+        book.reserve(a_hold(10, budgets=(run.id,)))
+    assert (refusal.value.cause, refusal.value.held_back) == (RefusalCause.SPENT, None)
+    calls = replace(a_budget(100, held=95), calls=Gauge(limit=3, spent=3))
+    with pytest.raises(BudgetExhausted) as refusal:
+        SpendBook([calls], [], now=NOON, new_id=uuid4).reserve(a_hold(10))
+    assert refusal.value.cause is RefusalCause.SPENT
 
 
 def test_who_was_served_in_a_group_stands_in_nobodys_way() -> None:

@@ -550,6 +550,7 @@ class Price(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     MIN_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """Who is paid."""
     model: _builtins.str
@@ -586,6 +587,10 @@ class Price(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Until when. Absent means it holds still."""
 
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other names of the same model."""
+
     def __init__(
         self,
         *,
@@ -605,10 +610,11 @@ class Price(_message.Message):
         source: _builtins.str = ...,
         digest: _builtins.str = ...,
         min_prompt_tokens: _builtins.int = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_in_nano_usd_per_million", b"audio_in_nano_usd_per_million", "audio_out_nano_usd_per_million", b"audio_out_nano_usd_per_million", "cache_read_nano_usd_per_million", b"cache_read_nano_usd_per_million", "cache_write_1h_nano_usd_per_million", b"cache_write_1h_nano_usd_per_million", "cache_write_5m_nano_usd_per_million", b"cache_write_5m_nano_usd_per_million", "digest", b"digest", "end_time", b"end_time", "image_nano_usd_per_million", b"image_nano_usd_per_million", "input_nano_usd_per_million", b"input_nano_usd_per_million", "min_prompt_tokens", b"min_prompt_tokens", "model", b"model", "output_nano_usd_per_million", b"output_nano_usd_per_million", "provider", b"provider", "reasoning_nano_usd_per_million", b"reasoning_nano_usd_per_million", "source", b"source", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "audio_in_nano_usd_per_million", b"audio_in_nano_usd_per_million", "audio_out_nano_usd_per_million", b"audio_out_nano_usd_per_million", "cache_read_nano_usd_per_million", b"cache_read_nano_usd_per_million", "cache_write_1h_nano_usd_per_million", b"cache_write_1h_nano_usd_per_million", "cache_write_5m_nano_usd_per_million", b"cache_write_5m_nano_usd_per_million", "digest", b"digest", "end_time", b"end_time", "image_nano_usd_per_million", b"image_nano_usd_per_million", "input_nano_usd_per_million", b"input_nano_usd_per_million", "min_prompt_tokens", b"min_prompt_tokens", "model", b"model", "output_nano_usd_per_million", b"output_nano_usd_per_million", "provider", b"provider", "reasoning_nano_usd_per_million", b"reasoning_nano_usd_per_million", "source", b"source", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1362,7 +1362,7 @@ class ListPricesRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the previous answer. Keep the other fields unchanged."""
     provider: _builtins.str
-    """Only this provider. Optional."""
+    """Only this provider, in whatever case. Optional."""
     def __init__(
         self,
         *,
@@ -1411,30 +1411,30 @@ class ImportPricesRequest(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
-    DRY_RUN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    APPLY_FIELD_NUMBER: _builtins.int
     content: _builtins.str
     """The list, at most 1,000,000 characters and 10,000 rows. Required."""
     format: _price_list_pb2.PriceListFormat.ValueType
     """How it is written. Required."""
     source: _builtins.str
     """Where the prices come from, such as a page of the provider; it stands with each price. Required."""
-    dry_run: _builtins.bool
-    """True: tell what would change, and change nothing."""
     request_id: _builtins.str
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    apply: _builtins.bool
+    """True: import it. False: show what would change, and change nothing."""
     def __init__(
         self,
         *,
         content: _builtins.str = ...,
         format: _price_list_pb2.PriceListFormat.ValueType = ...,
         source: _builtins.str = ...,
-        dry_run: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        apply: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "dry_run", b"dry_run", "format", b"format", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "content", b"content", "format", b"format", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1563,18 +1563,18 @@ class RepriceEventsRequest(_message.Message):
 
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
-    DRY_RUN_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    dry_run: _builtins.bool
-    """True: show the difference, and change nothing."""
+    APPLY_FIELD_NUMBER: _builtins.int
     note: _builtins.str
     """Why, for the note of each entry. Optional, at most 200 characters."""
     request_id: _builtins.str
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    apply: _builtins.bool
+    """True: write it. False: show the difference, and change nothing."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Charges from when on. Required."""
+        """Charges of calls that held their money from then on: that moment says what they cost. Required."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -1585,13 +1585,13 @@ class RepriceEventsRequest(_message.Message):
         *,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
-        dry_run: _builtins.bool = ...,
         note: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        apply: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

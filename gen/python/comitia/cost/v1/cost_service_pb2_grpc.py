@@ -808,7 +808,7 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepriceEvents(self, request, context):
-        """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+        """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
 
         A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
@@ -1041,9 +1041,11 @@ class PricingServiceServicer:
     def ImportPrices(self, request, context):
         """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
         future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
-        price that they hold it by; charges of the past stay as they are until RepriceEvents.
+        price that they hold it by; charges of the past stay as they are until RepriceEvents. Without `apply` it only shows what
+        would change.
 
-        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat. Names are compared without
+        regard to case, and none is taken from a model that the list leaves out.
         Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
         INVALID_ARGUMENT/INVALID_FIELD.
         """

@@ -437,7 +437,7 @@ class LedgerServiceStub:
     events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
     """
     RepriceEvents: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]
-    """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+    """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
 
     A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
@@ -472,7 +472,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
     """
     RepriceEvents: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]  # type: ignore[assignment]
-    """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+    """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
 
     A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
@@ -534,7 +534,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cost_service_pb2.RepriceEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cost_service_pb2.RepriceEventsResponse, _abc.Awaitable[_cost_service_pb2.RepriceEventsResponse]]:
-        """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+        """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
 
         A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
@@ -556,9 +556,11 @@ class PricingServiceStub:
     ImportPrices: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ImportPricesRequest, _cost_service_pb2.ImportPricesResponse]
     """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
     future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
-    price that they hold it by; charges of the past stay as they are until RepriceEvents.
+    price that they hold it by; charges of the past stay as they are until RepriceEvents. Without `apply` it only shows what
+    would change.
 
-    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat. Names are compared without
+    regard to case, and none is taken from a model that the list leaves out.
     Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
     INVALID_ARGUMENT/INVALID_FIELD.
     """
@@ -583,9 +585,11 @@ class PricingServiceAsyncStub(PricingServiceStub):
     ImportPrices: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ImportPricesRequest, _cost_service_pb2.ImportPricesResponse]  # type: ignore[assignment]
     """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
     future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
-    price that they hold it by; charges of the past stay as they are until RepriceEvents.
+    price that they hold it by; charges of the past stay as they are until RepriceEvents. Without `apply` it only shows what
+    would change.
 
-    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat. Names are compared without
+    regard to case, and none is taken from a model that the list leaves out.
     Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
     INVALID_ARGUMENT/INVALID_FIELD.
     """
@@ -619,9 +623,11 @@ class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cost_service_pb2.ImportPricesResponse, _abc.Awaitable[_cost_service_pb2.ImportPricesResponse]]:
         """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
         future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
-        price that they hold it by; charges of the past stay as they are until RepriceEvents.
+        price that they hold it by; charges of the past stay as they are until RepriceEvents. Without `apply` it only shows what
+        would change.
 
-        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat. Names are compared without
+        regard to case, and none is taken from a model that the list leaves out.
         Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
         INVALID_ARGUMENT/INVALID_FIELD.
         """

@@ -80,7 +80,7 @@ class PriceChange(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def before(self) -> _containers.RepeatedCompositeFieldContainer[_cost_pb2.Price]:
-        """The price that held then, a message for each tier; none: there was no price."""
+        """The prices that the model and its aliases had then, a message for each tier; none: there was no price."""
 
     @_builtins.property
     def after(self) -> _containers.RepeatedCompositeFieldContainer[_cost_pb2.Price]:
