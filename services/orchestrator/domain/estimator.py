@@ -123,11 +123,10 @@ def estimate(shape: RunShape, habits: Habits, prices: Mapping[str, Prices]) -> E
     Args:
         prices: by model; of one that is missing the price is not known.
     """
-    sums = _Sums(habits, prices)
-    sums.add(shape)
+    taken = _Sums(habits, prices).of(shape)
     own = habits.runs.get(shape.name) or RunHabits()
     ranges: list[Range] = []
-    for amount, (base, spread) in enumerate(sums.bases()):
+    for amount, (base, spread) in enumerate(taken.bases()):
         window, _ = _window(habits, own, Amount(amount))
         ranges.append(_moved(base, window.interval(spread)) if base > 0 else Range(0.0, 0.0, 0.0))
     window, pooled = _window(habits, own, Amount.OUTPUT_TOKENS)
@@ -145,10 +144,9 @@ def estimate(shape: RunShape, habits: Habits, prices: Mapping[str, Prices]) -> E
 def learn(shape: RunShape, seen: SeenRun, habits: Habits, prices: Mapping[str, Prices]) -> Estimate:
     """Takes a run that has ended; gives what it would have been estimated at without it."""
     given = estimate(shape, habits, prices)
-    sums = _Sums(habits, prices)
-    sums.add(shape)
+    taken = _Sums(habits, prices).of(shape)
     expected = _read_by(shape, seen, habits)
-    changed = _learn_errors(shape, seen, habits, sums)
+    changed = _learn_errors(shape, seen, habits, taken)
     _learn_parts(shape, seen, habits)
     _learn_turns(shape, seen, habits, expected)
     if changed:
@@ -159,11 +157,11 @@ def learn(shape: RunShape, seen: SeenRun, habits: Habits, prices: Mapping[str, P
     return given
 
 
-def _learn_errors(shape: RunShape, seen: SeenRun, habits: Habits, sums: "_Sums") -> bool:
+def _learn_errors(shape: RunShape, seen: SeenRun, habits: Habits, taken: "_Taken") -> bool:
     own = habits.runs.setdefault(shape.name, RunHabits())
     pool = habits.runs.setdefault(ANY_NAME, RunHabits())
     changed = False
-    for amount, (base, spread) in enumerate(sums.bases()):
+    for amount, (base, spread) in enumerate(taken.bases()):
         actual = seen.totals[amount]
         if base <= 0 or actual <= 0:
             continue
@@ -268,27 +266,46 @@ def _moved(base: float, by: Interval) -> Range:
     return Range(base * math.exp(by.low), base * math.exp(by.median), base * math.exp(by.high))
 
 
-class _Sums:
-    """Adds up what the parts of a run take: means and variances."""
+@dataclass(slots=True)
+class _Taken:
+    """What a run takes."""
 
-    def __init__(self, habits: Habits, prices: Mapping[str, Prices]) -> None:
-        self._habits = habits
-        self._prices = prices
-        self._means = [0.0, 0.0, 0.0]
-        self._variances = [0.0, 0.0, 0.0]
-        #: Seconds until the run added last has ended, and their variance.
-        self._last = (0.0, 0.0)
+    means: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    variances: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    #: Seconds until it has ended, and their variance.
+    end: tuple[float, float] = (0.0, 0.0)
 
     def bases(self) -> list[tuple[float, float]]:
         """Gives the mean of each amount with its spread in logarithms."""
-        means, variances = [*self._means, self._last[0]], [*self._variances, self._last[1]]
+        means, variances = [*self.means, self.end[0]], [*self.variances, self.end[1]]
         return [
             (mean, math.sqrt(math.log1p(variance / (mean * mean))) if mean > 0 else 0.0)
             for mean, variance in zip(means, variances, strict=True)
         ]
 
-    def add(self, shape: RunShape, times: float = 1.0) -> None:
-        """Adds a run."""
+    def add(self, amount: int, made: "_Made", mean: float, variance: float) -> None:
+        """Adds what is made so often."""
+        self.means[amount] += made.count * mean
+        self.variances[amount] += made.count * variance + made.variance * mean * mean
+
+
+class _Sums:
+    """Adds up what the parts of runs take: means and variances."""
+
+    def __init__(self, habits: Habits, prices: Mapping[str, Prices]) -> None:
+        self._habits = habits
+        self._prices = prices
+        #: By shape: one that many nodes start is added up once.
+        self._taken: dict[int, _Taken] = {}
+
+    def of(self, shape: RunShape) -> _Taken:
+        """Adds up a run."""
+        if id(shape) not in self._taken:
+            self._taken[id(shape)] = self._add_up(shape)
+        return self._taken[id(shape)]
+
+    def _add_up(self, shape: RunShape) -> _Taken:
+        taken = _Taken()
         ends: list[tuple[float, float]] = []
         outputs: list[_Said] = []
         chances: list[float] = []
@@ -302,12 +319,13 @@ class _Sums:
                 items, variance = (habits or PartHabits()).items_of(part.items)
             # Of what is made n times or not at all: the number and its variance.
             made = _Made(chance * items, chance * (variance + items * items) - (chance * items) ** 2)
-            took = self._part(part, made, times, outputs)
+            took = self._part(part, made, taken, outputs)
             rounds = math.ceil(items / part.parallel) if part.parallel > 1 else items
             begun = max((ends[before] for before in part.after), default=(0.0, 0.0))
             longest = took[0] * rounds * chance
             ends.append((begun[0] + longest, begun[1] + (took[0] * took[1] * chance) ** 2 * rounds))
-        self._last = max(ends, default=(0.0, 0.0))
+        taken.end = max(ends, default=(0.0, 0.0))
+        return taken
 
     def _chance(self, part: PartShape, habits: PartHabits | None, before: list[float]) -> float:
         prior = min((before[place] for place in part.after), default=1.0)
@@ -317,14 +335,16 @@ class _Sums:
             return prior
         return habits.chance(prior)
 
-    def _part(self, part: PartShape, made: "_Made", times: float, outputs: list["_Said"]) -> tuple[float, float]:
+    def _part(self, part: PartShape, made: "_Made", taken: _Taken, outputs: list["_Said"]) -> tuple[float, float]:
         """Adds one part; gives the seconds of one of it, and how far they stray."""
         if part.turn is not None:
-            return self._turn(part.turn, made, times, outputs)
+            return self._turn(part.turn, made, taken, outputs)
         outputs.append(_NOTHING)
         if part.run is not None:
-            self.add(part.run, times=times * made.count)
-            seconds, variance = self._last
+            below = self.of(part.run)
+            for amount, (mean, variance) in enumerate(zip(below.means, below.variances, strict=True)):
+                taken.add(amount, made, mean, variance)
+            seconds, variance = below.end
             # What it gives is about as long as its last answers: those that read it learn the rest.
             return seconds, math.sqrt(variance) / seconds if seconds else 0.0
         if part.work:
@@ -332,7 +352,7 @@ class _Sums:
         outputs[-1] = _together(outputs[before] for before in part.after)
         return 0.0, 0.0
 
-    def _turn(self, turn: TurnShape, made: "_Made", times: float, outputs: list["_Said"]) -> tuple[float, float]:
+    def _turn(self, turn: TurnShape, made: "_Made", taken: _Taken, outputs: list["_Said"]) -> tuple[float, float]:
         habits = self._habits.turns.get(turn_key(turn)) or TurnHabits()
         given = _together(outputs[before] for before in turn.reads)
         shown = 0.0
@@ -343,15 +363,14 @@ class _Sums:
         # The answers that it reads are longer or shorter than expected, and so is what it reads.
         input_stray = math.hypot(mean.input_stray, math.sqrt(given.variance) / read)
         one = mean.output_tokens
-        outputs.append(_Said(made.count * one, made.count * (one * mean.output_stray) ** 2 + made.variance * one * one))
+        strays = (mean.input_tokens * input_stray, one * mean.output_stray)
+        outputs.append(_Said(made.count * one, made.count * strays[1] ** 2 + made.variance * one * one))
+        taken.add(Amount.INPUT_TOKENS, made, mean.input_tokens, strays[0] ** 2)
+        taken.add(Amount.OUTPUT_TOKENS, made, one, strays[1] ** 2)
         price = self._prices.get(turn.model, Prices(input=0, output=0))
-        for amount, (tokens, stray) in enumerate(((mean.input_tokens, input_stray), (one, mean.output_stray))):
-            self._means[amount] += times * made.count * tokens
-            self._variances[amount] += times * (made.count * (tokens * stray) ** 2 + made.variance * tokens * tokens)
-        money = mean.input_tokens * price.input / 1e6, one * price.output / 1e6
-        self._means[Amount.COST] += times * made.count * sum(money)
-        strayed = (money[0] * input_stray) ** 2 + (money[1] * mean.output_stray) ** 2
-        self._variances[Amount.COST] += times * (made.count * strayed + made.variance * sum(money) ** 2)
+        money = mean.input_tokens * price.input / 1e6 + one * price.output / 1e6
+        strayed = (strays[0] * price.input / 1e6) ** 2 + (strays[1] * price.output / 1e6) ** 2
+        taken.add(Amount.COST, made, money, strayed)
         return mean.seconds, mean.seconds_stray
 
 

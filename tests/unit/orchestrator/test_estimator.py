@@ -157,6 +157,21 @@ def test_a_run_that_starts_runs_takes_what_they_take() -> None:
     assert estimate(above, Habits(), PRICES).of(Amount.COST).median == pytest.approx(3 * alone.of(Amount.COST).median)
 
 
+def test_a_workflow_that_thousands_of_nodes_start_is_looked_at_once() -> None:
+    lowest = claim(1, 500)
+    alone = estimate(lowest, Habits(), PRICES).of(Amount.COST).median
+    shape, levels, nodes = lowest, 6, 1_000
+    for level in range(levels):
+        starts = [PartShape(place=f"n{node}", run=shape) for node in range(nodes)]
+        shape = RunShape(name=f"workflow:l{level}", reference=f"l{level}@1.0.0", parts=starts)
+    assert len(shape.runs()) == levels + 1
+    assert len(shape.turns()) == len(lowest.turns())
+    # Taken one by one these would be 10^18 runs.
+    given = estimate(shape, Habits(), PRICES)
+    assert given.of(Amount.COST).median == pytest.approx(alone * nodes**levels)
+    assert all(bound <= 2**63 - 1 for bounds in given.whole() for bound in bounds)
+
+
 def test_chances_and_lengths_of_maps_are_learnt() -> None:
     habits, random = Habits(), Random(5)
     for _ in range(150):
