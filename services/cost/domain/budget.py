@@ -10,6 +10,7 @@ from uuid import UUID
 from services.cost.domain.amounts import MAX_LIMIT, NONE, UNLIMITED, Amounts, Gauge, Measure
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, RefusalCause
 from services.cost.domain.period import Period, end_of, start_of
+from services.meshkit.core.changing import changing
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
@@ -241,7 +242,7 @@ class Budget:
         """
         hard = self.hard
         money = self.money.moved(held.money, spent.money, hard=hard)
-        moved = replace(
+        moved = _changed(
             self,
             held=NanoUsd(money.held),
             spent=NanoUsd(money.spent),
@@ -336,6 +337,9 @@ class Budget:
             exhausted=False,
             warned=Warned.NOTHING,
         )
+
+
+_changed: Final = changing(Budget)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
