@@ -62,7 +62,7 @@ def test_a_project_at_its_cap_stops_and_others_go_on_until_it_is_raised(shell: S
     daily = ("--budget", "project:atlas", "--period", "day", "--zone", "Europe/Berlin")
     made = shell.json("budget", "set", "0.000001", *daily)
     assert (made["period"], made["zone"], made["limit_nano_usd"]) == ("BUDGET_PERIOD_DAY", "Europe/Berlin", "1000")
-    assert f"{made['budget_id']!r} has 1000 nano_usd left" in think(shell, "atlas", code=1)
+    assert f"({made['budget_id']}) has $0.000001 left" in think(shell, "atlas", code=1)
     assert int(status(shell, "project:atlas")["budget"]["spent_nano_usd"]) <= 1000
     think(shell, "borealis")
 
@@ -96,7 +96,7 @@ def test_a_budget_that_degrades_lets_the_cheapest_model_through_up_to_its_limit(
         think(shell, "calls")
         levels.append(status(shell, "project:calls")["level"].removeprefix("BUDGET_LEVEL_"))
     assert [*dict.fromkeys(levels)] == ["OK", "DEGRADED", "EXHAUSTED"]
-    assert f"{made['budget_id']!r} has 0 calls left" in think(shell, "calls", code=1)
+    assert f"({made['budget_id']}) has 0 calls left" in think(shell, "calls", code=1)
     assert status(shell, "project:calls")["budget"]["calls"] == {
         "limit": "6",
         "spent": "6",

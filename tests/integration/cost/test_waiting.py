@@ -48,7 +48,8 @@ class Spender:
     settled: int = 0
 
     async def reserve(self, **changes: Any) -> cost_pb2.Hold:
-        item = Item(reserve=a_reserve(**{"wait": a_wait(), "dispatched": True, **changes}))
+        values: dict[str, Any] = {"wait": a_wait(), "dispatched": True, **changes}
+        item = Item(reserve=a_reserve(**values))
         answer = await self.spending.call(item, principal=self.caller.principal, timeout_seconds=400)
         return answer.hold
 
