@@ -277,6 +277,8 @@ ROLLUP_MARK: Final = Table(
     Column("ledger_xid", BigInteger, nullable=False),
     # Entries of earlier times may be gone.
     _time("kept_from", nullable=True),
+    # Holds of earlier times may be gone; null: none is.
+    _time("holds_from", nullable=True),
     comment=UNTENANTED + "one place in the ledger for all tenants",
 )
 
