@@ -51,6 +51,8 @@ class Call:
     prompt_tokens: int
     completion_tokens: int
     confirmed: bool
+    #: Name of what the provider was told to do with it, if that was anything special.
+    behaviour: str
     #: What was asked, or nothing for a call whose body was not asked for.
     text: str
 
@@ -82,6 +84,10 @@ class Books:
         """Counts the holds of tenants that still wait for their end."""
         wanted = set(tenants)
         return sum(hold["state"] in OPEN_STATES and hold["tenant_id"] in wanted for hold in self.holds.values())
+
+    def ends(self) -> Counter[tuple[str, HoldState]]:
+        """Counts what became of the holds of calls, by what the provider was told to do with them."""
+        return Counter((call.behaviour, HoldState(self.holds[call.hold]["state"])) for call in self.calls)
 
     def checked(self, *, within: timedelta) -> Bill:
         """Compares everything with everything.
@@ -218,6 +224,7 @@ def _call(metered: Mapping[str, Any], text: str) -> Call:
         prompt_tokens=metered["prompt_tokens"],
         completion_tokens=metered["completion_tokens"],
         confirmed=metered["confirmed"],
+        behaviour=metered["behaviour"],
         text=text,
     )
 

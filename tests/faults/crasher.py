@@ -18,6 +18,8 @@ from tests.faults.failpoint_names import part_of
 from tests.support.mesh import RunningMesh
 
 _PAUSE_SECONDS: Final = 0.05
+#: Of the log of a part that did not come back.
+_LOG_LINES: Final = 15
 
 
 @contextmanager
@@ -98,5 +100,17 @@ class Crasher:
             child = self.child(part)
             if child.restarts >= restarts and child.state == "healthy":
                 return
-            assert time.monotonic() < end, f"{part} is {child.state} after {child.restarts} restarts and {seconds} s"
+            assert time.monotonic() < end, self._missing(child, restarts, seconds)
             await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _missing(self, child: ChildRecord, restarts: int, seconds: float) -> str:
+        """Says of a part that did not come back what its log ends with, since the log goes with the mesh."""
+        log = self._data.log(child.name).read_text(encoding="utf-8", errors="replace").splitlines()
+        lived = time.time() - child.started
+        return "\n".join(
+            (
+                f"{child.name} is {child.state} after {child.restarts} restarts of {restarts} and {seconds} s;",
+                f"process {child.pid} was started {lived:.1f} s ago; load {os.getloadavg()}; its log ends with",
+                *log[-_LOG_LINES:],
+            )
+        )

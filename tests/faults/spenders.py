@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from itertools import count
+from itertools import count, cycle
 from random import Random
 from typing import Final
 from uuid import UUID, uuid4
@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
 from comitia_sdk.errors import LimitReached, MeshUnavailable, RateLimited, TimedOut
+from services.cost.domain.hold import HoldState
 from services.meshkit.core.ids import to_uuid
 from services.orchestrator.programs.view import TERMINAL_STATES
 from tests.faults.books import Books
@@ -38,6 +39,20 @@ _MOST_WORDS: Final = 100
 _ANSWER_SECONDS: Final = 0.4
 _PAUSE_SECONDS: Final = 0.1
 _SESSION_SECONDS: Final = 200.0
+#: How the provider fails a call, and what becomes of its hold unless somebody dies over it: an answer that breaks off
+#: cost nobody knows how much, an error costs nothing, and an answer that says nothing costs what it reports.
+FAILURES: Final[Mapping[str, HoldState]] = {
+    "breaks off": HoldState.ASSUMED,
+    "refuses": HoldState.RELEASED,
+    "says nothing": HoldState.SETTLED,
+}
+_BEHAVIOURS: Final[Mapping[str, Mapping[str, object]]] = {
+    "breaks off": {"text": _ANSWER, "completion_tokens": _ANSWER_TOKENS, "cut_after": 3},
+    "refuses": {"status": 500, "headers": [["retry-after-ms", "100"]]},
+    "says nothing": {"text": "", "completion_tokens": _ANSWER_TOKENS},
+}
+#: Share of calls that fail once. Little enough that a tenant still gets its answers for its money.
+_FAILING: Final = 0.25
 
 
 class Spenders:
@@ -46,11 +61,14 @@ class Spenders:
     Each prompt says from which budgets it spends, so that the provider's meter can be split without the ledger.
     """
 
-    def __init__(self, client: AsyncClient, mark: str, dice: Random) -> None:
+    def __init__(self, client: AsyncClient, provider: ProviderProcess, mark: str, dice: Random) -> None:
         self.mark = mark
         self._client = client
+        self._provider = provider
         self._dice = dice
         self._numbers = count()
+        self._calls = count()
+        self._failures = cycle(FAILURES)
         self._by_project: dict[str, AsyncClient] = {}
         #: Budgets by the words that stand for them in prompts.
         self.budgets: dict[str, UUID] = {}
@@ -100,7 +118,9 @@ class Spenders:
             elsewhere = [_ELSEWHERE] if len(self.sessions) >= _SESSIONS_BEFORE else []
             project = self._dice.choice([*PROJECT_LIMITS, *elsewhere])
             words = " ".join(["river"] * self._dice.randrange(_MOST_WORDS))
-            prompt = f"{self.mark} project:{project} {words}"
+            call = f"call:{next(self._calls)}."
+            prompt = f"{self.mark} {call} project:{project} {words}"
+            await self._fail_some(call)
             try:
                 await self._by_project[project].models.generate(prompt, max_output_tokens=_MOST_TOKENS)
                 self.answered += 1
@@ -126,6 +146,7 @@ class Spenders:
 
     async def _debate(self, project: str, agents: tuple[str, ...]) -> session_pb2.Session:
         request_id = str(uuid4())
+        await self._fail_some(request_id)
         session = await patiently(
             lambda: self._client.sessions.start(
                 f"{self.mark} project:{project} run:{request_id}",
@@ -145,6 +166,13 @@ class Spenders:
         if session.state_reason == "BUDGET_EXHAUSTED":
             self._count(next((kind for kind in KINDS if f"{kind}:" in session.state_message), "tenant"))
         return session
+
+    async def _fail_some(self, word: str) -> None:
+        """Has the provider fail the next call whose prompt holds a word, for some of all words, each way in turn."""
+        if self._dice.random() < _FAILING:
+            name = next(self._failures)
+            told = {"match": [self.mark, word], "name": name, "wait": _ANSWER_SECONDS, **_BEHAVIOURS[name]}
+            await asyncio.to_thread(self._provider.behave, **told)
 
     async def until_refused(self) -> None:
         """Waits until budgets of each kind have refused something."""
@@ -174,7 +202,7 @@ async def spenders(mesh: RunningMesh, operator: AsyncClient, dice: Random) -> As
     mark = f"spender{dice.getrandbits(64):016x}"
     made = await operator.tenants.create(mark)
     async with AsyncClient(mesh.url, api_key=made.admin_api_key) as client:
-        one = Spenders(client, mark, dice)
+        one = Spenders(client, mesh.provider, mark, dice)
         await patiently(one.prepare)
         async with one.keyed(mesh.url):
             yield one

@@ -33,6 +33,8 @@ _UNPAID = 402
 class Behaviour:
     """What the provider does with one request. The default answers."""
 
+    #: As the meter calls it.
+    name: str = ""
     #: Texts that a prompt must hold for this to be meant; none: for the next request, whatever it is.
     match: tuple[str, ...] = ()
     text: str = "Rivers meet. They argue about the sea!"
@@ -73,6 +75,8 @@ class Served:
     headers: dict[str, str]
     #: Of the hold that pays for it, as the caller says; empty when it says nothing.
     hold_id: str = ""
+    #: Name of what the provider was told to do with it.
+    behaviour: str = ""
     #: False when the ledger knows no such hold, or when it has paid for a call already.
     held: bool = True
     prompt_tokens: int = 0
@@ -271,12 +275,12 @@ class FakeProvider:
     def _take(self, served: Served) -> Behaviour:
         if not served.held:
             return Behaviour(status=_UNPAID)
+        text = served.text
         for behaviour in self.behaviours:
             # Embeddings are made in their own time, so a behaviour that matches a prompt never meets one.
-            if not behaviour.match or (
-                "messages" in served.body and all(part in served.text for part in behaviour.match)
-            ):
+            if not behaviour.match or ("messages" in served.body and all(part in text for part in behaviour.match)):
                 self.behaviours.remove(behaviour)
+                served.behaviour = behaviour.name
                 return behaviour
         return self.default
 

@@ -16,8 +16,14 @@ Ledger = Callable[[str], Awaitable[bool]]
 
 _MOST_CONNECTIONS: Final = 4
 _PAUSE_SECONDS: Final = 0.1
-#: Postgres is away, or coming back.
-AWAY: Final = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
+#: Postgres is away, or coming back. The driver trips over itself when it goes away between two steps of one question.
+AWAY: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 
 
 @asynccontextmanager
