@@ -25,7 +25,7 @@ COST_NANO_USD_TOTAL: Final = "comitia_cost_nano_usd_total"
 HOLDS_TOTAL: Final = "comitia_holds_total"
 #: Spending that was refused. Labels: reason.
 SPEND_REFUSED_TOTAL: Final = "comitia_spend_refused_total"
-#: What became of alerts on unusual spend. Labels: event (opened, risen, closed).
+#: Alerts on unusual spend by the state they came to: opened, risen, closed. Labels: state.
 SPEND_ALERTS_TOTAL: Final = "comitia_spend_alerts_total"
 #: Entries of the ledger that were added to the sums by hour and by day.
 COST_EVENTS_ROLLED_UP_TOTAL: Final = "comitia_cost_events_rolled_up_total"
