@@ -85,6 +85,14 @@ def _arm(name: str, description: str) -> None:
         sys.exit(EXIT_SETTINGS)
 
 
+def collect_rarely() -> None:
+    """Has the interpreter look for rings of dead objects as a service does that is ready."""
+    # What was imported stays; a full collection need not look through it again while calls wait.
+    gc.freeze()
+    # Where many small objects live for long, the usual 700 have a tenth of all time spent on looking for rings.
+    gc.set_threshold(_OBJECTS_BEFORE_A_LOOK, *_LOOKS_BEFORE_A_DEEPER_ONE)
+
+
 async def _serve_until_told(name: str, settings: S, wiring: Wiring[S]) -> int:
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -94,10 +102,7 @@ async def _serve_until_told(name: str, settings: S, wiring: Wiring[S]) -> int:
     try:
         async with wiring(settings, clock=SystemClock(), ids=SystemIds()) as server, serve(server):
             started = True
-            # What was imported stays; a full collection need not look through it again while calls wait.
-            gc.freeze()
-            # Where many small objects live for long, the usual 700 have a tenth of all time spent on looking for rings.
-            gc.set_threshold(_OBJECTS_BEFORE_A_LOOK, *_LOOKS_BEFORE_A_DEEPER_ONE)
+            collect_rarely()
             await told.wait()
     except (MeshError, OSError, ExceptionGroup) as error:
         log.error("the service ends", exc_info=error)

@@ -34,6 +34,7 @@ from services.meshkit.core.ids import SystemIds
 from services.meshkit.crypto.kek_file import KekFile
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.grpc.channel import call_metadata
+from services.meshkit.process import collect_rarely
 from services.meshkit.sql.data_keys import SqlDataKeys
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.errors import DatabaseBusy
@@ -399,8 +400,7 @@ async def main() -> None:
         async with asyncio.timeout(60):
             while store.leases.held < asked["shards"]:  # noqa: ASYNC110  # a count that nobody announces
                 await asyncio.sleep(0.01)
-        gc.freeze()
-        gc.set_threshold(20_000, 20, 50)  # as `meshkit.process`
+        collect_rarely()
         principal = server.keys.principal(Role.TENANT_USER, life=timedelta(hours=1))
         _say({"target": server.target, "metadata": call_metadata(principal)})
         replica = Replica(engine, store.journal)

@@ -11,6 +11,7 @@ from tests.e2e.test_budgets import THINK, status, think
 from tests.e2e.test_command_line import AGENT, Shell
 from tests.support.fake_provider import KEY
 from tests.support.mesh import RunningMesh, running_mesh, running_provider
+from tests.support.mesh_databases import service_url
 
 PRICES: Final = (
     "provider,model,start_time,input_usd_per_million,output_usd_per_million\n"
@@ -29,7 +30,9 @@ def dear_and_cheap() -> Iterator[RunningMesh]:
             "COMITIA_INFERENCE_COMPATIBLE_MODEL": "small",
         }
         with running_mesh(environment=settings) as running:
+            cheap.ask_ledger(service_url(running.data_dir, "cost", "maintenance"))
             yield running
+            assert cheap.meter()["unheld"] == 0
 
 
 def models(shell: Shell, project: str) -> dict[str, int]:

@@ -23,6 +23,7 @@ from tests.integration.conftest import MakeDatabase, free_port, make_database, n
 from tests.integration.inference.conftest import InferenceMesh, a_request, running_cost
 from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
 from tests.support.fake_provider import KEY, FakeProvider, fake_provider
+from tests.support.held_calls import held_calls
 
 __all__ = ["make_database", "nats_server", "postgres"]
 
@@ -101,7 +102,9 @@ async def test_a_killed_call_is_answered_once_and_paid_for_as_metered(
         fake_provider() as provider,
         fake_policy(keys) as law,
         running_cost(make_database, keys, tmp_path) as money,
+        held_calls(money.url) as ledger,
     ):
+        provider.ledger = ledger
         process = Process(environment_of(urls, keys, tmp_path, law, provider, money.target))
         principal = keys.principal()
 
@@ -130,6 +133,7 @@ async def test_a_killed_call_is_answered_once_and_paid_for_as_metered(
             charges = await mesh.charges()
             budget: cost_pb2.Budget = await mesh.budget()
         made = len(provider.meter.confirmed)
+        assert provider.meter.unheld == []
         assert made == (1 if answer.replayed or point == "after_reserve" else 2)
         if point != "after_settle":
             assert made == (2 if point in MADE_TWICE else 1)

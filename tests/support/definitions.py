@@ -9,6 +9,7 @@ name: contract-review
 version: 1.0.0
 description: Reads a contract, looks at each clause, and asks a person when in doubt.
 deadline: 2d
+policy: {preflight: degrade}
 input_schema:
   type: object
   required: [contract]

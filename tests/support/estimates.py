@@ -76,7 +76,7 @@ class MemoryEstimates:
         self.prices.update(prices)
 
     async def page(
-        self, tenant: TenantId, *, name: str, before: UUID | None, most: int
+        self, tenant: TenantId, *, name: str, before: UUID | None, most: int, run: UUID | None = None
     ) -> tuple[Sequence[EstimatedRun], bool]:
         """See `EstimateStore.page`."""
         return [], False

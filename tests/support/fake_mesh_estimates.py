@@ -51,13 +51,16 @@ class Estimates:
 
     def EstimateSession(self, request: Any, _context: Any) -> estimate_service_pb2.EstimateSessionResponse:
         self.asked.append(request)
-        unknown = an_estimate(calibrated_on=0, judged_count=0, covered_count=0, priced=False)
+        unknown = an_estimate(
+            calibrated_on=0, judged_count=0, covered_count=0, priced=False, unpriced_models=["gpt-odd"]
+        )
         return estimate_service_pb2.EstimateSessionResponse(estimate=unknown)
 
     def ListEstimates(self, request: Any, _context: Any) -> estimate_service_pb2.ListEstimatesResponse:
         self.asked.append(request)
+        found = [run for run in self.runs if request.run_id in ("", run.run_id)]
         return estimate_service_pb2.ListEstimatesResponse(
-            estimates=self.runs[: request.page_size or 50], judged_count=len(self.runs), covered_count=1
+            estimates=found[: request.page_size or 50], judged_count=len(self.runs), covered_count=1
         )
 
     def ended(self, cost: int, **fields: Any) -> None:

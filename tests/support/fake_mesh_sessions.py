@@ -8,8 +8,9 @@ from typing import Any
 import grpc
 
 from comitia.common.v1 import usage_pb2
-from comitia.orchestrator.v1 import agent_pb2, agent_service_pb2, session_pb2, session_service_pb2
+from comitia.orchestrator.v1 import agent_pb2, agent_service_pb2, estimate_pb2, session_pb2, session_service_pb2
 from services.meshkit.core.errors import ErrorKind, Invalid, NotFound
+from tests.support.fake_mesh_estimates import an_estimate
 from tests.support.fake_mesh_rooms import NOON, Refused, one_page
 
 _ENDED = (
@@ -128,6 +129,8 @@ class Sessions:
             start_time=NOON,
             state=session_pb2.SESSION_STATE_RUNNING,
         )
+        if request.preflight > estimate_pb2.PREFLIGHT_MODE_OFF:
+            session.estimate.CopyFrom(an_estimate())
         played = self.played[session.session_id] = Played(session, request.model)
         self.by_request[request.request_id] = session.session_id
         self._record(played, session_started=session)

@@ -1,8 +1,11 @@
 """A provider that speaks OpenAI's and Anthropic's wire formats, misbehaves on request, and meters what it served.
 
 In a test: `async with fake_provider() as provider: ...`. As a process of its own, for tests of the whole mesh:
-`python -m tests.support.fake_provider --port 8099`; then `GET /meter`, `POST /behave` and `POST /release` take the
-place of attributes.
+`python -m tests.support.fake_provider --port 8099`; then `GET /meter`, `POST /behave`, `POST /release` and
+`POST /ledger` take the place of attributes.
+
+Once it knows a ledger it serves only calls whose hold stands there as dispatched, and each hold once; it refuses all
+others with 402 and counts them as `unheld` (INV-7).
 
 What it writes is synthetic: `tests/contract/wire` checks it against the official SDKs.
 """
@@ -12,14 +15,18 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from aiohttp import web
 
+from services.inference.providers.http import HOLD_HEADER
+from tests.support.held_calls import Ledger, held_calls
+
 KEY = "sk-test-key"
 Dialect = Literal["openai", "anthropic"]
+_UNPAID = 402
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +71,10 @@ class Served:
     model: str
     body: dict[str, Any]
     headers: dict[str, str]
+    #: Of the hold that pays for it, as the caller says; empty when it says nothing.
+    hold_id: str = ""
+    #: False when the ledger knows no such hold, or when it has paid for a call already.
+    held: bool = True
     prompt_tokens: int = 0
     completion_tokens: int = 0
     #: True when the whole answer was sent: what a provider bills for certain.
@@ -88,6 +99,10 @@ class Meter:
         return [call for call in self.calls if call.confirmed]
 
     @property
+    def unheld(self) -> list[Served]:
+        return [call for call in self.calls if not call.held]
+
+    @property
     def prompt_tokens(self) -> int:
         return sum(call.prompt_tokens for call in self.confirmed)
 
@@ -101,12 +116,17 @@ class FakeProvider:
 
     def __init__(self) -> None:
         self.address = ""
+        #: None: no call needs a hold.
+        self.ledger: Ledger | None = None
+        #: Closed with the provider.
+        self.opened = AsyncExitStack()
         self.news = asyncio.Condition()
         self.forget()
 
     def forget(self) -> None:
         """Starts anew."""
         self.meter = Meter()
+        self.used = set[str]()
         self.behaviours: deque[Behaviour] = deque()
         self.default = Behaviour()
         self.released = set[str]()
@@ -138,6 +158,7 @@ class FakeProvider:
                 web.get("/meter", self._meter),
                 web.post("/behave", self._behave),
                 web.post("/release", self._release),
+                web.post("/ledger", self._ledger),
             ]
         )
         return application
@@ -201,6 +222,7 @@ class FakeProvider:
             {
                 "calls": calls,
                 "confirmed": len(meter.confirmed),
+                "unheld": len(meter.unheld),
                 "prompt_tokens": meter.prompt_tokens,
                 "completion_tokens": meter.completion_tokens,
             }
@@ -220,6 +242,11 @@ class FakeProvider:
         await self._tell()
         return web.json_response({})
 
+    async def _ledger(self, request: web.Request) -> web.Response:
+        """Has it ask the cost service's database at `url` from now on."""
+        self.ledger = await self.opened.enter_async_context(held_calls((await request.json())["url"]))
+        return web.json_response({})
+
     async def _waited(self, behaviour: Behaviour) -> None:
         await asyncio.sleep(behaviour.wait)
         async with self.news:
@@ -227,7 +254,12 @@ class FakeProvider:
 
     async def _begin(self, request: web.Request, dialect: Dialect) -> Served:
         body: dict[str, Any] = await request.json()
-        served = Served(dialect, body["model"], body, {name.lower(): text for name, text in request.headers.items()})
+        headers = {name.lower(): text for name, text in request.headers.items()}
+        served = Served(dialect, body["model"], body, headers, hold_id=headers.get(HOLD_HEADER, ""))
+        if self.ledger is not None:
+            used = served.hold_id in self.used
+            self.used.add(served.hold_id)
+            served.held = not used and await self.ledger(served.hold_id)
         self.meter.calls.append(served)
         await self._tell()
         return served
@@ -237,6 +269,8 @@ class FakeProvider:
             self.news.notify_all()
 
     def _take(self, served: Served) -> Behaviour:
+        if not served.held:
+            return Behaviour(status=_UNPAID)
         for behaviour in self.behaviours:
             # Embeddings are made in their own time, so a behaviour that matches a prompt never meets one.
             if not behaviour.match or (
@@ -273,12 +307,14 @@ class FakeProvider:
                     assert request.transport is not None
                     request.transport.abort()
                     return response
+                if number > 0:
+                    await asyncio.sleep(behaviour.pause)
                 await response.write(event.encode())
-                await asyncio.sleep(behaviour.pause)
-            await response.write_eof()
+            # Whoever has the last event may hang up, and owes the whole answer.
             served.confirmed = behaviour.raw is None
+            await response.write_eof()
         except (ConnectionError, asyncio.CancelledError):
-            served.abandoned = True
+            served.abandoned = not served.confirmed
             raise
         finally:
             await asyncio.shield(self._tell())
@@ -465,7 +501,8 @@ async def fake_provider(*, port: int = 0) -> AsyncGenerator[FakeProvider]:
     try:
         await web.TCPSite(runner, "127.0.0.1", port).start()
         provider.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        yield provider
+        async with provider.opened:
+            yield provider
     finally:
         await runner.cleanup()
 

@@ -154,6 +154,8 @@ class FakeHolds:
         self.unpriced: set[str] = set()
         #: True when a budget lets only the cheapest through.
         self.degrades = False
+        #: Models from whose call on it does.
+        self.degrading: set[str] = set()
         self.tokens: list[str] = []
         self.reserving, self.settling = FaultQueue(), FaultQueue()
 
@@ -169,6 +171,7 @@ class FakeHolds:
         self.reserving.hit()
         if order["model"] in self.unpriced:
             raise PriceUnknown("no price")
+        self.degrades = self.degrades or order["model"] in self.degrading
         if self.degrades and not order["cheapest"]:
             raise BudgetDegrades("only the cheapest")
         held = sum(hold.bound.total for hold in self.holds.values() if hold.state in ("reserved", "dispatched"))

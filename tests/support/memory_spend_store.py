@@ -105,7 +105,7 @@ class MemorySpendStore:
             name = budget.run_id if key.scope is BudgetScope.RUN else budget.name
             if (budget.tenant, budget.scope, name, budget.removed) == (tenant, key.scope, key.name, False):
                 return budget
-        raise NodeNotFound(f"{key.scope.name.lower()}:{key.name}")
+        raise NodeNotFound(key.full_name)
 
     async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]:
         runs = await self.page(tenant, size=most_runs, after=None, scope=BudgetScope.RUN)

@@ -19,6 +19,7 @@ from services.launcher import background, status
 from services.launcher.options import UpOptions
 from services.launcher.record import Addresses
 from tests.support.fake_provider import KEY
+from tests.support.mesh_databases import service_url
 
 CHECKOUT: Final = Path(__file__).parents[2]
 _TIMEOUT_SECONDS: Final = 10.0
@@ -42,6 +43,10 @@ class ProviderProcess:
         With `match=[…]`, to the next one whose prompt holds these texts.
         """
         self._post("behave", behaviour)
+
+    def ask_ledger(self, url: str) -> None:
+        """Has it serve only calls for which the cost database at `url` holds money."""
+        self._post("ledger", {"url": url})
 
     def release(self, name: str) -> None:
         """Has it give the answers that it was told to hold back under a name."""
@@ -135,7 +140,7 @@ def running_mesh(
     most_restart_wait_seconds: float = 30.0,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningMesh]:
-    """Runs a mesh on free ports while the block runs.
+    """Runs a mesh on free ports while the block runs. Its provider serves no call for which no money is held.
 
     Args:
         openai: its default chain asks the fake provider as OpenAI, before the local model.
@@ -171,7 +176,9 @@ def running_mesh(
         steps: dict[str, float] = {}
         try:
             addresses = asyncio.run(background.start(options, lambda step: steps.update({step.step: step.seconds})))
+            provider.ask_ledger(service_url(folder, "cost", "maintenance"))
             yield RunningMesh(addresses=addresses, provider=provider, data_dir=folder, options=options, steps=steps)
+            assert provider.meter()["unheld"] == 0
         finally:
             status.down(folder)
             shutil.rmtree(folder, ignore_errors=True)

@@ -14,13 +14,15 @@ from comitia_sdk.cli.reading import read_dollars, read_mapping
 
 if TYPE_CHECKING:
     from comitia.orchestrator.v1.estimate_pb2 import EstimatedRun, EstimateRange, RunEstimate
+    from comitia.orchestrator.v1.run_pb2 import Run
+    from comitia.orchestrator.v1.session_pb2 import Session
     from comitia_sdk.sync import Client
 
 _PLOT: Final = 40
 _MOST_ROWS: Final = 500
 PREFLIGHT_HELP: Final = (
-    "What to do when it may not fit its budgets: off, warn, reject, or degrade to a cheaper model. Default: what the "
-    "operator has set."
+    "What to do when it may not fit its budgets: off, warn, reject, or degrade to a cheaper model. Default: what its "
+    "workflow says, else what the operator has set."
 )
 
 
@@ -129,15 +131,71 @@ def estimate_lines(found: "RunEstimate") -> list[tuple[str, str]]:
         (f"budget {one_line(one.budget)}", f"{_verdict(one.verdict)}, {dollars(one.left_nano_usd)} left")
         for one in found.budgets
     ]
+    if found.budgets_unknown:
+        lines.append(("budgets", "cost does not answer; what the others have left is not known now"))
     if found.degraded_to:
         lines.append(("degraded to", found.degraded_to))
     return lines
 
 
-def estimate_line(found: "RunEstimate") -> str:
-    """Says in a line what a run was expected to cost, and how that stood to its budgets."""
-    degraded = f", degraded to {found.degraded_to}" if found.degraded_to else ""
-    return f"{_money(found)}, {_verdict(found.verdict)}{degraded}"
+def estimated(seen: "Run | Session") -> str:
+    """Says what preflight expected of a run or session, with what it has taken; empty where none was made."""
+    if not seen.HasField("estimate"):
+        return ""
+    found = seen.estimate
+    degraded = f", degraded to {one_line(found.degraded_to)}" if found.degraded_to else ""
+    return _against(found, seen, f"{_verdict(found.verdict)}{degraded}")
+
+
+def estimated_after(mesh: "Client", seen: "Run | Session", run_id: str) -> str:
+    """Says what would have been expected of a run or session that has succeeded; empty where that is not known.
+
+    Args:
+        seen: one of which no estimate was made at its start.
+    """
+    if seen.HasField("estimate") or not _succeeded(seen):
+        return ""
+    learnt = next(iter(mesh.estimates.list(run_id=run_id, page_size=1)), None)
+    return "" if learnt is None else _against(learnt.estimate, seen, "made after its end, as if before its start")
+
+
+def _against(found: "RunEstimate", seen: "Run | Session", told: str) -> str:
+    """Holds cost and tokens that were taken against an estimate, a line for each."""
+    usage, done = seen.usage, _succeeded(seen)
+    read = sum(
+        (
+            usage.input_tokens,
+            usage.cache_read_tokens,
+            usage.cache_write_5m_tokens,
+            usage.cache_write_1h_tokens,
+            usage.audio_in_tokens,
+            usage.image_tokens,
+        )
+    )
+    said = usage.output_tokens + usage.reasoning_tokens + usage.audio_out_tokens
+    taken = (
+        (_money(found), dollars(seen.cost_nano_usd), found.cost_nano_usd, seen.cost_nano_usd),
+        (_range(found.input_tokens, "tokens in"), f"{read:,}", found.input_tokens, read),
+        (_range(found.output_tokens, "tokens out"), f"{said:,}", found.output_tokens, said),
+    )
+    lines, when = [told], "until it stopped" if seen.HasField("end_time") else "so far"
+    for expected, actual, bounds, value in taken:
+        told = f"took {actual}, {_placed(bounds, value)}" if done else f"{actual} {when}"
+        lines.append(f"{expected}; {told}")
+    return "\n".join(lines)
+
+
+def _placed(bounds: "EstimateRange", value: int) -> str:
+    if value < bounds.low:
+        return "below the interval"
+    return "above the interval" if value > bounds.high else "inside"
+
+
+def _succeeded(seen: "Run | Session") -> bool:
+    from comitia.orchestrator.v1.run_pb2 import RUN_STATE_SUCCEEDED
+
+    # States of runs and of sessions have the same numbers.
+    return int(seen.state) == RUN_STATE_SUCCEEDED
 
 
 def _history(mesh: "Client", workflow: str, limit: int, output: Form) -> None:
@@ -203,7 +261,9 @@ def _range(found: "EstimateRange", unit: str) -> str:
 def _money(found: "RunEstimate") -> str:
     cost = found.cost_nano_usd
     said = f"{dollars(cost.median)} ({dollars(cost.low)} to {dollars(cost.high)})"
-    return said if found.priced else f"{said}, without models that have no known price"
+    if found.priced:
+        return said
+    return f"{said}, without {one_line(', '.join(found.unpriced_models)) or 'models'}: no price is known"
 
 
 def _time(found: "EstimateRange") -> str:
@@ -234,4 +294,5 @@ def _verdict(number: int) -> str:
         "warns": "may not fit",
         "degrades": "fits, and makes the budget ask for cheaper models",
         "exceeds": "does not fit",
+        "unknown": "nobody can say whether it fits",
     }.get(short_name(EstimateVerdict, number), "not known")

@@ -10,7 +10,7 @@ import typer
 
 from comitia_sdk.cli import record
 from comitia_sdk.cli.connect import client
-from comitia_sdk.cli.estimates import PREFLIGHT_HELP, estimate_line
+from comitia_sdk.cli.estimates import PREFLIGHT_HELP, estimated, estimated_after
 from comitia_sdk.cli.failure import EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.output import (
     DEFAULT_LIMIT,
@@ -164,10 +164,11 @@ def show(
     with client() as mesh:
         run = mesh.runs.get(run_id, at_sequence=at)
         steps = [] if at else list(mesh.runs.steps(run_id, page_size=500))
+        learnt = "" if output is Form.JSON else estimated_after(mesh, run, run_id)
     if output is Form.JSON:
         show_json({**as_json(run), **({} if at else {"run_steps": [as_json(step) for step in steps]})})
         return
-    show_one(output, run, lines_of(run))
+    show_one(output, run, lines_of(run, learnt))
     if not at:
         typer.echo("")
         rows = [(step.path, step_state(step), step_note(step)) for step in steps]
@@ -256,8 +257,12 @@ def not_taken(run: "Run", wanted: str) -> str:
     )
 
 
-def lines_of(run: "Run") -> list[tuple[str, str]]:
-    """Gives what a person wants to know of a run."""
+def lines_of(run: "Run", learnt: str = "") -> list[tuple[str, str]]:
+    """Gives what a person wants to know of a run.
+
+    Args:
+        learnt: what would have been expected of it, where nothing was.
+    """
     counts = run.steps
     parts = [
         (counts.succeeded, "succeeded"),
@@ -280,7 +285,7 @@ def lines_of(run: "Run") -> list[tuple[str, str]]:
         ("steps", ", ".join(f"{count} {word}" for count, word in parts if count)),
         ("tokens", f"{run.usage.input_tokens} in, {run.usage.output_tokens} out"),
         ("cost", f"{dollars(run.cost_nano_usd)} of at most {dollars(run.max_cost_nano_usd)}"),
-        ("estimated", estimate_line(run.estimate) if run.HasField("estimate") else ""),
+        ("estimated", estimated(run) or learnt),
         ("labels", ", ".join(f"{name}={run.metadata[name]}" for name in sorted(run.metadata))),
         ("started", moment(run.start_time)),
         ("ended", moment(run.end_time)),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from comitia_sdk.cli.connect import client
-from comitia_sdk.cli.estimates import PREFLIGHT_HELP, estimate_line
+from comitia_sdk.cli.estimates import PREFLIGHT_HELP, estimated, estimated_after
 from comitia_sdk.cli.follow import follow_session, require_success, score_words, show_turn, state_of
 from comitia_sdk.cli.output import (
     DEFAULT_LIMIT,
@@ -145,7 +145,8 @@ def show(session_id: SessionId, output: FormOption = Form.TABLE) -> None:
     """
     with client() as mesh:
         session = mesh.sessions.get(session_id)
-    show_one(output, session, lines_of(session))
+        learnt = "" if output is Form.JSON else estimated_after(mesh, session, session_id)
+    show_one(output, session, lines_of(session, learnt))
 
 
 @app.command()
@@ -203,8 +204,12 @@ def cancel(session_id: SessionId, output: FormOption = Form.TABLE) -> None:
     show_one(output, session, lines_of(session))
 
 
-def lines_of(session: "Session") -> list[tuple[str, str]]:
-    """Gives what a person wants to know of a session."""
+def lines_of(session: "Session", learnt: str = "") -> list[tuple[str, str]]:
+    """Gives what a person wants to know of a session.
+
+    Args:
+        learnt: what would have been expected of it, where nothing was.
+    """
     from comitia.orchestrator.v1.session_pb2 import SessionMode, SessionStrategy
     from comitia_sdk.enums import short_name
 
@@ -226,7 +231,7 @@ def lines_of(session: "Session") -> list[tuple[str, str]]:
         ("last round", score_words(session.scores[-1]) if session.scores else ""),
         ("tokens", f"{session.usage.input_tokens} in, {session.usage.output_tokens} out"),
         ("cost", f"{dollars(session.cost_nano_usd)} of at most {dollars(session.max_cost_nano_usd)}"),
-        ("estimated", estimate_line(session.estimate) if session.HasField("estimate") else ""),
+        ("estimated", estimated(session) or learnt),
         ("started", moment(session.start_time)),
         ("ended", moment(session.end_time)),
     ]

@@ -115,11 +115,15 @@ def show(
 
 
 def _lines(workflow: "Workflow") -> list[tuple[str, str]]:
+    from comitia.orchestrator.v1.estimate_pb2 import PreflightMode
+    from comitia_sdk.enums import short_name
+
     return [
         ("workflow", f"{workflow.name}@{workflow.version}"),
         ("description", workflow.description),
         ("nodes", str(workflow.node_count)),
         ("deadline", f"{workflow.deadline.seconds} s" if workflow.HasField("deadline") else ""),
+        ("preflight", short_name(PreflightMode, workflow.policy.preflight) if workflow.policy.preflight else ""),
         ("takes", ", ".join(sorted(_properties(workflow)))),
         ("gives", ", ".join(sorted(workflow.output))),
         ("digest", workflow.digest),

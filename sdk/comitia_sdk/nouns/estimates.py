@@ -80,13 +80,16 @@ class AsyncEstimates:
         )
         return (await self._connection.call(self._stub.EstimateSession, request)).estimate
 
-    async def list(self, *, workflow: str = "", page_size: int = 0) -> AsyncGenerator[estimate_pb2.EstimatedRun]:
+    async def list(
+        self, *, workflow: str = "", run_id: str = "", page_size: int = 0
+    ) -> AsyncGenerator[estimate_pb2.EstimatedRun]:
         """Gives runs that have succeeded with what each was estimated at and took, newest first.
 
         Args:
             workflow: only its runs, a name without version.
+            run_id: only this run or session.
         """
-        request = estimate_service_pb2.ListEstimatesRequest(workflow=workflow, page_size=page_size)
+        request = estimate_service_pb2.ListEstimatesRequest(workflow=workflow, run_id=run_id, page_size=page_size)
         async for page in self._connection.pages(self._stub.ListEstimates, request):
             for run in page.estimates:
                 yield run

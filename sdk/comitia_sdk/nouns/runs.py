@@ -46,7 +46,7 @@ class AsyncRuns:
             deadline: longest life, at most the workflow's.
             model: asked for every agent in place of its own.
             preflight: off, warn, reject or degrade: what is done when it may not fit its budgets; empty means what the
-                operator has set.
+                workflow says, else what the operator has set.
             request_id: UUID that makes a repeat harmless; a new one when empty.
         Raises: InvalidRequest, NotFound, LimitReached.
         """

@@ -36,6 +36,11 @@ class BudgetScope(IntEnum):
     AGENT = 5
 
 
+def full_name(scope: BudgetScope, name: str) -> str:
+    """Names a budget as people do: `tenant`, `project:atlas`, `agent:Athena`, `run:run_…` or `step:run_…/rounds/2`."""
+    return "tenant" if scope is BudgetScope.TENANT else f"{scope.name.lower()}:{name}"
+
+
 def tenant_budget_id(tenant: TenantId) -> BudgetId:
     """Names the tenant's own budget: it has the tenant's UUID, so that nobody needs to look it up."""
     return BudgetId(tenant)
@@ -106,6 +111,11 @@ class Budget:
     created: datetime
 
     @property
+    def full_name(self) -> str:
+        """Its name as people give it, such as `project:atlas`."""
+        return full_name(self.scope, self.run_id or self.name)
+
+    @property
     def money(self) -> Gauge:
         """The gauge of its money."""
         return Gauge(self.limit, self.spent, self.held, self.overrun)
@@ -156,13 +166,15 @@ class Budget:
         if self.mode is BudgetMode.SOFT:
             return
         if not cheapest and self.degrades(now) and not self.overran and all(gauge.left for _, gauge in self.gauges):
-            raise BudgetDegrades(self.id)
+            raise BudgetDegrades(self.id, name=self.full_name)
         refusal = self.refusal(amounts)
         if refusal is not None:
             measure, cause = refusal
             gauge = dict(self.gauges)[measure]
             asked = amounts[list(Measure).index(measure)]
-            raise BudgetExhausted(self.id, asked=asked, left=gauge.left, cause=cause, unit=measure.value)
+            raise BudgetExhausted(
+                self.id, name=self.full_name, asked=asked, left=gauge.left, cause=cause, unit=measure.value
+            )
 
     def refusal(self, amounts: Amounts) -> tuple[Measure, RefusalCause] | None:
         """Tells which limit does not let `amounts` be held, and why; None if they can be. Soft ones let all pass."""

@@ -29,14 +29,18 @@ class BudgetExhausted(Exhausted):
 
     reason = "BUDGET_EXHAUSTED"
 
-    def __init__(self, budget: UUID, *, asked: int, left: int, cause: RefusalCause, unit: str = "nano_usd") -> None:
-        name = from_uuid("budget", budget)
+    def __init__(
+        self, budget: UUID, *, name: str, asked: int, left: int, cause: RefusalCause, unit: str = "nano_usd"
+    ) -> None:
+        budget_id = from_uuid("budget", budget)
         # Any: metadata of whatever name.
         amounts: dict[str, Any] = {f"asked_{unit}": asked, f"left_{unit}": left}
         super().__init__(
-            f"budget {name!r} has {left} {unit} left and {asked} were asked ({cause}); raise its limit to go on",
+            f"budget {name!r} ({budget_id}) has {left} {unit} left and {asked} were asked ({cause}); raise its limit to"
+            " go on",
             retry_after=_HELD_RETRY if cause is RefusalCause.HELD else None,
-            budget=name,
+            budget=budget_id,
+            budget_name=name,
             cause=cause.value,
             **amounts,
         )
@@ -47,12 +51,13 @@ class BudgetDegrades(Exhausted):
 
     reason = "BUDGET_DEGRADES"
 
-    def __init__(self, budget: UUID) -> None:
-        name = from_uuid("budget", budget)
+    def __init__(self, budget: UUID, *, name: str) -> None:
+        budget_id = from_uuid("budget", budget)
         super().__init__(
-            f"budget {name!r} lets only the cheapest models through by now; take a cheaper one and say `cheapest`, or"
-            " raise its limit",
-            budget=name,
+            f"budget {name!r} ({budget_id}) lets only the cheapest models through by now; take a cheaper one and say"
+            " `cheapest`, or raise its limit",
+            budget=budget_id,
+            budget_name=name,
         )
 
 
@@ -88,11 +93,13 @@ class BudgetInUse(Precondition):
 
     reason = "BUDGET_IN_USE"
 
-    def __init__(self, budget: UUID, *, held: int, calls: int) -> None:
-        name = from_uuid("budget", budget)
+    def __init__(self, budget: UUID, *, name: str, held: int, calls: int) -> None:
+        budget_id = from_uuid("budget", budget)
         super().__init__(
-            f"{calls} calls in progress hold {held} nano-USD of budget {name!r}; remove it when they are settled",
-            budget=name,
+            f"{calls} calls in progress hold {held} nano-USD of budget {name!r} ({budget_id}); remove it when they are"
+            " settled",
+            budget=budget_id,
+            budget_name=name,
             held_nano_usd=held,
             calls=calls,
         )
@@ -103,10 +110,12 @@ class BudgetStays(Precondition):
 
     reason = "BUDGET_STAYS"
 
-    def __init__(self, budget: UUID) -> None:
-        name = from_uuid("budget", budget)
+    def __init__(self, budget: UUID, *, name: str) -> None:
+        budget_id = from_uuid("budget", budget)
         super().__init__(
-            f"budget {name!r} is that of the tenant or of a run, which stays; change its limit instead", budget=name
+            f"budget {name!r} ({budget_id}) is that of the tenant or of a run, which stays; change its limit instead",
+            budget=budget_id,
+            budget_name=name,
         )
 
 
@@ -126,11 +135,13 @@ class BudgetWithoutPeriod(Precondition):
 
     reason = "BUDGET_WITHOUT_PERIOD"
 
-    def __init__(self, budget: UUID) -> None:
-        name = from_uuid("budget", budget)
+    def __init__(self, budget: UUID, *, name: str) -> None:
+        budget_id = from_uuid("budget", budget)
         super().__init__(
-            f"budget {name!r} has no period, so there is no end to forecast; give it one, or ask for the month",
-            budget=name,
+            f"budget {name!r} ({budget_id}) has no period, so there is no end to forecast; give it one, or ask for the"
+            " month",
+            budget=budget_id,
+            budget_name=name,
         )
 
 

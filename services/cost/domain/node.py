@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from services.cost.domain.budget import Budget, BudgetId, BudgetScope
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, full_name
 from services.meshkit.content import CallContext
 
 #: Levels of a step's path that may have a budget; what lies deeper spends from those.
@@ -21,6 +21,11 @@ class NodeKey(NamedTuple):
     scope: BudgetScope
     #: The project, the agent, or for a step its run and path, `run_…/rounds/2`.
     name: str
+
+    @property
+    def full_name(self) -> str:
+        """The name as people give it, such as `project:atlas`."""
+        return full_name(self.scope, self.name)
 
 
 def key_of(budget: Budget) -> NodeKey:

@@ -34,12 +34,21 @@ class PriceBook:
         Raises: PriceUnknown: never a guess.
         """
         name = model.lower()
-        for candidate in (name, _RELEASE.sub("", name), ANY_MODEL):
-            held = [price for price in self._by_name.get((provider, candidate), ()) if price.holds_at(at)]
-            if held:
-                # Two models may share an alias after a rename: the model of that very name, else the newest, is meant.
-                return max(held, key=lambda price: (price.model.lower() == candidate, price.start))
-        raise PriceUnknown(provider, model)
+        price = (
+            self._named(provider, name, at)
+            or self._named(provider, _RELEASE.sub("", name), at)
+            or self._named(provider, ANY_MODEL, at)
+        )
+        if price is None:
+            raise PriceUnknown(provider, model)
+        return price
+
+    def _named(self, provider: str, name: str, at: datetime) -> Price | None:
+        held = [price for price in self._by_name.get((provider, name), ()) if price.holds_at(at)]
+        if len(held) < 2:
+            return held[0] if held else None
+        # Two models may share an alias after a rename: the model of that very name, else the newest, is meant.
+        return max(held, key=lambda price: (price.model.lower() == name, price.start))
 
     def by_digest(self, digest: bytes) -> Price | None:
         """Gives the price that a hold was made with, None if this book is older than the hold."""

@@ -34,9 +34,10 @@ _LEAST_CACHED: Final = 1024
 _MOST_CACHED_PERCENT: Final = 10
 #: Another model is advised from so many percent on.
 _LEAST_CHEAPER_PERCENT: Final = 10
-#: What these providers' batch class takes off the price of a call that may wait for a day, percent.
-#: Source: their price pages.
-BATCH_DISCOUNTS: Final = {"anthropic": 50, "google": 50, "openai": 50}
+#: What a provider's batch class takes off the price of embeddings that may wait for a day, percent. Who is missing has
+#: none, or shows none on pages of its own, and is not advised. Source: "50% cost discount compared to synchronous
+#: APIs", for embeddings as well, https://developers.openai.com/api/docs/guides/batch, read in November 2026.
+BATCH_DISCOUNTS: Final = {"openai": 50}
 
 
 class Advice(IntEnum):

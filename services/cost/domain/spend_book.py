@@ -259,9 +259,9 @@ class SpendBook:
         """
         before = self._budget(tenant, budget_id)
         if before.scope not in BESIDE:
-            raise BudgetStays(budget_id)
+            raise BudgetStays(budget_id, name=before.full_name)
         if any(gauge.held for _, gauge in before.gauges):
-            raise BudgetInUse(budget_id, held=before.held, calls=before.calls.held)
+            raise BudgetInUse(budget_id, name=before.full_name, held=before.held, calls=before.calls.held)
         own = self._budget(tenant, tenant_budget_id(tenant))
         del self._beside[tenant, key_of(before)]
         self._put(replace(own, tree=own.tree + 1))

@@ -4,7 +4,9 @@
 
 Only prices per token are taken, as integers of nano-USD per million tokens. A class without a price of its own costs
 what the class costs that providers bill it as: cached and other prompt tokens as input, reasoning and audio as output.
-Models that are billed by the hour, page or character are left out: nothing can be held for them.
+Models that are billed by the hour, page or character are left out: nothing can be held for them. So are models with a
+price for a class that usage does not have, such as cached audio, and models that hear or speak without a price for it:
+their calls would be charged too little.
 """
 
 import json
@@ -26,6 +28,20 @@ SNAPSHOT: Final = Path(__file__).with_name("snapshot.json")
 #: Providers whose prices are shipped.
 PROVIDERS: Final = ("anthropic", "cohere", "groq", "mistral", "openai", "x-ai")
 _UNBOUNDED_UNITS: Final = ("audio_hours", "input_audio_hours", "input_mchars", "input_document_kpages")
+#: Prices of classes that usage has.
+_KNOWN_CLASSES: Final = frozenset(
+    {
+        "input_mtok",
+        "cache_read_mtok",
+        "cache_write_mtok",
+        "cache_write_1h_mtok",
+        "output_mtok",
+        "output_reasoning_mtok",
+        "input_audio_mtok",
+        "output_audio_mtok",
+        "input_image_mtok",
+    }
+)
 
 
 def main() -> None:
@@ -46,7 +62,7 @@ def _prices_of(provider: Provider) -> Iterator[Price]:
         intervals = _intervals(model)
         names = _names(provider, model)
         for index, (start, prices) in enumerate(intervals):
-            tiers = _tiers(prices, embeds="embed" in model.id)
+            tiers = _tiers(prices, embeds="embed" in model.id, hears="audio" in model.id)
             if tiers is not None:
                 yield Price(
                     provider=provider.id,
@@ -101,8 +117,10 @@ def _literals(clause: Any) -> Iterator[str]:
             yield text
 
 
-def _tiers(prices: ModelPrice, *, embeds: bool) -> tuple[Tier, ...] | None:
+def _tiers(prices: ModelPrice, *, embeds: bool, hears: bool) -> tuple[Tier, ...] | None:
     if prices.input_mtok is None or (prices.output_mtok is None and not embeds):
+        return None
+    if not _KNOWN_CLASSES.issuperset(_per_million(prices)) or (hears and prices.input_audio_mtok is None):
         return None
     if any(getattr(prices, unit, None) is not None for unit in _UNBOUNDED_UNITS):
         return None
@@ -115,7 +133,7 @@ def _tiers(prices: ModelPrice, *, embeds: bool) -> tuple[Tier, ...] | None:
 
 
 def _per_million(prices: ModelPrice) -> Iterable[str]:
-    return [name for name in vars(prices) if name.endswith("_mtok")]
+    return [name for name, value in vars(prices).items() if name.endswith("_mtok") and value is not None]
 
 
 def _rates(prices: ModelPrice, prompt_tokens: int) -> Rates:

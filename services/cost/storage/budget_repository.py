@@ -38,7 +38,7 @@ class BudgetRepository:
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             row = (await scope.execute(query)).mappings().one_or_none()
         if row is None:
-            raise NodeNotFound(f"{key.scope.name.lower()}:{key.name}")
+            raise NodeNotFound(key.full_name)
         return budget_of(row)
 
     async def page(

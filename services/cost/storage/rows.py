@@ -1,6 +1,6 @@
 """Rows to domain objects and back; pure."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from services.cost.domain.amounts import Gauge
@@ -11,7 +11,7 @@ from services.cost.domain.period import Period
 from services.cost.domain.spend_book import Changes
 from services.cost.storage.one_trips import GROUPS
 from services.meshkit.content import CallContext, CallId, Usage
-from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.content.usage import USAGE_CLASSES, usage_of
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.sql.outbox import OutboxEntry
@@ -40,11 +40,6 @@ def counts_of(usage: Usage) -> list[int]:
         usage.audio_out,
         usage.image,
     ]
-
-
-def usage_of(counts: Sequence[int]) -> Usage:
-    """Reads token counts in the order of the classes."""
-    return Usage(**dict(zip(USAGE_CLASSES, counts, strict=True)))
 
 
 def budget_of(row: Row) -> Budget:

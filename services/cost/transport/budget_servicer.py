@@ -172,4 +172,6 @@ def _operation(item: BatchItem[pb.BatchSpendRequest.Item]) -> Operation | MeshEr
 def _answer(outcome: Outcome) -> pb.BatchSpendResponse.Item | MeshError:
     if isinstance(outcome, MeshError):
         return outcome
-    return pb.BatchSpendResponse.Item(hold=convert.hold_to_proto(outcome))
+    answer = pb.BatchSpendResponse.Item()
+    convert.write_hold(outcome, answer.hold)
+    return answer

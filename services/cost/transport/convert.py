@@ -13,8 +13,8 @@ from services.cost.domain.spend_book import AlertCause, BudgetAlert
 from services.cost.transport import fields
 from services.cost.usecases.spend import Dispatch, Extend, Operation, Release, Reserve, Settle
 from services.meshkit.content import CallContext, Usage
-from services.meshkit.content.proto import call_id_to_proto, context_from_proto, usage_from_proto
-from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.content.proto import context_from_proto, usage_from_proto, write_call_id
+from services.meshkit.content.usage import MOST_TOKENS, USAGE_CLASSES
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import from_uuid, to_uuid
@@ -22,8 +22,6 @@ from services.meshkit.core.money import NanoUsd
 
 _MOST_BUDGETS: Final = 16
 _MOST_NAME: Final = 200
-#: Most tokens of one class in one call.
-_MOST_TOKENS: Final = 10**10
 _KINDS: Final = {int(kind): kind for kind in CostKind}
 _CAUSES: Final = {
     AlertCause.EXHAUSTED: cost_pb2.BUDGET_ALERT_CAUSE_EXHAUSTED,
@@ -57,11 +55,12 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -
     kind = _KINDS.get(request.kind)
     if kind is None:
         raise Invalid("kind", "must be one of GENERATE, EMBED, TOOL, MEMORY, JUDGE")
+    flat = kind.flat
     if request.tool_cost_nano_usd < 0:
         raise Invalid("tool_cost_nano_usd", "must not be negative")
-    if request.tool_cost_nano_usd and not kind.flat:
+    if request.tool_cost_nano_usd and not flat:
         raise Invalid("tool_cost_nano_usd", "must be 0 for models, whose price comes from the price table")
-    if not kind.flat and not request.HasField("bound"):
+    if not flat and not request.HasField("bound"):
         raise Invalid("bound", "is required for models; a call that cannot be bounded cannot be held")
     context = _context(request.context, principal)
     return Reserve(
@@ -74,7 +73,7 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -
             context=context,
         ),
         budgets=_budgets(context),
-        bound=Usage() if kind.flat else _usage(request.bound, "bound"),
+        bound=Usage() if flat else _usage(request.bound, "bound"),
         tool_cost=NanoUsd(request.tool_cost_nano_usd),
         ttl=fields.ttl_of(request.ttl),
         dispatched=request.dispatched,
@@ -131,9 +130,11 @@ def _hold_id(text: str) -> HoldId:
 
 def _usage(message: usage_pb2.Usage, field: str) -> Usage:
     usage = usage_from_proto(message, field=field)
+    if usage.total <= MOST_TOKENS:
+        return usage
     for name in USAGE_CLASSES:
-        if getattr(usage, name) > _MOST_TOKENS:
-            raise Invalid(f"{field}.{name}_tokens", f"must be at most {_MOST_TOKENS}")
+        if getattr(usage, name) > MOST_TOKENS:
+            raise Invalid(f"{field}.{name}_tokens", f"must be at most {MOST_TOKENS}")
     return usage
 
 
@@ -163,16 +164,21 @@ def _budgets(context: CallContext) -> tuple[BudgetId, ...]:
 
 def hold_to_proto(hold: Hold) -> cost_pb2.Hold:
     """Writes a hold."""
-    return cost_pb2.Hold(
-        hold_id=from_uuid("hold", hold.id),
-        state=cast(cost_pb2.HoldState.ValueType, int(hold.state)),
-        amount_nano_usd=hold.amount,
-        charged_nano_usd=hold.charged,
-        expire_time=fields.timestamp_of(hold.expires),
-        call_id=call_id_to_proto(hold.purpose.context.call_id),
-        budget_ids=[from_uuid("budget", budget) for budget in hold.budgets],
-        fence=hold.fence,
-    )
+    message = cost_pb2.Hold()
+    write_hold(hold, message)
+    return message
+
+
+def write_hold(hold: Hold, message: cost_pb2.Hold) -> None:
+    """Writes a hold into an empty message, at a fourth of what messages made of messages cost."""
+    message.hold_id = from_uuid("hold", hold.id)
+    message.state = cast(cost_pb2.HoldState.ValueType, int(hold.state))
+    message.amount_nano_usd = hold.amount
+    message.charged_nano_usd = hold.charged
+    fields.write_time(hold.expires, message.expire_time)
+    write_call_id(hold.purpose.context.call_id, message.call_id)
+    message.budget_ids.extend([from_uuid("budget", budget) for budget in hold.budgets])
+    message.fence = hold.fence
 
 
 def budget_to_proto(budget: Budget) -> cost_pb2.Budget:

@@ -37,11 +37,11 @@ def uuid_of(value: str, field: str) -> UUID:
 
 def ttl_of(value: Duration, field: str = "ttl", *, most: timedelta = _MOST_TTL) -> timedelta:
     """Accepts 1 s to 1 h, or to `most`."""
-    nanos = value.seconds * 1_000_000_000 + value.nanos
-    longest = most // timedelta(seconds=1)
-    if not _LEAST_TTL * 1_000_000_000 <= nanos <= longest * 1_000_000_000:
+    seconds, nanos = value.seconds, value.nanos
+    longest = most.days * 86_400 + most.seconds
+    if not _LEAST_TTL * 1_000_000_000 <= seconds * 1_000_000_000 + nanos <= longest * 1_000_000_000:
         raise Invalid(field, f"must be {_LEAST_TTL} s to {longest} s")
-    return timedelta(microseconds=nanos // 1000)
+    return timedelta(0, seconds, nanos // 1000)
 
 
 def time_of(value: Timestamp, field: str) -> datetime:
@@ -55,5 +55,12 @@ def time_of(value: Timestamp, field: str) -> datetime:
 def timestamp_of(moment: datetime) -> Timestamp:
     """Writes a moment."""
     message = Timestamp()
-    message.FromDatetime(moment)
+    write_time(moment, message)
     return message
+
+
+def write_time(moment: datetime, message: Timestamp) -> None:
+    """Writes a moment into a message; `FromDatetime` takes four times as long."""
+    since = moment - _EPOCH
+    message.seconds = since.days * 86_400 + since.seconds
+    message.nanos = since.microseconds * 1000

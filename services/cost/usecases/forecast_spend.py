@@ -67,7 +67,7 @@ class ForecastSpend:
         """
         budget = await self._get_budget(tenant, wanted)
         if budget.turn is None:
-            raise BudgetWithoutPeriod(budget.id)
+            raise BudgetWithoutPeriod(budget.id, name=budget.full_name)
         now = min(self._clock.now(), budget.turn - _INSTANT)
         history = await self._history_of(tenant, budget, now)
         return PeriodForecast(

@@ -19,7 +19,6 @@ class RemoveBudget:
 
     async def __call__(self, tenant: TenantId, budget: BudgetId | NodeKey) -> Budget:
         """Raises: BudgetNotFound, NodeNotFound, BudgetStays, BudgetInUse."""
-        named = isinstance(budget, NodeKey)
         own = tenant_budget_id(tenant)
         needs = SpendNeeds(
             tenants=frozenset((tenant,)),
@@ -27,7 +26,7 @@ class RemoveBudget:
             budgets=frozenset((own,)) if isinstance(budget, NodeKey) else frozenset((own, budget)),
             nodes=frozenset(((tenant, budget),)) if isinstance(budget, NodeKey) else frozenset(),
         )
-        shown = f"{budget.scope.name.lower()}:{budget.name}" if named else from_uuid("budget", budget)
+        shown = budget.full_name if isinstance(budget, NodeKey) else from_uuid("budget", budget)
         note(target=shown, details={})
         async with self._begin((tenant,)) as work:
             await work.claim_once()

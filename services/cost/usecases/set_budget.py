@@ -64,7 +64,7 @@ class SetBudget:
 
 def _named(tenant: TenantId, key: NodeKey) -> str:
     own = key.scope is BudgetScope.TENANT
-    return from_uuid("budget", tenant) if own else f"{key.scope.name.lower()}:{key.name}"
+    return from_uuid("budget", tenant) if own else key.full_name
 
 
 def _noted(terms: Terms) -> dict[str, object]:

@@ -1,12 +1,10 @@
 """Gathers what concurrent callers spend, so that all of it shares transactions."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
 from services.cost.domain.hold import Hold
 from services.cost.usecases.spend import Operation, Outcome
-from services.meshkit.core.errors import MeshError
 
 
 class Group(Protocol):
@@ -14,6 +12,10 @@ class Group(Protocol):
 
     async def submit(self, item: Operation) -> Hold:
         """Raises: MeshError: this operation was refused."""
+        ...
+
+    async def submit_many(self, items: Sequence[Operation]) -> list[Outcome]:
+        """Gives one outcome each, in order."""
         ...
 
 
@@ -29,10 +31,4 @@ class SpendTogether:
 
     async def many(self, operations: Sequence[Operation], /) -> list[Outcome]:
         """Carries out the operations of a frame, in order; a refused one is an outcome, not an error."""
-        return await asyncio.gather(*(self._outcome(operation) for operation in operations))
-
-    async def _outcome(self, operation: Operation) -> Outcome:
-        try:
-            return await self._group.submit(operation)
-        except MeshError as refusal:
-            return refusal
+        return await self._group.submit_many(operations)

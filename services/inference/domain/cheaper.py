@@ -16,29 +16,26 @@ class TokenRates:
     output: int
 
 
-def cheapest_first(
-    refused: Deployment,
+def cheapest_of(
     chain: Sequence[Deployment],
     known: Sequence[Deployment],
     *,
     rates: Mapping[str, TokenRates],
     prompt: Prompt,
 ) -> list[Deployment]:
-    """Orders those of a chain that cost no more than the refused one, cheapest first, by the bound of this prompt.
+    """Gives those of a chain that cost the least by the bound of this prompt, in the order of the chain.
+
+    What costs more is left out even as a fallback: when the cheapest does not answer, a dearer one is not the cheapest.
 
     Args:
         chain: the refused one, and what may answer the call in its place.
-        known: what the mesh would ask by default, for a call that names its model: when that is dearer than one of
-            these, nothing is left, for who asked for a model by name gets no other.
-        rates: by the deployment's name; those without a price cannot be held for, and are left out.
+        known: what the mesh would have asked as well, such as models that failed before, or the default for a call that
+            names its model: when one of them is cheaper than all of these, nothing is left.
+        rates: by the deployment's name; those without a price are never the cheapest, and are left out.
     """
-    prices = {one.name: _price(one, rates[one.name], prompt) for one in (*chain, *known, refused) if one.name in rates}
-    if refused.name not in prices:
-        return []
-    left = [one for one in chain if one.name in prices and prices[one.name] <= prices[refused.name]]
-    # Sorting keeps the order of the chain among equals.
-    left.sort(key=lambda one: prices[one.name])
-    return left if left and prices[left[0].name] <= min(prices.values()) else []
+    prices = {one.name: _price(one, rates[one.name], prompt) for one in (*chain, *known) if one.name in rates}
+    least = min(prices.values(), default=0)
+    return [one for one in chain if prices.get(one.name) == least]
 
 
 def _price(deployment: Deployment, rates: TokenRates, prompt: Prompt) -> int:

@@ -22,13 +22,8 @@ def whole_answer(chunks: list[bytes]) -> dict[str, object]:
         chunk = _DECODER.decode(data)
         if chunk.model is not None:
             answer["model"] = chunk.model
-        if chunk.usage is not None:
-            used = chunk.usage
-            answer["usage"] = {
-                "prompt_tokens": used.prompt_tokens,
-                "completion_tokens": used.completion_tokens,
-                "total_tokens": used.prompt_tokens + used.completion_tokens,
-            }
+        if bytes(chunk.usage) not in (b"", b"null"):
+            answer["usage"] = chunk.usage
         for choice in chunk.choices:
             reason = choice.finish_reason or reason
             if choice.delta is not None:

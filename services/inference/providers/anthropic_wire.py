@@ -62,7 +62,8 @@ class MessageStart(msgspec.Struct):
     """The message of a `message_start`."""
 
     model: str | None = None
-    usage: WireUsage | None = None
+    # Read apart, by `UsageCounter`: counts that make no sense spoil no answer.
+    usage: msgspec.Raw = msgspec.Raw()
 
 
 class Block(msgspec.Struct):
@@ -92,7 +93,12 @@ class Event(msgspec.Struct):
     message: MessageStart | None = None
     content_block: Block | None = None
     delta: Delta | None = None
-    usage: WireUsage | None = None
+    usage: msgspec.Raw = msgspec.Raw()
+
+
+_USAGE: Final = msgspec.json.Decoder(WireUsage)
+#: What stands where there is no usage.
+_NOTHING: Final = (b"", b"null")
 
 
 def request_body(prompt: Prompt, *, model: str) -> bytes:
@@ -183,41 +189,61 @@ def _block(part: Part, prefix: str) -> dict[str, object] | None:
 
 
 class UsageCounter:
-    """Keeps the newest counts of a stream: each event repeats what it knows, cumulatively."""
+    """Keeps the newest counts of an answer: each event repeats what it knows, cumulatively."""
 
     def __init__(self) -> None:
-        self._start: WireUsage | None = None
-        self._end: WireUsage | None = None
+        self._said = WireUsage()
+        self._ended = False
+        self._understood = True
 
-    def start(self, usage: WireUsage | None) -> None:
+    def start(self, usage: msgspec.Raw) -> None:
         """Takes the counts of `message_start`."""
-        self._start = usage
+        self._take(usage)
 
-    def end(self, usage: WireUsage | None) -> None:
-        """Takes the counts of `message_delta`."""
-        self._end = usage or self._end
+    def end(self, usage: msgspec.Raw) -> None:
+        """Takes the counts of `message_delta`. Before one says so, nobody knows how long the answer is."""
+        self._ended |= self._take(usage).output_tokens is not None
+
+    def _take(self, usage: msgspec.Raw) -> WireUsage:
+        if bytes(usage) in _NOTHING:
+            return WireUsage()
+        try:
+            said = _USAGE.decode(usage)
+        except msgspec.MsgspecError:
+            self._understood = False
+            return WireUsage()
+        for name in said.__struct_fields__:
+            if getattr(said, name) is not None:
+                setattr(self._said, name, getattr(said, name))
+        return said
 
     def total(self) -> Usage | None:
-        """Gives the tokens in classes that do not overlap; None when they were not all said, or make no sense."""
-        start, end = self._start, self._end
-        if start is None or end is None or end.output_tokens is None:
-            return None
-        written = _last(end.cache_creation_input_tokens, start.cache_creation_input_tokens)
-        hour = (start.cache_creation or CacheCreation()).ephemeral_1h_input_tokens or 0
-        thinking = (end.output_tokens_details or OutputDetails()).thinking_tokens or 0
-        counts = {
-            "input": _last(end.input_tokens, start.input_tokens),
-            "cache_read": _last(end.cache_read_input_tokens, start.cache_read_input_tokens),
-            "cache_write_5m": written - min(hour, written),
-            "cache_write_1h": min(hour, written),
-            "output": end.output_tokens - min(thinking, end.output_tokens),
-            "reasoning": min(thinking, end.output_tokens),
-        }
-        return None if min(counts.values()) < 0 else Usage(**counts)
+        """Gives the tokens in classes that do not overlap; None: unknown."""
+        return usage_of(self._said) if self._understood and self._ended else None
 
 
-def _last(newest: int | None, first: int | None) -> int:
-    return newest if newest is not None else first or 0
+def usage_of(usage: WireUsage) -> Usage | None:
+    """Divides the tokens into classes that do not overlap; None when some were not said, or contradict each other."""
+    if usage.input_tokens is None or usage.output_tokens is None:
+        return None
+    lives = usage.cache_creation or CacheCreation()
+    minutes, hour = lives.ephemeral_5m_input_tokens, lives.ephemeral_1h_input_tokens or 0
+    written = usage.cache_creation_input_tokens
+    if minutes is None:
+        # Five minutes is how long a cache lives unless the request says otherwise.
+        minutes = 0 if written is None else written - hour
+    if written is not None and written != minutes + hour:
+        return None
+    thinking = (usage.output_tokens_details or OutputDetails()).thinking_tokens or 0
+    classes = Usage(
+        input=usage.input_tokens,
+        cache_read=usage.cache_read_input_tokens or 0,
+        cache_write_5m=minutes,
+        cache_write_1h=hour,
+        output=usage.output_tokens - thinking,
+        reasoning=thinking,
+    )
+    return classes if classes.plausible else None
 
 
 def stop_reason_of(stop_reason: str) -> StopReason:

@@ -20,15 +20,18 @@ class _Vector(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
+    prompt_tokens: int
+    total_tokens: int | None = None
 
 
 class _Answer(msgspec.Struct):
     data: list[_Vector]
-    usage: _Usage | None = None
+    # Read apart: counts that make no sense spoil no vectors.
+    usage: msgspec.Raw = msgspec.Raw()
 
 
 _DECODER: Final = msgspec.json.Decoder(_Answer)
+_USAGE: Final = msgspec.json.Decoder(_Usage | None)
 
 
 class OpenAiEmbeddings:
@@ -49,13 +52,24 @@ class OpenAiEmbeddings:
             answer = _DECODER.decode(raw)
         except msgspec.MsgspecError as cause:
             raise failures.garbage(deployment.name) from cause
-        said = answer.usage.prompt_tokens if answer.usage is not None else 0
-        usage = Usage(input=said) if said > 0 else None
+        usage = _usage_of(answer.usage)
         vectors = tuple(_unit(item.embedding) for item in sorted(answer.data, key=lambda item: item.index))
         sizes = {len(vector) for vector in vectors}
         if len(vectors) != len(texts) or len(sizes) != 1 or 0 in sizes:
             raise failures.garbage(deployment.name, usage=usage)
         return Embedded(vectors=vectors, usage=usage)
+
+
+def _usage_of(said: msgspec.Raw) -> Usage | None:
+    """Gives the tokens; None when they were not said, or make no sense."""
+    try:
+        counts = _USAGE.decode(said) if bytes(said) else None
+    except msgspec.MsgspecError:
+        return None
+    if counts is None or counts.prompt_tokens == 0 or counts.total_tokens not in (None, counts.prompt_tokens):
+        return None
+    usage = Usage(input=counts.prompt_tokens)
+    return usage if usage.plausible else None
 
 
 def _unit(vector: list[float]) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import aiohttp
@@ -11,6 +11,10 @@ from services.inference.providers import failures
 from services.inference.providers.sse import EventTooLarge, NotAnEvent, SseEvent, SseParser
 from services.meshkit.calls.ports import Clearance
 
+#: Names the hold that pays for a call to whoever is asked, so that their bill can be put beside the ledger. OpenAI
+#: documents the header (ASCII, at most 512 characters), Claude Code sends it to Anthropic, and other servers pass over
+#: what they do not know (RFC 9110, section 5.1).
+HOLD_HEADER: Final = "x-client-request-id"
 #: Longest body of an error or of a whole answer, bytes; a stream may be longer in all.
 MAX_BODY_BYTES: Final = 32 * 1024 * 1024
 _MAX_ERROR_BYTES: Final = 64 * 1024
@@ -21,7 +25,10 @@ _KEEP_ALIVE_SECONDS: Final = 60.0
 
 
 class ProviderHttp:
-    """Posts JSON to providers over pooled connections. Nothing is followed, retried or read from the environment."""
+    """Posts JSON to providers over pooled connections. Nothing is followed, retried or read from the environment.
+
+    Each request says which hold pays for it.
+    """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
@@ -40,12 +47,11 @@ class ProviderHttp:
 
         Raises: ProviderFailure; at once when what comes is no event, and a stream that ends inside an event is cut off.
         """
-        del clearance  # Asked for so that no socket opens without one.
         parser = SseParser()
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._session.post(url, data=body, headers=_headers(headers), allow_redirects=False) as response,
+                self._post(url, headers, body, clearance) as response,
             ):
                 await _raise_for_status(deployment, response)
                 received = 0
@@ -80,11 +86,10 @@ class ProviderHttp:
 
         Raises: ProviderFailure.
         """
-        del clearance  # Asked for so that no socket opens without one.
         try:
             async with (
                 asyncio.timeout(seconds),
-                self._session.post(url, data=body, headers=_headers(headers), allow_redirects=False) as response,
+                self._post(url, headers, body, clearance) as response,
             ):
                 await _raise_for_status(deployment, response)
                 return await _read(response, MAX_BODY_BYTES)
@@ -94,6 +99,12 @@ class ProviderHttp:
             raise failures.timed_out(deployment) from cause
         except (aiohttp.ClientError, ConnectionError, ValueError) as cause:
             raise failures.cut_off(deployment) from cause
+
+    def _post(
+        self, url: str, headers: Mapping[str, str], body: bytes, clearance: Clearance
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        ours = {"content-type": "application/json", "user-agent": "comitia-inference", HOLD_HEADER: clearance.hold.id}
+        return self._session.post(url, data=body, headers={**headers, **ours}, allow_redirects=False)
 
 
 @asynccontextmanager
@@ -113,10 +124,6 @@ async def provider_http(*, connections: int) -> AsyncGenerator[ProviderHttp]:
         auto_decompress=True,
     ) as session:
         yield ProviderHttp(session)
-
-
-def _headers(headers: Mapping[str, str]) -> dict[str, str]:
-    return {"content-type": "application/json", "user-agent": "comitia-inference", **headers}
 
 
 async def _raise_for_status(deployment: str, response: aiohttp.ClientResponse) -> None:

@@ -16,12 +16,11 @@ from services.inference.providers.openai_wire import (
     Chunk,
     LimitField,
     ToolCalls,
+    UsageCounter,
     request_body,
     stop_reason_of,
-    usage_of,
 )
 from services.meshkit.calls.ports import Clearance
-from services.meshkit.content import Usage
 from services.meshkit.core.secret import NO_SECRET, Secret
 
 _DECODER: Final = msgspec.json.Decoder(Chunk)
@@ -80,7 +79,7 @@ class _Reader:
         self._deployment = deployment
         self._tool_calls = ToolCalls()
         self._finish_reason: str | None = None
-        self._usage: Usage | None = None
+        self._usage = UsageCounter()
         self._model = deployment.model
         self.done = False
 
@@ -92,8 +91,7 @@ class _Reader:
             raise failures.garbage(self._deployment.name) from cause
         if chunk.failed:
             raise failures.error_event(self._deployment.name, data)
-        if chunk.usage is not None:
-            self._usage = usage_of(chunk.usage) or self._usage
+        self._usage.take(chunk.usage)
         self._model = chunk.model or self._model
         texts: list[str] = []
         for choice in chunk.choices:
@@ -110,15 +108,15 @@ class _Reader:
 
         Raises: ProviderUnavailable: the stream ended before the answer did, or a tool call makes no sense.
         """
-        name = self._deployment.name
+        name, usage = self._deployment.name, self._usage.total()
         if self._finish_reason is None or (ends_with_done and not self.done):
             raise failures.cut_off(name)
         if stop_reason_of(self._finish_reason, tool_calls=False) is StopReason.LENGTH:
             # A tool call that the limit cut off cannot be made.
-            return Finished(stop_reason=StopReason.LENGTH, usage=self._usage, model=self._model)
+            return Finished(stop_reason=StopReason.LENGTH, usage=usage, model=self._model)
         try:
             calls = self._tool_calls.whole()
         except msgspec.MsgspecError as cause:
-            raise failures.garbage(name, usage=self._usage) from cause
+            raise failures.garbage(name, usage=usage) from cause
         reason = stop_reason_of(self._finish_reason, tool_calls=bool(calls))
-        return Finished(stop_reason=reason, usage=self._usage, tool_calls=calls, model=self._model)
+        return Finished(stop_reason=reason, usage=usage, tool_calls=calls, model=self._model)

@@ -54,8 +54,9 @@ class CompletionDetails(msgspec.Struct):
 class WireUsage(msgspec.Struct):
     """Tokens as the dialect counts them: details are contained in the totals."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int | None = None
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
 
@@ -102,14 +103,20 @@ class Chunk(msgspec.Struct):
     """One event of a stream."""
 
     choices: list[Choice] = []
-    usage: WireUsage | None = None
+    # Read apart, by `UsageCounter`: counts that make no sense spoil no answer.
+    usage: msgspec.Raw = msgspec.Raw()
     model: str | None = None
     error: msgspec.Raw = msgspec.Raw()
 
     @property
     def failed(self) -> bool:
         """True when the event says that the answer broke off."""
-        return bytes(self.error) not in (b"", b"null")
+        return bytes(self.error) not in _NOTHING
+
+
+_USAGE: Final = msgspec.json.Decoder(WireUsage)
+#: What stands where there is no usage.
+_NOTHING: Final = (b"", b"null")
 
 
 def request_body(prompt: Prompt, *, model: str, limit_field: LimitField, names: bool) -> bytes:
@@ -193,25 +200,56 @@ def _tool_call(call: ToolCallPart) -> dict[str, object]:
     return {"id": call.tool_call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
+class UsageCounter:
+    """Keeps the newest counts of an answer: who reports more than once counts from the beginning each time."""
+
+    def __init__(self) -> None:
+        self._newest: Usage | None = None
+
+    def take(self, usage: msgspec.Raw) -> None:
+        """Takes a report. None, and one of zeros, says nothing; one that makes no sense makes the usage unknown."""
+        if bytes(usage) in _NOTHING:
+            return
+        try:
+            said = _USAGE.decode(usage)
+        except msgspec.MsgspecError:
+            self._newest = None
+            return
+        if said.prompt_tokens or said.completion_tokens:
+            self._newest = usage_of(said)
+
+    def total(self) -> Usage | None:
+        """Gives the tokens in classes that do not overlap; None: unknown."""
+        return self._newest
+
+
 def usage_of(usage: WireUsage) -> Usage | None:
-    """Gives the tokens in classes that do not overlap; None when the counts make no sense."""
+    """Divides the tokens into classes that do not overlap; None when the counts contradict each other.
+
+    Tokens of a rejected prediction are answer tokens like any other, and pictures are prompt tokens priced as text.
+    """
     prompt = usage.prompt_tokens_details or PromptDetails()
     completion = usage.completion_tokens_details or CompletionDetails()
     cached, written, heard = prompt.cached_tokens or 0, prompt.cache_write_tokens or 0, prompt.audio_tokens or 0
     reasoning, spoken = completion.reasoning_tokens or 0, completion.audio_tokens or 0
-    counts = (usage.prompt_tokens, usage.completion_tokens, cached, written, heard, reasoning, spoken)
-    if min(counts) < 0 or usage.prompt_tokens + usage.completion_tokens == 0:
+    answer, sum_of_both = usage.completion_tokens, usage.prompt_tokens + usage.completion_tokens
+    total = sum_of_both if usage.total_tokens is None else usage.total_tokens
+    if total == sum_of_both + reasoning:
+        # xAI counts reasoning beside the answer instead of in it, and the total tells.
+        answer += reasoning
+    elif total != sum_of_both:
         return None
-    return Usage(
-        input=max(0, usage.prompt_tokens - cached - written - heard),
+    classes = Usage(
+        input=usage.prompt_tokens - cached - written - heard,
         cache_read=cached,
         # The dialect knows one kind of written cache; its price stands in this class.
         cache_write_5m=written,
-        output=max(0, usage.completion_tokens - reasoning - spoken),
+        output=answer - reasoning - spoken,
         reasoning=reasoning,
         audio_in=heard,
         audio_out=spoken,
     )
+    return classes if classes.plausible else None
 
 
 def stop_reason_of(finish_reason: str, *, tool_calls: bool) -> StopReason:

@@ -10,7 +10,7 @@ asked about an answer, it is recorded unjudged: nobody sees it, and a repeat has
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from time import perf_counter
@@ -18,7 +18,7 @@ from typing import Final
 
 from services.inference.domain.answer import Answer, Restarted, TextDelta
 from services.inference.domain.call import Blocked, Outcome, RecordedCall, SettleState, Unjudged
-from services.inference.domain.cheaper import cheapest_first
+from services.inference.domain.cheaper import cheapest_of
 from services.inference.domain.deployment import DEFAULT, Adapter, Deployment, Deployments
 from services.inference.domain.errors import ProviderFailure, most_hopeful
 from services.inference.usecases.asked import Asked
@@ -151,10 +151,10 @@ class ModelCall:
                     return await attempt.run(release), tuple(notes)
             except MeshError as failure:
                 if failure.reason == _BUDGET_DEGRADES and not cheapest:
-                    waiting = await self._cheaper(asked, deployment, waiting)
+                    waiting = await self._cheapest(asked, [deployment, *waiting], candidates)
                     cheapest = True
                     if not waiting:
-                        raise
+                        raise most_hopeful([*failures, failure]) from failure
                 elif not _next_may_do_better(failure):
                     raise
                 failures.append(failure)
@@ -163,14 +163,19 @@ class ModelCall:
             void = void or attempt.showed_text
         raise most_hopeful(failures)
 
-    async def _cheaper(self, asked: Asked, refused: Deployment, rest: list[Deployment]) -> list[Deployment]:
-        """Gives those to go on with when a budget lets only the cheapest through, cheapest first; none to give up."""
+    async def _cheapest(
+        self, asked: Asked, chain: Sequence[Deployment], candidates: Sequence[Deployment]
+    ) -> list[Deployment]:
+        """Gives those to go on with when a budget lets only the cheapest through; none to give up.
+
+        Args:
+            chain: those that have not failed yet, the refused one first.
+        """
         rules = rules_of(self._tenants, asked.principal.tenant)
-        chain = [refused, *rest]
         by_name = asked.model not in ("", DEFAULT)
-        known = self._deployments.default_generators(regions=asked.regions(rules)) if by_name else ()
-        rates = await self._prices.rates(asked.principal, [*chain, *known])
-        return cheapest_first(refused, chain, known, rates=rates, prompt=asked.prompt)
+        default = self._deployments.default_generators(regions=asked.regions(rules)) if by_name else ()
+        rates = await self._prices.rates(asked.principal, [*candidates, *default])
+        return cheapest_of(chain, (*candidates, *default), rates=rates, prompt=asked.prompt)
 
     @contextmanager
     def _measured(self, deployment: Deployment) -> Generator[None]:

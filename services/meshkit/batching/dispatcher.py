@@ -4,13 +4,16 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Final, Generic, Protocol, Self, TypeVar
 
 from services.meshkit.core.errors import ErrorKind, Exhausted, Internal, MeshError, Unavailable
 from services.meshkit.telemetry import metrics
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Result_contra = TypeVar("Result_contra", contravariant=True)
+
+_PENDING: Final = Internal("the result of an item is not there yet")
 
 #: Handles a batch: one result per item, in order. A `MeshError` as a result fails that item only.
 HandleMany = Callable[[Sequence[Item]], Awaitable[Sequence[Result | MeshError]]]
@@ -32,6 +35,57 @@ def is_poison(error: Exception) -> bool:
     if error.kind is ErrorKind.EXHAUSTED:
         return error.retry_after is None
     return error.kind not in (ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED)
+
+
+class Waiter(Protocol[Result_contra]):
+    """Who waits for the result of one item: a future, or a place among items that were asked for together."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Result_contra, /) -> None: ...
+    def set_exception(self, exception: Exception, /) -> None: ...
+    def cancel(self) -> object: ...
+
+
+class _Together(Generic[Result]):
+    """Items that one caller waits for at once: one future for all of them, and no task each."""
+
+    __slots__ = ("_left", "future", "outcomes")
+
+    def __init__(self, many: int) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.outcomes: list[Result | MeshError] = [_PENDING] * many
+        self._left = many
+
+    def put(self, index: int, outcome: Result | MeshError) -> None:
+        self.outcomes[index] = outcome
+        self._left -= 1
+        if self._left == 0:
+            self.future.set_result(None)
+
+
+class _Place(Generic[Result]):
+    """The place of one item among those. An error that is no answer to an item is everybody's."""
+
+    __slots__ = ("_index", "_together")
+
+    def __init__(self, together: _Together[Result], index: int) -> None:
+        self._together = together
+        self._index = index
+
+    def done(self) -> bool:
+        return self._together.future.done()
+
+    def set_result(self, result: Result) -> None:
+        self._together.put(self._index, result)
+
+    def set_exception(self, exception: Exception) -> None:
+        if isinstance(exception, MeshError):
+            self._together.put(self._index, exception)
+        else:
+            self._together.future.set_exception(exception)
+
+    def cancel(self) -> None:
+        self._together.future.cancel()
 
 
 class BatchDispatcher(Generic[Item, Result]):
@@ -66,7 +120,7 @@ class BatchDispatcher(Generic[Item, Result]):
         self._max_waiting = max_waiting
         self._workers = workers
         self._poison = poison
-        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[tuple[Item, Waiter[Result]]] = deque()
         self._wake = asyncio.Event()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -91,15 +145,38 @@ class BatchDispatcher(Generic[Item, Result]):
 
         Raises: QueueFull; Unavailable: the dispatcher is closed; what the handler raised or returned for this item.
         """
-        if self._closing or not self._tasks:
-            raise Unavailable(self._name)
+        self._check_open()
         if len(self._waiting) >= self._max_waiting:
-            metrics.QUEUE_REFUSED.labels(self._name).inc()
-            raise QueueFull(self._name, most=self._max_waiting)
+            raise self._refused()
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future))
         self._wake.set()
         return await future
+
+    async def call_many(self, items: Sequence[Item]) -> list[Result | MeshError]:
+        """Has `items` handled, in order, in one batch or several, and gives what became of each.
+
+        Raises: Unavailable: the dispatcher is closed; what the handler raised, if it is no MeshError.
+        """
+        self._check_open()
+        if not items:
+            return []
+        together = _Together[Result](len(items))
+        room = max(0, self._max_waiting - len(self._waiting))
+        self._waiting.extend((item, _Place(together, index)) for index, item in enumerate(items[:room]))
+        for index in range(room, len(items)):
+            together.put(index, self._refused())
+        self._wake.set()
+        await together.future
+        return together.outcomes
+
+    def _check_open(self) -> None:
+        if self._closing or not self._tasks:
+            raise Unavailable(self._name)
+
+    def _refused(self) -> QueueFull:
+        metrics.QUEUE_REFUSED.labels(self._name).inc()
+        return QueueFull(self._name, most=self._max_waiting)
 
     async def _work(self) -> None:
         waiting = self._waiting
@@ -114,7 +191,7 @@ class BatchDispatcher(Generic[Item, Result]):
             self._sizes.observe(len(batch))
             await self._settle(batch)
 
-    async def _settle(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _settle(self, batch: list[tuple[Item, Waiter[Result]]]) -> None:
         try:
             results = await self._handle([item for item, _ in batch])
         except Exception as error:  # noqa: BLE001  # a consumer loop: the callers get it, the loop goes on

@@ -51,3 +51,10 @@ class GroupCommit(Generic[Item, Result]):
         Raises: QueueFull; Unavailable: closed; what `commit` raised or returned for this item.
         """
         return await self._dispatcher.call(item)
+
+    async def submit_many(self, items: Sequence[Item]) -> list[Result | MeshError]:
+        """Has `items` committed, in order, and gives what became of each once it is durable.
+
+        Raises: Unavailable: closed; what `commit` raised, if it is no MeshError.
+        """
+        return await self._dispatcher.call_many(items)

@@ -1,6 +1,7 @@
 """Content nouns to and from proto; pure, and the only place where they are converted."""
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final, cast
 
 from google.protobuf import json_format, struct_pb2
@@ -20,7 +21,7 @@ from services.meshkit.content.part import (
     ToolCallPart,
     ToolResultPart,
 )
-from services.meshkit.content.usage import USAGE_CLASSES, Usage
+from services.meshkit.content.usage import USAGE_CLASSES, Usage, usage_of
 from services.meshkit.core.errors import Invalid
 
 _ROLES: Final = {
@@ -32,6 +33,8 @@ _ROLES: Final = {
 _ROLE_OF: Final = {number: role for role, number in _ROLES.items()}
 _INTEGRITY_OF: Final = {int(integrity): integrity for integrity in Integrity}
 _CONFIDENTIALITY_OF: Final = {int(confidentiality): confidentiality for confidentiality in Confidentiality}
+#: Token counts of a message, in the order of the classes.
+_COUNTS_OF: Final = attrgetter(*(f"{name}_tokens" for name in USAGE_CLASSES))
 #: Parts of one message or list of parts.
 _MAX_PARTS: Final = 256
 
@@ -64,13 +67,11 @@ def usage_from_proto(message: usage_pb2.Usage, *, field: str = "usage") -> Usage
 
     Raises: Invalid (naming `field`): a count is negative.
     """
-    counts: dict[str, int] = {}
-    for name in USAGE_CLASSES:
-        count = int(getattr(message, f"{name}_tokens"))
-        if count < 0:
-            raise Invalid(f"{field}.{name}_tokens", "must not be negative")
-        counts[name] = count
-    return Usage(**counts)
+    counts = _COUNTS_OF(message)
+    if min(counts) < 0:
+        name = next(name for name, count in zip(USAGE_CLASSES, counts, strict=True) if count < 0)
+        raise Invalid(f"{field}.{name}_tokens", "must not be negative")
+    return usage_of(counts)
 
 
 def struct_to_dict(message: struct_pb2.Struct, *, field: str = "arguments") -> dict[str, object]:
@@ -219,12 +220,17 @@ def message_from_proto(message: content_pb2.Message, *, field: str = "message") 
 
 def call_id_to_proto(call_id: CallId) -> content_pb2.CallId:
     """Writes a call id."""
-    return content_pb2.CallId(
-        run_id=call_id.run_id,
-        path=call_id.path,
-        attempt_group=call_id.attempt_group,
-        call_index=call_id.index,
-    )
+    message = content_pb2.CallId()
+    write_call_id(call_id, message)
+    return message
+
+
+def write_call_id(call_id: CallId, message: content_pb2.CallId) -> None:
+    """Writes a call id into an empty message."""
+    message.run_id = call_id.run_id
+    message.path = call_id.path
+    message.attempt_group = call_id.attempt_group
+    message.call_index = call_id.index
 
 
 def call_id_from_proto(message: content_pb2.CallId) -> CallId:

@@ -1,6 +1,11 @@
 """Token counts in classes that do not overlap."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Final
+
+#: Most tokens of one class in one call; who reports more is mistaken.
+MOST_TOKENS: Final = 10**10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +32,27 @@ class Usage:
         prompt = self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
         return prompt + self.output + self.reasoning + self.audio_in + self.audio_out + self.image
 
+    @property
+    def plausible(self) -> bool:
+        """True when each class holds as many tokens as one call can take."""
+        return all(0 <= getattr(self, name) <= MOST_TOKENS for name in USAGE_CLASSES)
+
 
 #: Names of the classes, in the order of the proto.
 USAGE_CLASSES: tuple[str, ...] = tuple(item.name for item in fields(Usage))
+
+
+def usage_of(counts: Sequence[int]) -> Usage:
+    """Reads token counts in the order of the classes."""
+    plain, cache_read, cache_write_5m, cache_write_1h, output, reasoning, audio_in, audio_out, image = counts
+    return Usage(
+        input=plain,
+        cache_read=cache_read,
+        cache_write_5m=cache_write_5m,
+        cache_write_1h=cache_write_1h,
+        output=output,
+        reasoning=reasoning,
+        audio_in=audio_in,
+        audio_out=audio_out,
+        image=image,
+    )

@@ -1,6 +1,5 @@
 """What models cost, asked of inference, which knows what stands behind a name, and of cost."""
 
-import re
 from collections.abc import Collection
 from typing import Final
 
@@ -8,6 +7,7 @@ import grpc.aio
 
 from comitia.cost.v1 import cost_pb2, cost_service_pb2, cost_service_pb2_grpc
 from comitia.inference.v1 import generation_pb2, inference_service_pb2, inference_service_pb2_grpc
+from services.meshkit.content.model_name import NameKey, name_key, priced
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Principal
 from services.meshkit.grpc.channel import call_metadata
@@ -21,8 +21,6 @@ _PAGE: Final = 500
 _MOST_PAGES: Final = 20
 _DEFAULT: Final = "default"
 _STUB: Final = "stub"
-_ANY_MODEL: Final = "*"
-_RELEASE: Final = re.compile(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
 
 
 class MeshModelPrices:
@@ -68,8 +66,7 @@ class MeshModelPrices:
         for model in listed.models:
             if model.task != generation_pb2.MODEL_TASK_GENERATE:
                 continue
-            name = model.model.lower()
-            price = next((rows[key] for key in _names(model.adapter, name) if key in rows), None)
+            price = priced(rows, model.adapter, model.model)
             if price is None:
                 continue
             found[model.name] = Prices(input=price.input_nano_usd_per_million, output=price.output_nano_usd_per_million)
@@ -77,21 +74,17 @@ class MeshModelPrices:
                 found.setdefault(_DEFAULT, found[model.name])
         return found
 
-    async def _prices(self, principal: Principal) -> dict[tuple[str, str], cost_pb2.Price]:
+    async def _prices(self, principal: Principal) -> dict[NameKey, cost_pb2.Price]:
         """Gives the prices of short prompts, by provider and model."""
-        rows: dict[tuple[str, str], cost_pb2.Price] = {}
+        rows: dict[NameKey, cost_pb2.Price] = {}
         request = cost_service_pb2.ListPricesRequest(page_size=_PAGE)
         for _ in range(_MOST_PAGES):
             with remote_errors():
                 page = await self._pricing.ListPrices(request, timeout=_SECONDS, metadata=call_metadata(principal))
             for price in page.prices:
                 if price.min_prompt_tokens == 0:
-                    rows[price.provider, price.model.lower()] = price
+                    rows[name_key(price.provider, price.model)] = price
             if not page.next_page_token:
                 break
             request.page_token = page.next_page_token
         return rows
-
-
-def _names(provider: str, model: str) -> tuple[tuple[str, str], ...]:
-    return (provider, model), (provider, _RELEASE.sub("", model)), (provider, _ANY_MODEL)

@@ -14,6 +14,7 @@ Precondition  ├── SessionNotWaiting
               ├── RunNotPaused
               ├── RunStandsStill
               ├── RunDiverged
+              ├── EstimateNotPriced
               ├── RecordDestroyed
               ├── RecordBroken
               ├── RunNotEnded
@@ -26,7 +27,8 @@ Exhausted     ├── EstimateExceedsBudget
               ├── RunsAtLimit
               ├── SignalsAtLimit
               └── WorkersAtLimit
-Unavailable   └── TurnStillMade
+Unavailable   ├── PreflightUnavailable
+              └── TurnStillMade
 """
 
 from collections.abc import Sequence
@@ -45,7 +47,7 @@ from services.meshkit.core.errors import (
 from services.meshkit.core.money import NanoUsd, format_usd
 from services.orchestrator.domain.workflow import Fault
 
-#: Faults of a workflow that an error lists; ValidateWorkflow tells them all.
+#: Faults of a workflow that an error lists; ValidateWorkflow tells them all. Models without a price, too.
 _MOST_LISTED: Final = 12
 
 
@@ -327,6 +329,31 @@ class EstimateExceedsBudget(Exhausted):
             expected_nano_usd=expected,
             left_nano_usd=left,
         )
+
+
+class EstimateNotPriced(Precondition):
+    """A model of the run has no known price, so nobody can say whether it fits. Import one, or ask another model."""
+
+    reason = "ESTIMATE_NOT_PRICED"
+
+    def __init__(self, models: Sequence[str]) -> None:
+        more = f" and {len(models) - _MOST_LISTED} more" if len(models) > _MOST_LISTED else ""
+        names = ", ".join(models[:_MOST_LISTED]) + more
+        super().__init__(
+            f"nobody can say what the run takes, for no price is known of {names}; ask for a model that `comitia "
+            "models` shows as priced, have an operator import the price (`comitia prices import`), use a key that may "
+            "see models and prices, or start it with preflight `warn`",
+            models=names,
+        )
+
+
+class PreflightUnavailable(Unavailable):
+    """Preflight starts no run that may not fit, and nobody can say now whether this one does. Try again."""
+
+    reason = "PREFLIGHT_UNAVAILABLE"
+
+    def __init__(self, dependency: str) -> None:
+        super().__init__(f"{dependency}, which preflight asks whether the run fits its budgets,")
 
 
 class SubRunsAtLimit(Exhausted):

@@ -65,8 +65,8 @@ class Estimate:
     #: Intervals of runs of its name that were held against what came, and how many of them held the money.
     judged: int
     covered: int
-    #: False when a model has no known price: its turns are counted without money.
-    priced: bool
+    #: Models that have no known price: their turns are counted without money.
+    unpriced: tuple[str, ...] = ()
 
     def of(self, amount: Amount) -> Range:
         """Gives the range of one amount."""
@@ -138,7 +138,7 @@ def estimate(shape: RunShape, habits: Habits, prices: Mapping[str, Prices]) -> E
         pooled=pooled and bool(window.errors),
         judged=money.judged,
         covered=money.covered,
-        priced=all(turn.model in prices for turn in shape.turns()),
+        unpriced=tuple(sorted({turn.model for turn in shape.turns()} - prices.keys())),
     )
 
 

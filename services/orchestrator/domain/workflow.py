@@ -252,6 +252,22 @@ class Node:
         return None if self.policy is None else self.policy.output_schema
 
 
+class Preflight(Enum):
+    """What is done at the start of a run that may not fit its budgets."""
+
+    OFF = "off"
+    WARN = "warn"
+    REJECT = "reject"
+    DEGRADE = "degrade"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowPolicy:
+    """How runs of a workflow are started."""
+
+    preflight: Preflight | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workflow:
     """One immutable version of a workflow."""
@@ -263,6 +279,7 @@ class Workflow:
     input_schema: Schema | None = None
     output: Mapping[str, NodeValue] = field(default_factory=dict[str, NodeValue])
     deadline: timedelta | None = None
+    policy: WorkflowPolicy | None = None
 
     def sinks(self) -> Iterator[Node]:
         """Gives the nodes that no other depends on."""

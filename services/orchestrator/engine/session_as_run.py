@@ -44,6 +44,8 @@ def _session_as_run(session: session_pb2.Session) -> run_pb2.Run:
             "max_rounds": session.max_rounds,
         }
     )
+    if session.HasField("estimate"):
+        run.estimate.CopyFrom(session.estimate)
     if session.HasField("start_time"):
         run.start_time.CopyFrom(session.start_time)
     if session.HasField("end_time"):

@@ -78,13 +78,20 @@ _DUE: Final = """
     ORDER BY tenant_id, run_id"""
 _TAKE: Final = """
     DELETE FROM estimate_pending WHERE tenant_id = $1 AND run_id = ANY($2::uuid[]) RETURNING run_id"""
+#: Each by the index, however many there are: a join might read all that the tenant has.
 _HABITS: Final = """
-    SELECT kind, name, habits::text AS habits FROM run_habits
-    WHERE tenant_id = $1 AND (kind, name) IN (SELECT * FROM unnest($2::text[], $3::text[]))"""
+    SELECT wanted.kind, wanted.name, found.habits
+    FROM unnest($2::text[], $3::text[]) AS wanted (kind, name)
+    CROSS JOIN LATERAL (
+        SELECT habits::text AS habits FROM run_habits
+        WHERE tenant_id = $1 AND kind = wanted.kind AND name = wanted.name LIMIT 1) AS found"""
 #: Without the turns of agents: of those an estimate needs what follows from them.
 _FITS: Final = """
-    SELECT kind, name, (CASE kind WHEN 'turn' THEN habits->'fit' ELSE habits END)::text AS habits FROM run_habits
-    WHERE tenant_id = $1 AND (kind, name) IN (SELECT * FROM unnest($2::text[], $3::text[]))"""
+    SELECT wanted.kind, wanted.name, found.habits
+    FROM unnest($2::text[], $3::text[]) AS wanted (kind, name)
+    CROSS JOIN LATERAL (
+        SELECT (CASE kind WHEN 'turn' THEN habits->'fit' ELSE habits END)::text AS habits FROM run_habits
+        WHERE tenant_id = $1 AND kind = wanted.kind AND name = wanted.name LIMIT 1) AS found"""
 _KEEP: Final = """
     INSERT INTO run_habits (tenant_id, kind, name, habits)
     SELECT $1, kind, name, habits::jsonb FROM unnest($2::text[], $3::text[], $4::text[]) AS kept (kind, name, habits)
@@ -98,24 +105,54 @@ _ADD: Final = """
 _PAGE: Final = """
     SELECT run_id, name, reference, project, estimated, actual, calibrated_on, end_time FROM run_estimate
     WHERE tenant_id = $1 AND ($2 = '' OR name = $2) AND ($3::uuid IS NULL OR run_id < $3)
-    ORDER BY run_id DESC LIMIT $4"""
-#: Of the latest runs. The bounds of the money are the seventh and the ninth number.
+        AND ($4::uuid IS NULL OR run_id = $4)
+    ORDER BY run_id DESC LIMIT $5"""
+#: The latest runs first, then those that had an interval: however few had one, no more is read. The bounds of the money
+#: are the seventh and the ninth number.
 _COVERAGE: Final = """
     SELECT count(*) AS judged, count(*) FILTER (WHERE actual[3] BETWEEN estimated[7] AND estimated[9]) AS covered
-    FROM (SELECT actual, estimated FROM run_estimate
-          WHERE tenant_id = $1 AND ($2 = '' OR name = $2) AND calibrated_on > 0
-          ORDER BY run_id DESC LIMIT $3) AS latest"""
+    FROM (SELECT actual, estimated, calibrated_on FROM run_estimate
+          WHERE tenant_id = $1 AND ($2 = '' OR name = $2)
+          ORDER BY run_id DESC LIMIT $3) AS latest
+    WHERE calibrated_on > 0"""
 _JUDGED: Final = 1_000
+#: Rows that one round forgets.
+_FORGOTTEN_AT_ONCE: Final = 10_000
+#: By tenant, found one after the other by the index: places on it up to the first that is not kept, and what lies
+#: beyond, the oldest first.
 _FORGET_ESTIMATES: Final = """
-    DELETE FROM run_estimate WHERE run_id IN (
-        SELECT run_id FROM (
-            SELECT run_id, row_number() OVER (PARTITION BY tenant_id ORDER BY run_id DESC) AS place FROM run_estimate
-        ) AS numbered WHERE place > $1)"""
+    WITH RECURSIVE having_estimates (tenant_id) AS (
+        (SELECT tenant_id FROM run_estimate ORDER BY tenant_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT following.tenant_id FROM run_estimate AS following
+                WHERE following.tenant_id > before.tenant_id ORDER BY following.tenant_id LIMIT 1)
+        FROM having_estimates AS before WHERE before.tenant_id IS NOT NULL),
+    beyond AS (
+        SELECT old.run_id FROM having_estimates
+        CROSS JOIN LATERAL (
+            SELECT kept.run_id FROM run_estimate AS kept WHERE kept.tenant_id = having_estimates.tenant_id
+            ORDER BY kept.run_id DESC OFFSET $1 LIMIT 1) AS first
+        CROSS JOIN LATERAL (
+            SELECT following.run_id FROM run_estimate AS following
+            WHERE following.tenant_id = having_estimates.tenant_id AND following.run_id <= first.run_id
+            ORDER BY following.run_id LIMIT $2) AS old
+        LIMIT $2)
+    DELETE FROM run_estimate WHERE run_id = ANY(ARRAY(SELECT run_id FROM beyond))"""
 _FORGET_HABITS: Final = """
-    DELETE FROM run_habits WHERE (tenant_id, kind, name) IN (
-        SELECT tenant_id, kind, name FROM (
-            SELECT tenant_id, kind, name, row_number() OVER (PARTITION BY tenant_id ORDER BY update_time DESC) AS place
-            FROM run_habits) AS numbered WHERE place > $1)"""
+    WITH RECURSIVE having_habits (tenant_id) AS (
+        (SELECT tenant_id FROM run_habits ORDER BY tenant_id LIMIT 1)
+        UNION ALL
+        SELECT (SELECT following.tenant_id FROM run_habits AS following
+                WHERE following.tenant_id > before.tenant_id ORDER BY following.tenant_id LIMIT 1)
+        FROM having_habits AS before WHERE before.tenant_id IS NOT NULL),
+    beyond AS (
+        SELECT having_habits.tenant_id, old.kind, old.name FROM having_habits
+        CROSS JOIN LATERAL (
+            SELECT kept.kind, kept.name FROM run_habits AS kept WHERE kept.tenant_id = having_habits.tenant_id
+            ORDER BY kept.update_time DESC OFFSET $1 LIMIT $2) AS old
+        LIMIT $2)
+    DELETE FROM run_habits USING beyond
+    WHERE (run_habits.tenant_id, run_habits.kind, run_habits.name) = (beyond.tenant_id, beyond.kind, beyond.name)"""
 
 
 class SqlEstimates:
@@ -137,11 +174,11 @@ class SqlEstimates:
             await scope.commit()
 
     async def page(
-        self, tenant: TenantId, *, name: str, before: UUID | None, most: int
+        self, tenant: TenantId, *, name: str, before: UUID | None, most: int, run: UUID | None = None
     ) -> tuple[Sequence[EstimatedRun], bool]:
         """See `EstimateStore.page`."""
         async with driver_scope(self._app, tenant, read_only=True) as scope:
-            rows = await scope.driver.fetch(_PAGE, tenant, name, before, most + 1)
+            rows = await scope.driver.fetch(_PAGE, tenant, name, before, run, most + 1)
         return [_estimated(row) for row in rows[:most]], len(rows) > most
 
     async def coverage(self, tenant: TenantId, *, name: str) -> tuple[int, int]:
@@ -173,15 +210,16 @@ class SqlEstimates:
             )
             yield _SqlLesson(scope, tenant)
 
-    async def forget_old(self) -> int:
+    async def forget_old(self) -> tuple[int, bool]:
         """See `LessonPlan.forget_old`."""
         async with driver_scope(self._maintenance, None) as scope:
-            gone = [
-                await scope.driver.execute(_FORGET_ESTIMATES, MOST_ESTIMATES),
-                await scope.driver.execute(_FORGET_HABITS, MOST_HABITS),
+            tags = [
+                await scope.driver.execute(_FORGET_ESTIMATES, MOST_ESTIMATES, _FORGOTTEN_AT_ONCE),
+                await scope.driver.execute(_FORGET_HABITS, MOST_HABITS, _FORGOTTEN_AT_ONCE),
             ]
             await scope.commit()
-        return sum(int(tag.rpartition(" ")[2]) for tag in gone)
+        gone = [int(tag.rpartition(" ")[2]) for tag in tags]
+        return sum(gone), max(gone) >= _FORGOTTEN_AT_ONCE
 
 
 class _SqlLesson:

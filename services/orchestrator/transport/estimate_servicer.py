@@ -65,9 +65,10 @@ class EstimateServicer(estimate_service_pb2_grpc.EstimateServiceServicer):
         place = decode_page_token(request.page_token, str)
         before = None if place is None else to_uuid(place[0], "run", field="page_token")
         name = f"workflow:{check_name(request.workflow, field='workflow')}" if request.workflow else ""
+        run = to_uuid(request.run_id, "run", field="run_id") if request.run_id else None
         caller = caller_of(context)
         tenant = caller.principal.tenant
-        page, more = await self._estimates.page(tenant, name=name, before=before, most=size)
+        page, more = await self._estimates.page(tenant, name=name, before=before, most=size, run=run)
         seen = {run.run_id for run in await self._access.readable(caller, [as_run(run) for run in page])}
         judged, covered = await self._estimates.coverage(tenant, name=name)
         return pb.ListEstimatesResponse(

@@ -1,10 +1,13 @@
 """Writes estimates as messages: a run shows the one that it was started on from its first fact on. Pure."""
 
-from typing import cast
+from typing import Final, cast
 
 from comitia.orchestrator.v1 import estimate_pb2
 from services.orchestrator.domain.preflight import Assessment, Verdict
 from services.orchestrator.domain.run_shape import Amount
+
+#: Models without a price that are named.
+_MOST_NAMED: Final = 20
 
 
 def estimate_message(assessment: Assessment, *, degraded_to: str = "") -> estimate_pb2.RunEstimate:
@@ -19,12 +22,14 @@ def estimate_message(assessment: Assessment, *, degraded_to: str = "") -> estima
         pooled=estimate.pooled,
         judged_count=estimate.judged,
         covered_count=estimate.covered,
-        priced=estimate.priced,
+        priced=not estimate.unpriced,
+        unpriced_models=estimate.unpriced[:_MOST_NAMED],
+        budgets_unknown=not assessment.budgets_known,
         budgets=[
             estimate_pb2.BudgetVerdict(budget=level.name, left_nano_usd=level.left, verdict=_verdict(verdict))
             for level, verdict in assessment.verdicts
         ],
-        verdict=_verdict(assessment.worst[1]),
+        verdict=_verdict(assessment.verdict),
         degraded_to=degraded_to,
     )
     set_ranges(message, estimate.whole())

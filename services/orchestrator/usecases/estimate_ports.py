@@ -60,12 +60,13 @@ class EstimateStore(Protocol):
         ...
 
     async def page(
-        self, tenant: TenantId, *, name: str, before: UUID | None, most: int
+        self, tenant: TenantId, *, name: str, before: UUID | None, most: int, run: UUID | None = None
     ) -> tuple[Sequence[EstimatedRun], bool]:
         """Gives runs newest first, those older than `before`; and whether there are more.
 
         Args:
             name: only runs of this name; empty for all.
+            run: only this one; None for all.
         """
         ...
 
@@ -89,8 +90,10 @@ class LessonPlan(Protocol):
         """Opens the transaction in which a tenant's runs are learnt from."""
         ...
 
-    async def forget_old(self) -> int:
-        """Deletes what is beyond the number that is kept of each tenant; says how much."""
+    async def forget_old(self) -> tuple[int, bool]:
+        """Deletes what is beyond the number that is kept of each tenant, a bounded number; says how much, and whether
+        there may be more.
+        """
         ...
 
 

@@ -1,9 +1,9 @@
 """Estimates a run, and holds the estimate against the budgets that the run would spend from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from comitia.orchestrator.v1 import journal_pb2
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.telemetry.logs import logger
@@ -19,7 +19,7 @@ log = logger(__name__)
 
 
 class EstimateRun:
-    """What a neighbour cannot say now, or not to this caller, is left out: an estimate is no promise."""
+    """What a neighbour cannot say now, or not to this caller, is left out, and said to be."""
 
     def __init__(self, *, store: EstimateStore, prices: ModelPrices, budgets: BudgetLevels, below: RunsBelow) -> None:
         self._store = store
@@ -39,9 +39,14 @@ class EstimateRun:
         tenant = caller.principal.tenant
         shape = shape_of(started, await self._below.of(tenant, started))
         habits, kept = await self._store.habits(tenant, shape)
-        prices = {**kept, **await self._known_prices(caller, shape, kept)}
-        levels = [BudgetLevel(name="run", left=max_cost), *await self._levels(caller, metadata.get(PROJECT, ""))]
-        return assess(estimate(shape, habits, prices), levels)
+        found, prices_known = await self._known_prices(caller, shape, kept)
+        levels, budgets_known = await self._levels(caller, metadata.get(PROJECT, ""))
+        return assess(
+            estimate(shape, habits, {**kept, **found}),
+            [BudgetLevel(name="run", left=max_cost), *levels],
+            budgets_known=budgets_known,
+            prices_known=prices_known,
+        )
 
     async def cheaper(self, caller: Caller, started: journal_pb2.RunStarted) -> list[str]:
         """Gives models that cost less than the dearest one that a run asks, the dearest of them first.
@@ -57,21 +62,25 @@ class EstimateRun:
         by_cost = await self._prices.by_cost(caller)
         return [name for name, one in reversed(by_cost) if (one.output, one.input) < dearest and name not in asked]
 
-    async def _known_prices(self, caller: Caller, shape: RunShape, kept: Mapping[str, Prices]) -> dict[str, Prices]:
+    async def _known_prices(
+        self, caller: Caller, shape: RunShape, kept: Mapping[str, Prices]
+    ) -> tuple[dict[str, Prices], bool]:
+        """Gives the prices of now, and whether those are all that this caller will ever be told."""
         try:
             found = await self._prices.of(caller, {turn.model for turn in shape.turns()})
         except MeshError as error:
             log.info("prices are taken from before", cause=error.message)
-            return {}
+            return {}, error.kind is ErrorKind.DENIED
         changed = {model: price for model, price in found.items() if kept.get(model) != price}
         if changed:
             # Whoever learns from runs asks nobody: it knows of prices what is kept here.
             await self._store.keep_prices(caller.principal.tenant, changed)
-        return found
+        return found, True
 
-    async def _levels(self, caller: Caller, project: str) -> list[BudgetLevel]:
+    async def _levels(self, caller: Caller, project: str) -> tuple[Sequence[BudgetLevel], bool]:
+        """Gives the budgets beside the run's own that this caller may see, and whether cost has said which."""
         try:
-            return list(await self._budgets.of(caller, project))
+            return await self._budgets.of(caller, project), True
         except MeshError as error:
             log.info("an estimate is held against the run's own budget alone", cause=error.message)
-            return []
+            return (), False

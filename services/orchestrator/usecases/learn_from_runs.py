@@ -87,8 +87,9 @@ class LearnFromRuns:
             settled = self._clock.now() - _SETTLED
             await self._plan.gather(_id_at(settled - _LOOKED_BACK), _id_at(settled))
             if self._clock.monotonic() >= self._forget_at:
-                await self._plan.forget_old()
-                self._forget_at = self._clock.monotonic() + _FORGET_SECONDS
+                _, more = await self._plan.forget_old()
+                if not more:
+                    self._forget_at = self._clock.monotonic() + _FORGET_SECONDS
         return len(due)
 
     async def _learn(self, tenant: TenantId, run_ids: Sequence[str]) -> None:

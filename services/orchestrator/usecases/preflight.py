@@ -7,7 +7,7 @@ from comitia.orchestrator.v1 import journal_pb2
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Caller, TenantId
 from services.meshkit.core.money import NanoUsd
-from services.orchestrator.domain.errors import EstimateExceedsBudget
+from services.orchestrator.domain.errors import EstimateExceedsBudget, EstimateNotPriced, PreflightUnavailable
 from services.orchestrator.domain.preflight import Assessment, PreflightMode, Verdict
 from services.orchestrator.domain.run_shape import Amount
 from services.orchestrator.usecases.estimate_run import EstimateRun
@@ -50,23 +50,22 @@ class Preflight:
         max_cost: NanoUsd,
         metadata: Mapping[str, str],
     ) -> Cleared:
-        """Clears a run. Raises: EstimateExceedsBudget."""
+        """Clears a run. Raises: EstimateExceedsBudget, EstimateNotPriced, PreflightUnavailable."""
         if not self.wanted(caller, mode):
             return Cleared()
         mode = self._mode(caller, mode)
         assessment = await self._estimate_run(caller, started, max_cost=max_cost, metadata=metadata)
-        level, verdict = assessment.worst
-        if mode is PreflightMode.WARN or verdict < Verdict.DEGRADES:
+        verdict = assessment.verdict
+        if mode is PreflightMode.WARN or verdict in (Verdict.FITS, Verdict.WARNS):
             return Cleared(assessment=assessment)
-        if mode is PreflightMode.DEGRADE:
+        if mode is PreflightMode.DEGRADE and assessment.budgets_known:
             cheaper = await self._cheaper(caller, started, max_cost, metadata)
             if cheaper is not None:
                 return cheaper
         if verdict is Verdict.DEGRADES:
             # It fits; the budget itself says which calls it lets through.
             return Cleared(assessment=assessment)
-        median = round(assessment.estimate.of(Amount.COST).median)
-        raise EstimateExceedsBudget(level.name, expected=NanoUsd(median), left=NanoUsd(level.left))
+        raise _refusal(assessment)
 
     def _mode(self, caller: Caller, mode: PreflightMode) -> PreflightMode:
         return self._own.get(caller.principal.tenant, self._default) if mode is PreflightMode.UNSPECIFIED else mode
@@ -84,6 +83,19 @@ class Preflight:
         for model in models:
             degraded.model_override = model
             assessment = await self._estimate_run(caller, degraded, max_cost=max_cost, metadata=metadata)
-            if assessment.worst[1] < Verdict.DEGRADES:
+            if assessment.verdict in (Verdict.FITS, Verdict.WARNS):
                 return Cleared(assessment=assessment, degraded_to=model)
         return None
+
+
+def _refusal(assessment: Assessment) -> MeshError:
+    """Says why a run is not cleared. What cannot be said now is refused like what does not fit: nobody spends blind."""
+    level, verdict = assessment.worst
+    if verdict is Verdict.EXCEEDS:
+        median = round(assessment.estimate.of(Amount.COST).median)
+        return EstimateExceedsBudget(level.name, expected=NanoUsd(median), left=NanoUsd(level.left))
+    if not assessment.budgets_known:
+        return PreflightUnavailable("cost")
+    if not assessment.prices_known:
+        return PreflightUnavailable("cost or inference")
+    return EstimateNotPriced(assessment.estimate.unpriced)

@@ -55,7 +55,8 @@ class StartRun:
         """Gives the run as it began, or what an earlier request with this key was answered.
 
         Raises: Invalid, RunInputInvalid, RelationMissing, WorkflowNotFound, RunsAtLimit, QuotaExceeded,
-            EstimateExceedsBudget, RequestIdReused, RequestInProgress, and what tools, cost or the gateway refuse.
+            EstimateExceedsBudget, EstimateNotPriced, PreflightUnavailable, RequestIdReused, RequestInProgress, and what
+            tools, cost or the gateway refuse.
         """
         spec = command.spec.checked()
         check_size(spec.input)
@@ -86,7 +87,9 @@ class StartRun:
         return as_run(await self._runs.start(command.key, run, started))
 
     async def _cleared(self, command: StartRunCommand, spec: RunSpec, pinned: PinnedWorkflow) -> Cleared:
-        if not self._preflight.wanted(command.caller, command.preflight):
+        # What the caller says, then what the workflow says, then what the operator has set.
+        mode = command.preflight or PreflightMode(pinned.workflow.policy.preflight)
+        if not self._preflight.wanted(command.caller, mode):
             return Cleared()
         first = journal_pb2.RunStarted(
             workflow=pinned.workflow,
@@ -97,7 +100,7 @@ class StartRun:
         return await self._preflight(
             command.caller,
             first,
-            mode=command.preflight,
+            mode=mode,
             max_cost=spec.max_cost or DEFAULT_MAX_COST,
             metadata=spec.metadata,
         )

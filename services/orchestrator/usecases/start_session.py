@@ -56,7 +56,8 @@ class StartSession:
         """Gives the session as it began, or what an earlier request with this key was answered.
 
         Raises: Invalid, RelationMissing, AgentNotFound, RunsAtLimit, QuotaExceeded, EstimateExceedsBudget,
-            RequestIdReused, RequestInProgress, and what cost or the gateway refuse.
+            EstimateNotPriced, PreflightUnavailable, RequestIdReused, RequestInProgress, and what cost or the gateway
+            refuse.
         """
         spec = command.spec.checked()
         spec = replace(spec, metadata=await self._access.to_start(command.caller, spec.metadata))

@@ -20,6 +20,7 @@ from services.orchestrator.domain.workflow import (
     Node,
     NodePolicy,
     OnFailure,
+    Preflight,
     QualityTier,
     Reducer,
     RetryPolicy,
@@ -29,6 +30,7 @@ from services.orchestrator.domain.workflow import (
     ToolNode,
     WaitNode,
     Workflow,
+    WorkflowPolicy,
 )
 from services.orchestrator.workflows.faults import Faults, Reason
 from services.orchestrator.workflows.fields import Fields, kind_of
@@ -74,12 +76,23 @@ def parse(document: object, faults: Faults) -> Parsed | None:
         input_schema=fields.schema("input_schema"),
         output=fields.values("output"),
         deadline=fields.duration("deadline", low=domain.SECOND, high=domain.YEAR),
+        policy=_workflow_policy(fields),
         nodes=nodes,
     )
     if not nodes:
         fields.missing("nodes")
     fields.done()
     return Parsed(workflow, _places(nodes, faults))
+
+
+def _workflow_policy(fields: Fields) -> WorkflowPolicy | None:
+    value = fields.raw("policy")
+    if value is None:
+        return None
+    inside = Fields(value, fields.at("policy"), fields.faults, what="the fields of a policy")
+    policy = WorkflowPolicy(preflight=inside.choice("preflight", Preflight))
+    inside.done()
+    return policy
 
 
 def _is_small(document: Mapping[str, object], faults: Faults) -> bool:

@@ -57,7 +57,7 @@ def test_an_estimate_is_said_with_its_interval_and_its_budgets(comitia: Comitia,
 def test_an_estimate_that_rests_on_nothing_says_so(comitia: Comitia) -> None:
     said = comitia("estimate", "--session", "Rivers?", "-a", "Ada", lines=None).out
     assert "static tables alone; the interval promises nothing yet" in said
-    assert "without models that have no known price" in said
+    assert "without gpt-odd: no price is known" in said
     assert "intervals held" not in said
 
 
@@ -95,6 +95,39 @@ def test_the_history_is_drawn_on_one_scale(comitia: Comitia, mesh: FakeMesh) -> 
     assert drawn[-1] == "1 of 3 intervals held the cost (33%); 90 % is promised"
     assert any("from $0.01 to $0.09" in line for line in drawn)
     assert len(json.loads(comitia("estimate", "--history", "-o", "json", lines=None).out)) == 3
+
+
+def test_a_session_shows_what_it_took_beside_what_was_expected(comitia: Comitia) -> None:
+    started = json.loads(comitia("session", "start", "Tabs?", "--preflight", "warn", "-o", "json").out)
+    said = comitia("session", "show", started["session_id"], lines=None).out
+    for words in (
+        "estimated   may not fit\n",
+        "$0.02 ($0.01 to $0.04); took $0.000006, below the interval\n",
+        "1,000 tokens in (900 to 1,200); took ",
+        "500 tokens out (400 to 700); took ",
+    ):
+        assert words in said
+    shown = json.loads(comitia("session", "show", started["session_id"], "-o", "json").out)
+    assert shown["estimate"]["cost_nano_usd"]["median"] == "20000000"
+
+
+def test_a_session_that_was_not_estimated_shows_what_would_have_been_expected(comitia: Comitia, mesh: FakeMesh) -> None:
+    session = json.loads(comitia("session", "start", "Tabs?", "-o", "json").out)["session_id"]
+    assert "estimated" not in comitia("session", "show", session, lines=None).out
+    mesh.estimates.ended(20_000_000, cost_nano_usd=a_range(5_000, 6_000, 7_000))
+    assert "estimated" not in comitia("session", "show", session, lines=None).out
+    mesh.estimates.runs[0].run_id = session
+    said = comitia("session", "show", session, lines=None).out
+    assert "estimated   made after its end, as if before its start\n" in said
+    assert "$0.000006 ($0.000005 to $0.000007); took $0.000006, inside\n" in said
+
+
+def test_what_has_not_ended_shows_what_it_took_so_far(comitia: Comitia, mesh: FakeMesh) -> None:
+    mesh.sessions.hold = True
+    session = json.loads(comitia("session", "start", "Tabs?", "--preflight", "warn", "-o", "json").out)["session_id"]
+    assert "($0.01 to $0.04); $0.00 so far\n" in comitia("session", "show", session, lines=None).out
+    comitia("session", "cancel", session, lines=None)
+    assert "($0.01 to $0.04); $0.00 until it stopped\n" in comitia("session", "show", session, lines=None).out
 
 
 def test_a_start_names_what_is_done_with_a_run_that_may_not_fit(comitia: Comitia) -> None:

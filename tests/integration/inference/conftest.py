@@ -1,7 +1,7 @@
 """Inference as its callers see it: the real service and the real cost on real Postgres; law and provider are fakes."""
 
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +39,7 @@ from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.integration.conftest import MakeDatabase, free_port
 from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
 from tests.support.fake_provider import KEY, FakeProvider, fake_provider
+from tests.support.held_calls import held_calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,8 @@ class Money:
     """The real cost service."""
 
     target: str
+    #: Address of its database for a role that sees all tenants.
+    url: str
     #: Carries the assertion of inference.
     channel: grpc.aio.Channel
     outside: grpc.aio.Channel
@@ -155,7 +158,7 @@ async def running_cost(make_database: MakeDatabase, keys: MeshKeys, folder: Path
         channel(f"127.0.0.1:{running.port}", identity=keys.workload("inference")) as inside,
         grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as outside,
     ):
-        yield Money(target=f"127.0.0.1:{running.port}", channel=inside, outside=outside)
+        yield Money(target=f"127.0.0.1:{running.port}", url=urls.maintenance, channel=inside, outside=outside)
 
 
 def _settings(service: str, urls: DatabaseUrls, keys: MeshKeys, folder: Path) -> dict[str, Any]:
@@ -230,7 +233,9 @@ async def surroundings(postgres: str, tmp_path_factory: pytest.TempPathFactory) 
         fake_provider() as provider,
         fake_policy(keys) as law,
         running_cost(make_database, keys, folder) as money,
+        held_calls(money.url) as ledger,
     ):
+        provider.ledger = ledger
         yield Surroundings(folder=folder, keys=keys, urls=urls, money=money, law=law, provider=provider)
 
 
@@ -241,11 +246,12 @@ async def running_inference(surroundings: Surroundings) -> AsyncIterator[Inferen
 
 
 @pytest.fixture
-def fresh(surroundings: Surroundings) -> Principal:
+def fresh(surroundings: Surroundings) -> Iterator[Principal]:
     """Makes law and provider forget the test before, and gives a tenant that nobody has seen."""
     surroundings.law.forget()
     surroundings.provider.forget()
-    return surroundings.keys.principal(tenant=TenantId(uuid4()))
+    yield surroundings.keys.principal(tenant=TenantId(uuid4()))
+    assert surroundings.provider.meter.unheld == []
 
 
 @pytest.fixture

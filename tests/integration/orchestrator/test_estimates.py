@@ -1,8 +1,12 @@
 """Estimates on real Postgres: made before runs, learnt from the journals of those that ended, listed beside them."""
 
+# pyright: reportPrivateUsage=false
+# What single statements read is looked at.
+
 import asyncio
 from contextlib import AsyncExitStack
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -17,14 +21,15 @@ from comitia.orchestrator.v1 import (
     session_service_pb2,
 )
 from comitia.orchestrator.v1 import estimate_service_pb2 as pb
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import ErrorKind, MeshError, Unavailable
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds, to_uuid
 from services.meshkit.grpc.errors import remote_errors
-from services.meshkit.sql.scope import driver_scope
+from services.meshkit.sql.scope import DriverScope, driver_scope
 from services.orchestrator.domain.estimator import ANY_NAME, Habits, estimate, learn
 from services.orchestrator.domain.preflight import BudgetLevel
 from services.orchestrator.domain.run_shape import Amount
+from services.orchestrator.storage import estimates
 from services.orchestrator.storage.estimates import SqlEstimates
 from services.orchestrator.storage.habits_codec import run_from_json, run_to_json, turn_from_json, turn_to_json
 from tests.integration.orchestrator.conftest import OTHER_TENANT, House, Replica
@@ -169,6 +174,7 @@ async def test_a_list_is_asked_for_as_lists_are(replica: Replica) -> None:
         ({"page_size": -1}, "page_size"),
         ({"page_token": "x"}, "page_token"),
         ({"workflow": "a b"}, "workflow"),
+        ({"run_id": "session_1"}, "run_id"),
     ):
         with pytest.raises(MeshError) as refusal:
             await listed(replica, **fields)
@@ -226,6 +232,55 @@ async def test_a_run_that_does_not_fit_is_warned_about_refused_or_made_cheaper(h
     house.budgets.levels = []
 
 
+async def test_the_caller_says_what_is_done_before_the_workflow_and_the_workflow_before_the_operator(
+    house: House, replica: Replica
+) -> None:
+    made = agent_service_pb2.CreateAgentRequest(agent=agent_pb2.Agent(name="Ada", version="1.0.0", model="large"))
+    await replica.agents.CreateAgent(made, metadata=replica.as_tenant())
+    node = "nodes: [{id: a, agent: {agent: Ada, prompt: Go.}}]"
+    await create(replica, f"{{name: strict, version: 1.0.0, policy: {{preflight: reject}}, {node}}}")
+    await create(replica, f"{{name: thrifty, version: 1.0.0, policy: {{preflight: degrade}}, {node}}}")
+
+    async def begun(workflow: str, **fields: object) -> run_pb2.Run:
+        request = run_service_pb2.StartRunRequest(workflow=workflow, **fields)  # type: ignore[arg-type]
+        with remote_errors():
+            return (await replica.runs.StartRun(request, metadata=replica.as_tenant())).run
+
+    expected = (await estimated(replica, "strict")).estimate.cost_nano_usd.median
+    house.budgets.levels = [BudgetLevel(name="tenant", left=expected // 2)]
+    budgets = replica.preparation.budgets
+    with pytest.raises(MeshError) as refusal:
+        await begun("strict")
+    assert refusal.value.reason == "ESTIMATE_EXCEEDS_BUDGET"
+    assert replica.preparation.budgets == budgets
+    assert not (await begun("strict", preflight=estimate_pb2.PREFLIGHT_MODE_OFF)).HasField("estimate")
+    assert (await begun("strict", preflight=estimate_pb2.PREFLIGHT_MODE_WARN)).estimate.verdict == EXCEEDS
+    assert (await begun("thrifty")).estimate.degraded_to == "middle"
+    house.budgets.levels = []
+
+
+async def test_while_cost_is_down_a_warning_goes_on_and_nothing_else_begins(house: House, replica: Replica) -> None:
+    await talk(replica)
+    house.budgets.refusal = Unavailable("cost")
+    try:
+        shown = (await estimated(replica)).estimate
+        assert (shown.verdict, shown.budgets_unknown) == (estimate_pb2.ESTIMATE_VERDICT_UNKNOWN, True)
+        budgets = replica.preparation.budgets
+        request = run_service_pb2.StartRunRequest(workflow="talk")
+        for mode in (estimate_pb2.PREFLIGHT_MODE_REJECT, estimate_pb2.PREFLIGHT_MODE_DEGRADE):
+            request.preflight = mode
+            with pytest.raises(MeshError) as refusal, remote_errors():
+                await replica.runs.StartRun(request, metadata=replica.as_tenant())
+            assert (refusal.value.kind, refusal.value.reason) == (ErrorKind.UNAVAILABLE, "PREFLIGHT_UNAVAILABLE")
+        assert replica.preparation.budgets == budgets
+        request.preflight = estimate_pb2.PREFLIGHT_MODE_WARN
+        warned = (await replica.runs.StartRun(request, metadata=replica.as_tenant())).run
+        assert warned.estimate.budgets_unknown
+        assert (await ended(replica, warned.run_id)).state == run_pb2.RUN_STATE_SUCCEEDED
+    finally:
+        house.budgets.refusal = None
+
+
 async def test_a_session_that_does_not_fit_does_not_start(house: House, replica: Replica) -> None:
     await start(replica)
     house.budgets.levels = [BudgetLevel(name="tenant", left=1)]
@@ -243,6 +298,12 @@ async def test_a_session_that_does_not_fit_does_not_start(house: House, replica:
     assert session.estimate.verdict == EXCEEDS
     shown = await until(replica, session.session_id, session_pb2.SESSION_STATE_SUCCEEDED)
     assert shown.estimate == session.estimate
+    as_run = run_service_pb2.GetRunRequest(run_id=session.session_id)
+    assert (await replica.runs.GetRun(as_run, metadata=replica.as_tenant())).run.estimate == session.estimate
+    await learnt(replica, 2)
+    [one] = (await listed(replica, run_id=session.session_id)).estimates
+    assert (one.run_id, one.cost_nano_usd) == (session.session_id, shown.cost_nano_usd)
+    assert not (await listed(replica, run_id=session.session_id, workflow="talk")).estimates
 
 
 async def test_what_is_beyond_what_is_kept_is_forgotten(
@@ -254,9 +315,77 @@ async def test_what_is_beyond_what_is_kept_is_forgotten(
         await ended(replica, (await replica.runs.StartRun(request, metadata=replica.as_tenant())).run.run_id)
     await learnt(replica, 3)
     monkeypatch.setattr("services.orchestrator.storage.estimates.MOST_ESTIMATES", 1)
-    assert await replica.learnt.forget_old() == 2
+    assert await replica.learnt.forget_old() == (2, False)
     [left] = (await listed(replica)).estimates
     assert left.estimate.calibrated_on == 2
+
+
+def rows_read(plan: dict[str, Any]) -> int:
+    """Adds up the rows that the scans of a plan have touched, those that a filter left out among them."""
+    below = sum(rows_read(one) for one in plan.get("Plans", ()))
+    if "Scan" not in plan["Node Type"] or plan["Node Type"] in ("CTE Scan", "Subquery Scan", "WorkTable Scan"):
+        return below
+    left_out = sum(count for name, count in plan.items() if name.startswith("Rows Removed"))
+    return int(below + (plan["Actual Rows"] + left_out) * plan["Actual Loops"])
+
+
+async def planned(scope: DriverScope, statement: str, *values: object) -> int:
+    found = await scope.driver.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *values)
+    return rows_read(found[0]["Plan"])
+
+
+async def test_a_hundred_thousand_runs_that_ended_are_not_read_for_one_answer(house: House, replica: Replica) -> None:
+    tenant, store = TenantId(SystemIds().uuid()), replica.learnt
+    connection = await asyncpg.connect(house.urls.migrator)
+    try:
+        # None of the latest had an interval, and those of `rare` are the oldest.
+        await connection.execute(
+            """INSERT INTO run_estimate
+                   (tenant_id, run_id, name, reference, project, estimated, actual, calibrated_on, end_time)
+               SELECT $1, lpad(to_hex(place), 32, '0')::uuid,
+                   CASE WHEN place <= 20 THEN 'workflow:rare' ELSE 'workflow:often' END, 'often@1.0.0', '',
+                   array_fill(place, ARRAY[12]), array_fill(place, ARRAY[4]),
+                   CASE WHEN place <= 50000 THEN 9 ELSE 0 END, now()
+               FROM generate_series(1::bigint, 100000) AS place""",
+            tenant,
+        )
+        await connection.execute(
+            """INSERT INTO run_habits (tenant_id, kind, name, habits, update_time)
+               SELECT $1, 'turn', 'agent' || place, '{"fit": [], "points": []}', now() - place * interval '1 minute'
+               FROM generate_series(1, 6000) AS place""",
+            tenant,
+        )
+        await connection.execute("ANALYZE run_estimate, run_habits")
+    finally:
+        await connection.close()
+    async with driver_scope(store._app, tenant, read_only=True) as scope:
+        for name in ("", "workflow:often", "workflow:rare", "workflow:none"):
+            assert await planned(scope, estimates._COVERAGE, tenant, name, 1_000) <= 1_000
+            for before in (None, UUID(int=60_000)):
+                assert await planned(scope, estimates._PAGE, tenant, name, before, None, 51) <= 51
+        one = UUID(int=5)
+        assert await planned(scope, estimates._PAGE, tenant, "", None, one, 51) == 1
+        keys = [f"agent{place}" for place in range(50)]
+        assert await planned(scope, estimates._FITS, tenant, ["turn"] * 50, keys) <= 100
+    assert await store.coverage(tenant, name="") == (0, 0)
+    assert await store.coverage(tenant, name="workflow:rare") == (20, 20)
+    page, more = await store.page(tenant, name="workflow:often", before=UUID(int=60_000), most=50)
+    assert (page[0].actual[0], len(page), more) == (59_999, 50, True)
+
+    gone, rounds = 0, 0
+    while True:
+        some, more = await store.forget_old()
+        assert some <= 20_000
+        gone, rounds = gone + some, rounds + 1
+        if not more:
+            break
+    # 90,000 runs and 1,000 habits, so many at once.
+    assert (gone, rounds) == (91_000, 10)
+    assert [one.actual[0] for one in (await store.page(tenant, name="", before=None, most=1))[0]] == [100_000]
+    left, _ = await store.page(tenant, name="", before=None, most=20_000)
+    assert (len(left), left[-1].actual[0]) == (10_000, 90_001)
+    shape = generate(3, 1)[0].shape
+    assert (await store.habits(tenant, shape))[0] == Habits()
 
 
 async def test_a_run_that_is_gone_is_waited_for_by_nobody(house: House, replica: Replica) -> None:
@@ -272,7 +401,7 @@ async def test_a_run_that_is_gone_is_waited_for_by_nobody(house: House, replica:
         await connection.close()
     await learnt(replica, 1)
     assert await replica.learning.round() == 0
-    async with driver_scope(replica.learnt._maintenance, None, read_only=True) as scope:  # pyright: ignore[reportPrivateUsage]
+    async with driver_scope(replica.learnt._maintenance, None, read_only=True) as scope:
         assert await scope.driver.fetchval("SELECT count(*) FROM estimate_pending") == 0
         assert await scope.driver.fetchval(
             "SELECT count(*) FROM estimate_place WHERE run_id = $1", to_uuid(run_id, "run")

@@ -80,6 +80,17 @@ def test_a_price_is_never_guessed(model: str) -> None:
         BOOK.find("openai", model, at=NOW)
 
 
+@pytest.mark.parametrize("model", ["gpt-4o-audio-preview", "gpt-4o-mini-audio-preview", "gpt-realtime", "gpt-image-1"])
+def test_a_model_with_a_class_that_nobody_could_charge_has_no_shipped_price(model: str) -> None:
+    with pytest.raises(PriceUnknown):
+        BOOK.find("openai", model, at=NOW)
+
+
+def test_a_model_that_hears_and_speaks_costs_what_audio_costs() -> None:
+    # OpenAI's page of the model: text 2.50 and 10 dollars a million, audio 32 and 64.
+    assert BOOK.find("openai", "gpt-audio", at=NOW).charge(Usage(audio_in=1000, audio_out=1000)) == 96_000_000
+
+
 def test_the_shipped_table_has_no_overlap_and_both_big_providers() -> None:
     assert without_overlap(SHIPPED)
     assert {"openai", "anthropic"} <= {price.provider for price in SHIPPED}

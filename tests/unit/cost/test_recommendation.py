@@ -94,6 +94,13 @@ def test_embeddings_may_wait_for_the_batch_class() -> None:
     assert (one.advice, one.saving.expected) == (Advice.BATCH_CLASS, 30 * 700_000_000)
 
 
+@pytest.mark.parametrize("provider", ["mistral", "anthropic", "google", "openai_compatible", "local"])
+def test_no_batch_class_is_advised_that_the_provider_does_not_show(provider: str) -> None:
+    prices = {(provider, "big"): replace(PRICES["openai", "big"], provider=provider)}
+    use = a_use(kind=CostKind.EMBED, provider=provider)
+    assert recommend([use], lambda *name: prices.get(name), last_day=LAST) == []
+
+
 def test_too_few_days_or_calls_or_cents_are_no_ground() -> None:
     assert advised(a_use(days=6, kind=CostKind.EMBED), last=FIRST + timedelta(days=5)) == []
     assert advised(a_use(days=4, kind=CostKind.EMBED)) == []

@@ -1,8 +1,10 @@
 """Money adds up, whatever happens in whatever order."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -10,15 +12,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from services.cost.domain.amounts import MAX_CHARGE
-from services.cost.domain.budget import Budget, BudgetId, tenant_budget_id
+from services.cost.domain.amounts import MAX_CHARGE, Amounts
+from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
-from services.cost.domain.errors import BudgetExhausted, BudgetNotFound, HoldNotFound, RefusalCause
+from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, BudgetNotFound, HoldNotFound, RefusalCause
 from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.price import Price
 from services.cost.domain.spend_book import AlertCause, Changes, SpendBook
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Invalid, MeshError, RequestIdReused
+from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.money import NanoUsd
 from tests.support.examples import examples
 from tests.support.money import ANNA, BERT, MINUTE, NOON, a_budget, a_hold, a_price
@@ -66,6 +69,30 @@ def test_a_refusal_because_too_much_is_spent_is_told_once() -> None:
     changes = book.changes()
     assert [alert.cause for alert in changes.alerts] == [AlertCause.EXHAUSTED]
     assert changes.budgets[0].exhausted
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "tenant"),
+        ({"scope": BudgetScope.PROJECT, "name": "atlas"}, "project:atlas"),
+        ({"scope": BudgetScope.AGENT, "name": "Athena"}, "agent:Athena"),
+        ({"scope": BudgetScope.STEP, "name": "run_1/rounds/2"}, "step:run_1/rounds/2"),
+        ({"scope": BudgetScope.RUN, "run_id": "run_1"}, "run:run_1"),
+    ],
+)
+def test_a_refusal_names_its_budget_as_people_do_beside_its_id(changes: dict[str, Any], name: str) -> None:
+    used = replace(a_budget(10, spent=10), **changes)
+    shown = from_uuid("budget", used.id)
+    with pytest.raises(BudgetExhausted) as exhausted:
+        used.refuse_unless_free(Amounts(1), now=NOON, cheapest=True)
+    degrading = replace(used, limit=NanoUsd(20), mode=BudgetMode.DEGRADE, warn_at=50)
+    with pytest.raises(BudgetDegrades) as degrades:
+        degrading.refuse_unless_free(Amounts(1), now=NOON, cheapest=False)
+    for refusal in (exhausted.value, degrades.value):
+        assert (refusal.metadata["budget_name"], refusal.metadata["budget"]) == (name, shown)
+        assert repr(name) in refusal.message
+        assert shown in refusal.message
 
 
 def test_a_call_that_asks_for_too_much_does_not_mean_that_the_budget_is_used_up() -> None:

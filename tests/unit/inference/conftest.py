@@ -1,8 +1,9 @@
 """One core with fakes around it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -69,6 +70,7 @@ def make_room(
     *,
     most: int = 8,
     known: KnownTenants | None = None,
+    prices: Mapping[str, int] = MappingProxyType({OPENAI.name: 50, ANTHROPIC.name: 2, LOCAL.name: 3}),
 ) -> Room:
     clock = FakeClock()
     law, holds, calls = FakeLaw(), FakeHolds(), MemoryCallStore(clock)
@@ -79,7 +81,7 @@ def make_room(
         providers=providers,
         law=law,
         holds=holds,
-        prices=FakePrices({OPENAI.name: 50, ANTHROPIC.name: 2, LOCAL.name: 3}),
+        prices=FakePrices(prices),
         calls=calls,
         notes=notes,
         tenants=known or KnownTenants(),

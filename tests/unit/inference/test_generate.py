@@ -26,7 +26,9 @@ from services.meshkit.core.secret import NO_SECRET
 from services.meshkit.testing import failpoints
 from tests.support.inference import (
     ANNA,
+    ANTHROPIC,
     LOCAL,
+    OPENAI,
     USED,
     BudgetDegrades,
     BudgetExhausted,
@@ -170,12 +172,41 @@ async def test_a_budget_that_degrades_is_answered_by_the_cheapest_of_the_chain(r
     assert not room.openai.asked
 
 
-async def test_when_the_cheapest_does_not_answer_the_next_cheapest_does(room: Room) -> None:
+async def test_when_the_cheapest_does_not_answer_no_dearer_one_passes_as_the_cheapest(room: Room) -> None:
+    room.holds.degrades = True
+    room.anthropic.scripts[:] = [[ProviderUnavailable("down", charge=Charge.NOTHING, deployment="a")]]
+    with pytest.raises(ProviderUnavailable):
+        await room.ask()
+    assert [hold.model for hold in room.holds.holds.values()] == ["claude-test"]
+
+
+async def test_a_fallback_that_costs_as_little_as_the_cheapest_may_answer_in_its_place() -> None:
+    room = make_room(prices={OPENAI.name: 50, ANTHROPIC.name: 0, LOCAL.name: 0})
     room.holds.degrades = True
     room.anthropic.scripts[:] = [[ProviderUnavailable("down", charge=Charge.NOTHING, deployment="a")]]
     answer = await room.ask()
     assert answer.provider == "local"
     assert [hold.model for hold in room.holds.holds.values()] == ["claude-test", "small"]
+
+
+async def test_a_model_dearer_than_one_that_failed_before_is_not_the_cheapest() -> None:
+    room = make_room(prices={OPENAI.name: 1, ANTHROPIC.name: 20, LOCAL.name: 30})
+    room.openai.scripts[:] = [[ProviderUnavailable("down", charge=Charge.NOTHING, deployment="a")]]
+    room.holds.degrading.add("claude-test")
+    with pytest.raises(ProviderUnavailable):
+        await room.ask()
+    assert [hold.model for hold in room.holds.holds.values()] == ["gpt-test"]
+
+
+async def test_a_model_without_a_price_is_never_the_cheapest() -> None:
+    room = make_room(prices={ANTHROPIC.name: 2, LOCAL.name: 3})
+    room.holds.degrades = True
+    assert (await room.ask()).provider == "anthropic"
+    alone = make_room((OPENAI,), prices={})
+    alone.holds.degrades = True
+    with pytest.raises(BudgetDegrades):
+        await alone.ask()
+    assert not alone.openai.asked
 
 
 async def test_who_asks_for_a_dear_model_by_name_gets_no_other_from_a_budget_that_degrades(room: Room) -> None:

@@ -92,7 +92,7 @@ def test_runs_that_stray_more_get_wider_intervals() -> None:
 
 def test_an_estimate_that_nothing_was_learnt_for_says_so_and_is_wide() -> None:
     first = estimate(greet(2, 1_000), Habits(), PRICES)
-    assert (first.calibrated_on, first.pooled, first.judged, first.priced) == (0, False, 0, True)
+    assert (first.calibrated_on, first.pooled, first.judged, first.unpriced) == (0, False, 0, ())
     for amount in Amount:
         assert 0 < first.of(amount).low < first.of(amount).median < first.of(amount).high
         assert first.of(amount).high / first.of(amount).low > 8
@@ -116,7 +116,7 @@ def test_items_of_a_map_are_made_beside_one_another() -> None:
 
 def test_a_model_without_a_price_is_counted_and_said() -> None:
     given = estimate(greet(1, 100), Habits(), {"small": Prices(input=1, output=1)})
-    assert not given.priced
+    assert given.unpriced == ("large",)
     assert given.of(Amount.OUTPUT_TOKENS).median > 0
 
 

@@ -2,16 +2,17 @@
 
 import pytest
 
-from comitia.orchestrator.v1 import agent_pb2, journal_pb2, workflow_pb2
-from services.meshkit.core.errors import Unavailable
+from comitia.orchestrator.v1 import agent_pb2, estimate_pb2, journal_pb2, workflow_pb2
+from services.meshkit.core.errors import PermissionDenied, Unavailable
 from services.meshkit.core.identity import Caller, Principal
 from services.meshkit.core.money import NANO_PER_USD, NanoUsd
 from services.meshkit.core.secret import Secret
 from services.meshkit.testing.mesh_keys import TENANT
-from services.orchestrator.domain.errors import EstimateExceedsBudget
-from services.orchestrator.domain.estimator import Estimate, Habits, Range
+from services.orchestrator.domain.errors import EstimateExceedsBudget, EstimateNotPriced, PreflightUnavailable
+from services.orchestrator.domain.estimator import Estimate, Range
 from services.orchestrator.domain.preflight import BudgetLevel, PreflightMode, Verdict, verdict_of
 from services.orchestrator.transport.convert import agent_to_proto, workflow_to_proto
+from services.orchestrator.usecases.estimate_message import estimate_message
 from services.orchestrator.usecases.preflight import Cleared, Preflight
 from services.orchestrator.usecases.runs_below import RunsBelow
 from tests.support.estimates import FixedBudgets, FixedPrices, MemoryEstimates, NoWorkflows, a_preflight
@@ -50,25 +51,35 @@ async def clear(
 
 
 @pytest.mark.parametrize(
-    ("left", "before_degrading", "refuses", "verdict"),
+    ("left", "before_degrading", "refuses", "unpriced", "verdict"),
     [
-        (200, None, True, Verdict.FITS),
-        (199, None, True, Verdict.WARNS),
-        (100, None, True, Verdict.WARNS),
-        (99, None, True, Verdict.EXCEEDS),
-        (0, None, True, Verdict.EXCEEDS),
-        (500, 100, True, Verdict.FITS),
-        (500, 99, True, Verdict.DEGRADES),
-        (99, 99, True, Verdict.EXCEEDS),
-        (0, None, False, Verdict.WARNS),
+        (200, None, True, (), Verdict.FITS),
+        (199, None, True, (), Verdict.WARNS),
+        (100, None, True, (), Verdict.WARNS),
+        (99, None, True, (), Verdict.EXCEEDS),
+        (0, None, True, (), Verdict.EXCEEDS),
+        (500, 100, True, (), Verdict.FITS),
+        (500, 99, True, (), Verdict.DEGRADES),
+        (99, 99, True, (), Verdict.EXCEEDS),
+        (0, None, False, (), Verdict.WARNS),
+        # What has a price is a part of what it takes: too much of it is too much, little of it says nothing.
+        (200, None, True, ("odd",), Verdict.UNKNOWN),
+        (500, 99, True, ("odd",), Verdict.UNKNOWN),
+        (99, None, True, ("odd",), Verdict.EXCEEDS),
+        (0, None, False, ("odd",), Verdict.UNKNOWN),
     ],
 )
 def test_an_estimate_is_held_against_what_is_left(
-    left: int, before_degrading: int | None, refuses: bool, verdict: Verdict
+    left: int, before_degrading: int | None, refuses: bool, unpriced: tuple[str, ...], verdict: Verdict
 ) -> None:
     none = Range(0, 0, 0)
     estimate = Estimate(
-        ranges=(none, none, Range(50, 100, 200), none), calibrated_on=0, pooled=False, judged=0, covered=0, priced=True
+        ranges=(none, none, Range(50, 100, 200), none),
+        calibrated_on=0,
+        pooled=False,
+        judged=0,
+        covered=0,
+        unpriced=unpriced,
     )
     level = BudgetLevel(name="run", left=left, left_before_degrading=before_degrading, refuses=refuses)
     assert verdict_of(estimate, level) is verdict
@@ -131,13 +142,48 @@ async def test_prices_are_remembered_for_when_nobody_can_say() -> None:
     preflight = a_preflight(nobody_below(), store=store, prices=prices, budgets=budgets)
     first = await clear(preflight, PreflightMode.WARN)
     assert store.prices == {"large": prices.known["large"]}
-    prices.refusal = budgets.refusal = Unavailable("cost")
-    again = await clear(preflight, PreflightMode.WARN)
-    assert again == first
+    prices.refusal = Unavailable("inference")
+    assert (await clear(preflight, PreflightMode.REJECT)).assessment is not None
     with pytest.raises(EstimateExceedsBudget):
         await clear(preflight, PreflightMode.DEGRADE, max_cost=NanoUsd(1))
     store.prices.clear()
     unpriced = await clear(preflight, PreflightMode.WARN)
     assert unpriced.assessment is not None
-    assert not unpriced.assessment.estimate.priced
-    assert store.known == Habits()
+    assert (unpriced.assessment.estimate.unpriced, unpriced.assessment.verdict) == (("large",), Verdict.UNKNOWN)
+    assert first.assessment is not None
+    assert first.assessment.verdict is Verdict.FITS
+
+
+@pytest.mark.parametrize("mode", [PreflightMode.REJECT, PreflightMode.DEGRADE])
+async def test_who_starts_nothing_that_may_not_fit_starts_nothing_blind(mode: PreflightMode) -> None:
+    store, prices, budgets = MemoryEstimates(), FixedPrices(), FixedBudgets()
+    preflight = a_preflight(nobody_below(), store=store, prices=prices, budgets=budgets)
+    budgets.refusal = Unavailable("cost")
+    with pytest.raises(PreflightUnavailable, match=r"^cost, which preflight asks"):
+        await clear(preflight, mode)
+    # What does not fit its own budget needs nobody else to say so.
+    with pytest.raises(EstimateExceedsBudget):
+        await clear(preflight, mode, max_cost=NanoUsd(1))
+    budgets.refusal, prices.refusal = None, Unavailable("inference")
+    store.prices.clear()
+    with pytest.raises(PreflightUnavailable, match=r"^cost or inference, which"):
+        await clear(preflight, mode)
+    # Neither later nor from this caller a price will come.
+    prices.refusal = PermissionDenied("not you")
+    with pytest.raises(EstimateNotPriced, match="of large;"):
+        await clear(preflight, mode)
+    prices.refusal = None
+    del prices.known["large"]
+    with pytest.raises(EstimateNotPriced) as refusal:
+        await clear(preflight, mode)
+    assert refusal.value.metadata["models"] == "large"
+
+
+async def test_a_warning_goes_on_and_says_what_nobody_could_say() -> None:
+    budgets = FixedBudgets()
+    budgets.refusal = Unavailable("cost")
+    cleared = await clear(a_preflight(nobody_below(), budgets=budgets), PreflightMode.WARN)
+    assert cleared.assessment is not None
+    told = estimate_message(cleared.assessment)
+    assert (told.verdict, told.budgets_unknown) == (estimate_pb2.ESTIMATE_VERDICT_UNKNOWN, True)
+    assert [one.budget for one in told.budgets] == ["run"]

@@ -144,3 +144,61 @@ async def test_workers_handle_batches_side_by_side() -> None:
     async with BatchDispatcher(handle, name="test", max_items=1, workers=3) as dispatcher:
         await asyncio.gather(*(dispatcher.call(n) for n in range(9)))
     assert most == 3
+
+
+@given(
+    sizes=st.lists(st.integers(min_value=0, max_value=30), min_size=1, max_size=8),
+    most=st.integers(min_value=1, max_value=9),
+)
+async def test_what_is_submitted_together_is_committed_in_order_whatever_the_size_of_a_batch(
+    sizes: list[int], most: int
+) -> None:
+    table = Table()
+    async with GroupCommit(table.commit, name="test", max_items=most) as group:
+        frames = [list(range(100 * start, 100 * start + size)) for start, size in enumerate(sizes)]
+        answers = await asyncio.gather(*(group.submit_many(frame) for frame in frames))
+    for frame, outcomes in zip(frames, answers, strict=True):
+        assert [type(outcome) for outcome in outcomes] == [int if item % 7 else Conflict for item in frame]
+        assert [outcome for outcome in outcomes if isinstance(outcome, int)] == [
+            10 * item for item in frame if item % 7
+        ]
+    assert table.rows == [item for frame in frames for item in frame if item % 7]
+    assert all(size <= most for size in table.commits)
+
+
+async def test_those_of_a_frame_that_find_no_room_are_refused_and_the_others_are_committed() -> None:
+    table = Table()
+    async with GroupCommit(table.commit, name="test", max_waiting=3) as group:
+        outcomes = await group.submit_many([1, 2, 3, 4, 5])
+    assert outcomes[:3] == [10, 20, 30]
+    assert [type(outcome) for outcome in outcomes[3:]] == [QueueFull, QueueFull]
+    assert table.rows == [1, 2, 3]
+
+
+async def test_a_database_that_is_down_is_the_outcome_of_each_and_a_bug_is_raised_for_all() -> None:
+    table = Table()
+    async with GroupCommit(table.commit, name="test") as group:
+        table.down = Unavailable("postgres")
+        assert await group.submit_many([1, 2]) == [table.down, table.down]
+        table.down = None
+        with pytest.raises(ValueError, match="poison"):
+            await group.submit_many([3, -1, 4])
+        assert await group.submit_many([5]) == [50]
+    assert table.rows[-1] == 5
+    with pytest.raises(Unavailable):
+        await group.submit_many([6])
+
+
+async def test_a_frame_whose_caller_left_is_committed_yet() -> None:
+    table = Table()
+    async with GroupCommit(table.commit, name="test", max_items=2) as group:
+        table.open.clear()
+        left = asyncio.create_task(group.submit_many([1, 2, 3]))
+        stays = asyncio.create_task(group.submit(4))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        table.open.set()
+        assert await stays == 40
+        with pytest.raises(asyncio.CancelledError):
+            await left
+    assert table.rows == [1, 2, 3, 4]

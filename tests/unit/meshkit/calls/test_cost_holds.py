@@ -1,16 +1,85 @@
-"""Only the client of the ledger makes holds, so whatever takes one knows that the ledger knows it (INV-7)."""
+"""Only the client of the ledger makes holds, so whatever takes one knows that the ledger knows it (INV-7).
+
+Sockets to providers and to pages of tools open in one module each, and each way in takes the leave that names a hold.
+"""
 
 import ast
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from services.inference.providers.http import ProviderHttp
+from services.meshkit.calls.ports import Clearance
+from services.tools.builtins.http_reader import HttpReader
+
 SERVICES = Path(__file__).parents[4] / "services"
+#: What speaks to other machines by itself. gRPC, SQL and NATS go to neighbours, through the toolbox.
+OUTWARD = {"aiohttp", "anthropic", "http", "httpx", "openai", "requests", "socket", "ssl", "urllib3", "websockets"}
+#: Of `urllib`, and of the event loop.
+OPENERS = {"urllib.request", "create_connection", "open_connection", "open_unix_connection", "sock_connect"}
+#: Opens no way out: it is the model that is asked, in a process of its own.
+LOCAL_MODEL = "inference/local/"
 
 
-def called(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text())
-    return {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+def trees(*services: str) -> Iterator[tuple[str, ast.Module]]:
+    for service in services or ("",):
+        for path in sorted((SERVICES / service).rglob("*.py")):
+            yield path.relative_to(SERVICES).as_posix(), ast.parse(path.read_text())
+
+
+def makers(name: str) -> list[str]:
+    """Gives the modules in which something is called by this name, also as `module.name` or by another name."""
+    return [path for path, tree in trees() if name in called(tree) or name in renamed(tree)]
+
+
+def called(tree: ast.Module) -> set[str]:
+    functions = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    plain = {function.id for function in functions if isinstance(function, ast.Name)}
+    return plain | {function.attr for function in functions if isinstance(function, ast.Attribute)}
+
+
+def renamed(tree: ast.Module) -> set[str]:
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {alias.name for node in imports for alias in node.names if alias.asname not in (None, alias.name)}
+
+
+def outward(tree: ast.Module) -> set[str]:
+    """Gives what a module uses to reach other machines."""
+    names = called(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in names if name in OPENERS or name.split(".")[0] in OUTWARD}
 
 
 def test_only_the_client_of_the_ledger_makes_holds() -> None:
-    makers = [path for path in sorted(SERVICES.rglob("*.py")) if "DispatchedHold" in called(path)]
-    assert [path.relative_to(SERVICES).as_posix() for path in makers] == ["meshkit/calls/cost_holds.py"]
+    assert makers("DispatchedHold") == ["meshkit/calls/cost_holds.py"]
+
+
+def test_leave_to_open_a_socket_is_given_where_law_and_money_are_asked() -> None:
+    assert makers("Clearance") == [
+        "inference/usecases/attempt.py",
+        "inference/usecases/embed.py",
+        "tools/usecases/paid_run.py",
+    ]
+
+
+def test_sockets_to_providers_and_pages_open_in_one_module_each() -> None:
+    openers = {path for path, tree in trees("inference", "tools") if outward(tree)}
+    assert {path for path in openers if not path.startswith(LOCAL_MODEL)} == {
+        "inference/providers/http.py",
+        "tools/builtins/http_reader.py",
+    }
+
+
+@pytest.mark.parametrize("opener", [ProviderHttp, HttpReader])
+def test_each_way_in_takes_leave(opener: type) -> None:
+    ways = [way for name, way in inspect.getmembers(opener, inspect.isfunction) if not name.startswith("_")]
+    assert ways
+    for way in ways:
+        leave = inspect.signature(way, eval_str=True).parameters["clearance"]
+        assert (leave.annotation, leave.default) == (Clearance, inspect.Parameter.empty)

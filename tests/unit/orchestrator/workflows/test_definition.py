@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comitia.orchestrator.v1 import workflow_pb2
+from comitia.orchestrator.v1 import estimate_pb2, workflow_pb2
 from services.orchestrator.domain.workflow import MAX_EDGES, MAX_NODES
 from services.orchestrator.workflows.definition import KnownWorkflow, read_document, read_text
 from services.orchestrator.workflows.document import document_of, workflow_of
@@ -46,6 +46,7 @@ def test_everything_is_read_pinned_and_counted() -> None:
     assert by_id["notify"]["run"] == {"workflow": "notify@1.2.0"}
     assert by_id["sum"]["depends_on"] == [{"node": "clauses"}, {"node": "doubt"}, {"node": "pause"}]
     assert document["deadline"] == "172800s"
+    assert document["policy"] == {"preflight": "degrade"}
 
 
 def test_yaml_json_a_message_and_the_stored_document_are_the_same_definition() -> None:
@@ -67,6 +68,53 @@ def test_the_digest_is_of_the_meaning_not_of_the_layout() -> None:
     assert stored(short).digest == stored(long).digest
     assert stored(short).digest != stored(short.replace("x: 3", "x: 4")).digest
     assert stored(graph(a="", b="a")).digest != stored(graph(b="a", a="")).digest
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"),
+    [
+        (
+            "{preflight: rejct}",
+            "3:21 policy.preflight UNKNOWN_VALUE must be one of off, warn, reject, degrade, is `rejct`",
+        ),
+        (
+            "{preflight: true}",
+            "3:21 policy.preflight UNKNOWN_VALUE must be one of off, warn, reject, degrade, is `True`",
+        ),
+        (
+            "{preflight: {}}",
+            "3:21 policy.preflight UNKNOWN_VALUE must be one of off, warn, reject, degrade, is a mapping",
+        ),
+        (
+            "{preflght: warn}",
+            "3:10 policy.preflght UNKNOWN_FIELD is no field that is known here; did you mean `preflight`?",
+        ),
+        ("warn", "3:9 policy WRONG_TYPE must be a mapping of the fields of a policy, is a text"),
+    ],
+)
+def test_a_policy_that_says_something_else_is_told(policy: str, told: str) -> None:
+    text = one_node("tool: calculator").replace("version: 1.0.0", f"version: 1.0.0\npolicy: {policy}")
+    assert faults_of(text) == [told]
+
+
+@pytest.mark.parametrize("word", ["off", "warn", "reject", "degrade"])
+def test_a_policy_says_what_is_done_with_runs_that_may_not_fit(word: str) -> None:
+    said = stored(one_node("tool: calculator", f"policy: {{preflight: {word}}}\n"))
+    message = message_of(said.workflow)
+    assert message.policy.preflight == estimate_pb2.PreflightMode.Value(f"PREFLIGHT_MODE_{word.upper()}")
+    assert document_from(message) == document_of(said.workflow)
+    # What says nothing is the definition that it was.
+    silent = stored(one_node("tool: calculator"))
+    assert silent.digest == stored(one_node("tool: calculator", "policy: {}\n")).digest != said.digest
+    assert not message_of(silent.workflow).HasField("policy")
+
+
+def test_a_policy_of_a_message_that_is_none_of_ours_is_told() -> None:
+    message = message_of(stored(one_node("tool: calculator")).workflow)
+    message.policy.preflight = 9  # type: ignore[assignment]
+    told = [str(fault) for fault in read_document(document_from(message)).faults.found]
+    assert len(told) == 1
+    assert "must be one of off, warn, reject, degrade, is `9`" in told[0]
 
 
 def test_the_fields_that_only_we_write_are_ignored() -> None:

@@ -198,7 +198,8 @@ class BudgetServiceServicer:
 
         Idempotent per `request_id`.
         The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
-        Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`),
+        Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
+        `budget_name` names the budget as GetBudget takes it),
         RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
         NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD.

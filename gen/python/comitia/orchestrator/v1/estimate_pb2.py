@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&comitia/orchestrator/v1/estimate.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\":\n\rEstimateRange\x12\x0b\n\x03low\x18\x01 \x01(\x03\x12\x0e\n\x06median\x18\x02 \x01(\x03\x12\x0c\n\x04high\x18\x03 \x01(\x03\"q\n\rBudgetVerdict\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12\x15\n\rleft_nano_usd\x18\x02 \x01(\x03\x12\x39\n\x07verdict\x18\x03 \x01(\x0e\x32(.comitia.orchestrator.v1.EstimateVerdict\"\xf9\x03\n\x0bRunEstimate\x12<\n\x0cinput_tokens\x18\x01 \x01(\x0b\x32&.comitia.orchestrator.v1.EstimateRange\x12=\n\routput_tokens\x18\x02 \x01(\x0b\x32&.comitia.orchestrator.v1.EstimateRange\x12=\n\rcost_nano_usd\x18\x03 \x01(\x0b\x32&.comitia.orchestrator.v1.EstimateRange\x12\x41\n\x11work_milliseconds\x18\x04 \x01(\x0b\x32&.comitia.orchestrator.v1.EstimateRange\x12\x15\n\rcalibrated_on\x18\x05 \x01(\x05\x12\x0e\n\x06pooled\x18\x06 \x01(\x08\x12\x14\n\x0cjudged_count\x18\x07 \x01(\x03\x12\x15\n\rcovered_count\x18\x08 \x01(\x03\x12\x0e\n\x06priced\x18\t \x01(\x08\x12\x37\n\x07\x62udgets\x18\n \x03(\x0b\x32&.comitia.orchestrator.v1.BudgetVerdict\x12\x39\n\x07verdict\x18\x0b \x01(\x0e\x32(.comitia.orchestrator.v1.EstimateVerdict\x12\x13\n\x0b\x64\x65graded_to\x18\x0c \x01(\t\"\xf6\x01\n\x0c\x45stimatedRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x36\n\x08\x65stimate\x18\x03 \x01(\x0b\x32$.comitia.orchestrator.v1.RunEstimate\x12\x14\n\x0cinput_tokens\x18\x04 \x01(\x03\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12\x15\n\rcost_nano_usd\x18\x06 \x01(\x03\x12\x19\n\x11work_milliseconds\x18\x07 \x01(\x03\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x97\x01\n\rPreflightMode\x12\x1e\n\x1aPREFLIGHT_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12PREFLIGHT_MODE_OFF\x10\x01\x12\x17\n\x13PREFLIGHT_MODE_WARN\x10\x02\x12\x19\n\x15PREFLIGHT_MODE_REJECT\x10\x03\x12\x1a\n\x16PREFLIGHT_MODE_DEGRADE\x10\x04*\xa7\x01\n\x0f\x45stimateVerdict\x12 \n\x1c\x45STIMATE_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45STIMATE_VERDICT_FITS\x10\x01\x12\x1a\n\x16\x45STIMATE_VERDICT_WARNS\x10\x02\x12\x1d\n\x19\x45STIMATE_VERDICT_DEGRADES\x10\x03\x12\x1c\n\x18\x45STIMATE_VERDICT_EXCEEDS\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&comitia/orchestrator/v1/estimate.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\":\n\rEstimateRange\x12\x0b\n\x03low\x18\x01 \x01(\x03\x12\x0e\n\x06median\x18\x02 \x01(\x03\x12\x0c\n\x04high\x18\x03 \x01(\x03\"q\n\rBudgetVerdict\x12\x0e\n\x06\x62udget\x18\x01 \x01(\t\x12\x15\n\rleft_nano_usd\x18\x02 \x01(\x03\x12\x39\n\x07verdict\x18\x03 \x01(\x0e\x32(.comitia.orchestrator.v1.EstimateVerdict\"\xab\x04\n\x0bRunEstimate\x12<\n\x0cinput_tokens\x18\x01 \x01(\x0b\x32&.comitia.orchestrator.v1.EstimateRange\x12=\n\routput_tokens\x18\x02 \x01(\x0b\x32&.comitia.orchestrator.v1.EstimateRange\x12=\n\rcost_nano_usd\x18\x03 \x01(\x0b\x32&.comitia.orchestrator.v1.EstimateRange\x12\x41\n\x11work_milliseconds\x18\x04 \x01(\x0b\x32&.comitia.orchestrator.v1.EstimateRange\x12\x15\n\rcalibrated_on\x18\x05 \x01(\x05\x12\x0e\n\x06pooled\x18\x06 \x01(\x08\x12\x14\n\x0cjudged_count\x18\x07 \x01(\x03\x12\x15\n\rcovered_count\x18\x08 \x01(\x03\x12\x0e\n\x06priced\x18\t \x01(\x08\x12\x37\n\x07\x62udgets\x18\n \x03(\x0b\x32&.comitia.orchestrator.v1.BudgetVerdict\x12\x39\n\x07verdict\x18\x0b \x01(\x0e\x32(.comitia.orchestrator.v1.EstimateVerdict\x12\x13\n\x0b\x64\x65graded_to\x18\x0c \x01(\t\x12\x17\n\x0funpriced_models\x18\r \x03(\t\x12\x17\n\x0f\x62udgets_unknown\x18\x0e \x01(\x08\"\xf6\x01\n\x0c\x45stimatedRun\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x36\n\x08\x65stimate\x18\x03 \x01(\x0b\x32$.comitia.orchestrator.v1.RunEstimate\x12\x14\n\x0cinput_tokens\x18\x04 \x01(\x03\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12\x15\n\rcost_nano_usd\x18\x06 \x01(\x03\x12\x19\n\x11work_milliseconds\x18\x07 \x01(\x03\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x97\x01\n\rPreflightMode\x12\x1e\n\x1aPREFLIGHT_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12PREFLIGHT_MODE_OFF\x10\x01\x12\x17\n\x13PREFLIGHT_MODE_WARN\x10\x02\x12\x19\n\x15PREFLIGHT_MODE_REJECT\x10\x03\x12\x1a\n\x16PREFLIGHT_MODE_DEGRADE\x10\x04*\xc5\x01\n\x0f\x45stimateVerdict\x12 \n\x1c\x45STIMATE_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45STIMATE_VERDICT_FITS\x10\x01\x12\x1a\n\x16\x45STIMATE_VERDICT_WARNS\x10\x02\x12\x1d\n\x19\x45STIMATE_VERDICT_DEGRADES\x10\x03\x12\x1c\n\x18\x45STIMATE_VERDICT_EXCEEDS\x10\x04\x12\x1c\n\x18\x45STIMATE_VERDICT_UNKNOWN\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.orchestrator.v1.estimate_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PREFLIGHTMODE']._serialized_start=1033
-  _globals['_PREFLIGHTMODE']._serialized_end=1184
-  _globals['_ESTIMATEVERDICT']._serialized_start=1187
-  _globals['_ESTIMATEVERDICT']._serialized_end=1354
+  _globals['_PREFLIGHTMODE']._serialized_start=1083
+  _globals['_PREFLIGHTMODE']._serialized_end=1234
+  _globals['_ESTIMATEVERDICT']._serialized_start=1237
+  _globals['_ESTIMATEVERDICT']._serialized_end=1434
   _globals['_ESTIMATERANGE']._serialized_start=100
   _globals['_ESTIMATERANGE']._serialized_end=158
   _globals['_BUDGETVERDICT']._serialized_start=160
   _globals['_BUDGETVERDICT']._serialized_end=273
   _globals['_RUNESTIMATE']._serialized_start=276
-  _globals['_RUNESTIMATE']._serialized_end=781
-  _globals['_ESTIMATEDRUN']._serialized_start=784
-  _globals['_ESTIMATEDRUN']._serialized_end=1030
+  _globals['_RUNESTIMATE']._serialized_end=831
+  _globals['_ESTIMATEDRUN']._serialized_start=834
+  _globals['_ESTIMATEDRUN']._serialized_end=1080
 # @@protoc_insertion_point(module_scope)

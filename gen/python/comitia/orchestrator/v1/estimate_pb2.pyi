@@ -27,32 +27,36 @@ class _PreflightMode:
 class _PreflightModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PreflightMode.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     PREFLIGHT_MODE_UNSPECIFIED: _PreflightMode.ValueType  # 0
-    """What the operator has set for the tenant; else OFF."""
+    """What the workflow says in its `policy`; else what the operator has set for the tenant; else OFF."""
     PREFLIGHT_MODE_OFF: _PreflightMode.ValueType  # 1
     """Nothing is estimated."""
     PREFLIGHT_MODE_WARN: _PreflightMode.ValueType  # 2
     """The run starts and shows its estimate."""
     PREFLIGHT_MODE_REJECT: _PreflightMode.ValueType  # 3
-    """The run does not start when its estimate EXCEEDS a budget: RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET."""
+    """The run does not start when its estimate EXCEEDS a budget: RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET. Nor when that is
+    UNKNOWN: FAILED_PRECONDITION/ESTIMATE_NOT_PRICED, or UNAVAILABLE/PREFLIGHT_UNAVAILABLE while cost or inference are down.
+    """
     PREFLIGHT_MODE_DEGRADE: _PreflightMode.ValueType  # 4
     """When its estimate EXCEEDS or DEGRADES, all of its agents ask the dearest model with which it does not. Where there is
-    none it does not start.
+    none, or that is UNKNOWN, it does not start, with the reasons of REJECT.
     """
 
 class PreflightMode(_PreflightMode, metaclass=_PreflightModeEnumTypeWrapper):
     """What is done at the start of a run that may not fit the budgets it spends from."""
 
 PREFLIGHT_MODE_UNSPECIFIED: PreflightMode.ValueType  # 0
-"""What the operator has set for the tenant; else OFF."""
+"""What the workflow says in its `policy`; else what the operator has set for the tenant; else OFF."""
 PREFLIGHT_MODE_OFF: PreflightMode.ValueType  # 1
 """Nothing is estimated."""
 PREFLIGHT_MODE_WARN: PreflightMode.ValueType  # 2
 """The run starts and shows its estimate."""
 PREFLIGHT_MODE_REJECT: PreflightMode.ValueType  # 3
-"""The run does not start when its estimate EXCEEDS a budget: RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET."""
+"""The run does not start when its estimate EXCEEDS a budget: RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET. Nor when that is
+UNKNOWN: FAILED_PRECONDITION/ESTIMATE_NOT_PRICED, or UNAVAILABLE/PREFLIGHT_UNAVAILABLE while cost or inference are down.
+"""
 PREFLIGHT_MODE_DEGRADE: PreflightMode.ValueType  # 4
 """When its estimate EXCEEDS or DEGRADES, all of its agents ask the dearest model with which it does not. Where there is
-none it does not start.
+none, or that is UNKNOWN, it does not start, with the reasons of REJECT.
 """
 Global___PreflightMode: _TypeAlias = PreflightMode  # noqa: Y015
 
@@ -71,6 +75,8 @@ class _EstimateVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Estim
     """The median fits, but takes the budget to where it asks for cheaper models."""
     ESTIMATE_VERDICT_EXCEEDS: _EstimateVerdict.ValueType  # 4
     """The median does not fit."""
+    ESTIMATE_VERDICT_UNKNOWN: _EstimateVerdict.ValueType  # 5
+    """Nobody can say: a model has no known price, and what is known of the rest fits; or cost does not answer."""
 
 class EstimateVerdict(_EstimateVerdict, metaclass=_EstimateVerdictEnumTypeWrapper):
     """How an estimate stands to a budget."""
@@ -84,6 +90,8 @@ ESTIMATE_VERDICT_DEGRADES: EstimateVerdict.ValueType  # 3
 """The median fits, but takes the budget to where it asks for cheaper models."""
 ESTIMATE_VERDICT_EXCEEDS: EstimateVerdict.ValueType  # 4
 """The median does not fit."""
+ESTIMATE_VERDICT_UNKNOWN: EstimateVerdict.ValueType  # 5
+"""Nobody can say: a model has no known price, and what is known of the rest fits; or cost does not answer."""
 Global___EstimateVerdict: _TypeAlias = EstimateVerdict  # noqa: Y015
 
 @_typing.final
@@ -164,6 +172,8 @@ class RunEstimate(_message.Message):
     BUDGETS_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     DEGRADED_TO_FIELD_NUMBER: _builtins.int
+    UNPRICED_MODELS_FIELD_NUMBER: _builtins.int
+    BUDGETS_UNKNOWN_FIELD_NUMBER: _builtins.int
     calibrated_on: _builtins.int
     """Runs that have ended on whose errors the interval rests, the latest 200 at most. 0 means that it comes from static
     tables, and promises nothing.
@@ -177,9 +187,11 @@ class RunEstimate(_message.Message):
     priced: _builtins.bool
     """False when some model has no known price; what it costs is not counted."""
     verdict: Global___EstimateVerdict.ValueType
-    """The worst of their verdicts."""
+    """The worst of their verdicts: EXCEEDS, then UNKNOWN, DEGRADES, WARNS and FITS."""
     degraded_to: _builtins.str
     """Model that DEGRADE has chosen for all agents. Empty when the run keeps its own."""
+    budgets_unknown: _builtins.bool
+    """True when cost did not answer, so that `budgets` is the run's own alone."""
     @_builtins.property
     def input_tokens(self) -> Global___EstimateRange:
         """Tokens that models read, from a cache or not."""
@@ -200,6 +212,10 @@ class RunEstimate(_message.Message):
     def budgets(self) -> _containers.RepeatedCompositeFieldContainer[Global___BudgetVerdict]:
         """The budgets that the run would spend from, its own first, as far as the caller may see them."""
 
+    @_builtins.property
+    def unpriced_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that have no known price, at most 20 of them."""
+
     def __init__(
         self,
         *,
@@ -215,10 +231,12 @@ class RunEstimate(_message.Message):
         budgets: _abc.Iterable[Global___BudgetVerdict] | None = ...,
         verdict: Global___EstimateVerdict.ValueType = ...,
         degraded_to: _builtins.str = ...,
+        unpriced_models: _abc.Iterable[_builtins.str] | None = ...,
+        budgets_unknown: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cost_nano_usd", b"cost_nano_usd", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "work_milliseconds", b"work_milliseconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "calibrated_on", b"calibrated_on", "cost_nano_usd", b"cost_nano_usd", "covered_count", b"covered_count", "degraded_to", b"degraded_to", "input_tokens", b"input_tokens", "judged_count", b"judged_count", "output_tokens", b"output_tokens", "pooled", b"pooled", "priced", b"priced", "verdict", b"verdict", "work_milliseconds", b"work_milliseconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "budgets_unknown", b"budgets_unknown", "calibrated_on", b"calibrated_on", "cost_nano_usd", b"cost_nano_usd", "covered_count", b"covered_count", "degraded_to", b"degraded_to", "input_tokens", b"input_tokens", "judged_count", b"judged_count", "output_tokens", b"output_tokens", "pooled", b"pooled", "priced", b"priced", "unpriced_models", b"unpriced_models", "verdict", b"verdict", "work_milliseconds", b"work_milliseconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -319,9 +319,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def estimate(self) -> _estimate_pb2.RunEstimate:
-        """What it was estimated at when it was started. Absent where no preflight was made, and of a session, of which GetSession
-        shows it.
-        """
+        """What it was estimated at when it was started. Absent where no preflight was made."""
 
     def __init__(
         self,

@@ -66,8 +66,8 @@ class StartRunRequest(_message.Message):
     request_id: _builtins.str
     """UUID that makes a repeat harmless. Optional."""
     preflight: _estimate_pb2.PreflightMode.ValueType
-    """What is done when the run may not fit the budgets that it spends from. Unspecified means what the operator has set
-    for the tenant; else OFF.
+    """What is done when the run may not fit the budgets that it spends from. Unspecified means what the workflow says in its
+    `policy`; else what the operator has set for the tenant; else OFF.
     """
     @_builtins.property
     def input(self) -> _struct_pb2.Struct:

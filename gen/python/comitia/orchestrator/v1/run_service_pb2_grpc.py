@@ -104,8 +104,9 @@ class RunServiceServicer:
         Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/RUN_INPUT_INVALID (what the input breaks in the workflow's
         `input_schema`), NOT_FOUND/WORKFLOW_NOT_FOUND, NOT_FOUND/TOOL_NOT_FOUND (of a `tool` node without a version),
         PERMISSION_DENIED/RELATION_MISSING, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED,
-        RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT (with a retry
-        hint, before memory grows), ABORTED/REQUEST_ID_REUSED.
+        RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET, FAILED_PRECONDITION/ESTIMATE_NOT_PRICED and UNAVAILABLE/PREFLIGHT_UNAVAILABLE
+        (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT (with a retry hint, before memory grows),
+        ABORTED/REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

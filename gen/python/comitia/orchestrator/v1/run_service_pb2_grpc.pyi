@@ -44,8 +44,9 @@ class RunServiceStub:
     Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/RUN_INPUT_INVALID (what the input breaks in the workflow's
     `input_schema`), NOT_FOUND/WORKFLOW_NOT_FOUND, NOT_FOUND/TOOL_NOT_FOUND (of a `tool` node without a version),
     PERMISSION_DENIED/RELATION_MISSING, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED,
-    RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT (with a retry
-    hint, before memory grows), ABORTED/REQUEST_ID_REUSED.
+    RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET, FAILED_PRECONDITION/ESTIMATE_NOT_PRICED and UNAVAILABLE/PREFLIGHT_UNAVAILABLE
+    (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT (with a retry hint, before memory grows),
+    ABORTED/REQUEST_ID_REUSED.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]
     """Fetches a run, or a session as a run, as it stands or stood.
@@ -129,8 +130,9 @@ class RunServiceAsyncStub(RunServiceStub):
     Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/RUN_INPUT_INVALID (what the input breaks in the workflow's
     `input_schema`), NOT_FOUND/WORKFLOW_NOT_FOUND, NOT_FOUND/TOOL_NOT_FOUND (of a `tool` node without a version),
     PERMISSION_DENIED/RELATION_MISSING, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED,
-    RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT (with a retry
-    hint, before memory grows), ABORTED/REQUEST_ID_REUSED.
+    RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET, FAILED_PRECONDITION/ESTIMATE_NOT_PRICED and UNAVAILABLE/PREFLIGHT_UNAVAILABLE
+    (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT (with a retry hint, before memory grows),
+    ABORTED/REQUEST_ID_REUSED.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """Fetches a run, or a session as a run, as it stands or stood.
@@ -217,8 +219,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT/INVALID_FIELD, INVALID_ARGUMENT/RUN_INPUT_INVALID (what the input breaks in the workflow's
         `input_schema`), NOT_FOUND/WORKFLOW_NOT_FOUND, NOT_FOUND/TOOL_NOT_FOUND (of a `tool` node without a version),
         PERMISSION_DENIED/RELATION_MISSING, RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED,
-        RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT (with a retry
-        hint, before memory grows), ABORTED/REQUEST_ID_REUSED.
+        RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET, FAILED_PRECONDITION/ESTIMATE_NOT_PRICED and UNAVAILABLE/PREFLIGHT_UNAVAILABLE
+        (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT (with a retry hint, before memory grows),
+        ABORTED/REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

@@ -93,8 +93,9 @@ class SessionServiceServicer:
 
         Idempotent per `request_id` for 24 h: a repeat answers with the first session.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
-        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET (where `preflight` says so),
-        RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
+        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET, FAILED_PRECONDITION/ESTIMATE_NOT_PRICED
+        and UNAVAILABLE/PREFLIGHT_UNAVAILABLE (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT,
+        ABORTED/REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,8 +45,9 @@ class SessionServiceStub:
 
     Idempotent per `request_id` for 24 h: a repeat answers with the first session.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
-    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET (where `preflight` says so),
-    RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
+    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET, FAILED_PRECONDITION/ESTIMATE_NOT_PRICED
+    and UNAVAILABLE/PREFLIGHT_UNAVAILABLE (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT,
+    ABORTED/REQUEST_ID_REUSED.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """Fetches a session as it stands.
@@ -101,8 +102,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
 
     Idempotent per `request_id` for 24 h: a repeat answers with the first session.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
-    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET (where `preflight` says so),
-    RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
+    RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET, FAILED_PRECONDITION/ESTIMATE_NOT_PRICED
+    and UNAVAILABLE/PREFLIGHT_UNAVAILABLE (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT,
+    ABORTED/REQUEST_ID_REUSED.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Fetches a session as it stands.
@@ -160,8 +162,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Idempotent per `request_id` for 24 h: a repeat answers with the first session.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/RELATION_MISSING, NOT_FOUND/AGENT_NOT_FOUND (its metadata's `field` says which, `agents[1]`),
-        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET (where `preflight` says so),
-        RESOURCE_EXHAUSTED/RUNS_AT_LIMIT, ABORTED/REQUEST_ID_REUSED.
+        RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED, RESOURCE_EXHAUSTED/ESTIMATE_EXCEEDS_BUDGET, FAILED_PRECONDITION/ESTIMATE_NOT_PRICED
+        and UNAVAILABLE/PREFLIGHT_UNAVAILABLE (where `preflight` says so), RESOURCE_EXHAUSTED/RUNS_AT_LIMIT,
+        ABORTED/REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from comitia.orchestrator.v1 import estimate_pb2 as comitia_dot_orchestrator_dot_v1_dot_estimate__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&comitia/orchestrator/v1/workflow.proto\x12\x17\x63omitia.orchestrator.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbe\x03\n\x08Workflow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12-\n\x0cinput_schema\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12=\n\x06output\x18\x05 \x03(\x0b\x32-.comitia.orchestrator.v1.Workflow.OutputEntry\x12+\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x05nodes\x18\x07 \x03(\x0b\x32\x1d.comitia.orchestrator.v1.Node\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nnode_count\x18\n \x01(\x05\x12\r\n\x05\x64\x65pth\x18\x0b \x01(\x05\x1aQ\n\x0bOutputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".comitia.orchestrator.v1.NodeValue:\x02\x38\x01\"\xf7\x05\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x33\n\x05\x61gent\x18\x03 \x01(\x0b\x32\".comitia.orchestrator.v1.AgentNodeH\x00\x12\x31\n\x04step\x18\x04 \x01(\x0b\x32!.comitia.orchestrator.v1.StepNodeH\x00\x12\x31\n\x04tool\x18\x05 \x01(\x0b\x32!.comitia.orchestrator.v1.ToolNodeH\x00\x12/\n\x03map\x18\x06 \x01(\x0b\x32 .comitia.orchestrator.v1.MapNodeH\x00\x12/\n\x03run\x18\x07 \x01(\x0b\x32 .comitia.orchestrator.v1.RunNodeH\x00\x12\x31\n\x04wait\x18\x08 \x01(\x0b\x32!.comitia.orchestrator.v1.WaitNodeH\x00\x12;\n\taggregate\x18\t \x01(\x0b\x32&.comitia.orchestrator.v1.AggregateNodeH\x00\x12\x37\n\x05input\x18\n \x03(\x0b\x32(.comitia.orchestrator.v1.Node.InputEntry\x12\x37\n\ndepends_on\x18\x0b \x03(\x0b\x32#.comitia.orchestrator.v1.Dependency\x12.\n\x06\x66\x61n_in\x18\x0c \x01(\x0b\x32\x1e.comitia.orchestrator.v1.FanIn\x12\x30\n\x04when\x18\r \x01(\x0b\x32\".comitia.orchestrator.v1.Condition\x12\x33\n\x06policy\x18\x0e \x01(\x0b\x32#.comitia.orchestrator.v1.NodePolicy\x1aP\n\nInputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".comitia.orchestrator.v1.NodeValue:\x02\x38\x01\x42\x06\n\x04kind\"L\n\nDependency\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x30\n\x04when\x18\x02 \x01(\x0b\x32\".comitia.orchestrator.v1.Condition\"I\n\x05\x46\x61nIn\x12\x30\n\x04mode\x18\x01 \x01(\x0e\x32\".comitia.orchestrator.v1.FanInMode\x12\x0e\n\x06quorum\x18\x02 \x01(\x05\":\n\tCondition\x12\r\n\x03\x63\x65l\x18\x01 \x01(\tH\x00\x12\x12\n\x08jsonpath\x18\x02 \x01(\tH\x00\x42\n\n\x08language\"c\n\tNodeValue\x12)\n\x07literal\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\r\n\x03\x63\x65l\x18\x02 \x01(\tH\x00\x12\x12\n\x08jsonpath\x18\x03 \x01(\tH\x00\x42\x08\n\x06source\"N\n\tAgentNode\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x32\n\x06prompt\x18\x02 \x01(\x0b\x32\".comitia.orchestrator.v1.NodeValue\"Y\n\x08StepNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x31\n\x05reads\x18\x03 \x01(\x0e\x32\".comitia.orchestrator.v1.StepReads\"\x18\n\x08ToolNode\x12\x0c\n\x04tool\x18\x01 \x01(\t\"\xd1\x01\n\x07MapNode\x12\x31\n\x05items\x18\x01 \x01(\x0b\x32\".comitia.orchestrator.v1.NodeValue\x12+\n\x04\x62ody\x18\x02 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.Node\x12\x14\n\x0cmax_parallel\x18\x03 \x01(\x05\x12\x11\n\tmax_items\x18\x04 \x01(\x05\x12=\n\x0fon_item_failure\x18\x05 \x01(\x0e\x32$.comitia.orchestrator.v1.ItemFailure\"\x1b\n\x07RunNode\x12\x10\n\x08workflow\x18\x01 \x01(\t\"}\n\x08WaitNode\x12\x10\n\x06signal\x18\x01 \x01(\tH\x00\x12*\n\x05timer\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05until\"\x8c\x01\n\rAggregateNode\x12\x31\n\x05items\x18\x01 \x01(\x0b\x32\".comitia.orchestrator.v1.NodeValue\x12\x33\n\x07reducer\x18\x02 \x01(\x0e\x32 .comitia.orchestrator.v1.ReducerH\x00\x12\r\n\x03\x63\x65l\x18\x03 \x01(\tH\x00\x42\x04\n\x02\x62y\"\xe1\x02\n\nNodePolicy\x12\x32\n\x04tier\x18\x01 \x01(\x0e\x32$.comitia.orchestrator.v1.QualityTier\x12\x0e\n\x06sla_ms\x18\x02 \x01(\x03\x12\x35\n\x07retries\x18\x03 \x01(\x0b\x32$.comitia.orchestrator.v1.RetryPolicy\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\theartbeat\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x66\x61llback_agent\x18\x06 \x01(\t\x12\x36\n\non_failure\x18\x07 \x01(\x0e\x32\".comitia.orchestrator.v1.OnFailure\x12.\n\routput_schema\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xb5\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12\x30\n\rfirst_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x66\x61\x63tor\x18\x03 \x01(\x01\x12.\n\x0bmax_backoff\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x06jitter\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_jitter*j\n\tFanInMode\x12\x1b\n\x17\x46\x41N_IN_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46\x41N_IN_MODE_ALL\x10\x01\x12\x13\n\x0f\x46\x41N_IN_MODE_ANY\x10\x02\x12\x16\n\x12\x46\x41N_IN_MODE_QUORUM\x10\x03*V\n\tStepReads\x12\x1a\n\x16STEP_READS_UNSPECIFIED\x10\x00\x12\x17\n\x13STEP_READS_ANYTHING\x10\x01\x12\x14\n\x10STEP_READS_INPUT\x10\x02*p\n\x0bItemFailure\x12\x1c\n\x18ITEM_FAILURE_UNSPECIFIED\x10\x00\x12\x15\n\x11ITEM_FAILURE_FAIL\x10\x01\x12\x15\n\x11ITEM_FAILURE_NULL\x10\x02\x12\x15\n\x11ITEM_FAILURE_OMIT\x10\x03*\xdf\x01\n\x07Reducer\x12\x17\n\x13REDUCER_UNSPECIFIED\x10\x00\x12\x13\n\x0fREDUCER_COLLECT\x10\x01\x12\x12\n\x0eREDUCER_CONCAT\x10\x02\x12\x11\n\rREDUCER_MERGE\x10\x03\x12\x11\n\rREDUCER_FIRST\x10\x04\x12\x10\n\x0cREDUCER_LAST\x10\x05\x12\x11\n\rREDUCER_COUNT\x10\x06\x12\x0f\n\x0bREDUCER_SUM\x10\x07\x12\x0f\n\x0bREDUCER_MIN\x10\x08\x12\x0f\n\x0bREDUCER_MAX\x10\t\x12\x14\n\x10REDUCER_MAJORITY\x10\n*t\n\x0bQualityTier\x12\x1c\n\x18QUALITY_TIER_UNSPECIFIED\x10\x00\x12\x15\n\x11QUALITY_TIER_GOLD\x10\x01\x12\x17\n\x13QUALITY_TIER_SILVER\x10\x02\x12\x17\n\x13QUALITY_TIER_BRONZE\x10\x03*r\n\tOnFailure\x12\x1a\n\x16ON_FAILURE_UNSPECIFIED\x10\x00\x12\x17\n\x13ON_FAILURE_FAIL_RUN\x10\x01\x12\x17\n\x13ON_FAILURE_CONTINUE\x10\x02\x12\x17\n\x13ON_FAILURE_FALLBACK\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&comitia/orchestrator/v1/workflow.proto\x12\x17\x63omitia.orchestrator.v1\x1a&comitia/orchestrator/v1/estimate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x03\n\x08Workflow\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12-\n\x0cinput_schema\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct\x12=\n\x06output\x18\x05 \x03(\x0b\x32-.comitia.orchestrator.v1.Workflow.OutputEntry\x12+\n\x08\x64\x65\x61\x64line\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\x05nodes\x18\x07 \x03(\x0b\x32\x1d.comitia.orchestrator.v1.Node\x12\x0e\n\x06\x64igest\x18\x08 \x01(\t\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nnode_count\x18\n \x01(\x05\x12\r\n\x05\x64\x65pth\x18\x0b \x01(\x05\x12\x37\n\x06policy\x18\x0c \x01(\x0b\x32\'.comitia.orchestrator.v1.WorkflowPolicy\x1aQ\n\x0bOutputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".comitia.orchestrator.v1.NodeValue:\x02\x38\x01\"K\n\x0eWorkflowPolicy\x12\x39\n\tpreflight\x18\x01 \x01(\x0e\x32&.comitia.orchestrator.v1.PreflightMode\"\xf7\x05\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x33\n\x05\x61gent\x18\x03 \x01(\x0b\x32\".comitia.orchestrator.v1.AgentNodeH\x00\x12\x31\n\x04step\x18\x04 \x01(\x0b\x32!.comitia.orchestrator.v1.StepNodeH\x00\x12\x31\n\x04tool\x18\x05 \x01(\x0b\x32!.comitia.orchestrator.v1.ToolNodeH\x00\x12/\n\x03map\x18\x06 \x01(\x0b\x32 .comitia.orchestrator.v1.MapNodeH\x00\x12/\n\x03run\x18\x07 \x01(\x0b\x32 .comitia.orchestrator.v1.RunNodeH\x00\x12\x31\n\x04wait\x18\x08 \x01(\x0b\x32!.comitia.orchestrator.v1.WaitNodeH\x00\x12;\n\taggregate\x18\t \x01(\x0b\x32&.comitia.orchestrator.v1.AggregateNodeH\x00\x12\x37\n\x05input\x18\n \x03(\x0b\x32(.comitia.orchestrator.v1.Node.InputEntry\x12\x37\n\ndepends_on\x18\x0b \x03(\x0b\x32#.comitia.orchestrator.v1.Dependency\x12.\n\x06\x66\x61n_in\x18\x0c \x01(\x0b\x32\x1e.comitia.orchestrator.v1.FanIn\x12\x30\n\x04when\x18\r \x01(\x0b\x32\".comitia.orchestrator.v1.Condition\x12\x33\n\x06policy\x18\x0e \x01(\x0b\x32#.comitia.orchestrator.v1.NodePolicy\x1aP\n\nInputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".comitia.orchestrator.v1.NodeValue:\x02\x38\x01\x42\x06\n\x04kind\"L\n\nDependency\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x30\n\x04when\x18\x02 \x01(\x0b\x32\".comitia.orchestrator.v1.Condition\"I\n\x05\x46\x61nIn\x12\x30\n\x04mode\x18\x01 \x01(\x0e\x32\".comitia.orchestrator.v1.FanInMode\x12\x0e\n\x06quorum\x18\x02 \x01(\x05\":\n\tCondition\x12\r\n\x03\x63\x65l\x18\x01 \x01(\tH\x00\x12\x12\n\x08jsonpath\x18\x02 \x01(\tH\x00\x42\n\n\x08language\"c\n\tNodeValue\x12)\n\x07literal\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\r\n\x03\x63\x65l\x18\x02 \x01(\tH\x00\x12\x12\n\x08jsonpath\x18\x03 \x01(\tH\x00\x42\x08\n\x06source\"N\n\tAgentNode\x12\r\n\x05\x61gent\x18\x01 \x01(\t\x12\x32\n\x06prompt\x18\x02 \x01(\x0b\x32\".comitia.orchestrator.v1.NodeValue\"Y\n\x08StepNode\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x31\n\x05reads\x18\x03 \x01(\x0e\x32\".comitia.orchestrator.v1.StepReads\"\x18\n\x08ToolNode\x12\x0c\n\x04tool\x18\x01 \x01(\t\"\xd1\x01\n\x07MapNode\x12\x31\n\x05items\x18\x01 \x01(\x0b\x32\".comitia.orchestrator.v1.NodeValue\x12+\n\x04\x62ody\x18\x02 \x01(\x0b\x32\x1d.comitia.orchestrator.v1.Node\x12\x14\n\x0cmax_parallel\x18\x03 \x01(\x05\x12\x11\n\tmax_items\x18\x04 \x01(\x05\x12=\n\x0fon_item_failure\x18\x05 \x01(\x0e\x32$.comitia.orchestrator.v1.ItemFailure\"\x1b\n\x07RunNode\x12\x10\n\x08workflow\x18\x01 \x01(\t\"}\n\x08WaitNode\x12\x10\n\x06signal\x18\x01 \x01(\tH\x00\x12*\n\x05timer\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x07\n\x05until\"\x8c\x01\n\rAggregateNode\x12\x31\n\x05items\x18\x01 \x01(\x0b\x32\".comitia.orchestrator.v1.NodeValue\x12\x33\n\x07reducer\x18\x02 \x01(\x0e\x32 .comitia.orchestrator.v1.ReducerH\x00\x12\r\n\x03\x63\x65l\x18\x03 \x01(\tH\x00\x42\x04\n\x02\x62y\"\xe1\x02\n\nNodePolicy\x12\x32\n\x04tier\x18\x01 \x01(\x0e\x32$.comitia.orchestrator.v1.QualityTier\x12\x0e\n\x06sla_ms\x18\x02 \x01(\x03\x12\x35\n\x07retries\x18\x03 \x01(\x0b\x32$.comitia.orchestrator.v1.RetryPolicy\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12,\n\theartbeat\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0e\x66\x61llback_agent\x18\x06 \x01(\t\x12\x36\n\non_failure\x18\x07 \x01(\x0e\x32\".comitia.orchestrator.v1.OnFailure\x12.\n\routput_schema\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\"\xb5\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\x05\x12\x30\n\rfirst_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x66\x61\x63tor\x18\x03 \x01(\x01\x12.\n\x0bmax_backoff\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x13\n\x06jitter\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_jitter*j\n\tFanInMode\x12\x1b\n\x17\x46\x41N_IN_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46\x41N_IN_MODE_ALL\x10\x01\x12\x13\n\x0f\x46\x41N_IN_MODE_ANY\x10\x02\x12\x16\n\x12\x46\x41N_IN_MODE_QUORUM\x10\x03*V\n\tStepReads\x12\x1a\n\x16STEP_READS_UNSPECIFIED\x10\x00\x12\x17\n\x13STEP_READS_ANYTHING\x10\x01\x12\x14\n\x10STEP_READS_INPUT\x10\x02*p\n\x0bItemFailure\x12\x1c\n\x18ITEM_FAILURE_UNSPECIFIED\x10\x00\x12\x15\n\x11ITEM_FAILURE_FAIL\x10\x01\x12\x15\n\x11ITEM_FAILURE_NULL\x10\x02\x12\x15\n\x11ITEM_FAILURE_OMIT\x10\x03*\xdf\x01\n\x07Reducer\x12\x17\n\x13REDUCER_UNSPECIFIED\x10\x00\x12\x13\n\x0fREDUCER_COLLECT\x10\x01\x12\x12\n\x0eREDUCER_CONCAT\x10\x02\x12\x11\n\rREDUCER_MERGE\x10\x03\x12\x11\n\rREDUCER_FIRST\x10\x04\x12\x10\n\x0cREDUCER_LAST\x10\x05\x12\x11\n\rREDUCER_COUNT\x10\x06\x12\x0f\n\x0bREDUCER_SUM\x10\x07\x12\x0f\n\x0bREDUCER_MIN\x10\x08\x12\x0f\n\x0bREDUCER_MAX\x10\t\x12\x14\n\x10REDUCER_MAJORITY\x10\n*t\n\x0bQualityTier\x12\x1c\n\x18QUALITY_TIER_UNSPECIFIED\x10\x00\x12\x15\n\x11QUALITY_TIER_GOLD\x10\x01\x12\x17\n\x13QUALITY_TIER_SILVER\x10\x02\x12\x17\n\x13QUALITY_TIER_BRONZE\x10\x03*r\n\tOnFailure\x12\x1a\n\x16ON_FAILURE_UNSPECIFIED\x10\x00\x12\x17\n\x13ON_FAILURE_FAIL_RUN\x10\x01\x12\x17\n\x13ON_FAILURE_CONTINUE\x10\x02\x12\x17\n\x13ON_FAILURE_FALLBACK\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,50 +39,52 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKFLOW_OUTPUTENTRY']._serialized_options = b'8\001'
   _globals['_NODE_INPUTENTRY']._loaded_options = None
   _globals['_NODE_INPUTENTRY']._serialized_options = b'8\001'
-  _globals['_FANINMODE']._serialized_start=2935
-  _globals['_FANINMODE']._serialized_end=3041
-  _globals['_STEPREADS']._serialized_start=3043
-  _globals['_STEPREADS']._serialized_end=3129
-  _globals['_ITEMFAILURE']._serialized_start=3131
-  _globals['_ITEMFAILURE']._serialized_end=3243
-  _globals['_REDUCER']._serialized_start=3246
-  _globals['_REDUCER']._serialized_end=3469
-  _globals['_QUALITYTIER']._serialized_start=3471
-  _globals['_QUALITYTIER']._serialized_end=3587
-  _globals['_ONFAILURE']._serialized_start=3589
-  _globals['_ONFAILURE']._serialized_end=3703
-  _globals['_WORKFLOW']._serialized_start=163
-  _globals['_WORKFLOW']._serialized_end=609
-  _globals['_WORKFLOW_OUTPUTENTRY']._serialized_start=528
-  _globals['_WORKFLOW_OUTPUTENTRY']._serialized_end=609
-  _globals['_NODE']._serialized_start=612
-  _globals['_NODE']._serialized_end=1371
-  _globals['_NODE_INPUTENTRY']._serialized_start=1283
-  _globals['_NODE_INPUTENTRY']._serialized_end=1363
-  _globals['_DEPENDENCY']._serialized_start=1373
-  _globals['_DEPENDENCY']._serialized_end=1449
-  _globals['_FANIN']._serialized_start=1451
-  _globals['_FANIN']._serialized_end=1524
-  _globals['_CONDITION']._serialized_start=1526
-  _globals['_CONDITION']._serialized_end=1584
-  _globals['_NODEVALUE']._serialized_start=1586
-  _globals['_NODEVALUE']._serialized_end=1685
-  _globals['_AGENTNODE']._serialized_start=1687
-  _globals['_AGENTNODE']._serialized_end=1765
-  _globals['_STEPNODE']._serialized_start=1767
-  _globals['_STEPNODE']._serialized_end=1856
-  _globals['_TOOLNODE']._serialized_start=1858
-  _globals['_TOOLNODE']._serialized_end=1882
-  _globals['_MAPNODE']._serialized_start=1885
-  _globals['_MAPNODE']._serialized_end=2094
-  _globals['_RUNNODE']._serialized_start=2096
-  _globals['_RUNNODE']._serialized_end=2123
-  _globals['_WAITNODE']._serialized_start=2125
-  _globals['_WAITNODE']._serialized_end=2250
-  _globals['_AGGREGATENODE']._serialized_start=2253
-  _globals['_AGGREGATENODE']._serialized_end=2393
-  _globals['_NODEPOLICY']._serialized_start=2396
-  _globals['_NODEPOLICY']._serialized_end=2749
-  _globals['_RETRYPOLICY']._serialized_start=2752
-  _globals['_RETRYPOLICY']._serialized_end=2933
+  _globals['_FANINMODE']._serialized_start=3109
+  _globals['_FANINMODE']._serialized_end=3215
+  _globals['_STEPREADS']._serialized_start=3217
+  _globals['_STEPREADS']._serialized_end=3303
+  _globals['_ITEMFAILURE']._serialized_start=3305
+  _globals['_ITEMFAILURE']._serialized_end=3417
+  _globals['_REDUCER']._serialized_start=3420
+  _globals['_REDUCER']._serialized_end=3643
+  _globals['_QUALITYTIER']._serialized_start=3645
+  _globals['_QUALITYTIER']._serialized_end=3761
+  _globals['_ONFAILURE']._serialized_start=3763
+  _globals['_ONFAILURE']._serialized_end=3877
+  _globals['_WORKFLOW']._serialized_start=203
+  _globals['_WORKFLOW']._serialized_end=706
+  _globals['_WORKFLOW_OUTPUTENTRY']._serialized_start=625
+  _globals['_WORKFLOW_OUTPUTENTRY']._serialized_end=706
+  _globals['_WORKFLOWPOLICY']._serialized_start=708
+  _globals['_WORKFLOWPOLICY']._serialized_end=783
+  _globals['_NODE']._serialized_start=786
+  _globals['_NODE']._serialized_end=1545
+  _globals['_NODE_INPUTENTRY']._serialized_start=1457
+  _globals['_NODE_INPUTENTRY']._serialized_end=1537
+  _globals['_DEPENDENCY']._serialized_start=1547
+  _globals['_DEPENDENCY']._serialized_end=1623
+  _globals['_FANIN']._serialized_start=1625
+  _globals['_FANIN']._serialized_end=1698
+  _globals['_CONDITION']._serialized_start=1700
+  _globals['_CONDITION']._serialized_end=1758
+  _globals['_NODEVALUE']._serialized_start=1760
+  _globals['_NODEVALUE']._serialized_end=1859
+  _globals['_AGENTNODE']._serialized_start=1861
+  _globals['_AGENTNODE']._serialized_end=1939
+  _globals['_STEPNODE']._serialized_start=1941
+  _globals['_STEPNODE']._serialized_end=2030
+  _globals['_TOOLNODE']._serialized_start=2032
+  _globals['_TOOLNODE']._serialized_end=2056
+  _globals['_MAPNODE']._serialized_start=2059
+  _globals['_MAPNODE']._serialized_end=2268
+  _globals['_RUNNODE']._serialized_start=2270
+  _globals['_RUNNODE']._serialized_end=2297
+  _globals['_WAITNODE']._serialized_start=2299
+  _globals['_WAITNODE']._serialized_end=2424
+  _globals['_AGGREGATENODE']._serialized_start=2427
+  _globals['_AGGREGATENODE']._serialized_end=2567
+  _globals['_NODEPOLICY']._serialized_start=2570
+  _globals['_NODEPOLICY']._serialized_end=2923
+  _globals['_RETRYPOLICY']._serialized_start=2926
+  _globals['_RETRYPOLICY']._serialized_end=3107
 # @@protoc_insertion_point(module_scope)

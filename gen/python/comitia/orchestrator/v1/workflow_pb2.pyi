@@ -16,6 +16,7 @@ does not depend on who was faster.
 """
 
 from collections import abc as _abc
+from comitia.orchestrator.v1 import estimate_pb2 as _estimate_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -252,6 +253,7 @@ class Workflow(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     NODE_COUNT_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, 1 to 63 letters, digits, `_` and `-`, starting with a letter. Unique with the version within the tenant."""
     version: _builtins.str
@@ -288,6 +290,10 @@ class Workflow(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When this version was made. Output only."""
 
+    @_builtins.property
+    def policy(self) -> Global___WorkflowPolicy:
+        """How its runs are started. Absent means the defaults of each field."""
+
     def __init__(
         self,
         *,
@@ -302,14 +308,40 @@ class Workflow(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         node_count: _builtins.int = ...,
         depth: _builtins.int = ...,
+        policy: Global___WorkflowPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "input_schema", b"input_schema"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "input_schema", b"input_schema", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "depth", b"depth", "description", b"description", "digest", b"digest", "input_schema", b"input_schema", "name", b"name", "node_count", b"node_count", "nodes", b"nodes", "output", b"output", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "deadline", b"deadline", "depth", b"depth", "description", b"description", "digest", b"digest", "input_schema", b"input_schema", "name", b"name", "node_count", b"node_count", "nodes", b"nodes", "output", b"output", "policy", b"policy", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Workflow: _TypeAlias = Workflow  # noqa: Y015
+
+@_typing.final
+class WorkflowPolicy(_message.Message):
+    """How runs of a workflow are started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFLIGHT_FIELD_NUMBER: _builtins.int
+    preflight: _estimate_pb2.PreflightMode.ValueType
+    """What is done when a run may not fit the budgets that it spends from, unless its request says something else.
+    Unspecified means what the operator has set for the tenant; else OFF. Of a run that another run starts it is not asked:
+    the estimate of that run counts it.
+    """
+    def __init__(
+        self,
+        *,
+        preflight: _estimate_pb2.PreflightMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["preflight", b"preflight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorkflowPolicy: _TypeAlias = WorkflowPolicy  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):
