@@ -233,6 +233,13 @@ class Money:
         ]
     )
     events: list[cost_pb2.CostEvent] = field(default_factory=list[cost_pb2.CostEvent])
+    #: Charges without a price.
+    unpriced: int = 0
+    unknown_price: price_list_pb2.UnknownPrice = field(
+        default_factory=lambda: price_list_pb2.UnknownPrice(
+            rule=price_list_pb2.UNKNOWN_PRICE_RULE_REFUSE, least_ceiling_nano_usd_per_million=600_000_000_000
+        )
+    )
 
     def GetBudget(self, request: Any, _context: Any) -> cost_service_pb2.GetBudgetResponse:
         return cost_service_pb2.GetBudgetResponse(budget=self._budget(request.budget_id))
@@ -293,10 +300,17 @@ class Money:
         line = cost_service_pb2.GetCostSummaryResponse.Line(
             key="gpt-4o-mini",
             event_count=4,
-            usage=usage_pb2.Usage(input_tokens=100, output_tokens=50),
+            usage=usage_pb2.Usage(input_tokens=100, cache_read_tokens=900, output_tokens=50),
             cost_nano_usd=123_000,
         )
-        return cost_service_pb2.GetCostSummaryResponse(lines=[line], total_nano_usd=123_000, event_count=4)
+        line.unpriced_event_count, line.unpriced_nano_usd = self.unpriced, self.unpriced * 1_000
+        return cost_service_pb2.GetCostSummaryResponse(
+            lines=[line],
+            total_nano_usd=123_000,
+            event_count=4,
+            unpriced_event_count=self.unpriced,
+            unpriced_nano_usd=self.unpriced * 1_000,
+        )
 
     def GetCostSeries(self, request: Any, _context: Any) -> cost_service_pb2.GetCostSeriesResponse:
         begin = Timestamp(seconds=1_767_225_600)
@@ -323,6 +337,17 @@ class Money:
             raise Invalid("content", "line 2, model: is required")
         change = price_list_pb2.PriceChange(after=[cost_pb2.Price(provider="openai", model="gpt-4o-mini")])
         return cost_service_pb2.ImportPricesResponse(changes=[change], change_count=1, unchanged_count=2)
+
+    def GetUnknownPrice(self, _request: Any, _context: Any) -> cost_service_pb2.GetUnknownPriceResponse:
+        return cost_service_pb2.GetUnknownPriceResponse(unknown_price=self.unknown_price)
+
+    def SetUnknownPrice(self, request: Any, _context: Any) -> cost_service_pb2.SetUnknownPriceResponse:
+        flags = request.rule == price_list_pb2.UNKNOWN_PRICE_RULE_FLAG
+        least = self.unknown_price.least_ceiling_nano_usd_per_million
+        ceiling = request.ceiling_nano_usd_per_million or least
+        self.unknown_price.rule = request.rule
+        self.unknown_price.ceiling_nano_usd_per_million = ceiling if flags else 0
+        return cost_service_pb2.SetUnknownPriceResponse(unknown_price=self.unknown_price)
 
     def ListCostEvents(self, request: Any, _context: Any) -> cost_service_pb2.ListCostEventsResponse:
         page, token = one_page(self.events, request)

@@ -10,8 +10,9 @@ import typer
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.drafts import draft
 from comitia_sdk.cli.failure import EXIT_USAGE, CommandFailed
-from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, show_json, show_rows
+from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, one_line, show_json, show_rows
 from comitia_sdk.cli.periods import PERIOD_HELP, TIME_HELP, Period, read_period
+from comitia_sdk.cli.tokens import tokens_in, tokens_out
 
 if TYPE_CHECKING:
     from comitia.cost.v1.cost_service_pb2 import GetCostSeriesResponse, GetCostSummaryResponse
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _FORMATS: Final = {".csv": "csv", ".json": "json"}
+#: Stands where a charge names none, such as no project.
+_NOBODY: Final = "(none)"
 
 
 class Series(StrEnum):
@@ -41,7 +44,9 @@ def costs(
     context: typer.Context,
     by: Annotated[
         str,
-        typer.Option(metavar="WHAT", help="Add up by model, provider, agent, run, project, kind or tool. [model]"),
+        typer.Option(
+            metavar="WHAT", help="Add up by model, provider, agent, run, project, kind or tool; by model unless given."
+        ),
     ] = "",
     period: Annotated[str, typer.Option(metavar="PERIOD", help=PERIOD_HELP)] = "",
     since: Annotated[str, typer.Option("--from", metavar="TIME", help=TIME_HELP)] = "",
@@ -82,7 +87,7 @@ def costs(
                 agent_name=agent,
                 max_lines=top,
             )
-            _show_series(drawn, output, hours=series is Series.HOUR)
+            _show_series(drawn, output, hours=series is Series.HOUR, alone=not by)
             return
         summary = mesh.costs.summary(
             by=by or "model", start=start, end=end, run_id=session, project=project, agent_name=agent, max_lines=top
@@ -141,25 +146,34 @@ def _show_summary(summary: "GetCostSummaryResponse", output: Form, *, by: str) -
         return
     rows = [
         (
-            line.key,
+            one_line(line.key) or _NOBODY,
             str(line.event_count),
-            str(line.usage.input_tokens),
-            str(line.usage.output_tokens),
+            str(tokens_in(line.usage)),
+            str(tokens_out(line.usage)),
             dollars(line.cost_nano_usd),
             dollars(line.assumed_nano_usd) if line.assumed_nano_usd else "",
+            dollars(line.unpriced_nano_usd) if line.unpriced_nano_usd else "",
         )
         for line in summary.lines
     ]
-    columns = (by, "calls", "tokens in", "tokens out", "cost", "of it assumed")
+    columns = (by, "calls", "tokens in", "tokens out", "cost", "of it assumed", "of it unpriced")
     show_rows(output, [], columns, rows, empty="nothing was spent")
     typer.echo(f"total {dollars(summary.total_nano_usd)}")
+    if summary.unpriced_event_count:
+        typer.secho(
+            f"{summary.unpriced_event_count} charges ({dollars(summary.unpriced_nano_usd)} of it) are of models without"
+            " a price, made at a ceiling: `comitia prices import` takes prices, `comitia costs reprice` corrects them",
+            fg=typer.colors.YELLOW,
+            err=True,
+        )
 
 
-def _show_series(series: "GetCostSeriesResponse", output: Form, *, hours: bool) -> None:
+def _show_series(series: "GetCostSeriesResponse", output: Form, *, hours: bool, alone: bool) -> None:
     if output is Form.JSON:
         show_json(as_json(series))
         return
-    names = ["the rest" if line.rest else line.key or "cost" for line in series.lines]
+    nobody = "cost" if alone else _NOBODY
+    names = ["the rest" if line.rest else one_line(line.key) or nobody for line in series.lines]
     steps = [line.points for line in series.lines]
     rows = [
         (

@@ -15,6 +15,7 @@ from comitia_sdk.cli.failure import EXIT_STUB, EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.follow import follow_session, require_success
 from comitia_sdk.cli.output import dollars, plain, show_lines
 from comitia_sdk.cli.reading import check_names, read_mapping
+from comitia_sdk.cli.tokens import tokens_in, tokens_out
 
 if TYPE_CHECKING:
     from comitia.cost.v1.cost_service_pb2 import GetCostSummaryResponse
@@ -207,5 +208,5 @@ def _show_end(mesh: "Client", session: "Session", turns: "list[Turn]", *, mesh_s
 
 
 def _spent(line: "GetCostSummaryResponse.Line") -> str:
-    tokens = f"{line.usage.input_tokens} tokens in, {line.usage.output_tokens} out"
+    tokens = f"{tokens_in(line.usage)} tokens in, {tokens_out(line.usage)} out"
     return f"{line.event_count} calls, {tokens}, {dollars(line.cost_nano_usd)}"

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from comitia_sdk.cli.output import dollars, plain
+from comitia_sdk.cli.tokens import in_and_out
 
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
     from rich.table import Table
 
-    from comitia.common.v1.usage_pb2 import Usage
     from comitia.orchestrator.v1.record_pb2 import RunDifference, RunSide, StepDifference, StepSide
 
 _GONE: Final = "red"
@@ -47,7 +47,7 @@ def _runs(found: "RunDifference") -> "Table":
         "steps": lambda side: str(side.step_count),
         "facts": lambda side: str(side.fact_count),
         "cost": lambda side: dollars(side.cost_nano_usd),
-        "tokens": lambda side: _tokens(side.usage),
+        "tokens": lambda side: in_and_out(side.usage),
         "time": lambda side: _seconds(side.duration),
     }
     for name, show in rows.items():
@@ -67,7 +67,7 @@ def _step(step: "StepDifference") -> "Table":
         "rules": lambda side: "; ".join(side.verdicts),
         "law": lambda side: side.bundle_digest[:12],
         "cost": lambda side: dollars(side.cost_nano_usd),
-        "tokens": lambda side: _tokens(side.usage),
+        "tokens": lambda side: in_and_out(side.usage),
         "time": lambda side: _seconds(side.duration),
     }
     for name, show in rows.items():
@@ -123,10 +123,6 @@ def _origin(side: "RunSide") -> str:
         return ""
     place = f"after fact {side.forked_at_sequence}" if side.forked_at_sequence else "from the beginning"
     return f"{side.forked_from_run_id} {place}"
-
-
-def _tokens(usage: "Usage") -> str:
-    return f"{usage.input_tokens} in, {usage.output_tokens} out"
 
 
 def _seconds(duration: "Duration") -> str:

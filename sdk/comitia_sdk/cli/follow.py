@@ -8,6 +8,7 @@ import typer
 
 from comitia_sdk.cli.failure import CommandFailed
 from comitia_sdk.cli.output import Form, as_json, dollars, plain
+from comitia_sdk.cli.tokens import tokens_in, tokens_out
 
 if TYPE_CHECKING:
     from comitia.orchestrator.v1.session_pb2 import RoundScore, Session, Turn
@@ -63,7 +64,7 @@ def show_turn_note(turn: "Turn") -> None:
     used = turn.output.usage
     notes = [
         "stub, not a model" if turn.output.stub else turn.cost.model,
-        f"{used.input_tokens} tokens in, {used.output_tokens} out",
+        f"{tokens_in(used)} tokens in, {tokens_out(used)} out",
         dollars(turn.cost.cost_nano_usd),
     ]
     notes += [f"tool {use.name}{' failed' if use.failed else ''}" for use in turn.tool_uses]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from comitia_sdk.cli.connect import client
+from comitia_sdk.cli.money import label
 from comitia_sdk.cli.output import (
     DEFAULT_LIMIT,
     Form,
@@ -25,6 +26,7 @@ from comitia_sdk.cli.output import (
 if TYPE_CHECKING:
     from comitia.cost.v1.forecast_pb2 import SpendAlert, SpendForecast
     from comitia.cost.v1.forecast_service_pb2 import GetSpendVelocityResponse
+    from comitia_sdk.sync import Client
 
 _CENT: Final = 10_000_000
 _WHICH: Final = "`tenant`, `project:NAME`, `agent:NAME`, `run:RUN` or `budget_…`."
@@ -52,7 +54,8 @@ def watch(
             if output is Form.JSON:
                 typer.echo(json.dumps({"velocity": as_json(pace), "forecast": as_json(month)}, ensure_ascii=True))
             else:
-                typer.echo(f"{datetime.now(UTC):%H:%M:%SZ}  {_pace(pace)}; month {_end(month)}")
+                typer.echo(f"{datetime.now(UTC):%H:%M:%SZ}  {_pace(pace)}")
+                typer.echo(f"{'':9}  {_this_hour(pace)}; this month {_so_far(month)}")
                 alarm = pace.alert.alert_id and _alarm(pace.alert)
                 if alarm and alarm != told:
                     typer.secho(f"  {alarm}", fg=typer.colors.RED)
@@ -154,26 +157,47 @@ def on_spike(
     with client() as mesh:
         if budget_id:
             rule = mesh.forecasts.set_spike_rule(budget_id, minutes * 60)
-            say = f"{rule.degrade_seconds // 60} minutes" if rule.degrade_seconds else "no rule"
-            show_one(output, rule, [("budget", rule.budget_id), ("degraded for", say)])
+            say = f"degrades it for {rule.degrade_seconds // 60} minutes" if rule.degrade_seconds else "no rule"
+            show_one(output, rule, [("budget", rule.budget_id), ("unusual spend", say)])
             return
         found = list(mesh.forecasts.spike_rules())
-    rows = [(one.budget_id, str(one.degrade_seconds // 60)) for one in found]
-    show_rows(output, found, ("budget", "minutes"), rows, empty="unusual spend degrades no budget")
+        rows = [
+            (one.budget_id, f"{one.degrade_seconds // 60} minutes", _of(mesh, one.budget_id))
+            for one in (found if output is Form.TABLE else ())
+        ]
+    show_rows(output, found, ("budget", "degraded for", "of"), rows, empty="unusual spend degrades no budget")
+
+
+def _of(mesh: "Client", budget_id: str) -> str:
+    from comitia_sdk.errors import NotFound
+
+    try:
+        return one_line(label(mesh.costs.budget(budget_id)))
+    except NotFound:
+        return "removed"
 
 
 def _pace(pace: "GetSpendVelocityResponse") -> str:
-    rates = ((pace.now_nano_usd_per_minute, "now"), (pace.hour_nano_usd_per_minute, "1 h"))
-    listed = [f"{_money(rate)}/min {span}" for rate, span in (*rates, (pace.day_nano_usd_per_minute, "24 h"))]
-    usual = "usual not known before two days"
+    rates = (pace.now_nano_usd_per_minute, pace.hour_nano_usd_per_minute, pace.day_nano_usd_per_minute)
+    now, hour, day = map(_money, rates)
+    return f"a minute costs {now} now, {hour} over the last hour, {day} over the last day"
+
+
+def _this_hour(pace: "GetSpendVelocityResponse") -> str:
+    usual = "what is usual is known after two days"
     if pace.HasField("baseline"):
         usual = f"usual {_money(pace.baseline.expected_nano_usd)}, up to {_money(pace.baseline.high_nano_usd)}"
-    return f"{', '.join(listed)}; this hour {_money(pace.this_hour_nano_usd)} ({usual})"
+    return f"this hour {_money(pace.this_hour_nano_usd)} ({usual})"
+
+
+def _so_far(forecast: "SpendForecast") -> str:
+    spent = f"{_money(forecast.spent_nano_usd)} so far"
+    return f"{spent}, {_end(forecast)} at its end" if forecast.HasField("expected_nano_usd") else spent
 
 
 def _end(forecast: "SpendForecast") -> str:
     if not forecast.HasField("expected_nano_usd"):
-        return f"{_money(forecast.spent_nano_usd)} so far; no forecast before two days are known"
+        return "not known yet; a forecast takes two days of spend"
     low, high = _money(forecast.low_nano_usd), _money(forecast.high_nano_usd)
     return f"{_money(forecast.expected_nano_usd)} (nine in ten: {low} to {high})"
 

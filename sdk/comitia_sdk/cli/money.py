@@ -102,12 +102,12 @@ def tree(
         show_json(as_json(found))
         return
     depths = [node.depth for node in found.nodes]
-    labels = [_branch(depths, place) + _label(node.budget) for place, node in enumerate(found.nodes)]
+    labels = [_branch(depths, place) + label(node.budget) for place, node in enumerate(found.nodes)]
     width = max(map(len, labels), default=0)
-    for label, node in zip(labels, found.nodes, strict=True):
+    for drawn, node in zip(labels, found.nodes, strict=True):
         one = node.budget
         used = f"{dollars(one.spent_nano_usd)} of {dollars(one.limit_nano_usd)}"
-        typer.echo(f"{label:<{width}}  {_bar(one)}  {used}{_marks(one)}")
+        typer.echo(f"{drawn:<{width}}  {_bar(one)}  {used}{_marks(one)}")
     if found.more_runs:
         typer.echo("… and older runs; --runs shows more")
 
@@ -122,7 +122,8 @@ def set_(
     calls: Annotated[int | None, typer.Option(min=0, help="Limit on calls of models and tools.")] = None,
     seconds: Annotated[int | None, typer.Option(min=0, help="Limit on the time of calls, seconds.")] = None,
     warn_at: Annotated[
-        int, typer.Option(metavar="PERCENT", help="Warn from so much of a limit on; 80 unless given.")
+        int,
+        typer.Option(metavar="PERCENT", help="Warn from so much of a limit on; 80 unless given.", show_default=False),
     ] = 0,
     hard: Annotated[bool, typer.Option("--hard", help="Refuse at the limit; so it is unless told otherwise.")] = False,
     soft: Annotated[bool, typer.Option("--soft", help="Warn only.")] = False,
@@ -168,7 +169,7 @@ def remove(
     """
     with client() as mesh:
         removed = mesh.costs.remove_budget(budget_id)
-    typer.echo(f"removed {one_line(_label(removed))} ({removed.budget_id})")
+    typer.echo(f"removed {one_line(label(removed))} ({removed.budget_id})")
 
 
 def _set_limit(mesh: "Client", budget_id: str, amount: int, terms: dict[str, Any]) -> "Budget":
@@ -198,7 +199,7 @@ def _lines(budget: "Budget") -> list[tuple[str, str]]:
     every = short_name(BudgetPeriod, budget.period) if budget.period else ""
     return [
         ("budget", budget.budget_id),
-        ("of", one_line(_label(budget))),
+        ("of", one_line(label(budget))),
         ("limit", dollars(budget.limit_nano_usd)),
         ("spent", dollars(budget.spent_nano_usd)),
         ("held", dollars(budget.held_nano_usd)),
@@ -209,7 +210,7 @@ def _lines(budget: "Budget") -> list[tuple[str, str]]:
         ("mode", short_name(BudgetMode, budget.mode) if budget.mode else ""),
         ("warns at", f"{budget.warn_at_percent} %" if budget.warn_at_percent else ""),
         ("begins anew", f"each {every} ({budget.zone})" if every else ""),
-        ("next", moment(budget.period_end_time)),
+        ("next period", moment(budget.period_end_time)),
     ]
 
 
@@ -231,7 +232,8 @@ def _gauge(gauge: "BudgetGauge", *, unit: str = "") -> str:
     return f"{gauge.spent} spent and {gauge.held} held of {gauge.limit}{unit}"
 
 
-def _label(budget: "Budget") -> str:
+def label(budget: "Budget") -> str:
+    """Says what a budget is of: `project atlas`."""
     from comitia.cost.v1.cost_pb2 import BudgetScope
     from comitia_sdk.enums import short_name
 

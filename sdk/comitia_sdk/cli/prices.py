@@ -1,5 +1,6 @@
 """`comitia prices`: what models cost, and new prices."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -7,18 +8,38 @@ import typer
 
 from comitia_sdk.cli.connect import client
 from comitia_sdk.cli.failure import EXIT_REFUSED, EXIT_USAGE, CommandFailed
-from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, show_json, show_lines, show_rows
-from comitia_sdk.cli.reading import read_text
+from comitia_sdk.cli.output import (
+    Form,
+    FormOption,
+    as_json,
+    dollars,
+    moment,
+    show_json,
+    show_lines,
+    show_one,
+    show_rows,
+)
+from comitia_sdk.cli.reading import read_dollars, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from comitia.cost.v1.cost_pb2 import Price
 
+
+class Rule(StrEnum):
+    """What is done with calls of models that have no price."""
+
+    REFUSE = "refuse"
+    FLAG = "flag"
+
+
 app = typer.Typer(no_args_is_help=True, help="What models cost.")
 
 _FORMATS: Final = {".csv": "csv", ".json": "json"}
 _COLUMNS: Final = ("provider", "model", "prompts from", "in", "cache read", "out", "since", "source")
+#: Stands below prices.
+_UNIT: Final = "in dollars per million tokens"
 _CLASSES: Final = (
     "input",
     "cache_read",
@@ -44,6 +65,8 @@ def list_(
     with client() as mesh:
         found = list(mesh.costs.prices(provider=provider))
     show_rows(output, found, _COLUMNS, _rows(found), empty="no prices")
+    if found and output is Form.TABLE:
+        typer.echo(_UNIT)
 
 
 @app.command()
@@ -65,11 +88,13 @@ def show(
     if output is Form.JSON:
         show_json([as_json(price) for price in found])
         return
-    for price in found:
+    for number, price in enumerate(found):
+        if number:
+            typer.echo()
         show_lines(
             [
                 ("model", model),
-                ("prompts from", f"{price.min_prompt_tokens} tokens" if price.min_prompt_tokens else ""),
+                ("prompts from", f"{price.min_prompt_tokens} tokens on" if price.min_prompt_tokens else ""),
                 *(
                     (name.replace("_", " "), dollars(getattr(price, f"{name}_nano_usd_per_million")))
                     for name in _CLASSES
@@ -80,6 +105,49 @@ def show(
                 ("digest", price.digest),
             ]
         )
+    typer.echo(_UNIT)
+
+
+@app.command()
+def unknown(
+    rule: Annotated[
+        Rule | None,
+        typer.Argument(help="What to do with calls of models that have no price.", show_default=False),
+    ] = None,
+    ceiling: Annotated[
+        str,
+        typer.Option(
+            metavar="DOLLARS",
+            help="With flag: the most that a million tokens may cost; the lowest that is allowed unless given.",
+        ),
+    ] = "",
+    output: FormOption = Form.TABLE,
+) -> None:
+    """Shows or sets what is done with calls of models whose price nobody knows.
+
+    They are refused, or with `flag` they are held and charged at a ceiling, so that budgets hold, and marked as
+    unpriced until their price is imported and `comitia costs reprice` corrects the charges.
+
+    Example:  comitia prices unknown flag --ceiling 750
+    """
+    if ceiling and rule is not Rule.FLAG:
+        raise CommandFailed("--ceiling goes with flag", code=EXIT_USAGE)
+    with client() as mesh:
+        if rule is None:
+            found = mesh.costs.unknown_price()
+        else:
+            most = read_dollars(ceiling) if ceiling else 0
+            found = mesh.costs.set_unknown_price(rule.value, ceiling_nano_usd_per_million=most)
+    flags = found.ceiling_nano_usd_per_million > 0
+    show_one(
+        output,
+        found,
+        [
+            ("calls of models without a price", "pass at the ceiling, marked" if flags else "are refused"),
+            ("ceiling", f"{dollars(found.ceiling_nano_usd_per_million)} a million tokens" if flags else ""),
+            ("lowest allowed", f"{dollars(found.least_ceiling_nano_usd_per_million)} a million tokens"),
+        ],
+    )
 
 
 @app.command("import")
@@ -93,8 +161,10 @@ def import_(
 ) -> None:
     """Imports a price list for all tenants. It is checked as a whole: every fault is named by line and field.
 
-    Columns: provider, model, start_time, input_usd_per_million, output_usd_per_million, and as you need them aliases,
-    end_time, min_prompt_tokens and the other classes of tokens. For operators of the installation.
+    A CSV begins with the names of its columns: provider, model, start_time, input_usd_per_million,
+    output_usd_per_million, and as you need them aliases, end_time, min_prompt_tokens, and cache_read, cache_write_5m,
+    cache_write_1h, reasoning, audio_in, audio_out, image, each with _usd_per_million. A line of it is
+    `acme,big,2026-11-01,2.50,10`. For operators of the installation.
 
     Example:  comitia prices import prices.csv --dry-run
     """
@@ -114,6 +184,8 @@ def import_(
         for row in _rows(prices)
     ]
     show_rows(output, [], ("", *_COLUMNS), rows, empty="no price changes")
+    if rows:
+        typer.echo(_UNIT)
     told = f"{answer.change_count} prices change, {answer.unchanged_count} hold already"
     typer.echo(f"{told}; nothing was written" if dry_run else told)
 

@@ -75,21 +75,23 @@ def violation(mesh: FakeMesh) -> None:
         ("violations --session run_2", "no violations"),
         ("models", "openai/gpt-4o-mini"),
         ("costs", "$0.000123"),
+        ("costs --top 1", "gpt-4o-mini  4      1000       50"),
         ("costs --by agent --session run_1", "total $0.000123"),
         ("costs --period month --top 3", "total $0.000123"),
         ("costs reprice --from 2026-01-01", "-$0.000023 in all; --apply writes it"),
         ("costs reprice --from 2026-01-01 --apply", "-$0.000023 were booked"),
-        ("costs watch --once", "this hour $41.00 (usual $1.00, up to $2.50); month $744.00"),
+        ("costs watch --once", "this hour $41.00 (usual $1.00, up to $2.50); this month "),
         ("costs watch --once -o json", '"this_hour_nano_usd": "41000000000"'),
         ("costs alerts", "run_wild"),
         ("costs forecast", "$744.00 (nine in ten: $700.00 to $800.00)"),
         ("costs forecast --budget project:atlas", "$900.00"),
-        ("costs forecast --zone UTC", "no forecast before two days are known"),
+        ("costs forecast --zone UTC", "not known yet; a forecast takes two days of spend"),
         ("costs recommend", "$12.34"),
         ("budget on-spike", "unusual spend degrades no budget"),
         ("budget on-spike agent:Loki --minutes 30", "30 minutes"),
         ("budget on-spike agent:Loki --minutes 0", "no rule"),
         ("prices list", "gpt-4o-mini"),
+        ("prices list", "in dollars per million tokens"),
         ("prices show openai/gpt-4o-mini", "cache read"),
         ("costs --series day --by model", "2026-01-01"),
         ("budget show", "$10.00"),
@@ -234,6 +236,24 @@ def test_a_price_list_is_imported_and_its_faults_are_told(comitia: Comitia, tmp_
     assert "nothing was written" in comitia("prices", "import", str(good), "--dry-run").out
     assert "line 2, model: is required" in comitia("prices", "import", str(bad), code=2).err
     assert "must end in .csv or .json" in comitia("prices", "import", str(tmp_path / "prices.txt"), code=2).err
+
+
+def test_charges_without_a_price_are_told_loudly(comitia: Comitia, mesh: FakeMesh) -> None:
+    assert "without a price" not in comitia("costs").err
+    mesh.money.unpriced = 3
+    shown = comitia("costs")
+    assert "$0.000003" in shown.out
+    assert "3 charges ($0.000003 of it) are of models without a price" in shown.err
+
+
+def test_calls_without_a_price_are_flagged_at_a_ceiling_and_refused_again(comitia: Comitia) -> None:
+    assert "are refused" in comitia("prices", "unknown").out
+    assert "$600.00 a million tokens" in comitia("prices", "unknown", "flag").out
+    assert "$750.00 a million tokens" in comitia("prices", "unknown", "flag", "--ceiling", "750").out
+    assert "pass at the ceiling, marked" in comitia("prices", "unknown").out
+    assert "are refused" in comitia("prices", "unknown", "refuse").out
+    wrong = comitia("prices", "unknown", "refuse", "--ceiling", "750", code=2)
+    assert wrong.err == "comitia: --ceiling goes with flag"
 
 
 def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:

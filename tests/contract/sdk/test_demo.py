@@ -29,7 +29,7 @@ def test_the_demo_shows_turns_similarity_tokens_money_law_and_where_to_look(comi
         "round 2: how alike the turns are, 0 to 1: words 0.25, meaning 0.50",
         "2 of at most 2, 4 turns",
         "8 verdicts: 4 rules passed, 0 matched",
-        "4 calls, 100 tokens in, 50 out, $0.000123",
+        "4 calls, 1000 tokens in, 50 out, $0.000123",
         "comitia session turns run_1 -o json",
     ):
         assert part in shown, f"{part}\n{shown}"
