@@ -1,11 +1,13 @@
 """Money as people read it."""
 
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from typing import Final
 
 #: Nano-USD in one dollar.
 NANO_PER_USD: Final = 1_000_000_000
-_BEYOND: Final = 2**63
+#: Largest amount that the mesh takes, nano-USD.
+MOST: Final = 2**62
+_FINEST: Final = Decimal(1) / NANO_PER_USD
 
 
 def usd(nano_usd: int) -> Decimal:
@@ -14,15 +16,19 @@ def usd(nano_usd: int) -> Decimal:
 
 
 def nano_usd(dollars: Decimal | str | int) -> int:
-    """Gives an amount in dollars as nano-USD, rounded up to the next one.
+    """Gives an amount in dollars as nano-USD, exactly.
 
-    Raises: ValueError: no amount, negative, or beyond what 64 bits hold (about 9.2 billion dollars).
+    Raises: ValueError: no amount, negative, finer than a nano-USD, or more than the mesh takes (4.6 billion dollars).
     """
-    sentence = f"{dollars!r} is no amount in dollars, such as 25.00"
     try:
-        amount = Decimal(dollars) * NANO_PER_USD
+        amount = Decimal(dollars)
     except InvalidOperation as error:
-        raise ValueError(sentence) from error
-    if not amount.is_finite() or not 0 <= amount < _BEYOND:
-        raise ValueError(sentence)
-    return int(amount.to_integral_value(rounding=ROUND_CEILING))
+        raise ValueError(f"{dollars!r} is no amount in dollars, such as 25.00") from error
+    if not amount.is_finite() or amount < 0:
+        raise ValueError(f"{dollars!r} is no amount in dollars, such as 25.00")
+    if amount > usd(MOST):
+        raise ValueError(f"{dollars!r} is too large an amount: the most is {usd(MOST)} dollars")
+    whole = amount.quantize(_FINEST, rounding=ROUND_DOWN)
+    if whole != amount:
+        raise ValueError(f"{dollars!r} is too fine an amount: give at most 9 digits after the point")
+    return int(whole * NANO_PER_USD)

@@ -28,6 +28,7 @@ from comitia_sdk.cli.output import (
 from comitia_sdk.cli.pairs import pairs, value_of, values_of
 from comitia_sdk.cli.reading import read_dollars, read_mapping
 from comitia_sdk.cli.run_tree import follow_run, require_success, run_state, step_note, step_state
+from comitia_sdk.cli.tokens import in_and_out
 
 if TYPE_CHECKING:
     from comitia.orchestrator.v1.run_pb2 import Run
@@ -283,7 +284,7 @@ def lines_of(run: "Run", learnt: str = "") -> list[tuple[str, str]]:
         ("input", _spoken(values["input"]) if run.input.fields else ""),
         ("output", _spoken(values["output"]) if run.HasField("output") else ""),
         ("steps", ", ".join(f"{count} {word}" for count, word in parts if count)),
-        ("tokens", f"{run.usage.input_tokens} in, {run.usage.output_tokens} out"),
+        ("tokens", in_and_out(run.usage)),
         ("cost", f"{dollars(run.cost_nano_usd)} of at most {dollars(run.max_cost_nano_usd)}"),
         ("estimated", estimated(run) or learnt),
         ("labels", ", ".join(f"{name}={run.metadata[name]}" for name in sorted(run.metadata))),

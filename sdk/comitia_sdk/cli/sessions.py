@@ -21,6 +21,7 @@ from comitia_sdk.cli.output import (
     show_rows,
 )
 from comitia_sdk.cli.reading import read_dollars
+from comitia_sdk.cli.tokens import in_and_out
 
 if TYPE_CHECKING:
     from comitia.orchestrator.v1.session_pb2 import Session
@@ -229,7 +230,7 @@ def lines_of(session: "Session", learnt: str = "") -> list[tuple[str, str]]:
         ("policy", f"{session.policy}, {session.policy_digest}" if session.policy else ""),
         ("rounds", f"{session.rounds_executed} of at most {session.max_rounds}, {session.turn_count} turns"),
         ("last round", score_words(session.scores[-1]) if session.scores else ""),
-        ("tokens", f"{session.usage.input_tokens} in, {session.usage.output_tokens} out"),
+        ("tokens", in_and_out(session.usage)),
         ("cost", f"{dollars(session.cost_nano_usd)} of at most {dollars(session.max_cost_nano_usd)}"),
         ("estimated", estimated(session) or learnt),
         ("started", moment(session.start_time)),

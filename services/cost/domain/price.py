@@ -1,18 +1,15 @@
 """Prices: integers of nano-USD per million tokens, by class, rounded up once per call."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from itertools import pairwise
 from typing import Final
 
 from services.meshkit.content import Usage
+from services.meshkit.content.model_name import ANY_MODEL, NameKey, name_key
 from services.meshkit.core.money import NanoUsd, price_of
 
-#: Model name of a price that holds for every model of its provider, such as a local one.
-ANY_MODEL: Final = "*"
 #: Start of prices that hold since we know of them.
 BEGINNING: Final = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -102,6 +99,34 @@ class Price:
         ]
         object.__setattr__(self, "digest", sha256(json.dumps(content, separators=(",", ":")).encode()).digest())
 
+    @property
+    def key(self) -> NameKey:
+        """What the model's own name is compared by."""
+        return name_key(self.provider, self.model)
+
+    @property
+    def keys(self) -> frozenset[NameKey]:
+        """What all of its names are compared by."""
+        return frozenset(name_key(self.provider, name) for name in (self.model, *self.aliases))
+
+    @property
+    def void(self) -> bool:
+        """True when it ended as it began: only its digest finds it."""
+        return self.end is not None and self.end <= self.start
+
+    def same_as(self, other: "Price") -> bool:
+        """True when it says the same of the same model, whenever it holds."""
+        return (self.key, self.keys, self.tiers) == (other.key, other.keys, other.tiers)
+
+    def meets(self, other: "Price") -> bool:
+        """True when both hold at some moment."""
+        return (
+            not self.void
+            and not other.void
+            and (self.end is None or other.start < self.end)
+            and (other.end is None or self.start < other.end)
+        )
+
     def charge(self, usage: Usage) -> NanoUsd:
         """Prices what a call used."""
         return self._tiers_up_to(usage)[-1].rates.price(usage)
@@ -145,114 +170,3 @@ def answer_tokens(usage: Usage) -> int:
 def free_price(provider: str) -> Price:
     """Makes the price of a provider that charges nothing, such as a model on this machine."""
     return Price(provider=provider, model=ANY_MODEL, tiers=(Tier(0, Rates()),), source="free by settings")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Renewal:
-    """What a new price list changes in the table. Nothing is ever deleted."""
-
-    added: tuple[Price, ...]
-    #: Ends of prices that are in the table, by digest; None: it holds still.
-    ends: dict[bytes, datetime | None]
-
-
-def renewal(known: Sequence[Price], listed: Sequence[Price], *, now: datetime) -> Renewal:
-    """Compares the table with a new list of prices.
-
-    A model that is new to the table is taken as listed, its past included. For a known model the past stays as it is: a
-    price that differs holds from now on. Models that are no longer listed keep their price, for holds may name it, and
-    models whose price an operator imported keep that.
-    """
-    table: dict[tuple[str, str], list[Price]] = {}
-    for price in known:
-        table.setdefault((price.provider, price.model), []).append(price)
-    added: list[Price] = []
-    ends: dict[bytes, datetime | None] = {}
-    for price in listed:
-        before = table.get((price.provider, price.model))
-        if before is None:
-            added.append(price)
-        elif (price.end is None or price.end > now) and not any(one.imported for one in before):
-            _renew(before, price, now, added, ends)
-    return Renewal(added=tuple(added), ends=ends)
-
-
-def _renew(
-    before: list[Price], listed: Price, now: datetime, added: list[Price], ends: dict[bytes, datetime | None]
-) -> None:
-    start = max(listed.start, now)
-    current = next((price for price in before if price.holds_at(start)), None)
-    if current is not None and (current.tiers, set(current.aliases)) == (listed.tiers, set(listed.aliases)):
-        if listed.end is not None and listed.end != current.end:
-            ends[current.digest] = listed.end
-        return
-    if current is not None:
-        ends[current.digest] = start
-    added.append(replace(listed, start=start))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriceChange:
-    """What a list changes about one model from one moment on."""
-
-    #: The price that held then; None: there was none.
-    before: Price | None
-    after: Price
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Supersession:
-    """What an imported list changes in the table. Nothing is ever deleted."""
-
-    renewal: Renewal
-    changes: tuple[PriceChange, ...]
-    #: Prices that the table had already.
-    unchanged: int
-
-
-def supersession(known: Sequence[Price], listed: Sequence[Price]) -> Supersession:
-    """Compares the table with a list that is right for its models from the first moment it names, past or future.
-
-    Prices that it takes the place of end there; one that begins later ends as it begins: only its digest finds it.
-    Harmless to repeat.
-    """
-    table = {price.digest: price for price in known}
-    starts: dict[tuple[str, str], datetime] = {}
-    for price in listed:
-        name = (price.provider, price.model)
-        starts[name] = min(starts.get(name, price.start), price.start)
-    wanted = {price.digest: price.end for price in listed}
-    ends: dict[bytes, datetime | None] = {}
-    for price in known:
-        first = starts.get((price.provider, price.model))
-        if first is None or (price.end is not None and price.end <= first and price.digest not in wanted):
-            continue
-        end = wanted[price.digest] if price.digest in wanted else max(first, price.start)
-        if end != price.end:
-            ends[price.digest] = end
-    changes = tuple(
-        PriceChange(before=before, after=price)
-        for price in listed
-        if (before := _holding(known, price)) is None or (before.tiers, before.aliases) != (price.tiers, price.aliases)
-    )
-    added = tuple(price for price in listed if price.digest not in table)
-    return Supersession(renewal=Renewal(added=added, ends=ends), changes=changes, unchanged=len(listed) - len(changes))
-
-
-def _holding(known: Sequence[Price], price: Price) -> Price | None:
-    named = (one for one in known if (one.provider, one.model) == (price.provider, price.model))
-    return next((one for one in named if one.holds_at(price.start)), None)
-
-
-def without_overlap(prices: Iterable[Price]) -> bool:
-    """Tells whether at any moment each name has at most one price."""
-    spans: dict[tuple[str, str], list[tuple[datetime, datetime | None]]] = {}
-    for price in prices:
-        for name in {price.model, *price.aliases}:
-            spans.setdefault((price.provider, name), []).append((price.start, price.end))
-    for intervals in spans.values():
-        intervals.sort(key=lambda interval: interval[0])
-        for (_, end), (start, _) in pairwise(intervals):
-            if end is None or end > start:
-                return False
-    return True

@@ -21,7 +21,8 @@ from typing import Any, Final
 from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import ConditionalPrice, ModelInfo, ModelPrice, Provider, StartDateConstraint, TieredPrices
 
-from services.cost.domain.price import BEGINNING, Price, Rates, Tier, without_overlap
+from services.cost.domain.price import BEGINNING, Price, Rates, Tier
+from services.cost.domain.price_table import overlaps
 from services.meshkit.core.money import NANO_PER_USD
 
 SNAPSHOT: Final = Path(__file__).with_name("snapshot.json")
@@ -47,8 +48,8 @@ _KNOWN_CLASSES: Final = frozenset(
 def main() -> None:
     """Writes the file anew."""
     prices = [price for provider in get_snapshot().providers for price in _prices_of(provider)]
-    if not without_overlap(prices):
-        raise SystemExit("the snapshot has overlapping prices; nothing was written")
+    if names := overlaps(prices):
+        raise SystemExit(f"the snapshot has two prices for {sorted(names)}; nothing was written")
     prices.sort(key=lambda price: (price.provider, price.model, price.start))
     header = {"source": f"genai-prices {version('genai-prices')}", "classes": [item.name for item in fields(Rates)]}
     lines = ",\n".join("  " + json.dumps(_to_json(price)) for price in prices)

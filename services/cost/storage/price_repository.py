@@ -1,6 +1,6 @@
 """Keeps the price table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from datetime import datetime
 from typing import Final
@@ -8,7 +8,8 @@ from typing import Final
 from sqlalchemy import RowMapping, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cost.domain.price import Price, Rates, Renewal, Supersession, Tier, renewal, supersession
+from services.cost.domain.price import Price, Rates, Tier
+from services.cost.domain.price_table import Renewal, Supersession, overlaps, renewal, supersession
 from services.cost.storage.tables import PRICE, PRICE_TIER
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.errors import Internal
@@ -35,8 +36,9 @@ class PriceRepository:
         """See `PriceStore.replace_current`."""
         async with maintenance_scope(self._engine) as scope:
             await scope.execute(_LOCK)
-            change = renewal(await _read(scope), prices, now=now)
-            await _write(scope, change)
+            known = await _read(scope)
+            change = renewal(known, prices, now=now)
+            await _write(scope, known, change)
             await scope.commit()
         return len(change.added)
 
@@ -47,19 +49,23 @@ class PriceImports:
     def __init__(self, app: AsyncEngine) -> None:
         self._engine = app
 
-    async def supersede(self, tenant: TenantId, prices: Sequence[Price]) -> Supersession:
+    async def supersede(self, tenant: TenantId, read: Callable[[Sequence[Price]], Sequence[Price]]) -> Supersession:
         """See `PriceImporter.supersede`."""
         async with tenant_scope(self._engine, tenant) as scope:
             await claim_once(scope)
             await scope.execute(_LOCK)
-            change = supersession(await _read(scope), prices)
-            await _write(scope, change.renewal)
+            known = await _read(scope)
+            change = supersession(known, read(known))
+            await _write(scope, known, change.renewal)
             await keep_once(scope, change)
             await scope.commit()
         return change
 
 
-async def _write(scope: Scope, change: Renewal) -> None:
+async def _write(scope: Scope, known: Sequence[Price], change: Renewal) -> None:
+    # Of two prices for one name the wrong one would hold for somebody, so nothing is written that leaves two.
+    if twice := overlaps(change.of(known)) - overlaps(known):
+        raise Internal("a price list leaves two prices for one name", names=sorted(map("/".join, twice))[:10])
     for digest, end in change.ends.items():
         await scope.execute(update(PRICE).where(PRICE.c.digest == digest).values(end_time=end))
     if change.added:

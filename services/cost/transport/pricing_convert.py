@@ -3,8 +3,8 @@
 from typing import Final
 
 from comitia.cost.v1 import cost_service_pb2, price_list_pb2
-from services.cost.domain.price import Supersession
-from services.cost.domain.price_list import ListFormat
+from services.cost.domain.price_rows import ListFormat
+from services.cost.domain.price_table import Supersession
 from services.cost.domain.repricing import Repricing
 from services.cost.transport import fields
 from services.cost.transport.convert import prices_to_proto
@@ -37,7 +37,7 @@ def imported_to_proto(change: Supersession) -> cost_service_pb2.ImportPricesResp
     return cost_service_pb2.ImportPricesResponse(
         changes=[
             price_list_pb2.PriceChange(
-                before=[] if one.before is None else prices_to_proto(one.before), after=prices_to_proto(one.after)
+                before=[row for price in one.before for row in prices_to_proto(price)], after=prices_to_proto(one.after)
             )
             for one in change.changes[:_MOST_SHOWN]
         ],

@@ -1,11 +1,13 @@
 """Imports a price list that an operator gives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.cost.domain.price import Price, Supersession, supersession
-from services.cost.domain.price_list import ListFormat, read_list
+from services.cost.domain.price import Price
+from services.cost.domain.price_list import read_list
+from services.cost.domain.price_rows import ListFormat
+from services.cost.domain.price_table import Supersession, supersession
 from services.cost.usecases.prices import CurrentPrices
 from services.meshkit.core.audit import note
 from services.meshkit.core.clock import Clock
@@ -18,8 +20,12 @@ log = logger(__name__)
 class PriceImporter(Protocol):
     """Writes prices that take the place of others."""
 
-    async def supersede(self, tenant: TenantId, prices: Sequence[Price]) -> Supersession:
-        """Adds prices and ends those they take the place of, in one transaction of the operator's tenant."""
+    async def supersede(self, tenant: TenantId, read: Callable[[Sequence[Price]], Sequence[Price]]) -> Supersession:
+        """Adds prices and ends those they take the place of, in one transaction of the operator's tenant.
+
+        Args:
+            read: reads the list, given the table as nobody else changes it meanwhile.
+        """
         ...
 
 
@@ -44,19 +50,23 @@ class ImportPrices:
     async def show(self, order: ImportOrder) -> Supersession:
         """Tells what a list would change, and changes nothing. Raises: PriceListWrong."""
         await self._prices.refresh()
-        return supersession(self._prices.known, self._read(order))
+        known = self._prices.known
+        return supersession(known, self._read(order, known))
 
     async def __call__(self, tenant: TenantId, order: ImportOrder) -> Supersession:
         """Raises: PriceListWrong: nothing was changed."""
-        await self._prices.refresh()
-        prices = self._read(order)
-        note(target="prices", details={"source": order.source, "prices": len(prices)})
-        change = await self._importer.supersede(tenant, prices)
+
+        def read(known: Sequence[Price]) -> list[Price]:
+            prices = self._read(order, known)
+            note(target="prices", details={"source": order.source, "prices": len(prices)})
+            return prices
+
+        change = await self._importer.supersede(tenant, read)
         await self._prices.refresh()
         log.info("prices imported", added=len(change.renewal.added), ended=len(change.renewal.ends))
         return change
 
-    def _read(self, order: ImportOrder) -> list[Price]:
+    def _read(self, order: ImportOrder, known: Sequence[Price]) -> list[Price]:
         # Apart from the names of what is shipped, so that no digest is the same.
         source = f"imported: {order.source}"
-        return read_list(order.content, order.form, source=source, known=self._prices.known, now=self._clock.now())
+        return read_list(order.content, order.form, source=source, known=known, now=self._clock.now())

@@ -1,12 +1,12 @@
 """Asks cost what models cost."""
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
 from comitia.cost.v1 import cost_service_pb2, cost_service_pb2_grpc
 from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import Deployment
+from services.meshkit.content.model_name import NameKey, name_key, priced
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Principal
 from services.meshkit.grpc.channel import call_metadata
@@ -16,8 +16,6 @@ from services.meshkit.grpc.errors import remote_errors
 _REMEMBER_SECONDS: Final = 60.0
 _PAGE: Final = 500
 _MOST_PAGES: Final = 10
-_RELEASE: Final = re.compile(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest)$")
-_ANY_MODEL: Final = "*"
 
 
 class CostPriceList:
@@ -27,7 +25,7 @@ class CostPriceList:
         self._pricing = pricing
         self._clock = clock
         #: By provider, and so bounded by the adapters there are.
-        self._models: dict[str, tuple[float, dict[str, TokenRates]]] = {}
+        self._models: dict[str, tuple[float, dict[NameKey, TokenRates]]] = {}
 
     async def priced(self, principal: Principal, deployments: Sequence[Deployment]) -> frozenset[str]:
         """See `PriceList.priced`."""
@@ -38,15 +36,13 @@ class CostPriceList:
         found: dict[str, TokenRates] = {}
         for deployment in deployments:
             models = await self._models_of(principal, deployment.adapter)
-            model = deployment.model.lower()
-            for name in (model, _RELEASE.sub("", model), _ANY_MODEL):
-                if name in models:
-                    found[deployment.name] = models[name]
-                    break
+            rates = priced(models, deployment.adapter, deployment.model)
+            if rates is not None:
+                found[deployment.name] = rates
         return found
 
-    async def _models_of(self, principal: Principal, provider: str) -> dict[str, TokenRates]:
-        asked_at, models = self._models.get(provider, (0.0, dict[str, TokenRates]()))
+    async def _models_of(self, principal: Principal, provider: str) -> dict[NameKey, TokenRates]:
+        asked_at, models = self._models.get(provider, (0.0, dict[NameKey, TokenRates]()))
         now = self._clock.monotonic()
         if provider in self._models and now - asked_at < _REMEMBER_SECONDS:
             return models
@@ -54,8 +50,8 @@ class CostPriceList:
         self._models[provider] = (now, models)
         return models
 
-    async def _fetch(self, principal: Principal, provider: str) -> dict[str, TokenRates]:
-        models: dict[str, TokenRates] = {}
+    async def _fetch(self, principal: Principal, provider: str) -> dict[NameKey, TokenRates]:
+        models: dict[NameKey, TokenRates] = {}
         request = cost_service_pb2.ListPricesRequest(page_size=_PAGE, provider=provider)
         for _ in range(_MOST_PAGES):
             with remote_errors():
@@ -63,7 +59,7 @@ class CostPriceList:
             # Where long prompts cost more, a model has several; that of short ones, which comes first, is compared.
             for price in page.prices:
                 rates = TokenRates(input=price.input_nano_usd_per_million, output=price.output_nano_usd_per_million)
-                models.setdefault(price.model.lower(), rates)
+                models.setdefault(name_key(price.provider, price.model), rates)
             if not page.next_page_token:
                 break
             request.page_token = page.next_page_token

@@ -291,6 +291,8 @@ def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
             "comitia: of a run's budget only DOLLARS can be set; name others tenant, project:…, agent:… or step:…",
         ),
         ("budget set -- -5", 2, "comitia: '-5' is no amount in dollars, such as 25.00"),
+        ("budget set 1.0000000001", 2, "comitia: '1.0000000001' is too fine an amount: give at most 9 digits"),
+        ("budget set 99999999999", 2, "comitia: '99999999999' is too large an amount: the most is 4611686018.42738"),
         ("budget show budget_9", 1, "comitia: budget 'budget_9' does not exist [NOT_FOUND]"),
         ("costs --by moon", 2, "comitia: by: 'moon' is none of model, "),
         ("costs --period moon", 2, "comitia: --period: 'moon' is none of today, "),

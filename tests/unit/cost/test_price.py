@@ -17,10 +17,9 @@ from services.cost.domain.price import (
     answer_tokens,
     free_price,
     prompt_tokens,
-    renewal,
-    without_overlap,
 )
 from services.cost.domain.price_book import PriceBook
+from services.cost.domain.price_table import overlaps, renewal
 from services.cost.prices.snapshot import shipped_prices
 from services.meshkit.content import Usage
 from services.meshkit.content.usage import USAGE_CLASSES
@@ -92,7 +91,7 @@ def test_a_model_that_hears_and_speaks_costs_what_audio_costs() -> None:
 
 
 def test_the_shipped_table_has_no_overlap_and_both_big_providers() -> None:
-    assert without_overlap(SHIPPED)
+    assert not overlaps(SHIPPED)
     assert {"openai", "anthropic"} <= {price.provider for price in SHIPPED}
 
 

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.cost.domain.errors import PriceListWrong
-from services.cost.domain.price import Price, Rates, Tier, renewal, supersession, without_overlap
+from services.cost.domain.price import Price, Rates, Tier
 from services.cost.domain.price_book import PriceBook
-from services.cost.domain.price_list import ListFormat, read_list
+from services.cost.domain.price_list import read_list
+from services.cost.domain.price_rows import ListFormat
+from services.cost.domain.price_table import Renewal, overlaps, renewal, supersession
 from services.meshkit.content import Usage
 from tests.support.money import NOON, a_price
 
@@ -104,6 +106,19 @@ def test_all_faults_are_told_at_once() -> None:
     ]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name() -> None:
+    assert read("openai,gpt-test,2025-07-01,,1,4", head=f"\ufeff{HEAD}")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_is_the_one_fault_that_is_told(separator: str) -> None:
+    content = f"{HEAD}\nopenai,gpt-test,2025-07-01,,1,4\n".replace(",", separator)
+    with pytest.raises(PriceListWrong) as refusal:
+        read_list(content, ListFormat.CSV, source="imported: a test", known=(), now=NOON)
+    wanted = f"line 1, row: is divided by {separator!r}: divide cells by commas, and amounts by points"
+    assert refusal.value.sentence == wanted
+
+
 @pytest.mark.parametrize(
     ("head", "said"),
     [
@@ -132,7 +147,7 @@ def test_one_name_for_two_models_is_refused() -> None:
 def test_a_price_in_another_unit_is_refused(rate: str) -> None:
     known = a_price(tiers=(Tier(0, Rates(input=10**9, output=10**9)),))
     said = faults(f"openai,gpt-test,2025-07-01,,{rate},1", known=(known,))
-    assert said[0].startswith("line 2, input_usd_per_million: is more than 200 times off the price that holds")
+    assert said[0].startswith("line 2, input_usd_per_million: is more than 200 times off the price that 'gpt-test' has")
     assert read("openai,gpt-test,2025-07-01,,0,1", known=(known,))
 
 
@@ -143,9 +158,9 @@ def test_an_imported_price_takes_the_place_of_others_and_shipped_ones_leave_it_a
     change = supersession(known, [price])
     assert change.renewal.ends == {old.digest: AUGUST, later.digest: SEPTEMBER}
     assert change.renewal.added == (price,)
-    assert [(one.before, one.after) for one in change.changes] == [(known[0], price)]
-    table = _after(known, change.renewal.ends, [price])
-    assert without_overlap([one for one in table if one.start != one.end])
+    assert [(one.before, one.after) for one in change.changes] == [((known[0],), price)]
+    table = change.renewal.of(known)
+    assert not overlaps(table)
     again = supersession(table, [price])
     assert (again.renewal.added, again.renewal.ends, again.changes, again.unchanged) == ((), {}, (), 1)
     assert renewal(table, [a_price(source="shipped anew")], now=NOON).added == ()
@@ -158,7 +173,7 @@ def test_after_any_imports_the_last_one_holds_from_where_it_begins(imports: list
         begins = (JULY + timedelta(days=start)).date().isoformat()
         listed = read(f"openai,gpt-test,{begins},,{rate},{rate}")
         change = supersession(table, listed).renewal
-        table = _after(table, change.ends, list(change.added))
+        table = change.of(table)
     moment = JULY + timedelta(days=day)
     wanted = next((rate * 10**9 for start, rate in reversed(imports) if start <= day), 1_000_000)
     found = PriceBook(table).find("openai", "gpt-test", at=moment)
@@ -167,5 +182,148 @@ def test_after_any_imports_the_last_one_holds_from_where_it_begins(imports: list
     assert sum(one.holds_at(moment) for one in table) == 1
 
 
-def _after(table: list[Price], ends: dict[bytes, datetime | None], added: list[Price]) -> list[Price]:
-    return [replace(one, end=ends.get(one.digest, one.end)) for one in table] + added
+def a_row(
+    model: str, *, aliases: str = "", start: str = "2025-07-01", rate: str = "0.001", provider: str = "openai"
+) -> str:
+    return f"{aliases},{provider},{model},{start},,{rate},{rate}"
+
+
+def read_aliased(*rows: str, known: tuple[Price, ...] = ()) -> list[Price]:
+    return read(*rows, head=f"aliases,{HEAD}", known=known)
+
+
+def aliased_faults(*rows: str, known: tuple[Price, ...] = ()) -> list[str]:
+    return faults(*rows, head=f"aliases,{HEAD}", known=known)
+
+
+@pytest.mark.parametrize("name", ["text-ada-001", "Text-Ada-001", "ada"])
+def test_no_name_is_taken_from_a_model_that_the_list_leaves_out(name: str) -> None:
+    ada = a_price(model="text-ada-001", aliases=("ADA",))
+    (said,) = aliased_faults(a_row("zzz", aliases=name), known=(ada,))
+    assert said.startswith(f"line 2, aliases: {name!r} is a name of 'text-ada-001', which costs something else then")
+    if name == "ada":
+        (said,) = aliased_faults(a_row(name), known=(ada,))
+        assert said.startswith("line 2, model: 'ada' is a name of 'text-ada-001'")
+
+
+def test_a_name_is_free_once_its_model_is_listed_without_it_or_has_ended() -> None:
+    ada = a_price(model="text-ada-001", aliases=("ada",))
+    listed = read_aliased(a_row("text-ada-001"), a_row("ada", rate="0.003"), known=(ada,))
+    table = supersession([ada], listed).renewal.of([ada])
+    assert not overlaps(table)
+    assert PriceBook(table).find("openai", "Ada", at=AUGUST).tiers[0].rates.input == 3_000_000
+    assert read_aliased(a_row("zzz", aliases="ada"), known=(replace(ada, end=JULY),))
+    later = aliased_faults(a_row("text-ada-001", start="2025-08-01"), a_row("ada", rate="0.003"), known=(ada,))
+    assert later[0].startswith("line 3, model: 'ada' is a name of 'text-ada-001'")
+
+
+def test_no_row_gives_a_model_the_name_that_stands_for_all() -> None:
+    assert aliased_faults(a_row("zzz", aliases="*"))[0].startswith("line 2, aliases: must not be '*'")
+
+
+@pytest.mark.parametrize("model", ["gpt-test-2024-07-18", "gpt-test@latest", "anything"])
+def test_another_unit_is_noticed_whatever_price_a_name_had_before(model: str) -> None:
+    family, every = (a_price(model=name, tiers=(Tier(0, Rates(10**9, output=10**9)),)) for name in ("gpt-test", "*"))
+    for row in (a_row(model), a_row("zzz", aliases=model)):
+        said = aliased_faults(row, known=(family, every))
+        assert said[0].startswith("line 2, input_usd_per_million: is more than 200 times off the price that ")
+
+
+def test_what_an_import_changes_is_told_by_every_name() -> None:
+    family, every = a_price(), a_price(model="*")
+    listed = read_aliased(a_row("zzz", aliases="gpt-test-2024-07-18"), known=(family, every))
+    (change,) = supersession([family, every], listed).changes
+    assert change.before == (every, family)
+
+
+def test_a_name_means_the_same_however_it_is_written() -> None:
+    shipped = a_price(model="gpt-4o-mini", aliases=("mini",))
+    (imported,) = read("OpenAI,GPT-4o-Mini,2025-08-01,,0.002,0.004", known=(shipped,))
+    table = supersession([shipped], [imported]).renewal.of([shipped])
+    assert not overlaps(table)
+    for provider, model in (("openai", "gpt-4o-mini"), ("OPENAI", "GPT-4O-MINI")):
+        assert PriceBook(table).find(provider, model, at=NOON) == imported
+    dearer = a_price(model="gpt-4o-mini", tiers=(Tier(0, Rates(input=9)),), source="a newer release")
+    assert renewal(table, [dearer], now=NOON) == renewal(table, [], now=NOON)
+    assert faults("openai,zzz,2025-08-01,,1,4", "openai,ZZZ,2025-08-01,,2,4")[0].startswith("line 3, min_prompt_tokens")
+
+
+def test_a_shipped_list_takes_no_name_from_what_was_imported() -> None:
+    (imported,) = read_aliased(a_row("mine", aliases="nick"))
+    listed = [a_price(model="theirs", aliases=("Nick", "own")), a_price(model="MINE"), a_price(model="nick")]
+    (added,) = renewal([imported], listed, now=NOON).added
+    assert (added.model, added.aliases) == ("theirs", ("own",))
+
+
+def test_a_model_that_is_not_listed_any_more_gives_its_name_to_one_that_is() -> None:
+    old = a_price(model="old", aliases=("nick", "more"))
+    change = renewal([old], [a_price(model="new", aliases=("nick",))], now=NOON)
+    assert change.ends == {old.digest: NOON}
+    assert {(one.model, one.aliases, one.start) for one in change.added} == {
+        ("old", ("more",), NOON),
+        ("new", ("nick",), NOON),
+    }
+    table = change.of([old])
+    assert not overlaps(table)
+    assert renewal(table, [a_price(model="new", aliases=("nick",))], now=NOON + timedelta(days=1)).ends == {}
+
+
+Listed = tuple[str, list[str], int, int, int]
+names = st.sampled_from(("a", "A", "b", "B", "c"))
+#: Models of a list with their other names and rates; each with the days, from July on, that its two prices begin at.
+models = st.lists(
+    st.tuples(names, st.lists(names, max_size=2), st.integers(1, 3), st.integers(0, 40), st.integers(1, 40)), max_size=4
+)
+steps = st.lists(st.tuples(st.booleans(), models), min_size=1, max_size=6)
+
+
+@given(steps)
+def test_no_lists_whatever_leave_two_prices_for_one_name(lists: list[tuple[bool, list[Listed]]]) -> None:
+    table: list[Price] = []
+    for place, (shipped, listed) in enumerate(lists):
+        now = JULY + timedelta(days=20 * place)
+        change = _shipped(table, listed, now, place) if shipped else _imported(table, listed, now, place)
+        if change is None:
+            continue
+        after = change.of(table)
+        assert not overlaps(after)
+        assert len({price.digest for price in after}) == len(after) >= len(table)
+        table = after
+
+
+def _shipped(table: list[Price], listed: list[Listed], now: datetime, place: int) -> Renewal | None:
+    prices = [
+        a_price(
+            model=model, aliases=tuple(dict.fromkeys(aliases)), tiers=(Tier(0, Rates(input=rate + number)),),
+            start=start, end=end, source=f"list {place}",
+        )
+        for model, aliases, rate, first, length in listed
+        for number, (start, end) in enumerate(_halves(first, length))
+    ]  # fmt: skip
+    if overlaps(prices) or len({(one.key, one.start) for one in prices}) < len(prices):
+        return None
+    change = renewal(table, prices, now=now)
+    again = renewal(change.of(table), prices, now=now)
+    assert (again.added, again.ends) == ((), {})
+    return change
+
+
+def _halves(first: int, length: int) -> list[tuple[datetime, datetime | None]]:
+    start, turn = (JULY + timedelta(days=day) for day in (first, first + length))
+    return [(start, turn), (turn, None)]
+
+
+def _imported(table: list[Price], listed: list[Listed], now: datetime, place: int) -> Renewal | None:
+    rows = [
+        a_row(model, aliases=";".join(aliases), rate=str(rate), start=f"{JULY + timedelta(days=first):%F}")
+        for model, aliases, rate, first, _ in listed
+    ]
+    content = "\r\n".join((f"aliases,{HEAD}", *rows))
+    try:
+        prices = read_list(content, ListFormat.CSV, source=f"list {place}", known=table, now=now)
+    except PriceListWrong:
+        return None
+    change = supersession(table, prices).renewal
+    again = supersession(change.of(table), prices)
+    assert (again.renewal.added, again.renewal.ends, again.changes) == ((), {}, ())
+    return change

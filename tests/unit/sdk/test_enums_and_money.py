@@ -36,13 +36,25 @@ def test_an_unknown_value_is_refused_with_what_was_probably_meant(asked: str, hi
 def test_money_is_exact_both_ways() -> None:
     assert usd(123) == Decimal("0.000000123")
     assert nano_usd("0.50") == 500_000_000
-    assert nano_usd(Decimal("0.0000000011")) == 2  # a limit is never rounded down to less than was said
+    assert nano_usd(Decimal("4611686018.427387904")) == 2**62
     assert nano_usd(3) == 3_000_000_000
 
 
-@pytest.mark.parametrize("amount", ["", "abc", "1,50", "NaN", "Infinity", "-1", "10000000000", "1e40"])
+@pytest.mark.parametrize("amount", ["", "abc", "1,50", "NaN", "Infinity", "sNaN", "-1"])
 def test_what_is_no_amount_is_refused(amount: str) -> None:
     with pytest.raises(ValueError, match="is no amount in dollars"):
+        nano_usd(amount)
+
+
+@pytest.mark.parametrize("amount", ["4611686018.4273879040000001", "99999999999", "1e40", "9" * 500])
+def test_an_amount_that_is_too_large_is_told_the_most(amount: str) -> None:
+    with pytest.raises(ValueError, match=r"is too large an amount: the most is 4611686018\.427387904 dollars"):
+        nano_usd(amount)
+
+
+@pytest.mark.parametrize("amount", ["1.0000000001", "0.00000000009", "1e-10", "1e-999999", f"1.{'0' * 50}1"])
+def test_an_amount_finer_than_a_nano_usd_is_never_rounded(amount: str) -> None:
+    with pytest.raises(ValueError, match="is too fine an amount: give at most 9 digits after the point"):
         nano_usd(amount)
 
 
