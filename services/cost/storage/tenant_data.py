@@ -17,7 +17,6 @@ TENANT_DATA: Final = (
     kept("cost_day", _LEDGER, **_SUMS),
     kept("cost_run_hour", "sums of the ledger: kept for accounting; they hold no content"),
     kept("budget", _LEDGER, name="''"),
-    deleted("tenant_quota"),
     deleted("spend_alert"),
     deleted("spike_rule"),
     OUTBOX,

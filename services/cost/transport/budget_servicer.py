@@ -63,8 +63,8 @@ class BudgetServicer(BudgetServiceServicer):
 
     async def SetBudget(self, request: pb.SetBudgetRequest, context: Context) -> pb.SetBudgetResponse:
         tenant = caller_of(context).principal.tenant
-        key, terms = budget_fields.to_node(request), budget_fields.to_terms(request)
-        return await once(request, lambda: self._set_budget(tenant, key, terms), _set, answers=pb.SetBudgetResponse)
+        key, change = budget_fields.to_node(request), budget_fields.to_change(request)
+        return await once(request, lambda: self._set_budget(tenant, key, change), _set, answers=pb.SetBudgetResponse)
 
     async def RemoveBudget(self, request: pb.RemoveBudgetRequest, context: Context) -> pb.RemoveBudgetResponse:
         tenant = caller_of(context).principal.tenant

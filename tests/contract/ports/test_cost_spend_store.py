@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, Warned, tenant_budget_id
+from services.cost.domain.amounts import NONE
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, Warned, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, HoldFenced, HoldNotFound, NodeNotFound
 from services.cost.domain.hold import Hold, HoldState
@@ -21,6 +22,7 @@ from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.price import Price
 from services.cost.domain.spend_book import AlertCause, SpendBook
+from services.cost.domain.terms import BudgetMode, Terms, TermsChange
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.tables import METADATA
@@ -217,6 +219,7 @@ async def test_a_run_has_one_budget(store: Store, tenant: TenantId) -> None:
             scope=BudgetScope.RUN,
             run_id="run_1",
             limit=NanoUsd(limit),
+            counted_from=NOON,
             created=NOON,
         )
         made.append(await store.add_budget(wanted))
@@ -232,6 +235,7 @@ async def test_two_who_make_the_budget_of_one_run_at_once_get_the_same(store: St
             scope=BudgetScope.RUN,
             run_id="run_1",
             limit=NanoUsd(50),
+            counted_from=NOON,
             created=NOON,
         )
         for _ in range(4)
@@ -352,7 +356,7 @@ async def test_an_alert_is_written_with_what_it_tells_of(
         query = text("SELECT subject FROM outbox WHERE tenant_id = :tenant")
         async with sql_engine(backend.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
             subjects = (await scope.execute(query, {"tenant": tenant})).scalars().all()
-        assert subjects == ["comitia.cost.budget.overrun.v1"]
+        assert sorted(subjects) == ["comitia.cost.budget.overrun.v1", "comitia.cost.budget.warned.v1"]
 
 
 async def test_the_sweep_sees_holds_of_all_tenants_that_are_due_and_no_others(store: Store) -> None:
@@ -415,7 +419,6 @@ async def test_every_table_is_guarded_and_described(urls: DatabaseUrls) -> None:
         "request_id",
         "spend_alert",
         "spike_rule",
-        "tenant_quota",
     }
     assert await drift("services.cost", urls.migrator, METADATA) == []
 
@@ -440,7 +443,7 @@ async def define(store: Store, tenant: TenantId, key: NodeKey = ATHENA, **terms:
     async with store.begin((tenant,)) as work:
         book = await work.load(needs, now=NOON)
         values: dict[str, Any] = {"limit": NanoUsd(100), **terms}
-        budget = book.define(tenant, key, Terms(**values))
+        budget = book.define(tenant, key, TermsChange.whole(Terms(**values)), charged=NONE)
         await work.save(book.changes())
         await work.commit()
     return budget

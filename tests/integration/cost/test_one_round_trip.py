@@ -13,11 +13,12 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, tenant_budget_id
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.terms import BudgetMode, Terms
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.price_repository import PriceRepository
@@ -141,7 +142,7 @@ class Ledger:
             if terms is None:
                 await RemoveBudget(begin=store.begin, clock=clock)(self.tenants[tenant], key)
             else:
-                change = SetBudget(begin=store.begin, tenants=KnownTenants(), clock=clock)
+                change = SetBudget(begin=store.begin, clock=clock)
                 await change(self.tenants[tenant], key, terms)
         except MeshError as refusal:
             return refusal.reason

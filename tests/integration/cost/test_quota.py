@@ -44,7 +44,7 @@ class Room:
         self.tenant, self.known, self.stores = TenantId(uuid4()), Told(), stores
         self._budgets = budgets
         clock = FakeClock()
-        self.set_limit = SetBudgetLimit(begin=stores[0].begin, last_seen=stores[0], tenants=self.known, clock=clock)
+        self.set_limit = SetBudgetLimit(begin=stores[0].begin, last_seen=stores[0], clock=clock)
         self._followers = [
             FollowQuotas(begin=store.begin, tenants=self.known, limited=store.limited, default=DEFAULT, clock=clock)
             for store in stores
