@@ -251,6 +251,8 @@ class Costs(_Blocking[aio.AsyncCosts]):
     set_limit = _blocking(aio.AsyncCosts.set_limit)
     prices = _iterating(aio.AsyncCosts.prices)
     import_prices = _blocking(aio.AsyncCosts.import_prices)
+    unknown_price = _blocking(aio.AsyncCosts.unknown_price)
+    set_unknown_price = _blocking(aio.AsyncCosts.set_unknown_price)
     reprice = _blocking(aio.AsyncCosts.reprice)
 
 

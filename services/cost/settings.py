@@ -1,5 +1,7 @@
 """The settings of cost."""
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -38,6 +40,18 @@ class CostSettings(ServiceSettings):
         le=36_500,
         description="Days that single charges are kept; their sums by hour and by day stay. 0 keeps them for ever.",
     )
+    unknown_price: Literal["refuse", "flag"] = Field(
+        default="refuse",
+        description="What is done with calls of models without a price where a tenant has not said: `refuse`, or"
+        " `flag`, which charges them at a ceiling and marks the charge until a price is imported.",
+    )
+    unknown_price_least_ceiling_nano_usd_per_million: int = Field(
+        default=600_000_000_000,
+        ge=1,
+        le=10**15,
+        description="Lowest ceiling that tokens without a price are held and charged at, nano-USD per million (600 USD:"
+        " no shipped price is higher). As long as no model costs more, no budget is exceeded by what providers charge.",
+    )
     price_refresh_seconds: float = Field(
         default=60.0, gt=0, le=3600, description="How long a price changed by another replica may go unseen."
     )
@@ -58,5 +72,18 @@ class CostSettings(ServiceSettings):
     )
     spend_queue_items: int = Field(
         default=8192, ge=1, description="Operations that may wait; one more is refused with RESOURCE_EXHAUSTED."
+    )
+    wait_queue_calls: int = Field(
+        default=2048,
+        ge=2,
+        le=3072,
+        description="Calls that may wait for money which others hold, half of them of one tenant; one more is refused"
+        " with RESOURCE_EXHAUSTED. Fewer than a batch stream takes on (4096): money that is given back always gets in.",
+    )
+    wait_poll_seconds: float = Field(
+        default=0.5,
+        gt=0,
+        le=60,
+        description="How long those who wait for money may not hear that another replica gave some back.",
     )
     pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")

@@ -1,5 +1,6 @@
 """Builds cost: the only file that names every concrete class."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -13,6 +14,8 @@ from comitia.cost.v1.cost_service_pb2_grpc import (
 from comitia.cost.v1.forecast_service_pb2_grpc import add_ForecastServiceServicer_to_server
 from comitia.guard_table import GUARDS
 from services.cost.domain.hold import Hold
+from services.cost.domain.hold_lines import HoldLines
+from services.cost.domain.unknown_price import UnknownPriceRule
 from services.cost.prices.snapshot import shipped_prices
 from services.cost.settings import CostSettings
 from services.cost.storage.budget_repository import BudgetRepository
@@ -25,6 +28,8 @@ from services.cost.storage.spend_reader import LedgerSpendReader, SpendingTenant
 from services.cost.storage.spike_rule_store import SpikeRuleStore
 from services.cost.storage.tenant_data import TENANT_DATA
 from services.cost.storage.unit_of_work import SpendStore
+from services.cost.storage.unknown_price_store import UnknownPriceStore
+from services.cost.storage.use_store import UseStore
 from services.cost.transport.budget_servicer import BudgetServicer
 from services.cost.transport.convert import alert_to_message
 from services.cost.transport.forecast_fields import spend_alert_to_message
@@ -37,7 +42,9 @@ from services.cost.usecases.export_costs import ExportCosts
 from services.cost.usecases.follow_quotas import FollowQuotas
 from services.cost.usecases.forecast_spend import ForecastSpend
 from services.cost.usecases.get_budget import GetBudget
+from services.cost.usecases.hold_queue import Asker, HoldQueue, Item
 from services.cost.usecases.import_prices import ImportPrices
+from services.cost.usecases.keep_uses import KeepUses
 from services.cost.usecases.prices import CurrentPrices, import_prices
 from services.cost.usecases.recommend_savings import RecommendSavings
 from services.cost.usecases.remove_budget import RemoveBudget
@@ -47,9 +54,10 @@ from services.cost.usecases.set_budget import SetBudget
 from services.cost.usecases.set_budget_limit import SetBudgetLimit
 from services.cost.usecases.set_spike_rule import SetSpikeRule
 from services.cost.usecases.show_velocity import ShowVelocity
-from services.cost.usecases.spend import Operation, Spend
+from services.cost.usecases.spend import Spend
 from services.cost.usecases.spend_history import SpendHistory
 from services.cost.usecases.spend_together import SpendTogether
+from services.cost.usecases.unknown_prices import UnknownPrices
 from services.cost.usecases.watch_spend import WatchSpend
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.batching.group_commit import GroupCommit
@@ -85,6 +93,8 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         mesh_guard(settings, GUARDS, service="cost", clock=clock, workload=identity, audit=audit) as guard,
     ):
         relay = OutboxRelay(maintenance, events)
+        news = asyncio.Event()
+        lines = HoldLines(changed=news.set)
         store = SpendStore(
             app=app,
             maintenance=maintenance,
@@ -92,12 +102,28 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
             tenant_limit=NanoUsd(settings.tenant_limit_nano_usd),
             encode=alert_to_message,
             published=relay.wake,
+            moved=lines.moved,
         )
         price_table = PriceRepository(maintenance)
         await import_prices(price_table, shipped_prices(), free_providers=settings.free_providers, now=clock.now())
         prices = CurrentPrices(price_table, clock=clock, refresh_seconds=settings.price_refresh_seconds)
         await prices.refresh()
-        spend = Spend(begin=store.begin, last_seen=store, prices=prices, clock=clock, ids=ids)
+        unknown = UnknownPrices(
+            UnknownPriceStore(app),
+            default=UnknownPriceRule[settings.unknown_price.upper()],
+            least=settings.unknown_price_least_ceiling_nano_usd_per_million,
+        )
+        spend = Spend(
+            begin=store.begin, last_seen=store, prices=prices, unknown=unknown, lines=lines, clock=clock, ids=ids
+        )
+        queue = HoldQueue(
+            spend=spend,
+            lines=lines,
+            news=news,
+            clock=clock,
+            most=settings.wait_queue_calls,
+            poll_seconds=settings.wait_poll_seconds,
+        )
         budgets = BudgetRepository(app)
         get_budget = GetBudget(begin=store.begin, budgets=budgets, clock=clock)
         ledger = LedgerRepository(app)
@@ -116,11 +142,17 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         )
         rollups = RollupStore(maintenance)
         await rollups.follow_cluster()
-        async with GroupCommit[Operation, Hold](
-            spend, name="cost.spend", max_items=settings.spend_batch_items, max_waiting=settings.spend_queue_items
-        ) as group:
+        async with (
+            GroupCommit[Item, Hold | Asker](
+                queue.commit,
+                name="cost.spend",
+                max_items=settings.spend_batch_items,
+                max_waiting=settings.spend_queue_items,
+            ) as group,
+            queue.over(group),
+        ):
             budget_servicer = BudgetServicer(
-                spend=SpendTogether(group),
+                spend=SpendTogether(group, queue),
                 create_budget=CreateBudget(budgets=store, clock=clock, ids=ids),
                 get_budget=get_budget,
                 set_budget=SetBudget(begin=store.begin, clock=clock),
@@ -152,6 +184,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                         PricingServicer(
                             prices=prices,
                             import_prices=ImportPrices(importer=PriceImports(app), prices=prices, clock=clock),
+                            unknown=unknown,
                             clock=clock,
                         ),
                     ),
@@ -190,6 +223,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                         every_seconds=settings.rollup_seconds,
                         keep_days=settings.event_days,
                     ),
+                    KeepUses(uses=UseStore(maintenance), clock=clock),
                     ForgetRequests(maintenance, clock=clock),
                     *guard.background,
                 ),

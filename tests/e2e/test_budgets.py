@@ -139,10 +139,10 @@ def test_prices_are_imported_by_operators_and_the_past_is_priced_anew_on_demand(
         "provider,model,start_time,input_usd_per_million,output_usd_per_million\nwalk,budgeted,2026-01-01,1,2\n"
     )
     assert "PERMISSION" in shell.run("prices", "import", str(file), code=1)
-    shown = json.loads(mesh.comitia("prices", "import", str(file), "--dry-run", "-o", "json").stdout)
+    shown = json.loads(mesh.comitia("prices", "import", str(file), "-o", "json").stdout)
     assert shown["change_count"] == 1
     file.write_text(file.read_text().replace(",1,2", ",-1,2"))
-    refused = mesh.comitia("prices", "import", str(file), check=None)
+    refused = mesh.comitia("prices", "import", str(file), "--apply", check=None)
     assert refused.returncode
     assert "PRICE_LIST_WRONG" in refused.stderr
     before = shell.json("costs")["total_nano_usd"]

@@ -44,7 +44,7 @@ def models(shell: Shell, project: str) -> dict[str, int]:
 def test_runs_go_on_with_the_cheaper_model_from_the_warning_on(dear_and_cheap: RunningMesh, tmp_path: Path) -> None:
     file = tmp_path / "prices.csv"
     file.write_text(PRICES)
-    dear_and_cheap.comitia("prices", "import", str(file))
+    dear_and_cheap.comitia("prices", "import", str(file), "--apply")
     with Client(dear_and_cheap.url, api_key=dear_and_cheap.admin_key) as operator:
         shell = Shell(dear_and_cheap, operator.tenants.create("thrifty").admin_api_key)
     for noun, text in (("agent", AGENT.format(name="Ada")), ("workflow", THINK)):

@@ -63,7 +63,8 @@ def another_model(world: World, answer: Any) -> None:
 def another_price(world: World, answer: Any) -> None:
     model = answer.changes[0].after[0].model
     head = "provider,model,start_time,input_usd_per_million,output_usd_per_million"
-    world.operator.costs.import_prices(f"{head}\nwalk,{model},2026-01-01,3,4\n", form="csv", source="a later walk")
+    listed = f"{head}\nwalk,{model},2026-01-01,3,4\n"
+    world.operator.costs.import_prices(listed, form="csv", source="a later walk", apply=True)
 
 
 def ended(world: World, session_id: str) -> None:
@@ -101,6 +102,7 @@ MEANWHILE: Final[Mapping[str, Callable[[World, Any], object]]] = {
     ),
     "IdentityService/RotateApiKey": lambda world, it: world.client.identity.revoke_key(it.api_key.api_key_id),
     "PricingService/ImportPrices": another_price,
+    "PricingService/SetUnknownPrice": lambda world, _: world.client.costs.set_unknown_price("flag"),
     "RunService/CancelRun": lambda world, it: list(world.client.runs.watch(it.run.run_id)),
     "RunService/PauseRun": lambda world, it: world.client.runs.resume(it.run.run_id),
     "RunService/ResumeRun": lambda world, it: world.client.runs.cancel(it.run.run_id),

@@ -139,6 +139,7 @@ CHANGED: Final[Mapping[str, Any]] = {
     "IdentityService/CreateApiKey": lambda it: {**it, "display_name": "other"},
     "IdentityService/CreateServiceAccount": lambda it: {**it, "display_name": "other"},
     "IdentityService/RotateApiKey": lambda it: {**it, "overlap_seconds": 61},
+    "PricingService/SetUnknownPrice": lambda it: {**it, "rule": "UNKNOWN_PRICE_RULE_FLAG"},
     "RecordService/ForkRun": lambda it: {**it, "topic": "Lakes"},
     "RunService/SignalRun": lambda it: {**it, "name": "stop"},
     "RunService/StartRun": lambda it: {**it, "input": {"about": "lakes"}},
@@ -170,6 +171,8 @@ async def test_a_repeated_request_is_done_once(mesh: RunningMesh, world: World, 
             assert await call.refused(another(rpc, fields), request_id) == "REQUEST_ID_REUSED"
 
 
+#: No id or digest is shorter; defaults are.
+_LEAST_ID: Final = 16
 #: What anybody may do, and what leaves something that can be counted.
 COUNTED: Final = ("AgentService/CreateAgent", "ToolService/RegisterTool", "MemoryService/Remember")
 
@@ -183,10 +186,41 @@ async def test_the_id_of_another_tenant_neither_collides_nor_leaks(
     async with asyncio.timeout(60), grpc.aio.insecure_channel(mesh.target) as channel:
         mine, theirs = Caller(channel, rpc, world.token), Caller(channel, rpc, others_token)
         fields, request_id = REQUESTS[rpc.name](world), str(uuid4())
-        paths = OF_THE_REPEAT.get(rpc.name, ())
-        first = without(await mine(fields, request_id), paths)
-        assert without(await theirs(another(rpc, fields), request_id), paths) != first
-        assert without(await mine(fields, request_id), paths) == first
+        others_fields = another(rpc, fields)
+        [first] = await mine(fields, request_id)
+        [foreign] = await theirs(others_fields, request_id)
+        [again] = await mine(fields, request_id)
+    said = texts(rpc.message(fields)) & texts(rpc.message(others_fields))
+    shared = texts(first) & texts(foreign) - said
+    assert not [text for text in shared if len(text) >= _LEAST_ID], "neither of them said it, and no default is so long"
+    for path in OF_THE_REPEAT.get(rpc.name, ()):
+        before, later = value(first, path), value(again, path)
+        assert (before, later) in ((False, False), (False, True), (True, True)), "it only ever comes true"
+        place(again, path, before)
+    assert again == first
+
+
+def texts(message: Message) -> set[str]:
+    """Gives every text and id in a message, however deep."""
+    found: set[str] = set()
+    for field, content in message.ListFields():
+        for item in (content.values() if isinstance(content, Mapping) else content) if field.is_repeated else [content]:
+            if isinstance(item, Message):
+                found |= texts(item)
+            elif isinstance(item, str | bytes):
+                found.add(str(item))
+    return found
+
+
+def value(message: Any, path: str) -> Any:
+    for name in path.split("."):
+        message = getattr(message, name)
+    return message
+
+
+def place(message: Any, path: str, content: Any) -> None:
+    *inner, last = path.split(".")
+    setattr(value(message, ".".join(inner)) if inner else message, last, content)
 
 
 async def test_of_many_at_once_one_is_done(mesh: RunningMesh, world: World) -> None:

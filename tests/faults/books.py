@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -13,6 +14,7 @@ import asyncpg
 
 from services.cost.domain.hold import OPEN_STATES, HoldState
 from services.meshkit.core.ids import to_uuid
+from tests.support.held_calls import AWAY
 from tests.support.mesh import RunningMesh
 from tests.support.mesh_databases import connected
 
@@ -22,6 +24,8 @@ SWEEP: Final = timedelta(seconds=6)
 LIST_PRICES: Final[Mapping[str, tuple[int, int]]] = {"gpt-4o-mini": (150, 600), "text-embedding-3-small": (20, 0)}
 #: The sweep of inference leaves young settlements alone for 20 s, and looks every 15.
 _SETTLE_SECONDS: Final = 45.0
+#: A call takes a second or two; whose hold is open for longer has died.
+_DEAD: Final = timedelta(seconds=10)
 _EXPIRE_SECONDS: Final = 30.0
 _PAUSE_SECONDS: Final = 0.1
 
@@ -184,12 +188,27 @@ async def until_settled(mesh: RunningMesh) -> None:
 async def expire_holds(mesh: RunningMesh, tenants: Iterable[UUID]) -> None:
     """Has the open holds of tenants end now, minutes before their time, and waits until cost has dealt with them."""
     end, ids = time.monotonic() + _EXPIRE_SECONDS, list(tenants)
-    theirs = "tenant_id = ANY($1) AND state = ANY($2)"
     async with connected(mesh.data_dir, "cost") as connection:
-        while left := await connection.fetchval(f"SELECT count(*) FROM hold WHERE {theirs}", ids, list(OPEN_STATES)):
-            assert time.monotonic() < end, f"{left} holds do not expire"
-            await connection.execute(f"UPDATE hold SET expire_time = now() WHERE {theirs}", ids, list(OPEN_STATES))
+        while left := await _end_holds(connection, ids, older_than=timedelta()):
+            assert time.monotonic() < end, f"{left} do not expire"
             await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def bury(mesh: RunningMesh, tenant: UUID) -> None:
+    """Has holds end soon whose calls died with whoever made them, so that nobody waits minutes for their money."""
+    while True:
+        with suppress(*AWAY):
+            async with connected(mesh.data_dir, "cost") as connection:
+                await _end_holds(connection, [tenant], older_than=_DEAD)
+        await asyncio.sleep(1.0)
+
+
+async def _end_holds(connection: asyncpg.Connection, tenants: list[UUID], *, older_than: timedelta) -> str:
+    """Moves the end of open holds to now; gives how many there were, or nothing."""
+    theirs = "tenant_id = ANY($1) AND state = ANY($2) AND created_time < now() - $3::interval"
+    query = f"UPDATE hold SET expire_time = now() WHERE {theirs}"
+    done = await connection.execute(query, tenants, [int(state) for state in OPEN_STATES], older_than)
+    return done if done != "UPDATE 0" else ""
 
 
 def _call(metered: Mapping[str, Any], text: str) -> Call:

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 from random import Random
 from typing import Final
 from uuid import UUID, uuid4
@@ -20,11 +21,13 @@ from tests.support.mesh import ProviderProcess, RunningMesh
 #: nano-USD. A call is held at some 400,000 and charged some 220,000 of them: a run can pay one turn, an agent a few.
 TENANT_LIMIT: Final = 12_000_000
 PROJECT_LIMITS: Final = {"alpha": 2_500_000, "beta": 5_000_000}
-AGENT_LIMITS: Final = {"Ada": 800_000, "Boole": 4_000_000}
+AGENT_LIMITS: Final = {"Ada": 500_000, "Boole": 4_000_000}
+#: Has no budget, so only its run stops it.
+_FREE_AGENT: Final = "Clio"
 RUN_LIMIT: Final = 600_000
 KINDS: Final = ("run", "project", "agent", "tenant")
-#: Has no budget of its own, so calls for it spend all that the tenant has left. They begin once runs have met the
-#: limits of runs and agents.
+#: Has no budget of its own, so calls for it spend all that the tenant has left. Callers begin with it once the first
+#: runs, which are for it, have met the limits of runs and agents.
 _ELSEWHERE: Final = "elsewhere"
 _SESSIONS_BEFORE: Final = 4
 _ANSWER: Final = "Rivers meet. They argue about the sea!"
@@ -47,6 +50,7 @@ class Spenders:
         self.mark = mark
         self._client = client
         self._dice = dice
+        self._numbers = count()
         self._by_project: dict[str, AsyncClient] = {}
         #: Budgets by the words that stand for them in prompts.
         self.budgets: dict[str, UUID] = {}
@@ -75,7 +79,7 @@ class Spenders:
             *(f"agent:{name}" for name in AGENT_LIMITS),
         ]
         self.budgets = {word: to_uuid(budget.budget_id, "budget") for word, budget in zip(words, made, strict=True)}
-        for name in AGENT_LIMITS:
+        for name in (*AGENT_LIMITS, _FREE_AGENT):
             await self._client.agents.create(
                 name, instructions=f"You are agent:{name}. Be brief.", max_output_tokens=_MOST_TOKENS
             )
@@ -111,19 +115,21 @@ class Spenders:
     async def runner(self, stop: asyncio.Event) -> None:
         """Runs debates one after the other, and follows each to its end."""
         while not stop.is_set():
-            project = self._dice.choice([*PROJECT_LIMITS, _ELSEWHERE])
+            number = next(self._numbers)
+            project = _ELSEWHERE if number < _SESSIONS_BEFORE else self._dice.choice([*PROJECT_LIMITS, _ELSEWHERE])
+            agents = tuple(AGENT_LIMITS) if number % 2 else (_FREE_AGENT,)
             try:
-                self.sessions.append(await self._debate(project))
+                self.sessions.append(await self._debate(project, agents))
             except LimitReached as error:
                 self._refuse(error)
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _debate(self, project: str) -> session_pb2.Session:
+    async def _debate(self, project: str, agents: tuple[str, ...]) -> session_pb2.Session:
         request_id = str(uuid4())
         session = await patiently(
             lambda: self._client.sessions.start(
                 f"{self.mark} project:{project} run:{request_id}",
-                agents=tuple(AGENT_LIMITS),
+                agents=agents,
                 max_rounds=3,
                 max_cost_nano_usd=RUN_LIMIT,
                 metadata={"project": project},

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from contextlib import suppress
 from random import Random
 from typing import Final
 
@@ -10,7 +11,7 @@ import pytest
 
 from comitia_sdk.aio import AsyncClient
 from services.orchestrator.programs.view import TERMINAL_STATES
-from tests.faults.books import SWEEP, Books, expire_holds, read_books, until_settled
+from tests.faults.books import SWEEP, Books, bury, expire_holds, read_books, until_settled
 from tests.faults.conftest import SEED, Stage
 from tests.faults.crasher import Crasher
 from tests.faults.spenders import KINDS, TENANT_LIMIT, Spenders, answer_slowly, spenders
@@ -61,7 +62,13 @@ async def wave(stage: Stage, operator: AsyncClient, crasher: Crasher, dice: Rand
                 await crasher.anywhere(parts, dice)
             await spender.until_refused()
 
-        await during(trouble(), *[spender.caller] * CALLERS, *[spender.runner] * RUNNERS)
+        undertaker = asyncio.create_task(bury(stage.mesh, spender.tenant))
+        try:
+            await during(trouble(), *[spender.caller] * CALLERS, *[spender.runner] * RUNNERS)
+        finally:
+            undertaker.cancel()
+            with suppress(asyncio.CancelledError):
+                await undertaker
     return spender
 
 

@@ -355,7 +355,8 @@ class Money:
         return cost_service_pb2.ListCostEventsResponse(cost_events=page, next_page_token=token)
 
     def ListPrices(self, request: Any, _context: Any) -> cost_service_pb2.ListPricesResponse:
-        page, token = one_page([cost_pb2.Price(provider="openai", model="gpt-4o-mini")], request)
+        aliases = ["gpt-4o-mini-2024-07-18", "4o-mini"]
+        page, token = one_page([cost_pb2.Price(provider="openai", model="gpt-4o-mini", aliases=aliases)], request)
         return cost_service_pb2.ListPricesResponse(prices=page, next_page_token=token)
 
 

@@ -17,7 +17,7 @@ Ledger = Callable[[str], Awaitable[bool]]
 _MOST_CONNECTIONS: Final = 4
 _PAUSE_SECONDS: Final = 0.1
 #: Postgres is away, or coming back.
-_AWAY: Final = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
+AWAY: Final = (OSError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, asyncpg.InterfaceError)
 
 
 @asynccontextmanager
@@ -39,7 +39,7 @@ async def held_calls(url: str) -> AsyncGenerator[Ledger]:
             while True:
                 try:
                     state = await pool.fetchval("SELECT state FROM hold WHERE id = $1", hold)
-                except _AWAY:
+                except AWAY:
                     await asyncio.sleep(_PAUSE_SECONDS)
                 else:
                     return state == HoldState.DISPATCHED

@@ -1,7 +1,7 @@
 """The ledger in memory: behaves as the database does, transactions and tenants included."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,9 +40,12 @@ class _Rows:
 class MemorySpendStore:
     """Opens transactions one after the other, as if each locked everything."""
 
-    def __init__(self, *, tenant_limit: int = 1000) -> None:
+    def __init__(
+        self, *, tenant_limit: int = 1000, moved: Callable[[Iterable[Budget]], None] = lambda budgets: None
+    ) -> None:
         self.rows = _Rows()
         self.tenant_limit = NanoUsd(tenant_limit)
+        self.moved = moved
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
@@ -197,6 +200,7 @@ class _Work:
 
     async def commit(self) -> None:
         self._store.rows = self._rows
+        self._store.moved(self._rows.budgets.values())
 
     def _sees(self, tenant: TenantId) -> bool:
         return self._tenants is None or tenant in self._tenants

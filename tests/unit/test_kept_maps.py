@@ -20,6 +20,9 @@ BY_TENANT: Final = ("TenantId", "CallKey")
 WHY: Final[Mapping[str, frozenset[str]]] = {
     "it lives for one call, request, batch, file or run, and goes with it": frozenset(
         {
+            "cost/domain/hold_lines.py:Place",
+            "cost/domain/hold_lines.py:Turns",
+            "cost/domain/hold_lines.py:_Look",
             "cost/domain/spend_book.py:SpendBook",
             "cost/domain/spend_book.py:_Dirty",
             "gateway/relations/explain.py:_Granted",
@@ -100,6 +103,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     ),
     "what is kept names its tenant, and whoever asks for it is compared with that": frozenset(
         {
+            "cost/domain/hold_lines.py:HoldLines",
             "cost/storage/seen_rows.py:SeenRows",
             "meshkit/guard/feed.py:_Known",
             "orchestrator/clients/live_events.py:NatsLiveEvents",
@@ -118,6 +122,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     ),
     "the key is or holds the tenant, which its type does not say": frozenset(
         {
+            "cost/usecases/hold_queue.py:HoldQueue",
             "meshkit/calls/unanswered.py:Unanswered",
             "meshkit/crypto/keyring.py:KeyRing",
             "policy/usecases/record_violations.py:RecordViolations",

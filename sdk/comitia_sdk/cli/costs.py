@@ -54,7 +54,9 @@ def costs(
     session: Annotated[str, typer.Option(metavar="RUN", help="Only this session or run.")] = "",
     project: Annotated[str, typer.Option(metavar="PROJECT", help="Only this project.")] = "",
     agent: Annotated[str, typer.Option(metavar="AGENT", help="Only this agent.")] = "",
-    top: Annotated[int, typer.Option(min=0, metavar="N", help="The dearest so many; 0 shows all.")] = 0,
+    top: Annotated[
+        int, typer.Option(min=0, max=500, metavar="N", help="The dearest so many; 0 shows the most, 500.")
+    ] = 0,
     series: Annotated[Series | None, typer.Option(help="A row for each hour or day.", show_default=False)] = None,
     export: Annotated[
         Path | None,
@@ -118,7 +120,7 @@ def reprice(
     if start is None:
         raise CommandFailed("--from is required", code=EXIT_USAGE)
     with client() as mesh:
-        repriced = mesh.costs.reprice(start, end, dry_run=not apply, note=note)
+        repriced = mesh.costs.reprice(start, end, apply=apply, note=note)
     rows = [
         (
             one.provider,

@@ -14,6 +14,7 @@ from comitia_sdk.cli.output import (
     as_json,
     dollars,
     moment,
+    one_line,
     show_json,
     show_lines,
     show_one,
@@ -82,7 +83,7 @@ def show(
     if not name:
         raise CommandFailed(f"{model!r} names no provider, such as openai/gpt-4o-mini", code=EXIT_USAGE)
     with client() as mesh:
-        found = [price for price in mesh.costs.prices(provider=provider) if price.model == name]
+        found = [price for price in mesh.costs.prices(provider=provider) if _is_named(price, name)]
     if not found:
         raise CommandFailed(f"there is no price of {model!r}; `comitia prices list` shows all", code=EXIT_REFUSED)
     if output is Form.JSON:
@@ -93,7 +94,8 @@ def show(
             typer.echo()
         show_lines(
             [
-                ("model", model),
+                ("model", f"{price.provider}/{price.model}"),
+                ("also named", _aliases(price)),
                 ("prompts from", f"{price.min_prompt_tokens} tokens on" if price.min_prompt_tokens else ""),
                 *(
                     (name.replace("_", " "), dollars(getattr(price, f"{name}_nano_usd_per_million")))
@@ -156,38 +158,48 @@ def import_(
     source: Annotated[
         str, typer.Option(metavar="TEXT", help="Where the prices come from; the name of the file if it is not given.")
     ] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Import it; without this what would change is only shown.")
+    ] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Imports a price list for all tenants. It is checked as a whole: every fault is named by line and field.
+    """Imports a price list for all tenants. Shows what would change first. Every fault is named by line and field.
 
     A CSV begins with the names of its columns: provider, model, start_time, input_usd_per_million,
     output_usd_per_million, and as you need them aliases, end_time, min_prompt_tokens, and cache_read, cache_write_5m,
     cache_write_1h, reasoning, audio_in, audio_out, image, each with _usd_per_million. A line of it is
     `acme,big,2026-11-01,2.50,10`. For operators of the installation.
 
-    Example:  comitia prices import prices.csv --dry-run
+    Example:  comitia prices import prices.csv --apply
     """
     form = _FORMATS.get(file.suffix.lower())
     if form is None:
         raise CommandFailed(f"{file} must end in .csv or .json", code=EXIT_USAGE)
     content = read_text(file)
     with client() as mesh:
-        answer = mesh.costs.import_prices(content, form=form, source=source or file.name, dry_run=dry_run)
+        answer = mesh.costs.import_prices(content, form=form, source=source or file.name, apply=apply)
     if output is Form.JSON:
         show_json(as_json(answer))
         return
     rows = [
-        (name, *row)
+        (name, *row, _aliases(price))
         for change in answer.changes
         for name, prices in (("before", change.before), ("after", change.after))
-        for row in _rows(prices)
+        for price, row in zip(prices, _rows(prices), strict=True)
     ]
-    show_rows(output, [], ("", *_COLUMNS), rows, empty="no price changes")
+    show_rows(output, [], ("", *_COLUMNS, "also named"), rows, empty="no price changes")
     if rows:
         typer.echo(_UNIT)
     told = f"{answer.change_count} prices change, {answer.unchanged_count} hold already"
-    typer.echo(f"{told}; nothing was written" if dry_run else told)
+    typer.echo(told if apply else f"{told}; nothing was written, --apply imports the list")
+
+
+def _is_named(price: "Price", name: str) -> bool:
+    return name.lower() in (one.lower() for one in (price.model, *price.aliases))
+
+
+def _aliases(price: "Price") -> str:
+    return one_line(", ".join(price.aliases))
 
 
 def _rows(prices: "Iterable[Price]") -> list[tuple[str, ...]]:

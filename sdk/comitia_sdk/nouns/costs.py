@@ -268,34 +268,34 @@ class AsyncCosts:
         start: datetime,
         end: datetime | None = None,
         *,
-        dry_run: bool = True,
+        apply: bool = False,
         note: str = "",
     ) -> cost_service_pb2.RepriceEventsResponse:
-        """Prices charges of the past as the price table has it now.
+        """Shows what the price table of now makes of charges of the past, per model, or writes that.
 
         Args:
-            start, end: of the charges, aware; None is now.
-            dry_run: shows the difference per model, and changes nothing.
+            start, end: when the calls held their money, aware; None is now.
+            apply: writes it; without, nothing is changed.
             note: why; it stands with each entry.
         """
         request = cost_service_pb2.RepriceEventsRequest(
             start_time=_time(start),
             end_time=_time(end),
-            dry_run=dry_run,
+            apply=apply,
             note=note,
         )
         return await self._connection.call(self._ledger.RepriceEvents, request, timeout=60.0)
 
     async def import_prices(
-        self, content: str, *, form: str, source: str, dry_run: bool = False
+        self, content: str, *, form: str, source: str, apply: bool = False
     ) -> cost_service_pb2.ImportPricesResponse:
-        """Imports a price list for all tenants; for operators.
+        """Shows what a price list would change for all tenants, or imports it; for operators.
 
         Args:
             content: the list; `price_list.proto` says what it looks like.
             form: `csv` or `json`.
             source: where the prices come from.
-            dry_run: tells what would change, and changes nothing.
+            apply: imports it; without, nothing is changed.
         Raises: InvalidRequest: its message names every fault of the list by line and field.
         """
         number = number_of(price_list_pb2.PriceListFormat, form, field="format")
@@ -303,9 +303,32 @@ class AsyncCosts:
             content=content,
             format=cast(price_list_pb2.PriceListFormat.ValueType, number),
             source=source,
-            dry_run=dry_run,
+            apply=apply,
         )
         return await self._connection.call(self._prices.ImportPrices, request, timeout=60.0)
+
+    async def unknown_price(self) -> price_list_pb2.UnknownPrice:
+        """Tells what is done with calls of models whose price is unknown."""
+        request = cost_service_pb2.GetUnknownPriceRequest()
+        return (await self._connection.call(self._prices.GetUnknownPrice, request)).unknown_price
+
+    async def set_unknown_price(
+        self, rule: str, *, ceiling_nano_usd_per_million: int = 0
+    ) -> price_list_pb2.UnknownPrice:
+        """Has calls of models whose price is unknown refused, or held and charged at a ceiling and marked.
+
+        Args:
+            rule: `refuse` or `flag`.
+            ceiling_nano_usd_per_million: the most that a million tokens may cost, with `flag`; 0: the lowest that the
+                operator allows.
+        Raises: InvalidRequest: a ceiling lower than that.
+        """
+        number = number_of(price_list_pb2.UnknownPriceRule, rule, field="rule")
+        request = cost_service_pb2.SetUnknownPriceRequest(
+            rule=cast(price_list_pb2.UnknownPriceRule.ValueType, number),
+            ceiling_nano_usd_per_million=ceiling_nano_usd_per_million,
+        )
+        return (await self._connection.call(self._prices.SetUnknownPrice, request)).unknown_price
 
     async def prices(self, *, provider: str = "", page_size: int = 0) -> AsyncGenerator[cost_pb2.Price]:
         """Gives the prices that hold now."""

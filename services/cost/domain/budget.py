@@ -174,24 +174,50 @@ class Budget:
             raise BudgetDegrades(self.id, name=self.full_name)
         refusal = self.refusal(amounts)
         if refusal is not None:
-            measure, cause = refusal
-            gauge = dict(self.gauges)[measure]
-            asked = amounts[list(Measure).index(measure)]
-            raise BudgetExhausted(
-                self.id, name=self.full_name, asked=asked, left=gauge.left, cause=cause, unit=measure.value
-            )
+            raise self._exhausted(amounts, *refusal)
+
+    def takes(self, amounts: Amounts) -> bool:
+        """True when a call uses some of what is limited: only such a one can stand in another's way."""
+        return self.hard and any(
+            amount > 0 and gauge.limit is not None for (_, gauge), amount in zip(self.gauges, amounts, strict=True)
+        )
+
+    def behind_others(self, amounts: Amounts) -> BudgetExhausted:
+        """Refuses a call before which others wait for this budget, whatever is left."""
+        return self._exhausted(amounts, Measure.MONEY, RefusalCause.HELD, in_line=True)
+
+    def _exhausted(
+        self, amounts: Amounts, measure: Measure, cause: RefusalCause, *, in_line: bool = False
+    ) -> BudgetExhausted:
+        asked = amounts[list(Measure).index(measure)]
+        left = dict(self.gauges)[measure].left
+        return BudgetExhausted(
+            self.id,
+            name=self.full_name,
+            asked=asked,
+            left=left,
+            cause=cause,
+            unit=measure.value,
+            in_line=in_line,
+        )
 
     def refusal(self, amounts: Amounts) -> tuple[Measure, RefusalCause] | None:
-        """Tells which limit does not let `amounts` be held, and why; None if they can be. Soft ones let all pass."""
+        """Tells which limit does not let `amounts` be held, and why; None if they can be. Soft ones let all pass.
+
+        A limit that stays in the way speaks before one whose room is only held.
+        """
         if self.mode is BudgetMode.SOFT:
             return None
+        held: tuple[Measure, RefusalCause] | None = None
         # Nearly every budget limits money alone, and every call comes by here.
         if self.overrun > 0 or self.spent + self.held + amounts.money > self.limit:
             cause = self.money.refusal(amounts.money)
-            if cause is not None:
+            if cause is RefusalCause.HELD:
+                held = Measure.MONEY, cause
+            elif cause is not None:
                 return Measure.MONEY, cause
         if self.tokens.limit is self.calls.limit is self.wall.limit is None:
-            return None
+            return held
         for measure, gauge, amount in (
             (Measure.TOKENS, self.tokens, amounts.tokens),
             (Measure.CALLS, self.calls, amounts.calls),
@@ -199,9 +225,11 @@ class Budget:
         ):
             if gauge.limit is not None:
                 cause = gauge.refusal(amount)
-                if cause is not None:
+                if cause is RefusalCause.HELD:
+                    held = held or (measure, cause)
+                elif cause is not None:
                     return measure, cause
-        return None
+        return held
 
     def degrades(self, now: datetime) -> bool:
         """True while only the cheapest models may pass."""

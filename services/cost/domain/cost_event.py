@@ -35,6 +35,11 @@ class CostEvent:
     #: Why it was written, when no call made it.
     note: str = ""
 
+    @property
+    def unpriced(self) -> bool:
+        """True when nobody knows the price: it was charged at a ceiling, until a re-pricing puts that right."""
+        return self.price is None and not self.purpose.kind.flat
+
 
 def entries_of(before: Hold, after: Hold, *, now: datetime, new_id: Callable[[], UUID]) -> list[CostEvent]:
     """Writes the ledger entries of one step in a hold's life: none, one, or a reversal and a new charge."""

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from services.meshkit.core.errors import AlreadyExists, Conflict, Exhausted, Invalid, NotFound, Precondition
 from services.meshkit.core.ids import from_uuid
+
+if TYPE_CHECKING:
+    from services.cost.domain.hold_lines import HeldBack
 
 #: When a refusal caused by money that is only held may be worth another try.
 _HELD_RETRY: Final = timedelta(seconds=1)
@@ -30,19 +33,44 @@ class BudgetExhausted(Exhausted):
     reason = "BUDGET_EXHAUSTED"
 
     def __init__(
-        self, budget: UUID, *, name: str, asked: int, left: int, cause: RefusalCause, unit: str = "nano_usd"
+        self,
+        budget: UUID,
+        *,
+        name: str,
+        asked: int,
+        left: int,
+        cause: RefusalCause,
+        unit: str = "nano_usd",
+        in_line: bool = False,
     ) -> None:
         budget_id = from_uuid("budget", budget)
         # Any: metadata of whatever name.
         amounts: dict[str, Any] = {f"asked_{unit}": asked, f"left_{unit}": left}
+        why = f"{cause}: calls that came before wait for it" if in_line else cause
         super().__init__(
-            f"budget {name!r} ({budget_id}) has {left} {unit} left and {asked} were asked ({cause}); raise its limit to"
+            f"budget {name!r} ({budget_id}) has {left} {unit} left and {asked} were asked ({why}); raise its limit to"
             " go on",
             retry_after=_HELD_RETRY if cause is RefusalCause.HELD else None,
             budget=budget_id,
             budget_name=name,
             cause=cause.value,
             **amounts,
+        )
+        self.cause = cause
+        #: What it would need, where all of that is only held by others.
+        self.held_back: HeldBack | None = None
+
+
+class TooManyWaiting(Exhausted):
+    """So many calls wait for money already that no more can. Try again in a moment."""
+
+    reason = "TOO_MANY_WAITING"
+
+    def __init__(self, *, most: int) -> None:
+        super().__init__(
+            f"{most} calls wait for money that others hold, and no more may; try again shortly",
+            retry_after=_HELD_RETRY,
+            most=most,
         )
 
 
@@ -247,7 +275,8 @@ class PriceUnknown(Precondition):
     def __init__(self, provider: str, model: str) -> None:
         super().__init__(
             f"the price of model {model!r} of {provider!r} is unknown, so nothing can be held for it; ListPrices shows"
-            " the models that have one, and COMITIA_COST_FREE_PROVIDERS names providers that charge nothing",
+            " the models that have one, ImportPrices takes more, SetUnknownPrice lets such calls pass at a ceiling, and"
+            " COMITIA_COST_FREE_PROVIDERS names providers that charge nothing",
             provider=provider,
             model=model,
         )

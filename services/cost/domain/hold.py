@@ -33,6 +33,7 @@ HoldId = NewType("HoldId", UUID)
 #: Longest life of a hold, extensions included.
 MOST_LIFE: Final = timedelta(hours=24)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+_INSTANT: Final = timedelta(microseconds=1)
 
 
 class HoldState(IntEnum):
@@ -100,8 +101,10 @@ class Hold:
     bound: Usage
     #: Price of that bound, nano-USD: what is held.
     amount: NanoUsd
-    #: Digest of the price that bound and charge are computed with; None for tools.
+    #: Digest of the price that bound and charge are computed with; None for tools, and where the price is unknown.
     price: bytes | None
+    #: Nano-USD that a million tokens are held and charged at while their price is unknown; None: it is known.
+    ceiling: int | None = None
     #: What was charged, once settled or assumed.
     charged: NanoUsd = NOTHING
     #: Real usage, once settled.
@@ -186,6 +189,17 @@ class Hold:
         if now >= self.expires:
             raise HoldNotReserved(self.id, state="expired")
         return replace(self, state=HoldState.DISPATCHED, dispatched=now)
+
+    def taken_over(self, now: datetime) -> "Hold":
+        """Gives it to who repeats the request: a call that left, leaves now, for the first asker never heard of it."""
+        if self.state is not HoldState.DISPATCHED:
+            return self
+        before = self.dispatched or self.created
+        return replace(self, dispatched=max(now, before + _INSTANT))
+
+    def unclaimed(self, made: "Hold") -> bool:
+        """True when nobody was told of it or did anything with it since it was made."""
+        return self.state is made.state and self.dispatched == made.dispatched
 
     def settle(self, usage: Usage, charge: NanoUsd, now: datetime) -> "Hold":
         """Charges what the call really cost; late usage corrects an assumed charge. Harmless to repeat.

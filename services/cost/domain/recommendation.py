@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import IntEnum
+from functools import lru_cache
+from operator import itemgetter
 from random import Random
 from typing import Final
 
@@ -229,13 +231,19 @@ def _recommendation(
 
 
 def _monthly(by_day: Sequence[int]) -> Saving:
-    dice = Random(_SEED)
-    drawn = sorted(sum(dice.choices(by_day, k=len(by_day))) for _ in range(_DRAWS))
+    drawn = sorted(sum(draw(by_day)) for draw in _draws(len(by_day)))
 
     def month(amount: int) -> NanoUsd:
         return NanoUsd(amount * _MONTH // len(by_day))
 
     return Saving(month(sum(by_day)), month(drawn[int(_LOW * _DRAWS)]), month(drawn[int(_HIGH * _DRAWS)]))
+
+
+@lru_cache(maxsize=MOST_DAYS)
+def _draws(days: int) -> tuple[Callable[[Sequence[int]], tuple[int, ...]], ...]:
+    """Gives resamplings of so many days, at least two: the same for all savings, so they are drawn once."""
+    dice = Random(_SEED)
+    return tuple(itemgetter(*dice.choices(range(days), k=days)) for _ in range(_DRAWS))
 
 
 def _usual_rates(price: Price, use: Use) -> Rates:

@@ -101,7 +101,7 @@ def booked(
 
 
 def _repriced(hold: Hold, book: PriceBook) -> Hold | None:
-    if hold.state not in CHARGED_STATES or hold.price is None:
+    if hold.state not in CHARGED_STATES or (hold.price is None and hold.ceiling is None):
         return None
     try:
         price = book.find(hold.purpose.provider, hold.purpose.model, at=hold.created)
@@ -114,4 +114,5 @@ def _repriced(hold: Hold, book: PriceBook) -> Hold | None:
     charge = price.bound(hold.bound) if hold.usage is None else price.charge(hold.usage)
     if charge > MAX_CHARGE:
         raise Invalid("start_time", f"a charge would be more than {MAX_CHARGE} nano-USD")
-    return replace(hold, price=price.digest, charged=charge, amount=charge if assumed else hold.amount)
+    amount = charge if assumed else hold.amount
+    return replace(hold, price=price.digest, ceiling=None, charged=charge, amount=amount)

@@ -55,6 +55,12 @@ class Span:
         """True when no moment lies in it."""
         return self.start is not None and self.end is not None and self.start >= self.end
 
+    def within(self, other: "Span") -> "Span":
+        """Gives what lies in both."""
+        starts = [one.start for one in (self, other) if one.start is not None]
+        ends = [one.end for one in (self, other) if one.end is not None]
+        return Span(max(starts, default=None), min(ends, default=None))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cover:

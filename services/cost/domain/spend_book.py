@@ -18,11 +18,13 @@ from services.cost.domain.errors import (
     RefusalCause,
 )
 from services.cost.domain.hold import OPEN_STATES, CostKind, Hold, HoldId
+from services.cost.domain.hold_lines import HeldBack, RequestKey, Turns, is_held_back
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
 from services.cost.domain.price import Price
 from services.cost.domain.terms import TermsChange
+from services.cost.domain.unknown_price import at_ceiling
 from services.meshkit.content import Usage
-from services.meshkit.core.errors import Internal, Invalid, RequestIdReused
+from services.meshkit.core.errors import Internal, Invalid, MeshError, RequestIdReused
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.tenant import QuotaExceeded
@@ -125,21 +127,25 @@ class SpendBook:
         """Gives the digests of the prices that the holds were made with."""
         return {hold.price for hold in self._holds.values() if hold.price is not None}
 
-    def reserve(self, wanted: Hold, *, cheapest: bool = False) -> Hold:
+    def reserve(self, wanted: Hold, *, cheapest: bool = False, turns: Turns | None = None) -> Hold:
         """Holds the bound in every budget of the call, or in none. A repeated request gets its first hold.
 
         The budgets are those that it names and those that stand beside it, if they exist.
 
         Args:
             cheapest: True when the caller has no cheaper model.
+            turns: who waits for money; None: nobody.
         Raises: BudgetNotFound, BudgetExhausted, BudgetDegrades, RequestIdReused.
         """
-        known = self._by_request.get((wanted.tenant, wanted.request_id))
+        key = wanted.tenant, wanted.request_id
+        known = self._by_request.get(key)
         if known is not None:
             first = self._holds[known]
             if first.request_digest != wanted.request_digest:
                 raise RequestIdReused(str(wanted.request_id))
-            return first
+            if turns is not None:
+                turns.served(key)
+            return self._become(first, first.taken_over(self._now))
         if tenant_budget_id(wanted.tenant) not in wanted.budgets:
             raise Internal("a hold must name the budget of its tenant")
         wanted = self._with_those_beside(wanted)
@@ -148,13 +154,21 @@ class SpendBook:
             # The widest one speaks first, so that who asks for more than several of them have is told the same again.
             budgets.sort(key=lambda budget: (budget.scope, budget.name, budget.id))
         amounts = wanted.most
-        for budget in budgets:
-            self._refuse_unless_free(budget, amounts, cheapest=cheapest)
-        # The last of them may refuse what is too much to add up, so none is changed before.
-        for budget in [budget.hold(amounts) for budget in budgets]:
+        try:
+            self._refuse_unless_all_free(budgets, amounts, key, cheapest=cheapest, turns=turns)
+            # The last of them may refuse what is too much to add up, so none is changed before.
+            held = [budget.hold(amounts) for budget in budgets]
+        except MeshError as refusal:
+            # Who waits no more stands in nobody's way.
+            if turns is not None and not is_held_back(refusal):
+                turns.served(key)
+            raise
+        if turns is not None:
+            turns.served(key)
+        for budget in held:
             self._put(budget)
         self._holds[wanted.id] = self._dirty.new_holds[wanted.id] = wanted
-        self._by_request[wanted.tenant, wanted.request_id] = wanted.id
+        self._by_request[key] = wanted.id
         return wanted
 
     def dispatch(self, tenant: TenantId, hold_id: HoldId, *, fence: int = 0) -> Hold:
@@ -183,7 +197,9 @@ class SpendBook:
         Raises: HoldNotFound, HoldNotDispatched, HoldFenced, SettledDifferently, Invalid (absurd usage).
         """
         before = self._hold(tenant, hold_id)
-        if before.purpose.kind is CostKind.TOOL or before.price is None:
+        if before.ceiling is not None:
+            charge = at_ceiling(usage, before.ceiling)
+        elif before.purpose.kind is CostKind.TOOL or before.price is None:
             charge = before.amount
         else:
             charge = price_of_digest(before.price).charge(usage)
@@ -195,6 +211,14 @@ class SpendBook:
         """Frees a hold. Raises: HoldNotFound, HoldAlreadySettled, HoldAlreadyDispatched, HoldFenced."""
         before = self._hold(tenant, hold_id)
         return self._become(before, before.fenced(fence).release(dispatched_unbilled=dispatched_unbilled))
+
+    def abandon(self, made: Hold) -> Hold:
+        """Frees a hold whose asker went away before it was told of it, unless a repeat of the request took it over.
+
+        Raises: HoldNotFound.
+        """
+        before = self._hold(made.tenant, made.id)
+        return self._become(before, before.release(dispatched_unbilled=True)) if before.unclaimed(made) else before
 
     def expire_due(self) -> list[Hold]:
         """Ends every hold in the book that is past its time; gives those it ended."""
@@ -361,6 +385,26 @@ class SpendBook:
     def _redefine(self, budget: Budget) -> Budget:
         self._dirty.defined.add(budget.id)
         return self._put(budget)
+
+    def _refuse_unless_all_free(
+        self, budgets: list[Budget], amounts: Amounts, key: RequestKey, *, cheapest: bool, turns: Turns | None
+    ) -> None:
+        """Lets pass what can be held in all of them. What stays in the way of any speaks before what is only held."""
+        first: BudgetExhausted | None = None
+        at: list[BudgetId] = []
+        for budget in budgets:
+            try:
+                self._refuse_unless_free(budget, amounts, cheapest=cheapest)
+                if turns is not None and budget.takes(amounts) and turns.someone_before(key, budget.id):
+                    raise budget.behind_others(amounts)
+            except BudgetExhausted as refusal:
+                if refusal.cause is not RefusalCause.HELD:
+                    raise
+                first = first or refusal
+                at.append(budget.id)
+        if first is not None:
+            first.held_back = HeldBack(at=tuple(at), most=amounts, cheapest=cheapest)
+            raise first
 
     def _refuse_unless_free(self, budget: Budget, amounts: Amounts, *, cheapest: bool) -> None:
         try:

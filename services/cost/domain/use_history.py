@@ -1,11 +1,46 @@
 """How a tenant used models, day by day: the ground of recommendations."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import groupby
+from typing import Final, NamedTuple
 
 from services.cost.domain.hold import CostKind
 from services.meshkit.content import Usage
 from services.meshkit.core.money import NanoUsd
+
+#: Of prompts, in percent.
+_SHORT: Final = 5
+_USUAL: Final = 50
+#: A prompt is long when it is over so many times the usual length, and that much longer for its answer, too.
+_LONG: Final = 3
+#: Steps of a quarter of an octave that are more than three times apart, wherever in its step a call lies.
+_LONG_STEPS: Final = 8
+
+
+class CallShape(NamedTuple):
+    """How many calls of a day had prompts of about one length, with answers of about one length."""
+
+    #: The quarter of an octave that the tokens of the prompt fall into: 0 from 1 token on, 4 from 2, 8 from 4.
+    prompt_step: int
+    #: Likewise for tokens of the prompt per token of the answer; below 0 where the answer is longer.
+    ratio_step: int
+    calls: int
+    #: Tokens of their prompts in all.
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsedDay:
+    """Calls of one model by one agent on one day, as they are counted once the day is over."""
+
+    day: date
+    calls: int
+    usage: Usage
+    cost: NanoUsd
+    warm_calls: int
+    shapes: tuple[CallShape, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,3 +85,58 @@ class Use:
         for day in self.days:
             total += day.usage
         return total
+
+
+def use_of(*, kind: CostKind, provider: str, model: str, agent: str, days: Sequence[UsedDay]) -> Use:
+    """Tells the long prompts of each day from those that are usual over all of them.
+
+    Lengths are known to a fifth: calls of one shape count with their mean.
+    """
+    shapes = [shape for day in days for shape in day.shapes]
+    usual = _length_at(_USUAL, shapes)
+    usual_ratio, _ = _place(_USUAL, shapes, lambda shape: shape.ratio_step)
+    return Use(
+        kind=kind,
+        provider=provider,
+        model=model,
+        agent=agent,
+        short_prompt_tokens=_length_at(_SHORT, shapes),
+        days=tuple(_daily(day, usual=usual, usual_ratio=usual_ratio) for day in days),
+    )
+
+
+def _daily(day: UsedDay, *, usual: int, usual_ratio: int) -> DailyUse:
+    long = [
+        shape
+        for shape in day.shapes
+        if shape.prompt_tokens > _LONG * usual * shape.calls and shape.ratio_step >= usual_ratio + _LONG_STEPS
+    ]
+    calls = sum(shape.calls for shape in long)
+    return DailyUse(
+        day=day.day,
+        calls=day.calls,
+        usage=day.usage,
+        cost=day.cost,
+        warm_calls=day.warm_calls,
+        long_calls=calls,
+        long_tokens=sum(shape.prompt_tokens for shape in long) - 2 * usual * calls,
+    )
+
+
+def _length_at(percent: int, shapes: Sequence[CallShape]) -> int:
+    _, found = _place(percent, shapes, lambda shape: shape.prompt_step)
+    return sum(shape.prompt_tokens for shape in found) // max(1, sum(shape.calls for shape in found))
+
+
+def _place(
+    percent: int, shapes: Sequence[CallShape], step_of: Callable[[CallShape], int]
+) -> tuple[int, list[CallShape]]:
+    """Gives the first step that so many calls in a hundred lie in or below, and the shapes of it."""
+    wanted = sum(shape.calls for shape in shapes) * percent
+    below = 0
+    for step, some in groupby(sorted(shapes, key=step_of), key=step_of):
+        found = list(some)
+        below += sum(shape.calls for shape in found)
+        if below * 100 >= wanted:
+            return step, found
+    return 0, []

@@ -34,7 +34,7 @@ from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.hold import CostKind
 from services.cost.domain.rollup import Span, Step, cover, exact
 from services.cost.storage.rows import Row, cost_event_of
-from services.cost.storage.tables import COST_DAY, COST_EVENT, COST_HOUR, COST_RUN_HOUR, ROLLUP_MARK
+from services.cost.storage.tables import COST_DAY, COST_EVENT, COST_HOUR, COST_RUN_HOUR, ROLLUP_MARK, UNPRICED
 from services.cost.usecases.ledger_ports import (
     CostFilter,
     Dimension,
@@ -63,7 +63,7 @@ _KEYS: Final = {
     Dimension.TOOL: "model",
 }
 _TOKENS: Final = tuple(f"{name}_tokens" for name in USAGE_CLASSES)
-_ADDED: Final = ("event_count", *_TOKENS, "cost_nano_usd", "assumed_nano_usd")
+_ADDED: Final = ("event_count", *_TOKENS, "cost_nano_usd", "assumed_nano_usd", *UNPRICED)
 _NAMES: Final = ("project", "agent_name", "provider", "model", "kind")
 _USES: Final = tuple(int(kind) for kind in CostKind if kind.flat)
 #: Beyond every transaction. A range with two ends is planned as what it is: small.
@@ -130,6 +130,8 @@ class LedgerRepository:
             events=int(rows[0]["total_events"]) if rows else 0,
             cost=NanoUsd(int(rows[0]["total"])) if rows else NanoUsd(0),
             assumed=NanoUsd(int(rows[0]["total_assumed"])) if rows else NanoUsd(0),
+            unpriced_events=int(rows[0]["total_unpriced_events"]) if rows else 0,
+            unpriced=NanoUsd(int(rows[0]["total_unpriced"])) if rows else NanoUsd(0),
         )
 
     async def series(self, tenant: TenantId, query: SeriesQuery, *, most_lines: int) -> list[SeriesLine]:
@@ -215,11 +217,14 @@ def _read(
     if step is not None:
         columns.append(func.date_trunc(step.name.lower(), time, "UTC").label("start"))
     if "reversal" in table.c:
+        unpriced = and_(table.c.price_digest.is_(None), table.c.kind.not_in(_USES))
         columns += [
             case((table.c.reversal, -1), else_=1).label("event_count"),
             *(table.c[name] for name in _TOKENS),
             table.c.cost_nano_usd,
             case((table.c.assumed, table.c.cost_nano_usd), else_=0).label("assumed_nano_usd"),
+            case((unpriced, case((table.c.reversal, -1), else_=1)), else_=0).label("unpriced_event_count"),
+            case((unpriced, table.c.cost_nano_usd), else_=0).label("unpriced_nano_usd"),
         ]
     else:
         columns += [table.c[name] for name in _ADDED]
@@ -253,6 +258,8 @@ def _summed(parts: CTE, most_lines: int) -> Select[Any]:
         func.sum(money).over().label("total"),
         func.sum(func.sum(parts.c.assumed_nano_usd)).over().label("total_assumed"),
         func.sum(func.sum(parts.c.event_count)).over().label("total_events"),
+        func.sum(func.sum(parts.c.unpriced_event_count)).over().label("total_unpriced_events"),
+        func.sum(func.sum(parts.c.unpriced_nano_usd)).over().label("total_unpriced"),
     ]
     columns = select(parts.c.key, *_added(parts), *totals)
     return columns.group_by(parts.c.key).order_by(money.desc(), parts.c.key).limit(most_lines)
@@ -296,4 +303,6 @@ def _sums(row: Row) -> Sums:
         usage=Usage(**{name: int(row[f"{name}_tokens"]) for name in USAGE_CLASSES}),
         cost=NanoUsd(int(row["cost_nano_usd"])),
         assumed=NanoUsd(int(row["assumed_nano_usd"])),
+        unpriced_events=int(row["unpriced_event_count"]),
+        unpriced=NanoUsd(int(row["unpriced_nano_usd"])),
     )

@@ -66,6 +66,7 @@ GROUPS: Final[dict[str, Group]] = {
         ("charged_time", "timestamptz"),
         ("fence", "bigint"),
         ("counts", "boolean"),
+        ("ceiling_nano_usd_per_million", "bigint"),
     ),
     "budgets": _BUDGET,
     "holds": (

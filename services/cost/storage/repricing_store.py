@@ -26,19 +26,43 @@ from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
 #: Most charges that one transaction writes anew.
 MOST: Final = 10_000
 
-#: Charges whose price was ended before the call was held: an import says that another held then.
+#: Which prices the charges of which models were made with. Each step leaps over all charges of one kind in the index.
+_PRICED: Final = """
+    WITH RECURSIVE kind AS (
+        (SELECT price_digest, model FROM hold
+         WHERE tenant_id = $1 AND state IN (3, 5) AND price_digest IS NOT NULL ORDER BY price_digest, model LIMIT 1)
+        UNION ALL
+        SELECT following.* FROM kind CROSS JOIN LATERAL (
+            SELECT price_digest, model FROM hold
+            WHERE tenant_id = $1 AND state IN (3, 5) AND price_digest IS NOT NULL
+                AND (price_digest, model) > (kind.price_digest, kind.model)
+            ORDER BY price_digest, model LIMIT 1) AS following
+    )
+    SELECT price_digest, model FROM kind"""
 _STALE: Final = """
-    SELECT h.id FROM hold AS h JOIN price AS p ON p.digest = h.price_digest
-    WHERE h.tenant_id = $1 AND h.state IN (3, 5) AND h.created_time >= p.end_time AND h.id IN (
-        SELECT hold_id FROM cost_event
-        WHERE tenant_id = $1 AND created_time >= $2 AND ($3::timestamptz IS NULL OR created_time < $3) AND NOT reversal)
-    ORDER BY h.id LIMIT $4"""
+    SELECT h.id FROM unnest($2::bytea[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+        AS other (digest, model, since, until)
+    JOIN hold AS h ON h.tenant_id = $1 AND h.state IN (3, 5) AND h.price_digest = other.digest
+        AND h.model = other.model AND h.created_time >= other.since
+        AND h.created_time < coalesce(other.until, 'infinity')
+    LIMIT $6"""
+#: The same of charges without a price.
+_UNPRICED: Final = """
+    SELECT DISTINCT provider, model FROM hold WHERE tenant_id = $1 AND ceiling_nano_usd_per_million IS NOT NULL"""
+_STALE_UNPRICED: Final = """
+    SELECT h.id FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+        AS other (provider, model, since, until)
+    JOIN hold AS h ON h.tenant_id = $1 AND h.state IN (3, 5) AND h.ceiling_nano_usd_per_million IS NOT NULL
+        AND h.provider = other.provider AND h.model = other.model AND h.created_time >= other.since
+        AND h.created_time < coalesce(other.until, 'infinity')
+    LIMIT $6"""
 _HOLDS: Final = "SELECT * FROM hold WHERE id = ANY($1::uuid[]) ORDER BY id"
 _LOCK_BUDGETS: Final = """
     SELECT * FROM budget WHERE id IN (SELECT DISTINCT unnest(budget_ids) FROM hold WHERE id = ANY($1::uuid[]))
     ORDER BY id FOR UPDATE"""
 _HOLD_PRICES: Final = """
-    UPDATE hold SET price_digest = item.digest, charged_nano_usd = item.charged, amount_nano_usd = item.amount
+    UPDATE hold SET price_digest = item.digest, ceiling_nano_usd_per_million = NULL, charged_nano_usd = item.charged,
+        amount_nano_usd = item.amount
     FROM unnest($1::uuid[], $2::bytea[], $3::bigint[], $4::bigint[]) AS item (id, digest, charged, amount)
     WHERE hold.id = item.id"""
 _PURPOSE: Final = "kind, provider, model, run_id, path, attempt_group, call_index, agent_name, agent_version, project"
@@ -65,14 +89,14 @@ class RepricingStore:
     async def differences(self, tenant: TenantId, span: Span, book: PriceBook) -> Repricing:
         """See `Repricer.differences`."""
         async with driver_scope(self._engine, tenant, read_only=True) as scope:
-            stale = await _stale(scope, tenant, span)
+            stale = await _stale(scope, tenant, span, book)
             return repricing(tenant, [hold_of(row) for row in await scope.driver.fetch(_HOLDS, stale)], book)
 
     async def apply(self, tenant: TenantId, span: Span, book: PriceBook, *, note: str, now: datetime) -> Repricing:
         """See `Repricer.apply`."""
         async with driver_scope(self._engine, tenant) as scope:
             await claim_once(scope)
-            stale = await _stale(scope, tenant, span)
+            stale = await _stale(scope, tenant, span, book)
             # Budgets first, then holds, each in id order, as everywhere; the budgets of a hold never change.
             budgets = [budget_of(row) for row in await scope.driver.fetch(_LOCK_BUDGETS, stale)]
             done = repricing(tenant, [hold_of(row) for row in await scope.driver.fetch(sql.LOCK_HOLDS, stale)], book)
@@ -111,11 +135,30 @@ class RepricingStore:
         await scope.driver.execute(_ENTRIES, *_columns([_entry(entry) for entry in books.entries]), note, now)
 
 
-async def _stale(scope: DriverScope, tenant: TenantId, span: Span) -> list[UUID]:
-    rows = await scope.driver.fetch(_STALE, tenant, span.start, span.end, MOST + 1)
-    if len(rows) > MOST:
+async def _stale(scope: DriverScope, tenant: TenantId, span: Span, book: PriceBook) -> list[UUID]:
+    """Finds the charges of calls, held within a span, for which the book has another price than they were made with."""
+    wrong: list[tuple[object, ...]] = []
+    for row in await scope.driver.fetch(_PRICED, tenant):
+        price = book.by_digest(row["price_digest"])
+        if price is not None:
+            spans = _within(span, book.differs(price.digest, price.provider, row["model"]))
+            wrong += [(price.digest, row["model"], one.start, one.end) for one in spans]
+    unpriced: list[tuple[object, ...]] = []
+    for row in await scope.driver.fetch(_UNPRICED, tenant):
+        spans = _within(span, book.differs(None, row["provider"], row["model"]))
+        unpriced += [(row["provider"], row["model"], one.start, one.end) for one in spans]
+    found: list[UUID] = []
+    for statement, items in ((_STALE, wrong), (_STALE_UNPRICED, unpriced)):
+        if items:
+            rows = await scope.driver.fetch(statement, tenant, *_columns(items), MOST + 1)
+            found += [row["id"] for row in rows]
+    if len(found) > MOST:
         raise Invalid("end_time", f"takes in more than {MOST} charges that change; take less time at once")
-    return [row["id"] for row in rows]
+    return found
+
+
+def _within(span: Span, others: Sequence[Span]) -> list[Span]:
+    return [both for one in others if not (both := one.within(span)).empty]
 
 
 def _hold(hold: Hold) -> tuple[object, ...]:

@@ -10,11 +10,13 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.cost.storage.statements import WITHOUT_PRICE
+from services.cost.storage.tables import UNPRICED
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.sql.scope import DriverScope, driver_scope
 
 _TOKENS: Final = tuple(f"{name}_tokens" for name in USAGE_CLASSES)
-_SUMS: Final = ("event_count", *_TOKENS, "cost_nano_usd", "assumed_nano_usd")
+_SUMS: Final = ("event_count", *_TOKENS, "cost_nano_usd", "assumed_nano_usd", *UNPRICED)
 _NAMES: Final = "project, agent_name, provider, model, kind"
 _LISTED: Final = ", ".join(_SUMS)
 _ADDED: Final = ", ".join(f"sum({name})::bigint AS {name}" for name in _SUMS)
@@ -45,7 +47,10 @@ def _add(which: str) -> str:
             SELECT tenant_id, date_trunc('hour', created_time, 'UTC') AS hour, run_id, {_NAMES}, count(*) AS entries,
                    sum(CASE WHEN reversal THEN -1 ELSE 1 END) AS event_count,
                    {", ".join(f"sum({name}) AS {name}" for name in (*_TOKENS, "cost_nano_usd"))},
-                   coalesce(sum(cost_nano_usd) FILTER (WHERE assumed), 0) AS assumed_nano_usd
+                   coalesce(sum(cost_nano_usd) FILTER (WHERE assumed), 0) AS assumed_nano_usd,
+                   coalesce(sum(CASE WHEN reversal THEN -1 ELSE 1 END) FILTER (WHERE {WITHOUT_PRICE}), 0)
+                       AS unpriced_event_count,
+                   coalesce(sum(cost_nano_usd) FILTER (WHERE {WITHOUT_PRICE}), 0) AS unpriced_nano_usd
             FROM cost_event WHERE {which}
             GROUP BY tenant_id, hour, run_id, {_NAMES}
         ), hours AS (

@@ -139,6 +139,7 @@ def hold_of(row: Row) -> Hold:
         charged_at=row["charged_time"],
         fence=row["fence"],
         counts=row["counts"],
+        ceiling=row["ceiling_nano_usd_per_million"],
     )
 
 
@@ -260,6 +261,7 @@ def _hold_row(hold: Hold) -> tuple[object, ...]:
         hold.charged_at,
         hold.fence,
         hold.counts,
+        hold.ceiling,
     )
 
 

@@ -1,80 +1,106 @@
-"""Adds up the ledger by hour, by span and by who spent."""
+"""Adds up what was spent by hour, by span and by who spent: sums of hours, and the entries that are not in them yet.
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+Entries that price charges of the past anew are no calls of the hour that they were written in, so they are taken off
+again. A sum is read in one statement, so from one snapshot (docs/decisions/0015-roll-ups.md).
+"""
 
-from sqlalchemy import ColumnElement, RowMapping, func, literal, select, text
+from datetime import UTC, datetime
+from typing import Final
+
+from sqlalchemy import literal, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cost.domain.hold import CostKind
-from services.cost.domain.use_history import DailyUse, Use
+from services.cost.domain.hourly_spend import HOUR, hour_of
+from services.cost.domain.use_history import Use
 from services.cost.storage.tables import COST_EVENT, SPEND_ALERT
+from services.cost.storage.use_store import uses_between
 from services.cost.usecases.forecast_ports import WHOLE, Shares, Spender, SpendPart
-from services.meshkit.content import Usage
-from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.money import NanoUsd
-from services.meshkit.sql.scope import maintenance_scope, tenant_scope
+from services.meshkit.sql.scope import driver_scope, maintenance_scope
 
 #: Those who spent less than so many others are not behind a spike.
 _MOST_SPENDERS: Final = 100
-#: Uses of models that advice is looked for in, the dearest first.
-_MOST_USES: Final = 200
 _MOST_TENANTS: Final = 100_000
-_WARM: Final = timedelta(minutes=5)
 _COLUMNS: Final = {
-    Spender.RUN: COST_EVENT.c.run_id,
-    Spender.AGENT: COST_EVENT.c.agent_name,
-    Spender.MODEL: COST_EVENT.c.model,
-    Spender.PROJECT: COST_EVENT.c.project,
+    Spender.RUN: "run_id",
+    Spender.AGENT: "agent_name",
+    Spender.MODEL: "model",
+    Spender.PROJECT: "project",
 }
-#: Entries that price charges of the past anew are no calls of the hour that they were written in.
-_OF_CALLS: Final = COST_EVENT.c.note == ""
-_PROMPT: Final = " + ".join(
-    f"{name}_tokens" for name in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "audio_in", "image")
-)
-_ANSWER: Final = " + ".join(f"{name}_tokens" for name in ("output", "reasoning", "audio_out"))
-_SUMS: Final = ", ".join(f"sum({name}_tokens)::bigint AS {name}" for name in USAGE_CLASSES)
-_TOKENS: Final = ", ".join(f"{name}_tokens" for name in USAGE_CLASSES)
-#: A prompt is long when it is over three times the usual length, and that much longer for its answer, too.
-_LONG: Final = "prompt > 3 * usual_prompt AND prompt::float8 / greatest(answer, 1) > 3 * usual_ratio"
-# Corrections are left out with what they correct: a bound that was assumed says nothing about how models are used.
-_USES: Final = text(
-    f"""
-    WITH dearest AS (
-        SELECT kind, provider, model, agent_name,
-            row_number() OVER (ORDER BY sum(cost_nano_usd) DESC, kind, provider, model, agent_name) AS use
-        FROM cost_event
-        WHERE tenant_id = :tenant AND created_time >= :start AND created_time < :end AND NOT assumed AND note = ''
-            AND kind IN (1, 2)
-        GROUP BY kind, provider, model, agent_name ORDER BY use LIMIT :most
-    ), call AS (
-        SELECT use, created_time, cost_nano_usd, {_TOKENS}, {_PROMPT} AS prompt, {_ANSWER} AS answer,
-            created_time - lag(created_time) OVER (PARTITION BY use ORDER BY created_time) <= :warm AS warm
-        FROM cost_event JOIN dearest USING (kind, provider, model, agent_name)
-        WHERE tenant_id = :tenant AND created_time >= :start AND created_time < :end AND NOT assumed AND note = ''
-    ), usual AS (
-        SELECT use,
-            percentile_disc(0.05) WITHIN GROUP (ORDER BY prompt) AS short_prompt,
-            percentile_disc(0.5) WITHIN GROUP (ORDER BY prompt) AS usual_prompt,
-            percentile_disc(0.5) WITHIN GROUP (ORDER BY prompt::float8 / greatest(answer, 1)) AS usual_ratio
-        FROM call GROUP BY use
-    ), by_day AS (
-        SELECT use, short_prompt, date_trunc('day', created_time, 'UTC') AS day,
-            count(*) AS calls, sum(cost_nano_usd)::bigint AS cost, {_SUMS},
-            count(*) FILTER (WHERE warm) AS warm_calls,
-            count(*) FILTER (WHERE {_LONG}) AS long_calls,
-            coalesce(sum(prompt - 2 * usual_prompt) FILTER (WHERE {_LONG}), 0)::bigint AS long_tokens
-        FROM call JOIN usual USING (use) GROUP BY use, short_prompt, day
-    )
-    SELECT kind, provider, model, agent_name, by_day.* FROM by_day JOIN dearest USING (use)
-    ORDER BY use, day"""  # noqa: S608 - names are constants
-)
+#: Charges that no sum has yet. The OFFSET fences it: their number finds them, among all of the tenant nobody looks.
+_NEW: Final = f"""(
+    SELECT * FROM cost_event
+    WHERE ledger_xid >= (SELECT ledger_xid FROM rollup_mark) AND ledger_xid < {2**63 - 1} OFFSET 0)"""  # noqa: S608
+_HOUR_OF_EVENT: Final = "date_trunc('hour', created_time, 'UTC')"
+
+
+def _spent(table: str, which: str, name: str = "''") -> str:
+    """Writes the rows that add up to what calls cost from $2 to before $3, full hours."""
+    events = f"tenant_id = $1 AND created_time >= $2::timestamptz AND created_time < $3::timestamptz{which}"
+    return f"""(
+        SELECT hour, {name} AS name, cost_nano_usd AS cost FROM {table}
+        WHERE tenant_id = $1 AND hour >= $2::timestamptz AND hour < $3::timestamptz{which}
+        UNION ALL
+        SELECT {_HOUR_OF_EVENT}, {name}, cost_nano_usd FROM {_NEW} AS new WHERE {events}
+        UNION ALL
+        SELECT {_HOUR_OF_EVENT}, {name}, -cost_nano_usd FROM cost_event WHERE note <> '' AND {events}
+    ) AS spent"""  # noqa: S608 - names are constants
+
+
+def _by_hour(rows: str) -> str:
+    return f"SELECT hour, sum(cost)::bigint AS cost FROM {rows} GROUP BY hour"  # noqa: S608 - constants
+
+
+_WHOLE: Final = _by_hour(_spent("cost_hour", ""))
+_OF_RUN: Final = _by_hour(_spent("cost_run_hour", " AND run_id = $4"))
+_OF_AGENT: Final = _by_hour(_spent("cost_hour", " AND agent_name = $4"))
+_OF_PROJECT: Final = _by_hour(_spent("cost_hour", " AND project = $4"))
+#: No sum knows steps; the charges of one run are few.
+_OF_STEP: Final = f"""
+    SELECT {_HOUR_OF_EVENT} AS hour, sum(cost_nano_usd)::bigint AS cost FROM cost_event
+    WHERE tenant_id = $1 AND created_time >= $2 AND created_time < $3 AND note = '' AND run_id = $4
+        AND (path = $5 OR starts_with(path, $5 || '/'))
+    GROUP BY hour"""  # noqa: S608 - a constant
+#: By moments $2 and the full hours after them $3: what lies before the first full hour is read from the entries.
+_SINCE: Final = f"""
+    SELECT coalesce(sums.cost, 0) + coalesce(begun.cost, 0) + coalesce(new.cost, 0) - coalesce(noted.cost, 0) AS cost
+    FROM unnest($2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY AS since (moment, hour, place)
+    CROSS JOIN LATERAL (
+        SELECT sum(cost_nano_usd)::bigint AS cost FROM cost_hour WHERE tenant_id = $1 AND cost_hour.hour >= since.hour
+    ) AS sums
+    CROSS JOIN LATERAL (
+        SELECT sum(cost_nano_usd)::bigint AS cost FROM cost_event
+        WHERE tenant_id = $1 AND created_time >= since.moment AND created_time < since.hour
+            AND ledger_xid < (SELECT ledger_xid FROM rollup_mark)
+    ) AS begun
+    CROSS JOIN LATERAL (
+        SELECT sum(cost_nano_usd)::bigint AS cost FROM {_NEW} AS fresh
+        WHERE tenant_id = $1 AND created_time >= since.moment
+    ) AS new
+    CROSS JOIN LATERAL (
+        SELECT sum(cost_nano_usd)::bigint AS cost FROM cost_event
+        WHERE tenant_id = $1 AND created_time >= since.moment AND note <> ''
+    ) AS noted
+    ORDER BY place"""  # noqa: S608 - a constant
+
+
+def _shares(by: Spender) -> str:
+    """Writes who spent most from $4 on, and what they spent before it."""
+    rows = _spent("cost_run_hour" if by is Spender.RUN else "cost_hour", "", _COLUMNS[by])
+    now = "coalesce(sum(cost) FILTER (WHERE hour >= $4::timestamptz), 0)::bigint"
+    before = "coalesce(sum(cost) FILTER (WHERE hour < $4::timestamptz), 0)::bigint"
+    return f"""
+        SELECT name, {now} AS now, {before} AS before FROM {rows}
+        GROUP BY name HAVING {now} > 0 ORDER BY now DESC, name LIMIT {_MOST_SPENDERS}"""  # noqa: S608 - constants
+
+
+_SHARES: Final = {by: _shares(by) for by in Spender}
+#: After all that is charged.
+_NEVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class LedgerSpendReader:
-    """A `SpendReader` of the ledger itself. A tenant sees its own charges only."""
+    """A `SpendReader` of the ledger and its sums. A tenant sees its own charges only."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
@@ -83,52 +109,30 @@ class LedgerSpendReader:
         self, tenant: TenantId, *, start: datetime, end: datetime, part: SpendPart = WHOLE
     ) -> dict[datetime, int]:
         """See `SpendReader.hourly`."""
-        hour = func.date_trunc("hour", COST_EVENT.c.created_time, "UTC").label("hour")
-        query = select(hour, func.sum(COST_EVENT.c.cost_nano_usd)).where(
-            COST_EVENT.c.tenant_id == tenant,
-            COST_EVENT.c.created_time >= start,
-            COST_EVENT.c.created_time < end,
-            _OF_CALLS,
-            *_of(part),
-        )
-        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            rows = await scope.execute(query.group_by(text("hour")))
-            return {begin.astimezone(UTC): int(spent) for begin, spent in rows}
+        query, names = _hourly(part)
+        async with driver_scope(self._engine, tenant, read_only=True) as scope:
+            rows = await scope.driver.fetch(query, tenant, start, end, *names)
+        return {row["hour"].astimezone(UTC): row["cost"] for row in rows}
 
     async def since(self, tenant: TenantId, *starts: datetime) -> tuple[int, ...]:
         """See `SpendReader.since`."""
-        sums = [_sum(COST_EVENT.c.created_time >= start) for start in starts]
-        spent = (COST_EVENT.c.tenant_id == tenant, COST_EVENT.c.created_time >= min(starts), _OF_CALLS)
-        query = select(*sums).where(*spent)
-        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            return tuple(int(spent) for spent in (await scope.execute(query)).one())
+        hours = [hour if hour == start else hour + HOUR for start in starts for hour in (hour_of(start),)]
+        async with driver_scope(self._engine, tenant, read_only=True) as scope:
+            rows = await scope.driver.fetch(_SINCE, tenant, starts, hours)
+        return tuple(row["cost"] for row in rows)
 
     async def shares(self, tenant: TenantId, by: Spender, *, hour: datetime, start: datetime) -> Shares:
         """See `SpendReader.shares`."""
-        now = _sum(COST_EVENT.c.created_time >= hour)
-        query = (
-            select(_COLUMNS[by].label("name"), now.label("now"), _sum(COST_EVENT.c.created_time < hour).label("before"))
-            .where(COST_EVENT.c.tenant_id == tenant, COST_EVENT.c.created_time >= start, _OF_CALLS)
-            .group_by(text("name"))
-            .having(now > 0)
-            .order_by(now.desc(), text("name"))
-            .limit(_MOST_SPENDERS)
-        )
-        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            rows = (await scope.execute(query)).all()
+        async with driver_scope(self._engine, tenant, read_only=True) as scope:
+            rows = await scope.driver.fetch(_SHARES[by], tenant, start, _NEVER, hour)
         return Shares(
-            since={row.name: int(row.now) for row in rows}, before={row.name: int(row.before) for row in rows}
+            since={row["name"]: row["now"] for row in rows}, before={row["name"]: row["before"] for row in rows}
         )
 
     async def uses(self, tenant: TenantId, *, start: datetime, end: datetime) -> list[Use]:
         """See `SpendReader.uses`."""
-        values = {"tenant": tenant, "start": start, "end": end, "warm": _WARM, "most": _MOST_USES}
-        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            rows = (await scope.execute(_USES, values)).mappings().all()
-        grouped: dict[int, list[RowMapping]] = {}
-        for row in rows:
-            grouped.setdefault(row["use"], []).append(row)
-        return [_use(some) for some in grouped.values()]
+        async with driver_scope(self._engine, tenant, read_only=True) as scope:
+            return await uses_between(scope, tenant, start=start, end=end)
 
 
 class SpendingTenants:
@@ -146,43 +150,16 @@ class SpendingTenants:
             return [TenantId(tenant) for tenant in (await scope.execute(query)).scalars()]
 
 
-def _sum(*conditions: ColumnElement[bool]) -> ColumnElement[Any]:
-    spent: Any = func.sum(COST_EVENT.c.cost_nano_usd)
-    return func.coalesce(spent.filter(*conditions) if conditions else spent, 0)
-
-
-def _of(part: SpendPart) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if part.run_id is not None:
-        conditions.append(COST_EVENT.c.run_id == part.run_id)
-    if part.agent is not None:
-        conditions.append(COST_EVENT.c.agent_name == part.agent)
-    if part.project is not None:
-        conditions.append(COST_EVENT.c.project == part.project)
-    if part.path is not None:
-        below = func.starts_with(COST_EVENT.c.path, f"{part.path}/")
-        conditions.append((COST_EVENT.c.path == part.path) | below)
-    return conditions
-
-
-def _use(rows: Sequence[RowMapping]) -> Use:
-    first = rows[0]
-    return Use(
-        kind=CostKind(first["kind"]),
-        provider=first["provider"],
-        model=first["model"],
-        agent=first["agent_name"],
-        short_prompt_tokens=int(first["short_prompt"]),
-        days=tuple(
-            DailyUse(
-                day=row["day"].astimezone(UTC).date(),
-                calls=int(row["calls"]),
-                usage=Usage(**{name: int(row[name]) for name in USAGE_CLASSES}),
-                cost=NanoUsd(int(row["cost"])),
-                warm_calls=int(row["warm_calls"]),
-                long_calls=int(row["long_calls"]),
-                long_tokens=int(row["long_tokens"]),
-            )
-            for row in rows
-        ),
-    )
+def _hourly(part: SpendPart) -> tuple[str, tuple[str, ...]]:
+    """Gives the statement that adds a part of the spend up, and what it names."""
+    match part:
+        case SpendPart(run_id=str(run_id), path=str(path)):
+            return _OF_STEP, (run_id, path)
+        case SpendPart(run_id=str(run_id)):
+            return _OF_RUN, (run_id,)
+        case SpendPart(agent=str(agent)):
+            return _OF_AGENT, (agent,)
+        case SpendPart(project=str(project)):
+            return _OF_PROJECT, (project,)
+        case _:
+            return _WHOLE, ()

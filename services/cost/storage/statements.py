@@ -2,8 +2,14 @@
 
 from typing import Final
 
+from services.cost.domain.hold import CostKind
 from services.cost.storage.tables import GAUGES
 from services.meshkit.content.usage import USAGE_CLASSES
+
+#: Of an entry of the ledger: it was charged at a ceiling, for nobody knows the price. Tools have none of the table.
+WITHOUT_PRICE: Final = (
+    f"price_digest IS NULL AND kind NOT IN ({', '.join(str(int(kind)) for kind in CostKind if kind.flat)})"
+)
 
 #: In tenant order, so that two processes that make the same budgets never wait in a circle.
 ADD_TENANT_BUDGETS: Final = """

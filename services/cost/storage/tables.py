@@ -39,6 +39,8 @@ UX_BUDGET_NODE: Final = "ux_budget_node"
 GAUGES: Final = ("tokens", "calls", "wall_ms")
 #: No transaction may leave more spent and held than limit and overrun allow.
 CK_BUDGET_LIMIT: Final = "ck_budget_limit"
+#: Sums of charges whose price is unknown.
+UNPRICED: Final = ("unpriced_event_count", "unpriced_nano_usd")
 #: A request makes one hold.
 UQ_HOLD_REQUEST: Final = "uq_hold_request"
 _COUNTED: Final = ("spent", "held", "overrun")
@@ -156,9 +158,12 @@ HOLD: Final = Table(
     Column("fence", BigInteger, nullable=False, server_default="0"),
     # False for those of the first release, which held money only.
     Column("counts", Boolean, nullable=False, server_default="false"),
+    # What tokens without a price are charged at; null where the price is known.
+    Column("ceiling_nano_usd_per_million", BigInteger),
     CheckConstraint("amount_nano_usd >= 0 AND charged_nano_usd >= 0", name="ck_hold_not_negative"),
     UniqueConstraint("tenant_id", "request_id", name=UQ_HOLD_REQUEST),
     Index("ix_hold_due", "expire_time", postgresql_where=Column("state").in_((1, 2))),
+    Index("ix_hold_unpriced", "tenant_id", postgresql_where=Column("ceiling_nano_usd_per_million").isnot(None)),
 )
 
 COST_EVENT: Final = Table(
@@ -191,6 +196,8 @@ COST_EVENT: Final = Table(
     Index("ix_cost_event_ledger", "ledger_xid", "tenant_id"),
     Index("ix_cost_event_page", "tenant_id", "created_time", "id"),
     Index("ix_cost_event_run", "tenant_id", "run_id", "created_time", "id"),
+    # Finds what was priced anew, which is rare.
+    Index("ix_cost_event_noted", "tenant_id", "created_time", postgresql_where=text("note <> ''")),
     # Finds who spent in the last hour, over all tenants.
     Index("ix_cost_event_time", "created_time", postgresql_using="brin"),
 )
@@ -198,7 +205,9 @@ COST_EVENT: Final = Table(
 
 def _sums() -> list[Column[int]]:
     names = ("event_count", *(f"{name}_tokens" for name in USAGE_CLASSES), "cost_nano_usd", "assumed_nano_usd")
-    return [_count(name) for name in names]
+    # Of charges whose price is unknown; none in the sums of the release before.
+    unpriced = (Column(name, BigInteger, nullable=False, server_default="0") for name in UNPRICED)
+    return [*(_count(name) for name in names), *unpriced]
 
 
 def _sums_by(table: str, step: str) -> Table:
@@ -219,6 +228,17 @@ def _sums_by(table: str, step: str) -> Table:
     )
 
 
+#: What tenants have done with calls whose price is unknown; no row: what the settings say.
+UNKNOWN_PRICE: Final = Table(
+    "unknown_price",
+    METADATA,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("rule", SmallInteger, nullable=False),
+    # 0: the lowest that the operator allows.
+    _count("ceiling_nano_usd_per_million"),
+    CheckConstraint("ceiling_nano_usd_per_million >= 0", name="ck_unknown_price_not_negative"),
+)
+
 #: The ledger added up by the hour and by the day of UTC.
 COST_HOUR: Final = _sums_by("cost_hour", "hour")
 COST_DAY: Final = _sums_by("cost_day", "day")
@@ -230,6 +250,23 @@ COST_RUN_HOUR: Final = Table(
     Column("run_id", Text, nullable=False),
     *_sums(),
     PrimaryKeyConstraint("tenant_id", "hour", "run_id", name="pk_cost_run_hour"),
+)
+#: How models were used on days that are over.
+COST_USE_DAY: Final = Table(
+    "cost_use_day",
+    METADATA,
+    Column("tenant_id", Uuid, nullable=False),
+    _time("day"),
+    # Digest of the kind and the names.
+    Column("use_key", LargeBinary, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("agent_name", Text, nullable=False),
+    *(_count(name) for name in (*(f"{name}_tokens" for name in USAGE_CLASSES), "cost_nano_usd", "calls", "warm_calls")),
+    # Four numbers for each shape of calls, see `CallShape`.
+    Column("shapes", ARRAY(BigInteger), nullable=False),
+    PrimaryKeyConstraint("tenant_id", "day", "use_key", name="pk_cost_use_day"),
 )
 #: How far the sums reach. One row.
 ROLLUP_MARK: Final = Table(

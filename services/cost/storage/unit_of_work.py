@@ -47,6 +47,7 @@ class SpendStore:
         maintenance: engine of the `maintenance` role, for the sweep.
         tenant_limit: limit of a tenant's own budget when it is made.
         published: called after a commit that wrote an alert, to wake the relay.
+        moved: called after a commit with the budgets that it changed.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SpendStore:
         tenant_limit: NanoUsd,
         encode: EncodeAlert,
         published: Callable[[], None],
+        moved: Callable[[Iterable[Budget]], None],
     ) -> None:
         self._app = app
         self._maintenance = maintenance
@@ -65,6 +67,7 @@ class SpendStore:
         self._tenant_limit = tenant_limit
         self._encode = encode
         self._published = published
+        self._moved = moved
         self._known: set[TenantId] = set()
         self._seen = SeenRows()
 
@@ -161,6 +164,7 @@ class SpendStore:
         if changes is None:
             return
         self._seen.learn(changes)
+        self._moved((*changes.budgets, *changes.defined))
         if changes.alerts:
             self._published()
 

@@ -38,13 +38,16 @@ _SCOPES: Final = {int(scope): scope for scope in BudgetScope}
 _MODES: Final = {0: BudgetMode.HARD, **{int(mode): mode for mode in BudgetMode}}
 _PERIODS: Final = {int(period): period for period in Period}
 #: Terms by their fields in requests.
-_LIMITS: Final = {
+_TERMS: Final = {
     "limit_nano_usd": "limit",
     "limit_tokens": "tokens",
     "limit_calls": "calls",
     "limit_wall_ms": "wall_ms",
+    "mode": "mode",
+    "warn_at_percent": "warn_at",
+    "period": "period",
+    "zone": "zone",
 }
-_TERMS: Final = {**_LIMITS, "mode": "mode", "warn_at_percent": "warn_at", "period": "period", "zone": "zone"}
 _Limit = Literal["limit_tokens", "limit_calls", "limit_wall_ms"]
 
 
@@ -142,7 +145,7 @@ def tree_to_proto(places: Iterable[Place], *, more_runs: bool) -> pb.GetBudgetTr
 
 
 def _set_paths(request: pb.SetBudgetRequest) -> set[str]:
-    return {path for path in _TERMS if (request.HasField(path) if path in _LIMITS else getattr(request, path))}
+    return {field.name for field, _ in request.ListFields()} & _TERMS.keys()
 
 
 def _limit(request: pb.SetBudgetRequest, field: _Limit, unit: str) -> int | None:

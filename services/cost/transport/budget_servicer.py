@@ -1,7 +1,9 @@
 """gRPC face of budgets and holds."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from grpc.aio import ServicerContext
 
@@ -9,23 +11,28 @@ from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceServicer
 from services.cost.domain.budget import Budget, BudgetScope, checked_limit, tenant_budget_id
 from services.cost.domain.budget_tree import as_tree
+from services.cost.domain.hold import Hold
 from services.cost.domain.node import NodeKey
 from services.cost.transport import budget_fields, convert
 from services.cost.usecases.create_budget import CreateBudget
 from services.cost.usecases.get_budget import GetBudget
+from services.cost.usecases.hold_queue import Asker
 from services.cost.usecases.ports import BudgetReader
 from services.cost.usecases.remove_budget import RemoveBudget
 from services.cost.usecases.set_budget import SetBudget
 from services.cost.usecases.set_budget_limit import SetBudgetLimit
-from services.cost.usecases.spend import Operation, Outcome
+from services.cost.usecases.spend import Operation, Outcome, Reserve
 from services.cost.usecases.spend_together import SpendTogether
-from services.meshkit.batching.serve_batch import BatchItem, serve_batch
+from services.meshkit.batching.serve_batch import BatchItem, Later, serve_batch
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import to_uuid
 from services.meshkit.core.paging import clamp_page_size, decode_time_place, one_page, time_place
-from services.meshkit.grpc.call import caller_of
+from services.meshkit.grpc.call import caller_of, current_call, seconds_left
 from services.meshkit.grpc.once import once
+
+#: Longest time for an item: as long as a hold may be waited for, and some to answer.
+_ITEM_SECONDS: Final = 620.0
 
 Context = ServicerContext[Any, Any]  # the request and answer types, which differ per RPC
 
@@ -117,7 +124,9 @@ class BudgetServicer(BudgetServiceServicer):
         )
 
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveResponse:
-        hold = await self._spend.one(convert.to_reserve(request, caller_of(context).principal))
+        order = convert.to_reserve(request, caller_of(context).principal, left=seconds_left())
+        outcome = await self._spend.reserve(order)
+        hold = await _waited(outcome) if isinstance(outcome, Asker) else outcome
         return pb.ReserveResponse(hold=convert.hold_to_proto(hold))
 
     async def MarkDispatched(self, request: pb.MarkDispatchedRequest, context: Context) -> pb.MarkDispatchedResponse:
@@ -139,15 +148,35 @@ class BudgetServicer(BudgetServiceServicer):
     async def BatchSpend(
         self, request_iterator: AsyncIterator[pb.BatchSpendRequest], context: Context
     ) -> AsyncIterator[pb.BatchSpendResponse]:
-        async for frame in serve_batch(request_iterator, self._spend_frame, answers=pb.BatchSpendResponse):
+        async for frame in serve_batch(
+            request_iterator, self._spend_frame, answers=pb.BatchSpendResponse, item_seconds=_ITEM_SECONDS
+        ):
             yield frame
 
     async def _spend_frame(
         self, items: Sequence[BatchItem[pb.BatchSpendRequest.Item]]
-    ) -> Sequence[pb.BatchSpendResponse.Item | MeshError]:
-        read = [_operation(item) for item in items]
+    ) -> Sequence[pb.BatchSpendResponse.Item | MeshError | Later[pb.BatchSpendResponse.Item]]:
+        now = asyncio.get_running_loop().time()
+        read = [_operation(item, now) for item in items]
         outcomes = iter(await self._spend.many([wanted for wanted in read if not isinstance(wanted, MeshError)]))
-        return [_answer(wanted if isinstance(wanted, MeshError) else next(outcomes)) for wanted in read]
+        found = [wanted if isinstance(wanted, MeshError) else next(outcomes) for wanted in read]
+        for item, wanted, outcome in zip(items, read, found, strict=True):
+            if item.cancelled and isinstance(wanted, Reserve) and isinstance(outcome, Hold):
+                self._spend.orphan(outcome)
+        return [_answer(outcome) for outcome in found]
+
+
+async def _waited(asker: Asker) -> Hold:
+    """Waits with an asker, and ends that when the server drains."""
+    call = current_call()
+    if call is None:
+        return await asker.answer()
+    with call.drain.notify(asker.stop):
+        return await asker.answer()
+
+
+async def _late_answer(asker: Asker) -> pb.BatchSpendResponse.Item:
+    return _written(await _waited(asker))
 
 
 def _set(budget: Budget) -> pb.SetBudgetResponse:
@@ -162,16 +191,22 @@ def _limited(budget: Budget) -> pb.SetBudgetLimitResponse:
     return pb.SetBudgetLimitResponse(budget=convert.budget_to_proto(budget))
 
 
-def _operation(item: BatchItem[pb.BatchSpendRequest.Item]) -> Operation | MeshError:
+def _operation(item: BatchItem[pb.BatchSpendRequest.Item], now: float) -> Operation | MeshError:
     try:
-        return convert.to_operation(item.message, item.principal)
+        return convert.to_operation(item.message, item.principal, left=item.expires - now)
     except MeshError as refusal:
         return refusal
 
 
-def _answer(outcome: Outcome) -> pb.BatchSpendResponse.Item | MeshError:
-    if isinstance(outcome, MeshError):
-        return outcome
+def _answer(
+    outcome: Outcome | Asker,
+) -> pb.BatchSpendResponse.Item | MeshError | Later[pb.BatchSpendResponse.Item]:
+    if isinstance(outcome, Asker):
+        return Later(partial(_late_answer, outcome), drop=outcome.leave)
+    return outcome if isinstance(outcome, MeshError) else _written(outcome)
+
+
+def _written(hold: Hold) -> pb.BatchSpendResponse.Item:
     answer = pb.BatchSpendResponse.Item()
-    convert.write_hold(outcome, answer.hold)
+    convert.write_hold(hold, answer.hold)
     return answer

@@ -1,6 +1,7 @@
 """Proto to domain and back, both ways; pure."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Final, cast
 
 from comitia.common.v1 import content_pb2, usage_pb2
@@ -20,6 +21,7 @@ from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.money import NanoUsd
 
+_NO_WAIT: Final = timedelta()
 _MOST_BUDGETS: Final = 16
 _MOST_NAME: Final = 200
 _KINDS: Final = {int(kind): kind for kind in CostKind}
@@ -33,11 +35,13 @@ _CAUSES: Final = {
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def to_operation(item: cost_service_pb2.BatchSpendRequest.Item, principal: Principal) -> Operation:
-    """Reads an item of a batch stream. Raises: Invalid."""
+def to_operation(
+    item: cost_service_pb2.BatchSpendRequest.Item, principal: Principal, *, left: float | None = None
+) -> Operation:
+    """Reads an item of a batch stream, whose sender waits for so many seconds. Raises: Invalid."""
     match item.WhichOneof("operation"):
         case "reserve":
-            return to_reserve(item.reserve, principal)
+            return to_reserve(item.reserve, principal, left=left)
         case "mark_dispatched":
             return to_dispatch(item.mark_dispatched, principal)
         case "extend":
@@ -50,8 +54,8 @@ def to_operation(item: cost_service_pb2.BatchSpendRequest.Item, principal: Princ
             raise Invalid("operation", "must be one of reserve, mark_dispatched, extend, settle, release")
 
 
-def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -> Reserve:
-    """Reads what to hold. Raises: Invalid."""
+def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal, *, left: float | None = None) -> Reserve:
+    """Reads what to hold, for a sender who waits for so many seconds. Raises: Invalid."""
     kind = _KINDS.get(request.kind)
     if kind is None:
         raise Invalid("kind", "must be one of GENERATE, EMBED, TOOL, MEMORY, JUDGE")
@@ -80,6 +84,8 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal) -
         # A tool or an embedding has no cheaper form.
         cheapest=request.cheapest or kind is not CostKind.GENERATE,
         fence=_fence(request.fence),
+        wait=fields.wait_of(request.wait) if request.HasField("wait") else _NO_WAIT,
+        left=None if left is None else timedelta(seconds=left),
     )
 
 
@@ -215,6 +221,7 @@ def prices_to_proto(price: Price) -> list[cost_pb2.Price]:
         cost_pb2.Price(
             provider=price.provider,
             model=price.model,
+            aliases=price.aliases,
             start_time=fields.timestamp_of(price.start),
             end_time=None if price.end is None else fields.timestamp_of(price.end),
             **{f"{name}_nano_usd_per_million": getattr(tier.rates, name) for name in USAGE_CLASSES},

@@ -11,6 +11,7 @@ from services.meshkit.core.errors import Invalid
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LEAST_TTL: Final = 1
+_MOST_WAIT: Final = 600
 _MOST_TTL: Final = timedelta(hours=1)
 
 
@@ -41,6 +42,14 @@ def ttl_of(value: Duration, field: str = "ttl", *, most: timedelta = _MOST_TTL) 
     longest = most.days * 86_400 + most.seconds
     if not _LEAST_TTL * 1_000_000_000 <= seconds * 1_000_000_000 + nanos <= longest * 1_000_000_000:
         raise Invalid(field, f"must be {_LEAST_TTL} s to {longest} s")
+    return timedelta(0, seconds, nanos // 1000)
+
+
+def wait_of(value: Duration, field: str = "wait") -> timedelta:
+    """Accepts 0 s to 600 s."""
+    seconds, nanos = value.seconds, value.nanos
+    if not 0 <= seconds * 1_000_000_000 + nanos <= _MOST_WAIT * 1_000_000_000:
+        raise Invalid(field, f"must be 0 s to {_MOST_WAIT} s")
     return timedelta(0, seconds, nanos // 1000)
 
 

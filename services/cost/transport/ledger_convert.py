@@ -125,6 +125,7 @@ def cost_event_to_proto(event: CostEvent) -> cost_pb2.CostEvent:
         create_time=fields.timestamp_of(event.created),
         project=context.project,
         note=event.note,
+        unpriced=event.unpriced,
     )
 
 
@@ -138,12 +139,16 @@ def summary_to_proto(summary: Summary) -> cost_service_pb2.GetCostSummaryRespons
                 usage=usage_to_proto(line.sums.usage),
                 cost_nano_usd=line.sums.cost,
                 assumed_nano_usd=line.sums.assumed,
+                unpriced_event_count=line.sums.unpriced_events,
+                unpriced_nano_usd=line.sums.unpriced,
             )
             for line in summary.lines
         ],
         total_nano_usd=summary.cost,
         assumed_nano_usd=summary.assumed,
         event_count=summary.events,
+        unpriced_event_count=summary.unpriced_events,
+        unpriced_nano_usd=summary.unpriced,
     )
 
 
@@ -181,4 +186,6 @@ def _point(moment: datetime, sums: Sums) -> rollup_pb2.CostPoint:
         usage=usage_to_proto(sums.usage),
         cost_nano_usd=sums.cost,
         assumed_nano_usd=sums.assumed,
+        unpriced_event_count=sums.unpriced_events,
+        unpriced_nano_usd=sums.unpriced,
     )

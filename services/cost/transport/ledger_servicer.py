@@ -66,7 +66,7 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def RepriceEvents(self, request: pb.RepriceEventsRequest, context: Context) -> pb.RepriceEventsResponse:
         tenant, order = caller_of(context).principal.tenant, pricing_convert.to_reprice_order(request)
-        if request.dry_run:
+        if not request.apply:
             return pricing_convert.repriced_to_proto(await self._reprice_events.show(tenant, order))
         return await once(
             request,

@@ -1,11 +1,12 @@
 """Proto to price lists and re-pricing, and back; pure."""
 
-from typing import Final
+from typing import Final, cast
 
 from comitia.cost.v1 import cost_service_pb2, price_list_pb2
 from services.cost.domain.price_rows import ListFormat
 from services.cost.domain.price_table import Supersession
 from services.cost.domain.repricing import Repricing
+from services.cost.domain.unknown_price import UnknownPrice, UnknownPriceRule
 from services.cost.transport import fields
 from services.cost.transport.convert import prices_to_proto
 from services.cost.usecases.import_prices import ImportOrder
@@ -18,6 +19,7 @@ _MOST_NOTE: Final = 200
 #: Changes and models that an answer shows.
 _MOST_SHOWN: Final = 500
 _FORMATS: Final = {int(form): form for form in ListFormat}
+_RULES: Final = {int(rule): rule for rule in UnknownPriceRule}
 
 
 def to_import_order(request: cost_service_pb2.ImportPricesRequest) -> ImportOrder:
@@ -73,4 +75,21 @@ def repriced_to_proto(repricing: Repricing) -> cost_service_pb2.RepriceEventsRes
         event_count=len(repricing.steps),
         before_nano_usd=sum(before.charged for before, _ in repricing.steps),
         after_nano_usd=sum(after.charged for _, after in repricing.steps),
+    )
+
+
+def to_unknown_price(request: cost_service_pb2.SetUnknownPriceRequest) -> UnknownPrice:
+    """Reads what to do with calls whose price is unknown. Raises: Invalid."""
+    rule = _RULES.get(request.rule)
+    if rule is None:
+        raise Invalid("rule", "must be REFUSE or FLAG")
+    return UnknownPrice(rule=rule, ceiling=request.ceiling_nano_usd_per_million)
+
+
+def unknown_price_to_proto(rule: UnknownPrice, *, least: int) -> price_list_pb2.UnknownPrice:
+    """Writes what is done with them."""
+    return price_list_pb2.UnknownPrice(
+        rule=cast(price_list_pb2.UnknownPriceRule.ValueType, int(rule.rule)),
+        ceiling_nano_usd_per_million=rule.ceiling_from(least) or 0,
+        least_ceiling_nano_usd_per_million=least,
     )

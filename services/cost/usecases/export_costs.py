@@ -27,7 +27,17 @@ _PAGE: Final = 1000
 _AT_ONCE: Final = 2
 _TOKENS: Final = tuple(f"{name}_tokens" for name in USAGE_CLASSES)
 _WHOM: Final = ("project", "agent_name", "kind", "provider", "model")
-_SUMS: Final = ("start_time", *_WHOM, "event_count", *_TOKENS, "cost_nano_usd", "cost_usd", "assumed_nano_usd")
+_SUMS: Final = (
+    "start_time",
+    *_WHOM,
+    "event_count",
+    *_TOKENS,
+    "cost_nano_usd",
+    "cost_usd",
+    "assumed_nano_usd",
+    "unpriced_event_count",
+    "unpriced_nano_usd",
+)
 _EVENTS: Final = (
     "create_time",
     "cost_event_id",
@@ -40,6 +50,7 @@ _EVENTS: Final = (
     "cost_usd",
     "assumed",
     "reversal",
+    "unpriced",
     "price_digest",
     "note",
 )
@@ -122,6 +133,8 @@ def _sum_rows(lines: Sequence[ExportLine]) -> Iterator[list[Cell]]:
             line.sums.cost,
             _dollars(line.sums.cost),
             line.sums.assumed,
+            line.sums.unpriced_events,
+            line.sums.unpriced,
         ]
 
 
@@ -144,6 +157,7 @@ def _event_rows(events: Sequence[CostEvent]) -> Iterator[list[Cell]]:
             _dollars(event.cost),
             event.assumed,
             event.reversal,
+            event.unpriced,
             "" if event.price is None else event.price.hex(),
             Told(event.note),
         ]

@@ -69,6 +69,22 @@ class SpendReader(Protocol):
         ...
 
 
+class KeptUses(Protocol):
+    """Keeps how models were used on days that are over, for `SpendReader.uses`."""
+
+    async def behind(self, *, start: datetime, end: datetime) -> list[tuple[TenantId, datetime | None]]:
+        """Lists tenants that used models on a day of these that is not kept, each with the last day that is."""
+        ...
+
+    async def keep(self, tenant: TenantId, day: datetime) -> int:
+        """Counts the calls of a day that is over; gives how many uses of models they were. Harmless to repeat."""
+        ...
+
+    async def forget(self, before: datetime) -> None:
+        """Removes earlier days."""
+        ...
+
+
 class WatchedTenants(Protocol):
     """Finds whom to look at."""
 

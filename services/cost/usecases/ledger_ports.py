@@ -55,6 +55,9 @@ class Sums:
     usage: Usage = field(default_factory=Usage)
     cost: NanoUsd = NOTHING
     assumed: NanoUsd = NOTHING
+    #: Charges whose price is unknown, and what they come to at their ceilings.
+    unpriced_events: int = 0
+    unpriced: NanoUsd = NOTHING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,8 @@ class Summary:
     events: int
     cost: NanoUsd
     assumed: NanoUsd
+    unpriced_events: int
+    unpriced: NanoUsd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

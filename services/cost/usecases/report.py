@@ -1,11 +1,10 @@
 """What a committed transaction tells operators: counters and log lines."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 from services.cost.domain.budget import Budget
-from services.cost.domain.hold import Hold
 from services.cost.domain.spend_book import AlertCause, BudgetAlert, Changes
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import from_uuid
@@ -22,8 +21,8 @@ _SENTENCES: Final = {
 }
 
 
-def report(changes: Changes, outcomes: Sequence[Hold | MeshError] = ()) -> None:
-    """Counts what was charged, held and refused, and raises alerts in the log. Call it after the commit."""
+def report(changes: Changes) -> None:
+    """Counts what was charged and held, and raises alerts in the log. Call it after the commit."""
     paid: Counter[tuple[str, str]] = Counter()
     for entry in changes.entries:
         if entry.cost > 0:
@@ -32,10 +31,14 @@ def report(changes: Changes, outcomes: Sequence[Hold | MeshError] = ()) -> None:
         metrics.COST.labels(_provider(provider), _model(model)).inc(amount)
     for state, count in Counter(hold.state for hold in (*changes.new_holds, *changes.holds)).items():
         metrics.HOLDS.labels(state.name.lower()).inc(count)
+    _alert(changes.alerts)
+
+
+def report_refusals(outcomes: Iterable[object]) -> None:
+    """Counts those outcomes that are refusals, once nothing more becomes of them."""
     refused = Counter(outcome.reason for outcome in outcomes if isinstance(outcome, MeshError))
     for reason, count in refused.items():
         metrics.SPEND_REFUSED.labels(reason).inc(count)
-    _alert(changes.alerts)
 
 
 def _alert(alerts: Iterable[BudgetAlert]) -> None:

@@ -9,11 +9,15 @@ from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE
 from services.cost.domain.budget import BudgetId, tenant_budget_id
+from services.cost.domain.errors import PriceUnknown
 from services.cost.domain.hold import Hold, HoldId, HoldState, Purpose
+from services.cost.domain.hold_lines import HoldLines, Turns
 from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.unknown_price import at_ceiling
 from services.cost.usecases.ports import BeginWork, LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices
 from services.cost.usecases.report import report
+from services.cost.usecases.unknown_prices import UnknownPrices
 from services.meshkit.content import Usage
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid, MeshError
@@ -47,6 +51,10 @@ class Reserve:
     cheapest: bool = False
     #: Epoch of the caller; 0: it does not say.
     fence: int = 0
+    #: How long it waits where the money is only held by others.
+    wait: timedelta = timedelta()
+    #: How long the caller waits for the answer; None: it does not say.
+    left: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +97,29 @@ class Release:
     fence: int = 0
 
 
-Operation = Reserve | Dispatch | Extend | Settle | Release
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandon:
+    """Free a hold whose asker went away before it was told of it, unless a repeat took it over."""
+
+    tenant: TenantId
+    hold: HoldId
+    made: Hold
+
+
+Operation = Reserve | Dispatch | Extend | Settle | Release | Abandon
+_MOVING: Final = (Extend, Settle, Release, Abandon)
 #: What became of an operation: its hold, or why it was refused.
 Outcome = Hold | MeshError
 #: An operation, and the hold that a Reserve asks for or why there is none.
 Order = tuple[Operation, Outcome | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What became of a frame, and what was written."""
+
+    outcomes: list[Outcome]
+    changes: Changes
 
 
 class Spend:
@@ -104,15 +130,25 @@ class Spend:
     """
 
     def __init__(
-        self, *, begin: BeginWork, last_seen: LastSeen, prices: CurrentPrices, clock: Clock, ids: IdSource
+        self,
+        *,
+        begin: BeginWork,
+        last_seen: LastSeen,
+        prices: CurrentPrices,
+        unknown: UnknownPrices,
+        lines: HoldLines,
+        clock: Clock,
+        ids: IdSource,
     ) -> None:
         self._begin = begin
         self._last_seen = last_seen
         self._prices = prices
+        self._unknown = unknown
+        self._lines = lines
         self._clock = clock
         self._ids = ids
 
-    async def __call__(self, operations: Sequence[Operation]) -> list[Outcome]:
+    async def decide(self, operations: Sequence[Operation]) -> Decided:
         """Carries out operations in order; gives one outcome each.
 
         Raises: MeshError: the transaction failed as a whole, and nothing of it happened.
@@ -120,55 +156,74 @@ class Spend:
         """
         now = self._clock.now()
         wanted = [self._wanted(operation, now) for operation in operations]
+        if any(isinstance(one, PriceUnknown) for one in wanted):
+            wanted = await self._at_ceilings(operations, wanted, now)
         needs = _needs(operations, wanted)
         orders = list(zip(operations, wanted, strict=True))
-        outcomes = await self._at_once(orders, needs, now)
-        return await self._under_locks(orders, needs, now) if outcomes is None else outcomes
+        decided = await self._at_once(orders, needs, now) or await self._under_locks(orders, needs, now)
+        await _committed(decided.changes)
+        return decided
 
-    async def _at_once(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> list[Outcome] | None:
+    async def _at_once(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> Decided | None:
         """Decides on the rows as last seen; None, and nothing is done, when that cannot be trusted."""
         book = self._last_seen.recall(needs, now=now)
         if book is None:
             return None
         await self._prices.ensure(book.pinned_prices())
-        outcomes = [self._decide(book, *order) for order in orders]
+        outcomes = self._decided(book, orders)
         changes = book.changes()
         # A refusal or a repeat writes nothing that would prove it right.
         if not changes.cover(hold for hold in outcomes if isinstance(hold, Hold)) or _refusals(outcomes):
             return None
         if changes.settled:
             await failpoint(BEFORE_SETTLE_COMMIT)
-        if not await self._last_seen.write_if_unchanged(needs.tenants, changes):
-            return None
-        await _committed(changes, outcomes)
-        return outcomes
+        written = await self._last_seen.write_if_unchanged(needs.tenants, changes)
+        return Decided(outcomes=outcomes, changes=changes) if written else None
 
-    async def _under_locks(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> list[Outcome]:
+    async def _under_locks(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> Decided:
         async with self._begin(needs.tenants) as work:
             book = await work.load(needs, now=now)
             await self._prices.ensure(book.pinned_prices())
-            outcomes = [self._decide(book, *order) for order in orders]
+            outcomes = self._decided(book, orders)
             changes = book.changes()
             if not changes.empty:
                 await work.save(changes)
                 if changes.settled:
                     await failpoint(BEFORE_SETTLE_COMMIT)
                 await work.commit()
-        await _committed(changes, outcomes)
-        return outcomes
+        return Decided(outcomes=outcomes, changes=changes)
 
-    def _wanted(self, operation: Operation, now: datetime) -> Outcome | None:
+    def _decided(self, book: SpendBook, orders: Sequence[Order]) -> list[Outcome]:
+        turns = self._lines.turns()
+        return [self._decide(book, turns, *order) for order in orders]
+
+    async def _at_ceilings(
+        self, operations: Sequence[Operation], wanted: Sequence[Outcome | None], now: datetime
+    ) -> list[Outcome | None]:
+        """Has calls whose price is unknown held at the ceiling of their tenant, where it does not refuse them."""
+        orders = list(zip(operations, wanted, strict=True))
+        asked = {operation.tenant for operation, one in orders if isinstance(one, PriceUnknown)}
+        ceilings = await self._unknown.ceilings(asked)
+        return [
+            self._wanted(operation, now, ceilings.get(operation.tenant)) if isinstance(one, PriceUnknown) else one
+            for operation, one in orders
+        ]
+
+    def _wanted(self, operation: Operation, now: datetime, ceiling: int | None = None) -> Outcome | None:
         """Makes the hold that a Reserve asks for, or says why there is none; None for other operations."""
         if not isinstance(operation, Reserve):
             return None
         try:
-            return self._priced(operation, now)
+            return self._priced(operation, now, ceiling)
         except MeshError as refusal:
             return refusal
 
-    def _priced(self, order: Reserve, now: datetime) -> Hold:
+    def _priced(self, order: Reserve, now: datetime, ceiling: int | None) -> Hold:
+        digest: bytes | None = None
         if order.purpose.kind.flat:
-            amount, digest = order.tool_cost, None
+            amount = order.tool_cost
+        elif ceiling is not None:
+            amount = at_ceiling(order.bound, ceiling)
         else:
             price = self._prices.book.find(order.purpose.provider, order.purpose.model, at=now)
             amount, digest = price.bound(order.bound), price.digest
@@ -178,12 +233,13 @@ class Spend:
             id=HoldId(self._ids.uuid()),
             tenant=order.tenant,
             request_id=order.request_id,
-            request_digest=_digest(order),
+            request_digest=digest_of(order),
             budgets=tuple(sorted({tenant_budget_id(order.tenant), *order.budgets})),
             purpose=order.purpose,
             bound=order.bound,
             amount=amount,
             price=digest,
+            ceiling=ceiling,
             state=HoldState.DISPATCHED if order.dispatched else HoldState.RESERVED,
             expires=now + order.ttl,
             created=now,
@@ -191,11 +247,13 @@ class Spend:
             fence=order.fence,
         )
 
-    def _decide(self, book: SpendBook, operation: Operation, wanted: Outcome | None) -> Outcome:
+    def _decide(self, book: SpendBook, turns: Turns | None, operation: Operation, wanted: Outcome | None) -> Outcome:
         try:
             match operation:
                 case Reserve(cheapest=cheapest):
-                    return book.reserve(wanted, cheapest=cheapest) if isinstance(wanted, Hold) else _refused(wanted)
+                    if not isinstance(wanted, Hold):
+                        return _refused(wanted)
+                    return book.reserve(wanted, cheapest=cheapest, turns=turns)
                 case Dispatch(tenant=tenant, hold=hold, fence=fence):
                     return book.dispatch(tenant, hold, fence=fence)
                 case Extend(tenant=tenant, hold=hold, life=life, fence=fence):
@@ -204,6 +262,8 @@ class Spend:
                     return book.settle(tenant, hold, usage, self._prices.pinned, fence=fence)
                 case Release(tenant=tenant, hold=hold, dispatched_unbilled=unbilled, fence=fence):
                     return book.release(tenant, hold, dispatched_unbilled=unbilled, fence=fence)
+                case Abandon(made=made):
+                    return book.abandon(made)
         except MeshError as refusal:
             return refusal
 
@@ -219,14 +279,14 @@ def _needs(operations: Sequence[Operation], wanted: Sequence[Outcome | None]) ->
         spenders=frozenset(hold.tenant for hold in holds),
         budgets=frozenset(budget for hold in holds for budget in hold.budgets),
         requests=frozenset((hold.tenant, hold.request_id) for hold in holds),
-        moved=frozenset(operation.hold for operation in operations if isinstance(operation, Extend | Settle | Release)),
+        moved=frozenset(operation.hold for operation in operations if isinstance(operation, _MOVING)),
         marked=frozenset(operation.hold for operation in operations if isinstance(operation, Dispatch)),
         calls=tuple((hold.tenant, hold.purpose.context) for hold in holds),
     )
 
 
-def _digest(order: Reserve) -> bytes:
-    """Hashes what makes a repeat the same request: all but its ttl."""
+def digest_of(order: Reserve) -> bytes:
+    """Hashes what makes a repeat the same request: all but its times."""
     content = (order.purpose, order.budgets, order.bound, order.tool_cost, order.dispatched, order.cheapest)
     return sha256(repr(content).encode()).digest()[:16]
 
@@ -235,8 +295,8 @@ def _refusals(outcomes: Sequence[Outcome]) -> bool:
     return any(isinstance(outcome, MeshError) for outcome in outcomes)
 
 
-async def _committed(changes: Changes, outcomes: Sequence[Outcome]) -> None:
-    report(changes, outcomes)
+async def _committed(changes: Changes) -> None:
+    report(changes)
     if changes.new_holds:
         await failpoint(AFTER_RESERVE_COMMIT)
     if changes.settled:

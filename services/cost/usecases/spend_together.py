@@ -1,34 +1,69 @@
 """Gathers what concurrent callers spend, so that all of it shares transactions."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from services.cost.domain.hold import Hold
-from services.cost.usecases.spend import Operation, Outcome
-
-
-class Group(Protocol):
-    """A group commit of operations; `meshkit.batching.GroupCommit` is one."""
-
-    async def submit(self, item: Operation) -> Hold:
-        """Raises: MeshError: this operation was refused."""
-        ...
-
-    async def submit_many(self, items: Sequence[Operation]) -> list[Outcome]:
-        """Gives one outcome each, in order."""
-        ...
+from services.cost.usecases.hold_queue import Asker, Group, HoldQueue, Item
+from services.cost.usecases.spend import Operation, Outcome, Reserve
 
 
 class SpendTogether:
     """One path for unary calls and frames: both join the transaction that is gathered next."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group, queue: HoldQueue) -> None:
         self._group = group
+        self._queue = queue
 
     async def one(self, operation: Operation, /) -> Hold:
         """Carries out one operation. Raises: MeshError: it was refused."""
-        return await self._group.submit(operation)
+        outcome = await self._group.submit(operation)
+        if isinstance(outcome, Asker):
+            raise TypeError("only an asker waits")
+        return outcome
 
-    async def many(self, operations: Sequence[Operation], /) -> list[Outcome]:
-        """Carries out the operations of a frame, in order; a refused one is an outcome, not an error."""
-        return await self._group.submit_many(operations)
+    async def reserve(self, order: Reserve, /) -> Hold | Asker:
+        """Makes a hold; gives the asker, to wait for its answer, when the money is only held by others.
+
+        Raises: MeshError: it was refused.
+        """
+        if not order.wait:
+            return await self.one(order)
+        asker = self._queue.asker(order)
+        try:
+            outcome = await self._group.submit(asker)
+        except BaseException:
+            asker.leave()
+            raise
+        if outcome is not asker:
+            asker.told()
+            asker.leave()
+        return outcome
+
+    async def many(self, operations: Sequence[Operation], /) -> Sequence[Outcome | Asker]:
+        """Carries out the operations of a frame, in order; a refused one is an outcome, not an error.
+
+        An asker among the outcomes is to wait for its answer: nobody else waits for that.
+        """
+        items: list[Item] = []
+        askers: list[Asker] = []
+        for operation in operations:
+            if isinstance(operation, Reserve) and operation.wait:
+                askers.append(self._queue.asker(operation))
+                items.append(askers[-1])
+            else:
+                items.append(operation)
+        try:
+            outcomes = await self._group.submit_many(items)
+        except BaseException:
+            for asker in askers:
+                asker.leave()
+            raise
+        for asker in askers:
+            if not asker.waits:
+                asker.told()
+                asker.leave()
+        return outcomes
+
+    def orphan(self, hold: Hold, /) -> None:
+        """Has a hold freed whose asker went away before hearing of it."""
+        self._queue.orphan(hold)

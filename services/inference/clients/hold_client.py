@@ -12,6 +12,8 @@ from services.meshkit.content.proto import usage_to_proto
 from services.meshkit.core.identity import Principal
 
 _KINDS: Final = {Task.GENERATE: cost_pb2.COST_KIND_GENERATE, Task.EMBED: cost_pb2.COST_KIND_EMBED}
+#: What waiting for money leaves of the caller's time: a model answers within that, nearly always.
+_NEEDS: Final = {Task.GENERATE: timedelta(seconds=60), Task.EMBED: timedelta(seconds=10)}
 
 
 class CostHoldClient(CostHolds):
@@ -33,4 +35,4 @@ class CostHoldClient(CostHolds):
         order = cost_service_pb2.ReserveRequest(
             kind=_KINDS[task], provider=provider, model=model, bound=usage_to_proto(bound), cheapest=cheapest
         )
-        return await self.dispatch(principal, context, order, ttl=ttl)
+        return await self.dispatch(principal, context, order, ttl=ttl, needs=_NEEDS[task])

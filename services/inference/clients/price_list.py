@@ -59,7 +59,8 @@ class CostPriceList:
             # Where long prompts cost more, a model has several; that of short ones, which comes first, is compared.
             for price in page.prices:
                 rates = TokenRates(input=price.input_nano_usd_per_million, output=price.output_nano_usd_per_million)
-                models.setdefault(name_key(price.provider, price.model), rates)
+                for name in (price.model, *price.aliases):
+                    models.setdefault(name_key(price.provider, name), rates)
             if not page.next_page_token:
                 break
             request.page_token = page.next_page_token

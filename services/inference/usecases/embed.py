@@ -125,9 +125,7 @@ class Embed:
 
     async def _make(self, asked: AskedVectors, deployment: Deployment, texts: tuple[str, ...]) -> Embedded:
         principal = asked.principal
-        seconds = asked.deadline - self._clock.monotonic()
-        if seconds <= 0:
-            raise DeadlineExceeded("the time of this call is used up")
+        seconds = self._seconds_left(asked)
         verdict_id = await self._judge(asked, deployment, texts)
         hold = await self._holds.hold(
             principal,
@@ -138,10 +136,13 @@ class Embed:
             bound=embedding_bound(texts),
             ttl=timedelta(seconds=seconds + _HOLD_MARGIN_SECONDS),
         )
-        charge: Charge | Usage = Charge.UNKNOWN
+        charge: Charge | Usage = Charge.NOTHING
         try:
+            # Money may have been waited for.
+            seconds = self._seconds_left(asked)
             clearance = Clearance(hold=hold, verdict_id=verdict_id)
             embedder = self._embedders[deployment.adapter]
+            charge = Charge.UNKNOWN
             made = await embedder.embed(deployment, texts, clearance, seconds=seconds)
             charge = made.usage or Charge.UNKNOWN
         except ProviderFailure as failure:
@@ -151,6 +152,12 @@ class Embed:
             await finish(self._pay(principal, hold.id, charge))
         self._count(deployment, made.usage)
         return made
+
+    def _seconds_left(self, asked: AskedVectors) -> float:
+        left = asked.deadline - self._clock.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded("the time of this call is used up")
+        return left
 
     async def _judge(self, asked: AskedVectors, deployment: Deployment, texts: tuple[str, ...]) -> str:
         if deployment.adapter.inside_mesh:

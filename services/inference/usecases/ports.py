@@ -34,6 +34,7 @@ class HoldClient(Holds, Protocol):
         """Holds the bound of one attempt in every budget of the call, durably marked as leaving now.
 
         Ask the law first: from here on, a crash charges the bound. Source: docs/decisions/0001-seams-of-a-turn.md
+        It waits for money that others only hold, as long as the caller's time allows.
         Args:
             cheapest: True when nothing cheaper can answer; what a budget that degrades lets through.
         Raises: BUDGET_EXHAUSTED, BUDGET_DEGRADES, PRICE_UNKNOWN as cost says them; Unavailable: nothing may be spent

@@ -10,16 +10,29 @@ async def _evaluate_many(self, items: Sequence[BatchItem[pb.BatchEvaluateRequest
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Generic, cast
 
 from services.meshkit.batching.frames import Answer, FrameOut, Item, RequestFrame
 from services.meshkit.batching.stream_session import ITEM_SECONDS, BatchItem, StreamSession
 from services.meshkit.core.errors import Cancelled, Internal, MeshError
 from services.meshkit.telemetry.tracing import span
 
+
+@dataclass(frozen=True, slots=True)
+class Later(Generic[Answer]):
+    """An answer that comes later than those of the other items of its frame, which do not wait for it."""
+
+    #: Gives it, or raises why there is none. Cancelled when the item is taken back, or its time is up.
+    answer: Callable[[], Awaitable[Answer]]
+    _: KW_ONLY
+    #: Called once nobody asks for it any more, whether it was given or not.
+    drop: Callable[[], None]
+
+
 #: Handles the items of one frame: one answer per item, in order. A `MeshError` as an answer fails that item only; a
 #: raised error fails the items of the frame.
-HandleFrame = Callable[[Sequence[BatchItem[Item]]], Awaitable[Sequence[Answer | MeshError]]]
+HandleFrame = Callable[[Sequence[BatchItem[Item]]], Awaitable[Sequence[Answer | MeshError | Later[Answer]]]]
 #: Handles one item; what it shows by `item.show` goes out before its answer. Items run side by side and fail alone.
 HandleItem = Callable[[BatchItem[Item]], Awaitable[Answer]]
 
@@ -30,6 +43,7 @@ async def serve_batch(
     *,
     answers: type[FrameOut],
     max_in_flight: int = 4096,
+    item_seconds: float = ITEM_SECONDS,
 ) -> AsyncGenerator[FrameOut]:
     """Answers a batch stream frame by frame; several frames are handled at once.
 
@@ -38,8 +52,9 @@ async def serve_batch(
     Args:
         answers: class of the answer frame, which has a field `items`.
         max_in_flight: items being handled; beyond it the stream is not read on.
+        item_seconds: longest time for an item, also for one that names no deadline.
     """
-    session = StreamSession(answers, max_in_flight=max_in_flight)
+    session = StreamSession(answers, max_in_flight=max_in_flight, item_seconds=item_seconds)
 
     def start(items: list[BatchItem[Item]]) -> None:
         session.start(_whole_frame(session, items, handle_frame))
@@ -88,7 +103,36 @@ async def _whole_frame(
         failure = session.failure(error, timed_out=timer.expired())
         outcomes = [failure] * len(items)
     for item, outcome in zip(items, outcomes, strict=True):
-        session.answer(item, Cancelled("the client took the item back") if item.cancelled else outcome)
+        if isinstance(outcome, Later):
+            _begin_late(session, item, cast(Later[Any], outcome))
+        else:
+            session.answer(item, _taken_back() if item.cancelled else outcome)
+
+
+def _begin_late(session: StreamSession, item: BatchItem[Any], later: Later[Any]) -> None:
+    def ended() -> None:
+        # Also when it was cancelled before its first step.
+        later.drop()
+        session.answer(item, _taken_back())
+
+    if item.cancelled:
+        ended()
+    else:
+        session.start(_late(session, item, later), item, ended=ended)
+
+
+async def _late(session: StreamSession, item: BatchItem[Any], later: Later[Any]) -> None:
+    timer = asyncio.timeout_at(item.expires)
+    try:
+        async with timer:
+            outcome = await later.answer()
+    except Exception as error:  # noqa: BLE001  # a consumer loop: the item gets it, the stream goes on
+        outcome = session.failure(error, timed_out=timer.expired())
+    session.answer(item, outcome)
+
+
+def _taken_back() -> Cancelled:
+    return Cancelled("the client took the item back")
 
 
 async def _single(session: StreamSession, item: BatchItem[Any], handle_item: HandleItem[Any, Any]) -> None:
@@ -99,7 +143,7 @@ async def _single(session: StreamSession, item: BatchItem[Any], handle_item: Han
             async with timer:
                 outcome = await handle_item(item)
     except asyncio.CancelledError:
-        session.answer(item, Cancelled("the client took the item back"))
+        session.answer(item, _taken_back())
         raise
     except Exception as error:  # noqa: BLE001  # a consumer loop: the item gets it, the stream goes on
         outcome = session.failure(error, timed_out=timer.expired())

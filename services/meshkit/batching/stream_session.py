@@ -117,11 +117,19 @@ class StreamSession:
                 task.cancel()
             await asyncio.gather(reader, *self._tasks, return_exceptions=True)
 
-    def start(self, work: Coroutine[Any, Any, None], item: BatchItem[Any] | None = None) -> None:
-        """Begins work; with `item`, taking that item back cancels it."""
+    def start(
+        self,
+        work: Coroutine[Any, Any, None],
+        item: BatchItem[Any] | None = None,
+        *,
+        ended: Callable[[], None] | None = None,
+    ) -> None:
+        """Begins work; with `item`, taking that item back cancels it. Calls `ended` at its end, however it comes."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if ended is not None:
+            task.add_done_callback(lambda _: ended())
         if item is not None:
             item.task = task
 

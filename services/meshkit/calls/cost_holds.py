@@ -3,6 +3,7 @@
 from datetime import timedelta
 from random import Random
 from typing import Final
+from uuid import UUID
 
 import grpc.aio
 
@@ -17,12 +18,16 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
-from services.meshkit.grpc.call import beyond_the_caller
+from services.meshkit.grpc.call import beyond_the_caller, seconds_left
 
 Item = cost_service_pb2.BatchSpendRequest.Item
 Operations = Coalescer[cost_service_pb2.BatchSpendRequest.Item, cost_service_pb2.BatchSpendResponse.Item]
 
 _TIMEOUT_SECONDS: Final = 10.0
+#: Longest wait that cost takes.
+_MOST_WAIT: Final = timedelta(seconds=600)
+#: What the hold of a request that may have been lost is good for: a charge that was assumed is put right.
+_TAKEN_OVER: Final = (cost_pb2.HOLD_STATE_DISPATCHED, cost_pb2.HOLD_STATE_ASSUMED)
 
 
 def operations(to_cost: grpc.aio.Channel, *, clock: Clock) -> Operations:
@@ -41,27 +46,50 @@ class CostHolds:
         self._unanswered = Unanswered()
 
     async def dispatch(
-        self, principal: Principal, context: CallContext, order: cost_service_pb2.ReserveRequest, *, ttl: timedelta
+        self,
+        principal: Principal,
+        context: CallContext,
+        order: cost_service_pb2.ReserveRequest,
+        *,
+        ttl: timedelta,
+        needs: timedelta,
     ) -> DispatchedHold:
         """Holds money for a call that leaves now, in one commit: from here on, a crash charges it as assumed.
 
+        Where the money is only held by others it waits, as long as the caller's time allows.
+
         Args:
             order: who is paid for what, and its price or bound; the rest is filled in here.
+            needs: time that is kept for the call itself, but never more than half of what is left.
         """
         order.context.CopyFrom(context_to_proto(context))
         order.dispatched = True
         # Cost may have made the hold and died before it said so. The call was not sent then, so a repeat takes that
         # hold over; one that was answered is never taken over, for its call may have left.
         question = (principal.tenant, principal.project, order.SerializeToString(deterministic=True))
-        request_id = self._unanswered.take(question) or self._ids.uuid()
-        order.request_id = str(request_id)
+        request_id = self._unanswered.take(question)
         order.ttl.FromTimedelta(ttl)
         try:
-            hold = await self._call(principal, Item(reserve=order))
+            if request_id is not None:
+                hold = await self._reserve(principal, order, request_id, needs)
+                if hold.state in _TAKEN_OVER:
+                    return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))
+            # Cost freed what it made for somebody who went away. That is no hold for this call.
+            request_id = self._ids.uuid()
+            hold = await self._reserve(principal, order, request_id, needs)
         except BaseException:
-            self._unanswered.add(question, request_id)
+            if request_id is not None:
+                self._unanswered.add(question, request_id)
             raise
         return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))
+
+    async def _reserve(
+        self, principal: Principal, order: cost_service_pb2.ReserveRequest, request_id: UUID, needs: timedelta
+    ) -> cost_pb2.Hold:
+        wait = longest_wait(seconds_left(), needs)
+        order.request_id = str(request_id)
+        order.wait.FromTimedelta(wait)
+        return await self._call(principal, Item(reserve=order), seconds=_TIMEOUT_SECONDS + wait.total_seconds())
 
     async def settle(self, principal: Principal, hold_id: str, usage: Usage | None = None, /) -> NanoUsd:
         """See `Holds.settle`. Takes its time even when the caller's is used up: the money is spent already."""
@@ -77,6 +105,17 @@ class CostHolds:
         with beyond_the_caller(_TIMEOUT_SECONDS):
             await self._call(principal, Item(release=asked))
 
-    async def _call(self, principal: Principal, item: Item) -> cost_pb2.Hold:
-        answer = await self._operations.call(item, principal=principal, timeout_seconds=_TIMEOUT_SECONDS)
+    async def _call(self, principal: Principal, item: Item, *, seconds: float = _TIMEOUT_SECONDS) -> cost_pb2.Hold:
+        answer = await self._operations.call(item, principal=principal, timeout_seconds=seconds)
         return answer.hold
+
+
+def longest_wait(left: float | None, needs: timedelta) -> timedelta:
+    """Says how long a call may wait for money: the time that its caller has left, less what the call itself needs.
+
+    A call that may take all of its caller's time, and more, still waits half of it: an answer that would have come
+    later than usual is better than none. Where nobody waits, in background work, nothing does.
+    """
+    if left is None:
+        return timedelta()
+    return min(_MOST_WAIT, timedelta(seconds=left) - min(needs, timedelta(seconds=left / 2)))

@@ -33,6 +33,9 @@ TOKENS_CONSUMED = Counter(names.TOKENS_CONSUMED_TOTAL, "Tokens used.", ["provide
 VIOLATIONS = Counter(names.VIOLATIONS_TOTAL, "Violations of rules.", ["severity", "rule"])
 COST = Counter(names.COST_NANO_USD_TOTAL, "Money spent, in billionths of a US dollar.", ["provider", "model"])
 HOLDS = Counter(names.HOLDS_TOTAL, "Holds by the state they came to.", ["state"])
+HOLD_WAIT = Histogram(
+    names.HOLD_WAIT_SECONDS, "Time that calls waited for money which others held.", ["outcome"], buckets=_MODEL_BUCKETS
+)
 SPEND_REFUSED = Counter(names.SPEND_REFUSED_TOTAL, "Spending that was refused.", ["reason"])
 SPEND_ALERTS = Counter(names.SPEND_ALERTS_TOTAL, "Alerts on unusual spend by the state they came to.", ["state"])
 COST_EVENTS_ROLLED_UP = Counter(names.COST_EVENTS_ROLLED_UP_TOTAL, "Entries of the ledger that were added up.")

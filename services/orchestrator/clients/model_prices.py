@@ -83,7 +83,7 @@ class MeshModelPrices:
                 page = await self._pricing.ListPrices(request, timeout=_SECONDS, metadata=call_metadata(principal))
             for price in page.prices:
                 if price.min_prompt_tokens == 0:
-                    rows[name_key(price.provider, price.model)] = price
+                    rows.update({name_key(price.provider, name): price for name in (price.model, *price.aliases)})
             if not page.next_page_token:
                 break
             request.page_token = page.next_page_token

@@ -36,6 +36,8 @@ _STANDING: Final = frozenset(
 _PASSING: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED})
 #: Limits that a person has to raise; trying again would only wait for nothing.
 _STANDING_LIMITS: Final = frozenset({"BUDGET_EXHAUSTED", "BUDGET_DEGRADES"})
+#: What cost says of a budget whose money is not spent: calls in progress hold it, and give some of it back.
+_HELD: Final = "held"
 
 
 class OutcomeRefused(Exception):
@@ -98,8 +100,13 @@ def stands(error: MeshError) -> bool:
 def may_pass(error: MeshError) -> bool:
     """Says whether the same call can succeed later without anybody's help."""
     if error.kind is ErrorKind.EXHAUSTED:
-        return error.reason not in _STANDING_LIMITS and error.retry_after is not None
+        return held_by_others(error) or (error.reason not in _STANDING_LIMITS and error.retry_after is not None)
     return error.kind in _PASSING
+
+
+def held_by_others(error: MeshError) -> bool:
+    """Says whether the money of a call is there and only held by others, who were waited for in vain."""
+    return error.reason == "BUDGET_EXHAUSTED" and error.metadata.get("cause") == _HELD
 
 
 def failed(call: CallKey, reason: str, message: str, *, final: bool = False) -> journal_pb2.JournalEntry:

@@ -20,7 +20,7 @@ from services.meshkit.guard.errors import TokenRevoked
 from services.meshkit.telemetry import names
 from services.meshkit.telemetry.scope import scoped
 from services.meshkit.telemetry.tracing import span
-from services.orchestrator.engine.outcomes import may_pass
+from services.orchestrator.engine.outcomes import held_by_others, may_pass
 from services.orchestrator.engine.ports import Outcome
 from services.orchestrator.engine.run import OwnedRun
 from services.orchestrator.programs.commands import MODEL_CALLS
@@ -158,7 +158,9 @@ class Caller:
                 used_up = patience.tries is not None and tries - waited >= patience.tries
                 if not waits_for_it and (not may_pass(error) or used_up):
                     raise
-                if waits_for_it or (tries >= PARK_AFTER and patience.tries is None):
+                # Whoever waits for money has waited for minutes by now.
+                shown = tries >= PARK_AFTER or held_by_others(error)
+                if waits_for_it or (shown and patience.tries is None):
                     outcome.parked(intended.path, error.reason, error.message)
                 wait = next(waits)
                 if error.retry_after is not None:

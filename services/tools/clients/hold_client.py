@@ -18,10 +18,17 @@ class CostHoldClient(CostHolds):
     """Holds the prices of calls of tools. A `HoldClient`."""
 
     async def hold(
-        self, principal: Principal, context: CallContext, *, tool: str, cost: NanoUsd, ttl: timedelta
+        self,
+        principal: Principal,
+        context: CallContext,
+        *,
+        tool: str,
+        cost: NanoUsd,
+        ttl: timedelta,
+        needs: timedelta,
     ) -> DispatchedHold:
         """See `HoldClient.hold`."""
         order = cost_service_pb2.ReserveRequest(
             kind=cost_pb2.COST_KIND_TOOL, provider=_PROVIDER, model=tool, tool_cost_nano_usd=cost
         )
-        return await self.dispatch(principal, context, order, ttl=ttl)
+        return await self.dispatch(principal, context, order, ttl=ttl, needs=needs)

@@ -91,8 +91,9 @@ class PaidRun:
     async def _dispatch(self, run: Run) -> DispatchedHold | RecordedCall:
         """Holds money and records that the call leaves; or gives the outcome that it has meanwhile."""
         principal, tool = run.principal, run.tool
-        ttl = timedelta(seconds=tool.timeout_seconds + _HOLD_MARGIN_SECONDS)
-        hold = await self._holds.hold(principal, run.context, tool=tool.name, cost=tool.cost, ttl=ttl)
+        needs = timedelta(seconds=tool.timeout_seconds)
+        ttl = needs + timedelta(seconds=_HOLD_MARGIN_SECONDS)
+        hold = await self._holds.hold(principal, run.context, tool=tool.name, cost=tool.cost, ttl=ttl, needs=needs)
         try:
             await failpoint(AFTER_RESERVE)
             standing = await self._calls.begin(

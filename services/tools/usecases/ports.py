@@ -22,11 +22,21 @@ class HoldClient(Holds, Protocol):
     """Holds money for calls and charges it."""
 
     async def hold(
-        self, principal: Principal, context: CallContext, *, tool: str, cost: NanoUsd, ttl: timedelta
+        self,
+        principal: Principal,
+        context: CallContext,
+        *,
+        tool: str,
+        cost: NanoUsd,
+        ttl: timedelta,
+        needs: timedelta,
     ) -> DispatchedHold:
         """Holds the price of one call in every budget that it spends from, durably marked as leaving now.
 
         Ask the law first: from here on, a crash charges the price. Source: docs/decisions/0001-seams-of-a-turn.md
+        It waits for money that others only hold, as long as the caller's time allows.
+        Args:
+            needs: time that is kept for the call itself, but never more than half of what is left.
         Raises: BUDGET_EXHAUSTED as cost says it; Unavailable: nothing may be spent blind.
         """
         ...

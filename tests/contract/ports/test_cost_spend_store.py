@@ -88,6 +88,7 @@ async def postgres_store(urls: DatabaseUrls) -> AsyncIterator[PostgresStore]:
             tenant_limit=NanoUsd(1000),
             encode=alert_to_message,
             published=lambda: None,
+            moved=lambda budgets: None,
         )
         yield PostgresStore(spending, BudgetRepository(app), LedgerRepository(app))
 
@@ -415,10 +416,12 @@ async def test_every_table_is_guarded_and_described(urls: DatabaseUrls) -> None:
         "cost_event",
         "cost_hour",
         "cost_run_hour",
+        "cost_use_day",
         "outbox",
         "request_id",
         "spend_alert",
         "spike_rule",
+        "unknown_price",
     }
     assert await drift("services.cost", urls.migrator, METADATA) == []
 

@@ -93,6 +93,9 @@ def violation(mesh: FakeMesh) -> None:
         ("prices list", "gpt-4o-mini"),
         ("prices list", "in dollars per million tokens"),
         ("prices show openai/gpt-4o-mini", "cache read"),
+        ("prices show OpenAI/GPT-4o-Mini", "openai/gpt-4o-mini"),
+        ("prices show openai/4o-mini", "openai/gpt-4o-mini"),
+        ("prices show openai/gpt-4o-mini", "gpt-4o-mini-2024-07-18, 4o-mini"),
         ("costs --series day --by model", "2026-01-01"),
         ("budget show", "$10.00"),
         ("budget list", "budget_1"),
@@ -243,8 +246,8 @@ def test_a_price_list_is_imported_and_its_faults_are_told(comitia: Comitia, tmp_
     good, bad = tmp_path / "prices.csv", tmp_path / "bad.csv"
     good.write_text("provider,model\nopenai,gpt-4o-mini\n", encoding="utf-8")
     bad.write_text("provider,model\nopenai,\n", encoding="utf-8")
-    assert "1 prices change, 2 hold already" in comitia("prices", "import", str(good)).out
-    assert "nothing was written" in comitia("prices", "import", str(good), "--dry-run").out
+    assert comitia("prices", "import", str(good), "--apply").out.endswith("1 prices change, 2 hold already\n")
+    assert "nothing was written, --apply imports" in comitia("prices", "import", str(good)).out
     assert "line 2, model: is required" in comitia("prices", "import", str(bad), code=2).err
     assert "must end in .csv or .json" in comitia("prices", "import", str(tmp_path / "prices.txt"), code=2).err
 
@@ -307,6 +310,7 @@ def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
         ("budget set 1.0000000001", 2, "comitia: '1.0000000001' is too fine an amount: give at most 9 digits"),
         ("budget set 99999999999", 2, "comitia: '99999999999' is too large an amount: the most is 4611686018.42738"),
         ("budget show budget_9", 1, "comitia: budget 'budget_9' does not exist [NOT_FOUND]"),
+        ("costs --top 10000000000", 2, "comitia: invalid value for '--top': "),
         ("costs --by moon", 2, "comitia: by: 'moon' is none of model, "),
         ("costs --period moon", 2, "comitia: --period: 'moon' is none of today, "),
         ("costs --period day --from 2026-01-01", 2, "comitia: give --period, or --from and --to"),

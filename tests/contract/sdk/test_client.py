@@ -441,6 +441,9 @@ async def test_every_other_noun_answers(mesh: FakeMesh, client: AsyncClient) -> 
     assert [one.other_model for one in await all_of(client.forecasts.recommendations())] == ["gpt-4o-mini"]
     assert (await client.forecasts.set_spike_rule("tenant", 60)).degrade_seconds == 60
     assert len(await all_of(client.forecasts.spike_rules())) == 1
+    flagged = await client.costs.set_unknown_price("flag", ceiling_nano_usd_per_million=700_000_000_000)
+    assert flagged.ceiling_nano_usd_per_million == 700_000_000_000
+    assert await client.costs.unknown_price() == flagged
 
     made = await client.identity.create_key("ci", roles=["auditor"])
     assert made.secret.startswith("ck_")

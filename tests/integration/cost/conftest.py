@@ -48,6 +48,7 @@ class CostMesh:
     keys: MeshKeys
     urls: DatabaseUrls
     inside: grpc.aio.Channel
+    port: int
 
     def caller(
         self, *roles: Role, tenant: TenantId | None = None, peer: str | None = "inference", **changes: Any
@@ -174,7 +175,7 @@ async def _make_starter(postgres: str, folder: Path) -> StartCost:
             serve(server) as running,
             grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as inside,
         ):
-            yield CostMesh(tenant=TENANT, clock=clock, keys=keys, urls=urls, inside=inside)
+            yield CostMesh(tenant=TENANT, clock=clock, keys=keys, urls=urls, inside=inside, port=running.port)
 
     return start
 

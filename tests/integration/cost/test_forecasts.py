@@ -1,7 +1,7 @@
 """Watching, forecasting and recommending over gRPC on real Postgres: what is unusual is told once, with its cause."""
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from random import Random
 from typing import Any
 from uuid import uuid4
@@ -12,14 +12,11 @@ from comitia.cost.v1 import cost_pb2, forecast_pb2
 from comitia.cost.v1 import cost_service_pb2 as budgets_pb
 from comitia.cost.v1 import forecast_service_pb2 as pb
 from services.cost.domain.hourly_spend import HOUR, hour_of
-from services.cost.storage.tables import COST_EVENT
-from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
-from services.meshkit.sql.engine import sql_engine
-from services.meshkit.sql.scope import tenant_scope
 from tests.integration.cost.conftest import CostCaller, CostMesh
 from tests.support.money import a_run_id
+from tests.support.planted_charges import a_charge, plant
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -28,35 +25,9 @@ WEEKS = 4 * 7 * 24
 OPEN, CLOSED = forecast_pb2.SPEND_ALERT_STATE_OPEN, forecast_pb2.SPEND_ALERT_STATE_CLOSED
 
 
-def a_charge(at: datetime, cost: int, **changes: Any) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "id": uuid4(),
-        "hold_id": uuid4(),
-        "kind": 1,
-        "provider": "openai",
-        "model": "gpt-4o-mini",
-        "run_id": "run_usual",
-        "path": "a",
-        "attempt_group": 0,
-        "call_index": 0,
-        "agent_name": "Athena",
-        "agent_version": "1",
-        "project": "",
-        **{f"{name}_tokens": 0 for name in USAGE_CLASSES},
-        "cost_nano_usd": cost,
-        "assumed": False,
-        "reversal": False,
-        "price_digest": None,
-        "created_time": at,
-    }
-    return {**values, **changes}
-
-
 async def charged(mesh: CostMesh, charges: Iterable[dict[str, Any]]) -> None:
     """Writes charges into the ledger, as if they had been made then."""
-    async with sql_engine(mesh.urls.app, pool_size=1) as engine, tenant_scope(engine, mesh.tenant) as scope:
-        await scope.execute(COST_EVENT.insert(), [{"tenant_id": mesh.tenant, **charge} for charge in charges])
-        await scope.commit()
+    await plant(mesh.urls.app, mesh.tenant, charges)
 
 
 async def a_steady_past(mesh: CostMesh, hours: int = WEEKS) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.hold import Hold, HoldId, HoldState
+from services.cost.domain.hold_lines import HoldLines
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.spend_book import Changes, SpendBook
@@ -43,6 +44,7 @@ from services.meshkit.sql.roles import provision
 from services.meshkit.testing.fake_clock import FakeClock
 from tests.support.known_tenants import KnownTenants
 from tests.support.money import a_price, a_purpose
+from tests.support.unknown_prices import refused_unknown_prices
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -100,7 +102,15 @@ class Ledger:
         self.tenants = (TenantId(UUID(int=uuid4().int & ~1)), TenantId(UUID(int=uuid4().int & ~1)))
         self._place = place
         self._replicas = [
-            Spend(begin=store.begin, last_seen=memory, prices=place.prices, clock=place.clock, ids=SystemIds())
+            Spend(
+                begin=store.begin,
+                last_seen=memory,
+                prices=place.prices,
+                unknown=refused_unknown_prices(),
+                lines=HoldLines(changed=lambda: None),
+                clock=place.clock,
+                ids=SystemIds(),
+            )
             for store, memory in zip(self.stores, self.memories, strict=True)
         ]
         self._runs: list[BudgetId] = []
@@ -120,7 +130,7 @@ class Ledger:
 
     async def spend(self, replica: int, steps: list[Step]) -> list[Any]:
         """Takes the steps as one frame; gives what became of each, without ids."""
-        outcomes = await self._replicas[replica]([self._operation(step) for step in steps])
+        outcomes = (await self._replicas[replica].decide([self._operation(step) for step in steps])).outcomes
         for step, outcome in zip(steps, outcomes, strict=True):
             if isinstance(outcome, Hold) and step.verb == "reserve":
                 self._holds[step.request] = outcome.id
@@ -212,6 +222,7 @@ class Place:
             tenant_limit=_TENANT_LIMIT,
             encode=alert_to_message,
             published=lambda: None,
+            moved=lambda budgets: None,
         )
 
 

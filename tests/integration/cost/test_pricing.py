@@ -17,7 +17,7 @@ from tests.support.money import a_reserve
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-HEAD = "provider,model,start_time,input_usd_per_million,output_usd_per_million\n"
+HEAD = "provider,model,aliases,start_time,input_usd_per_million,output_usd_per_million\n"
 OPERATOR = Role.OPERATOR
 
 
@@ -25,12 +25,13 @@ def a_model() -> str:
     return f"model-{uuid4().hex}"
 
 
-def priced(model: str, dollars: str, *, start: str = "2029-12-01") -> str:
-    return f"{HEAD}openai,{model},{start},{dollars},{dollars}\n"
+def priced(model: str, dollars: str, *, start: str = "2029-12-01", provider: str = "openai", aliases: str = "") -> str:
+    return f"{HEAD}{provider},{model},{aliases},{start},{dollars},{dollars}\n"
 
 
 def asked(content: str, **changes: object) -> pb.ImportPricesRequest:
-    values = {"format": price_list_pb2.PRICE_LIST_FORMAT_CSV, "source": "the provider's page", **changes}
+    written = {"format": price_list_pb2.PRICE_LIST_FORMAT_CSV, "source": "the provider's page", "apply": True}
+    values = {**written, **changes}
     return pb.ImportPricesRequest(content=content, **values)  # type: ignore[arg-type]
 
 
@@ -38,16 +39,16 @@ async def take(mesh: CostMesh, content: str, **changes: object) -> pb.ImportPric
     return await mesh.caller(OPERATOR, peer=None).call("ImportPrices", asked(content, **changes))
 
 
-def reprice(mesh: CostMesh, **changes: object) -> pb.RepriceEventsRequest:
+def reprice(mesh: CostMesh, *, apply: bool = True, **changes: object) -> pb.RepriceEventsRequest:
     start = Timestamp()
     start.FromDatetime(mesh.clock.now() - timedelta(days=2))
-    return pb.RepriceEventsRequest(start_time=start, **changes)  # type: ignore[arg-type]
+    return pb.RepriceEventsRequest(start_time=start, apply=apply, **changes)  # type: ignore[arg-type]
 
 
 async def test_a_list_holds_from_its_moment_on_and_can_be_tried_first(mesh: CostMesh) -> None:
     model, anna = a_model(), mesh.caller(Role.ADMIN)
     assert await anna.refused("Reserve", a_call(model)) == "precondition/PRICE_UNKNOWN"
-    tried = await take(mesh, priced(model, "1"), dry_run=True)
+    tried = await take(mesh, priced(model, "1"), apply=False)
     assert (tried.change_count, list(tried.changes[0].before)) == (1, [])
     assert await anna.refused("Reserve", a_call(model)) == "precondition/PRICE_UNKNOWN"
     request_id = str(uuid4())
@@ -66,13 +67,36 @@ def a_call(model: str) -> pb.ReserveRequest:
 
 async def test_a_wrong_list_is_refused_as_a_whole(mesh: CostMesh) -> None:
     model = a_model()
-    content = f"{priced(model, '1')}openai,{model}-2,2029-12-01,-1,x\n"
+    content = f"{priced(model, '1')}openai,{model}-2,,2029-12-01,-1,x\n"
     with pytest.raises(MeshError) as refusal:
         await take(mesh, content)
     assert refusal.value.reason == "PRICE_LIST_WRONG"
     assert "line 3, input_usd_per_million: must not be negative" in refusal.value.message
     assert "line 3, output_usd_per_million: must be an amount in dollars" in refusal.value.message
     assert await mesh.caller().refused("Reserve", a_call(model)) == "precondition/PRICE_UNKNOWN"
+
+
+async def test_nothing_is_written_unless_it_is_asked_for(mesh: CostMesh) -> None:
+    model, anna, operator = a_model(), mesh.caller(Role.ADMIN), mesh.caller(OPERATOR, peer=None)
+    form = price_list_pb2.PRICE_LIST_FORMAT_CSV
+    shown = await operator.call(
+        "ImportPrices", pb.ImportPricesRequest(content=priced(model, "1"), format=form, source="a page")
+    )
+    assert shown.change_count == 1
+    assert await anna.refused("Reserve", a_call(model)) == "precondition/PRICE_UNKNOWN"
+    await take(mesh, priced(model, "1"))
+    await anna.spend(model=model, input_tokens=10, output_tokens=0)
+    await take(mesh, priced(model, "2"))
+    shown = await anna.call("RepriceEvents", pb.RepriceEventsRequest(start_time=reprice(mesh).start_time))
+    assert (shown.event_count, shown.after_nano_usd) == (1, 20_000)
+    assert (await anna.budget()).spent_nano_usd == 10_000
+
+
+async def test_prices_are_listed_with_all_their_names_whatever_case_is_asked_in(mesh: CostMesh) -> None:
+    model, anna = a_model(), mesh.caller(Role.ADMIN)
+    await take(mesh, priced(model, "1", provider="Walk", aliases=f"{model}-nick"))
+    listed = await anna.call("ListPrices", pb.ListPricesRequest(provider="wALK", page_size=500))
+    assert [(one.provider, *one.aliases) for one in listed.prices if one.model == model] == [("Walk", f"{model}-nick")]
 
 
 @pytest.mark.parametrize("changes", [{"format": 0}, {"source": ""}, {"source": "\x00"}])
@@ -94,7 +118,7 @@ async def test_charges_are_taken_back_and_written_at_their_new_price(mesh: CostM
         await anna.spend(model=model, input_tokens=10, output_tokens=5)
     await anna.spend()
     await take(mesh, priced(model, "3"))
-    shown = await anna.call("RepriceEvents", reprice(mesh, dry_run=True))
+    shown = await anna.call("RepriceEvents", reprice(mesh, apply=False))
     assert [(one.model, one.event_count, one.before_nano_usd, one.after_nano_usd) for one in shown.models] == [
         (model, 3, 45_000, 135_000)
     ]
@@ -117,6 +141,55 @@ async def test_charges_are_taken_back_and_written_at_their_new_price(mesh: CostM
     assert (summary.total_nano_usd, summary.event_count) == (139_500, 4)
     again = await anna.call("RepriceEvents", reprice(mesh))
     assert (again.event_count, len(await anna.events())) == (0, 10)
+
+
+@pytest.mark.parametrize("named", ["by the price for all", "by its family", "by an alias", "in other letters"])
+async def test_charges_follow_whatever_name_their_price_was_found_by(mesh: CostMesh, named: str) -> None:
+    anna, family = mesh.caller(Role.ADMIN), a_model()
+    provider, model, list_of_before, list_of_now = {
+        "by the price for all": ("stub", family, "", priced(family, "1", provider="stub")),
+        "by its family": ("openai", f"{family}-2024-07-18", priced(family, "2"), priced(f"{family}-2024-07-18", "1")),
+        "by an alias": (
+            "openai",
+            f"{family}-nick",
+            priced(family, "2", aliases=f"{family}-nick"),
+            priced(family, "2") + priced(f"{family}-nick", "1").removeprefix(HEAD),
+        ),
+        "in other letters": ("openai", family.upper(), priced(family, "2"), priced(family.title(), "1")),
+    }[named]
+    if list_of_before:
+        await take(mesh, list_of_before)
+    for _ in range(4):
+        await anna.spend(provider=provider, model=model, input_tokens=10, output_tokens=0)
+    before = (await anna.budget()).spent_nano_usd
+    assert before == (80_000 if list_of_before else 0)
+    assert (await anna.call("RepriceEvents", reprice(mesh, apply=False))).event_count == 0
+    await take(mesh, list_of_now)
+    done = await anna.call("RepriceEvents", reprice(mesh))
+    assert [(one.provider, one.model, one.event_count) for one in done.models] == [(provider, model, 4)]
+    assert (done.before_nano_usd, done.after_nano_usd) == (before, 40_000)
+    assert (await anna.budget()).spent_nano_usd == 40_000
+    assert (await anna.call("RepriceEvents", reprice(mesh))).event_count == 0
+
+
+async def test_only_calls_held_within_the_time_are_priced_anew(mesh: CostMesh) -> None:
+    model, anna = a_model(), mesh.caller(Role.ADMIN)
+    await take(mesh, priced(model, "1"))
+    await anna.spend(model=model, input_tokens=10, output_tokens=0)
+    mesh.clock.advance(seconds=60)
+    between = mesh.clock.now()
+    await anna.spend(model=model, input_tokens=10, output_tokens=0)
+    await take(mesh, priced(model, "3"))
+    end = Timestamp()
+    end.FromDatetime(between)
+    done = await anna.call("RepriceEvents", reprice(mesh, end_time=end))
+    assert (done.event_count, done.after_nano_usd) == (1, 30_000)
+    # Written anew now, and still a charge of then.
+    await take(mesh, priced(model, "2"))
+    again = await anna.call("RepriceEvents", reprice(mesh, end_time=end))
+    assert (again.event_count, again.before_nano_usd, again.after_nano_usd) == (1, 30_000, 20_000)
+    rest = await anna.call("RepriceEvents", reprice(mesh))
+    assert (rest.event_count, rest.before_nano_usd, rest.after_nano_usd) == (1, 10_000, 20_000)
 
 
 async def test_a_dearer_price_may_overrun_a_budget_and_a_cheaper_one_frees_it(mesh: CostMesh) -> None:

@@ -76,6 +76,7 @@ async def room(make_database: MakeDatabase) -> AsyncIterator[Room]:
                 tenant_limit=DEFAULT,
                 encode=alert_to_message,
                 published=lambda: None,
+                moved=lambda budgets: None,
             )
             for _ in range(2)
         ]

@@ -65,6 +65,8 @@ class Books:
         found = await self.ledger.summary(self.tenant, query, most_lines=500)
         assert found.cost == sum(line.sums.cost for line in found.lines)
         assert found.events == sum(line.sums.events for line in found.lines)
+        assert found.unpriced == sum(line.sums.unpriced for line in found.lines)
+        assert found.unpriced_events == sum(line.sums.unpriced_events for line in found.lines)
         return {line.key: line.sums for line in found.lines}
 
 
@@ -129,6 +131,7 @@ def some_events(random: Random, count: int) -> list[Row]:
                 reversal=back,
                 assumed=back or random.random() < 0.2,
                 kind=int(random.choice(list(CostKind))),
+                price_digest=random.choice((None, b"price", b"price")),
                 provider=random.choice(("openai", "anthropic")),
                 model=random.choice(("gpt-test", "other", "a" * 200, "=1+1")),
                 run_id=random.choice(("run_1", "run_2", "direct_3")),
@@ -145,7 +148,13 @@ def added(rows: Sequence[Row]) -> Sums:
         usage=Usage(**{name: sum(row[f"{name}_tokens"] for row in rows) for name in USAGE_CLASSES}),
         cost=NanoUsd(sum(row["cost_nano_usd"] for row in rows)),
         assumed=NanoUsd(sum(row["cost_nano_usd"] for row in rows if row["assumed"])),
+        unpriced_events=sum(-1 if row["reversal"] else 1 for row in rows if unpriced(row)),
+        unpriced=NanoUsd(sum(row["cost_nano_usd"] for row in rows if unpriced(row))),
     )
+
+
+def unpriced(row: Row) -> bool:
+    return row["price_digest"] is None and not CostKind(row["kind"]).flat
 
 
 def grouped(rows: Sequence[Row], key: Callable[[Row], str]) -> dict[str, Sums]:

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
-from hypothesis import settings
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
@@ -109,6 +110,7 @@ class Node:
         return (self.terms.limit, self.terms.tokens, self.terms.calls, self.terms.wall_ms)
 
 
+TERM_NAMES = tuple(sorted(TermsChange.whole(Terms(limit=NanoUsd(0))).named))
 LIMITS = st.one_of(st.none(), st.integers(0, 400))
 TERMS = st.builds(
     Terms,
@@ -198,7 +200,12 @@ class Trees(RuleBasedStateMachine):
                 total = [before + part for before, part in zip(total, took, strict=True)]
         return Amounts(*total)
 
-    @rule(key=st.sampled_from(NAMES), terms=TERMS, named=st.sets(st.sampled_from(Terms.__slots__)), count=st.booleans())
+    @rule(
+        key=st.sampled_from(NAMES),
+        terms=TERMS,
+        named=st.sets(st.sampled_from(TERM_NAMES)),
+        count=st.booleans(),
+    )
     def define(self, key: NodeKey, terms: Terms, named: set[str], count: bool) -> None:
         tree = self.rows[OWN].tree
         made: list[Budget] = []
@@ -403,3 +410,80 @@ def test_what_comes_back_of_a_period_that_is_over_does_not_go_into_this_one() ->
         book.settle(ANNA, late.id, Usage(input=tokens), price_of)
         assert [budget.spent for budget in book.changes().budgets] in ([spent], [])
         assert book.set_limit(ANNA, OWN, NanoUsd(99)).spent == spent
+
+
+def test_a_clock_that_was_ahead_turns_periods_for_a_moment_and_not_for_years() -> None:
+    terms = Terms(limit=NanoUsd(100), period=Period.DAY)
+    made = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    day = made.defined(terms, now=NOON, charged=NONE).moved(NONE, Amounts(60))
+    ahead = day.at(NOON + timedelta(days=3650)).moved(NONE, Amounts(40))
+    assert (ahead.spent, ahead.turn) == (40, datetime(2035, 12, 31, tzinfo=UTC))
+    again = ahead.at(NOON + timedelta(hours=1))
+    assert (again.spent, again.turn) == (40, datetime(2026, 1, 2, tzinfo=UTC))
+    assert again.at(NOON + timedelta(days=1)).spent == 0
+    assert again.corrected(NONE, Amounts(-40), charged=NOON + timedelta(days=3650)).spent == 40
+
+
+def test_a_clock_that_is_a_little_behind_leaves_the_new_period_as_it_is() -> None:
+    terms = Terms(limit=NanoUsd(100), period=Period.HOUR)
+    made = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    turned = made.defined(terms, now=NOON, charged=NONE).at(NOON + timedelta(hours=1)).moved(NONE, Amounts(7))
+    behind = turned.at(NOON + timedelta(minutes=59, seconds=58))
+    assert behind is turned
+
+
+def test_a_charge_of_the_first_release_comes_back_only_if_its_call_began_in_what_is_counted() -> None:
+    own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    own = own.defined(Terms(limit=NanoUsd(100), period=Period.DAY), now=NOON, charged=Amounts(20))
+    for created, spent in ((NOON - timedelta(days=1), 20), (NOON, 14)):
+        late = replace(a_hold(10), state=HoldState.ASSUMED, charged=NanoUsd(10), created=created, counts=False)
+        book = SpendBook([own], [late], now=NOON + MINUTE, new_id=uuid4)
+        book.settle(ANNA, late.id, Usage(input=4), price_of)
+        assert book.set_limit(ANNA, OWN, NanoUsd(99)).spent == spent
+
+
+def test_a_correction_can_always_be_written() -> None:
+    own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    short = replace(own, counted_from=NOON, spent=NanoUsd(3))
+    assert short.corrected(NONE, Amounts(-10, -5, -1, -100), charged=NOON).spent == 0
+
+
+def test_a_period_that_is_too_full_to_count_is_kept_if_it_was_counted_and_else_refused() -> None:
+    made = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    month = made.defined(Terms(limit=NanoUsd(100), period=Period.MONTH), now=NOON, charged=Amounts(30))
+    daily = Terms(limit=NanoUsd(100), period=Period.DAY)
+    later = NOON + timedelta(days=3)
+    kept = month.defined(daily, now=later)
+    assert (kept.spent, kept.corrected(NONE, Amounts(-10), charged=NOON).spent) == (30, 20)
+    assert kept.at(later + timedelta(days=1)).spent == 0
+    counted = month.defined(daily, now=later, charged=Amounts(4))
+    with pytest.raises(Invalid, match="too many charges"):
+        counted.defined(Terms(limit=NanoUsd(100), period=Period.MONTH), now=later)
+
+
+@given(st.data())
+def test_what_a_tenant_set_comes_back_with_its_quota_and_never_exceeds_it(data: st.DataObject) -> None:
+    default, quotas = NanoUsd(100), st.one_of(st.just(0), st.integers(1, 400))
+    own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=default, created=NOON)
+    wanted, limit, quota = Terms(limit=default), None, 0
+    for _ in range(data.draw(st.integers(1, 8))):
+        if data.draw(st.booleans()):
+            quota = data.draw(quotas)
+            own = own.limited_to(NanoUsd(quota), default=default, now=NOON, charged=NONE)
+            assert own.limited_to(NanoUsd(quota), default=default, now=NOON) is own
+        else:
+            named, to = data.draw(st.sets(st.sampled_from(TERM_NAMES))), data.draw(TERMS)
+            book = SpendBook([own], (), now=NOON, new_id=uuid4)
+            change = TermsChange(named=frozenset(named), to=to)
+            try:
+                changed = book.define(ANNA, NodeKey(BudgetScope.TENANT, ""), change, charged=NONE)
+            except MeshError:
+                continue
+            assert not quota or "limit" not in named or to.limit <= quota
+            own, limit = changed, to.limit if "limit" in named else limit
+            wanted = change.onto(wanted)
+        free = limit if limit is not None else quota or default
+        assert own.limit == (min(free, quota) if quota else free)
+        assert own.rules == (wanted.rules if not quota else wanted.under(NanoUsd(1)).rules)
+        assert own.terms.rules == wanted.rules
+        assert own.warn_at == wanted.warn_at

@@ -169,3 +169,32 @@ def test_history_keeps_the_price_of_its_time() -> None:
     book = PriceBook([a_price(end=NOON), a_price(start=NOON, tiers=(Tier(0, Rates(input=5)),))])
     assert book.find("openai", "gpt-test", at=NOON - timedelta(seconds=1)).tiers[0].rates.input == 1_000_000
     assert book.find("openai", "gpt-test", at=NOON).tiers[0].rates.input == 5
+
+
+spans = st.tuples(st.integers(0, 20), st.none() | st.integers(1, 20))
+tables = st.lists(st.tuples(st.sampled_from(("gpt-test", "gpt-test-2024-07-18", "*")), spans), max_size=6)
+
+
+@given(tables, st.integers(0, 5), st.sampled_from(("gpt-test", "GPT-Test-2024-07-18", "other")))
+def test_a_book_tells_when_calls_have_another_price(
+    table: list[tuple[str, tuple[int, int | None]]], place: int, model: str
+) -> None:
+    prices = [
+        a_price(
+            model=name,
+            source=f"row {number}",
+            start=NOON + timedelta(days=start),
+            end=None if length is None else NOON + timedelta(days=start + length),
+        )
+        for number, (name, (start, length)) in enumerate(table)
+    ]
+    book, digest = PriceBook(prices), prices[place].digest if place < len(prices) else None
+    others = book.differs(digest, "openai", model)
+    for half_day in range(-1, 90):
+        moment = NOON + timedelta(hours=12 * half_day)
+        try:
+            differs = book.find("openai", model, at=moment).digest != digest
+        except PriceUnknown:
+            differs = False
+        inside = [one for one in others if one.start and one.start <= moment and (one.end is None or moment < one.end)]
+        assert len(inside) == differs

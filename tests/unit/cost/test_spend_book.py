@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from services.cost.domain.amounts import MAX_CHARGE, Amounts
+from services.cost.domain.amounts import MAX_CHARGE, MAX_LIMIT, Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, BudgetNotFound, HoldNotFound, RefusalCause
@@ -136,6 +136,16 @@ def test_rows_of_another_tenant_in_the_same_frame_are_not_found() -> None:
     with pytest.raises(BudgetNotFound):
         book.set_limit(ANNA, his.id, NanoUsd(0))
     assert book.changes().empty
+
+
+def test_a_reservation_that_one_budget_cannot_add_up_is_held_in_none() -> None:
+    own = replace(a_budget(100), mode=BudgetMode.SOFT)
+    run = replace(a_budget(100, run_id="run_1", spent=2 * MAX_LIMIT - MAX_CHARGE), mode=BudgetMode.SOFT)
+    book = a_book(own, run)
+    with pytest.raises(Invalid):
+        book.reserve(a_hold(10, budgets=(run.id,)))
+    book.reserve(a_hold(7))
+    assert [(budget.id, budget.held) for budget in book.changes().budgets] == [(own.id, 7)]
 
 
 def test_a_settlement_above_the_bound_shows_as_overrun_and_stops_new_holds() -> None:

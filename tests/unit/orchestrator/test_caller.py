@@ -217,6 +217,30 @@ def test_a_used_up_budget_does_not_pass_by_waiting() -> None:
     assert not may_pass(Exhausted("too many"))
 
 
+def held() -> BudgetExhausted:
+    return BudgetExhausted("held by others", retry_after=timedelta(seconds=1), cause="held")
+
+
+async def test_a_call_whose_money_others_hold_waits_visibly_until_it_is_free() -> None:
+    memory = Memory(*[held() for _ in range(5)])
+    _, clock, noted = await make(memory, journal_pb2.CALL_KIND_GENERATE)
+    assert noted.parks == ["BUDGET_EXHAUSTED"] * 5
+    assert len(memory.requests) == 6
+    assert min(clock.waits) >= 1.0
+
+
+async def test_a_call_whose_money_is_spent_meanwhile_fails_at_once() -> None:
+    memory = Memory(held(), BudgetExhausted("spent", cause="spent"))
+    with pytest.raises(BudgetExhausted) as refusal:
+        await make(memory, journal_pb2.CALL_KIND_GENERATE)
+    assert (refusal.value.metadata["cause"], len(memory.requests)) == ("spent", 2)
+
+
+@pytest.mark.parametrize("cause", ["spent", "overrun"])
+def test_money_that_is_spent_does_not_come_back_by_itself(cause: str) -> None:
+    assert not may_pass(BudgetExhausted("used up", cause=cause))
+
+
 def test_a_token_outlives_the_longest_call_it_is_used_for() -> None:
     made_by_others = (journal_pb2.CALL_KIND_UNSPECIFIED, journal_pb2.CALL_KIND_STEP)
     kinds = [kind for kind in journal_pb2.CallKind.values() if kind not in made_by_others]

@@ -6,11 +6,13 @@ Sockets to providers and to pages of tools open in one module each, and each way
 import ast
 import inspect
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from services.inference.providers.http import ProviderHttp
+from services.meshkit.calls.cost_holds import longest_wait
 from services.meshkit.calls.ports import Clearance
 from services.tools.builtins.http_reader import HttpReader
 
@@ -74,6 +76,22 @@ def test_sockets_to_providers_and_pages_open_in_one_module_each() -> None:
         "inference/providers/http.py",
         "tools/builtins/http_reader.py",
     }
+
+
+@pytest.mark.parametrize(
+    ("left", "needs", "waits"),
+    [
+        (300, 60, 240),
+        (60, 60, 30),
+        (10, 60, 5),
+        (30, 10, 20),
+        (3600, 60, 600),
+        (0, 60, 0),
+        (None, 60, 0),
+    ],
+)
+def test_a_call_waits_for_money_as_long_as_it_stays_of_use(left: float | None, needs: int, waits: int) -> None:
+    assert longest_wait(left, timedelta(seconds=needs)) == timedelta(seconds=waits)
 
 
 @pytest.mark.parametrize("opener", [ProviderHttp, HttpReader])

@@ -458,6 +458,7 @@ class CostEvent(_message.Message):
     PROJECT_FIELD_NUMBER: _builtins.int
     REVERSAL_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    UNPRICED_FIELD_NUMBER: _builtins.int
     cost_event_id: _builtins.str
     """Id, `cost_…`."""
     hold_id: _builtins.str
@@ -488,6 +489,8 @@ class CostEvent(_message.Message):
     """
     note: _builtins.str
     """Why it was written, when no call made it, such as for a new price; empty for others."""
+    unpriced: _builtins.bool
+    """True when nobody knows the model's price: it was charged at the tenant's ceiling, until RepriceEvents puts that right."""
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
         """Tokens, in disjoint classes; negative in a reversal."""
@@ -515,10 +518,11 @@ class CostEvent(_message.Message):
         project: _builtins.str = ...,
         reversal: _builtins.bool = ...,
         note: _builtins.str = ...,
+        unpriced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "assumed", b"assumed", "cost_event_id", b"cost_event_id", "cost_nano_usd", b"cost_nano_usd", "create_time", b"create_time", "hold_id", b"hold_id", "kind", b"kind", "model", b"model", "note", b"note", "path", b"path", "price_digest", b"price_digest", "project", b"project", "provider", b"provider", "reversal", b"reversal", "run_id", b"run_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "assumed", b"assumed", "cost_event_id", b"cost_event_id", "cost_nano_usd", b"cost_nano_usd", "create_time", b"create_time", "hold_id", b"hold_id", "kind", b"kind", "model", b"model", "note", b"note", "path", b"path", "price_digest", b"price_digest", "project", b"project", "provider", b"provider", "reversal", b"reversal", "run_id", b"run_id", "unpriced", b"unpriced", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -546,6 +550,7 @@ class Price(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     MIN_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """Who is paid."""
     model: _builtins.str
@@ -582,6 +587,10 @@ class Price(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Until when. Absent means it holds still."""
 
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other names of the same model."""
+
     def __init__(
         self,
         *,
@@ -601,10 +610,11 @@ class Price(_message.Message):
         source: _builtins.str = ...,
         digest: _builtins.str = ...,
         min_prompt_tokens: _builtins.int = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_in_nano_usd_per_million", b"audio_in_nano_usd_per_million", "audio_out_nano_usd_per_million", b"audio_out_nano_usd_per_million", "cache_read_nano_usd_per_million", b"cache_read_nano_usd_per_million", "cache_write_1h_nano_usd_per_million", b"cache_write_1h_nano_usd_per_million", "cache_write_5m_nano_usd_per_million", b"cache_write_5m_nano_usd_per_million", "digest", b"digest", "end_time", b"end_time", "image_nano_usd_per_million", b"image_nano_usd_per_million", "input_nano_usd_per_million", b"input_nano_usd_per_million", "min_prompt_tokens", b"min_prompt_tokens", "model", b"model", "output_nano_usd_per_million", b"output_nano_usd_per_million", "provider", b"provider", "reasoning_nano_usd_per_million", b"reasoning_nano_usd_per_million", "source", b"source", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "audio_in_nano_usd_per_million", b"audio_in_nano_usd_per_million", "audio_out_nano_usd_per_million", b"audio_out_nano_usd_per_million", "cache_read_nano_usd_per_million", b"cache_read_nano_usd_per_million", "cache_write_1h_nano_usd_per_million", b"cache_write_1h_nano_usd_per_million", "cache_write_5m_nano_usd_per_million", b"cache_write_5m_nano_usd_per_million", "digest", b"digest", "end_time", b"end_time", "image_nano_usd_per_million", b"image_nano_usd_per_million", "input_nano_usd_per_million", b"input_nano_usd_per_million", "min_prompt_tokens", b"min_prompt_tokens", "model", b"model", "output_nano_usd_per_million", b"output_nano_usd_per_million", "provider", b"provider", "reasoning_nano_usd_per_million", b"reasoning_nano_usd_per_million", "source", b"source", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

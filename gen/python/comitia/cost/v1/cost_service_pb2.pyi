@@ -598,6 +598,7 @@ class ReserveRequest(_message.Message):
     DISPATCHED_FIELD_NUMBER: _builtins.int
     CHEAPEST_FIELD_NUMBER: _builtins.int
     FENCE_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """UUID of this attempt. A second try after a lost one takes a new one, and a second hold. Required."""
     kind: _cost_pb2.CostKind.ValueType
@@ -630,6 +631,15 @@ class ReserveRequest(_message.Message):
     def ttl(self) -> _duration_pb2.Duration:
         """Life of the hold if nobody settles it, 1 s to 1 h. Required."""
 
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait where the money is only held by others, 0 s to 600 s, and never beyond the caller's deadline. Who
+        came first is served first: while somebody waits for a budget, nobody who came later gets money of it, however
+        little. A repeat of `request_id` waits with the first. At the end of the wait, and with 0 s at once, the answer is
+        BUDGET_EXHAUSTED with the cause `held`; once too much is spent for the call ever to be held, it is that at once with
+        the cause `spent`. Whoever cancels the call leaves no hold behind. Default 0 s.
+        """
+
     def __init__(
         self,
         *,
@@ -644,10 +654,11 @@ class ReserveRequest(_message.Message):
         dispatched: _builtins.bool = ...,
         cheapest: _builtins.bool = ...,
         fence: _builtins.int = ...,
+        wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "context", b"context", "ttl", b"ttl"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "context", b"context", "ttl", b"ttl", "wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "cheapest", b"cheapest", "context", b"context", "dispatched", b"dispatched", "fence", b"fence", "kind", b"kind", "model", b"model", "provider", b"provider", "request_id", b"request_id", "tool_cost_nano_usd", b"tool_cost_nano_usd", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "cheapest", b"cheapest", "context", b"context", "dispatched", b"dispatched", "fence", b"fence", "kind", b"kind", "model", b"model", "provider", b"provider", "request_id", b"request_id", "tool_cost_nano_usd", b"tool_cost_nano_usd", "ttl", b"ttl", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1114,6 +1125,8 @@ class GetCostSummaryResponse(_message.Message):
         USAGE_FIELD_NUMBER: _builtins.int
         COST_NANO_USD_FIELD_NUMBER: _builtins.int
         ASSUMED_NANO_USD_FIELD_NUMBER: _builtins.int
+        UNPRICED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+        UNPRICED_NANO_USD_FIELD_NUMBER: _builtins.int
         key: _builtins.str
         """Value of the dimension, such as the model's name."""
         event_count: _builtins.int
@@ -1122,6 +1135,10 @@ class GetCostSummaryResponse(_message.Message):
         """Money, nano-USD."""
         assumed_nano_usd: _builtins.int
         """How much of it was assumed, nano-USD."""
+        unpriced_event_count: _builtins.int
+        """Charges of models whose price is unknown."""
+        unpriced_nano_usd: _builtins.int
+        """How much of the money these are, at their ceilings, nano-USD."""
         @_builtins.property
         def usage(self) -> _usage_pb2.Usage:
             """Tokens."""
@@ -1134,10 +1151,12 @@ class GetCostSummaryResponse(_message.Message):
             usage: _usage_pb2.Usage | None = ...,
             cost_nano_usd: _builtins.int = ...,
             assumed_nano_usd: _builtins.int = ...,
+            unpriced_event_count: _builtins.int = ...,
+            unpriced_nano_usd: _builtins.int = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "cost_nano_usd", b"cost_nano_usd", "event_count", b"event_count", "key", b"key", "usage", b"usage"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "cost_nano_usd", b"cost_nano_usd", "event_count", b"event_count", "key", b"key", "unpriced_event_count", b"unpriced_event_count", "unpriced_nano_usd", b"unpriced_nano_usd", "usage", b"usage"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1145,12 +1164,18 @@ class GetCostSummaryResponse(_message.Message):
     TOTAL_NANO_USD_FIELD_NUMBER: _builtins.int
     ASSUMED_NANO_USD_FIELD_NUMBER: _builtins.int
     EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    UNPRICED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    UNPRICED_NANO_USD_FIELD_NUMBER: _builtins.int
     total_nano_usd: _builtins.int
     """Money in all, nano-USD."""
     assumed_nano_usd: _builtins.int
     """How much of it was assumed, nano-USD."""
     event_count: _builtins.int
     """Number of charges in all."""
+    unpriced_event_count: _builtins.int
+    """Charges of models whose price is unknown: import one, and have RepriceEvents put them right."""
+    unpriced_nano_usd: _builtins.int
+    """How much of the money these are, at their ceilings, nano-USD."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetCostSummaryResponse.Line]:
         """Dearest first, at most `max_lines`."""
@@ -1162,10 +1187,12 @@ class GetCostSummaryResponse(_message.Message):
         total_nano_usd: _builtins.int = ...,
         assumed_nano_usd: _builtins.int = ...,
         event_count: _builtins.int = ...,
+        unpriced_event_count: _builtins.int = ...,
+        unpriced_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "event_count", b"event_count", "lines", b"lines", "total_nano_usd", b"total_nano_usd"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "event_count", b"event_count", "lines", b"lines", "total_nano_usd", b"total_nano_usd", "unpriced_event_count", b"unpriced_event_count", "unpriced_nano_usd", b"unpriced_nano_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1345,7 +1372,7 @@ class ListPricesRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the previous answer. Keep the other fields unchanged."""
     provider: _builtins.str
-    """Only this provider. Optional."""
+    """Only this provider, in whatever case. Optional."""
     def __init__(
         self,
         *,
@@ -1394,30 +1421,30 @@ class ImportPricesRequest(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
-    DRY_RUN_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    APPLY_FIELD_NUMBER: _builtins.int
     content: _builtins.str
     """The list, at most 1,000,000 characters and 10,000 rows. Required."""
     format: _price_list_pb2.PriceListFormat.ValueType
     """How it is written. Required."""
     source: _builtins.str
     """Where the prices come from, such as a page of the provider; it stands with each price. Required."""
-    dry_run: _builtins.bool
-    """True: tell what would change, and change nothing."""
     request_id: _builtins.str
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    apply: _builtins.bool
+    """True: import it. False: show what would change, and change nothing."""
     def __init__(
         self,
         *,
         content: _builtins.str = ...,
         format: _price_list_pb2.PriceListFormat.ValueType = ...,
         source: _builtins.str = ...,
-        dry_run: _builtins.bool = ...,
         request_id: _builtins.str = ...,
+        apply: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "dry_run", b"dry_run", "format", b"format", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "content", b"content", "format", b"format", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1454,23 +1481,110 @@ class ImportPricesResponse(_message.Message):
 Global___ImportPricesResponse: _TypeAlias = ImportPricesResponse  # noqa: Y015
 
 @_typing.final
+class GetUnknownPriceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUnknownPriceRequest: _TypeAlias = GetUnknownPriceRequest  # noqa: Y015
+
+@_typing.final
+class GetUnknownPriceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNKNOWN_PRICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def unknown_price(self) -> _price_list_pb2.UnknownPrice:
+        """What is done."""
+
+    def __init__(
+        self,
+        *,
+        unknown_price: _price_list_pb2.UnknownPrice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetUnknownPriceResponse: _TypeAlias = GetUnknownPriceResponse  # noqa: Y015
+
+@_typing.final
+class SetUnknownPriceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    CEILING_NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    rule: _price_list_pb2.UnknownPriceRule.ValueType
+    """What to do. Required."""
+    ceiling_nano_usd_per_million: _builtins.int
+    """With FLAG, the most that a million tokens of whatever class may cost, nano-USD. 0: the lowest that the operator allows."""
+    request_id: _builtins.str
+    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    def __init__(
+        self,
+        *,
+        rule: _price_list_pb2.UnknownPriceRule.ValueType = ...,
+        ceiling_nano_usd_per_million: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceiling_nano_usd_per_million", b"ceiling_nano_usd_per_million", "request_id", b"request_id", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUnknownPriceRequest: _TypeAlias = SetUnknownPriceRequest  # noqa: Y015
+
+@_typing.final
+class SetUnknownPriceResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNKNOWN_PRICE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def unknown_price(self) -> _price_list_pb2.UnknownPrice:
+        """What is done from now on."""
+
+    def __init__(
+        self,
+        *,
+        unknown_price: _price_list_pb2.UnknownPrice | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetUnknownPriceResponse: _TypeAlias = SetUnknownPriceResponse  # noqa: Y015
+
+@_typing.final
 class RepriceEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
-    DRY_RUN_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
-    dry_run: _builtins.bool
-    """True: show the difference, and change nothing."""
+    APPLY_FIELD_NUMBER: _builtins.int
     note: _builtins.str
     """Why, for the note of each entry. Optional, at most 200 characters."""
     request_id: _builtins.str
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    apply: _builtins.bool
+    """True: write it. False: show the difference, and change nothing."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Charges from when on. Required."""
+        """Charges of calls that held their money from then on: that moment says what they cost. Required."""
 
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
@@ -1481,13 +1595,13 @@ class RepriceEventsRequest(_message.Message):
         *,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
-        dry_run: _builtins.bool = ...,
         note: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        apply: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

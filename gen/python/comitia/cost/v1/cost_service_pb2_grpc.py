@@ -203,7 +203,8 @@ class BudgetServiceServicer:
         Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
         `budget_name` names the budget as GetBudget takes it),
         RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
-        NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
+        RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
+        NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -257,6 +258,7 @@ class BudgetServiceServicer:
     def BatchSpend(self, request_iterator, context):
         """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
         Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+        An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -806,7 +808,7 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RepriceEvents(self, request, context):
-        """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+        """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
 
         A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
@@ -1013,6 +1015,16 @@ class PricingServiceStub:
                 request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesRequest.SerializeToString,
                 response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesResponse.FromString,
                 _registered_method=True)
+        self.GetUnknownPrice = channel.unary_unary(
+                '/comitia.cost.v1.PricingService/GetUnknownPrice',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetUnknownPriceRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetUnknownPriceResponse.FromString,
+                _registered_method=True)
+        self.SetUnknownPrice = channel.unary_unary(
+                '/comitia.cost.v1.PricingService/SetUnknownPrice',
+                request_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetUnknownPriceRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetUnknownPriceResponse.FromString,
+                _registered_method=True)
 
 
 class PricingServiceServicer:
@@ -1029,11 +1041,32 @@ class PricingServiceServicer:
     def ImportPrices(self, request, context):
         """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
         future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
-        price that they hold it by; charges of the past stay as they are until RepriceEvents.
+        price that they hold it by; charges of the past stay as they are until RepriceEvents. Without `apply` it only shows what
+        would change.
 
-        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat. Names are compared without
+        regard to case, and none is taken from a model that the list leaves out.
         Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
         INVALID_ARGUMENT/INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetUnknownPrice(self, request, context):
+        """Tells what is done with the tenant's calls of models whose price is unknown.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetUnknownPrice(self, request, context):
+        """Has calls of models whose price is unknown refused, or held and charged at a ceiling and marked. It holds from the next
+        call on.
+
+        With FLAG every budget holds as ever: what may be charged is held first, at the ceiling. For a model that costs more
+        than the ceiling the rest is charged when an operator imports its price and RepriceEvents puts the charges right.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a ceiling lower than the operator allows).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1051,6 +1084,16 @@ def add_PricingServiceServicer_to_server(servicer, server):
                     servicer.ImportPrices,
                     request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesRequest.FromString,
                     response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesResponse.SerializeToString,
+            ),
+            'GetUnknownPrice': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUnknownPrice,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetUnknownPriceRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetUnknownPriceResponse.SerializeToString,
+            ),
+            'SetUnknownPrice': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetUnknownPrice,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetUnknownPriceRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetUnknownPriceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1108,6 +1151,60 @@ class PricingService:
             '/comitia.cost.v1.PricingService/ImportPrices',
             comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesRequest.SerializeToString,
             comitia_dot_cost_dot_v1_dot_cost__service__pb2.ImportPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUnknownPrice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.PricingService/GetUnknownPrice',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetUnknownPriceRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.GetUnknownPriceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetUnknownPrice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.PricingService/SetUnknownPrice',
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetUnknownPriceRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_cost__service__pb2.SetUnknownPriceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -91,7 +91,8 @@ class BudgetServiceStub:
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
     `budget_name` names the budget as GetBudget takes it),
     RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
-    NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
+    RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
+    NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD.
     """
     MarkDispatched: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.MarkDispatchedRequest, _cost_service_pb2.MarkDispatchedResponse]
@@ -125,6 +126,7 @@ class BudgetServiceStub:
     BatchSpend: _grpc.StreamStreamMultiCallable[_cost_service_pb2.BatchSpendRequest, _cost_service_pb2.BatchSpendResponse]
     """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
     Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+    An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
     """
 
 @_typing.type_check_only
@@ -190,7 +192,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
     `budget_name` names the budget as GetBudget takes it),
     RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
-    NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
+    RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
+    NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD.
     """
     MarkDispatched: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.MarkDispatchedRequest, _cost_service_pb2.MarkDispatchedResponse]  # type: ignore[assignment]
@@ -224,6 +227,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     BatchSpend: _aio.StreamStreamMultiCallable[_cost_service_pb2.BatchSpendRequest, _cost_service_pb2.BatchSpendResponse]  # type: ignore[assignment]
     """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
     Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+    An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
     """
 
 class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -340,7 +344,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
         `budget_name` names the budget as GetBudget takes it),
         RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
-        NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN, ABORTED/REQUEST_ID_REUSED,
+        RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
+        NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD.
         """
 
@@ -404,6 +409,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_cost_service_pb2.BatchSpendResponse], _abc.AsyncIterator[_cost_service_pb2.BatchSpendResponse]]:
         """Reserve, MarkDispatched, Extend, Settle and Release of many calls on one stream; each gets its own answer or error.
         Internal, so without `google.api.http`: the form that services use. A frame is one transaction.
+        An item that waits (`ReserveRequest.wait`) is answered when its wait ends, and nothing else waits for it.
         """
 
 def add_BudgetServiceServicer_to_server(servicer: BudgetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -435,7 +441,7 @@ class LedgerServiceStub:
     Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
     """
     RepriceEvents: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]
-    """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+    """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
 
     A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
@@ -468,7 +474,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
     """
     RepriceEvents: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]  # type: ignore[assignment]
-    """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+    """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
 
     A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
@@ -528,7 +534,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cost_service_pb2.RepriceEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cost_service_pb2.RepriceEventsResponse, _abc.Awaitable[_cost_service_pb2.RepriceEventsResponse]]:
-        """Prices charges of the past as the price table has it now. With `dry_run` it only shows the difference per model.
+        """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
 
         A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
@@ -550,11 +556,23 @@ class PricingServiceStub:
     ImportPrices: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ImportPricesRequest, _cost_service_pb2.ImportPricesResponse]
     """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
     future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
-    price that they hold it by; charges of the past stay as they are until RepriceEvents.
+    price that they hold it by; charges of the past stay as they are until RepriceEvents. Without `apply` it only shows what
+    would change.
 
-    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat. Names are compared without
+    regard to case, and none is taken from a model that the list leaves out.
     Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
     INVALID_ARGUMENT/INVALID_FIELD.
+    """
+    GetUnknownPrice: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetUnknownPriceRequest, _cost_service_pb2.GetUnknownPriceResponse]
+    """Tells what is done with the tenant's calls of models whose price is unknown."""
+    SetUnknownPrice: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.SetUnknownPriceRequest, _cost_service_pb2.SetUnknownPriceResponse]
+    """Has calls of models whose price is unknown refused, or held and charged at a ceiling and marked. It holds from the next
+    call on.
+
+    With FLAG every budget holds as ever: what may be charged is held first, at the ceiling. For a model that costs more
+    than the ceiling the rest is charged when an operator imports its price and RepriceEvents puts the charges right.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a ceiling lower than the operator allows).
     """
 
 @_typing.type_check_only
@@ -567,11 +585,23 @@ class PricingServiceAsyncStub(PricingServiceStub):
     ImportPrices: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ImportPricesRequest, _cost_service_pb2.ImportPricesResponse]  # type: ignore[assignment]
     """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
     future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
-    price that they hold it by; charges of the past stay as they are until RepriceEvents.
+    price that they hold it by; charges of the past stay as they are until RepriceEvents. Without `apply` it only shows what
+    would change.
 
-    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+    The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat. Names are compared without
+    regard to case, and none is taken from a model that the list leaves out.
     Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
     INVALID_ARGUMENT/INVALID_FIELD.
+    """
+    GetUnknownPrice: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetUnknownPriceRequest, _cost_service_pb2.GetUnknownPriceResponse]  # type: ignore[assignment]
+    """Tells what is done with the tenant's calls of models whose price is unknown."""
+    SetUnknownPrice: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.SetUnknownPriceRequest, _cost_service_pb2.SetUnknownPriceResponse]  # type: ignore[assignment]
+    """Has calls of models whose price is unknown refused, or held and charged at a ceiling and marked. It holds from the next
+    call on.
+
+    With FLAG every budget holds as ever: what may be charged is held first, at the ceiling. For a model that costs more
+    than the ceiling the rest is charged when an operator imports its price and RepriceEvents puts the charges right.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a ceiling lower than the operator allows).
     """
 
 class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -593,11 +623,35 @@ class PricingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cost_service_pb2.ImportPricesResponse, _abc.Awaitable[_cost_service_pb2.ImportPricesResponse]]:
         """Imports a price list for all tenants. For the models it names it is right from the first moment that it names, past or
         future: other prices end there, and shipped ones leave these models alone from then on. Calls that hold money keep the
-        price that they hold it by; charges of the past stay as they are until RepriceEvents.
+        price that they hold it by; charges of the past stay as they are until RepriceEvents. Without `apply` it only shows what
+        would change.
 
-        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat.
+        The list is checked as a whole, and imported as a whole or not at all. Harmless to repeat. Names are compared without
+        regard to case, and none is taken from a model that the list leaves out.
         Errors: INVALID_ARGUMENT/PRICE_LIST_WRONG (its message names every fault, up to 50, by line and field),
         INVALID_ARGUMENT/INVALID_FIELD.
+        """
+
+    @_abc_1.abstractmethod
+    def GetUnknownPrice(
+        self,
+        request: _cost_service_pb2.GetUnknownPriceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.GetUnknownPriceResponse, _abc.Awaitable[_cost_service_pb2.GetUnknownPriceResponse]]:
+        """Tells what is done with the tenant's calls of models whose price is unknown."""
+
+    @_abc_1.abstractmethod
+    def SetUnknownPrice(
+        self,
+        request: _cost_service_pb2.SetUnknownPriceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cost_service_pb2.SetUnknownPriceResponse, _abc.Awaitable[_cost_service_pb2.SetUnknownPriceResponse]]:
+        """Has calls of models whose price is unknown refused, or held and charged at a ceiling and marked. It holds from the next
+        call on.
+
+        With FLAG every budget holds as ever: what may be charged is held first, at the ceiling. For a model that costs more
+        than the ceiling the rest is charged when an operator imports its price and RepriceEvents puts the charges right.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a ceiling lower than the operator allows).
         """
 
 def add_PricingServiceServicer_to_server(servicer: PricingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,17 +25,21 @@ _sym_db = _symbol_database.Default()
 from comitia.cost.v1 import cost_pb2 as comitia_dot_cost_dot_v1_dot_cost__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n comitia/cost/v1/price_list.proto\x12\x0f\x63omitia.cost.v1\x1a\x1a\x63omitia/cost/v1/cost.proto\"\\\n\x0bPriceChange\x12&\n\x06\x62\x65\x66ore\x18\x01 \x03(\x0b\x32\x16.comitia.cost.v1.Price\x12%\n\x05\x61\x66ter\x18\x02 \x03(\x0b\x32\x16.comitia.cost.v1.Price\"v\n\rRepricedModel\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x62\x65\x66ore_nano_usd\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x66ter_nano_usd\x18\x05 \x01(\x03*k\n\x0fPriceListFormat\x12!\n\x1dPRICE_LIST_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15PRICE_LIST_FORMAT_CSV\x10\x01\x12\x1a\n\x16PRICE_LIST_FORMAT_JSON\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n comitia/cost/v1/price_list.proto\x12\x0f\x63omitia.cost.v1\x1a\x1a\x63omitia/cost/v1/cost.proto\"\\\n\x0bPriceChange\x12&\n\x06\x62\x65\x66ore\x18\x01 \x03(\x0b\x32\x16.comitia.cost.v1.Price\x12%\n\x05\x61\x66ter\x18\x02 \x03(\x0b\x32\x16.comitia.cost.v1.Price\"v\n\rRepricedModel\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x65vent_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x62\x65\x66ore_nano_usd\x18\x04 \x01(\x03\x12\x16\n\x0e\x61\x66ter_nano_usd\x18\x05 \x01(\x03\"\x91\x01\n\x0cUnknownPrice\x12/\n\x04rule\x18\x01 \x01(\x0e\x32!.comitia.cost.v1.UnknownPriceRule\x12$\n\x1c\x63\x65iling_nano_usd_per_million\x18\x02 \x01(\x03\x12*\n\"least_ceiling_nano_usd_per_million\x18\x03 \x01(\x03*k\n\x0fPriceListFormat\x12!\n\x1dPRICE_LIST_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15PRICE_LIST_FORMAT_CSV\x10\x01\x12\x1a\n\x16PRICE_LIST_FORMAT_JSON\x10\x02*r\n\x10UnknownPriceRule\x12\"\n\x1eUNKNOWN_PRICE_RULE_UNSPECIFIED\x10\x00\x12\x1d\n\x19UNKNOWN_PRICE_RULE_REFUSE\x10\x01\x12\x1b\n\x17UNKNOWN_PRICE_RULE_FLAG\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.cost.v1.price_list_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PRICELISTFORMAT']._serialized_start=295
-  _globals['_PRICELISTFORMAT']._serialized_end=402
+  _globals['_PRICELISTFORMAT']._serialized_start=443
+  _globals['_PRICELISTFORMAT']._serialized_end=550
+  _globals['_UNKNOWNPRICERULE']._serialized_start=552
+  _globals['_UNKNOWNPRICERULE']._serialized_end=666
   _globals['_PRICECHANGE']._serialized_start=81
   _globals['_PRICECHANGE']._serialized_end=173
   _globals['_REPRICEDMODEL']._serialized_start=175
   _globals['_REPRICEDMODEL']._serialized_end=293
+  _globals['_UNKNOWNPRICE']._serialized_start=296
+  _globals['_UNKNOWNPRICE']._serialized_end=441
 # @@protoc_insertion_point(module_scope)

@@ -48,6 +48,28 @@ PRICE_LIST_FORMAT_JSON: PriceListFormat.ValueType  # 2
 """An array of objects."""
 Global___PriceListFormat: _TypeAlias = PriceListFormat  # noqa: Y015
 
+class _UnknownPriceRule:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UnknownPriceRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UnknownPriceRule.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNKNOWN_PRICE_RULE_UNSPECIFIED: _UnknownPriceRule.ValueType  # 0
+    UNKNOWN_PRICE_RULE_REFUSE: _UnknownPriceRule.ValueType  # 1
+    """They are refused (`PRICE_UNKNOWN`)."""
+    UNKNOWN_PRICE_RULE_FLAG: _UnknownPriceRule.ValueType  # 2
+    """They are held and charged at a ceiling, and their charges are marked as `unpriced` until there is a price."""
+
+class UnknownPriceRule(_UnknownPriceRule, metaclass=_UnknownPriceRuleEnumTypeWrapper):
+    """What is done with calls of models whose price is unknown."""
+
+UNKNOWN_PRICE_RULE_UNSPECIFIED: UnknownPriceRule.ValueType  # 0
+UNKNOWN_PRICE_RULE_REFUSE: UnknownPriceRule.ValueType  # 1
+"""They are refused (`PRICE_UNKNOWN`)."""
+UNKNOWN_PRICE_RULE_FLAG: UnknownPriceRule.ValueType  # 2
+"""They are held and charged at a ceiling, and their charges are marked as `unpriced` until there is a price."""
+Global___UnknownPriceRule: _TypeAlias = UnknownPriceRule  # noqa: Y015
+
 @_typing.final
 class PriceChange(_message.Message):
     """What a price list changes about one model from one moment on."""
@@ -58,7 +80,7 @@ class PriceChange(_message.Message):
     AFTER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def before(self) -> _containers.RepeatedCompositeFieldContainer[_cost_pb2.Price]:
-        """The price that held then, a message for each tier; none: there was no price."""
+        """The prices that the model and its aliases had then, a message for each tier; none: there was no price."""
 
     @_builtins.property
     def after(self) -> _containers.RepeatedCompositeFieldContainer[_cost_pb2.Price]:
@@ -115,3 +137,33 @@ class RepricedModel(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RepricedModel: _TypeAlias = RepricedModel  # noqa: Y015
+
+@_typing.final
+class UnknownPrice(_message.Message):
+    """What is done with calls of models whose price is unknown."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_FIELD_NUMBER: _builtins.int
+    CEILING_NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
+    LEAST_CEILING_NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
+    rule: Global___UnknownPriceRule.ValueType
+    """The rule; that of the installation's settings, where the tenant has set none."""
+    ceiling_nano_usd_per_million: _builtins.int
+    """What a million tokens of whatever class are held and charged at, nano-USD. 0 where calls are refused."""
+    least_ceiling_nano_usd_per_million: _builtins.int
+    """Lowest ceiling that the operator allows, nano-USD."""
+    def __init__(
+        self,
+        *,
+        rule: Global___UnknownPriceRule.ValueType = ...,
+        ceiling_nano_usd_per_million: _builtins.int = ...,
+        least_ceiling_nano_usd_per_million: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceiling_nano_usd_per_million", b"ceiling_nano_usd_per_million", "least_ceiling_nano_usd_per_million", b"least_ceiling_nano_usd_per_million", "rule", b"rule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnknownPrice: _TypeAlias = UnknownPrice  # noqa: Y015

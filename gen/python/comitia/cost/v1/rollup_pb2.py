@@ -26,21 +26,21 @@ from comitia.common.v1 import usage_pb2 as comitia_dot_common_dot_v1_dot_usage__
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63omitia/cost/v1/rollup.proto\x12\x0f\x63omitia.cost.v1\x1a\x1d\x63omitia/common/v1/usage.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x01\n\tCostPoint\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x15\n\rcost_nano_usd\x18\x04 \x01(\x03\x12\x18\n\x10\x61ssumed_nano_usd\x18\x05 \x01(\x03\"k\n\nCostSeries\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04rest\x18\x02 \x01(\x08\x12*\n\x06points\x18\x03 \x03(\x0b\x32\x1a.comitia.cost.v1.CostPoint\x12\x16\n\x0etotal_nano_usd\x18\x04 \x01(\x03*L\n\x08\x43ostStep\x12\x19\n\x15\x43OST_STEP_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43OST_STEP_HOUR\x10\x01\x12\x11\n\rCOST_STEP_DAY\x10\x02*o\n\x10\x43ostExportFormat\x12\"\n\x1e\x43OST_EXPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OST_EXPORT_FORMAT_CSV\x10\x01\x12\x1b\n\x17\x43OST_EXPORT_FORMAT_JSON\x10\x02*\x8d\x01\n\x10\x43ostExportDetail\x12\"\n\x1e\x43OST_EXPORT_DETAIL_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OST_EXPORT_DETAIL_DAY\x10\x01\x12\x1b\n\x17\x43OST_EXPORT_DETAIL_HOUR\x10\x02\x12\x1c\n\x18\x43OST_EXPORT_DETAIL_EVENT\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63omitia/cost/v1/rollup.proto\x12\x0f\x63omitia.cost.v1\x1a\x1d\x63omitia/common/v1/usage.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x01\n\tCostPoint\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65vent_count\x18\x02 \x01(\x03\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x15\n\rcost_nano_usd\x18\x04 \x01(\x03\x12\x18\n\x10\x61ssumed_nano_usd\x18\x05 \x01(\x03\x12\x1c\n\x14unpriced_event_count\x18\x06 \x01(\x03\x12\x19\n\x11unpriced_nano_usd\x18\x07 \x01(\x03\"k\n\nCostSeries\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0c\n\x04rest\x18\x02 \x01(\x08\x12*\n\x06points\x18\x03 \x03(\x0b\x32\x1a.comitia.cost.v1.CostPoint\x12\x16\n\x0etotal_nano_usd\x18\x04 \x01(\x03*L\n\x08\x43ostStep\x12\x19\n\x15\x43OST_STEP_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x43OST_STEP_HOUR\x10\x01\x12\x11\n\rCOST_STEP_DAY\x10\x02*o\n\x10\x43ostExportFormat\x12\"\n\x1e\x43OST_EXPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OST_EXPORT_FORMAT_CSV\x10\x01\x12\x1b\n\x17\x43OST_EXPORT_FORMAT_JSON\x10\x02*\x8d\x01\n\x10\x43ostExportDetail\x12\"\n\x1e\x43OST_EXPORT_DETAIL_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43OST_EXPORT_DETAIL_DAY\x10\x01\x12\x1b\n\x17\x43OST_EXPORT_DETAIL_HOUR\x10\x02\x12\x1c\n\x18\x43OST_EXPORT_DETAIL_EVENT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.cost.v1.rollup_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COSTSTEP']._serialized_start=395
-  _globals['_COSTSTEP']._serialized_end=471
-  _globals['_COSTEXPORTFORMAT']._serialized_start=473
-  _globals['_COSTEXPORTFORMAT']._serialized_end=584
-  _globals['_COSTEXPORTDETAIL']._serialized_start=587
-  _globals['_COSTEXPORTDETAIL']._serialized_end=728
+  _globals['_COSTSTEP']._serialized_start=452
+  _globals['_COSTSTEP']._serialized_end=528
+  _globals['_COSTEXPORTFORMAT']._serialized_start=530
+  _globals['_COSTEXPORTFORMAT']._serialized_end=641
+  _globals['_COSTEXPORTDETAIL']._serialized_start=644
+  _globals['_COSTEXPORTDETAIL']._serialized_end=785
   _globals['_COSTPOINT']._serialized_start=114
-  _globals['_COSTPOINT']._serialized_end=284
-  _globals['_COSTSERIES']._serialized_start=286
-  _globals['_COSTSERIES']._serialized_end=393
+  _globals['_COSTPOINT']._serialized_end=341
+  _globals['_COSTSERIES']._serialized_start=343
+  _globals['_COSTSERIES']._serialized_end=450
 # @@protoc_insertion_point(module_scope)

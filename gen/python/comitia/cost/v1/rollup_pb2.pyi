@@ -106,12 +106,18 @@ class CostPoint(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     COST_NANO_USD_FIELD_NUMBER: _builtins.int
     ASSUMED_NANO_USD_FIELD_NUMBER: _builtins.int
+    UNPRICED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
+    UNPRICED_NANO_USD_FIELD_NUMBER: _builtins.int
     event_count: _builtins.int
     """Number of charges."""
     cost_nano_usd: _builtins.int
     """Money, nano-USD."""
     assumed_nano_usd: _builtins.int
     """How much of it was assumed, nano-USD."""
+    unpriced_event_count: _builtins.int
+    """Charges of models whose price is unknown."""
+    unpriced_nano_usd: _builtins.int
+    """How much of the money these are, at their ceilings, nano-USD."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Beginning of the step."""
@@ -128,10 +134,12 @@ class CostPoint(_message.Message):
         usage: _usage_pb2.Usage | None = ...,
         cost_nano_usd: _builtins.int = ...,
         assumed_nano_usd: _builtins.int = ...,
+        unpriced_event_count: _builtins.int = ...,
+        unpriced_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "cost_nano_usd", b"cost_nano_usd", "event_count", b"event_count", "start_time", b"start_time", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "cost_nano_usd", b"cost_nano_usd", "event_count", b"event_count", "start_time", b"start_time", "unpriced_event_count", b"unpriced_event_count", "unpriced_nano_usd", b"unpriced_nano_usd", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,7 +6,7 @@ While replicas of the release before still run, they follow quotas in `tenant_qu
 from alembic.operations import Operations
 
 revision = "0011"
-down_revision = "0008"
+down_revision = "0010"
 
 _COLUMNS = (
     "counted_from timestamptz",

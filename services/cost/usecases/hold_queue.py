@@ -1,0 +1,415 @@
+"""Calls whose money is only held by others wait here until some comes free, in the order of `domain/hold_lines.py`.
+
+A Reserve that may wait is committed like any other operation. If what it needs is only held, it gets a place in line in
+the same step, before another group is decided. It is tried again, in a group like any other, when a budget that
+it waits for has changed in this process, and now and then because other replicas free money, too.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from math import inf
+from operator import attrgetter
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from services.cost.domain.errors import BudgetExhausted, TooManyWaiting
+from services.cost.domain.hold import Hold
+from services.cost.domain.hold_lines import HoldLines, Place, RequestKey
+from services.cost.usecases.report import report_refusals
+from services.cost.usecases.spend import Abandon, Operation, Outcome, Reserve, Spend, digest_of
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    MeshError,
+    RequestIdReused,
+    Unavailable,
+)
+from services.meshkit.core.identity import TenantId
+from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
+
+NAME: Final = "cost.waiting"
+#: How often waits are looked through for those whose time is up, seconds.
+_TICK_SECONDS: Final = 0.05
+#: Most lines whose first call is tried again at one poll.
+_MOST_POLLED: Final = 64
+
+
+class Asker:
+    """Whoever asked for a hold and may wait for it. It is told the outcome, or goes away and leaves nothing behind."""
+
+    __slots__ = ("_queue", "deadline", "future", "gone", "made", "order", "since", "until", "wait")
+
+    def __init__(self, queue: "HoldQueue", order: Reserve, now: float) -> None:
+        self._queue = queue
+        self.order = order
+        self.since = now
+        #: Time of the monotonic clock at which whoever asked goes away.
+        self.deadline = inf if order.left is None else now + order.left.total_seconds()
+        #: When it waits no longer.
+        self.until = min(self.deadline, now + order.wait.total_seconds())
+        self.gone = False
+        self.wait: Wait | None = None
+        self.made: Made | None = None
+        self.future: asyncio.Future[Hold] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """True from when it has a place in line, whatever becomes of that."""
+        return self.future is not None
+
+    async def answer(self) -> Hold:
+        """Waits for the hold. Raises: MeshError: it is refused after all, or its time is up."""
+        if self.future is None:
+            raise TypeError("only who waits is answered here")
+        try:
+            hold = await self.future
+            self.told()
+            return hold
+        finally:
+            self.leave()
+
+    def told(self) -> None:
+        """Notes that the hold is in the hands of whoever asked."""
+        if self.made is not None:
+            self.made.told = True
+
+    def stop(self) -> None:
+        """Ends the wait because this process stops. The same request may be repeated elsewhere."""
+        if self.future is not None and not self.future.done():
+            self.future.set_exception(Unavailable("cost"))
+
+    def leave(self) -> None:
+        """Goes away, at whatever moment: from the line at once; a hold that nobody was told of is freed."""
+        if not self.gone:
+            self.gone = True
+            self._queue.left(self)
+
+
+class Made:
+    """A hold on its way to those who asked for it."""
+
+    __slots__ = ("askers", "hold", "told")
+
+    def __init__(self, hold: Hold, askers: int) -> None:
+        self.hold = hold
+        self.askers = askers
+        self.told = False
+
+
+class Wait:
+    """A request that waits in line, with all who ask for it: a repeat attaches to it."""
+
+    __slots__ = ("askers", "order", "place", "refusal", "trying")
+
+    def __init__(self, order: Reserve, place: Place, refusal: BudgetExhausted) -> None:
+        self.order = order
+        self.place = place
+        #: Why it waits.
+        self.refusal = refusal
+        self.askers: list[Asker] = []
+        #: True while it is decided again.
+        self.trying = False
+
+
+#: What a group commits: an operation, a request that may wait, one that waits, or the end of an orphaned hold.
+Item = Operation | Asker | Wait
+_WAITING: Final = (Asker, Wait)
+
+
+class Group(Protocol):
+    """A group commit of items; `meshkit.batching.GroupCommit` is one."""
+
+    async def submit(self, item: Item) -> Hold | Asker:
+        """Raises: MeshError: this item was refused."""
+        ...
+
+    async def submit_many(self, items: Sequence[Item]) -> Sequence[Hold | Asker | MeshError]:
+        """Gives what became of each, in order. Raises: MeshError: nothing could be decided."""
+        ...
+
+
+class HoldQueue:
+    """The waits of one process. `commit` is what its group commit runs; open it over that.
+
+    Args:
+        most: askers that may wait; one tenant has at most half of that.
+        poll_seconds: pause after which the first of each line is tried again without news.
+        news: set when a budget that is waited for may have more room.
+    """
+
+    def __init__(
+        self,
+        *,
+        spend: Spend,
+        lines: HoldLines,
+        news: asyncio.Event,
+        clock: Clock,
+        most: int,
+        poll_seconds: float,
+    ) -> None:
+        self._spend = spend
+        self._lines = lines
+        self._news = news
+        self._clock = clock
+        self._most = most
+        self._poll_seconds = poll_seconds
+        self._waits: dict[RequestKey, Wait] = {}
+        self._of_tenant: Counter[TenantId] = Counter()
+        self._asking = 0
+        self._orphans: list[Hold] = []
+        self._someone = asyncio.Event()
+        self._poll = False
+        self._closing = False
+        self._group: Group | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._depth = metrics.QUEUE_ITEMS.labels(NAME)
+
+    def over(self, group: Group) -> Self:
+        """Names the group commit that runs `commit`."""
+        self._group = group
+        return self
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [
+            asyncio.create_task(self._retry(), name=NAME),
+            asyncio.create_task(self._tick(), name=f"{NAME}-tick"),
+        ]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends all waits with UNAVAILABLE, and frees what was held for those who went."""
+        for wait in list(self._waits.values()):
+            self._end(wait, Unavailable("cost"))
+        # A round that has begun is carried out: what it makes is nobody's any more, and is freed.
+        self._closing = True
+        self._news.set()
+        (retry, tick), self._tasks = self._tasks, []
+        tick.cancel()
+        await asyncio.gather(retry, tick, return_exceptions=True)
+        while self._orphans:
+            await self._free_orphans()
+
+    def asker(self, order: Reserve) -> Asker:
+        """Takes a request on that may wait: give it to the group, and have it leave in the end."""
+        return Asker(self, order, self._clock.monotonic())
+
+    async def commit(self, items: Sequence[Item]) -> Sequence[Outcome | Asker]:
+        """Carries out a group of items. See `Spend`."""
+        now = self._clock.monotonic()
+        late = {index: error for index, item in enumerate(items) if (error := _too_late(item, now)) is not None}
+        alive = [item for index, item in enumerate(items) if index not in late] if late else items
+        decided = await self._spend.decide([_operation(item) for item in alive])
+        outcomes: list[Outcome | Asker] = [
+            self._after(item, outcome, now) if isinstance(item, _WAITING) else outcome
+            for item, outcome in zip(alive, decided.outcomes, strict=True)
+        ]
+        if len(self._lines):
+            self._lines.moved((*decided.changes.seen_budgets, *decided.changes.budgets))
+        report_refusals(
+            outcome
+            for item, outcome in zip(alive, outcomes, strict=True)
+            if not (isinstance(item, Wait) and item.place.key in self._waits)
+        )
+        if not late:
+            return outcomes
+        found = iter(outcomes)
+        return [late[index] if index in late else next(found) for index in range(len(items))]
+
+    def orphan(self, hold: Hold) -> None:
+        """Has a hold freed that was made for somebody who went away before hearing of it."""
+        self._orphans.append(hold)
+        self._news.set()
+
+    def left(self, asker: Asker) -> None:
+        """Learns that an asker went away, told or not."""
+        made, wait = asker.made, asker.wait
+        if made is not None:
+            made.askers -= 1
+            if made.askers == 0 and not made.told:
+                self.orphan(made.hold)
+        if wait is not None:
+            self._detach(wait, asker)
+            if not wait.askers and not wait.trying:
+                self._forget(wait)
+
+    def _after(self, item: Asker | Wait, outcome: Outcome, now: float) -> Outcome | Asker:
+        """Gives or keeps a place in line. Nothing else is decided before this is done."""
+        if isinstance(outcome, BudgetExhausted) and outcome.held_back is not None:
+            return self._kept(item, outcome) if isinstance(item, Wait) else self._parked(item, outcome, now)
+        if isinstance(item, Wait):
+            self._end(item, outcome)
+            return outcome
+        if isinstance(outcome, Hold):
+            if item.gone:
+                self.orphan(outcome)
+            else:
+                item.made = Made(outcome, askers=1)
+        return outcome
+
+    def _parked(self, asker: Asker, refusal: BudgetExhausted, now: float) -> Outcome | Asker:
+        order = asker.order
+        key = order.tenant, order.request_id
+        if asker.gone or asker.until <= now or refusal.held_back is None:
+            return refusal
+        if self._asking >= self._most or self._of_tenant[order.tenant] >= self._most // 2:
+            metrics.QUEUE_REFUSED.labels(NAME).inc()
+            return TooManyWaiting(most=self._most)
+        wait = self._waits.get(key)
+        if wait is not None and digest_of(wait.order) != digest_of(order):
+            return RequestIdReused(str(order.request_id))
+        place = self._lines.join(key, refusal.held_back)
+        if wait is None:
+            wait = self._waits[key] = Wait(order, place, refusal)
+        wait.askers.append(asker)
+        asker.wait = wait
+        asker.future = asyncio.get_running_loop().create_future()
+        self._asking += 1
+        self._of_tenant[order.tenant] += 1
+        self._depth.set(self._asking)
+        self._someone.set()
+        return asker
+
+    def _kept(self, wait: Wait, refusal: BudgetExhausted) -> BudgetExhausted:
+        wait.refusal = refusal
+        if refusal.held_back is not None and wait.place.key in self._waits:
+            self._lines.join(wait.place.key, refusal.held_back)
+        return refusal
+
+    def _end(self, wait: Wait, outcome: Outcome) -> None:
+        """Tells everybody who asks for a request what became of it."""
+        self._forget(wait)
+        askers = [asker for asker in wait.askers if asker.future is not None and not asker.future.done()]
+        for asker in list(wait.askers):
+            self._detach(wait, asker)
+        made = Made(outcome, askers=len(askers)) if isinstance(outcome, Hold) else None
+        if made is not None and not askers:
+            self.orphan(made.hold)
+        for asker in askers:
+            self._tell(asker, outcome, made)
+
+    def _tell(self, asker: Asker, outcome: Outcome, made: Made | None) -> None:
+        future = asker.future
+        if future is None or future.done():
+            return
+        seconds = self._clock.monotonic() - asker.since
+        metrics.HOLD_WAIT.labels(_word_of(outcome)).observe(seconds)
+        if isinstance(outcome, Hold):
+            asker.made = made
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)
+            # Looked at here, so that one whose asker has just gone is not called unhandled.
+            future.exception()
+
+    def _detach(self, wait: Wait, asker: Asker) -> None:
+        if asker.wait is None:
+            return
+        asker.wait = None
+        wait.askers.remove(asker)
+        self._asking -= 1
+        self._of_tenant[asker.order.tenant] -= 1
+        if self._of_tenant[asker.order.tenant] == 0:
+            del self._of_tenant[asker.order.tenant]
+        self._depth.set(self._asking)
+
+    def _forget(self, wait: Wait) -> None:
+        if self._waits.pop(wait.place.key, None) is not None:
+            self._lines.leave(wait.place)
+
+    async def _tick(self) -> None:
+        """Ends the waits whose time is up, and has lines polled."""
+        polled = self._clock.monotonic()
+        while True:
+            if not self._waits:
+                self._someone.clear()
+                await self._someone.wait()
+                polled = self._clock.monotonic()
+            await self._clock.sleep(_TICK_SECONDS)
+            now = self._clock.monotonic()
+            self._give_up(now)
+            if now - polled >= self._poll_seconds:
+                polled, self._poll = now, True
+                self._news.set()
+
+    def _give_up(self, now: float) -> None:
+        for wait in list(self._waits.values()):
+            # What is being decided has an outcome in a moment.
+            for asker in [] if wait.trying else [one for one in wait.askers if one.until <= now]:
+                self._detach(wait, asker)
+                self._tell(asker, wait.refusal, None)
+                report_refusals((wait.refusal,))
+            if not wait.askers and not wait.trying:
+                self._forget(wait)
+
+    async def _retry(self) -> None:
+        """Tries again what may pass now, a group at a time, until cancelled."""
+        while not self._closing:
+            await self._news.wait()
+            self._news.clear()
+            polled, self._poll = self._poll, False
+            places = self._lines.due(self._clock.now())
+            if polled:
+                places = sorted({*places, *self._lines.firsts(_MOST_POLLED)}, key=attrgetter("number"))
+            waits = [self._waits[place.key] for place in places]
+            for wait in waits:
+                wait.trying = True
+            await asyncio.gather(self._try(waits), self._free_orphans())
+
+    async def _try(self, waits: Sequence[Wait]) -> None:
+        outcomes = await self._submitted(waits)
+        for wait, outcome in zip(waits, outcomes, strict=True):
+            wait.trying = False
+            if wait.place.key not in self._waits:
+                continue
+            if isinstance(outcome, MeshError) and not isinstance(outcome, BudgetExhausted):
+                # The group failed as a whole: nobody had a place taken away.
+                self._end(wait, outcome)
+            elif not wait.askers:
+                self._forget(wait)
+
+    async def _free_orphans(self) -> None:
+        orphans, self._orphans = self._orphans, []
+        outcomes = await self._submitted([Abandon(tenant=hold.tenant, hold=hold.id, made=hold) for hold in orphans])
+        for hold, outcome in zip(orphans, outcomes, strict=True):
+            if isinstance(outcome, MeshError):
+                log.warning("a hold that nobody waits for is left to expire", hold_id=str(hold.id), error=str(outcome))
+
+    async def _submitted(self, items: Sequence[Item]) -> Sequence[Hold | Asker | MeshError]:
+        if not items or self._group is None:
+            return ()
+        try:
+            return await self._group.submit_many(items)
+        except MeshError as error:
+            return [error] * len(items)
+        except Exception:  # a consumer loop: those who wait get it, the loop goes on
+            log.exception("a group of waiting calls failed")
+            return [Internal("deciding a group of calls failed")] * len(items)
+
+
+def _operation(item: Item) -> Operation:
+    return item.order if isinstance(item, _WAITING) else item
+
+
+def _too_late(item: Item, now: float) -> MeshError | None:
+    """Says why nothing may be held for an item any more."""
+    if isinstance(item, Asker):
+        if item.gone:
+            return Cancelled("whoever asked went away")
+        return DeadlineExceeded("the time of this call is used up") if item.deadline <= now else None
+    if isinstance(item, Wait) and all(asker.until <= now for asker in item.askers):
+        return item.refusal
+    return None
+
+
+def _word_of(outcome: Outcome) -> str:
+    if isinstance(outcome, Hold):
+        return "got"
+    return outcome.cause.value if isinstance(outcome, BudgetExhausted) else outcome.kind.value
