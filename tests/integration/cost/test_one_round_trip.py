@@ -19,7 +19,7 @@ from services.cost.domain.hold_lines import HoldLines
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.spend_book import Changes, SpendBook
-from services.cost.domain.terms import BudgetMode, Terms
+from services.cost.domain.terms import BudgetMode, Terms, TermsChange
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.price_repository import PriceRepository
@@ -42,7 +42,6 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import provision
 from services.meshkit.testing.fake_clock import FakeClock
-from tests.support.known_tenants import KnownTenants
 from tests.support.money import a_price, a_purpose
 from tests.support.unknown_prices import refused_unknown_prices
 
@@ -137,12 +136,8 @@ class Ledger:
         return [_told(outcome) for outcome in outcomes]
 
     async def limit(self, replica: int, tenant: int, limit: int) -> None:
-        change = SetBudgetLimit(
-            begin=self.stores[replica].begin,
-            last_seen=self.memories[replica],
-            tenants=KnownTenants(),
-            clock=self._place.clock,
-        )
+        store, clock = self.stores[replica], self._place.clock
+        change = SetBudgetLimit(begin=store.begin, last_seen=self.memories[replica], clock=clock)
         await change(self.tenants[tenant], tenant_budget_id(self.tenants[tenant]), NanoUsd(limit))
 
     async def grow(self, replica: int, tenant: int, key: NodeKey, terms: Terms | None) -> str:
@@ -153,7 +148,7 @@ class Ledger:
                 await RemoveBudget(begin=store.begin, clock=clock)(self.tenants[tenant], key)
             else:
                 change = SetBudget(begin=store.begin, clock=clock)
-                await change(self.tenants[tenant], key, terms)
+                await change(self.tenants[tenant], key, TermsChange.whole(terms))
         except MeshError as refusal:
             return refusal.reason
         return "done"
