@@ -52,6 +52,13 @@ class CostSettings(ServiceSettings):
         description="Lowest ceiling that tokens without a price are held and charged at, nano-USD per million (600 USD:"
         " no shipped price is higher). As long as no model costs more, no budget is exceeded by what providers charge.",
     )
+    hold_days: int = Field(
+        default=90,
+        ge=0,
+        le=36_500,
+        description="Days that holds of ended calls are kept. So long a repeat of a request finds its hold, late usage"
+        " corrects an assumed charge, and a charge can be priced anew. Charges stay. 0 keeps holds for ever.",
+    )
     price_refresh_seconds: float = Field(
         default=60.0, gt=0, le=3600, description="How long a price changed by another replica may go unseen."
     )

@@ -19,6 +19,7 @@ from services.cost.domain.unknown_price import UnknownPriceRule
 from services.cost.prices.snapshot import shipped_prices
 from services.cost.settings import CostSettings
 from services.cost.storage.budget_repository import BudgetRepository
+from services.cost.storage.hold_retention import HoldRetention
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.price_repository import PriceImports, PriceRepository
 from services.cost.storage.repricing_store import RepricingStore
@@ -41,6 +42,7 @@ from services.cost.usecases.expire_holds import ExpireHolds
 from services.cost.usecases.export_costs import ExportCosts
 from services.cost.usecases.follow_quotas import FollowQuotas
 from services.cost.usecases.forecast_spend import ForecastSpend
+from services.cost.usecases.forget_holds import ForgetHolds
 from services.cost.usecases.get_budget import GetBudget
 from services.cost.usecases.hold_queue import Asker, HoldQueue, Item
 from services.cost.usecases.import_prices import ImportPrices
@@ -224,6 +226,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                         keep_days=settings.event_days,
                     ),
                     KeepUses(uses=UseStore(maintenance), clock=clock),
+                    ForgetHolds(holds=HoldRetention(maintenance), clock=clock, keep_days=settings.hold_days),
                     ForgetRequests(maintenance, clock=clock),
                     *guard.background,
                 ),

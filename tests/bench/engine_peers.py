@@ -1,7 +1,6 @@
 """LangGraph with its Postgres checkpointer, and DBOS: durable steps that do nothing, on the same Postgres.
 
-Each is installed once into an environment of its own below `.out/`, from the package index that `uv` uses; where that
-cannot be done it is left out.
+One that cannot be installed is left out.
 """
 
 import asyncio
@@ -13,6 +12,7 @@ from secrets import token_hex
 from typing import Final
 
 from tests.bench.engine_ground import Ground
+from tests.bench.peer_environment import installed
 
 #: Durable steps per second, by name.
 Peers = dict[str, float]
@@ -23,9 +23,7 @@ PEERS: Final = {
 }
 RUNS: Final = 100
 SECONDS: Final = 5.0
-_HOME: Final = Path(__file__).parents[2] / ".out" / "bench-peers"
 _HERE: Final = Path(__file__).parent
-_INSTALL_SECONDS: Final = 240.0
 _RUN_SECONDS: Final = 90.0
 
 
@@ -34,27 +32,13 @@ async def measure_peers(ground: Ground) -> Peers:
     peers: Peers = {}
     for name, packages in PEERS.items():
         try:
-            python = await asyncio.to_thread(_installed, name, packages)
+            python = await asyncio.to_thread(installed, name, packages)
             database = f"bench_{name}_{token_hex(4)}"
             await ground.administer(f"CREATE DATABASE {database}")
             peers[name] = await asyncio.to_thread(_measured, python, name, ground.url(database))
         except (subprocess.SubprocessError, OSError, ValueError) as error:
             sys.stderr.write(f"{name} is left out: {error}\n")
     return peers
-
-
-def _installed(name: str, packages: tuple[str, ...]) -> Path:
-    home = _HOME / name
-    python = home / "bin" / "python"
-    if not (home / ".ready").exists():
-        uv = Path(sys.executable).with_name("uv")
-        for command in (
-            (uv, "venv", "--quiet", "--clear", "--python", sys.executable, home),
-            (uv, "pip", "install", "--quiet", "--python", python, *packages),
-        ):
-            subprocess.run(command, check=True, timeout=_INSTALL_SECONDS, capture_output=True)
-        (home / ".ready").touch()
-    return python
 
 
 def _measured(python: Path, name: str, url: str) -> float:

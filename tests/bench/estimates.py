@@ -1,8 +1,11 @@
 """How good estimates are of what was never run, and how long one takes.
 
-The workflows are those of docs/workflows.md in five versions each, with inputs from ten bytes to a hundred thousand and
-answers of varying length from a seeded generator (`tests/support/estimated_runs.py`). Each split leaves out one version
-of all workflows and a fifth of all input lengths: they are estimated, never learnt from.
+The workflows are those of docs/workflows.md in five versions each, with inputs of a hundred to twenty thousand bytes
+and answers of varying length from a seeded generator (`tests/support/estimated_runs.py`). Each split leaves out one
+version of all workflows and a fifth of all input lengths, learns from 1,000 runs of the rest, and estimates 300 runs of
+what was left out; nothing is learnt from those. What an estimate's median is held against is the median of what the
+same request takes, made 300 times: the medians of unlike runs thrown together are apart even for one who knows the
+generator.
 """
 
 import asyncio
@@ -23,7 +26,7 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import provision
 from services.orchestrator.domain.estimator import Habits, learn
-from services.orchestrator.domain.run_shape import Amount, SeenRun, SeenTurn
+from services.orchestrator.domain.run_shape import SeenRun, SeenTurn
 from services.orchestrator.domain.terms import DEFAULT_MAX_COST
 from services.orchestrator.record.run_shapes import shape_of
 from services.orchestrator.storage.estimates import SqlEstimates
@@ -109,6 +112,26 @@ async def _preflights(store: SqlEstimates) -> tuple[float, float]:
     return statistics.median(took), took[int(len(took) * 0.95)]
 
 
+def _report(count: int, shift_at: int | None) -> list[str]:
+    """Prints how good estimates are; gives what misses its bound."""
+    missed: list[str] = []
+    when = "steady" if shift_at is None else f"all answers 1.7 times as long from run {shift_at} on"
+    print(f"{count} splits, after 1,000 runs, {when}:")
+    slack = 0.02 if _SHORT else 0.0
+    for amount, held in splits(range(count), shift_at=shift_at).items():
+        worst, far = held.worst_workflow
+        meanwhile = f"   meanwhile {statistics.mean(held.meanwhile):.1%}" if held.meanwhile else ""
+        print(
+            f"  {amount.name.lower():14} coverage {held.coverage:.1%} of 90 %   |median estimate - median actual| "
+            f"{held.distance:.1%}, to one side {held.bias:+.1%}, the most {worst} {far:+.1%}{meanwhile}"
+        )
+        if not 0.88 - slack <= held.coverage <= 0.92 + slack:
+            missed.append(f"coverage of {amount.name}")
+        if held.distance > 0.05 + slack or abs(held.bias) > 0.05:
+            missed.append(f"median of {amount.name}")
+    return missed
+
+
 def main() -> None:
     """Prints the figures; fails where one misses its bound."""
     missed: list[str] = []
@@ -117,20 +140,9 @@ def main() -> None:
     print(f"preflight of 50 nodes on Postgres: p50 {middle:.1f} ms, p95 {tail:.1f} ms (goal: 20 ms)")
     if middle > 20:
         missed.append("50 nodes")
-    count = 6 if _SHORT else 50
+    count = 4 if _SHORT else 50
     for shift_at in (None, 500):
-        figures = splits(range(count), shift_at=shift_at)
-        print(f"{count} splits of 1,000 runs, {'steady' if shift_at is None else f'shift at run {shift_at}'}:")
-        for amount in Amount:
-            print(
-                f"  {amount.name.lower():14} coverage {figures.coverage[amount]:6.1%} of 90 %   "
-                f"median estimate/actual {figures.off[amount]:+6.1%}   ({figures.count} runs)"
-            )
-            slack = 0.02 if _SHORT else 0.0
-            if not 0.88 - slack <= figures.coverage[amount] <= 0.92 + slack:
-                missed.append(f"coverage of {amount.name}")
-            if abs(figures.off[amount]) > 0.05:
-                missed.append(f"median of {amount.name}")
+        missed += _report(count, shift_at)
     if missed:
         raise SystemExit(f"missed: {', '.join(missed)}")
 

@@ -34,9 +34,21 @@ class Report:
         self._bench = bench
 
     def __call__(
-        self, name: str, value: float, unit: str, *, better: str = "lower", goal: float | None = None, note: str = ""
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        *,
+        better: str = "lower",
+        goal: float | None = None,
+        peers: Mapping[str, float] | None = None,
+        note: str = "",
     ) -> None:
-        """Prints one figure."""
+        """Prints one figure.
+
+        Args:
+            peers: what others make of the same, by name.
+        """
         line = {
             "bench": self._bench,
             "figure": name,
@@ -44,7 +56,7 @@ class Report:
             "unit": unit,
             "better": better,
             "goal": goal,
-            "peers": {},
+            "peers": dict(peers or {}),
             "note": note,
         }
         sys.stdout.write(json.dumps(line) + "\n")

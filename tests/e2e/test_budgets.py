@@ -1,5 +1,6 @@
 """Budgets of projects and agents as people set them on the command line, and what they do to runs."""
 
+import asyncio
 import csv
 import json
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from comitia_sdk.aio import AsyncClient
 from comitia_sdk.sync import Client
+from tests.e2e.conftest import until
 from tests.e2e.test_command_line import AGENT, Shell
 from tests.support.mesh import RunningMesh
 
@@ -62,7 +65,7 @@ def test_a_project_at_its_cap_stops_and_others_go_on_until_it_is_raised(shell: S
     daily = ("--budget", "project:atlas", "--period", "day", "--zone", "Europe/Berlin")
     made = shell.json("budget", "set", "0.000001", *daily)
     assert (made["period"], made["zone"], made["limit_nano_usd"]) == ("BUDGET_PERIOD_DAY", "Europe/Berlin", "1000")
-    assert f"{made['budget_id']!r} has 1000 nano_usd left" in think(shell, "atlas", code=1)
+    assert f"({made['budget_id']}) has $0.000001 left" in think(shell, "atlas", code=1)
     assert int(status(shell, "project:atlas")["budget"]["spent_nano_usd"]) <= 1000
     think(shell, "borealis")
 
@@ -96,7 +99,7 @@ def test_a_budget_that_degrades_lets_the_cheapest_model_through_up_to_its_limit(
         think(shell, "calls")
         levels.append(status(shell, "project:calls")["level"].removeprefix("BUDGET_LEVEL_"))
     assert [*dict.fromkeys(levels)] == ["OK", "DEGRADED", "EXHAUSTED"]
-    assert f"{made['budget_id']!r} has 0 calls left" in think(shell, "calls", code=1)
+    assert f"({made['budget_id']}) has 0 calls left" in think(shell, "calls", code=1)
     assert status(shell, "project:calls")["budget"]["calls"] == {
         "limit": "6",
         "spent": "6",
@@ -162,3 +165,45 @@ def test_where_spend_is_heading_is_shown_and_a_spike_may_degrade_a_budget(shell:
     assert shell.json("budget", "on-spike", "project:heading", "--minutes", "30")["degrade_seconds"] == 1800
     assert "30" in shell.run("budget", "on-spike")
     assert shell.json("budget", "on-spike", "project:heading", "--minutes", "0").get("degrade_seconds", 0) == 0
+
+
+@pytest.mark.timeout(420)
+def test_what_runs_took_is_drawn_beside_what_was_expected(shell: Shell) -> None:
+    warned = shell.json("run", "start", "think", "--preflight", "warn")["run_id"]
+    shell.run("run", "watch", warned)
+    silent = shell.json("run", "start", "think")["run_id"]
+    shell.run("run", "watch", silent)
+    shown = shell.run("run", "show", warned)
+    assert "estimated" in shown
+    assert shown.count("; took ") == 3
+    session = shell.json("session", "start", "Why rivers?", "-a", "Ada", "--rounds", "1", "--preflight", "warn")
+    shell.run("session", "watch", session["session_id"])
+
+    async def learn() -> None:
+        async with AsyncClient(shell.mesh.url, api_key=shell.key) as client:
+
+            async def learnt() -> bool:
+                runs = {run.run_id async for run in client.estimates.list(page_size=500)}
+                return runs >= {silent, session["session_id"]}
+
+            await until(learnt, seconds=240)
+
+    for noun in ("session", "run"):
+        assert shell.run(noun, "show", session["session_id"]).count("; took ") == 3
+
+    # Runs are learnt from a minute after they began.
+    asyncio.run(learn())
+    assert "made after its end" in shell.run("run", "show", silent)
+    runs = shell.json("estimate", "think", "--history")
+    assert {run["reference"] for run in runs} == {"think@1.0.0"}
+    assert all(int(run["cost_nano_usd"]) > 0 for run in runs)
+    # The latest rests on the one before it at least, so its interval was held against what came.
+    assert int(runs[0]["estimate"]["calibrated_on"]) > 0
+    drawn = shell.run("estimate", "think", "--history").splitlines()
+    assert drawn[0].split() == ["ended", "estimated", "actual", "run"]
+    rows = [line for line in drawn if "run_" in line]
+    assert [line.split("  ")[-1].split()[0] for line in rows] == [run["run_id"] for run in reversed(runs)]
+    assert all("─" in line and ("●" in line or "○" in line) for line in rows)
+    assert "90 % is promised" in drawn[-1]
+    sessions = [run for run in shell.json("estimate", "--history") if run["reference"] == "debate"]
+    assert [run["run_id"] for run in sessions] == [session["session_id"]]

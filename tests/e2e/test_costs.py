@@ -137,7 +137,7 @@ def test_price_lists_that_overlap_or_leave_a_gap_are_refused_as_a_whole(mesh: Ru
     for fault, lines in lists.items():
         file = tmp_path / f"{fault}.csv"
         file.write_text(head + lines)
-        refused = mesh.comitia("prices", "import", str(file), check=2).stderr
+        refused = mesh.comitia("prices", "import", str(file), "--apply", check=2).stderr
         assert "PRICE_LIST_WRONG" in refused
         assert (fault in refused, "line 2" in refused) == (True, True)
     assert "there is no price of 'acme/odd'" in mesh.comitia("prices", "show", "acme/odd", check=1).stderr

@@ -41,16 +41,23 @@ def models(shell: Shell, project: str) -> dict[str, int]:
     return {line["key"]: int(line["event_count"]) for line in lines if not line["key"].startswith("text-embedding")}
 
 
-def test_runs_go_on_with_the_cheaper_model_from_the_warning_on(dear_and_cheap: RunningMesh, tmp_path: Path) -> None:
-    file = tmp_path / "prices.csv"
+@pytest.fixture(scope="module")
+def shell(dear_and_cheap: RunningMesh, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Gives the command line of a tenant that has a workflow of one answer, with prices for both models."""
+    folder = tmp_path_factory.mktemp("degrading")
+    file = folder / "prices.csv"
     file.write_text(PRICES)
     dear_and_cheap.comitia("prices", "import", str(file), "--apply")
     with Client(dear_and_cheap.url, api_key=dear_and_cheap.admin_key) as operator:
         shell = Shell(dear_and_cheap, operator.tenants.create("thrifty").admin_api_key)
     for noun, text in (("agent", AGENT.format(name="Ada")), ("workflow", THINK)):
-        file = tmp_path / f"{noun}.yaml"
+        file = folder / f"{noun}.yaml"
         file.write_text(text)
         shell.run(noun, "create", str(file))
+    return shell
+
+
+def test_runs_go_on_with_the_cheaper_model_from_the_warning_on(shell: Shell) -> None:
     shell.run("budget", "set", "5.00", "--budget", "project:thrift", "--degrade", "--calls", "100", "--warn-at", "2")
     think(shell, "thrift")
     assert models(shell, "thrift") == {"gpt-4o": 1}
@@ -61,3 +68,49 @@ def test_runs_go_on_with_the_cheaper_model_from_the_warning_on(dear_and_cheap: R
     assert models(shell, "thrift") == {**before, "small": before.get("small", 0) + 1}
     think(shell, "elsewhere")
     assert models(shell, "elsewhere") == {"gpt-4o": 1}
+
+
+def test_a_run_that_does_not_fit_asks_the_cheaper_model_from_the_first_call_on(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "frugal.yaml"
+    file.write_text(THINK.replace("name: think", "name: frugal\npolicy: {preflight: degrade}"))
+    assert "sound" in shell.run("workflow", "validate", str(file))
+    shell.run("workflow", "create", str(file))
+    assert "preflight  degrade" in shell.run("workflow", "show", "frugal")
+    dear = int(shell.json("estimate", "frugal")["cost_nano_usd"]["median"])
+    shell.run("budget", "set", f"{dear / 2e9:.9f}", "--budget", "project:frugal")
+
+    def begun(*more: str) -> str:
+        found: str = shell.json("run", "start", "frugal", "--label", "project=frugal", *more)["run_id"]
+        shell.run("run", "watch", found)
+        return found
+
+    said = shell.run("run", "show", begun())
+    assert "degraded to openai_compatible/small" in said
+    assert "; took $" in said
+    assert models(shell, "frugal") == {"small": 1}
+    # What the start says goes before what the workflow says.
+    refused = shell.run("run", "start", "frugal", "--label", "project=frugal", "--preflight", "reject", code=1)
+    assert "ESTIMATE_EXCEEDS_BUDGET" in refused
+    assert "project:frugal" in refused
+    # A session finds its cheaper model just so.
+    asked = ("Why rivers?", "-a", "Ada", "--rounds", "1")
+    dear = int(shell.json("estimate", "--session", *asked)["cost_nano_usd"]["median"])
+    session = shell.json("session", "start", *asked, "--preflight", "degrade", "--max-cost", f"{dear / 2e9:.9f}")
+    assert session["estimate"]["degraded_to"] == "openai_compatible/small"
+    shell.run("session", "watch", session["session_id"])
+    assert 0 < int(shell.json("session", "show", session["session_id"])["cost_nano_usd"]) < dear / 10
+
+
+def test_a_run_that_another_one_starts_is_not_held_up_by_itself(shell: Shell, tmp_path: Path) -> None:
+    for name, text in (
+        ("warned", THINK.replace("name: think", "name: warned\npolicy: {preflight: warn}")),
+        ("above", "name: above\nversion: 1.0.0\nnodes:\n  - {id: below, run: warned}\n"),
+    ):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(text)
+        shell.run("workflow", "create", str(file))
+    assert shell.json("run", "start", "warned").get("estimate") is not None
+    shell.run("run", "watch", shell.json("run", "start", "above", "--preflight", "warn")["run_id"])
+    by_workflow = {run["workflow"]: run for run in shell.json("run", "list") if run["parent_run_id"]}
+    assert "estimate" not in by_workflow["warned@1.0.0"]
+    assert by_workflow["warned@1.0.0"]["state"] == "RUN_STATE_SUCCEEDED"

@@ -1,4 +1,4 @@
-"""Runs from a seeded generator: workflows in versions, inputs of any length, answers of varying length."""
+"""Runs from a seeded generator: the shipped workflows in versions, inputs of any length, answers of varying length."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 from services.orchestrator.domain.run_shape import PartShape, Prices, RunShape, SeenRun, SeenTurn, TurnShape
+from tests.support import shipped_workflows
 
 PRICES = {
     "small": Prices(input=150_000_000, output=600_000_000),
@@ -16,8 +17,12 @@ _AGENTS = {
     "Athena": ("large", 5.0, 0.25, 0.30),
     "Apollo": ("small", 4.4, 0.10, 0.45),
     "Hermes": ("small", 5.6, 0.35, 0.25),
+    "invoice_summary": ("large", 4.8, 0.30, 0.35),
 }
-_LONGEST = 2_048
+#: How often a node is made for which a condition decides.
+_CHANCES = {"nodes/pay": 0.8}
+_CHANCE = 0.3
+_LONGEST = shipped_workflows.LONGEST_ANSWER
 
 
 @dataclass(frozen=True)
@@ -70,26 +75,27 @@ def summaries(version: int, size: int, pages: int) -> RunShape:
     return RunShape(name="workflow:summaries", reference=f"summaries@1.{version}.0", parts=parts)
 
 
-def generate(seed: int, count: int, *, shift_at: int | None = None, shift: float = 1.7) -> Sequence[Generated]:
-    """Makes runs in the order in which they ended.
+def generate(seed: int, count: int) -> Sequence[Generated]:
+    """Makes runs in the order in which they ended."""
+    random = Random(seed)
+    return [one_run(random) for _ in range(count)]
+
+
+def one_run(random: Random, *, longer: float = 1.0) -> Generated:
+    """Makes a run of any of the workflows.
 
     Args:
-        shift_at: from this run on every answer is `shift` times as long.
+        longer: every answer is so many times as long.
     """
-    random = Random(seed)
-    return [_one(random, shift if shift_at is not None and number >= shift_at else 1.0) for number in range(count)]
-
-
-def _one(random: Random, longer: float) -> Generated:
-    version, size = random.randrange(5), int(math.exp(random.gauss(7.3, 0.8)))
-    match random.randrange(3):
-        case 0:
-            shape = greet(version, size)
-        case 1:
-            shape = claim(version, size)
-        case _:
-            shape = summaries(version, size, random.randint(2, 12))
+    version, size = random.randrange(shipped_workflows.VERSIONS), an_input_length(random)
+    name = random.choice(shipped_workflows.names())
+    shape = shipped_workflows.shape(name, version, shipped_workflows.an_input(name, size, random))
     return Generated(shape=shape, version=version, input_bytes=size, seen=make(random, shape, longer))
+
+
+def an_input_length(random: Random) -> int:
+    """Gives the length of the texts of an input, bytes: a hundred to twenty thousand, seldom beyond."""
+    return int(math.exp(random.gauss(7.3, 0.8)))
 
 
 def make(random: Random, shape: RunShape, longer: float = 1.0) -> SeenRun:
@@ -101,7 +107,7 @@ def make(random: Random, shape: RunShape, longer: float = 1.0) -> SeenRun:
     made: dict[int, int] = {}
     read_all = said_all = money = 0.0
     for place, part in enumerate(shape.parts):
-        if part.conditional and random.random() > 0.3:
+        if part.conditional and random.random() > _CHANCES.get(part.place, _CHANCE):
             made[place] = 0
             said.append(0.0)
             ends.append(max((ends[before] for before in part.after), default=0.0))
@@ -111,6 +117,8 @@ def make(random: Random, shape: RunShape, longer: float = 1.0) -> SeenRun:
         for _ in range(items):
             if part.turn is None:
                 seconds = random.lognormvariate(0.2, 0.3) if part.work else 0.0
+                if part.work.startswith("tool:"):
+                    spoken += random.lognormvariate(5.5, 0.5)
                 if part.work:
                     turns.append(SeenTurn(part=place, input_tokens=0, output_tokens=0, seconds=seconds))
             else:
@@ -127,6 +135,6 @@ def make(random: Random, shape: RunShape, longer: float = 1.0) -> SeenRun:
             took += seconds
         # Places of a map beside one another.
         rounds = took * math.ceil(items / part.parallel) / max(items, 1)
-        said.append(spoken if part.turn is not None else sum(said[before] for before in part.after))
+        said.append(spoken or sum(said[before] for before in part.after))
         ends.append(max((ends[before] for before in part.after), default=0.0) + rounds)
     return SeenRun(totals=(read_all, said_all, money, max(ends)), turns=turns, made=made)

@@ -129,12 +129,15 @@ class MemoryTable:
 
     # --- EmbedWork ---
 
-    async def claim(self, tenant: TenantId, *, most: int) -> Sequence[Memory]:
+    async def claim(self, tenant: TenantId, *, project: str | None, most: int) -> Sequence[Memory]:
         self.faults.hit()
         found = [
             row
             for row in sorted(self.rows.values(), key=lambda row: row.memory.id)
-            if row.memory.tenant == tenant and row.memory.placement is Placement.PENDING and not row.claimed
+            if row.memory.tenant == tenant
+            and row.memory.placement is Placement.PENDING
+            and not row.claimed
+            and project in (None, row.memory.project)
         ][:most]
         for row in found:
             row.claimed = True

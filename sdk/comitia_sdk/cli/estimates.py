@@ -11,6 +11,7 @@ from comitia_sdk.cli.failure import EXIT_USAGE, CommandFailed
 from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, one_line, show_json, show_lines
 from comitia_sdk.cli.pairs import values_of
 from comitia_sdk.cli.reading import read_dollars, read_mapping
+from comitia_sdk.cli.tokens import tokens_in, tokens_out
 
 if TYPE_CHECKING:
     from comitia.orchestrator.v1.estimate_pb2 import EstimatedRun, EstimateRange, RunEstimate
@@ -161,18 +162,7 @@ def estimated_after(mesh: "Client", seen: "Run | Session", run_id: str) -> str:
 
 def _against(found: "RunEstimate", seen: "Run | Session", told: str) -> str:
     """Holds cost and tokens that were taken against an estimate, a line for each."""
-    usage, done = seen.usage, _succeeded(seen)
-    read = sum(
-        (
-            usage.input_tokens,
-            usage.cache_read_tokens,
-            usage.cache_write_5m_tokens,
-            usage.cache_write_1h_tokens,
-            usage.audio_in_tokens,
-            usage.image_tokens,
-        )
-    )
-    said = usage.output_tokens + usage.reasoning_tokens + usage.audio_out_tokens
+    done, read, said = _succeeded(seen), tokens_in(seen.usage), tokens_out(seen.usage)
     taken = (
         (_money(found), dollars(seen.cost_nano_usd), found.cost_nano_usd, seen.cost_nano_usd),
         (_range(found.input_tokens, "tokens in"), f"{read:,}", found.input_tokens, read),

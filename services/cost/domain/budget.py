@@ -11,6 +11,7 @@ from services.cost.domain.amounts import MAX_LIMIT, NONE, UNLIMITED, Amounts, Ga
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, RefusalCause
 from services.cost.domain.period import Period, end_of, since_when, start_of
 from services.cost.domain.terms import WARN_AT, BudgetMode, Rules, Terms
+from services.meshkit.core.changing import changing
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
@@ -246,7 +247,7 @@ class Budget:
         """
         hard = self.hard
         money = self.money.moved(held.money, spent.money, hard=hard)
-        moved = replace(
+        moved = _changed(
             self,
             held=NanoUsd(money.held),
             spent=NanoUsd(money.spent),
@@ -429,6 +430,9 @@ class Budget:
             exhausted=False,
             warned=Warned.NOTHING,
         )
+
+
+_changed: Final = changing(Budget)
 
 
 def checked_limit(limit: int, *, least: int, field: str = "limit_nano_usd", unit: str = "nano-USD") -> NanoUsd:

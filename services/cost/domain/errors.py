@@ -8,12 +8,22 @@ from uuid import UUID
 
 from services.meshkit.core.errors import AlreadyExists, Conflict, Exhausted, Invalid, NotFound, Precondition
 from services.meshkit.core.ids import from_uuid
+from services.meshkit.core.money import format_usd
 
 if TYPE_CHECKING:
     from services.cost.domain.hold_lines import HeldBack
 
 #: When a refusal caused by money that is only held may be worth another try.
 _HELD_RETRY: Final = timedelta(seconds=1)
+
+
+def _written(amount: int, unit: str) -> str:
+    """Writes an amount of a budget as people read it."""
+    if unit == "nano_usd":
+        return format_usd(amount)
+    if unit == "wall_ms":
+        return f"{amount} ms"
+    return f"{amount} {unit.removesuffix('s') if amount == 1 else unit}"
 
 
 class RefusalCause(StrEnum):
@@ -48,8 +58,8 @@ class BudgetExhausted(Exhausted):
         amounts: dict[str, Any] = {f"asked_{unit}": asked, f"left_{unit}": left}
         why = f"{cause}: calls that came before wait for it" if in_line else cause
         super().__init__(
-            f"budget {name!r} ({budget_id}) has {left} {unit} left and {asked} were asked ({why}); raise its limit to"
-            " go on",
+            f"budget {name!r} ({budget_id}) has {_written(left, unit)} left, and the call may take"
+            f" {_written(asked, unit)} ({why}); raise its limit to go on",
             retry_after=_HELD_RETRY if cause is RefusalCause.HELD else None,
             budget=budget_id,
             budget_name=name,
@@ -124,8 +134,8 @@ class BudgetInUse(Precondition):
     def __init__(self, budget: UUID, *, name: str, held: int, calls: int) -> None:
         budget_id = from_uuid("budget", budget)
         super().__init__(
-            f"{calls} calls in progress hold {held} nano-USD of budget {name!r} ({budget_id}); remove it when they are"
-            " settled",
+            f"{calls} calls in progress hold {format_usd(held)} of budget {name!r} ({budget_id}); remove it when they"
+            " are settled",
             budget=budget_id,
             budget_name=name,
             held_nano_usd=held,

@@ -25,6 +25,7 @@ from services.cost.domain.errors import (
     SettledDifferently,
 )
 from services.meshkit.content import CallContext, Usage
+from services.meshkit.core.changing import changing
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 
@@ -213,7 +214,7 @@ class Hold:
         if self.state not in (HoldState.DISPATCHED, HoldState.ASSUMED):
             raise HoldNotDispatched(self.id, state=self.state.name.lower())
         charged_at = self.charged_at if self.state is HoldState.ASSUMED else now
-        return replace(self, state=HoldState.SETTLED, charged=charge, usage=usage, charged_at=charged_at)
+        return _changed(self, state=HoldState.SETTLED, charged=charge, usage=usage, charged_at=charged_at)
 
     def release(self, *, dispatched_unbilled: bool) -> "Hold":
         """Frees the money of a call that was never sent or is not billed. Harmless to repeat.
@@ -235,6 +236,9 @@ class Hold:
         if self.state is HoldState.RESERVED:
             return replace(self, state=HoldState.RELEASED)
         return replace(self, state=HoldState.ASSUMED, charged=self.amount, charged_at=now)
+
+
+_changed: Final = changing(Hold)
 
 
 def _milliseconds(span: timedelta) -> int:

@@ -1,9 +1,9 @@
 """How a tenant used models, day by day: the ground of recommendations."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import groupby
 from typing import Final, NamedTuple
 
 from services.cost.domain.hold import CostKind
@@ -92,15 +92,20 @@ def use_of(*, kind: CostKind, provider: str, model: str, agent: str, days: Seque
 
     Lengths are known to a fifth: calls of one shape count with their mean.
     """
-    shapes = [shape for day in days for shape in day.shapes]
-    usual = _length_at(_USUAL, shapes)
-    usual_ratio, _ = _place(_USUAL, shapes, lambda shape: shape.ratio_step)
+    calls_of, tokens_of, ratios = Counter[int](), Counter[int](), Counter[int]()
+    for day in days:
+        for prompt_step, ratio_step, calls, prompt_tokens in day.shapes:
+            calls_of[prompt_step] += calls
+            tokens_of[prompt_step] += prompt_tokens
+            ratios[ratio_step] += calls
+    short, middle = _place(_SHORT, calls_of), _place(_USUAL, calls_of)
+    usual, usual_ratio = tokens_of[middle] // max(1, calls_of[middle]), _place(_USUAL, ratios)
     return Use(
         kind=kind,
         provider=provider,
         model=model,
         agent=agent,
-        short_prompt_tokens=_length_at(_SHORT, shapes),
+        short_prompt_tokens=tokens_of[short] // max(1, calls_of[short]),
         days=tuple(_daily(day, usual=usual, usual_ratio=usual_ratio) for day in days),
     )
 
@@ -123,20 +128,11 @@ def _daily(day: UsedDay, *, usual: int, usual_ratio: int) -> DailyUse:
     )
 
 
-def _length_at(percent: int, shapes: Sequence[CallShape]) -> int:
-    _, found = _place(percent, shapes, lambda shape: shape.prompt_step)
-    return sum(shape.prompt_tokens for shape in found) // max(1, sum(shape.calls for shape in found))
-
-
-def _place(
-    percent: int, shapes: Sequence[CallShape], step_of: Callable[[CallShape], int]
-) -> tuple[int, list[CallShape]]:
-    """Gives the first step that so many calls in a hundred lie in or below, and the shapes of it."""
-    wanted = sum(shape.calls for shape in shapes) * percent
-    below = 0
-    for step, some in groupby(sorted(shapes, key=step_of), key=step_of):
-        found = list(some)
-        below += sum(shape.calls for shape in found)
+def _place(percent: int, calls_of: Counter[int]) -> int:
+    """Gives the first step that so many calls in a hundred lie in or below; 0 for none."""
+    wanted, below = calls_of.total() * percent, 0
+    for step in sorted(calls_of):
+        below += calls_of[step]
         if below * 100 >= wanted:
-            return step, found
-    return 0, []
+            return step
+    return 0

@@ -56,6 +56,7 @@ _STALE_UNPRICED: Final = """
         AND h.provider = other.provider AND h.model = other.model AND h.created_time >= other.since
         AND h.created_time < coalesce(other.until, 'infinity')
     LIMIT $6"""
+_KNOWN_FROM: Final = "SELECT holds_from FROM rollup_mark"
 _HOLDS: Final = "SELECT * FROM hold WHERE id = ANY($1::uuid[]) ORDER BY id"
 _LOCK_BUDGETS: Final = """
     SELECT * FROM budget WHERE id IN (SELECT DISTINCT unnest(budget_ids) FROM hold WHERE id = ANY($1::uuid[]))
@@ -152,6 +153,12 @@ async def _stale(scope: DriverScope, tenant: TenantId, span: Span, book: PriceBo
         if items:
             rows = await scope.driver.fetch(statement, tenant, *_columns(items), MOST + 1)
             found += [row["id"] for row in rows]
+    # Read last: what another transaction removed before one of the statements above is told by it.
+    known_from = await scope.driver.fetchval(_KNOWN_FROM)
+    if known_from is not None and (span.start is None or span.start < known_from):
+        raise Invalid(
+            "start_time", f"must be {known_from.isoformat()} or later: what calls held before is known no more"
+        )
     if len(found) > MOST:
         raise Invalid("end_time", f"takes in more than {MOST} charges that change; take less time at once")
     return found

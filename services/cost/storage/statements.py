@@ -79,7 +79,8 @@ LOCK_DUE_HOLDS: Final = """
     ORDER BY id FOR UPDATE SKIP LOCKED"""
 
 #: What was charged to a budget ($2) since a moment ($3), as it counts it: a charge whole if it was made since then, of
-#: a correction of an older one only what came on top. Nothing is counted when there are more than $4 entries.
+#: a correction of an older one only what came on top. It is no answer when there are more than $4 entries, or one whose
+#: hold is gone.
 CHARGED: Final = f"""
     WITH recent AS MATERIALIZED (
         SELECT hold_id, cost_nano_usd, {" + ".join(f"{name}_tokens" for name in USAGE_CLASSES)} AS tokens
@@ -92,10 +93,10 @@ CHARGED: Final = f"""
             greatest(0, floor(extract(epoch FROM expire_time - created_time) * 1000)) AS most_ms,
             greatest(0, floor(extract(epoch FROM charged_time - coalesce(dispatched_time, created_time)) * 1000))
                 AS took_ms
-        FROM changed JOIN hold ON hold.id = hold_id
-        WHERE (SELECT count(*) FROM recent) <= $4 AND hold.tenant_id = $1 AND $2 = ANY(budget_ids)
+        FROM changed LEFT JOIN hold ON hold.id = hold_id
+        WHERE (SELECT count(*) FROM recent) <= $4 AND coalesce($2 = ANY(budget_ids), true)
     )
-    SELECT (SELECT count(*) FROM recent) <= $4 AS all_counted,
+    SELECT (SELECT count(*) FROM recent) <= $4 AND bool_and(id IS NOT NULL) IS NOT FALSE AS all_counted,
         coalesce(sum(CASE WHEN whole THEN charged_nano_usd ELSE greatest(0, money) END), 0)::bigint AS money,
         coalesce(sum(CASE WHEN whole THEN used ELSE greatest(0, tokens) END) FILTER (WHERE counts), 0)::bigint
             AS tokens,

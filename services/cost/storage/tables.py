@@ -163,6 +163,15 @@ HOLD: Final = Table(
     CheckConstraint("amount_nano_usd >= 0 AND charged_nano_usd >= 0", name="ck_hold_not_negative"),
     UniqueConstraint("tenant_id", "request_id", name=UQ_HOLD_REQUEST),
     Index("ix_hold_due", "expire_time", postgresql_where=Column("state").in_((1, 2))),
+    # Finds which prices the charges of a tenant were made with.
+    Index(
+        "ix_hold_priced",
+        "tenant_id",
+        "price_digest",
+        "model",
+        "created_time",
+        postgresql_where=text("state IN (3, 5) AND price_digest IS NOT NULL"),
+    ),
     Index("ix_hold_unpriced", "tenant_id", postgresql_where=Column("ceiling_nano_usd_per_million").isnot(None)),
 )
 
@@ -277,6 +286,8 @@ ROLLUP_MARK: Final = Table(
     Column("ledger_xid", BigInteger, nullable=False),
     # Entries of earlier times may be gone.
     _time("kept_from", nullable=True),
+    # Holds of earlier times may be gone; null: none is.
+    _time("holds_from", nullable=True),
     comment=UNTENANTED + "one place in the ledger for all tenants",
 )
 

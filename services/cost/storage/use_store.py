@@ -4,6 +4,7 @@ A day that is over has no new calls: its charges are of other days, or correctio
 correct, since a bound that was assumed says nothing about how models are used.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -123,7 +124,12 @@ async def uses_between(scope: DriverScope, tenant: TenantId, *, start: datetime,
     grouped: dict[int, list[Record]] = {}
     for row in rows:
         grouped.setdefault(row["use"], []).append(row)
-    return [_use(some) for some in grouped.values()]
+    uses: list[Use] = []
+    for some in grouped.values():
+        uses.append(_use(some))
+        # A month of many agents takes a while to read, and others spend meanwhile.
+        await asyncio.sleep(0)
+    return uses
 
 
 def _use(rows: Sequence[Record]) -> Use:
@@ -140,7 +146,7 @@ def _use(rows: Sequence[Record]) -> Use:
                 usage=usage_of([row[name] for name in _TOKENS]),
                 cost=NanoUsd(row["cost_nano_usd"]),
                 warm_calls=row["warm_calls"],
-                shapes=tuple(CallShape(*shape) for shape in row["shapes"]),
+                shapes=tuple(map(CallShape._make, row["shapes"])),
             )
             for row in rows
         ],

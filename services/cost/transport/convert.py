@@ -25,6 +25,8 @@ _NO_WAIT: Final = timedelta()
 _MOST_BUDGETS: Final = 16
 _MOST_NAME: Final = 200
 _KINDS: Final = {int(kind): kind for kind in CostKind}
+#: Calls of language models, of which there are cheaper ones.
+_WITH_CHEAPER: Final = (CostKind.GENERATE, CostKind.JUDGE)
 _CAUSES: Final = {
     AlertCause.EXHAUSTED: cost_pb2.BUDGET_ALERT_CAUSE_EXHAUSTED,
     AlertCause.OVERRUN: cost_pb2.BUDGET_ALERT_CAUSE_OVERRUN,
@@ -82,7 +84,7 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal, *
         ttl=fields.ttl_of(request.ttl),
         dispatched=request.dispatched,
         # A tool or an embedding has no cheaper form.
-        cheapest=request.cheapest or kind is not CostKind.GENERATE,
+        cheapest=request.cheapest or kind not in _WITH_CHEAPER,
         fence=_fence(request.fence),
         wait=fields.wait_of(request.wait) if request.HasField("wait") else _NO_WAIT,
         left=None if left is None else timedelta(seconds=left),

@@ -37,9 +37,10 @@ class SqlEmbedWork:
         self._rows = rows
         self._lease = lease
 
-    async def claim(self, tenant: TenantId, *, most: int) -> Sequence[Memory]:
+    async def claim(self, tenant: TenantId, *, project: str | None, most: int) -> Sequence[Memory]:
         """See `EmbedWork.claim`."""
-        return await self._rows.memories(await one_trip(self._engine, tenant, CLAIM, tenant, most, self._lease))
+        claimed = await one_trip(self._engine, tenant, CLAIM, tenant, most, self._lease, project)
+        return await self._rows.memories(claimed)
 
     async def give_back(self, tenant: TenantId, memories: Collection[MemoryId]) -> None:
         """See `EmbedWork.give_back`."""

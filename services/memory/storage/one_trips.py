@@ -128,13 +128,14 @@ THOSE: Final = OneTrip(
 #: Takes pending memories for the time of a lease.
 CLAIM: Final = OneTrip(
     name="claim_pending",
-    arguments=("uuid", "int", "interval"),
+    arguments=("uuid", "int", "interval", "text"),
     returns=f"TABLE ({_MEMORIES})",
     body=f"""
         RETURN QUERY UPDATE memory SET lease_until = now() + $3
         WHERE tenant_id = $1 AND memory_id = ANY(ARRAY(
             SELECT memory_id FROM memory
             WHERE tenant_id = $1 AND placement = 1 AND (lease_until IS NULL OR lease_until < now())
+                AND ($4 IS NULL OR project = $4)
             ORDER BY memory_id LIMIT $2 FOR UPDATE SKIP LOCKED))
         RETURNING {COLUMNS};""",  # noqa: S608
 )

@@ -1,6 +1,8 @@
 """Embeds what was remembered, in the background, with the token of a caller of the same tenant.
 
-An embedding needs a principal, for it costs money. So Remember leaves its caller's token here right after its commit.
+An embedding costs the money of the run, the project, the agent and the step that remembered, which the call names. It
+needs a principal, too: Remember leaves its caller's token here right after its commit. A token that is bound to a
+project would have that project pay, so it serves no other.
 Rows that a crash left behind wait for the next caller of their tenant, whose Remember or Recall leaves a token too.
 """
 
@@ -33,6 +35,12 @@ _MOST_PAUSE_SECONDS: Final = 60.0
 #: Pairs of tenant and space whose older vectors were looked for in this process.
 _MOST_SEEN: Final = 10_000
 _QUEUE: Final = "memory.embed"
+
+#: Calls to inference at a time for one tenant.
+_CALLS_TOGETHER: Final = 16
+
+#: Whose memories a token may pay for: those of its tenant, or of the project that it is bound to.
+Reach = tuple[TenantId, str | None]
 
 register("memory.after_upsert")
 log = logger(__name__)
@@ -74,10 +82,10 @@ class EmbedMemories:
         self._gather_seconds = gather_seconds
         self._workers = workers
         #: Whose token to use, and from when on.
-        self._waiting: OrderedDict[TenantId, tuple[Principal, float]] = OrderedDict()
+        self._waiting: OrderedDict[Reach, tuple[Principal, float]] = OrderedDict()
         #: When each tenant may be looked after again, and when one that was refused may be served again.
-        self._looked: OrderedDict[TenantId, float] = OrderedDict()
-        self._resting: OrderedDict[TenantId, float] = OrderedDict()
+        self._looked: OrderedDict[Reach, float] = OrderedDict()
+        self._resting: OrderedDict[Reach, float] = OrderedDict()
         self._seen: OrderedDict[tuple[TenantId, Space], None] = OrderedDict()
         self._wake = asyncio.Event()
         self._paused_until = 0.0
@@ -87,23 +95,23 @@ class EmbedMemories:
 
     def wake(self, principal: Principal) -> None:
         """Queues a tenant that has something to embed; its latest token is the one to use."""
-        tenant, now = principal.tenant, self._clock.monotonic()
-        if now < self._resting.get(tenant, 0.0):
+        reach, now = _reach_of(principal), self._clock.monotonic()
+        if now < self._resting.get(reach, 0.0):
             return
-        queued = self._waiting.get(tenant)
+        queued = self._waiting.get(reach)
         if queued is None and len(self._waiting) >= self._max_tenants:
             metrics.QUEUE_REFUSED.labels(_QUEUE).inc()
             return
-        self._waiting[tenant] = (principal, now + self._gather_seconds if queued is None else queued[1])
+        self._waiting[reach] = (principal, now + self._gather_seconds if queued is None else queued[1])
         self._depth.set(len(self._waiting))
         self._wake.set()
 
     def look(self, principal: Principal) -> None:
         """Queues a tenant that may have something left from before, now and then."""
-        now = self._clock.monotonic()
-        if now < self._looked.get(principal.tenant, now):
+        reach, now = _reach_of(principal), self._clock.monotonic()
+        if now < self._looked.get(reach, now):
             return
-        self._remember_until(self._looked, principal.tenant, now + self._look_seconds)
+        self._remember_until(self._looked, reach, now + self._look_seconds)
         self.wake(principal)
 
     async def __call__(self) -> None:
@@ -113,13 +121,15 @@ class EmbedMemories:
                 tasks.create_task(self._serve(), name=f"{_QUEUE}-{number}")
 
     async def embed_tenant(self, principal: Principal) -> int:
-        """Embeds all that waits of the principal's tenant; returns how many memories.
+        """Embeds all that waits of the principal's tenant, or of the project that its token is bound to.
+
+        Returns: how many memories.
 
         Raises: MeshError: inference or Postgres do not answer; what is left waits for the next caller.
         """
         count = 0
         while True:
-            batch = await self._work.claim(principal.tenant, most=_BATCH_ITEMS)
+            batch = await self._work.claim(principal.tenant, project=principal.project, most=_BATCH_ITEMS)
             if batch:
                 self._sizes.observe(len(batch))
                 count += await self._embed(principal, batch)
@@ -132,12 +142,12 @@ class EmbedMemories:
             while not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
-            tenant, (principal, ready_at) = next(iter(self._waiting.items()))
+            reach, (principal, ready_at) = next(iter(self._waiting.items()))
             pause = max(self._paused_until, ready_at) - self._clock.monotonic()
             if pause > 0:
                 await self._clock.sleep(pause)
                 continue
-            del self._waiting[tenant]
+            del self._waiting[reach]
             self._depth.set(len(self._waiting))
             try:
                 await self.embed_tenant(principal)
@@ -154,34 +164,55 @@ class EmbedMemories:
         log.info("memories wait to be embedded", reason=error.reason)
         now = self._clock.monotonic()
         if error.kind in (ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE):
-            self._waiting.setdefault(principal.tenant, (principal, now))
+            self._waiting.setdefault(_reach_of(principal), (principal, now))
             self._paused_until = now + self._pause_seconds
             self._pause_seconds = min(self._pause_seconds * 2, _MOST_PAUSE_SECONDS)
         elif error.kind not in (ErrorKind.UNAUTHENTICATED, ErrorKind.DENIED):
             # No embedder, no money: the next caller of this moment would be refused as well.
-            self._remember_until(self._resting, principal.tenant, now + self._look_seconds)
+            self._remember_until(self._resting, _reach_of(principal), now + self._look_seconds)
 
-    def _remember_until(self, times: OrderedDict[TenantId, float], tenant: TenantId, until: float) -> None:
-        times[tenant] = until
-        times.move_to_end(tenant)
+    def _remember_until(self, times: OrderedDict[Reach, float], reach: Reach, until: float) -> None:
+        times[reach] = until
+        times.move_to_end(reach)
         if len(times) > self._max_tenants:
             times.popitem(last=False)
 
     async def _embed(self, principal: Principal, batch: Sequence[Memory]) -> int:
         left = {memory.id for memory in batch}
         try:
-            for context, group in _groups(batch):
-                texts = [memory.embeddable_text for memory in group]
-                made = await self._embedder.embed(principal, context, texts, seconds=_EMBED_SECONDS)
-                await self._record(principal.tenant, list(zip(group, made, strict=True)))
-                left.difference_update(memory.id for memory in group)
-                await self._outdate(principal, made[0].space)
+            made, failure = await self._made(principal, batch)
+            for space, some in made.items():
+                await self._record(principal.tenant, some)
+                left.difference_update(memory.id for memory, _ in some)
+                await self._outdate(principal, space)
+            if failure is not None:
+                raise failure
         finally:
             # Also when the server stops: the next process need not wait out the lease.
             if left:
                 with _passed_over("claimed memories wait out their lease"):
                     await self._work.give_back(principal.tenant, left)
         return len(batch)
+
+    async def _made(
+        self, principal: Principal, batch: Sequence[Memory]
+    ) -> tuple[dict[Space, list[tuple[Memory, Embedding]]], BaseException | None]:
+        """Asks for the vectors of a batch, several calls at a time. Gives what was made, and what failed first."""
+        room = asyncio.Semaphore(_CALLS_TOGETHER)
+
+        async def ask(context: CallContext, group: Sequence[Memory]) -> list[tuple[Memory, Embedding]]:
+            async with room:
+                texts = [memory.embeddable_text for memory in group]
+                made = await self._embedder.embed(principal, context, texts, seconds=_EMBED_SECONDS)
+            return list(zip(group, made, strict=True))
+
+        asked = (ask(context, group) for context, group in _groups(batch))
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        by_space: defaultdict[Space, list[tuple[Memory, Embedding]]] = defaultdict(list)
+        for outcome in outcomes:
+            for memory, embedding in () if isinstance(outcome, BaseException) else outcome:
+                by_space[embedding.space].append((memory, embedding))
+        return by_space, next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
 
     async def _record(self, tenant: TenantId, made: Sequence[tuple[Memory, Embedding]]) -> None:
         """Puts vectors into the store and records them. The record is what counts: without the store it waits."""
@@ -232,6 +263,10 @@ class EmbedMemories:
             self.wake(principal)
 
 
+def _reach_of(principal: Principal) -> Reach:
+    return principal.tenant, principal.project
+
+
 @contextmanager
 def _passed_over(sentence: str) -> Iterator[None]:
     """Logs what fails in the block and is made up for elsewhere."""
@@ -242,11 +277,15 @@ def _passed_over(sentence: str) -> Iterator[None]:
 
 
 def _groups(batch: Sequence[Memory]) -> Iterator[tuple[CallContext, list[Memory]]]:
-    """Puts together what spends from the same budgets and must stay in the same region, within the size of a call."""
-    alike: defaultdict[tuple[tuple[str, ...], str, str], list[Memory]] = defaultdict(list)
+    """Puts together what one step of a run remembers for one agent, within the size of a call.
+
+    So each memory is paid for by the budgets that its own call spends from, and stands in the ledger under its agent.
+    """
+    alike: defaultdict[tuple[object, ...], list[Memory]] = defaultdict(list)
     for memory in batch:
-        context = memory.context
-        alike[context.budget_ids, context.project, context.residency_region].append(memory)
+        context, call = memory.context, memory.context.call_id
+        whose = (context.budget_ids, context.project, context.agent_name, context.agent_version)
+        alike[(call.run_id, call.path, context.residency_region, *whose)].append(memory)
     for memories in alike.values():
         group: list[Memory] = []
         size = 0

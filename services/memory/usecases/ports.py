@@ -160,8 +160,12 @@ class MemoryReader(Protocol):
 class EmbedWork(Protocol):
     """The memories of a tenant that wait to be embedded."""
 
-    async def claim(self, tenant: TenantId, *, most: int) -> Sequence[Memory]:
-        """Takes pending memories, oldest first, for the time of a lease; nobody else is given them meanwhile."""
+    async def claim(self, tenant: TenantId, *, project: str | None, most: int) -> Sequence[Memory]:
+        """Takes pending memories, oldest first, for the time of a lease; nobody else is given them meanwhile.
+
+        Args:
+            project: takes those of this project only; None: of all.
+        """
         ...
 
     async def give_back(self, tenant: TenantId, memories: Collection[MemoryId]) -> None:

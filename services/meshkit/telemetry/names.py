@@ -33,6 +33,8 @@ SPEND_ALERTS_TOTAL: Final = "comitia_spend_alerts_total"
 COST_EVENTS_ROLLED_UP_TOTAL: Final = "comitia_cost_events_rolled_up_total"
 #: Entries of the ledger that were removed because they are old; their sums stay.
 COST_EVENTS_FORGOTTEN_TOTAL: Final = "comitia_cost_events_forgotten_total"
+#: Holds that were removed because their calls ended long ago.
+HOLDS_FORGOTTEN_TOTAL: Final = "comitia_holds_forgotten_total"
 #: Rounds that a finished session took. Labels: mode, converged.
 SESSION_ROUNDS: Final = "comitia_session_rounds"
 #: Tool calls by how they ended. Labels: tool, status.

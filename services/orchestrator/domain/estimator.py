@@ -7,7 +7,7 @@ that nothing was learnt for says so.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -123,11 +123,10 @@ def estimate(shape: RunShape, habits: Habits, prices: Mapping[str, Prices]) -> E
     Args:
         prices: by model; of one that is missing the price is not known.
     """
-    sums = _Sums(habits, prices)
-    sums.add(shape)
+    taken = _Sums(habits, prices).of(shape)
     own = habits.runs.get(shape.name) or RunHabits()
     ranges: list[Range] = []
-    for amount, (base, spread) in enumerate(sums.bases()):
+    for amount, (base, spread) in enumerate(taken.bases()):
         window, _ = _window(habits, own, Amount(amount))
         ranges.append(_moved(base, window.interval(spread)) if base > 0 else Range(0.0, 0.0, 0.0))
     window, pooled = _window(habits, own, Amount.OUTPUT_TOKENS)
@@ -145,9 +144,9 @@ def estimate(shape: RunShape, habits: Habits, prices: Mapping[str, Prices]) -> E
 def learn(shape: RunShape, seen: SeenRun, habits: Habits, prices: Mapping[str, Prices]) -> Estimate:
     """Takes a run that has ended; gives what it would have been estimated at without it."""
     given = estimate(shape, habits, prices)
-    sums = _Sums(habits, prices)
-    expected = sums.add(shape)
-    changed = _learn_errors(shape, seen, habits, sums)
+    taken = _Sums(habits, prices).of(shape)
+    expected = _read_by(shape, seen, habits)
+    changed = _learn_errors(shape, seen, habits, taken)
     _learn_parts(shape, seen, habits)
     _learn_turns(shape, seen, habits, expected)
     if changed:
@@ -158,11 +157,11 @@ def learn(shape: RunShape, seen: SeenRun, habits: Habits, prices: Mapping[str, P
     return given
 
 
-def _learn_errors(shape: RunShape, seen: SeenRun, habits: Habits, sums: "_Sums") -> bool:
+def _learn_errors(shape: RunShape, seen: SeenRun, habits: Habits, taken: "_Taken") -> bool:
     own = habits.runs.setdefault(shape.name, RunHabits())
     pool = habits.runs.setdefault(ANY_NAME, RunHabits())
     changed = False
-    for amount, (base, spread) in enumerate(sums.bases()):
+    for amount, (base, spread) in enumerate(taken.bases()):
         actual = seen.totals[amount]
         if base <= 0 or actual <= 0:
             continue
@@ -207,6 +206,43 @@ def _learn_turns(shape: RunShape, seen: SeenRun, habits: Habits, expected: Mappi
         habits.works.setdefault(key, WorkHabits()).learn(_some(seconds))
 
 
+def _read_by(shape: RunShape, seen: SeenRun, habits: Habits) -> dict[int, float]:
+    """Gives, by part, the input that its turns were to have, now that it is known how long the answers are that they
+    read: what is left to learn is how bytes become tokens.
+    """
+    spoken: dict[int, list[int]] = {}
+    for one in seen.turns:
+        spoken.setdefault(one.part, []).append(one.output_tokens)
+    every = [tokens for part in spoken for tokens in spoken[part] if shape.parts[part].turn is not None]
+    shown = min(SHOWN_TOKENS, sum(every) / len(every)) if every else 0.0
+    outputs: list[float] = []
+    expected: dict[int, float] = {}
+    for place, part in enumerate(shape.parts):
+        said = spoken.get(place, ())
+        if part.turn is not None:
+            expected[place] = _read(part.turn, sum(outputs[before] for before in part.turn.reads), shown)
+            # Of many turns only some are among those that are given.
+            outputs.append(sum(said) / len(said) * seen.made.get(place, len(said)) if said else 0.0)
+        else:
+            passed_on = part.run is None and not part.work
+            outputs.append(sum(outputs[before] for before in part.after) if passed_on else 0.0)
+    return expected
+
+
+def _read(turn: TurnShape, given: float, shown: float) -> float:
+    """Gives the input tokens of a turn by the bytes and answers that it is shown.
+
+    Args:
+        given: tokens of the answers that it reads.
+        shown: tokens of each text that was said before.
+    """
+    read = turn.given_bytes / BYTES_PER_TOKEN + _AROUND + turn.tools * _TOOL_TOKENS + given + turn.heard * shown
+    if turn.tools:
+        calls = _TOOL_CALLS * turn.max_tool_calls
+        read = read * (1 + calls) + calls * (calls + 1) / 2 * _TOOL_RESULT_TOKENS
+    return read
+
+
 def _point(seen: SeenTurn, expected: float) -> TurnPoint:
     return point_of(expected, input_tokens=seen.input_tokens, output_tokens=seen.output_tokens, seconds=seen.seconds)
 
@@ -230,49 +266,66 @@ def _moved(base: float, by: Interval) -> Range:
     return Range(base * math.exp(by.low), base * math.exp(by.median), base * math.exp(by.high))
 
 
-class _Sums:
-    """Adds up what the parts of a run take: means and variances."""
+@dataclass(slots=True)
+class _Taken:
+    """What a run takes."""
 
-    def __init__(self, habits: Habits, prices: Mapping[str, Prices]) -> None:
-        self._habits = habits
-        self._prices = prices
-        self._means = [0.0, 0.0, 0.0]
-        self._variances = [0.0, 0.0, 0.0]
-        #: Seconds until the run added last has ended, and their variance.
-        self._last = (0.0, 0.0)
+    means: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    variances: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    #: Seconds until it has ended, and their variance.
+    end: tuple[float, float] = (0.0, 0.0)
 
     def bases(self) -> list[tuple[float, float]]:
         """Gives the mean of each amount with its spread in logarithms."""
-        means, variances = [*self._means, self._last[0]], [*self._variances, self._last[1]]
+        means, variances = [*self.means, self.end[0]], [*self.variances, self.end[1]]
         return [
             (mean, math.sqrt(math.log1p(variance / (mean * mean))) if mean > 0 else 0.0)
             for mean, variance in zip(means, variances, strict=True)
         ]
 
-    def add(self, shape: RunShape, times: float = 1.0) -> Mapping[int, float]:
-        """Adds a run; gives the input that was expected of each of its turns, by part, from their bytes alone."""
+    def add(self, amount: int, made: "_Made", mean: float, variance: float) -> None:
+        """Adds what is made so often."""
+        self.means[amount] += made.count * mean
+        self.variances[amount] += made.count * variance + made.variance * mean * mean
+
+
+class _Sums:
+    """Adds up what the parts of runs take: means and variances."""
+
+    def __init__(self, habits: Habits, prices: Mapping[str, Prices]) -> None:
+        self._habits = habits
+        self._prices = prices
+        #: By shape: one that many nodes start is added up once.
+        self._taken: dict[int, _Taken] = {}
+
+    def of(self, shape: RunShape) -> _Taken:
+        """Adds up a run."""
+        if id(shape) not in self._taken:
+            self._taken[id(shape)] = self._add_up(shape)
+        return self._taken[id(shape)]
+
+    def _add_up(self, shape: RunShape) -> _Taken:
+        taken = _Taken()
         ends: list[tuple[float, float]] = []
-        outputs: list[float] = []
-        expected: dict[int, float] = {}
+        outputs: list[_Said] = []
         chances: list[float] = []
         known = self._habits.runs.get(shape.name)
-        for place, part in enumerate(shape.parts):
+        for part in shape.parts:
             habits = known.parts.get(part.place) if known is not None else None
             chance = self._chance(part, habits, chances)
             chances.append(chance)
             items, variance = part.items, 0.0
             if not part.items_known:
                 items, variance = (habits or PartHabits()).items_of(part.items)
-            count = chance * items * times
-            # Of what is made n times or not at all: variance of the number.
-            number = times * (chance * (variance + items * items) - (chance * items) ** 2)
-            took = self._part(place, part, count, number, outputs, expected)
+            # Of what is made n times or not at all: the number and its variance.
+            made = _Made(chance * items, chance * (variance + items * items) - (chance * items) ** 2)
+            took = self._part(part, made, taken, outputs)
             rounds = math.ceil(items / part.parallel) if part.parallel > 1 else items
             begun = max((ends[before] for before in part.after), default=(0.0, 0.0))
             longest = took[0] * rounds * chance
             ends.append((begun[0] + longest, begun[1] + (took[0] * took[1] * chance) ** 2 * rounds))
-        self._last = max(ends, default=(0.0, 0.0))
-        return expected
+        taken.end = max(ends, default=(0.0, 0.0))
+        return taken
 
     def _chance(self, part: PartShape, habits: PartHabits | None, before: list[float]) -> float:
         prior = min((before[place] for place in part.after), default=1.0)
@@ -282,59 +335,64 @@ class _Sums:
             return prior
         return habits.chance(prior)
 
-    def _part(
-        self,
-        place: int,
-        part: PartShape,
-        count: float,
-        number: float,
-        outputs: list[float],
-        expected: dict[int, float],
-    ) -> tuple[float, float]:
+    def _part(self, part: PartShape, made: "_Made", taken: _Taken, outputs: list["_Said"]) -> tuple[float, float]:
         """Adds one part; gives the seconds of one of it, and how far they stray."""
         if part.turn is not None:
-            return self._turn(place, part.turn, count, number, outputs, expected)
-        outputs.append(0.0)
+            return self._turn(part.turn, made, taken, outputs)
+        outputs.append(_NOTHING)
         if part.run is not None:
-            self.add(part.run, times=count)
-            seconds, variance = self._last
+            below = self.of(part.run)
+            for amount, (mean, variance) in enumerate(zip(below.means, below.variances, strict=True)):
+                taken.add(amount, made, mean, variance)
+            seconds, variance = below.end
             # What it gives is about as long as its last answers: those that read it learn the rest.
             return seconds, math.sqrt(variance) / seconds if seconds else 0.0
         if part.work:
             return (self._habits.works.get(part.work) or WorkHabits()).mean()
-        outputs[-1] = sum(outputs[before] for before in part.after)
+        outputs[-1] = _together(outputs[before] for before in part.after)
         return 0.0, 0.0
 
-    def _turn(
-        self,
-        place: int,
-        turn: TurnShape,
-        count: float,
-        number: float,
-        outputs: list[float],
-        expected: dict[int, float],
-    ) -> tuple[float, float]:
+    def _turn(self, turn: TurnShape, made: "_Made", taken: _Taken, outputs: list["_Said"]) -> tuple[float, float]:
         habits = self._habits.turns.get(turn_key(turn)) or TurnHabits()
-        read = turn.given_bytes / BYTES_PER_TOKEN + _AROUND + turn.tools * _TOOL_TOKENS
-        read += sum(outputs[before] for before in turn.reads)
+        given = _together(outputs[before] for before in turn.reads)
+        shown = 0.0
         if turn.heard:
-            read += turn.heard * min(SHOWN_TOKENS, habits.mean(read, turn).output_tokens)
-        if turn.tools:
-            calls = _TOOL_CALLS * turn.max_tool_calls
-            read = read * (1 + calls) + calls * (calls + 1) / 2 * _TOOL_RESULT_TOKENS
-        expected[place] = read
+            shown = min(SHOWN_TOKENS, habits.mean(_read(turn, given.tokens, 0.0), turn).output_tokens)
+        read = _read(turn, given.tokens, shown)
         mean = habits.mean(read, turn)
-        outputs.append(mean.output_tokens)
+        # The answers that it reads are longer or shorter than expected, and so is what it reads.
+        input_stray = math.hypot(mean.input_stray, math.sqrt(given.variance) / read)
+        one = mean.output_tokens
+        strays = (mean.input_tokens * input_stray, one * mean.output_stray)
+        outputs.append(_Said(made.count * one, made.count * strays[1] ** 2 + made.variance * one * one))
+        taken.add(Amount.INPUT_TOKENS, made, mean.input_tokens, strays[0] ** 2)
+        taken.add(Amount.OUTPUT_TOKENS, made, one, strays[1] ** 2)
         price = self._prices.get(turn.model, Prices(input=0, output=0))
-        amounts = (
-            (mean.input_tokens, mean.input_stray),
-            (mean.output_tokens, mean.output_stray),
-        )
-        money = mean.input_tokens * price.input / 1e6, mean.output_tokens * price.output / 1e6
-        for amount, (one, stray) in enumerate(amounts):
-            self._means[amount] += count * one
-            self._variances[amount] += count * (one * stray) ** 2 + number * one * one
-        self._means[Amount.COST] += count * sum(money)
-        strayed = (money[0] * mean.input_stray) ** 2 + (money[1] * mean.output_stray) ** 2
-        self._variances[Amount.COST] += count * strayed + number * sum(money) ** 2
+        money = mean.input_tokens * price.input / 1e6 + one * price.output / 1e6
+        strayed = (strays[0] * price.input / 1e6) ** 2 + (strays[1] * price.output / 1e6) ** 2
+        taken.add(Amount.COST, made, money, strayed)
         return mean.seconds, mean.seconds_stray
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """How often a part is made in a run."""
+
+    count: float
+    variance: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a part gives in a run to those that read it."""
+
+    tokens: float
+    variance: float
+
+
+_NOTHING: Final = _Said(0.0, 0.0)
+
+
+def _together(said: Iterable[_Said]) -> _Said:
+    each = list(said)
+    return _Said(sum(one.tokens for one in each), sum(one.variance for one in each))

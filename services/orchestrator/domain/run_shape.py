@@ -83,34 +83,24 @@ class RunShape:
     reference: str
     parts: Sequence[PartShape]
 
-    @property
-    def size(self) -> int:
-        """Parts, with those of the runs that it starts."""
-        return sum(1 if part.run is None else part.run.size for part in self.parts)
-
     def turns(self) -> list[TurnShape]:
         """Gives all kinds of turns, with those of the runs that it starts."""
-        found: list[TurnShape] = []
-        for part in self.parts:
-            if part.turn is not None:
-                found.append(part.turn)
-            if part.run is not None:
-                found += part.run.turns()
-        return found
+        return [part.turn for run in self.runs() for part in run.parts if part.turn is not None]
 
     def works(self) -> list[str]:
         """Gives the names of all other work, with that of the runs that it starts."""
-        found: list[str] = []
-        for part in self.parts:
-            if part.work:
-                found.append(part.work)
-            if part.run is not None:
-                found += part.run.works()
-        return found
+        return [part.work for run in self.runs() for part in run.parts if part.work]
 
     def runs(self) -> list["RunShape"]:
-        """Gives it and the runs that it starts."""
-        return [self, *(below for part in self.parts if part.run is not None for below in part.run.runs())]
+        """Gives it and the runs that it starts, each shape once however many nodes start it."""
+        found: dict[int, RunShape] = {}
+        waiting: list[RunShape] = [self]
+        while waiting:
+            run = waiting.pop()
+            if id(run) not in found:
+                found[id(run)] = run
+                waiting += [part.run for part in run.parts if part.run is not None]
+        return list(found.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

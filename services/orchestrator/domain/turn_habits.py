@@ -73,8 +73,8 @@ class TurnHabits:
             input_tokens=math.exp(read + fit.input.spread**2 / 2),
             output_tokens=output,
             seconds=seconds,
-            input_stray=_stray(fit.input.spread),
-            output_stray=_stray(fit.output.spread),
+            input_stray=_stray(fit.input.strays(expected)),
+            output_stray=_stray(fit.output.strays(read)),
             seconds_stray=_stray(math.hypot(fit.seconds.spread, fit.output.spread / 2)),
         )
 
@@ -162,6 +162,13 @@ class Line:
     start: float
     slope: float
     spread: float
+    #: How little the points show of its height, as one over so many, and of its slope: one over how far they lie apart.
+    few: float = 0.0
+    close: float = 0.0
+
+    def strays(self, place: float) -> float:
+        """Gives how far a point strays at a place: as points do, and for how little is known of the line there."""
+        return self.spread * math.sqrt(1 + self.few + self.close * (place - self.middle) ** 2)
 
     def at(self, place: float) -> float:
         """Gives its height at a place."""
@@ -205,17 +212,20 @@ def _line(
     total = sum(weights)
     middle = sum(weight * x for weight, (x, _) in zip(weights, points, strict=True)) / total
     height = sum(weight * y for weight, (_, y) in zip(weights, points, strict=True)) / total
+    close = 0.0
     if slope is None:
         along = sum(weight * (x - middle) ** 2 for weight, (x, _) in zip(weights, points, strict=True))
         both = sum(weight * (x - middle) * (y - height) for weight, (x, y) in zip(weights, points, strict=True))
         slope = both / (along + _PRIOR_SLOPE_WEIGHT)
+        close = 1 / (along + _PRIOR_SLOPE_WEIGHT)
     strays = sum(
         weight * (y - height - slope * (x - middle)) ** 2 for weight, (x, y) in zip(weights, points, strict=True)
     )
     # One turn tells little: what was thought before counts as one more, less and less.
     prior_weight = _PRIOR_TURNS / count
     start = (total * height + prior_weight * prior) / (total + prior_weight)
-    return Line(middle, start, slope, math.sqrt((strays + prior_weight * spread**2) / (total + prior_weight)))
+    spread = math.sqrt((strays + prior_weight * spread**2) / (total + prior_weight))
+    return Line(middle, start, slope, spread, few=1 / total, close=close)
 
 
 def _stray(spread: float) -> float:

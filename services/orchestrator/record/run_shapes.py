@@ -41,23 +41,47 @@ def shape_of(started: journal_pb2.RunStarted, below: Below) -> RunShape:
     """Reads the shape of a run. Raises: ValueError: its workflow is none that this release can read."""
     if started.HasField("session"):
         return _SessionShape(started).read()
-    return _workflow(started, below, 0)
+    return _Workflows(below, started.model_override).shape(started, 0)
 
 
-def _workflow(started: journal_pb2.RunStarted, below: Below, depth: int) -> RunShape:
-    workflow = started.workflow
-    return RunShape(
-        name=f"workflow:{workflow.name}",
-        reference=f"{workflow.name}@{workflow.version}",
-        parts=_WorkflowShape(started, PLANS.of(workflow), below, depth).parts(),
-    )
+class _Workflows:
+    """Reads the workflows of a run. Of one that several nodes start there is one shape: two thousand nodes, each of a
+    workflow of two thousand that start a third, would be billions of parts otherwise.
+    """
+
+    def __init__(self, below: Below, model: str) -> None:
+        self._below = below
+        self._model = model
+        #: By reference and depth. Bounded by what is in `below`, and _MOST_DEPTH.
+        self._read: dict[tuple[str, int], RunShape] = {}
+
+    def shape(self, started: journal_pb2.RunStarted, depth: int) -> RunShape:
+        """Reads the shape of a run."""
+        workflow = started.workflow
+        return RunShape(
+            name=f"workflow:{workflow.name}",
+            reference=f"{workflow.name}@{workflow.version}",
+            parts=_WorkflowShape(started, PLANS.of(workflow), self, depth).parts(),
+        )
+
+    def started_by(self, reference: str, depth: int) -> RunShape | None:
+        """Reads the shape of a run that one at this depth starts; None where it is not known, or too deep."""
+        started = self._below.get(reference)
+        if started is None or depth >= _MOST_DEPTH:
+            return None
+        if (reference, depth) not in self._read:
+            below = journal_pb2.RunStarted()
+            below.CopyFrom(started)
+            below.model_override = self._model
+            self._read[reference, depth] = self.shape(below, depth + 1)
+        return self._read[reference, depth]
 
 
 class _WorkflowShape:
-    def __init__(self, started: journal_pb2.RunStarted, plan: Plan, below: Below, depth: int) -> None:
+    def __init__(self, started: journal_pb2.RunStarted, plan: Plan, workflows: _Workflows, depth: int) -> None:
         self._started = started
         self._plan = plan
-        self._below = below
+        self._workflows = workflows
         self._depth = depth
         self._agents = {f"{agent.name}@{agent.version}": agent for agent in started.agents}
         self._facts: Facts = {"input": from_struct(started.run.input)}
@@ -160,13 +184,7 @@ class _WorkflowShape:
                 return ""
 
     def _run(self, node: NodePlan) -> RunShape | None:
-        started = self._below.get(node.node.run.workflow) if node.kind == "run" else None
-        if started is None or self._depth >= _MOST_DEPTH:
-            return None
-        below = journal_pb2.RunStarted()
-        below.CopyFrom(started)
-        below.model_override = self._started.model_override
-        return _workflow(below, self._below, self._depth + 1)
+        return self._workflows.started_by(node.node.run.workflow, self._depth) if node.kind == "run" else None
 
 
 class _SessionShape:

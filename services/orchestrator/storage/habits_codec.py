@@ -20,7 +20,7 @@ def turn_to_json(habits: TurnHabits) -> str:
     fit = habits.fit
     lines = () if fit is None else (fit.input, fit.output, fit.seconds)
     points = [_rounded([one.expected, one.input, one.output, one.seconds]) for one in habits.points]
-    written = [_rounded([line.middle, line.start, line.slope, line.spread]) for line in lines]
+    written = [_rounded([line.middle, line.start, line.slope, line.spread, line.few, line.close]) for line in lines]
     return _dumped({"fit": written, "points": points})
 
 

@@ -173,13 +173,20 @@ async def test_pages_are_newest_first_and_filtered(table: Table, tenant: TenantI
 async def test_claimed_memories_are_nobody_elses(table: Table, tenant: TenantId) -> None:
     made = [await added(table, tenant) for _ in range(3)]
     await added(table, tenant, placement=Placement.NONE)
-    first = await table.claim(tenant, most=2)
-    second = await table.claim(tenant, most=2)
+    first = await table.claim(tenant, project=None, most=2)
+    second = await table.claim(tenant, project=None, most=2)
     assert sorted(memory.id for memory in (*first, *second)) == sorted(memory.id for memory in made)
-    assert not await table.claim(tenant, most=2)
+    assert not await table.claim(tenant, project=None, most=2)
     await table.give_back(tenant, [first[0].id])
-    assert [memory.id for memory in await table.claim(tenant, most=2)] == [first[0].id]
-    assert not await table.claim(TenantId(uuid4()), most=2)
+    assert [memory.id for memory in await table.claim(tenant, project=None, most=2)] == [first[0].id]
+    assert not await table.claim(TenantId(uuid4()), project=None, most=2)
+
+
+async def test_who_asks_for_one_project_is_given_no_memory_of_another(table: Table, tenant: TenantId) -> None:
+    atlas, none = await added(table, tenant, project="atlas"), await added(table, tenant)
+    assert not await table.claim(tenant, project="other", most=5)
+    assert [memory.id for memory in await table.claim(tenant, project="atlas", most=5)] == [atlas.id]
+    assert [memory.id for memory in await table.claim(tenant, project=None, most=5)] == [none.id]
 
 
 async def test_a_recorded_vector_goes_its_way(table: Table, tenant: TenantId) -> None:
@@ -206,7 +213,7 @@ async def test_another_model_makes_memories_pending_again(table: Table, tenant: 
     assert await table.outdate(tenant, SPACE) == 0
     assert await table.outdate(TenantId(uuid4()), Space("other", 8)) == 0
     assert await table.outdate(tenant, Space("other", 8)) == 1
-    assert [one.id for one in await table.claim(tenant, most=5)] == [memory.id]
+    assert [one.id for one in await table.claim(tenant, project=None, most=5)] == [memory.id]
 
 
 async def test_forgetting_erases_once_and_leaves_the_call_known(table: Table, tenant: TenantId) -> None:
@@ -230,6 +237,6 @@ async def test_forgetting_erases_once_and_leaves_the_call_known(table: Table, te
 async def test_what_was_never_claimed_leaves_nothing_to_erase(table: Table, tenant: TenantId) -> None:
     fresh, taken = await added(table, tenant), await added(table, tenant)
     assert not await table.forget(tenant, fresh.id, now=NOON)
-    await table.claim(tenant, most=5)
+    await table.claim(tenant, project=None, most=5)
     assert await table.forget(tenant, taken.id, now=NOON)
     assert not await table.record(tenant, [(taken.id, embedded("x"))], Placement.PLACED)

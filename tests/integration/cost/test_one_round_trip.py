@@ -123,6 +123,7 @@ class Ledger:
                 scope=BudgetScope.RUN,
                 run_id="run_1",
                 limit=_RUN_LIMIT,
+                counted_from=self._place.clock.now(),
                 created=self._place.clock.now(),
             )
             self._runs.append((await self.stores[0].add_budget(wanted)).id)

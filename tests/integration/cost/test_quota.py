@@ -76,7 +76,8 @@ class Room:
         await change(self.tenant, tenant_budget_id(self.tenant), NanoUsd(limit))
 
     async def define(self, *, replica: int = 0, **terms: Any) -> Budget:
-        to = Terms(**{"limit": NanoUsd(0), **terms})
+        values: dict[str, Any] = {"limit": NanoUsd(0), **terms}
+        to = Terms(**values)
         change = SetBudget(begin=self.stores[replica].begin, clock=self._clock)
         own = NodeKey(BudgetScope.TENANT, "")
         return await change(self.tenant, own, TermsChange(named=frozenset(terms), to=to))

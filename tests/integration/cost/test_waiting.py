@@ -48,7 +48,8 @@ class Spender:
     settled: int = 0
 
     async def reserve(self, **changes: Any) -> cost_pb2.Hold:
-        item = Item(reserve=a_reserve(**{"wait": a_wait(), "dispatched": True, **changes}))
+        values: dict[str, Any] = {"wait": a_wait(), "dispatched": True, **changes}
+        item = Item(reserve=a_reserve(**values))
         answer = await self.spending.call(item, principal=self.caller.principal, timeout_seconds=400)
         return answer.hold
 
@@ -249,8 +250,7 @@ async def test_a_big_call_is_not_starved_by_small_ones(mesh: CostMesh, anna: Cos
             assert refusal.value.metadata["cause"] == "held"
     await asyncio.wait_for(big, 5)
     # 10 are the limit, the big one holds 6.67 of them: three of the small ones fit beside it.
-    await until(lambda: waits() == 2)
-    assert sum(other.done() for other in others) == 3
+    await until(lambda: waits() == 2 and sum(other.done() for other in others) == 3)
     for other in others:
         other.cancel()
     await asyncio.gather(*others, return_exceptions=True)

@@ -47,7 +47,7 @@ def reads_of(memory: object) -> list[tuple[OneTrip, tuple[object, ...]]]:
     return [
         (RINGS, ([TENANT], [SESSION], [NOON], [10], [""])),
         (THOSE, (TENANT, [memory], "", "")),
-        (CLAIM, (TENANT, 10, timedelta(minutes=1))),
+        (CLAIM, (TENANT, 10, timedelta(minutes=1), None)),
         (RECORD, (TENANT, [memory], [b"vector"], "model", 3, 3)),
     ]
 

@@ -169,6 +169,42 @@ async def test_what_cannot_be_estimated_is_refused(
     assert field is None or refusal.value.field == field
 
 
+async def test_an_input_that_no_run_takes_is_not_estimated(replica: Replica) -> None:
+    await talk(replica)
+    schema = "input_schema: {type: object, required: [pages], properties: {pages: {type: array}}}"
+    node = "nodes: [{id: a, agent: {agent: Ada, prompt: Go.}}]"
+    await create(replica, f"{{name: paged, version: 1.0.0, {schema}, {node}}}")
+    for given, field, words in (
+        ({}, "input.pages", "required"),
+        ({"pages": "one"}, "input.pages", "array"),
+        ({"pages": ["x" * 300_000]}, "input", "must have at most 262144 bytes as JSON, has 300"),
+        ({"pages": [float("nan")]}, "input", "not finite"),
+        ({"pages": [float("inf")]}, "input", "not finite"),
+    ):
+        with pytest.raises(MeshError) as refusal:
+            await estimated(replica, "paged", input=given)
+        assert refusal.value.field == field, given
+        assert words in refusal.value.message
+        assert refusal.value.kind is ErrorKind.INVALID
+    most = await estimated(replica, "paged", input={"pages": []}, max_cost_nano_usd=2**63 - 1)
+    assert most.estimate.verdict == FITS
+    assert most.estimate.budgets[0].left_nano_usd == 2**63 - 1
+
+
+async def test_a_model_without_a_price_is_named_and_not_guessed(replica: Replica) -> None:
+    await talk(replica)
+    odd = (await estimated(replica, model="odd")).estimate
+    assert (odd.priced, list(odd.unpriced_models)) == (False, ["odd"])
+    assert (odd.cost_nano_usd.high, odd.verdict) == (0, estimate_pb2.ESTIMATE_VERDICT_UNKNOWN)
+    assert odd.output_tokens.median > 0
+    request = run_service_pb2.StartRunRequest(
+        workflow="talk", model="odd", preflight=estimate_pb2.PREFLIGHT_MODE_REJECT
+    )
+    with pytest.raises(MeshError) as refusal, remote_errors():
+        await replica.runs.StartRun(request, metadata=replica.as_tenant())
+    assert (refusal.value.reason, refusal.value.metadata["models"]) == ("ESTIMATE_NOT_PRICED", "odd")
+
+
 async def test_a_list_is_asked_for_as_lists_are(replica: Replica) -> None:
     for fields, field in (
         ({"page_size": -1}, "page_size"),

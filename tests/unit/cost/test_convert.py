@@ -20,6 +20,21 @@ CALLER = Principal(tenant=ANNA, subject="key_1", roles=frozenset())
 
 
 @pytest.mark.parametrize(
+    ("kind", "cheapest"),
+    [
+        (cost_pb2.COST_KIND_GENERATE, False),
+        (cost_pb2.COST_KIND_JUDGE, False),
+        (cost_pb2.COST_KIND_EMBED, True),
+        (cost_pb2.COST_KIND_TOOL, True),
+        (cost_pb2.COST_KIND_MEMORY, True),
+    ],
+)
+def test_only_kinds_without_a_cheaper_form_pass_a_budget_that_degrades_unasked(kind: Any, cheapest: bool) -> None:
+    assert convert.to_reserve(a_reserve(kind=kind), CALLER).cheapest is cheapest
+    assert convert.to_reserve(a_reserve(kind=kind, cheapest=True), CALLER).cheapest
+
+
+@pytest.mark.parametrize(
     ("changes", "field"),
     [
         ({"request_id": "once"}, "request_id"),

@@ -139,6 +139,55 @@ async def test_each_budget_and_region_has_a_call_of_its_own(shop: Workshop) -> N
     assert sorted(len(texts) for _, _, texts in shop.embedder.calls) == [1, 1, 2]
 
 
+async def test_what_each_step_of_a_run_and_each_agent_remembers_is_paid_for_by_its_own(shop: Workshop) -> None:
+    mine = {"budget_ids": ("budget_1",), "project": "atlas"}
+    whose = [
+        replace(CONTEXT, call_id=CallId(run_id=run, path=path, index=index), agent_name=agent, **mine)
+        for run, path, index, agent in (
+            ("run_1", "rounds/1/Athena", 4, "Athena"),
+            ("run_1", "rounds/1/Athena", 5, "Athena"),
+            ("run_1", "rounds/1/Apollo", 4, "Apollo"),
+            ("run_1", "rounds/2/Athena", 4, "Athena"),
+            ("run_2", "rounds/1/Athena", 4, "Athena"),
+        )
+    ]
+    for context in whose:
+        await shop.add(f"{context.call_id}", context=context)
+    assert await shop.embed.embed_tenant(ANNA) == 5
+    for _, asked, texts in shop.embedder.calls:
+        theirs = [one for one in whose if f"{one.call_id}" in texts]
+        paying = {(one.call_id.run_id, one.call_id.path, one.agent_name, one.budget_ids) for one in theirs}
+        assert paying == {(asked.call_id.run_id, asked.call_id.path, asked.agent_name, asked.budget_ids)}
+    assert sorted(len(texts) for _, _, texts in shop.embedder.calls) == [1, 1, 1, 2]
+
+
+async def test_a_token_bound_to_a_project_pays_for_that_project_only(shop: Workshop) -> None:
+    atlas, other = [await shop.add(project=name, context=replace(CONTEXT, project=name)) for name in ("atlas", "other")]
+    async with shop.working():
+        shop.embed.wake(replace(ANNA, project="atlas"))
+        await shop.settle()
+        assert (shop.placement(atlas), shop.placement(other)) == (Placement.PLACED, Placement.PENDING)
+        shop.embed.wake(ANNA)
+        shop.embed.wake(replace(ANNA, project="atlas"))
+        await shop.settle()
+    assert shop.placement(other) is Placement.PLACED
+    assert [(who.project, context.project) for who, context, _ in shop.embedder.calls] == [
+        ("atlas", "atlas"),
+        (None, "other"),
+    ]
+
+
+async def test_a_call_that_is_refused_keeps_no_other_from_being_recorded(shop: Workshop) -> None:
+    made = [await shop.add(context=replace(CONTEXT, agent_name=name)) for name in ("Athena", "Apollo", "Hermes")]
+    shop.embedder.faults.next(PermissionDenied("no"))
+    with pytest.raises(PermissionDenied):
+        await shop.embed.embed_tenant(ANNA)
+    assert sorted(shop.placement(memory) for memory in made) == sorted(
+        [Placement.PENDING, Placement.PLACED, Placement.PLACED]
+    )
+    assert await shop.embed.embed_tenant(ANNA) == 1
+
+
 async def test_large_texts_are_spread_over_calls(shop: Workshop) -> None:
     for _ in range(60):
         await shop.add("€" * 8_000)
@@ -246,7 +295,7 @@ async def test_vectors_wait_for_the_store_and_are_placed_without_a_caller(shop: 
 
 async def test_what_is_forgotten_while_it_is_embedded_has_no_vector(shop: Workshop) -> None:
     made = await shop.add()
-    await shop.table.claim(TENANT, most=1)
+    await shop.table.claim(TENANT, project=None, most=1)
     await shop.forget(TENANT, made.id)
     await shop.table.give_back(TENANT, [made.id])
     shop.table.rows[made.id].memory = replace(made, placement=Placement.PENDING)

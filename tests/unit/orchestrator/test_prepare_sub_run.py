@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from comitia.orchestrator.v1 import journal_pb2
-from services.meshkit.core.identity import Principal, TenantId
+from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.ids import SystemIds, to_uuid
 from services.meshkit.core.secret import Secret
 from services.meshkit.testing.fake_clock import FakeClock
@@ -13,6 +13,7 @@ from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.errors import SubRunsAtLimit
 from services.orchestrator.domain.sub_run_id import ids_of_tree, sub_run_id
 from services.orchestrator.engine.outcomes import stands
+from services.orchestrator.usecases.pin_workflow import PinnedWorkflow
 from services.orchestrator.usecases.prepare_sub_run import MAX_SUB_RUNS, PrepareSubRun
 from tests.support.workflows import a_node, a_run, a_workflow
 
@@ -40,6 +41,45 @@ async def test_a_tree_of_runs_has_an_end_and_the_step_that_would_grow_it_fails_f
     assert str(MAX_SUB_RUNS) in refused.value.message
     # Trees of one millisecond have their ids in common, so one of them may be far from its bound.
     assert "began in the same millisecond" in refused.value.message
+
+
+class Room:
+    """Implements `RunTrees`: there is room in every tree."""
+
+    async def below(self, tenant: TenantId, sub_run_id: str, *, most: int) -> int:
+        """See `RunTrees.below`."""
+        return 0
+
+
+class Granting:
+    """The part of `Neighbours` that a sub-run needs: it opens no budget."""
+
+    async def issue_grant(self, caller: Caller, run_id: str) -> str:
+        """See `Neighbours.issue_grant`."""
+        return f"grant of {run_id}"
+
+
+async def test_runs_below_a_run_spend_from_its_budget_and_belong_to_its_project_however_deep_they_lie() -> None:
+    inner = PinnedWorkflow(workflow=a_workflow(a_node("inner")), agents=(), prompts={})
+
+    async def pinned(caller: Caller, workflow: str) -> PinnedWorkflow:
+        return inner
+
+    prepare = PrepareSubRun(
+        trees=Room(), pin_workflow=cast(Any, pinned), neighbours=cast(Any, Granting()), clock=FakeClock()
+    )
+    started = a_run(inner.workflow)
+    started.run.run_id, started.run.budget_id, started.run.max_cost_nano_usd = IDS.new("run"), "budget_1", 7
+    started.run.metadata["project"] = "atlas"
+    who = Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t"))
+    for _ in range(3):
+        task = journal_pb2.SubRunTask(run_id=sub_run_id(started.run.run_id, "nodes/inner#1.1"), workflow="inner@1.0.0")
+        call = journal_pb2.CallIntended(kind=journal_pb2.CALL_KIND_RUN, request=task.SerializeToString())
+        below = await prepare.prepare(who, started, journal_pb2.JournalEntry(path="nodes/inner", call_intended=call))
+        assert below.run.parent_run_id == started.run.run_id
+        assert (below.run.budget_id, below.run.max_cost_nano_usd) == ("budget_1", 7)
+        assert below.run.metadata["project"] == "atlas"
+        started = below
 
 
 def test_all_runs_of_a_tree_lie_between_two_ids_and_no_other_does() -> None:

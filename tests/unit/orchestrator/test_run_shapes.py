@@ -167,3 +167,18 @@ def test_a_definition_of_another_release_is_refused() -> None:
     broken.workflow.nodes.add(id="a", when=workflow_pb2.Condition(cel="((("))
     with pytest.raises(ValueError, match="cannot be read"):
         shape_of(broken, {})
+
+
+def test_a_workflow_that_many_nodes_start_is_read_once() -> None:
+    def starting(below: str) -> workflow_pb2.Workflow:
+        return a_workflow(*(a_node(f"n{number}", run=workflow_pb2.RunNode(workflow=below)) for number in range(300)))
+
+    lowest = a_run(a_workflow(a_node("a", agent=speaks(literal("Go.")))), agents=[ADA])
+    middle, upper = a_run(starting("lowest@1.0.0")), a_run(starting("middle@1.0.0"))
+    top = shape_of(
+        a_run(starting("upper@1.0.0")), {"lowest@1.0.0": lowest, "middle@1.0.0": middle, "upper@1.0.0": upper}
+    )
+    assert len({id(part.run) for part in top.parts}) == 1
+    # One by one these would be 27 million runs.
+    assert len(top.runs()) == 4
+    assert len(top.turns()) == 1

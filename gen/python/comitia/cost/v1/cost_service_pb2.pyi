@@ -615,7 +615,7 @@ class ReserveRequest(_message.Message):
     """
     cheapest: _builtins.bool
     """True when the caller has no cheaper model to take: what a budget that degrades lets through. Kinds other than GENERATE
-    have no cheaper form and pass in any case.
+    and JUDGE have no cheaper form and pass in any case.
     """
     fence: _builtins.int
     """Epoch of whoever is in charge of the call, > 0: what comes later with an older one is refused. 0: not fenced."""

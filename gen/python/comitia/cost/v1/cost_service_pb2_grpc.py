@@ -198,7 +198,7 @@ class BudgetServiceServicer:
         """Holds the bound of a call's price in every budget the call spends from, or in none.
         Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
-        Idempotent per `request_id`.
+        Idempotent per `request_id` for as long as holds of ended calls are kept: 90 days, unless the operator says otherwise.
         The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
         Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
         `budget_name` names the budget as GetBudget takes it),
@@ -813,7 +813,8 @@ class LedgerServiceServicer:
         A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
         Harmless to repeat: what is priced right stays.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
+        which holds are gone: they are kept for 90 days, unless the operator says otherwise).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

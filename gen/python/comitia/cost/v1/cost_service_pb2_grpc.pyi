@@ -86,7 +86,7 @@ class BudgetServiceStub:
     """Holds the bound of a call's price in every budget the call spends from, or in none.
     Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
-    Idempotent per `request_id`.
+    Idempotent per `request_id` for as long as holds of ended calls are kept: 90 days, unless the operator says otherwise.
     The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
     `budget_name` names the budget as GetBudget takes it),
@@ -187,7 +187,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     """Holds the bound of a call's price in every budget the call spends from, or in none.
     Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
-    Idempotent per `request_id`.
+    Idempotent per `request_id` for as long as holds of ended calls are kept: 90 days, unless the operator says otherwise.
     The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
     `budget_name` names the budget as GetBudget takes it),
@@ -339,7 +339,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Holds the bound of a call's price in every budget the call spends from, or in none.
         Internal, so without `google.api.http`: only the service that lets bytes out holds money for them.
 
-        Idempotent per `request_id`.
+        Idempotent per `request_id` for as long as holds of ended calls are kept: 90 days, unless the operator says otherwise.
         The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
         Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
         `budget_name` names the budget as GetBudget takes it),
@@ -446,7 +446,8 @@ class LedgerServiceStub:
     A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
     Harmless to repeat: what is priced right stays.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
+    which holds are gone: they are kept for 90 days, unless the operator says otherwise).
     """
 
 @_typing.type_check_only
@@ -479,7 +480,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
     Harmless to repeat: what is priced right stays.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
+    which holds are gone: they are kept for 90 days, unless the operator says otherwise).
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -539,7 +541,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
         Harmless to repeat: what is priced right stays.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
+        which holds are gone: they are kept for 90 days, unless the operator says otherwise).
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -4,8 +4,8 @@ from alembic.operations import Operations
 
 from services.meshkit.sql.rls import tenant_table
 
-revision = "0012"
-down_revision = "0011"
+revision = "0014"
+down_revision = "0013"
 
 
 def upgrade(op: Operations) -> None:

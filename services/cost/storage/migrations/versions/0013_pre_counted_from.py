@@ -5,8 +5,8 @@ While replicas of the release before still run, they follow quotas in `tenant_qu
 
 from alembic.operations import Operations
 
-revision = "0011"
-down_revision = "0010"
+revision = "0013"
+down_revision = "0012"
 
 _COLUMNS = (
     "counted_from timestamptz",
