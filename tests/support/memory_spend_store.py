@@ -9,12 +9,13 @@ from uuid import UUID, uuid4
 
 from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.budget_tree import run_of
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, NodeNotFound
 from services.cost.domain.hold import CHARGED_STATES, OPEN_STATES, Hold, HoldId
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
 from services.cost.domain.spend_book import BudgetAlert, Changes, SpendBook
-from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
+from services.cost.usecases.ports import SpendNeeds, Sweep, TreeRows, UnitOfWork
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 
@@ -110,10 +111,13 @@ class MemorySpendStore:
                 return budget
         raise NodeNotFound(key.full_name)
 
-    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]:
-        runs = await self.page(tenant, size=most_runs, after=None, scope=BudgetScope.RUN)
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> TreeRows:
+        runs = await self.page(tenant, size=10**6, after=None, scope=BudgetScope.RUN)
+        older = {run.run_id for run in runs[most_runs:]}
         mine = [budget for budget in self.rows.budgets.values() if budget.tenant == tenant and not budget.removed]
-        return [*(budget for budget in mine if budget.scope is not BudgetScope.RUN), *runs]
+        nodes = [budget for budget in mine if budget.scope is not BudgetScope.RUN]
+        kept = [node for node in nodes if node.scope is not BudgetScope.STEP or run_of(node) not in older]
+        return TreeRows([*kept, *runs[:most_runs]], bool(older), len(nodes) - len(kept))
 
     async def page(
         self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None, scope: BudgetScope | None = None

@@ -123,7 +123,8 @@ def tree(
         used = f"{dollars(one.spent_nano_usd)} of {dollars(one.limit_nano_usd)}"
         typer.echo(f"{drawn:<{width}}  {_bar(one)}  {used}{_marks(one)}")
     if found.more_runs:
-        typer.echo("… and older runs; --runs shows more")
+        steps = f" with budgets of {found.left_out_step_count} steps" if found.left_out_step_count else ""
+        typer.echo(f"… and older runs{steps}; --runs shows more")
 
 
 @app.command("set")

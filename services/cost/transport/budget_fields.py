@@ -131,7 +131,7 @@ def status_to_proto(budget: Budget, now: datetime) -> pb.GetBudgetStatusResponse
     )
 
 
-def tree_to_proto(places: Iterable[Place], *, more_runs: bool) -> pb.GetBudgetTreeResponse:
+def tree_to_proto(places: Iterable[Place], *, more_runs: bool, steps_left_out: int) -> pb.GetBudgetTreeResponse:
     """Writes a tree."""
     nodes = [
         pb.GetBudgetTreeResponse.Node(
@@ -141,7 +141,7 @@ def tree_to_proto(places: Iterable[Place], *, more_runs: bool) -> pb.GetBudgetTr
         )
         for place in places
     ]
-    return pb.GetBudgetTreeResponse(nodes=nodes, more_runs=more_runs)
+    return pb.GetBudgetTreeResponse(nodes=nodes, more_runs=more_runs, left_out_step_count=steps_left_out)
 
 
 def _set_paths(request: pb.SetBudgetRequest) -> set[str]:

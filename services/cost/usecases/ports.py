@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from services.cost.domain.amounts import Amounts
@@ -142,6 +142,16 @@ class BeginSweep(Protocol):
     def __call__(self) -> AbstractAsyncContextManager[Sweep]: ...
 
 
+class TreeRows(NamedTuple):
+    """The budgets of a tree, and what is not among them."""
+
+    budgets: list[Budget]
+    #: True when there are older runs.
+    more_runs: bool
+    #: Budgets of steps of older runs.
+    steps_left_out: int
+
+
 class BudgetReader(Protocol):
     """Reads budgets of one tenant."""
 
@@ -159,8 +169,11 @@ class BudgetReader(Protocol):
         """Lists budgets, newest first, from the one after `after` on; of one scope or of all."""
         ...
 
-    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]:
-        """Lists the tenant's own budget, all its nodes, and the budgets of its newest runs, in no order."""
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> TreeRows:
+        """Lists the tenant's own budget, all its nodes, and the budgets of its newest runs, in no order.
+
+        Steps of runs that have a budget and are not among these are left out with them.
+        """
         ...
 
 

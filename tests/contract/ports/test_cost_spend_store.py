@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
@@ -28,7 +29,7 @@ from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.tables import METADATA
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.convert import alert_to_message
-from services.cost.usecases.ports import LastSeen, RunBudgets, SpendNeeds, Sweep, UnitOfWork
+from services.cost.usecases.ports import LastSeen, RunBudgets, SpendNeeds, Sweep, TreeRows, UnitOfWork
 from services.meshkit.content import Usage
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
@@ -52,7 +53,7 @@ class Store(LastSeen, RunBudgets, Protocol):
     async def page(
         self, tenant: TenantId, *, size: int, after: Any, scope: BudgetScope | None = None
     ) -> list[Budget]: ...
-    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]: ...
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> TreeRows: ...
     async def entries(self, tenant: TenantId) -> list[CostEvent]: ...
 
 
@@ -433,6 +434,31 @@ async def test_migrations_go_back_and_forth(postgres: str) -> None:
     await migrate("services.cost", made.migrator)
 
 
+async def test_budgets_of_the_release_before_warn_and_keep_what_was_set(postgres: str) -> None:
+    made = await provision(postgres, f"comitia_cost_{secrets.token_hex(4)}")
+    await migrate("services.cost", made.migrator, to="0012")
+    tenants = [uuid4() for _ in range(4)]
+    limits, quotas = (500, 100, 10**12, 70), (500, 500, 500, 0)
+    connection = await asyncpg.connect(made.migrator)
+    try:
+        await connection.executemany(
+            """INSERT INTO budget (id, tenant_id, scope, limit_nano_usd, spent_nano_usd, held_nano_usd,
+                                   overrun_nano_usd, exhausted, created_time, period, zone, turn_time)
+               VALUES ($1, $1, 1, $2, 0, 0, 0, false, $3, 0, 'UTC', NULL)""",
+            [(tenant, limit, NOON) for tenant, limit in zip(tenants, limits, strict=True)],
+        )
+        await connection.executemany(
+            "INSERT INTO tenant_quota VALUES ($1, $2)", list(zip(tenants, quotas, strict=True))
+        )
+        await migrate("services.cost", made.migrator)
+        rows = await connection.fetch("SELECT * FROM budget ORDER BY array_position($1::uuid[], id)", tenants)
+    finally:
+        await connection.close()
+    kept = [(row["quota_nano_usd"], row["own_limit_nano_usd"], row["warn_at"], row["counted_from"]) for row in rows]
+    own = (None, 100, None, 70)
+    assert kept == [(quota, limit, 80, NOON) for quota, limit in zip(quotas, own, strict=True)]
+
+
 ATHENA = NodeKey(BudgetScope.AGENT, "Athena")
 
 
@@ -527,7 +553,7 @@ async def test_a_removed_node_is_nowhere_and_its_name_is_free(store: Store, tena
         await store.find(tenant, ATHENA)
     with pytest.raises(BudgetNotFound):
         await store.get(tenant, node.id)
-    assert [budget.id for budget in await store.tree(tenant, most_runs=5)] == [tenant_budget_id(tenant)]
+    assert [budget.id for budget in (await store.tree(tenant, most_runs=5)).budgets] == [tenant_budget_id(tenant)]
     assert (await define(store, tenant)).id != node.id
 
 
@@ -548,8 +574,15 @@ async def test_budgets_are_listed_by_scope_and_as_a_tree(store: Store, tenant: T
     assert [budget.name for budget in await store.page(tenant, size=9, after=None, scope=BudgetScope.AGENT)] == [
         "Athena"
     ]
+    await define(store, tenant, NodeKey(BudgetScope.STEP, "run_0/rounds"))
+    await define(store, tenant, NodeKey(BudgetScope.STEP, "run_2/rounds"))
+    await define(store, tenant, NodeKey(BudgetScope.STEP, "run_9/rounds"))
     tree = await store.tree(tenant, most_runs=2)
-    assert {(budget.scope, budget.name or budget.run_id) for budget in tree} == {
+    assert (tree.more_runs, tree.steps_left_out) == (True, 1)
+    assert {(budget.scope, budget.name or budget.run_id) for budget in tree.budgets} == {
+        (BudgetScope.STEP, "run_2/rounds"),
+        # Its run has no budget that could be shown.
+        (BudgetScope.STEP, "run_9/rounds"),
         (BudgetScope.TENANT, None),
         (BudgetScope.AGENT, "Athena"),
         (BudgetScope.RUN, "run_2"),
@@ -557,7 +590,7 @@ async def test_budgets_are_listed_by_scope_and_as_a_tree(store: Store, tenant: T
     }
     assert (await store.find(tenant, NodeKey(BudgetScope.RUN, "run_1"))).id == runs[1].id
     stranger = TenantId(uuid4())
-    assert await store.tree(stranger, most_runs=5) == []
+    assert (await store.tree(stranger, most_runs=5)).budgets == []
     with pytest.raises(NodeNotFound):
         await store.find(stranger, ATHENA)
 

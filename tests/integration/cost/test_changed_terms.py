@@ -115,7 +115,11 @@ async def test_a_charge_that_is_settled_late_belongs_to_the_period_of_the_call(
 
 
 async def test_what_is_not_given_stays_and_what_the_mask_names_is_reset(anna: CostCaller) -> None:
-    berlin = {"period": cost_pb2.BUDGET_PERIOD_MONTH, "zone": "Europe/Berlin", "mode": cost_pb2.BUDGET_MODE_SOFT}
+    berlin: dict[str, Any] = {
+        "period": cost_pb2.BUDGET_PERIOD_MONTH,
+        "zone": "Europe/Berlin",
+        "mode": cost_pb2.BUDGET_MODE_SOFT,
+    }
     await set_terms(anna, limit_nano_usd=30, limit_tokens=5, **berlin)
     warned = await set_terms(anna, warn_at_percent=90)
     shown = (warned.limit_nano_usd, warned.tokens.limit, warned.mode, warned.period, warned.zone)

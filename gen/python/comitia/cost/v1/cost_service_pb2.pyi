@@ -417,8 +417,11 @@ class GetBudgetTreeResponse(_message.Message):
 
     NODES_FIELD_NUMBER: _builtins.int
     MORE_RUNS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_STEP_COUNT_FIELD_NUMBER: _builtins.int
     more_runs: _builtins.bool
     """True when there are older runs than those shown."""
+    left_out_step_count: _builtins.int
+    """Budgets of steps of such runs, which are left out with them."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetBudgetTreeResponse.Node]:
         """Each after the one above it; the tenant's own first."""
@@ -428,10 +431,11 @@ class GetBudgetTreeResponse(_message.Message):
         *,
         nodes: _abc.Iterable[Global___GetBudgetTreeResponse.Node] | None = ...,
         more_runs: _builtins.bool = ...,
+        left_out_step_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["more_runs", b"more_runs", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out_step_count", b"left_out_step_count", "more_runs", b"more_runs", "nodes", b"nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
