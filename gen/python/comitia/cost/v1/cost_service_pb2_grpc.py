@@ -169,7 +169,9 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBudget(self, request, context):
-        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`. REST takes
+        a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
+        id.
 
         Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
         """

@@ -70,7 +70,9 @@ class BudgetServiceStub:
     runs with their steps.
     """
     GetBudget: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetRequest, _cost_service_pb2.GetBudgetResponse]
-    """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+    """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`. REST takes
+    a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
+    id.
 
     Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
     """
@@ -171,7 +173,9 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     runs with their steps.
     """
     GetBudget: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetRequest, _cost_service_pb2.GetBudgetResponse]  # type: ignore[assignment]
-    """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+    """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`. REST takes
+    a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
+    id.
 
     Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
     """
@@ -305,7 +309,9 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cost_service_pb2.GetBudgetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cost_service_pb2.GetBudgetResponse, _abc.Awaitable[_cost_service_pb2.GetBudgetResponse]]:
-        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`. REST takes
+        a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
+        id.
 
         Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
         """
