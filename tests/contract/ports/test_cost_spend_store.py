@@ -358,7 +358,7 @@ async def test_an_alert_is_written_with_what_it_tells_of(
         query = text("SELECT subject FROM outbox WHERE tenant_id = :tenant")
         async with sql_engine(backend.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
             subjects = (await scope.execute(query, {"tenant": tenant})).scalars().all()
-        assert sorted(subjects) == ["comitia.cost.budget.overrun.v1", "comitia.cost.budget.warned.v1"]
+        assert sorted(subjects) == [f"comitia.cost.budget.{cause}.v1.{tenant}" for cause in ("overrun", "warned")]
 
 
 async def test_the_sweep_sees_holds_of_all_tenants_that_are_due_and_no_others(store: Store) -> None:
