@@ -130,6 +130,13 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "policy/usecases/record_violations.py:RecordViolations",
         }
     ),
+    "the calendar and its time zones, which are the same for everybody": frozenset(
+        {
+            "cost/domain/period.py:place_of()",
+            "cost/domain/period.py:since_when()",
+            "cost/domain/period.py:zones()",
+        }
+    ),
     "moments: what is due at one is gone through, whosever it is": frozenset(
         {"orchestrator/engine/deadlines.py:Deadlines"},
     ),

@@ -39,6 +39,11 @@ def as_tree(budgets: Iterable[Budget]) -> list[Place]:
     return places
 
 
+def run_of(step: Budget) -> str:
+    """Names the run that a step lies in."""
+    return step.name.partition("/")[0]
+
+
 def _path_of(budget: Budget) -> str | None:
     if budget.scope is BudgetScope.RUN:
         return budget.run_id

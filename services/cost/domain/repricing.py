@@ -9,14 +9,11 @@ from services.cost.domain.amounts import MAX_CHARGE, NONE, Amounts
 from services.cost.domain.budget import Budget, BudgetId
 from services.cost.domain.cost_event import CostEvent, repriced_entries
 from services.cost.domain.errors import PriceUnknown
-from services.cost.domain.hold import Hold, HoldState
+from services.cost.domain.hold import CHARGED_STATES, Hold
 from services.cost.domain.price_book import PriceBook
 from services.cost.domain.spend_book import AlertCause, BudgetAlert
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
-
-#: States in which a hold has a charge.
-CHARGED: tuple[HoldState, ...] = (HoldState.SETTLED, HoldState.ASSUMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +81,7 @@ def booked(
     for old, new in repricing.steps:
         difference = Amounts(new.charged - old.charged)
         for name in old.budgets:
-            moved[name] = moved[name].corrected(NONE, difference, charged=old.charged_at or old.created)
+            moved[name] = moved[name].corrected(NONE, difference, charged=old.charged_since)
         entries += repriced_entries(old, new, note=note, now=now, new_id=new_id)
     changed = [budget for name, budget in sorted(moved.items()) if budget != before[name]]
     alerts = [
@@ -104,7 +101,7 @@ def booked(
 
 
 def _repriced(hold: Hold, book: PriceBook) -> Hold | None:
-    if hold.state not in CHARGED or (hold.price is None and hold.ceiling is None):
+    if hold.state not in CHARGED_STATES or (hold.price is None and hold.ceiling is None):
         return None
     try:
         price = book.find(hold.purpose.provider, hold.purpose.model, at=hold.created)

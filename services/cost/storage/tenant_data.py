@@ -18,7 +18,6 @@ TENANT_DATA: Final = (
     kept("cost_run_hour", "sums of the ledger: kept for accounting; they hold no content"),
     deleted("cost_use_day"),
     kept("budget", _LEDGER, name="''"),
-    deleted("tenant_quota"),
     deleted("unknown_price"),
     deleted("spend_alert"),
     deleted("spike_rule"),

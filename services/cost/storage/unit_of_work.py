@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.hold import Hold
 from services.cost.domain.node import NodeKey, Tree, nodes_beside
@@ -27,6 +28,8 @@ from services.meshkit.sql.outbox import OutboxEntry
 from services.meshkit.sql.recorded_trip import recorded_trip
 from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
 
+#: Entries of the ledger that are counted at once: about a second.
+_MOST_COUNTED: Final = 200_000
 #: Tenants whose budget is known to exist, per process.
 _MOST_KNOWN: Final = 100_000
 #: The setting of a transaction of the maintenance role, which sees all tenants by its own policies.
@@ -182,6 +185,8 @@ class _Work:
 
     async def load(self, needs: SpendNeeds, *, now: datetime) -> SpendBook:
         """See `UnitOfWork.load`."""
+        for tenant in sorted({tenant for tenant, _ in needs.nodes}):
+            await self._scope.driver.execute(sql.CHANGE_TREE, tenant)
         self._spenders = self._store.unknown(needs.spenders)
         if self._spenders:
             await self._scope.driver.execute(sql.ADD_TENANT_BUDGETS, self._spenders, self._store.tenant_limit, now)
@@ -201,9 +206,12 @@ class _Work:
         budgets = await self._lock_budgets((), due)
         return self._store.book(budgets, await self._holds(sql.LOCK_DUE_HOLDS, due, now), now)
 
-    async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
-        """See `UnitOfWork.took_quota`."""
-        return bool(await self._scope.driver.fetchval(sql.TOOK_QUOTA, tenant, quota))
+    async def charged(self, tenant: TenantId, budget: BudgetId, since: datetime) -> Amounts | None:
+        """See `UnitOfWork.charged`."""
+        row = await self._scope.driver.fetchrow(sql.CHARGED, tenant, budget, since, _MOST_COUNTED)
+        if row is None or not row["all_counted"]:
+            return None
+        return Amounts(row["money"], row["tokens"], row["calls"], row["wall_ms"])
 
     async def save(self, changes: Changes) -> None:
         """See `UnitOfWork.save`."""
@@ -211,6 +219,8 @@ class _Work:
             raise Internal("rows of the ledger changed while they were locked")
         for budget in changes.defined:
             await self._scope.driver.execute(sql.DEFINE_BUDGET, *definition_of(budget))
+            if budget.removed:
+                await self._scope.driver.execute(sql.DROP_SPIKE_RULE, budget.tenant, budget.id)
         self._changes = changes
 
     async def nodes(self, tenant: TenantId) -> int:

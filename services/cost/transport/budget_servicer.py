@@ -9,7 +9,7 @@ from grpc.aio import ServicerContext
 
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceServicer
-from services.cost.domain.budget import Budget, BudgetScope, checked_limit, tenant_budget_id
+from services.cost.domain.budget import Budget, checked_limit, tenant_budget_id
 from services.cost.domain.budget_tree import as_tree
 from services.cost.domain.hold import Hold
 from services.cost.domain.node import NodeKey
@@ -70,8 +70,8 @@ class BudgetServicer(BudgetServiceServicer):
 
     async def SetBudget(self, request: pb.SetBudgetRequest, context: Context) -> pb.SetBudgetResponse:
         tenant = caller_of(context).principal.tenant
-        key, terms = budget_fields.to_node(request), budget_fields.to_terms(request)
-        return await once(request, lambda: self._set_budget(tenant, key, terms), _set, answers=pb.SetBudgetResponse)
+        key, change = budget_fields.to_node(request), budget_fields.to_change(request)
+        return await once(request, lambda: self._set_budget(tenant, key, change), _set, answers=pb.SetBudgetResponse)
 
     async def RemoveBudget(self, request: pb.RemoveBudgetRequest, context: Context) -> pb.RemoveBudgetResponse:
         tenant = caller_of(context).principal.tenant
@@ -94,11 +94,9 @@ class BudgetServicer(BudgetServiceServicer):
         tenant, most = caller_of(context).principal.tenant, budget_fields.to_most_runs(request)
         await self._get_budget(tenant, tenant_budget_id(tenant))
         now = self._clock.now()
-        found = [budget.at(now) for budget in await self._budgets.tree(tenant, most_runs=most + 1)]
-        runs = [budget for budget in found if budget.scope is BudgetScope.RUN]
-        beyond = runs[most:]
-        places = as_tree(budget for budget in found if budget not in beyond)
-        return budget_fields.tree_to_proto(places, more_runs=bool(beyond))
+        rows = await self._budgets.tree(tenant, most_runs=most)
+        places = as_tree(budget.at(now) for budget in rows.budgets)
+        return budget_fields.tree_to_proto(places, more_runs=rows.more_runs, steps_left_out=rows.steps_left_out)
 
     async def ListBudgets(self, request: pb.ListBudgetsRequest, context: Context) -> pb.ListBudgetsResponse:
         size = clamp_page_size(request.page_size)

@@ -238,6 +238,9 @@ def prices_to_proto(price: Price) -> list[cost_pb2.Price]:
 def alert_to_message(alert: BudgetAlert) -> tuple[str, bytes]:
     """Writes an alert as the subject and body of a message."""
     body = cost_pb2.BudgetAlert(
-        budget=budget_to_proto(alert.budget), cause=_CAUSES[alert.cause], create_time=fields.timestamp_of(alert.at)
+        budget=budget_to_proto(alert.budget),
+        cause=_CAUSES[alert.cause],
+        create_time=fields.timestamp_of(alert.at),
+        tenant_id=from_uuid("tenant", alert.budget.tenant),
     )
-    return f"comitia.cost.budget.{alert.cause}.v1", body.SerializeToString()
+    return f"comitia.cost.budget.{alert.cause}.v1.{alert.budget.tenant}", body.SerializeToString()

@@ -23,13 +23,15 @@ class CreateBudget:
 
         Raises: BudgetExists: the run has one with another limit.
         """
+        now = self._clock.now()
         wanted = Budget(
             id=BudgetId(self._ids.uuid()),
             tenant=tenant,
             scope=BudgetScope.RUN,
             run_id=run_id,
             limit=limit,
-            created=self._clock.now(),
+            counted_from=now,
+            created=now,
         )
         note(target=from_uuid("budget", wanted.id), details={"run_id": run_id, "limit_nano_usd": limit})
         budget = await self._budgets.add_budget(wanted)

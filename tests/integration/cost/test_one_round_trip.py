@@ -13,12 +13,13 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, tenant_budget_id
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.hold_lines import HoldLines
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.terms import BudgetMode, Terms, TermsChange
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.price_repository import PriceRepository
@@ -41,7 +42,6 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import provision
 from services.meshkit.testing.fake_clock import FakeClock
-from tests.support.known_tenants import KnownTenants
 from tests.support.money import a_price, a_purpose
 from tests.support.unknown_prices import refused_unknown_prices
 
@@ -123,6 +123,7 @@ class Ledger:
                 scope=BudgetScope.RUN,
                 run_id="run_1",
                 limit=_RUN_LIMIT,
+                counted_from=self._place.clock.now(),
                 created=self._place.clock.now(),
             )
             self._runs.append((await self.stores[0].add_budget(wanted)).id)
@@ -136,12 +137,8 @@ class Ledger:
         return [_told(outcome) for outcome in outcomes]
 
     async def limit(self, replica: int, tenant: int, limit: int) -> None:
-        change = SetBudgetLimit(
-            begin=self.stores[replica].begin,
-            last_seen=self.memories[replica],
-            tenants=KnownTenants(),
-            clock=self._place.clock,
-        )
+        store, clock = self.stores[replica], self._place.clock
+        change = SetBudgetLimit(begin=store.begin, last_seen=self.memories[replica], clock=clock)
         await change(self.tenants[tenant], tenant_budget_id(self.tenants[tenant]), NanoUsd(limit))
 
     async def grow(self, replica: int, tenant: int, key: NodeKey, terms: Terms | None) -> str:
@@ -151,8 +148,8 @@ class Ledger:
             if terms is None:
                 await RemoveBudget(begin=store.begin, clock=clock)(self.tenants[tenant], key)
             else:
-                change = SetBudget(begin=store.begin, tenants=KnownTenants(), clock=clock)
-                await change(self.tenants[tenant], key, terms)
+                change = SetBudget(begin=store.begin, clock=clock)
+                await change(self.tenants[tenant], key, TermsChange.whole(terms))
         except MeshError as refusal:
             return refusal.reason
         return "done"

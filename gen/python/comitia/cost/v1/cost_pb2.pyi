@@ -622,8 +622,8 @@ Global___Price: _TypeAlias = Price  # noqa: Y015
 
 @_typing.final
 class BudgetAlert(_message.Message):
-    """Body of the events `comitia.cost.budget.exhausted.v1`, `comitia.cost.budget.overrun.v1` and
-    `comitia.cost.budget.warned.v1`.
+    """Body of the events `comitia.cost.budget.exhausted.v1.<tenant>`, `comitia.cost.budget.overrun.v1.<tenant>` and
+    `comitia.cost.budget.warned.v1.<tenant>`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -631,8 +631,11 @@ class BudgetAlert(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
     cause: Global___BudgetAlertCause.ValueType
     """What happened."""
+    tenant_id: _builtins.str
+    """Whose budget it is, `tenant_…`."""
     @_builtins.property
     def budget(self) -> Global___Budget:
         """The budget as it was then."""
@@ -647,10 +650,11 @@ class BudgetAlert(_message.Message):
         budget: Global___Budget | None = ...,
         cause: Global___BudgetAlertCause.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        tenant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cause", b"cause", "create_time", b"create_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cause", b"cause", "create_time", b"create_time", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

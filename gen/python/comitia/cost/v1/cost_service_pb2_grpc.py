@@ -126,12 +126,14 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetBudget(self, request, context):
-        """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given is taken off:
-        the request is all that people decide about a budget. What is spent and held stays.
+        """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
+        `update_mask` takes a limit or a period off. What is held stays, and so does what is spent, unless another period is
+        counted from now on: then it is what the ledger has for that period until now.
 
         Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
         limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
-        While the operator limits what the tenant may spend, the tenant's own has no period and is not soft.
+        While the operator limits what the tenant may spend, the tenant's own has no period and is not soft; what the tenant
+        had set comes back with the quota.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_BUDGETS, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the
         tenant's own, beyond what the operator lets the tenant spend).
         """
@@ -167,7 +169,9 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBudget(self, request, context):
-        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`. REST takes
+        a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
+        id.
 
         Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
         """
