@@ -138,7 +138,7 @@ async def use_case(figure: Figure, urls: DatabaseUrls) -> None:
                 published=lambda: None,
                 moved=lambda _: None,
             )
-            return SetBudgetLimit(begin=store.begin, last_seen=store, tenants=feed, clock=clock)
+            return SetBudgetLimit(begin=store.begin, last_seen=store, clock=clock)
 
         quick, longer = change_by(SpendStore), change_by(Forgetful)
         limits = count(10**12)
