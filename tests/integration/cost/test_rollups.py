@@ -332,7 +332,10 @@ async def test_charges_of_a_run_that_began_later_are_all_there(books: Books) -> 
 async def test_old_charges_of_other_projects_make_no_difference(books: Books) -> None:
     old = START - timedelta(days=500)
     await books.write(
-        an_event(old, 1, project="vega", run_id="run_v"), an_event(START, 2, project="vega", run_id="run_v"), an_event()
+        an_event(old, 1, project="vega", run_id="run_v"),
+        an_event(START, 2, project="vega", run_id="run_v"),
+        an_event(START, 4, project="vega", run_id="run_w"),
+        an_event(),
     )
     await books.roll()
     cut = datetime(2026, 1, 1, tzinfo=UTC)
@@ -341,11 +344,13 @@ async def test_old_charges_of_other_projects_make_no_difference(books: Books) ->
     for run in ("run_v", "run_1", "run_unknown", None):
         mine = await books.summary(by=Dimension.RUN, only=CostFilter(run_id=run, project="apollo"))
         assert sum(sums.cost for sums in mine.values()) == (10 if run in ("run_1", None) else 0), run
-    for run in ("run_v", "run_unknown", None):
+    began_later = await books.summary(by=Dimension.RUN, only=CostFilter(run_id="run_w", project="vega"))
+    assert began_later["run_w"].cost == 4
+    for run, kept in (("run_v", 2), ("run_unknown", 0), (None, 6)):
         with pytest.raises(Invalid, match="single charges"):
             await books.summary(by=Dimension.RUN, only=CostFilter(run_id=run, project="vega"))
         later = await books.summary(by=Dimension.RUN, span=Span(cut), only=CostFilter(run_id=run, project="vega"))
-        assert sum(sums.cost for sums in later.values()) == (0 if run == "run_unknown" else 2)
+        assert sum(sums.cost for sums in later.values()) == kept
 
 
 async def test_a_transaction_that_stays_open_hides_no_entry_from_an_export(books: Books) -> None:
