@@ -106,7 +106,7 @@ def tree(
     runs: Annotated[int, typer.Option(min=1, max=500, help="Show at most so many runs, the newest.")] = 20,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Draws budgets as a tree: the tenant's, those of projects and agents, and those of runs with their steps.
+    """Draws budgets as a tree: the tenant's, those of projects with their runs and of agents, other runs, and steps.
 
     Example:  comitia budget tree
     """

@@ -269,6 +269,7 @@ class AsyncCosts:
         end: datetime | None = None,
         *,
         apply: bool = False,
+        unpriced: bool = False,
         note: str = "",
     ) -> cost_service_pb2.RepriceEventsResponse:
         """Shows what the price table of now makes of charges of the past, per model, or writes that.
@@ -276,12 +277,14 @@ class AsyncCosts:
         Args:
             start, end: when the calls held their money, aware; None is now.
             apply: writes it; without, nothing is changed.
+            unpriced: only charges of models whose price was unknown, however old they are.
             note: why; it stands with each entry.
         """
         request = cost_service_pb2.RepriceEventsRequest(
             start_time=_time(start),
             end_time=_time(end),
             apply=apply,
+            unpriced=unpriced,
             note=note,
         )
         return await self._connection.call(self._ledger.RepriceEvents, request, timeout=60.0)

@@ -32,7 +32,7 @@ class BudgetScope(IntEnum):
     RUN = 2
     #: What all runs of a project spend.
     PROJECT = 3
-    #: What one step of a run spends, and all steps below it.
+    #: What one step of a run spends, and all steps below it in that run.
     STEP = 4
     #: What an agent spends, in whatever run.
     AGENT = 5
@@ -69,6 +69,8 @@ class Budget:
     run_id: str | None
     #: Name of a node that stands beside calls; empty for others.
     name: str = ""
+    #: The project of the run, empty for one of none; None: not of a run, or whoever made it did not say.
+    project: str | None = None
     #: Limit on money, nano-USD.
     limit: NanoUsd
     #: Settled and assumed so far in its period.

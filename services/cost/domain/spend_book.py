@@ -140,7 +140,8 @@ class SpendBook:
         Args:
             cheapest: True when the caller has no cheaper model.
             turns: who waits for money; None: nobody.
-        Raises: BudgetNotFound, BudgetExhausted, BudgetDegrades, RequestIdReused.
+        Raises: BudgetNotFound, BudgetExhausted, BudgetDegrades, RequestIdReused, Invalid (a run's budget is of another
+            project than the call).
         """
         key = wanted.tenant, wanted.request_id
         known = self._by_request.get(key)
@@ -160,6 +161,7 @@ class SpendBook:
             budgets.sort(key=lambda budget: (budget.scope, budget.name, budget.id))
         amounts = wanted.most
         try:
+            _refuse_another_project(budgets, wanted.purpose.context.project)
             self._refuse_unless_all_free(budgets, amounts, key, cheapest=cheapest, turns=turns)
             # The last of them may refuse what is too much to add up, so none is changed before.
             held = [budget.hold(amounts) for budget in budgets]
@@ -444,6 +446,14 @@ class SpendBook:
 def _refuse_beyond_quota(budget: Budget, limit: NanoUsd) -> None:
     if budget.quota and limit > budget.quota:
         raise QuotaExceeded("max_cost_nano_usd", limit=budget.quota, used=budget.spent + budget.held)
+
+
+def _refuse_another_project(budgets: Iterable[Budget], project: str) -> None:
+    """Has a run spend below one project: what its budget pays, its project's pays too. Raises: Invalid."""
+    for budget in budgets:
+        if budget.project is not None and budget.project != project:
+            whose = repr(budget.project) if budget.project else "empty"
+            raise Invalid("context.project", f"must be {whose}, as {budget.full_name} says, whose budget pays")
 
 
 def _moves(before: Hold, after: Hold) -> tuple[Amounts, Amounts]:

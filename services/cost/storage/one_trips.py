@@ -214,6 +214,7 @@ ADD_RUN_BUDGET: Final = OneTrip(
         "text",  # 3 run
         "bigint",  # 4 limit
         "timestamptz",  # 5 time
+        "text",  # 6 project
     ),
     returns="boolean",
     body=f"""
@@ -222,8 +223,8 @@ ADD_RUN_BUDGET: Final = OneTrip(
         IF EXISTS (SELECT FROM budget WHERE tenant_id = $2 AND run_id = $3) THEN RETURN false; END IF;
         {RECORD}
         INSERT INTO budget (id, tenant_id, scope, run_id, limit_nano_usd, spent_nano_usd, held_nano_usd,
-                            overrun_nano_usd, exhausted, created_time, counted_from)
-        VALUES ($1, $2, 2, $3, $4, 0, 0, 0, false, $5, $5);
+                            overrun_nano_usd, exhausted, created_time, counted_from, project)
+        VALUES ($1, $2, 2, $3, $4, 0, 0, 0, false, $5, $5, $6);
         RETURN true;""",  # noqa: S608 - a constant
 )
 

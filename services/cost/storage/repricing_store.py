@@ -87,17 +87,19 @@ class RepricingStore:
         self._spending = spending
         self._new_id = new_id
 
-    async def differences(self, tenant: TenantId, span: Span, book: PriceBook) -> Repricing:
+    async def differences(self, tenant: TenantId, span: Span, book: PriceBook, *, unpriced: bool) -> Repricing:
         """See `Repricer.differences`."""
         async with driver_scope(self._engine, tenant, read_only=True) as scope:
-            stale = await _stale(scope, tenant, span, book)
+            stale = await _stale(scope, tenant, span, book, only_unpriced=unpriced)
             return repricing(tenant, [hold_of(row) for row in await scope.driver.fetch(_HOLDS, stale)], book)
 
-    async def apply(self, tenant: TenantId, span: Span, book: PriceBook, *, note: str, now: datetime) -> Repricing:
+    async def apply(
+        self, tenant: TenantId, span: Span, book: PriceBook, *, unpriced: bool, note: str, now: datetime
+    ) -> Repricing:
         """See `Repricer.apply`."""
         async with driver_scope(self._engine, tenant) as scope:
             await claim_once(scope)
-            stale = await _stale(scope, tenant, span, book)
+            stale = await _stale(scope, tenant, span, book, only_unpriced=unpriced)
             # Budgets first, then holds, each in id order, as everywhere; the budgets of a hold never change.
             budgets = [budget_of(row) for row in await scope.driver.fetch(_LOCK_BUDGETS, stale)]
             done = repricing(tenant, [hold_of(row) for row in await scope.driver.fetch(sql.LOCK_HOLDS, stale)], book)
@@ -136,10 +138,12 @@ class RepricingStore:
         await scope.driver.execute(_ENTRIES, *_columns([_entry(entry) for entry in books.entries]), note, now)
 
 
-async def _stale(scope: DriverScope, tenant: TenantId, span: Span, book: PriceBook) -> list[UUID]:
+async def _stale(
+    scope: DriverScope, tenant: TenantId, span: Span, book: PriceBook, *, only_unpriced: bool
+) -> list[UUID]:
     """Finds the charges of calls, held within a span, for which the book has another price than they were made with."""
     wrong: list[tuple[object, ...]] = []
-    for row in await scope.driver.fetch(_PRICED, tenant):
+    for row in () if only_unpriced else await scope.driver.fetch(_PRICED, tenant):
         price = book.by_digest(row["price_digest"])
         if price is not None:
             spans = _within(span, book.differs(price.digest, price.provider, row["model"]))
@@ -154,7 +158,7 @@ async def _stale(scope: DriverScope, tenant: TenantId, span: Span, book: PriceBo
             rows = await scope.driver.fetch(statement, tenant, *_columns(items), MOST + 1)
             found += [row["id"] for row in rows]
     # Read last: what another transaction removed before one of the statements above is told by it.
-    known_from = await scope.driver.fetchval(_KNOWN_FROM)
+    known_from = None if only_unpriced else await scope.driver.fetchval(_KNOWN_FROM)
     if known_from is not None and (span.start is None or span.start < known_from):
         raise Invalid(
             "start_time", f"must be {known_from.isoformat()} or later: what calls held before is known no more"

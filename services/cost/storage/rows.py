@@ -51,6 +51,7 @@ def budget_of(row: Row) -> Budget:
         scope=BudgetScope(row["scope"]),
         run_id=row["run_id"],
         name=row["name"],
+        project=row["project"],
         limit=NanoUsd(row["limit_nano_usd"]),
         spent=NanoUsd(row["spent_nano_usd"]),
         held=NanoUsd(row["held_nano_usd"]),

@@ -84,6 +84,8 @@ BUDGET: Final = Table(
     _time("created_time"),
     # Of a project, an agent or a step; empty for others.
     Column("name", Text, nullable=False, server_default=""),
+    # Of the run, empty for one of none; NULL for other budgets, and where it is not known.
+    Column("project", Text),
     Column("mode", SmallInteger, nullable=False, server_default="1"),
     Column("warn_at", SmallInteger, nullable=False, server_default="80"),
     Column("period", SmallInteger, nullable=False, server_default="0"),

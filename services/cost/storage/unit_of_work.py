@@ -106,7 +106,7 @@ class SpendStore:
 
     async def add_budget(self, budget: Budget) -> Budget:
         """See `RunBudgets.add_budget`."""
-        values = (budget.id, budget.tenant, budget.run_id, budget.limit, budget.created)
+        values = (budget.id, budget.tenant, budget.run_id, budget.limit, budget.created, budget.project)
         if await recorded_trip(self._app, budget.tenant, ADD_RUN_BUDGET, *values, made=budget):
             # What is held next is held of it.
             self._seen.know(budget)

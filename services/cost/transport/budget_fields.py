@@ -20,7 +20,7 @@ from services.cost.domain.period import Period, checked_zone
 from services.cost.domain.terms import WARN_AT, BudgetMode, Terms, TermsChange
 from services.cost.transport import convert, fields
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import TenantId
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, clamp_page_size
 
@@ -62,6 +62,14 @@ def to_budget(text: str, tenant: TenantId) -> BudgetId | NodeKey:
     if scope is None:
         raise Invalid("budget_id", "must be `budget_…`, `tenant`, or begin with project:, agent:, run: or step:")
     return NodeKey(scope, _name(scope, name, field="budget_id"))
+
+
+def to_project(request: pb.CreateBudgetRequest, principal: Principal) -> str | None:
+    """Reads which project a run is of; None where the caller does not say. Raises: Invalid."""
+    if not request.HasField("project"):
+        return None
+    # As with calls: a token bound to a project counts for that project, whatever the caller says.
+    return principal.project or fields.text_of(request.project, "project", most=_MOST_NAME)
 
 
 def to_most_runs(request: pb.GetBudgetTreeRequest) -> int:

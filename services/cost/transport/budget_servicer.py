@@ -62,10 +62,11 @@ class BudgetServicer(BudgetServiceServicer):
         self._clock = clock
 
     async def CreateBudget(self, request: pb.CreateBudgetRequest, context: Context) -> pb.CreateBudgetResponse:
-        tenant = caller_of(context).principal.tenant
+        principal = caller_of(context).principal
         to_uuid(request.run_id, "run", field="run_id")
         limit = checked_limit(request.limit_nano_usd, least=1)
-        budget = await self._create_budget(tenant, request.run_id, limit)
+        project = budget_fields.to_project(request, principal)
+        budget = await self._create_budget(principal.tenant, request.run_id, limit, project)
         return pb.CreateBudgetResponse(budget=convert.budget_to_proto(budget))
 
     async def SetBudget(self, request: pb.SetBudgetRequest, context: Context) -> pb.SetBudgetResponse:

@@ -201,6 +201,7 @@ def budget_to_proto(budget: Budget) -> cost_pb2.Budget:
         overrun_nano_usd=budget.overrun,
         create_time=fields.timestamp_of(budget.created),
         name=budget.name,
+        project=budget.project or "",
         mode=cast(cost_pb2.BudgetMode.ValueType, int(budget.mode)),
         warn_at_percent=budget.warn_at,
         period=cast(cost_pb2.BudgetPeriod.ValueType, int(budget.period)),

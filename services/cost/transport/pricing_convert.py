@@ -56,7 +56,8 @@ def to_reprice_order(request: cost_service_pb2.RepriceEventsRequest) -> RepriceO
     end = fields.time_of(request.end_time, "end_time") if request.HasField("end_time") else None
     if end is not None and end <= start:
         raise Invalid("end_time", "must be after start_time")
-    return RepriceOrder(start=start, end=end, note=fields.text_of(request.note, "note", most=_MOST_NOTE))
+    told = fields.text_of(request.note, "note", most=_MOST_NOTE)
+    return RepriceOrder(start=start, end=end, note=told, unpriced=request.unpriced)
 
 
 def repriced_to_proto(repricing: Repricing) -> cost_service_pb2.RepriceEventsResponse:

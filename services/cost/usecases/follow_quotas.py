@@ -73,7 +73,7 @@ class FollowQuotas:
                 waiting, self._waiting = self._waiting, set()
                 try:
                     await for_each("quotas", await self._named(waiting), self._followed, fault=_FAULT)
-                except Exception as error:  # a background loop: it is told, and what was heard is looked at again
+                except Exception as error:  # noqa: BLE001  # a background loop: it is told, and what was heard is looked at again
                     failed("quotas", _FAULT, error)
                     await self._clock.sleep(_RETRY_SECONDS)
                     for tenant in waiting:

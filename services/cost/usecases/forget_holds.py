@@ -21,6 +21,9 @@ class OldHolds(Protocol):
     async def forget(self, before: datetime, *, most: int) -> int:
         """Removes holds that were made before a moment and are settled, released or assumed; gives how many.
 
+        Charges whose price nobody knew stay, whatever their age, for RepriceEvents to put right.
+
+
         Args:
             most: how many one transaction looks at.
         """

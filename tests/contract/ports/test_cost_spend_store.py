@@ -32,6 +32,7 @@ from services.cost.transport.convert import alert_to_message
 from services.cost.usecases.ledger_ports import CostFilter
 from services.cost.usecases.ports import LastSeen, RunBudgets, SpendNeeds, Sweep, TreeRows, UnitOfWork
 from services.meshkit.content import Usage
+from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.core.money import NanoUsd
@@ -228,6 +229,31 @@ async def test_a_run_has_one_budget(store: Store, tenant: TenantId) -> None:
         made.append(await store.add_budget(wanted))
     assert made[0] == made[1]
     assert await store.page(tenant, size=10, after=None) == [made[0]]
+
+
+async def test_a_runs_budget_keeps_the_project_and_takes_calls_of_no_other(store: Store, tenant: TenantId) -> None:
+    runs = [
+        await store.add_budget(
+            Budget(
+                id=BudgetId(uuid4()),
+                tenant=tenant,
+                scope=BudgetScope.RUN,
+                run_id=f"run_{number}",
+                project=project,
+                limit=NanoUsd(50),
+                created=NOON,
+            )
+        )
+        for number, project in enumerate(("atlas", "", None))
+    ]
+    assert [(await store.get(tenant, run.id)).project for run in runs] == ["atlas", "", None]
+    # The project of this call is empty.
+    for run in runs[1:]:
+        await reserve(store, a_hold(10, tenant=tenant, budgets=(run.id,)))
+    with pytest.raises(Invalid) as refused:
+        await reserve(store, a_hold(10, tenant=tenant, budgets=(runs[0].id,)))
+    assert refused.value.field == "context.project"
+    assert [(await store.get(tenant, run.id)).held for run in runs] == [0, 10, 10]
 
 
 async def test_two_who_make_the_budget_of_one_run_at_once_get_the_same(store: Store, tenant: TenantId) -> None:

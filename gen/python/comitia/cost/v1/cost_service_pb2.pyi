@@ -76,21 +76,29 @@ class CreateBudgetRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     LIMIT_NANO_USD_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run, `run_…`. Required."""
     limit_nano_usd: _builtins.int
     """Limit, nano-USD, > 0. Required."""
+    project: _builtins.str
+    """Project of the run, at most 200 characters; empty for a run of none. Its calls must say the same one. Absent, from
+    releases before: not known, and not checked.
+    """
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         limit_nano_usd: _builtins.int = ...,
+        project: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_project", b"_project", "project", b"project"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_nano_usd", b"limit_nano_usd", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_project", b"_project", "limit_nano_usd", b"limit_nano_usd", "project", b"project", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__project: _TypeAlias = _typing.Literal["project"]  # noqa: Y015
+    _WhichOneofArgType__project: _TypeAlias = _typing.Literal["_project", b"_project"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__project) -> _WhichOneofReturnType__project | None: ...
 
 Global___CreateBudgetRequest: _TypeAlias = CreateBudgetRequest  # noqa: Y015
 
@@ -1580,12 +1588,17 @@ class RepriceEventsRequest(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     APPLY_FIELD_NUMBER: _builtins.int
+    UNPRICED_FIELD_NUMBER: _builtins.int
     note: _builtins.str
     """Why, for the note of each entry. Optional, at most 200 characters."""
     request_id: _builtins.str
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
     apply: _builtins.bool
     """True: write it. False: show the difference, and change nothing."""
+    unpriced: _builtins.bool
+    """True: only charges at a ceiling, of models whose price was unknown. Their holds are kept until they are priced, so
+    that `start_time` may be any.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Charges of calls that held their money from then on: that moment says what they cost. Required."""
@@ -1602,10 +1615,11 @@ class RepriceEventsRequest(_message.Message):
         note: _builtins.str = ...,
         request_id: _builtins.str = ...,
         apply: _builtins.bool = ...,
+        unpriced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time", "unpriced", b"unpriced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

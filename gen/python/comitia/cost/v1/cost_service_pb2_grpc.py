@@ -118,8 +118,8 @@ class BudgetServiceServicer:
     def CreateBudget(self, request, context):
         """Makes the budget of a run. Internal, so without `google.api.http`: the orchestrator makes it with the run.
 
-        Idempotent per run: the same limit answers with the budget that exists.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit).
+        Idempotent per run: the same limit and project answer with the budget that exists.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit or project).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -209,7 +209,7 @@ class BudgetServiceServicer:
         RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
         RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
         NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
-        INVALID_ARGUMENT/INVALID_FIELD.
+        INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -829,7 +829,7 @@ class LedgerServiceServicer:
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
         Harmless to repeat: what is priced right stays.
         Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
-        which holds are gone: they are kept for 90 days, unless the operator says otherwise).
+        which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

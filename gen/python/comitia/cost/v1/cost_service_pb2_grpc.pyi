@@ -39,8 +39,8 @@ class BudgetServiceStub:
     CreateBudget: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.CreateBudgetRequest, _cost_service_pb2.CreateBudgetResponse]
     """Makes the budget of a run. Internal, so without `google.api.http`: the orchestrator makes it with the run.
 
-    Idempotent per run: the same limit answers with the budget that exists.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit).
+    Idempotent per run: the same limit and project answer with the budget that exists.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit or project).
     """
     SetBudget: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.SetBudgetRequest, _cost_service_pb2.SetBudgetResponse]
     """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
@@ -97,7 +97,7 @@ class BudgetServiceStub:
     RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
     RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
     NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
-    INVALID_ARGUMENT/INVALID_FIELD.
+    INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
     """
     MarkDispatched: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.MarkDispatchedRequest, _cost_service_pb2.MarkDispatchedResponse]
     """Records that a held call is about to leave. Must be durable before its first byte.
@@ -144,8 +144,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     CreateBudget: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.CreateBudgetRequest, _cost_service_pb2.CreateBudgetResponse]  # type: ignore[assignment]
     """Makes the budget of a run. Internal, so without `google.api.http`: the orchestrator makes it with the run.
 
-    Idempotent per run: the same limit answers with the budget that exists.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit).
+    Idempotent per run: the same limit and project answer with the budget that exists.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit or project).
     """
     SetBudget: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.SetBudgetRequest, _cost_service_pb2.SetBudgetResponse]  # type: ignore[assignment]
     """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
@@ -202,7 +202,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
     RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
     NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
-    INVALID_ARGUMENT/INVALID_FIELD.
+    INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
     """
     MarkDispatched: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.MarkDispatchedRequest, _cost_service_pb2.MarkDispatchedResponse]  # type: ignore[assignment]
     """Records that a held call is about to leave. Must be durable before its first byte.
@@ -252,8 +252,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cost_service_pb2.CreateBudgetResponse, _abc.Awaitable[_cost_service_pb2.CreateBudgetResponse]]:
         """Makes the budget of a run. Internal, so without `google.api.http`: the orchestrator makes it with the run.
 
-        Idempotent per run: the same limit answers with the budget that exists.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit).
+        Idempotent per run: the same limit and project answer with the budget that exists.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit or project).
         """
 
     @_abc_1.abstractmethod
@@ -358,7 +358,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
         RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
         NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
-        INVALID_ARGUMENT/INVALID_FIELD.
+        INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
         """
 
     @_abc_1.abstractmethod
@@ -468,7 +468,7 @@ class LedgerServiceStub:
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
     Harmless to repeat: what is priced right stays.
     Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
-    which holds are gone: they are kept for 90 days, unless the operator says otherwise).
+    which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
     """
 
 @_typing.type_check_only
@@ -511,7 +511,7 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
     Harmless to repeat: what is priced right stays.
     Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
-    which holds are gone: they are kept for 90 days, unless the operator says otherwise).
+    which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -581,7 +581,7 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
         Harmless to repeat: what is priced right stays.
         Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
-        which holds are gone: they are kept for 90 days, unless the operator says otherwise).
+        which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

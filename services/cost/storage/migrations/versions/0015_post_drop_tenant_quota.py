@@ -4,8 +4,8 @@ from alembic.operations import Operations
 
 from services.meshkit.sql.rls import tenant_table
 
-revision = "0014"
-down_revision = "0013"
+revision = "0015"
+down_revision = "0014"
 
 
 def upgrade(op: Operations) -> None:
