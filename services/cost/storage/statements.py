@@ -63,6 +63,9 @@ DEFINE_BUDGET: Final = f"""
     VALUES ({", ".join(f"${place}" for place in range(1, len(_DEFINED) + 1))})
     ON CONFLICT (id) DO UPDATE SET {", ".join(f"{name} = EXCLUDED.{name}" for name in _DEFINED[3:])}"""  # noqa: S608
 
+#: Those that no other transaction has locked.
+UNLOCKED_BUDGETS: Final = "SELECT id FROM budget WHERE id = ANY($1::uuid[]) FOR UPDATE SKIP LOCKED"
+
 LOCK_HOLDS: Final = "SELECT * FROM hold WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
 
 #: No lock: whoever makes or changes a hold of a tenant has locked the tenant's budget, as the asker has.
