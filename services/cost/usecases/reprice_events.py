@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from services.cost.domain.price_book import PriceBook
-from services.cost.domain.repricing import Repricing
+from services.cost.domain.repricing import Repriced
 from services.cost.domain.rollup import Span
 from services.cost.usecases.prices import CurrentPrices
 from services.meshkit.core.audit import note
@@ -19,12 +19,16 @@ log = logger(__name__)
 class Repricer(Protocol):
     """Finds charges whose price has changed since, and writes them anew."""
 
-    async def differences(self, tenant: TenantId, span: Span, book: PriceBook) -> Repricing:
+    async def differences(self, tenant: TenantId, span: Span, book: PriceBook) -> Repriced:
         """Tells what would change. Raises: Invalid: too many charges."""
         ...
 
-    async def apply(self, tenant: TenantId, span: Span, book: PriceBook, *, note: str, now: datetime) -> Repricing:
-        """Writes all of it in one transaction, or nothing. Raises: Invalid: too many charges."""
+    async def apply(self, tenant: TenantId, span: Span, book: PriceBook, *, note: str, now: datetime) -> Repriced:
+        """Writes it in short transactions, between which others spend; a repeat goes on where it was broken off.
+
+        Returns: what all of them did, those of the same request before a break included.
+        Raises: Invalid: too many charges.
+        """
         ...
 
 
@@ -45,12 +49,12 @@ class RepriceEvents:
         self._prices = prices
         self._clock = clock
 
-    async def show(self, tenant: TenantId, order: RepriceOrder) -> Repricing:
+    async def show(self, tenant: TenantId, order: RepriceOrder) -> Repriced:
         """Tells what would change, and changes nothing."""
         await self._prices.refresh()
         return await self._repricer.differences(tenant, Span(order.start, order.end), self._prices.book)
 
-    async def __call__(self, tenant: TenantId, order: RepriceOrder) -> Repricing:
+    async def __call__(self, tenant: TenantId, order: RepriceOrder) -> Repriced:
         """Takes charges back and writes them at their new price; budgets follow."""
         await self._prices.refresh()
         span = Span(order.start, order.end)
@@ -58,6 +62,6 @@ class RepriceEvents:
         note(target="charges", details={"start_time": order.start.isoformat(), "end_time": end, "note": order.note})
         why = f"re-priced: {order.note}" if order.note else "re-priced"
         done = await self._repricer.apply(tenant, span, self._prices.book, note=why, now=self._clock.now())
-        if done.steps:
-            log.info("charges re-priced", charges=len(done.steps))
+        if done.events:
+            log.info("charges re-priced", charges=done.events)
         return done
