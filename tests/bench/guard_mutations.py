@@ -130,6 +130,7 @@ async def use_case(figure: Figure, urls: DatabaseUrls) -> None:
         def change_by(kind: type[SpendStore]) -> SetBudgetLimit:
             store = kind(
                 app=app,
+                hasty=app,
                 maintenance=maintenance,
                 ids=SystemIds(),
                 tenant_limit=NanoUsd(10**12),

@@ -29,17 +29,38 @@ class RepricedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repricing:
-    """Charges that change."""
+    """Charges that change together."""
 
     tenant: TenantId
     #: Holds as they were and as they become, in id order.
     steps: tuple[tuple[Hold, Hold], ...]
 
+
+@dataclass(frozen=True, slots=True)
+class Repriced:
+    """What becomes of charges in sum, per model, the greatest difference first."""
+
+    models: tuple[RepricedModel, ...] = ()
+
     @property
-    def models(self) -> list[RepricedModel]:
-        """The difference per model, the greatest first."""
-        found: dict[tuple[str, str], list[int]] = {}
-        for before, after in self.steps:
+    def events(self) -> int:
+        """How many charges change."""
+        return sum(model.events for model in self.models)
+
+    @property
+    def before(self) -> int:
+        """What they came to."""
+        return sum(model.before for model in self.models)
+
+    @property
+    def after(self) -> int:
+        """What they come to now."""
+        return sum(model.after for model in self.models)
+
+    def with_(self, more: Repricing) -> "Repriced":
+        """Adds charges that change."""
+        found = {(one.provider, one.model): [one.events, one.before, one.after] for one in self.models}
+        for before, after in more.steps:
             sums = found.setdefault((before.purpose.provider, before.purpose.model), [0, 0, 0])
             sums[0] += 1
             sums[1] += before.charged
@@ -48,7 +69,7 @@ class Repricing:
             RepricedModel(provider=provider, model=model, events=events, before=before, after=after)
             for (provider, model), (events, before, after) in found.items()
         ]
-        return sorted(models, key=lambda one: (-abs(one.after - one.before), one.provider, one.model))
+        return Repriced(tuple(sorted(models, key=lambda one: (-abs(one.after - one.before), one.provider, one.model))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

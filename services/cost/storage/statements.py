@@ -63,6 +63,8 @@ DEFINE_BUDGET: Final = f"""
 
 #: What unusual spend does to a budget ends with it.
 DROP_SPIKE_RULE: Final = "DELETE FROM spike_rule WHERE tenant_id = $1 AND budget_id = $2"
+#: Those that no other transaction has locked.
+UNLOCKED_BUDGETS: Final = "SELECT id FROM budget WHERE id = ANY($1::uuid[]) FOR UPDATE SKIP LOCKED"
 
 LOCK_HOLDS: Final = "SELECT * FROM hold WHERE id = ANY($1::uuid[]) ORDER BY id FOR UPDATE"
 

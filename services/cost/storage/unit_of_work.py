@@ -44,6 +44,7 @@ class SpendStore:
 
     Args:
         app: engine of the `app` role.
+        hasty: another one of that role, whose statements wait for locks for a moment only.
         maintenance: engine of the `maintenance` role, for the sweep.
         tenant_limit: limit of a tenant's own budget when it is made.
         published: called after a commit that wrote an alert, to wake the relay.
@@ -54,6 +55,7 @@ class SpendStore:
         self,
         *,
         app: AsyncEngine,
+        hasty: AsyncEngine,
         maintenance: AsyncEngine,
         ids: IdSource,
         tenant_limit: NanoUsd,
@@ -62,6 +64,7 @@ class SpendStore:
         moved: Callable[[Iterable[Budget]], None],
     ) -> None:
         self._app = app
+        self._hasty = hasty
         self._maintenance = maintenance
         self._ids = ids
         self._tenant_limit = tenant_limit
@@ -74,9 +77,26 @@ class SpendStore:
     @asynccontextmanager
     async def begin(self, tenants: Iterable[TenantId], /) -> AsyncGenerator[UnitOfWork]:
         """See `BeginWork`."""
-        some = tuple(tenants)
-        async with driver_scope(self._app, some) as scope:
-            yield _Work(self, scope, listed_tenants(some))
+        async with self._begin(self._app, tuple(tenants)) as work:
+            yield work
+
+    @asynccontextmanager
+    async def begin_hastily(self, tenants: Iterable[TenantId], /) -> AsyncGenerator[UnitOfWork]:
+        """See `BeginWork`; gives up on locked rows after a moment."""
+        async with self._begin(self._hasty, tuple(tenants)) as work:
+            yield work
+
+    @asynccontextmanager
+    async def _begin(self, engine: AsyncEngine, tenants: Sequence[TenantId]) -> AsyncGenerator[UnitOfWork]:
+        async with driver_scope(engine, tenants) as scope:
+            yield _Work(self, scope, listed_tenants(tenants))
+
+    async def unlocked(self, tenants: Collection[TenantId], /) -> Collection[TenantId]:
+        """See `Unlocked`."""
+        own = {tenant_budget_id(tenant): tenant for tenant in tenants}
+        async with driver_scope(self._hasty, tenants) as scope:
+            rows = await scope.driver.fetch(sql.UNLOCKED_BUDGETS, list(own))
+        return {own[row["id"]] for row in rows}
 
     @asynccontextmanager
     async def sweep(self) -> AsyncGenerator[Sweep]:
@@ -118,7 +138,7 @@ class SpendStore:
         return budget_of(row)
 
     async def _write(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
-        ((written,),) = await one_trip(self._app, tenants, WRITE_SPENDING, *self.values(changes))
+        ((written,),) = await one_trip(self._hasty, tenants, WRITE_SPENDING, *self.values(changes))
         return bool(written)
 
     async def _written(self, trip: Awaitable[bool], changes: Changes) -> bool:

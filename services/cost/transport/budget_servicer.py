@@ -15,8 +15,9 @@ from services.cost.domain.hold import Hold
 from services.cost.domain.node import NodeKey
 from services.cost.transport import budget_fields, convert
 from services.cost.usecases.create_budget import CreateBudget
+from services.cost.usecases.detour import Detour
 from services.cost.usecases.get_budget import GetBudget
-from services.cost.usecases.hold_queue import Asker
+from services.cost.usecases.hold_queue import Asker, Behind
 from services.cost.usecases.ports import BudgetReader
 from services.cost.usecases.remove_budget import RemoveBudget
 from services.cost.usecases.set_budget import SetBudget
@@ -166,7 +167,20 @@ class BudgetServicer(BudgetServiceServicer):
         for item, wanted, outcome in zip(items, read, found, strict=True):
             if item.cancelled and isinstance(wanted, Reserve) and isinstance(outcome, Hold):
                 self._spend.orphan(outcome)
-        return [_answer(outcome) for outcome in found]
+        return [self._answer(outcome) for outcome in found]
+
+    def _answer(
+        self, outcome: Outcome | Asker | Behind
+    ) -> pb.BatchSpendResponse.Item | MeshError | Later[pb.BatchSpendResponse.Item]:
+        if isinstance(outcome, Asker):
+            return Later(partial(_late_answer, outcome), drop=outcome.leave)
+        if isinstance(outcome, Detour):
+            return Later(partial(self._answer_behind, outcome), drop=partial(self._spend.drop, outcome))
+        return outcome if isinstance(outcome, MeshError) else _written(outcome)
+
+    async def _answer_behind(self, detour: Behind) -> pb.BatchSpendResponse.Item:
+        outcome = await self._spend.later(detour)
+        return await _late_answer(outcome) if isinstance(outcome, Asker) else _written(outcome)
 
 
 async def _waited(asker: Asker) -> Hold:
@@ -199,14 +213,6 @@ def _operation(item: BatchItem[pb.BatchSpendRequest.Item], now: float) -> Operat
         return convert.to_operation(item.message, item.principal, left=item.expires - now)
     except MeshError as refusal:
         return refusal
-
-
-def _answer(
-    outcome: Outcome | Asker,
-) -> pb.BatchSpendResponse.Item | MeshError | Later[pb.BatchSpendResponse.Item]:
-    if isinstance(outcome, Asker):
-        return Later(partial(_late_answer, outcome), drop=outcome.leave)
-    return outcome if isinstance(outcome, MeshError) else _written(outcome)
 
 
 def _written(hold: Hold) -> pb.BatchSpendResponse.Item:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from services.cost.domain.price_book import PriceBook
-from services.cost.domain.repricing import Repricing
+from services.cost.domain.repricing import Repriced
 from services.cost.domain.rollup import Span
 from services.cost.usecases.prices import CurrentPrices
 from services.meshkit.core.audit import note
@@ -19,7 +19,7 @@ log = logger(__name__)
 class Repricer(Protocol):
     """Finds charges whose price has changed since, and writes them anew."""
 
-    async def differences(self, tenant: TenantId, span: Span, book: PriceBook, *, unpriced: bool) -> Repricing:
+    async def differences(self, tenant: TenantId, span: Span, book: PriceBook, *, unpriced: bool) -> Repriced:
         """Tells what would change.
 
         Args:
@@ -30,8 +30,12 @@ class Repricer(Protocol):
 
     async def apply(
         self, tenant: TenantId, span: Span, book: PriceBook, *, unpriced: bool, note: str, now: datetime
-    ) -> Repricing:
-        """Writes all of it in one transaction, or nothing. Arguments and errors are those of `differences`."""
+    ) -> Repriced:
+        """Writes it in short transactions, between which others spend; a repeat goes on where it was broken off.
+
+        Returns: what all of them did, those of the same request before a break included.
+        Raises: what `differences` raises.
+        """
         ...
 
 
@@ -54,13 +58,13 @@ class RepriceEvents:
         self._prices = prices
         self._clock = clock
 
-    async def show(self, tenant: TenantId, order: RepriceOrder) -> Repricing:
+    async def show(self, tenant: TenantId, order: RepriceOrder) -> Repriced:
         """Tells what would change, and changes nothing."""
         await self._prices.refresh()
         span = Span(order.start, order.end)
         return await self._repricer.differences(tenant, span, self._prices.book, unpriced=order.unpriced)
 
-    async def __call__(self, tenant: TenantId, order: RepriceOrder) -> Repricing:
+    async def __call__(self, tenant: TenantId, order: RepriceOrder) -> Repriced:
         """Takes charges back and writes them at their new price; budgets follow."""
         await self._prices.refresh()
         span = Span(order.start, order.end)
@@ -74,6 +78,6 @@ class RepriceEvents:
         done = await self._repricer.apply(
             tenant, span, self._prices.book, unpriced=order.unpriced, note=why, now=self._clock.now()
         )
-        if done.steps:
-            log.info("charges re-priced", charges=len(done.steps))
+        if done.events:
+            log.info("charges re-priced", charges=done.events)
         return done

@@ -86,6 +86,7 @@ async def postgres_store(urls: DatabaseUrls) -> AsyncIterator[PostgresStore]:
     async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
         spending = SpendStore(
             app=app,
+            hasty=app,
             maintenance=maintenance,
             ids=SystemIds(),
             tenant_limit=NanoUsd(1000),

@@ -103,7 +103,8 @@ class Ledger:
         self._place = place
         self._replicas = [
             Spend(
-                begin=store.begin,
+                begin=store.begin_hastily,
+                begin_patiently=store.begin,
                 last_seen=memory,
                 prices=place.prices,
                 unknown=refused_unknown_prices(),
@@ -214,6 +215,7 @@ class Place:
     def store(self) -> SpendStore:
         return SpendStore(
             app=self.app,
+            hasty=self.app,
             maintenance=self.maintenance,
             ids=SystemIds(),
             tenant_limit=_TENANT_LIMIT,

@@ -91,6 +91,7 @@ async def room(make_database: MakeDatabase) -> AsyncIterator[Room]:
         stores = [
             SpendStore(
                 app=app,
+                hasty=app,
                 maintenance=maintenance,
                 ids=SystemIds(),
                 tenant_limit=DEFAULT,

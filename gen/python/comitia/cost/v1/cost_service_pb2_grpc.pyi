@@ -466,8 +466,9 @@ class LedgerServiceStub:
 
     A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
-    Harmless to repeat: what is priced right stays.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
+    Harmless to repeat: what is priced right stays. It is written in short transactions, between which calls spend; one that
+    broke off has done a part. A repeat of it with the same `request_id` does the rest and answers for all of it.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 50,000 charges that change: take less time at once; and a time of
     which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
     """
 
@@ -509,8 +510,9 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
 
     A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
-    Harmless to repeat: what is priced right stays.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
+    Harmless to repeat: what is priced right stays. It is written in short transactions, between which calls spend; one that
+    broke off has done a part. A repeat of it with the same `request_id` does the rest and answers for all of it.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 50,000 charges that change: take less time at once; and a time of
     which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
     """
 
@@ -579,8 +581,9 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
-        Harmless to repeat: what is priced right stays.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
+        Harmless to repeat: what is priced right stays. It is written in short transactions, between which calls spend; one that
+        broke off has done a part. A repeat of it with the same `request_id` does the rest and answers for all of it.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 50,000 charges that change: take less time at once; and a time of
         which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
         """
 
