@@ -93,4 +93,7 @@ class CostSettings(ServiceSettings):
         le=60,
         description="How long those who wait for money may not hear that another replica gave some back.",
     )
-    pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app`.")
+    pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app` for what is spent.")
+    report_pool_size: int = Field(
+        default=2, ge=1, le=64, description="Connections for reports, which never take those of what is spent."
+    )

@@ -88,6 +88,11 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="cost"
         ) as app,
         sql_engine(
+            settings.database_url.get_secret_value(),
+            pool_size=settings.report_pool_size,
+            application_name="cost-reports",
+        ) as reports,
+        sql_engine(
             settings.maintenance_database_url.get_secret_value(), pool_size=2, application_name="cost-maintenance"
         ) as maintenance,
         bus(settings.nats_url.get_secret_value(), streams=(service_stream("cost"),)) as events,
@@ -128,8 +133,8 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         )
         budgets = BudgetRepository(app)
         get_budget = GetBudget(begin=store.begin, budgets=budgets, clock=clock)
-        ledger = LedgerRepository(app)
-        reader = LedgerSpendReader(app)
+        ledger = LedgerRepository(reports)
+        reader = LedgerSpendReader(reports)
         history = SpendHistory(reader)
         rules = SpikeRuleStore(app)
         alerts = SpendAlertStore(app, ids=ids, encode=spend_alert_to_message, published=relay.wake)

@@ -136,6 +136,7 @@ async def use_case(figure: Figure, urls: DatabaseUrls) -> None:
                 tenant_limit=NanoUsd(10**12),
                 encode=alert_to_message,
                 published=lambda: None,
+                moved=lambda _: None,
             )
             return SetBudgetLimit(begin=store.begin, last_seen=store, tenants=feed, clock=clock)
 

@@ -1,7 +1,7 @@
 """The ledger in memory: behaves as the database does, transactions and tenants included."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -160,8 +160,9 @@ class _Work:
         budgets = [self._rows.budgets[name] for name in wanted if name in self._rows.budgets]
         return SpendBook([one for one in budgets if self._sees(one.tenant)], holds, now=now, new_id=uuid4)
 
-    async def load_due(self, *, now: datetime, most: int) -> SpendBook | None:
-        due = [hold for hold in self._rows.holds.values() if hold.state in OPEN_STATES and hold.expires <= now]
+    async def load_due(self, *, now: datetime, most: int, without: Collection[TenantId] = ()) -> SpendBook | None:
+        open_holds = [hold for hold in self._rows.holds.values() if hold.state in OPEN_STATES]
+        due = [hold for hold in open_holds if hold.expires <= now and hold.tenant not in without]
         if not due:
             return None
         due = sorted(due, key=lambda hold: hold.expires)[:most]

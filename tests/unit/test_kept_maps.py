@@ -152,6 +152,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     "prices, keys, settings, connections, tasks and names of the installation itself": frozenset(
         {
             "cost/domain/price_book.py:PriceBook",
+            "cost/domain/recommendation.py:_draws()",
             "gateway/clients/tenant_stores.py:GrpcTenantStores",
             "gateway/domain/audit_health.py:AuditHealth",
             "gateway/usecases/collect_audit.py:CollectAudit",

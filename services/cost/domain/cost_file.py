@@ -59,7 +59,8 @@ class CostFile:
 
 def _csv(rows: Iterable[Sequence[str]]) -> bytes:
     page = io.StringIO()
-    csv.writer(page).writerows(rows)
+    # All is quoted: where `;` separates cells, a name that holds one would begin a new one.
+    csv.writer(page, quoting=csv.QUOTE_ALL).writerows(rows)
     # Halves of characters, which UTF-8 has no form for, come from no database; they would end the export all the same.
     return page.getvalue().encode("utf-8", "replace")
 

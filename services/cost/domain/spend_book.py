@@ -1,6 +1,6 @@
 """The budgets and holds of one transaction: locked, decided in memory in order, written back at once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -122,6 +122,11 @@ class SpendBook:
         self._now = now
         self._new_id = new_id
         self._dirty = _Dirty()
+
+    @property
+    def holds(self) -> Collection[Hold]:
+        """The holds of the book, as they are by now."""
+        return self._holds.values()
 
     def pinned_prices(self) -> set[bytes]:
         """Gives the digests of the prices that the holds were made with."""

@@ -23,7 +23,6 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    text,
     true,
     tuple_,
     union_all,
@@ -35,6 +34,7 @@ from services.cost.domain.hold import CostKind
 from services.cost.domain.rollup import Span, Step, cover, exact
 from services.cost.storage.rows import Row, cost_event_of
 from services.cost.storage.tables import COST_DAY, COST_EVENT, COST_HOUR, COST_RUN_HOUR, ROLLUP_MARK, UNPRICED
+from services.cost.storage.whole import clamped
 from services.cost.usecases.ledger_ports import (
     CostFilter,
     Dimension,
@@ -68,7 +68,6 @@ _NAMES: Final = ("project", "agent_name", "provider", "model", "kind")
 _USES: Final = tuple(int(kind) for kind in CostKind if kind.flat)
 #: Beyond every transaction. A range with two ends is planned as what it is: small.
 _NO_END: Final = 2**63 - 1
-_HORIZON: Final = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
 
 
 class LedgerRepository:
@@ -91,18 +90,12 @@ class LedgerRepository:
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
             return [cost_event_of(row) for row in (await scope.execute(query)).mappings()]
 
-    async def place(self, tenant: TenantId) -> int:
-        """See `LedgerReader.place`."""
-        async with tenant_scope(self._engine, tenant, read_only=True) as scope:
-            return int((await scope.execute(_HORIZON)).scalar_one())
-
     async def ascending(
         self,
         tenant: TenantId,
         span: Span,
         only: CostFilter,
         *,
-        before: int,
         size: int,
         after: tuple[datetime, UUID] | None,
     ) -> list[CostEvent]:
@@ -111,13 +104,13 @@ class LedgerRepository:
         named = (("run_id", only.run_id), ("project", only.project), ("agent_name", only.agent_name))
         query = select(COST_EVENT).where(
             COST_EVENT.c.tenant_id == tenant,
-            COST_EVENT.c.ledger_xid < before,
             _within(COST_EVENT.c.created_time, (span,)),
             *(COST_EVENT.c[name] == value for name, value in named if value is not None),
         )
         if after is not None:
             query = query.where(tuple_(*place) > tuple_(*after))
         async with tenant_scope(self._engine, tenant, read_only=True) as scope:
+            await _refuse_forgotten(scope, tenant, span, only)
             return [cost_event_of(row) for row in (await scope.execute(query.order_by(*place).limit(size))).mappings()]
 
     async def summary(self, tenant: TenantId, query: SummaryQuery, *, most_lines: int) -> Summary:
@@ -128,10 +121,10 @@ class LedgerRepository:
         return Summary(
             lines=tuple(SummaryLine(key=_key(row["key"], query.by) or "", sums=_sums(row)) for row in rows),
             events=int(rows[0]["total_events"]) if rows else 0,
-            cost=NanoUsd(int(rows[0]["total"])) if rows else NanoUsd(0),
-            assumed=NanoUsd(int(rows[0]["total_assumed"])) if rows else NanoUsd(0),
+            cost=NanoUsd(clamped(int(rows[0]["total"]))) if rows else NanoUsd(0),
+            assumed=NanoUsd(clamped(int(rows[0]["total_assumed"]))) if rows else NanoUsd(0),
             unpriced_events=int(rows[0]["total_unpriced_events"]) if rows else 0,
-            unpriced=NanoUsd(int(rows[0]["total_unpriced"])) if rows else NanoUsd(0),
+            unpriced=NanoUsd(clamped(int(rows[0]["total_unpriced"]))) if rows else NanoUsd(0),
         )
 
     async def series(self, tenant: TenantId, query: SeriesQuery, *, most_lines: int) -> list[SeriesLine]:
@@ -171,17 +164,13 @@ async def _parts(
 
     Raises: Invalid: parts of it are not kept.
     """
-    kept_from = (await scope.execute(select(ROLLUP_MARK.c.kept_from))).scalar_one()
     of_runs = by is Dimension.RUN
     read = partial(_read, tenant=tenant, only=only, by=by, step=step, names=names)
     # Only the entries know both a run and anything else.
     if (only.run_id is not None and not of_runs) or (of_runs and (only.project or only.agent_name)):
-        if kept_from is not None and span.start is not None and span.start < kept_from:
-            raise Invalid(
-                "start_time", f"must not be before {kept_from:%Y-%m-%d}: the charges of runs are kept from then on"
-            )
+        await _refuse_forgotten(scope, tenant, span, only)
         return read(COST_EVENT, COST_EVENT.c.created_time, (span,)).cte()
-    exact(span, kept_from=kept_from, step=Step.HOUR)
+    exact(span, kept_from=await _kept_from(scope), step=Step.HOUR)
     whole = cover(span, days=not of_runs and step is not Step.HOUR)
     hours = COST_RUN_HOUR if of_runs else COST_HOUR
     mark = select(ROLLUP_MARK.c.ledger_xid).scalar_subquery()
@@ -194,6 +183,29 @@ async def _parts(
         read(COST_EVENT, COST_EVENT.c.created_time, whole.moments, number < mark),
         read(new, new.c.created_time, (span,)),
     ).cte()
+
+
+async def _kept_from(scope: Scope) -> datetime | None:
+    return (await scope.execute(select(ROLLUP_MARK.c.kept_from))).scalar_one()
+
+
+async def _refuse_forgotten(scope: Scope, tenant: TenantId, span: Span, only: CostFilter) -> None:
+    """Refuses to list single charges where sums tell of charges that are gone. Raises: Invalid."""
+    kept_from = await _kept_from(scope)
+    if kept_from is None or (span.start is not None and span.start >= kept_from):
+        return
+    sums, step, named = (COST_DAY, "day", true()) if only.run_id is None else (COST_RUN_HOUR, "hour", _of_run(only))
+    time = sums.c[step]
+    since = None if span.start is None else Step[step.upper()].floor(span.start)
+    gone = select(true()).where(
+        sums.c.tenant_id == tenant, named, time < kept_from, _within(time, (Span(since, span.end),))
+    )
+    if (await scope.execute(gone.limit(1))).first() is not None:
+        raise Invalid("start_time", f"must not be before {kept_from:%Y-%m-%d}: single charges are kept from then on")
+
+
+def _of_run(only: CostFilter) -> ColumnElement[bool]:
+    return COST_RUN_HOUR.c.run_id == only.run_id
 
 
 def _read(
@@ -300,9 +312,9 @@ def _export_line(row: Row) -> ExportLine:
 def _sums(row: Row) -> Sums:
     return Sums(
         events=int(row["event_count"]),
-        usage=Usage(**{name: int(row[f"{name}_tokens"]) for name in USAGE_CLASSES}),
-        cost=NanoUsd(int(row["cost_nano_usd"])),
-        assumed=NanoUsd(int(row["assumed_nano_usd"])),
+        usage=Usage(**{name: clamped(int(row[f"{name}_tokens"])) for name in USAGE_CLASSES}),
+        cost=NanoUsd(clamped(int(row["cost_nano_usd"]))),
+        assumed=NanoUsd(clamped(int(row["assumed_nano_usd"]))),
         unpriced_events=int(row["unpriced_event_count"]),
-        unpriced=NanoUsd(int(row["unpriced_nano_usd"])),
+        unpriced=NanoUsd(clamped(int(row["unpriced_nano_usd"]))),
     )

@@ -14,6 +14,7 @@ from services.cost.domain.hourly_spend import HOUR, hour_of
 from services.cost.domain.use_history import Use
 from services.cost.storage.tables import COST_EVENT, SPEND_ALERT
 from services.cost.storage.use_store import uses_between
+from services.cost.storage.whole import whole
 from services.cost.usecases.forecast_ports import WHOLE, Shares, Spender, SpendPart
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.scope import driver_scope, maintenance_scope
@@ -48,7 +49,7 @@ def _spent(table: str, which: str, name: str = "''") -> str:
 
 
 def _by_hour(rows: str) -> str:
-    return f"SELECT hour, sum(cost)::bigint AS cost FROM {rows} GROUP BY hour"  # noqa: S608 - constants
+    return f"SELECT hour, {whole('sum(cost)')} AS cost FROM {rows} GROUP BY hour"  # noqa: S608 - constants
 
 
 _WHOLE: Final = _by_hour(_spent("cost_hour", ""))
@@ -57,28 +58,29 @@ _OF_AGENT: Final = _by_hour(_spent("cost_hour", " AND agent_name = $4"))
 _OF_PROJECT: Final = _by_hour(_spent("cost_hour", " AND project = $4"))
 #: No sum knows steps; the charges of one run are few.
 _OF_STEP: Final = f"""
-    SELECT {_HOUR_OF_EVENT} AS hour, sum(cost_nano_usd)::bigint AS cost FROM cost_event
+    SELECT {_HOUR_OF_EVENT} AS hour, {whole("sum(cost_nano_usd)")} AS cost FROM cost_event
     WHERE tenant_id = $1 AND created_time >= $2 AND created_time < $3 AND note = '' AND run_id = $4
         AND (path = $5 OR starts_with(path, $5 || '/'))
     GROUP BY hour"""  # noqa: S608 - a constant
 #: By moments $2 and the full hours after them $3: what lies before the first full hour is read from the entries.
 _SINCE: Final = f"""
-    SELECT coalesce(sums.cost, 0) + coalesce(begun.cost, 0) + coalesce(new.cost, 0) - coalesce(noted.cost, 0) AS cost
+    SELECT {whole("coalesce(sums.cost, 0) + coalesce(begun.cost, 0) + coalesce(new.cost, 0) - coalesce(noted.cost, 0)")}
+        AS cost
     FROM unnest($2::timestamptz[], $3::timestamptz[]) WITH ORDINALITY AS since (moment, hour, place)
     CROSS JOIN LATERAL (
-        SELECT sum(cost_nano_usd)::bigint AS cost FROM cost_hour WHERE tenant_id = $1 AND cost_hour.hour >= since.hour
+        SELECT sum(cost_nano_usd) AS cost FROM cost_hour WHERE tenant_id = $1 AND cost_hour.hour >= since.hour
     ) AS sums
     CROSS JOIN LATERAL (
-        SELECT sum(cost_nano_usd)::bigint AS cost FROM cost_event
+        SELECT sum(cost_nano_usd) AS cost FROM cost_event
         WHERE tenant_id = $1 AND created_time >= since.moment AND created_time < since.hour
             AND ledger_xid < (SELECT ledger_xid FROM rollup_mark)
     ) AS begun
     CROSS JOIN LATERAL (
-        SELECT sum(cost_nano_usd)::bigint AS cost FROM {_NEW} AS fresh
+        SELECT sum(cost_nano_usd) AS cost FROM {_NEW} AS fresh
         WHERE tenant_id = $1 AND created_time >= since.moment
     ) AS new
     CROSS JOIN LATERAL (
-        SELECT sum(cost_nano_usd)::bigint AS cost FROM cost_event
+        SELECT sum(cost_nano_usd) AS cost FROM cost_event
         WHERE tenant_id = $1 AND created_time >= since.moment AND note <> ''
     ) AS noted
     ORDER BY place"""  # noqa: S608 - a constant
@@ -87,8 +89,8 @@ _SINCE: Final = f"""
 def _shares(by: Spender) -> str:
     """Writes who spent most from $4 on, and what they spent before it."""
     rows = _spent("cost_run_hour" if by is Spender.RUN else "cost_hour", "", _COLUMNS[by])
-    now = "coalesce(sum(cost) FILTER (WHERE hour >= $4::timestamptz), 0)::bigint"
-    before = "coalesce(sum(cost) FILTER (WHERE hour < $4::timestamptz), 0)::bigint"
+    now = whole("coalesce(sum(cost) FILTER (WHERE hour >= $4::timestamptz), 0)")
+    before = whole("coalesce(sum(cost) FILTER (WHERE hour < $4::timestamptz), 0)")
     return f"""
         SELECT name, {now} AS now, {before} AS before FROM {rows}
         GROUP BY name HAVING {now} > 0 ORDER BY now DESC, name LIMIT {_MOST_SPENDERS}"""  # noqa: S608 - constants

@@ -72,7 +72,8 @@ HOLDS_OF_REQUESTS: Final = """
     JOIN hold USING (tenant_id, request_id)"""
 
 DUE_HOLDS: Final = """
-    SELECT id FROM hold WHERE state IN (1, 2) AND expire_time <= $1 ORDER BY expire_time LIMIT $2"""
+    SELECT id FROM hold WHERE state IN (1, 2) AND expire_time <= $1 AND tenant_id <> ALL($3::uuid[])
+    ORDER BY expire_time LIMIT $2"""
 
 LOCK_DUE_HOLDS: Final = """
     SELECT * FROM hold WHERE id = ANY($1::uuid[]) AND state IN (1, 2) AND expire_time <= $2

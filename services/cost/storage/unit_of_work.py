@@ -1,6 +1,6 @@
 """Transactions of spending: lock rows, give them as a book, write back what the book changed; or skip the locking."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Final
@@ -198,9 +198,9 @@ class _Work:
             holds += await self._holds(sql.HOLDS_OF_REQUESTS, *map(list, zip(*requests, strict=True)))
         return self._store.book(budgets, holds, now)
 
-    async def load_due(self, *, now: datetime, most: int) -> SpendBook | None:
+    async def load_due(self, *, now: datetime, most: int, without: Collection[TenantId] = ()) -> SpendBook | None:
         """See `Sweep.load_due`."""
-        due = [row["id"] for row in await self._scope.driver.fetch(sql.DUE_HOLDS, now, most)]
+        due = [row["id"] for row in await self._scope.driver.fetch(sql.DUE_HOLDS, now, most, list(without))]
         if not due:
             return None
         budgets = await self._lock_budgets((), due)

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cost.domain.hold import CostKind
 from services.cost.domain.use_history import CallShape, Use, UsedDay, use_of
+from services.cost.storage.whole import whole
 from services.meshkit.content.usage import USAGE_CLASSES, usage_of
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
@@ -31,9 +32,9 @@ _PROMPT: Final = " + ".join(
 _ANSWER: Final = " + ".join(f"{name}_tokens" for name in ("output", "reasoning", "audio_out"))
 _TOKENS: Final = tuple(f"{name}_tokens" for name in USAGE_CLASSES)
 _LISTED: Final = ", ".join((*_TOKENS, "cost_nano_usd", "calls", "warm_calls"))
-_ADDED: Final = ", ".join(f"sum({name})::bigint AS {name}" for name in (*_TOKENS, "cost_nano_usd"))
+_ADDED: Final = ", ".join(f"{whole(f'sum({name})')} AS {name}" for name in (*_TOKENS, "cost_nano_usd"))
 _SUMMED: Final = ", ".join(
-    f"sum({name})::bigint AS {name}" for name in (*_TOKENS, "cost_nano_usd", "calls", "warm_calls")
+    f"{whole(f'sum({name})')} AS {name}" for name in (*_TOKENS, "cost_nano_usd", "calls", "warm_calls")
 )
 
 
@@ -54,7 +55,7 @@ _DAILY: Final = f"""
     ), shape AS (
         SELECT {_USE}, date_trunc('day', created_time, 'UTC') AS day, {_step("prompt")} AS prompt_step,
             {_step("prompt / answer")} AS ratio_step, count(*) AS calls, count(*) FILTER (WHERE warm) AS warm_calls,
-            sum({_PROMPT})::bigint AS prompt_tokens, {_ADDED}
+            {whole(f"sum({_PROMPT})")} AS prompt_tokens, {_ADDED}
         FROM call WHERE created_time >= $2::timestamptz GROUP BY {_USE}, day, prompt_step, ratio_step
     )
     SELECT {_USE}, day, {_SUMMED},

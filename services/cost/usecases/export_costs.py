@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import IntEnum
 from typing import Final
 
@@ -14,7 +15,7 @@ from services.cost.usecases.ledger_ports import CostFilter, ExportLine, LedgerRe
 from services.meshkit.content import Usage
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import Invalid
+from services.meshkit.core.errors import Exhausted, Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.money import NANO_PER_USD
@@ -23,8 +24,11 @@ from services.meshkit.core.money import NANO_PER_USD
 MOST_BYTES: Final = 32 * 1024 * 1024
 _PIECE: Final = 64 * 1024
 _PAGE: Final = 1000
-#: Exports at once, over all tenants.
-_AT_ONCE: Final = 2
+_INSTANT: Final = timedelta(microseconds=1)
+#: Exports that read at once, over all tenants. Nobody who is slow to take a file keeps others from reading.
+_READING: Final = 2
+#: Files of days or hours that may wait to be taken, over all tenants.
+_MOST_FILES: Final = 8
 _TOKENS: Final = tuple(f"{name}_tokens" for name in USAGE_CLASSES)
 _WHOM: Final = ("project", "agent_name", "kind", "provider", "model")
 _SUMS: Final = (
@@ -74,48 +78,76 @@ class ExportOrder:
     only: CostFilter = field(default_factory=CostFilter)
 
 
+class TooManyExports(Exhausted):
+    """Too many files wait for those who asked for them. Try again shortly."""
+
+    reason = "TOO_MANY_EXPORTS"
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"{_MOST_FILES} exports are being sent already; try again in a minute", retry_after=timedelta(minutes=1)
+        )
+
+
 class ExportCosts:
-    """Exports the ledger as it stood at one moment, in pieces of at most 64 KB."""
+    """Exports the ledger in pieces of at most 64 KB.
+
+    Sums are as the ledger stood at one moment; entries are those that were written before the export began.
+    """
 
     def __init__(self, *, ledger: LedgerReader, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
-        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._reading = asyncio.Semaphore(_READING)
+        self._files = 0
 
     async def __call__(self, tenant: TenantId, order: ExportOrder) -> AsyncGenerator[bytes]:
-        """Raises: Invalid: the file would be too large, or begins within a time of which only sums are kept."""
-        async with self._room:
-            pieces = self._events(tenant, order) if order.detail is Detail.EVENT else self._sums(tenant, order)
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    for start in range(0, len(piece), _PIECE):
-                        yield piece[start : start + _PIECE]
+        """Raises: Invalid: the file would be too large, or begins within a time of which only sums are kept;
+        TooManyExports.
+        """
+        pieces = self._events(tenant, order) if order.detail is Detail.EVENT else self._sums(tenant, order)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                for start in range(0, len(piece), _PIECE):
+                    yield piece[start : start + _PIECE]
 
     async def _sums(self, tenant: TenantId, order: ExportOrder) -> AsyncGenerator[bytes]:
+        if self._files >= _MOST_FILES:
+            raise TooManyExports
+        self._files += 1
+        try:
+            async with self._reading:
+                file = await self._file(tenant, order)
+            yield file
+        finally:
+            self._files -= 1
+
+    async def _file(self, tenant: TenantId, order: ExportOrder) -> bytes:
+        """Reads all before any is sent: a reader that is slow keeps no transaction open."""
         step = Step.HOUR if order.detail is Detail.HOUR else Step.DAY
         start, end = order.span.start, order.span.end or self._clock.now()
         span = Span(None if start is None else step.floor(start), step.ceil(end))
         file = CostFile(order.form, _SUMS)
         written = bytearray(file.head())
-        # All of it is read before any is sent: a reader that is slow keeps no transaction open.
         async with aclosing(self._ledger.lines(tenant, step, span, order.only, size=_PAGE)) as pages:
             async for lines in pages:
                 written += file.rows(_sum_rows(lines))
                 if len(written) > MOST_BYTES:
                     raise Invalid("start_time", f"makes a file of more than {MOST_BYTES >> 20} MB; ask for less time")
-        yield bytes(written + file.tail())
+        return bytes(written + file.tail())
 
     async def _events(self, tenant: TenantId, order: ExportOrder) -> AsyncGenerator[bytes]:
-        # Entries are only added, and none before this place any more: all pages are of one moment.
-        before = await self._ledger.place(tenant)
+        begun = self._clock.now() + _INSTANT
+        span = Span(order.span.start, begun if order.span.end is None else min(order.span.end, begun))
         file = CostFile(order.form, _EVENTS)
-        yield file.head()
-        after = None
-        while page := await self._ledger.ascending(
-            tenant, order.span, order.only, before=before, size=_PAGE, after=after
-        ):
-            yield file.rows(_event_rows(page))
-            after = page[-1].created, page[-1].id
+        written, after = file.head(), None
+        while True:
+            async with self._reading:
+                page = await self._ledger.ascending(tenant, span, order.only, size=_PAGE, after=after)
+            yield written
+            if not page:
+                break
+            written, after = file.rows(_event_rows(page)), (page[-1].created, page[-1].id)
         yield file.tail()
 
 

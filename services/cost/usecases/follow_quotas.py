@@ -8,9 +8,9 @@ from typing import Final, Protocol
 from services.cost.domain.budget import tenant_budget_id
 from services.cost.domain.errors import BudgetNotFound
 from services.cost.domain.spend_book import Changes
-from services.cost.usecases.outage import passes
 from services.cost.usecases.ports import BeginWork, SpendNeeds
 from services.cost.usecases.report import report
+from services.cost.usecases.rounds import passes
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import Invalid, MeshError
 from services.meshkit.core.identity import TenantId

@@ -4,9 +4,8 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from services.cost.domain.rollup import Step
-from services.cost.usecases.outage import passes
+from services.cost.usecases.rounds import make_round
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import MeshError
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -43,14 +42,9 @@ class ForgetHolds:
         self._keep = timedelta(days=keep_days)
 
     async def __call__(self) -> None:
-        """Looks every hour until cancelled; an outage of the database only delays it."""
+        """Looks every hour until cancelled."""
         while self._keep:
-            try:
-                await self.once()
-            except MeshError as error:
-                if not passes(error):
-                    raise
-                log.warning("old holds wait", reason=error.reason, cause=error.message)
+            await make_round("old_holds", self.once, fault="old holds wait")
             await self._clock.sleep(_EVERY_SECONDS)
 
     async def once(self) -> int:

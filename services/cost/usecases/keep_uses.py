@@ -6,17 +6,15 @@ from typing import Final
 from services.cost.domain.recommendation import MOST_DAYS
 from services.cost.domain.rollup import Step
 from services.cost.usecases.forecast_ports import KeptUses
-from services.cost.usecases.outage import passes
+from services.cost.usecases.rounds import for_each, make_round
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import MeshError
-from services.meshkit.telemetry.logs import logger
+from services.meshkit.core.identity import TenantId
 
 #: A charge of a day's last moment is committed by then.
 _SETTLED: Final = timedelta(minutes=10)
 _DAY: Final = timedelta(days=1)
 _EVERY_SECONDS: Final = 60.0
-
-log = logger(__name__)
+_NOT_COUNTED: Final = "the use of models is not counted"
 
 
 class KeepUses:
@@ -28,14 +26,9 @@ class KeepUses:
         self._kept_to = datetime.min.replace(tzinfo=UTC)
 
     async def __call__(self) -> None:
-        """Works until cancelled; an outage of the database only delays it."""
+        """Works until cancelled. While it cannot, advice counts the calls themselves."""
         while True:
-            try:
-                await self.once()
-            except MeshError as error:
-                if not passes(error):
-                    raise
-                log.warning("the use of models is not counted", reason=error.reason, cause=error.message)
+            await make_round("uses", self.once, fault=_NOT_COUNTED)
             await self._clock.sleep(_EVERY_SECONDS)
 
     async def once(self) -> int:
@@ -44,12 +37,18 @@ class KeepUses:
         if end <= self._kept_to:
             return 0
         start = end - MOST_DAYS * _DAY
+        behind = dict(await self._uses.behind(start=start, end=end))
         kept = 0
-        for tenant, last in await self._uses.behind(start=start, end=end):
+
+        async def keep(tenant: TenantId) -> None:
+            nonlocal kept
+            last = behind[tenant]
             day = start if last is None else max(start, last.astimezone(UTC) + _DAY)
             while day < end:
                 kept += await self._uses.keep(tenant, day)
                 day += _DAY
+
+        await for_each("uses", behind, keep, fault=_NOT_COUNTED)
         await self._uses.forget(start)
         self._kept_to = end
         return kept

@@ -123,21 +123,19 @@ class LedgerReader(Protocol):
         """Lists entries, newest first, from the one after `after` on."""
         ...
 
-    async def place(self, tenant: TenantId) -> int:
-        """Gives the place in the ledger before which no entry is added any more."""
-        ...
-
     async def ascending(
         self,
         tenant: TenantId,
         span: Span,
         only: CostFilter,
         *,
-        before: int,
         size: int,
         after: tuple[datetime, UUID] | None,
     ) -> list[CostEvent]:
-        """Lists entries before a place in the ledger, oldest first, from the one after `after` on."""
+        """Lists entries, oldest first, from the one after `after` on.
+
+        Raises: Invalid: it begins within a time of which only sums are kept.
+        """
         ...
 
     async def summary(self, tenant: TenantId, query: SummaryQuery, *, most_lines: int) -> Summary:

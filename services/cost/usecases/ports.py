@@ -1,6 +1,6 @@
 """What cost needs from outside."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -120,10 +120,10 @@ class LastSeen(Protocol):
 class Sweep(Protocol):
     """One transaction of background work over all tenants."""
 
-    async def load_due(self, *, now: datetime, most: int) -> SpendBook | None:
+    async def load_due(self, *, now: datetime, most: int, without: Collection[TenantId] = ()) -> SpendBook | None:
         """Locks open holds past their time and their budgets, oldest first; None when there are none.
 
-        Holds that another transaction is working on are left to it.
+        Holds that another transaction is working on are left to it, and those of tenants `without` are left alone.
         """
         ...
 

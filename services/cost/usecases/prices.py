@@ -5,10 +5,10 @@ from datetime import datetime
 
 from services.cost.domain.price import Price, free_price
 from services.cost.domain.price_book import PriceBook
-from services.cost.usecases.outage import passes
 from services.cost.usecases.ports import PriceStore
+from services.cost.usecases.rounds import make_round
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import Internal, MeshError
+from services.meshkit.core.errors import Internal
 from services.meshkit.telemetry.logs import logger
 
 log = logger(__name__)
@@ -60,12 +60,7 @@ class CurrentPrices:
         """Refreshes until cancelled, so that a price changed by another replica is seen; an outage only delays it."""
         while True:
             await self._clock.sleep(self._refresh_seconds)
-            try:
-                await self.refresh()
-            except MeshError as error:
-                if not passes(error):
-                    raise
-                log.warning("prices are not refreshed", reason=error.reason, cause=error.message)
+            await make_round("prices", self.refresh, fault="prices are not refreshed")
 
 
 async def import_prices(

@@ -5,9 +5,8 @@ from typing import Final
 
 from services.cost.domain.rollup import Step
 from services.cost.usecases.ledger_ports import Rollups
-from services.cost.usecases.outage import passes
+from services.cost.usecases.rounds import make_round
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import MeshError
 from services.meshkit.telemetry import metrics
 from services.meshkit.telemetry.logs import logger
 
@@ -34,19 +33,17 @@ class RollUp:
         self._forget_next = clock.now()
 
     async def __call__(self) -> None:
-        """Adds up until cancelled; an outage of the database only delays it."""
+        """Adds up until cancelled. While it cannot, reports read the entries themselves."""
         while True:
-            try:
-                while await self.once():
-                    pass
-                if self._keep and self._clock.now() >= self._forget_next:
-                    await self.forget()
-                    self._forget_next = self._clock.now() + _FORGET_EVERY
-            except MeshError as error:
-                if not passes(error):
-                    raise
-                log.warning("sums of the ledger wait", reason=error.reason, cause=error.message)
+            await make_round("roll_up", self._round, fault="sums of the ledger wait")
             await self._clock.sleep(self._every_seconds)
+
+    async def _round(self) -> None:
+        while await self.once():
+            pass
+        if self._keep and self._clock.now() >= self._forget_next:
+            await self.forget()
+            self._forget_next = self._clock.now() + _FORGET_EVERY
 
     async def once(self) -> int:
         """Adds up one batch; gives how many entries it added."""

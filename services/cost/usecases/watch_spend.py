@@ -19,10 +19,9 @@ from services.cost.domain.spend_alert import (
     turn_of,
 )
 from services.cost.usecases.forecast_ports import SpendAlerts, Spender, SpendReader, WatchedTenants
-from services.cost.usecases.outage import passes
+from services.cost.usecases.rounds import for_each, make_round
 from services.cost.usecases.spend_history import SpendHistory
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource, from_uuid
 from services.meshkit.telemetry import metrics
@@ -30,6 +29,7 @@ from services.meshkit.telemetry.logs import logger
 
 #: What spenders spend on average is taken from the week before.
 _USUAL: Final = timedelta(days=7)
+_NOT_WATCHED: Final = "spend is not watched"
 
 log = logger(__name__)
 
@@ -68,20 +68,15 @@ class WatchSpend:
         self._every_seconds = every_seconds
 
     async def __call__(self) -> None:
-        """Watches until cancelled; an outage of the database only delays it."""
+        """Watches until cancelled; what cannot be watched now is looked at again in the next round."""
         while True:
-            try:
-                await self.once()
-            except MeshError as error:
-                if not passes(error):
-                    raise
-                log.warning("spend is not watched", reason=error.reason, cause=error.message)
+            await make_round("watch", self.once, fault=_NOT_WATCHED)
             await self._clock.sleep(self._every_seconds)
 
     async def once(self) -> None:
         """Looks at everybody who spent in this hour or the last, one after the other."""
-        for tenant in await self._tenants.spending(since=hour_of(self._clock.now()) - HOUR):
-            await self.watch(tenant)
+        tenants = await self._tenants.spending(since=hour_of(self._clock.now()) - HOUR)
+        await for_each("watch", tenants, self.watch, fault=_NOT_WATCHED)
 
     async def watch(self, tenant: TenantId) -> SpendAlert | None:
         """Looks at one tenant; gives its alert if something became of it."""

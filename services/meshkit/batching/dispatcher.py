@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Final, Generic, Protocol, Self, TypeVar
 
 from services.meshkit.core.errors import ErrorKind, Exhausted, Internal, MeshError, Unavailable
+from services.meshkit.grpc.incidents import incident
 from services.meshkit.telemetry import metrics
 
 Item = TypeVar("Item")
@@ -49,9 +50,10 @@ class Waiter(Protocol[Result_contra]):
 class _Together(Generic[Result]):
     """Items that one caller waits for at once: one future for all of them, and no task each."""
 
-    __slots__ = ("_left", "future", "outcomes")
+    __slots__ = ("_left", "future", "name", "outcomes")
 
-    def __init__(self, many: int) -> None:
+    def __init__(self, many: int, *, name: str) -> None:
+        self.name = name
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.outcomes: list[Result | MeshError] = [_PENDING] * many
         self._left = many
@@ -64,7 +66,7 @@ class _Together(Generic[Result]):
 
 
 class _Place(Generic[Result]):
-    """The place of one item among those. An error that is no answer to an item is everybody's."""
+    """The place of one item among those. What nobody planned is its own incident: the others may be committed."""
 
     __slots__ = ("_index", "_together")
 
@@ -79,10 +81,8 @@ class _Place(Generic[Result]):
         self._together.put(self._index, result)
 
     def set_exception(self, exception: Exception) -> None:
-        if isinstance(exception, MeshError):
-            self._together.put(self._index, exception)
-        else:
-            self._together.future.set_exception(exception)
+        failed = exception if isinstance(exception, MeshError) else incident(exception, method=self._together.name)
+        self._together.put(self._index, failed)
 
     def cancel(self) -> None:
         self._together.future.cancel()
@@ -156,12 +156,14 @@ class BatchDispatcher(Generic[Item, Result]):
     async def call_many(self, items: Sequence[Item]) -> list[Result | MeshError]:
         """Has `items` handled, in order, in one batch or several, and gives what became of each.
 
-        Raises: Unavailable: the dispatcher is closed; what the handler raised, if it is no MeshError.
+        An error that is none of the mesh becomes `Internal` for the item that it hit, with an incident in the log.
+
+        Raises: Unavailable: the dispatcher is closed.
         """
         self._check_open()
         if not items:
             return []
-        together = _Together[Result](len(items))
+        together = _Together[Result](len(items), name=self._name)
         room = max(0, self._max_waiting - len(self._waiting))
         self._waiting.extend((item, _Place(together, index)) for index, item in enumerate(items[:room]))
         for index in range(room, len(items)):

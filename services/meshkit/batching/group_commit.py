@@ -55,6 +55,8 @@ class GroupCommit(Generic[Item, Result]):
     async def submit_many(self, items: Sequence[Item]) -> list[Result | MeshError]:
         """Has `items` committed, in order, and gives what became of each once it is durable.
 
-        Raises: Unavailable: closed; what `commit` raised, if it is no MeshError.
+        What `commit` raised for an item, if it is none of the mesh's errors, becomes `Internal` for that item.
+
+        Raises: Unavailable: closed.
         """
         return await self._dispatcher.call_many(items)

@@ -15,6 +15,7 @@ from services.meshkit.calls.unanswered import Unanswered
 from services.meshkit.content import CallContext, Usage
 from services.meshkit.content.proto import context_to_proto, usage_to_proto
 from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
@@ -26,8 +27,8 @@ Operations = Coalescer[cost_service_pb2.BatchSpendRequest.Item, cost_service_pb2
 _TIMEOUT_SECONDS: Final = 10.0
 #: Longest wait that cost takes.
 _MOST_WAIT: Final = timedelta(seconds=600)
-#: What the hold of a request that may have been lost is good for: a charge that was assumed is put right.
-_TAKEN_OVER: Final = (cost_pb2.HOLD_STATE_DISPATCHED, cost_pb2.HOLD_STATE_ASSUMED)
+#: Errors that are no answer: the hold may have been made.
+_UNANSWERED: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.CANCELLED, ErrorKind.INTERNAL})
 
 
 def operations(to_cost: grpc.aio.Channel, *, clock: Clock) -> Operations:
@@ -72,13 +73,16 @@ class CostHolds:
         try:
             if request_id is not None:
                 hold = await self._reserve(principal, order, request_id, needs)
-                if hold.state in _TAKEN_OVER:
+                if hold.state == cost_pb2.HOLD_STATE_DISPATCHED:
                     return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))
-            # Cost freed what it made for somebody who went away. That is no hold for this call.
+                # It was freed, or has expired into a charge: nothing is held for this call, and none was ever sent.
+                if hold.state == cost_pb2.HOLD_STATE_ASSUMED:
+                    await self.release(principal, hold.hold_id, dispatched_unbilled=True)
             request_id = self._ids.uuid()
             hold = await self._reserve(principal, order, request_id, needs)
-        except BaseException:
-            if request_id is not None:
+        except BaseException as error:
+            answered = isinstance(error, MeshError) and error.kind not in _UNANSWERED
+            if request_id is not None and not answered:
                 self._unanswered.add(question, request_id)
             raise
         return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))

@@ -8,6 +8,7 @@ from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Principal
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.sql.errors import TransactionConflict
 from services.meshkit.telemetry.logs import logger
 
 log = logger(__name__)
@@ -68,7 +69,8 @@ class Sweep:
         try:
             charged = await self._holds.settle(principal, one.hold_id, one.usage)
         except MeshError as error:
-            if error.kind not in _HOPELESS:
+            # Another transaction only stood in the way: the next round finds it gone.
+            if error.kind not in _HOPELESS or error.reason == TransactionConflict.reason:
                 return None
             log.warning("a settlement lapses", hold_id=one.hold_id, reason=error.reason)
             charged = None

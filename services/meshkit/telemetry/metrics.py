@@ -40,6 +40,7 @@ SPEND_REFUSED = Counter(names.SPEND_REFUSED_TOTAL, "Spending that was refused.",
 SPEND_ALERTS = Counter(names.SPEND_ALERTS_TOTAL, "Alerts on unusual spend by the state they came to.", ["state"])
 COST_EVENTS_ROLLED_UP = Counter(names.COST_EVENTS_ROLLED_UP_TOTAL, "Entries of the ledger that were added up.")
 COST_EVENTS_FORGOTTEN = Counter(names.COST_EVENTS_FORGOTTEN_TOTAL, "Old entries of the ledger that were removed.")
+COST_ROUNDS_FAILED = Counter(names.COST_ROUNDS_FAILED_TOTAL, "Rounds of cost's background work that failed.", ["work"])
 HOLDS_FORGOTTEN = Counter(names.HOLDS_FORGOTTEN_TOTAL, "Holds of calls that ended long ago, which were removed.")
 SESSION_ROUNDS = Histogram(
     names.SESSION_ROUNDS, "Rounds of a finished session.", ["mode", "converged"], buckets=(1, 2, 3, 5, 8, 13, 21, 50)

@@ -33,6 +33,9 @@ SPEND_ALERTS_TOTAL: Final = "comitia_spend_alerts_total"
 COST_EVENTS_ROLLED_UP_TOTAL: Final = "comitia_cost_events_rolled_up_total"
 #: Entries of the ledger that were removed because they are old; their sums stay.
 COST_EVENTS_FORGOTTEN_TOTAL: Final = "comitia_cost_events_forgotten_total"
+#: Rounds of cost's background work that failed and come again: expiry, roll_up, watch,
+#: uses, prices, quotas, old_holds. Labels: work.
+COST_ROUNDS_FAILED_TOTAL: Final = "comitia_cost_rounds_failed_total"
 #: Holds that were removed because their calls ended long ago.
 HOLDS_FORGOTTEN_TOTAL: Final = "comitia_holds_forgotten_total"
 #: Rounds that a finished session took. Labels: mode, converged.

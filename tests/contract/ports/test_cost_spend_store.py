@@ -377,6 +377,16 @@ async def test_the_sweep_sees_holds_of_all_tenants_that_are_due_and_no_others(st
     assert [(await own(store, tenant)).held for tenant in (anna, bert)] == [0, 4]
 
 
+async def test_a_sweep_leaves_alone_those_it_is_told_to(store: Store) -> None:
+    anna, bert = TenantId(uuid4()), TenantId(uuid4())
+    await reserve(store, a_hold(1, tenant=anna), a_hold(2, tenant=bert))
+    async with store.sweep() as sweep:
+        book = await sweep.load_due(now=NOON + MINUTE, most=1000, without={anna})
+        assert book is not None
+        swept = {hold.tenant for hold in book.holds}
+    assert (anna in swept, bert in swept) == (False, True)
+
+
 async def test_a_sweep_is_bounded_and_begins_with_the_oldest(store: Store, tenant: TenantId) -> None:
     old = NOON - timedelta(days=300)
     await reserve(store, a_hold(1, tenant=tenant, expires=old), a_hold(2, tenant=tenant, expires=old + MINUTE))

@@ -74,6 +74,33 @@ async def test_asking_again_after_a_lost_answer_finds_the_hold(holds: CostHolds,
     assert (found.amount, (await anna.budget()).held_nano_usd) == (BOUND, BOUND)
 
 
+async def test_a_lost_hold_that_became_a_charge_is_given_back(
+    holds: CostHolds, anna: CostCaller, mesh: CostMesh, armed: Arm
+) -> None:
+    await lose_an_answer(holds, anna, armed)
+
+    async def assumed() -> bool:
+        return (await anna.budget()).spent_nano_usd == BOUND
+
+    mesh.clock.advance(seconds=61)
+    await mesh.until(assumed)
+    await holds.dispatch(anna.principal, a_call(), an_order(), ttl=TTL, needs=NEEDS)
+    own = await anna.budget()
+    assert (own.spent_nano_usd, own.held_nano_usd) == (0, BOUND)
+
+
+async def test_a_refusal_is_an_answer_and_leaves_nothing_to_find(
+    holds: CostHolds, anna: CostCaller, armed: Arm
+) -> None:
+    await lose_an_answer(holds, anna, armed)
+    await anna.limit(BOUND)
+    for _ in range(2):
+        with pytest.raises(MeshError, match="left, and"):
+            await holds.dispatch(anna.principal, a_call("other"), an_order(), ttl=TTL, needs=NEEDS)
+    found = await holds.dispatch(anna.principal, a_call(), an_order(), ttl=TTL, needs=NEEDS)
+    assert (found.amount, (await anna.budget()).held_nano_usd) == (BOUND, BOUND)
+
+
 async def test_a_hold_that_was_answered_is_for_one_call(holds: CostHolds, anna: CostCaller, armed: Arm) -> None:
     await lose_an_answer(holds, anna, armed)
     made = [await holds.dispatch(anna.principal, a_call(), an_order(), ttl=TTL, needs=NEEDS) for _ in range(2)]
@@ -110,7 +137,7 @@ async def test_two_calls_that_were_broken_off_find_a_hold_each(holds: CostHolds,
 
 async def test_a_refused_hold_is_asked_for_anew(holds: CostHolds, anna: CostCaller) -> None:
     await anna.limit(0)
-    with pytest.raises(MeshError, match="left and"):
+    with pytest.raises(MeshError, match="left, and"):
         await holds.dispatch(anna.principal, a_call(), an_order(), ttl=TTL, needs=NEEDS)
     await anna.limit(BOUND)
     assert (await holds.dispatch(anna.principal, a_call(), an_order(), ttl=TTL, needs=NEEDS)).amount == BOUND

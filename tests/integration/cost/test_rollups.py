@@ -14,6 +14,7 @@ import pytest_asyncio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.hold import CostKind
 from services.cost.domain.rollup import Span, Step
 from services.cost.storage.ledger_repository import LedgerRepository
@@ -58,6 +59,9 @@ class Books:
     async def roll(self, *, most: int = 1000) -> None:
         while await self.rollups.add_up(most=most):
             pass
+
+    async def entries(self, span: Span, only: CostFilter = CostFilter()) -> list[CostEvent]:  # noqa: B008 - frozen
+        return await self.ledger.ascending(self.tenant, span, only, size=100, after=None)
 
     async def summary(self, **changes: Any) -> dict[str, Sums]:
         values: dict[str, Any] = {"by": Dimension.MODEL, **changes}
@@ -308,8 +312,29 @@ async def test_old_entries_go_once_they_are_in_the_sums_which_stay(books: Books)
         await books.rollups.rebuild()
     with pytest.raises(Invalid, match="full hour"):
         await books.summary(span=Span(old + timedelta(minutes=5)))
-    with pytest.raises(Invalid, match="charges of runs"):
-        await books.summary(span=Span(old), only=CostFilter(run_id="run_1"))
+    for span in (Span(), Span(old), Span(old + timedelta(minutes=10), old + timedelta(minutes=20))):
+        with pytest.raises(Invalid, match="single charges"):
+            await books.summary(span=span, only=CostFilter(run_id="run_1"))
+        with pytest.raises(Invalid, match="single charges"):
+            await books.entries(span)
+    assert [entry.cost for entry in await books.entries(Span(cut))] == [4]
+
+
+async def test_charges_of_a_run_that_began_later_are_all_there(books: Books) -> None:
+    old = START - timedelta(days=500)
+    await books.write(an_event(old, 1, run_id="run_0"), an_event(START, 4))
+    await books.roll()
+    await books.rollups.keep_from(datetime(2026, 1, 1, tzinfo=UTC))
+    assert (await books.summary(only=CostFilter(run_id="run_1")))["gpt-test"].cost == 4
+    assert [entry.cost for entry in await books.entries(Span(), CostFilter(run_id="run_1"))] == [4]
+
+
+async def test_a_transaction_that_stays_open_hides_no_entry_from_an_export(books: Books) -> None:
+    await books.write(an_event(START, 1))
+    async with maintenance_scope(books.maintenance) as scope:
+        await books.put(scope, [an_event(START, 2)])
+        await books.write(an_event(START, 4))
+        assert sorted(entry.cost for entry in await books.entries(Span())) == [1, 4]
 
 
 async def test_an_erased_tenants_sums_stay_without_the_names(books: Books) -> None:
@@ -320,3 +345,16 @@ async def test_an_erased_tenants_sums_stay_without_the_names(books: Books) -> No
     assert [await rows.erase(books.tenant, one) for one in sums] == [2, 2, 2]
     assert [await rows.erase(books.tenant, one) for one in sums] == [0, 0, 0]
     assert {key: line.cost for key, line in (await books.summary(by=Dimension.AGENT)).items()} == {"": 20}
+
+
+async def test_one_whose_sums_are_beyond_every_number_keeps_nobody_elses_waiting(books: Books) -> None:
+    other = replace(books, tenant=TenantId(uuid4()))
+    for hour in range(2):
+        absurd = [an_event(START + timedelta(hours=hour), 2**62, input_tokens=2**40) for _ in range(3)]
+        await books.write(*absurd)
+        await other.write(an_event(START, 7))
+        await books.roll()
+    assert (await other.summary(span=Span()))["gpt-test"].cost == 14
+    query = SummaryQuery(by=Dimension.MODEL, span=Span())
+    found = await books.ledger.summary(books.tenant, query, most_lines=10)
+    assert (found.cost, found.events) == (2**63 - 1, 6)

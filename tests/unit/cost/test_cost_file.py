@@ -29,6 +29,13 @@ def test_a_name_that_is_a_formula_is_text(formula: str) -> None:
     assert row == [f"'{formula}", "-5", "false"]
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_name_stays_one_cell_whatever_separates_them(separator: str) -> None:
+    content = written(FileFormat.CSV, (Told("a;=1+1\t=2,=3"), 5, True))
+    lines = list(csv.reader(io.StringIO(content, newline=""), delimiter=separator))
+    assert [cell for cell in lines[1] if cell.startswith("=")] == []
+
+
 @given(st.lists(st.tuples(st.text(max_size=30), st.integers(-(2**63), 2**63 - 1), st.booleans()), max_size=5))
 def test_a_file_says_what_it_was_given(rows: list[tuple[str, int, bool]]) -> None:
     rows = [(name.encode("utf-8", "replace").decode(), cost, assumed) for name, cost, assumed in rows]

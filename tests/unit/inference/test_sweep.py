@@ -7,6 +7,7 @@ from services.inference.domain.call import SettleState
 from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.errors import NotFound, Unavailable
 from services.meshkit.core.secret import NO_SECRET
+from services.meshkit.sql.errors import TransactionConflict
 from tests.support.inference import ANNA, a_context
 from tests.unit.inference.conftest import Room
 
@@ -58,6 +59,16 @@ async def test_what_cost_will_never_take_lapses(room: Room) -> None:
     room.holds.settling.next(NotFound("hold", "hold_1"))
     assert await sweep_of(room).settle_pending() == 1
     assert states(room) == [SettleState.LAPSED]
+
+
+async def test_a_lost_race_in_the_ledger_is_run_again(room: Room) -> None:
+    await pending_call(room)
+    room.clock.advance(seconds=21)
+    room.holds.settling.next(TransactionConflict("another change got in the way"))
+    assert await sweep_of(room).settle_pending() == 0
+    assert states(room) == [SettleState.PENDING]
+    assert await sweep_of(room).settle_pending() == 1
+    assert states(room) == [SettleState.SETTLED]
 
 
 async def test_it_looks_at_the_start_and_again_and_survives_a_database_that_is_away(room: Room) -> None:

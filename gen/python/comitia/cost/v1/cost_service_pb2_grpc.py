@@ -800,10 +800,12 @@ class LedgerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportCosts(self, request, context):
-        """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. All of it is as the
-        ledger stood at one moment. REST callers get server-sent events, one message each.
+        """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. Days and hours are
+        as the ledger stood at one moment; events are those that were written before the call. REST callers get server-sent
+        events, one message each.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
+        events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

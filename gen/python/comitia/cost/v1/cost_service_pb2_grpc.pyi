@@ -441,10 +441,12 @@ class LedgerServiceStub:
     Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
     """
     ExportCosts: _grpc.UnaryStreamMultiCallable[_cost_service_pb2.ExportCostsRequest, _cost_service_pb2.ExportCostsResponse]
-    """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. All of it is as the
-    ledger stood at one moment. REST callers get server-sent events, one message each.
+    """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. Days and hours are
+    as the ledger stood at one moment; events are those that were written before the call. REST callers get server-sent
+    events, one message each.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
+    events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
     """
     RepriceEvents: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]
     """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
@@ -475,10 +477,12 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
     """
     ExportCosts: _aio.UnaryStreamMultiCallable[_cost_service_pb2.ExportCostsRequest, _cost_service_pb2.ExportCostsResponse]  # type: ignore[assignment]
-    """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. All of it is as the
-    ledger stood at one moment. REST callers get server-sent events, one message each.
+    """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. Days and hours are
+    as the ledger stood at one moment; events are those that were written before the call. REST callers get server-sent
+    events, one message each.
 
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
+    events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
     """
     RepriceEvents: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]  # type: ignore[assignment]
     """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
@@ -530,10 +534,12 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cost_service_pb2.ExportCostsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cost_service_pb2.ExportCostsResponse], _abc.AsyncIterator[_cost_service_pb2.ExportCostsResponse]]:
-        """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. All of it is as the
-        ledger stood at one moment. REST callers get server-sent events, one message each.
+        """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. Days and hours are
+        as the ledger stood at one moment; events are those that were written before the call. REST callers get server-sent
+        events, one message each.
 
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
+        events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
         """
 
     @_abc_1.abstractmethod
