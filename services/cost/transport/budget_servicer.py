@@ -81,13 +81,11 @@ class BudgetServicer(BudgetServiceServicer):
         )
 
     async def GetBudget(self, request: pb.GetBudgetRequest, context: Context) -> pb.GetBudgetResponse:
-        tenant = caller_of(context).principal.tenant
-        budget = await self._get_budget(tenant, budget_fields.to_budget(request.budget_id, tenant))
+        budget = await self._shown(request.budget_id, context)
         return pb.GetBudgetResponse(budget=convert.budget_to_proto(budget))
 
     async def GetBudgetStatus(self, request: pb.GetBudgetStatusRequest, context: Context) -> pb.GetBudgetStatusResponse:
-        tenant = caller_of(context).principal.tenant
-        budget = await self._get_budget(tenant, budget_fields.to_budget(request.budget_id, tenant))
+        budget = await self._shown(request.budget_id, context)
         return budget_fields.status_to_proto(budget, self._clock.now())
 
     async def GetBudgetTree(self, request: pb.GetBudgetTreeRequest, context: Context) -> pb.GetBudgetTreeResponse:
@@ -150,6 +148,12 @@ class BudgetServicer(BudgetServiceServicer):
             request_iterator, self._spend_frame, answers=pb.BatchSpendResponse, item_seconds=_ITEM_SECONDS
         ):
             yield frame
+
+    async def _shown(self, budget_id: str, context: Context) -> Budget:
+        caller = caller_of(context)
+        tenant = caller.principal.tenant
+        named = budget_fields.to_budget(budget_id, tenant)
+        return await self._get_budget(tenant, named, bound_to=caller.bound_to)
 
     async def _spend_frame(
         self, items: Sequence[BatchItem[pb.BatchSpendRequest.Item]]

@@ -10,15 +10,16 @@ from services.cost.domain.errors import BudgetNotFound
 from services.cost.domain.spend_book import Changes
 from services.cost.usecases.ports import BeginWork, SpendNeeds
 from services.cost.usecases.report import report
-from services.cost.usecases.rounds import passes
+from services.cost.usecases.rounds import failed, for_each
 from services.meshkit.core.clock import Clock
-from services.meshkit.core.errors import Invalid, MeshError
+from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.tenant import KnowsTenants, TenantState, rules_of
 from services.meshkit.telemetry.logs import logger
 
 _RETRY_SECONDS: Final = 2.0
+_FAULT: Final = "quotas of tenants wait"
 
 log = logger(__name__)
 
@@ -71,12 +72,9 @@ class FollowQuotas:
                 self._awake.clear()
                 waiting, self._waiting = self._waiting, set()
                 try:
-                    for tenant in await self._named(waiting):
-                        await self._followed(tenant)
-                except MeshError as error:
-                    if not passes(error):
-                        raise
-                    log.warning("quotas of tenants wait", reason=error.reason)
+                    await for_each("quotas", await self._named(waiting), self._followed, fault=_FAULT)
+                except Exception as error:  # a background loop: it is told, and what was heard is looked at again
+                    failed("quotas", _FAULT, error)
                     await self._clock.sleep(_RETRY_SECONDS)
                     for tenant in waiting:
                         self._hear(tenant)

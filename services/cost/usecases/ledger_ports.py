@@ -118,7 +118,7 @@ class LedgerReader(Protocol):
     """Reads cost events of one tenant, and their sums."""
 
     async def page(
-        self, tenant: TenantId, *, run_id: str | None, size: int, after: tuple[datetime, UUID] | None
+        self, tenant: TenantId, only: CostFilter, *, size: int, after: tuple[datetime, UUID] | None
     ) -> list[CostEvent]:
         """Lists entries, newest first, from the one after `after` on."""
         ...

@@ -29,6 +29,7 @@ from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.tables import METADATA
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.convert import alert_to_message
+from services.cost.usecases.ledger_ports import CostFilter
 from services.cost.usecases.ports import LastSeen, RunBudgets, SpendNeeds, Sweep, TreeRows, UnitOfWork
 from services.meshkit.content import Usage
 from services.meshkit.core.identity import TenantId
@@ -69,7 +70,7 @@ class PostgresStore:
         self._ledger = ledger
 
     async def entries(self, tenant: TenantId) -> list[CostEvent]:
-        return (await self._ledger.page(tenant, run_id=None, size=100, after=None))[::-1]
+        return (await self._ledger.page(tenant, CostFilter(), size=100, after=None))[::-1]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

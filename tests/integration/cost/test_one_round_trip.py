@@ -26,6 +26,7 @@ from services.cost.storage.price_repository import PriceRepository
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.convert import alert_to_message
 from services.cost.usecases.expire_holds import ExpireHolds
+from services.cost.usecases.ledger_ports import CostFilter
 from services.cost.usecases.ports import LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices, import_prices
 from services.cost.usecases.remove_budget import RemoveBudget
@@ -159,7 +160,7 @@ class Ledger:
         told: list[Any] = []
         for tenant in self.tenants:
             budgets = await self._place.budgets.page(tenant, size=10, after=None)
-            entries = await self._place.ledger.page(tenant, run_id=None, size=500, after=None)
+            entries = await self._place.ledger.page(tenant, CostFilter(), size=500, after=None)
             own = next(budget for budget in budgets if budget.scope is BudgetScope.TENANT)
             assert own.spent == sum(entry.cost for entry in entries)
             assert own.spent + own.held <= own.limit + own.overrun

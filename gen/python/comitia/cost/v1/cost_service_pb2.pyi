@@ -1082,7 +1082,7 @@ class GetCostSummaryRequest(_message.Message):
     run_id: _builtins.str
     """Only this run, `run_…`. Optional. What a run spent is known as long as its charges are kept, 400 days by default."""
     project: _builtins.str
-    """Only this project. Optional."""
+    """Only this project. Optional. For a caller who is bound to a project it is that one."""
     agent_name: _builtins.str
     """Only this agent. Optional."""
     max_lines: _builtins.int
@@ -1223,7 +1223,7 @@ class GetCostSeriesRequest(_message.Message):
     run_id: _builtins.str
     """Only this run, `run_…`. Optional. See GetCostSummary."""
     project: _builtins.str
-    """Only this project. Optional."""
+    """Only this project. Optional. For a caller who is bound to a project it is that one."""
     agent_name: _builtins.str
     """Only this agent. Optional."""
     @_builtins.property
@@ -1312,7 +1312,7 @@ class ExportCostsRequest(_message.Message):
     detail: _rollup_pb2.CostExportDetail.ValueType
     """What a line stands for. Unspecified means DAY."""
     project: _builtins.str
-    """Only this project. Optional."""
+    """Only this project. Optional. For a caller who is bound to a project it is that one."""
     agent_name: _builtins.str
     """Only this agent. Optional."""
     run_id: _builtins.str

@@ -154,7 +154,7 @@ class BudgetServiceServicer:
     def GetBudgetStatus(self, request, context):
         """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
 
-        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +173,8 @@ class BudgetServiceServicer:
         a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
         id.
 
+        For a caller who is bound to a project the budget of that project is all there is. Agents work for all projects, and
+        cost does not know which project a run or a step is of.
         Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -734,6 +736,9 @@ class BudgetService:
 
 class LedgerServiceStub:
     """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
     """
 
     def __init__(self, channel):
@@ -771,6 +776,9 @@ class LedgerServiceStub:
 
 class LedgerServiceServicer:
     """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
     """
 
     def ListCostEvents(self, request, context):
@@ -784,7 +792,8 @@ class LedgerServiceServicer:
         """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
         Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept),
+        PERMISSION_DENIED/BOUND_TO_PROJECT (another project than the one that the caller is bound to).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -793,7 +802,8 @@ class LedgerServiceServicer:
     def GetCostSeries(self, request, context):
         """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
 
-        Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+        Exact at any moment, as GetCostSummary is.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -805,7 +815,8 @@ class LedgerServiceServicer:
         events, one message each.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
-        events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
+        events of a time of which only sums are kept), PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary),
+        RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -862,6 +873,9 @@ def add_LedgerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class LedgerService:
     """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
     """
 
     @staticmethod

@@ -63,7 +63,7 @@ class BudgetServiceStub:
     GetBudgetStatus: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetStatusRequest, _cost_service_pb2.GetBudgetStatusResponse]
     """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
 
-    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
     """
     GetBudgetTree: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetTreeRequest, _cost_service_pb2.GetBudgetTreeResponse]
     """Shows the tenant's budgets as a tree: the tenant's own, those of projects and agents below it, and those of the newest
@@ -74,6 +74,8 @@ class BudgetServiceStub:
     a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
     id.
 
+    For a caller who is bound to a project the budget of that project is all there is. Agents work for all projects, and
+    cost does not know which project a run or a step is of.
     Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
     """
     ListBudgets: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ListBudgetsRequest, _cost_service_pb2.ListBudgetsResponse]
@@ -166,7 +168,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     GetBudgetStatus: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetStatusRequest, _cost_service_pb2.GetBudgetStatusResponse]  # type: ignore[assignment]
     """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
 
-    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
     """
     GetBudgetTree: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetTreeRequest, _cost_service_pb2.GetBudgetTreeResponse]  # type: ignore[assignment]
     """Shows the tenant's budgets as a tree: the tenant's own, those of projects and agents below it, and those of the newest
@@ -177,6 +179,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
     id.
 
+    For a caller who is bound to a project the budget of that project is all there is. Agents work for all projects, and
+    cost does not know which project a run or a step is of.
     Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
     """
     ListBudgets: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ListBudgetsRequest, _cost_service_pb2.ListBudgetsResponse]  # type: ignore[assignment]
@@ -290,7 +294,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cost_service_pb2.GetBudgetStatusResponse, _abc.Awaitable[_cost_service_pb2.GetBudgetStatusResponse]]:
         """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
 
-        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
         """
 
     @_abc_1.abstractmethod
@@ -313,6 +317,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
         id.
 
+        For a caller who is bound to a project the budget of that project is all there is. Agents work for all projects, and
+        cost does not know which project a run or a step is of.
         Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
         """
 
@@ -421,7 +427,11 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_BudgetServiceServicer_to_server(servicer: BudgetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class LedgerServiceStub:
-    """Shows what was spent."""
+    """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -433,12 +443,14 @@ class LedgerServiceStub:
     """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
     Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept),
+    PERMISSION_DENIED/BOUND_TO_PROJECT (another project than the one that the caller is bound to).
     """
     GetCostSeries: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetCostSeriesRequest, _cost_service_pb2.GetCostSeriesResponse]
     """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
 
-    Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+    Exact at any moment, as GetCostSummary is.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary).
     """
     ExportCosts: _grpc.UnaryStreamMultiCallable[_cost_service_pb2.ExportCostsRequest, _cost_service_pb2.ExportCostsResponse]
     """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. Days and hours are
@@ -446,7 +458,8 @@ class LedgerServiceStub:
     events, one message each.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
-    events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
+    events of a time of which only sums are kept), PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary),
+    RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
     """
     RepriceEvents: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]
     """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
@@ -460,7 +473,11 @@ class LedgerServiceStub:
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
-    """Shows what was spent."""
+    """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListCostEvents: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ListCostEventsRequest, _cost_service_pb2.ListCostEventsResponse]  # type: ignore[assignment]
@@ -469,12 +486,14 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
     Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept),
+    PERMISSION_DENIED/BOUND_TO_PROJECT (another project than the one that the caller is bound to).
     """
     GetCostSeries: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetCostSeriesRequest, _cost_service_pb2.GetCostSeriesResponse]  # type: ignore[assignment]
     """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
 
-    Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+    Exact at any moment, as GetCostSummary is.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary).
     """
     ExportCosts: _aio.UnaryStreamMultiCallable[_cost_service_pb2.ExportCostsRequest, _cost_service_pb2.ExportCostsResponse]  # type: ignore[assignment]
     """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. Days and hours are
@@ -482,7 +501,8 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     events, one message each.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
-    events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
+    events of a time of which only sums are kept), PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary),
+    RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
     """
     RepriceEvents: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]  # type: ignore[assignment]
     """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
@@ -495,7 +515,11 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows what was spent."""
+    """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
+    """
 
     @_abc_1.abstractmethod
     def ListCostEvents(
@@ -514,7 +538,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
         Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept),
+        PERMISSION_DENIED/BOUND_TO_PROJECT (another project than the one that the caller is bound to).
         """
 
     @_abc_1.abstractmethod
@@ -525,7 +550,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cost_service_pb2.GetCostSeriesResponse, _abc.Awaitable[_cost_service_pb2.GetCostSeriesResponse]]:
         """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
 
-        Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+        Exact at any moment, as GetCostSummary is.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary).
         """
 
     @_abc_1.abstractmethod
@@ -539,7 +565,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         events, one message each.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
-        events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
+        events of a time of which only sums are kept), PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary),
+        RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
         """
 
     @_abc_1.abstractmethod
