@@ -94,6 +94,12 @@ class CostSettings(ServiceSettings):
         description="How long those who wait for money may not hear that another replica gave some back.",
     )
     pool_size: int = Field(default=4, ge=2, le=64, description="Connections of the role `app` for what is spent.")
+    lock_wait_seconds: float = Field(
+        default=0.1,
+        gt=0,
+        le=5,
+        description="Longest that spending of all tenants waits for a locked row; whose row it is then waits apart.",
+    )
     report_pool_size: int = Field(
         default=2, ge=1, le=64, description="Connections for reports, which never take those of what is spent."
     )

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
+from typing import Final
 
 from comitia.cost.v1.cost_service_pb2_grpc import (
     add_BudgetServiceServicer_to_server,
@@ -44,9 +45,10 @@ from services.cost.usecases.follow_quotas import FollowQuotas
 from services.cost.usecases.forecast_spend import ForecastSpend
 from services.cost.usecases.forget_holds import ForgetHolds
 from services.cost.usecases.get_budget import GetBudget
-from services.cost.usecases.hold_queue import Asker, HoldQueue, Item
+from services.cost.usecases.hold_queue import Asker, Behind, HoldQueue, Item
 from services.cost.usecases.import_prices import ImportPrices
 from services.cost.usecases.keep_uses import KeepUses
+from services.cost.usecases.locked_tenants import LockedTenants
 from services.cost.usecases.prices import CurrentPrices, import_prices
 from services.cost.usecases.recommend_savings import RecommendSavings
 from services.cost.usecases.remove_budget import RemoveBudget
@@ -78,6 +80,9 @@ from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.tenant_rows import TenantRows
 from services.meshkit.tenant_data.servicer import TenantData
 
+#: Connections of the transactions that all tenants share, and of what tells whose rows are locked.
+_GROUPS: Final = 2
+
 
 @asynccontextmanager
 async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
@@ -87,6 +92,13 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         sql_engine(
             settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="cost"
         ) as app,
+        # One group at a time shares a transaction; that of a tenant which waits for locks is one of `app`.
+        sql_engine(
+            settings.database_url.get_secret_value(),
+            pool_size=_GROUPS,
+            lock_timeout_seconds=settings.lock_wait_seconds,
+            application_name="cost-spending",
+        ) as hasty,
         sql_engine(
             settings.database_url.get_secret_value(),
             pool_size=settings.report_pool_size,
@@ -104,6 +116,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         lines = HoldLines(changed=news.set)
         store = SpendStore(
             app=app,
+            hasty=hasty,
             maintenance=maintenance,
             ids=ids,
             tenant_limit=NanoUsd(settings.tenant_limit_nano_usd),
@@ -121,7 +134,14 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
             least=settings.unknown_price_least_ceiling_nano_usd_per_million,
         )
         spend = Spend(
-            begin=store.begin, last_seen=store, prices=prices, unknown=unknown, lines=lines, clock=clock, ids=ids
+            begin=store.begin_hastily,
+            begin_patiently=store.begin,
+            last_seen=store,
+            prices=prices,
+            unknown=unknown,
+            lines=lines,
+            clock=clock,
+            ids=ids,
         )
         queue = HoldQueue(
             spend=spend,
@@ -150,8 +170,14 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         rollups = RollupStore(maintenance)
         await rollups.follow_cluster()
         async with (
-            GroupCommit[Item, Hold | Asker](
+            LockedTenants(
                 queue.commit,
+                unlocked=store.unlocked,
+                at_once=settings.pool_size // 2,
+                most=settings.spend_queue_items,
+            ) as locked,
+            GroupCommit[Item, Hold | Asker | Behind](
+                locked.commit,
                 name="cost.spend",
                 max_items=settings.spend_batch_items,
                 max_waiting=settings.spend_queue_items,
@@ -162,8 +188,8 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                 spend=SpendTogether(group, queue),
                 create_budget=CreateBudget(budgets=store, clock=clock, ids=ids),
                 get_budget=get_budget,
-                set_budget=SetBudget(begin=store.begin, tenants=guard.feed, clock=clock),
-                set_budget_limit=SetBudgetLimit(begin=store.begin, last_seen=store, tenants=guard.feed, clock=clock),
+                set_budget=SetBudget(begin=store.begin, clock=clock),
+                set_budget_limit=SetBudgetLimit(begin=store.begin, last_seen=store, clock=clock),
                 remove_budget=RemoveBudget(begin=store.begin, clock=clock),
                 budgets=budgets,
                 clock=clock,

@@ -40,7 +40,6 @@ from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.grpc.server import serve
-from services.meshkit.guard.feed import GuardFeed
 from services.meshkit.sql.audit import AuditOutcome, adding
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
@@ -126,18 +125,20 @@ async def use_case(figure: Figure, urls: DatabaseUrls) -> None:
         sql_engine(urls.app, pool_size=CONNECTIONS) as app,
         sql_engine(urls.maintenance, pool_size=1) as maintenance,
     ):
-        feed, clock = GuardFeed(clock=SystemClock()), SystemClock()
+        clock = SystemClock()
 
         def change_by(kind: type[SpendStore]) -> SetBudgetLimit:
             store = kind(
                 app=app,
+                hasty=app,
                 maintenance=maintenance,
                 ids=SystemIds(),
                 tenant_limit=NanoUsd(10**12),
                 encode=alert_to_message,
                 published=lambda: None,
+                moved=lambda _: None,
             )
-            return SetBudgetLimit(begin=store.begin, last_seen=store, tenants=feed, clock=clock)
+            return SetBudgetLimit(begin=store.begin, last_seen=store, clock=clock)
 
         quick, longer = change_by(SpendStore), change_by(Forgetful)
         limits = count(10**12)

@@ -19,7 +19,6 @@ from grpc.aio import insecure_channel
 
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import (
-    PricingServiceServicer,
     PricingServiceStub,
     add_PricingServiceServicer_to_server,
 )
@@ -40,6 +39,7 @@ from services.meshkit.guard.rate import RateGate
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.bench.guard_audit import database
+from tests.support.price_door import PriceDoor
 
 SHORT: Final = os.environ.get("BENCH_SHORT") == "1"
 DECISIONS: Final = 50_000 if SHORT else 300_000
@@ -137,14 +137,6 @@ async def _leases(figure: Figure) -> None:
             figure(f"rate_lease_{buckets}_buckets", milliseconds, "ms", better="lower", note=note)
 
 
-class _Echo(PricingServiceServicer):
-    async def ListPrices(self, request: pb.ListPricesRequest, context: Any) -> pb.ListPricesResponse:
-        return pb.ListPricesResponse()
-
-    async def ImportPrices(self, request: pb.ImportPricesRequest, context: Any) -> pb.ImportPricesResponse:
-        raise NotImplementedError
-
-
 async def _calls(figure: Figure) -> None:
     with tempfile.TemporaryDirectory(prefix="comitia-bench-") as folder:
         keys = MeshKeys.make(Path(folder), clock=SystemClock())
@@ -164,7 +156,7 @@ async def _p50(keys: MeshKeys, metadata: Any, *, counting: bool) -> float:
     server = Server(
         name="cost",
         listen="127.0.0.1:0",
-        registrations=(partial(add_PricingServiceServicer_to_server, _Echo()),),
+        registrations=(partial(add_PricingServiceServicer_to_server, PriceDoor()),),
         admission=keys.admission(GUARDS, limits=limits),
         background=gate.background,
         drain_seconds=0,

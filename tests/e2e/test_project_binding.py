@@ -48,9 +48,51 @@ async def test_a_key_bound_to_a_project_works_in_that_project_and_finds_no_other
             body = {} if verb == "POST" else None
             answer = await rest.ask(verb, f"/v1/sessions/{theirs.session_id}{path}", body)
             assert (answer.status, answer.reason) == (404, "SESSION_NOT_FOUND"), path
-        for path in ("/v1/memories", "/v1/violations", "/v1/cost/summary"):
+        for path in ("/v1/memories", "/v1/violations", "/v1/budget-tree", "/v1/cost/alerts"):
             answer = await rest.ask("GET", path)
             assert (answer.status, answer.reason) == (403, "BOUND_TO_PROJECT"), path
+
+
+async def test_a_key_bound_to_a_project_sees_the_money_of_that_project_alone(mesh: RunningMesh) -> None:
+    async with AsyncClient(mesh.url, api_key=mesh.admin_key) as operator:
+        made = await operator.tenants.create(f"bound-{token_hex(4)}")
+    async with AsyncClient(mesh.url, api_key=made.admin_api_key) as admin:
+        await admin.agents.create("Athena")
+        theirs = await admin.sessions.start("Rivers", agents=["Athena"], max_rounds=1, metadata={"project": "billing"})
+        mine = await admin.sessions.start("Rivers", agents=["Athena"], max_rounds=1, metadata={"project": "claims"})
+
+        async def charged() -> bool | None:
+            found = await admin.costs.summary(by="run")
+            return {line.key for line in found.lines} == {mine.session_id, theirs.session_id} or None
+
+        await until(charged)
+        for project in ("claims", "billing"):
+            await admin.costs.set_budget(10**9, project=project)
+        other = await admin.costs.budget("project:billing")
+        everything = await admin.costs.summary(by="project")
+        key = (await admin.identity.create_key("bound", roles=["tenant_user"], project="claims")).secret
+        free = (await admin.identity.create_key("free", roles=["tenant_user"])).secret
+    async with AsyncClient(mesh.url, api_key=free) as unbound:
+        assert await unbound.costs.summary(by="project") == everything, (
+            "whoever is bound to none sees the whole tenant's"
+        )
+    async with AsyncClient(mesh.url, api_key=key) as bound:
+        assert [line.key for line in (await bound.costs.summary(by="run")).lines] == [mine.session_id]
+        assert {event.run_id async for event in bound.costs.events()} == {mine.session_id}
+        assert [event async for event in bound.costs.events(run_id=theirs.session_id)] == []
+        assert (await bound.costs.budget_status("project:claims")).budget.name == "claims"
+        for foreign in ("project:billing", other.budget_id, "tenant", "agent:Athena", f"run:{mine.session_id}"):
+            with pytest.raises(NotFound):
+                await bound.costs.budget_status(foreign)
+        with pytest.raises(PermissionDenied) as refused:
+            await bound.costs.summary(project="billing")
+        assert refused.value.reason == "BOUND_TO_PROJECT"
+    async with aiohttp.ClientSession() as session:
+        rest = Rest(session, mesh.url, key)
+        shown = await rest.ask("GET", "/v1/cost/series?by=COST_DIMENSION_PROJECT")
+        assert [line["key"] for line in shown.body["lines"]] == ["claims"]
+        answer = await rest.ask("GET", "/v1/budgets/project:billing")
+        assert (answer.status, answer.reason) == (404, "BUDGET_NODE_NOT_FOUND")
 
 
 async def test_runs_of_workflows_are_bound_to_projects_as_sessions_are(mesh: RunningMesh) -> None:

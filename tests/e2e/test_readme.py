@@ -1,4 +1,4 @@
-"""The snippets of README.md, run as they stand on a whole mesh."""
+"""The snippets of README.md and docs/budgets.md, run as they stand on a whole mesh."""
 
 import os
 import socket
@@ -18,11 +18,11 @@ from services.launcher.layout import DataDir, write_state
 from tests.support.fake_provider import KEY
 from tests.support.mesh import RunningMesh, running_provider
 from tests.support.oidc_provider import running_oidc_provider
-from tests.support.readme import CHECKOUT, Snippet, snippets
+from tests.support.readme import BUDGETS, CHECKOUT, Snippet, snippets
 
 BIN = Path(sys.executable).parent
 SETUP = "".join(snippet.code for snippet in snippets() if snippet.run == "setup")
-ON_A_MESH = [snippet for snippet in snippets() if snippet.run == "mesh"]
+ON_A_MESH = [snippet for snippet in (*snippets(), *snippets(BUDGETS)) if snippet.run == "mesh"]
 WITH_PROVIDER = [snippet for snippet in snippets() if snippet.run == "provider"]
 [OWN_KEY] = [snippet for snippet in snippets() if snippet.run == "own-key"]
 

@@ -127,10 +127,10 @@ def test_ways_to_spend_less_are_shown_with_what_they_save(watched: RunningMesh, 
 
 
 def test_the_limit_below_what_is_spent_is_told_on_the_bus(watched: RunningMesh, tmp_path: Path) -> None:
-    shell, _ = a_tenant(watched, "lowered", tmp_path)
+    shell, tenant = a_tenant(watched, "lowered", tmp_path)
     think(shell, "lowered")
     shell.run("budget", "set", "0.000001", "--budget", "tenant")
     found = status(shell, "tenant")
     assert int(found["budget"]["overrun_nano_usd"]) > 0
-    until_told(watched, "comitia.cost.budget.overrun.v1", found["budget"]["budget_id"])
+    until_told(watched, f"comitia.cost.budget.overrun.v1.{tenant}", found["budget"]["budget_id"])
     assert "(overrun); raise its limit to go on" in think(shell, "refused", code=1)

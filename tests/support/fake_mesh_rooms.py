@@ -271,19 +271,20 @@ class Money:
         return cost_service_pb2.GetBudgetTreeResponse(nodes=nodes, more_runs=True)
 
     def SetBudget(self, request: Any, _context: Any) -> cost_service_pb2.SetBudgetResponse:
-        made = cost_pb2.Budget(
-            budget_id=f"budget_{len(self.budgets) + 1}",
-            scope=request.scope,
-            name=request.name,
-            limit_nano_usd=request.limit_nano_usd,
-            mode=request.mode,
-            period=request.period,
-            zone=request.zone,
-            warn_at_percent=request.warn_at_percent or 80,
-        )
-        if request.HasField("limit_tokens"):
-            made.tokens.limit = request.limit_tokens
-        self.budgets.append(made)
+        known = [one for one in self.budgets if (one.scope, one.name) == (request.scope, request.name)]
+        made = known[0] if known else cost_pb2.Budget(scope=request.scope, name=request.name, warn_at_percent=80)
+        for path in request.update_mask.paths:
+            if path == "limit_tokens":
+                made.tokens.ClearField("limit")
+                if request.HasField(path):
+                    made.tokens.limit = request.limit_tokens
+            elif path == "warn_at_percent":
+                made.warn_at_percent = request.warn_at_percent or 80
+            else:
+                setattr(made, path, getattr(request, path))
+        if not known:
+            made.budget_id = f"budget_{len(self.budgets) + 1}"
+            self.budgets.append(made)
         return cost_service_pb2.SetBudgetResponse(budget=made)
 
     def RemoveBudget(self, request: Any, _context: Any) -> cost_service_pb2.RemoveBudgetResponse:

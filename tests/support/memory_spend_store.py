@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID, uuid4
 
+from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.budget_tree import run_of
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, NodeNotFound
-from services.cost.domain.hold import OPEN_STATES, Hold, HoldId
+from services.cost.domain.hold import CHARGED_STATES, OPEN_STATES, Hold, HoldId
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
 from services.cost.domain.spend_book import BudgetAlert, Changes, SpendBook
-from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
+from services.cost.usecases.ports import SpendNeeds, Sweep, TreeRows, UnitOfWork
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 
@@ -24,7 +26,6 @@ class _Rows:
     holds: dict[HoldId, Hold] = field(default_factory=dict[HoldId, Hold])
     entries: list[CostEvent] = field(default_factory=list[CostEvent])
     alerts: list[BudgetAlert] = field(default_factory=list[BudgetAlert])
-    quotas: dict[TenantId, NanoUsd] = field(default_factory=dict[TenantId, NanoUsd])
 
     def beside(self, needs: SpendNeeds) -> set[BudgetId]:
         keys = {(tenant, key) for tenant, context in needs.calls for key in nodes_beside(context)} | needs.nodes
@@ -34,7 +35,7 @@ class _Rows:
         return [budget for budget in self.budgets.values() if budget.scope in BESIDE and not budget.removed]
 
     def copy(self) -> "_Rows":
-        return _Rows(dict(self.budgets), dict(self.holds), list(self.entries), list(self.alerts), dict(self.quotas))
+        return _Rows(dict(self.budgets), dict(self.holds), list(self.entries), list(self.alerts))
 
 
 class MemorySpendStore:
@@ -110,10 +111,13 @@ class MemorySpendStore:
                 return budget
         raise NodeNotFound(key.full_name)
 
-    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]:
-        runs = await self.page(tenant, size=most_runs, after=None, scope=BudgetScope.RUN)
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> TreeRows:
+        runs = await self.page(tenant, size=10**6, after=None, scope=BudgetScope.RUN)
+        older = {run.run_id for run in runs[most_runs:]}
         mine = [budget for budget in self.rows.budgets.values() if budget.tenant == tenant and not budget.removed]
-        return [*(budget for budget in mine if budget.scope is not BudgetScope.RUN), *runs]
+        nodes = [budget for budget in mine if budget.scope is not BudgetScope.RUN]
+        kept = [node for node in nodes if node.scope is not BudgetScope.STEP or run_of(node) not in older]
+        return TreeRows([*kept, *runs[:most_runs]], bool(older), len(nodes) - len(kept))
 
     async def page(
         self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None, scope: BudgetScope | None = None
@@ -141,6 +145,7 @@ class _Work:
                 scope=BudgetScope.TENANT,
                 run_id=None,
                 limit=self._store.tenant_limit,
+                counted_from=now,
                 created=now,
             )
             self._rows.budgets.setdefault(own.id, own)
@@ -168,11 +173,19 @@ class _Work:
         """See `UnitOfWork.nodes`."""
         return sum(node.tenant == tenant for node in self._rows.nodes())
 
-    async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
-        """See `UnitOfWork.took_quota`."""
-        changed = self._rows.quotas.get(tenant, NanoUsd(0)) != quota
-        self._rows.quotas[tenant] = quota
-        return changed
+    async def charged(self, tenant: TenantId, budget: BudgetId, since: datetime) -> Amounts | None:
+        """See `UnitOfWork.charged`."""
+        entries = [entry for entry in self._rows.entries if entry.tenant == tenant and entry.created >= since]
+        total = [0, 0, 0, 0]
+        for name in {entry.hold for entry in entries}:
+            hold = self._rows.holds[name]
+            mine = [entry for entry in entries if entry.hold == name]
+            whole = hold.state in CHARGED_STATES and hold.charged_at is not None and hold.charged_at >= since
+            money, tokens = sum(entry.cost for entry in mine), sum(entry.usage.total for entry in mine)
+            took = hold.took if whole else Amounts(money, tokens if hold.counts else 0).risen()
+            if budget in hold.budgets:
+                total = [before + part for before, part in zip(total, took, strict=True)]
+        return Amounts(*total)
 
     async def claim_once(self) -> None:
         """See `UnitOfWork.claim_once`; no request comes twice here."""

@@ -80,6 +80,7 @@ def a_budget(
         limit=NanoUsd(limit),
         spent=NanoUsd(spent),
         held=NanoUsd(held),
+        counted_from=NOON,
         created=NOON,
     )
 

@@ -101,6 +101,10 @@ def _of_project() -> Iterator[str]:
     yield "Their roles must grant it all the same, and what belongs to another project is not there for them."
     yield "Everything else concerns the whole tenant and is refused with `BOUND_TO_PROJECT`."
     yield ""
+    yield "Of money they see what their project was charged and its budget (`project:NAME`), not the budgets of the"
+    yield "tenant, of agents, runs and steps. Who is bound to no project sees all that the tenant spends, with the role"
+    yield "`tenant_user` too: roles know no projects, and no relation narrows what is shown of money."
+    yield ""
     for rpc in sorted((rpc for rpc in PUBLIC if rpc.guard.of_project), key=lambda rpc: rpc.name):
         yield f"- {rpc.name}"
 

@@ -1,4 +1,4 @@
-"""The snippets of README.md: what its code blocks say about how they are run."""
+"""The snippets of README.md and docs/budgets.md: what its code blocks say about how they are run."""
 
 import re
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ from typing import Final
 
 CHECKOUT: Final = Path(__file__).parents[2]
 README: Final = CHECKOUT / "README.md"
+#: Its snippets run on a mesh, after those of README.md with `setup`.
+BUDGETS: Final = CHECKOUT / "docs" / "budgets.md"
 _BLOCK: Final = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -28,10 +30,10 @@ class Snippet:
         return f"{self.language}: {self.code.splitlines()[0][:50]}"
 
 
-def snippets() -> list[Snippet]:
-    """Gives the code blocks of README.md that name a language, in order."""
+def snippets(page: Path = README) -> list[Snippet]:
+    """Gives the code blocks of a page that name a language, in order."""
     found: list[Snippet] = []
-    for language, marks, code in _BLOCK.findall(README.read_text(encoding="utf-8")):
+    for language, marks, code in _BLOCK.findall(page.read_text(encoding="utf-8")):
         values = dict(mark.partition("=")[::2] for mark in marks.split())
         found.append(Snippet(language, values.get("run", ""), values.get("shows", ""), code))
     return found

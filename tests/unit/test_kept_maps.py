@@ -130,6 +130,13 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "policy/usecases/record_violations.py:RecordViolations",
         }
     ),
+    "the calendar and its time zones, which are the same for everybody": frozenset(
+        {
+            "cost/domain/period.py:place_of()",
+            "cost/domain/period.py:since_when()",
+            "cost/domain/period.py:zones()",
+        }
+    ),
     "moments: what is due at one is gone through, whosever it is": frozenset(
         {"orchestrator/engine/deadlines.py:Deadlines"},
     ),
@@ -145,6 +152,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     "prices, keys, settings, connections, tasks and names of the installation itself": frozenset(
         {
             "cost/domain/price_book.py:PriceBook",
+            "cost/domain/recommendation.py:_draws()",
             "gateway/clients/tenant_stores.py:GrpcTenantStores",
             "gateway/domain/audit_health.py:AuditHealth",
             "gateway/usecases/collect_audit.py:CollectAudit",

@@ -107,6 +107,9 @@ def reprice(
     apply: Annotated[
         bool, typer.Option("--apply", help="Write it; without this the difference is only shown.")
     ] = False,
+    unpriced: Annotated[
+        bool, typer.Option("--unpriced", help="Only charges of models whose price was unknown, however old they are.")
+    ] = False,
     note: Annotated[str, typer.Option(metavar="TEXT", help="Why; it stands with each entry.")] = "",
     output: FormOption = Form.TABLE,
 ) -> None:
@@ -120,7 +123,7 @@ def reprice(
     if start is None:
         raise CommandFailed("--from is required", code=EXIT_USAGE)
     with client() as mesh:
-        repriced = mesh.costs.reprice(start, end, apply=apply, note=note)
+        repriced = mesh.costs.reprice(start, end, apply=apply, unpriced=unpriced, note=note)
     rows = [
         (
             one.provider,

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _PLOT: Final = 40
 _MOST_ROWS: Final = 500
+#: Below so many intervals a share of them says nothing about nine in ten.
+_JUDGES: Final = 10
 PREFLIGHT_HELP: Final = (
     "What to do when it may not fit its budgets: off, warn, reject, or degrade to a cheaper model. Default: what its "
     "workflow says, else what the operator has set."
@@ -126,8 +128,7 @@ def estimate_lines(found: "RunEstimate") -> list[tuple[str, str]]:
         ("rests on", _rests_on(found)),
     ]
     if found.judged_count:
-        share = found.covered_count / found.judged_count
-        lines.append(("coverage", f"{share:.0%} of {found.judged_count} intervals held the cost; 90 % is promised"))
+        lines.append(("coverage", _coverage(found.covered_count, found.judged_count)))
     lines += [
         (f"budget {one_line(one.budget)}", f"{_verdict(one.verdict)}, {dollars(one.left_nano_usd)} left")
         for one in found.budgets
@@ -202,7 +203,7 @@ def _history(mesh: "Client", workflow: str, limit: int, output: Form) -> None:
     for line in plot(runs):
         typer.echo(line)
     if judged:
-        typer.echo(f"\n{covered} of {judged} intervals held the cost ({covered / judged:.0%}); 90 % is promised")
+        typer.echo(f"\n{_coverage(covered, judged)}")
 
 
 def plot(runs: "Sequence[EstimatedRun]") -> list[str]:
@@ -272,7 +273,16 @@ def _seconds(milliseconds: int) -> str:
 def _rests_on(found: "RunEstimate") -> str:
     if not found.calibrated_on:
         return "static tables alone; the interval promises nothing yet"
-    return f"{found.calibrated_on} runs of {'this tenant' if found.pooled else 'its kind'}"
+    runs = "1 run" if found.calibrated_on == 1 else f"{found.calibrated_on} runs"
+    return f"{runs} of {'this tenant' if found.pooled else 'its kind'}"
+
+
+def _coverage(covered: int, judged: int) -> str:
+    """Says how many intervals held the cost; as a share only of enough to tell nine in ten from less."""
+    if judged < _JUDGES:
+        intervals = "1 interval" if judged == 1 else f"{judged} intervals"
+        return f"{covered} of {intervals} held the cost, too few to judge by"
+    return f"{covered / judged:.0%} of {judged} intervals held the cost; 90 % is promised"
 
 
 def _verdict(number: int) -> str:

@@ -1,6 +1,5 @@
 """`comitia budget`: how much may be spent."""
 
-from contextlib import suppress
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -33,6 +32,21 @@ class Scope(StrEnum):
     AGENT = "agent"
     RUN = "run"
     STEP = "step"
+
+
+class Reset(StrEnum):
+    """What can be taken off a budget."""
+
+    TOKENS = "tokens"
+    CALLS = "calls"
+    SECONDS = "seconds"
+    MODE = "mode"
+    WARN_AT = "warn-at"
+    PERIOD = "period"
+    ZONE = "zone"
+
+
+_RESETS: Final = {**{one: one.value for one in Reset}, Reset.SECONDS: "wall_ms", Reset.WARN_AT: "warn_at_percent"}
 
 
 class Every(StrEnum):
@@ -92,7 +106,7 @@ def tree(
     runs: Annotated[int, typer.Option(min=1, max=500, help="Show at most so many runs, the newest.")] = 20,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Draws budgets as a tree: the tenant's, those of projects and agents, and those of runs with their steps.
+    """Draws budgets as a tree: the tenant's, those of projects with their runs and of agents, other runs, and steps.
 
     Example:  comitia budget tree
     """
@@ -109,12 +123,15 @@ def tree(
         used = f"{dollars(one.spent_nano_usd)} of {dollars(one.limit_nano_usd)}"
         typer.echo(f"{drawn:<{width}}  {_bar(one)}  {used}{_marks(one)}")
     if found.more_runs:
-        typer.echo("… and older runs; --runs shows more")
+        steps = f" with budgets of {found.left_out_step_count} steps" if found.left_out_step_count else ""
+        typer.echo(f"… and older runs{steps}; --runs shows more")
 
 
 @app.command("set")
 def set_(
-    limit: Annotated[str, typer.Argument(metavar="DOLLARS", help="The limit on money.")],
+    limit: Annotated[
+        str, typer.Argument(metavar="[DOLLARS]", help="The limit on money. A new budget needs one.", show_default=False)
+    ] = "",
     budget_id: Annotated[str, typer.Option("--budget", metavar="BUDGET", help=_WHICH)] = "tenant",
     period: Annotated[Every | None, typer.Option(help="Begin anew each hour, day, week or month.")] = None,
     zone: Annotated[str, typer.Option(metavar="ZONE", help="Time zone of the period; UTC unless given.")] = "",
@@ -130,30 +147,37 @@ def set_(
     degrade: Annotated[
         bool, typer.Option("--degrade", help="From the warning on let only the cheapest models through.")
     ] = False,
+    reset: Annotated[
+        list[Reset] | None, typer.Option(help="Take this off, or give it its default again; may be repeated.")
+    ] = None,
     output: FormOption = Form.TABLE,
 ) -> None:
-    """Makes a budget, or changes it. With DOLLARS alone the rest of it stays; with any other option it is set anew.
+    """Makes a budget, or changes it: what is not given stays as it is.
 
     Calls spend from the budgets of their project, agent and step without anybody naming them.
 
     Example:  comitia budget set 25.00 --budget project:atlas --period day --zone Europe/Berlin --degrade
+
+    Example:  comitia budget set --budget project:atlas --reset period
     """
-    amount = read_dollars(limit)
+    amount = read_dollars(limit) if limit else None
     if hard + soft + degrade > 1:
         raise CommandFailed("give one of --hard, --soft and --degrade", code=EXIT_USAGE)
-    terms: dict[str, Any] = {
+    given: dict[str, Any] = {
         "tokens": tokens,
         "calls": calls,
         "wall_ms": None if seconds is None else seconds * 1000,
-        "mode": "soft" if soft else "degrade" if degrade else "hard",
+        "mode": "hard" if hard else "soft" if soft else "degrade" if degrade else "",
         "warn_at_percent": warn_at,
         "period": "" if period is None else period.value,
         "zone": zone,
+        "reset": [_RESETS[one] for one in reset or ()],
     }
-    anew = hard or soft or degrade or bool(warn_at or period or zone)
-    anew = anew or any(one is not None for one in (tokens, calls, seconds))
+    terms = {name: one for name, one in given.items() if one or (isinstance(one, int) and name != "warn_at_percent")}
+    if amount is None and not terms:
+        raise CommandFailed("say what to set: DOLLARS or an option", code=EXIT_USAGE)
     with client() as mesh:
-        budget = _set_anew(mesh, budget_id, amount, terms) if anew else _set_limit(mesh, budget_id, amount, terms)
+        budget = _set_terms(mesh, budget_id, amount, terms) if terms else _set_limit(mesh, budget_id, amount or 0)
     show_one(output, budget, _lines(budget))
 
 
@@ -172,17 +196,14 @@ def remove(
     typer.echo(f"removed {one_line(label(removed))} ({removed.budget_id})")
 
 
-def _set_limit(mesh: "Client", budget_id: str, amount: int, terms: dict[str, Any]) -> "Budget":
-    from comitia_sdk.errors import NotFound
-
-    if budget_id.partition(":")[0] not in _NODES:
-        return mesh.costs.set_limit(amount, budget_id=budget_id)
-    with suppress(NotFound):
-        return mesh.costs.set_limit(amount, budget_id=budget_id)
-    return _set_anew(mesh, budget_id, amount, terms)
+def _set_limit(mesh: "Client", budget_id: str, amount: int) -> "Budget":
+    # Any budget may be named here, also that of a run; but only one that has a name can be made.
+    if budget_id.partition(":")[0] in _NODES:
+        return _set_terms(mesh, budget_id, amount, {})
+    return mesh.costs.set_limit(amount, budget_id=budget_id)
 
 
-def _set_anew(mesh: "Client", budget_id: str, amount: int, terms: dict[str, Any]) -> "Budget":
+def _set_terms(mesh: "Client", budget_id: str, amount: int | None, terms: dict[str, Any]) -> "Budget":
     kind, _, name = budget_id.partition(":")
     if budget_id == "tenant":
         return mesh.costs.set_budget(amount, **terms)
@@ -211,6 +232,7 @@ def _lines(budget: "Budget") -> list[tuple[str, str]]:
         ("warns at", f"{budget.warn_at_percent} %" if budget.warn_at_percent else ""),
         ("begins anew", f"each {every} ({budget.zone})" if every else ""),
         ("next period", moment(budget.period_end_time)),
+        ("degraded to", moment(budget.degraded_until_time)),
     ]
 
 

@@ -1,16 +1,28 @@
 """Money."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
 from datetime import datetime
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.cost.v1 import cost_pb2, cost_service_pb2, cost_service_pb2_grpc, price_list_pb2, rollup_pb2
 from comitia_sdk.connection import Connection
 from comitia_sdk.enums import number_of
 from comitia_sdk.errors import InvalidRequest
+
+#: What can be taken off a budget, by its field in the contract.
+_TERMS: Final = {
+    "tokens": "limit_tokens",
+    "calls": "limit_calls",
+    "wall_ms": "limit_wall_ms",
+    "mode": "mode",
+    "warn_at_percent": "warn_at_percent",
+    "period": "period",
+    "zone": "zone",
+}
 
 
 class AsyncCosts:
@@ -177,7 +189,7 @@ class AsyncCosts:
 
     async def set_budget(
         self,
-        limit_nano_usd: int,
+        limit_nano_usd: int | None = None,
         *,
         project: str = "",
         agent: str = "",
@@ -185,23 +197,44 @@ class AsyncCosts:
         tokens: int | None = None,
         calls: int | None = None,
         wall_ms: int | None = None,
-        mode: str = "hard",
+        mode: str = "",
         warn_at_percent: int = 0,
         period: str = "",
         zone: str = "",
+        reset: Collection[str] = (),
     ) -> cost_pb2.Budget:
         """Makes or changes the budget of a project, an agent or a step (`run_…/rounds/2`), or the tenant's own.
 
-        What is not given is taken off. Calls spend from it by what they are; nobody has to name it.
+        What is not given stays as it is; a new budget has defaults for it. Calls spend from it by what they are; nobody
+        has to name it.
 
         Args:
-            tokens, calls, wall_ms: limits besides money; None: none.
+            limit_nano_usd: the limit on money; a new budget needs one.
+            tokens, calls, wall_ms: limits besides money.
             mode: `hard` refuses, `soft` warns only, `degrade` lets only the cheapest models through from
                 `warn_at_percent` (80 unless told otherwise) on.
-            period: `hour`, `day`, `week` or `month` in the time zone `zone` (UTC unless told otherwise); empty: none.
+            period: `hour`, `day`, `week` or `month` in the time zone `zone` (UTC unless told otherwise).
+            reset: what gets its default again, by the names above: `{"tokens", "period"}` takes these off.
         Raises: InvalidRequest; LimitReached: there are too many, or it is beyond the tenant's quota.
         """
         scope, name = _node(project=project, agent=agent, step=step)
+        unknown = sorted(set(reset) - _TERMS.keys())
+        if unknown:
+            sentence = f"{unknown[0]!r} cannot be reset; what can be is {', '.join(_TERMS)}"
+            raise InvalidRequest(sentence, reason="INVALID_FIELD", field="reset")
+        given = {
+            "tokens": tokens is not None,
+            "calls": calls is not None,
+            "wall_ms": wall_ms is not None,
+            "mode": mode,
+            "warn_at_percent": warn_at_percent,
+            "period": period,
+            "zone": zone,
+        }
+        both = sorted(name for name in reset if given[name])
+        if both:
+            raise InvalidRequest(f"{both[0]!r} is given and reset at once", reason="INVALID_FIELD", field="reset")
+        paths = [_TERMS[name] for name, one in given.items() if one or name in reset]
         request = cost_service_pb2.SetBudgetRequest(
             scope=cast(cost_pb2.BudgetScope.ValueType, scope),
             name=name,
@@ -209,13 +242,14 @@ class AsyncCosts:
             limit_tokens=tokens,
             limit_calls=calls,
             limit_wall_ms=wall_ms,
-            mode=cast(cost_pb2.BudgetMode.ValueType, number_of(cost_pb2.BudgetMode, mode, field="mode")),
+            mode=cast(cost_pb2.BudgetMode.ValueType, number_of(cost_pb2.BudgetMode, mode, field="mode") if mode else 0),
             warn_at_percent=warn_at_percent,
             period=cast(
                 cost_pb2.BudgetPeriod.ValueType,
                 number_of(cost_pb2.BudgetPeriod, period, field="period") if period else 0,
             ),
             zone=zone,
+            update_mask=FieldMask(paths=[*([] if limit_nano_usd is None else ["limit_nano_usd"]), *paths]),
         )
         return (await self._connection.call(self._budgets.SetBudget, request)).budget
 
@@ -235,6 +269,7 @@ class AsyncCosts:
         end: datetime | None = None,
         *,
         apply: bool = False,
+        unpriced: bool = False,
         note: str = "",
     ) -> cost_service_pb2.RepriceEventsResponse:
         """Shows what the price table of now makes of charges of the past, per model, or writes that.
@@ -242,12 +277,14 @@ class AsyncCosts:
         Args:
             start, end: when the calls held their money, aware; None is now.
             apply: writes it; without, nothing is changed.
+            unpriced: only charges of models whose price was unknown, however old they are.
             note: why; it stands with each entry.
         """
         request = cost_service_pb2.RepriceEventsRequest(
             start_time=_time(start),
             end_time=_time(end),
             apply=apply,
+            unpriced=unpriced,
             note=note,
         )
         return await self._connection.call(self._ledger.RepriceEvents, request, timeout=60.0)

@@ -87,9 +87,13 @@ class Gauge(NamedTuple):
         """Changes the limit. One below what is used is accepted and shows as overrun."""
         return Gauge(limit, self.spent, self.held, _overrun(limit, self.spent + self.held, hard=hard))
 
-    def emptied(self, *, hard: bool) -> "Gauge":
-        """Begins a period: nothing is spent yet, and what is held goes over into it."""
-        return Gauge(self.limit, 0, self.held, _overrun(self.limit, self.held, hard=hard))
+    def counted(self, spent: int, *, hard: bool) -> "Gauge":
+        """Puts what is spent anew."""
+        return Gauge(self.limit, spent, self.held, _overrun(self.limit, spent + self.held, hard=hard))
+
+    def bounded(self, spent: int) -> int:
+        """Bounds what comes back to what was counted: a correction can always be written."""
+        return max(spent, -self.spent)
 
     def reached(self, percent: int, *, also_held: bool) -> bool:
         """True when so much of the limit is used."""

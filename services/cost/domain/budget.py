@@ -9,7 +9,8 @@ from uuid import UUID
 
 from services.cost.domain.amounts import MAX_LIMIT, NONE, UNLIMITED, Amounts, Gauge, Measure
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, RefusalCause
-from services.cost.domain.period import Period, end_of, start_of
+from services.cost.domain.period import Period, end_of, since_when, start_of
+from services.cost.domain.terms import WARN_AT, BudgetMode, Rules, Terms
 from services.meshkit.core.changing import changing
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
@@ -31,7 +32,7 @@ class BudgetScope(IntEnum):
     RUN = 2
     #: What all runs of a project spend.
     PROJECT = 3
-    #: What one step of a run spends, and all steps below it.
+    #: What one step of a run spends, and all steps below it in that run.
     STEP = 4
     #: What an agent spends, in whatever run.
     AGENT = 5
@@ -45,17 +46,6 @@ def full_name(scope: BudgetScope, name: str) -> str:
 def tenant_budget_id(tenant: TenantId) -> BudgetId:
     """Names the tenant's own budget: it has the tenant's UUID, so that nobody needs to look it up."""
     return BudgetId(tenant)
-
-
-class BudgetMode(IntEnum):
-    """What a budget does when it is used up."""
-
-    #: Refuses.
-    HARD = 1
-    #: Warns, and never refuses.
-    SOFT = 2
-    #: Lets only the cheapest models through from `warn_at` on, and refuses at the limit.
-    DEGRADE = 3
 
 
 class Warned(IntEnum):
@@ -79,6 +69,8 @@ class Budget:
     run_id: str | None
     #: Name of a node that stands beside calls; empty for others.
     name: str = ""
+    #: The project of the run, empty for one of none; None: not of a run, or whoever made it did not say.
+    project: str | None = None
     #: Limit on money, nano-USD.
     limit: NanoUsd
     #: Settled and assumed so far in its period.
@@ -92,12 +84,20 @@ class Budget:
     wall: Gauge = UNLIMITED
     mode: BudgetMode = BudgetMode.HARD
     #: Percent of a limit from which it warns; 0: it does not.
-    warn_at: int = 0
+    warn_at: int = WARN_AT
     period: Period = Period.NONE
     #: Time zone of the period.
     zone: str = "UTC"
     #: When the period ends that is counted; None: it has none.
     turn: datetime | None = None
+    #: From when on charges are in `spent`: what comes back of an older one was never in it. None: nothing comes back.
+    counted_from: datetime | None = None
+    #: What the operator lets the tenant spend, in the tenant's own budget; 0: no quota. The limit is never above.
+    quota: NanoUsd = NOTHING
+    #: The limit that the tenant set for itself, in the tenant's own budget; None: it never did.
+    own_limit: NanoUsd | None = None
+    #: What the tenant set while a quota suspends it; None: it is as it is set.
+    own_rules: Rules | None = None
     #: True from the first call that was refused when nearly all was spent, until the limit changes or money comes back.
     exhausted: bool = False
     warned: Warned = Warned.NOTHING
@@ -147,12 +147,19 @@ class Budget:
     def at(self, now: datetime) -> "Budget":
         """Gives it as it is at a moment: when its period has turned, nothing is spent yet, and what is held goes over.
 
-        A clock that jumps back opens no old period again.
+        A clock that jumps back opens no old period again. One that is further back than a period shows that a clock
+        that was ahead has turned it: what is spent stays, and the period ends when that of now does.
         """
-        if self.period is Period.NONE or (self.turn is not None and now < self.turn):
+        if self.period is Period.NONE:
             return self
-        turned = self if self.turn is None else self._emptied()
-        return replace(turned, turn=end_of(self.period, self.zone, now))
+        if self.turn is None:
+            return replace(self, turn=end_of(self.period, self.zone, now))
+        if now >= self.turn:
+            began = start_of(self.period, self.zone, now)
+            return replace(self._counting(NONE), turn=end_of(self.period, self.zone, now), counted_from=began)
+        if now < since_when(self.period, self.zone, self.turn):
+            return replace(self, turn=end_of(self.period, self.zone, now), counted_from=now)
+        return self
 
     def hold(self, amounts: Amounts) -> "Budget":
         """Sets aside what a call may take; ask `refuse_unless_free` first."""
@@ -257,9 +264,24 @@ class Budget:
         warned = moved.due_warning()
         return moved if warned <= self.warned else replace(moved, warned=warned)
 
-    def corrected(self, held: Amounts, spent: Amounts, *, charged: datetime) -> "Budget":
-        """Books a correction of a charge: what comes back of a period that is over does not go into this one."""
-        return self.moved(held, spent.risen() if charged < self.began else spent)
+    def corrected(self, held: Amounts, spent: Amounts, *, charged: datetime | None) -> "Budget":
+        """Books a correction of a charge: what comes back of a charge that is not in `spent` does not go into it.
+
+        Args:
+            charged: when the charge was made; None: there was none, so this is the first.
+        """
+        if charged is None:
+            return self.moved(held, spent)
+        if not self._counts(charged):
+            return self.moved(held, spent.risen())
+        gauges = (gauge for _, gauge in self.gauges)
+        return self.moved(held, Amounts(*(gauge.bounded(part) for gauge, part in zip(gauges, spent, strict=True))))
+
+    def _counts(self, charged: datetime) -> bool:
+        if self.counted_from is None or charged < self.counted_from:
+            return False
+        # What a clock that was ahead has charged is of a time to come.
+        return self.turn is None or charged < self.turn
 
     @property
     def began(self) -> datetime:
@@ -269,41 +291,95 @@ class Budget:
     def limited(self, limit: NanoUsd) -> "Budget":
         """Changes the limit of money. One below what is spent and held is accepted and shown as overrun."""
         money = self.money.limited(limit, hard=self.hard)
-        return replace(self, limit=limit, overrun=NanoUsd(money.overrun), exhausted=False, warned=Warned.NOTHING)
-
-    def defined(self, terms: "Terms", *, now: datetime) -> "Budget":
-        """Changes all that people decide about it; what is spent and held stays."""
-        hard = terms.mode is not BudgetMode.SOFT
-        money = self.money.limited(terms.limit, hard=hard)
-        same = (terms.period, terms.zone) == (self.period, self.zone)
+        own_limit = limit if self.scope is BudgetScope.TENANT else None
         return replace(
             self,
-            limit=terms.limit,
+            limit=limit,
+            own_limit=own_limit,
             overrun=NanoUsd(money.overrun),
-            tokens=self.tokens.limited(terms.tokens, hard=hard),
-            calls=self.calls.limited(terms.calls, hard=hard),
-            wall=self.wall.limited(terms.wall_ms, hard=hard),
-            mode=terms.mode,
-            warn_at=terms.warn_at,
-            period=terms.period,
-            zone=terms.zone,
-            turn=self.turn if same else _turn(terms.period, terms.zone, now),
             exhausted=False,
             warned=Warned.NOTHING,
         )
 
+    def defined(
+        self, terms: Terms, *, now: datetime, charged: Amounts | None = None, limit_set: bool = True
+    ) -> "Budget":
+        """Changes what people decide about it; a quota suspends what it does not allow. What is held stays.
+
+        What is spent stays too, unless another period is counted from now on: then it is `charged`. Without a period it
+        goes on from where it is.
+
+        Args:
+            charged: what was charged to it since the time that `recounts` gives; None: too much to count.
+            limit_set: False when people said nothing of the limit.
+        Raises: Invalid: `charged` is needed to know what is spent.
+        """
+        effective = terms.under(self.quota)
+        set_now = self.scope is BudgetScope.TENANT and (limit_set or self.own_limit is not None)
+        counted = self._turned(effective.rules, now=now, charged=charged)
+        hard = effective.mode is not BudgetMode.SOFT
+        money = counted.money.limited(effective.limit, hard=hard)
+        return replace(
+            counted,
+            limit=effective.limit,
+            overrun=NanoUsd(money.overrun),
+            tokens=counted.tokens.limited(terms.tokens, hard=hard),
+            calls=counted.calls.limited(terms.calls, hard=hard),
+            wall=counted.wall.limited(terms.wall_ms, hard=hard),
+            mode=effective.mode,
+            warn_at=terms.warn_at,
+            own_limit=terms.limit if set_now else None,
+            own_rules=None if terms.rules == effective.rules else terms.rules,
+            exhausted=False,
+            warned=Warned.NOTHING,
+        )
+
+    def recounts(self, rules: Rules, now: datetime) -> datetime | None:
+        """Tells since when charges have to be counted anew for other rules; None: what is spent stays."""
+        same = (rules.period, rules.zone) == (self.period, self.zone)
+        return None if same or rules.period is Period.NONE else start_of(rules.period, rules.zone, now)
+
+    def under_quota(self, quota: NanoUsd, *, default: NanoUsd) -> Terms:
+        """Gives the terms that hold under a quota, before it suspends any: the tenant's own ones.
+
+        Args:
+            default: the limit without a quota, if the tenant never set one.
+        """
+        if self.own_limit is not None:
+            return self.terms
+        return replace(self.terms, limit=quota or default)
+
+    def limited_to(
+        self, quota: NanoUsd, *, default: NanoUsd, now: datetime, charged: Amounts | None = None
+    ) -> "Budget":
+        """Follows the operator's quota; 0 is none. What the tenant itself has set comes back with it.
+
+        Raises: Invalid: as in `defined`.
+        """
+        wanted = self.under_quota(quota, default=default)
+        effective = wanted.under(quota)
+        if quota == self.quota and (effective.limit, *effective.rules) == (self.limit, *self.rules):
+            return self
+        return replace(self, quota=quota).defined(wanted, now=now, charged=charged, limit_set=False)
+
     @property
-    def terms(self) -> "Terms":
-        """What people decided about it."""
+    def rules(self) -> Rules:
+        """The rules that hold."""
+        return Rules(self.mode, self.period, self.zone)
+
+    @property
+    def terms(self) -> Terms:
+        """What people decided about it, also what a quota suspends."""
+        mode, period, zone = self.own_rules or self.rules
         return Terms(
-            limit=self.limit,
+            limit=self.limit if self.own_limit is None else self.own_limit,
             tokens=self.tokens.limit,
             calls=self.calls.limit,
             wall_ms=self.wall.limit,
-            mode=self.mode,
+            mode=mode,
             warn_at=self.warn_at,
-            period=self.period,
-            zone=self.zone,
+            period=period,
+            zone=zone,
         )
 
     def nearly_spent(self, measure: Measure) -> bool:
@@ -324,40 +400,41 @@ class Budget:
             return Warned.NOTHING
         return Warned.FULL if not self.hard and self.reached(100, also_held=False) else Warned.NEAR
 
-    def _emptied(self) -> "Budget":
+    def _turned(self, rules: Rules, *, now: datetime, charged: Amounts | None) -> "Budget":
+        """Begins to count by other rules."""
+        since = self.recounts(rules, now)
+        if (rules.period, rules.zone) == (self.period, self.zone):
+            return self
+        changed = replace(self, period=rules.period, zone=rules.zone)
+        if since is None:
+            # Without a period it goes on counting from where the last one began.
+            return replace(changed, turn=None)
+        changed = replace(changed, turn=end_of(rules.period, rules.zone, now))
+        if charged is not None:
+            return replace(changed._counting(charged), counted_from=since)
+        if self.counted_from is None or since < self.counted_from:
+            raise Invalid(
+                "period", "began too many charges ago to count them all; take a shorter one, or wait for the next"
+            )
+        # All of the new period is in what was counted, and what else is in it leaves when the period turns.
+        return changed
+
+    def _counting(self, spent: Amounts) -> "Budget":
         hard = self.hard
-        money = self.money.emptied(hard=hard)
+        money = self.money.counted(spent.money, hard=hard)
         return replace(
             self,
-            spent=NOTHING,
+            spent=NanoUsd(money.spent),
             overrun=NanoUsd(money.overrun),
-            tokens=self.tokens.emptied(hard=hard),
-            calls=self.calls.emptied(hard=hard),
-            wall=self.wall.emptied(hard=hard),
+            tokens=self.tokens.counted(spent.tokens, hard=hard),
+            calls=self.calls.counted(spent.calls, hard=hard),
+            wall=self.wall.counted(spent.wall_ms, hard=hard),
             exhausted=False,
             warned=Warned.NOTHING,
         )
 
 
 _changed: Final = changing(Budget)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What people decide about a budget."""
-
-    limit: NanoUsd
-    tokens: int | None = None
-    calls: int | None = None
-    wall_ms: int | None = None
-    mode: BudgetMode = BudgetMode.HARD
-    warn_at: int = 80
-    period: Period = Period.NONE
-    zone: str = "UTC"
-
-
-def _turn(period: Period, zone: str, now: datetime) -> datetime | None:
-    return None if period is Period.NONE else end_of(period, zone, now)
 
 
 def checked_limit(limit: int, *, least: int, field: str = "limit_nano_usd", unit: str = "nano-USD") -> NanoUsd:

@@ -109,12 +109,12 @@ class BudgetNotFound(NotFound):
 
 
 class BudgetExists(AlreadyExists):
-    """The run has a budget with another limit. Change that one with SetBudgetLimit."""
+    """The run has a budget with another limit, which SetBudgetLimit changes, or of another project, which stays."""
 
     reason = "BUDGET_EXISTS"
 
-    def __init__(self, run_id: str, *, limit: int) -> None:
-        super().__init__("budget of run", run_id, limit_nano_usd=limit)
+    def __init__(self, run_id: str, *, limit: int, project: str | None) -> None:
+        super().__init__("budget of run", run_id, limit_nano_usd=limit, project=project or "")
 
 
 class NodeNotFound(NotFound):

@@ -51,6 +51,10 @@ class HoldState(IntEnum):
 OPEN_STATES: tuple[HoldState, ...] = (HoldState.RESERVED, HoldState.DISPATCHED)
 
 
+#: States that have a charge.
+CHARGED_STATES: tuple[HoldState, ...] = (HoldState.SETTLED, HoldState.ASSUMED)
+
+
 class CostKind(IntEnum):
     """What kind of thing is paid for."""
 
@@ -110,7 +114,7 @@ class Hold:
     created: datetime
     #: When its call left; None: not yet.
     dispatched: datetime | None = None
-    #: When it was charged last, once settled or assumed.
+    #: When it was charged first, once settled or assumed: budgets count it in the period of then, corrections included.
     charged_at: datetime | None = None
     #: Epoch of whoever is in charge of the call; 0: nobody said.
     fence: int = 0
@@ -128,6 +132,11 @@ class Hold:
         if not self.counts:
             return Amounts(self.amount)
         return Amounts(self.amount, self.bound.total, 1, _milliseconds(self.expires - self.created))
+
+    @property
+    def charged_since(self) -> datetime | None:
+        """When its charge was counted, or a moment before that if the first release charged it; None: it has none."""
+        return (self.charged_at or self.created) if self.state in CHARGED_STATES else None
 
     @property
     def holds(self) -> Amounts:
@@ -204,7 +213,8 @@ class Hold:
             return self
         if self.state not in (HoldState.DISPATCHED, HoldState.ASSUMED):
             raise HoldNotDispatched(self.id, state=self.state.name.lower())
-        return _changed(self, state=HoldState.SETTLED, charged=charge, usage=usage, charged_at=now)
+        charged_at = self.charged_at if self.state is HoldState.ASSUMED else now
+        return _changed(self, state=HoldState.SETTLED, charged=charge, usage=usage, charged_at=charged_at)
 
     def release(self, *, dispatched_unbilled: bool) -> "Hold":
         """Frees the money of a call that was never sent or is not billed. Harmless to repeat.

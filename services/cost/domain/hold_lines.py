@@ -14,8 +14,9 @@ from operator import attrgetter
 from uuid import UUID
 
 from services.cost.domain.amounts import NONE, Amounts
-from services.cost.domain.budget import Budget, BudgetId, BudgetMode
+from services.cost.domain.budget import Budget, BudgetId
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, RefusalCause
+from services.cost.domain.terms import BudgetMode
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 

@@ -71,11 +71,12 @@ def renewal(known: Sequence[Price], listed: Sequence[Price], *, now: datetime) -
             added += _from(prices, now) if others else prices
     for price in known:
         lost = {key for key in price.keys if owners.get(key, price.key) != price.key}
-        listed_now = owners.get(price.key) == price.key
-        if lost and not listed_now and not price.imported and (price.end is None or price.end > now):
-            ends[price.digest] = moment = max(now, price.start)
+        end, moment = ends.get(price.digest, price.end), max(now, price.start)
+        # A listed model may lose a name as well, where its own new price begins later than now.
+        if lost and not price.imported and (end is None or end > moment):
+            ends[price.digest] = moment
             if price.key not in lost:
-                added.append(_without(replace(price, start=moment), lost))
+                added.append(_without(replace(price, start=moment, end=end), lost))
     return _as_known(known, added, ends)
 
 

@@ -9,14 +9,11 @@ from services.cost.domain.amounts import MAX_CHARGE, NONE, Amounts
 from services.cost.domain.budget import Budget, BudgetId
 from services.cost.domain.cost_event import CostEvent, repriced_entries
 from services.cost.domain.errors import PriceUnknown
-from services.cost.domain.hold import Hold, HoldState
+from services.cost.domain.hold import CHARGED_STATES, Hold
 from services.cost.domain.price_book import PriceBook
 from services.cost.domain.spend_book import AlertCause, BudgetAlert
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
-
-#: States in which a hold has a charge.
-CHARGED: tuple[HoldState, ...] = (HoldState.SETTLED, HoldState.ASSUMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +29,38 @@ class RepricedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repricing:
-    """Charges that change."""
+    """Charges that change together."""
 
     tenant: TenantId
     #: Holds as they were and as they become, in id order.
     steps: tuple[tuple[Hold, Hold], ...]
 
+
+@dataclass(frozen=True, slots=True)
+class Repriced:
+    """What becomes of charges in sum, per model, the greatest difference first."""
+
+    models: tuple[RepricedModel, ...] = ()
+
     @property
-    def models(self) -> list[RepricedModel]:
-        """The difference per model, the greatest first."""
-        found: dict[tuple[str, str], list[int]] = {}
-        for before, after in self.steps:
+    def events(self) -> int:
+        """How many charges change."""
+        return sum(model.events for model in self.models)
+
+    @property
+    def before(self) -> int:
+        """What they came to."""
+        return sum(model.before for model in self.models)
+
+    @property
+    def after(self) -> int:
+        """What they come to now."""
+        return sum(model.after for model in self.models)
+
+    def with_(self, more: Repricing) -> "Repriced":
+        """Adds charges that change."""
+        found = {(one.provider, one.model): [one.events, one.before, one.after] for one in self.models}
+        for before, after in more.steps:
             sums = found.setdefault((before.purpose.provider, before.purpose.model), [0, 0, 0])
             sums[0] += 1
             sums[1] += before.charged
@@ -51,7 +69,7 @@ class Repricing:
             RepricedModel(provider=provider, model=model, events=events, before=before, after=after)
             for (provider, model), (events, before, after) in found.items()
         ]
-        return sorted(models, key=lambda one: (-abs(one.after - one.before), one.provider, one.model))
+        return Repriced(tuple(sorted(models, key=lambda one: (-abs(one.after - one.before), one.provider, one.model))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +102,7 @@ def booked(
     for old, new in repricing.steps:
         difference = Amounts(new.charged - old.charged)
         for name in old.budgets:
-            moved[name] = moved[name].corrected(NONE, difference, charged=old.charged_at or old.created)
+            moved[name] = moved[name].corrected(NONE, difference, charged=old.charged_since)
         entries += repriced_entries(old, new, note=note, now=now, new_id=new_id)
     changed = [budget for name, budget in sorted(moved.items()) if budget != before[name]]
     alerts = [
@@ -104,7 +122,7 @@ def booked(
 
 
 def _repriced(hold: Hold, book: PriceBook) -> Hold | None:
-    if hold.state not in CHARGED or (hold.price is None and hold.ceiling is None):
+    if hold.state not in CHARGED_STATES or (hold.price is None and hold.ceiling is None):
         return None
     try:
         price = book.find(hold.purpose.provider, hold.purpose.model, at=hold.created)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE, NONE, Amounts
-from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, tenant_budget_id
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent, entries_of
 from services.cost.domain.errors import (
     BudgetExhausted,
@@ -20,13 +20,14 @@ from services.cost.domain.errors import (
 from services.cost.domain.hold import OPEN_STATES, CostKind, Hold, HoldId
 from services.cost.domain.hold_lines import HeldBack, RequestKey, Turns, is_held_back
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
-from services.cost.domain.period import Period
 from services.cost.domain.price import Price
+from services.cost.domain.terms import TermsChange
 from services.cost.domain.unknown_price import at_ceiling
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Internal, Invalid, MeshError, RequestIdReused
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.tenant import QuotaExceeded
 
 #: Gives the price with this digest.
 PriceOf = Callable[[bytes], Price]
@@ -139,7 +140,8 @@ class SpendBook:
         Args:
             cheapest: True when the caller has no cheaper model.
             turns: who waits for money; None: nobody.
-        Raises: BudgetNotFound, BudgetExhausted, BudgetDegrades, RequestIdReused.
+        Raises: BudgetNotFound, BudgetExhausted, BudgetDegrades, RequestIdReused, Invalid (a run's budget is of another
+            project than the call).
         """
         key = wanted.tenant, wanted.request_id
         known = self._by_request.get(key)
@@ -159,7 +161,10 @@ class SpendBook:
             budgets.sort(key=lambda budget: (budget.scope, budget.name, budget.id))
         amounts = wanted.most
         try:
+            _refuse_another_project(budgets, wanted.purpose.context.project)
             self._refuse_unless_all_free(budgets, amounts, key, cheapest=cheapest, turns=turns)
+            # The last of them may refuse what is too much to add up, so none is changed before.
+            held = [budget.hold(amounts) for budget in budgets]
         except MeshError as refusal:
             # Who waits no more stands in nobody's way.
             if turns is not None and not is_held_back(refusal):
@@ -167,8 +172,8 @@ class SpendBook:
             raise
         if turns is not None:
             turns.served(key)
-        for budget in budgets:
-            self._put(budget.hold(amounts))
+        for budget in held:
+            self._put(budget)
         self._holds[wanted.id] = self._dirty.new_holds[wanted.id] = wanted
         self._by_request[key] = wanted.id
         return wanted
@@ -232,34 +237,60 @@ class SpendBook:
         return ended
 
     def set_limit(self, tenant: TenantId, budget_id: BudgetId, limit: NanoUsd) -> Budget:
-        """Changes a limit. Raises: BudgetNotFound."""
+        """Changes a limit. Raises: BudgetNotFound; QuotaExceeded: beyond what the operator lets the tenant spend."""
         before = self._budget(tenant, budget_id)
+        _refuse_beyond_quota(before, limit)
         after = before.limited(limit)
         return before if after == before else self._put(after)
 
-    def set_quota(self, tenant: TenantId, quota: NanoUsd) -> Budget:
-        """Limits the tenant's own budget to what the operator allows: no period begins anew, and it refuses.
+    def quota_recounts(self, tenant: TenantId, quota: NanoUsd, *, default: NanoUsd) -> datetime | None:
+        """Tells since when charges have to be counted for `set_quota`; None: they have not. Raises: BudgetNotFound."""
+        own = self._budget(tenant, tenant_budget_id(tenant))
+        return own.recounts(own.under_quota(quota, default=default).under(quota).rules, self._now)
 
-        Raises: BudgetNotFound.
+    def set_quota(
+        self, tenant: TenantId, quota: NanoUsd, *, default: NanoUsd, charged: Amounts | None = None
+    ) -> Budget:
+        """Limits the tenant's own budget to what the operator allows; 0 is no quota. Harmless to repeat.
+
+        Args:
+            default: the limit without a quota, if the tenant never set one.
+            charged: to the budget, since the time that `quota_recounts` gives; None: nobody counted.
+        Raises: BudgetNotFound, Invalid (as in `Budget.defined`).
         """
         own = self._budget(tenant, tenant_budget_id(tenant))
-        if own.hard and own.period is Period.NONE:
-            return self.set_limit(tenant, own.id, quota)
-        mode = own.mode if own.hard else BudgetMode.HARD
-        terms = replace(own.terms, limit=quota, mode=mode, period=Period.NONE)
-        return self._redefine(own.defined(terms, now=self._now))
+        after = own.limited_to(quota, default=default, now=self._now, charged=charged)
+        return own if after == own else self._redefine(after)
 
-    def define(self, tenant: TenantId, key: NodeKey, terms: Terms) -> Budget:
-        """Sets all that people decide about a node; makes it if there is none. TENANT names the tenant's own.
+    def recounts(self, tenant: TenantId, key: NodeKey, change: TermsChange) -> tuple[BudgetId, datetime] | None:
+        """Tells which budget's charges have to be counted for `define`, and since when; None: none.
 
-        Raises: BudgetNotFound: the tenant's own is not in the book.
+        Raises: BudgetNotFound, Invalid (as in `define`).
         """
-        own = self._budget(tenant, tenant_budget_id(tenant))
-        if key.scope is BudgetScope.TENANT:
-            return self._redefine(own.defined(terms, now=self._now))
-        known = self._beside.get((tenant, key))
+        budget = self._node(tenant, key)
+        if budget is None:
+            return None
+        since = budget.recounts(change.onto(budget.terms).under(budget.quota).rules, self._now)
+        return None if since is None else (budget.id, since)
+
+    def define(self, tenant: TenantId, key: NodeKey, change: TermsChange, *, charged: Amounts | None = None) -> Budget:
+        """Changes what people decide about a node; makes it if there is none. TENANT names the tenant's own.
+
+        Args:
+            charged: to the budget, since the time that `recounts` gives; None: nobody counted.
+        Raises: BudgetNotFound: the tenant's own is not in the book. QuotaExceeded: beyond what the operator lets the
+            tenant spend. Invalid: the terms do not fit together, or what is spent in their period is not known.
+        """
+        known = self._node(tenant, key)
         if known is not None:
-            return self._redefine(self._budget(tenant, known).defined(terms, now=self._now))
+            limit_set = "limit" in change.named
+            if limit_set:
+                _refuse_beyond_quota(known, change.to.limit)
+            change.refuse_beyond(known.quota)
+            terms = change.onto(known.terms)
+            return self._redefine(known.defined(terms, now=self._now, charged=charged, limit_set=limit_set))
+        own = self._budget(tenant, tenant_budget_id(tenant))
+        terms = change.onto(None)
         bare = Budget(
             id=BudgetId(self._new_id()),
             tenant=tenant,
@@ -267,14 +298,20 @@ class SpendBook:
             run_id=None,
             name=key.name,
             limit=terms.limit,
+            counted_from=self._now,
             created=self._now,
         )
-        made = bare.defined(terms, now=self._now)
+        made = bare.defined(terms, now=self._now, charged=NONE)
         self._budgets[made.id] = made
         self._beside[tenant, key] = made.id
         self._dirty.defined.add(made.id)
         self._put(replace(own, tree=own.tree + 1))
         return made
+
+    def _node(self, tenant: TenantId, key: NodeKey) -> Budget | None:
+        own = key.scope is BudgetScope.TENANT
+        known = tenant_budget_id(tenant) if own else self._beside.get((tenant, key))
+        return None if known is None else self._budget(tenant, known)
 
     def named(self, tenant: TenantId, key: NodeKey) -> BudgetId | None:
         """Gives the node of this name that the book has, None if it has none."""
@@ -339,9 +376,7 @@ class SpendBook:
 
     def _moved(self, before: Hold, budget_id: BudgetId, held: Amounts, spent: Amounts) -> Budget:
         budget = self._budget(before.tenant, budget_id, removed_too=True)
-        if before.charged_at is None:
-            return budget.moved(held, spent)
-        return budget.corrected(held, spent, charged=before.charged_at)
+        return budget.corrected(held, spent, charged=before.charged_since)
 
     def _put(self, budget: Budget) -> Budget:
         before = self._budgets[budget.id]
@@ -406,6 +441,19 @@ class SpendBook:
         if hold is None or hold.tenant != tenant:
             raise HoldNotFound(hold_id)
         return hold
+
+
+def _refuse_beyond_quota(budget: Budget, limit: NanoUsd) -> None:
+    if budget.quota and limit > budget.quota:
+        raise QuotaExceeded("max_cost_nano_usd", limit=budget.quota, used=budget.spent + budget.held)
+
+
+def _refuse_another_project(budgets: Iterable[Budget], project: str) -> None:
+    """Has a run spend below one project: what its budget pays, its project's pays too. Raises: Invalid."""
+    for budget in budgets:
+        if budget.project is not None and budget.project != project:
+            whose = repr(budget.project) if budget.project else "empty"
+            raise Invalid("context.project", f"must be {whose}, as {budget.full_name} says, whose budget pays")
 
 
 def _moves(before: Hold, after: Hold) -> tuple[Amounts, Amounts]:

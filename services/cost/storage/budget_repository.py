@@ -8,10 +8,12 @@ from sqlalchemy import Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope
+from services.cost.domain.budget_tree import run_of
 from services.cost.domain.errors import BudgetNotFound, NodeNotFound
 from services.cost.domain.node import NodeKey
 from services.cost.storage.rows import budget_of
 from services.cost.storage.tables import BUDGET
+from services.cost.usecases.ports import TreeRows
 from services.meshkit.core.identity import TenantId
 from services.meshkit.sql.scope import tenant_scope
 
@@ -54,17 +56,18 @@ class BudgetRepository:
         query = query.order_by(*(column.desc() for column in place)).limit(size)
         return await self._read(tenant, query)
 
-    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]:
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> TreeRows:
         """See `BudgetReader.tree`."""
         mine = select(BUDGET).where(BUDGET.c.tenant_id == tenant)
-        nodes = mine.where(BUDGET.c.name != "", ~BUDGET.c.removed)
-        runs = mine.where(BUDGET.c.scope == int(BudgetScope.RUN)).order_by(BUDGET.c.created_time.desc(), BUDGET.c.id)
-        own = mine.where(BUDGET.c.id == tenant)
-        return [
-            *await self._read(tenant, own),
-            *await self._read(tenant, nodes),
-            *await self._read(tenant, runs.limit(most_runs)),
-        ]
+        newest = mine.where(BUDGET.c.scope == int(BudgetScope.RUN)).order_by(BUDGET.c.created_time.desc(), BUDGET.c.id)
+        runs = await self._read(tenant, newest.limit(most_runs + 1))
+        shown = runs[:most_runs]
+        nodes = await self._read(tenant, mine.where(BUDGET.c.name != "", ~BUDGET.c.removed))
+        above = {run_of(node) for node in nodes if node.scope is BudgetScope.STEP} - {run.run_id for run in shown}
+        older = {run.run_id for run in await self._read(tenant, mine.where(BUDGET.c.run_id.in_(above)))}
+        kept = [node for node in nodes if node.scope is not BudgetScope.STEP or run_of(node) not in older]
+        own = await self._read(tenant, mine.where(BUDGET.c.id == tenant))
+        return TreeRows([*own, *kept, *shown], len(runs) > len(shown), len(nodes) - len(kept))
 
     # Any: the rows of any selection.
     async def _read(self, tenant: TenantId, query: Select[Any]) -> list[Budget]:

@@ -9,12 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.meshkit.sql.scope import driver_scope
 
 #: Ids ascend with time, so those of old holds come first; no other index is needed to find them.
-#: Whatever a call has in hand right now is left to the next time.
+#: Whatever a call has in hand right now is left to the next time. A charge at a ceiling stays until a list prices it.
 _FORGET: Final = """
     WITH walked AS MATERIALIZED (
         SELECT id, created_time FROM hold WHERE id > $1 ORDER BY id LIMIT $3
     ), ended AS MATERIALIZED (
         SELECT id FROM hold WHERE id = ANY(ARRAY(SELECT id FROM walked WHERE created_time < $2)) AND state IN (3, 4, 5)
+            AND (state = 4 OR ceiling_nano_usd_per_million IS NULL)
         FOR UPDATE SKIP LOCKED
     ), gone AS (
         DELETE FROM hold USING ended WHERE hold.id = ended.id RETURNING hold.id
@@ -23,6 +24,7 @@ _FORGET: Final = """
            count(*) FILTER (WHERE created_time < $2) AS old
     FROM walked"""
 _MARK: Final = "UPDATE rollup_mark SET holds_from = $1 WHERE holds_from IS NULL OR holds_from < $1"
+_NOW: Final = "SELECT now()"
 _FIRST: Final = UUID(int=0)
 
 
@@ -31,6 +33,15 @@ class HoldRetention:
 
     def __init__(self, maintenance: AsyncEngine) -> None:
         self._engine = maintenance
+
+    async def now(self) -> datetime:
+        """See `OldHolds.now`."""
+        async with driver_scope(self._engine, None, read_only=True) as scope:
+            row = await scope.driver.fetchrow(_NOW)
+        if row is None:
+            raise LookupError("the database does not tell the time")
+        moment: datetime = row["now"]
+        return moment
 
     async def forget(self, before: datetime, *, most: int) -> int:
         """See `OldHolds.forget`."""

@@ -77,13 +77,11 @@ class LedgerRepository:
         self._engine = engine
 
     async def page(
-        self, tenant: TenantId, *, run_id: str | None, size: int, after: tuple[datetime, UUID] | None
+        self, tenant: TenantId, only: CostFilter, *, size: int, after: tuple[datetime, UUID] | None
     ) -> list[CostEvent]:
         """See `LedgerReader.page`."""
         place = (COST_EVENT.c.created_time, COST_EVENT.c.id)
-        query = select(COST_EVENT).where(COST_EVENT.c.tenant_id == tenant)
-        if run_id is not None:
-            query = query.where(COST_EVENT.c.run_id == run_id)
+        query = select(COST_EVENT).where(COST_EVENT.c.tenant_id == tenant, *_entries(only))
         if after is not None:
             query = query.where(tuple_(*place) < tuple_(*after))
         query = query.order_by(*(column.desc() for column in place)).limit(size)
@@ -101,11 +99,8 @@ class LedgerRepository:
     ) -> list[CostEvent]:
         """See `LedgerReader.ascending`."""
         place = (COST_EVENT.c.created_time, COST_EVENT.c.id)
-        named = (("run_id", only.run_id), ("project", only.project), ("agent_name", only.agent_name))
         query = select(COST_EVENT).where(
-            COST_EVENT.c.tenant_id == tenant,
-            _within(COST_EVENT.c.created_time, (span,)),
-            *(COST_EVENT.c[name] == value for name, value in named if value is not None),
+            COST_EVENT.c.tenant_id == tenant, _within(COST_EVENT.c.created_time, (span,)), *_entries(only)
         )
         if after is not None:
             query = query.where(tuple_(*place) > tuple_(*after))
@@ -190,12 +185,23 @@ async def _kept_from(scope: Scope) -> datetime | None:
 
 
 async def _refuse_forgotten(scope: Scope, tenant: TenantId, span: Span, only: CostFilter) -> None:
-    """Refuses to list single charges where sums tell of charges that are gone. Raises: Invalid."""
+    """Refuses to list single charges where sums tell of charges that are gone.
+
+    Within a project its own sums tell, and those of a run only where entries show that the run is the project's: what
+    other projects spent makes no difference.
+    Raises: Invalid.
+    """
     kept_from = await _kept_from(scope)
     if kept_from is None or (span.start is not None and span.start >= kept_from):
         return
-    sums, step, named = (COST_DAY, "day", true()) if only.run_id is None else (COST_RUN_HOUR, "hour", _of_run(only))
+    of_run = only.run_id is not None and (only.project is None or await _has_entries(scope, tenant, only))
+    sums, step = (COST_RUN_HOUR, "hour") if of_run else (COST_DAY, "day")
     time = sums.c[step]
+    named = true()
+    if of_run:
+        named = sums.c.run_id == only.run_id
+    elif only.project is not None:
+        named = sums.c.project == only.project
     since = None if span.start is None else Step[step.upper()].floor(span.start)
     gone = select(true()).where(
         sums.c.tenant_id == tenant, named, time < kept_from, _within(time, (Span(since, span.end),))
@@ -204,8 +210,16 @@ async def _refuse_forgotten(scope: Scope, tenant: TenantId, span: Span, only: Co
         raise Invalid("start_time", f"must not be before {kept_from:%Y-%m-%d}: single charges are kept from then on")
 
 
-def _of_run(only: CostFilter) -> ColumnElement[bool]:
-    return COST_RUN_HOUR.c.run_id == only.run_id
+async def _has_entries(scope: Scope, tenant: TenantId, only: CostFilter) -> bool:
+    """True when the run that is asked for has entries of the project that is asked for."""
+    mine = CostFilter(run_id=only.run_id, project=only.project)
+    query = select(true()).where(COST_EVENT.c.tenant_id == tenant, *_entries(mine))
+    return (await scope.execute(query.limit(1))).first() is not None
+
+
+def _entries(only: CostFilter) -> list[ColumnElement[bool]]:
+    named = (("run_id", only.run_id), ("project", only.project), ("agent_name", only.agent_name))
+    return [COST_EVENT.c[name] == value for name, value in named if value is not None]
 
 
 def _read(

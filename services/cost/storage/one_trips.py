@@ -24,8 +24,10 @@ _BUDGET: Final[Group] = (
     *_SEEN_BUDGET,
     *((f"{part}_{gauge}", "bigint") for gauge in GAUGES for part in ("spent", "held", "overrun")),
     ("turn_time", "timestamptz"),
+    ("counted_from", "timestamptz"),
     ("warned", "smallint"),
     ("tree", "bigint"),
+    ("own_limit_nano_usd", "bigint"),
 )
 #: What the ledger takes over from its hold.
 _PURPOSE: Final[Group] = (
@@ -184,7 +186,7 @@ WRITE_SPENDING: Final = OneTrip(
 )
 
 #: The columns of a budget that a limit moves.
-_LIMITED: Final = ("revision", "limit_nano_usd", "overrun_nano_usd", "exhausted", "warned")
+_LIMITED: Final = ("revision", "limit_nano_usd", "overrun_nano_usd", "exhausted", "warned", "own_limit_nano_usd")
 _SEEN: Final = " AND ".join(f"{name} = ${at}" for at, (name, _) in enumerate(_SEEN_BUDGET, start=1))
 _MOVED: Final = ", ".join(f"{name} = ${at}" for at, name in enumerate(_LIMITED, start=len(_SEEN_BUDGET) + 1))
 #: Gives false, with nothing written, when the budget is not as it was seen. Takes the columns of a budget as they were
@@ -212,6 +214,7 @@ ADD_RUN_BUDGET: Final = OneTrip(
         "text",  # 3 run
         "bigint",  # 4 limit
         "timestamptz",  # 5 time
+        "text",  # 6 project
     ),
     returns="boolean",
     body=f"""
@@ -220,8 +223,8 @@ ADD_RUN_BUDGET: Final = OneTrip(
         IF EXISTS (SELECT FROM budget WHERE tenant_id = $2 AND run_id = $3) THEN RETURN false; END IF;
         {RECORD}
         INSERT INTO budget (id, tenant_id, scope, run_id, limit_nano_usd, spent_nano_usd, held_nano_usd,
-                            overrun_nano_usd, exhausted, created_time)
-        VALUES ($1, $2, 2, $3, $4, 0, 0, 0, false, $5);
+                            overrun_nano_usd, exhausted, created_time, counted_from, project)
+        VALUES ($1, $2, 2, $3, $4, 0, 0, 0, false, $5, $5, $6);
         RETURN true;""",  # noqa: S608 - a constant
 )
 

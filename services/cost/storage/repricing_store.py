@@ -1,6 +1,8 @@
 """Writes charges at their new price: a reversal and a new entry for each, the hold's price, and its budgets."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -10,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.hold import Hold
 from services.cost.domain.price_book import PriceBook
-from services.cost.domain.repricing import RepricedBooks, Repricing, booked, repricing
+from services.cost.domain.repricing import Repriced, RepricedBooks, RepricedModel, Repricing, booked, repricing
 from services.cost.domain.rollup import Span
 from services.cost.domain.spend_book import Changes
 from services.cost.storage import statements as sql
@@ -19,12 +21,18 @@ from services.cost.storage.rows import budget_of, counts_of, hold_of
 from services.cost.storage.unit_of_work import SpendStore
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.errors import Internal, Invalid
+from services.meshkit.core.failpoints import failpoint, register
 from services.meshkit.core.identity import TenantId
-from services.meshkit.sql.once import claim_once, keep_once
+from services.meshkit.sql.once import claim_once, keep_once, keep_progress, resume_once
 from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
 
-#: Most charges that one transaction writes anew.
-MOST: Final = 10_000
+#: Most charges that one request writes anew.
+MOST: Final = 50_000
+#: Charges of one transaction: it has their budgets locked for some 0.1 s, in which the tenant spends nothing.
+AT_ONCE: Final = 250
+#: After each of these transactions but before the next.
+BETWEEN_CHARGES: Final = "cost.between_repriced_charges"
+register(BETWEEN_CHARGES)
 
 #: Which prices the charges of which models were made with. Each step leaps over all charges of one kind in the index.
 _PRICED: Final = """
@@ -87,17 +95,41 @@ class RepricingStore:
         self._spending = spending
         self._new_id = new_id
 
-    async def differences(self, tenant: TenantId, span: Span, book: PriceBook) -> Repricing:
+    async def differences(self, tenant: TenantId, span: Span, book: PriceBook, *, unpriced: bool) -> Repriced:
         """See `Repricer.differences`."""
+        found = Repriced()
         async with driver_scope(self._engine, tenant, read_only=True) as scope:
-            stale = await _stale(scope, tenant, span, book)
-            return repricing(tenant, [hold_of(row) for row in await scope.driver.fetch(_HOLDS, stale)], book)
+            for some in _portions(await _stale(scope, tenant, span, book, only_unpriced=unpriced)):
+                holds = [hold_of(row) for row in await scope.driver.fetch(_HOLDS, some)]
+                found = found.with_(repricing(tenant, holds, book))
+        return found
 
-    async def apply(self, tenant: TenantId, span: Span, book: PriceBook, *, note: str, now: datetime) -> Repricing:
+    async def apply(
+        self, tenant: TenantId, span: Span, book: PriceBook, *, unpriced: bool, note: str, now: datetime
+    ) -> Repriced:
         """See `Repricer.apply`."""
         async with driver_scope(self._engine, tenant) as scope:
+            # Not committed here: only asks whether all of it was done before.
             await claim_once(scope)
-            stale = await _stale(scope, tenant, span, book)
+            stale = await _stale(scope, tenant, span, book, only_unpriced=unpriced)
+        done = Repriced()
+        for some in _portions(stale):
+            done = await self._apply(tenant, some, book, done, note=note, now=now)
+            await failpoint(BETWEEN_CHARGES)
+        async with driver_scope(self._engine, tenant) as scope:
+            await claim_once(scope)
+            done = _read(await resume_once(scope), done)
+            await keep_progress(scope, _written(done))
+            await keep_once(scope, done)
+            await scope.commit()
+        return done
+
+    async def _apply(
+        self, tenant: TenantId, stale: list[UUID], book: PriceBook, before: Repriced, *, note: str, now: datetime
+    ) -> Repriced:
+        """Prices some charges anew; gives what was done `before`, as the last transaction kept it, and this."""
+        async with driver_scope(self._engine, tenant) as scope:
+            before = _read(await resume_once(scope), before)
             # Budgets first, then holds, each in id order, as everywhere; the budgets of a hold never change.
             budgets = [budget_of(row) for row in await scope.driver.fetch(_LOCK_BUDGETS, stale)]
             done = repricing(tenant, [hold_of(row) for row in await scope.driver.fetch(sql.LOCK_HOLDS, stale)], book)
@@ -113,10 +145,12 @@ class RepricingStore:
             )
             if done.steps:
                 await self._write(scope, tenant, done, books, changes, note=note, now=now)
-            await keep_once(scope, done)
+            # Others may have priced some anew since they were found.
+            all_of_it = before.with_(done)
+            await keep_progress(scope, _written(all_of_it))
             await scope.commit()
         self._spending.committed((), changes)
-        return done
+        return all_of_it
 
     async def _write(
         self,
@@ -136,10 +170,12 @@ class RepricingStore:
         await scope.driver.execute(_ENTRIES, *_columns([_entry(entry) for entry in books.entries]), note, now)
 
 
-async def _stale(scope: DriverScope, tenant: TenantId, span: Span, book: PriceBook) -> list[UUID]:
+async def _stale(
+    scope: DriverScope, tenant: TenantId, span: Span, book: PriceBook, *, only_unpriced: bool
+) -> list[UUID]:
     """Finds the charges of calls, held within a span, for which the book has another price than they were made with."""
     wrong: list[tuple[object, ...]] = []
-    for row in await scope.driver.fetch(_PRICED, tenant):
+    for row in () if only_unpriced else await scope.driver.fetch(_PRICED, tenant):
         price = book.by_digest(row["price_digest"])
         if price is not None:
             spans = _within(span, book.differs(price.digest, price.provider, row["model"]))
@@ -154,7 +190,7 @@ async def _stale(scope: DriverScope, tenant: TenantId, span: Span, book: PriceBo
             rows = await scope.driver.fetch(statement, tenant, *_columns(items), MOST + 1)
             found += [row["id"] for row in rows]
     # Read last: what another transaction removed before one of the statements above is told by it.
-    known_from = await scope.driver.fetchval(_KNOWN_FROM)
+    known_from = None if only_unpriced else await scope.driver.fetchval(_KNOWN_FROM)
     if known_from is not None and (span.start is None or span.start < known_from):
         raise Invalid(
             "start_time", f"must be {known_from.isoformat()} or later: what calls held before is known no more"
@@ -162,6 +198,28 @@ async def _stale(scope: DriverScope, tenant: TenantId, span: Span, book: PriceBo
     if len(found) > MOST:
         raise Invalid("end_time", f"takes in more than {MOST} charges that change; take less time at once")
     return found
+
+
+def _portions(stale: list[UUID]) -> Iterator[list[UUID]]:
+    """Cuts charges into those of one transaction each, oldest first: ids ascend with time."""
+    ordered = sorted(stale)
+    return (ordered[at : at + AT_ONCE] for at in range(0, len(ordered), AT_ONCE))
+
+
+def _written(done: Repriced) -> bytes:
+    return json.dumps([astuple(model) for model in done.models]).encode()
+
+
+def _read(progress: bytes | None, otherwise: Repriced) -> Repriced:
+    """Reads what the transactions of a request did so far."""
+    if progress is None:
+        return otherwise
+    return Repriced(
+        tuple(
+            RepricedModel(provider=provider, model=model, events=events, before=before, after=after)
+            for provider, model, events, before, after in json.loads(progress)
+        )
+    )
 
 
 def _within(span: Span, others: Sequence[Span]) -> list[Span]:

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from services.cost.domain.amounts import Gauge
-from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Warned
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, Warned
 from services.cost.domain.cost_event import CostEvent, CostEventId
 from services.cost.domain.hold import CostKind, Hold, HoldId, HoldState, Purpose
 from services.cost.domain.period import Period
 from services.cost.domain.spend_book import Changes
+from services.cost.domain.terms import BudgetMode, Rules
 from services.cost.storage.one_trips import GROUPS
 from services.meshkit.content import CallContext, CallId, Usage
 from services.meshkit.content.usage import USAGE_CLASSES, usage_of
@@ -50,6 +51,7 @@ def budget_of(row: Row) -> Budget:
         scope=BudgetScope(row["scope"]),
         run_id=row["run_id"],
         name=row["name"],
+        project=row["project"],
         limit=NanoUsd(row["limit_nano_usd"]),
         spent=NanoUsd(row["spent_nano_usd"]),
         held=NanoUsd(row["held_nano_usd"]),
@@ -62,6 +64,10 @@ def budget_of(row: Row) -> Budget:
         period=Period(row["period"]),
         zone=row["zone"],
         turn=row["turn_time"],
+        counted_from=row["counted_from"],
+        quota=NanoUsd(row["quota_nano_usd"]),
+        own_limit=None if row["own_limit_nano_usd"] is None else NanoUsd(row["own_limit_nano_usd"]),
+        own_rules=_own_rules_of(row),
         exhausted=row["exhausted"],
         warned=Warned(row["warned"]),
         degraded_until=row["degraded_until"],
@@ -72,6 +78,11 @@ def budget_of(row: Row) -> Budget:
     )
 
 
+def _own_rules_of(row: Row) -> Rules | None:
+    mode = row["own_mode"]
+    return None if mode is None else Rules(BudgetMode(mode), Period(row["own_period"]), row["own_zone"])
+
+
 def _gauge_of(row: Row, name: str) -> Gauge:
     return Gauge(row[f"limit_{name}"], row[f"spent_{name}"], row[f"held_{name}"], row[f"overrun_{name}"])
 
@@ -79,6 +90,7 @@ def _gauge_of(row: Row, name: str) -> Gauge:
 def definition_of(budget: Budget) -> tuple[object, ...]:
     """Writes a whole budget, in the order of the columns of `DEFINE_BUDGET`."""
     gauges = (value for _, gauge in budget.gauges for value in gauge)
+    own_mode, own_period, own_zone = budget.own_rules or (None, None, None)
     return (
         budget.id,
         budget.tenant,
@@ -97,6 +109,12 @@ def definition_of(budget: Budget) -> tuple[object, ...]:
         budget.tree,
         budget.revision,
         budget.created,
+        budget.counted_from,
+        budget.quota,
+        budget.own_limit,
+        own_mode,
+        own_period,
+        own_zone,
         *gauges,
     )
 
@@ -188,14 +206,23 @@ def _budget_row(budget: Budget) -> tuple[object, ...]:
         *budget.calls[1:],
         *budget.wall[1:],
         budget.turn,
+        budget.counted_from,
         int(budget.warned),
         budget.tree,
+        budget.own_limit,
     )
 
 
 def limit_values(seen: Budget, changed: Budget) -> tuple[object, ...]:
     """Writes a changed limit of money as the arguments of `LIMIT_BUDGET`."""
-    after = (changed.revision, changed.limit, changed.overrun, changed.exhausted, int(changed.warned))
+    after = (
+        changed.revision,
+        changed.limit,
+        changed.overrun,
+        changed.exhausted,
+        int(changed.warned),
+        changed.own_limit,
+    )
     return (*_seen_row(seen), *after)
 
 

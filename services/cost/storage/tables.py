@@ -84,12 +84,22 @@ BUDGET: Final = Table(
     _time("created_time"),
     # Of a project, an agent or a step; empty for others.
     Column("name", Text, nullable=False, server_default=""),
+    # Of the run, empty for one of none; NULL for other budgets, and where it is not known.
+    Column("project", Text),
     Column("mode", SmallInteger, nullable=False, server_default="1"),
-    Column("warn_at", SmallInteger, nullable=False, server_default="0"),
+    Column("warn_at", SmallInteger, nullable=False, server_default="80"),
     Column("period", SmallInteger, nullable=False, server_default="0"),
     Column("zone", Text, nullable=False, server_default="UTC"),
     # When the period ends that is counted.
     _time("turn_time", nullable=True),
+    # From when on charges are in what is spent; NULL: not known.
+    _time("counted_from", nullable=True),
+    # In a tenant's own budget: what the operator lets the tenant spend (0: no quota), and what the tenant set beside.
+    Column("quota_nano_usd", BigInteger, nullable=False, server_default="0"),
+    Column("own_limit_nano_usd", BigInteger),
+    Column("own_mode", SmallInteger),
+    Column("own_period", SmallInteger),
+    Column("own_zone", Text),
     Column("warned", SmallInteger, nullable=False, server_default="0"),
     _time("degraded_until", nullable=True),
     Column("removed", Boolean, nullable=False, server_default="false"),
@@ -115,6 +125,7 @@ BUDGET: Final = Table(
         postgresql_where=text("name <> '' AND NOT removed"),
     ),
     Index("ix_budget_page", "tenant_id", "created_time", "id"),
+    Index("ix_budget_quota", "tenant_id", postgresql_where=text("quota_nano_usd > 0")),
 )
 
 HOLD: Final = Table(
@@ -305,14 +316,6 @@ PRICE_TIER: Final = Table(
     *(_count(f"{name}_nano_usd_per_million") for name in USAGE_CLASSES),
     PrimaryKeyConstraint("digest", "min_prompt_tokens", name="pk_price_tier"),
     comment=_FOR_ALL,
-)
-
-#: The quota that a tenant's own budget was last limited to; no row: none ever.
-TENANT_QUOTA: Final = Table(
-    "tenant_quota",
-    METADATA,
-    Column("tenant_id", Uuid, primary_key=True),
-    _count("max_cost_nano_usd"),
 )
 
 #: Who may be behind an alert on spend.

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.hold import Hold
 from services.cost.domain.node import NodeKey, Tree, nodes_beside
@@ -27,6 +28,8 @@ from services.meshkit.sql.outbox import OutboxEntry
 from services.meshkit.sql.recorded_trip import recorded_trip
 from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
 
+#: Entries of the ledger that are counted at once: about a second.
+_MOST_COUNTED: Final = 200_000
 #: Tenants whose budget is known to exist, per process.
 _MOST_KNOWN: Final = 100_000
 #: The setting of a transaction of the maintenance role, which sees all tenants by its own policies.
@@ -41,6 +44,7 @@ class SpendStore:
 
     Args:
         app: engine of the `app` role.
+        hasty: another one of that role, whose statements wait for locks for a moment only.
         maintenance: engine of the `maintenance` role, for the sweep.
         tenant_limit: limit of a tenant's own budget when it is made.
         published: called after a commit that wrote an alert, to wake the relay.
@@ -51,6 +55,7 @@ class SpendStore:
         self,
         *,
         app: AsyncEngine,
+        hasty: AsyncEngine,
         maintenance: AsyncEngine,
         ids: IdSource,
         tenant_limit: NanoUsd,
@@ -59,6 +64,7 @@ class SpendStore:
         moved: Callable[[Iterable[Budget]], None],
     ) -> None:
         self._app = app
+        self._hasty = hasty
         self._maintenance = maintenance
         self._ids = ids
         self._tenant_limit = tenant_limit
@@ -71,9 +77,26 @@ class SpendStore:
     @asynccontextmanager
     async def begin(self, tenants: Iterable[TenantId], /) -> AsyncGenerator[UnitOfWork]:
         """See `BeginWork`."""
-        some = tuple(tenants)
-        async with driver_scope(self._app, some) as scope:
-            yield _Work(self, scope, listed_tenants(some))
+        async with self._begin(self._app, tuple(tenants)) as work:
+            yield work
+
+    @asynccontextmanager
+    async def begin_hastily(self, tenants: Iterable[TenantId], /) -> AsyncGenerator[UnitOfWork]:
+        """See `BeginWork`; gives up on locked rows after a moment."""
+        async with self._begin(self._hasty, tuple(tenants)) as work:
+            yield work
+
+    @asynccontextmanager
+    async def _begin(self, engine: AsyncEngine, tenants: Sequence[TenantId]) -> AsyncGenerator[UnitOfWork]:
+        async with driver_scope(engine, tenants) as scope:
+            yield _Work(self, scope, listed_tenants(tenants))
+
+    async def unlocked(self, tenants: Collection[TenantId], /) -> Collection[TenantId]:
+        """See `Unlocked`."""
+        own = {tenant_budget_id(tenant): tenant for tenant in tenants}
+        async with driver_scope(self._hasty, tenants) as scope:
+            rows = await scope.driver.fetch(sql.UNLOCKED_BUDGETS, list(own))
+        return {own[row["id"]] for row in rows}
 
     @asynccontextmanager
     async def sweep(self) -> AsyncGenerator[Sweep]:
@@ -103,7 +126,7 @@ class SpendStore:
 
     async def add_budget(self, budget: Budget) -> Budget:
         """See `RunBudgets.add_budget`."""
-        values = (budget.id, budget.tenant, budget.run_id, budget.limit, budget.created)
+        values = (budget.id, budget.tenant, budget.run_id, budget.limit, budget.created, budget.project)
         if await recorded_trip(self._app, budget.tenant, ADD_RUN_BUDGET, *values, made=budget):
             # What is held next is held of it.
             self._seen.know(budget)
@@ -115,7 +138,7 @@ class SpendStore:
         return budget_of(row)
 
     async def _write(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
-        ((written,),) = await one_trip(self._app, tenants, WRITE_SPENDING, *self.values(changes))
+        ((written,),) = await one_trip(self._hasty, tenants, WRITE_SPENDING, *self.values(changes))
         return bool(written)
 
     async def _written(self, trip: Awaitable[bool], changes: Changes) -> bool:
@@ -182,6 +205,8 @@ class _Work:
 
     async def load(self, needs: SpendNeeds, *, now: datetime) -> SpendBook:
         """See `UnitOfWork.load`."""
+        for tenant in sorted({tenant for tenant, _ in needs.nodes}):
+            await self._scope.driver.execute(sql.CHANGE_TREE, tenant)
         self._spenders = self._store.unknown(needs.spenders)
         if self._spenders:
             await self._scope.driver.execute(sql.ADD_TENANT_BUDGETS, self._spenders, self._store.tenant_limit, now)
@@ -201,9 +226,12 @@ class _Work:
         budgets = await self._lock_budgets((), due)
         return self._store.book(budgets, await self._holds(sql.LOCK_DUE_HOLDS, due, now), now)
 
-    async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
-        """See `UnitOfWork.took_quota`."""
-        return bool(await self._scope.driver.fetchval(sql.TOOK_QUOTA, tenant, quota))
+    async def charged(self, tenant: TenantId, budget: BudgetId, since: datetime) -> Amounts | None:
+        """See `UnitOfWork.charged`."""
+        row = await self._scope.driver.fetchrow(sql.CHARGED, tenant, budget, since, _MOST_COUNTED)
+        if row is None or not row["all_counted"]:
+            return None
+        return Amounts(row["money"], row["tokens"], row["calls"], row["wall_ms"])
 
     async def save(self, changes: Changes) -> None:
         """See `UnitOfWork.save`."""
@@ -211,6 +239,8 @@ class _Work:
             raise Internal("rows of the ledger changed while they were locked")
         for budget in changes.defined:
             await self._scope.driver.execute(sql.DEFINE_BUDGET, *definition_of(budget))
+            if budget.removed:
+                await self._scope.driver.execute(sql.DROP_SPIKE_RULE, budget.tenant, budget.id)
         self._changes = changes
 
     async def nodes(self, tenant: TenantId) -> int:

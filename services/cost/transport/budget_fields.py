@@ -9,9 +9,7 @@ from comitia.cost.v1 import cost_service_pb2 as pb
 from services.cost.domain.budget import (
     Budget,
     BudgetId,
-    BudgetMode,
     BudgetScope,
-    Terms,
     checked_limit,
     tenant_budget_id,
 )
@@ -19,9 +17,10 @@ from services.cost.domain.budget_status import level_of, projected
 from services.cost.domain.budget_tree import Place
 from services.cost.domain.node import BESIDE, MOST_LEVELS, NodeKey
 from services.cost.domain.period import Period, checked_zone
+from services.cost.domain.terms import WARN_AT, BudgetMode, Terms, TermsChange
 from services.cost.transport import convert, fields
 from services.meshkit.core.errors import Invalid
-from services.meshkit.core.identity import TenantId
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
 from services.meshkit.core.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, clamp_page_size
 
@@ -38,7 +37,17 @@ _NAMED: Final = {
 _SCOPES: Final = {int(scope): scope for scope in BudgetScope}
 _MODES: Final = {0: BudgetMode.HARD, **{int(mode): mode for mode in BudgetMode}}
 _PERIODS: Final = {int(period): period for period in Period}
-_WARN_AT: Final = 80
+#: Terms by their fields in requests.
+_TERMS: Final = {
+    "limit_nano_usd": "limit",
+    "limit_tokens": "tokens",
+    "limit_calls": "calls",
+    "limit_wall_ms": "wall_ms",
+    "mode": "mode",
+    "warn_at_percent": "warn_at",
+    "period": "period",
+    "zone": "zone",
+}
 _Limit = Literal["limit_tokens", "limit_calls", "limit_wall_ms"]
 
 
@@ -53,6 +62,14 @@ def to_budget(text: str, tenant: TenantId) -> BudgetId | NodeKey:
     if scope is None:
         raise Invalid("budget_id", "must be `budget_…`, `tenant`, or begin with project:, agent:, run: or step:")
     return NodeKey(scope, _name(scope, name, field="budget_id"))
+
+
+def to_project(request: pb.CreateBudgetRequest, principal: Principal) -> str | None:
+    """Reads which project a run is of; None where the caller does not say. Raises: Invalid."""
+    if not request.HasField("project"):
+        return None
+    # As with calls: a token bound to a project counts for that project, whatever the caller says.
+    return principal.project or fields.text_of(request.project, "project", most=_MOST_NAME)
 
 
 def to_most_runs(request: pb.GetBudgetTreeRequest) -> int:
@@ -81,29 +98,31 @@ def to_node(request: pb.SetBudgetRequest) -> NodeKey:
     return NodeKey(scope, _name(scope, request.name, field="name"))
 
 
-def to_terms(request: pb.SetBudgetRequest) -> Terms:
-    """Reads what is decided about a budget. Raises: Invalid."""
-    if not request.HasField("limit_nano_usd"):
-        raise Invalid("limit_nano_usd", "is required")
+def to_change(request: pb.SetBudgetRequest) -> TermsChange:
+    """Reads what changes of a budget: what the mask names, or else what is set. Raises: Invalid."""
+    paths = set(request.update_mask.paths) if request.HasField("update_mask") else _set_paths(request)
+    for path in sorted(paths - _TERMS.keys()):
+        raise Invalid("update_mask", f"{path[:100]!r} cannot be changed; what can be is " + ", ".join(_TERMS))
     mode, period = _MODES.get(request.mode), _PERIODS.get(request.period)
     if mode is None:
         raise Invalid("mode", "must be one of HARD, SOFT, DEGRADE")
     if period is None:
         raise Invalid("period", "must be one of HOUR, DAY, WEEK, MONTH, or absent")
-    if request.zone and period is Period.NONE:
-        raise Invalid("zone", "must be empty without a period")
     if not 0 <= request.warn_at_percent <= 100:
         raise Invalid("warn_at_percent", "must be 1 to 100, or 0 for 80")
-    return Terms(
+    if "limit_nano_usd" in paths and not request.HasField("limit_nano_usd"):
+        raise Invalid("limit_nano_usd", "cannot be taken off; every budget limits money")
+    terms = Terms(
         limit=checked_limit(request.limit_nano_usd, least=0),
         tokens=_limit(request, "limit_tokens", "tokens"),
         calls=_limit(request, "limit_calls", "calls"),
         wall_ms=_limit(request, "limit_wall_ms", "milliseconds"),
         mode=mode,
-        warn_at=request.warn_at_percent or _WARN_AT,
+        warn_at=request.warn_at_percent or WARN_AT,
         period=period,
         zone=checked_zone(request.zone, field="zone"),
     )
+    return TermsChange(named=frozenset(_TERMS[path] for path in paths), to=terms)
 
 
 def status_to_proto(budget: Budget, now: datetime) -> pb.GetBudgetStatusResponse:
@@ -120,7 +139,7 @@ def status_to_proto(budget: Budget, now: datetime) -> pb.GetBudgetStatusResponse
     )
 
 
-def tree_to_proto(places: Iterable[Place], *, more_runs: bool) -> pb.GetBudgetTreeResponse:
+def tree_to_proto(places: Iterable[Place], *, more_runs: bool, steps_left_out: int) -> pb.GetBudgetTreeResponse:
     """Writes a tree."""
     nodes = [
         pb.GetBudgetTreeResponse.Node(
@@ -130,7 +149,11 @@ def tree_to_proto(places: Iterable[Place], *, more_runs: bool) -> pb.GetBudgetTr
         )
         for place in places
     ]
-    return pb.GetBudgetTreeResponse(nodes=nodes, more_runs=more_runs)
+    return pb.GetBudgetTreeResponse(nodes=nodes, more_runs=more_runs, left_out_step_count=steps_left_out)
+
+
+def _set_paths(request: pb.SetBudgetRequest) -> set[str]:
+    return {field.name for field, _ in request.ListFields()} & _TERMS.keys()
 
 
 def _limit(request: pb.SetBudgetRequest, field: _Limit, unit: str) -> int | None:

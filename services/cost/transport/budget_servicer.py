@@ -9,14 +9,15 @@ from grpc.aio import ServicerContext
 
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceServicer
-from services.cost.domain.budget import Budget, BudgetScope, checked_limit, tenant_budget_id
+from services.cost.domain.budget import Budget, checked_limit, tenant_budget_id
 from services.cost.domain.budget_tree import as_tree
 from services.cost.domain.hold import Hold
 from services.cost.domain.node import NodeKey
 from services.cost.transport import budget_fields, convert
 from services.cost.usecases.create_budget import CreateBudget
+from services.cost.usecases.detour import Detour
 from services.cost.usecases.get_budget import GetBudget
-from services.cost.usecases.hold_queue import Asker
+from services.cost.usecases.hold_queue import Asker, Behind
 from services.cost.usecases.ports import BudgetReader
 from services.cost.usecases.remove_budget import RemoveBudget
 from services.cost.usecases.set_budget import SetBudget
@@ -62,16 +63,17 @@ class BudgetServicer(BudgetServiceServicer):
         self._clock = clock
 
     async def CreateBudget(self, request: pb.CreateBudgetRequest, context: Context) -> pb.CreateBudgetResponse:
-        tenant = caller_of(context).principal.tenant
+        principal = caller_of(context).principal
         to_uuid(request.run_id, "run", field="run_id")
         limit = checked_limit(request.limit_nano_usd, least=1)
-        budget = await self._create_budget(tenant, request.run_id, limit)
+        project = budget_fields.to_project(request, principal)
+        budget = await self._create_budget(principal.tenant, request.run_id, limit, project)
         return pb.CreateBudgetResponse(budget=convert.budget_to_proto(budget))
 
     async def SetBudget(self, request: pb.SetBudgetRequest, context: Context) -> pb.SetBudgetResponse:
         tenant = caller_of(context).principal.tenant
-        key, terms = budget_fields.to_node(request), budget_fields.to_terms(request)
-        return await once(request, lambda: self._set_budget(tenant, key, terms), _set, answers=pb.SetBudgetResponse)
+        key, change = budget_fields.to_node(request), budget_fields.to_change(request)
+        return await once(request, lambda: self._set_budget(tenant, key, change), _set, answers=pb.SetBudgetResponse)
 
     async def RemoveBudget(self, request: pb.RemoveBudgetRequest, context: Context) -> pb.RemoveBudgetResponse:
         tenant = caller_of(context).principal.tenant
@@ -81,24 +83,20 @@ class BudgetServicer(BudgetServiceServicer):
         )
 
     async def GetBudget(self, request: pb.GetBudgetRequest, context: Context) -> pb.GetBudgetResponse:
-        tenant = caller_of(context).principal.tenant
-        budget = await self._get_budget(tenant, budget_fields.to_budget(request.budget_id, tenant))
+        budget = await self._shown(request.budget_id, context)
         return pb.GetBudgetResponse(budget=convert.budget_to_proto(budget))
 
     async def GetBudgetStatus(self, request: pb.GetBudgetStatusRequest, context: Context) -> pb.GetBudgetStatusResponse:
-        tenant = caller_of(context).principal.tenant
-        budget = await self._get_budget(tenant, budget_fields.to_budget(request.budget_id, tenant))
+        budget = await self._shown(request.budget_id, context)
         return budget_fields.status_to_proto(budget, self._clock.now())
 
     async def GetBudgetTree(self, request: pb.GetBudgetTreeRequest, context: Context) -> pb.GetBudgetTreeResponse:
         tenant, most = caller_of(context).principal.tenant, budget_fields.to_most_runs(request)
         await self._get_budget(tenant, tenant_budget_id(tenant))
         now = self._clock.now()
-        found = [budget.at(now) for budget in await self._budgets.tree(tenant, most_runs=most + 1)]
-        runs = [budget for budget in found if budget.scope is BudgetScope.RUN]
-        beyond = runs[most:]
-        places = as_tree(budget for budget in found if budget not in beyond)
-        return budget_fields.tree_to_proto(places, more_runs=bool(beyond))
+        rows = await self._budgets.tree(tenant, most_runs=most)
+        places = as_tree(budget.at(now) for budget in rows.budgets)
+        return budget_fields.tree_to_proto(places, more_runs=rows.more_runs, steps_left_out=rows.steps_left_out)
 
     async def ListBudgets(self, request: pb.ListBudgetsRequest, context: Context) -> pb.ListBudgetsResponse:
         size = clamp_page_size(request.page_size)
@@ -153,6 +151,12 @@ class BudgetServicer(BudgetServiceServicer):
         ):
             yield frame
 
+    async def _shown(self, budget_id: str, context: Context) -> Budget:
+        caller = caller_of(context)
+        tenant = caller.principal.tenant
+        named = budget_fields.to_budget(budget_id, tenant)
+        return await self._get_budget(tenant, named, bound_to=caller.bound_to)
+
     async def _spend_frame(
         self, items: Sequence[BatchItem[pb.BatchSpendRequest.Item]]
     ) -> Sequence[pb.BatchSpendResponse.Item | MeshError | Later[pb.BatchSpendResponse.Item]]:
@@ -163,7 +167,20 @@ class BudgetServicer(BudgetServiceServicer):
         for item, wanted, outcome in zip(items, read, found, strict=True):
             if item.cancelled and isinstance(wanted, Reserve) and isinstance(outcome, Hold):
                 self._spend.orphan(outcome)
-        return [_answer(outcome) for outcome in found]
+        return [self._answer(outcome) for outcome in found]
+
+    def _answer(
+        self, outcome: Outcome | Asker | Behind
+    ) -> pb.BatchSpendResponse.Item | MeshError | Later[pb.BatchSpendResponse.Item]:
+        if isinstance(outcome, Asker):
+            return Later(partial(_late_answer, outcome), drop=outcome.leave)
+        if isinstance(outcome, Detour):
+            return Later(partial(self._answer_behind, outcome), drop=partial(self._spend.drop, outcome))
+        return outcome if isinstance(outcome, MeshError) else _written(outcome)
+
+    async def _answer_behind(self, detour: Behind) -> pb.BatchSpendResponse.Item:
+        outcome = await self._spend.later(detour)
+        return await _late_answer(outcome) if isinstance(outcome, Asker) else _written(outcome)
 
 
 async def _waited(asker: Asker) -> Hold:
@@ -196,14 +213,6 @@ def _operation(item: BatchItem[pb.BatchSpendRequest.Item], now: float) -> Operat
         return convert.to_operation(item.message, item.principal, left=item.expires - now)
     except MeshError as refusal:
         return refusal
-
-
-def _answer(
-    outcome: Outcome | Asker,
-) -> pb.BatchSpendResponse.Item | MeshError | Later[pb.BatchSpendResponse.Item]:
-    if isinstance(outcome, Asker):
-        return Later(partial(_late_answer, outcome), drop=outcome.leave)
-    return outcome if isinstance(outcome, MeshError) else _written(outcome)
 
 
 def _written(hold: Hold) -> pb.BatchSpendResponse.Item:

@@ -201,6 +201,7 @@ def budget_to_proto(budget: Budget) -> cost_pb2.Budget:
         overrun_nano_usd=budget.overrun,
         create_time=fields.timestamp_of(budget.created),
         name=budget.name,
+        project=budget.project or "",
         mode=cast(cost_pb2.BudgetMode.ValueType, int(budget.mode)),
         warn_at_percent=budget.warn_at,
         period=cast(cost_pb2.BudgetPeriod.ValueType, int(budget.period)),
@@ -238,6 +239,9 @@ def prices_to_proto(price: Price) -> list[cost_pb2.Price]:
 def alert_to_message(alert: BudgetAlert) -> tuple[str, bytes]:
     """Writes an alert as the subject and body of a message."""
     body = cost_pb2.BudgetAlert(
-        budget=budget_to_proto(alert.budget), cause=_CAUSES[alert.cause], create_time=fields.timestamp_of(alert.at)
+        budget=budget_to_proto(alert.budget),
+        cause=_CAUSES[alert.cause],
+        create_time=fields.timestamp_of(alert.at),
+        tenant_id=from_uuid("tenant", alert.budget.tenant),
     )
-    return f"comitia.cost.budget.{alert.cause}.v1", body.SerializeToString()
+    return f"comitia.cost.budget.{alert.cause}.v1.{alert.budget.tenant}", body.SerializeToString()

@@ -20,6 +20,7 @@ from services.cost.usecases.ledger_ports import (
     Sums,
 )
 from services.meshkit.content.proto import usage_to_proto
+from services.meshkit.core.access import BoundToProject
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.ids import from_uuid
 
@@ -40,38 +41,44 @@ _Asked = (
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
+# `bound_to` is the project that the caller is bound to, None for whoever is bound to none.
 
 
-def to_run_filter(run_id: str) -> str | None:
-    """Reads an optional run. Raises: Invalid."""
-    return fields.text_of(run_id, "run_id", most=_MOST_NAME) or None
+def to_events_filter(request: cost_service_pb2.ListCostEventsRequest, *, bound_to: str | None) -> CostFilter:
+    """Reads which charges to list. Raises: Invalid."""
+    return CostFilter(run_id=_run(request.run_id), project=bound_to)
 
 
-def to_summary_query(request: cost_service_pb2.GetCostSummaryRequest) -> tuple[SummaryQuery, int]:
-    """Reads what to add up, and into how many lines. Raises: Invalid."""
+def to_summary_query(
+    request: cost_service_pb2.GetCostSummaryRequest, *, bound_to: str | None
+) -> tuple[SummaryQuery, int]:
+    """Reads what to add up, and into how many lines. Raises: Invalid, BoundToProject."""
     by = _dimension(request.by) or Dimension.MODEL
     most = _most(request.max_lines, default=_MOST_LINES, most=_MOST_LINES)
-    return SummaryQuery(by=by, span=_span(request), only=_only(request)), most
+    return SummaryQuery(by=by, span=_span(request), only=_only(request, bound_to)), most
 
 
-def to_series_query(request: cost_service_pb2.GetCostSeriesRequest, *, now: datetime) -> tuple[SeriesQuery, int]:
-    """Reads what to add up by time, and into how many lines. Raises: Invalid."""
+def to_series_query(
+    request: cost_service_pb2.GetCostSeriesRequest, *, now: datetime, bound_to: str | None
+) -> tuple[SeriesQuery, int]:
+    """Reads what to add up by time, and into how many lines. Raises: Invalid, BoundToProject."""
     by = _dimension(request.by)
     step = _STEPS.get(request.step)
     if step is None:
         raise Invalid("step", "must be HOUR or DAY")
     most = _most(request.max_lines, default=_SERIES_LINES, most=_MOST_SERIES_LINES)
-    return SeriesQuery(by=by, step=step, span=stepped(_span(request), step, now=now), only=_only(request)), most
+    span = stepped(_span(request), step, now=now)
+    return SeriesQuery(by=by, step=step, span=span, only=_only(request, bound_to)), most
 
 
-def to_export_order(request: cost_service_pb2.ExportCostsRequest) -> ExportOrder:
-    """Reads what to export. Raises: Invalid."""
+def to_export_order(request: cost_service_pb2.ExportCostsRequest, *, bound_to: str | None) -> ExportOrder:
+    """Reads what to export. Raises: Invalid, BoundToProject."""
     form, detail = _FORMATS.get(request.format), _DETAILS.get(request.detail)
     if form is None:
         raise Invalid("format", "must be CSV or JSON")
     if detail is None:
         raise Invalid("detail", "must be one of DAY, HOUR, EVENT")
-    return ExportOrder(form=form, detail=detail, span=_span(request), only=_only(request))
+    return ExportOrder(form=form, detail=detail, span=_span(request), only=_only(request, bound_to))
 
 
 def _dimension(value: int) -> Dimension | None:
@@ -88,10 +95,17 @@ def _span(request: _Asked) -> Span:
     return Span(start, end)
 
 
-def _only(request: _Asked) -> CostFilter:
+def _run(run_id: str) -> str | None:
+    return fields.text_of(run_id, "run_id", most=_MOST_NAME) or None
+
+
+def _only(request: _Asked, bound_to: str | None) -> CostFilter:
+    project = fields.text_of(request.project, "project", most=_MOST_NAME) or bound_to
+    if bound_to is not None and project != bound_to:
+        raise BoundToProject(bound_to)
     return CostFilter(
-        run_id=to_run_filter(request.run_id),
-        project=fields.text_of(request.project, "project", most=_MOST_NAME) or None,
+        run_id=_run(request.run_id),
+        project=project,
         agent_name=fields.text_of(request.agent_name, "agent_name", most=_MOST_NAME) or None,
     )
 

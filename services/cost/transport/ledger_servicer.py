@@ -34,32 +34,32 @@ class LedgerServicer(LedgerServiceServicer):
 
     async def ListCostEvents(self, request: pb.ListCostEventsRequest, context: Context) -> pb.ListCostEventsResponse:
         size = clamp_page_size(request.page_size)
-        found = await self._ledger.page(
-            caller_of(context).principal.tenant,
-            run_id=convert.to_run_filter(request.run_id),
-            size=size + 1,
-            after=decode_time_place(request.page_token),
-        )
+        caller = caller_of(context)
+        only = convert.to_events_filter(request, bound_to=caller.bound_to)
+        after = decode_time_place(request.page_token)
+        found = await self._ledger.page(caller.principal.tenant, only, size=size + 1, after=after)
         page, more = one_page(found, size, lambda event: time_place(event.created, event.id))
         return pb.ListCostEventsResponse(
             cost_events=[convert.cost_event_to_proto(event) for event in page], next_page_token=more
         )
 
     async def GetCostSummary(self, request: pb.GetCostSummaryRequest, context: Context) -> pb.GetCostSummaryResponse:
-        query, most = convert.to_summary_query(request)
-        return convert.summary_to_proto(
-            await self._ledger.summary(caller_of(context).principal.tenant, query, most_lines=most)
-        )
+        caller = caller_of(context)
+        query, most = convert.to_summary_query(request, bound_to=caller.bound_to)
+        return convert.summary_to_proto(await self._ledger.summary(caller.principal.tenant, query, most_lines=most))
 
     async def GetCostSeries(self, request: pb.GetCostSeriesRequest, context: Context) -> pb.GetCostSeriesResponse:
-        query, most = convert.to_series_query(request, now=self._clock.now())
-        lines = await self._ledger.series(caller_of(context).principal.tenant, query, most_lines=most)
+        caller = caller_of(context)
+        query, most = convert.to_series_query(request, now=self._clock.now(), bound_to=caller.bound_to)
+        lines = await self._ledger.series(caller.principal.tenant, query, most_lines=most)
         return convert.series_to_proto(lines, query)
 
     async def ExportCosts(
         self, request: pb.ExportCostsRequest, context: Context
     ) -> AsyncGenerator[pb.ExportCostsResponse]:
-        pieces = self._export_costs(caller_of(context).principal.tenant, convert.to_export_order(request))
+        caller = caller_of(context)
+        order = convert.to_export_order(request, bound_to=caller.bound_to)
+        pieces = self._export_costs(caller.principal.tenant, order)
         async with aclosing(pieces):
             async for piece in pieces:
                 yield pb.ExportCostsResponse(data=piece)

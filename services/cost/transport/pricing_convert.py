@@ -5,7 +5,7 @@ from typing import Final, cast
 from comitia.cost.v1 import cost_service_pb2, price_list_pb2
 from services.cost.domain.price_rows import ListFormat
 from services.cost.domain.price_table import Supersession
-from services.cost.domain.repricing import Repricing
+from services.cost.domain.repricing import Repriced
 from services.cost.domain.unknown_price import UnknownPrice, UnknownPriceRule
 from services.cost.transport import fields
 from services.cost.transport.convert import prices_to_proto
@@ -56,10 +56,11 @@ def to_reprice_order(request: cost_service_pb2.RepriceEventsRequest) -> RepriceO
     end = fields.time_of(request.end_time, "end_time") if request.HasField("end_time") else None
     if end is not None and end <= start:
         raise Invalid("end_time", "must be after start_time")
-    return RepriceOrder(start=start, end=end, note=fields.text_of(request.note, "note", most=_MOST_NOTE))
+    told = fields.text_of(request.note, "note", most=_MOST_NOTE)
+    return RepriceOrder(start=start, end=end, note=told, unpriced=request.unpriced)
 
 
-def repriced_to_proto(repricing: Repricing) -> cost_service_pb2.RepriceEventsResponse:
+def repriced_to_proto(repriced: Repriced) -> cost_service_pb2.RepriceEventsResponse:
     """Writes the difference per model."""
     return cost_service_pb2.RepriceEventsResponse(
         models=[
@@ -70,11 +71,11 @@ def repriced_to_proto(repricing: Repricing) -> cost_service_pb2.RepriceEventsRes
                 before_nano_usd=one.before,
                 after_nano_usd=one.after,
             )
-            for one in repricing.models[:_MOST_SHOWN]
+            for one in repriced.models[:_MOST_SHOWN]
         ],
-        event_count=len(repricing.steps),
-        before_nano_usd=sum(before.charged for before, _ in repricing.steps),
-        after_nano_usd=sum(after.charged for _, after in repricing.steps),
+        event_count=repriced.events,
+        before_nano_usd=repriced.before,
+        after_nano_usd=repriced.after,
     )
 
 

@@ -18,22 +18,29 @@ class CreateBudget:
         self._clock = clock
         self._ids = ids
 
-    async def __call__(self, tenant: TenantId, run_id: str, limit: NanoUsd) -> Budget:
-        """Makes the budget, or gives the one that the run has with the same limit.
+    async def __call__(self, tenant: TenantId, run_id: str, limit: NanoUsd, project: str | None = None) -> Budget:
+        """Makes the budget, or gives the one that the run has with the same limit and project.
 
-        Raises: BudgetExists: the run has one with another limit.
+        Args:
+            project: of the run, empty for one of none; None: the caller does not say.
+        Raises: BudgetExists: the run has one with another limit or project.
         """
+        now = self._clock.now()
         wanted = Budget(
             id=BudgetId(self._ids.uuid()),
             tenant=tenant,
             scope=BudgetScope.RUN,
             run_id=run_id,
+            project=project,
             limit=limit,
-            created=self._clock.now(),
+            counted_from=now,
+            created=now,
         )
-        note(target=from_uuid("budget", wanted.id), details={"run_id": run_id, "limit_nano_usd": limit})
+        told = {"project": project} if project else {}
+        note(target=from_uuid("budget", wanted.id), details={"run_id": run_id, "limit_nano_usd": limit, **told})
         budget = await self._budgets.add_budget(wanted)
-        if budget.limit != limit:
+        # Releases before say no project, whether they make the budget or ask for it again.
+        if budget.limit != limit or len({project, budget.project} - {None}) > 1:
             note(target=from_uuid("budget", budget.id))
-            raise BudgetExists(run_id, limit=budget.limit)
+            raise BudgetExists(run_id, limit=budget.limit, project=budget.project)
         return budget

@@ -7,7 +7,7 @@ it waits for has changed in this process, and now and then because other replica
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from math import inf
 from operator import attrgetter
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Final, Protocol, Self
 from services.cost.domain.errors import BudgetExhausted, TooManyWaiting
 from services.cost.domain.hold import Hold
 from services.cost.domain.hold_lines import HoldLines, Place, RequestKey
+from services.cost.usecases.detour import Detour
 from services.cost.usecases.report import report_refusals
 from services.cost.usecases.spend import Abandon, Operation, Outcome, Reserve, Spend, digest_of
 from services.meshkit.core.clock import Clock
@@ -119,17 +120,19 @@ class Wait:
 
 #: What a group commits: an operation, a request that may wait, one that waits, or the end of an orphaned hold.
 Item = Operation | Asker | Wait
+#: An item that waits apart for rows that are locked.
+Behind = Detour[Item, Hold | Asker]
 _WAITING: Final = (Asker, Wait)
 
 
 class Group(Protocol):
     """A group commit of items; `meshkit.batching.GroupCommit` is one."""
 
-    async def submit(self, item: Item) -> Hold | Asker:
+    async def submit(self, item: Item) -> Hold | Asker | Behind:
         """Raises: MeshError: this item was refused."""
         ...
 
-    async def submit_many(self, items: Sequence[Item]) -> Sequence[Hold | Asker | MeshError]:
+    async def submit_many(self, items: Sequence[Item]) -> Sequence[Hold | Asker | Behind | MeshError]:
         """Gives what became of each, in order. Raises: MeshError: nothing could be decided."""
         ...
 
@@ -163,6 +166,7 @@ class HoldQueue:
         self._of_tenant: Counter[TenantId] = Counter()
         self._asking = 0
         self._orphans: list[Hold] = []
+        self._behind: set[asyncio.Task[None]] = set()
         self._someone = asyncio.Event()
         self._poll = False
         self._closing = False
@@ -194,19 +198,20 @@ class HoldQueue:
         (retry, tick), self._tasks = self._tasks, []
         tick.cancel()
         await asyncio.gather(retry, tick, return_exceptions=True)
-        while self._orphans:
+        while self._orphans or self._behind:
             await self._free_orphans()
+            await asyncio.gather(*self._behind)
 
     def asker(self, order: Reserve) -> Asker:
         """Takes a request on that may wait: give it to the group, and have it leave in the end."""
         return Asker(self, order, self._clock.monotonic())
 
-    async def commit(self, items: Sequence[Item]) -> Sequence[Outcome | Asker]:
-        """Carries out a group of items. See `Spend`."""
+    async def commit(self, items: Sequence[Item], *, patiently: bool = False) -> Sequence[Outcome | Asker]:
+        """Carries out a group of items. See `Spend`; groups of other tenants may be carried out meanwhile."""
         now = self._clock.monotonic()
         late = {index: error for index, item in enumerate(items) if (error := _too_late(item, now)) is not None}
         alive = [item for index, item in enumerate(items) if index not in late] if late else items
-        decided = await self._spend.decide([_operation(item) for item in alive])
+        decided = await self._spend.decide([_operation(item) for item in alive], patiently=patiently)
         outcomes: list[Outcome | Asker] = [
             self._after(item, outcome, now) if isinstance(item, _WAITING) else outcome
             for item, outcome in zip(alive, decided.outcomes, strict=True)
@@ -241,7 +246,7 @@ class HoldQueue:
                 self._forget(wait)
 
     def _after(self, item: Asker | Wait, outcome: Outcome, now: float) -> Outcome | Asker:
-        """Gives or keeps a place in line. Nothing else is decided before this is done."""
+        """Gives or keeps a place in line. Nothing else of this tenant is decided before this is done."""
         if isinstance(outcome, BudgetExhausted) and outcome.held_back is not None:
             return self._kept(item, outcome) if isinstance(item, Wait) else self._parked(item, outcome, now)
         if isinstance(item, Wait):
@@ -358,7 +363,7 @@ class HoldQueue:
             places = self._lines.due(self._clock.now())
             if polled:
                 places = sorted({*places, *self._lines.firsts(_MOST_POLLED)}, key=attrgetter("number"))
-            waits = [self._waits[place.key] for place in places]
+            waits = [wait for place in places if not (wait := self._waits[place.key]).trying]
             for wait in waits:
                 wait.trying = True
             await asyncio.gather(self._try(waits), self._free_orphans())
@@ -366,23 +371,46 @@ class HoldQueue:
     async def _try(self, waits: Sequence[Wait]) -> None:
         outcomes = await self._submitted(waits)
         for wait, outcome in zip(waits, outcomes, strict=True):
-            wait.trying = False
-            if wait.place.key not in self._waits:
-                continue
-            if isinstance(outcome, MeshError) and not isinstance(outcome, BudgetExhausted):
-                # The group failed as a whole: nobody had a place taken away.
-                self._end(wait, outcome)
-            elif not wait.askers:
-                self._forget(wait)
+            if isinstance(outcome, Detour):
+                self._follow(self._try_behind(wait, outcome))
+            else:
+                self._tried(wait, outcome)
+
+    async def _try_behind(self, wait: Wait, detour: Behind) -> None:
+        self._tried(wait, await detour.outcome())
+        # News that came meanwhile passed it by.
+        self._poll = True
+        self._news.set()
+
+    def _tried(self, wait: Wait, outcome: Hold | Asker | MeshError) -> None:
+        wait.trying = False
+        if wait.place.key not in self._waits:
+            return
+        if isinstance(outcome, MeshError) and not isinstance(outcome, BudgetExhausted):
+            # The group failed as a whole: nobody had a place taken away.
+            self._end(wait, outcome)
+        elif not wait.askers:
+            self._forget(wait)
+
+    def _follow(self, later: Coroutine[None, None, None]) -> None:
+        """Has one who waits apart looked after without the others waiting for it."""
+        task = asyncio.create_task(later, name=f"{NAME}-behind")
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
 
     async def _free_orphans(self) -> None:
         orphans, self._orphans = self._orphans, []
         outcomes = await self._submitted([Abandon(tenant=hold.tenant, hold=hold.id, made=hold) for hold in orphans])
         for hold, outcome in zip(orphans, outcomes, strict=True):
-            if isinstance(outcome, MeshError):
-                log.warning("a hold that nobody waits for is left to expire", hold_id=str(hold.id), error=str(outcome))
+            if isinstance(outcome, Detour):
+                self._follow(self._free_behind(hold, outcome))
+            else:
+                _freed(hold, outcome)
 
-    async def _submitted(self, items: Sequence[Item]) -> Sequence[Hold | Asker | MeshError]:
+    async def _free_behind(self, hold: Hold, detour: Behind) -> None:
+        _freed(hold, await detour.outcome())
+
+    async def _submitted(self, items: Sequence[Item]) -> Sequence[Hold | Asker | Behind | MeshError]:
         if not items or self._group is None:
             return ()
         try:
@@ -392,6 +420,16 @@ class HoldQueue:
         except Exception:  # a consumer loop: those who wait get it, the loop goes on
             log.exception("a group of waiting calls failed")
             return [Internal("deciding a group of calls failed")] * len(items)
+
+
+def tenant_of(item: Item) -> TenantId:
+    """Gives whose rows an item is about."""
+    return item.order.tenant if isinstance(item, _WAITING) else item.tenant
+
+
+def _freed(hold: Hold, outcome: Hold | Asker | MeshError) -> None:
+    if isinstance(outcome, MeshError):
+        log.warning("a hold that nobody waits for is left to expire", hold_id=str(hold.id), error=str(outcome))
 
 
 def _operation(item: Item) -> Operation:

@@ -118,7 +118,7 @@ class LedgerReader(Protocol):
     """Reads cost events of one tenant, and their sums."""
 
     async def page(
-        self, tenant: TenantId, *, run_id: str | None, size: int, after: tuple[datetime, UUID] | None
+        self, tenant: TenantId, only: CostFilter, *, size: int, after: tuple[datetime, UUID] | None
     ) -> list[CostEvent]:
         """Lists entries, newest first, from the one after `after` on."""
         ...
@@ -170,6 +170,10 @@ class Rollups(Protocol):
 
         0: all are in, those of transactions that have not ended aside, or another replica is at it.
         """
+        ...
+
+    async def now(self) -> datetime:
+        """Gives the time of the database, the same for all replicas."""
         ...
 
     async def keep_from(self, moment: datetime) -> None:

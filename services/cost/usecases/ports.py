@@ -4,9 +4,10 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope
 from services.cost.domain.hold import HoldId
 from services.cost.domain.node import NodeKey
@@ -14,7 +15,6 @@ from services.cost.domain.price import Price
 from services.cost.domain.spend_book import Changes, SpendBook
 from services.meshkit.content import CallContext
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.money import NanoUsd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,10 @@ class UnitOfWork(Protocol):
     """One transaction. Leaving it without `commit` rolls everything back."""
 
     async def load(self, needs: SpendNeeds, *, now: datetime) -> SpendBook:
-        """Locks the rows, budgets first and each kind in id order, and gives them as a book. Call it once."""
+        """Locks the rows, budgets first and each kind in id order, and gives them as a book. Call it once.
+
+        Whoever names nodes waits for others who do, so that a node is made once.
+        """
         ...
 
     async def save(self, changes: Changes) -> None:
@@ -54,8 +57,10 @@ class UnitOfWork(Protocol):
         """Counts the tenant's nodes that stand beside calls. Exact once the tenant's own budget is loaded."""
         ...
 
-    async def took_quota(self, tenant: TenantId, quota: NanoUsd) -> bool:
-        """Notes the quota that the tenant's own budget is limited to; False when it was that before. 0 is none."""
+    async def charged(self, tenant: TenantId, budget: BudgetId, since: datetime) -> Amounts | None:
+        """Counts in the ledger what was charged to a budget since a moment; None: too much to count. Exact once the
+        budget is loaded.
+        """
         ...
 
     async def claim_once(self) -> None:
@@ -137,6 +142,16 @@ class BeginSweep(Protocol):
     def __call__(self) -> AbstractAsyncContextManager[Sweep]: ...
 
 
+class TreeRows(NamedTuple):
+    """The budgets of a tree, and what is not among them."""
+
+    budgets: list[Budget]
+    #: True when there are older runs.
+    more_runs: bool
+    #: Budgets of steps of older runs.
+    steps_left_out: int
+
+
 class BudgetReader(Protocol):
     """Reads budgets of one tenant."""
 
@@ -154,8 +169,11 @@ class BudgetReader(Protocol):
         """Lists budgets, newest first, from the one after `after` on; of one scope or of all."""
         ...
 
-    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]:
-        """Lists the tenant's own budget, all its nodes, and the budgets of its newest runs, in no order."""
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> TreeRows:
+        """Lists the tenant's own budget, all its nodes, and the budgets of its newest runs, in no order.
+
+        Steps of runs that have a budget and are not among these are left out with them.
+        """
         ...
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from services.cost.domain.price_book import PriceBook
-from services.cost.domain.repricing import Repricing
+from services.cost.domain.repricing import Repriced
 from services.cost.domain.rollup import Span
 from services.cost.usecases.prices import CurrentPrices
 from services.meshkit.core.audit import note
@@ -19,12 +19,23 @@ log = logger(__name__)
 class Repricer(Protocol):
     """Finds charges whose price has changed since, and writes them anew."""
 
-    async def differences(self, tenant: TenantId, span: Span, book: PriceBook) -> Repricing:
-        """Tells what would change. Raises: Invalid: too many charges."""
+    async def differences(self, tenant: TenantId, span: Span, book: PriceBook, *, unpriced: bool) -> Repriced:
+        """Tells what would change.
+
+        Args:
+            unpriced: take charges at a ceiling only; those are all known, however old.
+        Raises: Invalid: too many charges, or a time of which holds are gone.
+        """
         ...
 
-    async def apply(self, tenant: TenantId, span: Span, book: PriceBook, *, note: str, now: datetime) -> Repricing:
-        """Writes all of it in one transaction, or nothing. Raises: Invalid: too many charges."""
+    async def apply(
+        self, tenant: TenantId, span: Span, book: PriceBook, *, unpriced: bool, note: str, now: datetime
+    ) -> Repriced:
+        """Writes it in short transactions, between which others spend; a repeat goes on where it was broken off.
+
+        Returns: what all of them did, those of the same request before a break included.
+        Raises: what `differences` raises.
+        """
         ...
 
 
@@ -35,6 +46,8 @@ class RepriceOrder:
     start: datetime
     end: datetime | None
     note: str
+    #: Only charges at a ceiling.
+    unpriced: bool = False
 
 
 class RepriceEvents:
@@ -45,19 +58,26 @@ class RepriceEvents:
         self._prices = prices
         self._clock = clock
 
-    async def show(self, tenant: TenantId, order: RepriceOrder) -> Repricing:
+    async def show(self, tenant: TenantId, order: RepriceOrder) -> Repriced:
         """Tells what would change, and changes nothing."""
         await self._prices.refresh()
-        return await self._repricer.differences(tenant, Span(order.start, order.end), self._prices.book)
+        span = Span(order.start, order.end)
+        return await self._repricer.differences(tenant, span, self._prices.book, unpriced=order.unpriced)
 
-    async def __call__(self, tenant: TenantId, order: RepriceOrder) -> Repricing:
+    async def __call__(self, tenant: TenantId, order: RepriceOrder) -> Repriced:
         """Takes charges back and writes them at their new price; budgets follow."""
         await self._prices.refresh()
         span = Span(order.start, order.end)
         end = order.end.isoformat() if order.end else ""
-        note(target="charges", details={"start_time": order.start.isoformat(), "end_time": end, "note": order.note})
+        only = {"unpriced": True} if order.unpriced else {}
+        note(
+            target="charges",
+            details={"start_time": order.start.isoformat(), "end_time": end, "note": order.note, **only},
+        )
         why = f"re-priced: {order.note}" if order.note else "re-priced"
-        done = await self._repricer.apply(tenant, span, self._prices.book, note=why, now=self._clock.now())
-        if done.steps:
-            log.info("charges re-priced", charges=len(done.steps))
+        done = await self._repricer.apply(
+            tenant, span, self._prices.book, unpriced=order.unpriced, note=why, now=self._clock.now()
+        )
+        if done.events:
+            log.info("charges re-priced", charges=done.events)
         return done

@@ -1,7 +1,6 @@
 """Changes the limit of a budget."""
 
 from services.cost.domain.budget import Budget, BudgetId, tenant_budget_id
-from services.cost.domain.spend_book import SpendBook
 from services.cost.usecases.ports import BeginWork, LastSeen, SpendNeeds
 from services.cost.usecases.report import report
 from services.meshkit.core.audit import note
@@ -10,7 +9,6 @@ from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.core.money import NanoUsd
-from services.meshkit.core.tenant import KnowsTenants, QuotaExceeded, rules_of
 
 
 class SetBudgetLimit:
@@ -20,10 +18,9 @@ class SetBudgetLimit:
     before anything is refused, the same rules decide it on the locked row.
     """
 
-    def __init__(self, *, begin: BeginWork, last_seen: LastSeen, tenants: KnowsTenants, clock: Clock) -> None:
+    def __init__(self, *, begin: BeginWork, last_seen: LastSeen, clock: Clock) -> None:
         self._begin = begin
         self._last_seen = last_seen
-        self._tenants = tenants
         self._clock = clock
 
     async def __call__(self, tenant: TenantId, budget: BudgetId, limit: NanoUsd) -> Budget:
@@ -42,7 +39,7 @@ class SetBudgetLimit:
         if book is None:
             return None
         try:
-            changed = self._limited(book, tenant, budget, limit)
+            changed = book.set_limit(tenant, budget, limit)
         except MeshError:
             return None
         changes = book.changes()
@@ -58,17 +55,10 @@ class SetBudgetLimit:
         async with self._begin((tenant,)) as work:
             await work.claim_once()
             book = await work.load(needs, now=self._clock.now())
-            changed = self._limited(book, tenant, budget, limit)
+            changed = book.set_limit(tenant, budget, limit)
             changes = book.changes()
             await work.save(changes)
             await work.keep_once(changed)
             await work.commit()
         report(changes)
-        return changed
-
-    def _limited(self, book: SpendBook, tenant: TenantId, budget: BudgetId, limit: NanoUsd) -> Budget:
-        changed = book.set_limit(tenant, budget, limit)
-        quota = rules_of(self._tenants, tenant).quotas.max_cost_nano_usd
-        if budget == tenant_budget_id(tenant) and quota and limit > quota:
-            raise QuotaExceeded("max_cost_nano_usd", limit=quota, used=changed.spent + changed.held)
         return changed

@@ -127,12 +127,17 @@ class Spend:
 
     A frame is first decided on the rows as they were last seen, and written in one round trip if they are still so.
     When they are not, were not seen, or something is refused, the same rules decide it on locked rows.
+
+    Args:
+        begin: opens a transaction that waits for locks for a moment only.
+        begin_patiently: opens one that waits for them longer.
     """
 
     def __init__(
         self,
         *,
         begin: BeginWork,
+        begin_patiently: BeginWork,
         last_seen: LastSeen,
         prices: CurrentPrices,
         unknown: UnknownPrices,
@@ -141,6 +146,7 @@ class Spend:
         ids: IdSource,
     ) -> None:
         self._begin = begin
+        self._begin_patiently = begin_patiently
         self._last_seen = last_seen
         self._prices = prices
         self._unknown = unknown
@@ -148,10 +154,13 @@ class Spend:
         self._clock = clock
         self._ids = ids
 
-    async def decide(self, operations: Sequence[Operation]) -> Decided:
+    async def decide(self, operations: Sequence[Operation], *, patiently: bool = False) -> Decided:
         """Carries out operations in order; gives one outcome each.
 
-        Raises: MeshError: the transaction failed as a whole, and nothing of it happened.
+        Args:
+            patiently: wait for locks that others have.
+        Raises: Conflict: rows were locked by others for longer. MeshError: the transaction failed as a whole. In either
+            case nothing of it happened.
         Concurrency: budgets are locked first, in id order, then holds, so frames never deadlock.
         """
         now = self._clock.now()
@@ -160,7 +169,10 @@ class Spend:
             wanted = await self._at_ceilings(operations, wanted, now)
         needs = _needs(operations, wanted)
         orders = list(zip(operations, wanted, strict=True))
-        decided = await self._at_once(orders, needs, now) or await self._under_locks(orders, needs, now)
+        decided = None if patiently else await self._at_once(orders, needs, now)
+        if decided is None:
+            begin = self._begin_patiently if patiently else self._begin
+            decided = await self._under_locks(begin, orders, needs, now)
         await _committed(decided.changes)
         return decided
 
@@ -180,8 +192,10 @@ class Spend:
         written = await self._last_seen.write_if_unchanged(needs.tenants, changes)
         return Decided(outcomes=outcomes, changes=changes) if written else None
 
-    async def _under_locks(self, orders: Sequence[Order], needs: SpendNeeds, now: datetime) -> Decided:
-        async with self._begin(needs.tenants) as work:
+    async def _under_locks(
+        self, begin: BeginWork, orders: Sequence[Order], needs: SpendNeeds, now: datetime
+    ) -> Decided:
+        async with begin(needs.tenants) as work:
             book = await work.load(needs, now=now)
             await self._prices.ensure(book.pinned_prices())
             outcomes = self._decided(book, orders)

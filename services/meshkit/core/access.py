@@ -23,14 +23,14 @@ class RelationMissing(PermissionDenied):
 
 
 class BoundToProject(PermissionDenied):
-    """The caller's identity is bound to one project, and the call concerns the whole tenant."""
+    """The caller's identity is bound to one project, and the call concerns the whole tenant or another project."""
 
     reason = "BOUND_TO_PROJECT"
 
     def __init__(self, project: str) -> None:
         super().__init__(
-            f"your identity is bound to the project {project!r}, and this concerns the whole tenant; "
-            "ask somebody who is not bound",
+            f"your identity is bound to the project {project!r}, and this concerns the whole tenant or another "
+            "project; ask somebody who is not bound",
             project=project,
         )
 

@@ -56,3 +56,11 @@ class Caller:
     principal: Principal
     #: Name of the calling service, proven by its workload assertion; None for an outside caller.
     peer: str | None = None
+
+    @property
+    def bound_to(self) -> str | None:
+        """Project outside of which nothing is there for this caller; None: it is bound to none.
+
+        A service that acts for a run does what the run needs, such as remembering; the run was let in.
+        """
+        return None if self.peer is not None and self.principal.run_id is not None else self.principal.project

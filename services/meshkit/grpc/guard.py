@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from services.meshkit.core.access import BoundToProject
 from services.meshkit.core.errors import Internal, PermissionDenied
-from services.meshkit.core.identity import Principal, Role, TenantId
+from services.meshkit.core.identity import Caller, Principal, Role, TenantId
 from services.meshkit.core.permissions import ROLE_PERMISSIONS, permissions_of
 from services.meshkit.grpc.client_address import UNKNOWN, ClientAddresses, Connection, is_within
 from services.meshkit.grpc.identity import (
@@ -258,14 +258,13 @@ def check_permission(principal: Principal, guard: Guard) -> None:
 def check_project(admitted: Admitted, guard: Guard) -> None:
     """Raises BoundToProject for what concerns the whole tenant, asked for by somebody who is bound to one project.
 
-    Like scopes it binds at the doors where callers knock. A service that acts for a run does what the run needs, such
-    as remembering; the run was let in.
+    Like scopes it binds at the doors where callers knock.
     """
-    principal = admitted.principal
-    if principal is None or principal.project is None or guard.of_project or guard.peers:
+    if admitted.principal is None or guard.of_project or guard.peers:
         return
-    if admitted.peer is None or principal.run_id is None:
-        raise BoundToProject(principal.project)
+    bound = Caller(principal=admitted.principal, peer=admitted.peer).bound_to
+    if bound is not None:
+        raise BoundToProject(bound)
 
 
 def check_certificate(peer: str, names: Collection[str]) -> None:

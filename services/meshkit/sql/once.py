@@ -3,6 +3,8 @@
 A repository calls both around what it writes. Without a `request_id` they do nothing.
 """
 
+from dataclasses import replace
+
 from services.meshkit.core.once import AnsweredBefore, Once, current_once
 from services.meshkit.crypto.keyring import KeyRing
 from services.meshkit.sql.request_ids import RequestKey, claim, keep
@@ -39,6 +41,28 @@ async def keep_once(scope: Scope | DriverScope, made: object, *, keys: KeyRing |
     answer = this.answer(made)
     sealed = answer if keys is None else await keys.seal(this.tenant, answer, aad=place_of(this))
     await keep(scope, key_of(this), sealed)
+
+
+async def resume_once(scope: Scope | DriverScope) -> bytes | None:
+    """Gives how far the running request came in transactions before, None at its beginning or without an id.
+
+    For work of several transactions, each of which resumes it first and keeps its progress; the last keeps its answer.
+
+    Raises: RequestIdReused; RequestInProgress: a transaction of it is at work.
+    """
+    this = current_once()
+    return None if this is None else await claim(scope, _progress_of(this), this.body)
+
+
+async def keep_progress(scope: Scope | DriverScope, progress: bytes) -> None:
+    """Keeps how far the running request came, if it has an id, after `resume_once` in the same transaction."""
+    this = current_once()
+    if this is not None:
+        await keep(scope, _progress_of(this), progress)
+
+
+def _progress_of(once: Once) -> RequestKey:
+    return replace(key_of(once), method=f"{once.method}#progress")
 
 
 def key_of(once: Once) -> RequestKey:

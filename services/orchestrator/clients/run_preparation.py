@@ -21,9 +21,9 @@ class RunPreparation:
         self._budgets = cost_service_pb2_grpc.BudgetServiceStub(cost)
         self._identity = identity_service_pb2_grpc.IdentityServiceStub(gateway)
 
-    async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd) -> str:
+    async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd, *, project: str) -> str:
         """See `Neighbours.open_budget`."""
-        request = cost_service_pb2.CreateBudgetRequest(run_id=run_id, limit_nano_usd=limit)
+        request = cost_service_pb2.CreateBudgetRequest(run_id=run_id, limit_nano_usd=limit, project=project)
         with remote_errors():
             answer = await self._budgets.CreateBudget(
                 request, timeout=_SECONDS, metadata=call_metadata(caller.principal)

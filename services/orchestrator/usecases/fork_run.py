@@ -25,7 +25,7 @@ from services.orchestrator.record.forking import FirstFacts, Place, RecordedAnsw
 from services.orchestrator.record.pins import Changes, Own, Policy, changed, owned, seen_of, wanted_versions
 from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Bundles, Neighbours, Runs
 from services.orchestrator.usecases.recorded_runs import RecordedRun, RecordedRuns, labels_of
-from services.orchestrator.usecases.run_access import RunAccess
+from services.orchestrator.usecases.run_access import PROJECT, RunAccess
 from services.orchestrator.usecases.run_input import check_schema, check_size
 
 MAX_CHANGED_AGENTS: Final = 16
@@ -172,7 +172,9 @@ class ForkRun:
         own = Own(
             run_id=run_id,
             grant_id=grant_id,
-            budget_id=await self._neighbours.open_budget(caller, run_id, NanoUsd(limit)),
+            budget_id=await self._neighbours.open_budget(
+                caller, run_id, NanoUsd(limit), project=labels_of(shared.first.run_started).get(PROJECT, "")
+            ),
             max_cost=limit,
             forked_from=spec.run_id,
             at_sequence=shared.at_sequence,

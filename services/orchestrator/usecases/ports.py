@@ -60,8 +60,12 @@ class WorkflowStore(Protocol):
 class Neighbours(Protocol):
     """What has to stand at the neighbours before a run begins."""
 
-    async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd) -> str:
-        """Makes the run's budget at cost; gives its id. Idempotent per run."""
+    async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd, *, project: str) -> str:
+        """Makes the run's budget at cost, below that of its project; gives its id. Idempotent per run.
+
+        Args:
+            project: empty for a run of none.
+        """
         ...
 
     async def issue_grant(self, caller: Caller, run_id: str) -> str:

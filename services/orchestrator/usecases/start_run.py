@@ -15,7 +15,7 @@ from services.orchestrator.usecases.estimate_message import estimate_message
 from services.orchestrator.usecases.pin_workflow import PinnedWorkflow, PinWorkflow
 from services.orchestrator.usecases.ports import Neighbours, Runs
 from services.orchestrator.usecases.preflight import Cleared, Preflight
-from services.orchestrator.usecases.run_access import RunAccess
+from services.orchestrator.usecases.run_access import PROJECT, RunAccess
 from services.orchestrator.usecases.run_input import check_schema, check_size
 from services.orchestrator.usecases.run_started import run_started
 
@@ -81,7 +81,9 @@ class StartRun:
         # The budget comes last: the tenant sees it. What fails after it, if only by a crash, leaves a budget of which
         # nothing can ever be spent, for no run has its id.
         grant_id = await self._neighbours.issue_grant(command.caller, run_id)
-        asked.budget_id = await self._neighbours.open_budget(command.caller, run_id, spec.max_cost or DEFAULT_MAX_COST)
+        asked.budget_id = await self._neighbours.open_budget(
+            command.caller, run_id, spec.max_cost or DEFAULT_MAX_COST, project=spec.metadata.get(PROJECT, "")
+        )
         started = run_started(asked, pinned, grant_id=grant_id, model=cleared.degraded_to or spec.model)
         run = OwnedRun(tenant=command.caller.principal.tenant, run_id=run_id, grant_id=grant_id, shard=shard_of(run_id))
         return as_run(await self._runs.start(command.key, run, started))

@@ -16,7 +16,7 @@ from services.orchestrator.programs import dialogue
 from services.orchestrator.usecases.estimate_message import estimate_message
 from services.orchestrator.usecases.ports import AgentFacts, AgentStore, Neighbours, Runs
 from services.orchestrator.usecases.preflight import Preflight
-from services.orchestrator.usecases.run_access import RunAccess
+from services.orchestrator.usecases.run_access import PROJECT, RunAccess
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,9 @@ class StartSession:
         # The budget comes last: the tenant sees it. What fails after it, if only by a crash, leaves a budget of which
         # nothing can ever be spent, for no run has its id.
         grant_id = await self._neighbours.issue_grant(command.caller, run_id)
-        started.session.budget_id = await self._neighbours.open_budget(command.caller, run_id, limit)
+        started.session.budget_id = await self._neighbours.open_budget(
+            command.caller, run_id, limit, project=spec.metadata.get(PROJECT, "")
+        )
         started.session.session_id, started.grant_id = run_id, grant_id
         started.model_override = cleared.degraded_to or spec.model
         started.prompts.update(self._prompts)

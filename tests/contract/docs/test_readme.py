@@ -11,10 +11,11 @@ import typer
 
 from comitia_sdk.cli.main import app
 from services.inference.settings import InferenceSettings
-from tests.support.readme import CHECKOUT, README, Snippet, snippets
+from tests.support.readme import BUDGETS, CHECKOUT, README, Snippet, snippets
 
 PAGES = [README, CHECKOUT / "CHANGELOG.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 SNIPPETS = snippets()
+OF_BUDGETS = snippets(BUDGETS)
 _LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
@@ -25,6 +26,11 @@ def test_each_snippet_says_how_it_is_run() -> None:
     assert all(snippet.shows for snippet in SNIPPETS if snippet.run in ("mesh", "provider", "own-key"))
 
 
+def test_each_snippet_on_budgets_runs_on_a_mesh() -> None:
+    assert {snippet.run for snippet in OF_BUDGETS} == {"mesh"}
+    assert all(snippet.shows for snippet in OF_BUDGETS)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     links = [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if "://" not in link]
@@ -32,7 +38,7 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.name)
+@pytest.mark.parametrize("snippet", [*SNIPPETS, *OF_BUDGETS], ids=lambda snippet: snippet.name)
 def test_snippets_can_be_read(snippet: Snippet) -> None:
     if snippet.language == "python":
         ast.parse(snippet.code)

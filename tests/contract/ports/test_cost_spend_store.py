@@ -9,11 +9,13 @@ from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, Warned, tenant_budget_id
+from services.cost.domain.amounts import NONE
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, Warned, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, HoldFenced, HoldNotFound, NodeNotFound
 from services.cost.domain.hold import Hold, HoldState
@@ -21,13 +23,16 @@ from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.price import Price
 from services.cost.domain.spend_book import AlertCause, SpendBook
+from services.cost.domain.terms import BudgetMode, Terms, TermsChange
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.tables import METADATA
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.convert import alert_to_message
-from services.cost.usecases.ports import LastSeen, RunBudgets, SpendNeeds, Sweep, UnitOfWork
+from services.cost.usecases.ledger_ports import CostFilter
+from services.cost.usecases.ports import LastSeen, RunBudgets, SpendNeeds, Sweep, TreeRows, UnitOfWork
 from services.meshkit.content import Usage
+from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.core.money import NanoUsd
@@ -50,7 +55,7 @@ class Store(LastSeen, RunBudgets, Protocol):
     async def page(
         self, tenant: TenantId, *, size: int, after: Any, scope: BudgetScope | None = None
     ) -> list[Budget]: ...
-    async def tree(self, tenant: TenantId, *, most_runs: int) -> list[Budget]: ...
+    async def tree(self, tenant: TenantId, *, most_runs: int) -> TreeRows: ...
     async def entries(self, tenant: TenantId) -> list[CostEvent]: ...
 
 
@@ -66,7 +71,7 @@ class PostgresStore:
         self._ledger = ledger
 
     async def entries(self, tenant: TenantId) -> list[CostEvent]:
-        return (await self._ledger.page(tenant, run_id=None, size=100, after=None))[::-1]
+        return (await self._ledger.page(tenant, CostFilter(), size=100, after=None))[::-1]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -81,6 +86,7 @@ async def postgres_store(urls: DatabaseUrls) -> AsyncIterator[PostgresStore]:
     async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
         spending = SpendStore(
             app=app,
+            hasty=app,
             maintenance=maintenance,
             ids=SystemIds(),
             tenant_limit=NanoUsd(1000),
@@ -218,11 +224,37 @@ async def test_a_run_has_one_budget(store: Store, tenant: TenantId) -> None:
             scope=BudgetScope.RUN,
             run_id="run_1",
             limit=NanoUsd(limit),
+            counted_from=NOON,
             created=NOON,
         )
         made.append(await store.add_budget(wanted))
     assert made[0] == made[1]
     assert await store.page(tenant, size=10, after=None) == [made[0]]
+
+
+async def test_a_runs_budget_keeps_the_project_and_takes_calls_of_no_other(store: Store, tenant: TenantId) -> None:
+    runs = [
+        await store.add_budget(
+            Budget(
+                id=BudgetId(uuid4()),
+                tenant=tenant,
+                scope=BudgetScope.RUN,
+                run_id=f"run_{number}",
+                project=project,
+                limit=NanoUsd(50),
+                created=NOON,
+            )
+        )
+        for number, project in enumerate(("atlas", "", None))
+    ]
+    assert [(await store.get(tenant, run.id)).project for run in runs] == ["atlas", "", None]
+    # The project of this call is empty.
+    for run in runs[1:]:
+        await reserve(store, a_hold(10, tenant=tenant, budgets=(run.id,)))
+    with pytest.raises(Invalid) as refused:
+        await reserve(store, a_hold(10, tenant=tenant, budgets=(runs[0].id,)))
+    assert refused.value.field == "context.project"
+    assert [(await store.get(tenant, run.id)).held for run in runs] == [0, 10, 10]
 
 
 async def test_two_who_make_the_budget_of_one_run_at_once_get_the_same(store: Store, tenant: TenantId) -> None:
@@ -233,6 +265,7 @@ async def test_two_who_make_the_budget_of_one_run_at_once_get_the_same(store: St
             scope=BudgetScope.RUN,
             run_id="run_1",
             limit=NanoUsd(50),
+            counted_from=NOON,
             created=NOON,
         )
         for _ in range(4)
@@ -353,7 +386,7 @@ async def test_an_alert_is_written_with_what_it_tells_of(
         query = text("SELECT subject FROM outbox WHERE tenant_id = :tenant")
         async with sql_engine(backend.maintenance, pool_size=1) as engine, maintenance_scope(engine) as scope:
             subjects = (await scope.execute(query, {"tenant": tenant})).scalars().all()
-        assert subjects == ["comitia.cost.budget.overrun.v1"]
+        assert sorted(subjects) == [f"comitia.cost.budget.{cause}.v1.{tenant}" for cause in ("overrun", "warned")]
 
 
 async def test_the_sweep_sees_holds_of_all_tenants_that_are_due_and_no_others(store: Store) -> None:
@@ -427,7 +460,6 @@ async def test_every_table_is_guarded_and_described(urls: DatabaseUrls) -> None:
         "request_id",
         "spend_alert",
         "spike_rule",
-        "tenant_quota",
         "unknown_price",
     }
     assert await drift("services.cost", urls.migrator, METADATA) == []
@@ -438,6 +470,31 @@ async def test_migrations_go_back_and_forth(postgres: str) -> None:
     await migrate("services.cost", made.migrator)
     await migrate("services.cost", made.migrator, to="base", back=True)
     await migrate("services.cost", made.migrator)
+
+
+async def test_budgets_of_the_release_before_warn_and_keep_what_was_set(postgres: str) -> None:
+    made = await provision(postgres, f"comitia_cost_{secrets.token_hex(4)}")
+    await migrate("services.cost", made.migrator, to="0012")
+    tenants = [uuid4() for _ in range(4)]
+    limits, quotas = (500, 100, 10**12, 70), (500, 500, 500, 0)
+    connection = await asyncpg.connect(made.migrator)
+    try:
+        await connection.executemany(
+            """INSERT INTO budget (id, tenant_id, scope, limit_nano_usd, spent_nano_usd, held_nano_usd,
+                                   overrun_nano_usd, exhausted, created_time, period, zone, turn_time)
+               VALUES ($1, $1, 1, $2, 0, 0, 0, false, $3, 0, 'UTC', NULL)""",
+            [(tenant, limit, NOON) for tenant, limit in zip(tenants, limits, strict=True)],
+        )
+        await connection.executemany(
+            "INSERT INTO tenant_quota VALUES ($1, $2)", list(zip(tenants, quotas, strict=True))
+        )
+        await migrate("services.cost", made.migrator)
+        rows = await connection.fetch("SELECT * FROM budget ORDER BY array_position($1::uuid[], id)", tenants)
+    finally:
+        await connection.close()
+    kept = [(row["quota_nano_usd"], row["own_limit_nano_usd"], row["warn_at"], row["counted_from"]) for row in rows]
+    own = (None, 100, None, 70)
+    assert kept == [(quota, limit, 80, NOON) for quota, limit in zip(quotas, own, strict=True)]
 
 
 ATHENA = NodeKey(BudgetScope.AGENT, "Athena")
@@ -453,7 +510,7 @@ async def define(store: Store, tenant: TenantId, key: NodeKey = ATHENA, **terms:
     async with store.begin((tenant,)) as work:
         book = await work.load(needs, now=NOON)
         values: dict[str, Any] = {"limit": NanoUsd(100), **terms}
-        budget = book.define(tenant, key, Terms(**values))
+        budget = book.define(tenant, key, TermsChange.whole(Terms(**values)), charged=NONE)
         await work.save(book.changes())
         await work.commit()
     return budget
@@ -534,7 +591,7 @@ async def test_a_removed_node_is_nowhere_and_its_name_is_free(store: Store, tena
         await store.find(tenant, ATHENA)
     with pytest.raises(BudgetNotFound):
         await store.get(tenant, node.id)
-    assert [budget.id for budget in await store.tree(tenant, most_runs=5)] == [tenant_budget_id(tenant)]
+    assert [budget.id for budget in (await store.tree(tenant, most_runs=5)).budgets] == [tenant_budget_id(tenant)]
     assert (await define(store, tenant)).id != node.id
 
 
@@ -555,8 +612,15 @@ async def test_budgets_are_listed_by_scope_and_as_a_tree(store: Store, tenant: T
     assert [budget.name for budget in await store.page(tenant, size=9, after=None, scope=BudgetScope.AGENT)] == [
         "Athena"
     ]
+    await define(store, tenant, NodeKey(BudgetScope.STEP, "run_0/rounds"))
+    await define(store, tenant, NodeKey(BudgetScope.STEP, "run_2/rounds"))
+    await define(store, tenant, NodeKey(BudgetScope.STEP, "run_9/rounds"))
     tree = await store.tree(tenant, most_runs=2)
-    assert {(budget.scope, budget.name or budget.run_id) for budget in tree} == {
+    assert (tree.more_runs, tree.steps_left_out) == (True, 1)
+    assert {(budget.scope, budget.name or budget.run_id) for budget in tree.budgets} == {
+        (BudgetScope.STEP, "run_2/rounds"),
+        # Its run has no budget that could be shown.
+        (BudgetScope.STEP, "run_9/rounds"),
         (BudgetScope.TENANT, None),
         (BudgetScope.AGENT, "Athena"),
         (BudgetScope.RUN, "run_2"),
@@ -564,7 +628,7 @@ async def test_budgets_are_listed_by_scope_and_as_a_tree(store: Store, tenant: T
     }
     assert (await store.find(tenant, NodeKey(BudgetScope.RUN, "run_1"))).id == runs[1].id
     stranger = TenantId(uuid4())
-    assert await store.tree(stranger, most_runs=5) == []
+    assert (await store.tree(stranger, most_runs=5)).budgets == []
     with pytest.raises(NodeNotFound):
         await store.find(stranger, ATHENA)
 

@@ -130,6 +130,17 @@ def test_each_command_shows_its_answer_to_people_and_to_programs(comitia: Comiti
     assert isinstance(json.loads(comitia(*arguments, "-o", "json").out), dict | list)
 
 
+def test_setting_one_option_of_a_budget_leaves_the_rest_as_it_is(comitia: Comitia) -> None:
+    comitia("budget", "set", "30", *"--budget project:atlas --soft --period month --zone Europe/Berlin".split())
+    warned = comitia("budget", "set", *"--budget project:atlas --warn-at 90 --tokens 5".split()).out
+    assert "each month (Europe/Berlin)" in warned
+    assert all(said in warned for said in ("soft", "90 %", "$30.00", "of 5"))
+    bare = comitia("budget", "set", *"--budget project:atlas --reset period --reset tokens --reset zone".split()).out
+    assert "each month" not in bare
+    assert "of 5" not in bare
+    assert "soft" in bare
+
+
 def test_budgets_are_drawn_as_a_tree_with_bars(comitia: Comitia) -> None:
     comitia("budget", "set", "5", "--budget", "project:atlas", "--soft")
     comitia("budget", "set", "5", "--budget", "agent:Athena")
@@ -293,6 +304,8 @@ def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
             2,
             "comitia: of a run's budget only DOLLARS can be set; name others tenant, project:…, agent:… or step:…",
         ),
+        ("budget set", 2, "comitia: say what to set: DOLLARS or an option"),
+        ("budget set 5 --tokens 3 --reset tokens", 2, "comitia: 'tokens' is given and reset at once"),
         ("budget set -- -5", 2, "comitia: '-5' is no amount in dollars, such as 25.00"),
         ("budget set 1.0000000001", 2, "comitia: '1.0000000001' is too fine an amount: give at most 9 digits"),
         ("budget set 99999999999", 2, "comitia: '99999999999' is too large an amount: the most is 4611686018.42738"),

@@ -6,11 +6,12 @@ import pytest
 
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
+from comitia_sdk.cli.estimates import estimate_lines
 from comitia_sdk.errors import InvalidRequest, NotFound
 from comitia_sdk.sync import Client
 from tests.contract.sdk.conftest import Comitia
 from tests.support.fake_mesh import FakeMesh
-from tests.support.fake_mesh_estimates import a_range
+from tests.support.fake_mesh_estimates import a_range, an_estimate
 
 INSIDE, OUTSIDE, INTERVAL = "●", "○", "─"
 
@@ -54,6 +55,17 @@ def test_an_estimate_is_said_with_its_interval_and_its_budgets(comitia: Comitia,
         assert words in said
 
 
+def test_an_estimate_of_few_runs_gives_no_share_of_them() -> None:
+    said = dict(estimate_lines(an_estimate(calibrated_on=1, judged_count=1, covered_count=0)))
+    assert said["rests on"] == "1 run of its kind"
+    assert said["coverage"] == "0 of 1 interval held the cost, too few to judge by"
+    said = dict(estimate_lines(an_estimate(calibrated_on=2, judged_count=9, covered_count=8)))
+    assert (said["rests on"], said["coverage"]) == (
+        "2 runs of its kind",
+        "8 of 9 intervals held the cost, too few to judge by",
+    )
+
+
 def test_an_estimate_that_rests_on_nothing_says_so(comitia: Comitia) -> None:
     said = comitia("estimate", "--session", "Rivers?", "-a", "Ada", lines=None).out
     assert "static tables alone; the interval promises nothing yet" in said
@@ -92,7 +104,7 @@ def test_the_history_is_drawn_on_one_scale(comitia: Comitia, mesh: FakeMesh) -> 
     assert "$0.09" in second
     assert first.index(INTERVAL) == second.index(INTERVAL)
     assert not {INTERVAL, INSIDE, OUTSIDE} & set(free)
-    assert drawn[-1] == "1 of 3 intervals held the cost (33%); 90 % is promised"
+    assert drawn[-1] == "1 of 3 intervals held the cost, too few to judge by"
     assert any("from $0.01 to $0.09" in line for line in drawn)
     assert len(json.loads(comitia("estimate", "--history", "-o", "json", lines=None).out)) == 3
 

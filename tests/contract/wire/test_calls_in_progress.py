@@ -14,7 +14,6 @@ import pytest
 
 from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1.cost_service_pb2_grpc import (
-    PricingServiceServicer,
     PricingServiceStub,
     add_PricingServiceServicer_to_server,
 )
@@ -31,10 +30,11 @@ from services.meshkit.guard.concurrency import SeatGate
 from services.meshkit.guard.feed import GuardFeed
 from services.meshkit.guard.rate import RateGate
 from services.meshkit.testing.mesh_keys import MeshKeys
+from tests.support.price_door import PriceDoor
 
 
 @dataclass
-class Prices(PricingServiceServicer):
+class Prices(PriceDoor):
     """Answers when the test says so."""
 
     inside: int = 0
@@ -44,9 +44,6 @@ class Prices(PricingServiceServicer):
         self.inside += 1
         await self.go.wait()
         return pb.ListPricesResponse()
-
-    async def ImportPrices(self, request: pb.ImportPricesRequest, context: Any) -> pb.ImportPricesResponse:
-        raise NotImplementedError
 
     async def entered(self, how_many: int) -> None:
         """Waits until so many calls are at work."""

@@ -37,6 +37,7 @@ SETTABLE: Final[Mapping[str, str]] = {
     "comitia.gateway.v1.CreateServiceAccountRequest.roles": "only roles that the caller holds, see ROLE_NOT_HELD",
     "comitia.gateway.v1.DeleteOidcIssuerRequest.oidc_issuer_id": "which of the tenant's own issuers; users.write",
     "comitia.gateway.v1.DeleteTenantRequest.tenant_id": "which tenant an operator means; tenants.write",
+    "comitia.cost.v1.SetBudgetRequest.update_mask": "names terms of the budget; any other field is refused",
     "comitia.gateway.v1.ExchangeOidcTokenRequest.tenant": "whose issuer has signed the token, which is verified",
     "comitia.gateway.v1.GetErasureRequest.tenant_id": "which tenant an operator means; tenants.read",
     "comitia.gateway.v1.GetLoginOptionsRequest.tenant": "whose sign-in page; says nothing about who calls",

@@ -153,6 +153,53 @@ async def test_the_tree_shows_steps_below_runs_and_runs_below_the_tenant(anna: C
     assert {budget.name for budget in only.budgets} == {f"{run}/rounds", f"{run}/rounds/1"}
 
 
+async def test_a_run_stands_below_the_budget_of_its_project(anna: CostCaller, mesh: CostMesh) -> None:
+    orchestrator, runs = mesh.caller(Role.ADMIN, peer="orchestrator"), [a_run_id() for _ in range(4)]
+    for run, said in zip(runs, ({"project": "atlas"}, {"project": "peace"}, {"project": ""}, {}), strict=True):
+        mesh.clock.advance(seconds=1)
+        request = pb.CreateBudgetRequest(run_id=run, limit_nano_usd=10**9, **said)
+        made = (await orchestrator.call("CreateBudget", request)).budget
+        assert made.project == said.get("project", "")
+        assert (await orchestrator.call("CreateBudget", request)).budget == made
+    atlas = await set_budget(anna, PROJECT, "atlas")
+    await set_budget(anna, STEP, f"{runs[0]}/rounds")
+    tree = await anna.call("GetBudgetTree", pb.GetBudgetTreeRequest())
+    shown = [(node.depth, node.budget.name or node.budget.run_id) for node in tree.nodes]
+    below = [(1, "atlas"), (2, runs[0]), (3, f"{runs[0]}/rounds")]
+    assert shown == [(0, ""), *below, (1, runs[3]), (1, runs[2]), (1, runs[1])]
+    await anna.call("RemoveBudget", pb.RemoveBudgetRequest(budget_id=atlas.budget_id))
+    tree = await anna.call("GetBudgetTree", pb.GetBudgetTreeRequest())
+    assert (1, runs[0]) in [(node.depth, node.budget.run_id) for node in tree.nodes]
+
+
+async def test_a_run_is_of_one_project(anna: CostCaller, mesh: CostMesh) -> None:
+    orchestrator = mesh.caller(Role.ADMIN, peer="orchestrator")
+    await anna.spend()
+    for own, other in (("atlas", "peace"), ("atlas", ""), ("", "atlas")):
+        request = pb.CreateBudgetRequest(run_id=a_run_id(), limit_nano_usd=10**9, project=own)
+        run = (await orchestrator.call("CreateBudget", request)).budget.budget_id
+        # Twice: on rows as they were seen, and as they are.
+        for _ in range(2):
+            wrong = a_reserve(budget_ids=[run], project=other)
+            assert await anna.refused("Reserve", wrong) == "invalid/INVALID_FIELD"
+        assert run in (await anna.reserve(budget_ids=[run], project=own)).budget_ids
+        request.project = other
+        assert await orchestrator.refused("CreateBudget", request) == "exists/BUDGET_EXISTS"
+        # As a release before asks.
+        request.ClearField("project")
+        assert (await orchestrator.call("CreateBudget", request)).budget.project == own
+    unsaid = pb.CreateBudgetRequest(run_id=a_run_id(), limit_nano_usd=10**9)
+    old = (await orchestrator.call("CreateBudget", unsaid)).budget.budget_id
+    for project in ("atlas", ""):
+        assert old in (await anna.reserve(budget_ids=[old], project=project)).budget_ids
+
+
+@pytest.mark.parametrize("project", ["a" * 201, "a\x00b"])
+async def test_a_project_that_makes_no_sense_is_refused(mesh: CostMesh, project: str) -> None:
+    request = pb.CreateBudgetRequest(run_id=a_run_id(), limit_nano_usd=5, project=project)
+    assert await mesh.caller(peer="orchestrator").refused("CreateBudget", request) == "invalid/INVALID_FIELD"
+
+
 async def test_budgets_of_another_tenant_are_not_found_by_id_or_name(anna: CostCaller, mesh: CostMesh) -> None:
     made = await set_budget(anna, PROJECT, "atlas", 0)
     stranger = mesh.caller(Role.ADMIN, tenant=TenantId(uuid4()))

@@ -12,6 +12,7 @@ from comitia.cost.v1 import cost_service_pb2 as pb
 from services.meshkit.bus.bus import bus
 from services.meshkit.bus.consumer import Consumer, Message
 from services.meshkit.bus.subjects import service_stream
+from services.meshkit.core.ids import from_uuid
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.scope import maintenance_scope
 from tests.integration.conftest import NatsServer
@@ -85,9 +86,10 @@ async def test_usage_beyond_the_bound_is_charged_shown_as_overrun_and_told_on_th
     await anna.settle(hold, output_tokens=1000)
     budget = await anna.budget()
     assert (budget.spent_nano_usd, budget.overrun_nano_usd) == (600_000, 600_000 - BOUND)
-    (row,) = await mesh.messages()
+    (row,) = [row for row in await mesh.messages() if "warned" not in row.subject]
     alert = cost_pb2.BudgetAlert.FromString(row.body)
-    assert row.subject == "comitia.cost.budget.overrun.v1"
+    assert row.subject == f"comitia.cost.budget.overrun.v1.{mesh.tenant}"
+    assert alert.tenant_id == from_uuid("tenant", mesh.tenant)
     assert (alert.cause, alert.budget.spent_nano_usd) == (cost_pb2.BUDGET_ALERT_CAUSE_OVERRUN, 600_000)
 
 
@@ -106,7 +108,7 @@ async def test_an_alert_reaches_the_stream_of_cost(start_cost: StartCost, nats_s
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
     alert = cost_pb2.BudgetAlert.FromString(message.body)
-    assert message.subject == "comitia.cost.budget.overrun.v1"
+    assert message.subject == f"comitia.cost.budget.overrun.v1.{mesh.tenant}"
     assert (alert.budget.overrun_nano_usd, alert.budget.limit_nano_usd) == (BOUND - 1, 1)
 
 
@@ -118,7 +120,8 @@ async def test_a_used_up_budget_is_told_on_the_bus_once(mesh: CostMesh) -> None:
     for _ in range(3):
         assert await anna.refused("Reserve", a_reserve()) == "exhausted/BUDGET_EXHAUSTED"
     rows = await mesh.messages()
-    assert [row.subject for row in rows] == ["comitia.cost.budget.exhausted.v1"]
+    told = [f"comitia.cost.budget.{cause}.v1.{mesh.tenant}" for cause in ("warned", "exhausted")]
+    assert [row.subject for row in rows] == told
 
 
 async def test_the_database_itself_refuses_a_budget_that_is_overspent(mesh: CostMesh) -> None:

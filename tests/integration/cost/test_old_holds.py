@@ -1,20 +1,34 @@
 """Holds of calls that ended long ago go; what they came to stays."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.cost.v1 import cost_service_pb2 as pb
+from comitia.cost.v1 import price_list_pb2
 from services.cost.storage.hold_retention import HoldRetention
+from services.cost.storage.rollup_store import RollupStore
 from services.cost.usecases.forget_holds import ForgetHolds
+from services.cost.usecases.roll_up import RollUp
 from services.meshkit.core.identity import Role
 from services.meshkit.sql.engine import sql_engine
 from tests.integration.cost.conftest import CostMesh, StartCost
+from tests.integration.cost.test_pricing import a_model, priced, take
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DAYS = 30
+
+
+@pytest.fixture
+def database_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the database be as far in time as any clock."""
+
+    async def latest(_: HoldRetention) -> datetime:
+        return datetime.max.replace(tzinfo=UTC)
+
+    monkeypatch.setattr(HoldRetention, "now", latest)
 
 
 async def forget(mesh: CostMesh, *, keep_days: int = DAYS) -> int:
@@ -22,12 +36,13 @@ async def forget(mesh: CostMesh, *, keep_days: int = DAYS) -> int:
         return await ForgetHolds(holds=HoldRetention(engine), clock=mesh.clock, keep_days=keep_days).once()
 
 
-def since(mesh: CostMesh, *, days: int) -> pb.RepriceEventsRequest:
+def since(mesh: CostMesh, *, days: int, unpriced: bool = False, apply: bool = False) -> pb.RepriceEventsRequest:
     start = Timestamp()
     start.FromDatetime(mesh.clock.now() - timedelta(days=days))
-    return pb.RepriceEventsRequest(start_time=start)
+    return pb.RepriceEventsRequest(start_time=start, unpriced=unpriced, apply=apply)
 
 
+@pytest.mark.usefixtures("database_follows")
 async def test_ended_holds_go_when_they_are_old_and_what_they_came_to_stays(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0) as mesh:
         anna = mesh.caller(Role.ADMIN)
@@ -62,6 +77,41 @@ async def test_ended_holds_go_when_they_are_old_and_what_they_came_to_stays(star
         assert (await anna.reserve(request_id=first)).hold_id != settled.hold_id
 
 
+async def test_charges_without_a_price_stay_until_they_are_priced(start_cost: StartCost) -> None:
+    async with start_cost(hold_days=0) as mesh:
+        anna, model = mesh.caller(Role.ADMIN), a_model()
+        await anna.call("SetUnknownPrice", pb.SetUnknownPriceRequest(rule=price_list_pb2.UNKNOWN_PRICE_RULE_FLAG))
+        await anna.spend(model=model, input_tokens=10, output_tokens=0)
+        await anna.release(await anna.reserve(model=model))
+        await anna.spend()
+        mesh.clock.advance(seconds=timedelta(days=DAYS + 1).total_seconds())
+        # What was released has no charge to price.
+        assert await forget(mesh) == 2
+        await take(mesh, priced(model, "2"))
+        anna, before = mesh.caller(Role.ADMIN), (await mesh.caller().budget()).spent_nano_usd
+        assert await anna.refused("RepriceEvents", since(mesh, days=60)) == "invalid/INVALID_FIELD"
+        assert (await anna.call("RepriceEvents", since(mesh, days=60, unpriced=True))).event_count == 1
+        done = await anna.call("RepriceEvents", since(mesh, days=60, unpriced=True, apply=True))
+        assert (done.event_count, done.after_nano_usd) == (1, 10 * 2000)
+        assert (await anna.budget()).spent_nano_usd == before - done.before_nano_usd + done.after_nano_usd
+        assert await forget(mesh) == 1
+
+
+async def test_only_charges_without_a_price_are_priced_anew_when_asked_so(start_cost: StartCost) -> None:
+    async with start_cost(hold_days=0) as mesh:
+        anna, model, dear = mesh.caller(Role.ADMIN), a_model(), a_model()
+        await take(mesh, priced(dear, "2"))
+        await anna.call("SetUnknownPrice", pb.SetUnknownPriceRequest(rule=price_list_pb2.UNKNOWN_PRICE_RULE_FLAG))
+        for name in (model, dear):
+            await anna.spend(model=name, input_tokens=10, output_tokens=0)
+        await take(mesh, priced(model, "2"))
+        await take(mesh, priced(dear, "1"))
+        done = await anna.call("RepriceEvents", since(mesh, days=2, unpriced=True))
+        assert [one.model for one in done.models] == [model]
+        assert (await anna.call("RepriceEvents", since(mesh, days=2))).event_count == 2
+
+
+@pytest.mark.usefixtures("database_follows")
 async def test_holds_that_are_not_over_stay_however_old(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0, sweep_seconds=60) as mesh:
         anna = mesh.caller(Role.ADMIN)
@@ -72,6 +122,7 @@ async def test_holds_that_are_not_over_stay_however_old(start_cost: StartCost) -
         assert (await anna.call("RepriceEvents", since(mesh, days=60))).event_count == 0
 
 
+@pytest.mark.usefixtures("database_follows")
 async def test_many_go_batch_by_batch(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0) as mesh:
         anna = mesh.caller()
@@ -86,6 +137,7 @@ async def test_many_go_batch_by_batch(start_cost: StartCost) -> None:
         assert (await anna.release(open_one)).hold_id == open_one.hold_id
 
 
+@pytest.mark.usefixtures("database_follows")
 async def test_the_service_removes_them_itself(start_cost: StartCost) -> None:
     async with start_cost(hold_days=1) as mesh:
         hold = await mesh.caller().spend()
@@ -98,6 +150,7 @@ async def test_the_service_removes_them_itself(start_cost: StartCost) -> None:
         await mesh.until(gone, seconds=30)
 
 
+@pytest.mark.usefixtures("database_follows")
 async def test_who_keeps_them_for_ever_removes_none(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0) as mesh:
         hold = await mesh.caller().spend()
@@ -106,3 +159,18 @@ async def test_who_keeps_them_for_ever_removes_none(start_cost: StartCost) -> No
             await ForgetHolds(holds=HoldRetention(engine), clock=mesh.clock, keep_days=0)()
         request = pb.ReleaseRequest(hold_id=hold.hold_id)
         assert await mesh.caller().refused("Release", request) == "precondition/HOLD_ALREADY_SETTLED"
+
+
+async def test_a_clock_that_runs_ahead_makes_nothing_old(start_cost: StartCost) -> None:
+    async with start_cost(hold_days=0, event_days=0) as mesh, sql_engine(mesh.urls.maintenance, pool_size=1) as engine:
+        settled = await mesh.caller().spend()
+        rollups = RollupStore(engine)
+        roll_up = RollUp(rollups=rollups, clock=mesh.clock, every_seconds=1, keep_days=400)
+        while await roll_up.once():
+            pass
+        mesh.clock.advance(seconds=timedelta(days=500).total_seconds())
+        # The database has not moved: to it the charge is not even made yet.
+        assert await rollups.now() < mesh.clock.now() - timedelta(days=500)
+        assert (await forget(mesh), await roll_up.forget()) == (0, 0)
+        assert (await mesh.caller().settle(settled, input_tokens=10, output_tokens=5)).hold_id == settled.hold_id
+        assert len(await mesh.caller().events()) == 1

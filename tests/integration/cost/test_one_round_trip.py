@@ -13,18 +13,20 @@ import pytest
 import pytest_asyncio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, tenant_budget_id
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.hold_lines import HoldLines
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.terms import BudgetMode, Terms, TermsChange
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.price_repository import PriceRepository
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.convert import alert_to_message
 from services.cost.usecases.expire_holds import ExpireHolds
+from services.cost.usecases.ledger_ports import CostFilter
 from services.cost.usecases.ports import LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices, import_prices
 from services.cost.usecases.remove_budget import RemoveBudget
@@ -41,7 +43,6 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import provision
 from services.meshkit.testing.fake_clock import FakeClock
-from tests.support.known_tenants import KnownTenants
 from tests.support.money import a_price, a_purpose
 from tests.support.unknown_prices import refused_unknown_prices
 
@@ -102,7 +103,8 @@ class Ledger:
         self._place = place
         self._replicas = [
             Spend(
-                begin=store.begin,
+                begin=store.begin_hastily,
+                begin_patiently=store.begin,
                 last_seen=memory,
                 prices=place.prices,
                 unknown=refused_unknown_prices(),
@@ -123,6 +125,7 @@ class Ledger:
                 scope=BudgetScope.RUN,
                 run_id="run_1",
                 limit=_RUN_LIMIT,
+                counted_from=self._place.clock.now(),
                 created=self._place.clock.now(),
             )
             self._runs.append((await self.stores[0].add_budget(wanted)).id)
@@ -136,12 +139,8 @@ class Ledger:
         return [_told(outcome) for outcome in outcomes]
 
     async def limit(self, replica: int, tenant: int, limit: int) -> None:
-        change = SetBudgetLimit(
-            begin=self.stores[replica].begin,
-            last_seen=self.memories[replica],
-            tenants=KnownTenants(),
-            clock=self._place.clock,
-        )
+        store, clock = self.stores[replica], self._place.clock
+        change = SetBudgetLimit(begin=store.begin, last_seen=self.memories[replica], clock=clock)
         await change(self.tenants[tenant], tenant_budget_id(self.tenants[tenant]), NanoUsd(limit))
 
     async def grow(self, replica: int, tenant: int, key: NodeKey, terms: Terms | None) -> str:
@@ -151,8 +150,8 @@ class Ledger:
             if terms is None:
                 await RemoveBudget(begin=store.begin, clock=clock)(self.tenants[tenant], key)
             else:
-                change = SetBudget(begin=store.begin, tenants=KnownTenants(), clock=clock)
-                await change(self.tenants[tenant], key, terms)
+                change = SetBudget(begin=store.begin, clock=clock)
+                await change(self.tenants[tenant], key, TermsChange.whole(terms))
         except MeshError as refusal:
             return refusal.reason
         return "done"
@@ -162,7 +161,7 @@ class Ledger:
         told: list[Any] = []
         for tenant in self.tenants:
             budgets = await self._place.budgets.page(tenant, size=10, after=None)
-            entries = await self._place.ledger.page(tenant, run_id=None, size=500, after=None)
+            entries = await self._place.ledger.page(tenant, CostFilter(), size=500, after=None)
             own = next(budget for budget in budgets if budget.scope is BudgetScope.TENANT)
             assert own.spent == sum(entry.cost for entry in entries)
             assert own.spent + own.held <= own.limit + own.overrun
@@ -216,6 +215,7 @@ class Place:
     def store(self) -> SpendStore:
         return SpendStore(
             app=self.app,
+            hasty=self.app,
             maintenance=self.maintenance,
             ids=SystemIds(),
             tenant_limit=_TENANT_LIMIT,

@@ -1,5 +1,6 @@
 """Price lists and re-pricing over gRPC on real Postgres."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from random import Random
 from uuid import uuid4
@@ -10,6 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from comitia.common.v1 import usage_pb2
 from comitia.cost.v1 import cost_pb2, price_list_pb2
 from comitia.cost.v1 import cost_service_pb2 as pb
+from services.cost.storage import repricing_store
+from services.meshkit.core import failpoints as failpoints_of_code
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role, TenantId
 from tests.integration.cost.conftest import CostMesh
@@ -223,6 +226,54 @@ async def test_an_assumed_charge_is_priced_anew_and_still_corrected_by_late_usag
     assert (settled.state, settled.charged_nano_usd) == (cost_pb2.HOLD_STATE_SETTLED, 20_000)
     assert (await anna.budget()).spent_nano_usd == 20_000
     assert sum(event.cost_nano_usd for event in await anna.events()) == 20_000
+
+
+async def test_a_repricing_that_broke_off_goes_on_and_answers_for_all_of_it(
+    mesh: CostMesh, monkeypatch: pytest.MonkeyPatch, armed: Callable[[str], None]
+) -> None:
+    monkeypatch.setattr(repricing_store, "AT_ONCE", 2)
+    model, anna = a_model(), mesh.caller(Role.ADMIN)
+    await take(mesh, priced(model, "1"))
+    for _ in range(5):
+        await anna.spend(model=model, input_tokens=10, output_tokens=0)
+    await take(mesh, priced(model, "3"))
+    request = reprice(mesh, request_id=str(uuid4()))
+    for times in (1, 2):
+        armed(f"{repricing_store.BETWEEN_CHARGES}=error")
+        assert (await anna.refused("RepriceEvents", request)).startswith("internal/")
+        armed("")
+        # What is done is done, and the budget follows it.
+        assert (await anna.budget()).spent_nano_usd == 50_000 + times * 2 * 20_000
+    done = await anna.call("RepriceEvents", request)
+    assert (done.event_count, done.before_nano_usd, done.after_nano_usd) == (5, 50_000, 150_000)
+    assert [(one.model, one.event_count) for one in done.models] == [(model, 5)]
+    assert await anna.call("RepriceEvents", request) == done
+    assert (await anna.budget()).spent_nano_usd == 150_000
+    assert sum(event.cost_nano_usd for event in await anna.events()) == 150_000
+    changed = reprice(mesh, request_id=request.request_id, note="another")
+    assert await anna.refused("RepriceEvents", changed) == "conflict/REQUEST_ID_REUSED"
+
+
+async def test_calls_spend_between_the_charges_of_a_repricing(mesh: CostMesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repricing_store, "AT_ONCE", 1)
+    model, anna = a_model(), mesh.caller(Role.ADMIN)
+    await take(mesh, priced(model, "1"))
+    for _ in range(2):
+        await anna.spend(model=model, input_tokens=10, output_tokens=0)
+    await take(mesh, priced(model, "3"))
+    spent: list[int] = []
+
+    async def spend() -> None:
+        # As a neighbour would: the re-pricing stands still meanwhile, and has no lock.
+        await anna.spend()
+        spent.append((await anna.budget()).spent_nano_usd)
+
+    failpoints_of_code.act_at({repricing_store.BETWEEN_CHARGES: spend})
+    try:
+        assert (await anna.call("RepriceEvents", reprice(mesh))).event_count == 2
+    finally:
+        failpoints_of_code.act_at({})
+    assert spent == [20_000 + 20_000 + 4_500, 20_000 + 40_000 + 9_000]
 
 
 async def test_another_tenants_charges_stay(mesh: CostMesh) -> None:

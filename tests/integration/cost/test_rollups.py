@@ -304,7 +304,7 @@ async def test_old_entries_go_once_they_are_in_the_sums_which_stay(books: Books)
     assert await books.rollups.forget(cut, most=100) == 0
     await books.roll()
     assert await books.rollups.forget(cut, most=100) == 2
-    assert len(await books.ledger.page(books.tenant, run_id=None, size=10, after=None)) == 1
+    assert len(await books.ledger.page(books.tenant, CostFilter(), size=10, after=None)) == 1
     for _ in range(2):
         assert (await books.summary())["gpt-test"].cost == 7
         assert (await books.summary(span=Span(None, old + timedelta(hours=1))))["gpt-test"].cost == 1
@@ -327,6 +327,30 @@ async def test_charges_of_a_run_that_began_later_are_all_there(books: Books) -> 
     await books.rollups.keep_from(datetime(2026, 1, 1, tzinfo=UTC))
     assert (await books.summary(only=CostFilter(run_id="run_1")))["gpt-test"].cost == 4
     assert [entry.cost for entry in await books.entries(Span(), CostFilter(run_id="run_1"))] == [4]
+
+
+async def test_old_charges_of_other_projects_make_no_difference(books: Books) -> None:
+    old = START - timedelta(days=500)
+    await books.write(
+        an_event(old, 1, project="vega", run_id="run_v"),
+        an_event(START, 2, project="vega", run_id="run_v"),
+        an_event(START, 4, project="vega", run_id="run_w"),
+        an_event(),
+    )
+    await books.roll()
+    cut = datetime(2026, 1, 1, tzinfo=UTC)
+    await books.rollups.keep_from(cut)
+    await books.rollups.forget(cut, most=100)
+    for run in ("run_v", "run_1", "run_unknown", None):
+        mine = await books.summary(by=Dimension.RUN, only=CostFilter(run_id=run, project="apollo"))
+        assert sum(sums.cost for sums in mine.values()) == (10 if run in ("run_1", None) else 0), run
+    began_later = await books.summary(by=Dimension.RUN, only=CostFilter(run_id="run_w", project="vega"))
+    assert began_later["run_w"].cost == 4
+    for run, kept in (("run_v", 2), ("run_unknown", 0), (None, 6)):
+        with pytest.raises(Invalid, match="single charges"):
+            await books.summary(by=Dimension.RUN, only=CostFilter(run_id=run, project="vega"))
+        later = await books.summary(by=Dimension.RUN, span=Span(cut), only=CostFilter(run_id=run, project="vega"))
+        assert sum(sums.cost for sums in later.values()) == kept
 
 
 async def test_a_transaction_that_stays_open_hides_no_entry_from_an_export(books: Books) -> None:

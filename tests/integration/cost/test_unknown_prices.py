@@ -31,7 +31,8 @@ def anna(mesh: CostMesh) -> CostCaller:
 
 
 async def flag(caller: CostCaller, **changes: Any) -> price_list_pb2.UnknownPrice:
-    request = pb.SetUnknownPriceRequest(**{"rule": FLAG, **changes})
+    values: dict[str, Any] = {"rule": FLAG, **changes}
+    request = pb.SetUnknownPriceRequest(**values)
     return (await caller.call("SetUnknownPrice", request)).unknown_price
 
 

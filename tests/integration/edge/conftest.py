@@ -12,6 +12,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from comitia.cost.v1 import cost_pb2, cost_service_pb2
+from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceServicer, add_BudgetServiceServicer_to_server
 from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1 import agent_pb2, agent_service_pb2, session_service_pb2
 from comitia.orchestrator.v1.agent_service_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
@@ -83,6 +85,22 @@ class EchoSessions(SessionServiceServicer):
         return answer
 
 
+class EchoBudgets(BudgetServiceServicer):
+    """Answers with the name of the budget that was asked for, and how."""
+
+    async def GetBudget(self, request: cost_service_pb2.GetBudgetRequest, context: Any) -> Any:
+        return cost_service_pb2.GetBudgetResponse(budget=cost_pb2.Budget(name=f"get {request.budget_id}"))
+
+    async def GetBudgetStatus(self, request: cost_service_pb2.GetBudgetStatusRequest, context: Any) -> Any:
+        return cost_service_pb2.GetBudgetStatusResponse(budget=cost_pb2.Budget(name=f"status {request.budget_id}"))
+
+    async def SetBudgetLimit(self, request: cost_service_pb2.SetBudgetLimitRequest, context: Any) -> Any:
+        return cost_service_pb2.SetBudgetLimitResponse(budget=cost_pb2.Budget(name=f"limit {request.budget_id}"))
+
+    async def RemoveBudget(self, request: cost_service_pb2.RemoveBudgetRequest, context: Any) -> Any:
+        return cost_service_pb2.RemoveBudgetResponse(budget=cost_pb2.Budget(name=f"remove {request.budget_id}"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outside:
     """What a caller outside sees, and what the test looks behind it with."""
@@ -131,9 +149,18 @@ async def outside(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> As
             drain_seconds=0.5,
             clock=SystemClock(),
         )
-        async with serve(orchestrator) as running:
+        cost = Server(
+            name="cost",
+            listen="127.0.0.1:0",
+            registrations=[partial(add_BudgetServiceServicer_to_server, EchoBudgets())],  # pyright: ignore[reportAbstractUsage]
+            admission=gateway.keys.admission(GUARDS),
+            drain_seconds=0.5,
+            clock=SystemClock(),
+        )
+        async with serve(orchestrator) as running, serve(cost) as costing:
+            targets = {"orchestrator": f"127.0.0.1:{running.port}", "cost": f"127.0.0.1:{costing.port}"}
             settings = edge_settings(
-                {"gateway": gateway.target, "orchestrator": f"127.0.0.1:{running.port}"},
+                {"gateway": gateway.target, **targets},
                 jwks=gateway.keys.jwks_path,
                 log=folder / "access.log",
             )

@@ -54,6 +54,24 @@ async def test_canonical_paths_aliases_and_verbs_reach_their_rpc(
         assert found == value
 
 
+@pytest.mark.parametrize(
+    "name", ["tenant", "project:atlas", "project:a/b", "agent:x:y", "step:run_1/rounds/2/Athena", "project:a%20b"]
+)
+async def test_a_budget_is_reached_by_its_name_whatever_is_in_it(outside: Outside, name: str) -> None:
+    for verb, suffix, said in (
+        ("GET", "", "get"),
+        ("GET", ":status", "status"),
+        ("POST", ":setLimit", "limit"),
+        ("DELETE", "", "remove"),
+    ):
+        url = URL(f"{outside.edge.url}/v1/budgets/{name}{suffix}", encoded=True)
+        body = {"limit_nano_usd": 1} if verb == "POST" else None
+        async with outside.http.request(verb, url, json=body, headers=outside.bearer) as answer:
+            told = await answer.json()
+        assert answer.status == 200, (verb, suffix, told)
+        assert told["budget"]["name"] == f"{said} {name.replace('%20', ' ')}"
+
+
 async def test_a_file_like_answer_is_itself(outside: Outside) -> None:
     async with outside.http.get(outside.edge.url + "/v1/openapi.json") as answer:
         assert (answer.status, answer.content_type) == (200, "application/json")

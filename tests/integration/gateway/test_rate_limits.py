@@ -19,7 +19,6 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from comitia.cost.v1 import cost_service_pb2 as cost
 from comitia.cost.v1.cost_service_pb2_grpc import (
-    PricingServiceServicer,
     PricingServiceStub,
     add_PricingServiceServicer_to_server,
 )
@@ -43,6 +42,7 @@ from services.meshkit.guard.rate import RateGate
 from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.integration.conftest import MakeDatabase
 from tests.support.gateway import RunningGateway, running_gateway
+from tests.support.price_door import PriceDoor
 
 if TYPE_CHECKING:
     from comitia.cost.v1.cost_service_pb2_grpc import PricingServiceAsyncStub
@@ -198,16 +198,6 @@ async def test_slices_are_for_services_and_asks_are_checked(narrow: RunningGatew
         assert await lease(inside, *many) == "asks"
 
 
-class Prices(PricingServiceServicer):
-    """Answers."""
-
-    async def ListPrices(self, request: cost.ListPricesRequest, context: Any) -> cost.ListPricesResponse:
-        return cost.ListPricesResponse()
-
-    async def ImportPrices(self, request: cost.ImportPricesRequest, context: Any) -> cost.ImportPricesResponse:
-        raise NotImplementedError
-
-
 @asynccontextmanager
 async def a_replica(gateway: RunningGateway) -> AsyncIterator[tuple["PricingServiceAsyncStub", RateGate]]:
     """Runs a replica of cost, with a stub of an outside caller."""
@@ -225,7 +215,7 @@ async def a_replica(gateway: RunningGateway) -> AsyncIterator[tuple["PricingServ
         server = Server(
             name="cost",
             listen="127.0.0.1:0",
-            registrations=(partial(add_PricingServiceServicer_to_server, Prices()),),
+            registrations=(partial(add_PricingServiceServicer_to_server, PriceDoor()),),
             admission=gateway.keys.admission({METHOD: guard}, limits=CallLimits(gate, SeatGate(100, service="cost"))),
             background=gate.background,
             drain_seconds=0.5,

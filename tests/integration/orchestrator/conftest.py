@@ -132,10 +132,13 @@ class Preparation:
 
     def __init__(self) -> None:
         self.budgets = 0
+        #: The project of each, by run.
+        self.projects: dict[str, str] = {}
 
-    async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd) -> str:
+    async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd, *, project: str) -> str:
         """See `Neighbours.open_budget`."""
         self.budgets += 1
+        self.projects[run_id] = project
         return "budget_01jd0000000000000000000000"
 
     async def issue_grant(self, caller: Caller, run_id: str) -> str:

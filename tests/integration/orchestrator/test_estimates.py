@@ -243,7 +243,9 @@ async def test_a_run_that_does_not_fit_is_warned_about_refused_or_made_cheaper(h
         with remote_errors():
             return (await replica.runs.StartRun(request, metadata=replica.as_tenant())).run
 
-    assert not (await begun(estimate_pb2.PREFLIGHT_MODE_UNSPECIFIED, 1)).HasField("estimate")
+    unasked = await begun(estimate_pb2.PREFLIGHT_MODE_UNSPECIFIED, 1, metadata={"project": "atlas"})
+    assert not unasked.HasField("estimate")
+    assert replica.preparation.projects[unasked.run_id] == "atlas"
     warned = await begun(estimate_pb2.PREFLIGHT_MODE_WARN, 1)
     assert warned.estimate.verdict == EXCEEDS
     assert [one.budget for one in warned.estimate.budgets] == ["run", "tenant"]

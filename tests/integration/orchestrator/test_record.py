@@ -115,6 +115,14 @@ async def test_a_fork_at_a_turn_goes_on_with_another_topic_and_is_a_session_of_i
     assert {pin.field for pin in found.pins} >= {"session.topic_start"}
 
 
+async def test_a_fork_has_its_budget_below_that_of_the_same_project(replica: Replica) -> None:
+    projects = replica.preparation.projects
+    for metadata, project in (({"project": "atlas"}, "atlas"), ({}, "")):
+        session = await ended_session(replica, metadata=metadata)
+        forked = await fork(replica, session.session_id, path="rounds/2/Athena", topic="Rivers")
+        assert (projects[session.session_id], projects[forked.run_id]) == (project, project)
+
+
 async def test_a_fork_outlives_its_replica(house: House, replica: Replica) -> None:
     session = await ended_session(replica)
     replica.calls.open.clear()

@@ -5,11 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.cost.domain.amounts import Amounts, Gauge
-from services.cost.domain.budget import Budget, BudgetMode, Terms
+from services.cost.domain.amounts import NONE, Amounts, Gauge
+from services.cost.domain.budget import Budget
 from services.cost.domain.budget_status import BudgetLevel, level_of, projected
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted
 from services.cost.domain.period import Period
+from services.cost.domain.terms import BudgetMode, Terms
 from services.meshkit.core.money import NanoUsd
 from tests.support.money import MINUTE, NOON, a_budget
 
@@ -18,7 +19,8 @@ DAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 def daily(spent: int) -> Budget:
     made = replace(a_budget(), created=DAY - timedelta(days=30))
-    return replace(made.defined(Terms(limit=NanoUsd(100), period=Period.DAY), now=DAY), spent=NanoUsd(spent))
+    made = made.defined(Terms(limit=NanoUsd(100), period=Period.DAY), now=DAY, charged=NONE)
+    return replace(made, spent=NanoUsd(spent))
 
 
 @pytest.mark.parametrize(

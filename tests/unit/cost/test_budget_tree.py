@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
-from hypothesis import settings
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from services.cost.domain.amounts import Amounts
-from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, Terms, tenant_budget_id
+from services.cost.domain.amounts import NONE, Amounts
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, BudgetInUse
 from services.cost.domain.hold import OPEN_STATES, Hold, HoldId, HoldState
@@ -19,8 +20,9 @@ from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.price import Price
 from services.cost.domain.spend_book import AlertCause, Changes, SpendBook
+from services.cost.domain.terms import BudgetMode, Terms, TermsChange
 from services.meshkit.content import CallContext, CallId, Usage
-from services.meshkit.core.errors import MeshError
+from services.meshkit.core.errors import Invalid, MeshError
 from services.meshkit.core.money import NanoUsd
 from tests.support.examples import examples
 from tests.support.money import ANNA, MINUTE, NOON, a_hold, a_price
@@ -67,15 +69,39 @@ class Node:
     spent: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
     period: int = 0
     removed: bool = False
+    #: Tells of the moment of a charge whether it is not too old to be in `spent`.
+    recent: Callable[[datetime], bool] = lambda moment: True
 
     def spent_at(self, now: datetime) -> list[int]:
         return [0] * 4 if number_of_period(self.terms, now) > self.period else self.spent
 
-    def charge(self, delta: Amounts, now: datetime, before: datetime | None) -> None:
+    def counts(self, charged: datetime) -> bool:
+        return self.recent(charged) and number_of_period(self.terms, charged) <= self.period
+
+    def look(self, now: datetime) -> None:
+        """Turns the period, and takes one back that only a wrong clock can have turned."""
         number = number_of_period(self.terms, now)
         if number > self.period:
-            self.spent, self.period = [0] * 4, number
-        stale = before is not None and number_of_period(self.terms, before) < self.period
+            self.spent, self.period, self.recent = [0] * 4, number, self.from_this_period(number)
+        elif number < self.period - 1:
+            self.period, self.recent = number, lambda moment: moment >= now
+
+    def from_this_period(self, number: int) -> Callable[[datetime], bool]:
+        terms = self.terms
+        return lambda moment: number_of_period(terms, moment) >= number
+
+    def define(self, terms: Terms, now: datetime, charged: Amounts | None) -> None:
+        self.look(now)
+        same = (self.terms.period, self.terms.zone) == (terms.period, terms.zone)
+        self.terms = terms
+        if not same:
+            self.period = number_of_period(terms, now)
+            if charged is not None:
+                self.spent, self.recent = list(charged), self.from_this_period(self.period)
+
+    def charge(self, delta: Amounts, now: datetime, before: datetime | None) -> None:
+        self.look(now)
+        stale = before is not None and not self.counts(before)
         self.spent = [
             old + (max(0, change) if stale else change) for old, change in zip(self.spent, delta, strict=True)
         ]
@@ -84,6 +110,7 @@ class Node:
         return (self.terms.limit, self.terms.tokens, self.terms.calls, self.terms.wall_ms)
 
 
+TERM_NAMES = tuple(sorted(TermsChange.whole(Terms(limit=NanoUsd(0))).named))
 LIMITS = st.one_of(st.none(), st.integers(0, 400))
 TERMS = st.builds(
     Terms,
@@ -106,11 +133,21 @@ class Trees(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         terms = Terms(limit=NanoUsd(600), warn_at=0)
-        own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=terms.limit, created=NOON)
+        own = Budget(
+            id=OWN,
+            tenant=ANNA,
+            scope=BudgetScope.TENANT,
+            run_id=None,
+            limit=terms.limit,
+            counted_from=NOON,
+            created=NOON,
+        )
         self.rows: dict[BudgetId, Budget] = {OWN: own}
         self.nodes: dict[BudgetId, Node] = {OWN: Node(terms)}
         self.known: dict[HoldId, Hold] = {}
         self.entries: list[CostEvent] = []
+        #: What each step took, when, and when its call was charged first.
+        self.charges: list[tuple[HoldId, Amounts, datetime, datetime]] = []
         self.now = NOON
         self.crash = False
 
@@ -132,8 +169,10 @@ class Trees(RuleBasedStateMachine):
         for hold in (*changes.new_holds, *changes.holds):
             before = self.known.get(hold.id)
             delta = hold.took.less(Amounts() if before is None else before.took)
+            first = self.now if before is None or before.charged_at is None else before.charged_at
             for name in hold.budgets if any(delta) else ():
                 self.nodes[name].charge(delta, self.now, None if before is None else before.charged_at)
+            self.charges += [(hold.id, delta, self.now, first)] if any(delta) else []
             self.known[hold.id] = hold
         for budget in (*changes.budgets, *changes.defined):
             before_row = self.rows.get(budget.id)
@@ -141,7 +180,7 @@ class Trees(RuleBasedStateMachine):
             self.rows[budget.id] = budget
             node = self.nodes.get(budget.id)
             if node is not None:
-                node.charge(Amounts(), self.now, None)
+                node.look(self.now)
         self.entries += changes.entries
         return refusal, changes
 
@@ -149,21 +188,56 @@ class Trees(RuleBasedStateMachine):
     def the_next_transaction_is_lost(self) -> None:
         self.crash = True
 
-    @rule(key=st.sampled_from(NAMES), terms=TERMS)
-    def define(self, key: NodeKey, terms: Terms) -> None:
+    def charged(self, budget: BudgetId, since: datetime) -> Amounts:
+        """Counts what is in a period: a charge whole, of corrections of older ones only what came on top."""
+        total = [0] * 4
+        for name in {hold for hold, *_ in self.charges}:
+            mine = [(delta, at, first) for hold, delta, at, first in self.charges if hold == name]
+            deltas = [delta for delta, at, first in mine if at >= since or first >= since]
+            took = [sum(parts) for parts in zip(*deltas, strict=True)] or [0] * 4
+            took = took if mine[0][2] >= since else [max(0, part) for part in took]
+            if budget in self.known[name].budgets:
+                total = [before + part for before, part in zip(total, took, strict=True)]
+        return Amounts(*total)
+
+    @rule(
+        key=st.sampled_from(NAMES),
+        terms=TERMS,
+        named=st.sets(st.sampled_from(TERM_NAMES)),
+        count=st.booleans(),
+    )
+    def define(self, key: NodeKey, terms: Terms, named: set[str], count: bool) -> None:
         tree = self.rows[OWN].tree
-        terms = terms if terms.period else replace(terms, zone="UTC")
         made: list[Budget] = []
-        refusal, changes = self.transact(lambda book: made.append(book.define(ANNA, key, terms)))
-        assert refusal is None
-        if changes is None:
+        counted: list[Amounts | None] = [None]
+        change = TermsChange(named=frozenset(named), to=terms)
+        known = self.named(key)
+        before = None if known is None else self.nodes[known].terms
+
+        def step(book: SpendBook) -> None:
+            recount = book.recounts(ANNA, key, change)
+            counted[0] = self.charged(*recount) if recount and count else None
+            made.append(book.define(ANNA, key, change, charged=counted[0]))
+
+        crash = self.crash
+        refusal, changes = self.transact(step)
+        if refusal is not None:
+            assert isinstance(refusal, Invalid)
+            field_name = refusal.field
+            assert field_name in ("limit_nano_usd", "zone", "period")
+            assert (field_name == "limit_nano_usd") == (before is None and "limit" not in named)
+            assert field_name != "period" or not count
+            return
+        if crash or changes is None:
             return
         new = made[0].id not in self.nodes
         assert self.rows[OWN].tree == tree + new
-        node = self.nodes.setdefault(made[0].id, Node(terms, period=number_of_period(terms, self.now)))
-        same = (node.terms.period, node.terms.zone) == (terms.period, terms.zone)
-        node.terms = terms
-        node.period = node.period if same else number_of_period(terms, self.now)
+        wanted = before if before is not None else Terms(limit=terms.limit)
+        wanted = replace(wanted, **{name: getattr(terms, name) for name in named})
+        wanted = wanted if wanted.period else replace(wanted, zone="UTC")
+        node = self.nodes.setdefault(made[0].id, Node(wanted, period=number_of_period(wanted, self.now)))
+        node.define(wanted, self.now, counted[0])
+        assert made[0].terms == wanted
 
     @rule(key=st.sampled_from(NAMES))
     def remove(self, key: NodeKey) -> None:
@@ -227,7 +301,7 @@ class Trees(RuleBasedStateMachine):
     def time_passes(self, span: int) -> None:
         self.now += timedelta(seconds=span)
 
-    @rule(span=st.sampled_from((1, 600, 7200, 86_400)))
+    @rule(span=st.sampled_from((1, 600, 7200, 86_400, 60 * 86_400)))
     def the_clock_jumps_back(self, span: int) -> None:
         self.now = max(NOON, self.now - timedelta(seconds=span))
 
@@ -314,7 +388,7 @@ def test_a_warning_is_told_once_per_period_and_again_at_the_limit_of_a_soft_one(
         for _ in range(12):
             book = SpendBook(rows.values(), (), now=NOON + timedelta(days=day), new_id=uuid4)
             if len(rows) == 1:
-                book.define(ANNA, key, terms)
+                book.define(ANNA, key, TermsChange.whole(terms))
             hold = book.reserve(a_hold(1, expires=NOON + timedelta(days=9)))
             book.dispatch(ANNA, hold.id)
             book.settle(ANNA, hold.id, Usage(input=1), price_of)
@@ -326,13 +400,90 @@ def test_a_warning_is_told_once_per_period_and_again_at_the_limit_of_a_soft_one(
 
 def test_what_comes_back_of_a_period_that_is_over_does_not_go_into_this_one() -> None:
     terms = Terms(limit=NanoUsd(100), period=Period.DAY, warn_at=0)
-    own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON).defined(
-        terms, now=NOON
-    )
+    own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    own = own.defined(terms, now=NOON, charged=NONE)
     late = replace(a_hold(10), state=HoldState.ASSUMED, charged=NanoUsd(10), charged_at=NOON, dispatched=NOON)
     for tokens, spent in ((4, 20), (25, 35)):
-        row = replace(own, spent=NanoUsd(20), turn=datetime(2026, 1, 3, tzinfo=UTC))
+        today = {"turn": datetime(2026, 1, 3, tzinfo=UTC), "counted_from": datetime(2026, 1, 2, tzinfo=UTC)}
+        row = replace(own, spent=NanoUsd(20), **today)
         book = SpendBook([row], [late], now=NOON + timedelta(days=1), new_id=uuid4)
         book.settle(ANNA, late.id, Usage(input=tokens), price_of)
         assert [budget.spent for budget in book.changes().budgets] in ([spent], [])
         assert book.set_limit(ANNA, OWN, NanoUsd(99)).spent == spent
+
+
+def test_a_clock_that_was_ahead_turns_periods_for_a_moment_and_not_for_years() -> None:
+    terms = Terms(limit=NanoUsd(100), period=Period.DAY)
+    made = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    day = made.defined(terms, now=NOON, charged=NONE).moved(NONE, Amounts(60))
+    ahead = day.at(NOON + timedelta(days=3650)).moved(NONE, Amounts(40))
+    assert (ahead.spent, ahead.turn) == (40, datetime(2035, 12, 31, tzinfo=UTC))
+    again = ahead.at(NOON + timedelta(hours=1))
+    assert (again.spent, again.turn) == (40, datetime(2026, 1, 2, tzinfo=UTC))
+    assert again.at(NOON + timedelta(days=1)).spent == 0
+    assert again.corrected(NONE, Amounts(-40), charged=NOON + timedelta(days=3650)).spent == 40
+
+
+def test_a_clock_that_is_a_little_behind_leaves_the_new_period_as_it_is() -> None:
+    terms = Terms(limit=NanoUsd(100), period=Period.HOUR)
+    made = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    turned = made.defined(terms, now=NOON, charged=NONE).at(NOON + timedelta(hours=1)).moved(NONE, Amounts(7))
+    behind = turned.at(NOON + timedelta(minutes=59, seconds=58))
+    assert behind is turned
+
+
+def test_a_charge_of_the_first_release_comes_back_only_if_its_call_began_in_what_is_counted() -> None:
+    own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    own = own.defined(Terms(limit=NanoUsd(100), period=Period.DAY), now=NOON, charged=Amounts(20))
+    for created, spent in ((NOON - timedelta(days=1), 20), (NOON, 14)):
+        late = replace(a_hold(10), state=HoldState.ASSUMED, charged=NanoUsd(10), created=created, counts=False)
+        book = SpendBook([own], [late], now=NOON + MINUTE, new_id=uuid4)
+        book.settle(ANNA, late.id, Usage(input=4), price_of)
+        assert book.set_limit(ANNA, OWN, NanoUsd(99)).spent == spent
+
+
+def test_a_correction_can_always_be_written() -> None:
+    own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    short = replace(own, counted_from=NOON, spent=NanoUsd(3))
+    assert short.corrected(NONE, Amounts(-10, -5, -1, -100), charged=NOON).spent == 0
+
+
+def test_a_period_that_is_too_full_to_count_is_kept_if_it_was_counted_and_else_refused() -> None:
+    made = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=NanoUsd(100), created=NOON)
+    month = made.defined(Terms(limit=NanoUsd(100), period=Period.MONTH), now=NOON, charged=Amounts(30))
+    daily = Terms(limit=NanoUsd(100), period=Period.DAY)
+    later = NOON + timedelta(days=3)
+    kept = month.defined(daily, now=later)
+    assert (kept.spent, kept.corrected(NONE, Amounts(-10), charged=NOON).spent) == (30, 20)
+    assert kept.at(later + timedelta(days=1)).spent == 0
+    counted = month.defined(daily, now=later, charged=Amounts(4))
+    with pytest.raises(Invalid, match="too many charges"):
+        counted.defined(Terms(limit=NanoUsd(100), period=Period.MONTH), now=later)
+
+
+@given(st.data())
+def test_what_a_tenant_set_comes_back_with_its_quota_and_never_exceeds_it(data: st.DataObject) -> None:
+    default, quotas = NanoUsd(100), st.one_of(st.just(0), st.integers(1, 400))
+    own = Budget(id=OWN, tenant=ANNA, scope=BudgetScope.TENANT, run_id=None, limit=default, created=NOON)
+    wanted, limit, quota = Terms(limit=default), None, 0
+    for _ in range(data.draw(st.integers(1, 8))):
+        if data.draw(st.booleans()):
+            quota = data.draw(quotas)
+            own = own.limited_to(NanoUsd(quota), default=default, now=NOON, charged=NONE)
+            assert own.limited_to(NanoUsd(quota), default=default, now=NOON) is own
+        else:
+            named, to = data.draw(st.sets(st.sampled_from(TERM_NAMES))), data.draw(TERMS)
+            book = SpendBook([own], (), now=NOON, new_id=uuid4)
+            change = TermsChange(named=frozenset(named), to=to)
+            try:
+                changed = book.define(ANNA, NodeKey(BudgetScope.TENANT, ""), change, charged=NONE)
+            except MeshError:
+                continue
+            assert not quota or "limit" not in named or to.limit <= quota
+            own, limit = changed, to.limit if "limit" in named else limit
+            wanted = change.onto(wanted)
+        free = limit if limit is not None else quota or default
+        assert own.limit == (min(free, quota) if quota else free)
+        assert own.rules == (wanted.rules if not quota else wanted.under(NanoUsd(1)).rules)
+        assert own.terms.rules == wanted.rules
+        assert own.warn_at == wanted.warn_at

@@ -89,7 +89,7 @@ def test_an_item_without_an_operation_is_refused() -> None:
 )
 def test_a_wrong_summary_request_is_named(request_: pb.GetCostSummaryRequest, field: str) -> None:
     with pytest.raises(Invalid) as refusal:
-        ledger_convert.to_summary_query(request_)
+        ledger_convert.to_summary_query(request_, bound_to=None)
     assert refusal.value.field == field
 
 
@@ -105,7 +105,7 @@ def test_a_wrong_summary_request_is_named(request_: pb.GetCostSummaryRequest, fi
 )
 def test_a_wrong_series_request_is_named(request_: pb.GetCostSeriesRequest, field: str) -> None:
     with pytest.raises(Invalid) as refusal:
-        ledger_convert.to_series_query(request_, now=NOON)
+        ledger_convert.to_series_query(request_, now=NOON, bound_to=None)
     assert refusal.value.field == field
 
 
@@ -119,5 +119,5 @@ def test_a_wrong_series_request_is_named(request_: pb.GetCostSeriesRequest, fiel
 )
 def test_a_wrong_export_request_is_named(request_: pb.ExportCostsRequest, field: str) -> None:
     with pytest.raises(Invalid) as refusal:
-        ledger_convert.to_export_order(request_)
+        ledger_convert.to_export_order(request_, bound_to=None)
     assert refusal.value.field == field

@@ -83,6 +83,7 @@ async def a_room() -> AsyncIterator[Room]:
     store = MemorySpendStore(tenant_limit=100, moved=lines.moved)
     spend = Spend(
         begin=store.begin,
+        begin_patiently=store.begin,
         last_seen=store,
         prices=NoPrices(),  # type: ignore[arg-type]
         unknown=refused_unknown_prices(),

@@ -1,13 +1,13 @@
 """Periods follow the wall clock of their zone, whatever it does."""
 
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, reset_tzpath
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.cost.domain.period import Period, checked_zone, end_of, start_of
+from services.cost.domain.period import Period, checked_zone, end_of, place_of, start_of, zones
 from services.meshkit.core.errors import Invalid
 from tests.support.examples import examples
 
@@ -60,7 +60,13 @@ def test_days_are_as_long_as_the_wall_clock_says(period: Period, zone: str, mome
     assert end_of(period, zone, there) == datetime.fromisoformat(end).replace(tzinfo=UTC)
 
 
-@pytest.mark.parametrize("name", ["Mars/Olympus", "../../etc/passwd", "/etc/localtime", "a" * 65, "Europe", "UTC\0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Mars/Olympus", "../../etc/passwd", "/etc/localtime", "a" * 65, "Europe", "UTC\0"),
+        *("posixrules", "localtime", "right/Europe/Berlin", "posix/UTC", "Factory", "europe/berlin", "tzdata.zi"),
+    ],
+)
 def test_what_is_no_zone_is_refused(name: str) -> None:
     with pytest.raises(Invalid):
         checked_zone(name, field="zone")
@@ -74,3 +80,20 @@ def test_a_span_of_a_year_has_twelve_months() -> None:
         ends += 1
     assert (ends, moment) == (12, datetime(2027, 1, 1, tzinfo=UTC))
     assert moment - timedelta(days=31) == start_of(Period.MONTH, "UTC", moment - timedelta(seconds=1))
+
+
+def test_zones_come_from_the_package_and_not_from_the_machine() -> None:
+    place_of.cache_clear()
+    reset_tzpath(to=())
+    try:
+        assert all(place_of(zone).utcoffset(datetime(2026, 7, 1, tzinfo=UTC)) is not None for zone in zones())
+    finally:
+        reset_tzpath()
+        place_of.cache_clear()
+    assert len(zones()) > 400
+
+
+def test_a_zone_that_another_release_kept_counts_as_utc() -> None:
+    moment = datetime(2026, 7, 1, 23, 30, tzinfo=UTC)
+    for zone in ("right/Europe/Berlin", "posixrules", "Mars/Olympus"):
+        assert end_of(Period.DAY, zone, moment) == datetime(2026, 7, 2, tzinfo=UTC)

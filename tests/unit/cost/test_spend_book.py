@@ -12,13 +12,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from services.cost.domain.amounts import MAX_CHARGE, Amounts
-from services.cost.domain.budget import Budget, BudgetId, BudgetMode, BudgetScope, tenant_budget_id
+from services.cost.domain.amounts import MAX_CHARGE, MAX_LIMIT, Amounts
+from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, BudgetNotFound, HoldNotFound, RefusalCause
 from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.price import Price
 from services.cost.domain.spend_book import AlertCause, Changes, SpendBook
+from services.cost.domain.terms import BudgetMode
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Invalid, MeshError, RequestIdReused
 from services.meshkit.core.ids import from_uuid
@@ -137,6 +138,16 @@ def test_rows_of_another_tenant_in_the_same_frame_are_not_found() -> None:
     assert book.changes().empty
 
 
+def test_a_reservation_that_one_budget_cannot_add_up_is_held_in_none() -> None:
+    own = replace(a_budget(100), mode=BudgetMode.SOFT)
+    run = replace(a_budget(100, run_id="run_1", spent=2 * MAX_LIMIT - MAX_CHARGE), mode=BudgetMode.SOFT)
+    book = a_book(own, run)
+    with pytest.raises(Invalid):
+        book.reserve(a_hold(10, budgets=(run.id,)))
+    book.reserve(a_hold(7))
+    assert [(budget.id, budget.held) for budget in book.changes().budgets] == [(own.id, 7)]
+
+
 def test_a_settlement_above_the_bound_shows_as_overrun_and_stops_new_holds() -> None:
     sent = a_hold(10).dispatch(NOON)
     book = a_book(a_budget(10, held=10), holds=(sent,))
@@ -146,7 +157,7 @@ def test_a_settlement_above_the_bound_shows_as_overrun_and_stops_new_holds() -> 
     assert refusal.value.metadata["cause"] == RefusalCause.OVERRUN
     changes = book.changes()
     assert (changes.budgets[0].spent, changes.budgets[0].overrun) == (25, 15)
-    assert [alert.cause for alert in changes.alerts] == [AlertCause.OVERRUN]
+    assert [alert.cause for alert in changes.alerts] == [AlertCause.OVERRUN, AlertCause.WARNED]
 
 
 def test_a_limit_lowered_below_what_is_used_shows_as_overrun_and_raising_it_heals() -> None:

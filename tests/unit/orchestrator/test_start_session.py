@@ -52,12 +52,15 @@ class Neighbours:
 
     def __init__(self) -> None:
         self.budgets = 0
+        #: The project of each, by run.
+        self.projects: dict[str, str] = {}
         self.gateway: MeshError | None = None
 
-    async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd) -> str:
+    async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd, *, project: str) -> str:
         """See `Neighbours.open_budget`."""
         await asyncio.sleep(0)
         self.budgets += 1
+        self.projects[run_id] = project
         return "budget_01jd0000000000000000000000"
 
     async def issue_grant(self, caller: Caller, run_id: str) -> str:
@@ -136,6 +139,13 @@ async def test_a_place_is_given_back_when_nothing_was_started() -> None:
                 await desk.start()
         desk.neighbours.gateway = None
         await desk.start()
+
+
+async def test_the_budget_of_a_session_is_of_its_project() -> None:
+    desk = Desk()
+    async with desk.engine.running_block():
+        of_atlas, of_none = await desk.start(metadata={"project": "atlas"}), await desk.start(metadata={"tier": "gold"})
+    assert desk.neighbours.projects == {of_atlas.session_id: "atlas", of_none.session_id: ""}
 
 
 async def test_rounds_left_out_are_three() -> None:

@@ -36,7 +36,7 @@ class _BudgetScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetSco
     BUDGET_SCOPE_PROJECT: _BudgetScope.ValueType  # 3
     """What all runs of a project spend."""
     BUDGET_SCOPE_STEP: _BudgetScope.ValueType  # 4
-    """What one step of a run spends, and all steps below it."""
+    """What one step of a run spends, and all steps below it in the same run; runs that it starts spend beside it."""
     BUDGET_SCOPE_AGENT: _BudgetScope.ValueType  # 5
     """What an agent spends, in whatever run."""
 
@@ -51,7 +51,7 @@ BUDGET_SCOPE_RUN: BudgetScope.ValueType  # 2
 BUDGET_SCOPE_PROJECT: BudgetScope.ValueType  # 3
 """What all runs of a project spend."""
 BUDGET_SCOPE_STEP: BudgetScope.ValueType  # 4
-"""What one step of a run spends, and all steps below it."""
+"""What one step of a run spends, and all steps below it in the same run; runs that it starts spend beside it."""
 BUDGET_SCOPE_AGENT: BudgetScope.ValueType  # 5
 """What an agent spends, in whatever run."""
 Global___BudgetScope: _TypeAlias = BudgetScope  # noqa: Y015
@@ -302,6 +302,7 @@ class Budget(_message.Message):
     CALLS_FIELD_NUMBER: _builtins.int
     WALL_MS_FIELD_NUMBER: _builtins.int
     DEGRADED_UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     budget_id: _builtins.str
     """Id, `budget_…`."""
     scope: Global___BudgetScope.ValueType
@@ -326,6 +327,8 @@ class Budget(_message.Message):
     """After how long it begins anew."""
     zone: _builtins.str
     """Time zone of the period, such as `Europe/Berlin`."""
+    project: _builtins.str
+    """Of a run: its project, whose budget stands above it. Empty for others, for a run of none, and where it is not known."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
@@ -371,10 +374,11 @@ class Budget(_message.Message):
         calls: Global___BudgetGauge | None = ...,
         wall_ms: Global___BudgetGauge | None = ...,
         degraded_until_time: _timestamp_pb2.Timestamp | None = ...,
+        project: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "create_time", b"create_time", "degraded_until_time", b"degraded_until_time", "period_end_time", b"period_end_time", "tokens", b"tokens", "wall_ms", b"wall_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "calls", b"calls", "create_time", b"create_time", "degraded_until_time", b"degraded_until_time", "held_nano_usd", b"held_nano_usd", "limit_nano_usd", b"limit_nano_usd", "mode", b"mode", "name", b"name", "overrun_nano_usd", b"overrun_nano_usd", "period", b"period", "period_end_time", b"period_end_time", "run_id", b"run_id", "scope", b"scope", "spent_nano_usd", b"spent_nano_usd", "tokens", b"tokens", "wall_ms", b"wall_ms", "warn_at_percent", b"warn_at_percent", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "calls", b"calls", "create_time", b"create_time", "degraded_until_time", b"degraded_until_time", "held_nano_usd", b"held_nano_usd", "limit_nano_usd", b"limit_nano_usd", "mode", b"mode", "name", b"name", "overrun_nano_usd", b"overrun_nano_usd", "period", b"period", "period_end_time", b"period_end_time", "project", b"project", "run_id", b"run_id", "scope", b"scope", "spent_nano_usd", b"spent_nano_usd", "tokens", b"tokens", "wall_ms", b"wall_ms", "warn_at_percent", b"warn_at_percent", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -622,8 +626,8 @@ Global___Price: _TypeAlias = Price  # noqa: Y015
 
 @_typing.final
 class BudgetAlert(_message.Message):
-    """Body of the events `comitia.cost.budget.exhausted.v1`, `comitia.cost.budget.overrun.v1` and
-    `comitia.cost.budget.warned.v1`.
+    """Body of the events `comitia.cost.budget.exhausted.v1.<tenant>`, `comitia.cost.budget.overrun.v1.<tenant>` and
+    `comitia.cost.budget.warned.v1.<tenant>`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -631,8 +635,11 @@ class BudgetAlert(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
     cause: Global___BudgetAlertCause.ValueType
     """What happened."""
+    tenant_id: _builtins.str
+    """Whose budget it is, `tenant_…`."""
     @_builtins.property
     def budget(self) -> Global___Budget:
         """The budget as it was then."""
@@ -647,10 +654,11 @@ class BudgetAlert(_message.Message):
         budget: Global___Budget | None = ...,
         cause: Global___BudgetAlertCause.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        tenant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cause", b"cause", "create_time", b"create_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cause", b"cause", "create_time", b"create_time", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ from comitia.cost.v1 import price_list_pb2 as _price_list_pb2
 from comitia.cost.v1 import rollup_pb2 as _rollup_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -75,21 +76,29 @@ class CreateBudgetRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     LIMIT_NANO_USD_FIELD_NUMBER: _builtins.int
+    PROJECT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run, `run_…`. Required."""
     limit_nano_usd: _builtins.int
     """Limit, nano-USD, > 0. Required."""
+    project: _builtins.str
+    """Project of the run, at most 200 characters; empty for a run of none. Its calls must say the same one. Absent, from
+    releases before: not known, and not checked.
+    """
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         limit_nano_usd: _builtins.int = ...,
+        project: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_project", b"_project", "project", b"project"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit_nano_usd", b"limit_nano_usd", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_project", b"_project", "limit_nano_usd", b"limit_nano_usd", "project", b"project", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__project: _TypeAlias = _typing.Literal["project"]  # noqa: Y015
+    _WhichOneofArgType__project: _TypeAlias = _typing.Literal["_project", b"_project"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__project) -> _WhichOneofReturnType__project | None: ...
 
 Global___CreateBudgetRequest: _TypeAlias = CreateBudgetRequest  # noqa: Y015
 
@@ -130,28 +139,36 @@ class SetBudgetRequest(_message.Message):
     PERIOD_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
     scope: _cost_pb2.BudgetScope.ValueType
     """What it limits: TENANT, PROJECT, AGENT or STEP. Required."""
     name: _builtins.str
     """The project or the agent; for a step its run and path, `run_…/rounds/2`, at most 16 levels deep. Empty for TENANT."""
     limit_nano_usd: _builtins.int
-    """Limit on money, nano-USD, >= 0. Required."""
+    """Limit on money, nano-USD, >= 0. Required for a new budget, also when only calls are to be limited."""
     limit_tokens: _builtins.int
-    """Limit on tokens of all classes, >= 0. Absent: none."""
+    """Limit on tokens of all classes, >= 0. By default none."""
     limit_calls: _builtins.int
-    """Limit on calls, >= 0. Absent: none."""
+    """Limit on calls, >= 0. By default none."""
     limit_wall_ms: _builtins.int
-    """Limit on the time of calls, milliseconds, >= 0. Absent: none."""
+    """Limit on the time of calls, milliseconds, >= 0. By default none."""
     mode: _cost_pb2.BudgetMode.ValueType
-    """What it does when it is used up. Unspecified means HARD."""
+    """What it does when it is used up. By default HARD."""
     warn_at_percent: _builtins.int
-    """Percent of a limit from which it warns, 1 to 100. 0 means 80."""
+    """Percent of a limit from which it warns, 1 to 100. By default 80."""
     period: _cost_pb2.BudgetPeriod.ValueType
-    """After how long it begins anew. Unspecified: never."""
+    """After how long it begins anew. By default never."""
     zone: _builtins.str
-    """IANA name of the time zone of the period. Empty means UTC."""
+    """IANA name of the time zone of the period, as the package tzdata has it. By default UTC. Refused without a period."""
     request_id: _builtins.str
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which of these to change: `limit_nano_usd`, `limit_tokens`, `limit_calls`, `limit_wall_ms`, `mode`, `warn_at_percent`,
+        `period`, `zone`. One that it names and that is not set gets its default: a limit or a period is taken off. Absent
+        means those that are set. A new budget has the defaults of what is not changed.
+        """
+
     def __init__(
         self,
         *,
@@ -166,10 +183,11 @@ class SetBudgetRequest(_message.Message):
         period: _cost_pb2.BudgetPeriod.ValueType = ...,
         zone: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_calls", b"_limit_calls", "_limit_nano_usd", b"_limit_nano_usd", "_limit_tokens", b"_limit_tokens", "_limit_wall_ms", b"_limit_wall_ms", "limit_calls", b"limit_calls", "limit_nano_usd", b"limit_nano_usd", "limit_tokens", b"limit_tokens", "limit_wall_ms", b"limit_wall_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_calls", b"_limit_calls", "_limit_nano_usd", b"_limit_nano_usd", "_limit_tokens", b"_limit_tokens", "_limit_wall_ms", b"_limit_wall_ms", "limit_calls", b"limit_calls", "limit_nano_usd", b"limit_nano_usd", "limit_tokens", b"limit_tokens", "limit_wall_ms", b"limit_wall_ms", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_calls", b"_limit_calls", "_limit_nano_usd", b"_limit_nano_usd", "_limit_tokens", b"_limit_tokens", "_limit_wall_ms", b"_limit_wall_ms", "limit_calls", b"limit_calls", "limit_nano_usd", b"limit_nano_usd", "limit_tokens", b"limit_tokens", "limit_wall_ms", b"limit_wall_ms", "mode", b"mode", "name", b"name", "period", b"period", "request_id", b"request_id", "scope", b"scope", "warn_at_percent", b"warn_at_percent", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_calls", b"_limit_calls", "_limit_nano_usd", b"_limit_nano_usd", "_limit_tokens", b"_limit_tokens", "_limit_wall_ms", b"_limit_wall_ms", "limit_calls", b"limit_calls", "limit_nano_usd", b"limit_nano_usd", "limit_tokens", b"limit_tokens", "limit_wall_ms", b"limit_wall_ms", "mode", b"mode", "name", b"name", "period", b"period", "request_id", b"request_id", "scope", b"scope", "update_mask", b"update_mask", "warn_at_percent", b"warn_at_percent", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit_calls: _TypeAlias = _typing.Literal["limit_calls"]  # noqa: Y015
     _WhichOneofArgType__limit_calls: _TypeAlias = _typing.Literal["_limit_calls", b"_limit_calls"]  # noqa: Y015
@@ -407,8 +425,11 @@ class GetBudgetTreeResponse(_message.Message):
 
     NODES_FIELD_NUMBER: _builtins.int
     MORE_RUNS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_STEP_COUNT_FIELD_NUMBER: _builtins.int
     more_runs: _builtins.bool
     """True when there are older runs than those shown."""
+    left_out_step_count: _builtins.int
+    """Budgets of steps of such runs, which are left out with them."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetBudgetTreeResponse.Node]:
         """Each after the one above it; the tenant's own first."""
@@ -418,10 +439,11 @@ class GetBudgetTreeResponse(_message.Message):
         *,
         nodes: _abc.Iterable[Global___GetBudgetTreeResponse.Node] | None = ...,
         more_runs: _builtins.bool = ...,
+        left_out_step_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["more_runs", b"more_runs", "nodes", b"nodes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["left_out_step_count", b"left_out_step_count", "more_runs", b"more_runs", "nodes", b"nodes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1068,7 +1090,7 @@ class GetCostSummaryRequest(_message.Message):
     run_id: _builtins.str
     """Only this run, `run_…`. Optional. What a run spent is known as long as its charges are kept, 400 days by default."""
     project: _builtins.str
-    """Only this project. Optional."""
+    """Only this project. Optional. For a caller who is bound to a project it is that one."""
     agent_name: _builtins.str
     """Only this agent. Optional."""
     max_lines: _builtins.int
@@ -1209,7 +1231,7 @@ class GetCostSeriesRequest(_message.Message):
     run_id: _builtins.str
     """Only this run, `run_…`. Optional. See GetCostSummary."""
     project: _builtins.str
-    """Only this project. Optional."""
+    """Only this project. Optional. For a caller who is bound to a project it is that one."""
     agent_name: _builtins.str
     """Only this agent. Optional."""
     @_builtins.property
@@ -1298,7 +1320,7 @@ class ExportCostsRequest(_message.Message):
     detail: _rollup_pb2.CostExportDetail.ValueType
     """What a line stands for. Unspecified means DAY."""
     project: _builtins.str
-    """Only this project. Optional."""
+    """Only this project. Optional. For a caller who is bound to a project it is that one."""
     agent_name: _builtins.str
     """Only this agent. Optional."""
     run_id: _builtins.str
@@ -1566,12 +1588,17 @@ class RepriceEventsRequest(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     APPLY_FIELD_NUMBER: _builtins.int
+    UNPRICED_FIELD_NUMBER: _builtins.int
     note: _builtins.str
     """Why, for the note of each entry. Optional, at most 200 characters."""
     request_id: _builtins.str
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
     apply: _builtins.bool
     """True: write it. False: show the difference, and change nothing."""
+    unpriced: _builtins.bool
+    """True: only charges at a ceiling, of models whose price was unknown. Their holds are kept until they are priced, so
+    that `start_time` may be any.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """Charges of calls that held their money from then on: that moment says what they cost. Required."""
@@ -1588,10 +1615,11 @@ class RepriceEventsRequest(_message.Message):
         note: _builtins.str = ...,
         request_id: _builtins.str = ...,
         apply: _builtins.bool = ...,
+        unpriced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time", "unpriced", b"unpriced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

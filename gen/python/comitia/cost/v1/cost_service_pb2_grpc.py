@@ -118,20 +118,22 @@ class BudgetServiceServicer:
     def CreateBudget(self, request, context):
         """Makes the budget of a run. Internal, so without `google.api.http`: the orchestrator makes it with the run.
 
-        Idempotent per run: the same limit answers with the budget that exists.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit).
+        Idempotent per run: the same limit and project answer with the budget that exists.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit or project).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetBudget(self, request, context):
-        """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given is taken off:
-        the request is all that people decide about a budget. What is spent and held stays.
+        """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
+        `update_mask` takes a limit or a period off. What is held stays, and so does what is spent, unless another period is
+        counted from now on: then it is what the ledger has for that period until now.
 
         Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
         limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
-        While the operator limits what the tenant may spend, the tenant's own has no period and is not soft.
+        While the operator limits what the tenant may spend, the tenant's own has no period and is not soft; what the tenant
+        had set comes back with the quota.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_BUDGETS, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the
         tenant's own, beyond what the operator lets the tenant spend).
         """
@@ -152,7 +154,7 @@ class BudgetServiceServicer:
     def GetBudgetStatus(self, request, context):
         """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
 
-        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,8 +169,12 @@ class BudgetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetBudget(self, request, context):
-        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`. REST takes
+        a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
+        id.
 
+        For a caller who is bound to a project the budget of that project is all there is. Agents work for all projects, and
+        cost does not know which project a run or a step is of.
         Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -203,7 +209,7 @@ class BudgetServiceServicer:
         RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
         RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
         NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
-        INVALID_ARGUMENT/INVALID_FIELD.
+        INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -730,6 +736,9 @@ class BudgetService:
 
 class LedgerServiceStub:
     """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
     """
 
     def __init__(self, channel):
@@ -767,6 +776,9 @@ class LedgerServiceStub:
 
 class LedgerServiceServicer:
     """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
     """
 
     def ListCostEvents(self, request, context):
@@ -780,7 +792,8 @@ class LedgerServiceServicer:
         """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
         Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept),
+        PERMISSION_DENIED/BOUND_TO_PROJECT (another project than the one that the caller is bound to).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -789,7 +802,8 @@ class LedgerServiceServicer:
     def GetCostSeries(self, request, context):
         """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
 
-        Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+        Exact at any moment, as GetCostSummary is.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -801,7 +815,8 @@ class LedgerServiceServicer:
         events, one message each.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
-        events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
+        events of a time of which only sums are kept), PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary),
+        RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -812,9 +827,10 @@ class LedgerServiceServicer:
 
         A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
-        Harmless to repeat: what is priced right stays.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
-        which holds are gone: they are kept for 90 days, unless the operator says otherwise).
+        Harmless to repeat: what is priced right stays. It is written in short transactions, between which calls spend; one that
+        broke off has done a part. A repeat of it with the same `request_id` does the rest and answers for all of it.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 50,000 charges that change: take less time at once; and a time of
+        which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -858,6 +874,9 @@ def add_LedgerServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class LedgerService:
     """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
     """
 
     @staticmethod

@@ -39,16 +39,18 @@ class BudgetServiceStub:
     CreateBudget: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.CreateBudgetRequest, _cost_service_pb2.CreateBudgetResponse]
     """Makes the budget of a run. Internal, so without `google.api.http`: the orchestrator makes it with the run.
 
-    Idempotent per run: the same limit answers with the budget that exists.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit).
+    Idempotent per run: the same limit and project answer with the budget that exists.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit or project).
     """
     SetBudget: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.SetBudgetRequest, _cost_service_pb2.SetBudgetResponse]
-    """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given is taken off:
-    the request is all that people decide about a budget. What is spent and held stays.
+    """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
+    `update_mask` takes a limit or a period off. What is held stays, and so does what is spent, unless another period is
+    counted from now on: then it is what the ledger has for that period until now.
 
     Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
     limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
-    While the operator limits what the tenant may spend, the tenant's own has no period and is not soft.
+    While the operator limits what the tenant may spend, the tenant's own has no period and is not soft; what the tenant
+    had set comes back with the quota.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_BUDGETS, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the
     tenant's own, beyond what the operator lets the tenant spend).
     """
@@ -61,15 +63,19 @@ class BudgetServiceStub:
     GetBudgetStatus: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetStatusRequest, _cost_service_pb2.GetBudgetStatusResponse]
     """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
 
-    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
     """
     GetBudgetTree: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetTreeRequest, _cost_service_pb2.GetBudgetTreeResponse]
     """Shows the tenant's budgets as a tree: the tenant's own, those of projects and agents below it, and those of the newest
     runs with their steps.
     """
     GetBudget: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetRequest, _cost_service_pb2.GetBudgetResponse]
-    """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+    """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`. REST takes
+    a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
+    id.
 
+    For a caller who is bound to a project the budget of that project is all there is. Agents work for all projects, and
+    cost does not know which project a run or a step is of.
     Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
     """
     ListBudgets: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ListBudgetsRequest, _cost_service_pb2.ListBudgetsResponse]
@@ -91,7 +97,7 @@ class BudgetServiceStub:
     RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
     RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
     NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
-    INVALID_ARGUMENT/INVALID_FIELD.
+    INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
     """
     MarkDispatched: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.MarkDispatchedRequest, _cost_service_pb2.MarkDispatchedResponse]
     """Records that a held call is about to leave. Must be durable before its first byte.
@@ -138,16 +144,18 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     CreateBudget: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.CreateBudgetRequest, _cost_service_pb2.CreateBudgetResponse]  # type: ignore[assignment]
     """Makes the budget of a run. Internal, so without `google.api.http`: the orchestrator makes it with the run.
 
-    Idempotent per run: the same limit answers with the budget that exists.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit).
+    Idempotent per run: the same limit and project answer with the budget that exists.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit or project).
     """
     SetBudget: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.SetBudgetRequest, _cost_service_pb2.SetBudgetResponse]  # type: ignore[assignment]
-    """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given is taken off:
-    the request is all that people decide about a budget. What is spent and held stays.
+    """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
+    `update_mask` takes a limit or a period off. What is held stays, and so does what is spent, unless another period is
+    counted from now on: then it is what the ledger has for that period until now.
 
     Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
     limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
-    While the operator limits what the tenant may spend, the tenant's own has no period and is not soft.
+    While the operator limits what the tenant may spend, the tenant's own has no period and is not soft; what the tenant
+    had set comes back with the quota.
     Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_BUDGETS, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the
     tenant's own, beyond what the operator lets the tenant spend).
     """
@@ -160,15 +168,19 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     GetBudgetStatus: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetStatusRequest, _cost_service_pb2.GetBudgetStatusResponse]  # type: ignore[assignment]
     """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
 
-    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+    Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
     """
     GetBudgetTree: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetTreeRequest, _cost_service_pb2.GetBudgetTreeResponse]  # type: ignore[assignment]
     """Shows the tenant's budgets as a tree: the tenant's own, those of projects and agents below it, and those of the newest
     runs with their steps.
     """
     GetBudget: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetBudgetRequest, _cost_service_pb2.GetBudgetResponse]  # type: ignore[assignment]
-    """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+    """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`. REST takes
+    a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
+    id.
 
+    For a caller who is bound to a project the budget of that project is all there is. Agents work for all projects, and
+    cost does not know which project a run or a step is of.
     Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
     """
     ListBudgets: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ListBudgetsRequest, _cost_service_pb2.ListBudgetsResponse]  # type: ignore[assignment]
@@ -190,7 +202,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
     RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
     NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
-    INVALID_ARGUMENT/INVALID_FIELD.
+    INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
     """
     MarkDispatched: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.MarkDispatchedRequest, _cost_service_pb2.MarkDispatchedResponse]  # type: ignore[assignment]
     """Records that a held call is about to leave. Must be durable before its first byte.
@@ -240,8 +252,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cost_service_pb2.CreateBudgetResponse, _abc.Awaitable[_cost_service_pb2.CreateBudgetResponse]]:
         """Makes the budget of a run. Internal, so without `google.api.http`: the orchestrator makes it with the run.
 
-        Idempotent per run: the same limit answers with the budget that exists.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit).
+        Idempotent per run: the same limit and project answer with the budget that exists.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, ALREADY_EXISTS/BUDGET_EXISTS (with another limit or project).
         """
 
     @_abc_1.abstractmethod
@@ -250,12 +262,14 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cost_service_pb2.SetBudgetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cost_service_pb2.SetBudgetResponse, _abc.Awaitable[_cost_service_pb2.SetBudgetResponse]]:
-        """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given is taken off:
-        the request is all that people decide about a budget. What is spent and held stays.
+        """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
+        `update_mask` takes a limit or a period off. What is held stays, and so does what is spent, unless another period is
+        counted from now on: then it is what the ledger has for that period until now.
 
         Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
         limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
-        While the operator limits what the tenant may spend, the tenant's own has no period and is not soft.
+        While the operator limits what the tenant may spend, the tenant's own has no period and is not soft; what the tenant
+        had set comes back with the quota.
         Errors: INVALID_ARGUMENT/INVALID_FIELD, RESOURCE_EXHAUSTED/TOO_MANY_BUDGETS, RESOURCE_EXHAUSTED/QUOTA_EXCEEDED (the
         tenant's own, beyond what the operator lets the tenant spend).
         """
@@ -280,7 +294,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cost_service_pb2.GetBudgetStatusResponse, _abc.Awaitable[_cost_service_pb2.GetBudgetStatusResponse]]:
         """Shows how full a budget is, and what it will have spent at the end of its period if it goes on as until now.
 
-        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
+        Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
         """
 
     @_abc_1.abstractmethod
@@ -299,8 +313,12 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cost_service_pb2.GetBudgetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cost_service_pb2.GetBudgetResponse, _abc.Awaitable[_cost_service_pb2.GetBudgetResponse]]:
-        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`.
+        """Fetches a budget, by its id or by name: `tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`. REST takes
+        a name as it is, with its `/`: `/v1/budgets/step:run_…/rounds/2:status`; for one that itself ends in `:status`, give the
+        id.
 
+        For a caller who is bound to a project the budget of that project is all there is. Agents work for all projects, and
+        cost does not know which project a run or a step is of.
         Errors: NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND.
         """
 
@@ -340,7 +358,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
         RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
         NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
-        INVALID_ARGUMENT/INVALID_FIELD.
+        INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
         """
 
     @_abc_1.abstractmethod
@@ -409,7 +427,11 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
 def add_BudgetServiceServicer_to_server(servicer: BudgetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class LedgerServiceStub:
-    """Shows what was spent."""
+    """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -421,12 +443,14 @@ class LedgerServiceStub:
     """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
     Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept),
+    PERMISSION_DENIED/BOUND_TO_PROJECT (another project than the one that the caller is bound to).
     """
     GetCostSeries: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.GetCostSeriesRequest, _cost_service_pb2.GetCostSeriesResponse]
     """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
 
-    Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+    Exact at any moment, as GetCostSummary is.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary).
     """
     ExportCosts: _grpc.UnaryStreamMultiCallable[_cost_service_pb2.ExportCostsRequest, _cost_service_pb2.ExportCostsResponse]
     """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. Days and hours are
@@ -434,21 +458,27 @@ class LedgerServiceStub:
     events, one message each.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
-    events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
+    events of a time of which only sums are kept), PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary),
+    RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
     """
     RepriceEvents: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]
     """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
 
     A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
-    Harmless to repeat: what is priced right stays.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
-    which holds are gone: they are kept for 90 days, unless the operator says otherwise).
+    Harmless to repeat: what is priced right stays. It is written in short transactions, between which calls spend; one that
+    broke off has done a part. A repeat of it with the same `request_id` does the rest and answers for all of it.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 50,000 charges that change: take less time at once; and a time of
+    which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
     """
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
-    """Shows what was spent."""
+    """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListCostEvents: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ListCostEventsRequest, _cost_service_pb2.ListCostEventsResponse]  # type: ignore[assignment]
@@ -457,12 +487,14 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
     Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept),
+    PERMISSION_DENIED/BOUND_TO_PROJECT (another project than the one that the caller is bound to).
     """
     GetCostSeries: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.GetCostSeriesRequest, _cost_service_pb2.GetCostSeriesResponse]  # type: ignore[assignment]
     """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
 
-    Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+    Exact at any moment, as GetCostSummary is.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary).
     """
     ExportCosts: _aio.UnaryStreamMultiCallable[_cost_service_pb2.ExportCostsRequest, _cost_service_pb2.ExportCostsResponse]  # type: ignore[assignment]
     """Streams what is to be charged to whom as one file. The pieces, put together in order, are the file. Days and hours are
@@ -470,20 +502,26 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     events, one message each.
 
     Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
-    events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
+    events of a time of which only sums are kept), PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary),
+    RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
     """
     RepriceEvents: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.RepriceEventsRequest, _cost_service_pb2.RepriceEventsResponse]  # type: ignore[assignment]
     """Shows what the price table of now makes of charges of the past, per model. With `apply` it writes that.
 
     A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
     ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
-    Harmless to repeat: what is priced right stays.
-    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
-    which holds are gone: they are kept for 90 days, unless the operator says otherwise).
+    Harmless to repeat: what is priced right stays. It is written in short transactions, between which calls spend; one that
+    broke off has done a part. A repeat of it with the same `request_id` does the rest and answers for all of it.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 50,000 charges that change: take less time at once; and a time of
+    which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
     """
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Shows what was spent."""
+    """Shows what was spent.
+
+    Roles know no projects: whoever has `costs.read` sees what the whole tenant spent. For a caller who is bound to a
+    project the charges of that project are all there are.
+    """
 
     @_abc_1.abstractmethod
     def ListCostEvents(
@@ -502,7 +540,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Adds up charges by one dimension over a time, dearest first: with `max_lines` it tells the top spenders.
 
         Exact at any moment: what is not in the roll-ups yet is read from the charges themselves.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept).
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also a time within an hour of which only the sum is kept),
+        PERMISSION_DENIED/BOUND_TO_PROJECT (another project than the one that the caller is bound to).
         """
 
     @_abc_1.abstractmethod
@@ -513,7 +552,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cost_service_pb2.GetCostSeriesResponse, _abc.Awaitable[_cost_service_pb2.GetCostSeriesResponse]]:
         """Adds up charges hour by hour or day by day, the dearest values of a dimension each for itself.
 
-        Exact at any moment, as GetCostSummary is. Errors: INVALID_ARGUMENT/INVALID_FIELD.
+        Exact at any moment, as GetCostSummary is.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary).
         """
 
     @_abc_1.abstractmethod
@@ -527,7 +567,8 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         events, one message each.
 
         Errors: INVALID_ARGUMENT/INVALID_FIELD (also a file of more than 32 MB in days or hours: ask for less time; also
-        events of a time of which only sums are kept), RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
+        events of a time of which only sums are kept), PERMISSION_DENIED/BOUND_TO_PROJECT (as for GetCostSummary),
+        RESOURCE_EXHAUSTED/TOO_MANY_EXPORTS (8 files are being sent).
         """
 
     @_abc_1.abstractmethod
@@ -540,9 +581,10 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         A charge that changes is taken back by a reversal and written anew with the new price's digest and a note: entries of the
         ledger are never changed. Both have the time of the re-pricing. Budgets follow as with any settlement, and may overrun.
-        Harmless to repeat: what is priced right stays.
-        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 10,000 charges that change: take less time at once; and a time of
-        which holds are gone: they are kept for 90 days, unless the operator says otherwise).
+        Harmless to repeat: what is priced right stays. It is written in short transactions, between which calls spend; one that
+        broke off has done a part. A repeat of it with the same `request_id` does the rest and answers for all of it.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD (also more than 50,000 charges that change: take less time at once; and a time of
+        which holds are gone: they are kept for 90 days, unless the operator says otherwise, or `unpriced` is set).
         """
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
