@@ -115,7 +115,7 @@ def test_costs_are_exported_as_csv_and_json_and_no_name_is_a_formula(shell: Shel
         ("budget set 99999999999999999999 --budget project:x", "is too large an amount"),
         ("budget set 5000000000 --budget project:x", "is too large an amount"),
         ("budget set 0.0000000001 --budget project:x", "0.0000000001"),
-        ("budget set 5 --budget project:", "budget_id: is required"),
+        ("budget set 5 --budget project:", "name the project, such as project:atlas"),
         ("budget on-spike project:nobody", "BUDGET_NODE_NOT_FOUND"),
         ("budget show run:run_01m80dajpmebkrhh315c7aew63", "BUDGET_NODE_NOT_FOUND"),
     ],

@@ -69,13 +69,11 @@ async def test_a_key_bound_to_a_project_sees_the_money_of_that_project_alone(mes
         for project in ("claims", "billing"):
             await admin.costs.set_budget(10**9, project=project)
         other = await admin.costs.budget("project:billing")
-        everything = await admin.costs.summary(by="project")
         key = (await admin.identity.create_key("bound", roles=["tenant_user"], project="claims")).secret
         free = (await admin.identity.create_key("free", roles=["tenant_user"])).secret
     async with AsyncClient(mesh.url, api_key=free) as unbound:
-        assert await unbound.costs.summary(by="project") == everything, (
-            "whoever is bound to none sees the whole tenant's"
-        )
+        seen = {line.key for line in (await unbound.costs.summary(by="project")).lines}
+        assert seen == {"billing", "claims"}, "whoever is bound to none sees the whole tenant's"
     async with AsyncClient(mesh.url, api_key=key) as bound:
         assert [line.key for line in (await bound.costs.summary(by="run")).lines] == [mine.session_id]
         assert {event.run_id async for event in bound.costs.events()} == {mine.session_id}

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from comitia.guard_table import GUARDS, Guard
 
-_PLACE: Final = re.compile(r"{([a-z_.]+)}")
+_PLACE: Final = re.compile(r"{([a-z_.]+)(?:=\*\*)?}")
 _VERBS: Final = ("get", "put", "post", "delete", "patch")
 
 

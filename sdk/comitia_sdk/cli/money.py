@@ -21,6 +21,7 @@ app = typer.Typer(
 _WHICH: Final = "`tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`, or `budget_…`."
 _BAR: Final = 20
 _NODES: Final = ("project", "agent", "step")
+_SUCH_AS: Final = {"project": "atlas", "agent": "Athena", "step": "run_…/rounds/2"}
 Which = Annotated[str, typer.Argument(metavar="[BUDGET]", help=_WHICH)]
 
 
@@ -207,7 +208,9 @@ def _set_terms(mesh: "Client", budget_id: str, amount: int | None, terms: dict[s
     kind, _, name = budget_id.partition(":")
     if budget_id == "tenant":
         return mesh.costs.set_budget(amount, **terms)
-    if kind not in _NODES or not name:
+    if kind in _NODES and not name:
+        raise CommandFailed(f"name the {kind}, such as {kind}:{_SUCH_AS[kind]}", code=EXIT_USAGE)
+    if kind not in _NODES:
         sentence = "of a run's budget only DOLLARS can be set; name others tenant, project:…, agent:… or step:…"
         raise CommandFailed(sentence, code=EXIT_USAGE)
     return mesh.costs.set_budget(amount, **{kind: name}, **terms)

@@ -77,6 +77,7 @@ async def test_ended_holds_go_when_they_are_old_and_what_they_came_to_stays(star
         assert (await anna.reserve(request_id=first)).hold_id != settled.hold_id
 
 
+@pytest.mark.usefixtures("database_follows")
 async def test_charges_without_a_price_stay_until_they_are_priced(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0) as mesh:
         anna, model = mesh.caller(Role.ADMIN), a_model()
