@@ -23,7 +23,7 @@ VIOLATIONS_TOTAL: Final = "comitia_violations_total"
 COST_NANO_USD_TOTAL: Final = "comitia_cost_nano_usd_total"
 #: Holds by the state they came to. Labels: state.
 HOLDS_TOTAL: Final = "comitia_holds_total"
-#: Time that calls waited for money which others held. Labels: outcome (got, or why not).
+#: Time that calls waited for money which others held, by what they got or why not. Labels: outcome.
 HOLD_WAIT_SECONDS: Final = "comitia_hold_wait_seconds"
 #: Spending that was refused. Labels: reason.
 SPEND_REFUSED_TOTAL: Final = "comitia_spend_refused_total"
