@@ -75,7 +75,7 @@ class CostSettings(ServiceSettings):
         default=3600, ge=0, le=604_800, description="How long after an alert on spend the tenant gets no other one."
     )
     spend_batch_items: int = Field(
-        default=512, ge=1, le=1000, description="Most operations that share one transaction."
+        default=256, ge=2, le=1000, description="Most operations that share one transaction."
     )
     spend_queue_items: int = Field(
         default=8192, ge=1, description="Operations that may wait; one more is refused with RESOURCE_EXHAUSTED."

@@ -172,6 +172,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         async with (
             LockedTenants(
                 queue.commit,
+                foresee=queue.foresee,
                 unlocked=store.unlocked,
                 at_once=settings.pool_size // 2,
                 most=settings.spend_queue_items,
@@ -181,11 +182,13 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                 name="cost.spend",
                 max_items=settings.spend_batch_items,
                 max_waiting=settings.spend_queue_items,
+                ahead=settings.spend_batch_items // 2,
             ) as group,
             queue.over(group),
         ):
             budget_servicer = BudgetServicer(
                 spend=SpendTogether(group, queue),
+                together=settings.spend_batch_items,
                 create_budget=CreateBudget(budgets=store, clock=clock, ids=ids),
                 get_budget=get_budget,
                 set_budget=SetBudget(begin=store.begin, clock=clock),

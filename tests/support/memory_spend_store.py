@@ -71,13 +71,19 @@ class MemorySpendStore:
             return None
         return SpendBook(known, opened, now=now, new_id=uuid4)
 
+    def stands(self, changes: Changes) -> bool:
+        budgets, holds = self.rows.budgets, self.rows.holds
+        return all(budgets.get(seen.id) == seen for seen in changes.seen_budgets) and all(
+            holds.get(seen.id) == seen for seen in changes.seen_holds
+        )
+
     async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
         async with self._lock:
             rows, mine = self.rows, frozenset(tenants)
             requests = {(hold.tenant, hold.request_id) for hold in rows.holds.values()}
             if (
-                any(rows.budgets.get(seen.id) != seen or seen.tenant not in mine for seen in changes.seen_budgets)
-                or any(rows.holds.get(seen.id) != seen or seen.tenant not in mine for seen in changes.seen_holds)
+                not self.stands(changes)
+                or any(seen.tenant not in mine for seen in (*changes.seen_budgets, *changes.seen_holds))
                 or any((hold.tenant, hold.request_id) in requests for hold in changes.new_holds)
             ):
                 return False

@@ -46,7 +46,14 @@ _PURPOSE: Final[Group] = (
 #: Rows as they were seen and rows to write, in the order of the function's arguments.
 GROUPS: Final[dict[str, Group]] = {
     "seen_budgets": _SEEN_BUDGET,
-    "seen_holds": (("id", "uuid"), ("state", "smallint"), ("expire_time", "timestamptz"), ("fence", "bigint")),
+    "seen_holds": (
+        ("id", "uuid"),
+        ("state", "smallint"),
+        ("expire_time", "timestamptz"),
+        ("fence", "bigint"),
+        # All that changes when a repeat of its request takes it over.
+        ("dispatched_time", "timestamptz"),
+    ),
     "new_holds": (
         ("id", "uuid"),
         ("tenant_id", "uuid"),
@@ -95,6 +102,8 @@ _PLACES: Final = {
     for place, column in enumerate(((group, name) for group, columns in GROUPS.items() for name, _ in columns), start=1)
 }
 _INNER_ARRAYS: Final = {"budget_ids": "uuid[]", "bound": "bigint[]", "usage": "bigint[]"}
+#: Of the columns that are compared, those that may be null.
+_NULLABLE: Final = frozenset(("dispatched_time",))
 _TOKENS: Final = ", ".join(f"{name}_tokens" for name in USAGE_CLASSES)
 _COUNTS: Final = ", ".join(f"used[{place}]" for place in range(1, len(USAGE_CLASSES) + 1))
 _PURPOSES: Final = ", ".join(name for name, _ in _PURPOSE)
@@ -122,7 +131,9 @@ def _items(group: str) -> str:
 
 def _still(table: str, group: str) -> str:
     """Writes how many rows are as they were seen, and locks them in order."""
-    same = " AND ".join(f"{name} = item.{name}" for name, _ in GROUPS[group])
+    same = " AND ".join(
+        f"{name} {'IS NOT DISTINCT FROM' if name in _NULLABLE else '='} item.{name}" for name, _ in GROUPS[group]
+    )
     locked = f"SELECT FROM {table} WHERE {same} FOR UPDATE"
     return f"(SELECT count(*) FROM {_items(group)} CROSS JOIN LATERAL ({locked}) AS still)"  # noqa: S608 - names are constants
 

@@ -181,7 +181,7 @@ def arrays_of(changes: Changes, messages: Iterable[OutboxEntry]) -> list[list[ob
     """Writes changes as the arguments of `WRITE_SPENDING`: one array per column of each of its groups."""
     groups: tuple[list[tuple[object, ...]], ...] = (
         [_seen_row(budget) for budget in changes.seen_budgets],
-        [(hold.id, int(hold.state), hold.expires, hold.fence) for hold in changes.seen_holds],
+        [(hold.id, int(hold.state), hold.expires, hold.fence, hold.dispatched) for hold in changes.seen_holds],
         [_hold_row(hold) for hold in changes.new_holds],
         [_budget_row(budget) for budget in changes.budgets],
         [_changed_row(hold) for hold in changes.holds],

@@ -1,4 +1,4 @@
-"""Budgets and open holds as this process last saw them."""
+"""Budgets and open holds as this process last saw them, or is about to write them."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -23,7 +23,7 @@ Row = TypeVar("Row")
 
 
 class SeenRows:
-    """A bounded memory of committed rows. What it gives may be out of date; the database has the last word."""
+    """A bounded memory of rows. What it gives may be out of date or ahead; the database has the last word."""
 
     def __init__(self) -> None:
         self._budgets: dict[BudgetId, Budget] = {}
@@ -42,7 +42,7 @@ class SeenRows:
             return None
 
     def learn(self, changes: Changes) -> None:
-        """Takes in what a committed transaction saw and changed."""
+        """Takes in what a transaction saw and changes."""
         for budget in (*changes.seen_budgets, *changes.budgets, *changes.defined):
             _renew(self._budgets, budget.id, budget, most=_MOST_BUDGETS)
         for hold in (*changes.new_holds, *changes.holds):
@@ -50,6 +50,12 @@ class SeenRows:
                 _renew(self._holds, hold.id, hold, most=_MOST_HOLDS)
             else:
                 self._holds.pop(hold.id, None)
+
+    def has(self, budgets: Iterable[Budget], holds: Iterable[Hold]) -> bool:
+        """True when it would give these very rows."""
+        return all(self._budgets.get(budget.id) is budget for budget in budgets) and all(
+            self._holds.get(hold.id) is hold for hold in holds
+        )
 
     def know(self, budget: Budget) -> None:
         """Takes in a budget that was made."""
@@ -84,7 +90,7 @@ class SeenRows:
     def forget(self, changes: Changes) -> None:
         """Drops rows that turned out to be different."""
         _drop(self._budgets, (budget.id for budget in changes.seen_budgets))
-        _drop(self._holds, (hold.id for hold in changes.seen_holds))
+        _drop(self._holds, (hold.id for hold in (*changes.seen_holds, *changes.new_holds)))
 
 
 def _renew(rows: dict[Key, Row], key: Key, row: Row, *, most: int) -> None:

@@ -18,7 +18,7 @@ from services.cost.storage.one_trips import ADD_RUN_BUDGET, LIMIT_BUDGET, WRITE_
 from services.cost.storage.rows import arrays_of, budget_of, definition_of, hold_of, limit_values
 from services.cost.storage.seen_rows import SeenRows
 from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
-from services.meshkit.core.errors import Internal, MeshError
+from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
@@ -114,6 +114,10 @@ class SpendStore:
         rows = self._seen.recall(needs)
         return None if rows is None else self.book(*rows, now)
 
+    def stands(self, changes: Changes) -> bool:
+        """See `LastSeen.stands`."""
+        return self._seen.has(changes.seen_budgets, changes.seen_holds)
+
     async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
         """See `LastSeen.write_if_unchanged`."""
         return await self._written(self._write(tenants, changes), changes)
@@ -143,15 +147,15 @@ class SpendStore:
 
     async def _written(self, trip: Awaitable[bool], changes: Changes) -> bool:
         """Learns whether rows were as they were last seen."""
+        # What is decided next is decided on these rows; it is written only if they are committed by then.
+        self._seen.learn(changes)
+        written = False
         try:
             written = await trip
-        except MeshError:
-            self._seen.forget(changes)
-            raise
-        if written:
-            self.committed((), changes)
-        else:
-            self._seen.forget(changes)
+        finally:
+            if not written:
+                self._seen.forget(changes)
+        self._tell(changes)
         return written
 
     def book(self, budgets: Iterable[Budget], holds: Iterable[Hold], now: datetime) -> SpendBook:
@@ -184,6 +188,9 @@ class SpendStore:
         if changes is None:
             return
         self._seen.learn(changes)
+        self._tell(changes)
+
+    def _tell(self, changes: Changes) -> None:
         self._moved((*changes.budgets, *changes.defined))
         if changes.alerts:
             self._published()

@@ -39,12 +39,17 @@ Context = ServicerContext[Any, Any]  # the request and answer types, which diffe
 
 
 class BudgetServicer(BudgetServiceServicer):
-    """Converts, calls one use case, converts back. No decisions here."""
+    """Converts, calls one use case, converts back. No decisions here.
+
+    Args:
+        together: items of a frame that wait for each other's answers, at most.
+    """
 
     def __init__(
         self,
         *,
         spend: SpendTogether,
+        together: int,
         create_budget: CreateBudget,
         get_budget: GetBudget,
         set_budget: SetBudget,
@@ -54,6 +59,7 @@ class BudgetServicer(BudgetServiceServicer):
         clock: Clock,
     ) -> None:
         self._spend = spend
+        self._together = together
         self._create_budget = create_budget
         self._get_budget = get_budget
         self._set_budget = set_budget
@@ -147,7 +153,11 @@ class BudgetServicer(BudgetServiceServicer):
         self, request_iterator: AsyncIterator[pb.BatchSpendRequest], context: Context
     ) -> AsyncIterator[pb.BatchSpendResponse]:
         async for frame in serve_batch(
-            request_iterator, self._spend_frame, answers=pb.BatchSpendResponse, item_seconds=_ITEM_SECONDS
+            request_iterator,
+            self._spend_frame,
+            answers=pb.BatchSpendResponse,
+            together=self._together,
+            item_seconds=_ITEM_SECONDS,
         ):
             yield frame
 

@@ -18,7 +18,7 @@ from services.cost.domain.hold import Hold
 from services.cost.domain.hold_lines import HoldLines, Place, RequestKey
 from services.cost.usecases.detour import Detour
 from services.cost.usecases.report import report_refusals
-from services.cost.usecases.spend import Abandon, Operation, Outcome, Reserve, Spend, digest_of
+from services.cost.usecases.spend import Abandon, Foreseen, Operation, Outcome, Reserve, Spend, digest_of
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import (
     Cancelled,
@@ -206,12 +206,24 @@ class HoldQueue:
         """Takes a request on that may wait: give it to the group, and have it leave in the end."""
         return Asker(self, order, self._clock.monotonic())
 
-    async def commit(self, items: Sequence[Item], *, patiently: bool = False) -> Sequence[Outcome | Asker]:
+    def foresee(self, items: Sequence[Item]) -> Foreseen | None:
+        """Decides a group while another one is written. See `Spend`; None when somebody waits, or is late."""
+        now = self._clock.monotonic()
+        if len(self._lines) or any(_too_late(item, now) is not None for item in items):
+            return None
+        return self._spend.foresee([_operation(item) for item in items])
+
+    async def commit(
+        self, items: Sequence[Item], *, patiently: bool = False, foreseen: Foreseen | None = None
+    ) -> Sequence[Outcome | Asker]:
         """Carries out a group of items. See `Spend`; groups of other tenants may be carried out meanwhile."""
         now = self._clock.monotonic()
         late = {index: error for index, item in enumerate(items) if (error := _too_late(item, now)) is not None}
         alive = [item for index, item in enumerate(items) if index not in late] if late else items
-        decided = await self._spend.decide([_operation(item) for item in alive], patiently=patiently)
+        # Whoever waits by now comes first.
+        still = None if late or len(self._lines) else foreseen
+        operations = [_operation(item) for item in alive]
+        decided = await self._spend.decide(operations, patiently=patiently, foreseen=still)
         outcomes: list[Outcome | Asker] = [
             self._after(item, outcome, now) if isinstance(item, _WAITING) else outcome
             for item, outcome in zip(alive, decided.outcomes, strict=True)
@@ -221,7 +233,7 @@ class HoldQueue:
         report_refusals(
             outcome
             for item, outcome in zip(alive, outcomes, strict=True)
-            if not (isinstance(item, Wait) and item.place.key in self._waits)
+            if not (isinstance(item, Wait) and self._in_line(item))
         )
         if not late:
             return outcomes
@@ -284,7 +296,7 @@ class HoldQueue:
 
     def _kept(self, wait: Wait, refusal: BudgetExhausted) -> BudgetExhausted:
         wait.refusal = refusal
-        if refusal.held_back is not None and wait.place.key in self._waits:
+        if refusal.held_back is not None and self._in_line(wait):
             self._lines.join(wait.place.key, refusal.held_back)
         return refusal
 
@@ -326,8 +338,13 @@ class HoldQueue:
         self._depth.set(self._asking)
 
     def _forget(self, wait: Wait) -> None:
-        if self._waits.pop(wait.place.key, None) is not None:
+        if self._in_line(wait):
+            del self._waits[wait.place.key]
             self._lines.leave(wait.place)
+
+    def _in_line(self, wait: Wait) -> bool:
+        # Its request may have been asked for anew since it ended.
+        return self._waits.get(wait.place.key) is wait
 
     async def _tick(self) -> None:
         """Ends the waits whose time is up, and has lines polled."""
@@ -366,7 +383,12 @@ class HoldQueue:
             waits = [wait for place in places if not (wait := self._waits[place.key]).trying]
             for wait in waits:
                 wait.trying = True
-            await asyncio.gather(self._try(waits), self._free_orphans())
+            try:
+                await asyncio.gather(self._try(waits), self._free_orphans())
+            except Exception:  # a consumer loop: they are tried at the next round, and the loop goes on
+                log.exception("a round of waiting calls failed")
+                for wait in waits:
+                    wait.trying = False
 
     async def _try(self, waits: Sequence[Wait]) -> None:
         outcomes = await self._submitted(waits)
@@ -384,7 +406,7 @@ class HoldQueue:
 
     def _tried(self, wait: Wait, outcome: Hold | Asker | MeshError) -> None:
         wait.trying = False
-        if wait.place.key not in self._waits:
+        if not self._in_line(wait):
             return
         if isinstance(outcome, MeshError) and not isinstance(outcome, BudgetExhausted):
             # The group failed as a whole: nobody had a place taken away.

@@ -15,7 +15,7 @@ from typing import Final, Protocol, Self
 from services.cost.domain.hold import Hold
 from services.cost.usecases.detour import Detour
 from services.cost.usecases.hold_queue import Asker, Behind, Item, tenant_of
-from services.cost.usecases.spend import Outcome
+from services.cost.usecases.spend import Foreseen, Outcome
 from services.meshkit.batching.dispatcher import QueueFull, is_poison
 from services.meshkit.core.errors import Conflict, MeshError
 from services.meshkit.core.identity import TenantId
@@ -33,9 +33,17 @@ _BATCH: Final = 512
 class Commit(Protocol):
     """Carries out a group of items in one transaction."""
 
-    async def __call__(self, items: Sequence[Item], /, *, patiently: bool) -> Sequence[Outcome | Asker]:
+    async def __call__(
+        self, items: Sequence[Item], /, *, patiently: bool, foreseen: Foreseen | None = None
+    ) -> Sequence[Outcome | Asker]:
         """Raises: Conflict: rows are locked, and nothing was done."""
         ...
+
+
+class Foresee(Protocol):
+    """Decides a group while the one before it is written."""
+
+    def __call__(self, items: Sequence[Item], /) -> Foreseen | None: ...
 
 
 class Unlocked(Protocol):
@@ -49,13 +57,18 @@ class LockedTenants:
 
     Args:
         carry_out: commits items, waiting for locks for a moment, or patiently.
+        foresee: decides what is carried out next.
         unlocked: tells whom a lock does not concern.
         at_once: lanes that have a transaction at the same time.
         most: items that may wait in all lanes; one tenant's lane takes half of that.
     """
 
-    def __init__(self, carry_out: Commit, *, unlocked: Unlocked, at_once: int, most: int) -> None:
+    def __init__(self, carry_out: Commit, *, foresee: Foresee, unlocked: Unlocked, at_once: int, most: int) -> None:
         self._carry_out = carry_out
+        self._foresee = foresee
+        self._turn = asyncio.Lock()
+        #: Groups that are being committed, or wait for their turn.
+        self._groups = 0
         self._unlocked = unlocked
         self._turns = asyncio.Semaphore(at_once)
         self._most = most
@@ -74,10 +87,28 @@ class LockedTenants:
             await asyncio.gather(*(lane.task for lane in self._lanes.values() if lane.task is not None))
 
     async def commit(self, items: Sequence[Item]) -> Sequence[Outcome | Asker | Behind]:
-        """Commits a group, but for those who are to wait: they get a detour each."""
+        """Commits a group, but for those who are to wait: they get a detour each.
+
+        A group that comes while another one is being committed is decided meanwhile, and written after it.
+        """
+        self._groups += 1
+        try:
+            foreseen = None
+            if self._groups > 1:
+                # Whose turn it is goes first: what it writes is what this group is decided on.
+                await asyncio.sleep(0)
+                foreseen = None if self._lanes else self._foresee(items)
+            async with self._turn:
+                return await self._in_turn(items, foreseen)
+        finally:
+            self._groups -= 1
+
+    async def _in_turn(self, items: Sequence[Item], foreseen: Foreseen | None) -> Sequence[Outcome | Asker | Behind]:
         # Nobody is sent apart before the others are done: what raises is tried again as a whole.
         behind = self._lanes.keys() & {tenant_of(item) for item in items} if self._lanes else set[TenantId]()
         try:
+            if not behind:
+                return await self._carry_out(items, patiently=False, foreseen=foreseen)
             return await self._without(behind, items)
         except Conflict:
             pass

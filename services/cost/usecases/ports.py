@@ -100,8 +100,14 @@ class LastSeen(Protocol):
         """
         ...
 
+    def stands(self, changes: Changes) -> bool:
+        """True when the rows that changes rest on are still those that were last seen."""
+        ...
+
     async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
         """Writes and commits changes if every row that they rest on is as it was seen, and their requests are new.
+
+        Until they are committed, or found to be impossible, their rows are recalled as if they were.
 
         Returns: False when nothing was written: decide again, on locked rows.
         """

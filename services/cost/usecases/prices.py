@@ -46,8 +46,12 @@ class CurrentPrices:
 
     async def ensure(self, digests: Iterable[bytes]) -> None:
         """Reads the table again if one of these prices is not in the book."""
-        if any(self._book.by_digest(digest) is None for digest in digests):
+        if not self.has(digests):
             await self.refresh()
+
+    def has(self, digests: Iterable[bytes]) -> bool:
+        """True when all of these prices are in the book."""
+        return all(self._book.by_digest(digest) is not None for digest in digests)
 
     def pinned(self, digest: bytes) -> Price:
         """Gives the price that a hold was made with. Raises: Internal: it was deleted, which nobody may do."""

@@ -122,11 +122,20 @@ class Decided:
     changes: Changes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreseen:
+    """What will become of a frame if the rows that it was decided on are still so when it is written."""
+
+    tenants: frozenset[TenantId]
+    decided: Decided
+
+
 class Spend:
     """Decides a frame of operations in one transaction. A refused one never fails its neighbours.
 
     A frame is first decided on the rows as they were last seen, and written in one round trip if they are still so.
     When they are not, were not seen, or something is refused, the same rules decide it on locked rows.
+    It may be decided while the frame before it is being written, on the rows as that leaves them.
 
     Args:
         begin: opens a transaction that waits for locks for a moment only.
@@ -154,15 +163,34 @@ class Spend:
         self._clock = clock
         self._ids = ids
 
-    async def decide(self, operations: Sequence[Operation], *, patiently: bool = False) -> Decided:
+    def foresee(self, operations: Sequence[Operation]) -> Foreseen | None:
+        """Decides a frame without waiting for anything; None when it takes more than the rows as last seen."""
+        now = self._clock.now()
+        wanted = [self._wanted(operation, now) for operation in operations]
+        if any(isinstance(one, MeshError) for one in wanted):
+            return None
+        needs = _needs(operations, wanted)
+        book = self._last_seen.recall(needs, now=now)
+        if book is None or not self._prices.has(book.pinned_prices()):
+            return None
+        decided = self._proven(book, list(zip(operations, wanted, strict=True)))
+        return None if decided is None else Foreseen(tenants=needs.tenants, decided=decided)
+
+    async def decide(
+        self, operations: Sequence[Operation], *, patiently: bool = False, foreseen: Foreseen | None = None
+    ) -> Decided:
         """Carries out operations in order; gives one outcome each.
 
         Args:
             patiently: wait for locks that others have.
+            foreseen: what `foresee` said of them; it is not carried out when rows have changed since then.
         Raises: Conflict: rows were locked by others for longer. MeshError: the transaction failed as a whole. In either
             case nothing of it happened.
         Concurrency: budgets are locked first, in id order, then holds, so frames never deadlock.
         """
+        if foreseen is not None and self._last_seen.stands(foreseen.decided.changes) and await self._write(foreseen):
+            await _committed(foreseen.decided.changes)
+            return foreseen.decided
         now = self._clock.now()
         wanted = [self._wanted(operation, now) for operation in operations]
         if any(isinstance(one, PriceUnknown) for one in wanted):
@@ -182,15 +210,24 @@ class Spend:
         if book is None:
             return None
         await self._prices.ensure(book.pinned_prices())
+        decided = self._proven(book, orders)
+        written = decided is not None and await self._write(Foreseen(tenants=needs.tenants, decided=decided))
+        return decided if written else None
+
+    def _proven(self, book: SpendBook, orders: Sequence[Order]) -> Decided | None:
+        """Decides orders on rows as last seen; None when writing that would not prove all of it right."""
         outcomes = self._decided(book, orders)
         changes = book.changes()
         # A refusal or a repeat writes nothing that would prove it right.
         if not changes.cover(hold for hold in outcomes if isinstance(hold, Hold)) or _refusals(outcomes):
             return None
+        return Decided(outcomes=outcomes, changes=changes)
+
+    async def _write(self, foreseen: Foreseen) -> bool:
+        changes = foreseen.decided.changes
         if changes.settled:
             await failpoint(BEFORE_SETTLE_COMMIT)
-        written = await self._last_seen.write_if_unchanged(needs.tenants, changes)
-        return Decided(outcomes=outcomes, changes=changes) if written else None
+        return await self._last_seen.write_if_unchanged(foreseen.tenants, changes)
 
     async def _under_locks(
         self, begin: BeginWork, orders: Sequence[Order], needs: SpendNeeds, now: datetime

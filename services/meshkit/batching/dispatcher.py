@@ -101,6 +101,7 @@ class BatchDispatcher(Generic[Item, Result]):
         max_items: in one batch.
         max_waiting: calls that may wait; one more is refused with QueueFull.
         workers: batches handled at the same time.
+        ahead: items that have to wait before another batch is begun while one is handled.
         poison: says whether an error can be one item's fault; when not, the whole batch fails with it.
     """
 
@@ -112,6 +113,7 @@ class BatchDispatcher(Generic[Item, Result]):
         max_items: int = 512,
         max_waiting: int = 8192,
         workers: int = 4,
+        ahead: int = 1,
         poison: Callable[[Exception], bool] = is_poison,
     ) -> None:
         self._handle = handle
@@ -119,6 +121,8 @@ class BatchDispatcher(Generic[Item, Result]):
         self._max_items = max_items
         self._max_waiting = max_waiting
         self._workers = workers
+        self._ahead = ahead
+        self._busy = 0
         self._poison = poison
         self._waiting: deque[tuple[Item, Waiter[Result]]] = deque()
         self._wake = asyncio.Event()
@@ -183,7 +187,7 @@ class BatchDispatcher(Generic[Item, Result]):
     async def _work(self) -> None:
         waiting = self._waiting
         while True:
-            while not waiting:
+            while not waiting or (self._busy and len(waiting) < self._ahead):
                 if self._closing:
                     return
                 self._wake.clear()
@@ -191,7 +195,11 @@ class BatchDispatcher(Generic[Item, Result]):
             batch = [waiting.popleft() for _ in range(min(len(waiting), self._max_items))]
             self._depth.set(len(waiting))
             self._sizes.observe(len(batch))
-            await self._settle(batch)
+            self._busy += 1
+            try:
+                await self._settle(batch)
+            finally:
+                self._busy -= 1
 
     async def _settle(self, batch: list[tuple[Item, Waiter[Result]]]) -> None:
         try:

@@ -20,6 +20,8 @@ class GroupCommit(Generic[Item, Result]):
 
     Args:
         commit: writes a batch in one transaction, one result per item; leaves nothing behind when it raises.
+        ahead: items that have to wait before `commit` is called for them while it is busy with others, to do what it
+            can do before those are written; it takes turns itself. None: it is called for one batch after the other.
     """
 
     def __init__(
@@ -29,10 +31,17 @@ class GroupCommit(Generic[Item, Result]):
         name: str,
         max_items: int = 512,
         max_waiting: int = 8192,
+        ahead: int | None = None,
         poison: Callable[[Exception], bool] = is_poison,
     ) -> None:
         self._dispatcher = BatchDispatcher(
-            commit, name=name, max_items=max_items, max_waiting=max_waiting, workers=1, poison=poison
+            commit,
+            name=name,
+            max_items=max_items,
+            max_waiting=max_waiting,
+            workers=1 if ahead is None else 2,
+            ahead=ahead or 1,
+            poison=poison,
         )
 
     async def __aenter__(self) -> Self:

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Generic, cast
 
-from services.meshkit.batching.frames import Answer, FrameOut, Item, RequestFrame
+from services.meshkit.batching.frames import MAX_FRAME_ITEMS, Answer, FrameOut, Item, RequestFrame
 from services.meshkit.batching.stream_session import ITEM_SECONDS, BatchItem, StreamSession
 from services.meshkit.core.errors import Cancelled, Internal, MeshError
 from services.meshkit.telemetry.tracing import span
@@ -42,6 +42,7 @@ async def serve_batch(
     handle_frame: HandleFrame[Item, Answer],
     *,
     answers: type[FrameOut],
+    together: int = MAX_FRAME_ITEMS,
     max_in_flight: int = 4096,
     item_seconds: float = ITEM_SECONDS,
 ) -> AsyncGenerator[FrameOut]:
@@ -51,13 +52,15 @@ async def serve_batch(
 
     Args:
         answers: class of the answer frame, which has a field `items`.
+        together: items that are handled, and wait for each other's answers, at most. A larger frame is parted.
         max_in_flight: items being handled; beyond it the stream is not read on.
         item_seconds: longest time for an item, also for one that names no deadline.
     """
     session = StreamSession(answers, max_in_flight=max_in_flight, item_seconds=item_seconds)
 
     def start(items: list[BatchItem[Item]]) -> None:
-        session.start(_whole_frame(session, items, handle_frame))
+        for first in range(0, len(items), together):
+            session.start(_together(session, items[first : first + together], handle_frame))
 
     async for frame in session.run(frames, start):
         yield frame
@@ -89,9 +92,7 @@ async def serve_items(
         yield frame
 
 
-async def _whole_frame(
-    session: StreamSession, items: list[BatchItem[Any]], handle_frame: HandleFrame[Any, Any]
-) -> None:
+async def _together(session: StreamSession, items: list[BatchItem[Any]], handle_frame: HandleFrame[Any, Any]) -> None:
     outcomes: Sequence[Any]
     timer = asyncio.timeout_at(max(item.expires for item in items))
     try:

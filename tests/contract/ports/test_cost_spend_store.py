@@ -18,7 +18,7 @@ from services.cost.domain.amounts import NONE
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, Warned, tenant_budget_id
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, HoldFenced, HoldNotFound, NodeNotFound
-from services.cost.domain.hold import Hold, HoldState
+from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.price import Price
@@ -64,7 +64,7 @@ class PostgresStore:
 
     def __init__(self, store: SpendStore, budgets: BudgetRepository, ledger: LedgerRepository) -> None:
         self.begin, self.sweep = store.begin, store.sweep
-        self.recall, self.write_if_unchanged = store.recall, store.write_if_unchanged
+        self.recall, self.stands, self.write_if_unchanged = store.recall, store.stands, store.write_if_unchanged
         self.limit_if_unchanged, self.add_budget = store.limit_if_unchanged, store.add_budget
         self.get, self.page = budgets.get, budgets.page
         self.find, self.tree = budgets.find, budgets.tree
@@ -335,6 +335,70 @@ async def test_a_request_that_was_made_before_is_noticed_when_it_is_written(stor
     again = a_hold(10, tenant=tenant, request_id=first.request_id)
     assert not await write_seen(store, again, lambda book: book.reserve(again))
     assert (await own(store, tenant)).held == 10
+
+
+async def test_a_hold_that_a_repeat_took_over_meanwhile_is_not_freed(store: Store, tenant: TenantId) -> None:
+    hold = a_hold(10, tenant=tenant).dispatch(NOON)
+    await reserve(store, hold)
+    book = store.recall(moving(hold), now=NOON)
+    assert book is not None
+    book.abandon(hold)
+    # As by another replica, whose memory is its own.
+    async with store.begin((tenant,)) as work:
+        locked = await work.load(reserving(replace(hold, id=HoldId(uuid4()))), now=NOON + MINUTE)
+        locked.reserve(replace(hold, id=HoldId(uuid4())))
+        await work.save(locked.changes())
+        await work.commit()
+    assert not await store.write_if_unchanged((tenant,), book.changes())
+    assert (await own(store, tenant)).held == 10
+
+
+async def test_what_was_seen_stands_until_it_changes(store: Store, tenant: TenantId) -> None:
+    hold = a_hold(10, tenant=tenant)
+    await reserve(store, hold)
+    book = store.recall(moving(hold), now=NOON)
+    assert book is not None
+    book.release(tenant, hold.id, dispatched_unbilled=True)
+    assert store.stands(book.changes())
+    assert await write_seen(store, hold, lambda book: book.dispatch(tenant, hold.id))
+    assert not store.stands(book.changes())
+
+
+async def test_what_is_being_written_is_recalled_as_if_it_were(store: Store, tenant: TenantId) -> None:
+    first, second = a_hold(10, tenant=tenant), a_hold(7, tenant=tenant)
+    await reserve(store, a_hold(1, tenant=tenant))
+    book = store.recall(reserving(first), now=NOON)
+    assert book is not None
+    book.reserve(first)
+    writing = asyncio.create_task(store.write_if_unchanged((tenant,), book.changes()))
+    await asyncio.sleep(0)
+    ahead = store.recall(reserving(second), now=NOON)
+    assert ahead is not None
+    ahead.reserve(second)
+    assert await writing
+    assert store.stands(ahead.changes())
+    assert await store.write_if_unchanged((tenant,), ahead.changes())
+    assert (await own(store, tenant)).held == 18
+
+
+async def test_what_could_not_be_written_is_recalled_no_more(store: Store, tenant: TenantId) -> None:
+    first, second = a_hold(10, tenant=tenant), a_hold(7, tenant=tenant)
+    await reserve(store, a_hold(1, tenant=tenant))
+    book = store.recall(reserving(first), now=NOON)
+    assert book is not None
+    book.reserve(first)
+    changes = book.changes()
+    # The same request again: its hold is there.
+    assert await store.write_if_unchanged((tenant,), changes)
+    assert not await store.write_if_unchanged((tenant,), replace(changes, seen_budgets=(), budgets=()))
+    ahead = store.recall(reserving(second), now=NOON)
+    assert ahead is None or await _held_by_all(store, ahead, second, tenant) == 18
+
+
+async def _held_by_all(store: Store, book: SpendBook, hold: Hold, tenant: TenantId) -> int:
+    book.reserve(hold)
+    await store.write_if_unchanged((tenant,), book.changes())
+    return (await own(store, tenant)).held
 
 
 async def test_a_limit_is_written_on_the_budget_that_was_seen_and_on_no_other(store: Store, tenant: TenantId) -> None:

@@ -19,6 +19,7 @@ from comitia.cost.v1 import cost_service_pb2_grpc as rpc
 from comitia.cost.v1.cost_pb2 import Hold
 from comitia.guard_table import GUARDS
 from services.meshkit.batching.coalescer import Coalescer
+from services.meshkit.batching.frames import MAX_FRAME_ITEMS
 from services.meshkit.batching.serve_batch import serve_batch, serve_items
 from services.meshkit.batching.stream_session import BatchItem
 from services.meshkit.core.clock import SystemClock
@@ -49,6 +50,7 @@ class Ledger(rpc.BudgetServiceServicer):
     """Does what the id of the hold says; `by_item` chooses how the stream is served."""
 
     by_item: bool = False
+    together: int = MAX_FRAME_ITEMS
     frames: list[int] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -60,7 +62,9 @@ class Ledger(rpc.BudgetServiceServicer):
         if self.by_item:
             stream = serve_items(request_iterator, self.mark, answers=pb.BatchSpendResponse)
         else:
-            stream = serve_batch(request_iterator, self.mark_many, answers=pb.BatchSpendResponse)
+            stream = serve_batch(
+                request_iterator, self.mark_many, answers=pb.BatchSpendResponse, together=self.together
+            )
         async for frame in stream:
             yield frame
 
@@ -167,6 +171,19 @@ async def test_the_calls_of_one_tick_become_one_frame(tmp_path: Path, ledger: Le
         answers = await asyncio.gather(*(outcome(spend, f"hold_{n}", principal) for n in range(100)))
     assert answers == [f"hold_{n} for key_test" for n in range(100)]
     assert ledger.frames == [100]
+
+
+async def test_a_large_frame_is_parted_and_each_part_is_answered_on_its_own(tmp_path: Path) -> None:
+    ledger = make_ledger(together=2)
+    async with spending(tmp_path, ledger) as (server, spend):
+        principal = server.keys.principal()
+        ids = ["wait", "hold_1", "hold_2", "hold_3", "hold_4"]
+        asked = [asyncio.create_task(outcome(spend, name, principal)) for name in ids]
+        assert await asyncio.gather(*asked[2:]) == [f"{name} for key_test" for name in ids[2:]]
+        assert not any(one.done() for one in asked[:2])
+        ledger.gate.set()
+        assert await asyncio.gather(*asked[:2]) == [f"{name} for key_test" for name in ids[:2]]
+    assert ledger.frames == [2, 2, 1]
 
 
 async def test_more_calls_than_fit_become_several_frames(tmp_path: Path, ledger: Ledger) -> None:

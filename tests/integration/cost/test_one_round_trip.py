@@ -2,9 +2,10 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,12 +28,24 @@ from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.convert import alert_to_message
 from services.cost.usecases.expire_holds import ExpireHolds
 from services.cost.usecases.ledger_ports import CostFilter
+from services.cost.usecases.locked_tenants import LockedTenants
 from services.cost.usecases.ports import LastSeen, SpendNeeds
 from services.cost.usecases.prices import CurrentPrices, import_prices
 from services.cost.usecases.remove_budget import RemoveBudget
 from services.cost.usecases.set_budget import SetBudget
 from services.cost.usecases.set_budget_limit import SetBudgetLimit
-from services.cost.usecases.spend import Dispatch, Extend, Operation, Outcome, Release, Reserve, Settle, Spend
+from services.cost.usecases.spend import (
+    Abandon,
+    Dispatch,
+    Extend,
+    Foreseen,
+    Operation,
+    Outcome,
+    Release,
+    Reserve,
+    Settle,
+    Spend,
+)
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId
@@ -62,9 +75,18 @@ class Memory:
         self._forgetful = forgetful
         self.right = 0
         self.wrong = 0
+        #: How often what was decided ahead could be written, and how often rows had changed by then.
+        self.foreseen = 0
+        self.overtaken = 0
 
     def recall(self, needs: SpendNeeds, *, now: datetime) -> SpendBook | None:
         return None if self._forgetful else self._store.recall(needs, now=now)
+
+    def stands(self, changes: Changes) -> bool:
+        stands = self._store.stands(changes)
+        self.foreseen += stands
+        self.overtaken += not stands
+        return stands
 
     async def write_if_unchanged(self, tenants: Iterable[TenantId], changes: Changes) -> bool:
         return self._noted(await self._store.write_if_unchanged(tenants, changes))
@@ -114,8 +136,20 @@ class Ledger:
             )
             for store, memory in zip(self.stores, self.memories, strict=True)
         ]
+        self._in_turn = [
+            LockedTenants(
+                partial(_carry_out, spend),
+                foresee=partial(_foresee, spend),
+                unlocked=store.unlocked,
+                at_once=1,
+                most=99,
+            )
+            for spend, store in zip(self._replicas, self.stores, strict=True)
+        ]
         self._runs: list[BudgetId] = []
         self._holds: dict[UUID, HoldId] = {}
+        #: As they were when they were made.
+        self._made: dict[UUID, Hold] = {}
 
     async def open(self) -> None:
         for tenant in self.tenants:
@@ -133,9 +167,20 @@ class Ledger:
     async def spend(self, replica: int, steps: list[Step]) -> list[Any]:
         """Takes the steps as one frame; gives what became of each, without ids."""
         outcomes = (await self._replicas[replica].decide([self._operation(step) for step in steps])).outcomes
+        return self._noted(steps, outcomes)
+
+    async def spend_ahead(self, replica: int, *frames: list[Step]) -> list[Any]:
+        """Takes frames at the same time, each decided while the one before it is written."""
+        commit = self._in_turn[replica].commit
+        asked = [commit([self._operation(step) for step in steps]) for steps in frames]
+        found = await asyncio.gather(*asked)
+        return [self._noted(steps, outcomes) for steps, outcomes in zip(frames, found, strict=True)]
+
+    def _noted(self, steps: list[Step], outcomes: Sequence[Any]) -> list[Any]:
         for step, outcome in zip(steps, outcomes, strict=True):
             if isinstance(outcome, Hold) and step.verb == "reserve":
                 self._holds[step.request] = outcome.id
+                self._made.setdefault(step.request, outcome)
         return [_told(outcome) for outcome in outcomes]
 
     async def limit(self, replica: int, tenant: int, limit: int) -> None:
@@ -195,6 +240,9 @@ class Ledger:
                 return Dispatch(tenant=tenant, hold=hold)
             case "settle":
                 return Settle(tenant=tenant, hold=hold, usage=Usage(input=step.tokens))
+            case "abandon" if step.request in self._made:
+                made = self._made[step.request]
+                return Abandon(tenant=made.tenant, hold=made.id, made=made)
             case "extend":
                 return Extend(tenant=tenant, hold=hold, life=timedelta(seconds=60 + step.tokens))
             case _:
@@ -265,10 +313,20 @@ class Dice:
         step = self._random.choice(self._requests[-6:])
         return replace(
             step,
-            verb=self._random.choice(("reserve", "dispatch", "extend", "settle", "release")),
+            verb=self._random.choice(("reserve", "dispatch", "extend", "settle", "release", "abandon")),
             tenant=step.tenant if self._random.random() < 0.8 else 1 - step.tenant,
             tokens=self._random.choice((step.tokens, step.tokens, 60)),
         )
+
+
+async def _carry_out(
+    spend: Spend, items: Sequence[Any], *, patiently: bool, foreseen: Foreseen | None = None
+) -> Sequence[Outcome]:
+    return (await spend.decide(items, patiently=patiently, foreseen=foreseen)).outcomes
+
+
+def _foresee(spend: Spend, items: Sequence[Any]) -> Foreseen | None:
+    return spend.foresee(items)
 
 
 def _told(outcome: Outcome) -> Any:
@@ -295,6 +353,30 @@ async def place(postgres: str) -> AsyncIterator[Place]:
             budgets=BudgetRepository(app),
             ledger=LedgerRepository(app),
         )
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_frames_decided_ahead_end_in_the_same_ledger(place: Place, seed: int) -> None:
+    random = Random(seed)
+    dice = Dice(random)
+    ahead, locking = Ledger(place, forgetful=False), Ledger(place, forgetful=True)
+    for ledger in (ahead, locking):
+        await ledger.open()
+    for _ in range(60):
+        replica = int(random.random() < 0.15)
+        if random.random() < 0.1:
+            tenant, limit = random.randrange(2), random.choice((100, 1000, 4000))
+            for ledger in (ahead, locking):
+                await ledger.limit(replica, tenant, limit)
+        frames = [dice.frame() for _ in range(3)]
+        # Nobody can ask for what becomes of a hold before being told of it.
+        made = {step.request for frame in frames for step in frame if step.verb == "reserve"}
+        frames = [[step for step in frame if step.verb == "reserve" or step.request not in made] for frame in frames]
+        frames = [frame for frame in frames if frame]
+        assert await ahead.spend_ahead(replica, *frames) == [await locking.spend(replica, frame) for frame in frames]
+    assert await ahead.books() == await locking.books()
+    assert sum(memory.foreseen for memory in ahead.memories) > 15
+    assert sum(memory.overtaken for memory in ahead.memories) > 0, "a frame should have been overtaken now and then"
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -57,6 +57,27 @@ async def test_what_queues_during_a_commit_becomes_the_next_one() -> None:
     assert table.commits == [1, 5]
 
 
+async def test_the_next_batch_is_begun_during_a_commit_once_enough_waits() -> None:
+    table = Table()
+    async with GroupCommit(table.commit, name="test", ahead=3) as group:
+        table.open.clear()
+        waiting = [asyncio.create_task(group.submit(1))]
+        await asyncio.sleep(0.01)
+        assert table.tries == 1
+        waiting += [asyncio.create_task(group.submit(n)) for n in (2, 3)]
+        await asyncio.sleep(0.01)
+        assert table.tries == 1, "two are not enough"
+        waiting.append(asyncio.create_task(group.submit(4)))
+        await asyncio.sleep(0.01)
+        assert table.tries == 2
+        waiting += [asyncio.create_task(group.submit(n)) for n in range(5, 10) if n % 7]
+        await asyncio.sleep(0.01)
+        assert table.tries == 2, "one batch is begun ahead, not two"
+        table.open.set()
+        await asyncio.gather(*waiting)
+    assert sorted(table.commits) == [1, 3, 4]
+
+
 @given(items=st.lists(st.integers(min_value=-3, max_value=40), min_size=1, max_size=60))
 def test_poison_fails_its_own_caller_and_no_other(items: list[int]) -> None:
     async def run() -> tuple[Table, list[int | BaseException]]:
