@@ -7,12 +7,10 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from comitia.cost.v1.cost_service_pb2_grpc import (
-    add_BudgetServiceServicer_to_server,
-    add_LedgerServiceServicer_to_server,
-    add_PricingServiceServicer_to_server,
-)
+from comitia.cost.v1.budget_service_pb2_grpc import add_BudgetServiceServicer_to_server
 from comitia.cost.v1.forecast_service_pb2_grpc import add_ForecastServiceServicer_to_server
+from comitia.cost.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
+from comitia.cost.v1.pricing_service_pb2_grpc import add_PricingServiceServicer_to_server
 from comitia.guard_table import GUARDS
 from services.cost.domain.hold import Hold
 from services.cost.domain.hold_lines import HoldLines

@@ -10,8 +10,8 @@ from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, o
 from comitia_sdk.cli.reading import EXIT_USAGE, CommandFailed, read_dollars
 
 if TYPE_CHECKING:
+    from comitia.cost.v1.budget_service_pb2 import GetBudgetStatusResponse
     from comitia.cost.v1.cost_pb2 import Budget, BudgetGauge
-    from comitia.cost.v1.cost_service_pb2 import GetBudgetStatusResponse
     from comitia_sdk.sync import Client
 
 app = typer.Typer(

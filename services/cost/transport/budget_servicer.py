@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from grpc.aio import ServicerContext
 
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceServicer
+from comitia.cost.v1 import budget_service_pb2 as pb
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceServicer
 from services.cost.domain.budget import Budget, checked_limit, tenant_budget_id
 from services.cost.domain.budget_tree import as_tree
 from services.cost.domain.hold import Hold

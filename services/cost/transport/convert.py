@@ -5,7 +5,8 @@ from datetime import timedelta
 from typing import Final, cast
 
 from comitia.common.v1 import content_pb2, usage_pb2
-from comitia.cost.v1 import cost_pb2, cost_service_pb2
+from comitia.cost.v1 import budget_service_pb2 as pb
+from comitia.cost.v1 import cost_pb2
 from services.cost.domain.amounts import Gauge
 from services.cost.domain.budget import Budget, BudgetId
 from services.cost.domain.hold import MOST_LIFE, CostKind, Hold, HoldId, Purpose
@@ -37,9 +38,7 @@ _CAUSES: Final = {
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def to_operation(
-    item: cost_service_pb2.BatchSpendRequest.Item, principal: Principal, *, left: float | None = None
-) -> Operation:
+def to_operation(item: pb.BatchSpendRequest.Item, principal: Principal, *, left: float | None = None) -> Operation:
     """Reads an item of a batch stream, whose sender waits for so many seconds. Raises: Invalid."""
     match item.WhichOneof("operation"):
         case "reserve":
@@ -56,7 +55,7 @@ def to_operation(
             raise Invalid("operation", "must be one of reserve, mark_dispatched, extend, settle, release")
 
 
-def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal, *, left: float | None = None) -> Reserve:
+def to_reserve(request: pb.ReserveRequest, principal: Principal, *, left: float | None = None) -> Reserve:
     """Reads what to hold, for a sender who waits for so many seconds. Raises: Invalid."""
     kind = _KINDS.get(request.kind)
     if kind is None:
@@ -91,12 +90,12 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal, *
     )
 
 
-def to_dispatch(request: cost_service_pb2.MarkDispatchedRequest, principal: Principal) -> Dispatch:
+def to_dispatch(request: pb.MarkDispatchedRequest, principal: Principal) -> Dispatch:
     """Reads which hold is about to leave. Raises: Invalid."""
     return Dispatch(tenant=principal.tenant, hold=_hold_id(request.hold_id), fence=_fence(request.fence))
 
 
-def to_extend(request: cost_service_pb2.ExtendRequest, principal: Principal) -> Extend:
+def to_extend(request: pb.ExtendRequest, principal: Principal) -> Extend:
     """Reads which hold is to live longer. Raises: Invalid."""
     return Extend(
         tenant=principal.tenant,
@@ -106,7 +105,7 @@ def to_extend(request: cost_service_pb2.ExtendRequest, principal: Principal) -> 
     )
 
 
-def to_settle(request: cost_service_pb2.SettleRequest, principal: Principal) -> Settle:
+def to_settle(request: pb.SettleRequest, principal: Principal) -> Settle:
     """Reads what a call used. Raises: Invalid."""
     return Settle(
         tenant=principal.tenant,
@@ -116,7 +115,7 @@ def to_settle(request: cost_service_pb2.SettleRequest, principal: Principal) -> 
     )
 
 
-def to_release(request: cost_service_pb2.ReleaseRequest, principal: Principal) -> Release:
+def to_release(request: pb.ReleaseRequest, principal: Principal) -> Release:
     """Reads which hold to free. Raises: Invalid."""
     return Release(
         tenant=principal.tenant,

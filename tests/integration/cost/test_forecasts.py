@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from comitia.cost.v1 import budget_service_pb2 as budgets_pb
 from comitia.cost.v1 import cost_pb2, forecast_pb2
-from comitia.cost.v1 import cost_service_pb2 as budgets_pb
 from comitia.cost.v1 import forecast_service_pb2 as pb
 from services.cost.domain.hourly_spend import HOUR, hour_of
 from services.meshkit.core.identity import TenantId
