@@ -114,6 +114,12 @@ def test_a_soft_budget_warns_and_refuses_nothing(shell: Shell) -> None:
     found = status(shell, "project:soft")
     assert int(found["budget"]["spent_nano_usd"]) > 1000
     assert found["level"] == "BUDGET_LEVEL_EXHAUSTED"
+    (alert,) = shell.json("budget", "alerts", "project:soft")
+    assert (alert["cause"], alert["budget"]["name"]) == ("BUDGET_ALERT_CAUSE_WARNED", "soft")
+    assert alert["run_id"] in {run["run_id"] for run in shell.json("run", "list")}
+    table = shell.run("budget", "alerts")
+    assert "warned at its limit" in table
+    assert alert["run_id"] in table
 
 
 def test_an_estimate_says_what_does_not_fit_and_a_start_may_heed_it(shell: Shell) -> None:

@@ -239,6 +239,7 @@ class Money:
             )
         ]
     )
+    alerts: list[cost_pb2.BudgetAlert] = field(default_factory=list[cost_pb2.BudgetAlert])
     events: list[cost_pb2.CostEvent] = field(default_factory=list[cost_pb2.CostEvent])
     #: Charges without a price.
     unpriced: int = 0
@@ -276,6 +277,12 @@ class Money:
             for depth, budget in ((int(place > 0), budget) for place, budget in enumerate(self.budgets))
         ]
         return budget_service_pb2.GetBudgetTreeResponse(nodes=nodes, more_runs=True)
+
+    def ListBudgetAlerts(self, request: Any, _context: Any) -> budget_service_pb2.ListBudgetAlertsResponse:
+        wanted = self._budget(request.budget_id).budget_id if request.budget_id else ""
+        found = [alert for alert in self.alerts if wanted in ("", alert.budget.budget_id)]
+        page, token = one_page(found, request)
+        return budget_service_pb2.ListBudgetAlertsResponse(alerts=page, next_page_token=token)
 
     def SetBudget(self, request: Any, _context: Any) -> budget_service_pb2.SetBudgetResponse:
         known = [one for one in self.budgets if (one.scope, one.name) == (request.scope, request.name)]

@@ -197,6 +197,18 @@ class AsyncCosts:
         request = budget_service_pb2.GetBudgetTreeRequest(most_runs=most_runs)
         return await self._connection.call(self._budgets.GetBudgetTree, request)
 
+    async def budget_alerts(self, budget_id: str = "", *, page_size: int = 0) -> AsyncGenerator[cost_pb2.BudgetAlert]:
+        """Gives what happened to budgets that people should know, newest first; of one budget or of all.
+
+        Args:
+            budget_id: its id, also of one that was removed, or its name as for `budget`.
+        Raises: NotFound.
+        """
+        request = budget_service_pb2.ListBudgetAlertsRequest(budget_id=budget_id, page_size=page_size)
+        async for page in self._connection.pages(self._budgets.ListBudgetAlerts, request):
+            for alert in page.alerts:
+                yield alert
+
     async def set_budget(
         self,
         limit_nano_usd: int | None = None,

@@ -7,12 +7,13 @@ from typing import Final, cast
 from comitia.common.v1 import content_pb2, usage_pb2
 from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import cost_pb2
-from services.cost.domain.amounts import Gauge
+from services.cost.domain.amounts import Gauge, Measure
 from services.cost.domain.budget import Budget, BudgetId
+from services.cost.domain.budget_alert import AlertCause, BudgetAlert
 from services.cost.domain.hold import MOST_LIFE, CostKind, Hold, HoldId, Purpose
 from services.cost.domain.price import Price
-from services.cost.domain.spend_book import AlertCause, BudgetAlert
 from services.cost.transport import fields
+from services.cost.usecases.ports import KeptAlert
 from services.cost.usecases.spend import Dispatch, Extend, Operation, Release, Reserve, Settle
 from services.meshkit.content import CallContext, Usage
 from services.meshkit.content.proto import context_from_proto, usage_from_proto, write_call_id
@@ -32,6 +33,13 @@ _CAUSES: Final = {
     AlertCause.EXHAUSTED: cost_pb2.BUDGET_ALERT_CAUSE_EXHAUSTED,
     AlertCause.OVERRUN: cost_pb2.BUDGET_ALERT_CAUSE_OVERRUN,
     AlertCause.WARNED: cost_pb2.BUDGET_ALERT_CAUSE_WARNED,
+    AlertCause.DEGRADED: cost_pb2.BUDGET_ALERT_CAUSE_DEGRADED,
+}
+_MEASURES: Final = {
+    Measure.MONEY: cost_pb2.BUDGET_MEASURE_MONEY,
+    Measure.TOKENS: cost_pb2.BUDGET_MEASURE_TOKENS,
+    Measure.CALLS: cost_pb2.BUDGET_MEASURE_CALLS,
+    Measure.WALL_TIME: cost_pb2.BUDGET_MEASURE_WALL_TIME,
 }
 
 
@@ -242,5 +250,14 @@ def alert_to_message(alert: BudgetAlert) -> tuple[str, bytes]:
         cause=_CAUSES[alert.cause],
         create_time=fields.timestamp_of(alert.at),
         tenant_id=from_uuid("tenant", alert.budget.tenant),
+        alert_id=from_uuid("alert", alert.id),
+        measure=_MEASURES[alert.measure],
+        run_id=alert.run_id,
+        quota_nano_usd=alert.budget.quota,
     )
     return f"comitia.cost.budget.{alert.cause}.v1.{alert.budget.tenant}", body.SerializeToString()
+
+
+def alert_to_proto(alert: KeptAlert) -> cost_pb2.BudgetAlert:
+    """Reads an alert as it was told."""
+    return cost_pb2.BudgetAlert.FromString(alert.body)

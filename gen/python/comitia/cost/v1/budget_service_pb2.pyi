@@ -501,6 +501,60 @@ class ListBudgetsResponse(_message.Message):
 Global___ListBudgetsResponse: _TypeAlias = ListBudgetsResponse  # noqa: Y015
 
 @_typing.final
+class ListBudgetAlertsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    BUDGET_ID_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many. 0 means 50; above 500 is taken as 500; negative is INVALID_ARGUMENT."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous answer. Keep the other fields unchanged."""
+    budget_id: _builtins.str
+    """Only those of this budget: `budget_…`, or a name as GetBudget takes it. Optional."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        budget_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBudgetAlertsRequest: _TypeAlias = ListBudgetAlertsRequest  # noqa: Y015
+
+@_typing.final
+class ListBudgetAlertsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALERTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page, and only there."""
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[_cost_pb2.BudgetAlert]:
+        """One page, newest first."""
+
+    def __init__(
+        self,
+        *,
+        alerts: _abc.Iterable[_cost_pb2.BudgetAlert] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBudgetAlertsResponse: _TypeAlias = ListBudgetAlertsResponse  # noqa: Y015
+
+@_typing.final
 class SetBudgetLimitRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -72,6 +72,11 @@ class BudgetServiceStub:
                 request_serializer=comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetsRequest.SerializeToString,
                 response_deserializer=comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetsResponse.FromString,
                 _registered_method=True)
+        self.ListBudgetAlerts = channel.unary_unary(
+                '/comitia.cost.v1.BudgetService/ListBudgetAlerts',
+                request_serializer=comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetAlertsRequest.SerializeToString,
+                response_deserializer=comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetAlertsResponse.FromString,
+                _registered_method=True)
         self.SetBudgetLimit = channel.unary_unary(
                 '/comitia.cost.v1.BudgetService/SetBudgetLimit',
                 request_serializer=comitia_dot_cost_dot_v1_dot_budget__service__pb2.SetBudgetLimitRequest.SerializeToString,
@@ -183,6 +188,18 @@ class BudgetServiceServicer:
 
     def ListBudgets(self, request, context):
         """Lists the tenant's budgets, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListBudgetAlerts(self, request, context):
+        """Lists what happened to budgets that people should know, newest first: that one warned, was used up, overran or was
+        degraded. Alerts are kept as long as entries of the ledger, 400 days unless the operator says otherwise, those of
+        budgets that were removed too.
+
+        For a caller who is bound to a project the alerts of that project's budget are all there are.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -305,6 +322,11 @@ def add_BudgetServiceServicer_to_server(servicer, server):
                     servicer.ListBudgets,
                     request_deserializer=comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetsRequest.FromString,
                     response_serializer=comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetsResponse.SerializeToString,
+            ),
+            'ListBudgetAlerts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListBudgetAlerts,
+                    request_deserializer=comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetAlertsRequest.FromString,
+                    response_serializer=comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetAlertsResponse.SerializeToString,
             ),
             'SetBudgetLimit': grpc.unary_unary_rpc_method_handler(
                     servicer.SetBudgetLimit,
@@ -534,6 +556,33 @@ class BudgetService:
             '/comitia.cost.v1.BudgetService/ListBudgets',
             comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetsRequest.SerializeToString,
             comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListBudgetAlerts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/comitia.cost.v1.BudgetService/ListBudgetAlerts',
+            comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetAlertsRequest.SerializeToString,
+            comitia_dot_cost_dot_v1_dot_budget__service__pb2.ListBudgetAlertsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -80,6 +80,14 @@ class BudgetServiceStub:
     """
     ListBudgets: _grpc.UnaryUnaryMultiCallable[_budget_service_pb2.ListBudgetsRequest, _budget_service_pb2.ListBudgetsResponse]
     """Lists the tenant's budgets, newest first."""
+    ListBudgetAlerts: _grpc.UnaryUnaryMultiCallable[_budget_service_pb2.ListBudgetAlertsRequest, _budget_service_pb2.ListBudgetAlertsResponse]
+    """Lists what happened to budgets that people should know, newest first: that one warned, was used up, overran or was
+    degraded. Alerts are kept as long as entries of the ledger, 400 days unless the operator says otherwise, those of
+    budgets that were removed too.
+
+    For a caller who is bound to a project the alerts of that project's budget are all there are.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
+    """
     SetBudgetLimit: _grpc.UnaryUnaryMultiCallable[_budget_service_pb2.SetBudgetLimitRequest, _budget_service_pb2.SetBudgetLimitResponse]
     """Changes a budget's limit. A limit below what is spent and held is accepted and shown as overrun.
 
@@ -185,6 +193,14 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     """
     ListBudgets: _aio.UnaryUnaryMultiCallable[_budget_service_pb2.ListBudgetsRequest, _budget_service_pb2.ListBudgetsResponse]  # type: ignore[assignment]
     """Lists the tenant's budgets, newest first."""
+    ListBudgetAlerts: _aio.UnaryUnaryMultiCallable[_budget_service_pb2.ListBudgetAlertsRequest, _budget_service_pb2.ListBudgetAlertsResponse]  # type: ignore[assignment]
+    """Lists what happened to budgets that people should know, newest first: that one warned, was used up, overran or was
+    degraded. Alerts are kept as long as entries of the ledger, 400 days unless the operator says otherwise, those of
+    budgets that were removed too.
+
+    For a caller who is bound to a project the alerts of that project's budget are all there are.
+    Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
+    """
     SetBudgetLimit: _aio.UnaryUnaryMultiCallable[_budget_service_pb2.SetBudgetLimitRequest, _budget_service_pb2.SetBudgetLimitResponse]  # type: ignore[assignment]
     """Changes a budget's limit. A limit below what is spent and held is accepted and shown as overrun.
 
@@ -329,6 +345,20 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_budget_service_pb2.ListBudgetsResponse, _abc.Awaitable[_budget_service_pb2.ListBudgetsResponse]]:
         """Lists the tenant's budgets, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListBudgetAlerts(
+        self,
+        request: _budget_service_pb2.ListBudgetAlertsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_budget_service_pb2.ListBudgetAlertsResponse, _abc.Awaitable[_budget_service_pb2.ListBudgetAlertsResponse]]:
+        """Lists what happened to budgets that people should know, newest first: that one warned, was used up, overran or was
+        degraded. Alerts are kept as long as entries of the ledger, 400 days unless the operator says otherwise, those of
+        budgets that were removed too.
+
+        For a caller who is bound to a project the alerts of that project's budget are all there are.
+        Errors: INVALID_ARGUMENT/INVALID_FIELD, NOT_FOUND/BUDGET_NOT_FOUND, NOT_FOUND/BUDGET_NODE_NOT_FOUND (as for GetBudget).
+        """
 
     @_abc_1.abstractmethod
     def SetBudgetLimit(
