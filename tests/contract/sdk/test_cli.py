@@ -296,6 +296,25 @@ def test_a_warning_says_what_goes_on(comitia: Comitia, mesh: FakeMesh, mode: Any
     assert shows in comitia("budget", "alerts").out
 
 
+def test_a_budget_under_a_name_that_nobody_spent_under_is_set_and_said(comitia: Comitia, mesh: FakeMesh) -> None:
+    assert "nothing has been spent" not in comitia("budget", "set", "5", "--budget", "project:web").out
+    wrong = ("budget", "set", "5", "--budget", "project:wbe")
+    told = "nothing has been spent under project 'wbe' yet"
+    assert comitia(*wrong).out.splitlines()[-1] == f"{told}; projects seen: atlas, web"
+    assert json.loads(comitia(*wrong, "-o", "json").out)["name"] == "wbe"
+    mesh.money.projects = [f"p{number}" for number in range(9)]
+    assert comitia(*wrong).out.splitlines()[-1] == f"{told}; projects seen: p0, p1, p2, p3, p4, …"
+    mesh.money.projects = []
+    assert comitia(*wrong).out.splitlines()[-1] == told
+
+
+def test_who_may_not_read_what_was_spent_sets_a_budget_all_the_same(comitia: Comitia, mesh: FakeMesh) -> None:
+    mesh.fail_next("GetCostSummary", Refused(ErrorKind.DENIED, "PERMISSION_MISSING", "needs costs.read"))
+    made = comitia("budget", "set", "5", "--budget", "project:wbe").out
+    assert "$5.00" in made
+    assert "nothing has been spent" not in made
+
+
 def test_charges_without_a_price_are_told_loudly(comitia: Comitia, mesh: FakeMesh) -> None:
     assert "without a price" not in comitia("costs").err
     mesh.money.unpriced = 3
