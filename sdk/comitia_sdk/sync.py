@@ -246,6 +246,7 @@ class Costs(_Blocking[aio.AsyncCosts]):
     budgets = _iterating(aio.AsyncCosts.budgets)
     budget_status = _blocking(aio.AsyncCosts.budget_status)
     budget_tree = _blocking(aio.AsyncCosts.budget_tree)
+    budget_alerts = _iterating(aio.AsyncCosts.budget_alerts)
     set_budget = _blocking(aio.AsyncCosts.set_budget)
     remove_budget = _blocking(aio.AsyncCosts.remove_budget)
     set_limit = _blocking(aio.AsyncCosts.set_limit)

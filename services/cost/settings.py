@@ -38,7 +38,7 @@ class CostSettings(ServiceSettings):
         default=400,
         ge=0,
         le=36_500,
-        description="Days that single charges are kept; their sums by hour and by day stay. 0 keeps them for ever.",
+        description="Days that single charges and alerts are kept; sums by hour and day stay. 0 keeps them for ever.",
     )
     unknown_price: Literal["refuse", "flag"] = Field(
         default="refuse",

@@ -7,18 +7,18 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from comitia.cost.v1.cost_service_pb2_grpc import (
-    add_BudgetServiceServicer_to_server,
-    add_LedgerServiceServicer_to_server,
-    add_PricingServiceServicer_to_server,
-)
+from comitia.cost.v1.budget_service_pb2_grpc import add_BudgetServiceServicer_to_server
 from comitia.cost.v1.forecast_service_pb2_grpc import add_ForecastServiceServicer_to_server
+from comitia.cost.v1.ledger_service_pb2_grpc import add_LedgerServiceServicer_to_server
+from comitia.cost.v1.pricing_service_pb2_grpc import add_PricingServiceServicer_to_server
 from comitia.guard_table import GUARDS
 from services.cost.domain.hold import Hold
 from services.cost.domain.hold_lines import HoldLines
 from services.cost.domain.unknown_price import UnknownPriceRule
 from services.cost.prices.snapshot import shipped_prices
 from services.cost.settings import CostSettings
+from services.cost.storage.alert_retention import AlertRetention
+from services.cost.storage.budget_alert_store import BudgetAlertStore
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.hold_retention import HoldRetention
 from services.cost.storage.ledger_repository import LedgerRepository
@@ -43,11 +43,13 @@ from services.cost.usecases.expire_holds import ExpireHolds
 from services.cost.usecases.export_costs import ExportCosts
 from services.cost.usecases.follow_quotas import FollowQuotas
 from services.cost.usecases.forecast_spend import ForecastSpend
+from services.cost.usecases.forget_alerts import ForgetAlerts
 from services.cost.usecases.forget_holds import ForgetHolds
 from services.cost.usecases.get_budget import GetBudget
 from services.cost.usecases.hold_queue import Asker, Behind, HoldQueue, Item
 from services.cost.usecases.import_prices import ImportPrices
 from services.cost.usecases.keep_uses import KeepUses
+from services.cost.usecases.list_budget_alerts import ListBudgetAlerts
 from services.cost.usecases.locked_tenants import LockedTenants
 from services.cost.usecases.prices import CurrentPrices, import_prices
 from services.cost.usecases.recommend_savings import RecommendSavings
@@ -157,7 +159,13 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         reader = LedgerSpendReader(reports)
         history = SpendHistory(reader)
         rules = SpikeRuleStore(app)
-        alerts = SpendAlertStore(app, ids=ids, encode=spend_alert_to_message, published=relay.wake)
+        alerts = SpendAlertStore(
+            app,
+            ids=ids,
+            encode=spend_alert_to_message,
+            encode_budget=alert_to_message,
+            published=relay.wake,
+        )
         floor = settings.watch_floor_nano_usd
         forecasts = ForecastServicer(
             velocity=ShowVelocity(reader=reader, history=history, alerts=alerts, clock=clock, floor=floor),
@@ -194,6 +202,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                 set_budget=SetBudget(begin=store.begin, clock=clock),
                 set_budget_limit=SetBudgetLimit(begin=store.begin, last_seen=store, clock=clock),
                 remove_budget=RemoveBudget(begin=store.begin, clock=clock),
+                list_alerts=ListBudgetAlerts(get_budget=get_budget, alerts=BudgetAlertStore(app)),
                 budgets=budgets,
                 clock=clock,
             )
@@ -261,6 +270,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                     ),
                     KeepUses(uses=UseStore(maintenance), clock=clock),
                     ForgetHolds(holds=HoldRetention(maintenance), clock=clock, keep_days=settings.hold_days),
+                    ForgetAlerts(alerts=AlertRetention(maintenance), clock=clock, keep_days=settings.event_days),
                     ForgetRequests(maintenance, clock=clock),
                     *guard.background,
                 ),

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 
-from comitia.cost.v1.cost_service_pb2_grpc import PricingServiceStub
+from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceStub
 from comitia.guard_table import GUARDS
 from comitia.inference.v1.inference_service_pb2_grpc import (
     add_InferenceServiceServicer_to_server,

@@ -18,9 +18,9 @@ from random import Random
 
 import uvloop
 
+from comitia.cost.v1 import budget_service_pb2 as pb
+from comitia.cost.v1 import budget_service_pb2_grpc as rpc
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1 import cost_service_pb2_grpc as rpc
 from comitia.guard_table import GUARDS
 from services.meshkit.batching.coalescer import Coalescer
 from services.meshkit.batching.serve_batch import serve_batch

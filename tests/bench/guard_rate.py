@@ -17,11 +17,8 @@ from uuid import UUID
 
 from grpc.aio import insecure_channel
 
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1.cost_service_pb2_grpc import (
-    PricingServiceStub,
-    add_PricingServiceServicer_to_server,
-)
+from comitia.cost.v1 import pricing_service_pb2 as pb
+from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceStub, add_PricingServiceServicer_to_server
 from comitia.guard_table import GUARDS, Guard
 from services.gateway.storage.rate_buckets import SqlRateBuckets
 from services.gateway.usecases.lease_rate import LeaseRate

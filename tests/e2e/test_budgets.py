@@ -109,11 +109,19 @@ def test_a_budget_that_degrades_lets_the_cheapest_model_through_up_to_its_limit(
 
 
 def test_a_soft_budget_warns_and_refuses_nothing(shell: Shell) -> None:
-    shell.run("budget", "set", "0.000001", "--budget", "project:soft", "--soft")
+    soft = ("budget", "set", "0.000001", "--budget", "project:soft", "--soft")
+    assert "nothing has been spent under project 'soft' yet" in shell.run(*soft)
     think(shell, "soft")
     found = status(shell, "project:soft")
     assert int(found["budget"]["spent_nano_usd"]) > 1000
     assert found["level"] == "BUDGET_LEVEL_EXHAUSTED"
+    (alert,) = shell.json("budget", "alerts", "project:soft")
+    assert (alert["cause"], alert["budget"]["name"]) == ("BUDGET_ALERT_CAUSE_WARNED", "soft")
+    assert alert["run_id"] in {run["run_id"] for run in shell.json("run", "list")}
+    table = shell.run("budget", "alerts")
+    assert "warned at its limit" in table
+    assert alert["run_id"] in table
+    assert "nothing has been spent" not in shell.run(*soft)
 
 
 def test_an_estimate_says_what_does_not_fit_and_a_start_may_heed_it(shell: Shell) -> None:

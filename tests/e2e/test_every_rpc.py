@@ -216,6 +216,7 @@ REQUESTS: Final[Mapping[str, Callable[[World], Request]]] = {
     "BudgetService/GetBudget": lambda _: {"budget_id": "tenant"},
     "BudgetService/GetBudgetStatus": lambda _: {"budget_id": "tenant"},
     "BudgetService/GetBudgetTree": lambda _: {"most_runs": 1},
+    "BudgetService/ListBudgetAlerts": lambda _: {"page_size": 1, "budget_id": "tenant"},
     "BudgetService/ListBudgets": lambda _: {"page_size": 1},
     "BudgetService/RemoveBudget": lambda world: {
         "budget_id": world.client.costs.set_budget(10**9, project=world.fresh("walk")).budget_id

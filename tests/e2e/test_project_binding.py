@@ -82,6 +82,9 @@ async def test_a_key_bound_to_a_project_sees_the_money_of_that_project_alone(mes
         for foreign in ("project:billing", other.budget_id, "tenant", "agent:Athena", f"run:{mine.session_id}"):
             with pytest.raises(NotFound):
                 await bound.costs.budget_status(foreign)
+            with pytest.raises(NotFound):
+                await anext(bound.costs.budget_alerts(foreign))
+        assert [alert async for alert in bound.costs.budget_alerts()] == []
         with pytest.raises(PermissionDenied) as refused:
             await bound.costs.summary(project="billing")
         assert refused.value.reason == "BOUND_TO_PROJECT"

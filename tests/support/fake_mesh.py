@@ -20,7 +20,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from grpc_status import rpc_status
 
-from comitia.cost.v1 import cost_service_pb2, forecast_service_pb2
+from comitia.cost.v1 import budget_service_pb2, forecast_service_pb2, ledger_service_pb2, pricing_service_pb2
 from comitia.gateway.v1 import (
     access_service_pb2,
     audit_service_pb2,
@@ -52,13 +52,15 @@ _CONTRACTS: Final = (
     access_service_pb2,
     agent_service_pb2,
     audit_service_pb2,
-    cost_service_pb2,
+    budget_service_pb2,
     estimate_service_pb2,
     forecast_service_pb2,
     identity_service_pb2,
     inference_service_pb2,
+    ledger_service_pb2,
     memory_service_pb2,
     policy_service_pb2,
+    pricing_service_pb2,
     session_service_pb2,
     status_service_pb2,
     tenant_service_pb2,

@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.common.v1 import content_pb2, usage_pb2
-from comitia.cost.v1 import cost_pb2, cost_service_pb2, price_list_pb2, rollup_pb2
+from comitia.cost.v1 import (
+    budget_service_pb2,
+    cost_pb2,
+    ledger_service_pb2,
+    price_list_pb2,
+    pricing_service_pb2,
+    rollup_pb2,
+)
 from comitia.gateway.v1 import (
     identity_pb2,
     identity_service_pb2,
@@ -232,6 +239,9 @@ class Money:
             )
         ]
     )
+    #: Those that spent, dearest first; "" stands for calls of none.
+    projects: list[str] = field(default_factory=lambda: ["atlas", "", "web"])
+    alerts: list[cost_pb2.BudgetAlert] = field(default_factory=list[cost_pb2.BudgetAlert])
     events: list[cost_pb2.CostEvent] = field(default_factory=list[cost_pb2.CostEvent])
     #: Charges without a price.
     unpriced: int = 0
@@ -241,8 +251,8 @@ class Money:
         )
     )
 
-    def GetBudget(self, request: Any, _context: Any) -> cost_service_pb2.GetBudgetResponse:
-        return cost_service_pb2.GetBudgetResponse(budget=self._budget(request.budget_id))
+    def GetBudget(self, request: Any, _context: Any) -> budget_service_pb2.GetBudgetResponse:
+        return budget_service_pb2.GetBudgetResponse(budget=self._budget(request.budget_id))
 
     def _budget(self, budget_id: str) -> cost_pb2.Budget:
         for budget in self.budgets:
@@ -252,25 +262,31 @@ class Money:
                 return budget
         raise NotFound("budget", budget_id)
 
-    def ListBudgets(self, request: Any, _context: Any) -> cost_service_pb2.ListBudgetsResponse:
+    def ListBudgets(self, request: Any, _context: Any) -> budget_service_pb2.ListBudgetsResponse:
         page, token = one_page(self.budgets, request)
-        return cost_service_pb2.ListBudgetsResponse(budgets=page, next_page_token=token)
+        return budget_service_pb2.ListBudgetsResponse(budgets=page, next_page_token=token)
 
-    def GetBudgetStatus(self, request: Any, _context: Any) -> cost_service_pb2.GetBudgetStatusResponse:
+    def GetBudgetStatus(self, request: Any, _context: Any) -> budget_service_pb2.GetBudgetStatusResponse:
         budget = self._budget(request.budget_id)
         left = budget.limit_nano_usd - budget.spent_nano_usd
-        return cost_service_pb2.GetBudgetStatusResponse(
+        return budget_service_pb2.GetBudgetStatusResponse(
             budget=budget, level=cost_pb2.BUDGET_LEVEL_OK, left_nano_usd=left, hold_count=2
         )
 
-    def GetBudgetTree(self, _request: Any, _context: Any) -> cost_service_pb2.GetBudgetTreeResponse:
+    def GetBudgetTree(self, _request: Any, _context: Any) -> budget_service_pb2.GetBudgetTreeResponse:
         nodes = [
-            cost_service_pb2.GetBudgetTreeResponse.Node(budget=budget, depth=depth)
+            budget_service_pb2.GetBudgetTreeResponse.Node(budget=budget, depth=depth)
             for depth, budget in ((int(place > 0), budget) for place, budget in enumerate(self.budgets))
         ]
-        return cost_service_pb2.GetBudgetTreeResponse(nodes=nodes, more_runs=True)
+        return budget_service_pb2.GetBudgetTreeResponse(nodes=nodes, more_runs=True)
 
-    def SetBudget(self, request: Any, _context: Any) -> cost_service_pb2.SetBudgetResponse:
+    def ListBudgetAlerts(self, request: Any, _context: Any) -> budget_service_pb2.ListBudgetAlertsResponse:
+        wanted = self._budget(request.budget_id).budget_id if request.budget_id else ""
+        found = [alert for alert in self.alerts if wanted in ("", alert.budget.budget_id)]
+        page, token = one_page(found, request)
+        return budget_service_pb2.ListBudgetAlertsResponse(alerts=page, next_page_token=token)
+
+    def SetBudget(self, request: Any, _context: Any) -> budget_service_pb2.SetBudgetResponse:
         known = [one for one in self.budgets if (one.scope, one.name) == (request.scope, request.name)]
         made = known[0] if known else cost_pb2.Budget(scope=request.scope, name=request.name, warn_at_percent=80)
         for path in request.update_mask.paths:
@@ -285,27 +301,35 @@ class Money:
         if not known:
             made.budget_id = f"budget_{len(self.budgets) + 1}"
             self.budgets.append(made)
-        return cost_service_pb2.SetBudgetResponse(budget=made)
+        return budget_service_pb2.SetBudgetResponse(budget=made)
 
-    def RemoveBudget(self, request: Any, _context: Any) -> cost_service_pb2.RemoveBudgetResponse:
+    def RemoveBudget(self, request: Any, _context: Any) -> budget_service_pb2.RemoveBudgetResponse:
         budget = self._budget(request.budget_id)
         self.budgets.remove(budget)
-        return cost_service_pb2.RemoveBudgetResponse(budget=budget)
+        return budget_service_pb2.RemoveBudgetResponse(budget=budget)
 
-    def SetBudgetLimit(self, request: Any, _context: Any) -> cost_service_pb2.SetBudgetLimitResponse:
+    def SetBudgetLimit(self, request: Any, _context: Any) -> budget_service_pb2.SetBudgetLimitResponse:
         budget = self._budget(request.budget_id)
         budget.limit_nano_usd = request.limit_nano_usd
-        return cost_service_pb2.SetBudgetLimitResponse(budget=budget)
+        return budget_service_pb2.SetBudgetLimitResponse(budget=budget)
 
-    def GetCostSummary(self, _request: Any, _context: Any) -> cost_service_pb2.GetCostSummaryResponse:
-        line = cost_service_pb2.GetCostSummaryResponse.Line(
+    def GetCostSummary(self, request: Any, _context: Any) -> ledger_service_pb2.GetCostSummaryResponse:
+        if request.project not in ("", *self.projects):
+            return ledger_service_pb2.GetCostSummaryResponse()
+        if request.by == ledger_service_pb2.COST_DIMENSION_PROJECT:
+            keys = self.projects[: request.max_lines or None]
+            return ledger_service_pb2.GetCostSummaryResponse(
+                lines=[ledger_service_pb2.GetCostSummaryResponse.Line(key=key, event_count=1) for key in keys],
+                event_count=len(self.projects),
+            )
+        line = ledger_service_pb2.GetCostSummaryResponse.Line(
             key="gpt-4o-mini",
             event_count=4,
             usage=usage_pb2.Usage(input_tokens=100, cache_read_tokens=900, output_tokens=50),
             cost_nano_usd=123_000,
         )
         line.unpriced_event_count, line.unpriced_nano_usd = self.unpriced, self.unpriced * 1_000
-        return cost_service_pb2.GetCostSummaryResponse(
+        return ledger_service_pb2.GetCostSummaryResponse(
             lines=[line],
             total_nano_usd=123_000,
             event_count=4,
@@ -313,51 +337,51 @@ class Money:
             unpriced_nano_usd=self.unpriced * 1_000,
         )
 
-    def GetCostSeries(self, request: Any, _context: Any) -> cost_service_pb2.GetCostSeriesResponse:
+    def GetCostSeries(self, request: Any, _context: Any) -> ledger_service_pb2.GetCostSeriesResponse:
         begin = Timestamp(seconds=1_767_225_600)
         points = [rollup_pb2.CostPoint(start_time=begin, event_count=4, cost_nano_usd=123_000)]
         line = rollup_pb2.CostSeries(key="gpt-4o-mini", points=points, total_nano_usd=123_000)
-        return cost_service_pb2.GetCostSeriesResponse(
+        return ledger_service_pb2.GetCostSeriesResponse(
             lines=[line], start_time=begin, step=request.step, total_nano_usd=123_000
         )
 
-    def ExportCosts(self, request: Any, _context: Any) -> Iterator[cost_service_pb2.ExportCostsResponse]:
+    def ExportCosts(self, request: Any, _context: Any) -> Iterator[ledger_service_pb2.ExportCostsResponse]:
         for piece in (b"start_time,project", b",cost_nano_usd\r\n"):
-            yield cost_service_pb2.ExportCostsResponse(data=piece)
+            yield ledger_service_pb2.ExportCostsResponse(data=piece)
 
-    def RepriceEvents(self, request: Any, _context: Any) -> cost_service_pb2.RepriceEventsResponse:
+    def RepriceEvents(self, request: Any, _context: Any) -> ledger_service_pb2.RepriceEventsResponse:
         model = price_list_pb2.RepricedModel(
             provider="openai", model="gpt-4o-mini", event_count=4, before_nano_usd=123_000, after_nano_usd=100_000
         )
-        return cost_service_pb2.RepriceEventsResponse(
+        return ledger_service_pb2.RepriceEventsResponse(
             models=[model], event_count=4, before_nano_usd=123_000, after_nano_usd=100_000
         )
 
-    def ImportPrices(self, request: Any, _context: Any) -> cost_service_pb2.ImportPricesResponse:
+    def ImportPrices(self, request: Any, _context: Any) -> pricing_service_pb2.ImportPricesResponse:
         if "gpt" not in request.content:
             raise Invalid("content", "line 2, model: is required")
         change = price_list_pb2.PriceChange(after=[cost_pb2.Price(provider="openai", model="gpt-4o-mini")])
-        return cost_service_pb2.ImportPricesResponse(changes=[change], change_count=1, unchanged_count=2)
+        return pricing_service_pb2.ImportPricesResponse(changes=[change], change_count=1, unchanged_count=2)
 
-    def GetUnknownPrice(self, _request: Any, _context: Any) -> cost_service_pb2.GetUnknownPriceResponse:
-        return cost_service_pb2.GetUnknownPriceResponse(unknown_price=self.unknown_price)
+    def GetUnknownPrice(self, _request: Any, _context: Any) -> pricing_service_pb2.GetUnknownPriceResponse:
+        return pricing_service_pb2.GetUnknownPriceResponse(unknown_price=self.unknown_price)
 
-    def SetUnknownPrice(self, request: Any, _context: Any) -> cost_service_pb2.SetUnknownPriceResponse:
+    def SetUnknownPrice(self, request: Any, _context: Any) -> pricing_service_pb2.SetUnknownPriceResponse:
         flags = request.rule == price_list_pb2.UNKNOWN_PRICE_RULE_FLAG
         least = self.unknown_price.least_ceiling_nano_usd_per_million
         ceiling = request.ceiling_nano_usd_per_million or least
         self.unknown_price.rule = request.rule
         self.unknown_price.ceiling_nano_usd_per_million = ceiling if flags else 0
-        return cost_service_pb2.SetUnknownPriceResponse(unknown_price=self.unknown_price)
+        return pricing_service_pb2.SetUnknownPriceResponse(unknown_price=self.unknown_price)
 
-    def ListCostEvents(self, request: Any, _context: Any) -> cost_service_pb2.ListCostEventsResponse:
+    def ListCostEvents(self, request: Any, _context: Any) -> ledger_service_pb2.ListCostEventsResponse:
         page, token = one_page(self.events, request)
-        return cost_service_pb2.ListCostEventsResponse(cost_events=page, next_page_token=token)
+        return ledger_service_pb2.ListCostEventsResponse(cost_events=page, next_page_token=token)
 
-    def ListPrices(self, request: Any, _context: Any) -> cost_service_pb2.ListPricesResponse:
+    def ListPrices(self, request: Any, _context: Any) -> pricing_service_pb2.ListPricesResponse:
         aliases = ["gpt-4o-mini-2024-07-18", "4o-mini"]
         page, token = one_page([cost_pb2.Price(provider="openai", model="gpt-4o-mini", aliases=aliases)], request)
-        return cost_service_pb2.ListPricesResponse(prices=page, next_page_token=token)
+        return pricing_service_pb2.ListPricesResponse(prices=page, next_page_token=token)
 
 
 @dataclass(slots=True)

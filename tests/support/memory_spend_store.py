@@ -9,13 +9,15 @@ from uuid import UUID, uuid4
 
 from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.budget_alert import BudgetAlert
 from services.cost.domain.budget_tree import run_of
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, NodeNotFound
 from services.cost.domain.hold import CHARGED_STATES, OPEN_STATES, Hold, HoldId
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
-from services.cost.domain.spend_book import BudgetAlert, Changes, SpendBook
-from services.cost.usecases.ports import SpendNeeds, Sweep, TreeRows, UnitOfWork
+from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.transport.convert import alert_to_message
+from services.cost.usecases.ports import KeptAlert, SpendNeeds, Sweep, TreeRows, UnitOfWork
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
 
@@ -135,6 +137,29 @@ class MemorySpendStore:
 
     async def entries(self, tenant: TenantId) -> list[CostEvent]:
         return [entry for entry in self.rows.entries if entry.tenant == tenant]
+
+    @property
+    def alerts(self) -> "MemoryBudgetAlerts":
+        return MemoryBudgetAlerts(self)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudgetAlerts:
+    """Reads the alerts of a store: a `BudgetAlerts`."""
+
+    store: MemorySpendStore
+
+    async def page(
+        self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None, budget: BudgetId | None = None
+    ) -> list[KeptAlert]:
+        mine = [alert for alert in self.store.rows.alerts if alert.budget.tenant == tenant]
+        mine = [alert for alert in mine if budget in (None, alert.budget.id)]
+        kept = sorted((KeptAlert(one.id, one.at, alert_to_message(one)[1]) for one in mine), reverse=True, key=_place)
+        return [one for one in kept if after is None or _place(one) < after][:size]
+
+
+def _place(alert: KeptAlert) -> tuple[datetime, UUID]:
+    return alert.at, alert.id
 
 
 class _Work:

@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 from google.protobuf.duration_pb2 import Duration
 
 from comitia.common.v1 import content_pb2, usage_pb2
+from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.hold import CostKind, Hold, HoldId, Purpose
 from services.cost.domain.price import Price, Rates, Tier

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1.cost_service_pb2_grpc import PricingServiceServicer
+from comitia.cost.v1 import pricing_service_pb2 as pb
+from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceServicer
 
 
 class PriceDoor(PricingServiceServicer):

@@ -43,6 +43,7 @@ GUARDS: dict[str, Guard] = {
     "/comitia.cost.v1.BudgetService/GetBudget": Guard("budgets.read", 0, 5, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.cost.v1.BudgetService/GetBudgetStatus": Guard("budgets.read", 0, 5, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.cost.v1.BudgetService/GetBudgetTree": Guard("budgets.read", 0, 5, False, frozenset(), per_subject_per_second=80),
+    "/comitia.cost.v1.BudgetService/ListBudgetAlerts": Guard("budgets.read", 0, 5, False, frozenset(), per_subject_per_second=80, of_project=True),
     "/comitia.cost.v1.BudgetService/ListBudgets": Guard("budgets.read", 0, 5, False, frozenset(), per_subject_per_second=80),
     "/comitia.cost.v1.BudgetService/MarkDispatched": Guard("budgets.spend", 0, 10, False, frozenset({"inference", "memory", "tools"})),
     "/comitia.cost.v1.BudgetService/Release": Guard("budgets.spend", 0, 10, False, frozenset({"inference", "memory", "tools"})),

@@ -15,7 +15,7 @@ from comitia_sdk.cli.periods import PERIOD_HELP, TIME_HELP, Period, read_period
 from comitia_sdk.cli.tokens import tokens_in, tokens_out
 
 if TYPE_CHECKING:
-    from comitia.cost.v1.cost_service_pb2 import GetCostSeriesResponse, GetCostSummaryResponse
+    from comitia.cost.v1.ledger_service_pb2 import GetCostSeriesResponse, GetCostSummaryResponse
 
 app = typer.Typer()
 

@@ -18,7 +18,7 @@ from comitia_sdk.cli.reading import check_names, read_mapping
 from comitia_sdk.cli.tokens import tokens_in, tokens_out
 
 if TYPE_CHECKING:
-    from comitia.cost.v1.cost_service_pb2 import GetCostSummaryResponse
+    from comitia.cost.v1.ledger_service_pb2 import GetCostSummaryResponse
     from comitia.orchestrator.v1.session_pb2 import Session, Turn
     from comitia_sdk.sync import Client
 

@@ -13,6 +13,7 @@ from comitia_sdk.cli import (
     access,
     agents,
     audit,
+    budget_alerts,
     certificate,
     costs,
     demo,
@@ -79,6 +80,7 @@ costs.app.command()(forecasts.watch)
 costs.app.command()(forecasts.alerts)
 costs.app.command()(forecasts.forecast)
 costs.app.command()(forecasts.recommend)
+money.app.command()(budget_alerts.alerts)
 money.app.command("on-spike")(forecasts.on_spike)
 app.add_typer(costs.app, name="costs", rich_help_panel=WORK)
 app.add_typer(money.app, name="budget", rich_help_panel=WORK)

@@ -10,8 +10,8 @@ from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, o
 from comitia_sdk.cli.reading import EXIT_USAGE, CommandFailed, read_dollars
 
 if TYPE_CHECKING:
+    from comitia.cost.v1.budget_service_pb2 import GetBudgetStatusResponse
     from comitia.cost.v1.cost_pb2 import Budget, BudgetGauge
-    from comitia.cost.v1.cost_service_pb2 import GetBudgetStatusResponse
     from comitia_sdk.sync import Client
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 _WHICH: Final = "`tenant`, `project:NAME`, `agent:NAME`, `run:RUN`, `step:RUN/PATH`, or `budget_…`."
 _BAR: Final = 20
 _NODES: Final = ("project", "agent", "step")
+_MOST_SEEN: Final = 5
 _SUCH_AS: Final = {"project": "atlas", "agent": "Athena", "step": "run_…/rounds/2"}
 Which = Annotated[str, typer.Argument(metavar="[BUDGET]", help=_WHICH)]
 
@@ -155,7 +156,8 @@ def set_(
 ) -> None:
     """Makes a budget, or changes it: what is not given stays as it is.
 
-    Calls spend from the budgets of their project, agent and step without anybody naming them.
+    Calls spend from the budgets of their project, agent and step without anybody naming them. A project or an agent
+    under whose name nothing was spent yet is told: the name may be misspelt.
 
     Example:  comitia budget set 25.00 --budget project:atlas --period day --zone Europe/Berlin --degrade
 
@@ -179,7 +181,10 @@ def set_(
         raise CommandFailed("say what to set: DOLLARS or an option", code=EXIT_USAGE)
     with client() as mesh:
         budget = _set_terms(mesh, budget_id, amount, terms) if terms else _set_limit(mesh, budget_id, amount or 0)
+        unknown = _unknown_name(mesh, budget_id) if output is Form.TABLE else ""
     show_one(output, budget, _lines(budget))
+    if unknown:
+        typer.secho(unknown, dim=True)
 
 
 @app.command()
@@ -195,6 +200,27 @@ def remove(
     with client() as mesh:
         removed = mesh.costs.remove_budget(budget_id)
     typer.echo(f"removed {one_line(label(removed))} ({removed.budget_id})")
+
+
+def _unknown_name(mesh: "Client", budget_id: str) -> str:
+    """Says that no call has paid under the name of a project or an agent yet, which may be misspelt; else nothing."""
+    from comitia_sdk.errors import ComitiaError
+
+    kind, _, name = budget_id.partition(":")
+    if kind not in ("project", "agent"):
+        return ""
+    project, agent = (name, "") if kind == "project" else ("", name)
+    try:
+        if mesh.costs.summary(by=kind, project=project, agent_name=agent, max_lines=1).event_count:
+            return ""
+        lines = mesh.costs.summary(by=kind, max_lines=_MOST_SEEN + 1).lines
+    except ComitiaError:
+        # The budget is set, and may be so by somebody who may not read what was spent.
+        return ""
+    seen = [one_line(line.key) for line in lines if line.key]
+    more = ", …" if len(seen) > _MOST_SEEN else ""
+    others = f"; {kind}s seen: {', '.join(seen[:_MOST_SEEN])}{more}" if seen else ""
+    return f"nothing has been spent under {kind} '{one_line(name)}' yet{others}"
 
 
 def _set_limit(mesh: "Client", budget_id: str, amount: int) -> "Budget":

@@ -8,7 +8,17 @@ from typing import BinaryIO, Final, cast
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2, cost_service_pb2_grpc, price_list_pb2, rollup_pb2
+from comitia.cost.v1 import (
+    budget_service_pb2,
+    budget_service_pb2_grpc,
+    cost_pb2,
+    ledger_service_pb2,
+    ledger_service_pb2_grpc,
+    price_list_pb2,
+    pricing_service_pb2,
+    pricing_service_pb2_grpc,
+    rollup_pb2,
+)
 from comitia_sdk.connection import Connection
 from comitia_sdk.enums import number_of
 from comitia_sdk.errors import InvalidRequest
@@ -30,9 +40,9 @@ class AsyncCosts:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._ledger = cost_service_pb2_grpc.LedgerServiceStub(connection.channel)
-        self._budgets = cost_service_pb2_grpc.BudgetServiceStub(connection.channel)
-        self._prices = cost_service_pb2_grpc.PricingServiceStub(connection.channel)
+        self._ledger = ledger_service_pb2_grpc.LedgerServiceStub(connection.channel)
+        self._budgets = budget_service_pb2_grpc.BudgetServiceStub(connection.channel)
+        self._prices = pricing_service_pb2_grpc.PricingServiceStub(connection.channel)
 
     async def summary(
         self,
@@ -44,14 +54,14 @@ class AsyncCosts:
         project: str = "",
         agent_name: str = "",
         max_lines: int = 0,
-    ) -> cost_service_pb2.GetCostSummaryResponse:
+    ) -> ledger_service_pb2.GetCostSummaryResponse:
         """Adds up charges by model, provider, agent, run, project, kind or tool, dearest first.
 
         Args:
             start, end: aware; None is without bound.
             max_lines: the dearest so many; 0 gives up to 500.
         """
-        request = cost_service_pb2.GetCostSummaryRequest(
+        request = ledger_service_pb2.GetCostSummaryRequest(
             by=_dimension(by),
             start_time=_time(start),
             end_time=_time(end),
@@ -73,7 +83,7 @@ class AsyncCosts:
         project: str = "",
         agent_name: str = "",
         max_lines: int = 0,
-    ) -> cost_service_pb2.GetCostSeriesResponse:
+    ) -> ledger_service_pb2.GetCostSeriesResponse:
         """Adds up charges hour by hour or day by day of UTC, the dearest values of `by` each for itself.
 
         Args:
@@ -81,8 +91,8 @@ class AsyncCosts:
             start, end: aware; None is 24 hours or 30 days ago, and now.
             max_lines: at most so many beside the rest; 0 means 10.
         """
-        request = cost_service_pb2.GetCostSeriesRequest(
-            by=_dimension(by) if by else cost_service_pb2.COST_DIMENSION_UNSPECIFIED,
+        request = ledger_service_pb2.GetCostSeriesRequest(
+            by=_dimension(by) if by else ledger_service_pb2.COST_DIMENSION_UNSPECIFIED,
             step=cast(rollup_pb2.CostStep.ValueType, number_of(rollup_pb2.CostStep, step, field="step")),
             start_time=_time(start),
             end_time=_time(end),
@@ -112,7 +122,7 @@ class AsyncCosts:
             start, end: aware; None is without bound.
         """
         forms, details = rollup_pb2.CostExportFormat, rollup_pb2.CostExportDetail
-        request = cost_service_pb2.ExportCostsRequest(
+        request = ledger_service_pb2.ExportCostsRequest(
             format=cast(rollup_pb2.CostExportFormat.ValueType, number_of(forms, form, field="format")),
             detail=cast(rollup_pb2.CostExportDetail.ValueType, number_of(details, detail, field="detail")),
             start_time=_time(start),
@@ -157,35 +167,47 @@ class AsyncCosts:
 
     async def events(self, *, run_id: str = "", page_size: int = 0) -> AsyncGenerator[cost_pb2.CostEvent]:
         """Gives charges, newest first."""
-        request = cost_service_pb2.ListCostEventsRequest(run_id=run_id, page_size=page_size)
+        request = ledger_service_pb2.ListCostEventsRequest(run_id=run_id, page_size=page_size)
         async for page in self._connection.pages(self._ledger.ListCostEvents, request):
             for event in page.cost_events:
                 yield event
 
     async def budget(self, budget_id: str = "tenant") -> cost_pb2.Budget:
         """Fetches a budget, by id or as `tenant`, `project:…`, `agent:…`, `run:…` or `step:…/…`. Raises: NotFound."""
-        request = cost_service_pb2.GetBudgetRequest(budget_id=budget_id)
+        request = budget_service_pb2.GetBudgetRequest(budget_id=budget_id)
         return (await self._connection.call(self._budgets.GetBudget, request)).budget
 
     async def budgets(self, *, scope: str = "", page_size: int = 0) -> AsyncGenerator[cost_pb2.Budget]:
         """Gives budgets, newest first; of one scope (`tenant`, `run`, `project`, `agent`, `step`) or all."""
         wanted = number_of(cost_pb2.BudgetScope, scope, field="scope") if scope else 0
-        request = cost_service_pb2.ListBudgetsRequest(
+        request = budget_service_pb2.ListBudgetsRequest(
             page_size=page_size, scope=cast(cost_pb2.BudgetScope.ValueType, wanted)
         )
         async for page in self._connection.pages(self._budgets.ListBudgets, request):
             for budget in page.budgets:
                 yield budget
 
-    async def budget_status(self, budget_id: str = "tenant") -> cost_service_pb2.GetBudgetStatusResponse:
+    async def budget_status(self, budget_id: str = "tenant") -> budget_service_pb2.GetBudgetStatusResponse:
         """Tells how full a budget is, and what it will have spent at the end of its period. Raises: NotFound."""
-        request = cost_service_pb2.GetBudgetStatusRequest(budget_id=budget_id)
+        request = budget_service_pb2.GetBudgetStatusRequest(budget_id=budget_id)
         return await self._connection.call(self._budgets.GetBudgetStatus, request)
 
-    async def budget_tree(self, *, most_runs: int = 0) -> cost_service_pb2.GetBudgetTreeResponse:
+    async def budget_tree(self, *, most_runs: int = 0) -> budget_service_pb2.GetBudgetTreeResponse:
         """Gives the tenant's budgets as a tree, with those of the newest runs."""
-        request = cost_service_pb2.GetBudgetTreeRequest(most_runs=most_runs)
+        request = budget_service_pb2.GetBudgetTreeRequest(most_runs=most_runs)
         return await self._connection.call(self._budgets.GetBudgetTree, request)
+
+    async def budget_alerts(self, budget_id: str = "", *, page_size: int = 0) -> AsyncGenerator[cost_pb2.BudgetAlert]:
+        """Gives what happened to budgets that people should know, newest first; of one budget or of all.
+
+        Args:
+            budget_id: its id, also of one that was removed, or its name as for `budget`.
+        Raises: NotFound.
+        """
+        request = budget_service_pb2.ListBudgetAlertsRequest(budget_id=budget_id, page_size=page_size)
+        async for page in self._connection.pages(self._budgets.ListBudgetAlerts, request):
+            for alert in page.alerts:
+                yield alert
 
     async def set_budget(
         self,
@@ -235,7 +257,7 @@ class AsyncCosts:
         if both:
             raise InvalidRequest(f"{both[0]!r} is given and reset at once", reason="INVALID_FIELD", field="reset")
         paths = [_TERMS[name] for name, one in given.items() if one or name in reset]
-        request = cost_service_pb2.SetBudgetRequest(
+        request = budget_service_pb2.SetBudgetRequest(
             scope=cast(cost_pb2.BudgetScope.ValueType, scope),
             name=name,
             limit_nano_usd=limit_nano_usd,
@@ -255,12 +277,12 @@ class AsyncCosts:
 
     async def remove_budget(self, budget_id: str) -> cost_pb2.Budget:
         """Removes the budget of a project, an agent or a step. Raises: NotFound, FailedPrecondition."""
-        request = cost_service_pb2.RemoveBudgetRequest(budget_id=budget_id)
+        request = budget_service_pb2.RemoveBudgetRequest(budget_id=budget_id)
         return (await self._connection.call(self._budgets.RemoveBudget, request)).budget
 
     async def set_limit(self, limit_nano_usd: int, *, budget_id: str = "tenant") -> cost_pb2.Budget:
         """Changes a budget's limit. Raises: NotFound, InvalidRequest."""
-        request = cost_service_pb2.SetBudgetLimitRequest(budget_id=budget_id, limit_nano_usd=limit_nano_usd)
+        request = budget_service_pb2.SetBudgetLimitRequest(budget_id=budget_id, limit_nano_usd=limit_nano_usd)
         return (await self._connection.call(self._budgets.SetBudgetLimit, request)).budget
 
     async def reprice(
@@ -271,7 +293,7 @@ class AsyncCosts:
         apply: bool = False,
         unpriced: bool = False,
         note: str = "",
-    ) -> cost_service_pb2.RepriceEventsResponse:
+    ) -> ledger_service_pb2.RepriceEventsResponse:
         """Shows what the price table of now makes of charges of the past, per model, or writes that.
 
         Args:
@@ -280,7 +302,7 @@ class AsyncCosts:
             unpriced: only charges of models whose price was unknown, however old they are.
             note: why; it stands with each entry.
         """
-        request = cost_service_pb2.RepriceEventsRequest(
+        request = ledger_service_pb2.RepriceEventsRequest(
             start_time=_time(start),
             end_time=_time(end),
             apply=apply,
@@ -291,7 +313,7 @@ class AsyncCosts:
 
     async def import_prices(
         self, content: str, *, form: str, source: str, apply: bool = False
-    ) -> cost_service_pb2.ImportPricesResponse:
+    ) -> pricing_service_pb2.ImportPricesResponse:
         """Shows what a price list would change for all tenants, or imports it; for operators.
 
         Args:
@@ -302,7 +324,7 @@ class AsyncCosts:
         Raises: InvalidRequest: its message names every fault of the list by line and field.
         """
         number = number_of(price_list_pb2.PriceListFormat, form, field="format")
-        request = cost_service_pb2.ImportPricesRequest(
+        request = pricing_service_pb2.ImportPricesRequest(
             content=content,
             format=cast(price_list_pb2.PriceListFormat.ValueType, number),
             source=source,
@@ -312,7 +334,7 @@ class AsyncCosts:
 
     async def unknown_price(self) -> price_list_pb2.UnknownPrice:
         """Tells what is done with calls of models whose price is unknown."""
-        request = cost_service_pb2.GetUnknownPriceRequest()
+        request = pricing_service_pb2.GetUnknownPriceRequest()
         return (await self._connection.call(self._prices.GetUnknownPrice, request)).unknown_price
 
     async def set_unknown_price(
@@ -327,7 +349,7 @@ class AsyncCosts:
         Raises: InvalidRequest: a ceiling lower than that.
         """
         number = number_of(price_list_pb2.UnknownPriceRule, rule, field="rule")
-        request = cost_service_pb2.SetUnknownPriceRequest(
+        request = pricing_service_pb2.SetUnknownPriceRequest(
             rule=cast(price_list_pb2.UnknownPriceRule.ValueType, number),
             ceiling_nano_usd_per_million=ceiling_nano_usd_per_million,
         )
@@ -335,15 +357,15 @@ class AsyncCosts:
 
     async def prices(self, *, provider: str = "", page_size: int = 0) -> AsyncGenerator[cost_pb2.Price]:
         """Gives the prices that hold now."""
-        request = cost_service_pb2.ListPricesRequest(provider=provider, page_size=page_size)
+        request = pricing_service_pb2.ListPricesRequest(provider=provider, page_size=page_size)
         async for page in self._connection.pages(self._prices.ListPrices, request):
             for price in page.prices:
                 yield price
 
 
-def _dimension(by: str) -> cost_service_pb2.CostDimension.ValueType:
-    number = number_of(cost_service_pb2.CostDimension, by, field="by")
-    return cast(cost_service_pb2.CostDimension.ValueType, number)
+def _dimension(by: str) -> ledger_service_pb2.CostDimension.ValueType:
+    number = number_of(ledger_service_pb2.CostDimension, by, field="by")
+    return cast(ledger_service_pb2.CostDimension.ValueType, number)
 
 
 def _time(moment: datetime | None) -> Timestamp | None:

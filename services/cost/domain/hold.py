@@ -157,6 +157,11 @@ class Hold:
         elapsed = most if self.charged_at is None else min(most, _milliseconds(self.charged_at - since))
         return Amounts(self.charged, 0 if self.usage is None else self.usage.total, 1, elapsed)
 
+    @property
+    def run_id(self) -> str:
+        """The run whose call it is; empty for a call of none."""
+        return self.purpose.context.call_id.run_id
+
     def fenced(self, fence: int) -> "Hold":
         """Checks who speaks of the call, and notes a later one; 0 does not say.
 

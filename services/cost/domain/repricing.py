@@ -7,11 +7,11 @@ from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE, NONE, Amounts
 from services.cost.domain.budget import Budget, BudgetId
+from services.cost.domain.budget_alert import BudgetAlert, alerts_of
 from services.cost.domain.cost_event import CostEvent, repriced_entries
 from services.cost.domain.errors import PriceUnknown
 from services.cost.domain.hold import CHARGED_STATES, Hold
 from services.cost.domain.price_book import PriceBook
-from services.cost.domain.spend_book import AlertCause, BudgetAlert
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
 
@@ -106,13 +106,7 @@ def booked(
         entries += repriced_entries(old, new, note=note, now=now, new_id=new_id)
     changed = [budget for name, budget in sorted(moved.items()) if budget != before[name]]
     alerts = [
-        BudgetAlert(budget=budget, cause=cause, at=now)
-        for budget in changed
-        for cause, told in (
-            (AlertCause.OVERRUN, budget.overran and not before[budget.id].overran),
-            (AlertCause.WARNED, budget.warned > before[budget.id].warned),
-        )
-        if told
+        alert for budget in changed for alert in alerts_of(before[budget.id], budget, run_id="", now=now, new_id=new_id)
     ]
     return RepricedBooks(
         budgets=tuple(replace(budget, revision=budget.revision + 1) for budget in changed),

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE, NONE, Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.budget_alert import AlertCause, BudgetAlert, BudgetAlertId, alerts_of
 from services.cost.domain.cost_event import CostEvent, entries_of
 from services.cost.domain.errors import (
     BudgetExhausted,
@@ -18,7 +18,7 @@ from services.cost.domain.errors import (
     RefusalCause,
 )
 from services.cost.domain.hold import OPEN_STATES, CostKind, Hold, HoldId
-from services.cost.domain.hold_lines import HeldBack, RequestKey, Turns, is_held_back
+from services.cost.domain.hold_lines import HeldBack, Turns, is_held_back
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
 from services.cost.domain.price import Price
 from services.cost.domain.terms import TermsChange
@@ -31,26 +31,6 @@ from services.meshkit.core.tenant import QuotaExceeded
 
 #: Gives the price with this digest.
 PriceOf = Callable[[bytes], Price]
-
-
-class AlertCause(StrEnum):
-    """What happened to a budget that people should know."""
-
-    #: A call was refused when nearly all was spent.
-    EXHAUSTED = "exhausted"
-    #: A settlement or a lowered limit took it beyond its limit.
-    OVERRUN = "overrun"
-    #: What is spent has reached the level from which it warns, or the limit of a soft one.
-    WARNED = "warned"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BudgetAlert:
-    """Something that people should know about a budget."""
-
-    budget: Budget
-    cause: AlertCause
-    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +85,7 @@ class SpendBook:
 
     Args:
         now: one moment for the whole transaction.
-        new_id: makes UUIDv7s for ledger entries.
+        new_id: makes UUIDv7s for ledger entries and alerts.
     """
 
     def __init__(
@@ -162,7 +142,7 @@ class SpendBook:
         amounts = wanted.most
         try:
             _refuse_another_project(budgets, wanted.purpose.context.project)
-            self._refuse_unless_all_free(budgets, amounts, key, cheapest=cheapest, turns=turns)
+            self._refuse_unless_all_free(budgets, wanted, cheapest=cheapest, turns=turns)
             # The last of them may refuse what is too much to add up, so none is changed before.
             held = [budget.hold(amounts) for budget in budgets]
         except MeshError as refusal:
@@ -173,7 +153,7 @@ class SpendBook:
         if turns is not None:
             turns.served(key)
         for budget in held:
-            self._put(budget)
+            self._put(budget, run_id=wanted.run_id)
         self._holds[wanted.id] = self._dirty.new_holds[wanted.id] = wanted
         self._by_request[key] = wanted.id
         return wanted
@@ -193,7 +173,8 @@ class SpendBook:
         longer = after.holds.less(before.holds)
         if longer.wall_ms:
             for name in after.budgets:
-                self._refuse_unless_free(self._budget(tenant, name, removed_too=True), longer, cheapest=True)
+                budget = self._budget(tenant, name, removed_too=True)
+                self._refuse_unless_free(budget, longer, cheapest=True, run_id=before.run_id)
         return self._become(before, after)
 
     def settle(
@@ -365,7 +346,7 @@ class SpendBook:
         if held is not NONE or spent is not NONE:
             moved = [self._moved(before, name, held, spent) for name in after.budgets]
             for budget in moved:
-                self._put(budget)
+                self._put(budget, run_id=before.run_id)
         self._dirty.entries += entries_of(before, after, now=self._now, new_id=self._new_id)
         if before.id not in self._dirty.new_holds:
             self._dirty.seen_holds.setdefault(before.id, before)
@@ -378,15 +359,12 @@ class SpendBook:
         budget = self._budget(before.tenant, budget_id, removed_too=True)
         return budget.corrected(held, spent, charged=before.charged_since)
 
-    def _put(self, budget: Budget) -> Budget:
+    def _put(self, budget: Budget, *, run_id: str = "") -> Budget:
         before = self._budgets[budget.id]
         self._budgets[budget.id] = budget
         if budget is not before:
             self._dirty.budgets.add(budget.id)
-        if budget.overran and not before.overran:
-            self._dirty.alerts.append(BudgetAlert(budget=budget, cause=AlertCause.OVERRUN, at=self._now))
-        if budget.warned > before.warned:
-            self._dirty.alerts.append(BudgetAlert(budget=budget, cause=AlertCause.WARNED, at=self._now))
+        self._dirty.alerts += alerts_of(before, budget, run_id=run_id, now=self._now, new_id=self._new_id)
         return budget
 
     def _redefine(self, budget: Budget) -> Budget:
@@ -394,14 +372,15 @@ class SpendBook:
         return self._put(budget)
 
     def _refuse_unless_all_free(
-        self, budgets: list[Budget], amounts: Amounts, key: RequestKey, *, cheapest: bool, turns: Turns | None
+        self, budgets: list[Budget], wanted: Hold, *, cheapest: bool, turns: Turns | None
     ) -> None:
         """Lets pass what can be held in all of them. What stays in the way of any speaks before what is only held."""
+        amounts, key = wanted.most, (wanted.tenant, wanted.request_id)
         first: BudgetExhausted | None = None
         at: list[BudgetId] = []
         for budget in budgets:
             try:
-                self._refuse_unless_free(budget, amounts, cheapest=cheapest)
+                self._refuse_unless_free(budget, amounts, cheapest=cheapest, run_id=wanted.run_id)
                 if turns is not None and budget.takes(amounts) and turns.someone_before(key, budget.id):
                     raise budget.behind_others(amounts)
             except BudgetExhausted as refusal:
@@ -413,7 +392,7 @@ class SpendBook:
             first.held_back = HeldBack(at=tuple(at), most=amounts, cheapest=cheapest)
             raise first
 
-    def _refuse_unless_free(self, budget: Budget, amounts: Amounts, *, cheapest: bool) -> None:
+    def _refuse_unless_free(self, budget: Budget, amounts: Amounts, *, cheapest: bool, run_id: str) -> None:
         try:
             budget.refuse_unless_free(amounts, now=self._now, cheapest=cheapest)
         except BudgetExhausted:
@@ -421,8 +400,15 @@ class SpendBook:
             if refusal is not None:
                 measure, cause = refusal
                 if cause is RefusalCause.SPENT and budget.nearly_spent(measure) and not budget.exhausted:
-                    budget = self._put(budget.used_up())
-                    self._dirty.alerts.append(BudgetAlert(budget=budget, cause=AlertCause.EXHAUSTED, at=self._now))
+                    told = BudgetAlert(
+                        id=BudgetAlertId(self._new_id()),
+                        budget=self._put(budget.used_up(), run_id=run_id),
+                        cause=AlertCause.EXHAUSTED,
+                        measure=measure,
+                        at=self._now,
+                        run_id=run_id,
+                    )
+                    self._dirty.alerts.append(told)
             raise
 
     def _budget(self, tenant: TenantId, budget_id: BudgetId, *, removed_too: bool = False) -> Budget:

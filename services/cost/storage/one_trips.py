@@ -95,7 +95,14 @@ GROUPS: Final[dict[str, Group]] = {
         ("reversal", "boolean"),
         ("created_time", "timestamptz"),
     ),
-    "messages": (("id", "uuid"), ("tenant_id", "uuid"), ("subject", "text"), ("body", "bytea")),
+    "alerts": (
+        ("id", "uuid"),
+        ("tenant_id", "uuid"),
+        ("budget_id", "uuid"),
+        ("created_time", "timestamptz"),
+        ("subject", "text"),
+        ("body", "bytea"),
+    ),
 }
 _PLACES: Final = {
     column: f"${place}"
@@ -190,8 +197,11 @@ WRITE_SPENDING: Final = OneTrip(
                 SELECT tenant_id, {_PURPOSES}, price_digest FROM hold WHERE hold.id = item.hold_id OFFSET 0
             ) AS paid CROSS JOIN CAST(item.tokens AS bigint[]) AS used;
         END IF;
-        IF {_count("messages")} > 0 THEN
-            INSERT INTO outbox ({_names("messages")}) SELECT {_values("messages")} FROM {_items("messages")};
+        IF {_count("alerts")} > 0 THEN
+            INSERT INTO outbox (id, tenant_id, subject, body)
+            SELECT id, tenant_id, subject, body FROM {_items("alerts")};
+            INSERT INTO budget_alert (id, tenant_id, budget_id, created_time, body)
+            SELECT id, tenant_id, budget_id, created_time, body FROM {_items("alerts")};
         END IF;
         RETURN true;""",  # noqa: S608 - names are constants
 )

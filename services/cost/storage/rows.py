@@ -1,10 +1,11 @@
 """Rows to domain objects and back; pure."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from services.cost.domain.amounts import Gauge
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, Warned
+from services.cost.domain.budget_alert import BudgetAlert
 from services.cost.domain.cost_event import CostEvent, CostEventId
 from services.cost.domain.hold import CostKind, Hold, HoldId, HoldState, Purpose
 from services.cost.domain.period import Period
@@ -15,7 +16,9 @@ from services.meshkit.content import CallContext, CallId, Usage
 from services.meshkit.content.usage import USAGE_CLASSES, usage_of
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.money import NanoUsd
-from services.meshkit.sql.outbox import OutboxEntry
+
+#: Gives subject and body of the message that tells of an alert.
+EncodeAlert = Callable[[BudgetAlert], tuple[str, bytes]]
 
 
 class Row(Protocol):
@@ -177,7 +180,7 @@ def _purpose_of(row: Row) -> Purpose:
     )
 
 
-def arrays_of(changes: Changes, messages: Iterable[OutboxEntry]) -> list[list[object]]:
+def arrays_of(changes: Changes, encode: EncodeAlert) -> list[list[object]]:
     """Writes changes as the arguments of `WRITE_SPENDING`: one array per column of each of its groups."""
     groups: tuple[list[tuple[object, ...]], ...] = (
         [_seen_row(budget) for budget in changes.seen_budgets],
@@ -186,12 +189,17 @@ def arrays_of(changes: Changes, messages: Iterable[OutboxEntry]) -> list[list[ob
         [_budget_row(budget) for budget in changes.budgets],
         [_changed_row(hold) for hold in changes.holds],
         [_entry_row(entry) for entry in changes.entries],
-        [(message.id, message.tenant, message.subject, message.body) for message in messages],
+        [_alert_row(alert, encode) for alert in changes.alerts],
     )
     arrays: list[list[object]] = []
     for columns, rows in zip(GROUPS.values(), groups, strict=True):
         arrays += map(list, zip(*rows, strict=True)) if rows else ([] for _ in columns)
     return arrays
+
+
+def _alert_row(alert: BudgetAlert, encode: EncodeAlert) -> tuple[object, ...]:
+    subject, body = encode(alert)
+    return (alert.id, alert.budget.tenant, alert.budget.id, alert.at, subject, body)
 
 
 def _seen_row(budget: Budget) -> tuple[object, ...]:

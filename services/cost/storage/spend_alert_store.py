@@ -1,6 +1,6 @@
 """Keeps alerts on spend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
@@ -10,9 +10,13 @@ from sqlalchemy import RowMapping, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.cost.domain.amounts import Measure
 from services.cost.domain.baseline import Basis
-from services.cost.domain.budget import BudgetScope
+from services.cost.domain.budget import Budget, BudgetScope
+from services.cost.domain.budget_alert import AlertCause, BudgetAlert, BudgetAlertId
 from services.cost.domain.spend_alert import AlertState, Cause, Causes, SpendAlert, SpendAlertId
+from services.cost.storage.budget_alert_store import add_alerts
+from services.cost.storage.rows import EncodeAlert, budget_of
 from services.cost.storage.tables import CAUSES, SPEND_ALERT
 from services.meshkit.core.identity import TenantId
 from services.meshkit.core.ids import IdSource
@@ -38,22 +42,30 @@ _DEGRADE: Final = text(f"""
     UPDATE budget SET
         degraded_until = greatest(budget.degraded_until, CAST(:now AS timestamptz) + degrade_seconds * interval '1 s'),
         revision = budget.revision + 1
-    FROM chosen WHERE budget.id = chosen.id RETURNING budget.id""")  # noqa: S608 - scopes are constants
+    FROM chosen WHERE budget.id = chosen.id RETURNING budget.*""")  # noqa: S608 - scopes are constants
 
 
 class SpendAlertStore:
     """A `SpendAlerts` of Postgres; each method is one transaction that sees one tenant.
 
     Args:
+        encode_budget: for the alert that a budget was degraded.
         published: called after a commit that wrote a message, to wake the relay.
     """
 
     def __init__(
-        self, app: AsyncEngine, *, ids: IdSource, encode: EncodeSpendAlert, published: Callable[[], None]
+        self,
+        app: AsyncEngine,
+        *,
+        ids: IdSource,
+        encode: EncodeSpendAlert,
+        encode_budget: EncodeAlert,
+        published: Callable[[], None],
     ) -> None:
         self._engine = app
         self._ids = ids
         self._encode = encode
+        self._encode_budget = encode_budget
         self._published = published
 
     async def last(self, tenant: TenantId) -> SpendAlert | None:
@@ -74,13 +86,15 @@ class SpendAlertStore:
     async def open(self, alert: SpendAlert, *, now: datetime) -> SpendAlert | None:
         """See `SpendAlerts.open`."""
         async with tenant_scope(self._engine, alert.tenant, audited=False) as scope:
-            opened = replace(alert, degraded=await _degrade(scope, alert, now))
+            degraded = await _degrade(scope, alert, now)
+            opened = replace(alert, degraded=_ids_of(degraded))
             written = await scope.execute(
                 insert(SPEND_ALERT).values(_values_of(opened)).on_conflict_do_nothing().returning(SPEND_ALERT.c.id)
             )
             if written.first() is None:
                 return None
             await self._tell(scope, opened)
+            await self._tell_degraded(scope, opened, degraded, now)
             await scope.commit()
         self._published()
         return opened
@@ -89,10 +103,15 @@ class SpendAlertStore:
         """See `SpendAlerts.rise`."""
         async with tenant_scope(self._engine, alert.tenant, audited=False) as scope:
             degraded = await _degrade(scope, alert, now)
-            risen = replace(alert, degraded=tuple(sorted({*alert.degraded, *degraded})))
+            risen = replace(alert, degraded=tuple(sorted({*alert.degraded, *_ids_of(degraded)})))
             if not await _changed(scope, risen):
                 return None
+            # Who was told that a budget is degraded knows it of the rest of the spike.
+            await self._tell_degraded(
+                scope, risen, [budget for budget in degraded if budget.id not in alert.degraded], now
+            )
             await scope.commit()
+        self._published()
         return risen
 
     async def close(self, alert: SpendAlert) -> SpendAlert | None:
@@ -110,8 +129,22 @@ class SpendAlertStore:
         entry = OutboxEntry(id=self._ids.uuid(), tenant=alert.tenant, subject=subject, body=body)
         await add_entries(scope, [entry])
 
+    async def _tell_degraded(self, scope: Scope, alert: SpendAlert, budgets: Sequence[Budget], now: datetime) -> None:
+        told = [
+            BudgetAlert(
+                id=BudgetAlertId(self._ids.uuid()),
+                budget=budget.at(now),
+                cause=AlertCause.DEGRADED,
+                measure=Measure.MONEY,
+                at=now,
+                run_id=alert.causes.run.name,
+            )
+            for budget in budgets
+        ]
+        await add_alerts(scope, told, self._encode_budget)
 
-async def _degrade(scope: Scope, alert: SpendAlert, now: datetime) -> tuple[UUID, ...]:
+
+async def _degrade(scope: Scope, alert: SpendAlert, now: datetime) -> list[Budget]:
     """Degrades the budgets whose rules say so: those of the tenant, and of the run, project and agent behind it."""
     causes = alert.causes
     values = {
@@ -121,7 +154,12 @@ async def _degrade(scope: Scope, alert: SpendAlert, now: datetime) -> tuple[UUID
         "project": causes.project.name,
         "agent": causes.agent.name,
     }
-    return tuple(sorted((await scope.execute(_DEGRADE, values)).scalars()))
+    rows = (await scope.execute(_DEGRADE, values)).mappings()
+    return sorted((budget_of(row) for row in rows), key=lambda budget: budget.id)
+
+
+def _ids_of(budgets: Sequence[Budget]) -> tuple[UUID, ...]:
+    return tuple(budget.id for budget in budgets)
 
 
 async def _changed(scope: Scope, alert: SpendAlert) -> bool:

@@ -351,6 +351,21 @@ SPEND_ALERT: Final = Table(
     Index("ix_spend_alert_page", "tenant_id", "opened_time", "id"),
 )
 
+#: What people should know about budgets.
+BUDGET_ALERT: Final = Table(
+    "budget_alert",
+    METADATA,
+    # Also that of the message which told of it, so it ascends with time.
+    Column("id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("budget_id", Uuid, nullable=False),
+    _time("created_time"),
+    # The message itself, with the budget as it was then.
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_budget_alert_page", "tenant_id", "created_time", "id"),
+    Index("ix_budget_alert_budget", "tenant_id", "budget_id", "created_time", "id"),
+)
+
 #: Budgets that a spike degrades, and for how long.
 SPIKE_RULE: Final = Table(
     "spike_rule",

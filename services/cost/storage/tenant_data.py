@@ -18,6 +18,7 @@ TENANT_DATA: Final = (
     kept("cost_run_hour", "sums of the ledger: kept for accounting; they hold no content"),
     deleted("cost_use_day"),
     kept("budget", _LEDGER, name="''", project="''"),
+    deleted("budget_alert"),
     deleted("unknown_price"),
     deleted("spend_alert"),
     deleted("spike_rule"),

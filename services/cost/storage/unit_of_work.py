@@ -12,10 +12,10 @@ from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.hold import Hold
 from services.cost.domain.node import NodeKey, Tree, nodes_beside
-from services.cost.domain.spend_book import BudgetAlert, Changes, SpendBook
+from services.cost.domain.spend_book import Changes, SpendBook
 from services.cost.storage import statements as sql
 from services.cost.storage.one_trips import ADD_RUN_BUDGET, LIMIT_BUDGET, WRITE_SPENDING
-from services.cost.storage.rows import arrays_of, budget_of, definition_of, hold_of, limit_values
+from services.cost.storage.rows import EncodeAlert, arrays_of, budget_of, definition_of, hold_of, limit_values
 from services.cost.storage.seen_rows import SeenRows
 from services.cost.usecases.ports import SpendNeeds, Sweep, UnitOfWork
 from services.meshkit.core.errors import Internal
@@ -24,7 +24,6 @@ from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.sql.once import claim_once, keep_once
 from services.meshkit.sql.one_trip import one_trip
-from services.meshkit.sql.outbox import OutboxEntry
 from services.meshkit.sql.recorded_trip import recorded_trip
 from services.meshkit.sql.scope import DriverScope, driver_scope, listed_tenants
 
@@ -34,9 +33,6 @@ _MOST_COUNTED: Final = 200_000
 _MOST_KNOWN: Final = 100_000
 #: The setting of a transaction of the maintenance role, which sees all tenants by its own policies.
 _NO_TENANT: Final = "{}"
-
-#: Gives subject and body of the message that tells of an alert.
-EncodeAlert = Callable[[BudgetAlert], tuple[str, bytes]]
 
 
 class SpendStore:
@@ -164,7 +160,7 @@ class SpendStore:
 
     def values(self, changes: Changes) -> list[list[object]]:
         """Writes changes as the arguments of `WRITE_SPENDING`."""
-        return arrays_of(changes, [self._message(alert) for alert in changes.alerts])
+        return arrays_of(changes, self._encode)
 
     def unknown(self, tenants: Iterable[TenantId]) -> list[TenantId]:
         """Gives those whose own budget may not exist yet, in order."""
@@ -194,10 +190,6 @@ class SpendStore:
         self._moved((*changes.budgets, *changes.defined))
         if changes.alerts:
             self._published()
-
-    def _message(self, alert: BudgetAlert) -> OutboxEntry:
-        subject, body = self._encode(alert)
-        return OutboxEntry(id=self._ids.uuid(), tenant=alert.budget.tenant, subject=subject, body=body)
 
 
 class _Work:

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, Literal, cast
 
+from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
 from services.cost.domain.budget import (
     Budget,
     BudgetId,

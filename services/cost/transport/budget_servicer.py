@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from grpc.aio import ServicerContext
 
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceServicer
+from comitia.cost.v1 import budget_service_pb2 as pb
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceServicer
 from services.cost.domain.budget import Budget, checked_limit, tenant_budget_id
 from services.cost.domain.budget_tree import as_tree
 from services.cost.domain.hold import Hold
@@ -18,6 +18,7 @@ from services.cost.usecases.create_budget import CreateBudget
 from services.cost.usecases.detour import Detour
 from services.cost.usecases.get_budget import GetBudget
 from services.cost.usecases.hold_queue import Asker, Behind
+from services.cost.usecases.list_budget_alerts import ListBudgetAlerts
 from services.cost.usecases.ports import BudgetReader
 from services.cost.usecases.remove_budget import RemoveBudget
 from services.cost.usecases.set_budget import SetBudget
@@ -55,6 +56,7 @@ class BudgetServicer(BudgetServiceServicer):
         set_budget: SetBudget,
         set_budget_limit: SetBudgetLimit,
         remove_budget: RemoveBudget,
+        list_alerts: ListBudgetAlerts,
         budgets: BudgetReader,
         clock: Clock,
     ) -> None:
@@ -65,6 +67,7 @@ class BudgetServicer(BudgetServiceServicer):
         self._set_budget = set_budget
         self._set_budget_limit = set_budget_limit
         self._remove_budget = remove_budget
+        self._list_alerts = list_alerts
         self._budgets = budgets
         self._clock = clock
 
@@ -113,6 +116,18 @@ class BudgetServicer(BudgetServiceServicer):
         now = self._clock.now()
         return pb.ListBudgetsResponse(
             budgets=[convert.budget_to_proto(budget.at(now)) for budget in page], next_page_token=more
+        )
+
+    async def ListBudgetAlerts(
+        self, request: pb.ListBudgetAlertsRequest, context: Context
+    ) -> pb.ListBudgetAlertsResponse:
+        caller, size = caller_of(context), clamp_page_size(request.page_size)
+        tenant, after = caller.principal.tenant, decode_time_place(request.page_token)
+        named = budget_fields.to_budget(request.budget_id, tenant) if request.budget_id else None
+        found = await self._list_alerts(tenant, named, bound_to=caller.bound_to, size=size + 1, after=after)
+        page, more = one_page(found, size, lambda alert: time_place(alert.at, alert.id))
+        return pb.ListBudgetAlertsResponse(
+            alerts=[convert.alert_to_proto(alert) for alert in page], next_page_token=more
         )
 
     async def SetBudgetLimit(self, request: pb.SetBudgetLimitRequest, context: Context) -> pb.SetBudgetLimitResponse:

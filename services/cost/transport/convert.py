@@ -5,13 +5,15 @@ from datetime import timedelta
 from typing import Final, cast
 
 from comitia.common.v1 import content_pb2, usage_pb2
-from comitia.cost.v1 import cost_pb2, cost_service_pb2
-from services.cost.domain.amounts import Gauge
+from comitia.cost.v1 import budget_service_pb2 as pb
+from comitia.cost.v1 import cost_pb2
+from services.cost.domain.amounts import Gauge, Measure
 from services.cost.domain.budget import Budget, BudgetId
+from services.cost.domain.budget_alert import AlertCause, BudgetAlert
 from services.cost.domain.hold import MOST_LIFE, CostKind, Hold, HoldId, Purpose
 from services.cost.domain.price import Price
-from services.cost.domain.spend_book import AlertCause, BudgetAlert
 from services.cost.transport import fields
+from services.cost.usecases.ports import KeptAlert
 from services.cost.usecases.spend import Dispatch, Extend, Operation, Release, Reserve, Settle
 from services.meshkit.content import CallContext, Usage
 from services.meshkit.content.proto import context_from_proto, usage_from_proto, write_call_id
@@ -31,15 +33,20 @@ _CAUSES: Final = {
     AlertCause.EXHAUSTED: cost_pb2.BUDGET_ALERT_CAUSE_EXHAUSTED,
     AlertCause.OVERRUN: cost_pb2.BUDGET_ALERT_CAUSE_OVERRUN,
     AlertCause.WARNED: cost_pb2.BUDGET_ALERT_CAUSE_WARNED,
+    AlertCause.DEGRADED: cost_pb2.BUDGET_ALERT_CAUSE_DEGRADED,
+}
+_MEASURES: Final = {
+    Measure.MONEY: cost_pb2.BUDGET_MEASURE_MONEY,
+    Measure.TOKENS: cost_pb2.BUDGET_MEASURE_TOKENS,
+    Measure.CALLS: cost_pb2.BUDGET_MEASURE_CALLS,
+    Measure.WALL_TIME: cost_pb2.BUDGET_MEASURE_WALL_TIME,
 }
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-def to_operation(
-    item: cost_service_pb2.BatchSpendRequest.Item, principal: Principal, *, left: float | None = None
-) -> Operation:
+def to_operation(item: pb.BatchSpendRequest.Item, principal: Principal, *, left: float | None = None) -> Operation:
     """Reads an item of a batch stream, whose sender waits for so many seconds. Raises: Invalid."""
     match item.WhichOneof("operation"):
         case "reserve":
@@ -56,7 +63,7 @@ def to_operation(
             raise Invalid("operation", "must be one of reserve, mark_dispatched, extend, settle, release")
 
 
-def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal, *, left: float | None = None) -> Reserve:
+def to_reserve(request: pb.ReserveRequest, principal: Principal, *, left: float | None = None) -> Reserve:
     """Reads what to hold, for a sender who waits for so many seconds. Raises: Invalid."""
     kind = _KINDS.get(request.kind)
     if kind is None:
@@ -91,12 +98,12 @@ def to_reserve(request: cost_service_pb2.ReserveRequest, principal: Principal, *
     )
 
 
-def to_dispatch(request: cost_service_pb2.MarkDispatchedRequest, principal: Principal) -> Dispatch:
+def to_dispatch(request: pb.MarkDispatchedRequest, principal: Principal) -> Dispatch:
     """Reads which hold is about to leave. Raises: Invalid."""
     return Dispatch(tenant=principal.tenant, hold=_hold_id(request.hold_id), fence=_fence(request.fence))
 
 
-def to_extend(request: cost_service_pb2.ExtendRequest, principal: Principal) -> Extend:
+def to_extend(request: pb.ExtendRequest, principal: Principal) -> Extend:
     """Reads which hold is to live longer. Raises: Invalid."""
     return Extend(
         tenant=principal.tenant,
@@ -106,7 +113,7 @@ def to_extend(request: cost_service_pb2.ExtendRequest, principal: Principal) -> 
     )
 
 
-def to_settle(request: cost_service_pb2.SettleRequest, principal: Principal) -> Settle:
+def to_settle(request: pb.SettleRequest, principal: Principal) -> Settle:
     """Reads what a call used. Raises: Invalid."""
     return Settle(
         tenant=principal.tenant,
@@ -116,7 +123,7 @@ def to_settle(request: cost_service_pb2.SettleRequest, principal: Principal) -> 
     )
 
 
-def to_release(request: cost_service_pb2.ReleaseRequest, principal: Principal) -> Release:
+def to_release(request: pb.ReleaseRequest, principal: Principal) -> Release:
     """Reads which hold to free. Raises: Invalid."""
     return Release(
         tenant=principal.tenant,
@@ -243,5 +250,14 @@ def alert_to_message(alert: BudgetAlert) -> tuple[str, bytes]:
         cause=_CAUSES[alert.cause],
         create_time=fields.timestamp_of(alert.at),
         tenant_id=from_uuid("tenant", alert.budget.tenant),
+        alert_id=from_uuid("alert", alert.id),
+        measure=_MEASURES[alert.measure],
+        run_id=alert.run_id,
+        quota_nano_usd=alert.budget.quota,
     )
     return f"comitia.cost.budget.{alert.cause}.v1.{alert.budget.tenant}", body.SerializeToString()
+
+
+def alert_to_proto(alert: KeptAlert) -> cost_pb2.BudgetAlert:
+    """Reads an alert as it was told."""
+    return cost_pb2.BudgetAlert.FromString(alert.body)

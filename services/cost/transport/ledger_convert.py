@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, cast
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2, rollup_pb2
+from comitia.cost.v1 import cost_pb2, rollup_pb2
+from comitia.cost.v1 import ledger_service_pb2 as pb
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.cost_file import FileFormat
 from services.cost.domain.rollup import Span, Step, stepped, steps_of
@@ -35,23 +36,19 @@ _DETAILS: Final = {0: Detail.DAY, **{int(detail): detail for detail in Detail}}
 
 
 #: What every request for a report has.
-_Asked = (
-    cost_service_pb2.GetCostSummaryRequest | cost_service_pb2.GetCostSeriesRequest | cost_service_pb2.ExportCostsRequest
-)
+_Asked = pb.GetCostSummaryRequest | pb.GetCostSeriesRequest | pb.ExportCostsRequest
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
 # `bound_to` is the project that the caller is bound to, None for whoever is bound to none.
 
 
-def to_events_filter(request: cost_service_pb2.ListCostEventsRequest, *, bound_to: str | None) -> CostFilter:
+def to_events_filter(request: pb.ListCostEventsRequest, *, bound_to: str | None) -> CostFilter:
     """Reads which charges to list. Raises: Invalid."""
     return CostFilter(run_id=_run(request.run_id), project=bound_to)
 
 
-def to_summary_query(
-    request: cost_service_pb2.GetCostSummaryRequest, *, bound_to: str | None
-) -> tuple[SummaryQuery, int]:
+def to_summary_query(request: pb.GetCostSummaryRequest, *, bound_to: str | None) -> tuple[SummaryQuery, int]:
     """Reads what to add up, and into how many lines. Raises: Invalid, BoundToProject."""
     by = _dimension(request.by) or Dimension.MODEL
     most = _most(request.max_lines, default=_MOST_LINES, most=_MOST_LINES)
@@ -59,7 +56,7 @@ def to_summary_query(
 
 
 def to_series_query(
-    request: cost_service_pb2.GetCostSeriesRequest, *, now: datetime, bound_to: str | None
+    request: pb.GetCostSeriesRequest, *, now: datetime, bound_to: str | None
 ) -> tuple[SeriesQuery, int]:
     """Reads what to add up by time, and into how many lines. Raises: Invalid, BoundToProject."""
     by = _dimension(request.by)
@@ -71,7 +68,7 @@ def to_series_query(
     return SeriesQuery(by=by, step=step, span=span, only=_only(request, bound_to)), most
 
 
-def to_export_order(request: cost_service_pb2.ExportCostsRequest, *, bound_to: str | None) -> ExportOrder:
+def to_export_order(request: pb.ExportCostsRequest, *, bound_to: str | None) -> ExportOrder:
     """Reads what to export. Raises: Invalid, BoundToProject."""
     form, detail = _FORMATS.get(request.format), _DETAILS.get(request.detail)
     if form is None:
@@ -143,11 +140,11 @@ def cost_event_to_proto(event: CostEvent) -> cost_pb2.CostEvent:
     )
 
 
-def summary_to_proto(summary: Summary) -> cost_service_pb2.GetCostSummaryResponse:
+def summary_to_proto(summary: Summary) -> pb.GetCostSummaryResponse:
     """Writes sums of charges."""
-    return cost_service_pb2.GetCostSummaryResponse(
+    return pb.GetCostSummaryResponse(
         lines=[
-            cost_service_pb2.GetCostSummaryResponse.Line(
+            pb.GetCostSummaryResponse.Line(
                 key=line.key,
                 event_count=line.sums.events,
                 usage=usage_to_proto(line.sums.usage),
@@ -166,12 +163,12 @@ def summary_to_proto(summary: Summary) -> cost_service_pb2.GetCostSummaryRespons
     )
 
 
-def series_to_proto(lines: Sequence[SeriesLine], query: SeriesQuery) -> cost_service_pb2.GetCostSeriesResponse:
+def series_to_proto(lines: Sequence[SeriesLine], query: SeriesQuery) -> pb.GetCostSeriesResponse:
     """Writes lines with a point for each step."""
     start, end = query.span.start, query.span.end
     if start is None or end is None:
         raise ValueError("a series has a beginning and an end")
-    return cost_service_pb2.GetCostSeriesResponse(
+    return pb.GetCostSeriesResponse(
         lines=[
             rollup_pb2.CostSeries(
                 key=line.key or "",

@@ -6,8 +6,8 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1.cost_service_pb2_grpc import LedgerServiceServicer
+from comitia.cost.v1 import ledger_service_pb2 as pb
+from comitia.cost.v1.ledger_service_pb2_grpc import LedgerServiceServicer
 from services.cost.transport import ledger_convert as convert
 from services.cost.transport import pricing_convert
 from services.cost.usecases.export_costs import ExportCosts

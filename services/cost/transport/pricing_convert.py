@@ -2,7 +2,7 @@
 
 from typing import Final, cast
 
-from comitia.cost.v1 import cost_service_pb2, price_list_pb2
+from comitia.cost.v1 import ledger_service_pb2, price_list_pb2, pricing_service_pb2
 from services.cost.domain.price_rows import ListFormat
 from services.cost.domain.price_table import Supersession
 from services.cost.domain.repricing import Repriced
@@ -22,7 +22,7 @@ _FORMATS: Final = {int(form): form for form in ListFormat}
 _RULES: Final = {int(rule): rule for rule in UnknownPriceRule}
 
 
-def to_import_order(request: cost_service_pb2.ImportPricesRequest) -> ImportOrder:
+def to_import_order(request: pricing_service_pb2.ImportPricesRequest) -> ImportOrder:
     """Reads what to import. Raises: Invalid."""
     form = _FORMATS.get(request.format)
     if form is None:
@@ -34,9 +34,9 @@ def to_import_order(request: cost_service_pb2.ImportPricesRequest) -> ImportOrde
     )
 
 
-def imported_to_proto(change: Supersession) -> cost_service_pb2.ImportPricesResponse:
+def imported_to_proto(change: Supersession) -> pricing_service_pb2.ImportPricesResponse:
     """Writes what an import changes."""
-    return cost_service_pb2.ImportPricesResponse(
+    return pricing_service_pb2.ImportPricesResponse(
         changes=[
             price_list_pb2.PriceChange(
                 before=[row for price in one.before for row in prices_to_proto(price)], after=prices_to_proto(one.after)
@@ -48,7 +48,7 @@ def imported_to_proto(change: Supersession) -> cost_service_pb2.ImportPricesResp
     )
 
 
-def to_reprice_order(request: cost_service_pb2.RepriceEventsRequest) -> RepriceOrder:
+def to_reprice_order(request: ledger_service_pb2.RepriceEventsRequest) -> RepriceOrder:
     """Reads what to price anew. Raises: Invalid."""
     if not request.HasField("start_time"):
         raise Invalid("start_time", "is required")
@@ -60,9 +60,9 @@ def to_reprice_order(request: cost_service_pb2.RepriceEventsRequest) -> RepriceO
     return RepriceOrder(start=start, end=end, note=told, unpriced=request.unpriced)
 
 
-def repriced_to_proto(repriced: Repriced) -> cost_service_pb2.RepriceEventsResponse:
+def repriced_to_proto(repriced: Repriced) -> ledger_service_pb2.RepriceEventsResponse:
     """Writes the difference per model."""
-    return cost_service_pb2.RepriceEventsResponse(
+    return ledger_service_pb2.RepriceEventsResponse(
         models=[
             price_list_pb2.RepricedModel(
                 provider=one.provider,
@@ -79,7 +79,7 @@ def repriced_to_proto(repriced: Repriced) -> cost_service_pb2.RepriceEventsRespo
     )
 
 
-def to_unknown_price(request: cost_service_pb2.SetUnknownPriceRequest) -> UnknownPrice:
+def to_unknown_price(request: pricing_service_pb2.SetUnknownPriceRequest) -> UnknownPrice:
     """Reads what to do with calls whose price is unknown. Raises: Invalid."""
     rule = _RULES.get(request.rule)
     if rule is None:

@@ -4,9 +4,9 @@ from typing import Any
 
 from grpc.aio import ServicerContext
 
-from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1 import price_list_pb2
-from comitia.cost.v1.cost_service_pb2_grpc import PricingServiceServicer
+from comitia.cost.v1 import pricing_service_pb2 as pb
+from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceServicer
 from services.cost.domain.unknown_price import UnknownPrice
 from services.cost.transport import convert, fields, pricing_convert
 from services.cost.usecases.import_prices import ImportPrices

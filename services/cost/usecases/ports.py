@@ -9,6 +9,7 @@ from uuid import UUID
 
 from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope
+from services.cost.domain.budget_alert import BudgetAlertId
 from services.cost.domain.hold import HoldId
 from services.cost.domain.node import NodeKey
 from services.cost.domain.price import Price
@@ -180,6 +181,25 @@ class BudgetReader(Protocol):
 
         Steps of runs that have a budget and are not among these are left out with them.
         """
+        ...
+
+
+class KeptAlert(NamedTuple):
+    """Something that people should know about a budget, as it was told."""
+
+    id: BudgetAlertId
+    at: datetime
+    #: Body of the message that told of it.
+    body: bytes
+
+
+class BudgetAlerts(Protocol):
+    """Reads alerts of one tenant's budgets. They are written with what they are about."""
+
+    async def page(
+        self, tenant: TenantId, *, size: int, after: tuple[datetime, UUID] | None, budget: BudgetId | None = None
+    ) -> list[KeptAlert]:
+        """Lists alerts, newest first, from the one after `after` on; of one budget or of all."""
         ...
 
 

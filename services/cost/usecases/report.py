@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from services.cost.domain.budget import Budget
-from services.cost.domain.spend_book import AlertCause, BudgetAlert, Changes
+from services.cost.domain.budget_alert import AlertCause, BudgetAlert
+from services.cost.domain.spend_book import Changes
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.telemetry import metrics
@@ -18,6 +19,7 @@ _SENTENCES: Final = {
     AlertCause.EXHAUSTED: "budget used up",
     AlertCause.OVERRUN: "budget overrun",
     AlertCause.WARNED: "budget nearly used",
+    AlertCause.DEGRADED: "budget degraded by unusual spend",
 }
 
 

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Final
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2
+from comitia.cost.v1 import budget_service_pb2, cost_pb2
 from services.inference.domain.deployment import Task
 from services.meshkit.calls.cost_holds import CostHolds
 from services.meshkit.calls.ports import DispatchedHold
@@ -32,7 +32,7 @@ class CostHoldClient(CostHolds):
         cheapest: bool = False,
     ) -> DispatchedHold:
         """See `HoldClient.hold`."""
-        order = cost_service_pb2.ReserveRequest(
+        order = budget_service_pb2.ReserveRequest(
             kind=_KINDS[task], provider=provider, model=model, bound=usage_to_proto(bound), cheapest=cheapest
         )
         return await self.dispatch(principal, context, order, ttl=ttl, needs=_NEEDS[task])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from comitia.cost.v1 import cost_service_pb2, cost_service_pb2_grpc
+from comitia.cost.v1 import pricing_service_pb2, pricing_service_pb2_grpc
 from services.inference.domain.cheaper import TokenRates
 from services.inference.domain.deployment import Deployment
 from services.meshkit.content.model_name import NameKey, name_key, priced
@@ -21,7 +21,7 @@ _MOST_PAGES: Final = 10
 class CostPriceList:
     """Remembers for a minute what the models of each provider cost. A `PriceList`."""
 
-    def __init__(self, pricing: "cost_service_pb2_grpc.PricingServiceAsyncStub", *, clock: Clock) -> None:
+    def __init__(self, pricing: "pricing_service_pb2_grpc.PricingServiceAsyncStub", *, clock: Clock) -> None:
         self._pricing = pricing
         self._clock = clock
         #: By provider, and so bounded by the adapters there are.
@@ -52,7 +52,7 @@ class CostPriceList:
 
     async def _fetch(self, principal: Principal, provider: str) -> dict[NameKey, TokenRates]:
         models: dict[NameKey, TokenRates] = {}
-        request = cost_service_pb2.ListPricesRequest(page_size=_PAGE, provider=provider)
+        request = pricing_service_pb2.ListPricesRequest(page_size=_PAGE, provider=provider)
         for _ in range(_MOST_PAGES):
             with remote_errors():
                 page = await self._pricing.ListPrices(request, metadata=call_metadata(principal))

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import grpc.aio
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub
+from comitia.cost.v1 import budget_service_pb2, cost_pb2
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceStub
 from services.meshkit.batching.coalescer import Coalescer
 from services.meshkit.calls.ports import DispatchedHold
 from services.meshkit.calls.unanswered import Unanswered
@@ -21,8 +21,8 @@ from services.meshkit.core.ids import IdSource
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.grpc.call import beyond_the_caller, seconds_left
 
-Item = cost_service_pb2.BatchSpendRequest.Item
-Operations = Coalescer[cost_service_pb2.BatchSpendRequest.Item, cost_service_pb2.BatchSpendResponse.Item]
+Item = budget_service_pb2.BatchSpendRequest.Item
+Operations = Coalescer[budget_service_pb2.BatchSpendRequest.Item, budget_service_pb2.BatchSpendResponse.Item]
 
 _TIMEOUT_SECONDS: Final = 10.0
 #: Longest wait that cost takes.
@@ -34,7 +34,7 @@ _UNANSWERED: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, Error
 def operations(to_cost: grpc.aio.Channel, *, clock: Clock) -> Operations:
     """Gives the batch stream that `CostHolds` ask over, to be opened with `async with`."""
     stub = BudgetServiceStub(to_cost)
-    frame = cost_service_pb2.BatchSpendRequest
+    frame = budget_service_pb2.BatchSpendRequest
     return Operations(stub.BatchSpend, frame=frame, name="cost", clock=clock, random=Random())
 
 
@@ -50,7 +50,7 @@ class CostHolds:
         self,
         principal: Principal,
         context: CallContext,
-        order: cost_service_pb2.ReserveRequest,
+        order: budget_service_pb2.ReserveRequest,
         *,
         ttl: timedelta,
         needs: timedelta,
@@ -88,7 +88,7 @@ class CostHolds:
         return DispatchedHold(id=hold.hold_id, amount=NanoUsd(hold.amount_nano_usd))
 
     async def _reserve(
-        self, principal: Principal, order: cost_service_pb2.ReserveRequest, request_id: UUID, needs: timedelta
+        self, principal: Principal, order: budget_service_pb2.ReserveRequest, request_id: UUID, needs: timedelta
     ) -> cost_pb2.Hold:
         wait = longest_wait(seconds_left(), needs)
         order.request_id = str(request_id)
@@ -98,14 +98,14 @@ class CostHolds:
     async def settle(self, principal: Principal, hold_id: str, usage: Usage | None = None, /) -> NanoUsd:
         """See `Holds.settle`. Takes its time even when the caller's is used up: the money is spent already."""
         used = None if usage is None else usage_to_proto(usage)
-        asked = cost_service_pb2.SettleRequest(hold_id=hold_id, usage=used)
+        asked = budget_service_pb2.SettleRequest(hold_id=hold_id, usage=used)
         with beyond_the_caller(_TIMEOUT_SECONDS):
             settled = await self._call(principal, Item(settle=asked))
         return NanoUsd(settled.charged_nano_usd)
 
     async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
         """See `Holds.release`. Takes its time, as `settle`."""
-        asked = cost_service_pb2.ReleaseRequest(hold_id=hold_id, dispatched_unbilled=dispatched_unbilled)
+        asked = budget_service_pb2.ReleaseRequest(hold_id=hold_id, dispatched_unbilled=dispatched_unbilled)
         with beyond_the_caller(_TIMEOUT_SECONDS):
             await self._call(principal, Item(release=asked))
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import grpc.aio
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2, cost_service_pb2_grpc
+from comitia.cost.v1 import budget_service_pb2, budget_service_pb2_grpc, cost_pb2
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Caller
@@ -23,13 +23,13 @@ class CostBudgetLevels:
 
     def __init__(self, cost: grpc.aio.Channel, *, clock: Clock) -> None:
         self._clock = clock
-        self._budgets = cost_service_pb2_grpc.BudgetServiceStub(cost)
+        self._budgets = budget_service_pb2_grpc.BudgetServiceStub(cost)
 
     async def of(self, caller: Caller, project: str) -> Sequence[BudgetLevel]:
         """See `BudgetLevels.of`."""
         levels: list[BudgetLevel] = []
         for name in (_TENANT, *((f"project:{project}",) if project else ())):
-            request = cost_service_pb2.GetBudgetRequest(budget_id=name)
+            request = budget_service_pb2.GetBudgetRequest(budget_id=name)
             try:
                 with remote_errors():
                     answer = await self._budgets.GetBudget(

@@ -5,7 +5,7 @@ from typing import Final
 
 import grpc.aio
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2, cost_service_pb2_grpc
+from comitia.cost.v1 import cost_pb2, pricing_service_pb2, pricing_service_pb2_grpc
 from comitia.inference.v1 import generation_pb2, inference_service_pb2, inference_service_pb2_grpc
 from services.meshkit.content.model_name import NameKey, name_key, priced
 from services.meshkit.core.clock import Clock
@@ -28,7 +28,7 @@ class MeshModelPrices:
 
     def __init__(self, *, inference: grpc.aio.Channel, cost: grpc.aio.Channel, clock: Clock) -> None:
         self._models = inference_service_pb2_grpc.ModelServiceStub(inference)
-        self._pricing = cost_service_pb2_grpc.PricingServiceStub(cost)
+        self._pricing = pricing_service_pb2_grpc.PricingServiceStub(cost)
         self._clock = clock
         #: By name, in the order of the chain; as many as are configured.
         self._known: dict[str, Prices] = {}
@@ -77,7 +77,7 @@ class MeshModelPrices:
     async def _prices(self, principal: Principal) -> dict[NameKey, cost_pb2.Price]:
         """Gives the prices of short prompts, by provider and model."""
         rows: dict[NameKey, cost_pb2.Price] = {}
-        request = cost_service_pb2.ListPricesRequest(page_size=_PAGE)
+        request = pricing_service_pb2.ListPricesRequest(page_size=_PAGE)
         for _ in range(_MOST_PAGES):
             with remote_errors():
                 page = await self._pricing.ListPrices(request, timeout=_SECONDS, metadata=call_metadata(principal))

@@ -4,7 +4,7 @@ from typing import Final
 
 import grpc.aio
 
-from comitia.cost.v1 import cost_service_pb2, cost_service_pb2_grpc
+from comitia.cost.v1 import budget_service_pb2, budget_service_pb2_grpc
 from comitia.gateway.v1 import identity_service_pb2, identity_service_pb2_grpc
 from services.meshkit.core.identity import Caller
 from services.meshkit.core.money import NanoUsd
@@ -18,12 +18,12 @@ class RunPreparation:
     """Implements `usecases.ports.Neighbours`."""
 
     def __init__(self, *, cost: grpc.aio.Channel, gateway: grpc.aio.Channel) -> None:
-        self._budgets = cost_service_pb2_grpc.BudgetServiceStub(cost)
+        self._budgets = budget_service_pb2_grpc.BudgetServiceStub(cost)
         self._identity = identity_service_pb2_grpc.IdentityServiceStub(gateway)
 
     async def open_budget(self, caller: Caller, run_id: str, limit: NanoUsd, *, project: str) -> str:
         """See `Neighbours.open_budget`."""
-        request = cost_service_pb2.CreateBudgetRequest(run_id=run_id, limit_nano_usd=limit, project=project)
+        request = budget_service_pb2.CreateBudgetRequest(run_id=run_id, limit_nano_usd=limit, project=project)
         with remote_errors():
             answer = await self._budgets.CreateBudget(
                 request, timeout=_SECONDS, metadata=call_metadata(caller.principal)

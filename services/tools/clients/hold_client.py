@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Final
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2
+from comitia.cost.v1 import budget_service_pb2, cost_pb2
 from services.meshkit.calls.cost_holds import CostHolds
 from services.meshkit.calls.ports import DispatchedHold
 from services.meshkit.content import CallContext
@@ -28,7 +28,7 @@ class CostHoldClient(CostHolds):
         needs: timedelta,
     ) -> DispatchedHold:
         """See `HoldClient.hold`."""
-        order = cost_service_pb2.ReserveRequest(
+        order = budget_service_pb2.ReserveRequest(
             kind=cost_pb2.COST_KIND_TOOL, provider=_PROVIDER, model=tool, tool_cost_nano_usd=cost
         )
         return await self.dispatch(principal, context, order, ttl=ttl, needs=needs)

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -14,27 +14,40 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
+from comitia.cost.v1 import cost_pb2
 from services.cost.domain.amounts import NONE
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, Warned, tenant_budget_id
+from services.cost.domain.budget_alert import AlertCause
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, HoldFenced, HoldNotFound, NodeNotFound
 from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
 from services.cost.domain.price import Price
-from services.cost.domain.spend_book import AlertCause, SpendBook
+from services.cost.domain.spend_book import SpendBook
 from services.cost.domain.terms import BudgetMode, Terms, TermsChange
+from services.cost.storage.alert_retention import AlertRetention
+from services.cost.storage.budget_alert_store import BudgetAlertStore
 from services.cost.storage.budget_repository import BudgetRepository
 from services.cost.storage.ledger_repository import LedgerRepository
 from services.cost.storage.tables import METADATA
 from services.cost.storage.unit_of_work import SpendStore
 from services.cost.transport.convert import alert_to_message
 from services.cost.usecases.ledger_ports import CostFilter
-from services.cost.usecases.ports import LastSeen, RunBudgets, SpendNeeds, Sweep, TreeRows, UnitOfWork
+from services.cost.usecases.ports import (
+    BudgetAlerts,
+    KeptAlert,
+    LastSeen,
+    RunBudgets,
+    SpendNeeds,
+    Sweep,
+    TreeRows,
+    UnitOfWork,
+)
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import TenantId
-from services.meshkit.core.ids import SystemIds
+from services.meshkit.core.ids import SystemIds, from_uuid
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.sql.catalogue import audit_catalogue
 from services.meshkit.sql.engine import sql_engine
@@ -57,18 +70,23 @@ class Store(LastSeen, RunBudgets, Protocol):
     ) -> list[Budget]: ...
     async def tree(self, tenant: TenantId, *, most_runs: int) -> TreeRows: ...
     async def entries(self, tenant: TenantId) -> list[CostEvent]: ...
+    @property
+    def alerts(self) -> BudgetAlerts: ...
 
 
 class PostgresStore:
     """The real unit of work and the real readers, as one store."""
 
-    def __init__(self, store: SpendStore, budgets: BudgetRepository, ledger: LedgerRepository) -> None:
+    def __init__(
+        self, store: SpendStore, budgets: BudgetRepository, ledger: LedgerRepository, alerts: BudgetAlertStore
+    ) -> None:
         self.begin, self.sweep = store.begin, store.sweep
         self.recall, self.stands, self.write_if_unchanged = store.recall, store.stands, store.write_if_unchanged
         self.limit_if_unchanged, self.add_budget = store.limit_if_unchanged, store.add_budget
         self.get, self.page = budgets.get, budgets.page
         self.find, self.tree = budgets.find, budgets.tree
         self._ledger = ledger
+        self.alerts: BudgetAlerts = alerts
 
     async def entries(self, tenant: TenantId) -> list[CostEvent]:
         return (await self._ledger.page(tenant, CostFilter(), size=100, after=None))[::-1]
@@ -94,7 +112,7 @@ async def postgres_store(urls: DatabaseUrls) -> AsyncIterator[PostgresStore]:
             published=lambda: None,
             moved=lambda budgets: None,
         )
-        yield PostgresStore(spending, BudgetRepository(app), LedgerRepository(app))
+        yield PostgresStore(spending, BudgetRepository(app), LedgerRepository(app), BudgetAlertStore(app))
 
 
 @pytest.fixture(params=["memory", "postgres"])
@@ -514,6 +532,7 @@ async def test_every_table_is_guarded_and_described(urls: DatabaseUrls) -> None:
     assert {guard.name for guard in guards if guard.untenanted is None} == {
         "audit_entry",
         "budget",
+        "budget_alert",
         "hold",
         "cost_day",
         "cost_event",
@@ -728,3 +747,87 @@ async def test_the_sweep_may_tell_of_a_budget_that_warns(store: Store, tenant: T
         await sweep.save(changes)
         await sweep.commit()
     assert (await store.find(tenant, ATHENA)).warned is Warned.FULL
+    (kept,) = await store.alerts.page(tenant, size=10, after=None)
+    assert (kept.id, told(kept).run_id) == (changes.alerts[0].id, hold.run_id)
+
+
+def told(alert: KeptAlert) -> cost_pb2.BudgetAlert:
+    return cost_pb2.BudgetAlert.FromString(alert.body)
+
+
+async def overrun(store: Store, tenant: TenantId, *, at: datetime = NOON, run: Budget | None = None) -> None:
+    """Has a call of a run take budgets beyond their limits: each tells that it overran, and that it warns."""
+    named = () if run is None else (run.id,)
+    hold = replace(a_hold(10, tenant=tenant, budgets=named, expires=at + MINUTE), created=at)
+    await reserve(store, hold)
+    async with store.begin((tenant,)) as work:
+        book = await work.load(moving(hold), now=at)
+        book.dispatch(tenant, hold.id)
+        book.settle(tenant, hold.id, Usage(input=2000), lambda _: a_price())
+        await work.save(book.changes())
+        await work.commit()
+
+
+async def test_alerts_are_kept_with_what_they_are_about_and_paged_newest_first(store: Store, tenant: TenantId) -> None:
+    run = await store.add_budget(
+        Budget(
+            id=BudgetId(uuid4()),
+            tenant=tenant,
+            scope=BudgetScope.RUN,
+            run_id="run_1",
+            limit=NanoUsd(500),
+            created=NOON,
+        )
+    )
+    await overrun(store, tenant, run=run)
+    first = await store.alerts.page(tenant, size=3, after=None)
+    rest = await store.alerts.page(tenant, size=3, after=(first[-1].at, first[-1].id))
+    places = [(alert.at, alert.id) for alert in (*first, *rest)]
+    assert (len(places), places) == (4, sorted(places, reverse=True))
+    own, of_run = cost_pb2.BUDGET_SCOPE_TENANT, cost_pb2.BUDGET_SCOPE_RUN
+    warned, overran = cost_pb2.BUDGET_ALERT_CAUSE_WARNED, cost_pb2.BUDGET_ALERT_CAUSE_OVERRUN
+    found = [told(alert) for alert in (*first, *rest)]
+    assert {(one.budget.scope, one.cause) for one in found} == {
+        (scope, cause) for scope in (own, of_run) for cause in (warned, overran)
+    }
+    assert {(one.run_id, one.measure) for one in found} == {("run_1", cost_pb2.BUDGET_MEASURE_MONEY)}
+    assert {one.budget.overrun_nano_usd for one in found} == {1000, 1500}
+    for_run = await store.alerts.page(tenant, size=10, after=None, budget=run.id)
+    assert {told(one).budget.budget_id for one in for_run} == {from_uuid("budget", run.id)}
+    assert len(for_run) == 2
+
+
+async def test_alerts_are_of_their_tenant_alone(store: Store, tenant: TenantId) -> None:
+    await overrun(store, tenant)
+    other = TenantId(uuid4())
+    assert await store.alerts.page(other, size=10, after=None) == []
+    assert await store.alerts.page(other, size=10, after=None, budget=tenant_budget_id(tenant)) == []
+    assert len(await store.alerts.page(tenant, size=10, after=None, budget=tenant_budget_id(tenant))) == 2
+
+
+async def test_a_transaction_that_is_not_committed_tells_of_nothing(store: Store, tenant: TenantId) -> None:
+    async with store.begin((tenant,)) as work:
+        needs = SpendNeeds(tenants=frozenset((tenant,)), spenders=frozenset((tenant,)))
+        book = await work.load(replace(needs, budgets=frozenset((tenant_budget_id(tenant),))), now=NOON)
+        hold = a_hold(10, tenant=tenant)
+        book.reserve(hold)
+        book.set_limit(tenant, tenant_budget_id(tenant), NanoUsd(5))
+        changes = book.changes()
+        assert [alert.cause for alert in changes.alerts] == [AlertCause.OVERRUN]
+        await work.save(changes)
+    assert await store.alerts.page(tenant, size=10, after=None) == []
+
+
+async def test_old_alerts_go_and_a_clock_that_runs_ahead_makes_none_old(urls: DatabaseUrls) -> None:
+    tenant, later = TenantId(uuid4()), TenantId(uuid4())
+    long_ago, to_come = NOON.replace(year=2020), NOON.replace(year=2200)
+    async with postgres_store(urls) as store, sql_engine(urls.maintenance, pool_size=1) as maintenance:
+        await overrun(store, tenant, at=long_ago)
+        await overrun(store, later, at=to_come)
+        forget = AlertRetention(maintenance).forget
+        await forget(long_ago + 2 * MINUTE, keep=3 * MINUTE, most=1000)
+        assert len(await store.alerts.page(tenant, size=10, after=None)) == 2
+        await forget(long_ago + 2 * MINUTE, keep=MINUTE, most=1000)
+        assert await store.alerts.page(tenant, size=10, after=None) == []
+        await forget(to_come + 2 * MINUTE, keep=MINUTE, most=1000)
+        assert len(await store.alerts.page(later, size=10, after=None)) == 2

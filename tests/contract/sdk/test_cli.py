@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf.json_format import ParseDict
+from google.protobuf.timestamp_pb2 import Timestamp
 from typer.main import get_command
 
+from comitia.cost.v1 import cost_pb2
 from comitia.orchestrator.v1 import agent_pb2, session_pb2, session_service_pb2
 from comitia.policy.v1 import policy_pb2
 from comitia_sdk.cli.main import app
@@ -105,6 +107,8 @@ def violation(mesh: FakeMesh) -> None:
         ("budget set 5 --budget agent:Athena", "$5.00"),
         ("budget show tenant", "calls open"),
         ("budget tree", "and older runs"),
+        ("budget alerts", "no budget warned, was used up, overran or was degraded"),
+        ("budget alerts tenant --limit 5", "no budget warned"),
         ("whoami", "admin, operator"),
         ("whoami", "acme (tenant_1)"),
         ("key create ci --role auditor", "ck_2_made"),
@@ -250,6 +254,65 @@ def test_a_price_list_is_imported_and_its_faults_are_told(comitia: Comitia, tmp_
     assert "nothing was written, --apply imports" in comitia("prices", "import", str(good)).out
     assert "line 2, model: is required" in comitia("prices", "import", str(bad), code=2).err
     assert "must end in .csv or .json" in comitia("prices", "import", str(tmp_path / "prices.txt"), code=2).err
+
+
+@pytest.mark.parametrize(
+    ("alert", "shows"),
+    [
+        ({"cause": 3, "measure": 1}, "project atlas  warned at 80 %  $9.00 of $10.00  run_1"),
+        ({"cause": 1, "measure": 3}, "used up  5 calls of 5 calls"),
+        ({"cause": 2, "measure": 2}, "overran by 20 tokens  120 tokens of 100 tokens"),
+        ({"cause": 1, "measure": 1, "quota_nano_usd": 10**10}, "used up (the limit is the operator's)"),
+        ({"cause": 4, "measure": 1}, "degraded by unusual spend until 2026-01-01"),
+    ],
+)
+def test_alerts_of_budgets_say_what_happened_to_which_limit(
+    comitia: Comitia, mesh: FakeMesh, alert: dict[str, Any], shows: str
+) -> None:
+    then = cost_pb2.Budget(
+        budget_id="budget_1",
+        scope=cost_pb2.BUDGET_SCOPE_PROJECT,
+        name="atlas",
+        limit_nano_usd=10**10,
+        spent_nano_usd=9 * 10**9,
+        warn_at_percent=80,
+        tokens=cost_pb2.BudgetGauge(limit=100, spent=120, overrun=20),
+        calls=cost_pb2.BudgetGauge(limit=5, spent=5),
+        degraded_until_time=Timestamp(seconds=1_767_225_600),
+    )
+    mesh.money.alerts = [cost_pb2.BudgetAlert(alert_id="alert_1", budget=then, run_id="run_1", **alert)]
+    assert shows in comitia("budget", "alerts").out
+    (told,) = json.loads(comitia("budget", "alerts", "tenant", "-o", "json").out)
+    assert (told["alert_id"], told["budget"]["name"]) == ("alert_1", "atlas")
+    assert "NOT_FOUND" in comitia("budget", "alerts", "project:nobody", code=1).err
+
+
+@pytest.mark.parametrize(
+    ("mode", "spent", "shows"), [(3, 8, "warned at 80 %; only the cheapest"), (2, 10, "its limit")]
+)
+def test_a_warning_says_what_goes_on(comitia: Comitia, mesh: FakeMesh, mode: Any, spent: int, shows: str) -> None:
+    then = cost_pb2.Budget(mode=mode, limit_nano_usd=10, spent_nano_usd=spent, warn_at_percent=80)
+    mesh.money.alerts = [cost_pb2.BudgetAlert(budget=then, cause=cost_pb2.BUDGET_ALERT_CAUSE_WARNED)]
+    assert shows in comitia("budget", "alerts").out
+
+
+def test_a_budget_under_a_name_that_nobody_spent_under_is_set_and_said(comitia: Comitia, mesh: FakeMesh) -> None:
+    assert "nothing has been spent" not in comitia("budget", "set", "5", "--budget", "project:web").out
+    wrong = ("budget", "set", "5", "--budget", "project:wbe")
+    told = "nothing has been spent under project 'wbe' yet"
+    assert comitia(*wrong).out.splitlines()[-1] == f"{told}; projects seen: atlas, web"
+    assert json.loads(comitia(*wrong, "-o", "json").out)["name"] == "wbe"
+    mesh.money.projects = [f"p{number}" for number in range(9)]
+    assert comitia(*wrong).out.splitlines()[-1] == f"{told}; projects seen: p0, p1, p2, p3, p4, …"
+    mesh.money.projects = []
+    assert comitia(*wrong).out.splitlines()[-1] == told
+
+
+def test_who_may_not_read_what_was_spent_sets_a_budget_all_the_same(comitia: Comitia, mesh: FakeMesh) -> None:
+    mesh.fail_next("GetCostSummary", Refused(ErrorKind.DENIED, "PERMISSION_MISSING", "needs costs.read"))
+    made = comitia("budget", "set", "5", "--budget", "project:wbe").out
+    assert "$5.00" in made
+    assert "nothing has been spent" not in made
 
 
 def test_charges_without_a_price_are_told_loudly(comitia: Comitia, mesh: FakeMesh) -> None:

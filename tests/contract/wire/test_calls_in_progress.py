@@ -12,11 +12,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1.cost_service_pb2_grpc import (
-    PricingServiceStub,
-    add_PricingServiceServicer_to_server,
-)
+from comitia.cost.v1 import pricing_service_pb2 as pb
+from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceStub, add_PricingServiceServicer_to_server
 from comitia.guard_table import GUARDS
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import TenantId

@@ -7,7 +7,13 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2, cost_service_pb2_grpc
+from comitia.cost.v1 import (
+    budget_service_pb2,
+    budget_service_pb2_grpc,
+    cost_pb2,
+    pricing_service_pb2,
+    pricing_service_pb2_grpc,
+)
 from comitia.inference.v1 import generation_pb2, inference_service_pb2, inference_service_pb2_grpc
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Caller, Principal
@@ -46,8 +52,8 @@ def a_price(provider: str, model: str, input_price: int, output_price: int, **fi
 
 class Mesh(
     inference_service_pb2_grpc.ModelServiceServicer,
-    cost_service_pb2_grpc.PricingServiceServicer,
-    cost_service_pb2_grpc.BudgetServiceServicer,
+    pricing_service_pb2_grpc.PricingServiceServicer,
+    budget_service_pb2_grpc.BudgetServiceServicer,
 ):
     """Inference and cost, as far as estimates know them."""
 
@@ -79,28 +85,28 @@ class Mesh(
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
         return inference_service_pb2.ListModelsResponse(models=self.models)
 
-    async def ListPrices(self, request: Any, context: Any) -> cost_service_pb2.ListPricesResponse:
+    async def ListPrices(self, request: Any, context: Any) -> pricing_service_pb2.ListPricesResponse:
         """Gives two prices a page."""
         self.asked.append("ListPrices")
         start = int(request.page_token or 0)
         more = str(start + 2) if start + 2 < len(self.prices) else ""
-        return cost_service_pb2.ListPricesResponse(prices=self.prices[start : start + 2], next_page_token=more)
+        return pricing_service_pb2.ListPricesResponse(prices=self.prices[start : start + 2], next_page_token=more)
 
-    async def GetBudget(self, request: Any, context: Any) -> cost_service_pb2.GetBudgetResponse:
+    async def GetBudget(self, request: Any, context: Any) -> budget_service_pb2.GetBudgetResponse:
         self.asked.append(request.budget_id)
         if self.refused:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
         if request.budget_id not in self.budgets:
             await context.abort(grpc.StatusCode.NOT_FOUND, "none")
-        return cost_service_pb2.GetBudgetResponse(budget=self.budgets[request.budget_id])
+        return budget_service_pb2.GetBudgetResponse(budget=self.budgets[request.budget_id])
 
 
 @pytest.fixture
 async def mesh() -> AsyncIterator[tuple[Mesh, grpc.aio.Channel]]:
     mesh, server = Mesh(), grpc.aio.server()  # pyright: ignore[reportAbstractUsage]
     inference_service_pb2_grpc.add_ModelServiceServicer_to_server(mesh, server)
-    cost_service_pb2_grpc.add_PricingServiceServicer_to_server(mesh, server)
-    cost_service_pb2_grpc.add_BudgetServiceServicer_to_server(mesh, server)
+    pricing_service_pb2_grpc.add_PricingServiceServicer_to_server(mesh, server)
+    budget_service_pb2_grpc.add_BudgetServiceServicer_to_server(mesh, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1 import cost_service_pb2_grpc as rpc
+from comitia.cost.v1 import budget_service_pb2 as pb
+from comitia.cost.v1 import budget_service_pb2_grpc as rpc
 from comitia.cost.v1.cost_pb2 import Hold
 from comitia.guard_table import GUARDS
 from services.meshkit.batching.coalescer import Coalescer

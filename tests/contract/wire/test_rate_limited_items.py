@@ -10,8 +10,8 @@ from uuid import UUID
 
 import grpc.aio
 
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1 import cost_service_pb2_grpc as rpc
+from comitia.cost.v1 import budget_service_pb2 as pb
+from comitia.cost.v1 import budget_service_pb2_grpc as rpc
 from comitia.guard_table import GUARDS, Guard
 from services.meshkit.batching.serve_batch import serve_batch
 from services.meshkit.batching.stream_session import BatchItem

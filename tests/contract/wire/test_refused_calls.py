@@ -12,8 +12,8 @@ from uuid import UUID
 import grpc.aio
 import pytest
 
-from comitia.cost.v1 import cost_service_pb2 as cost_pb
-from comitia.cost.v1 import cost_service_pb2_grpc as cost_rpc
+from comitia.cost.v1 import budget_service_pb2 as cost_pb
+from comitia.cost.v1 import budget_service_pb2_grpc as cost_rpc
 from comitia.guard_table import Guard
 from comitia.policy.v1 import policy_service_pb2 as pb
 from comitia.policy.v1 import policy_service_pb2_grpc as rpc

@@ -16,10 +16,13 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from comitia.common.v1 import usage_pb2
+from comitia.cost.v1 import budget_service_pb2 as budget_pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub, LedgerServiceStub, PricingServiceStub
+from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceStub
 from comitia.cost.v1.forecast_service_pb2_grpc import ForecastServiceStub
+from comitia.cost.v1.ledger_service_pb2_grpc import LedgerServiceStub
+from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceStub
 from services.cost.settings import CostSettings
 from services.cost.wiring import cost
 from services.meshkit.core.errors import MeshError
@@ -111,14 +114,14 @@ class CostCaller:
         return (await self.call("Reserve", a_reserve(**changes))).hold
 
     async def dispatch(self, hold: cost_pb2.Hold) -> cost_pb2.Hold:
-        return (await self.call("MarkDispatched", pb.MarkDispatchedRequest(hold_id=hold.hold_id))).hold
+        return (await self.call("MarkDispatched", budget_pb.MarkDispatchedRequest(hold_id=hold.hold_id))).hold
 
     async def settle(self, hold: cost_pb2.Hold, **tokens: int) -> cost_pb2.Hold:
-        request = pb.SettleRequest(hold_id=hold.hold_id, usage=usage_pb2.Usage(**tokens))
+        request = budget_pb.SettleRequest(hold_id=hold.hold_id, usage=usage_pb2.Usage(**tokens))
         return (await self.call("Settle", request)).hold
 
     async def release(self, hold: cost_pb2.Hold, *, unbilled: bool = False) -> cost_pb2.Hold:
-        request = pb.ReleaseRequest(hold_id=hold.hold_id, dispatched_unbilled=unbilled)
+        request = budget_pb.ReleaseRequest(hold_id=hold.hold_id, dispatched_unbilled=unbilled)
         return (await self.call("Release", request)).hold
 
     async def spend(self, *, input_tokens: int = 10, output_tokens: int = 5, **changes: Any) -> cost_pb2.Hold:
@@ -127,14 +130,14 @@ class CostCaller:
         return await self.settle(hold, input_tokens=input_tokens, output_tokens=output_tokens)
 
     async def budget(self, budget_id: str = "tenant") -> cost_pb2.Budget:
-        return (await self.call("GetBudget", pb.GetBudgetRequest(budget_id=budget_id))).budget
+        return (await self.call("GetBudget", budget_pb.GetBudgetRequest(budget_id=budget_id))).budget
 
     async def limit(self, limit: int, budget_id: str = "tenant") -> cost_pb2.Budget:
-        request = pb.SetBudgetLimitRequest(budget_id=budget_id, limit_nano_usd=limit)
+        request = budget_pb.SetBudgetLimitRequest(budget_id=budget_id, limit_nano_usd=limit)
         return (await self.call("SetBudgetLimit", request)).budget
 
     async def events(self, **changes: Any) -> list[cost_pb2.CostEvent]:
-        return list((await self.call("ListCostEvents", pb.ListCostEventsRequest(**changes))).cost_events)
+        return list((await self.call("ListCostEvents", ledger_pb.ListCostEventsRequest(**changes))).cost_events)
 
     def batch(self) -> Any:
         """Opens a batch stream. It carries the assertion of the peer only; items name their tokens."""

@@ -17,7 +17,7 @@ import pytest
 
 from comitia.common.v1 import audit_pb2
 from comitia.common.v1.audit_pb2_grpc import AuditFeedServiceStub
-from comitia.cost.v1 import cost_service_pb2 as pb
+from comitia.cost.v1 import budget_service_pb2 as pb
 from services.meshkit.core.clock import SystemClock
 from services.meshkit.core.identity import Role
 from services.meshkit.core.ids import from_uuid

@@ -7,8 +7,8 @@ import pytest
 
 from comitia.common.v1.batch_pb2 import IdentityTable, ItemHeader
 from comitia.common.v1.usage_pb2 import Usage
+from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
 from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.core.ids import from_uuid
 from services.meshkit.grpc.errors import from_status

@@ -7,8 +7,9 @@ from uuid import uuid4
 
 import pytest
 
+from comitia.cost.v1 import budget_service_pb2 as budget_pb
 from comitia.cost.v1 import cost_pb2, rollup_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
+from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role
 from services.meshkit.core.ids import from_uuid
@@ -20,9 +21,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 #: What one call costs.
 EACH = 4_500
 REPORTS = (
-    ("GetCostSummary", pb.GetCostSummaryRequest),
-    ("GetCostSeries", pb.GetCostSeriesRequest),
-    ("ExportCosts", pb.ExportCostsRequest),
+    ("GetCostSummary", ledger_pb.GetCostSummaryRequest),
+    ("GetCostSeries", ledger_pb.GetCostSeriesRequest),
+    ("ExportCosts", ledger_pb.ExportCostsRequest),
 )
 
 
@@ -45,7 +46,7 @@ async def spend_some(admin: CostCaller) -> None:
 
 
 async def rows(caller: CostCaller, **changes: Any) -> list[dict[str, str]]:
-    pieces = [piece.data async for piece in caller.stream("ExportCosts", pb.ExportCostsRequest(**changes))]
+    pieces = [piece.data async for piece in caller.stream("ExportCosts", ledger_pb.ExportCostsRequest(**changes))]
     return list(csv.DictReader(io.StringIO(b"".join(pieces).decode())))
 
 
@@ -53,20 +54,20 @@ async def rows(caller: CostCaller, **changes: Any) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("by", "key"),
     [
-        (pb.COST_DIMENSION_RUN, "run_mine"),
-        (pb.COST_DIMENSION_PROJECT, "claims"),
-        (pb.COST_DIMENSION_AGENT, "Athena"),
-        (pb.COST_DIMENSION_MODEL, "gpt-4o-mini"),
+        (ledger_pb.COST_DIMENSION_RUN, "run_mine"),
+        (ledger_pb.COST_DIMENSION_PROJECT, "claims"),
+        (ledger_pb.COST_DIMENSION_AGENT, "Athena"),
+        (ledger_pb.COST_DIMENSION_MODEL, "gpt-4o-mini"),
     ],
 )
 async def test_sums_are_those_of_the_project(
-    admin: CostCaller, bound: CostCaller, by: pb.CostDimension.ValueType, key: str, project: str
+    admin: CostCaller, bound: CostCaller, by: ledger_pb.CostDimension.ValueType, key: str, project: str
 ) -> None:
     await spend_some(admin)
-    summary = await bound.call("GetCostSummary", pb.GetCostSummaryRequest(by=by, project=project))
+    summary = await bound.call("GetCostSummary", ledger_pb.GetCostSummaryRequest(by=by, project=project))
     assert [(line.key, line.cost_nano_usd) for line in summary.lines] == [(key, EACH)]
     assert (summary.total_nano_usd, summary.event_count) == (EACH, 1)
-    series = await bound.call("GetCostSeries", pb.GetCostSeriesRequest(by=by, project=project))
+    series = await bound.call("GetCostSeries", ledger_pb.GetCostSeriesRequest(by=by, project=project))
     assert [(line.key, line.total_nano_usd) for line in series.lines] == [(key, EACH)]
 
 
@@ -74,11 +75,11 @@ async def test_a_run_of_another_project_has_no_charges(admin: CostCaller, bound:
     await spend_some(admin)
     for run in ("run_theirs", "run_free", "run_nobody"):
         assert await bound.events(run_id=run) == []
-        summary = await bound.call("GetCostSummary", pb.GetCostSummaryRequest(run_id=run))
-        assert summary == pb.GetCostSummaryResponse(), run
+        summary = await bound.call("GetCostSummary", ledger_pb.GetCostSummaryRequest(run_id=run))
+        assert summary == ledger_pb.GetCostSummaryResponse(), run
         assert await rows(bound, run_id=run, detail=rollup_pb2.COST_EXPORT_DETAIL_EVENT) == []
     assert [event.run_id for event in await bound.events(run_id="run_mine")] == ["run_mine"]
-    theirs = await bound.call("GetCostSummary", pb.GetCostSummaryRequest(agent_name="Hermes"))
+    theirs = await bound.call("GetCostSummary", ledger_pb.GetCostSummaryRequest(agent_name="Hermes"))
     assert theirs.event_count == 0
 
 
@@ -88,13 +89,13 @@ async def test_charges_are_listed_and_exported_within_the_project(
     for _ in range(2):
         await spend_some(admin)
         mesh.clock.advance(seconds=1)
-    first = await bound.call("ListCostEvents", pb.ListCostEventsRequest(page_size=1))
-    rest = await bound.call("ListCostEvents", pb.ListCostEventsRequest(page_token=first.next_page_token))
+    first = await bound.call("ListCostEvents", ledger_pb.ListCostEventsRequest(page_size=1))
+    rest = await bound.call("ListCostEvents", ledger_pb.ListCostEventsRequest(page_token=first.next_page_token))
     assert [event.project for event in (*first.cost_events, *rest.cost_events)] == ["claims", "claims"]
     assert not rest.next_page_token
     # The place of a page says where to go on, never who may look.
-    everything = await admin.call("ListCostEvents", pb.ListCostEventsRequest(page_size=1))
-    after = await bound.call("ListCostEvents", pb.ListCostEventsRequest(page_token=everything.next_page_token))
+    everything = await admin.call("ListCostEvents", ledger_pb.ListCostEventsRequest(page_size=1))
+    after = await bound.call("ListCostEvents", ledger_pb.ListCostEventsRequest(page_token=everything.next_page_token))
     assert {event.project for event in after.cost_events} == {"claims"}
     for detail in (
         rollup_pb2.COST_EXPORT_DETAIL_DAY,
@@ -125,24 +126,24 @@ async def test_the_budget_of_the_project_is_all_there_is(mesh: CostMesh, admin: 
         (cost_pb2.BUDGET_SCOPE_AGENT, "claims"),
         (cost_pb2.BUDGET_SCOPE_STEP, f"{run}/rounds"),
     ):
-        request = pb.SetBudgetRequest(scope=scope, name=name, limit_nano_usd=10**9)
+        request = budget_pb.SetBudgetRequest(scope=scope, name=name, limit_nano_usd=10**9)
         budget = (await admin.call("SetBudget", request)).budget
         made[cost_pb2.BudgetScope.Name(scope).removeprefix("BUDGET_SCOPE_").lower() + f":{name}"] = budget.budget_id
-    of_run = pb.CreateBudgetRequest(run_id=run, limit_nano_usd=1)
+    of_run = budget_pb.CreateBudgetRequest(run_id=run, limit_nano_usd=1)
     made[f"run:{run}"] = (await mesh.caller(peer="orchestrator").call("CreateBudget", of_run)).budget.budget_id
     made["tenant"] = (await admin.budget()).budget_id
     own = made.pop("project:claims")
     await admin.spend(project="claims")
     for name in ("project:claims", own):
         assert (await bound.budget(name)).spent_nano_usd == EACH
-        shown = await bound.call("GetBudgetStatus", pb.GetBudgetStatusRequest(budget_id=name))
+        shown = await bound.call("GetBudgetStatus", budget_pb.GetBudgetStatusRequest(budget_id=name))
         assert (shown.budget.budget_id, shown.left_nano_usd) == (own, 10**9 - EACH)
     for name in (*made, *made.values()):
         named = ":" in name
         reason = "BUDGET_NODE_NOT_FOUND" if named else "BUDGET_NOT_FOUND"
         for method, request in (
-            ("GetBudget", pb.GetBudgetRequest(budget_id=name)),
-            ("GetBudgetStatus", pb.GetBudgetStatusRequest(budget_id=name)),
+            ("GetBudget", budget_pb.GetBudgetRequest(budget_id=name)),
+            ("GetBudgetStatus", budget_pb.GetBudgetStatusRequest(budget_id=name)),
         ):
             assert await bound.refused(method, request) == f"not_found/{reason}", name
             assert (await admin.budget(name)).budget_id in made.values()
@@ -156,7 +157,7 @@ async def test_what_is_not_theirs_is_refused_in_the_words_of_what_is_not_there(
             await bound.budget(name)
         return refused.value.message.replace(name, "NAME")
 
-    request = pb.SetBudgetRequest(scope=cost_pb2.BUDGET_SCOPE_PROJECT, name="billing", limit_nano_usd=1)
+    request = budget_pb.SetBudgetRequest(scope=cost_pb2.BUDGET_SCOPE_PROJECT, name="billing", limit_nano_usd=1)
     other = (await admin.call("SetBudget", request)).budget.budget_id
     assert await words("project:billing") == await words("project:nobody")
     assert await words(other) == await words(from_uuid("budget", uuid4()))
@@ -166,4 +167,6 @@ async def test_a_service_that_acts_for_a_run_is_not_held_against_the_project(mes
     acting = mesh.caller(Role.TENANT_USER, project="claims", run_id=a_run_id(), peer="orchestrator")
     assert (await acting.budget("tenant")).scope == cost_pb2.BUDGET_SCOPE_TENANT
     alone = mesh.caller(Role.TENANT_USER, project="claims", run_id=a_run_id(), peer=None)
-    assert await alone.refused("GetBudget", pb.GetBudgetRequest(budget_id="tenant")) == "not_found/BUDGET_NOT_FOUND"
+    assert (
+        await alone.refused("GetBudget", budget_pb.GetBudgetRequest(budget_id="tenant")) == "not_found/BUDGET_NOT_FOUND"
+    )

@@ -6,8 +6,8 @@ from uuid import uuid4
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
+from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
 from services.meshkit.core.identity import Role, TenantId
 from tests.integration.cost.conftest import CostCaller, CostMesh
 from tests.support.money import a_reserve, a_run_id

@@ -7,8 +7,8 @@ from pydantic import SecretStr
 from sqlalchemy import exc, text
 
 from comitia.common.v1.usage_pb2 import Usage
+from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
 from services.meshkit.bus.bus import bus
 from services.meshkit.bus.consumer import Consumer, Message
 from services.meshkit.bus.subjects import service_stream

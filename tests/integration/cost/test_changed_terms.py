@@ -8,8 +8,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 
+from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
 from comitia.cost.v1 import forecast_service_pb2 as forecast
 from services.meshkit.core.identity import Role
 from tests.integration.cost.conftest import CostCaller, CostMesh

@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from comitia.cost.v1 import budget_service_pb2 as budget_pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
+from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
 from services.meshkit.core.errors import MeshError
 from tests.integration.cost.conftest import CostMesh, StartCost
 from tests.support.money import a_reserve
@@ -49,7 +50,7 @@ async def test_late_usage_corrects_what_was_assumed_and_the_summary_follows(mesh
         (4500, False, False),
         (BOUND, True, False),
     ]
-    summary = await anna.call("GetCostSummary", pb.GetCostSummaryRequest())
+    summary = await anna.call("GetCostSummary", ledger_pb.GetCostSummaryRequest())
     assert (summary.total_nano_usd, summary.assumed_nano_usd, summary.event_count) == (4500, 0, 1)
     assert (summary.lines[0].usage.input_tokens, summary.lines[0].usage.output_tokens) == (10, 5)
 
@@ -59,7 +60,7 @@ async def test_an_expired_hold_cannot_be_dispatched_even_before_the_sweep(start_
         anna = mesh.caller()
         hold = await anna.reserve(ttl={"seconds": 5})
         mesh.clock.advance(seconds=6)
-        mark = pb.MarkDispatchedRequest(hold_id=hold.hold_id)
+        mark = budget_pb.MarkDispatchedRequest(hold_id=hold.hold_id)
         assert await anna.refused("MarkDispatched", mark) == "precondition/HOLD_NOT_RESERVED"
 
 

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from comitia.cost.v1 import budget_service_pb2 as budgets_pb
 from comitia.cost.v1 import cost_pb2, forecast_pb2
-from comitia.cost.v1 import cost_service_pb2 as budgets_pb
 from comitia.cost.v1 import forecast_service_pb2 as pb
 from services.cost.domain.hourly_spend import HOUR, hour_of
 from services.meshkit.core.identity import TenantId
@@ -132,6 +132,10 @@ async def test_a_spike_degrades_the_budgets_whose_rules_say_so(mesh: CostMesh) -
     loki = (await a_reader(mesh).call("GetBudget", budgets_pb.GetBudgetRequest(budget_id="agent:Loki"))).budget
     assert list(alert.degraded_budget_ids) == [loki.budget_id]
     assert loki.degraded_until_time.ToDatetime() > mesh.clock.now().replace(tzinfo=None)
+    listed = budgets_pb.ListBudgetAlertsRequest()
+    (told,) = (await a_reader(mesh).call("ListBudgetAlerts", listed)).alerts
+    assert (told.cause, told.budget, told.run_id) == (cost_pb2.BUDGET_ALERT_CAUSE_DEGRADED, loki, "run_wild")
+    assert f"comitia.cost.budget.degraded.v1.{mesh.tenant}" in {row.subject for row in await mesh.messages()}
     caller = mesh.caller()
     with pytest.raises(Exception, match="cheapest"):
         await caller.reserve(agent_name="Loki")

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 
 from comitia.common.v1 import usage_pb2
-from comitia.cost.v1 import cost_pb2, cost_service_pb2
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub
+from comitia.cost.v1 import budget_service_pb2, cost_pb2
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceStub
 from services.meshkit.calls.cost_holds import CostHolds, Operations
 from services.meshkit.calls.ports import DispatchedHold
 from services.meshkit.content import CallContext, CallId, Usage
@@ -33,7 +33,7 @@ async def holds(mesh: CostMesh) -> AsyncIterator[CostHolds]:
     assertion = [("comitia-workload", mesh.keys.workload("inference").assertion())]
     async with Operations(
         lambda: BudgetServiceStub(mesh.inside).BatchSpend(metadata=assertion),
-        frame=cost_service_pb2.BatchSpendRequest,
+        frame=budget_service_pb2.BatchSpendRequest,
         name="cost",
         clock=mesh.clock,
         random=Random(1),
@@ -50,8 +50,8 @@ def a_call(path: str = "rounds/1/Athena") -> CallContext:
     return CallContext(call_id=CallId(run_id="run_1", path=path))
 
 
-def an_order(output_tokens: int = 50) -> cost_service_pb2.ReserveRequest:
-    return cost_service_pb2.ReserveRequest(
+def an_order(output_tokens: int = 50) -> budget_service_pb2.ReserveRequest:
+    return budget_service_pb2.ReserveRequest(
         kind=cost_pb2.COST_KIND_GENERATE,
         provider="openai",
         model=MODEL,

@@ -6,8 +6,10 @@ from uuid import uuid4
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.cost.v1 import cost_service_pb2 as pb
+from comitia.cost.v1 import budget_service_pb2 as budget_pb
+from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
 from comitia.cost.v1 import price_list_pb2
+from comitia.cost.v1 import pricing_service_pb2 as pricing_pb
 from services.cost.storage.hold_retention import HoldRetention
 from services.cost.storage.rollup_store import RollupStore
 from services.cost.usecases.forget_holds import ForgetHolds
@@ -36,10 +38,10 @@ async def forget(mesh: CostMesh, *, keep_days: int = DAYS) -> int:
         return await ForgetHolds(holds=HoldRetention(engine), clock=mesh.clock, keep_days=keep_days).once()
 
 
-def since(mesh: CostMesh, *, days: int, unpriced: bool = False, apply: bool = False) -> pb.RepriceEventsRequest:
+def since(mesh: CostMesh, *, days: int, unpriced: bool = False, apply: bool = False) -> ledger_pb.RepriceEventsRequest:
     start = Timestamp()
     start.FromDatetime(mesh.clock.now() - timedelta(days=days))
-    return pb.RepriceEventsRequest(start_time=start, unpriced=unpriced, apply=apply)
+    return ledger_pb.RepriceEventsRequest(start_time=start, unpriced=unpriced, apply=apply)
 
 
 @pytest.mark.usefixtures("database_follows")
@@ -65,7 +67,7 @@ async def test_ended_holds_go_when_they_are_old_and_what_they_came_to_stays(star
         assert await forget(mesh) == 3
         assert await forget(mesh) == 0
         for gone in (settled, released, assumed):
-            request = pb.ReleaseRequest(hold_id=gone.hold_id)
+            request = budget_pb.ReleaseRequest(hold_id=gone.hold_id)
             assert await anna.refused("Release", request) == "not_found/HOLD_NOT_FOUND"
         budget = await anna.budget()
         assert (budget.spent_nano_usd, budget.held_nano_usd) == (spent, kept.amount_nano_usd)
@@ -81,7 +83,9 @@ async def test_ended_holds_go_when_they_are_old_and_what_they_came_to_stays(star
 async def test_charges_without_a_price_stay_until_they_are_priced(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0) as mesh:
         anna, model = mesh.caller(Role.ADMIN), a_model()
-        await anna.call("SetUnknownPrice", pb.SetUnknownPriceRequest(rule=price_list_pb2.UNKNOWN_PRICE_RULE_FLAG))
+        await anna.call(
+            "SetUnknownPrice", pricing_pb.SetUnknownPriceRequest(rule=price_list_pb2.UNKNOWN_PRICE_RULE_FLAG)
+        )
         await anna.spend(model=model, input_tokens=10, output_tokens=0)
         await anna.release(await anna.reserve(model=model))
         await anna.spend()
@@ -102,7 +106,9 @@ async def test_only_charges_without_a_price_are_priced_anew_when_asked_so(start_
     async with start_cost(hold_days=0) as mesh:
         anna, model, dear = mesh.caller(Role.ADMIN), a_model(), a_model()
         await take(mesh, priced(dear, "2"))
-        await anna.call("SetUnknownPrice", pb.SetUnknownPriceRequest(rule=price_list_pb2.UNKNOWN_PRICE_RULE_FLAG))
+        await anna.call(
+            "SetUnknownPrice", pricing_pb.SetUnknownPriceRequest(rule=price_list_pb2.UNKNOWN_PRICE_RULE_FLAG)
+        )
         for name in (model, dear):
             await anna.spend(model=name, input_tokens=10, output_tokens=0)
         await take(mesh, priced(model, "2"))
@@ -145,7 +151,7 @@ async def test_the_service_removes_them_itself(start_cost: StartCost) -> None:
 
         async def gone() -> bool:
             mesh.clock.advance(seconds=timedelta(days=1).total_seconds())
-            request = pb.ReleaseRequest(hold_id=hold.hold_id)
+            request = budget_pb.ReleaseRequest(hold_id=hold.hold_id)
             return await mesh.caller().refused("Release", request) == "not_found/HOLD_NOT_FOUND"
 
         await mesh.until(gone, seconds=30)
@@ -158,7 +164,7 @@ async def test_who_keeps_them_for_ever_removes_none(start_cost: StartCost) -> No
         mesh.clock.advance(seconds=3600)
         async with sql_engine(mesh.urls.maintenance, pool_size=1) as engine:
             await ForgetHolds(holds=HoldRetention(engine), clock=mesh.clock, keep_days=0)()
-        request = pb.ReleaseRequest(hold_id=hold.hold_id)
+        request = budget_pb.ReleaseRequest(hold_id=hold.hold_id)
         assert await mesh.caller().refused("Release", request) == "precondition/HOLD_ALREADY_SETTLED"
 
 

@@ -9,8 +9,10 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.common.v1 import usage_pb2
+from comitia.cost.v1 import budget_service_pb2 as budget_pb
 from comitia.cost.v1 import cost_pb2, price_list_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
+from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
+from comitia.cost.v1 import pricing_service_pb2 as pricing_pb
 from services.cost.storage import repricing_store
 from services.meshkit.core import failpoints as failpoints_of_code
 from services.meshkit.core.errors import MeshError
@@ -32,20 +34,20 @@ def priced(model: str, dollars: str, *, start: str = "2029-12-01", provider: str
     return f"{HEAD}{provider},{model},{aliases},{start},{dollars},{dollars}\n"
 
 
-def asked(content: str, **changes: object) -> pb.ImportPricesRequest:
+def asked(content: str, **changes: object) -> pricing_pb.ImportPricesRequest:
     written = {"format": price_list_pb2.PRICE_LIST_FORMAT_CSV, "source": "the provider's page", "apply": True}
     values = {**written, **changes}
-    return pb.ImportPricesRequest(content=content, **values)  # type: ignore[arg-type]
+    return pricing_pb.ImportPricesRequest(content=content, **values)  # type: ignore[arg-type]
 
 
-async def take(mesh: CostMesh, content: str, **changes: object) -> pb.ImportPricesResponse:
+async def take(mesh: CostMesh, content: str, **changes: object) -> pricing_pb.ImportPricesResponse:
     return await mesh.caller(OPERATOR, peer=None).call("ImportPrices", asked(content, **changes))
 
 
-def reprice(mesh: CostMesh, *, apply: bool = True, **changes: object) -> pb.RepriceEventsRequest:
+def reprice(mesh: CostMesh, *, apply: bool = True, **changes: object) -> ledger_pb.RepriceEventsRequest:
     start = Timestamp()
     start.FromDatetime(mesh.clock.now() - timedelta(days=2))
-    return pb.RepriceEventsRequest(start_time=start, apply=apply, **changes)  # type: ignore[arg-type]
+    return ledger_pb.RepriceEventsRequest(start_time=start, apply=apply, **changes)  # type: ignore[arg-type]
 
 
 async def test_a_list_holds_from_its_moment_on_and_can_be_tried_first(mesh: CostMesh) -> None:
@@ -64,7 +66,7 @@ async def test_a_list_holds_from_its_moment_on_and_can_be_tried_first(mesh: Cost
     assert (await anna.reserve(model=model, input_tokens=10, output_tokens=0)).amount_nano_usd == 10_000
 
 
-def a_call(model: str) -> pb.ReserveRequest:
+def a_call(model: str) -> budget_pb.ReserveRequest:
     return a_reserve(model=model)
 
 
@@ -83,14 +85,14 @@ async def test_nothing_is_written_unless_it_is_asked_for(mesh: CostMesh) -> None
     model, anna, operator = a_model(), mesh.caller(Role.ADMIN), mesh.caller(OPERATOR, peer=None)
     form = price_list_pb2.PRICE_LIST_FORMAT_CSV
     shown = await operator.call(
-        "ImportPrices", pb.ImportPricesRequest(content=priced(model, "1"), format=form, source="a page")
+        "ImportPrices", pricing_pb.ImportPricesRequest(content=priced(model, "1"), format=form, source="a page")
     )
     assert shown.change_count == 1
     assert await anna.refused("Reserve", a_call(model)) == "precondition/PRICE_UNKNOWN"
     await take(mesh, priced(model, "1"))
     await anna.spend(model=model, input_tokens=10, output_tokens=0)
     await take(mesh, priced(model, "2"))
-    shown = await anna.call("RepriceEvents", pb.RepriceEventsRequest(start_time=reprice(mesh).start_time))
+    shown = await anna.call("RepriceEvents", ledger_pb.RepriceEventsRequest(start_time=reprice(mesh).start_time))
     assert (shown.event_count, shown.after_nano_usd) == (1, 20_000)
     assert (await anna.budget()).spent_nano_usd == 10_000
 
@@ -98,7 +100,7 @@ async def test_nothing_is_written_unless_it_is_asked_for(mesh: CostMesh) -> None
 async def test_prices_are_listed_with_all_their_names_whatever_case_is_asked_in(mesh: CostMesh) -> None:
     model, anna = a_model(), mesh.caller(Role.ADMIN)
     await take(mesh, priced(model, "1", provider="Walk", aliases=f"{model}-nick"))
-    listed = await anna.call("ListPrices", pb.ListPricesRequest(provider="wALK", page_size=500))
+    listed = await anna.call("ListPrices", pricing_pb.ListPricesRequest(provider="wALK", page_size=500))
     assert [(one.provider, *one.aliases) for one in listed.prices if one.model == model] == [("Walk", f"{model}-nick")]
 
 
@@ -140,7 +142,7 @@ async def test_charges_are_taken_back_and_written_at_their_new_price(mesh: CostM
     )
     assert len({event.price_digest for event in fresh}) == 2
     assert sum(event.usage.input_tokens for event in fresh) == 0
-    summary = await anna.call("GetCostSummary", pb.GetCostSummaryRequest())
+    summary = await anna.call("GetCostSummary", ledger_pb.GetCostSummaryRequest())
     assert (summary.total_nano_usd, summary.event_count) == (139_500, 4)
     again = await anna.call("RepriceEvents", reprice(mesh))
     assert (again.event_count, len(await anna.events())) == (0, 10)

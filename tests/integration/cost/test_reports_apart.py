@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from comitia.cost.v1 import cost_service_pb2 as pb
+from comitia.cost.v1 import ledger_service_pb2 as pb
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.scope import maintenance_scope
 from tests.integration.cost.conftest import StartCost

@@ -7,8 +7,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from comitia.common.v1 import content_pb2, usage_pb2
+from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
 from services.meshkit.core.errors import ErrorKind, MeshError
 from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.core.ids import from_uuid

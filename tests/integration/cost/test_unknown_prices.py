@@ -10,7 +10,8 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from comitia.cost.v1 import cost_pb2, price_list_pb2, rollup_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
+from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
+from comitia.cost.v1 import pricing_service_pb2 as pricing_pb
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role, TenantId
 from tests.integration.cost.conftest import CostCaller, CostMesh, StartCost
@@ -32,17 +33,17 @@ def anna(mesh: CostMesh) -> CostCaller:
 
 async def flag(caller: CostCaller, **changes: Any) -> price_list_pb2.UnknownPrice:
     values: dict[str, Any] = {"rule": FLAG, **changes}
-    request = pb.SetUnknownPriceRequest(**values)
+    request = pricing_pb.SetUnknownPriceRequest(**values)
     return (await caller.call("SetUnknownPrice", request)).unknown_price
 
 
-async def summary(caller: CostCaller) -> pb.GetCostSummaryResponse:
-    return await caller.call("GetCostSummary", pb.GetCostSummaryRequest())
+async def summary(caller: CostCaller) -> ledger_pb.GetCostSummaryResponse:
+    return await caller.call("GetCostSummary", ledger_pb.GetCostSummaryRequest())
 
 
 async def test_calls_without_a_price_are_refused_until_a_tenant_flags_them(anna: CostCaller) -> None:
     model = a_model()
-    shown = (await anna.call("GetUnknownPrice", pb.GetUnknownPriceRequest())).unknown_price
+    shown = (await anna.call("GetUnknownPrice", pricing_pb.GetUnknownPriceRequest())).unknown_price
     assert (shown.rule, shown.ceiling_nano_usd_per_million, shown.least_ceiling_nano_usd_per_million) == (
         REFUSE,
         0,
@@ -51,7 +52,7 @@ async def test_calls_without_a_price_are_refused_until_a_tenant_flags_them(anna:
     assert await anna.refused("Reserve", a_reserve(model=model)) == "precondition/PRICE_UNKNOWN"
     assert (await flag(anna)).ceiling_nano_usd_per_million == LEAST
     assert (await anna.reserve(model=model)).amount_nano_usd == 150 * A_TOKEN
-    await anna.call("SetUnknownPrice", pb.SetUnknownPriceRequest(rule=REFUSE))
+    await anna.call("SetUnknownPrice", pricing_pb.SetUnknownPriceRequest(rule=REFUSE))
     assert await anna.refused("Reserve", a_reserve(model=model)) == "precondition/PRICE_UNKNOWN"
 
 
@@ -155,7 +156,7 @@ async def test_exports_say_which_charges_have_no_price(anna: CostCaller) -> None
     await anna.spend()
 
     async def export(**changes: Any) -> str:
-        pieces = [piece.data async for piece in anna.stream("ExportCosts", pb.ExportCostsRequest(**changes))]
+        pieces = [piece.data async for piece in anna.stream("ExportCosts", ledger_pb.ExportCostsRequest(**changes))]
         return b"".join(pieces).decode()
 
     days = {row["model"]: row for row in csv.DictReader((await export()).splitlines())}
@@ -180,7 +181,7 @@ async def test_exports_say_which_charges_have_no_price(anna: CostCaller) -> None
     ],
 )
 async def test_a_wrong_rule_is_named(anna: CostCaller, changes: dict[str, int]) -> None:
-    request = pb.SetUnknownPriceRequest(**changes)  # type: ignore[arg-type]
+    request = pricing_pb.SetUnknownPriceRequest(**changes)  # type: ignore[arg-type]
     assert await anna.refused("SetUnknownPrice", request) == "invalid/INVALID_FIELD"
 
 
@@ -188,12 +189,15 @@ async def test_only_who_may_limit_budgets_sets_the_rule_and_a_repeat_is_harmless
     anna: CostCaller, mesh: CostMesh
 ) -> None:
     user = mesh.caller(Role.TENANT_USER, peer=None)
-    assert await user.refused("SetUnknownPrice", pb.SetUnknownPriceRequest(rule=FLAG)) == "denied/PERMISSION_MISSING"
+    assert (
+        await user.refused("SetUnknownPrice", pricing_pb.SetUnknownPriceRequest(rule=FLAG))
+        == "denied/PERMISSION_MISSING"
+    )
     request_id = str(uuid4())
     first = await flag(anna, request_id=request_id)
-    await anna.call("SetUnknownPrice", pb.SetUnknownPriceRequest(rule=REFUSE))
+    await anna.call("SetUnknownPrice", pricing_pb.SetUnknownPriceRequest(rule=REFUSE))
     assert await flag(anna, request_id=request_id) == first
-    shown = (await anna.call("GetUnknownPrice", pb.GetUnknownPriceRequest())).unknown_price
+    shown = (await anna.call("GetUnknownPrice", pricing_pb.GetUnknownPriceRequest())).unknown_price
     assert shown.rule == REFUSE
 
 

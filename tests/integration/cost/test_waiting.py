@@ -15,9 +15,9 @@ from google.protobuf.duration_pb2 import Duration
 from prometheus_client import REGISTRY
 
 from comitia.common.v1 import usage_pb2
+from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceStub
 from services.meshkit.batching.coalescer import Coalescer
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import TenantId

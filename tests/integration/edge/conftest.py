@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from comitia.cost.v1 import cost_pb2, cost_service_pb2
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceServicer, add_BudgetServiceServicer_to_server
+from comitia.cost.v1 import budget_service_pb2, cost_pb2
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceServicer, add_BudgetServiceServicer_to_server
 from comitia.guard_table import GUARDS
 from comitia.orchestrator.v1 import agent_pb2, agent_service_pb2, session_service_pb2
 from comitia.orchestrator.v1.agent_service_pb2_grpc import AgentServiceServicer, add_AgentServiceServicer_to_server
@@ -88,17 +88,17 @@ class EchoSessions(SessionServiceServicer):
 class EchoBudgets(BudgetServiceServicer):
     """Answers with the name of the budget that was asked for, and how."""
 
-    async def GetBudget(self, request: cost_service_pb2.GetBudgetRequest, context: Any) -> Any:
-        return cost_service_pb2.GetBudgetResponse(budget=cost_pb2.Budget(name=f"get {request.budget_id}"))
+    async def GetBudget(self, request: budget_service_pb2.GetBudgetRequest, context: Any) -> Any:
+        return budget_service_pb2.GetBudgetResponse(budget=cost_pb2.Budget(name=f"get {request.budget_id}"))
 
-    async def GetBudgetStatus(self, request: cost_service_pb2.GetBudgetStatusRequest, context: Any) -> Any:
-        return cost_service_pb2.GetBudgetStatusResponse(budget=cost_pb2.Budget(name=f"status {request.budget_id}"))
+    async def GetBudgetStatus(self, request: budget_service_pb2.GetBudgetStatusRequest, context: Any) -> Any:
+        return budget_service_pb2.GetBudgetStatusResponse(budget=cost_pb2.Budget(name=f"status {request.budget_id}"))
 
-    async def SetBudgetLimit(self, request: cost_service_pb2.SetBudgetLimitRequest, context: Any) -> Any:
-        return cost_service_pb2.SetBudgetLimitResponse(budget=cost_pb2.Budget(name=f"limit {request.budget_id}"))
+    async def SetBudgetLimit(self, request: budget_service_pb2.SetBudgetLimitRequest, context: Any) -> Any:
+        return budget_service_pb2.SetBudgetLimitResponse(budget=cost_pb2.Budget(name=f"limit {request.budget_id}"))
 
-    async def RemoveBudget(self, request: cost_service_pb2.RemoveBudgetRequest, context: Any) -> Any:
-        return cost_service_pb2.RemoveBudgetResponse(budget=cost_pb2.Budget(name=f"remove {request.budget_id}"))
+    async def RemoveBudget(self, request: budget_service_pb2.RemoveBudgetRequest, context: Any) -> Any:
+        return budget_service_pb2.RemoveBudgetResponse(budget=cost_pb2.Budget(name=f"remove {request.budget_id}"))
 
 
 @dataclass(frozen=True, kw_only=True)

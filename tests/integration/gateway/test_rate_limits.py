@@ -17,11 +17,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from comitia.cost.v1 import cost_service_pb2 as cost
-from comitia.cost.v1.cost_service_pb2_grpc import (
-    PricingServiceStub,
-    add_PricingServiceServicer_to_server,
-)
+from comitia.cost.v1 import pricing_service_pb2 as cost
+from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceStub, add_PricingServiceServicer_to_server
 from comitia.gateway.v1 import guard_feed_service_pb2 as feed
 from comitia.gateway.v1 import identity_service_pb2 as identity
 from comitia.gateway.v1.guard_feed_service_pb2_grpc import GuardFeedServiceStub
@@ -45,7 +42,7 @@ from tests.support.gateway import RunningGateway, running_gateway
 from tests.support.price_door import PriceDoor
 
 if TYPE_CHECKING:
-    from comitia.cost.v1.cost_service_pb2_grpc import PricingServiceAsyncStub
+    from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceAsyncStub
 
 METHOD = "/comitia.cost.v1.PricingService/ListPrices"
 PER_SECOND = 40

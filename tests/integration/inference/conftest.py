@@ -15,8 +15,9 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from comitia.common.v1 import content_pb2
-from comitia.cost.v1 import cost_pb2, cost_service_pb2
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub, LedgerServiceStub
+from comitia.cost.v1 import budget_service_pb2, cost_pb2, ledger_service_pb2
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceStub
+from comitia.cost.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from comitia.inference.v1 import inference_service_pb2 as pb
 from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub, ModelServiceStub
 from services.cost.settings import CostSettings
@@ -93,17 +94,17 @@ class InferenceMesh:
         return InferenceServiceStub(self.channel).StreamGenerate(request, metadata=call_metadata(self.principal))
 
     async def budget(self) -> cost_pb2.Budget:
-        request = cost_service_pb2.GetBudgetRequest(budget_id="tenant")
+        request = budget_service_pb2.GetBudgetRequest(budget_id="tenant")
         stub: Any = BudgetServiceStub(self.money.outside)
         return (await stub.GetBudget(request, metadata=call_metadata(self.principal))).budget
 
     async def limit(self, nano_usd: int) -> None:
-        request = cost_service_pb2.SetBudgetLimitRequest(budget_id="tenant", limit_nano_usd=nano_usd)
+        request = budget_service_pb2.SetBudgetLimitRequest(budget_id="tenant", limit_nano_usd=nano_usd)
         stub: Any = BudgetServiceStub(self.money.outside)
         await stub.SetBudgetLimit(request, metadata=call_metadata(self.principal))
 
     async def degrade(self, *, limit: int, warn_at_percent: int) -> None:
-        request = cost_service_pb2.SetBudgetRequest(
+        request = budget_service_pb2.SetBudgetRequest(
             scope=cost_pb2.BUDGET_SCOPE_TENANT,
             limit_nano_usd=limit,
             mode=cost_pb2.BUDGET_MODE_DEGRADE,
@@ -114,7 +115,7 @@ class InferenceMesh:
 
     async def charges(self) -> list[cost_pb2.CostEvent]:
         stub: Any = LedgerServiceStub(self.money.outside)
-        request = cost_service_pb2.ListCostEventsRequest()
+        request = ledger_service_pb2.ListCostEventsRequest()
         return list((await stub.ListCostEvents(request, metadata=call_metadata(self.principal))).cost_events)
 
     async def rows(self, columns: str = "*") -> list[Any]:

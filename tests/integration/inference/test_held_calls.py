@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceStub
 from comitia.inference.v1 import inference_service_pb2 as pb
 from services.meshkit.grpc.channel import call_metadata
 from tests.integration.inference.conftest import InferenceMesh, StartInference

@@ -17,8 +17,9 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from comitia.common.v1 import content_pb2
-from comitia.cost.v1 import cost_pb2, cost_service_pb2
-from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub, LedgerServiceStub
+from comitia.cost.v1 import budget_service_pb2, cost_pb2, ledger_service_pb2
+from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceStub
+from comitia.cost.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from comitia.tools.v1 import tool_service_pb2 as pb
 from comitia.tools.v1.tool_service_pb2_grpc import ToolServiceStub
 from services.cost.settings import CostSettings
@@ -151,19 +152,19 @@ class ToolsMesh:
         return [event.text_delta for event in events[:-1]], events[-1].invocation
 
     async def budget(self) -> cost_pb2.Budget:
-        request = cost_service_pb2.GetBudgetRequest(budget_id="tenant")
+        request = budget_service_pb2.GetBudgetRequest(budget_id="tenant")
         stub: Any = BudgetServiceStub(self.money)
         return (await stub.GetBudget(request, metadata=call_metadata(self.principal))).budget
 
     async def limit(self, nano_usd: int) -> None:
-        request = cost_service_pb2.SetBudgetLimitRequest(budget_id="tenant", limit_nano_usd=nano_usd)
+        request = budget_service_pb2.SetBudgetLimitRequest(budget_id="tenant", limit_nano_usd=nano_usd)
         stub: Any = BudgetServiceStub(self.money)
         await stub.SetBudgetLimit(request, metadata=call_metadata(self.principal))
 
     async def not_released(self, hold_id: str) -> str:
         """Gives the reason why cost does not free a hold as one of a call that never left."""
         stub: Any = BudgetServiceStub(self.money)
-        request = cost_service_pb2.ReleaseRequest(hold_id=hold_id)
+        request = budget_service_pb2.ReleaseRequest(hold_id=hold_id)
         try:
             await stub.Release(request, metadata=self.speaking_as(peer="tools")._metadata())
         except grpc.aio.AioRpcError as error:
@@ -172,7 +173,7 @@ class ToolsMesh:
 
     async def charges(self) -> list[cost_pb2.CostEvent]:
         stub: Any = LedgerServiceStub(self.money)
-        request = cost_service_pb2.ListCostEventsRequest()
+        request = ledger_service_pb2.ListCostEventsRequest()
         return list((await stub.ListCostEvents(request, metadata=call_metadata(self.principal))).cost_events)
 
     async def rows(self, columns: str = "*") -> list[Any]:

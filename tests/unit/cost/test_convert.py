@@ -8,8 +8,9 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.common.v1 import usage_pb2
+from comitia.cost.v1 import budget_service_pb2 as budget_pb
 from comitia.cost.v1 import cost_pb2
-from comitia.cost.v1 import cost_service_pb2 as pb
+from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
 from services.cost.transport import convert, ledger_convert
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal
@@ -72,22 +73,22 @@ def test_a_token_bound_to_a_project_counts_for_that_project() -> None:
 
 def test_an_item_without_an_operation_is_refused() -> None:
     with pytest.raises(Invalid, match="operation"):
-        convert.to_operation(pb.BatchSpendRequest.Item(), CALLER)
+        convert.to_operation(budget_pb.BatchSpendRequest.Item(), CALLER)
 
 
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (pb.GetCostSummaryRequest(by=99), "by"),  # type: ignore[arg-type]
-        (pb.GetCostSummaryRequest(start_time=Timestamp(seconds=2**62)), "start_time"),
-        (pb.GetCostSummaryRequest(start_time=Timestamp(seconds=2), end_time=Timestamp(seconds=1)), "end_time"),
-        (pb.GetCostSummaryRequest(run_id="\x00"), "run_id"),
-        (pb.GetCostSummaryRequest(project="p" * 201), "project"),
-        (pb.GetCostSummaryRequest(agent_name="\x00"), "agent_name"),
-        (pb.GetCostSummaryRequest(max_lines=-1), "max_lines"),
+        (ledger_pb.GetCostSummaryRequest(by=99), "by"),  # type: ignore[arg-type]
+        (ledger_pb.GetCostSummaryRequest(start_time=Timestamp(seconds=2**62)), "start_time"),
+        (ledger_pb.GetCostSummaryRequest(start_time=Timestamp(seconds=2), end_time=Timestamp(seconds=1)), "end_time"),
+        (ledger_pb.GetCostSummaryRequest(run_id="\x00"), "run_id"),
+        (ledger_pb.GetCostSummaryRequest(project="p" * 201), "project"),
+        (ledger_pb.GetCostSummaryRequest(agent_name="\x00"), "agent_name"),
+        (ledger_pb.GetCostSummaryRequest(max_lines=-1), "max_lines"),
     ],
 )
-def test_a_wrong_summary_request_is_named(request_: pb.GetCostSummaryRequest, field: str) -> None:
+def test_a_wrong_summary_request_is_named(request_: ledger_pb.GetCostSummaryRequest, field: str) -> None:
     with pytest.raises(Invalid) as refusal:
         ledger_convert.to_summary_query(request_, bound_to=None)
     assert refusal.value.field == field
@@ -96,14 +97,14 @@ def test_a_wrong_summary_request_is_named(request_: pb.GetCostSummaryRequest, fi
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (pb.GetCostSeriesRequest(by=99), "by"),  # type: ignore[arg-type]
-        (pb.GetCostSeriesRequest(step=3), "step"),  # type: ignore[arg-type]
-        (pb.GetCostSeriesRequest(max_lines=-1), "max_lines"),
-        (pb.GetCostSeriesRequest(start_time=Timestamp(seconds=2), end_time=Timestamp(seconds=1)), "end_time"),
-        (pb.GetCostSeriesRequest(start_time=Timestamp(seconds=1)), "start_time"),
+        (ledger_pb.GetCostSeriesRequest(by=99), "by"),  # type: ignore[arg-type]
+        (ledger_pb.GetCostSeriesRequest(step=3), "step"),  # type: ignore[arg-type]
+        (ledger_pb.GetCostSeriesRequest(max_lines=-1), "max_lines"),
+        (ledger_pb.GetCostSeriesRequest(start_time=Timestamp(seconds=2), end_time=Timestamp(seconds=1)), "end_time"),
+        (ledger_pb.GetCostSeriesRequest(start_time=Timestamp(seconds=1)), "start_time"),
     ],
 )
-def test_a_wrong_series_request_is_named(request_: pb.GetCostSeriesRequest, field: str) -> None:
+def test_a_wrong_series_request_is_named(request_: ledger_pb.GetCostSeriesRequest, field: str) -> None:
     with pytest.raises(Invalid) as refusal:
         ledger_convert.to_series_query(request_, now=NOON, bound_to=None)
     assert refusal.value.field == field
@@ -112,12 +113,12 @@ def test_a_wrong_series_request_is_named(request_: pb.GetCostSeriesRequest, fiel
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
-        (pb.ExportCostsRequest(format=9), "format"),  # type: ignore[arg-type]
-        (pb.ExportCostsRequest(detail=9), "detail"),  # type: ignore[arg-type]
-        (pb.ExportCostsRequest(end_time=Timestamp(seconds=-(2**62))), "end_time"),
+        (ledger_pb.ExportCostsRequest(format=9), "format"),  # type: ignore[arg-type]
+        (ledger_pb.ExportCostsRequest(detail=9), "detail"),  # type: ignore[arg-type]
+        (ledger_pb.ExportCostsRequest(end_time=Timestamp(seconds=-(2**62))), "end_time"),
     ],
 )
-def test_a_wrong_export_request_is_named(request_: pb.ExportCostsRequest, field: str) -> None:
+def test_a_wrong_export_request_is_named(request_: ledger_pb.ExportCostsRequest, field: str) -> None:
     with pytest.raises(Invalid) as refusal:
         ledger_convert.to_export_order(request_, bound_to=None)
     assert refusal.value.field == field

@@ -12,13 +12,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
-from services.cost.domain.amounts import MAX_CHARGE, MAX_LIMIT, Amounts
+from services.cost.domain.amounts import MAX_CHARGE, MAX_LIMIT, Amounts, Measure
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
+from services.cost.domain.budget_alert import AlertCause
 from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, BudgetNotFound, HoldNotFound, RefusalCause
 from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.price import Price
-from services.cost.domain.spend_book import AlertCause, Changes, SpendBook
+from services.cost.domain.spend_book import Changes, SpendBook
 from services.cost.domain.terms import BudgetMode
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Invalid, MeshError, RequestIdReused
@@ -158,6 +159,9 @@ def test_a_settlement_above_the_bound_shows_as_overrun_and_stops_new_holds() -> 
     changes = book.changes()
     assert (changes.budgets[0].spent, changes.budgets[0].overrun) == (25, 15)
     assert [alert.cause for alert in changes.alerts] == [AlertCause.OVERRUN, AlertCause.WARNED]
+    assert {(alert.measure, alert.run_id) for alert in changes.alerts} == {(Measure.MONEY, "run_1")}
+    ids = [alert.id for alert in changes.alerts]
+    assert len(set(ids)) == 2
 
 
 def test_a_limit_lowered_below_what_is_used_shows_as_overrun_and_raising_it_heals() -> None:

@@ -216,6 +216,36 @@ COST_KIND_JUDGE: CostKind.ValueType  # 5
 """A call of a language model that judges; `agent_name` names the judge."""
 Global___CostKind: _TypeAlias = CostKind  # noqa: Y015
 
+class _BudgetMeasure:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetMeasureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetMeasure.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_MEASURE_UNSPECIFIED: _BudgetMeasure.ValueType  # 0
+    BUDGET_MEASURE_MONEY: _BudgetMeasure.ValueType  # 1
+    """Money, nano-USD."""
+    BUDGET_MEASURE_TOKENS: _BudgetMeasure.ValueType  # 2
+    """Tokens of all classes."""
+    BUDGET_MEASURE_CALLS: _BudgetMeasure.ValueType  # 3
+    """Calls of models and tools."""
+    BUDGET_MEASURE_WALL_TIME: _BudgetMeasure.ValueType  # 4
+    """Time of calls, milliseconds."""
+
+class BudgetMeasure(_BudgetMeasure, metaclass=_BudgetMeasureEnumTypeWrapper):
+    """What a limit counts."""
+
+BUDGET_MEASURE_UNSPECIFIED: BudgetMeasure.ValueType  # 0
+BUDGET_MEASURE_MONEY: BudgetMeasure.ValueType  # 1
+"""Money, nano-USD."""
+BUDGET_MEASURE_TOKENS: BudgetMeasure.ValueType  # 2
+"""Tokens of all classes."""
+BUDGET_MEASURE_CALLS: BudgetMeasure.ValueType  # 3
+"""Calls of models and tools."""
+BUDGET_MEASURE_WALL_TIME: BudgetMeasure.ValueType  # 4
+"""Time of calls, milliseconds."""
+Global___BudgetMeasure: _TypeAlias = BudgetMeasure  # noqa: Y015
+
 class _BudgetAlertCause:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -228,7 +258,11 @@ class _BudgetAlertCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Budg
     BUDGET_ALERT_CAUSE_OVERRUN: _BudgetAlertCause.ValueType  # 2
     """A settlement or a lowered limit took it beyond its limit."""
     BUDGET_ALERT_CAUSE_WARNED: _BudgetAlertCause.ValueType  # 3
-    """What is spent reached `warn_at_percent`, or the limit of a soft budget. Each is told once per period."""
+    """What is spent reached `warn_at_percent`, or the limit of a soft budget. Each is told once per period. One of mode
+    DEGRADE lets only the cheapest models through from then on.
+    """
+    BUDGET_ALERT_CAUSE_DEGRADED: _BudgetAlertCause.ValueType  # 4
+    """Unusual spend has it let only the cheapest models through for a while, as its spike rule says."""
 
 class BudgetAlertCause(_BudgetAlertCause, metaclass=_BudgetAlertCauseEnumTypeWrapper):
     """What people should know about a budget."""
@@ -239,7 +273,11 @@ BUDGET_ALERT_CAUSE_EXHAUSTED: BudgetAlertCause.ValueType  # 1
 BUDGET_ALERT_CAUSE_OVERRUN: BudgetAlertCause.ValueType  # 2
 """A settlement or a lowered limit took it beyond its limit."""
 BUDGET_ALERT_CAUSE_WARNED: BudgetAlertCause.ValueType  # 3
-"""What is spent reached `warn_at_percent`, or the limit of a soft budget. Each is told once per period."""
+"""What is spent reached `warn_at_percent`, or the limit of a soft budget. Each is told once per period. One of mode
+DEGRADE lets only the cheapest models through from then on.
+"""
+BUDGET_ALERT_CAUSE_DEGRADED: BudgetAlertCause.ValueType  # 4
+"""Unusual spend has it let only the cheapest models through for a while, as its spike rule says."""
 Global___BudgetAlertCause: _TypeAlias = BudgetAlertCause  # noqa: Y015
 
 @_typing.final
@@ -626,8 +664,9 @@ Global___Price: _TypeAlias = Price  # noqa: Y015
 
 @_typing.final
 class BudgetAlert(_message.Message):
-    """Body of the events `comitia.cost.budget.exhausted.v1.<tenant>`, `comitia.cost.budget.overrun.v1.<tenant>` and
-    `comitia.cost.budget.warned.v1.<tenant>`.
+    """Something that people should know about a budget. Body of the events `comitia.cost.budget.exhausted.v1.<tenant>`,
+    `comitia.cost.budget.overrun.v1.<tenant>`, `comitia.cost.budget.warned.v1.<tenant>` and
+    `comitia.cost.budget.degraded.v1.<tenant>`.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -636,13 +675,25 @@ class BudgetAlert(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
+    ALERT_ID_FIELD_NUMBER: _builtins.int
+    MEASURE_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    QUOTA_NANO_USD_FIELD_NUMBER: _builtins.int
     cause: Global___BudgetAlertCause.ValueType
     """What happened."""
     tenant_id: _builtins.str
     """Whose budget it is, `tenant_…`."""
+    alert_id: _builtins.str
+    """Id, `alert_…`."""
+    measure: Global___BudgetMeasure.ValueType
+    """Which limit it is about: the first in this order, if it is about several."""
+    run_id: _builtins.str
+    """The run whose call caused it, `run_…`; of DEGRADED the one that spent most. Empty: no call did, or it is not known."""
+    quota_nano_usd: _builtins.int
+    """What the operator let the tenant spend then, nano-USD: the tenant's own limit is not above it. 0: no quota."""
     @_builtins.property
     def budget(self) -> Global___Budget:
-        """The budget as it was then."""
+        """The budget as it was then, with its name and its amounts."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -655,10 +706,14 @@ class BudgetAlert(_message.Message):
         cause: Global___BudgetAlertCause.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         tenant_id: _builtins.str = ...,
+        alert_id: _builtins.str = ...,
+        measure: Global___BudgetMeasure.ValueType = ...,
+        run_id: _builtins.str = ...,
+        quota_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget", "cause", b"cause", "create_time", b"create_time", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "budget", b"budget", "cause", b"cause", "create_time", b"create_time", "measure", b"measure", "quota_nano_usd", b"quota_nano_usd", "run_id", b"run_id", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -8,15 +8,12 @@ from comitia.common.v1 import batch_pb2 as _batch_pb2
 from comitia.common.v1 import content_pb2 as _content_pb2
 from comitia.common.v1 import usage_pb2 as _usage_pb2
 from comitia.cost.v1 import cost_pb2 as _cost_pb2
-from comitia.cost.v1 import price_list_pb2 as _price_list_pb2
-from comitia.cost.v1 import rollup_pb2 as _rollup_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
-from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -27,48 +24,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _CostDimension:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _CostDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CostDimension.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    COST_DIMENSION_UNSPECIFIED: _CostDimension.ValueType  # 0
-    COST_DIMENSION_MODEL: _CostDimension.ValueType  # 1
-    """Model."""
-    COST_DIMENSION_PROVIDER: _CostDimension.ValueType  # 2
-    """Provider."""
-    COST_DIMENSION_AGENT: _CostDimension.ValueType  # 3
-    """Agent."""
-    COST_DIMENSION_RUN: _CostDimension.ValueType  # 4
-    """Run."""
-    COST_DIMENSION_PROJECT: _CostDimension.ValueType  # 5
-    """Project."""
-    COST_DIMENSION_KIND: _CostDimension.ValueType  # 6
-    """Kind of charge."""
-    COST_DIMENSION_TOOL: _CostDimension.ValueType  # 7
-    """Tool or operation of memory; charges for anything else are left out."""
-
-class CostDimension(_CostDimension, metaclass=_CostDimensionEnumTypeWrapper):
-    """What charges are added up by."""
-
-COST_DIMENSION_UNSPECIFIED: CostDimension.ValueType  # 0
-COST_DIMENSION_MODEL: CostDimension.ValueType  # 1
-"""Model."""
-COST_DIMENSION_PROVIDER: CostDimension.ValueType  # 2
-"""Provider."""
-COST_DIMENSION_AGENT: CostDimension.ValueType  # 3
-"""Agent."""
-COST_DIMENSION_RUN: CostDimension.ValueType  # 4
-"""Run."""
-COST_DIMENSION_PROJECT: CostDimension.ValueType  # 5
-"""Project."""
-COST_DIMENSION_KIND: CostDimension.ValueType  # 6
-"""Kind of charge."""
-COST_DIMENSION_TOOL: CostDimension.ValueType  # 7
-"""Tool or operation of memory; charges for anything else are left out."""
-Global___CostDimension: _TypeAlias = CostDimension  # noqa: Y015
 
 @_typing.final
 class CreateBudgetRequest(_message.Message):
@@ -546,6 +501,60 @@ class ListBudgetsResponse(_message.Message):
 Global___ListBudgetsResponse: _TypeAlias = ListBudgetsResponse  # noqa: Y015
 
 @_typing.final
+class ListBudgetAlertsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    BUDGET_ID_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """At most this many. 0 means 50; above 500 is taken as 500; negative is INVALID_ARGUMENT."""
+    page_token: _builtins.str
+    """`next_page_token` of the previous answer. Keep the other fields unchanged."""
+    budget_id: _builtins.str
+    """Only those of this budget: `budget_…`, or a name as GetBudget takes it. Optional."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        budget_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBudgetAlertsRequest: _TypeAlias = ListBudgetAlertsRequest  # noqa: Y015
+
+@_typing.final
+class ListBudgetAlertsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALERTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page, and only there."""
+    @_builtins.property
+    def alerts(self) -> _containers.RepeatedCompositeFieldContainer[_cost_pb2.BudgetAlert]:
+        """One page, newest first."""
+
+    def __init__(
+        self,
+        *,
+        alerts: _abc.Iterable[_cost_pb2.BudgetAlert] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBudgetAlertsResponse: _TypeAlias = ListBudgetAlertsResponse  # noqa: Y015
+
+@_typing.final
 class SetBudgetLimitRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1019,642 +1028,3 @@ class BatchSpendResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatchSpendResponse: _TypeAlias = BatchSpendResponse  # noqa: Y015
-
-@_typing.final
-class ListCostEventsRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    RUN_ID_FIELD_NUMBER: _builtins.int
-    page_size: _builtins.int
-    """At most this many. 0 means 50; above 500 is taken as 500; negative is INVALID_ARGUMENT."""
-    page_token: _builtins.str
-    """`next_page_token` of the previous answer. Keep the other fields unchanged."""
-    run_id: _builtins.str
-    """Only those of this run, `run_…`. Optional."""
-    def __init__(
-        self,
-        *,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-        run_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "run_id", b"run_id"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListCostEventsRequest: _TypeAlias = ListCostEventsRequest  # noqa: Y015
-
-@_typing.final
-class ListCostEventsResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    COST_EVENTS_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """Empty on the last page, and only there."""
-    @_builtins.property
-    def cost_events(self) -> _containers.RepeatedCompositeFieldContainer[_cost_pb2.CostEvent]:
-        """One page, newest first."""
-
-    def __init__(
-        self,
-        *,
-        cost_events: _abc.Iterable[_cost_pb2.CostEvent] | None = ...,
-        next_page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_events", b"cost_events", "next_page_token", b"next_page_token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListCostEventsResponse: _TypeAlias = ListCostEventsResponse  # noqa: Y015
-
-@_typing.final
-class GetCostSummaryRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    BY_FIELD_NUMBER: _builtins.int
-    START_TIME_FIELD_NUMBER: _builtins.int
-    END_TIME_FIELD_NUMBER: _builtins.int
-    RUN_ID_FIELD_NUMBER: _builtins.int
-    PROJECT_FIELD_NUMBER: _builtins.int
-    AGENT_NAME_FIELD_NUMBER: _builtins.int
-    MAX_LINES_FIELD_NUMBER: _builtins.int
-    by: Global___CostDimension.ValueType
-    """What to add up by. Unspecified means MODEL."""
-    run_id: _builtins.str
-    """Only this run, `run_…`. Optional. What a run spent is known as long as its charges are kept, 400 days by default."""
-    project: _builtins.str
-    """Only this project. Optional. For a caller who is bound to a project it is that one."""
-    agent_name: _builtins.str
-    """Only this agent. Optional."""
-    max_lines: _builtins.int
-    """At most this many lines. 0 means 500, which is also the most; negative is INVALID_ARGUMENT."""
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """From when. Absent means the beginning."""
-
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when. Absent means now."""
-
-    def __init__(
-        self,
-        *,
-        by: Global___CostDimension.ValueType = ...,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
-        end_time: _timestamp_pb2.Timestamp | None = ...,
-        run_id: _builtins.str = ...,
-        project: _builtins.str = ...,
-        agent_name: _builtins.str = ...,
-        max_lines: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "by", b"by", "end_time", b"end_time", "max_lines", b"max_lines", "project", b"project", "run_id", b"run_id", "start_time", b"start_time"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetCostSummaryRequest: _TypeAlias = GetCostSummaryRequest  # noqa: Y015
-
-@_typing.final
-class GetCostSummaryResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class Line(_message.Message):
-        """One line of the summary."""
-
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        EVENT_COUNT_FIELD_NUMBER: _builtins.int
-        USAGE_FIELD_NUMBER: _builtins.int
-        COST_NANO_USD_FIELD_NUMBER: _builtins.int
-        ASSUMED_NANO_USD_FIELD_NUMBER: _builtins.int
-        UNPRICED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
-        UNPRICED_NANO_USD_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        """Value of the dimension, such as the model's name."""
-        event_count: _builtins.int
-        """Number of charges."""
-        cost_nano_usd: _builtins.int
-        """Money, nano-USD."""
-        assumed_nano_usd: _builtins.int
-        """How much of it was assumed, nano-USD."""
-        unpriced_event_count: _builtins.int
-        """Charges of models whose price is unknown."""
-        unpriced_nano_usd: _builtins.int
-        """How much of the money these are, at their ceilings, nano-USD."""
-        @_builtins.property
-        def usage(self) -> _usage_pb2.Usage:
-            """Tokens."""
-
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            event_count: _builtins.int = ...,
-            usage: _usage_pb2.Usage | None = ...,
-            cost_nano_usd: _builtins.int = ...,
-            assumed_nano_usd: _builtins.int = ...,
-            unpriced_event_count: _builtins.int = ...,
-            unpriced_nano_usd: _builtins.int = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "cost_nano_usd", b"cost_nano_usd", "event_count", b"event_count", "key", b"key", "unpriced_event_count", b"unpriced_event_count", "unpriced_nano_usd", b"unpriced_nano_usd", "usage", b"usage"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    LINES_FIELD_NUMBER: _builtins.int
-    TOTAL_NANO_USD_FIELD_NUMBER: _builtins.int
-    ASSUMED_NANO_USD_FIELD_NUMBER: _builtins.int
-    EVENT_COUNT_FIELD_NUMBER: _builtins.int
-    UNPRICED_EVENT_COUNT_FIELD_NUMBER: _builtins.int
-    UNPRICED_NANO_USD_FIELD_NUMBER: _builtins.int
-    total_nano_usd: _builtins.int
-    """Money in all, nano-USD."""
-    assumed_nano_usd: _builtins.int
-    """How much of it was assumed, nano-USD."""
-    event_count: _builtins.int
-    """Number of charges in all."""
-    unpriced_event_count: _builtins.int
-    """Charges of models whose price is unknown: import one, and have RepriceEvents put them right."""
-    unpriced_nano_usd: _builtins.int
-    """How much of the money these are, at their ceilings, nano-USD."""
-    @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___GetCostSummaryResponse.Line]:
-        """Dearest first, at most `max_lines`."""
-
-    def __init__(
-        self,
-        *,
-        lines: _abc.Iterable[Global___GetCostSummaryResponse.Line] | None = ...,
-        total_nano_usd: _builtins.int = ...,
-        assumed_nano_usd: _builtins.int = ...,
-        event_count: _builtins.int = ...,
-        unpriced_event_count: _builtins.int = ...,
-        unpriced_nano_usd: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["assumed_nano_usd", b"assumed_nano_usd", "event_count", b"event_count", "lines", b"lines", "total_nano_usd", b"total_nano_usd", "unpriced_event_count", b"unpriced_event_count", "unpriced_nano_usd", b"unpriced_nano_usd"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetCostSummaryResponse: _TypeAlias = GetCostSummaryResponse  # noqa: Y015
-
-@_typing.final
-class GetCostSeriesRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    BY_FIELD_NUMBER: _builtins.int
-    STEP_FIELD_NUMBER: _builtins.int
-    START_TIME_FIELD_NUMBER: _builtins.int
-    END_TIME_FIELD_NUMBER: _builtins.int
-    MAX_LINES_FIELD_NUMBER: _builtins.int
-    RUN_ID_FIELD_NUMBER: _builtins.int
-    PROJECT_FIELD_NUMBER: _builtins.int
-    AGENT_NAME_FIELD_NUMBER: _builtins.int
-    by: Global___CostDimension.ValueType
-    """What to draw lines of. Unspecified means one line for everything."""
-    step: _rollup_pb2.CostStep.ValueType
-    """How long a step is. Unspecified means DAY."""
-    max_lines: _builtins.int
-    """At most this many lines beside the rest. 0 means 10; above 20 is taken as 20; negative is INVALID_ARGUMENT."""
-    run_id: _builtins.str
-    """Only this run, `run_…`. Optional. See GetCostSummary."""
-    project: _builtins.str
-    """Only this project. Optional. For a caller who is bound to a project it is that one."""
-    agent_name: _builtins.str
-    """Only this agent. Optional."""
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """From when; taken down to the beginning of its step. Absent means 24 hours or 30 days before the end."""
-
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when; taken up to the end of its step. Absent means now. At most 750 steps."""
-
-    def __init__(
-        self,
-        *,
-        by: Global___CostDimension.ValueType = ...,
-        step: _rollup_pb2.CostStep.ValueType = ...,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
-        end_time: _timestamp_pb2.Timestamp | None = ...,
-        max_lines: _builtins.int = ...,
-        run_id: _builtins.str = ...,
-        project: _builtins.str = ...,
-        agent_name: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "by", b"by", "end_time", b"end_time", "max_lines", b"max_lines", "project", b"project", "run_id", b"run_id", "start_time", b"start_time", "step", b"step"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetCostSeriesRequest: _TypeAlias = GetCostSeriesRequest  # noqa: Y015
-
-@_typing.final
-class GetCostSeriesResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    LINES_FIELD_NUMBER: _builtins.int
-    START_TIME_FIELD_NUMBER: _builtins.int
-    END_TIME_FIELD_NUMBER: _builtins.int
-    STEP_FIELD_NUMBER: _builtins.int
-    TOTAL_NANO_USD_FIELD_NUMBER: _builtins.int
-    step: _rollup_pb2.CostStep.ValueType
-    """How long a step is."""
-    total_nano_usd: _builtins.int
-    """Money in all, nano-USD."""
-    @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[_rollup_pb2.CostSeries]:
-        """Dearest first, the rest last; all with the same steps."""
-
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Beginning of the first step."""
-
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """End of the last step."""
-
-    def __init__(
-        self,
-        *,
-        lines: _abc.Iterable[_rollup_pb2.CostSeries] | None = ...,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
-        end_time: _timestamp_pb2.Timestamp | None = ...,
-        step: _rollup_pb2.CostStep.ValueType = ...,
-        total_nano_usd: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "lines", b"lines", "start_time", b"start_time", "step", b"step", "total_nano_usd", b"total_nano_usd"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetCostSeriesResponse: _TypeAlias = GetCostSeriesResponse  # noqa: Y015
-
-@_typing.final
-class ExportCostsRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FORMAT_FIELD_NUMBER: _builtins.int
-    DETAIL_FIELD_NUMBER: _builtins.int
-    START_TIME_FIELD_NUMBER: _builtins.int
-    END_TIME_FIELD_NUMBER: _builtins.int
-    PROJECT_FIELD_NUMBER: _builtins.int
-    AGENT_NAME_FIELD_NUMBER: _builtins.int
-    RUN_ID_FIELD_NUMBER: _builtins.int
-    format: _rollup_pb2.CostExportFormat.ValueType
-    """How to write it. Unspecified means CSV."""
-    detail: _rollup_pb2.CostExportDetail.ValueType
-    """What a line stands for. Unspecified means DAY."""
-    project: _builtins.str
-    """Only this project. Optional. For a caller who is bound to a project it is that one."""
-    agent_name: _builtins.str
-    """Only this agent. Optional."""
-    run_id: _builtins.str
-    """Only this run, `run_…`. Optional. See GetCostSummary."""
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """From when; for days and hours taken down to their beginning. Absent means the beginning."""
-
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when; for days and hours taken up to their end. Absent means now."""
-
-    def __init__(
-        self,
-        *,
-        format: _rollup_pb2.CostExportFormat.ValueType = ...,
-        detail: _rollup_pb2.CostExportDetail.ValueType = ...,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
-        end_time: _timestamp_pb2.Timestamp | None = ...,
-        project: _builtins.str = ...,
-        agent_name: _builtins.str = ...,
-        run_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "detail", b"detail", "end_time", b"end_time", "format", b"format", "project", b"project", "run_id", b"run_id", "start_time", b"start_time"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ExportCostsRequest: _TypeAlias = ExportCostsRequest  # noqa: Y015
-
-@_typing.final
-class ExportCostsResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DATA_FIELD_NUMBER: _builtins.int
-    data: _builtins.bytes
-    """The next piece of the file, at most 64 KB."""
-    def __init__(
-        self,
-        *,
-        data: _builtins.bytes = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ExportCostsResponse: _TypeAlias = ExportCostsResponse  # noqa: Y015
-
-@_typing.final
-class ListPricesRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PAGE_SIZE_FIELD_NUMBER: _builtins.int
-    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    PROVIDER_FIELD_NUMBER: _builtins.int
-    page_size: _builtins.int
-    """At most this many. 0 means 50; above 500 is taken as 500; negative is INVALID_ARGUMENT."""
-    page_token: _builtins.str
-    """`next_page_token` of the previous answer. Keep the other fields unchanged."""
-    provider: _builtins.str
-    """Only this provider, in whatever case. Optional."""
-    def __init__(
-        self,
-        *,
-        page_size: _builtins.int = ...,
-        page_token: _builtins.str = ...,
-        provider: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "provider", b"provider"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListPricesRequest: _TypeAlias = ListPricesRequest  # noqa: Y015
-
-@_typing.final
-class ListPricesResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PRICES_FIELD_NUMBER: _builtins.int
-    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
-    next_page_token: _builtins.str
-    """Empty on the last page, and only there."""
-    @_builtins.property
-    def prices(self) -> _containers.RepeatedCompositeFieldContainer[_cost_pb2.Price]:
-        """One page."""
-
-    def __init__(
-        self,
-        *,
-        prices: _abc.Iterable[_cost_pb2.Price] | None = ...,
-        next_page_token: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "prices", b"prices"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListPricesResponse: _TypeAlias = ListPricesResponse  # noqa: Y015
-
-@_typing.final
-class ImportPricesRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CONTENT_FIELD_NUMBER: _builtins.int
-    FORMAT_FIELD_NUMBER: _builtins.int
-    SOURCE_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    APPLY_FIELD_NUMBER: _builtins.int
-    content: _builtins.str
-    """The list, at most 1,000,000 characters and 10,000 rows. Required."""
-    format: _price_list_pb2.PriceListFormat.ValueType
-    """How it is written. Required."""
-    source: _builtins.str
-    """Where the prices come from, such as a page of the provider; it stands with each price. Required."""
-    request_id: _builtins.str
-    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
-    apply: _builtins.bool
-    """True: import it. False: show what would change, and change nothing."""
-    def __init__(
-        self,
-        *,
-        content: _builtins.str = ...,
-        format: _price_list_pb2.PriceListFormat.ValueType = ...,
-        source: _builtins.str = ...,
-        request_id: _builtins.str = ...,
-        apply: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "content", b"content", "format", b"format", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ImportPricesRequest: _TypeAlias = ImportPricesRequest  # noqa: Y015
-
-@_typing.final
-class ImportPricesResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHANGES_FIELD_NUMBER: _builtins.int
-    CHANGE_COUNT_FIELD_NUMBER: _builtins.int
-    UNCHANGED_COUNT_FIELD_NUMBER: _builtins.int
-    change_count: _builtins.int
-    """How many changes there are in all."""
-    unchanged_count: _builtins.int
-    """Prices of the list that held already."""
-    @_builtins.property
-    def changes(self) -> _containers.RepeatedCompositeFieldContainer[_price_list_pb2.PriceChange]:
-        """What changes, by model and moment, the first 500."""
-
-    def __init__(
-        self,
-        *,
-        changes: _abc.Iterable[_price_list_pb2.PriceChange] | None = ...,
-        change_count: _builtins.int = ...,
-        unchanged_count: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change_count", b"change_count", "changes", b"changes", "unchanged_count", b"unchanged_count"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ImportPricesResponse: _TypeAlias = ImportPricesResponse  # noqa: Y015
-
-@_typing.final
-class GetUnknownPriceRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetUnknownPriceRequest: _TypeAlias = GetUnknownPriceRequest  # noqa: Y015
-
-@_typing.final
-class GetUnknownPriceResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    UNKNOWN_PRICE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def unknown_price(self) -> _price_list_pb2.UnknownPrice:
-        """What is done."""
-
-    def __init__(
-        self,
-        *,
-        unknown_price: _price_list_pb2.UnknownPrice | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___GetUnknownPriceResponse: _TypeAlias = GetUnknownPriceResponse  # noqa: Y015
-
-@_typing.final
-class SetUnknownPriceRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    RULE_FIELD_NUMBER: _builtins.int
-    CEILING_NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    rule: _price_list_pb2.UnknownPriceRule.ValueType
-    """What to do. Required."""
-    ceiling_nano_usd_per_million: _builtins.int
-    """With FLAG, the most that a million tokens of whatever class may cost, nano-USD. 0: the lowest that the operator allows."""
-    request_id: _builtins.str
-    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
-    def __init__(
-        self,
-        *,
-        rule: _price_list_pb2.UnknownPriceRule.ValueType = ...,
-        ceiling_nano_usd_per_million: _builtins.int = ...,
-        request_id: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceiling_nano_usd_per_million", b"ceiling_nano_usd_per_million", "request_id", b"request_id", "rule", b"rule"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SetUnknownPriceRequest: _TypeAlias = SetUnknownPriceRequest  # noqa: Y015
-
-@_typing.final
-class SetUnknownPriceResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    UNKNOWN_PRICE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def unknown_price(self) -> _price_list_pb2.UnknownPrice:
-        """What is done from now on."""
-
-    def __init__(
-        self,
-        *,
-        unknown_price: _price_list_pb2.UnknownPrice | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["unknown_price", b"unknown_price"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SetUnknownPriceResponse: _TypeAlias = SetUnknownPriceResponse  # noqa: Y015
-
-@_typing.final
-class RepriceEventsRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    START_TIME_FIELD_NUMBER: _builtins.int
-    END_TIME_FIELD_NUMBER: _builtins.int
-    NOTE_FIELD_NUMBER: _builtins.int
-    REQUEST_ID_FIELD_NUMBER: _builtins.int
-    APPLY_FIELD_NUMBER: _builtins.int
-    UNPRICED_FIELD_NUMBER: _builtins.int
-    note: _builtins.str
-    """Why, for the note of each entry. Optional, at most 200 characters."""
-    request_id: _builtins.str
-    """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
-    apply: _builtins.bool
-    """True: write it. False: show the difference, and change nothing."""
-    unpriced: _builtins.bool
-    """True: only charges at a ceiling, of models whose price was unknown. Their holds are kept until they are priced, so
-    that `start_time` may be any.
-    """
-    @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp:
-        """Charges of calls that held their money from then on: that moment says what they cost. Required."""
-
-    @_builtins.property
-    def end_time(self) -> _timestamp_pb2.Timestamp:
-        """Until when. Absent means now."""
-
-    def __init__(
-        self,
-        *,
-        start_time: _timestamp_pb2.Timestamp | None = ...,
-        end_time: _timestamp_pb2.Timestamp | None = ...,
-        note: _builtins.str = ...,
-        request_id: _builtins.str = ...,
-        apply: _builtins.bool = ...,
-        unpriced: _builtins.bool = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "end_time", b"end_time", "note", b"note", "request_id", b"request_id", "start_time", b"start_time", "unpriced", b"unpriced"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RepriceEventsRequest: _TypeAlias = RepriceEventsRequest  # noqa: Y015
-
-@_typing.final
-class RepriceEventsResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MODELS_FIELD_NUMBER: _builtins.int
-    EVENT_COUNT_FIELD_NUMBER: _builtins.int
-    BEFORE_NANO_USD_FIELD_NUMBER: _builtins.int
-    AFTER_NANO_USD_FIELD_NUMBER: _builtins.int
-    event_count: _builtins.int
-    """Charges that change."""
-    before_nano_usd: _builtins.int
-    """What they came to, nano-USD."""
-    after_nano_usd: _builtins.int
-    """What they come to, nano-USD."""
-    @_builtins.property
-    def models(self) -> _containers.RepeatedCompositeFieldContainer[_price_list_pb2.RepricedModel]:
-        """The models whose charges change, the greatest difference first, at most 500."""
-
-    def __init__(
-        self,
-        *,
-        models: _abc.Iterable[_price_list_pb2.RepricedModel] | None = ...,
-        event_count: _builtins.int = ...,
-        before_nano_usd: _builtins.int = ...,
-        after_nano_usd: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_nano_usd", b"after_nano_usd", "before_nano_usd", b"before_nano_usd", "event_count", b"event_count", "models", b"models"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___RepriceEventsResponse: _TypeAlias = RepriceEventsResponse  # noqa: Y015
