@@ -1,12 +1,15 @@
 """The time of the database, on machines whose clocks are wrong."""
 
 import asyncio
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.sql.database_clock import DatabaseClock, Reading
@@ -46,6 +49,16 @@ def database() -> FakeDatabase:
     return FakeDatabase(FakeClock())
 
 
+@pytest.fixture
+def lines() -> Iterator[list[EventDict]]:
+    """Gives what is logged, whatever level another test has set."""
+    config = structlog.get_config()
+    structlog.reset_defaults()
+    with capture_logs() as lines:
+        yield lines
+    structlog.configure(**config)
+
+
 async def clock_of(database: FakeDatabase, *, machine: JumpingClock | None = None) -> DatabaseClock:
     return DatabaseClock(await database.read(), database.read, clock=machine or database.time, service="tested")
 
@@ -69,16 +82,17 @@ async def test_two_machines_agree_to_within_a_round_trip(database: FakeDatabase)
     assert abs(one.now() - other.now()) <= 0.03 * SECOND
 
 
-async def test_while_the_database_is_away_time_goes_on_from_the_last_reading(database: FakeDatabase) -> None:
+async def test_while_the_database_is_away_time_goes_on_from_the_last_reading(
+    database: FakeDatabase, lines: list[EventDict]
+) -> None:
     clock = await clock_of(database)
     database.away = True
-    with capture_logs() as lines:
-        running = asyncio.ensure_future(clock())
-        for _ in range(10):
-            await database.time.until_someone_sleeps()
-            database.time.advance(seconds=5)
-        assert clock.now() == NOON + 50 * SECOND
+    running = asyncio.ensure_future(clock())
+    for _ in range(10):
         await database.time.until_someone_sleeps()
+        database.time.advance(seconds=5)
+    assert clock.now() == NOON + 50 * SECOND
+    await database.time.until_someone_sleeps()
     assert [line["event"] for line in lines] == ["the database's clock is not read right now"]
     # Another one took over, whose clock is another one: it is followed a second later.
     database.away, database.ahead = False, 30 * SECOND
@@ -109,25 +123,25 @@ async def test_it_stands_still_until_the_database_is_as_far(database: FakeDataba
     assert clock.now() == database.now() == NOON + SECOND
 
 
-async def test_a_database_that_was_set_back_is_followed_and_told_of(database: FakeDatabase) -> None:
+async def test_a_database_that_was_set_back_is_followed_and_told_of(
+    database: FakeDatabase, lines: list[EventDict]
+) -> None:
     clock = await clock_of(database)
     database.ahead = timedelta(hours=-2)
-    with capture_logs() as lines:
-        clock.follow(await database.read())
+    clock.follow(await database.read())
     assert clock.now() == database.now()
     assert [(line["event"], line["log_level"]) for line in lines] == [("the database's clock was set back", "error")]
 
 
-async def test_a_machine_whose_clock_differs_is_told_of_once(database: FakeDatabase) -> None:
+async def test_a_machine_whose_clock_differs_is_told_of_once(database: FakeDatabase, lines: list[EventDict]) -> None:
     machine = JumpingClock(of=database.time)
     clock = await clock_of(database, machine=machine)
-    with capture_logs() as lines:
-        running = asyncio.ensure_future(clock())
-        for jump in (0, 0, 3600, 0, 0, -3600, 0, -60, 0):
-            machine.jump(jump * SECOND)
-            await database.time.until_someone_sleeps()
-            database.time.advance(seconds=5)
+    running = asyncio.ensure_future(clock())
+    for jump in (0, 0, 3600, 0, 0, -3600, 0, -60, 0):
+        machine.jump(jump * SECOND)
         await database.time.until_someone_sleeps()
+        database.time.advance(seconds=5)
+    await database.time.until_someone_sleeps()
     running.cancel()
     assert [line["seconds_ahead"] for line in lines] == [3600, -60]
 
