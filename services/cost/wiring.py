@@ -76,6 +76,7 @@ from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.workload_identity import workload_identity
 from services.meshkit.guard.mesh_guard import mesh_guard
 from services.meshkit.sql.audit_store import SqlAuditStore
+from services.meshkit.sql.database_clock import DatabaseClock, ReadClock, read_clock
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.outbox import OutboxRelay
 from services.meshkit.sql.request_ids import ForgetRequests
@@ -87,8 +88,15 @@ _GROUPS: Final = 2
 
 
 @asynccontextmanager
-async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
-    """Opens what cost needs and gives its server; leaving the block commits what waits and closes everything."""
+async def cost(
+    settings: CostSettings, *, clock: Clock, ids: IdSource, read_clock: ReadClock = read_clock
+) -> AsyncGenerator[Server]:
+    """Opens what cost needs and gives its server; leaving the block commits what waits and closes everything.
+
+    Args:
+        clock: of the machine, for identities and waits. Money goes by that of the database, which replicas share.
+        read_clock: reads the latter.
+    """
     identity = workload_identity(settings, "cost", clock=clock)
     async with (
         sql_engine(
@@ -113,6 +121,8 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         service_audit("cost", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,
         mesh_guard(settings, GUARDS, service="cost", clock=clock, workload=identity, audit=audit) as guard,
     ):
+        read = partial(read_clock, maintenance, clock)
+        money_clock = DatabaseClock(await read(), read, clock=clock, service="cost")
         relay = OutboxRelay(maintenance, events)
         news = asyncio.Event()
         lines = HoldLines(changed=news.set)
@@ -127,8 +137,10 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
             moved=lines.moved,
         )
         price_table = PriceRepository(maintenance)
-        await import_prices(price_table, shipped_prices(), free_providers=settings.free_providers, now=clock.now())
-        prices = CurrentPrices(price_table, clock=clock, refresh_seconds=settings.price_refresh_seconds)
+        await import_prices(
+            price_table, shipped_prices(), free_providers=settings.free_providers, now=money_clock.now()
+        )
+        prices = CurrentPrices(price_table, clock=money_clock, refresh_seconds=settings.price_refresh_seconds)
         await prices.refresh()
         unknown = UnknownPrices(
             UnknownPriceStore(app),
@@ -142,19 +154,19 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
             prices=prices,
             unknown=unknown,
             lines=lines,
-            clock=clock,
+            clock=money_clock,
             ids=ids,
         )
         queue = HoldQueue(
             spend=spend,
             lines=lines,
             news=news,
-            clock=clock,
+            clock=money_clock,
             most=settings.wait_queue_calls,
             poll_seconds=settings.wait_poll_seconds,
         )
         budgets = BudgetRepository(app)
-        get_budget = GetBudget(begin=store.begin, budgets=budgets, clock=clock)
+        get_budget = GetBudget(begin=store.begin, budgets=budgets, clock=money_clock)
         ledger = LedgerRepository(reports)
         reader = LedgerSpendReader(reports)
         history = SpendHistory(reader)
@@ -168,9 +180,11 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
         )
         floor = settings.watch_floor_nano_usd
         forecasts = ForecastServicer(
-            velocity=ShowVelocity(reader=reader, history=history, alerts=alerts, clock=clock, floor=floor),
-            forecast=ForecastSpend(ledger=ledger, reader=reader, history=history, get_budget=get_budget, clock=clock),
-            recommend=RecommendSavings(reader=reader, prices=prices, clock=clock),
+            velocity=ShowVelocity(reader=reader, history=history, alerts=alerts, clock=money_clock, floor=floor),
+            forecast=ForecastSpend(
+                ledger=ledger, reader=reader, history=history, get_budget=get_budget, clock=money_clock
+            ),
+            recommend=RecommendSavings(reader=reader, prices=prices, clock=money_clock),
             set_spike_rule=SetSpikeRule(get_budget=get_budget, rules=rules),
             alerts=alerts,
             rules=rules,
@@ -197,14 +211,14 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
             budget_servicer = BudgetServicer(
                 spend=SpendTogether(group, queue),
                 together=settings.spend_batch_items,
-                create_budget=CreateBudget(budgets=store, clock=clock, ids=ids),
+                create_budget=CreateBudget(budgets=store, clock=money_clock, ids=ids),
                 get_budget=get_budget,
-                set_budget=SetBudget(begin=store.begin, clock=clock),
-                set_budget_limit=SetBudgetLimit(begin=store.begin, last_seen=store, clock=clock),
-                remove_budget=RemoveBudget(begin=store.begin, clock=clock),
+                set_budget=SetBudget(begin=store.begin, clock=money_clock),
+                set_budget_limit=SetBudgetLimit(begin=store.begin, last_seen=store, clock=money_clock),
+                remove_budget=RemoveBudget(begin=store.begin, clock=money_clock),
                 list_alerts=ListBudgetAlerts(get_budget=get_budget, alerts=BudgetAlertStore(app)),
                 budgets=budgets,
-                clock=clock,
+                clock=money_clock,
             )
             yield Server(
                 name="cost",
@@ -215,22 +229,22 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                         add_LedgerServiceServicer_to_server,
                         LedgerServicer(
                             ledger=ledger,
-                            export_costs=ExportCosts(ledger=ledger, clock=clock),
+                            export_costs=ExportCosts(ledger=ledger, clock=money_clock),
                             reprice_events=RepriceEvents(
                                 repricer=RepricingStore(app, spending=store, new_id=ids.uuid),
                                 prices=prices,
-                                clock=clock,
+                                clock=money_clock,
                             ),
-                            clock=clock,
+                            clock=money_clock,
                         ),
                     ),
                     partial(
                         add_PricingServiceServicer_to_server,
                         PricingServicer(
                             prices=prices,
-                            import_prices=ImportPrices(importer=PriceImports(app), prices=prices, clock=clock),
+                            import_prices=ImportPrices(importer=PriceImports(app), prices=prices, clock=money_clock),
                             unknown=unknown,
-                            clock=clock,
+                            clock=money_clock,
                         ),
                     ),
                     partial(add_ForecastServiceServicer_to_server, forecasts),
@@ -241,6 +255,7 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                 tls=identity.tls,
                 refusals=audit.refusals,
                 background=(
+                    money_clock,
                     relay,
                     prices,
                     FollowQuotas(
@@ -248,29 +263,29 @@ async def cost(settings: CostSettings, *, clock: Clock, ids: IdSource) -> AsyncG
                         tenants=guard.feed,
                         limited=store.limited,
                         default=NanoUsd(settings.tenant_limit_nano_usd),
-                        clock=clock,
+                        clock=money_clock,
                     ),
                     WatchSpend(
                         tenants=SpendingTenants(maintenance),
                         reader=reader,
                         history=history,
                         alerts=alerts,
-                        clock=clock,
+                        clock=money_clock,
                         ids=ids,
                         floor=floor,
                         cooldown=timedelta(seconds=settings.watch_cooldown_seconds),
                         every_seconds=settings.watch_seconds,
                     ),
-                    ExpireHolds(begin=store.sweep, clock=clock, every_seconds=settings.sweep_seconds),
+                    ExpireHolds(begin=store.sweep, clock=money_clock, every_seconds=settings.sweep_seconds),
                     RollUp(
                         rollups=rollups,
-                        clock=clock,
+                        clock=money_clock,
                         every_seconds=settings.rollup_seconds,
                         keep_days=settings.event_days,
                     ),
-                    KeepUses(uses=UseStore(maintenance), clock=clock),
-                    ForgetHolds(holds=HoldRetention(maintenance), clock=clock, keep_days=settings.hold_days),
-                    ForgetAlerts(alerts=AlertRetention(maintenance), clock=clock, keep_days=settings.event_days),
+                    KeepUses(uses=UseStore(maintenance), clock=money_clock),
+                    ForgetHolds(holds=HoldRetention(maintenance), clock=money_clock, keep_days=settings.hold_days),
+                    ForgetAlerts(alerts=AlertRetention(maintenance), clock=money_clock, keep_days=settings.event_days),
                     ForgetRequests(maintenance, clock=clock),
                     *guard.background,
                 ),

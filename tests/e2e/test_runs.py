@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 
 from comitia.orchestrator.v1 import run_pb2
+from comitia_sdk import nano_usd
 from comitia_sdk.errors import ComitiaError, FailedPrecondition, InvalidRequest, LimitReached, NotFound
 from tests.e2e.conftest import Tenant, until
 
@@ -381,6 +382,57 @@ async def test_a_limit_of_money_holds_for_a_run_and_all_it_starts(tenant: Tenant
     run = await tenant.client.runs.start("outer", max_cost_nano_usd=1)
     done = await ended(tenant, run.run_id)
     assert (done.state, done.state_reason, done.cost_nano_usd) == (FAILED, "BUDGET_EXHAUSTED", 0)
+
+
+async def test_what_runs_spend_that_a_step_starts_is_spent_from_the_budget_of_that_step(tenant: Tenant) -> None:
+    await tenant.cast("Ada")
+    inner = """
+        name: inner
+        version: 1.0.0
+        nodes: [{id: think, agent: {agent: Ada, prompt: Think.}}]
+        """
+    middle = """
+        name: middle
+        version: 1.0.0
+        nodes: [{id: deeper, run: inner, policy: {on_failure: fail_run}}]
+        """
+    outer = """
+        name: outer
+        version: 1.0.0
+        nodes:
+          - {id: begin, wait: {signal: begin}}
+          - {id: first, run: middle, depends_on: [begin]}
+          - {id: again, wait: {signal: again}, depends_on: [first]}
+          - {id: second, run: middle, depends_on: [again], policy: {on_failure: fail_run}}
+        """
+    for workflow in (inner, middle, outer):
+        await tenant.client.workflows.create(workflow)
+    run = await tenant.client.runs.start("outer")
+    costs, nodes = tenant.client.costs, f"{run.run_id}/nodes"
+    for name in (nodes, f"{nodes}/first", f"{nodes}/second"):
+        await costs.set_budget(nano_usd("5"), step=name)
+    await tenant.client.runs.signal(run.run_id, "begin")
+
+    async def first_is_done() -> bool:
+        return (await tenant.client.runs.get(run.run_id)).steps.succeeded == 2
+
+    async def spent(name: str) -> int:
+        return (await costs.budget_status(name)).budget.spent_nano_usd
+
+    async def all_agree() -> bool:
+        # What is remembered is embedded, and paid for, a little later.
+        seen = {await spent(name) for name in (f"run:{run.run_id}", f"step:{nodes}", f"step:{nodes}/first")}
+        return len(seen) == 1 and seen != {0}
+
+    await until(first_is_done)
+    await until(all_agree)
+    await costs.set_budget(await spent(f"step:{nodes}"), step=nodes)
+    await tenant.client.runs.signal(run.run_id, "again")
+    done = await ended(tenant, run.run_id)
+    assert (done.state, done.state_reason) == (FAILED, "BUDGET_EXHAUSTED")
+    assert f"step:{nodes}" in done.state_message
+    await until(all_agree)
+    assert await spent(f"step:{nodes}/second") == 0
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,7 @@ def a_reserve(*, input_tokens: int = 100, output_tokens: int = 50, **changes: An
         budget_ids=changes.pop("budget_ids", ()),
         agent_name=changes.pop("agent_name", "Athena"),
         project=changes.pop("project", ""),
+        parent_steps=changes.pop("parent_steps", ()),
     )
     values: dict[str, Any] = {
         "request_id": str(uuid4()),

@@ -34,19 +34,29 @@ def key_of(budget: Budget) -> NodeKey:
 
 
 def nodes_beside(context: CallContext) -> list[NodeKey]:
-    """Lists the nodes that a call would spend from, if they exist: its project, its agent, and the steps it lies in."""
+    """Lists the nodes that a call would spend from, if they exist: its project, its agent, and the steps it lies in.
+
+    Those are steps of its own run, and of the runs above it that had it started.
+    """
     keys: list[NodeKey] = []
     if context.project:
         keys.append(NodeKey(BudgetScope.PROJECT, context.project))
     if context.agent_name:
         keys.append(NodeKey(BudgetScope.AGENT, context.agent_name))
-    call = context.call_id
-    name = call.run_id
-    if call.path:
-        for part in call.path.split("/", MOST_LEVELS)[:MOST_LEVELS]:
+    _add_levels(keys, context.call_id.run_id, context.call_id.path)
+    for step in context.parent_steps:
+        run_id, _, path = step.partition("/")
+        _add_levels(keys, run_id, path)
+    return keys
+
+
+def _add_levels(keys: list[NodeKey], run_id: str, path: str) -> None:
+    """Adds a step and the steps above it."""
+    name = run_id
+    if path:
+        for part in path.split("/", MOST_LEVELS)[:MOST_LEVELS]:
             name = f"{name}/{part}"
             keys.append(NodeKey(BudgetScope.STEP, name))
-    return keys
 
 
 class Tree(NamedTuple):

@@ -15,6 +15,15 @@ from services.meshkit.content.model_name import NameKey, name_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShippedPrices:
+    """The price list that a release ships."""
+
+    #: Grows by one with each list whose prices differ from those of the one before.
+    edition: int
+    prices: tuple[Price, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
     """What a new price list changes in the table."""
 

@@ -10,7 +10,7 @@ their calls would be charged too little.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, fields
 from datetime import UTC, datetime, time
 from decimal import Decimal
@@ -51,9 +51,23 @@ def main() -> None:
     if names := overlaps(prices):
         raise SystemExit(f"the snapshot has two prices for {sorted(names)}; nothing was written")
     prices.sort(key=lambda price: (price.provider, price.model, price.start))
-    header = {"source": f"genai-prices {version('genai-prices')}", "classes": [item.name for item in fields(Rates)]}
-    lines = ",\n".join("  " + json.dumps(_to_json(price)) for price in prices)
+    rows = [_to_json(price) for price in prices]
+    header = {
+        "edition": next_edition(json.loads(SNAPSHOT.read_text()), rows),
+        "source": f"genai-prices {version('genai-prices')}",
+        "classes": [item.name for item in fields(Rates)],
+    }
+    lines = ",\n".join("  " + json.dumps(row) for row in rows)
     SNAPSHOT.write_text(f'{json.dumps(header)[:-1]}, "prices": [\n{lines}\n]}}\n')
+
+
+def next_edition(last: Mapping[str, Any], rows: Sequence[Mapping[str, object]]) -> int:
+    """Numbers a list: one more than the last, or the same if it has the same prices.
+
+    Where replicas of several releases start, the highest number is imported and the others are left out.
+    """
+    same = [row["digest"] for row in rows] == [row["digest"] for row in last["prices"]]
+    return int(last["edition"]) + (not same)
 
 
 def _prices_of(provider: Provider) -> Iterator[Price]:

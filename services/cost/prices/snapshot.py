@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.cost.domain.price import Price, Rates, Tier
+from services.cost.domain.price_table import ShippedPrices
 
 _FILE: Final = Path(__file__).with_name("snapshot.json")
 
 
-def shipped_prices(file: Path = _FILE) -> list[Price]:
-    """Reads the prices and checks each against its digest.
+def shipped_prices(file: Path = _FILE) -> ShippedPrices:
+    """Reads the list and checks each price against its digest.
 
     Raises: ValueError: a row was edited by hand or the file is damaged.
     """
     content: Any = json.loads(file.read_text())  # JSON of our own making, checked row by row below
-    return [_price(row, content["source"]) for row in content["prices"]]
+    prices = tuple(_price(row, content["source"]) for row in content["prices"])
+    return ShippedPrices(edition=content["edition"], prices=prices)
 
 
 def _price(row: Any, source: str) -> Price:

@@ -24,7 +24,6 @@ _FORGET: Final = """
            count(*) FILTER (WHERE created_time < $2) AS old
     FROM walked"""
 _MARK: Final = "UPDATE rollup_mark SET holds_from = $1 WHERE holds_from IS NULL OR holds_from < $1"
-_NOW: Final = "SELECT now()"
 _FIRST: Final = UUID(int=0)
 
 
@@ -33,15 +32,6 @@ class HoldRetention:
 
     def __init__(self, maintenance: AsyncEngine) -> None:
         self._engine = maintenance
-
-    async def now(self) -> datetime:
-        """See `OldHolds.now`."""
-        async with driver_scope(self._engine, None, read_only=True) as scope:
-            row = await scope.driver.fetchrow(_NOW)
-        if row is None:
-            raise LookupError("the database does not tell the time")
-        moment: datetime = row["now"]
-        return moment
 
     async def forget(self, before: datetime, *, most: int) -> int:
         """See `OldHolds.forget`."""

@@ -9,8 +9,8 @@ from sqlalchemy import RowMapping, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.cost.domain.price import Price, Rates, Tier
-from services.cost.domain.price_table import Renewal, Supersession, overlaps, renewal, supersession
-from services.cost.storage.tables import PRICE, PRICE_TIER
+from services.cost.domain.price_table import Renewal, ShippedPrices, Supersession, overlaps, renewal, supersession
+from services.cost.storage.tables import PRICE, PRICE_EDITION, PRICE_TIER
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.errors import Internal
 from services.meshkit.core.identity import TenantId
@@ -32,15 +32,20 @@ class PriceRepository:
         async with maintenance_scope(self._engine, read_only=True) as scope:
             return await _read(scope)
 
-    async def replace_current(self, prices: Sequence[Price], *, now: datetime) -> int:
+    async def replace_current(self, shipped: ShippedPrices, free: Sequence[Price], *, now: datetime) -> tuple[int, int]:
         """See `PriceStore.replace_current`."""
         async with maintenance_scope(self._engine) as scope:
             await scope.execute(_LOCK)
+            edition = (await scope.execute(select(PRICE_EDITION.c.edition))).scalar_one()
+            listed = [*(shipped.prices if shipped.edition >= edition else ()), *free]
             known = await _read(scope)
-            change = renewal(known, prices, now=now)
+            change = renewal(known, listed, now=now)
             await _write(scope, known, change)
+            if shipped.edition > edition:
+                edition = shipped.edition
+                await scope.execute(update(PRICE_EDITION).values(edition=edition))
             await scope.commit()
-        return len(change.added)
+        return len(change.added), edition
 
 
 class PriceImports:

@@ -84,7 +84,6 @@ _CLEAR: Final = tuple(
 #: Numbers that another cluster gave come before ours.
 _RENUMBER: Final = "UPDATE cost_event SET ledger_xid = 0 WHERE ledger_xid >= $1"
 
-_NOW: Final = "SELECT now()"
 _KEPT_FROM: Final = "UPDATE rollup_mark SET kept_from = $1 WHERE kept_from IS NULL OR kept_from < $1"
 _OLD_TENANTS: Final = "SELECT DISTINCT tenant_id FROM cost_day WHERE day < $1"
 _FORGET: Final = """
@@ -138,15 +137,6 @@ class RollupStore:
             added = await _rebuild(scope, place["ledger_xid"], place["kept_from"])
             await scope.commit()
         return added
-
-    async def now(self) -> datetime:
-        """See `Rollups.now`."""
-        async with driver_scope(self._engine, None, read_only=True) as scope:
-            row = await scope.driver.fetchrow(_NOW)
-        if row is None:
-            raise LookupError("the database does not tell the time")
-        moment: datetime = row["now"]
-        return moment
 
     async def keep_from(self, moment: datetime) -> None:
         """See `Rollups.keep_from`."""

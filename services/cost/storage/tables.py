@@ -318,6 +318,15 @@ PRICE_TIER: Final = Table(
     comment=_FOR_ALL,
 )
 
+PRICE_EDITION: Final = Table(
+    "price_edition",
+    METADATA,
+    Column("id", SmallInteger, primary_key=True),
+    # Of the newest list that a release has shipped; 0: none has said.
+    Column("edition", Integer, nullable=False),
+    comment=_FOR_ALL,
+)
+
 #: Who may be behind an alert on spend.
 CAUSES: Final = ("run", "agent", "model", "project")
 #: A tenant has one open alert.

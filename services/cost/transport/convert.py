@@ -17,6 +17,7 @@ from services.cost.usecases.ports import KeptAlert
 from services.cost.usecases.spend import Dispatch, Extend, Operation, Release, Reserve, Settle
 from services.meshkit.content import CallContext, Usage
 from services.meshkit.content.proto import context_from_proto, usage_from_proto, write_call_id
+from services.meshkit.content.received_context import check_parent_steps
 from services.meshkit.content.usage import MOST_TOKENS, USAGE_CLASSES
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal
@@ -161,6 +162,7 @@ def _context(message: content_pb2.CallContext, principal: Principal) -> CallCont
     fields.text_of(context.agent_name, "context.agent_name", most=_MOST_NAME)
     fields.text_of(context.agent_version, "context.agent_version", most=_MOST_NAME)
     fields.text_of(context.project, "context.project", most=_MOST_NAME)
+    check_parent_steps(context)
     # A token bound to a project counts for that project, whatever the caller says.
     return context if principal.project is None else replace(context, project=principal.project)
 

@@ -18,15 +18,10 @@ log = logger(__name__)
 class OldHolds(Protocol):
     """Holds of all tenants that may go."""
 
-    async def now(self) -> datetime:
-        """Gives the time of the database, the same for all replicas."""
-        ...
-
     async def forget(self, before: datetime, *, most: int) -> int:
         """Removes holds that were made before a moment and are settled, released or assumed; gives how many.
 
         Charges whose price nobody knew stay, whatever their age, for RepriceEvents to put right.
-
 
         Args:
             most: how many one transaction looks at.
@@ -56,9 +51,7 @@ class ForgetHolds:
 
     async def once(self) -> int:
         """Removes what is older than it may be, by whole days of UTC; gives how many holds."""
-        # A clock that runs ahead must not make everything old.
-        now = min(self._clock.now(), await self._holds.now())
-        before = Step.DAY.floor(now - self._keep)
+        before = Step.DAY.floor(self._clock.now() - self._keep)
         removed = await self._holds.forget(before, most=_BATCH)
         if removed:
             metrics.HOLDS_FORGOTTEN.inc(removed)

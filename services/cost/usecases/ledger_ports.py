@@ -172,10 +172,6 @@ class Rollups(Protocol):
         """
         ...
 
-    async def now(self) -> datetime:
-        """Gives the time of the database, the same for all replicas."""
-        ...
-
     async def keep_from(self, moment: datetime) -> None:
         """Notes that entries before may be gone; it never goes back."""
         ...

@@ -13,6 +13,7 @@ from services.cost.domain.budget_alert import BudgetAlertId
 from services.cost.domain.hold import HoldId
 from services.cost.domain.node import NodeKey
 from services.cost.domain.price import Price
+from services.cost.domain.price_table import ShippedPrices
 from services.cost.domain.spend_book import Changes, SpendBook
 from services.meshkit.content import CallContext
 from services.meshkit.core.identity import TenantId
@@ -210,6 +211,11 @@ class PriceStore(Protocol):
         """Reads every price, past ones too."""
         ...
 
-    async def replace_current(self, prices: Sequence[Price], *, now: datetime) -> int:
-        """Adds prices that are not there yet and ends those they replace; gives how many it added."""
+    async def replace_current(self, shipped: ShippedPrices, free: Sequence[Price], *, now: datetime) -> tuple[int, int]:
+        """Adds prices that are not there yet and ends those they replace.
+
+        A shipped list is left out when one of a later edition came before: what a later release knows stays.
+
+        Returns: how many it added, and the edition that the table is of.
+        """
         ...

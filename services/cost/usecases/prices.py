@@ -5,6 +5,7 @@ from datetime import datetime
 
 from services.cost.domain.price import Price, free_price
 from services.cost.domain.price_book import PriceBook
+from services.cost.domain.price_table import ShippedPrices
 from services.cost.usecases.ports import PriceStore
 from services.cost.usecases.rounds import make_round
 from services.meshkit.core.clock import Clock
@@ -68,10 +69,13 @@ class CurrentPrices:
 
 
 async def import_prices(
-    store: PriceStore, shipped: Sequence[Price], *, free_providers: Iterable[str], now: datetime
+    store: PriceStore, shipped: ShippedPrices, *, free_providers: Iterable[str], now: datetime
 ) -> int:
     """Brings the table up to the shipped prices and those of free providers; gives how many are new."""
-    added = await store.replace_current([*shipped, *(free_price(name) for name in free_providers)], now=now)
+    free = [free_price(name) for name in free_providers]
+    added, edition = await store.replace_current(shipped, free, now=now)
+    if edition > shipped.edition:
+        log.info("the prices of a later release stay", edition=edition, shipped_edition=shipped.edition)
     if added:
         log.info("prices imported", added=added)
     return added

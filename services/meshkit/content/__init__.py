@@ -1,6 +1,6 @@
 """The nouns that all seven services speak, and their one conversion to and from proto (`content.proto`)."""
 
-from services.meshkit.content.call import CallContext, CallId, CallKey
+from services.meshkit.content.call import MOST_PARENT_STEPS, CallContext, CallId, CallKey
 from services.meshkit.content.label import Confidentiality, Integrity, Label, join
 from services.meshkit.content.part import (
     BlobPart,
@@ -18,6 +18,7 @@ from services.meshkit.content.part import (
 from services.meshkit.content.usage import Usage
 
 __all__ = [
+    "MOST_PARENT_STEPS",
     "BlobPart",
     "CallContext",
     "CallId",

@@ -1,8 +1,12 @@
 """Identity of an outward call and what travels with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 from services.meshkit.core.identity import TenantId
+
+#: Runs above a run whose steps are named with its calls. What lies deeper has no budgets of steps above it but these.
+MOST_PARENT_STEPS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +49,6 @@ class CallContext:
     #: Bundle of rules that judges in place of the tenant's law, `name@version`, and its digest; empty where none does.
     bundle: str = ""
     bundle_digest: str = ""
+    #: Steps of other runs that the run lies below, `run_…/PATH`, the outermost first. They follow from the run, so what
+    #: is written of a call to compare it with a repeat leaves them out: releases before knew none.
+    parent_steps: tuple[str, ...] = field(default=(), repr=False)

@@ -254,6 +254,7 @@ def context_to_proto(context: CallContext) -> content_pb2.CallContext:
         residency_region=context.residency_region,
         bundle=context.bundle,
         bundle_digest=context.bundle_digest,
+        parent_steps=context.parent_steps,
     )
 
 
@@ -268,4 +269,5 @@ def context_from_proto(message: content_pb2.CallContext) -> CallContext:
         residency_region=message.residency_region,
         bundle=message.bundle,
         bundle_digest=message.bundle_digest,
+        parent_steps=tuple(message.parent_steps),
     )

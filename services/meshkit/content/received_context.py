@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from comitia.common.v1 import content_pb2
-from services.meshkit.content.call import CallContext
+from services.meshkit.content.call import MOST_PARENT_STEPS, CallContext
 from services.meshkit.content.proto import context_from_proto
 from services.meshkit.core.errors import Invalid, MeshError, RequestIdReused
 from services.meshkit.core.identity import Caller
@@ -70,6 +70,7 @@ def received_context(
         raise Invalid("context.budget_ids", f"must name at most {_MOST_BUDGETS} budgets")
     for index, budget in enumerate(context.budget_ids):
         to_uuid(budget, "budget", field=f"context.budget_ids[{index}]")
+    check_parent_steps(context)
     _check_whose(context, caller, for_others=for_others)
     if caller.principal.project is not None:
         context = replace(context, project=caller.principal.project)
@@ -86,6 +87,18 @@ def received_context(
     return replace(context, call_id=replace(call, run_id=ids.new(DIRECT))), False
 
 
+def check_parent_steps(context: CallContext) -> None:
+    """Accepts steps of runs only, each by run and path. Raises: Invalid, naming the one."""
+    if len(context.parent_steps) > MOST_PARENT_STEPS:
+        raise Invalid("context.parent_steps", f"must name at most {MOST_PARENT_STEPS} steps")
+    for index, step in enumerate(context.parent_steps):
+        field = f"context.parent_steps[{index}]"
+        run_id, _, path = step.partition("/")
+        to_uuid(run_id, "run", field=field)
+        if not path or len(path) > _MOST_PATH or "\x00" in path:
+            raise Invalid(field, f"must be a run and a path of 1 to {_MOST_PATH} characters, none of them NUL")
+
+
 def _check_whose(context: CallContext, caller: Caller, *, for_others: bool) -> None:
     """Checks that a caller may use a call id and budgets: a run its own, everybody outside none that the mesh makes.
 
@@ -95,6 +108,8 @@ def _check_whose(context: CallContext, caller: Caller, *, for_others: bool) -> N
     run, named = caller.principal.run_id, context.call_id.run_id
     if caller.peer is None and context.budget_ids:
         raise Invalid("context.budget_ids", "is for services of the mesh; leave it empty, the tenant's budget pays")
+    if caller.peer is None and context.parent_steps:
+        raise Invalid("context.parent_steps", "is for services of the mesh; leave it empty")
     if context.bundle or context.bundle_digest:
         _check_law(caller, named)
     if caller.peer is not None and (run is None or for_others):

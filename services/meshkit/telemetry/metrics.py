@@ -71,6 +71,7 @@ JOURNAL_BLOBS_SWEPT = Counter(names.JOURNAL_BLOBS_SWEPT_TOTAL, "Objects that no 
 JOURNAL_KEEPING_FAILED = Counter(
     names.JOURNAL_KEEPING_FAILED_TOTAL, "Rounds of the journal's keeping that failed.", ["work"]
 )
+CLOCK_AHEAD = Gauge(names.CLOCK_AHEAD_SECONDS, "Seconds that a machine is ahead of its database.", ["service"])
 QUEUE_ITEMS = Gauge(names.QUEUE_ITEMS, "Things waiting in a bounded queue.", ["queue"])
 QUEUE_REFUSED = Counter(names.QUEUE_REFUSED_TOTAL, "Things refused by a full queue.", ["queue"])
 CACHE_ITEMS = Gauge(names.CACHE_ITEMS, "Things kept in a bounded map.", ["cache"])

@@ -72,6 +72,8 @@ RUNS_DELETED_TOTAL: Final = "comitia_runs_deleted_total"
 RUN_ESTIMATES_TOTAL: Final = "comitia_run_estimates_total"
 #: Rounds of the journal's keeping that failed and are tried again: partitions, blobs, archive, deletion. Labels: work.
 JOURNAL_KEEPING_FAILED_TOTAL: Final = "comitia_journal_keeping_failed_total"
+#: Seconds by which a machine's clock is ahead of that of its service's database; below 0: behind. Labels: service.
+CLOCK_AHEAD_SECONDS: Final = "comitia_clock_ahead_seconds"
 #: Things waiting in a bounded queue. Labels: queue.
 QUEUE_ITEMS: Final = "comitia_queue_items"
 #: Things refused because their queue was full. Labels: queue.

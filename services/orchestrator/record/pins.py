@@ -76,6 +76,7 @@ def owned(started: journal_pb2.RunStarted, own: Own) -> journal_pb2.RunStarted:
         seen.run_id = own.run_id
         # Somebody starts a fork: it is no step of the run that the other one was a step of.
         seen.parent_run_id = seen.parent_path = ""
+        made.ClearField("parent_steps")
         if own.deadline is not None:
             seen.deadline_time.FromDatetime(own.deadline)
     else:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from comitia.orchestrator.v1 import journal_pb2, run_pb2
+from services.meshkit.content import MOST_PARENT_STEPS
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Principal
 from services.orchestrator.domain.errors import SubRunsAtLimit
@@ -20,7 +21,7 @@ MAX_SUB_RUNS: Final = 10_000
 
 class PrepareSubRun:
     """Pins what the sub-run is made of and takes a grant for it. It spends from the budget of the run that starts it,
-    belongs to the same project, and ends no later.
+    and from those of the step that does and of the steps above, belongs to the same project, and ends no later.
     """
 
     def __init__(self, *, trees: RunTrees, pin_workflow: PinWorkflow, neighbours: Neighbours, clock: Clock) -> None:
@@ -56,6 +57,7 @@ class PrepareSubRun:
         asked.deadline_time.FromDatetime(self._deadline(task, started, pinned))
         grant_id = await self._neighbours.issue_grant(caller, task.run_id)
         first = run_started(asked, pinned, grant_id=grant_id, model=started.model_override)
+        first.parent_steps.extend([*started.parent_steps, f"{started.run.run_id}/{intended.path}"][:MOST_PARENT_STEPS])
         if task.HasField("input_label"):
             first.input_label.CopyFrom(task.input_label)
         return first

@@ -231,4 +231,5 @@ def _context(
         agent_version=version,
         bundle=judged.bundle,
         bundle_digest=judged.bundle_digest,
+        parent_steps=started.parent_steps,
     )

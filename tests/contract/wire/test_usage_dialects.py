@@ -162,7 +162,7 @@ def test_the_classes_cost_what_the_published_prices_say(path: Path) -> None:
 @pytest.mark.parametrize("path", paths())
 def test_the_shipped_prices_charge_the_same(path: Path) -> None:
     golden = example(path)
-    price = PriceBook(shipped_prices()).find(golden.price["provider"], golden.price["model"], at=THEN)
+    price = PriceBook(shipped_prices().prices).find(golden.price["provider"], golden.price["model"], at=THEN)
     assert price.charge(golden.usage) == golden.nano_usd
 
 

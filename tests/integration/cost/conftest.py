@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from comitia.common.v1 import usage_pb2
 from comitia.cost.v1 import budget_service_pb2 as budget_pb
@@ -25,11 +26,13 @@ from comitia.cost.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceStub
 from services.cost.settings import CostSettings
 from services.cost.wiring import cost
+from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Principal, Role, TenantId
 from services.meshkit.core.ids import SystemIds
 from services.meshkit.grpc.errors import remote_error
 from services.meshkit.grpc.server import serve
+from services.meshkit.sql.database_clock import Reading
 from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.migrations import migrate
 from services.meshkit.sql.roles import DatabaseUrls, provision
@@ -144,6 +147,11 @@ class CostCaller:
         return self._budgets.BatchSpend(metadata=self._metadata[1:])
 
 
+async def the_tests_time(_: AsyncEngine, clock: Clock) -> Reading:
+    """Has the database show the time that the test moves."""
+    return Reading(shown=clock.now(), asked=clock.monotonic(), answered=clock.monotonic())
+
+
 StartCost = Callable[..., AbstractAsyncContextManager[CostMesh]]
 
 
@@ -155,7 +163,8 @@ async def _make_starter(postgres: str, folder: Path) -> StartCost:
     keys = MeshKeys.make(folder, clock=clock, services=("inference", "orchestrator", "gateway", "cost"))
 
     @asynccontextmanager
-    async def start(**changes: Any) -> AsyncIterator[CostMesh]:
+    async def start(*, machine: Clock | None = None, **changes: Any) -> AsyncIterator[CostMesh]:
+        """Starts a replica whose database goes by the test's clock, or on a machine with a clock of its own."""
         values: dict[str, Any] = {
             "listen": "127.0.0.1:0",
             "database_url": SecretStr(urls.app),
@@ -173,12 +182,17 @@ async def _make_starter(postgres: str, folder: Path) -> StartCost:
             "drain_seconds": 1.0,
         }
         settings = CostSettings(**{**values, **changes})
+        if machine is None:
+            built = cost(settings, clock=clock, ids=SystemIds(), read_clock=the_tests_time)
+        else:
+            built = cost(settings, clock=machine, ids=SystemIds())
         async with (
-            cost(settings, clock=clock, ids=SystemIds()) as server,
+            built as server,
             serve(server) as running,
             grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as inside,
         ):
-            yield CostMesh(tenant=TENANT, clock=clock, keys=keys, urls=urls, inside=inside, port=running.port)
+            theirs = keys if machine is None else MeshKeys.read(folder, clock=machine)
+            yield CostMesh(tenant=TENANT, clock=clock, keys=theirs, urls=urls, inside=inside, port=running.port)
 
     return start
 

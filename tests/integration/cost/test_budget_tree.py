@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from comitia.cost.v1 import budget_service_pb2 as pb
 from comitia.cost.v1 import cost_pb2
+from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role, TenantId
 from tests.integration.cost.conftest import CostCaller, CostMesh
 from tests.support.money import a_reserve, a_run_id
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 #: What `CostCaller.reserve` holds: 100 tokens in and 50 out.
 BOUND = 45_000
+RUN = "run_01h455vb4pex5vsknk084sn02q"
 PROJECT, AGENT, STEP = cost_pb2.BUDGET_SCOPE_PROJECT, cost_pb2.BUDGET_SCOPE_AGENT, cost_pb2.BUDGET_SCOPE_STEP
 
 
@@ -50,6 +52,35 @@ async def test_a_call_spends_from_its_project_its_agent_and_its_steps(anna: Cost
     for name in ("project:atlas", "agent:Athena", f"step:{run}/rounds", made[3].budget_id):
         found = await anna.budget(name)
         assert (found.spent_nano_usd, found.tokens.spent, found.calls.spent, found.held_nano_usd) == (4500, 15, 1, 0)
+
+
+async def test_a_call_spends_from_the_steps_of_other_runs_that_its_run_lies_below(anna: CostCaller) -> None:
+    outer, middle, run = a_run_id(), a_run_id(), a_run_id()
+    made = [
+        await set_budget(anna, STEP, f"{outer}/nodes", limit=BOUND + 4500),
+        await set_budget(anna, STEP, f"{middle}/nodes/list/3", period=cost_pb2.BUDGET_PERIOD_DAY),
+        await set_budget(anna, STEP, f"{run}/rounds"),
+    ]
+    other = await set_budget(anna, STEP, f"{middle}/nodes/list/4")
+    below: dict[str, Any] = {"run_id": run, "parent_steps": [f"{outer}/nodes/inner", f"{middle}/nodes/list/3"]}
+    hold = await anna.spend(**below)
+    assert {budget.budget_id for budget in made} < set(hold.budget_ids)
+    assert other.budget_id not in hold.budget_ids
+    for budget in made:
+        assert (await anna.budget(budget.budget_id)).spent_nano_usd == 4500
+    # Another period counts anew from the ledger, and loses nothing of runs below.
+    weekly = pb.SetBudgetRequest(scope=STEP, name=f"{middle}/nodes/list/3", period=cost_pb2.BUDGET_PERIOD_WEEK)
+    assert (await anna.call("SetBudget", weekly)).budget.spent_nano_usd == 4500
+    await anna.spend(**below)
+    with pytest.raises(MeshError) as refusal:
+        await anna.reserve(**below)
+    assert f"step:{outer}/nodes" in refusal.value.message
+    await anna.spend(run_id=run)
+
+
+@pytest.mark.parametrize("step", ["run_1/nodes", "nodes", "", RUN, f"{RUN}/"])
+async def test_a_step_above_a_run_that_is_none_is_refused(anna: CostCaller, step: str) -> None:
+    assert await anna.refused("Reserve", a_reserve(parent_steps=[step])) == "invalid/INVALID_FIELD"
 
 
 async def test_a_node_that_is_made_is_seen_by_the_next_call_and_one_removed_is_not(anna: CostCaller) -> None:

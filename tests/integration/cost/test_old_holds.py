@@ -1,6 +1,6 @@
 """Holds of calls that ended long ago go; what they came to stays."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -11,9 +11,7 @@ from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
 from comitia.cost.v1 import price_list_pb2
 from comitia.cost.v1 import pricing_service_pb2 as pricing_pb
 from services.cost.storage.hold_retention import HoldRetention
-from services.cost.storage.rollup_store import RollupStore
 from services.cost.usecases.forget_holds import ForgetHolds
-from services.cost.usecases.roll_up import RollUp
 from services.meshkit.core.identity import Role
 from services.meshkit.sql.engine import sql_engine
 from tests.integration.cost.conftest import CostMesh, StartCost
@@ -21,16 +19,6 @@ from tests.integration.cost.test_pricing import a_model, priced, take
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 DAYS = 30
-
-
-@pytest.fixture
-def database_follows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the database be as far in time as any clock."""
-
-    async def latest(_: HoldRetention) -> datetime:
-        return datetime.max.replace(tzinfo=UTC)
-
-    monkeypatch.setattr(HoldRetention, "now", latest)
 
 
 async def forget(mesh: CostMesh, *, keep_days: int = DAYS) -> int:
@@ -44,7 +32,6 @@ def since(mesh: CostMesh, *, days: int, unpriced: bool = False, apply: bool = Fa
     return ledger_pb.RepriceEventsRequest(start_time=start, unpriced=unpriced, apply=apply)
 
 
-@pytest.mark.usefixtures("database_follows")
 async def test_ended_holds_go_when_they_are_old_and_what_they_came_to_stays(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0) as mesh:
         anna = mesh.caller(Role.ADMIN)
@@ -79,7 +66,6 @@ async def test_ended_holds_go_when_they_are_old_and_what_they_came_to_stays(star
         assert (await anna.reserve(request_id=first)).hold_id != settled.hold_id
 
 
-@pytest.mark.usefixtures("database_follows")
 async def test_charges_without_a_price_stay_until_they_are_priced(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0) as mesh:
         anna, model = mesh.caller(Role.ADMIN), a_model()
@@ -118,7 +104,6 @@ async def test_only_charges_without_a_price_are_priced_anew_when_asked_so(start_
         assert (await anna.call("RepriceEvents", since(mesh, days=2))).event_count == 2
 
 
-@pytest.mark.usefixtures("database_follows")
 async def test_holds_that_are_not_over_stay_however_old(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0, sweep_seconds=60) as mesh:
         anna = mesh.caller(Role.ADMIN)
@@ -129,7 +114,6 @@ async def test_holds_that_are_not_over_stay_however_old(start_cost: StartCost) -
         assert (await anna.call("RepriceEvents", since(mesh, days=60))).event_count == 0
 
 
-@pytest.mark.usefixtures("database_follows")
 async def test_many_go_batch_by_batch(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0) as mesh:
         anna = mesh.caller()
@@ -144,7 +128,6 @@ async def test_many_go_batch_by_batch(start_cost: StartCost) -> None:
         assert (await anna.release(open_one)).hold_id == open_one.hold_id
 
 
-@pytest.mark.usefixtures("database_follows")
 async def test_the_service_removes_them_itself(start_cost: StartCost) -> None:
     async with start_cost(hold_days=1) as mesh:
         hold = await mesh.caller().spend()
@@ -157,7 +140,6 @@ async def test_the_service_removes_them_itself(start_cost: StartCost) -> None:
         await mesh.until(gone, seconds=30)
 
 
-@pytest.mark.usefixtures("database_follows")
 async def test_who_keeps_them_for_ever_removes_none(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0) as mesh:
         hold = await mesh.caller().spend()
@@ -166,18 +148,3 @@ async def test_who_keeps_them_for_ever_removes_none(start_cost: StartCost) -> No
             await ForgetHolds(holds=HoldRetention(engine), clock=mesh.clock, keep_days=0)()
         request = budget_pb.ReleaseRequest(hold_id=hold.hold_id)
         assert await mesh.caller().refused("Release", request) == "precondition/HOLD_ALREADY_SETTLED"
-
-
-async def test_a_clock_that_runs_ahead_makes_nothing_old(start_cost: StartCost) -> None:
-    async with start_cost(hold_days=0, event_days=0) as mesh, sql_engine(mesh.urls.maintenance, pool_size=1) as engine:
-        settled = await mesh.caller().spend()
-        rollups = RollupStore(engine)
-        roll_up = RollUp(rollups=rollups, clock=mesh.clock, every_seconds=1, keep_days=400)
-        while await roll_up.once():
-            pass
-        mesh.clock.advance(seconds=timedelta(days=500).total_seconds())
-        # The database has not moved: to it the charge is not even made yet.
-        assert await rollups.now() < mesh.clock.now() - timedelta(days=500)
-        assert (await forget(mesh), await roll_up.forget()) == (0, 0)
-        assert (await mesh.caller().settle(settled, input_tokens=10, output_tokens=5)).hold_id == settled.hold_id
-        assert len(await mesh.caller().events()) == 1

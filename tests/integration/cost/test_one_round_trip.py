@@ -19,6 +19,7 @@ from services.cost.domain.hold import Hold, HoldId, HoldState
 from services.cost.domain.hold_lines import HoldLines
 from services.cost.domain.node import NodeKey
 from services.cost.domain.period import Period
+from services.cost.domain.price_table import ShippedPrices
 from services.cost.domain.spend_book import Changes, SpendBook
 from services.cost.domain.terms import BudgetMode, Terms, TermsChange
 from services.cost.storage.budget_repository import BudgetRepository
@@ -342,7 +343,7 @@ async def place(postgres: str) -> AsyncIterator[Place]:
     clock = FakeClock()
     async with sql_engine(urls.app, pool_size=3) as app, sql_engine(urls.maintenance, pool_size=2) as maintenance:
         table = PriceRepository(maintenance)
-        await import_prices(table, [a_price()], free_providers=(), now=clock.now())
+        await import_prices(table, ShippedPrices(edition=1, prices=(a_price(),)), free_providers=(), now=clock.now())
         prices = CurrentPrices(table, clock=clock, refresh_seconds=60)
         await prices.refresh()
         yield Place(

@@ -38,6 +38,7 @@ NAMES = (
     NodeKey(BudgetScope.STEP, "run_1/rounds"),
     NodeKey(BudgetScope.STEP, "run_1/rounds/1"),
     NodeKey(BudgetScope.STEP, "run_1/rounds/1/Athena"),
+    NodeKey(BudgetScope.STEP, "run_2/rounds"),
 )
 
 
@@ -127,7 +128,7 @@ TERMS = st.builds(
 
 
 class Trees(RuleBasedStateMachine):
-    """One tenant with a tree that changes, and calls by two agents in one run."""
+    """One tenant with a tree that changes, and calls by two agents in a run and in runs that it starts."""
 
     holds = Bundle("holds")
 
@@ -255,12 +256,28 @@ class Trees(RuleBasedStateMachine):
         amount=st.integers(0, 60),
         agent=st.sampled_from(("Athena", "Apollo", "")),
         project=st.sampled_from(("atlas", "")),
+        run_id=st.sampled_from(("run_1", "run_1", "run_2")),
         path=st.sampled_from(("", "rounds", "rounds/1/Athena", "rounds/1/Athena/deeper", "rounds/2")),
+        parent_steps=st.sampled_from(
+            ((), ("run_1/rounds/1",), ("run_1/rounds/1/Athena", "run_0/nodes"), ("run_1/rounds2",), ("run_11/rounds",))
+        ),
         cheapest=st.booleans(),
         minutes=st.integers(1, 3),
     )
-    def reserve(self, amount: int, agent: str, project: str, path: str, cheapest: bool, minutes: int) -> object:
-        context = CallContext(call_id=CallId(run_id="run_1", path=path), agent_name=agent, project=project)
+    def reserve(
+        self,
+        amount: int,
+        agent: str,
+        project: str,
+        run_id: str,
+        path: str,
+        parent_steps: tuple[str, ...],
+        cheapest: bool,
+        minutes: int,
+    ) -> object:
+        context = CallContext(
+            call_id=CallId(run_id=run_id, path=path), agent_name=agent, project=project, parent_steps=parent_steps
+        )
         plain = a_hold(amount, expires=self.now + minutes * MINUTE)
         wanted = replace(plain, created=self.now, purpose=replace(plain.purpose, context=context))
         names = self.spends_from(context)
@@ -320,13 +337,13 @@ class Trees(RuleBasedStateMachine):
         return None
 
     def spends_from(self, context: CallContext) -> set[BudgetId]:
-        place = f"{context.call_id.run_id}/{context.call_id.path}/"
+        places = [f"{place}/" for place in (f"{context.call_id.run_id}/{context.call_id.path}", *context.parent_steps)]
         found = {OWN}
         for key in NAMES:
             fits = {
                 BudgetScope.PROJECT: key.name == context.project,
                 BudgetScope.AGENT: key.name == context.agent_name,
-                BudgetScope.STEP: place.startswith(f"{key.name}/"),
+                BudgetScope.STEP: any(place.startswith(f"{key.name}/") for place in places),
             }[key.scope]
             name = self.named(key)
             if fits and name is not None:

@@ -20,13 +20,14 @@ from services.cost.domain.price import (
 )
 from services.cost.domain.price_book import PriceBook
 from services.cost.domain.price_table import overlaps, renewal
+from services.cost.prices.convert import next_edition
 from services.cost.prices.snapshot import shipped_prices
 from services.meshkit.content import Usage
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.money import NANO_PER_USD
 from tests.support.money import NOON, a_price
 
-SHIPPED = shipped_prices()
+SHIPPED = shipped_prices().prices
 BOOK = PriceBook([*SHIPPED, free_price("local")])
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 counts = st.integers(0, 400_000)
@@ -47,6 +48,13 @@ def test_no_usage_within_the_bound_costs_more_than_the_bound(price: Price, used:
         output=answer_tokens(used) + data.draw(st.integers(0, 1000)),
     )
     assert price.charge(used) <= price.bound(bound)
+
+
+def test_a_list_with_other_prices_is_a_later_edition() -> None:
+    last = {"edition": 3, "prices": [{"digest": "aa"}, {"digest": "bb"}]}
+    assert next_edition(last, [{"digest": "aa"}, {"digest": "bb"}]) == 3
+    assert next_edition(last, [{"digest": "aa"}]) == next_edition(last, [{"digest": "aa"}, {"digest": "cc"}]) == 4
+    assert shipped_prices().edition >= 1
 
 
 @given(usages)

@@ -33,7 +33,9 @@ def test_no_usage_within_the_bound_costs_more_than_is_held_while_no_price_is_abo
 
 def test_the_lowest_ceiling_that_ships_is_above_every_price_that_ships() -> None:
     dearest = max(
-        max(tier.rates.dearest_prompt, tier.rates.dearest_answer) for price in shipped_prices() for tier in price.tiers
+        max(tier.rates.dearest_prompt, tier.rates.dearest_answer)
+        for price in shipped_prices().prices
+        for tier in price.tiers
     )
     least = CostSettings.model_fields["unknown_price_least_ceiling_nano_usd_per_million"].default
     assert least >= dearest

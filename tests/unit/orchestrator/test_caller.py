@@ -145,6 +145,15 @@ async def test_a_call_carries_its_place_its_budget_and_its_speaker() -> None:
     assert (context.agent_name, context.agent_version, len(context.budget_ids)) == ("Athena", "1.0.0", 1)
 
 
+async def test_a_call_of_a_run_that_a_step_started_names_that_step() -> None:
+    memory, started = Memory(), a_start()
+    started.parent_steps.append("run_1/nodes/inner")
+    room = Full(0)
+    caller = Caller(neighbours=memory, sub_runs=None, tokens=Tokens(), storage=room, clock=Slowly(), random=Random(1))  # type: ignore[arg-type]
+    await caller.make(RUN, started, an_intent(), Noted())
+    assert list(memory.requests[0].context.parent_steps) == ["run_1/nodes/inner"]
+
+
 async def test_a_call_of_another_attempt_group_is_another_call() -> None:
     memory, intended = Memory(), an_intent(journal_pb2.CALL_KIND_RECALL)
     intended.call_intended.attempt_group = 3

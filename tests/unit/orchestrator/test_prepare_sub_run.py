@@ -5,6 +5,7 @@ from typing import Any, cast
 import pytest
 
 from comitia.orchestrator.v1 import journal_pb2
+from services.meshkit.content import MOST_PARENT_STEPS
 from services.meshkit.core.identity import Caller, Principal, TenantId
 from services.meshkit.core.ids import SystemIds, to_uuid
 from services.meshkit.core.secret import Secret
@@ -13,6 +14,7 @@ from services.meshkit.testing.mesh_keys import TENANT
 from services.orchestrator.domain.errors import SubRunsAtLimit
 from services.orchestrator.domain.sub_run_id import ids_of_tree, sub_run_id
 from services.orchestrator.engine.outcomes import stands
+from services.orchestrator.record.pins import Own, owned
 from services.orchestrator.usecases.pin_workflow import PinnedWorkflow
 from services.orchestrator.usecases.prepare_sub_run import MAX_SUB_RUNS, PrepareSubRun
 from tests.support.workflows import a_node, a_run, a_workflow
@@ -59,8 +61,9 @@ class Granting:
         return f"grant of {run_id}"
 
 
-async def test_runs_below_a_run_spend_from_its_budget_and_belong_to_its_project_however_deep_they_lie() -> None:
-    inner = PinnedWorkflow(workflow=a_workflow(a_node("inner")), agents=(), prompts={})
+async def below(started: journal_pb2.RunStarted) -> journal_pb2.RunStarted:
+    """Prepares the run that a step of another run starts."""
+    inner = PinnedWorkflow(workflow=started.workflow, agents=(), prompts={})
 
     async def pinned(caller: Caller, workflow: str) -> PinnedWorkflow:
         return inner
@@ -68,18 +71,50 @@ async def test_runs_below_a_run_spend_from_its_budget_and_belong_to_its_project_
     prepare = PrepareSubRun(
         trees=Room(), pin_workflow=cast(Any, pinned), neighbours=cast(Any, Granting()), clock=FakeClock()
     )
-    started = a_run(inner.workflow)
+    who = Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t"))
+    task = journal_pb2.SubRunTask(run_id=sub_run_id(started.run.run_id, "nodes/inner#1.1"), workflow="inner@1.0.0")
+    call = journal_pb2.CallIntended(kind=journal_pb2.CALL_KIND_RUN, request=task.SerializeToString())
+    return await prepare.prepare(who, started, journal_pb2.JournalEntry(path="nodes/inner", call_intended=call))
+
+
+def a_root() -> journal_pb2.RunStarted:
+    started = a_run(a_workflow(a_node("inner")))
     started.run.run_id, started.run.budget_id, started.run.max_cost_nano_usd = IDS.new("run"), "budget_1", 7
     started.run.metadata["project"] = "atlas"
-    who = Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t"))
+    return started
+
+
+async def test_runs_below_a_run_spend_from_its_budget_and_belong_to_its_project_however_deep_they_lie() -> None:
+    started = a_root()
     for _ in range(3):
-        task = journal_pb2.SubRunTask(run_id=sub_run_id(started.run.run_id, "nodes/inner#1.1"), workflow="inner@1.0.0")
-        call = journal_pb2.CallIntended(kind=journal_pb2.CALL_KIND_RUN, request=task.SerializeToString())
-        below = await prepare.prepare(who, started, journal_pb2.JournalEntry(path="nodes/inner", call_intended=call))
-        assert below.run.parent_run_id == started.run.run_id
-        assert (below.run.budget_id, below.run.max_cost_nano_usd) == ("budget_1", 7)
-        assert below.run.metadata["project"] == "atlas"
-        started = below
+        sub_run = await below(started)
+        assert sub_run.run.parent_run_id == started.run.run_id
+        assert (sub_run.run.budget_id, sub_run.run.max_cost_nano_usd) == ("budget_1", 7)
+        assert sub_run.run.metadata["project"] == "atlas"
+        started = sub_run
+
+
+async def test_a_run_names_the_steps_of_all_runs_above_it_from_the_outermost_to_sixteen_deep() -> None:
+    started, above = a_root(), list[str]()
+    for _ in range(MOST_PARENT_STEPS + 2):
+        assert list(started.parent_steps) == above[:MOST_PARENT_STEPS]
+        above.append(f"{started.run.run_id}/nodes/inner")
+        started = await below(started)
+
+
+async def test_a_fork_of_a_sub_run_lies_below_no_step() -> None:
+    sub_run = await below(a_root())
+    own = Own(
+        run_id=IDS.new("run"),
+        grant_id="grant_2",
+        budget_id="budget_2",
+        max_cost=1,
+        forked_from=sub_run.run.run_id,
+        at_sequence=1,
+        dry_effects=True,
+    )
+    assert sub_run.parent_steps
+    assert not owned(sub_run, own).parent_steps
 
 
 def test_all_runs_of_a_tree_lie_between_two_ids_and_no_other_does() -> None:

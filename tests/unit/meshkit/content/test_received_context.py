@@ -3,6 +3,7 @@
 import pytest
 
 from comitia.common.v1 import content_pb2
+from services.meshkit.content.proto import context_from_proto, context_to_proto
 from services.meshkit.content.received_context import received_context
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Caller, Principal, Role
@@ -11,6 +12,7 @@ from services.meshkit.testing.mesh_keys import TENANT
 from services.meshkit.testing.seeded_ids import SeededIds
 
 BUDGET = from_uuid("budget", SeededIds(1).uuid())
+PARENT = f"{from_uuid('run', SeededIds(2).uuid())}/nodes/inner"
 
 
 def a_caller(*, peer: str | None = None, project: str | None = None, run_id: str | None = None) -> Caller:
@@ -63,6 +65,11 @@ def test_a_token_of_a_project_counts_for_that_project() -> None:
         (content_pb2.CallContext(residency_region="e" * 129), "residency_region"),
         (content_pb2.CallContext(budget_ids=[BUDGET] * 17), "budget_ids"),
         (content_pb2.CallContext(budget_ids=[BUDGET, "run_1"]), "budget_ids[1]"),
+        (content_pb2.CallContext(parent_steps=[PARENT] * 17), "parent_steps"),
+        (content_pb2.CallContext(parent_steps=[PARENT, "run_1/nodes"]), "parent_steps[1]"),
+        (content_pb2.CallContext(parent_steps=[PARENT.partition("/")[0]]), "parent_steps[0]"),
+        (content_pb2.CallContext(parent_steps=[PARENT + "\x00"]), "parent_steps[0]"),
+        (content_pb2.CallContext(parent_steps=[PARENT + "p" * 512]), "parent_steps[0]"),
     ],
 )
 def test_what_is_wrong_is_named(message: content_pb2.CallContext, field: str) -> None:
@@ -100,11 +107,22 @@ def test_nobody_outside_spends_from_a_budget_of_a_run(run_id: str | None) -> Non
     assert refused.value.field == "context.budget_ids"
 
 
-def test_a_run_uses_its_own_ids_and_budgets() -> None:
+@pytest.mark.parametrize("run_id", [None, "run_2"])
+def test_nobody_outside_spends_from_budgets_of_steps_of_other_runs(run_id: str | None) -> None:
+    message = content_pb2.CallContext(parent_steps=[PARENT])
+    with pytest.raises(Invalid) as refused:
+        received_context(message, a_caller(run_id=run_id), SeededIds(1))
+    assert refused.value.field == "context.parent_steps"
+
+
+def test_a_run_uses_its_own_ids_and_budgets_and_names_the_steps_that_it_lies_below() -> None:
     message = a_call("run_1")
     message.budget_ids.append(BUDGET)
+    message.parent_steps.append(PARENT)
     context, repeatable = received_context(message, a_caller(peer="orchestrator", run_id="run_1"), SeededIds(1))
     assert (context.call_id.run_id, context.budget_ids, repeatable) == ("run_1", (BUDGET,), True)
+    assert context.parent_steps == (PARENT,)
+    assert context_from_proto(context_to_proto(context)) == context
 
 
 def test_a_service_asks_for_several_runs_at_once_only_where_that_is_meant() -> None:

@@ -444,6 +444,7 @@ class CallContext(_message.Message):
     RESIDENCY_REGION_FIELD_NUMBER: _builtins.int
     BUNDLE_FIELD_NUMBER: _builtins.int
     BUNDLE_DIGEST_FIELD_NUMBER: _builtins.int
+    PARENT_STEPS_FIELD_NUMBER: _builtins.int
     agent_name: _builtins.str
     """Agent on whose behalf the call is made. Optional."""
     agent_version: _builtins.str
@@ -467,6 +468,12 @@ class CallContext(_message.Message):
     def budget_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Budget nodes the call spends from besides the tenant's own, `budget_…`. Of services only: for a run they name its own."""
 
+    @_builtins.property
+    def parent_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps of other runs that the call's run lies below, `run_…/PATH`, the outermost first: their budgets pay too. Of
+        services only.
+        """
+
     def __init__(
         self,
         *,
@@ -478,10 +485,11 @@ class CallContext(_message.Message):
         residency_region: _builtins.str = ...,
         bundle: _builtins.str = ...,
         bundle_digest: _builtins.str = ...,
+        parent_steps: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["call_id", b"call_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "agent_version", b"agent_version", "budget_ids", b"budget_ids", "bundle", b"bundle", "bundle_digest", b"bundle_digest", "call_id", b"call_id", "project", b"project", "residency_region", b"residency_region"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_name", b"agent_name", "agent_version", b"agent_version", "budget_ids", b"budget_ids", "bundle", b"bundle", "bundle_digest", b"bundle_digest", "call_id", b"call_id", "parent_steps", b"parent_steps", "project", b"project", "residency_region", b"residency_region"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

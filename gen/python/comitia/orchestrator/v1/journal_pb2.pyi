@@ -405,6 +405,7 @@ class RunStarted(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     INPUT_LABEL_FIELD_NUMBER: _builtins.int
     FORK_FIELD_NUMBER: _builtins.int
+    PARENT_STEPS_FIELD_NUMBER: _builtins.int
     program: _builtins.str
     """Program that decides it, such as `dialogue`."""
     program_version: _builtins.int
@@ -441,6 +442,12 @@ class RunStarted(_message.Message):
     def fork(self) -> Global___Fork:
         """Where the run comes from, of a fork."""
 
+    @_builtins.property
+    def parent_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps that this run lies below, of a run that another run started: `run_…/PATH`, the outermost first, 16 at most. The
+        budgets of these steps pay for it too.
+        """
+
     def __init__(
         self,
         *,
@@ -455,10 +462,11 @@ class RunStarted(_message.Message):
         run: _run_pb2.Run | None = ...,
         input_label: _content_pb2.Label | None = ...,
         fork: Global___Fork | None = ...,
+        parent_steps: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fork", b"fork", "input_label", b"input_label", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "fork", b"fork", "grant_id", b"grant_id", "input_label", b"input_label", "model_override", b"model_override", "program", b"program", "program_version", b"program_version", "prompts", b"prompts", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "fork", b"fork", "grant_id", b"grant_id", "input_label", b"input_label", "model_override", b"model_override", "parent_steps", b"parent_steps", "program", b"program", "program_version", b"program_version", "prompts", b"prompts", "run", b"run", "session", b"session", "workflow", b"workflow"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
