@@ -207,6 +207,10 @@ COST_EVENT: Final = Table(
     Index("ix_cost_event_ledger", "ledger_xid", "tenant_id"),
     Index("ix_cost_event_page", "tenant_id", "created_time", "id"),
     Index("ix_cost_event_run", "tenant_id", "run_id", "created_time", "id"),
+    # For readers of one project, which may have few of a tenant's many entries.
+    Index(
+        "ix_cost_event_project", "tenant_id", "project", "created_time", "id", postgresql_where=text("project <> ''")
+    ),
     # Finds what was priced anew, which is rare.
     Index("ix_cost_event_noted", "tenant_id", "created_time", postgresql_where=text("note <> ''")),
     # Finds who spent in the last hour, over all tenants.

@@ -2,22 +2,30 @@
 
 import csv
 import io
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from comitia.cost.v1 import budget_service_pb2 as budget_pb
 from comitia.cost.v1 import cost_pb2, rollup_pb2
 from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
+from services.cost.storage.ledger_repository import LedgerRepository
+from services.cost.usecases.ledger_ports import CostFilter
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Role
 from services.meshkit.core.ids import from_uuid
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.scope import maintenance_scope, tenant_scope
 from tests.integration.cost.conftest import CostCaller, CostMesh
-from tests.support.money import a_run_id
+from tests.support.money import NOON, a_run_id
+from tests.support.planted_charges import a_charge, plant
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+_SCANS = text("SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'ix_cost_event_project'")
 #: What one call costs.
 EACH = 4_500
 REPORTS = (
@@ -170,3 +178,31 @@ async def test_a_service_that_acts_for_a_run_is_not_held_against_the_project(mes
     assert (
         await alone.refused("GetBudget", budget_pb.GetBudgetRequest(budget_id="tenant")) == "not_found/BUDGET_NOT_FOUND"
     )
+
+
+async def test_the_few_charges_of_a_project_are_found_without_a_look_at_all_others(mesh: CostMesh) -> None:
+    made = [a_charge(NOON + timedelta(seconds=number), 1, project="billing") for number in range(4_000)]
+    made[7]["project"] = "claims"
+    await plant(mesh.urls.app, mesh.tenant, made)
+    async with sql_engine(mesh.urls.migrator, pool_size=1) as engine, maintenance_scope(engine) as scope:
+        await scope.execute(text("ANALYZE cost_event"))
+        await scope.commit()
+    async with (
+        sql_engine(mesh.urls.app, pool_size=1) as reader,
+        sql_engine(mesh.urls.maintenance, pool_size=1) as other,
+    ):
+
+        async def scans() -> int:
+            async with maintenance_scope(other, read_only=True) as scope:
+                return int((await scope.execute(_SCANS)).scalar_one())
+
+        before = await scans()
+        found = await LedgerRepository(reader).page(mesh.tenant, CostFilter(project="claims"), size=50, after=None)
+        assert [entry.id for entry in found] == [made[7]["id"]]
+        async with tenant_scope(reader, mesh.tenant, read_only=True) as scope:
+            await scope.execute(text("SELECT pg_stat_force_next_flush()"))
+
+        async def counted() -> bool:
+            return await scans() > before
+
+        await mesh.until(counted)
