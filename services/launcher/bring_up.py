@@ -327,7 +327,7 @@ class BringUp:
     async def _edge_spec(self) -> tuple[ChildSpec, str]:
         """Renders the configuration of the edge. Gives how to run it, and the digest of the configuration."""
         chosen, environment = self.facts.ports, ordinary_environment(self.user)
-        configuration = self.data.of("envoy") / "envoy.yaml"
+        configuration = self.data.of("envoy") / "envoy.json"
         shown = self.data.certificate("edge")
         mesh_tls = {
             "secrets": configuration.with_name("mesh_tls"),

@@ -36,7 +36,7 @@ def envoy() -> str:
 @asynccontextmanager
 async def running_edge(settings: EdgeSettings, folder: Path) -> AsyncGenerator[RunningEdge]:
     """Runs Envoy with these settings until the block ends. Ports 0 are chosen by the kernel."""
-    config, ports = folder / "edge.yaml", folder / "admin.address"
+    config, ports = folder / "edge.json", folder / "admin.address"
     config.write_text(render_edge(settings))
     if settings.mesh_tls is not None:
         write_mesh_secrets(settings.mesh_tls)

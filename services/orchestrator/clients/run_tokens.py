@@ -29,6 +29,11 @@ class RunTokens:
         self._clock = clock
         self._tokens: OrderedDict[tuple[TenantId, str], tuple[Principal, datetime]] = OrderedDict()
 
+    @property
+    def kept(self) -> int:
+        """How many tokens are kept."""
+        return len(self._tokens)
+
     async def principal(self, run: OwnedRun) -> Principal:
         """See `RunTokens.principal`."""
         key = _key(run)
@@ -47,14 +52,23 @@ class RunTokens:
             token=Secret(answer.access_token),
         )
         fresh_until = answer.expire_time.ToDatetime(tzinfo=self._clock.now().tzinfo) - MARGIN
+        self._make_room()
         self._tokens[key] = (principal, fresh_until)
-        while len(self._tokens) > _MAX_TOKENS:
-            self._tokens.popitem(last=False)
+        self._tokens.move_to_end(key)
         return principal
 
     def forget(self, run: OwnedRun) -> None:
         """See `RunTokens.forget`."""
         self._tokens.pop(_key(run), None)
+
+    def _make_room(self) -> None:
+        """Drops tokens that are no longer fresh, as far as nobody has asked for them since: most runs have ended."""
+        now = self._clock.now()
+        while self._tokens:
+            key, (_, fresh_until) = next(iter(self._tokens.items()))
+            if len(self._tokens) < _MAX_TOKENS and now < fresh_until:
+                return
+            del self._tokens[key]
 
 
 def _key(run: OwnedRun) -> tuple[TenantId, str]:

@@ -1,12 +1,12 @@
 """Every configuration that the edge can be rendered as is one that Envoy accepts."""
 
+import json
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -75,7 +75,7 @@ def test_envoy_accepts_what_is_rendered(settings: EdgeSettings, tmp_path: Path, 
         "names": replace(settings, services={name: [Address(f"{name}.mesh", 7400)] for name in settings.services}),
         "ipv6": replace(settings, listen=Address.parse("[::1]:0"), admin=Address("::1", 0)),
     }[variant]
-    config = tmp_path / "edge.yaml"
+    config = tmp_path / "edge.json"
     config.write_text(render_edge(chosen))
     command = [envoy(), "--mode", "validate", "-c", str(config), "-l", "warning"]
     checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -84,7 +84,7 @@ def test_envoy_accepts_what_is_rendered(settings: EdgeSettings, tmp_path: Path, 
 
 
 def test_exactly_the_public_rpcs_have_a_route(settings: EdgeSettings) -> None:
-    config = yaml.safe_load(render_edge(settings))
+    config = json.loads(render_edge(settings))
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     routes = manager["route_config"]["virtual_hosts"][0]["routes"]
     exact = {route["match"]["path"]: route for route in routes if "path" in route["match"]}
@@ -113,7 +113,7 @@ def test_the_wall_against_floods_stands_far_above_the_limits_of_the_guards(setti
 
 
 def test_each_address_is_counted_before_the_whole_edge_and_health_apart(settings: EdgeSettings) -> None:
-    config = yaml.safe_load(render_edge(replace(settings, edge_per_second=70, address_per_second=30)))
+    config = json.loads(render_edge(replace(settings, edge_per_second=70, address_per_second=30)))
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     first, second = manager["http_filters"][:2]
     assert (first["name"], second["name"]) == ("comitia.address_rate", "comitia.edge_rate")

@@ -162,7 +162,7 @@ async def test_postgres_keeps_its_promises_and_listens_on_the_loopback_and_a_soc
     promised = {
         "fsync": "on",
         "synchronous_commit": "on",
-        "shared_buffers": "64MB",
+        "shared_buffers": "32MB",
         "max_connections": "200",
         "listen_addresses": "127.0.0.1",
         "password_encryption": "scram-sha-256",

@@ -194,6 +194,16 @@ def test_more_tokens_than_are_remembered_are_all_let_in(keys: MeshKeys, verifier
     assert verifier.remembered <= 3
 
 
+def test_tokens_that_are_no_longer_trusted_are_not_kept(
+    keys: MeshKeys, verifier: TokenVerifier, clock: FakeClock
+) -> None:
+    for number in range(2):
+        verifier.verify(keys.principal(subject=f"run_{number}").token.reveal())
+    clock.advance(seconds=61)
+    verifier.verify(keys.principal(subject="run_2").token.reveal())
+    assert verifier.remembered == 1
+
+
 def test_a_key_file_is_for_its_owner_only(tmp_path: Path) -> None:
     key = SigningKey.generate("tools")
     key.write(tmp_path / "key")
