@@ -197,13 +197,21 @@ class SpendBook:
         return self._become(before, after)
 
     def settle(
-        self, tenant: TenantId, hold_id: HoldId, usage: Usage, price_of_digest: PriceOf, *, fence: int = 0
+        self, tenant: TenantId, hold_id: HoldId, usage: Usage | None, price_of_digest: PriceOf, *, fence: int = 0
     ) -> Hold:
         """Charges a call.
 
-        Raises: HoldNotFound, HoldNotDispatched, HoldFenced, SettledDifferently, Invalid (absurd usage).
+        Args:
+            usage: what it used; None: not said, as of a call that has a price of its own.
+        Raises: HoldNotFound, HoldNotDispatched, HoldFenced, SettledDifferently, Invalid (absurd usage, or none of a
+            model: that it used nothing has to be said).
         """
         before = self._hold(tenant, hold_id)
+        fenced = before.fenced(fence)
+        if usage is None:
+            if not before.purpose.kind.flat:
+                raise Invalid("usage", "is required for models; give it empty for a call that used nothing")
+            usage = Usage()
         if before.ceiling is not None:
             charge = at_ceiling(usage, before.ceiling)
         elif before.purpose.kind is CostKind.TOOL or before.price is None:
@@ -212,7 +220,7 @@ class SpendBook:
             charge = price_of_digest(before.price).charge(usage)
         if charge > MAX_CHARGE:
             raise Invalid("usage", f"prices at more than {MAX_CHARGE} nano-USD")
-        return self._become(before, before.fenced(fence).settle(usage, charge, self._now))
+        return self._become(before, fenced.settle(usage, charge, self._now))
 
     def release(self, tenant: TenantId, hold_id: HoldId, *, dispatched_unbilled: bool, fence: int = 0) -> Hold:
         """Frees a hold. Raises: HoldNotFound, HoldAlreadySettled, HoldAlreadyDispatched, HoldFenced."""

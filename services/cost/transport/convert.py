@@ -111,7 +111,7 @@ def to_settle(request: cost_service_pb2.SettleRequest, principal: Principal) -> 
     return Settle(
         tenant=principal.tenant,
         hold=_hold_id(request.hold_id),
-        usage=_usage(request.usage, "usage"),
+        usage=_usage(request.usage, "usage") if request.HasField("usage") else None,
         fence=_fence(request.fence),
     )
 

@@ -83,7 +83,8 @@ class Settle:
 
     tenant: TenantId
     hold: HoldId
-    usage: Usage
+    #: None: the caller does not say, which only what has a price of its own may do.
+    usage: Usage | None
     fence: int = 0
 
 

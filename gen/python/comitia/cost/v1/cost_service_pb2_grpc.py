@@ -241,7 +241,7 @@ class BudgetServiceServicer:
         Internal, so without `google.api.http`: see Reserve.
 
         Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-        ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
+        ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED, INVALID_ARGUMENT/INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -117,7 +117,7 @@ class BudgetServiceStub:
     Internal, so without `google.api.http`: see Reserve.
 
     Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-    ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
+    ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED, INVALID_ARGUMENT/INVALID_FIELD.
     """
     Release: _grpc.UnaryUnaryMultiCallable[_cost_service_pb2.ReleaseRequest, _cost_service_pb2.ReleaseResponse]
     """Frees a hold whose call was never sent, or whose provider said that it charges nothing.
@@ -222,7 +222,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     Internal, so without `google.api.http`: see Reserve.
 
     Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-    ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
+    ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED, INVALID_ARGUMENT/INVALID_FIELD.
     """
     Release: _aio.UnaryUnaryMultiCallable[_cost_service_pb2.ReleaseRequest, _cost_service_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Frees a hold whose call was never sent, or whose provider said that it charges nothing.
@@ -396,7 +396,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         Internal, so without `google.api.http`: see Reserve.
 
         Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-        ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
+        ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED, INVALID_ARGUMENT/INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod
