@@ -33,7 +33,7 @@ class RefusalCause(StrEnum):
     SPENT = "spent"
     #: Calls in progress hold the rest; some of it comes back when they settle.
     HELD = "held"
-    #: The budget is overrun: nothing new is held until it is not.
+    #: More is spent than the limit: nothing new is held until that is paid off.
     OVERRUN = "overrun"
 
 

@@ -267,7 +267,7 @@ def _may_be_hopeless(budget: Budget | None, highest: Amounts) -> bool:
     """True when one of those who wait may wait in vain, for all that is known without looking at each."""
     if budget is None:
         return False
-    if budget.overran or budget.mode is BudgetMode.DEGRADE or budget.degraded_until is not None:
+    if budget.mode is BudgetMode.DEGRADE or budget.degraded_until is not None:
         return True
     return any(
         gauge.limit is not None and gauge.spent + amount > gauge.limit

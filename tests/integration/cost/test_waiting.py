@@ -122,6 +122,28 @@ async def test_500_callers_at_a_cap_worth_100_calls_exactly_100_pass_and_the_res
     assert waits() == 0
 
 
+async def test_whoever_fits_below_a_lowered_limit_once_calls_settle_waits_for_that(
+    mesh: CostMesh, anna: CostCaller, stream: Spending
+) -> None:
+    spender = Spender(anna, stream)
+    held = [await spender.reserve() for _ in range(8)]
+    lowered = await anna.limit(5 * BOUND)
+    assert lowered.overrun_nano_usd == 3 * BOUND
+    late = asyncio.create_task(spender.reserve())
+    await waiting(1)
+    for hold in held[:3]:
+        await spender.settle(hold, input_tokens=1)
+    assert (await anna.budget()).overrun_nano_usd == 450
+    assert not late.done(), "nothing new is held while it overruns"
+    for hold in held[3:]:
+        await spender.settle(hold, input_tokens=1)
+    assert (await late).state == cost_pb2.HOLD_STATE_DISPATCHED
+    refused = a_reserve(input_tokens=100_000_000, wait=a_wait())
+    with pytest.raises(MeshError) as refusal:
+        await anna.call("Reserve", refused)
+    assert refusal.value.metadata["cause"] == "spent"
+
+
 async def test_500_callers_whose_bounds_are_four_times_the_actual_use_the_cap_and_overshoot_nothing(
     mesh: CostMesh, anna: CostCaller, stream: Spending
 ) -> None:
