@@ -165,19 +165,40 @@ class Budget:
         """Sets aside what a call may take; ask `refuse_unless_free` first."""
         return self.moved(amounts, NONE)
 
-    def refuse_unless_free(self, amounts: Amounts, *, now: datetime, cheapest: bool) -> None:
+    def refuse_unless_free(self, amounts: Amounts, *, now: datetime, cheapest: bool, waits: bool = False) -> None:
         """Lets pass what can be held.
 
+        What is spent is told at once. Where calls in progress alone are in the way, also of a dearer model below the
+        level from which only the cheapest pass, the cause is HELD; who does not wait is sent to the cheapest instead.
+
+        Args:
+            waits: True when the caller waits for what is only held.
         Raises: BudgetExhausted: `spent + held + amount` would be above a limit, or the budget is overrun.
             BudgetDegrades: only the cheapest may pass now, and this is not it.
         """
         if self.mode is BudgetMode.SOFT:
             return
-        if not cheapest and self.degrades(now) and not self.overran and all(gauge.left for _, gauge in self.gauges):
+        dear = not cheapest and not self._used_up
+        if dear and self.degrades(now):
             raise BudgetDegrades(self.id, name=self.full_name)
-        refusal = self.refusal(amounts)
+        level = self._level_held() if dear else None
+        if level is not None and not waits:
+            raise BudgetDegrades(self.id, name=self.full_name)
+        refusal = self.refusal(amounts) or level
         if refusal is not None:
             raise self._exhausted(amounts, *refusal)
+
+    @property
+    def _used_up(self) -> bool:
+        return any(gauge.limit is not None and gauge.spent >= gauge.limit for _, gauge in self.gauges)
+
+    def _level_held(self) -> tuple[Measure, RefusalCause] | None:
+        """Tells which limit calls in progress keep above the level from which only the cheapest pass."""
+        if self.mode is not BudgetMode.DEGRADE:
+            return None
+        reached = (measure for measure, gauge in self.gauges if gauge.reached(self.warn_at, also_held=True))
+        measure = next(reached, None)
+        return None if measure is None else (measure, RefusalCause.HELD)
 
     def takes(self, amounts: Amounts) -> bool:
         """True when a call uses some of what is limited: only such a one can stand in another's way."""
@@ -235,12 +256,12 @@ class Budget:
         return held
 
     def degrades(self, now: datetime) -> bool:
-        """True while only the cheapest models may pass."""
+        """True while only the cheapest models may pass, whatever becomes of calls in progress."""
         if self.mode is BudgetMode.SOFT:
             return False
         if self.degraded_until is not None and now < self.degraded_until:
             return True
-        return self.mode is BudgetMode.DEGRADE and self.reached(self.warn_at, also_held=True)
+        return self.mode is BudgetMode.DEGRADE and self.reached(self.warn_at, also_held=False)
 
     def moved(self, held: Amounts, spent: Amounts) -> "Budget":
         """Books what became of holds: both are differences, and overrun and warning follow.

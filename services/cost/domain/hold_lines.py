@@ -244,7 +244,8 @@ class _Look:
             if budget is None:
                 continue
             try:
-                budget.refuse_unless_free(place.held_back.most, now=self._now, cheapest=place.held_back.cheapest)
+                most, cheapest = place.held_back.most, place.held_back.cheapest
+                budget.refuse_unless_free(most, now=self._now, cheapest=cheapest, waits=True)
             except BudgetDegrades:
                 return False
             except BudgetExhausted as refusal:

@@ -132,13 +132,14 @@ class SpendBook:
         """Gives the digests of the prices that the holds were made with."""
         return {hold.price for hold in self._holds.values() if hold.price is not None}
 
-    def reserve(self, wanted: Hold, *, cheapest: bool = False, turns: Turns | None = None) -> Hold:
+    def reserve(self, wanted: Hold, *, cheapest: bool = False, waits: bool = False, turns: Turns | None = None) -> Hold:
         """Holds the bound in every budget of the call, or in none. A repeated request gets its first hold.
 
         The budgets are those that it names and those that stand beside it, if they exist.
 
         Args:
             cheapest: True when the caller has no cheaper model.
+            waits: True when the caller waits for what is only held.
             turns: who waits for money; None: nobody.
         Raises: BudgetNotFound, BudgetExhausted, BudgetDegrades, RequestIdReused, Invalid (a run's budget is of another
             project than the call).
@@ -162,7 +163,7 @@ class SpendBook:
         amounts = wanted.most
         try:
             _refuse_another_project(budgets, wanted.purpose.context.project)
-            self._refuse_unless_all_free(budgets, amounts, key, cheapest=cheapest, turns=turns)
+            self._refuse_unless_all_free(budgets, amounts, key, cheapest=cheapest, waits=waits, turns=turns)
             # The last of them may refuse what is too much to add up, so none is changed before.
             held = [budget.hold(amounts) for budget in budgets]
         except MeshError as refusal:
@@ -402,14 +403,21 @@ class SpendBook:
         return self._put(budget)
 
     def _refuse_unless_all_free(
-        self, budgets: list[Budget], amounts: Amounts, key: RequestKey, *, cheapest: bool, turns: Turns | None
+        self,
+        budgets: list[Budget],
+        amounts: Amounts,
+        key: RequestKey,
+        *,
+        cheapest: bool,
+        waits: bool,
+        turns: Turns | None,
     ) -> None:
         """Lets pass what can be held in all of them. What stays in the way of any speaks before what is only held."""
         first: BudgetExhausted | None = None
         at: list[BudgetId] = []
         for budget in budgets:
             try:
-                self._refuse_unless_free(budget, amounts, cheapest=cheapest)
+                self._refuse_unless_free(budget, amounts, cheapest=cheapest, waits=waits)
                 if turns is not None and budget.takes(amounts) and turns.someone_before(key, budget.id):
                     raise budget.behind_others(amounts)
             except BudgetExhausted as refusal:
@@ -421,9 +429,9 @@ class SpendBook:
             first.held_back = HeldBack(at=tuple(at), most=amounts, cheapest=cheapest)
             raise first
 
-    def _refuse_unless_free(self, budget: Budget, amounts: Amounts, *, cheapest: bool) -> None:
+    def _refuse_unless_free(self, budget: Budget, amounts: Amounts, *, cheapest: bool, waits: bool = False) -> None:
         try:
-            budget.refuse_unless_free(amounts, now=self._now, cheapest=cheapest)
+            budget.refuse_unless_free(amounts, now=self._now, cheapest=cheapest, waits=waits)
         except BudgetExhausted:
             refusal = budget.refusal(amounts)
             if refusal is not None:

@@ -256,16 +256,19 @@ class Trees(RuleBasedStateMachine):
         project=st.sampled_from(("atlas", "")),
         path=st.sampled_from(("", "rounds", "rounds/1/Athena", "rounds/1/Athena/deeper", "rounds/2")),
         cheapest=st.booleans(),
+        waits=st.booleans(),
         minutes=st.integers(1, 3),
     )
-    def reserve(self, amount: int, agent: str, project: str, path: str, cheapest: bool, minutes: int) -> object:
+    def reserve(
+        self, amount: int, agent: str, project: str, path: str, cheapest: bool, waits: bool, minutes: int
+    ) -> object:
         context = CallContext(call_id=CallId(run_id="run_1", path=path), agent_name=agent, project=project)
         plain = a_hold(amount, expires=self.now + minutes * MINUTE)
         wanted = replace(plain, created=self.now, purpose=replace(plain.purpose, context=context))
         names = self.spends_from(context)
         ask = (amount, amount, 1, minutes * 60_000)
-        level = {name: self.refuses(name, ask, cheapest=cheapest) for name in names}
-        refusal, changes = self.transact(lambda book: book.reserve(wanted, cheapest=cheapest))
+        level = {name: self.refuses(name, ask, cheapest=cheapest, waits=waits) for name in names}
+        refusal, changes = self.transact(lambda book: book.reserve(wanted, cheapest=cheapest, waits=waits))
         assert (refusal is None) == (not any(level.values())), (level, refusal)
         if refusal is not None:
             assert type(refusal) in {reason for reason in level.values() if reason}
@@ -338,18 +341,25 @@ class Trees(RuleBasedStateMachine):
         money = sum(hold.amount for hold in mine)
         return [money, sum(hold.bound.total for hold in mine), len(mine), sum(wall)]
 
-    def refuses(self, name: BudgetId, ask: tuple[int, ...], *, cheapest: bool) -> type[MeshError] | None:
+    def refuses(
+        self, name: BudgetId, ask: tuple[int, ...], *, cheapest: bool, waits: bool = False
+    ) -> type[MeshError] | None:
         node = self.nodes[name]
         if node.terms.mode is BudgetMode.SOFT:
             return None
         counted = list(zip(node.limits(), node.spent_at(self.now), self.held(name), ask, strict=True))
-        limited = [(limit, spent + held, asked) for limit, spent, held, asked in counted if limit is not None]
-        over = any(used > limit for limit, used, _ in limited)
-        room = not over and all(used + asked <= limit for limit, used, asked in limited)
-        if node.terms.mode is BudgetMode.DEGRADE and not cheapest and not over:
-            warned = any(used * 100 >= limit * node.terms.warn_at for limit, used, _ in limited)
-            if warned and all(used < limit for limit, used, _ in limited):
+        limited = [(limit, spent, held, asked) for limit, spent, held, asked in counted if limit is not None]
+        room = all(spent + held + asked <= limit for limit, spent, held, asked in limited)
+        if (
+            node.terms.mode is BudgetMode.DEGRADE
+            and not cheapest
+            and all(spent < limit for limit, spent, *_ in limited)
+        ):
+            level = node.terms.warn_at
+            if any(spent * 100 >= limit * level for limit, spent, *_ in limited):
                 return BudgetDegrades
+            if any((spent + held) * 100 >= limit * level for limit, spent, held, _ in limited):
+                return BudgetExhausted if waits else BudgetDegrades
         return None if room else BudgetExhausted
 
     @invariant()

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from services.cost.domain.amounts import Amounts, Gauge
 from services.cost.domain.budget import Budget
-from services.cost.domain.errors import BudgetExhausted, RefusalCause
+from services.cost.domain.errors import BudgetDegrades, BudgetExhausted, RefusalCause
 from services.cost.domain.terms import BudgetMode
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.money import NanoUsd
 from tests.support.examples import examples
 from tests.support.money import NOON, a_budget
 
-MODES = (BudgetMode.HARD,)
+MODES = (BudgetMode.HARD, BudgetMode.DEGRADE)
 small = st.integers(0, 12)
 gauges = st.builds(lambda limit, spent, held: a_gauge(limit, spent=spent, held=held), st.none() | small, small, small)
 
@@ -44,9 +44,9 @@ def once_settled_for_nothing(budget: Budget) -> Budget:
     return replace(budget, held=NanoUsd(0), overrun=NanoUsd(money.overrun), tokens=tokens, calls=calls, wall=wall)
 
 
-def refused(budget: Budget, amounts: Amounts, *, cheapest: bool) -> MeshError | None:
+def refused(budget: Budget, amounts: Amounts, *, cheapest: bool, waits: bool = True) -> MeshError | None:
     try:
-        budget.refuse_unless_free(amounts, now=NOON, cheapest=cheapest)
+        budget.refuse_unless_free(amounts, now=NOON, cheapest=cheapest, waits=waits)
     except MeshError as refusal:
         return refusal
     return None
@@ -68,6 +68,20 @@ def test_a_call_waits_exactly_when_it_fits_once_nothing_is_held(
             gauge.limit is None or gauge.spent + gauge.held + amount <= gauge.limit
             for (_, gauge), amount in zip(budget.gauges, amounts, strict=True)
         )
+
+
+@settings(max_examples=examples(500))
+@given(budgets(), st.builds(Amounts, small, small, small, small))
+def test_no_dearer_model_passes_the_level_and_who_does_not_wait_is_sent_to_the_cheapest(
+    budget: Budget, amounts: Amounts
+) -> None:
+    waiting, going = (refused(budget, amounts, cheapest=False, waits=waits) for waits in (True, False))
+    if budget.mode is BudgetMode.DEGRADE and budget.reached(budget.warn_at, also_held=True):
+        assert waiting is not None or budget.reached(100, also_held=False)
+    assert said(going) == said(waiting) or (type(going), said(waiting)) in (
+        (BudgetDegrades, RefusalCause.HELD),
+        (BudgetDegrades, RefusalCause.SPENT),
+    )
 
 
 @pytest.mark.parametrize(
