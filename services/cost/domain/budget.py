@@ -327,8 +327,8 @@ class Budget:
     ) -> "Budget":
         """Changes what people decide about it; a quota suspends what it does not allow. What is held stays.
 
-        What is spent stays too, unless another period is counted from now on: then it is `charged`. Without a period it
-        goes on from where it is.
+        What is spent stays too, unless another period is counted from now on: then it is `charged`. Where that is too
+        much to count, a quota counts on from what was counted.
 
         Args:
             charged: what was charged to it since the time that `recounts` gives; None: too much to count.
@@ -356,9 +356,16 @@ class Budget:
         )
 
     def recounts(self, rules: Rules, now: datetime) -> datetime | None:
-        """Tells since when charges have to be counted anew for other rules; None: what is spent stays."""
-        same = (rules.period, rules.zone) == (self.period, self.zone)
-        return None if same or rules.period is Period.NONE else start_of(rules.period, rules.zone, now)
+        """Tells since when charges have to be counted anew for other rules; None: what is spent stays.
+
+        Without a period all counts since it was made. In another zone the period that runs keeps what is spent in it.
+        """
+        if (rules.period, rules.zone) == (self.period, self.zone):
+            return None
+        if rules.period is Period.NONE:
+            return self.created
+        start = start_of(rules.period, rules.zone, now)
+        return min(start, self.began, self.counted_from or start) if rules.period is self.period else start
 
     def under_quota(self, quota: NanoUsd, *, default: NanoUsd) -> Terms:
         """Gives the terms that hold under a quota, before it suspends any: the tenant's own ones.
@@ -424,21 +431,24 @@ class Budget:
     def _turned(self, rules: Rules, *, now: datetime, charged: Amounts | None) -> "Budget":
         """Begins to count by other rules."""
         since = self.recounts(rules, now)
-        if (rules.period, rules.zone) == (self.period, self.zone):
-            return self
-        changed = replace(self, period=rules.period, zone=rules.zone)
         if since is None:
-            # Without a period it goes on counting from where the last one began.
-            return replace(changed, turn=None)
-        changed = replace(changed, turn=end_of(rules.period, rules.zone, now))
+            return self
+        endless = rules.period is Period.NONE
+        turn = None if endless else end_of(rules.period, rules.zone, now)
+        changed = replace(self, period=rules.period, zone=rules.zone, turn=turn)
         if charged is not None:
             return replace(changed._counting(charged), counted_from=since)
-        if self.counted_from is None or since < self.counted_from:
+        if self.counted_from is not None and since >= self.counted_from:
+            # All of the new period is in what was counted, and what else is in it leaves when the period turns.
+            return changed
+        if not endless:
             raise Invalid(
                 "period", "began too many charges ago to count them all; take a shorter one, or wait for the next"
             )
-        # All of the new period is in what was counted, and what else is in it leaves when the period turns.
-        return changed
+        if self.quota:
+            # The operator's word holds, whatever can be counted.
+            return changed
+        raise Invalid("period", "has too many charges before it to count them all; take another one instead of none")
 
     def _counting(self, spent: Amounts) -> "Budget":
         hard = self.hard

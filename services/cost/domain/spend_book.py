@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE, NONE, Amounts
@@ -20,8 +22,9 @@ from services.cost.domain.errors import (
 from services.cost.domain.hold import OPEN_STATES, CostKind, Hold, HoldId
 from services.cost.domain.hold_lines import HeldBack, RequestKey, Turns, is_held_back
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
+from services.cost.domain.period import Period
 from services.cost.domain.price import Price
-from services.cost.domain.terms import TermsChange
+from services.cost.domain.terms import Rules, TermsChange
 from services.cost.domain.unknown_price import at_ceiling
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Internal, Invalid, MeshError, RequestIdReused
@@ -85,6 +88,15 @@ class Changes:
         return all(hold.id in written for hold in holds)
 
 
+class Recount(NamedTuple):
+    """Charges that have to be counted anew in the ledger."""
+
+    budget: BudgetId
+    since: datetime
+    #: True for all that a budget without a period ever paid: what the ledger can no longer tell is left out.
+    endless: bool
+
+
 @dataclass(slots=True)
 class _Dirty:
     seen_budgets: dict[BudgetId, Budget] = field(default_factory=dict[BudgetId, Budget])
@@ -117,6 +129,13 @@ class SpendBook:
             (budget.tenant, key_of(budget)): budget.id
             for budget in self._budgets.values()
             if budget.scope in BESIDE and not budget.removed
+        }
+        # A node that comes back is the last one of its name.
+        self._removed = {
+            (budget.tenant, key_of(budget)): budget.id
+            for budget in sorted(
+                (one for one in self._budgets.values() if one.removed), key=attrgetter("created", "id")
+            )
         }
         self._by_request = {(hold.tenant, hold.request_id): hold.id for hold in self._holds.values()}
         self._now = now
@@ -252,10 +271,10 @@ class SpendBook:
         after = before.limited(limit)
         return before if after == before else self._put(after)
 
-    def quota_recounts(self, tenant: TenantId, quota: NanoUsd, *, default: NanoUsd) -> datetime | None:
-        """Tells since when charges have to be counted for `set_quota`; None: they have not. Raises: BudgetNotFound."""
+    def quota_recounts(self, tenant: TenantId, quota: NanoUsd, *, default: NanoUsd) -> Recount | None:
+        """Tells which charges have to be counted for `set_quota`; None: none. Raises: BudgetNotFound."""
         own = self._budget(tenant, tenant_budget_id(tenant))
-        return own.recounts(own.under_quota(quota, default=default).under(quota).rules, self._now)
+        return self._recount(own, own.under_quota(quota, default=default).under(quota).rules)
 
     def set_quota(
         self, tenant: TenantId, quota: NanoUsd, *, default: NanoUsd, charged: Amounts | None = None
@@ -271,19 +290,25 @@ class SpendBook:
         after = own.limited_to(quota, default=default, now=self._now, charged=charged)
         return own if after == own else self._redefine(after)
 
-    def recounts(self, tenant: TenantId, key: NodeKey, change: TermsChange) -> tuple[BudgetId, datetime] | None:
-        """Tells which budget's charges have to be counted for `define`, and since when; None: none.
+    def recounts(self, tenant: TenantId, key: NodeKey, change: TermsChange) -> Recount | None:
+        """Tells which charges have to be counted for `define`; None: none.
 
         Raises: BudgetNotFound, Invalid (as in `define`).
         """
-        budget = self._node(tenant, key)
+        budget = self._node(tenant, key) or self._removed_node(tenant, key)
         if budget is None:
             return None
-        since = budget.recounts(change.onto(budget.terms).under(budget.quota).rules, self._now)
-        return None if since is None else (budget.id, since)
+        terms = change.onto(None if budget.removed else budget.terms)
+        return self._recount(budget, terms.under(budget.quota).rules)
+
+    def _recount(self, budget: Budget, rules: Rules) -> Recount | None:
+        since = budget.recounts(rules, self._now)
+        return None if since is None else Recount(budget.id, since, rules.period is Period.NONE)
 
     def define(self, tenant: TenantId, key: NodeKey, change: TermsChange, *, charged: Amounts | None = None) -> Budget:
         """Changes what people decide about a node; makes it if there is none. TENANT names the tenant's own.
+
+        One that was removed comes back with what it paid, so that nobody begins at zero by removing it.
 
         Args:
             charged: to the budget, since the time that `recounts` gives; None: nobody counted.
@@ -300,22 +325,33 @@ class SpendBook:
             return self._redefine(known.defined(terms, now=self._now, charged=charged, limit_set=limit_set))
         own = self._budget(tenant, tenant_budget_id(tenant))
         terms = change.onto(None)
-        bare = Budget(
+        removed = self._removed_node(tenant, key)
+        if removed is None:
+            made = self._bare(tenant, key, terms.limit).defined(terms, now=self._now, charged=NONE)
+            self._budgets[made.id] = made
+        else:
+            made = replace(removed, removed=False, degraded_until=None)
+            made = made.defined(terms, now=self._now, charged=charged)
+        self._beside[tenant, key] = made.id
+        self._redefine(made)
+        self._put(replace(own, tree=own.tree + 1))
+        return made
+
+    def _bare(self, tenant: TenantId, key: NodeKey, limit: NanoUsd) -> Budget:
+        return Budget(
             id=BudgetId(self._new_id()),
             tenant=tenant,
             scope=key.scope,
             run_id=None,
             name=key.name,
-            limit=terms.limit,
+            limit=limit,
             counted_from=self._now,
             created=self._now,
         )
-        made = bare.defined(terms, now=self._now, charged=NONE)
-        self._budgets[made.id] = made
-        self._beside[tenant, key] = made.id
-        self._dirty.defined.add(made.id)
-        self._put(replace(own, tree=own.tree + 1))
-        return made
+
+    def _removed_node(self, tenant: TenantId, key: NodeKey) -> Budget | None:
+        known = self._removed.get((tenant, key))
+        return None if known is None else self._budget(tenant, known, removed_too=True)
 
     def _node(self, tenant: TenantId, key: NodeKey) -> Budget | None:
         own = key.scope is BudgetScope.TENANT
@@ -338,6 +374,7 @@ class SpendBook:
             raise BudgetInUse(budget_id, name=before.full_name, held=before.held, calls=before.calls.held)
         own = self._budget(tenant, tenant_budget_id(tenant))
         del self._beside[tenant, key_of(before)]
+        self._removed[tenant, key_of(before)] = budget_id
         self._put(replace(own, tree=own.tree + 1))
         return self._redefine(replace(before, removed=True))
 

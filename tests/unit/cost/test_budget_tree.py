@@ -90,14 +90,15 @@ class Node:
         terms = self.terms
         return lambda moment: number_of_period(terms, moment) >= number
 
-    def define(self, terms: Terms, now: datetime, charged: Amounts | None) -> None:
+    def define(self, terms: Terms, now: datetime, charged: Amounts | None, since: datetime | None) -> None:
         self.look(now)
+        self.removed = False
         same = (self.terms.period, self.terms.zone) == (terms.period, terms.zone)
         self.terms = terms
         if not same:
             self.period = number_of_period(terms, now)
-            if charged is not None:
-                self.spent, self.recent = list(charged), self.from_this_period(self.period)
+            if charged is not None and since is not None:
+                self.spent, self.recent = list(charged), lambda moment: moment >= since
 
     def charge(self, delta: Amounts, now: datetime, before: datetime | None) -> None:
         self.look(now)
@@ -188,7 +189,7 @@ class Trees(RuleBasedStateMachine):
     def the_next_transaction_is_lost(self) -> None:
         self.crash = True
 
-    def charged(self, budget: BudgetId, since: datetime) -> Amounts:
+    def charged(self, budget: BudgetId, since: datetime, endless: bool) -> Amounts:
         """Counts what is in a period: a charge whole, of corrections of older ones only what came on top."""
         total = [0] * 4
         for name in {hold for hold, *_ in self.charges}:
@@ -210,12 +211,14 @@ class Trees(RuleBasedStateMachine):
         tree = self.rows[OWN].tree
         made: list[Budget] = []
         counted: list[Amounts | None] = [None]
+        since: list[datetime | None] = [None]
         change = TermsChange(named=frozenset(named), to=terms)
         known = self.named(key)
         before = None if known is None else self.nodes[known].terms
 
         def step(book: SpendBook) -> None:
             recount = book.recounts(ANNA, key, change)
+            since[0] = None if recount is None else recount.since
             counted[0] = self.charged(*recount) if recount and count else None
             made.append(book.define(ANNA, key, change, charged=counted[0]))
 
@@ -230,13 +233,13 @@ class Trees(RuleBasedStateMachine):
             return
         if crash or changes is None:
             return
-        new = made[0].id not in self.nodes
+        new = made[0].id not in self.nodes or self.nodes[made[0].id].removed
         assert self.rows[OWN].tree == tree + new
         wanted = before if before is not None else Terms(limit=terms.limit)
         wanted = replace(wanted, **{name: getattr(terms, name) for name in named})
         wanted = wanted if wanted.period else replace(wanted, zone="UTC")
         node = self.nodes.setdefault(made[0].id, Node(wanted, period=number_of_period(wanted, self.now)))
-        node.define(wanted, self.now, counted[0])
+        node.define(wanted, self.now, counted[0], since[0])
         assert made[0].terms == wanted
 
     @rule(key=st.sampled_from(NAMES))
@@ -467,8 +470,13 @@ def test_a_period_that_is_too_full_to_count_is_kept_if_it_was_counted_and_else_r
     assert (kept.spent, kept.corrected(NONE, Amounts(-10), charged=NOON).spent) == (30, 20)
     assert kept.at(later + timedelta(days=1)).spent == 0
     counted = month.defined(daily, now=later, charged=Amounts(4))
-    with pytest.raises(Invalid, match="too many charges"):
-        counted.defined(Terms(limit=NanoUsd(100), period=Period.MONTH), now=later)
+    endless = Terms(limit=NanoUsd(100))
+    for terms in (Terms(limit=NanoUsd(100), period=Period.MONTH), endless):
+        with pytest.raises(Invalid, match="too many charges"):
+            counted.defined(terms, now=later)
+    quota = NanoUsd(50)
+    limited = counted.limited_to(quota, default=quota, now=later)
+    assert (limited.limit, limited.period, limited.spent) == (50, Period.NONE, 4), "a quota holds in any case"
 
 
 @given(st.data())

@@ -128,7 +128,8 @@ class BudgetServiceServicer:
     def SetBudget(self, request, context):
         """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
         `update_mask` takes a limit or a period off. What is held stays, and so does what is spent, unless another period is
-        counted from now on: then it is what the ledger has for that period until now.
+        counted from now on: then it is what the ledger has for that period until now, without a period for all time. In
+        another zone the period that runs keeps what is spent in it. One that was removed comes back with what it paid.
 
         Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
         limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
