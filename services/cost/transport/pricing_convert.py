@@ -31,6 +31,7 @@ def to_import_order(request: cost_service_pb2.ImportPricesRequest) -> ImportOrde
         content=fields.text_of(request.content, "content", most=_MOST_CONTENT, required=True),
         form=form,
         source=fields.text_of(request.source, "source", most=_MOST_SOURCE, required=True),
+        unit_confirmed=request.confirm_unit,
     )
 
 

@@ -246,7 +246,9 @@ def test_a_price_list_is_imported_and_its_faults_are_told(comitia: Comitia, tmp_
     good, bad = tmp_path / "prices.csv", tmp_path / "bad.csv"
     good.write_text("provider,model\nopenai,gpt-4o-mini\n", encoding="utf-8")
     bad.write_text("provider,model\nopenai,\n", encoding="utf-8")
-    assert comitia("prices", "import", str(good), "--apply").out.endswith("1 prices change, 2 hold already\n")
+    assert comitia("prices", "import", str(good), "--apply").out.endswith(
+        "1 price changes, 2 of the list held already\n"
+    )
     assert "nothing was written, --apply imports" in comitia("prices", "import", str(good)).out
     assert "line 2, model: is required" in comitia("prices", "import", str(bad), code=2).err
     assert "must end in .csv or .json" in comitia("prices", "import", str(tmp_path / "prices.txt"), code=2).err
@@ -316,7 +318,8 @@ def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
         ("costs --period day --from 2026-01-01", 2, "comitia: give --period, or --from and --to"),
         ("costs --from noon", 2, "comitia: --from: 'noon' is no date or time, such as 2026-11-01"),
         ("costs --from 2026-02-01 --to 2026-01-01", 2, "comitia: --to must be after --from"),
-        ("prices show gpt-4o-mini", 2, "comitia: 'gpt-4o-mini' names no provider, such as openai/gpt-4o-mini"),
+        ("prices show gpt-4o-mini", 2, "comitia: 'gpt-4o-mini' names no provider; it may be openai/gpt-4o-mini"),
+        ("prices show gpt-9", 2, "comitia: 'gpt-9' names no provider, such as openai/gpt-4o-mini"),
         ("prices show openai/gpt-9", 1, "comitia: there is no price of 'openai/gpt-9'; "),
         ("costs --export costs.txt", 2, "comitia: costs.txt must end in .csv or .json"),
         ("key create ci --role king", 2, "comitia: roles: 'king' is none of admin, operator, auditor, tenant_user"),
