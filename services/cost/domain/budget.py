@@ -184,21 +184,23 @@ class Budget:
         level = self._level_held() if dear else None
         if level is not None and not waits:
             raise BudgetDegrades(self.id, name=self.full_name)
-        refusal = self.refusal(amounts) or level
+        refusal = self.refusal(amounts)
         if refusal is not None:
             raise self._exhausted(amounts, *refusal)
+        if level is not None:
+            why = "calls in progress hold so much that a dearer model waits for them"
+            raise self._exhausted(amounts, level, RefusalCause.HELD, why)
 
     @property
     def _used_up(self) -> bool:
         return any(gauge.limit is not None and gauge.spent >= gauge.limit for _, gauge in self.gauges)
 
-    def _level_held(self) -> tuple[Measure, RefusalCause] | None:
+    def _level_held(self) -> Measure | None:
         """Tells which limit calls in progress keep above the level from which only the cheapest pass."""
         if self.mode is not BudgetMode.DEGRADE:
             return None
         reached = (measure for measure, gauge in self.gauges if gauge.reached(self.warn_at, also_held=True))
-        measure = next(reached, None)
-        return None if measure is None else (measure, RefusalCause.HELD)
+        return next(reached, None)
 
     def takes(self, amounts: Amounts) -> bool:
         """True when a call uses some of what is limited: only such a one can stand in another's way."""
@@ -208,11 +210,9 @@ class Budget:
 
     def behind_others(self, amounts: Amounts) -> BudgetExhausted:
         """Refuses a call before which others wait for this budget, whatever is left."""
-        return self._exhausted(amounts, Measure.MONEY, RefusalCause.HELD, in_line=True)
+        return self._exhausted(amounts, Measure.MONEY, RefusalCause.HELD, "calls that came before wait for it")
 
-    def _exhausted(
-        self, amounts: Amounts, measure: Measure, cause: RefusalCause, *, in_line: bool = False
-    ) -> BudgetExhausted:
+    def _exhausted(self, amounts: Amounts, measure: Measure, cause: RefusalCause, why: str = "") -> BudgetExhausted:
         asked = amounts[list(Measure).index(measure)]
         left = dict(self.gauges)[measure].left
         return BudgetExhausted(
@@ -222,7 +222,7 @@ class Budget:
             left=left,
             cause=cause,
             unit=measure.value,
-            in_line=in_line,
+            why=why,
         )
 
     def refusal(self, amounts: Amounts) -> tuple[Measure, RefusalCause] | None:

@@ -143,7 +143,7 @@ def _check_owners(prices: Sequence[Price], lines: Lines, known: Sequence[Price],
 
 
 def _check_moves(prices: Sequence[Price], lines: Lines, known: Sequence[Price], faults: list[Fault]) -> None:
-    """A price that jumps was given in another unit. What an operator imported may be what is wrong: shipped ones tell."""
+    """A price that jumps was given in another unit. What was imported may be what is wrong: shipped ones tell."""
     book = PriceBook(known)
     shipped: dict[NameKey, Price] = {}
     for one in sorted(known, key=lambda one: one.start):

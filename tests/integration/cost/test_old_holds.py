@@ -7,9 +7,8 @@ import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from comitia.cost.v1 import cost_pb2
+from comitia.cost.v1 import cost_pb2, price_list_pb2
 from comitia.cost.v1 import cost_service_pb2 as pb
-from comitia.cost.v1 import price_list_pb2
 from services.cost.storage.hold_retention import HoldRetention
 from services.cost.storage.rollup_store import RollupStore
 from services.cost.usecases.forget_holds import ForgetHolds
