@@ -132,6 +132,7 @@ WRONG: Final[Mapping[str, Wrong]] = {
     "a budget below zero": Wrong(
         "/v1/budgets/tenant:setLimit", {"limit_nano_usd": -1}, 400, "INVALID_FIELD", "limit_nano_usd"
     ),
+    "a budget without a limit": Wrong("/v1/budgets/tenant:setLimit", {}, 400, "INVALID_FIELD", "limit_nano_usd"),
     "a key without roles": Wrong("/v1/api-keys", {"display_name": "k"}, 400, "INVALID_FIELD", "roles"),
     "a key without a name": Wrong("/v1/api-keys", {"roles": ["ROLE_ADMIN"]}, 400, "INVALID_FIELD", "display_name"),
     "a wrong key": Wrong("/v1/token", {"api_key": "ck_wrong"}, 401, "API_KEY_INVALID"),

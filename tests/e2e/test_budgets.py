@@ -69,6 +69,8 @@ def test_a_project_at_its_cap_stops_and_others_go_on_until_it_is_raised(shell: S
     assert int(status(shell, "project:atlas")["budget"]["spent_nano_usd"]) <= 1000
     think(shell, "borealis")
 
+    wrong = shell.run("budget", "set", "5.00", "--budget", "project:atlas", "--zone", "Mars", code=2)
+    assert "--zone: must be the IANA name" in wrong
     raised = shell.json("budget", "set", "5.00", "--budget", "project:atlas")
     assert (raised["budget_id"], raised["period"]) == (made["budget_id"], "BUDGET_PERIOD_DAY")
     think(shell, "atlas")
@@ -76,7 +78,7 @@ def test_a_project_at_its_cap_stops_and_others_go_on_until_it_is_raised(shell: S
     assert (after["level"], after["budget"]["overrun_nano_usd"]) == ("BUDGET_LEVEL_OK", "0")
     assert int(after["budget"]["spent_nano_usd"]) > 0
     drawn = shell.run("budget", "tree")
-    assert "project atlas" in drawn
+    assert "project:atlas" in drawn
     assert drawn.startswith("tenant")
 
     file = tmp_path / "costs.csv"
@@ -84,7 +86,7 @@ def test_a_project_at_its_cap_stops_and_others_go_on_until_it_is_raised(shell: S
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     assert {row["project"] for row in rows} >= {"atlas", "borealis"}
-    assert shell.run("budget", "remove", "project:atlas").startswith("removed project atlas")
+    assert shell.run("budget", "remove", "project:atlas").startswith("removed project:atlas")
     assert "NOT_FOUND" in shell.run("budget", "show", "project:atlas", code=1)
 
 

@@ -15,7 +15,7 @@ from services.cost.domain.cost_event import CostEvent
 from services.cost.domain.errors import BudgetNotFound, NodeNotFound
 from services.cost.domain.hold import CHARGED_STATES, OPEN_STATES, Hold, HoldId
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
-from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.spend_book import Changes, Recount, SpendBook
 from services.cost.transport.convert import alert_to_message
 from services.cost.usecases.ports import KeptAlert, SpendNeeds, Sweep, TreeRows, UnitOfWork
 from services.meshkit.core.identity import TenantId
@@ -188,6 +188,9 @@ class _Work:
         ]
         wanted = set(needs.budgets) | {name for hold in holds if hold.id in needs.moved for name in hold.budgets}
         wanted |= self._rows.beside(needs)
+        wanted |= {
+            one.id for one in self._rows.budgets.values() if one.removed and (one.tenant, key_of(one)) in needs.nodes
+        }
         budgets = [self._rows.budgets[name] for name in wanted if name in self._rows.budgets]
         return SpendBook([one for one in budgets if self._sees(one.tenant)], holds, now=now, new_id=uuid4)
 
@@ -204,8 +207,9 @@ class _Work:
         """See `UnitOfWork.nodes`."""
         return sum(node.tenant == tenant for node in self._rows.nodes())
 
-    async def charged(self, tenant: TenantId, budget: BudgetId, since: datetime) -> Amounts | None:
+    async def charged(self, tenant: TenantId, recount: Recount) -> Amounts | None:
         """See `UnitOfWork.charged`."""
+        budget, since, _ = recount
         entries = [entry for entry in self._rows.entries if entry.tenant == tenant and entry.created >= since]
         total = [0, 0, 0, 0]
         for name in {entry.hold for entry in entries}:

@@ -63,6 +63,7 @@ def costs(
         typer.Option(metavar="FILE", help="Write who is charged what to FILE.csv or FILE.json.", show_default=False),
     ] = None,
     detail: Annotated[Detail, typer.Option(help="What a line of the export stands for.")] = Detail.DAY,
+    force: Annotated[bool, typer.Option("--force", help="Let the export take the place of a file.")] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Adds up what was spent.
@@ -75,6 +76,8 @@ def costs(
         return
     start, end = asked = read_period(period, since, until, now=datetime.now(UTC))
     if export is not None:
+        if export.exists() and not force:
+            raise CommandFailed(f"{export} is there already; --force writes over it", code=EXIT_USAGE)
         _export(export, asked, detail=detail, session=session, project=project, agent=agent)
         return
     with client() as mesh:

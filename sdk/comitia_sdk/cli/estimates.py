@@ -234,7 +234,7 @@ def plot(runs: "Sequence[EstimatedRun]") -> list[str]:
             inside = money.low <= run.cost_nano_usd <= money.high
             row[place(run.cost_nano_usd)] = "●" if inside else "○"
         lines.append(
-            f"{moment(run.end_time):<20}  {dollars(money.median):>12}  {dollars(run.cost_nano_usd):>12}  "
+            f"{moment(run.end_time):<20}  {dollars(rounded(money.median)):>12}  {dollars(run.cost_nano_usd):>12}  "
             f"{''.join(row)}  {run.run_id} {one_line(run.reference)}"
         )
     lines.append(f"\n─ 90 % interval of the estimate, │ its median, ● what it took, ○ outside; {_scale(sums)}")
@@ -246,15 +246,22 @@ def _scale(sums: Sequence[int]) -> str:
 
 
 def _range(found: "EstimateRange", unit: str) -> str:
-    return f"{found.median:,} {unit} ({found.low:,} to {found.high:,})"
+    low, median, high = (f"{rounded(value):,}" for value in (found.low, found.median, found.high))
+    return f"{median} {unit} ({low} to {high})"
 
 
 def _money(found: "RunEstimate") -> str:
     cost = found.cost_nano_usd
-    said = f"{dollars(cost.median)} ({dollars(cost.low)} to {dollars(cost.high)})"
+    low, median, high = (dollars(rounded(value)) for value in (cost.low, cost.median, cost.high))
+    said = f"{median} ({low} to {high})"
     if found.priced:
         return said
     return f"{said}, without {one_line(', '.join(found.unpriced_models)) or 'models'}: no price is known"
+
+
+def rounded(value: int) -> int:
+    """Leaves an estimate the three digits that it can promise."""
+    return round(value, min(0, 3 - len(str(abs(value)))))
 
 
 def _time(found: "EstimateRange") -> str:

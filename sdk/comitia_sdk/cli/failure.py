@@ -61,6 +61,8 @@ def _report_usage(failure: Exception) -> int:
         wrong.show()
         return EXIT_USAGE
     said = str(wrong.format_message()).strip().rstrip(".").replace("\n", " ")
+    if str(getattr(wrong, "option_name", ""))[1:2].isdigit():
+        said = f"{wrong.option_name!r} is taken for an option: a number must be positive"
     command = wrong.ctx.command_path if wrong.ctx is not None else "comitia"
     sentence = f"{said[:1].lower()}{said[1:]}; see `{command} --help`"
     typer.secho(f"comitia: {sentence}", fg=typer.colors.RED, err=True)

@@ -172,7 +172,7 @@ def _of(mesh: "Client", budget_id: str) -> str:
     from comitia_sdk.errors import NotFound
 
     try:
-        return one_line(label(mesh.costs.budget(budget_id)))
+        return label(mesh.costs.budget(budget_id))
     except NotFound:
         return "removed"
 

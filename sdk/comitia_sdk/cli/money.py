@@ -1,5 +1,6 @@
 """`comitia budget`: how much may be spent."""
 
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -10,6 +11,8 @@ from comitia_sdk.cli.output import Form, FormOption, as_json, dollars, moment, o
 from comitia_sdk.cli.reading import EXIT_USAGE, CommandFailed, read_dollars
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from comitia.cost.v1.budget_service_pb2 import GetBudgetStatusResponse
     from comitia.cost.v1.cost_pb2 import Budget, BudgetGauge
     from comitia_sdk.sync import Client
@@ -50,6 +53,19 @@ class Reset(StrEnum):
 
 _RESETS: Final = {**{one: one.value for one in Reset}, Reset.SECONDS: "wall_ms", Reset.WARN_AT: "warn_at_percent"}
 
+#: Options by the fields that they set.
+_OPTIONS: Final = {
+    "limit_nano_usd": "DOLLARS",
+    "limit_tokens": "--tokens",
+    "limit_calls": "--calls",
+    "limit_wall_ms": "--seconds",
+    "warn_at_percent": "--warn-at",
+    "period": "--period",
+    "zone": "--zone",
+    "budget_id": "--budget",
+    "name": "--budget",
+}
+
 
 class Every(StrEnum):
     """After how long a budget begins anew."""
@@ -83,24 +99,20 @@ def list_(
 
     Example:  comitia budget list --scope project
     """
-    from comitia.cost.v1.cost_pb2 import BudgetScope
-    from comitia_sdk.enums import short_name
-
     with client() as mesh:
         found = list(mesh.costs.budgets(scope="" if scope is None else scope.value))
     rows = [
         (
-            one.budget_id,
-            short_name(BudgetScope, one.scope),
+            label(one),
             dollars(one.limit_nano_usd),
             dollars(one.spent_nano_usd),
             dollars(one.held_nano_usd),
-            one_line(one.name or one.run_id),
+            one.budget_id,
         )
         for one in found
     ]
     empty = "no budgets yet; the tenant's own is made with its first call"
-    show_rows(output, found, ("budget", "of", "limit", "spent", "held", "name"), rows, empty=empty)
+    show_rows(output, found, ("budget", "limit", "spent", "held", "id"), rows, empty=empty)
 
 
 @app.command()
@@ -179,7 +191,7 @@ def set_(
     terms = {name: one for name, one in given.items() if one or (isinstance(one, int) and name != "warn_at_percent")}
     if amount is None and not terms:
         raise CommandFailed("say what to set: DOLLARS or an option", code=EXIT_USAGE)
-    with client() as mesh:
+    with client() as mesh, _options_named():
         budget = _set_terms(mesh, budget_id, amount, terms) if terms else _set_limit(mesh, budget_id, amount or 0)
         unknown = _unknown_name(mesh, budget_id) if output is Form.TABLE else ""
     show_one(output, budget, _lines(budget))
@@ -199,7 +211,22 @@ def remove(
     """
     with client() as mesh:
         removed = mesh.costs.remove_budget(budget_id)
-    typer.echo(f"removed {one_line(label(removed))} ({removed.budget_id})")
+    typer.echo(f"removed {label(removed)} ({removed.budget_id})")
+
+
+@contextmanager
+def _options_named() -> "Iterator[None]":
+    """Says of a field that is wrong by which option it was given."""
+    from comitia_sdk.errors import InvalidRequest
+
+    try:
+        yield
+    except InvalidRequest as refusal:
+        option = _OPTIONS.get(refusal.field)
+        if option is None:
+            raise
+        sentence = refusal.message.removeprefix(f"{refusal.field}: ")
+        raise CommandFailed(f"{option}: {sentence}", code=EXIT_USAGE) from refusal
 
 
 def _unknown_name(mesh: "Client", budget_id: str) -> str:
@@ -248,8 +275,8 @@ def _lines(budget: "Budget") -> list[tuple[str, str]]:
 
     every = short_name(BudgetPeriod, budget.period) if budget.period else ""
     return [
-        ("budget", budget.budget_id),
-        ("of", one_line(label(budget))),
+        ("budget", label(budget)),
+        ("id", budget.budget_id),
         ("limit", dollars(budget.limit_nano_usd)),
         ("spent", dollars(budget.spent_nano_usd)),
         ("held", dollars(budget.held_nano_usd)),
@@ -284,12 +311,12 @@ def _gauge(gauge: "BudgetGauge", *, unit: str = "") -> str:
 
 
 def label(budget: "Budget") -> str:
-    """Says what a budget is of: `project atlas`."""
+    """Names a budget in the form that commands take: `project:atlas`."""
     from comitia.cost.v1.cost_pb2 import BudgetScope
     from comitia_sdk.enums import short_name
 
     name = one_line(budget.name or budget.run_id)
-    return f"{short_name(BudgetScope, budget.scope)} {name}".rstrip()
+    return f"{short_name(BudgetScope, budget.scope)}:{name}".rstrip(":")
 
 
 def _branch(depths: list[int], place: int) -> str:

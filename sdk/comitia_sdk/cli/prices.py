@@ -81,7 +81,7 @@ def show(
     """
     provider, _, name = model.partition("/")
     if not name:
-        raise CommandFailed(f"{model!r} names no provider, such as openai/gpt-4o-mini", code=EXIT_USAGE)
+        raise CommandFailed(f"{model!r} names no provider{_providers_of(model)}", code=EXIT_USAGE)
     with client() as mesh:
         found = [price for price in mesh.costs.prices(provider=provider) if _is_named(price, name)]
     if not found:
@@ -161,6 +161,9 @@ def import_(
     apply: Annotated[
         bool, typer.Option("--apply", help="Import it; without this what would change is only shown.")
     ] = False,
+    confirm_unit: Annotated[
+        bool, typer.Option("--confirm-unit", help="Prices far from what their models cost are right all the same.")
+    ] = False,
     output: FormOption = Form.TABLE,
 ) -> None:
     """Imports a price list for all tenants. Shows what would change first. Every fault is named by line and field.
@@ -177,7 +180,9 @@ def import_(
         raise CommandFailed(f"{file} must end in .csv or .json", code=EXIT_USAGE)
     content = read_text(file)
     with client() as mesh:
-        answer = mesh.costs.import_prices(content, form=form, source=source or file.name, apply=apply)
+        answer = mesh.costs.import_prices(
+            content, form=form, source=source or file.name, apply=apply, confirm_unit=confirm_unit
+        )
     if output is Form.JSON:
         show_json(as_json(answer))
         return
@@ -190,8 +195,20 @@ def import_(
     show_rows(output, [], ("", *_COLUMNS, "also named"), rows, empty="no price changes")
     if rows:
         typer.echo(_UNIT)
-    told = f"{answer.change_count} prices change, {answer.unchanged_count} hold already"
+    changed, held = answer.change_count, answer.unchanged_count
+    told = f"{_counted(changed)} change{'s' * (changed == 1)}, {held} of the list held already"
     typer.echo(told if apply else f"{told}; nothing was written, --apply imports the list")
+
+
+def _providers_of(model: str) -> str:
+    """Says under which names of providers a model without one has a price."""
+    with client() as mesh:
+        found = {f"{price.provider}/{model}" for price in mesh.costs.prices() if _is_named(price, model)}
+    return "; it may be " + ", ".join(sorted(found)) if found else ", such as openai/gpt-4o-mini"
+
+
+def _counted(prices: int) -> str:
+    return "1 price" if prices == 1 else f"{prices} prices"
 
 
 def _is_named(price: "Price", name: str) -> bool:

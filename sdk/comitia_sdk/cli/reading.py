@@ -98,6 +98,8 @@ def read_dollars(text: "str | Decimal") -> int:
     """Reads an amount in dollars as nano-USD. Raises: CommandFailed."""
     from comitia_sdk.money import nano_usd
 
+    if str(text).startswith("-"):
+        raise CommandFailed(f"{str(text)!r}: an amount must be positive, such as 25.00", code=EXIT_USAGE)
     try:
         return nano_usd(text)
     except ValueError as error:

@@ -77,6 +77,9 @@ def start(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Model for every agent in place of its own; see `comitia models`.")
     ] = "",
+    project: Annotated[
+        str, typer.Option(metavar="NAME", help="Project that its calls are charged to, and whose budget they need.")
+    ] = "",
     preflight: Annotated[str, typer.Option(metavar="MODE", help=PREFLIGHT_HELP, show_default=False)] = "",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch it until it ends.")] = False,
     output: FormOption = Form.TABLE,
@@ -105,6 +108,7 @@ def start(
             manual_advance=manual,
             max_cost_nano_usd=limit,
             model=model,
+            metadata={"project": project} if project else {},
             preflight=preflight,
         )
         if follow:

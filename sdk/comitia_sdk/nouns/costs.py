@@ -312,7 +312,7 @@ class AsyncCosts:
         return await self._connection.call(self._ledger.RepriceEvents, request, timeout=60.0)
 
     async def import_prices(
-        self, content: str, *, form: str, source: str, apply: bool = False
+        self, content: str, *, form: str, source: str, apply: bool = False, confirm_unit: bool = False
     ) -> pricing_service_pb2.ImportPricesResponse:
         """Shows what a price list would change for all tenants, or imports it; for operators.
 
@@ -321,6 +321,7 @@ class AsyncCosts:
             form: `csv` or `json`.
             source: where the prices come from.
             apply: imports it; without, nothing is changed.
+            confirm_unit: takes prices that are far from what their models cost; without, they are refused.
         Raises: InvalidRequest: its message names every fault of the list by line and field.
         """
         number = number_of(price_list_pb2.PriceListFormat, form, field="format")
@@ -329,6 +330,7 @@ class AsyncCosts:
             format=cast(price_list_pb2.PriceListFormat.ValueType, number),
             source=source,
             apply=apply,
+            confirm_unit=confirm_unit,
         )
         return await self._connection.call(self._prices.ImportPrices, request, timeout=60.0)
 

@@ -66,10 +66,10 @@ class Gauge(NamedTuple):
         return MAX_LIMIT if self.limit is None else max(0, self.limit - self.spent - self.held)
 
     def refusal(self, amount: int) -> RefusalCause | None:
-        """Tells why `amount` cannot be held, None if it can."""
+        """Tells why `amount` cannot be held, None if it can. What held calls alone are in the way of is only held."""
         if self.limit is None or (self.overrun == 0 and self.spent + self.held + amount <= self.limit):
             return None
-        if self.overrun > 0:
+        if self.spent > self.limit:
             return RefusalCause.OVERRUN
         return RefusalCause.SPENT if self.spent + amount > self.limit else RefusalCause.HELD
 

@@ -165,19 +165,42 @@ class Budget:
         """Sets aside what a call may take; ask `refuse_unless_free` first."""
         return self.moved(amounts, NONE)
 
-    def refuse_unless_free(self, amounts: Amounts, *, now: datetime, cheapest: bool) -> None:
+    def refuse_unless_free(self, amounts: Amounts, *, now: datetime, cheapest: bool, waits: bool = False) -> None:
         """Lets pass what can be held.
 
+        What is spent is told at once. Where calls in progress alone are in the way, also of a dearer model below the
+        level from which only the cheapest pass, the cause is HELD; who does not wait is sent to the cheapest instead.
+
+        Args:
+            waits: True when the caller waits for what is only held.
         Raises: BudgetExhausted: `spent + held + amount` would be above a limit, or the budget is overrun.
             BudgetDegrades: only the cheapest may pass now, and this is not it.
         """
         if self.mode is BudgetMode.SOFT:
             return
-        if not cheapest and self.degrades(now) and not self.overran and all(gauge.left for _, gauge in self.gauges):
+        dear = not cheapest and not self._used_up
+        if dear and self.degrades(now):
+            raise BudgetDegrades(self.id, name=self.full_name)
+        level = self._level_held() if dear else None
+        if level is not None and not waits:
             raise BudgetDegrades(self.id, name=self.full_name)
         refusal = self.refusal(amounts)
         if refusal is not None:
             raise self._exhausted(amounts, *refusal)
+        if level is not None:
+            why = "calls in progress hold so much that a dearer model waits for them"
+            raise self._exhausted(amounts, level, RefusalCause.HELD, why)
+
+    @property
+    def _used_up(self) -> bool:
+        return any(gauge.limit is not None and gauge.spent >= gauge.limit for _, gauge in self.gauges)
+
+    def _level_held(self) -> Measure | None:
+        """Tells which limit calls in progress keep above the level from which only the cheapest pass."""
+        if self.mode is not BudgetMode.DEGRADE:
+            return None
+        reached = (measure for measure, gauge in self.gauges if gauge.reached(self.warn_at, also_held=True))
+        return next(reached, None)
 
     def takes(self, amounts: Amounts) -> bool:
         """True when a call uses some of what is limited: only such a one can stand in another's way."""
@@ -187,11 +210,9 @@ class Budget:
 
     def behind_others(self, amounts: Amounts) -> BudgetExhausted:
         """Refuses a call before which others wait for this budget, whatever is left."""
-        return self._exhausted(amounts, Measure.MONEY, RefusalCause.HELD, in_line=True)
+        return self._exhausted(amounts, Measure.MONEY, RefusalCause.HELD, "calls that came before wait for it")
 
-    def _exhausted(
-        self, amounts: Amounts, measure: Measure, cause: RefusalCause, *, in_line: bool = False
-    ) -> BudgetExhausted:
+    def _exhausted(self, amounts: Amounts, measure: Measure, cause: RefusalCause, why: str = "") -> BudgetExhausted:
         asked = amounts[list(Measure).index(measure)]
         left = dict(self.gauges)[measure].left
         return BudgetExhausted(
@@ -201,7 +222,7 @@ class Budget:
             left=left,
             cause=cause,
             unit=measure.value,
-            in_line=in_line,
+            why=why,
         )
 
     def refusal(self, amounts: Amounts) -> tuple[Measure, RefusalCause] | None:
@@ -235,12 +256,12 @@ class Budget:
         return held
 
     def degrades(self, now: datetime) -> bool:
-        """True while only the cheapest models may pass."""
+        """True while only the cheapest models may pass, whatever becomes of calls in progress."""
         if self.mode is BudgetMode.SOFT:
             return False
         if self.degraded_until is not None and now < self.degraded_until:
             return True
-        return self.mode is BudgetMode.DEGRADE and self.reached(self.warn_at, also_held=True)
+        return self.mode is BudgetMode.DEGRADE and self.reached(self.warn_at, also_held=False)
 
     def moved(self, held: Amounts, spent: Amounts) -> "Budget":
         """Books what became of holds: both are differences, and overrun and warning follow.
@@ -306,8 +327,8 @@ class Budget:
     ) -> "Budget":
         """Changes what people decide about it; a quota suspends what it does not allow. What is held stays.
 
-        What is spent stays too, unless another period is counted from now on: then it is `charged`. Without a period it
-        goes on from where it is.
+        What is spent stays too, unless another period is counted from now on: then it is `charged`. Where that is too
+        much to count, a quota counts on from what was counted.
 
         Args:
             charged: what was charged to it since the time that `recounts` gives; None: too much to count.
@@ -335,9 +356,16 @@ class Budget:
         )
 
     def recounts(self, rules: Rules, now: datetime) -> datetime | None:
-        """Tells since when charges have to be counted anew for other rules; None: what is spent stays."""
-        same = (rules.period, rules.zone) == (self.period, self.zone)
-        return None if same or rules.period is Period.NONE else start_of(rules.period, rules.zone, now)
+        """Tells since when charges have to be counted anew for other rules; None: what is spent stays.
+
+        Without a period all counts since it was made. In another zone the period that runs keeps what is spent in it.
+        """
+        if (rules.period, rules.zone) == (self.period, self.zone):
+            return None
+        if rules.period is Period.NONE:
+            return self.created
+        start = start_of(rules.period, rules.zone, now)
+        return min(start, self.began, self.counted_from or start) if rules.period is self.period else start
 
     def under_quota(self, quota: NanoUsd, *, default: NanoUsd) -> Terms:
         """Gives the terms that hold under a quota, before it suspends any: the tenant's own ones.
@@ -403,21 +431,24 @@ class Budget:
     def _turned(self, rules: Rules, *, now: datetime, charged: Amounts | None) -> "Budget":
         """Begins to count by other rules."""
         since = self.recounts(rules, now)
-        if (rules.period, rules.zone) == (self.period, self.zone):
-            return self
-        changed = replace(self, period=rules.period, zone=rules.zone)
         if since is None:
-            # Without a period it goes on counting from where the last one began.
-            return replace(changed, turn=None)
-        changed = replace(changed, turn=end_of(rules.period, rules.zone, now))
+            return self
+        endless = rules.period is Period.NONE
+        turn = None if endless else end_of(rules.period, rules.zone, now)
+        changed = replace(self, period=rules.period, zone=rules.zone, turn=turn)
         if charged is not None:
             return replace(changed._counting(charged), counted_from=since)
-        if self.counted_from is None or since < self.counted_from:
+        if self.counted_from is not None and since >= self.counted_from:
+            # All of the new period is in what was counted, and what else is in it leaves when the period turns.
+            return changed
+        if not endless:
             raise Invalid(
                 "period", "began too many charges ago to count them all; take a shorter one, or wait for the next"
             )
-        # All of the new period is in what was counted, and what else is in it leaves when the period turns.
-        return changed
+        if self.quota:
+            # The operator's word holds, whatever can be counted.
+            return changed
+        raise Invalid("period", "has too many charges before it to count them all; take another one instead of none")
 
     def _counting(self, spent: Amounts) -> "Budget":
         hard = self.hard

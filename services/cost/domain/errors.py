@@ -33,8 +33,15 @@ class RefusalCause(StrEnum):
     SPENT = "spent"
     #: Calls in progress hold the rest; some of it comes back when they settle.
     HELD = "held"
-    #: The budget is overrun: nothing new is held until it is not.
+    #: More is spent than the limit: nothing new is held until that is paid off.
     OVERRUN = "overrun"
+
+
+_WHY: Final = {
+    RefusalCause.SPENT: "more than is left of its limit",
+    RefusalCause.HELD: "calls in progress hold the rest, so wait for them",
+    RefusalCause.OVERRUN: "more is spent than its limit",
+}
 
 
 class BudgetExhausted(Exhausted):
@@ -51,15 +58,14 @@ class BudgetExhausted(Exhausted):
         left: int,
         cause: RefusalCause,
         unit: str = "nano_usd",
-        in_line: bool = False,
+        why: str = "",
     ) -> None:
         budget_id = from_uuid("budget", budget)
         # Any: metadata of whatever name.
         amounts: dict[str, Any] = {f"asked_{unit}": asked, f"left_{unit}": left}
-        why = f"{cause}: calls that came before wait for it" if in_line else cause
         super().__init__(
             f"budget {name!r} ({budget_id}) has {_written(left, unit)} left, and the call may take"
-            f" {_written(asked, unit)} ({why}); raise its limit to go on",
+            f" {_written(asked, unit)}: {why or _WHY[cause]}; raise its limit to go on",
             retry_after=_HELD_RETRY if cause is RefusalCause.HELD else None,
             budget=budget_id,
             budget_name=name,

@@ -244,7 +244,8 @@ class _Look:
             if budget is None:
                 continue
             try:
-                budget.refuse_unless_free(place.held_back.most, now=self._now, cheapest=place.held_back.cheapest)
+                most, cheapest = place.held_back.most, place.held_back.cheapest
+                budget.refuse_unless_free(most, now=self._now, cheapest=cheapest, waits=True)
             except BudgetDegrades:
                 return False
             except BudgetExhausted as refusal:
@@ -267,7 +268,7 @@ def _may_be_hopeless(budget: Budget | None, highest: Amounts) -> bool:
     """True when one of those who wait may wait in vain, for all that is known without looking at each."""
     if budget is None:
         return False
-    if budget.overran or budget.mode is BudgetMode.DEGRADE or budget.degraded_until is not None:
+    if budget.mode is BudgetMode.DEGRADE or budget.degraded_until is not None:
         return True
     return any(
         gauge.limit is not None and gauge.spent + amount > gauge.limit

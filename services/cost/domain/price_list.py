@@ -20,13 +20,22 @@ _MOST_FAULTS: Final = 50
 _FURTHEST: Final = 200
 
 
-def read_list(content: str, form: ListFormat, *, source: str, known: Sequence[Price], now: datetime) -> list[Price]:
+def read_list(
+    content: str,
+    form: ListFormat,
+    *,
+    source: str,
+    known: Sequence[Price],
+    now: datetime,
+    unit_confirmed: bool = False,
+) -> list[Price]:
     """Reads a list and checks all of it.
 
     Args:
         source: where the prices come from; part of each one's digest.
         known: the price table. Models that the list leaves out keep their names, and a price that is absurdly far from
-            what a name costs is refused.
+            what is shipped for a name, or else from what the name costs, is refused.
+        unit_confirmed: True where the operator says that such a price is right.
     Raises: PriceListWrong: with every fault, the first 50 of them.
     """
     faults: list[Fault] = []
@@ -35,7 +44,8 @@ def read_list(content: str, form: ListFormat, *, source: str, known: Sequence[Pr
     lines = {(row.key, row.start): row.line for row in rows}
     _check_names(prices, lines, faults)
     _check_owners(prices, lines, known, faults)
-    _check_moves(prices, lines, known, faults)
+    if not unit_confirmed:
+        _check_moves(prices, lines, known, faults)
     if not rows and not faults:
         faults.append(Fault(0, "content", "holds no prices"))
     if faults:
@@ -133,15 +143,19 @@ def _check_owners(prices: Sequence[Price], lines: Lines, known: Sequence[Price],
 
 
 def _check_moves(prices: Sequence[Price], lines: Lines, known: Sequence[Price], faults: list[Fault]) -> None:
-    """A price that jumps was given in another unit."""
+    """A price that jumps was given in another unit. What was imported may be what is wrong: shipped ones tell."""
     book = PriceBook(known)
+    shipped: dict[NameKey, Price] = {}
+    for one in sorted(known, key=lambda one: one.start):
+        shipped |= {} if one.imported else dict.fromkeys(one.keys, one)
     for price in prices:
-        for before in prices_before(book, price):
+        told = {one.digest: one for key in price.keys if (one := shipped.get(key)) is not None}
+        for before in told.values() or prices_before(book, price):
             for name in ("input", "output"):
                 old, new = (int(getattr(one.tiers[0].rates, name)) for one in (before, price))
                 if old and new and not old <= new * _FURTHEST <= old * _FURTHEST**2:
                     sentence = (
                         f"is more than {_FURTHEST} times off the price that {before.model!r} has: is it dollars per"
-                        " million tokens?"
+                        " million tokens? If so, say confirm_unit (--confirm-unit)"
                     )
                     faults.append(Fault(lines[price.key, price.start], f"{name}{RATE}", sentence))

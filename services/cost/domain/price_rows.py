@@ -143,12 +143,10 @@ def _json_rows(content: str, faults: list[Fault]) -> list[tuple[int, Mapping[str
 
 
 def _names_fit(line: int, names: Sequence[str], faults: list[Fault]) -> bool:
-    wrong = [
-        Fault(line, name[:60] or "column", "is none of " + ", ".join(_COLUMNS))
-        for name in names
-        if name not in _COLUMNS
-    ]
-    wrong += [Fault(line, name, "is missing") for name in _REQUIRED if name not in names]
+    unknown = [name[:60] or "(no name)" for name in names if name not in _COLUMNS]
+    wrong = [Fault(line, ", ".join(unknown), "is none of " + ", ".join(_COLUMNS))] if unknown else list[Fault]()
+    missing = [name for name in _REQUIRED if name not in names]
+    wrong += [Fault(line, ", ".join(missing), "is missing" if len(missing) == 1 else "are missing")] if missing else []
     wrong += [Fault(line, name, "stands there twice") for name in {name for name in names if names.count(name) > 1}]
     faults += wrong
     return not wrong

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
 
 from services.cost.domain.amounts import MAX_CHARGE, NONE, Amounts
@@ -20,8 +22,9 @@ from services.cost.domain.errors import (
 from services.cost.domain.hold import OPEN_STATES, CostKind, Hold, HoldId
 from services.cost.domain.hold_lines import HeldBack, Turns, is_held_back
 from services.cost.domain.node import BESIDE, NodeKey, key_of, nodes_beside
+from services.cost.domain.period import Period
 from services.cost.domain.price import Price
-from services.cost.domain.terms import TermsChange
+from services.cost.domain.terms import Rules, TermsChange
 from services.cost.domain.unknown_price import at_ceiling
 from services.meshkit.content import Usage
 from services.meshkit.core.errors import Internal, Invalid, MeshError, RequestIdReused
@@ -65,6 +68,15 @@ class Changes:
         return all(hold.id in written for hold in holds)
 
 
+class Recount(NamedTuple):
+    """Charges that have to be counted anew in the ledger."""
+
+    budget: BudgetId
+    since: datetime
+    #: True for all that a budget without a period ever paid: what the ledger can no longer tell is left out.
+    endless: bool
+
+
 @dataclass(slots=True)
 class _Dirty:
     seen_budgets: dict[BudgetId, Budget] = field(default_factory=dict[BudgetId, Budget])
@@ -98,6 +110,13 @@ class SpendBook:
             for budget in self._budgets.values()
             if budget.scope in BESIDE and not budget.removed
         }
+        # A node that comes back is the last one of its name.
+        self._removed = {
+            (budget.tenant, key_of(budget)): budget.id
+            for budget in sorted(
+                (one for one in self._budgets.values() if one.removed), key=attrgetter("created", "id")
+            )
+        }
         self._by_request = {(hold.tenant, hold.request_id): hold.id for hold in self._holds.values()}
         self._now = now
         self._new_id = new_id
@@ -112,13 +131,14 @@ class SpendBook:
         """Gives the digests of the prices that the holds were made with."""
         return {hold.price for hold in self._holds.values() if hold.price is not None}
 
-    def reserve(self, wanted: Hold, *, cheapest: bool = False, turns: Turns | None = None) -> Hold:
+    def reserve(self, wanted: Hold, *, cheapest: bool = False, waits: bool = False, turns: Turns | None = None) -> Hold:
         """Holds the bound in every budget of the call, or in none. A repeated request gets its first hold.
 
         The budgets are those that it names and those that stand beside it, if they exist.
 
         Args:
             cheapest: True when the caller has no cheaper model.
+            waits: True when the caller waits for what is only held.
             turns: who waits for money; None: nobody.
         Raises: BudgetNotFound, BudgetExhausted, BudgetDegrades, RequestIdReused, Invalid (a run's budget is of another
             project than the call).
@@ -142,7 +162,7 @@ class SpendBook:
         amounts = wanted.most
         try:
             _refuse_another_project(budgets, wanted.purpose.context.project)
-            self._refuse_unless_all_free(budgets, wanted, cheapest=cheapest, turns=turns)
+            self._refuse_unless_all_free(budgets, wanted, cheapest=cheapest, waits=waits, turns=turns)
             # The last of them may refuse what is too much to add up, so none is changed before.
             held = [budget.hold(amounts) for budget in budgets]
         except MeshError as refusal:
@@ -178,13 +198,21 @@ class SpendBook:
         return self._become(before, after)
 
     def settle(
-        self, tenant: TenantId, hold_id: HoldId, usage: Usage, price_of_digest: PriceOf, *, fence: int = 0
+        self, tenant: TenantId, hold_id: HoldId, usage: Usage | None, price_of_digest: PriceOf, *, fence: int = 0
     ) -> Hold:
         """Charges a call.
 
-        Raises: HoldNotFound, HoldNotDispatched, HoldFenced, SettledDifferently, Invalid (absurd usage).
+        Args:
+            usage: what it used; None: not said, as of a call that has a price of its own.
+        Raises: HoldNotFound, HoldNotDispatched, HoldFenced, SettledDifferently, Invalid (absurd usage, or none of a
+            model: that it used nothing has to be said).
         """
         before = self._hold(tenant, hold_id)
+        fenced = before.fenced(fence)
+        if usage is None:
+            if not before.purpose.kind.flat:
+                raise Invalid("usage", "is required for models; give it empty for a call that used nothing")
+            usage = Usage()
         if before.ceiling is not None:
             charge = at_ceiling(usage, before.ceiling)
         elif before.purpose.kind is CostKind.TOOL or before.price is None:
@@ -193,7 +221,7 @@ class SpendBook:
             charge = price_of_digest(before.price).charge(usage)
         if charge > MAX_CHARGE:
             raise Invalid("usage", f"prices at more than {MAX_CHARGE} nano-USD")
-        return self._become(before, before.fenced(fence).settle(usage, charge, self._now))
+        return self._become(before, fenced.settle(usage, charge, self._now))
 
     def release(self, tenant: TenantId, hold_id: HoldId, *, dispatched_unbilled: bool, fence: int = 0) -> Hold:
         """Frees a hold. Raises: HoldNotFound, HoldAlreadySettled, HoldAlreadyDispatched, HoldFenced."""
@@ -224,10 +252,10 @@ class SpendBook:
         after = before.limited(limit)
         return before if after == before else self._put(after)
 
-    def quota_recounts(self, tenant: TenantId, quota: NanoUsd, *, default: NanoUsd) -> datetime | None:
-        """Tells since when charges have to be counted for `set_quota`; None: they have not. Raises: BudgetNotFound."""
+    def quota_recounts(self, tenant: TenantId, quota: NanoUsd, *, default: NanoUsd) -> Recount | None:
+        """Tells which charges have to be counted for `set_quota`; None: none. Raises: BudgetNotFound."""
         own = self._budget(tenant, tenant_budget_id(tenant))
-        return own.recounts(own.under_quota(quota, default=default).under(quota).rules, self._now)
+        return self._recount(own, own.under_quota(quota, default=default).under(quota).rules)
 
     def set_quota(
         self, tenant: TenantId, quota: NanoUsd, *, default: NanoUsd, charged: Amounts | None = None
@@ -243,19 +271,25 @@ class SpendBook:
         after = own.limited_to(quota, default=default, now=self._now, charged=charged)
         return own if after == own else self._redefine(after)
 
-    def recounts(self, tenant: TenantId, key: NodeKey, change: TermsChange) -> tuple[BudgetId, datetime] | None:
-        """Tells which budget's charges have to be counted for `define`, and since when; None: none.
+    def recounts(self, tenant: TenantId, key: NodeKey, change: TermsChange) -> Recount | None:
+        """Tells which charges have to be counted for `define`; None: none.
 
         Raises: BudgetNotFound, Invalid (as in `define`).
         """
-        budget = self._node(tenant, key)
+        budget = self._node(tenant, key) or self._removed_node(tenant, key)
         if budget is None:
             return None
-        since = budget.recounts(change.onto(budget.terms).under(budget.quota).rules, self._now)
-        return None if since is None else (budget.id, since)
+        terms = change.onto(None if budget.removed else budget.terms)
+        return self._recount(budget, terms.under(budget.quota).rules)
+
+    def _recount(self, budget: Budget, rules: Rules) -> Recount | None:
+        since = budget.recounts(rules, self._now)
+        return None if since is None else Recount(budget.id, since, rules.period is Period.NONE)
 
     def define(self, tenant: TenantId, key: NodeKey, change: TermsChange, *, charged: Amounts | None = None) -> Budget:
         """Changes what people decide about a node; makes it if there is none. TENANT names the tenant's own.
+
+        One that was removed comes back with what it paid, so that nobody begins at zero by removing it.
 
         Args:
             charged: to the budget, since the time that `recounts` gives; None: nobody counted.
@@ -272,22 +306,33 @@ class SpendBook:
             return self._redefine(known.defined(terms, now=self._now, charged=charged, limit_set=limit_set))
         own = self._budget(tenant, tenant_budget_id(tenant))
         terms = change.onto(None)
-        bare = Budget(
+        removed = self._removed_node(tenant, key)
+        if removed is None:
+            made = self._bare(tenant, key, terms.limit).defined(terms, now=self._now, charged=NONE)
+            self._budgets[made.id] = made
+        else:
+            made = replace(removed, removed=False, degraded_until=None)
+            made = made.defined(terms, now=self._now, charged=charged)
+        self._beside[tenant, key] = made.id
+        self._redefine(made)
+        self._put(replace(own, tree=own.tree + 1))
+        return made
+
+    def _bare(self, tenant: TenantId, key: NodeKey, limit: NanoUsd) -> Budget:
+        return Budget(
             id=BudgetId(self._new_id()),
             tenant=tenant,
             scope=key.scope,
             run_id=None,
             name=key.name,
-            limit=terms.limit,
+            limit=limit,
             counted_from=self._now,
             created=self._now,
         )
-        made = bare.defined(terms, now=self._now, charged=NONE)
-        self._budgets[made.id] = made
-        self._beside[tenant, key] = made.id
-        self._dirty.defined.add(made.id)
-        self._put(replace(own, tree=own.tree + 1))
-        return made
+
+    def _removed_node(self, tenant: TenantId, key: NodeKey) -> Budget | None:
+        known = self._removed.get((tenant, key))
+        return None if known is None else self._budget(tenant, known, removed_too=True)
 
     def _node(self, tenant: TenantId, key: NodeKey) -> Budget | None:
         own = key.scope is BudgetScope.TENANT
@@ -310,6 +355,7 @@ class SpendBook:
             raise BudgetInUse(budget_id, name=before.full_name, held=before.held, calls=before.calls.held)
         own = self._budget(tenant, tenant_budget_id(tenant))
         del self._beside[tenant, key_of(before)]
+        self._removed[tenant, key_of(before)] = budget_id
         self._put(replace(own, tree=own.tree + 1))
         return self._redefine(replace(before, removed=True))
 
@@ -372,7 +418,7 @@ class SpendBook:
         return self._put(budget)
 
     def _refuse_unless_all_free(
-        self, budgets: list[Budget], wanted: Hold, *, cheapest: bool, turns: Turns | None
+        self, budgets: list[Budget], wanted: Hold, *, cheapest: bool, waits: bool, turns: Turns | None
     ) -> None:
         """Lets pass what can be held in all of them. What stays in the way of any speaks before what is only held."""
         amounts, key = wanted.most, (wanted.tenant, wanted.request_id)
@@ -380,7 +426,7 @@ class SpendBook:
         at: list[BudgetId] = []
         for budget in budgets:
             try:
-                self._refuse_unless_free(budget, amounts, cheapest=cheapest, run_id=wanted.run_id)
+                self._refuse_unless_free(budget, amounts, cheapest=cheapest, waits=waits, run_id=wanted.run_id)
                 if turns is not None and budget.takes(amounts) and turns.someone_before(key, budget.id):
                     raise budget.behind_others(amounts)
             except BudgetExhausted as refusal:
@@ -392,9 +438,9 @@ class SpendBook:
             first.held_back = HeldBack(at=tuple(at), most=amounts, cheapest=cheapest)
             raise first
 
-    def _refuse_unless_free(self, budget: Budget, amounts: Amounts, *, cheapest: bool, run_id: str) -> None:
+    def _refuse_unless_free(self, budget: Budget, amounts: Amounts, *, cheapest: bool, run_id: str, waits: bool = False) -> None:
         try:
-            budget.refuse_unless_free(amounts, now=self._now, cheapest=cheapest)
+            budget.refuse_unless_free(amounts, now=self._now, cheapest=cheapest, waits=waits)
         except BudgetExhausted:
             refusal = budget.refusal(amounts)
             if refusal is not None:

@@ -47,6 +47,12 @@ LOCK_ALL_BUDGETS: Final = """
 TREES: Final = """
     SELECT id, tenant_id, scope, name FROM budget
     WHERE tenant_id = ANY($1::uuid[]) AND name <> '' AND NOT removed"""
+#: The last one of each name that was removed. No lock: who names nodes takes turns.
+REMOVED_NODES: Final = """
+    SELECT DISTINCT ON (tenant_id, scope, name) id FROM budget
+    WHERE removed AND (tenant_id, scope, name) IN (
+        SELECT * FROM unnest($1::uuid[], $2::smallint[], $3::text[]))
+    ORDER BY tenant_id, scope, name, created_time DESC, id DESC"""
 NODES: Final = "SELECT count(*) FROM budget WHERE tenant_id = $1 AND name <> '' AND NOT removed"
 
 _DEFINED: Final = (
@@ -83,7 +89,7 @@ LOCK_DUE_HOLDS: Final = """
 
 #: What was charged to a budget ($2) since a moment ($3), as it counts it: a charge whole if it was made since then, of
 #: a correction of an older one only what came on top. It is no answer when there are more than $4 entries, or one whose
-#: hold is gone.
+#: hold is gone; those are left out where all is asked for that there is ($5).
 CHARGED: Final = f"""
     WITH recent AS MATERIALIZED (
         SELECT hold_id, cost_nano_usd, {" + ".join(f"{name}_tokens" for name in USAGE_CLASSES)} AS tokens
@@ -97,7 +103,7 @@ CHARGED: Final = f"""
             greatest(0, floor(extract(epoch FROM charged_time - coalesce(dispatched_time, created_time)) * 1000))
                 AS took_ms
         FROM changed LEFT JOIN hold ON hold.id = hold_id
-        WHERE (SELECT count(*) FROM recent) <= $4 AND coalesce($2 = ANY(budget_ids), true)
+        WHERE (SELECT count(*) FROM recent) <= $4 AND coalesce($2 = ANY(budget_ids), NOT $5::boolean)
     )
     SELECT (SELECT count(*) FROM recent) <= $4 AND bool_and(id IS NOT NULL) IS NOT FALSE AS all_counted,
         coalesce(sum(CASE WHEN whole THEN charged_nano_usd ELSE greatest(0, money) END), 0)::bigint AS money,

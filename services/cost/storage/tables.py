@@ -124,6 +124,7 @@ BUDGET: Final = Table(
         unique=True,
         postgresql_where=text("name <> '' AND NOT removed"),
     ),
+    Index("ix_budget_removed", "tenant_id", "scope", "name", postgresql_where=text("removed")),
     Index("ix_budget_page", "tenant_id", "created_time", "id"),
     Index("ix_budget_quota", "tenant_id", postgresql_where=text("quota_nano_usd > 0")),
 )

@@ -12,7 +12,7 @@ from services.cost.domain.amounts import Amounts
 from services.cost.domain.budget import Budget, BudgetId, BudgetScope, tenant_budget_id
 from services.cost.domain.hold import Hold
 from services.cost.domain.node import NodeKey, Tree, nodes_beside
-from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.spend_book import Changes, Recount, SpendBook
 from services.cost.storage import statements as sql
 from services.cost.storage.one_trips import ADD_RUN_BUDGET, LIMIT_BUDGET, WRITE_SPENDING
 from services.cost.storage.rows import EncodeAlert, arrays_of, budget_of, definition_of, hold_of, limit_values
@@ -209,7 +209,7 @@ class _Work:
         self._spenders = self._store.unknown(needs.spenders)
         if self._spenders:
             await self._scope.driver.execute(sql.ADD_TENANT_BUDGETS, self._spenders, self._store.tenant_limit, now)
-        budgets = await self._lock_budgets(needs.budgets, needs.moved, needs)
+        budgets = await self._lock_budgets(needs.budgets | await self._removed(needs), needs.moved, needs)
         await self._learn_trees(budgets, needs)
         holds = await self._holds(sql.LOCK_HOLDS, list(needs.moved | needs.marked))
         if needs.requests:
@@ -225,9 +225,11 @@ class _Work:
         budgets = await self._lock_budgets((), due)
         return self._store.book(budgets, await self._holds(sql.LOCK_DUE_HOLDS, due, now), now)
 
-    async def charged(self, tenant: TenantId, budget: BudgetId, since: datetime) -> Amounts | None:
+    async def charged(self, tenant: TenantId, recount: Recount) -> Amounts | None:
         """See `UnitOfWork.charged`."""
-        row = await self._scope.driver.fetchrow(sql.CHARGED, tenant, budget, since, _MOST_COUNTED)
+        row = await self._scope.driver.fetchrow(
+            sql.CHARGED, tenant, recount.budget, recount.since, _MOST_COUNTED, recount.endless
+        )
         if row is None or not row["all_counted"]:
             return None
         return Amounts(row["money"], row["tokens"], row["calls"], row["wall_ms"])
@@ -277,6 +279,13 @@ class _Work:
         columns: list[list[object]] = [list(column) for column in zip(*keys, strict=True)] or [[], [], []]
         rows = await driver.fetch(sql.LOCK_ALL_BUDGETS, names, moved, tenants, *columns)
         return [budget_of(row) for row in rows]
+
+    async def _removed(self, needs: SpendNeeds) -> set[BudgetId]:
+        """Finds nodes that were removed by the names that are to be locked: they come back when they are made again."""
+        if not needs.nodes:
+            return set()
+        keys = [[tenant for tenant, _ in needs.nodes], *zip(*(key for _, key in needs.nodes), strict=True)]
+        return {BudgetId(row["id"]) for row in await self._scope.driver.fetch(sql.REMOVED_NODES, *keys)}
 
     async def _learn_trees(self, budgets: Iterable[Budget], needs: SpendNeeds) -> None:
         """Reads trees that changed since they were seen. Their tenants' own budgets are locked, so they stay so."""

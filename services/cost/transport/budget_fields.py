@@ -22,6 +22,7 @@ from services.cost.transport import convert, fields
 from services.meshkit.core.errors import Invalid
 from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.ids import from_uuid, to_uuid
+from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, clamp_page_size
 
 _MOST_NAME: Final = 200
@@ -96,6 +97,13 @@ def to_node(request: pb.SetBudgetRequest) -> NodeKey:
     if scope is None or scope not in BESIDE:
         raise Invalid("scope", "must be one of TENANT, PROJECT, AGENT, STEP; SetBudgetLimit changes that of a run")
     return NodeKey(scope, _name(scope, request.name, field="name"))
+
+
+def to_limit(request: pb.SetBudgetLimitRequest) -> NanoUsd:
+    """Reads the new limit of a budget. Raises: Invalid (also when there is none: that is not 0)."""
+    if not request.HasField("limit_nano_usd"):
+        raise Invalid("limit_nano_usd", "is required; 0 lets nothing more be spent")
+    return checked_limit(request.limit_nano_usd, least=0)
 
 
 def to_change(request: pb.SetBudgetRequest) -> TermsChange:

@@ -132,7 +132,7 @@ class BudgetServicer(BudgetServiceServicer):
 
     async def SetBudgetLimit(self, request: pb.SetBudgetLimitRequest, context: Context) -> pb.SetBudgetLimitResponse:
         tenant = caller_of(context).principal.tenant
-        limit = checked_limit(request.limit_nano_usd, least=0)
+        limit = budget_fields.to_limit(request)
         named = budget_fields.to_budget(request.budget_id, tenant)
         budget_id = (await self._get_budget(tenant, named)).id if isinstance(named, NodeKey) else named
         return await once(

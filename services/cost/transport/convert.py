@@ -119,7 +119,7 @@ def to_settle(request: pb.SettleRequest, principal: Principal) -> Settle:
     return Settle(
         tenant=principal.tenant,
         hold=_hold_id(request.hold_id),
-        usage=_usage(request.usage, "usage"),
+        usage=_usage(request.usage, "usage") if request.HasField("usage") else None,
         fence=_fence(request.fence),
     )
 

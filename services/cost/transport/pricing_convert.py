@@ -31,6 +31,7 @@ def to_import_order(request: pricing_service_pb2.ImportPricesRequest) -> ImportO
         content=fields.text_of(request.content, "content", most=_MOST_CONTENT, required=True),
         form=form,
         source=fields.text_of(request.source, "source", most=_MOST_SOURCE, required=True),
+        unit_confirmed=request.confirm_unit,
     )
 
 

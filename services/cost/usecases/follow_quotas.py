@@ -107,8 +107,8 @@ class FollowQuotas:
     async def _limited_to(self, tenant: TenantId, quota: NanoUsd, needs: SpendNeeds) -> Changes:
         async with self._begin((tenant,)) as work:
             book = await work.load(needs, now=self._clock.now())
-            since = book.quota_recounts(tenant, quota, default=self._default)
-            charged = None if since is None else await work.charged(tenant, tenant_budget_id(tenant), since)
+            recount = book.quota_recounts(tenant, quota, default=self._default)
+            charged = None if recount is None else await work.charged(tenant, recount)
             book.set_quota(tenant, quota, default=self._default, charged=charged)
             changes = book.changes()
             if not changes.empty:

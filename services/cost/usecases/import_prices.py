@@ -37,6 +37,8 @@ class ImportOrder:
     form: ListFormat
     #: Where it comes from, as the operator says.
     source: str
+    #: True where the operator says that prices far from what their models cost are right.
+    unit_confirmed: bool = False
 
 
 class ImportPrices:
@@ -69,4 +71,11 @@ class ImportPrices:
     def _read(self, order: ImportOrder, known: Sequence[Price]) -> list[Price]:
         # Apart from the names of what is shipped, so that no digest is the same.
         source = f"imported: {order.source}"
-        return read_list(order.content, order.form, source=source, known=known, now=self._clock.now())
+        return read_list(
+            order.content,
+            order.form,
+            source=source,
+            known=known,
+            now=self._clock.now(),
+            unit_confirmed=order.unit_confirmed,
+        )

@@ -14,7 +14,7 @@ from services.cost.domain.hold import HoldId
 from services.cost.domain.node import NodeKey
 from services.cost.domain.price import Price
 from services.cost.domain.price_table import ShippedPrices
-from services.cost.domain.spend_book import Changes, SpendBook
+from services.cost.domain.spend_book import Changes, Recount, SpendBook
 from services.meshkit.content import CallContext
 from services.meshkit.core.identity import TenantId
 
@@ -59,7 +59,7 @@ class UnitOfWork(Protocol):
         """Counts the tenant's nodes that stand beside calls. Exact once the tenant's own budget is loaded."""
         ...
 
-    async def charged(self, tenant: TenantId, budget: BudgetId, since: datetime) -> Amounts | None:
+    async def charged(self, tenant: TenantId, recount: Recount) -> Amounts | None:
         """Counts in the ledger what was charged to a budget since a moment; None: too much to count. Exact once the
         budget is loaded.
         """

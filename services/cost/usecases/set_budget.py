@@ -39,7 +39,7 @@ class SetBudget:
             if not own and book.named(tenant, key) is None and await work.nodes(tenant) >= MOST_NODES:
                 raise TooManyBudgets(most=MOST_NODES)
             recount = book.recounts(tenant, key, change)
-            charged = None if recount is None else await work.charged(tenant, *recount)
+            charged = None if recount is None else await work.charged(tenant, recount)
             budget = book.define(tenant, key, change, charged=charged)
             changes = book.changes()
             await work.save(changes)

@@ -83,7 +83,8 @@ class Settle:
 
     tenant: TenantId
     hold: HoldId
-    usage: Usage
+    #: None: the caller does not say, which only what has a price of its own may do.
+    usage: Usage | None
     fence: int = 0
 
 
@@ -301,10 +302,10 @@ class Spend:
     def _decide(self, book: SpendBook, turns: Turns | None, operation: Operation, wanted: Outcome | None) -> Outcome:
         try:
             match operation:
-                case Reserve(cheapest=cheapest):
+                case Reserve(cheapest=cheapest, wait=wait):
                     if not isinstance(wanted, Hold):
                         return _refused(wanted)
-                    return book.reserve(wanted, cheapest=cheapest, turns=turns)
+                    return book.reserve(wanted, cheapest=cheapest, waits=bool(wait), turns=turns)
                 case Dispatch(tenant=tenant, hold=hold, fence=fence):
                     return book.dispatch(tenant, hold, fence=fence)
                 case Extend(tenant=tenant, hold=hold, life=life, fence=fence):

@@ -658,7 +658,9 @@ async def test_what_was_decided_on_an_older_tree_is_not_written(store: Store, te
     assert again is None or node.id in again.reserve(second).budgets
 
 
-async def test_a_removed_node_is_nowhere_and_its_name_is_free(store: Store, tenant: TenantId) -> None:
+async def test_a_removed_node_is_nowhere_until_one_of_its_name_is_made_which_is_the_same(
+    store: Store, tenant: TenantId
+) -> None:
     node = await define(store, tenant)
     needs = SpendNeeds(
         tenants=frozenset((tenant,)),
@@ -675,7 +677,10 @@ async def test_a_removed_node_is_nowhere_and_its_name_is_free(store: Store, tena
     with pytest.raises(BudgetNotFound):
         await store.get(tenant, node.id)
     assert [budget.id for budget in (await store.tree(tenant, most_runs=5)).budgets] == [tenant_budget_id(tenant)]
-    assert (await define(store, tenant)).id != node.id
+    again = await define(store, tenant, limit=NanoUsd(7))
+    assert (again.id, again.limit) == (node.id, 7)
+    assert (await store.find(tenant, ATHENA)).id == node.id
+    assert (await own(store, tenant)).tree == 3
 
 
 async def test_budgets_are_listed_by_scope_and_as_a_tree(store: Store, tenant: TenantId) -> None:

@@ -149,9 +149,9 @@ def test_budgets_are_drawn_as_a_tree_with_bars(comitia: Comitia) -> None:
     comitia("budget", "set", "5", "--budget", "project:atlas", "--soft")
     comitia("budget", "set", "5", "--budget", "agent:Athena")
     lines = comitia("budget", "tree").out.splitlines()
-    assert lines[1] == "├─ project atlas  ····················  $0.00 of $5.00 (soft)"
-    assert lines[2] == "└─ agent Athena   ····················  $0.00 of $5.00"
-    assert "removed project atlas" in comitia("budget", "remove", "project:atlas").out
+    assert lines[1] == "├─ project:atlas  ····················  $0.00 of $5.00 (soft)"
+    assert lines[2] == "└─ agent:Athena   ····················  $0.00 of $5.00"
+    assert "removed project:atlas" in comitia("budget", "remove", "project:atlas").out
 
 
 def test_the_token_is_alone_on_its_line(comitia: Comitia) -> None:
@@ -244,13 +244,21 @@ def test_what_is_charged_to_whom_is_written_to_a_file(comitia: Comitia, tmp_path
     file = tmp_path / "november.csv"
     assert f"in {file}" in comitia("costs", "--export", str(file), "--period", "last-month").out
     assert file.read_bytes() == b"start_time,project,cost_nano_usd\r\n"
+    file.write_text("precious")
+    refused = comitia("costs", "--export", str(file), code=2)
+    assert refused.err == f"comitia: {file} is there already; --force writes over it"
+    assert file.read_text() == "precious"
+    comitia("costs", "--export", str(file), "--force")
+    assert file.read_bytes().startswith(b"start_time")
 
 
 def test_a_price_list_is_imported_and_its_faults_are_told(comitia: Comitia, tmp_path: Path) -> None:
     good, bad = tmp_path / "prices.csv", tmp_path / "bad.csv"
     good.write_text("provider,model\nopenai,gpt-4o-mini\n", encoding="utf-8")
     bad.write_text("provider,model\nopenai,\n", encoding="utf-8")
-    assert comitia("prices", "import", str(good), "--apply").out.endswith("1 prices change, 2 hold already\n")
+    assert comitia("prices", "import", str(good), "--apply").out.endswith(
+        "1 price changes, 2 of the list held already\n"
+    )
     assert "nothing was written, --apply imports" in comitia("prices", "import", str(good)).out
     assert "line 2, model: is required" in comitia("prices", "import", str(bad), code=2).err
     assert "must end in .csv or .json" in comitia("prices", "import", str(tmp_path / "prices.txt"), code=2).err
@@ -369,7 +377,8 @@ def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
         ),
         ("budget set", 2, "comitia: say what to set: DOLLARS or an option"),
         ("budget set 5 --tokens 3 --reset tokens", 2, "comitia: 'tokens' is given and reset at once"),
-        ("budget set -- -5", 2, "comitia: '-5' is no amount in dollars, such as 25.00"),
+        ("budget set -- -5", 2, "comitia: '-5': an amount must be positive, such as 25.00"),
+        ("budget set -5", 2, "comitia: '-5' is taken for an option: a number must be positive; see "),
         ("budget set 1.0000000001", 2, "comitia: '1.0000000001' is too fine an amount: give at most 9 digits"),
         ("budget set 99999999999", 2, "comitia: '99999999999' is too large an amount: the most is 4611686018.42738"),
         ("budget show budget_9", 1, "comitia: budget 'budget_9' does not exist [NOT_FOUND]"),
@@ -379,7 +388,8 @@ def test_cancelling_stops_a_session(comitia: Comitia, mesh: FakeMesh) -> None:
         ("costs --period day --from 2026-01-01", 2, "comitia: give --period, or --from and --to"),
         ("costs --from noon", 2, "comitia: --from: 'noon' is no date or time, such as 2026-11-01"),
         ("costs --from 2026-02-01 --to 2026-01-01", 2, "comitia: --to must be after --from"),
-        ("prices show gpt-4o-mini", 2, "comitia: 'gpt-4o-mini' names no provider, such as openai/gpt-4o-mini"),
+        ("prices show gpt-4o-mini", 2, "comitia: 'gpt-4o-mini' names no provider; it may be openai/gpt-4o-mini"),
+        ("prices show gpt-9", 2, "comitia: 'gpt-9' names no provider, such as openai/gpt-4o-mini"),
         ("prices show openai/gpt-9", 1, "comitia: there is no price of 'openai/gpt-9'; "),
         ("costs --export costs.txt", 2, "comitia: costs.txt must end in .csv or .json"),
         ("key create ci --role king", 2, "comitia: roles: 'king' is none of admin, operator, auditor, tenant_user"),

@@ -6,7 +6,7 @@ import pytest
 
 from comitia.orchestrator.v1 import session_pb2
 from comitia_sdk.aio import AsyncClient
-from comitia_sdk.cli.estimates import estimate_lines
+from comitia_sdk.cli.estimates import estimate_lines, rounded
 from comitia_sdk.errors import InvalidRequest, NotFound
 from comitia_sdk.sync import Client
 from tests.contract.sdk.conftest import Comitia
@@ -38,6 +38,13 @@ def test_a_blocking_client_lists_estimates(blocking: Client, mesh: FakeMesh) -> 
     mesh.estimates.ended(20_000_000)
     assert [run.cost_nano_usd for run in blocking.estimates.list(workflow="review")] == [20_000_000]
     assert blocking.estimates.coverage() == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0, 0), (7, 7), (999, 999), (1_234, 1_230), (123_456_789, 123_000_000), (-1_236, -1_240)]
+)
+def test_an_estimate_says_no_more_digits_than_it_can_promise(value: int, said: int) -> None:
+    assert rounded(value) == said
 
 
 def test_an_estimate_is_said_with_its_interval_and_its_budgets(comitia: Comitia, mesh: FakeMesh) -> None:

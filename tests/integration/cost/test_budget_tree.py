@@ -144,9 +144,10 @@ async def test_a_soft_budget_warns_and_never_refuses(anna: CostCaller, mesh: Cos
 
 async def test_a_degrading_budget_lets_only_the_cheapest_through_and_refuses_at_the_limit(anna: CostCaller) -> None:
     await set_budget(anna, AGENT, "Athena", 100_000, mode=cost_pb2.BUDGET_MODE_DEGRADE, warn_at_percent=40)
-    await anna.reserve()
+    await anna.spend(input_tokens=100, output_tokens=50)
     assert (await status(anna, "agent:Athena")).level == cost_pb2.BUDGET_LEVEL_DEGRADED
     assert await anna.refused("Reserve", a_reserve()) == "exhausted/BUDGET_DEGRADES"
+    assert await anna.refused("Reserve", a_reserve(wait=Duration(seconds=60))) == "exhausted/BUDGET_DEGRADES"
     await anna.reserve(cheapest=True)
     assert await anna.refused("Reserve", a_reserve(cheapest=True)) == "exhausted/BUDGET_EXHAUSTED"
 

@@ -79,6 +79,15 @@ async def test_a_lowered_limit_shows_as_overrun_and_nothing_new_is_held(mesh: Co
     assert await anna.refused("SetBudgetLimit", wrong) == "invalid/INVALID_FIELD"
 
 
+async def test_a_limit_that_is_not_given_is_not_taken_for_none_at_all(mesh: CostMesh) -> None:
+    anna = mesh.caller()
+    before = await anna.limit(BOUND)
+    silent = pb.SetBudgetLimitRequest(budget_id="tenant")
+    assert await anna.refused("SetBudgetLimit", silent) == "invalid/INVALID_FIELD"
+    assert (await anna.budget()).limit_nano_usd == before.limit_nano_usd
+    assert (await anna.limit(0)).limit_nano_usd == 0
+
+
 async def test_usage_beyond_the_bound_is_charged_shown_as_overrun_and_told_on_the_bus(mesh: CostMesh) -> None:
     anna = mesh.caller()
     await anna.limit(BOUND)

@@ -87,18 +87,57 @@ async def test_a_shorter_period_counts_nothing_of_before_and_late_usage_of_befor
     assert (await set_terms(anna, period=DAY)).spent_nano_usd == 1500 + 4500
 
 
-async def test_without_a_period_it_goes_on_from_where_it_was(anna: CostCaller, mesh: CostMesh) -> None:
-    await set_terms(anna, limit_nano_usd=10 * BOUND, period=HOUR)
+async def test_without_a_period_all_counts_that_it_ever_paid(anna: CostCaller, mesh: CostMesh) -> None:
+    await set_terms(anna, limit_nano_usd=10 * BOUND)
+    await anna.spend()
+    await set_terms(anna, period=HOUR)
     old = await assumed(mesh, anna)
     mesh.clock.advance(seconds=3600)
     anna = mesh.caller(Role.ADMIN)
     new = await assumed(mesh, anna)
-    endless = await set_terms(anna, reset=("period",))
-    assert (endless.spent_nano_usd, endless.period) == (BOUND, NONE)
-    await anna.settle(old, input_tokens=10)
     assert (await anna.budget(ATHENA)).spent_nano_usd == BOUND
+    endless = await set_terms(anna, reset=("period",))
+    assert (endless.spent_nano_usd, endless.calls.spent, endless.period) == (2 * BOUND + 4500, 3, NONE)
+    await anna.settle(old, input_tokens=10)
     await anna.settle(new, input_tokens=10)
-    assert (await anna.budget(ATHENA)).spent_nano_usd == 1500
+    assert (await anna.budget(ATHENA)).spent_nano_usd == 1500 + 1500 + 4500
+
+
+async def test_a_budget_that_is_removed_and_made_again_goes_on_with_what_it_paid(
+    anna: CostCaller, mesh: CostMesh
+) -> None:
+    remove = pb.RemoveBudgetRequest(budget_id=ATHENA)
+    made = await set_terms(anna, limit_nano_usd=10 * BOUND, period=HOUR, limit_calls=9)
+    hold = await assumed(mesh, anna)
+    await anna.call("RemoveBudget", remove)
+    await anna.spend()
+    again = await set_terms(anna, limit_nano_usd=5 * BOUND, period=HOUR)
+    assert (again.budget_id, again.spent_nano_usd, again.calls.spent) == (made.budget_id, BOUND, 1)
+    assert (again.limit_nano_usd, again.calls.HasField("limit")) == (5 * BOUND, False)
+    assert made.budget_id in (await anna.spend()).budget_ids
+    await anna.call("RemoveBudget", remove)
+    await anna.settle(hold, input_tokens=10)
+    assert (await set_terms(anna, limit_nano_usd=BOUND, period=DAY)).spent_nano_usd == 1500 + 4500
+    await anna.call("RemoveBudget", remove)
+    mesh.clock.advance(seconds=86_400)
+    anna = mesh.caller(Role.ADMIN)
+    assert (await set_terms(anna, limit_nano_usd=BOUND, period=DAY)).spent_nano_usd == 0
+    await anna.call("RemoveBudget", remove)
+    assert (await set_terms(anna, limit_nano_usd=BOUND)).spent_nano_usd == 1500 + 4500
+
+
+async def test_another_zone_keeps_what_was_spent_until_its_period_turns(anna: CostCaller, mesh: CostMesh) -> None:
+    await set_terms(anna, limit_nano_usd=10 * BOUND, period=DAY)
+    await anna.spend()
+    mesh.clock.advance(seconds=2 * 3600)
+    anna = mesh.caller(Role.ADMIN)
+    # Noon of UTC: there the day has just begun.
+    for zone in ("Pacific/Auckland", "Etc/GMT-12", "Etc/GMT-13", "Pacific/Honolulu", "UTC"):
+        assert (await set_terms(anna, zone=zone)).spent_nano_usd == 4500, zone
+    turned = await set_terms(anna, zone="Etc/GMT-13")
+    mesh.clock.advance(seconds=turned.period_end_time.ToSeconds() - mesh.clock.now().timestamp())
+    anna = mesh.caller(Role.ADMIN)
+    assert (await anna.budget(ATHENA)).spent_nano_usd == 0
 
 
 async def test_a_charge_that_is_settled_late_belongs_to_the_period_of_the_call(
@@ -110,7 +149,7 @@ async def test_a_charge_that_is_settled_late_belongs_to_the_period_of_the_call(
     anna = mesh.caller(Role.ADMIN)
     await anna.settle(hold, input_tokens=10)
     assert (await anna.budget(ATHENA)).spent_nano_usd == 0
-    # The zone changes and the hour with it, so it is counted anew.
+    # The zone changes and the hour with it, so it is counted anew: since the half hour before, which had the call.
     assert (await set_terms(anna, zone="Asia/Kathmandu")).spent_nano_usd == 0
 
 

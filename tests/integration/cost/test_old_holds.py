@@ -4,11 +4,12 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.cost.v1 import budget_service_pb2 as budget_pb
 from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
-from comitia.cost.v1 import price_list_pb2
+from comitia.cost.v1 import cost_pb2, price_list_pb2
 from comitia.cost.v1 import pricing_service_pb2 as pricing_pb
 from services.cost.storage.hold_retention import HoldRetention
 from services.cost.usecases.forget_holds import ForgetHolds
@@ -104,6 +105,25 @@ async def test_only_charges_without_a_price_are_priced_anew_when_asked_so(start_
         assert (await anna.call("RepriceEvents", since(mesh, days=2))).event_count == 2
 
 
+@pytest.mark.usefixtures("database_follows")
+async def test_a_period_that_is_taken_off_counts_all_that_can_still_be_told(start_cost: StartCost) -> None:
+    async with start_cost(hold_days=0) as mesh:
+        month = budget_pb.SetBudgetRequest(scope=cost_pb2.BUDGET_SCOPE_TENANT, period=cost_pb2.BUDGET_PERIOD_MONTH)
+        anna = mesh.caller(Role.ADMIN)
+        await anna.spend()
+        await anna.call("SetBudget", month)
+        for _ in range(2):
+            mesh.clock.advance(seconds=timedelta(days=DAYS + 1).total_seconds())
+            anna = mesh.caller(Role.ADMIN)
+            await anna.spend()
+        assert await forget(mesh) == 2
+        assert (await anna.budget()).spent_nano_usd == 4500
+        await mesh.caller().spend()
+        endless = budget_pb.SetBudgetRequest(scope=cost_pb2.BUDGET_SCOPE_TENANT, update_mask=FieldMask(paths=["period"]))
+        assert (await anna.call("SetBudget", endless)).budget.spent_nano_usd == 2 * 4500
+
+
+@pytest.mark.usefixtures("database_follows")
 async def test_holds_that_are_not_over_stay_however_old(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0, sweep_seconds=60) as mesh:
         anna = mesh.caller(Role.ADMIN)

@@ -101,6 +101,18 @@ async def test_a_tool_costs_what_its_service_says(mesh: CostMesh) -> None:
     assert (await anna.settle(hold)).charged_nano_usd == 77
 
 
+async def test_a_model_is_never_charged_nothing_because_nobody_said_what_it_used(mesh: CostMesh) -> None:
+    anna = mesh.caller()
+    hold = await anna.reserve(dispatched=True)
+    silent = pb.SettleRequest(hold_id=hold.hold_id)
+    assert await anna.refused("Settle", silent) == "invalid/INVALID_FIELD"
+    assert ((await anna.budget()).held_nano_usd, await anna.events()) == (BOUND, [])
+    tool = await anna.reserve(kind=cost_pb2.COST_KIND_TOOL, model="http_get", tool_cost_nano_usd=7, dispatched=True)
+    silent = pb.SettleRequest(hold_id=tool.hold_id)
+    assert (await anna.call("Settle", silent)).hold.charged_nano_usd == 7
+    assert (await anna.settle(hold)).charged_nano_usd == 0, "an empty usage says that nothing was used"
+
+
 async def test_models_of_this_machine_are_free(mesh: CostMesh) -> None:
     anna = mesh.caller()
     await anna.limit(0)

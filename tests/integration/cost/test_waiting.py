@@ -122,6 +122,49 @@ async def test_500_callers_at_a_cap_worth_100_calls_exactly_100_pass_and_the_res
     assert waits() == 0
 
 
+async def test_a_budget_that_degrades_has_dearer_models_wait_for_what_is_only_held(
+    mesh: CostMesh, anna: CostCaller, stream: Spending
+) -> None:
+    terms = pb.SetBudgetRequest(
+        scope=cost_pb2.BUDGET_SCOPE_TENANT, limit_nano_usd=10 * BOUND, mode=cost_pb2.BUDGET_MODE_DEGRADE
+    )
+    await anna.call("SetBudget", terms)
+    spender = Spender(anna, stream)
+    # Twelve at once, of which eight reach the level while they hold their bounds.
+    await asyncio.gather(*(spender.call(output_tokens=1) for _ in range(12)))
+    assert (spender.settled, spender.refused) == (12, [])
+    held = [await spender.reserve() for _ in range(4)]
+    assert await anna.refused("Reserve", a_reserve()) == "exhausted/BUDGET_DEGRADES", "who does not wait goes cheaper"
+    late = asyncio.create_task(spender.call(output_tokens=1))
+    await waiting(1)
+    for hold in held:
+        await spender.settle(hold, input_tokens=100, output_tokens=50)
+    await late
+    assert spender.refused == ["BUDGET_DEGRADES/None"], "once that is spent"
+
+
+async def test_whoever_fits_below_a_lowered_limit_once_calls_settle_waits_for_that(
+    mesh: CostMesh, anna: CostCaller, stream: Spending
+) -> None:
+    spender = Spender(anna, stream)
+    held = [await spender.reserve() for _ in range(8)]
+    lowered = await anna.limit(5 * BOUND)
+    assert lowered.overrun_nano_usd == 3 * BOUND
+    late = asyncio.create_task(spender.reserve())
+    await waiting(1)
+    for hold in held[:3]:
+        await spender.settle(hold, input_tokens=1)
+    assert (await anna.budget()).overrun_nano_usd == 450
+    assert not late.done(), "nothing new is held while it overruns"
+    for hold in held[3:]:
+        await spender.settle(hold, input_tokens=1)
+    assert (await late).state == cost_pb2.HOLD_STATE_DISPATCHED
+    refused = a_reserve(input_tokens=100_000_000, wait=a_wait())
+    with pytest.raises(MeshError) as refusal:
+        await anna.call("Reserve", refused)
+    assert refusal.value.metadata["cause"] == "spent"
+
+
 async def test_500_callers_whose_bounds_are_four_times_the_actual_use_the_cap_and_overshoot_nothing(
     mesh: CostMesh, anna: CostCaller, stream: Spending
 ) -> None:

@@ -92,14 +92,15 @@ class Node:
         terms = self.terms
         return lambda moment: number_of_period(terms, moment) >= number
 
-    def define(self, terms: Terms, now: datetime, charged: Amounts | None) -> None:
+    def define(self, terms: Terms, now: datetime, charged: Amounts | None, since: datetime | None) -> None:
         self.look(now)
+        self.removed = False
         same = (self.terms.period, self.terms.zone) == (terms.period, terms.zone)
         self.terms = terms
         if not same:
             self.period = number_of_period(terms, now)
-            if charged is not None:
-                self.spent, self.recent = list(charged), self.from_this_period(self.period)
+            if charged is not None and since is not None:
+                self.spent, self.recent = list(charged), lambda moment: moment >= since
 
     def charge(self, delta: Amounts, now: datetime, before: datetime | None) -> None:
         self.look(now)
@@ -190,7 +191,7 @@ class Trees(RuleBasedStateMachine):
     def the_next_transaction_is_lost(self) -> None:
         self.crash = True
 
-    def charged(self, budget: BudgetId, since: datetime) -> Amounts:
+    def charged(self, budget: BudgetId, since: datetime, endless: bool) -> Amounts:
         """Counts what is in a period: a charge whole, of corrections of older ones only what came on top."""
         total = [0] * 4
         for name in {hold for hold, *_ in self.charges}:
@@ -212,12 +213,14 @@ class Trees(RuleBasedStateMachine):
         tree = self.rows[OWN].tree
         made: list[Budget] = []
         counted: list[Amounts | None] = [None]
+        since: list[datetime | None] = [None]
         change = TermsChange(named=frozenset(named), to=terms)
         known = self.named(key)
         before = None if known is None else self.nodes[known].terms
 
         def step(book: SpendBook) -> None:
             recount = book.recounts(ANNA, key, change)
+            since[0] = None if recount is None else recount.since
             counted[0] = self.charged(*recount) if recount and count else None
             made.append(book.define(ANNA, key, change, charged=counted[0]))
 
@@ -232,13 +235,13 @@ class Trees(RuleBasedStateMachine):
             return
         if crash or changes is None:
             return
-        new = made[0].id not in self.nodes
+        new = made[0].id not in self.nodes or self.nodes[made[0].id].removed
         assert self.rows[OWN].tree == tree + new
         wanted = before if before is not None else Terms(limit=terms.limit)
         wanted = replace(wanted, **{name: getattr(terms, name) for name in named})
         wanted = wanted if wanted.period else replace(wanted, zone="UTC")
         node = self.nodes.setdefault(made[0].id, Node(wanted, period=number_of_period(wanted, self.now)))
-        node.define(wanted, self.now, counted[0])
+        node.define(wanted, self.now, counted[0], since[0])
         assert made[0].terms == wanted
 
     @rule(key=st.sampled_from(NAMES))
@@ -262,6 +265,7 @@ class Trees(RuleBasedStateMachine):
             ((), ("run_1/rounds/1",), ("run_1/rounds/1/Athena", "run_0/nodes"), ("run_1/rounds2",), ("run_11/rounds",))
         ),
         cheapest=st.booleans(),
+        waits=st.booleans(),
         minutes=st.integers(1, 3),
     )
     def reserve(
@@ -273,6 +277,7 @@ class Trees(RuleBasedStateMachine):
         path: str,
         parent_steps: tuple[str, ...],
         cheapest: bool,
+        waits: bool,
         minutes: int,
     ) -> object:
         context = CallContext(
@@ -282,8 +287,8 @@ class Trees(RuleBasedStateMachine):
         wanted = replace(plain, created=self.now, purpose=replace(plain.purpose, context=context))
         names = self.spends_from(context)
         ask = (amount, amount, 1, minutes * 60_000)
-        level = {name: self.refuses(name, ask, cheapest=cheapest) for name in names}
-        refusal, changes = self.transact(lambda book: book.reserve(wanted, cheapest=cheapest))
+        level = {name: self.refuses(name, ask, cheapest=cheapest, waits=waits) for name in names}
+        refusal, changes = self.transact(lambda book: book.reserve(wanted, cheapest=cheapest, waits=waits))
         assert (refusal is None) == (not any(level.values())), (level, refusal)
         if refusal is not None:
             assert type(refusal) in {reason for reason in level.values() if reason}
@@ -356,18 +361,25 @@ class Trees(RuleBasedStateMachine):
         money = sum(hold.amount for hold in mine)
         return [money, sum(hold.bound.total for hold in mine), len(mine), sum(wall)]
 
-    def refuses(self, name: BudgetId, ask: tuple[int, ...], *, cheapest: bool) -> type[MeshError] | None:
+    def refuses(
+        self, name: BudgetId, ask: tuple[int, ...], *, cheapest: bool, waits: bool = False
+    ) -> type[MeshError] | None:
         node = self.nodes[name]
         if node.terms.mode is BudgetMode.SOFT:
             return None
         counted = list(zip(node.limits(), node.spent_at(self.now), self.held(name), ask, strict=True))
-        limited = [(limit, spent + held, asked) for limit, spent, held, asked in counted if limit is not None]
-        over = any(used > limit for limit, used, _ in limited)
-        room = not over and all(used + asked <= limit for limit, used, asked in limited)
-        if node.terms.mode is BudgetMode.DEGRADE and not cheapest and not over:
-            warned = any(used * 100 >= limit * node.terms.warn_at for limit, used, _ in limited)
-            if warned and all(used < limit for limit, used, _ in limited):
+        limited = [(limit, spent, held, asked) for limit, spent, held, asked in counted if limit is not None]
+        room = all(spent + held + asked <= limit for limit, spent, held, asked in limited)
+        if (
+            node.terms.mode is BudgetMode.DEGRADE
+            and not cheapest
+            and all(spent < limit for limit, spent, *_ in limited)
+        ):
+            level = node.terms.warn_at
+            if any(spent * 100 >= limit * level for limit, spent, *_ in limited):
                 return BudgetDegrades
+            if any((spent + held) * 100 >= limit * level for limit, spent, held, _ in limited):
+                return BudgetExhausted if waits else BudgetDegrades
         return None if room else BudgetExhausted
 
     @invariant()
@@ -475,8 +487,13 @@ def test_a_period_that_is_too_full_to_count_is_kept_if_it_was_counted_and_else_r
     assert (kept.spent, kept.corrected(NONE, Amounts(-10), charged=NOON).spent) == (30, 20)
     assert kept.at(later + timedelta(days=1)).spent == 0
     counted = month.defined(daily, now=later, charged=Amounts(4))
-    with pytest.raises(Invalid, match="too many charges"):
-        counted.defined(Terms(limit=NanoUsd(100), period=Period.MONTH), now=later)
+    endless = Terms(limit=NanoUsd(100))
+    for terms in (Terms(limit=NanoUsd(100), period=Period.MONTH), endless):
+        with pytest.raises(Invalid, match="too many charges"):
+            counted.defined(terms, now=later)
+    quota = NanoUsd(50)
+    limited = counted.limited_to(quota, default=quota, now=later)
+    assert (limited.limit, limited.period, limited.spent) == (50, Period.NONE, 4), "a quota holds in any case"
 
 
 @given(st.data())

@@ -144,13 +144,24 @@ def test_whoever_can_never_be_held_is_due_at_once_wherever_it_stands() -> None:
 def test_a_budget_that_degrades_ends_the_wait_of_those_that_are_not_the_cheapest() -> None:
     budget = replace(a_budget(100, held=70), mode=BudgetMode.DEGRADE, warn_at=80)
     room = Room(budget)
-    dear, cheap = room.joins(40, budget, cheapest=False), room.joins(40, budget)
+    dear, cheap = room.joins(40, budget, cheapest=False), room.joins(10, budget)
     assert room.due() == []
-    room.becomes(budget, held=NanoUsd(85))
+    room.becomes(budget, held=NanoUsd(95))
+    assert room.due() == [], "what is held may come back"
+    room.becomes(budget, held=NanoUsd(15), spent=NanoUsd(80))
     assert room.due() == [dear]
     room.lines.leave(dear)
-    room.becomes(budget, held=NanoUsd(60))
+    room.becomes(budget, held=NanoUsd(10), spent=NanoUsd(80))
     assert room.due() == [cheap]
+
+
+def test_a_dearer_model_waits_below_the_level_of_a_budget_that_degrades_until_held_money_comes_back() -> None:
+    budget = replace(a_budget(100, held=85), mode=BudgetMode.DEGRADE, warn_at=80)
+    room = Room(budget)
+    dear = room.joins(10, budget, cheapest=False)
+    assert room.due() == []
+    room.becomes(budget, held=NanoUsd(60), spent=NanoUsd(19))
+    assert room.due() == [dear]
 
 
 def test_a_call_waits_in_all_lines_that_it_was_ever_refused_at() -> None:

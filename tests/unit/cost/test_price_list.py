@@ -124,12 +124,15 @@ def test_another_separator_is_the_one_fault_that_is_told(separator: str) -> None
     [
         (f"{HEAD},price", "line 1, price: is none of provider, model, "),
         (f"{HEAD},model", "line 1, model: stands there twice"),
-        ("provider,model", "line 1, input_usd_per_million: is missing"),
-        ("", "line 1, input_usd_per_million: is missing"),
+        (f"{HEAD},price,rate", "line 1, price, rate: is none of provider, model, "),
+        ("provider,model,start_time,input_usd_per_million", "line 1, output_usd_per_million: is missing"),
+        ("provider,model", "line 1, start_time, input_usd_per_million, output_usd_per_million: are missing"),
+        ("", "line 1, provider, model, start_time, input_usd_per_million, output_usd_per_million: are missing"),
     ],
 )
-def test_columns_that_nobody_knows_are_refused(head: str, said: str) -> None:
-    assert faults(head=head)[0].startswith(said)
+def test_columns_that_nobody_knows_are_refused_once(head: str, said: str) -> None:
+    (fault,) = faults(head=head)
+    assert fault.startswith(said)
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "[", '[{"model": {}}]', "[" * 100_000, '[{"provider": [1]}]'])
@@ -219,6 +222,17 @@ def test_a_name_is_free_once_its_model_is_listed_without_it_or_has_ended() -> No
 
 def test_no_row_gives_a_model_the_name_that_stands_for_all() -> None:
     assert aliased_faults(a_row("zzz", aliases="*"))[0].startswith("line 2, aliases: must not be '*'")
+
+
+def test_a_wrong_import_can_be_corrected_since_what_is_shipped_tells_the_unit() -> None:
+    shipped = a_price(tiers=(Tier(0, Rates(input=10**9, output=10**9)),), end=JULY)
+    wrong = a_price(tiers=(Tier(0, Rates(input=10**6, output=10**6)),), start=JULY, imported=True)
+    assert read("openai,gpt-test,2025-07-01,,1,1", known=(shipped, wrong))
+    assert len(faults("openai,gpt-test,2025-07-01,,0.001,0.001", known=(shipped, wrong))) == 2
+    (said, _) = faults("openai,gpt-test,2025-07-01,,1,1", known=(wrong,))
+    assert "--confirm-unit" in said, "nothing else tells which of the two is right"
+    content = f"{HEAD}\nopenai,gpt-test,2025-07-01,,1,1"
+    assert read_list(content, ListFormat.CSV, source="imported: a test", known=(wrong,), now=NOON, unit_confirmed=True)
 
 
 @pytest.mark.parametrize("model", ["gpt-test-2024-07-18", "gpt-test@latest", "anything"])

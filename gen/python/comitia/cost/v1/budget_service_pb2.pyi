@@ -564,21 +564,23 @@ class SetBudgetLimitRequest(_message.Message):
     budget_id: _builtins.str
     """Which budget: an id or a name, as in GetBudget. Required."""
     limit_nano_usd: _builtins.int
-    """The new limit, nano-USD, >= 0."""
+    """The new limit, nano-USD, >= 0. Required: one that is absent is not taken for 0, which stops all spending."""
     request_id: _builtins.str
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
     def __init__(
         self,
         *,
         budget_id: _builtins.str = ...,
-        limit_nano_usd: _builtins.int = ...,
+        limit_nano_usd: _builtins.int | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_nano_usd", b"_limit_nano_usd", "limit_nano_usd", b"limit_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_id", b"budget_id", "limit_nano_usd", b"limit_nano_usd", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_nano_usd", b"_limit_nano_usd", "budget_id", b"budget_id", "limit_nano_usd", b"limit_nano_usd", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__limit_nano_usd: _TypeAlias = _typing.Literal["limit_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__limit_nano_usd: _TypeAlias = _typing.Literal["_limit_nano_usd", b"_limit_nano_usd"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_nano_usd) -> _WhichOneofReturnType__limit_nano_usd | None: ...
 
 Global___SetBudgetLimitRequest: _TypeAlias = SetBudgetLimitRequest  # noqa: Y015
 
@@ -818,7 +820,7 @@ class SettleRequest(_message.Message):
     """Epoch of the caller. A later one than the hold's takes it over. 0: does not say."""
     @_builtins.property
     def usage(self) -> _usage_pb2.Usage:
-        """Real usage, for models."""
+        """Real usage. Required for models; an empty one says that nothing was used. Absent for tools and memory."""
 
     def __init__(
         self,

@@ -45,7 +45,8 @@ class BudgetServiceStub:
     SetBudget: _grpc.UnaryUnaryMultiCallable[_budget_service_pb2.SetBudgetRequest, _budget_service_pb2.SetBudgetResponse]
     """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
     `update_mask` takes a limit or a period off. What is held stays, and so does what is spent, unless another period is
-    counted from now on: then it is what the ledger has for that period until now.
+    counted from now on: then it is what the ledger has for that period until now, without a period for all time. In
+    another zone the period that runs keeps what is spent in it. One that was removed comes back with what it paid.
 
     Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
     limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
@@ -102,7 +103,8 @@ class BudgetServiceStub:
     The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
     `budget_name` names the budget as GetBudget takes it),
-    RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
+    RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set; with a `wait` only
+    because of what is spent),
     RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
     NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
@@ -125,7 +127,7 @@ class BudgetServiceStub:
     Internal, so without `google.api.http`: see Reserve.
 
     Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-    ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
+    ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED, INVALID_ARGUMENT/INVALID_FIELD.
     """
     Release: _grpc.UnaryUnaryMultiCallable[_budget_service_pb2.ReleaseRequest, _budget_service_pb2.ReleaseResponse]
     """Frees a hold whose call was never sent, or whose provider said that it charges nothing.
@@ -158,7 +160,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     SetBudget: _aio.UnaryUnaryMultiCallable[_budget_service_pb2.SetBudgetRequest, _budget_service_pb2.SetBudgetResponse]  # type: ignore[assignment]
     """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
     `update_mask` takes a limit or a period off. What is held stays, and so does what is spent, unless another period is
-    counted from now on: then it is what the ledger has for that period until now.
+    counted from now on: then it is what the ledger has for that period until now, without a period for all time. In
+    another zone the period that runs keeps what is spent in it. One that was removed comes back with what it paid.
 
     Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
     limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
@@ -215,7 +218,8 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
     Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
     `budget_name` names the budget as GetBudget takes it),
-    RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
+    RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set; with a `wait` only
+    because of what is spent),
     RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
     NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
     INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
@@ -238,7 +242,7 @@ class BudgetServiceAsyncStub(BudgetServiceStub):
     Internal, so without `google.api.http`: see Reserve.
 
     Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-    ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
+    ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED, INVALID_ARGUMENT/INVALID_FIELD.
     """
     Release: _aio.UnaryUnaryMultiCallable[_budget_service_pb2.ReleaseRequest, _budget_service_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Frees a hold whose call was never sent, or whose provider said that it charges nothing.
@@ -280,7 +284,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_budget_service_pb2.SetBudgetResponse, _abc.Awaitable[_budget_service_pb2.SetBudgetResponse]]:
         """Makes the budget of a project, an agent or a step, or changes it or the tenant's own. What is not given stays as it is;
         `update_mask` takes a limit or a period off. What is held stays, and so does what is spent, unless another period is
-        counted from now on: then it is what the ledger has for that period until now.
+        counted from now on: then it is what the ledger has for that period until now, without a period for all time. In
+        another zone the period that runs keeps what is spent in it. One that was removed comes back with what it paid.
 
         Calls spend from it without naming it: from their project's, their agent's, and those of the steps they lie in. A
         limit below what is spent and held is accepted and shown as overrun. A tenant has at most 1,000 of them.
@@ -385,7 +390,8 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         The budgets are the tenant's own, those that the call names, and those of its project, its agent and its steps.
         Errors: RESOURCE_EXHAUSTED/BUDGET_EXHAUSTED (its metadata `cause` is `spent`, `held` or `overrun`,
         `budget_name` names the budget as GetBudget takes it),
-        RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set),
+        RESOURCE_EXHAUSTED/BUDGET_DEGRADES (only the cheapest models pass, and `cheapest` is not set; with a `wait` only
+        because of what is spent),
         RESOURCE_EXHAUSTED/TOO_MANY_WAITING (`wait` is set, and as many wait as may),
         NOT_FOUND/BUDGET_NOT_FOUND, FAILED_PRECONDITION/PRICE_UNKNOWN (see SetUnknownPrice), ABORTED/REQUEST_ID_REUSED,
         INVALID_ARGUMENT/INVALID_FIELD (also a project other than that of the run whose budget the call names).
@@ -426,7 +432,7 @@ class BudgetServiceServicer(metaclass=_abc_1.ABCMeta):
         Internal, so without `google.api.http`: see Reserve.
 
         Idempotent for the same usage. Errors: NOT_FOUND/HOLD_NOT_FOUND, FAILED_PRECONDITION/HOLD_NOT_DISPATCHED,
-        ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED.
+        ABORTED/SETTLED_DIFFERENTLY, ABORTED/HOLD_FENCED, INVALID_ARGUMENT/INVALID_FIELD.
         """
 
     @_abc_1.abstractmethod

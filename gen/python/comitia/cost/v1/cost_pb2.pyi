@@ -126,7 +126,7 @@ class _BudgetLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetLev
     BUDGET_LEVEL_WARNED: _BudgetLevel.ValueType  # 2
     """At `warn_at_percent` or above."""
     BUDGET_LEVEL_DEGRADED: _BudgetLevel.ValueType  # 3
-    """Only the cheapest models pass."""
+    """Only the cheapest models pass, because of what is spent or of a spike."""
     BUDGET_LEVEL_EXHAUSTED: _BudgetLevel.ValueType  # 4
     """A limit is used up. A soft budget goes on all the same."""
     BUDGET_LEVEL_OVERRUN: _BudgetLevel.ValueType  # 5
@@ -141,7 +141,7 @@ BUDGET_LEVEL_OK: BudgetLevel.ValueType  # 1
 BUDGET_LEVEL_WARNED: BudgetLevel.ValueType  # 2
 """At `warn_at_percent` or above."""
 BUDGET_LEVEL_DEGRADED: BudgetLevel.ValueType  # 3
-"""Only the cheapest models pass."""
+"""Only the cheapest models pass, because of what is spent or of a spike."""
 BUDGET_LEVEL_EXHAUSTED: BudgetLevel.ValueType  # 4
 """A limit is used up. A soft budget goes on all the same."""
 BUDGET_LEVEL_OVERRUN: BudgetLevel.ValueType  # 5

@@ -28,7 +28,7 @@ from comitia.cost.v1 import price_list_pb2 as comitia_dot_cost_dot_v1_dot_price_
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%comitia/cost/v1/pricing_service.proto\x12\x0f\x63omitia.cost.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1a\x63omitia/cost/v1/cost.proto\x1a comitia/cost/v1/price_list.proto\x1a\x1cgoogle/api/annotations.proto\"L\n\x11ListPricesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\"U\n\x12ListPricesResponse\x12&\n\x06prices\x18\x01 \x03(\x0b\x32\x16.comitia.cost.v1.Price\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9a\x01\n\x13ImportPricesRequest\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x30\n\x06\x66ormat\x18\x02 \x01(\x0e\x32 .comitia.cost.v1.PriceListFormat\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\r\n\x05\x61pply\x18\x06 \x01(\x08J\x04\x08\x04\x10\x05R\x07\x64ry_run\"t\n\x14ImportPricesResponse\x12-\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1c.comitia.cost.v1.PriceChange\x12\x14\n\x0c\x63hange_count\x18\x02 \x01(\x05\x12\x17\n\x0funchanged_count\x18\x03 \x01(\x05\"\x18\n\x16GetUnknownPriceRequest\"O\n\x17GetUnknownPriceResponse\x12\x34\n\runknown_price\x18\x01 \x01(\x0b\x32\x1d.comitia.cost.v1.UnknownPrice\"\x83\x01\n\x16SetUnknownPriceRequest\x12/\n\x04rule\x18\x01 \x01(\x0e\x32!.comitia.cost.v1.UnknownPriceRule\x12$\n\x1c\x63\x65iling_nano_usd_per_million\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"O\n\x17SetUnknownPriceResponse\x12\x34\n\runknown_price\x18\x01 \x01(\x0b\x32\x1d.comitia.cost.v1.UnknownPrice2\xdb\x04\n\x0ePricingService\x12~\n\nListPrices\x12\".comitia.cost.v1.ListPricesRequest\x1a#.comitia.cost.v1.ListPricesResponse\"\'\x9a\xc2\x18\x11\n\x0bprices.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/prices\x12\x94\x01\n\x0cImportPrices\x12$.comitia.cost.v1.ImportPricesRequest\x1a%.comitia.cost.v1.ImportPricesResponse\"7\x9a\xc2\x18\x17\n\rprices.import\x10\x02\x18<0\x01H\x01\x82\xd3\xe4\x93\x02\x16\"\x11/v1/prices:import:\x01*\x12\x93\x01\n\x0fGetUnknownPrice\x12\'.comitia.cost.v1.GetUnknownPriceRequest\x1a(.comitia.cost.v1.GetUnknownPriceResponse\"-\x9a\xc2\x18\x10\n\x0c\x62udgets.read\x18\x05\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/unknown-price\x12\x9b\x01\n\x0fSetUnknownPrice\x12\'.comitia.cost.v1.SetUnknownPriceRequest\x1a(.comitia.cost.v1.SetUnknownPriceResponse\"5\x9a\xc2\x18\x15\n\rbudgets.limit\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x16\"\x11/v1/unknown-price:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%comitia/cost/v1/pricing_service.proto\x12\x0f\x63omitia.cost.v1\x1a\x1d\x63omitia/common/v1/guard.proto\x1a\x1a\x63omitia/cost/v1/cost.proto\x1a comitia/cost/v1/price_list.proto\x1a\x1cgoogle/api/annotations.proto\"L\n\x11ListPricesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\"U\n\x12ListPricesResponse\x12&\n\x06prices\x18\x01 \x03(\x0b\x32\x16.comitia.cost.v1.Price\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb0\x01\n\x13ImportPricesRequest\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x30\n\x06\x66ormat\x18\x02 \x01(\x0e\x32 .comitia.cost.v1.PriceListFormat\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\r\n\x05\x61pply\x18\x06 \x01(\x08\x12\x14\n\x0c\x63onfirm_unit\x18\x07 \x01(\x08J\x04\x08\x04\x10\x05R\x07\x64ry_run\"t\n\x14ImportPricesResponse\x12-\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1c.comitia.cost.v1.PriceChange\x12\x14\n\x0c\x63hange_count\x18\x02 \x01(\x05\x12\x17\n\x0funchanged_count\x18\x03 \x01(\x05\"\x18\n\x16GetUnknownPriceRequest\"O\n\x17GetUnknownPriceResponse\x12\x34\n\runknown_price\x18\x01 \x01(\x0b\x32\x1d.comitia.cost.v1.UnknownPrice\"\x83\x01\n\x16SetUnknownPriceRequest\x12/\n\x04rule\x18\x01 \x01(\x0e\x32!.comitia.cost.v1.UnknownPriceRule\x12$\n\x1c\x63\x65iling_nano_usd_per_million\x18\x02 \x01(\x03\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"O\n\x17SetUnknownPriceResponse\x12\x34\n\runknown_price\x18\x01 \x01(\x0b\x32\x1d.comitia.cost.v1.UnknownPrice2\xdb\x04\n\x0ePricingService\x12~\n\nListPrices\x12\".comitia.cost.v1.ListPricesRequest\x1a#.comitia.cost.v1.ListPricesResponse\"\'\x9a\xc2\x18\x11\n\x0bprices.read\x18\x05P\x01\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/prices\x12\x94\x01\n\x0cImportPrices\x12$.comitia.cost.v1.ImportPricesRequest\x1a%.comitia.cost.v1.ImportPricesResponse\"7\x9a\xc2\x18\x17\n\rprices.import\x10\x02\x18<0\x01H\x01\x82\xd3\xe4\x93\x02\x16\"\x11/v1/prices:import:\x01*\x12\x93\x01\n\x0fGetUnknownPrice\x12\'.comitia.cost.v1.GetUnknownPriceRequest\x1a(.comitia.cost.v1.GetUnknownPriceResponse\"-\x9a\xc2\x18\x10\n\x0c\x62udgets.read\x18\x05\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/unknown-price\x12\x9b\x01\n\x0fSetUnknownPrice\x12\'.comitia.cost.v1.SetUnknownPriceRequest\x1a(.comitia.cost.v1.SetUnknownPriceResponse\"5\x9a\xc2\x18\x15\n\rbudgets.limit\x10\n\x18\x05\x30\x01\x82\xd3\xe4\x93\x02\x16\"\x11/v1/unknown-price:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,17 +48,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPRICESRESPONSE']._serialized_start=259
   _globals['_LISTPRICESRESPONSE']._serialized_end=344
   _globals['_IMPORTPRICESREQUEST']._serialized_start=347
-  _globals['_IMPORTPRICESREQUEST']._serialized_end=501
-  _globals['_IMPORTPRICESRESPONSE']._serialized_start=503
-  _globals['_IMPORTPRICESRESPONSE']._serialized_end=619
-  _globals['_GETUNKNOWNPRICEREQUEST']._serialized_start=621
-  _globals['_GETUNKNOWNPRICEREQUEST']._serialized_end=645
-  _globals['_GETUNKNOWNPRICERESPONSE']._serialized_start=647
-  _globals['_GETUNKNOWNPRICERESPONSE']._serialized_end=726
-  _globals['_SETUNKNOWNPRICEREQUEST']._serialized_start=729
-  _globals['_SETUNKNOWNPRICEREQUEST']._serialized_end=860
-  _globals['_SETUNKNOWNPRICERESPONSE']._serialized_start=862
-  _globals['_SETUNKNOWNPRICERESPONSE']._serialized_end=941
-  _globals['_PRICINGSERVICE']._serialized_start=944
-  _globals['_PRICINGSERVICE']._serialized_end=1547
+  _globals['_IMPORTPRICESREQUEST']._serialized_end=523
+  _globals['_IMPORTPRICESRESPONSE']._serialized_start=525
+  _globals['_IMPORTPRICESRESPONSE']._serialized_end=641
+  _globals['_GETUNKNOWNPRICEREQUEST']._serialized_start=643
+  _globals['_GETUNKNOWNPRICEREQUEST']._serialized_end=667
+  _globals['_GETUNKNOWNPRICERESPONSE']._serialized_start=669
+  _globals['_GETUNKNOWNPRICERESPONSE']._serialized_end=748
+  _globals['_SETUNKNOWNPRICEREQUEST']._serialized_start=751
+  _globals['_SETUNKNOWNPRICEREQUEST']._serialized_end=882
+  _globals['_SETUNKNOWNPRICERESPONSE']._serialized_start=884
+  _globals['_SETUNKNOWNPRICERESPONSE']._serialized_end=963
+  _globals['_PRICINGSERVICE']._serialized_start=966
+  _globals['_PRICINGSERVICE']._serialized_end=1569
 # @@protoc_insertion_point(module_scope)

@@ -83,6 +83,7 @@ class ImportPricesRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     APPLY_FIELD_NUMBER: _builtins.int
+    CONFIRM_UNIT_FIELD_NUMBER: _builtins.int
     content: _builtins.str
     """The list, at most 1,000,000 characters and 10,000 rows. Required."""
     format: _price_list_pb2.PriceListFormat.ValueType
@@ -93,6 +94,8 @@ class ImportPricesRequest(_message.Message):
     """UUID that makes a repeat harmless for 24 h: it gets the first answer. Optional."""
     apply: _builtins.bool
     """True: import it. False: show what would change, and change nothing."""
+    confirm_unit: _builtins.bool
+    """True: prices that are far from what their models cost are in the right unit all the same. Default false: refused."""
     def __init__(
         self,
         *,
@@ -101,10 +104,11 @@ class ImportPricesRequest(_message.Message):
         source: _builtins.str = ...,
         request_id: _builtins.str = ...,
         apply: _builtins.bool = ...,
+        confirm_unit: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "content", b"content", "format", b"format", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apply", b"apply", "confirm_unit", b"confirm_unit", "content", b"content", "format", b"format", "request_id", b"request_id", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
