@@ -438,7 +438,9 @@ class SpendBook:
             first.held_back = HeldBack(at=tuple(at), most=amounts, cheapest=cheapest)
             raise first
 
-    def _refuse_unless_free(self, budget: Budget, amounts: Amounts, *, cheapest: bool, run_id: str, waits: bool = False) -> None:
+    def _refuse_unless_free(
+        self, budget: Budget, amounts: Amounts, *, cheapest: bool, run_id: str, waits: bool = False
+    ) -> None:
         try:
             budget.refuse_unless_free(amounts, now=self._now, cheapest=cheapest, waits=waits)
         except BudgetExhausted:

@@ -8,8 +8,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from comitia.cost.v1 import budget_service_pb2 as budget_pb
-from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
 from comitia.cost.v1 import cost_pb2, price_list_pb2
+from comitia.cost.v1 import ledger_service_pb2 as ledger_pb
 from comitia.cost.v1 import pricing_service_pb2 as pricing_pb
 from services.cost.storage.hold_retention import HoldRetention
 from services.cost.usecases.forget_holds import ForgetHolds
@@ -119,7 +119,9 @@ async def test_a_period_that_is_taken_off_counts_all_that_can_still_be_told(star
         assert await forget(mesh) == 2
         assert (await anna.budget()).spent_nano_usd == 4500
         await mesh.caller().spend()
-        endless = budget_pb.SetBudgetRequest(scope=cost_pb2.BUDGET_SCOPE_TENANT, update_mask=FieldMask(paths=["period"]))
+        endless = budget_pb.SetBudgetRequest(
+            scope=cost_pb2.BUDGET_SCOPE_TENANT, update_mask=FieldMask(paths=["period"])
+        )
         assert (await anna.call("SetBudget", endless)).budget.spent_nano_usd == 2 * 4500
 
 
