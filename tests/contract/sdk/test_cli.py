@@ -267,7 +267,7 @@ def test_a_price_list_is_imported_and_its_faults_are_told(comitia: Comitia, tmp_
 @pytest.mark.parametrize(
     ("alert", "shows"),
     [
-        ({"cause": 3, "measure": 1}, "project atlas  warned at 80 %  $9.00 of $10.00  run_1"),
+        ({"cause": 3, "measure": 1}, "project:atlas  warned at 80 %  $9.00 of $10.00  run_1"),
         ({"cause": 1, "measure": 3}, "used up  5 calls of 5 calls"),
         ({"cause": 2, "measure": 2}, "overran by 20 tokens  120 tokens of 100 tokens"),
         ({"cause": 1, "measure": 1, "quota_nano_usd": 10**10}, "used up (the limit is the operator's)"),

@@ -105,7 +105,6 @@ async def test_only_charges_without_a_price_are_priced_anew_when_asked_so(start_
         assert (await anna.call("RepriceEvents", since(mesh, days=2))).event_count == 2
 
 
-@pytest.mark.usefixtures("database_follows")
 async def test_a_period_that_is_taken_off_counts_all_that_can_still_be_told(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0) as mesh:
         month = budget_pb.SetBudgetRequest(scope=cost_pb2.BUDGET_SCOPE_TENANT, period=cost_pb2.BUDGET_PERIOD_MONTH)
@@ -125,7 +124,6 @@ async def test_a_period_that_is_taken_off_counts_all_that_can_still_be_told(star
         assert (await anna.call("SetBudget", endless)).budget.spent_nano_usd == 2 * 4500
 
 
-@pytest.mark.usefixtures("database_follows")
 async def test_holds_that_are_not_over_stay_however_old(start_cost: StartCost) -> None:
     async with start_cost(hold_days=0, sweep_seconds=60) as mesh:
         anna = mesh.caller(Role.ADMIN)
