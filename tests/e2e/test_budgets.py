@@ -214,6 +214,6 @@ def test_what_runs_took_is_drawn_beside_what_was_expected(shell: Shell) -> None:
     rows = [line for line in drawn if "run_" in line]
     assert [line.split("  ")[-1].split()[0] for line in rows] == [run["run_id"] for run in reversed(runs)]
     assert all("─" in line and ("●" in line or "○" in line) for line in rows)
-    assert "90 % is promised" in drawn[-1]
+    assert "held the cost" in drawn[-1]
     sessions = [run for run in shell.json("estimate", "--history") if run["reference"] == "debate"]
     assert [run["run_id"] for run in sessions] == [session["session_id"]]
