@@ -1,4 +1,4 @@
-"""The tables of inference. `migrations/` makes them."""
+"""The table of calls. `migrations/` makes it."""
 
 from typing import Final
 
@@ -10,7 +10,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -20,11 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from services.meshkit.sql.audit import audit_entry_tables
-from services.meshkit.sql.data_keys import data_key_table
-from services.meshkit.sql.request_ids import request_id_table
-
-metadata: Final = MetaData()
+from services.inference.storage.metadata import metadata
 
 PK_CALL: Final = "pk_call"
 
@@ -56,8 +51,3 @@ call: Final = Table(
     Index("ix_call_pending", "recorded_time", postgresql_where=text("settle_state = 'pending'")),
     Index("ix_call_created_time", "created_time"),
 )
-
-data_key: Final = data_key_table(metadata)
-audit_entry_tables(metadata)
-
-request_id: Final = request_id_table(metadata)

@@ -1,11 +1,10 @@
 """Proto to domain and back, pure."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
 from services.inference.domain.answer import Answer, Restarted, StopReason, StreamEvent, TextDelta
-from services.inference.domain.deployment import DEFAULT, Deployment, Task
+from services.inference.domain.deployment import DEFAULT
 from services.inference.domain.prompt import DEFAULT_OUTPUT_TOKENS, Prompt, ToolDefinition, checked_prompt
 from services.inference.usecases.embed import Vectors
 from services.meshkit.content import Message
@@ -22,10 +21,6 @@ _STOP_REASONS: Final = {
     StopReason.LENGTH: generation_pb2.STOP_REASON_LENGTH,
     StopReason.TOOL_CALLS: generation_pb2.STOP_REASON_TOOL_CALLS,
     StopReason.CONTENT_FILTER: generation_pb2.STOP_REASON_CONTENT_FILTER,
-}
-_TASKS: Final = {
-    Task.GENERATE: generation_pb2.MODEL_TASK_GENERATE,
-    Task.EMBED: generation_pb2.MODEL_TASK_EMBED,
 }
 
 GenerateLike = inference_service_pb2.GenerateRequest | inference_service_pb2.StreamGenerateRequest
@@ -132,19 +127,3 @@ def vectors_to_proto(made: Vectors) -> inference_service_pb2.EmbedResponse:
         model=made.model,
         usage=usage_to_proto(made.usage),
     )
-
-
-def deployments_to_proto(listed: Sequence[tuple[Deployment, bool]]) -> list[generation_pb2.ModelDeployment]:
-    """Writes deployments, each with whether it is priced."""
-    return [
-        generation_pb2.ModelDeployment(
-            name=deployment.name,
-            adapter=deployment.adapter,
-            model=deployment.model,
-            task=_TASKS[deployment.task],
-            in_default_chain=deployment.in_default_chain,
-            priced=priced,
-            region=deployment.region,
-        )
-        for deployment, priced in listed
-    ]

@@ -17,7 +17,7 @@ from services.inference.domain.answer import Answer, StopReason
 from services.inference.domain.call import Blocked, RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.storage.call_repository import CallRepository
-from services.inference.storage.tables import metadata
+from services.inference.storage.metadata import metadata
 from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.usecases.ports import CallStore
 from services.meshkit.calls.ports import Settlement

@@ -25,11 +25,11 @@ from services.inference.domain.errors import (
     ProviderUnavailable,
 )
 from services.inference.domain.prompt import Prompt, ToolDefinition
-from services.inference.providers.anthropic import AnthropicProvider
-from services.inference.providers.embeddings import OpenAiEmbeddings
+from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp, provider_http
-from services.inference.providers.openai import Endpoint, OpenAiProvider
-from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
+from services.inference.providers.openai.chat import Endpoint, OpenAiProvider
+from services.inference.providers.openai.embeddings import OpenAiEmbeddings
+from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
 from services.inference.usecases.ports import ModelProvider
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.content import (
@@ -45,8 +45,8 @@ from services.meshkit.content import (
 )
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.secret import Secret
-from tests.support.fake_provider import KEY, Behaviour, FakeProvider, fake_provider
 from tests.support.inference import USER, a_message, a_prompt
+from tests.support.providers.fake import KEY, Behaviour, FakeProvider, fake_provider
 from tests.support.record_fixtures import CASES, FIXTURES, synthetic
 
 CLEARANCE = Clearance(hold=DispatchedHold(id="hold_1", amount=NanoUsd(1)), verdict_id="verdict_1")

@@ -19,18 +19,18 @@ from services.cost.domain.price_book import PriceBook
 from services.cost.prices.snapshot import shipped_prices
 from services.inference.domain.answer import Finished
 from services.inference.domain.deployment import Adapter, Deployment, Task
-from services.inference.providers.anthropic import AnthropicProvider
-from services.inference.providers.embeddings import OpenAiEmbeddings
+from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp, provider_http
-from services.inference.providers.openai import Endpoint, OpenAiProvider
-from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
+from services.inference.providers.openai.chat import Endpoint, OpenAiProvider
+from services.inference.providers.openai.embeddings import OpenAiEmbeddings
+from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.content import Usage
 from services.meshkit.content.usage import MOST_TOKENS
 from services.meshkit.core.money import NANO_PER_USD, NanoUsd
 from services.meshkit.core.secret import Secret
-from tests.support.fake_provider import KEY, Behaviour, FakeProvider, fake_provider
 from tests.support.inference import a_prompt
+from tests.support.providers.fake import KEY, Behaviour, FakeProvider, fake_provider
 
 CLEARANCE: Final = Clearance(hold=DispatchedHold(id="hold_1", amount=NanoUsd(1)), verdict_id="verdict_1")
 EXAMPLES: Final = Path(__file__).with_name("fixtures") / "usage"

@@ -38,8 +38,8 @@ from services.meshkit.sql.scope import maintenance_scope
 from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.integration.conftest import MakeDatabase, free_port
 from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
-from tests.support.fake_provider import KEY, FakeProvider, fake_provider
 from tests.support.held_calls import held_calls
+from tests.support.providers.fake import KEY, FakeProvider, fake_provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

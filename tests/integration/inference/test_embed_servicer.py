@@ -5,7 +5,7 @@ import pytest
 from comitia.inference.v1 import generation_pb2
 from comitia.inference.v1 import inference_service_pb2 as pb
 from tests.integration.inference.conftest import InferenceMesh, StartInference, Surroundings, a_message, a_request
-from tests.support.fake_provider import KEY, Behaviour
+from tests.support.providers.fake import KEY, Behaviour
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

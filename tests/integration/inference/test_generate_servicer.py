@@ -25,7 +25,7 @@ from tests.integration.inference.conftest import (
     a_message,
     a_request,
 )
-from tests.support.fake_provider import KEY, Behaviour
+from tests.support.providers.fake import KEY, Behaviour
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

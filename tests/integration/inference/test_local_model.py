@@ -18,10 +18,10 @@ from services.inference.domain.money_bound import bound_of
 from services.inference.local import weights
 from services.inference.local.process import serving
 from services.inference.local.settings import LocalModelSettings
-from services.inference.providers.embeddings import OpenAiEmbeddings
 from services.inference.providers.http import provider_http
-from services.inference.providers.openai import Endpoint
-from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
+from services.inference.providers.openai.chat import Endpoint
+from services.inference.providers.openai.embeddings import OpenAiEmbeddings
+from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.core.money import NanoUsd
 from tests.integration.conftest import free_port

@@ -1,4 +1,4 @@
-"""Builds inference: the only file that names every concrete class."""
+"""Puts inference together. Each file of this room builds one part; this one says in which order they open."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -15,35 +15,20 @@ from comitia.policy.v1 import policy_pb2
 from services.inference.chain import configured
 from services.inference.clients.hold_client import CostHoldClient
 from services.inference.clients.price_list import CostPriceList
-from services.inference.domain.deployment import Adapter
-from services.inference.domain.vector_cache import VectorCache
-from services.inference.providers.anthropic import AnthropicProvider
-from services.inference.providers.embeddings import OpenAiEmbeddings
-from services.inference.providers.http import ProviderHttp, provider_http
-from services.inference.providers.openai import Endpoint, OpenAiProvider
-from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
-from services.inference.providers.stub import StubProvider
+from services.inference.providers.http import provider_http
 from services.inference.settings import InferenceSettings
 from services.inference.storage.call_repository import CallRepository
 from services.inference.storage.kept_vectors import SqlKeptVectors
 from services.inference.storage.tenant_data import TENANT_DATA
-from services.inference.transport.inference_servicer import InferenceServicer, ModelServicer
-from services.inference.usecases.calls_in_flight import CallsInFlight
-from services.inference.usecases.embed import Embed
-from services.inference.usecases.embed_once import EmbedOnce
-from services.inference.usecases.generate import Generate
+from services.inference.transport.model_servicer import ModelServicer
 from services.inference.usecases.list_models import ListModels
-from services.inference.usecases.model_call import ModelCall
-from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
-from services.inference.usecases.stream_generate import StreamGenerate
+from services.inference.wiring.core import core
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
-from services.meshkit.calls.settled_notes import SettledNotes
 from services.meshkit.calls.sweep import Sweep
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.ids import IdSource
-from services.meshkit.core.secret import NO_SECRET, Secret
 from services.meshkit.grpc.channel import channel
 from services.meshkit.grpc.server import Server
 from services.meshkit.grpc.workload_identity import workload_identity
@@ -53,7 +38,6 @@ from services.meshkit.sql.engine import sql_engine
 from services.meshkit.sql.request_ids import ForgetRequests
 from services.meshkit.sql.sealing import sealing
 from services.meshkit.sql.tenant_rows import TenantRows
-from services.meshkit.telemetry import metrics
 from services.meshkit.tenant_data.servicer import TenantData
 
 
@@ -80,42 +64,19 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         ) as sealed,
         CallRepository(app, maintenance, keys=sealed.keys).running() as calls,
     ):
-        notes = SettledNotes("inference_settled_notes", calls, clock=clock)
-        law = PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE)
         holds = CostHoldClient(to_money, ids=ids)
-        vectors = VectorCache(most=settings.vector_cache_entries)
-        metrics.show_size("inference.vectors", vectors)
-        deployments = configured(settings)
         prices = CostPriceList(PricingServiceStub(to_cost), clock=clock)
-        model_call = ModelCall(
+        deployments = configured(settings)
+        asking = core(
+            settings,
             deployments=deployments,
-            providers=_providers(settings, http),
-            law=law,
+            http=http,
+            law=PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE),
             holds=holds,
             prices=prices,
             calls=calls,
-            notes=notes,
+            answers=SqlKeptVectors(app, keys=sealed.keys),
             tenants=guard.feed,
-            clock=clock,
-        )
-        in_flight = CallsInFlight(most=settings.max_model_calls)
-        servicer = InferenceServicer(
-            generate=Generate(model_call=model_call, in_flight=in_flight),
-            stream_generate=StreamGenerate(model_call=model_call, in_flight=in_flight),
-            embed=EmbedOnce(
-                embed=Embed(
-                    deployments=deployments,
-                    embedders=_embedders(settings, http),
-                    law=law,
-                    holds=holds,
-                    cache=vectors,
-                    tenants=guard.feed,
-                    clock=clock,
-                    most_calls=settings.max_embedding_calls,
-                ),
-                answers=SqlKeptVectors(app, keys=sealed.keys),
-            ),
-            deployments=deployments,
             clock=clock,
             ids=ids,
         )
@@ -124,7 +85,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             name="inference",
             listen=settings.listen,
             registrations=(
-                partial(add_InferenceServiceServicer_to_server, servicer),
+                partial(add_InferenceServiceServicer_to_server, asking.servicer),
                 partial(add_ModelServiceServicer_to_server, models),
                 TenantData(TenantRows("inference", maintenance, TENANT_DATA), tenants=guard.feed).registration,
                 *guard.registrations,
@@ -133,7 +94,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             tls=identity.tls,
             refusals=audit.refusals,
             background=(
-                notes,
+                *asking.background,
                 Sweep(
                     calls=calls,
                     holds=holds,
@@ -151,42 +112,3 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
             max_concurrent_calls=settings.max_concurrent_calls,
             clock=clock,
         )
-
-
-def _providers(settings: InferenceSettings, http: ProviderHttp) -> dict[Adapter, ModelProvider]:
-    """Makes the adapters of what is configured."""
-    providers: dict[Adapter, ModelProvider] = {}
-    endpoints = _endpoints(settings)
-    if Adapter.OPENAI in endpoints:
-        providers[Adapter.OPENAI] = OpenAiProvider(http, endpoints[Adapter.OPENAI])
-    if settings.anthropic_api_key is not None:
-        endpoint = Endpoint(
-            base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
-        )
-        providers[Adapter.ANTHROPIC] = AnthropicProvider(http, endpoint)
-    for adapter in (Adapter.OPENAI_COMPATIBLE, Adapter.LOCAL):
-        if adapter in endpoints:
-            providers[adapter] = OpenAiCompatibleProvider(http, endpoints[adapter])
-    if settings.stub_enabled:
-        providers[Adapter.STUB] = StubProvider()
-    return providers
-
-
-def _embedders(settings: InferenceSettings, http: ProviderHttp) -> dict[Adapter, EmbeddingProvider]:
-    return {adapter: OpenAiEmbeddings(http, endpoint) for adapter, endpoint in _endpoints(settings).items()}
-
-
-def _endpoints(settings: InferenceSettings) -> dict[Adapter, Endpoint]:
-    """Gives the addresses at which OpenAI's dialect is spoken."""
-    endpoints: dict[Adapter, Endpoint] = {}
-    if settings.openai_api_key is not None:
-        endpoints[Adapter.OPENAI] = Endpoint(
-            base_url=settings.openai_base_url.rstrip("/"), key=Secret(settings.openai_api_key.get_secret_value())
-        )
-    if settings.compatible_base_url is not None:
-        given = settings.compatible_api_key
-        key = NO_SECRET if given is None else Secret(given.get_secret_value())
-        endpoints[Adapter.OPENAI_COMPATIBLE] = Endpoint(base_url=settings.compatible_base_url.rstrip("/"), key=key)
-    if settings.local_model_url is not None:
-        endpoints[Adapter.LOCAL] = Endpoint(base_url=f"{settings.local_model_url.rstrip('/')}/v1")
-    return endpoints

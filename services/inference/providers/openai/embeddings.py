@@ -8,7 +8,7 @@ import msgspec
 from services.inference.domain.deployment import Deployment
 from services.inference.providers import failures
 from services.inference.providers.http import ProviderHttp
-from services.inference.providers.openai import Endpoint
+from services.inference.providers.openai.chat import Endpoint
 from services.inference.usecases.ports import Embedded
 from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import Usage

@@ -11,10 +11,10 @@ from services.inference.domain.answer import Finished, StopReason, TextDelta
 from services.inference.domain.deployment import Deployment
 from services.inference.domain.prompt import Prompt
 from services.inference.providers import failures
-from services.inference.providers.anthropic_wire import Block, Delta, Event, UsageCounter, request_body, stop_reason_of
+from services.inference.providers.anthropic.wire import Block, Delta, Event, UsageCounter, request_body, stop_reason_of
 from services.inference.providers.http import ProviderHttp
-from services.inference.providers.openai import Endpoint
-from services.inference.providers.openai_wire import tool_call
+from services.inference.providers.openai.chat import Endpoint
+from services.inference.providers.openai.chat_wire import tool_call
 from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import ToolCallPart
 

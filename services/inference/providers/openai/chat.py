@@ -12,7 +12,7 @@ from services.inference.domain.deployment import Deployment
 from services.inference.domain.prompt import Prompt
 from services.inference.providers import failures
 from services.inference.providers.http import ProviderHttp
-from services.inference.providers.openai_wire import (
+from services.inference.providers.openai.chat_wire import (
     Chunk,
     LimitField,
     ToolCalls,
