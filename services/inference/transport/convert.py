@@ -32,6 +32,7 @@ def prompt_of(request: GenerateLike) -> Prompt:
 
     Raises: Invalid, naming the field.
     """
+    _refuse_unbuilt(request, ("tool_choice", "output_format", "sampling", "policy", "parallel_tool_calls"))
     prompt = Prompt(
         messages=_messages(request),
         tools=_tools(request),
@@ -47,7 +48,15 @@ def counted_prompt_of(request: inference_service_pb2.CountTokensRequest) -> Prom
 
     Raises: Invalid, naming the field.
     """
+    _refuse_unbuilt(request, ("output_format",))
     return checked_prompt(Prompt(messages=_messages(request), tools=_tools(request)))
+
+
+def _refuse_unbuilt(request: HasPrompt, fields: tuple[str, ...]) -> None:
+    """Refuses what no adapter sends yet, rather than to pass over it."""
+    for field in fields:
+        if any(descriptor.name == field for descriptor, _ in request.ListFields()):
+            raise Invalid(field, "is not taken yet")
 
 
 def _messages(request: HasPrompt) -> tuple[Message, ...]:

@@ -3,19 +3,19 @@
 from collections.abc import Sequence
 from typing import Final
 
-from comitia.inference.v1 import generation_pb2
+from comitia.inference.v1 import model_pb2
 from services.inference.domain.deployment import Deployment, Task
 
 _TASKS: Final = {
-    Task.GENERATE: generation_pb2.MODEL_TASK_GENERATE,
-    Task.EMBED: generation_pb2.MODEL_TASK_EMBED,
+    Task.GENERATE: model_pb2.MODEL_TASK_GENERATE,
+    Task.EMBED: model_pb2.MODEL_TASK_EMBED,
 }
 
 
-def deployments_to_proto(listed: Sequence[tuple[Deployment, bool]]) -> list[generation_pb2.ModelDeployment]:
+def deployments_to_proto(listed: Sequence[tuple[Deployment, bool]]) -> list[model_pb2.ModelDeployment]:
     """Writes deployments, each with whether it is priced."""
     return [
-        generation_pb2.ModelDeployment(
+        model_pb2.ModelDeployment(
             name=deployment.name,
             adapter=deployment.adapter,
             model=deployment.model,

@@ -1,13 +1,13 @@
 """The gRPC face of the models."""
 
-from comitia.inference.v1 import inference_service_pb2 as pb
-from comitia.inference.v1.inference_service_pb2_grpc import ModelServiceServicer
+from comitia.inference.v1 import model_service_pb2 as pb
 from services.inference.transport import model_convert
+from services.inference.transport.unbuilt_models import UnbuiltModels
 from services.inference.usecases.list_models import ListModels
 from services.meshkit.grpc.call import caller_of
 
 
-class ModelServicer(ModelServiceServicer):
+class ModelServicer(UnbuiltModels):
     """Says which models the mesh can ask."""
 
     def __init__(self, *, list_models: ListModels) -> None:

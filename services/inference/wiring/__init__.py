@@ -7,10 +7,8 @@ from functools import partial
 
 from comitia.cost.v1.cost_service_pb2_grpc import PricingServiceStub
 from comitia.guard_table import GUARDS
-from comitia.inference.v1.inference_service_pb2_grpc import (
-    add_InferenceServiceServicer_to_server,
-    add_ModelServiceServicer_to_server,
-)
+from comitia.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
+from comitia.inference.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
 from comitia.policy.v1 import policy_pb2
 from services.inference.chain import configured
 from services.inference.clients.hold_client import CostHoldClient

@@ -18,7 +18,8 @@ from comitia.common.v1 import content_pb2
 from comitia.cost.v1 import cost_pb2, cost_service_pb2
 from comitia.cost.v1.cost_service_pb2_grpc import BudgetServiceStub, LedgerServiceStub
 from comitia.inference.v1 import inference_service_pb2 as pb
-from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub, ModelServiceStub
+from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from comitia.inference.v1.model_service_pb2_grpc import ModelServiceStub
 from services.cost.settings import CostSettings
 from services.cost.wiring import cost
 from services.inference.settings import InferenceSettings
