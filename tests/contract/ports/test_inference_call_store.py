@@ -16,8 +16,8 @@ from sqlalchemy import text
 from services.inference.domain.answer import Answer, StopReason
 from services.inference.domain.call import Blocked, RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
+from services.inference.storage import registry_tables, rollout_tables, routing_tables, tables
 from services.inference.storage.call_repository import CallRepository
-from services.inference.storage.metadata import metadata
 from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.usecases.ports import CallStore
 from services.meshkit.calls.ports import Settlement
@@ -264,12 +264,14 @@ async def test_every_table_is_guarded(urls: DatabaseUrls) -> None:
     async with sql_engine(urls.migrator) as engine, engine.connect() as connection:
         guards = await audit_catalogue(connection)
     assert {guard.name: guard.faults for guard in guards if guard.faults} == {}
-    assert [guard.name for guard in guards if guard.untenanted] == ["audit_stream", "schema_version_inference"]
+    untenanted = [guard.name for guard in guards if guard.untenanted]
+    assert untenanted == ["audit_stream", "registry_change", "registry_version", "schema_version_inference"]
 
 
 async def test_the_tables_are_what_the_migrations_make_and_migrations_go_back(make_database: MakeDatabase) -> None:
     made = await make_database("inference")
     await migrate("services.inference", made.migrator)
-    assert await drift("services.inference", made.migrator, metadata) == []
+    (described,) = {rows.metadata for rows in (tables, registry_tables, rollout_tables, routing_tables)}
+    assert await drift("services.inference", made.migrator, described) == []
     await migrate("services.inference", made.migrator, to="base", back=True)
     await migrate("services.inference", made.migrator)
