@@ -275,3 +275,21 @@ async def test_the_tables_are_what_the_migrations_make_and_migrations_go_back(ma
     assert await drift("services.inference", made.migrator, described) == []
     await migrate("services.inference", made.migrator, to="base", back=True)
     await migrate("services.inference", made.migrator)
+
+
+async def test_every_change_of_the_registry_is_noted_with_a_number_of_its_own(urls: DatabaseUrls) -> None:
+    tenant = TenantId(uuid4())
+    async with sql_engine(urls.app, pool_size=1) as app:
+        for statement in (
+            "INSERT INTO model_route (tenant_id, name, spec, revision) VALUES (:tenant, 'writer', '{}', 1)",
+            "UPDATE model_route SET revision = 2 WHERE tenant_id = :tenant",
+            "DELETE FROM model_route WHERE tenant_id = :tenant",
+        ):
+            async with tenant_scope(app, tenant) as scope:
+                await scope.execute(text(statement), {"tenant": tenant})
+                await scope.commit()
+    async with sql_engine(urls.maintenance, pool_size=1) as maintenance, maintenance_scope(maintenance) as scope:
+        noted = (await scope.execute(text("SELECT * FROM registry_change ORDER BY version"))).all()
+        last = (await scope.execute(text("SELECT version FROM registry_version"))).scalar_one()
+    assert [(row.noun, row.about, row.changed_tenant) for row in noted] == [("route", "writer", tenant)] * 3
+    assert [row.version for row in noted] == [last - 2, last - 1, last]
