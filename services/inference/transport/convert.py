@@ -3,7 +3,7 @@
 from typing import Final
 
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
-from services.inference.domain.answer import Answer, Restarted, StopReason, StreamEvent, TextDelta
+from services.inference.domain.answer import Answer, Continued, Restarted, StopReason, StreamEvent, TextDelta
 from services.inference.domain.deployment import DEFAULT
 from services.inference.domain.prompt import DEFAULT_OUTPUT_TOKENS, Prompt, ToolDefinition, checked_prompt
 from services.inference.usecases.embed import Vectors
@@ -21,6 +21,7 @@ _STOP_REASONS: Final = {
     StopReason.LENGTH: generation_pb2.STOP_REASON_LENGTH,
     StopReason.TOOL_CALLS: generation_pb2.STOP_REASON_TOOL_CALLS,
     StopReason.CONTENT_FILTER: generation_pb2.STOP_REASON_CONTENT_FILTER,
+    StopReason.REFUSAL: generation_pb2.STOP_REASON_REFUSAL,
 }
 
 GenerateLike = inference_service_pb2.GenerateRequest | inference_service_pb2.StreamGenerateRequest
@@ -103,6 +104,24 @@ def generation_to_proto(answer: Answer) -> generation_pb2.Generation:
         stub=answer.stub,
         replayed=answer.replayed,
         failed_attempts=answer.failed_attempts,
+        attempts=[
+            generation_pb2.Attempt(
+                deployment=one.deployment,
+                version=one.version,
+                hold_id=one.hold_id,
+                reason=one.reason,
+                usage_known=one.usage_known,
+                provider_us=one.provider_us,
+            )
+            for one in answer.attempts
+        ],
+        deployment=answer.deployment,
+        deployment_version=answer.deployment_version,
+        cached=answer.cached,
+        lost_attempts=answer.lost_attempts,
+        repairs=answer.repairs,
+        continued_by=answer.continued_by,
+        first_byte_us=answer.first_byte_us,
     )
 
 
@@ -113,6 +132,8 @@ def event_to_proto(event: StreamEvent, sequence: int) -> inference_service_pb2.S
             return inference_service_pb2.StreamGenerateResponse(sequence=sequence, text_delta=text)
         case Restarted(deployment):
             return inference_service_pb2.StreamGenerateResponse(sequence=sequence, restarted_by=deployment)
+        case Continued(deployment):
+            return inference_service_pb2.StreamGenerateResponse(sequence=sequence, continued_by=deployment)
         case Answer():
             generation = generation_to_proto(event)
             return inference_service_pb2.StreamGenerateResponse(sequence=sequence, generation=generation)
@@ -125,6 +146,8 @@ def item_to_proto(event: StreamEvent) -> inference_service_pb2.BatchGenerateResp
             return inference_service_pb2.BatchGenerateResponse.Item(text_delta=text)
         case Restarted(deployment):
             return inference_service_pb2.BatchGenerateResponse.Item(restarted_by=deployment)
+        case Continued(deployment):
+            return inference_service_pb2.BatchGenerateResponse.Item(continued_by=deployment)
         case Answer():
             return inference_service_pb2.BatchGenerateResponse.Item(generation=generation_to_proto(event))
 

@@ -112,7 +112,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def CountTokens(self, request: pb.CountTokensRequest, context: object) -> pb.CountTokensResponse:
         prompt = convert.counted_prompt_of(request)
         candidates = self._deployments.generators(convert.model_of(request.model))
-        most = max(bound_of(prompt, deployment.adapter).input for deployment in candidates)
+        most = max(bound_of(prompt, deployment).input for deployment in candidates)
         return pb.CountTokensResponse(input_tokens_bound=most)
 
     def _asked(self, request: convert.GenerateLike, caller: Caller, method: str) -> Asked:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from comitia.inference.v1 import model_pb2
-from services.inference.domain.deployment import Deployment, Task
+from services.inference.domain.deployment import DeploymentVersion, Task
 
 _TASKS: Final = {
     Task.GENERATE: model_pb2.MODEL_TASK_GENERATE,
@@ -12,7 +12,7 @@ _TASKS: Final = {
 }
 
 
-def deployments_to_proto(listed: Sequence[tuple[Deployment, bool]]) -> list[model_pb2.ModelDeployment]:
+def deployments_to_proto(listed: Sequence[tuple[DeploymentVersion, bool]]) -> list[model_pb2.ModelDeployment]:
     """Writes deployments, each with whether it is priced."""
     return [
         model_pb2.ModelDeployment(

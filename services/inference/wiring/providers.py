@@ -12,9 +12,9 @@ from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
 from services.meshkit.core.secret import NO_SECRET, Secret
 
 
-def providers(settings: InferenceSettings, http: ProviderHttp) -> dict[Adapter, ModelProvider]:
+def providers(settings: InferenceSettings, http: ProviderHttp) -> dict[str, ModelProvider]:
     """Makes the adapters of what is configured."""
-    made: dict[Adapter, ModelProvider] = {}
+    made: dict[str, ModelProvider] = {}
     endpoints = _endpoints(settings)
     if Adapter.OPENAI in endpoints:
         made[Adapter.OPENAI] = OpenAiProvider(http, endpoints[Adapter.OPENAI])
@@ -31,14 +31,14 @@ def providers(settings: InferenceSettings, http: ProviderHttp) -> dict[Adapter, 
     return made
 
 
-def embedders(settings: InferenceSettings, http: ProviderHttp) -> dict[Adapter, EmbeddingProvider]:
+def embedders(settings: InferenceSettings, http: ProviderHttp) -> dict[str, EmbeddingProvider]:
     """Makes the adapters of what is configured to embed."""
     return {adapter: OpenAiEmbeddings(http, endpoint) for adapter, endpoint in _endpoints(settings).items()}
 
 
-def _endpoints(settings: InferenceSettings) -> dict[Adapter, Endpoint]:
+def _endpoints(settings: InferenceSettings) -> dict[str, Endpoint]:
     """Gives the addresses at which OpenAI's dialect is spoken."""
-    endpoints: dict[Adapter, Endpoint] = {}
+    endpoints: dict[str, Endpoint] = {}
     if settings.openai_api_key is not None:
         endpoints[Adapter.OPENAI] = Endpoint(
             base_url=settings.openai_base_url.rstrip("/"), key=Secret(settings.openai_api_key.get_secret_value())

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.inference.domain.answer import Answer, StopReason
+from services.inference.domain.answer import Answer, AttemptNote, StopReason
 from services.inference.domain.call import Blocked, RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.storage import registry_tables, rollout_tables, routing_tables, tables
@@ -60,6 +60,17 @@ ANSWER = Answer(
     rules=(RuleOutcome(rule="words", status="pass", elapsed_us=7, stage="before"),),
     provider_us=1234,
     failed_attempts=("anthropic/x: PROVIDER_REFUSED",),
+    attempts=(
+        AttemptNote(
+            deployment="openai/gpt-test", version=2, hold_id="hold_1", reason="", usage_known=True, provider_us=1234
+        ),
+    ),
+    deployment="openai/gpt-test",
+    deployment_version=2,
+    lost_attempts=1,
+    repairs=1,
+    continued_by="anthropic/x",
+    first_byte_us=99,
 )
 
 

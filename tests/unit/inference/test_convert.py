@@ -1,5 +1,7 @@
 """Proto to domain: what is not taken yet is refused, never passed over."""
 
+from typing import Any
+
 import pytest
 
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
@@ -21,6 +23,6 @@ from services.meshkit.core.errors import Invalid
 @pytest.mark.parametrize(
     "request_class", [inference_service_pb2.GenerateRequest, inference_service_pb2.StreamGenerateRequest]
 )
-def test_what_no_adapter_sends_is_refused(request_class: type[convert.GenerateLike], asked: dict[str, object]) -> None:
+def test_what_no_adapter_sends_is_refused(request_class: type[convert.GenerateLike], asked: dict[str, Any]) -> None:
     with pytest.raises(Invalid, match="is not taken yet"):
         convert.prompt_of(request_class(**asked))
