@@ -22,8 +22,8 @@ from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.integration.conftest import MakeDatabase, free_port, make_database, nats_server, postgres
 from tests.integration.inference.conftest import InferenceMesh, a_request, running_cost
 from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
-from tests.support.fake_provider import KEY, FakeProvider, fake_provider
 from tests.support.held_calls import held_calls
+from tests.support.providers.fake import KEY, FakeProvider, fake_provider
 
 __all__ = ["make_database", "nats_server", "postgres"]
 
@@ -137,6 +137,7 @@ async def test_a_killed_call_is_answered_once_and_paid_for_as_metered(
         assert made == (1 if answer.replayed or point == "after_reserve" else 2)
         if point != "after_settle":
             assert made == (2 if point in MADE_TWICE else 1)
+        assert answer.lost_attempts == (0 if answer.replayed else 1), "what was lost is said"
         assert again.replayed
         assert again.hold_id == answer.hold_id
         left = budget.held_nano_usd > 0

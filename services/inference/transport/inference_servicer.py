@@ -5,17 +5,17 @@ from contextlib import aclosing
 from typing import Final
 
 from comitia.inference.v1 import inference_service_pb2 as pb
-from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer, ModelServiceServicer
+from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from services.inference.domain.answer import Answer
 from services.inference.domain.deployment import Deployments
 from services.inference.domain.errors import CallArgumentsDiffer
 from services.inference.domain.money_bound import bound_of
 from services.inference.transport import convert
+from services.inference.transport.call_policy import policy_of
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.embed import AskedVectors
 from services.inference.usecases.embed_once import EmbedOnce
 from services.inference.usecases.generate import Generate
-from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.meshkit.batching.serve_batch import serve_items
 from services.meshkit.batching.stream_session import BatchItem
@@ -113,7 +113,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def CountTokens(self, request: pb.CountTokensRequest, context: object) -> pb.CountTokensResponse:
         prompt = convert.counted_prompt_of(request)
         candidates = self._deployments.generators(convert.model_of(request.model))
-        most = max(bound_of(prompt, deployment.adapter).input for deployment in candidates)
+        most = max(bound_of(prompt, deployment).input for deployment in candidates)
         return pb.CountTokensResponse(input_tokens_bound=most)
 
     def _asked(self, request: convert.GenerateLike, caller: Caller, method: str) -> Asked:
@@ -127,19 +127,9 @@ class InferenceServicer(InferenceServiceServicer):
             prompt=convert.prompt_of(request),
             repeatable=repeatable,
             deadline=self._deadline(),
+            policy=policy_of(request.policy),
         )
 
     def _deadline(self) -> float:
         left = seconds_left()
         return self._clock.monotonic() + (60.0 if left is None else left - _MARGIN_SECONDS)
-
-
-class ModelServicer(ModelServiceServicer):
-    """Says which models the mesh can ask."""
-
-    def __init__(self, *, list_models: ListModels) -> None:
-        self._list_models = list_models
-
-    async def ListModels(self, request: pb.ListModelsRequest, context: object) -> pb.ListModelsResponse:
-        listed = await self._list_models(caller_of(context).principal)
-        return pb.ListModelsResponse(models=convert.deployments_to_proto(listed))

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from services.inference.domain.call import SettleState
-from services.inference.domain.deployment import Adapter
 from services.inference.domain.errors import (
     CallArgumentsDiffer,
     Charge,
@@ -65,7 +64,7 @@ async def test_the_hold_covers_the_bound_of_the_prompt_and_the_longest_answer(ro
 
 async def test_the_provider_gets_the_dispatched_hold_and_the_verdict(room: Room) -> None:
     await room.ask()
-    _, _, clearance = room.openai.asked[0]
+    clearance = room.openai.asked[0].clearance
     assert clearance.hold.id == "hold_1"
     assert clearance.verdict_id == "verdict_1"
 
@@ -251,11 +250,11 @@ async def test_law_stops_a_prompt_before_a_byte_leaves(room: Room) -> None:
 async def test_law_redacts_a_prompt_and_the_hold_covers_the_longer_text(room: Room) -> None:
     room.law.redact("cars", "[vehicles, in the wording of the law that applies here]")
     await room.ask()
-    _, prompt, _ = room.openai.asked[0]
+    prompt = room.openai.asked[0].prompt
     assert "[vehicles" in text_of(prompt.parts)
     assert room.holds.states == ["settled"]
     [held] = room.holds.holds.values()
-    assert held.bound.input > bound_of(an_asked().prompt, Adapter.OPENAI).input
+    assert held.bound.input > bound_of(an_asked().prompt, OPENAI).input
 
 
 async def test_law_redacts_an_answer(room: Room) -> None:
@@ -483,6 +482,39 @@ async def test_a_failure_at_any_point_leaves_nothing_unaccounted(room: Room, poi
     assert text_of(answer.parts) == "Yes. No."
     assert room.holds.states == states
     assert answer.replayed is (point in ("before_settle", "after_settle", "after_record")), "recording goes on beside"
+
+
+async def test_a_call_that_was_lost_in_flight_is_made_again_on_a_second_hold_and_says_so(room: Room) -> None:
+    room.openai.scripts = [[RuntimeError("our bug")], says("Yes.")]
+    with pytest.raises(RuntimeError):
+        await room.ask()
+    answer = await room.ask()
+    assert answer.lost_attempts == 1
+    assert room.holds.states == ["dispatched", "settled"], "the first is left to be assumed"
+    assert (await room.ask()).lost_attempts == 1, "the record says so, too"
+
+
+async def test_a_call_whose_caller_left_counts_as_lost(room: Room) -> None:
+    gate = asyncio.Event()
+    room.openai.before_piece = gate.wait
+    asking = asyncio.ensure_future(room.ask())
+    await until(lambda: room.openai.asked)
+    asking.cancel()
+    await asyncio.wait([asking])
+    gate.set()
+    assert (await room.ask()).lost_attempts == 1
+
+
+async def test_a_call_that_failed_before_its_caller_was_not_lost(room: Room) -> None:
+    for provider in room.providers.values():
+        provider.scripts = [failing(ProviderUnavailable)]
+    with pytest.raises(ProviderUnavailable):
+        await room.ask()
+    room.calls.giving_back.next(Unavailable("postgres"))
+    with pytest.raises(ProviderUnavailable):
+        await room.ask()
+    room.openai.scripts = [says("Yes.")]
+    assert (await room.ask()).lost_attempts == 1, "the second could not be given back"
 
 
 async def test_a_direct_call_is_recorded_without_being_claimed(room: Room) -> None:
