@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from math import inf
 from typing import Final
 
 import aiohttp
@@ -50,20 +51,29 @@ class ProviderHttp:
         clearance: Clearance,
         *,
         seconds: float,
+        first_byte_seconds: float = inf,
+        between_seconds: float = inf,
     ) -> AsyncGenerator[SseEvent]:
         """Posts and gives the events of the answering stream. Closing the generator closes the socket.
 
+        Args:
+            seconds: longest time until the end of the stream.
+            first_byte_seconds: longest time until its first byte.
+            between_seconds: longest time without a byte after that.
         Raises: ProviderFailure; at once when what comes is no event, and a stream that ends inside an event is cut off.
         """
         parser = SseParser()
+        loop = asyncio.get_running_loop()
         try:
             async with (
                 asyncio.timeout(seconds),
+                asyncio.timeout(_finite(first_byte_seconds)) as silence,
                 self._post(url, headers, body, clearance) as response,
             ):
                 await self._raise_for_status(deployment, url, response)
                 received = 0
                 async for chunk in response.content.iter_any():
+                    silence.reschedule(None if between_seconds == inf else loop.time() + between_seconds)
                     received += len(chunk)
                     if received > MAX_BODY_BYTES:
                         raise failures.garbage(deployment)
@@ -159,6 +169,10 @@ async def provider_http(
 def _not_connected(deployment: str, url: str, cause: aiohttp.ClientConnectorError | AddressRefused) -> ProviderFailure:
     refused = isinstance(cause, AddressRefused) or isinstance(cause.os_error.__cause__, AddressRefused)
     return failures.egress_refused(deployment, URL(url).host or "") if refused else failures.unreachable(deployment)
+
+
+def _finite(seconds: float) -> float | None:
+    return None if seconds == inf else seconds
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

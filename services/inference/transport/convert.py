@@ -33,7 +33,7 @@ def prompt_of(request: GenerateLike) -> Prompt:
 
     Raises: Invalid, naming the field.
     """
-    _refuse_unbuilt(request, ("tool_choice", "output_format", "sampling", "policy", "parallel_tool_calls"))
+    _refuse_unbuilt(request, ("tool_choice", "output_format", "sampling", "parallel_tool_calls"))
     prompt = Prompt(
         messages=_messages(request),
         tools=_tools(request),

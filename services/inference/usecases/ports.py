@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from math import inf
 from typing import NewType, Protocol
 
 from services.inference.domain.answer import Answer, Piece, Whole
@@ -56,8 +57,10 @@ class ProviderCall:
     #: As the law passed it.
     prompt: Prompt
     clearance: Clearance
-    #: Longest time until the end of the answer.
+    #: Longest time until the end of the answer, until something of it comes, and without anything coming after that.
     seconds: float
+    first_byte_seconds: float = inf
+    between_seconds: float = inf
 
 
 class ModelProvider(Protocol):
@@ -279,15 +282,19 @@ class Wait:
     """No leave yet."""
 
     seconds: float
-    #: Why, such as `breaker open`.
+    #: Why, such as `BREAKER_OPEN`.
     reason: str
 
 
 class Gatekeeper(Protocol):
     """Lets a replica ask a version as often as that is good for both: breaker, cooldown and the provider's limits."""
 
-    def allow(self, candidate: Candidate, *, bound: Usage, now: float) -> Permit | Wait:
-        """Gives leave, or says how long there is none."""
+    def allow(self, candidate: Candidate, *, bound: Usage, now: float, repeat: bool = False) -> Permit | Wait:
+        """Gives leave, or says how long there is none.
+
+        Args:
+            repeat: True when this call has asked the version before; of these there are few, whatever fails.
+        """
         ...
 
     def done(self, permit: Permit, outcome: AttemptOutcome, *, now: float) -> None:

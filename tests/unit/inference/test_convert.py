@@ -15,7 +15,6 @@ from services.meshkit.core.errors import Invalid
         {"tool_choice": generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_NONE)},
         {"output_format": generation_pb2.OutputFormat(json_object=generation_pb2.JsonObject())},
         {"sampling": generation_pb2.Sampling(top_k=1)},
-        {"policy": generation_pb2.CallPolicy(cache=generation_pb2.CACHE_USE_NO)},
         {"parallel_tool_calls": False},
     ],
     ids=lambda asked: next(iter(asked)),

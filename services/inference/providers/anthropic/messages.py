@@ -34,7 +34,14 @@ class AnthropicProvider:
         body = request_body(call.prompt, model=call.deployment.model)
         answer = _Reader(call.deployment)
         events = self._http.events(
-            call.deployment.name, self._url, self._headers, body, call.clearance, seconds=call.seconds
+            call.deployment.name,
+            self._url,
+            self._headers,
+            body,
+            call.clearance,
+            seconds=call.seconds,
+            first_byte_seconds=call.first_byte_seconds,
+            between_seconds=call.between_seconds,
         )
         async with aclosing(events):
             async for event in events:

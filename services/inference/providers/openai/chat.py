@@ -59,7 +59,14 @@ class OpenAiProvider:
         url = f"{self._endpoint.base_url}/chat/completions"
         answer = _Reader(deployment)
         events = self._http.events(
-            deployment.name, url, self._endpoint.headers(), body, call.clearance, seconds=call.seconds
+            deployment.name,
+            url,
+            self._endpoint.headers(),
+            body,
+            call.clearance,
+            seconds=call.seconds,
+            first_byte_seconds=call.first_byte_seconds,
+            between_seconds=call.between_seconds,
         )
         async with aclosing(events):
             async for event in events:
