@@ -9,8 +9,8 @@ MeshError
 │                 ├───── CallNotBounded            CALL_NOT_BOUNDED
 │                 ├───── OutputInvalid             OUTPUT_INVALID
 │                 ├───── ModelIncompatible         MODEL_INCOMPATIBLE
-│                 ├───── EgressRefused             EGRESS_REFUSED
-│                 └───── ProviderRefused           PROVIDER_REFUSED       ┐
+│                 ├───── EgressRefused             EGRESS_REFUSED         ┐
+│                 └───── ProviderRefused           PROVIDER_REFUSED       │
 ├── Exhausted ─────────┬ ProviderRateLimited       PROVIDER_RATE_LIMITED  ├ ProviderFailure
 ├── Unavailable-kind ──│ ProviderUnavailable       PROVIDER_UNAVAILABLE   ┘
 │                      │ AnswerBrokeOff            ANSWER_BROKE_OFF
@@ -120,15 +120,6 @@ class ModelIncompatible(Precondition):
         super().__init__(f"the model {deployment!r} does not fit: {'; '.join(differs)}", deployment=deployment)
 
 
-class EgressRefused(Precondition):
-    """The installation sends nothing to this address. Its operator can list it."""
-
-    reason = "EGRESS_REFUSED"
-
-    def __init__(self, host: str) -> None:
-        super().__init__(f"this installation sends nothing to {host!r}", host=host)
-
-
 class LawBlocked(PermissionDenied):
     """The law stops the call. The verdict names the rules."""
 
@@ -221,6 +212,16 @@ class ProviderRefused(ProviderFailure):
 
     kind = ErrorKind.PRECONDITION
     reason = "PROVIDER_REFUSED"
+
+
+class EgressRefused(ProviderFailure):
+    """The installation sends nothing to the address of this deployment. Its operator can list it."""
+
+    kind = ErrorKind.PRECONDITION
+    reason = "EGRESS_REFUSED"
+
+    def __init__(self, deployment: str, *, host: str) -> None:
+        super().__init__(f"this installation sends nothing to {host!r}", deployment=deployment, said={"host": host})
 
 
 class ProviderRateLimited(ProviderFailure):

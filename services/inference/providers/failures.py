@@ -9,6 +9,7 @@ import msgspec
 
 from services.inference.domain.errors import (
     Charge,
+    EgressRefused,
     ProviderFailure,
     ProviderRateLimited,
     ProviderRefused,
@@ -98,6 +99,11 @@ def unreachable(deployment: str) -> ProviderFailure:
     return ProviderUnavailable(
         f"{deployment} cannot be reached", charge=Charge.NOTHING, retry_after=_DEFAULT_WAIT, deployment=deployment
     )
+
+
+def egress_refused(deployment: str, host: str) -> ProviderFailure:
+    """Nothing was sent, or nothing followed: the address is not one that this installation sends prompts to."""
+    return EgressRefused(deployment, host=host)
 
 
 def timed_out(deployment: str) -> ProviderFailure:

@@ -7,10 +7,14 @@ from math import inf
 from typing import Final
 
 import aiohttp
+from yarl import URL
 
+from services.inference.domain.errors import ProviderFailure
 from services.inference.providers import failures
+from services.inference.providers.egress import Egress, EgressRule
 from services.inference.providers.sse import EventTooLarge, NotAnEvent, SseEvent, SseParser
 from services.meshkit.calls.ports import Clearance
+from services.meshkit.outward.addresses import AddressRefused, Lookup, checked_connector, system_lookup
 
 #: Names the hold that pays for a call to whoever is asked, so that their bill can be put beside the ledger. OpenAI
 #: documents the header (ASCII, at most 512 characters), Claude Code sends it to Anthropic, and other servers pass over
@@ -23,6 +27,9 @@ _MAX_ERROR_BYTES: Final = 64 * 1024
 _ERROR_SECONDS: Final = 1.0
 _CONNECT_SECONDS: Final = 10.0
 _KEEP_ALIVE_SECONDS: Final = 60.0
+_DNS_SECONDS: Final = 60
+#: What an installation that says nothing about egress allows.
+ANYWHERE: Final = EgressRule(Egress.ANY)
 
 
 class ProviderHttp:
@@ -31,8 +38,9 @@ class ProviderHttp:
     Each request says which hold pays for it.
     """
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, egress: EgressRule) -> None:
         self._session = session
+        self._egress = egress
 
     async def events(
         self,
@@ -62,7 +70,7 @@ class ProviderHttp:
                 asyncio.timeout(_finite(first_byte_seconds)) as silence,
                 self._post(url, headers, body, clearance) as response,
             ):
-                await _raise_for_status(deployment, response)
+                await self._raise_for_status(deployment, url, response)
                 received = 0
                 async for chunk in response.content.iter_any():
                     silence.reschedule(None if between_seconds == inf else loop.time() + between_seconds)
@@ -71,8 +79,8 @@ class ProviderHttp:
                         raise failures.garbage(deployment)
                     for event in parser.feed(chunk):
                         yield event
-        except aiohttp.ClientConnectorError as cause:
-            raise failures.unreachable(deployment) from cause
+        except (aiohttp.ClientConnectorError, AddressRefused) as cause:
+            raise _not_connected(deployment, url, cause) from cause
         except TimeoutError as cause:
             raise failures.timed_out(deployment) from cause
         except (aiohttp.ClientError, ConnectionError) as cause:
@@ -101,10 +109,10 @@ class ProviderHttp:
                 asyncio.timeout(seconds),
                 self._post(url, headers, body, clearance) as response,
             ):
-                await _raise_for_status(deployment, response)
+                await self._raise_for_status(deployment, url, response)
                 return await _read(response, MAX_BODY_BYTES)
-        except aiohttp.ClientConnectorError as cause:
-            raise failures.unreachable(deployment) from cause
+        except (aiohttp.ClientConnectorError, AddressRefused) as cause:
+            raise _not_connected(deployment, url, cause) from cause
         except TimeoutError as cause:
             raise failures.timed_out(deployment) from cause
         except (aiohttp.ClientError, ConnectionError, ValueError) as cause:
@@ -116,15 +124,37 @@ class ProviderHttp:
         ours = {"content-type": "application/json", "user-agent": "comitia-inference", HOLD_HEADER: clearance.hold.id}
         return self._session.post(url, data=body, headers={**headers, **ours}, allow_redirects=False)
 
+    async def _raise_for_status(self, deployment: str, url: str, response: aiohttp.ClientResponse) -> None:
+        if response.status == 200:
+            return
+        if host := self._egress.refused_redirect(url, response.headers.get("location", "")):
+            raise failures.egress_refused(deployment, host)
+        try:
+            async with asyncio.timeout(_ERROR_SECONDS):
+                body = await _read(response, _MAX_ERROR_BYTES)
+        except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError):
+            body = b""
+        raise failures.status_failure(deployment, response.status, response.headers, body)
+
 
 @asynccontextmanager
-async def provider_http(*, connections: int) -> AsyncGenerator[ProviderHttp]:
+async def provider_http(
+    *, connections: int, egress: EgressRule = ANYWHERE, lookup: Lookup = system_lookup
+) -> AsyncGenerator[ProviderHttp]:
     """Opens the pool of connections to providers and closes it after the block.
 
     Args:
         connections: most sockets at any time over all providers.
+        lookup: resolves their names.
     """
-    connector = aiohttp.TCPConnector(limit=connections, keepalive_timeout=_KEEP_ALIVE_SECONDS, ttl_dns_cache=60)
+    connector = checked_connector(
+        egress,
+        lookup,
+        limit=connections,
+        keepalive_timeout=_KEEP_ALIVE_SECONDS,
+        use_dns_cache=True,
+        ttl_dns_cache=_DNS_SECONDS,
+    )
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
     async with aiohttp.ClientSession(
         connector=connector,
@@ -133,22 +163,16 @@ async def provider_http(*, connections: int) -> AsyncGenerator[ProviderHttp]:
         trust_env=False,
         auto_decompress=True,
     ) as session:
-        yield ProviderHttp(session)
+        yield ProviderHttp(session, egress)
+
+
+def _not_connected(deployment: str, url: str, cause: aiohttp.ClientConnectorError | AddressRefused) -> ProviderFailure:
+    refused = isinstance(cause, AddressRefused) or isinstance(cause.os_error.__cause__, AddressRefused)
+    return failures.egress_refused(deployment, URL(url).host or "") if refused else failures.unreachable(deployment)
 
 
 def _finite(seconds: float) -> float | None:
     return None if seconds == inf else seconds
-
-
-async def _raise_for_status(deployment: str, response: aiohttp.ClientResponse) -> None:
-    if response.status == 200:
-        return
-    try:
-        async with asyncio.timeout(_ERROR_SECONDS):
-            body = await _read(response, _MAX_ERROR_BYTES)
-    except (aiohttp.ClientError, ConnectionError, TimeoutError, ValueError):
-        body = b""
-    raise failures.status_failure(deployment, response.status, response.headers, body)
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

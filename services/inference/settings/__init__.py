@@ -5,9 +5,10 @@ from pydantic_settings import SettingsConfigDict
 
 from services.inference.settings.providers import ProviderSettings
 from services.inference.settings.reliability import ReliabilitySettings
+from services.inference.settings.routing import RoutingSettings
 
 
-class InferenceSettings(ProviderSettings, ReliabilitySettings):
+class InferenceSettings(ProviderSettings, ReliabilitySettings, RoutingSettings):
     """Read once from `COMITIA_INFERENCE_…`. Each part of the service has its own in a file beside this one."""
 
     model_config = SettingsConfigDict(

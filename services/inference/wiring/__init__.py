@@ -22,6 +22,7 @@ from services.inference.transport.model_servicer import ModelServicer
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.list_models import ListModels
 from services.inference.wiring.core import core
+from services.inference.wiring.routing import egress_rule
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
@@ -53,7 +54,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         ) as maintenance,
         channel(settings.policy_target, identity=identity) as to_policy,
         channel(settings.cost_target, identity=identity) as to_cost,
-        provider_http(connections=settings.max_provider_connections) as http,
+        provider_http(connections=settings.max_provider_connections, egress=egress_rule(settings)) as http,
         evaluations(to_policy, clock=clock) as to_law,
         operations(to_cost, clock=clock) as to_money,
         service_audit("inference", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,

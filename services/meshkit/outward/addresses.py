@@ -11,7 +11,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -42,6 +42,14 @@ _TRANSLATED: Final = (
 
 class AddressRefused(Exception):
     """A host stands at an address that may not be reached. The model reads why, if a tool asked."""
+
+
+class ChecksAddresses(Protocol):
+    """Says which addresses may be connected to."""
+
+    def check(self, host: str, address: str) -> None:
+        """Raises AddressRefused unless the address may be connected to; as a socket is made, it is its own host."""
+        ...
 
 
 class AddressRule:
@@ -111,7 +119,7 @@ def _forms(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address
 class CheckedResolver(AbstractResolver):
     """Resolves names for aiohttp and refuses a name if any of its addresses is refused."""
 
-    def __init__(self, rule: AddressRule, lookup: Lookup) -> None:
+    def __init__(self, rule: ChecksAddresses, lookup: Lookup) -> None:
         self._rule = rule
         self._lookup = lookup
 
@@ -140,10 +148,13 @@ class CheckedResolver(AbstractResolver):
         """See `AbstractResolver`."""
 
 
-def checked_connector(rule: AddressRule, lookup: Lookup, **options: Any) -> aiohttp.TCPConnector:
+def checked_connector(
+    rule: ChecksAddresses, lookup: Lookup, *, use_dns_cache: bool = False, **options: Any
+) -> aiohttp.TCPConnector:
     """Gives what opens connections to allowed addresses and to no others.
 
     Args:
+        use_dns_cache: False to look a name up for each connection.
         options: further arguments of the connector.
     """
 
@@ -157,7 +168,7 @@ def checked_connector(rule: AddressRule, lookup: Lookup, **options: Any) -> aioh
         return socket.socket(family, kind, protocol)
 
     return aiohttp.TCPConnector(
-        resolver=CheckedResolver(rule, lookup), use_dns_cache=False, socket_factory=make, **options
+        resolver=CheckedResolver(rule, lookup), use_dns_cache=use_dns_cache, socket_factory=make, **options
     )
 
 

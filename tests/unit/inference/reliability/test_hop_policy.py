@@ -3,10 +3,17 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inference.domain.errors import ProviderRateLimited, ProviderRefused, ProviderUnavailable
+from services.inference.domain.errors import EgressRefused, ProviderRateLimited, ProviderRefused, ProviderUnavailable
 from services.inference.domain.reliability.hop_policy import PRICE_UNKNOWN, Move, move_after, pause_before_repeat
 
-REASONS = (ProviderUnavailable.reason, ProviderRateLimited.reason, ProviderRefused.reason, PRICE_UNKNOWN, "LAW_BLOCKED")
+REASONS = (
+    ProviderUnavailable.reason,
+    ProviderRateLimited.reason,
+    ProviderRefused.reason,
+    EgressRefused.reason,
+    PRICE_UNKNOWN,
+    "LAW_BLOCKED",
+)
 
 
 @given(st.sampled_from(REASONS) | st.text(), st.integers(1, 5), st.integers(1, 3))
