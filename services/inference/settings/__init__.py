@@ -3,10 +3,11 @@
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from services.inference.settings.doors import DoorSettings
 from services.inference.settings.providers import ProviderSettings
 
 
-class InferenceSettings(ProviderSettings):
+class InferenceSettings(ProviderSettings, DoorSettings):
     """Read once from `COMITIA_INFERENCE_…`. Each part of the service has its own in a file beside this one."""
 
     model_config = SettingsConfigDict(

@@ -21,6 +21,7 @@ from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.transport.model_servicer import ModelServicer
 from services.inference.usecases.list_models import ListModels
 from services.inference.wiring.core import core
+from services.inference.wiring.doors import doors
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.cost_holds import operations
 from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
@@ -52,6 +53,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         ) as maintenance,
         channel(settings.policy_target, identity=identity) as to_policy,
         channel(settings.cost_target, identity=identity) as to_cost,
+        channel(settings.gateway_target, identity=identity) as to_gateway,
         provider_http(connections=settings.max_provider_connections) as http,
         evaluations(to_policy, clock=clock) as to_law,
         operations(to_cost, clock=clock) as to_money,
@@ -103,6 +105,16 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                 *sealed.background,
                 ForgetRequests(maintenance, clock=clock),
                 *guard.background,
+            ),
+            beside=doors(
+                settings,
+                core=asking,
+                deployments=deployments,
+                guard=guard,
+                to_gateway=to_gateway,
+                tls=identity.tls,
+                clock=clock,
+                ids=ids,
             ),
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,

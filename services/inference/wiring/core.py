@@ -1,13 +1,16 @@
 """Puts together how a model is asked: from a call's id to its settlement."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from services.inference.domain.deployment import Deployments
 from services.inference.domain.vector_cache import VectorCache
 from services.inference.providers.http import ProviderHttp
 from services.inference.settings import InferenceSettings
+from services.inference.transport.doors.door import Asking, Calls
 from services.inference.transport.inference_servicer import InferenceServicer
 from services.inference.usecases.calls_in_flight import CallsInFlight
+from services.inference.usecases.door_call import DoorCall, DoorHolds, Unrecorded
 from services.inference.usecases.embed import Embed
 from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
@@ -26,9 +29,11 @@ from services.meshkit.telemetry import metrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
-    """What serves InferenceService, and what runs behind it."""
+    """What serves InferenceService, what the doors ask, and what runs behind both."""
 
     servicer: InferenceServicer
+    asking: Asking
+    embed: EmbedOnce
     background: tuple[Background, ...]
 
 
@@ -47,17 +52,26 @@ def core(
     ids: IdSource,
 ) -> Core:
     """Puts it together."""
-    notes = SettledNotes("inference_settled_notes", calls, clock=clock)
-    model_call = ModelCall(
+    calling = partial(
+        ModelCall,
         deployments=deployments,
         providers=providers(settings, http),
         law=law,
-        holds=holds,
         prices=prices,
-        calls=calls,
-        notes=notes,
         tenants=tenants,
         clock=clock,
+    )
+    notes = SettledNotes("inference_settled_notes", calls, clock=clock)
+    model_call = calling(holds=holds, calls=calls, notes=notes)
+    door_holds, unrecorded = DoorHolds(holds, clock=clock), Unrecorded()
+    door_notes = SettledNotes("inference_door_notes", unrecorded, clock=clock)
+    door_call = DoorCall(
+        model_call=calling(holds=door_holds, calls=unrecorded, notes=door_notes),
+        holds=door_holds,
+        deployments=deployments,
+        tenants=tenants,
+        clock=clock,
+        most=settings.max_model_calls,
     )
     in_flight = CallsInFlight(most=settings.max_model_calls)
     vectors = VectorCache(most=settings.vector_cache_entries)
@@ -72,12 +86,21 @@ def core(
         clock=clock,
         most_calls=settings.max_embedding_calls,
     )
+    embed_once = EmbedOnce(embed=embed, answers=answers)
+    generate = Generate(model_call=model_call, in_flight=in_flight)
+    stream_generate = StreamGenerate(model_call=model_call, in_flight=in_flight)
     servicer = InferenceServicer(
-        generate=Generate(model_call=model_call, in_flight=in_flight),
-        stream_generate=StreamGenerate(model_call=model_call, in_flight=in_flight),
-        embed=EmbedOnce(embed=embed, answers=answers),
+        generate=generate,
+        stream_generate=stream_generate,
+        embed=embed_once,
         deployments=deployments,
         clock=clock,
         ids=ids,
     )
-    return Core(servicer=servicer, background=(notes,))
+    asking = Asking(
+        keyed=Calls(answer=generate, stream=stream_generate),
+        unkeyed=Calls(answer=door_call.answer, stream=door_call.stream),
+        clock=clock,
+        ids=ids,
+    )
+    return Core(servicer=servicer, asking=asking, embed=embed_once, background=(notes, door_notes, door_holds))
