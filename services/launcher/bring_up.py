@@ -178,6 +178,7 @@ class BringUp:
         if not self.options.edge:
             return
         expected = {service: len(processes(service, self.options.orchestrators)) for service in SERVICES}
+        expected[ports.DOORS] = 1
         found = envoy.finds(self.facts.ports["edge_admin"], expected)
         end = time.monotonic() + self.options.healthy_seconds
         while not await found():

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from comitia.guard_table import GUARDS, Guard
 from services.launcher.edge_bodies import body_rules
+from services.launcher.edge_doors import DOORS, MAX_DOOR_BYTES, door_refusals, longest_seconds
 from services.launcher.edge_refusals import MALFORMED, MAX_REQUEST_BYTES, REFUSALS, UNKNOWN_PLACE
 from services.meshkit.core.rate import DEFAULT_PER_SECOND
 
@@ -42,6 +43,8 @@ _INTERNAL_HEADERS: Final = (
 )
 _INTERNAL_HEADER_PREFIXES: Final = ("x-comitia-", "x-envoy-", "x-forwarded-", "endpoint-load-metrics")
 _DEFAULT_SECONDS: Final = 30
+#: The RPC whose limits hold at the doors.
+_GENERATE: Final = "/comitia.inference.v1.InferenceService/Generate"
 #: What stands before a message of gRPC on the wire.
 _GRPC_PREFIX_BYTES: Final = 5
 #: Long enough for what the services answer at most (4 MiB of protobuf), as JSON.
@@ -96,6 +99,8 @@ class EdgeSettings:
     services: Mapping[str, Sequence[Address]]
     #: How access tokens are verified; a `TokenCheck` keeps it.
     token_check: Path
+    #: HTTP addresses at which inference serves the dialects of model providers; none: those doors are shut.
+    doors: Sequence[Address] = ()
     descriptors: Path = _ROOT / "gen" / "descriptors" / "comitia.binpb"
     #: File of the access log; None writes it to stdout.
     access_log: Path | None = None
@@ -164,6 +169,11 @@ def render_edge(settings: EdgeSettings) -> str:
         "max_response_bytes": _MAX_RESPONSE_BYTES,
         "max_tenants_counted": settings.max_tenants_counted,
         "rpcs": rpcs,
+        "doors": [one for one in DOORS if settings.doors],
+        "door_addresses": settings.doors,
+        "door_per_second": max(1, int(_limit(GUARDS[_GENERATE]) * settings.flood_factor)),
+        "door_seconds": longest_seconds(GUARDS[_GENERATE].max_seconds),
+        "max_door_bytes": MAX_DOOR_BYTES,
         "transcoded_services": sorted({rpc.path.split("/")[1] for rpc in rpcs}),
         "open_paths_regex": _open_paths([rpc.path for rpc in rpcs if rpc.open]),
         "internal_headers": _INTERNAL_HEADERS,
@@ -179,7 +189,7 @@ def render_edge(settings: EdgeSettings) -> str:
         "filters": _part(environment, "filters", values),
         "routes": _part(environment, "routes", values),
         "access_log": _part(environment, "access_log", values),
-        "refusals": _part(environment, "refusals", {"refusals": REFUSALS}),
+        "refusals": _part(environment, "refusals", {"refusals": REFUSALS, "door_refusals": door_refusals(REFUSALS)}),
     }
     whole = _part(environment, "edge", values | parts)
     return json.dumps(whole, indent=1)

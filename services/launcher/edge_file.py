@@ -41,6 +41,7 @@ def arguments(
 def main(file: str, wishes: str) -> None:
     """Renders and writes."""
     from services.launcher.edge import Address, EdgeSettings, MeshTlsFiles, render_edge, render_mesh_secrets
+    from services.launcher.ports import DOORS
     from services.launcher.services import SERVICES, processes
 
     wanted = json.loads(wishes)
@@ -54,6 +55,7 @@ def main(file: str, wishes: str) -> None:
             service: [Address("127.0.0.1", ports[process]) for process in processes(service, wanted["orchestrators"])]
             for service in SERVICES
         },
+        doors=[Address("127.0.0.1", ports[DOORS])],
         token_check=Path(wanted["token_check"]),
         mesh_tls=mesh_tls,
     )

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 
 from services.launcher.errors import LauncherError
 from services.launcher.layout import DataDir
-from services.launcher.ports import metrics_port_name
+from services.launcher.ports import DOORS, metrics_port_name
 from services.launcher.services import SERVICES, service_of
 
 #: Roles of each service's database, as `meshkit.sql.roles` names them.
@@ -110,7 +110,10 @@ def asked_ports(user: Mapping[str, str]) -> dict[str, int]:
     """
     asked: dict[str, int] = {}
     for service in SERVICES:
-        for name, variable in ((service, "LISTEN"), (metrics_port_name(service), "METRICS_LISTEN")):
+        listening = [(service, "LISTEN"), (metrics_port_name(service), "METRICS_LISTEN")]
+        if service == "inference":
+            listening.append((DOORS, "DOORS_LISTEN"))
+        for name, variable in listening:
             given = user.get(_own_prefix(service) + variable)
             if given is None:
                 continue
@@ -170,6 +173,8 @@ def _own_settings(service: str, facts: MeshFacts) -> dict[str, str]:
         settings["OIDC_REACH_LOCAL"] = "operators"
     if service == "orchestrator":
         settings["OBJECT_STORE"] = str(data.of(service) / "objects")
+    if service == "inference":
+        settings["DOORS_LISTEN"] = f"127.0.0.1:{facts.ports[DOORS]}"
     if service == "inference" and facts.local_model_url is not None:
         settings["LOCAL_MODEL_URL"] = facts.local_model_url
     if service == "memory" and facts.milvus_url is not None:

@@ -11,6 +11,8 @@ from services.launcher.services import SERVICES, processes
 
 _HOST: Final = "127.0.0.1"
 _METRICS: Final = "_metrics"
+#: Where inference serves the dialects of model providers.
+DOORS: Final = "inference_doors"
 
 #: Where a first mesh on a machine listens.
 PREFERRED: Final[Mapping[str, int]] = {
@@ -22,6 +24,7 @@ PREFERRED: Final[Mapping[str, int]] = {
     "memory": 7405,
     "tools": 7406,
     "cost": 7407,
+    DOORS: 7408,
     "gateway_metrics": 7411,
     "orchestrator_metrics": 7412,
     "inference_metrics": 7413,
@@ -48,7 +51,8 @@ def metrics_port_name(process: str) -> str:
 def port_names(orchestrators: int = 1) -> tuple[str, ...]:
     """Lists every port of a mesh."""
     serving = [process for service in SERVICES for process in processes(service, orchestrators)]
-    return ("edge", "edge_admin", "postgres", "nats", "local_model", *serving, *map(metrics_port_name, serving))
+    beside = ("edge", "edge_admin", "postgres", "nats", "local_model", DOORS)
+    return (*beside, *serving, *map(metrics_port_name, serving))
 
 
 class PortClaims:

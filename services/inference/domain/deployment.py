@@ -163,7 +163,12 @@ class Deployments:
         of_task = tuple(one for one in self.all if one.task is task)
         if name in ("", DEFAULT):
             return tuple(one for one in of_task if one.in_default_chain)
-        return tuple(one for one in of_task if one.name == name)
+        named = tuple(one for one in of_task if one.name == name)
+        if named:
+            return named
+        # As its provider calls it, so that clients of that provider need not be told our names; if only one has it.
+        of_model = tuple(one for one in of_task if one.model == name)
+        return of_model if len(of_model) == 1 else ()
 
 
 def _both(regions: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ MeshError
 ├── Exhausted ─────────┬ ProviderRateLimited       PROVIDER_RATE_LIMITED  ├ ProviderFailure
 ├── Unavailable-kind ──│ ProviderUnavailable       PROVIDER_UNAVAILABLE   ┘
 │                      │ AnswerBrokeOff            ANSWER_BROKE_OFF
+│                      │ AnswerUnjudged            ANSWER_UNJUDGED
 │                      └ ModelBusy                 TOO_MANY_MODEL_CALLS
 ├── PermissionDenied ─── LawBlocked                LAW_BLOCKED
 └── Conflict ─────────┬─ CallArgumentsDiffer       CALL_ARGUMENTS_DIFFER
@@ -246,6 +247,16 @@ class AnswerBrokeOff(MeshError):
 
     def __init__(self, deployment: str) -> None:
         super().__init__(f"the model {deployment!r} broke off; what was shown is not whole", deployment=deployment)
+
+
+class AnswerUnjudged(MeshError):
+    """A model answered, and the law could not be asked about it, so nobody may see it. A repeat is paid once more."""
+
+    kind = ErrorKind.UNAVAILABLE
+    reason = "ANSWER_UNJUDGED"
+
+    def __init__(self, hold_id: str) -> None:
+        super().__init__("the law cannot be asked about the answer right now, so it is not shown", hold_id=hold_id)
 
 
 #: How promising a repeat is, best first: decides which of several failures of a chain the caller is told.

@@ -322,3 +322,14 @@ class AnswerCache(Protocol):
     def keep(self, key: CacheKey, answer: Answer, *, until: float) -> None:
         """Keeps an answer."""
         ...
+
+
+class KeyExchange(Protocol):
+    """Gives access tokens for API keys."""
+
+    async def token(self, key: str) -> Secret:
+        """Gives a token of 15 minutes.
+
+        Raises: API_KEY_INVALID, TENANT_SUSPENDED as the gateway says them; Unavailable.
+        """
+        ...

@@ -22,6 +22,7 @@ from services.inference.transport.model_servicer import ModelServicer
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.list_models import ListModels
 from services.inference.wiring.core import core
+from services.inference.wiring.doors import doors
 from services.inference.wiring.routing import egress_rule
 from services.meshkit.audit.trail import service_audit
 from services.meshkit.calls.cost_holds import operations
@@ -54,6 +55,7 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
         ) as maintenance,
         channel(settings.policy_target, identity=identity) as to_policy,
         channel(settings.cost_target, identity=identity) as to_cost,
+        channel(settings.gateway_target, identity=identity) as to_gateway,
         provider_http(connections=settings.max_provider_connections, egress=egress_rule(settings)) as http,
         evaluations(to_policy, clock=clock) as to_law,
         operations(to_cost, clock=clock) as to_money,
@@ -107,6 +109,16 @@ async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource)
                 *sealed.background,
                 ForgetRequests(maintenance, clock=clock),
                 *guard.background,
+            ),
+            beside=doors(
+                settings,
+                core=asking,
+                deployments=deployments,
+                guard=guard,
+                to_gateway=to_gateway,
+                tls=identity.tls,
+                clock=clock,
+                ids=ids,
             ),
             ready=guard.ready,
             metrics_listen=settings.metrics_listen,

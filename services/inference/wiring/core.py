@@ -8,12 +8,14 @@ from services.inference.domain.route import HopLimits
 from services.inference.domain.vector_cache import VectorCache
 from services.inference.providers.http import ProviderHttp
 from services.inference.settings import InferenceSettings
+from services.inference.transport.doors.door import Asking, Calls
 from services.inference.transport.inference_servicer import InferenceServicer
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.chain import Chain
 from services.inference.usecases.conclude import Conclude
 from services.inference.usecases.configured_router import ConfiguredRouter
 from services.inference.usecases.deployment_gates import DeploymentGates
+from services.inference.usecases.door_call import DoorCall, DoorHolds, Unrecorded
 from services.inference.usecases.embed import Embed
 from services.inference.usecases.embed_once import EmbedOnce, KeptVectors
 from services.inference.usecases.generate import Generate
@@ -32,9 +34,11 @@ from services.meshkit.telemetry import metrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
-    """What serves InferenceService, and what runs behind it."""
+    """What serves InferenceService, what the doors ask, and what runs behind both."""
 
     servicer: InferenceServicer
+    asking: Asking
+    embed: EmbedOnce
     background: tuple[Background, ...]
 
 
@@ -54,32 +58,41 @@ def core(
     ids: IdSource,
 ) -> Core:
     """Puts it together."""
-    notes = SettledNotes("inference_settled_notes", calls, clock=clock)
     hop = HopLimits(
         tries=settings.hop_tries,
         first_byte_seconds=settings.first_byte_seconds,
         between_seconds=settings.between_bytes_seconds,
     )
     router, dice = ConfiguredRouter(deployments, hop=hop), SystemRandom()
-    chain = Chain(
+    gates, asked = DeploymentGates(failures=settings.breaker_failures, dice=dice), providers(settings, http)
+
+    def calling(holds: HoldClient, calls: CallStore, notes: SettledNotes) -> ModelCall:
+        chain = Chain(
+            deployments=deployments,
+            providers=asked,
+            router=router,
+            gates=gates,
+            law=law,
+            holds=holds,
+            prices=prices,
+            tenants=tenants,
+            clock=clock,
+            dice=dice,
+        )
+        conclude = Conclude(law=law, holds=holds, calls=calls, notes=notes)
+        return ModelCall(router=router, chain=chain, conclude=conclude, law=law, calls=calls, tenants=tenants)
+
+    notes = SettledNotes("inference_settled_notes", calls, clock=clock)
+    model_call = calling(holds, calls, notes)
+    door_holds, unrecorded = DoorHolds(holds, clock=clock), Unrecorded()
+    door_notes = SettledNotes("inference_door_notes", unrecorded, clock=clock)
+    door_call = DoorCall(
+        model_call=calling(door_holds, unrecorded, door_notes),
+        holds=door_holds,
         deployments=deployments,
-        providers=providers(settings, http),
-        router=router,
-        gates=DeploymentGates(failures=settings.breaker_failures, dice=dice),
-        law=law,
-        holds=holds,
-        prices=prices,
         tenants=tenants,
         clock=clock,
-        dice=dice,
-    )
-    model_call = ModelCall(
-        router=router,
-        chain=chain,
-        conclude=Conclude(law=law, holds=holds, calls=calls, notes=notes),
-        law=law,
-        calls=calls,
-        tenants=tenants,
+        most=settings.max_model_calls,
     )
     vectors = VectorCache(most=settings.vector_cache_entries)
     metrics.show_size("inference.vectors", vectors)
@@ -93,12 +106,21 @@ def core(
         clock=clock,
         most_calls=settings.max_embedding_calls,
     )
+    embed_once = EmbedOnce(embed=embed, answers=answers)
+    generate = Generate(model_call=model_call, in_flight=in_flight)
+    stream_generate = StreamGenerate(model_call=model_call, in_flight=in_flight)
     servicer = InferenceServicer(
-        generate=Generate(model_call=model_call, in_flight=in_flight),
-        stream_generate=StreamGenerate(model_call=model_call, in_flight=in_flight),
-        embed=EmbedOnce(embed=embed, answers=answers),
+        generate=generate,
+        stream_generate=stream_generate,
+        embed=embed_once,
         deployments=deployments,
         clock=clock,
         ids=ids,
     )
-    return Core(servicer=servicer, background=(notes,))
+    asking = Asking(
+        keyed=Calls(answer=generate, stream=stream_generate),
+        unkeyed=Calls(answer=door_call.answer, stream=door_call.stream),
+        clock=clock,
+        ids=ids,
+    )
+    return Core(servicer=servicer, asking=asking, embed=embed_once, background=(notes, door_notes, door_holds))

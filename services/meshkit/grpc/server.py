@@ -5,7 +5,7 @@ Several servers may live on one loop (single process).
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -44,6 +44,8 @@ Registration = Callable[[Any], None]
 Background = Callable[[], Awaitable[None]]
 #: Says in a sentence why the server cannot take work right now, None when it can.
 Readiness = Callable[[], Awaitable[str | None]]
+#: Serves something else beside gRPC while its block runs, such as HTTP; ends within the time that the drain has.
+Beside = Callable[[Drain], AbstractAsyncContextManager[None]]
 
 log = logger(__name__)
 
@@ -72,6 +74,8 @@ class Server:
     #: Records audited calls that are refused; None for servers without audited calls.
     refusals: RefusalLog | None = None
     background: Sequence[Background] = ()
+    #: Opened when gRPC is bound, closed beside it.
+    beside: Sequence[Beside] = ()
     #: Asked once a second, and more often until it is ready; health follows it.
     ready: Readiness = always_ready
     metrics_listen: str | None = None
@@ -134,7 +138,10 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
     try:
         async with metrics_page(server.metrics_listen) as metrics_port, asyncio.TaskGroup() as tasks:
             running = _start_background(server, health, tasks)
+            beside = AsyncExitStack()
             try:
+                for opened in server.beside:
+                    await beside.enter_async_context(opened(drain))
                 await grpc_server.start()
                 log.info("server started", service=server.name, listen=server.listen, port=port, services=services)
                 yield Serving(port=port, metrics_port=metrics_port, services=services, health=health, drain=drain)
@@ -144,7 +151,9 @@ async def serve(server: Server) -> AsyncGenerator[Serving]:
             finally:
                 await health.drain()
                 drain.begin()
-                await grpc_server.stop(server.drain_seconds)
+                stopping = asyncio.ensure_future(grpc_server.stop(server.drain_seconds))
+                await beside.aclose()
+                await stopping
                 for task in running:
                     task.cancel()
                 log.info("server stopped", service=server.name)

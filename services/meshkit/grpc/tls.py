@@ -4,6 +4,7 @@ A certificate names its service as the DNS name `<service>.comitia`, whatever ad
 one, and both are held against the same authority. Source: docs/decisions/0008-mtls.md
 """
 
+import ssl
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,6 +141,29 @@ class MeshTls:
         return grpc.dynamic_ssl_server_credentials(
             self._server_configuration(), renewed, require_client_authentication=True
         )
+
+    def server_context(self) -> ssl.SSLContext:
+        """Gives the same for a server that speaks no gRPC; each handshake takes the files as they are then."""
+        told, latest = self.refresh(), self._context()
+
+        def renew(connection: ssl.SSLObject | ssl.SSLSocket, _name: str, _context: ssl.SSLContext) -> None:
+            nonlocal told, latest
+            generation = self.refresh()
+            if generation != told:
+                told, latest = generation, self._context()
+            connection.context = latest
+
+        first = self._context()
+        first.sni_callback = renew
+        return first
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self._files.certificate, self._files.key)
+        context.load_verify_locations(cadata=self._certificates.authorities.decode())
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
     def channel_credentials(self) -> grpc.ChannelCredentials:
         """Gives credentials of a channel, as the files are now."""

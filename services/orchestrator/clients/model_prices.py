@@ -6,11 +6,7 @@ from typing import Final
 import grpc.aio
 
 from comitia.cost.v1 import cost_pb2, pricing_service_pb2, pricing_service_pb2_grpc
-from comitia.inference.v1 import (
-    model_pb2,
-    model_service_pb2,
-    model_service_pb2_grpc,
-)
+from comitia.inference.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
 from services.meshkit.content.model_name import NameKey, name_key, priced
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Principal

@@ -14,11 +14,7 @@ from comitia.cost.v1 import (
     pricing_service_pb2,
     pricing_service_pb2_grpc,
 )
-from comitia.inference.v1 import (
-    model_pb2,
-    model_service_pb2,
-    model_service_pb2_grpc,
-)
+from comitia.inference.v1 import model_pb2, model_service_pb2, model_service_pb2_grpc
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Caller, Principal
 from services.meshkit.core.secret import Secret

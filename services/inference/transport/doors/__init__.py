@@ -1,0 +1,1 @@
+"""HTTP in the dialects of model providers, for clients that know no other."""

@@ -1,0 +1,50 @@
+"""The door `/v1/chat/completions`."""
+
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from services.inference.transport.convert import model_of
+from services.inference.transport.doors.door import Asking, Visit
+from services.inference.transport.doors.errors import Dialect
+from services.inference.transport.doors.headers import answer_headers
+from services.inference.transport.doors.openai_chat import ChatAnswer, ChatStream, chat_request, prompt_of
+from services.inference.transport.doors.stream import streamed
+
+_DOOR: Final = "chat/completions"
+_KEEP_ALIVE: Final = b": keep-alive\n\n"
+
+
+class ChatDoor:
+    """Answers chats in OpenAI's dialect."""
+
+    dialect = Dialect.OPENAI
+    rpc = "/comitia.inference.v1.InferenceService/Generate"
+
+    def __init__(self, asking: Asking, *, default_output: int) -> None:
+        self._asking = asking
+        self._default_output = default_output
+
+    async def __call__(self, visit: Visit) -> web.StreamResponse:
+        """See `Door`."""
+        request = chat_request(await visit.request.read())
+        prompt = prompt_of(request, default_output=self._default_output)
+        asked = self._asking.asked(visit, model_of(request.model), prompt, door=_DOOR)
+        said = ChatAnswer(
+            id=f"chatcmpl-{asked.context.call_id.run_id.rpartition('_')[2]}",
+            created=int(self._asking.clock.now().timestamp()),
+            model=asked.model,
+        )
+        if request.stream:
+            options = request.stream_options
+            usage = options is not None and bool(options.include_usage)
+            events = self._asking.calls(asked).stream(asked)
+            return await streamed(visit, events, ChatStream(said, include_usage=usage), quiet=_KEEP_ALIVE)
+        answer = await self._asking.calls(asked).answer(asked)
+        headers = {**visit.headers, **answer_headers(answer)}
+        return web.Response(body=said.whole(answer), content_type="application/json", headers=headers)
+
+    def broken(self, body: dict[str, object]) -> bytes:
+        """See `Door`."""
+        return b"data: %b\n\n" % msgspec.json.encode(body)

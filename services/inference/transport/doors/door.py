@@ -1,0 +1,116 @@
+"""What every door has in common: a visit, and what is asked of a model in it."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Final, Protocol
+
+from aiohttp import web
+
+from services.inference.domain.answer import Answer, StreamEvent
+from services.inference.domain.call_policy import CallPolicy, MidStream
+from services.inference.domain.prompt import Prompt
+from services.inference.transport.doors.errors import Dialect
+from services.inference.usecases.asked import Asked
+from services.meshkit.content import CallContext, CallId
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import Invalid
+from services.meshkit.core.identity import Principal
+from services.meshkit.core.ids import IdSource
+
+#: Names a request, so that its repeat gets the first answer.
+IDEMPOTENCY_KEY: Final = "idempotency-key"
+_MOST_KEY: Final = 255
+#: Run ids of calls without such a key, and with one.
+DIRECT: Final = "direct"
+_KEYED: Final = "idem"
+#: At a door nobody can be told that what was shown is void.
+_POLICY: Final = CallPolicy(mid_stream=MidStream.CONTINUE)
+
+
+@dataclass(slots=True, kw_only=True)
+class Visit:
+    """One request at a door, by somebody who may come in."""
+
+    request: web.BaseRequest
+    id: str
+    #: What the path says beyond that of the door.
+    rest: str
+    #: Time of the monotonic clock at which the answer is no longer wanted.
+    deadline: float
+    #: Who comes; known once they were let in.
+    principal: Principal = field(init=False)
+    #: Headers of the response, whatever it says.
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    #: The response, once its head has left.
+    begun: web.StreamResponse | None = None
+
+
+class Door(Protocol):
+    """Answers requests at one path."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose clients come here."""
+        ...
+
+    @property
+    def rpc(self) -> str:
+        """The RPC whose permission and limits hold here."""
+        ...
+
+    async def __call__(self, visit: Visit) -> web.StreamResponse:
+        """Answers. Raises: MeshError; once the head of the response has left, it is told in the stream."""
+        ...
+
+    def broken(self, body: dict[str, object]) -> bytes:
+        """Writes, into a stream that has begun, that it failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """Makes calls of models: gives the whole answer, or text as it comes and the answer as the last event."""
+
+    answer: Callable[[Asked], Awaitable[Answer]]
+    stream: Callable[[Asked], AsyncGenerator[StreamEvent]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """Turns visits into calls of models."""
+
+    #: For calls that a repeat finds again, and for those that none does.
+    keyed: Calls
+    unkeyed: Calls
+    clock: Clock
+    ids: IdSource
+
+    def asked(self, visit: Visit, model: str, prompt: Prompt, *, door: str) -> Asked:
+        """Gives what is asked. At a door the key is the agent, so what it uses and may use is kept for each key.
+
+        Raises: Invalid: the key that names the request is none.
+        """
+        principal, key = visit.principal, visit.request.headers.get(IDEMPOTENCY_KEY)
+        if key is None:
+            run_id = self.ids.new(DIRECT)
+        else:
+            if not (0 < len(key) <= _MOST_KEY and key.isascii()):
+                raise Invalid(IDEMPOTENCY_KEY, f"must be 1 to {_MOST_KEY} ASCII characters")
+            named = sha256(f"{principal.subject}\x00{key}".encode()).hexdigest()
+            run_id = f"{_KEYED}_{named[:32]}"
+        return Asked(
+            principal=principal,
+            context=CallContext(
+                call_id=CallId(run_id=run_id, path=door), agent_name=principal.subject, project=principal.project or ""
+            ),
+            model=model,
+            prompt=prompt,
+            repeatable=key is not None,
+            deadline=visit.deadline,
+            policy=_POLICY,
+        )
+
+    def calls(self, asked: Asked) -> Calls:
+        """Gives who makes the call."""
+        return self.keyed if asked.repeatable else self.unkeyed

@@ -1,0 +1,359 @@
+"""A call at a door that nobody can repeat by an id: nothing is claimed and nothing recorded.
+
+law before ∥ hold, as leaving now ─▶ provider (law during) ─▶ law after ─▶ answer ─▶ settle
+
+The hold is the one commit before the prompt leaves, and the durable fact of the call: a crash before its settlement
+leaves it to expire into `assumed`. Source: docs/decisions/0018-doors.md
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from services.inference.domain.answer import Answer, Restarted, StreamEvent
+from services.inference.domain.call import Claimed, RecordedCall, Unjudged
+from services.inference.domain.deployment import Deployments, DeploymentVersion, Task
+from services.inference.domain.errors import AnswerBrokeOff, AnswerUnjudged, ModelBusy
+from services.inference.domain.money_bound import bound_of
+from services.inference.usecases.asked import Asked
+from services.inference.usecases.calls_in_flight import Release
+from services.inference.usecases.ports import HoldClient
+from services.meshkit.calls.ports import DispatchedHold, PendingSettlement, Settlement
+from services.meshkit.content import CallContext, CallId, CallKey, Usage
+from services.meshkit.content.usage import USAGE_CLASSES
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.errors import ErrorKind, MeshError
+from services.meshkit.core.identity import Principal
+from services.meshkit.core.money import NanoUsd
+from services.meshkit.core.secret import Secret
+from services.meshkit.core.tenant import KnowsTenants, rules_of
+from services.meshkit.telemetry import metrics
+from services.meshkit.telemetry.logs import logger
+
+log = logger(__name__)
+
+#: A hold outlives the deadline of its call by this long: time to settle.
+_HOLD_MARGIN_SECONDS: Final = 60.0
+_HOLD_MOST_SECONDS: Final = 3600.0
+#: Settlements that wait; beyond, calls wait for theirs.
+_MOST_WAITING: Final = 2000
+#: Settlements that are sent at once: they share frames.
+_AT_ONCE: Final = 64
+_PAUSE_SECONDS: Final = 1.0
+#: Tries of one settlement; its hold lapses into `assumed` after that.
+_TRIES: Final = 30
+#: Refusals that a repeat may overcome.
+_MAY_PASS: Final = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.DEADLINE, ErrorKind.EXHAUSTED, ErrorKind.INTERNAL})
+_RUNNING: Final = "inference_door_calls"
+_SETTLING: Final = "inference_door_settlements"
+
+
+class MakesCall(Protocol):
+    """Makes one call of a model: `ModelCall`."""
+
+    async def __call__(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
+        """See `ModelCall`."""
+        ...
+
+
+class DoorCall:
+    """Makes calls that nobody can repeat, at most `most` at once.
+
+    Args:
+        model_call: holds by `holds`, and records with `Unrecorded`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_call: MakesCall,
+        holds: "DoorHolds",
+        deployments: Deployments,
+        tenants: KnowsTenants,
+        clock: Clock,
+        most: int,
+    ) -> None:
+        self._model_call = model_call
+        self._holds = holds
+        self._deployments = deployments
+        self._tenants = tenants
+        self._clock = clock
+        self._most = most
+        self._running = 0
+        self._depth = metrics.QUEUE_ITEMS.labels(_RUNNING)
+        self._refused = metrics.QUEUE_REFUSED.labels(_RUNNING)
+
+    async def answer(self, asked: Asked) -> Answer:
+        """Gives the whole answer. See `ModelCall` for what it raises; ModelBusy: as many run as may."""
+        with self._seat():
+            return await self._make(asked, _pass_over, streamed=False)
+
+    async def stream(self, asked: Asked) -> AsyncGenerator[StreamEvent]:
+        """Gives text as the law passes it, and the answer as the last event. Closing it ends the call.
+
+        Raises: as `answer`; AnswerBrokeOff when another model would have to begin anew after text was shown.
+        """
+        with self._seat():
+            events: deque[StreamEvent] = deque()
+            news = asyncio.Event()
+
+            def release(event: StreamEvent) -> None:
+                if isinstance(event, Restarted):
+                    raise AnswerBrokeOff(asked.model)
+                events.append(event)
+                news.set()
+
+            making = asyncio.create_task(self._make(asked, release, streamed=True), name="door call")
+            making.add_done_callback(lambda _: news.set())
+            try:
+                while not making.done() or events:
+                    await news.wait()
+                    news.clear()
+                    while events:
+                        yield events.popleft()
+                yield making.result()
+            finally:
+                if not making.done():
+                    making.cancel()
+                    await asyncio.wait((making,))
+                if not making.cancelled():
+                    making.exception()  # Looked at here, so that one nobody waited for is not called unhandled.
+
+    async def _make(self, asked: Asked, release: Release, *, streamed: bool) -> Answer:
+        regions = asked.regions(rules_of(self._tenants, asked.principal.tenant))
+        first = self._deployments.generators(asked.model, regions=regions)[0]
+        async with self._holds.ahead(asked, first, seconds=asked.deadline - self._clock.monotonic()):
+            return await self._model_call(asked, release, streamed=streamed)
+
+    @contextmanager
+    def _seat(self) -> Generator[None]:
+        if self._running >= self._most:
+            self._refused.inc()
+            raise ModelBusy(self._most)
+        self._running += 1
+        self._depth.set(self._running)
+        try:
+            yield
+        finally:
+            self._running -= 1
+            self._depth.set(self._running)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ahead:
+    """The money of one call: a hold that was begun before it was asked for."""
+
+    provider: str
+    model: str
+    bound: Usage
+    #: None once it was taken.
+    holding: "asyncio.Task[DispatchedHold] | None"
+    #: Holds of the call, with what they hold at most.
+    amounts: dict[str, NanoUsd]
+
+
+class DoorHolds:
+    """Holds money while the law looks at the prompt, and charges it after the answer. A `HoldClient`.
+
+    Settlements that wait are lost with the process: their holds expire into `assumed`, visibly.
+    """
+
+    def __init__(self, holds: HoldClient, *, clock: Clock) -> None:
+        self._holds = holds
+        self._clock = clock
+        self._ahead: dict[CallId, _Ahead] = {}
+        self._amounts: dict[str, NanoUsd] = {}
+        self._waiting: deque[_Owed] = deque()
+        #: Ends with this object's own work.
+        self._freeing: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+        self._depth = metrics.QUEUE_ITEMS.labels(_SETTLING)
+        self._refused = metrics.QUEUE_REFUSED.labels(_SETTLING)
+
+    @asynccontextmanager
+    async def ahead(self, asked: Asked, first: DeploymentVersion, *, seconds: float) -> AsyncGenerator[None]:
+        """Holds money for asking `first`, in the block; what nobody asked for is free again after it."""
+        bound = bound_of(asked.prompt, first)
+        ttl = timedelta(seconds=min(max(seconds, 0.0) + _HOLD_MARGIN_SECONDS, _HOLD_MOST_SECONDS))
+        holding = self._holds.hold(
+            asked.principal,
+            asked.context,
+            task=Task.GENERATE,
+            provider=first.payee,
+            model=first.model,
+            bound=bound,
+            ttl=ttl,
+        )
+        ahead = _Ahead(
+            provider=first.payee,
+            model=first.model,
+            bound=bound,
+            holding=asyncio.create_task(holding, name="hold ahead"),
+            amounts={},
+        )
+        self._ahead[asked.context.call_id] = ahead
+        try:
+            yield
+        finally:
+            del self._ahead[asked.context.call_id]
+            for hold_id in ahead.amounts:
+                self._amounts.pop(hold_id, None)
+            if ahead.holding is not None:
+                await self._free_soon(asked.principal, ahead.holding)
+
+    async def hold(
+        self,
+        principal: Principal,
+        context: CallContext,
+        *,
+        task: Task,
+        provider: str,
+        model: str,
+        bound: Usage,
+        ttl: timedelta,
+        cheapest: bool = False,
+    ) -> DispatchedHold:
+        """See `HoldClient.hold`; gives the one that was begun ahead, where it is for this attempt."""
+        ahead = self._ahead.get(context.call_id)
+        hold: DispatchedHold | None = None
+        if ahead is not None and ahead.holding is not None:
+            holding, ahead.holding = ahead.holding, None
+            fits = (ahead.provider, ahead.model, cheapest) == (provider, model, False) and _covers(ahead.bound, bound)
+            if fits:
+                hold = await self._taken(principal, holding)
+            else:
+                # The law made the prompt longer, or another is asked first.
+                await self._free_soon(principal, holding)
+        if hold is None:
+            hold = await self._holds.hold(
+                principal, context, task=task, provider=provider, model=model, bound=bound, ttl=ttl, cheapest=cheapest
+            )
+        if ahead is not None:
+            ahead.amounts[hold.id] = self._amounts[hold.id] = hold.amount
+        return hold
+
+    async def settle(self, principal: Principal, hold_id: str, usage: Usage | None, /) -> NanoUsd:
+        """See `Holds.settle`, but soon instead of now; gives the most that will be charged."""
+        amount = self._amounts.get(hold_id)
+        if amount is None or len(self._waiting) >= _MOST_WAITING:
+            self._refused.inc()
+            return await self._holds.settle(principal, hold_id, usage)
+        self._waiting.append(_Owed(principal=principal, hold_id=hold_id, usage=usage))
+        self._depth.set(len(self._waiting))
+        self._news.set()
+        return amount
+
+    async def release(self, principal: Principal, hold_id: str, *, dispatched_unbilled: bool) -> None:
+        """See `Holds.release`."""
+        await self._holds.release(principal, hold_id, dispatched_unbilled=dispatched_unbilled)
+
+    async def __call__(self) -> None:
+        """Settles until cancelled, then settles what is left."""
+        try:
+            while True:
+                await self._news.wait()
+                self._news.clear()
+                while self._waiting:
+                    if not await self._settle_some():
+                        await self._clock.sleep(_PAUSE_SECONDS)
+        finally:
+            while self._waiting and await self._settle_some():
+                pass
+            for freeing in self._freeing:
+                freeing.cancel()
+            await asyncio.gather(*self._freeing, return_exceptions=True)
+
+    async def _settle_some(self) -> bool:
+        """Settles those that wait longest; False when cost does not take them now."""
+        group = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
+        taken = await asyncio.gather(*(self._settled(owed) for owed in group))
+        self._depth.set(len(self._waiting))
+        return all(taken)
+
+    async def _settled(self, owed: "_Owed") -> bool:
+        try:
+            await self._holds.settle(owed.principal, owed.hold_id, owed.usage)
+        except MeshError as error:
+            owed.tries += 1
+            if error.kind in _MAY_PASS and owed.tries < _TRIES:
+                self._waiting.append(owed)
+                return False
+            log.warning("a door's hold is left to expire", hold_id=owed.hold_id, error=error.message)
+        return True
+
+    async def _taken(self, principal: Principal, holding: "asyncio.Task[DispatchedHold]") -> DispatchedHold:
+        """Waits for the hold. Who gives up meanwhile leaves nothing held."""
+        try:
+            return await asyncio.shield(holding)
+        except asyncio.CancelledError:
+            await self._free_soon(principal, holding)
+            raise
+
+    async def _free_soon(self, principal: Principal, holding: "asyncio.Task[DispatchedHold]") -> None:
+        """Has a hold freed that pays for nothing. It may still wait for money, which its caller need not."""
+        freeing = asyncio.create_task(self._free(principal, holding), name="free a hold")
+        self._freeing.add(freeing)
+        freeing.add_done_callback(self._freeing.discard)
+        if len(self._freeing) > _MOST_WAITING:
+            self._refused.inc()
+            await asyncio.wait((freeing,))
+
+    async def _free(self, principal: Principal, holding: "asyncio.Task[DispatchedHold]") -> None:
+        """Frees a hold that pays for nothing, once it is there. While cost is down it expires by itself."""
+        try:
+            hold = await holding
+            await self._holds.release(principal, hold.id, dispatched_unbilled=True)
+        except MeshError as error:
+            log.debug("a hold that was begun ahead is not there", error=error.message)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Owed:
+    principal: Principal
+    hold_id: str
+    usage: Usage | None
+    tries: int = 0
+
+
+class Unrecorded:
+    """Keeps no calls: a `CallStore` for calls that nobody can repeat."""
+
+    async def claim(self, key: CallKey, arguments_hash: bytes) -> RecordedCall | Claimed:
+        """Nothing stands in the way."""
+        return Claimed()
+
+    async def give_back(self, key: CallKey) -> None:
+        """There is nothing to give back."""
+
+    async def record(self, recorded: RecordedCall, *, token: Secret) -> RecordedCall:
+        """Gives it back. Raises: AnswerUnjudged: nobody could have it judged later."""
+        if isinstance(recorded.outcome, Unjudged):
+            raise AnswerUnjudged(recorded.hold_id)
+        return recorded
+
+    async def judge(self, recorded: RecordedCall) -> RecordedCall:
+        """Gives it back."""
+        return recorded
+
+    async def mark_settled(self, settlements: Sequence[Settlement]) -> None:
+        """There is nothing to mark."""
+
+    async def pending(self, *, before: datetime, most: int) -> list[PendingSettlement]:
+        """Nothing is."""
+        return []
+
+    async def forget_expired(self, *, before: datetime, most: int) -> int:
+        """There is nothing to forget."""
+        return 0
+
+
+def _covers(held: Usage, needed: Usage) -> bool:
+    return all(getattr(held, name) >= getattr(needed, name) for name in USAGE_CLASSES)
+
+
+def _pass_over(event: StreamEvent) -> None:
+    """Nobody watches."""
