@@ -170,6 +170,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/crypto/kek_file.py:KekFile",
             "meshkit/grpc/call.py:Drain",
             "inference/transport/doors/routes.py:Doors",
+            "inference/usecases/door_call.py:DoorHolds",
             "meshkit/grpc/interceptors.py:MeshInterceptor",
             "meshkit/grpc/rotating_channel.py:_RotatingChannel",
             "meshkit/grpc/signed_token.py:KeySetFile",
