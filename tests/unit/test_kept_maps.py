@@ -31,6 +31,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "inference/domain/money_bound.py:Overhead",
             "inference/providers/anthropic/messages.py:_Reader",
             "inference/providers/openai/chat_wire.py:ToolCalls",
+            "inference/transport/doors/door.py:Visit",
             "meshkit/batching/client_stream.py:ClientStream",
             "meshkit/batching/stream_session.py:StreamSession",
             "meshkit/content/law.py:Subject",
@@ -99,6 +100,7 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
     "the key is a secret or a signed proof, which only its holder can show": frozenset(
         {
             "gateway/usecases/exchange_api_key.py:ExchangeApiKey",
+            "inference/transport/doors/keys.py:DoorKeys",
             "meshkit/grpc/identity.py:TokenVerifier",
             "meshkit/grpc/identity.py:WorkloadVerifier",
         }
@@ -167,6 +169,8 @@ WHY: Final[Mapping[str, frozenset[str]]] = {
             "meshkit/core/failpoints.py:",
             "meshkit/crypto/kek_file.py:KekFile",
             "meshkit/grpc/call.py:Drain",
+            "inference/transport/doors/routes.py:Doors",
+            "inference/usecases/door_call.py:DoorHolds",
             "meshkit/grpc/interceptors.py:MeshInterceptor",
             "meshkit/grpc/rotating_channel.py:_RotatingChannel",
             "meshkit/grpc/signed_token.py:KeySetFile",

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -23,11 +23,11 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import Release
 from services.inference.usecases.ports import HoldClient
 from services.meshkit.calls.ports import DispatchedHold, PendingSettlement, Settlement
-from services.meshkit.content import CallContext, CallId, CallKey, Usage
+from services.meshkit.content import CallContext, CallKey, Usage
 from services.meshkit.content.usage import USAGE_CLASSES
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.errors import ErrorKind, MeshError
-from services.meshkit.core.identity import Principal
+from services.meshkit.core.identity import Principal, TenantId
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.secret import Secret
 from services.meshkit.core.tenant import KnowsTenants, rules_of
@@ -152,8 +152,8 @@ class _Ahead:
     bound: Usage
     #: None once it was taken.
     holding: "asyncio.Task[DispatchedHold] | None"
-    #: Holds of the call, with what they hold at most.
-    amounts: dict[str, NanoUsd]
+    #: Holds that the call got.
+    holds: list[str] = field(default_factory=list[str])
 
 
 class DoorHolds:
@@ -165,8 +165,8 @@ class DoorHolds:
     def __init__(self, holds: HoldClient, *, clock: Clock) -> None:
         self._holds = holds
         self._clock = clock
-        self._ahead: dict[CallId, _Ahead] = {}
-        self._amounts: dict[str, NanoUsd] = {}
+        self._ahead: dict[CallKey, _Ahead] = {}
+        self._amounts: dict[tuple[TenantId, str], NanoUsd] = {}
         self._waiting: deque[_Owed] = deque()
         #: Ends with this object's own work.
         self._freeing: set[asyncio.Task[None]] = set()
@@ -193,15 +193,14 @@ class DoorHolds:
             model=first.model,
             bound=bound,
             holding=asyncio.create_task(holding, name="hold ahead"),
-            amounts={},
         )
-        self._ahead[asked.context.call_id] = ahead
+        self._ahead[asked.key] = ahead
         try:
             yield
         finally:
-            del self._ahead[asked.context.call_id]
-            for hold_id in ahead.amounts:
-                self._amounts.pop(hold_id, None)
+            del self._ahead[asked.key]
+            for hold_id in ahead.holds:
+                self._amounts.pop((asked.principal.tenant, hold_id), None)
             if ahead.holding is not None:
                 await self._free_soon(asked.principal, ahead.holding)
 
@@ -218,7 +217,7 @@ class DoorHolds:
         cheapest: bool = False,
     ) -> DispatchedHold:
         """See `HoldClient.hold`; gives the one that was begun ahead, where it is for this attempt."""
-        ahead = self._ahead.get(context.call_id)
+        ahead = self._ahead.get(CallKey(tenant=principal.tenant, call_id=context.call_id))
         hold: DispatchedHold | None = None
         if ahead is not None and ahead.holding is not None:
             holding, ahead.holding = ahead.holding, None
@@ -233,12 +232,13 @@ class DoorHolds:
                 principal, context, task=task, provider=provider, model=model, bound=bound, ttl=ttl, cheapest=cheapest
             )
         if ahead is not None:
-            ahead.amounts[hold.id] = self._amounts[hold.id] = hold.amount
+            ahead.holds.append(hold.id)
+            self._amounts[principal.tenant, hold.id] = hold.amount
         return hold
 
     async def settle(self, principal: Principal, hold_id: str, usage: Usage | None, /) -> NanoUsd:
         """See `Holds.settle`, but soon instead of now; gives the most that will be charged."""
-        amount = self._amounts.get(hold_id)
+        amount = self._amounts.get((principal.tenant, hold_id))
         if amount is None or len(self._waiting) >= _MOST_WAITING:
             self._refused.inc()
             return await self._holds.settle(principal, hold_id, usage)

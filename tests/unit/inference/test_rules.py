@@ -175,9 +175,9 @@ async def test_the_stub_keeps_the_limit_of_the_answer() -> None:
     assert len(text) <= 12
 
 
-def test_only_providers_open_sockets() -> None:
+def test_only_providers_open_sockets_outwards_and_doors_inwards() -> None:
     openers = {path.parent.name for path in _sources() if _imports(path) & {"aiohttp", "httpx", "requests", "socket"}}
-    assert openers == {"providers", "local"}
+    assert openers == {"providers", "local", "doors"}
 
 
 def _sources() -> list[Path]:

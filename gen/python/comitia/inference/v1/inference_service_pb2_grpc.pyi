@@ -31,6 +31,10 @@ class InferenceServiceStub:
 
     Every call is evaluated and reserved before a byte leaves, and settled after. The tenant comes from the verified
     token in call metadata, never from a field.
+
+    The doors, which speak HTTP in the dialects of model providers, refuse with the same reasons in the shape of the dialect,
+    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/REQUEST_TOO_LARGE, NOT_FOUND/NO_SUCH_METHOD, and
+    UNAVAILABLE/ANSWER_UNJUDGED (a model answered, and the law could not be asked about it; a repeat is paid once more).
     """
 
     @_typing.overload
@@ -77,6 +81,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
 
     Every call is evaluated and reserved before a byte leaves, and settled after. The tenant comes from the verified
     token in call metadata, never from a field.
+
+    The doors, which speak HTTP in the dialects of model providers, refuse with the same reasons in the shape of the dialect,
+    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/REQUEST_TOO_LARGE, NOT_FOUND/NO_SUCH_METHOD, and
+    UNAVAILABLE/ANSWER_UNJUDGED (a model answered, and the law could not be asked about it; a repeat is paid once more).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -119,6 +127,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every call is evaluated and reserved before a byte leaves, and settled after. The tenant comes from the verified
     token in call metadata, never from a field.
+
+    The doors, which speak HTTP in the dialects of model providers, refuse with the same reasons in the shape of the dialect,
+    and besides with INVALID_ARGUMENT/UNKNOWN_FIELD (named), INVALID_ARGUMENT/REQUEST_TOO_LARGE, NOT_FOUND/NO_SUCH_METHOD, and
+    UNAVAILABLE/ANSWER_UNJUDGED (a model answered, and the law could not be asked about it; a repeat is paid once more).
     """
 
     @_abc_1.abstractmethod
