@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from services.launcher.embedded.envoy import find_program
 from tests.bench.litellm_proxy import NAME, litellm_proxy
 from tests.bench.whole_mesh import SHORT, BenchMesh, Report, data_dir, percentile, processor_seconds, up
@@ -58,6 +56,8 @@ async def load(url: str, key: str, *, rate: float = 0.0, seconds: float = SECOND
         *(sys.executable, "-m", "tests.bench.inference_load", json.dumps(wishes)), stdout=subprocess.PIPE
     )
     said, _ = await process.communicate()
+    if process.returncode != 0:
+        raise SystemExit(f"the load on {url} failed")
     found: dict[str, Any] = json.loads(said)
     refused = sum(count for status, count in found["statuses"].items() if status != "200")
     return Load(taken=[one * 1000 for one in found["taken"]], seconds=found["seconds"], refused=refused)
@@ -80,7 +80,8 @@ async def upstream() -> AsyncGenerator[str]:
     whole = json.dumps({**shape, "object": "chat.completion", "choices": [choice], "usage": _USAGE})
     with tempfile.TemporaryDirectory(prefix="comitia-upstream-") as folder:
         configuration = Path(folder) / "envoy.yaml"
-        configuration.write_text(yaml.safe_dump(_envoy(port, {"/sse": stream, "/json": whole})))
+        # JSON is YAML, and keeps the empty lines that end events.
+        configuration.write_text(json.dumps(_envoy(port, {"/sse": stream, "/json": whole})))
         process = await asyncio.create_subprocess_exec(
             *(find_program(), "-c", configuration, "--disable-hot-restart", "--concurrency", "1", "--log-level", "off")
         )

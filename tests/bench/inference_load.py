@@ -20,6 +20,7 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 async def _load(wishes: dict[str, Any]) -> dict[str, Any]:
     taken: list[float] = []
     statuses: dict[int, int] = {}
+    refusals: list[str] = []
     headers = {"authorization": f"Bearer {wishes['key']}", "content-type": "application/json"}
     body = json.dumps(wishes["body"]).encode()
     connector = aiohttp.TCPConnector(limit=0)
@@ -27,10 +28,12 @@ async def _load(wishes: dict[str, Any]) -> dict[str, Any]:
 
         async def ask(begin: float) -> None:
             async with session.post(wishes["url"], data=body) as answer:
-                await answer.read()
+                said = await answer.text()
                 statuses[answer.status] = statuses.get(answer.status, 0) + 1
                 if answer.status == 200:
                     taken.append(time.perf_counter() - begin)
+                elif not refusals:
+                    refusals.append(said)
 
         async def again_and_again(end: float) -> None:
             while (now := time.perf_counter()) < end:
@@ -47,6 +50,8 @@ async def _load(wishes: dict[str, Any]) -> dict[str, Any]:
             else:
                 for _ in range(wishes["at_once"]):
                     tasks.create_task(again_and_again(end))
+        if not taken:
+            raise SystemExit(f"nothing was answered: {statuses} {refusals}")
         return {"taken": taken, "statuses": statuses, "seconds": time.perf_counter() - started}
 
 
