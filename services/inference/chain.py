@@ -1,12 +1,12 @@
 """Which models the settings configure, in the order in which the chain tries them."""
 
-from services.inference.domain.deployment import Adapter, Deployment, Deployments, Task
+from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Task
 from services.inference.settings import InferenceSettings
 
 
 def configured(settings: InferenceSettings) -> Deployments:
     """Lists the deployments: OpenAI, Anthropic, the compatible server, the local model; the stub only by name."""
-    found: list[Deployment] = []
+    found: list[DeploymentVersion] = []
     if settings.openai_api_key is not None:
         found += _pair(
             Adapter.OPENAI, settings.openai_model, settings.openai_embedding_model, region=settings.openai_region
@@ -23,13 +23,15 @@ def configured(settings: InferenceSettings) -> Deployments:
     if settings.local_model_url is not None:
         found += _pair(Adapter.LOCAL, settings.local_model, settings.local_embedding_model)
     if settings.stub_enabled:
-        found.append(Deployment(name="stub", adapter=Adapter.STUB, model="stub", in_default_chain=False))
+        found.append(DeploymentVersion(name="stub", adapter=Adapter.STUB, model="stub", in_default_chain=False))
     return Deployments(found)
 
 
-def _pair(adapter: Adapter, model: str, embedding_model: str | None, *, region: str = "") -> list[Deployment]:
-    pair = [Deployment(name=f"{adapter}/{model}", adapter=adapter, model=model, region=region)]
+def _pair(adapter: Adapter, model: str, embedding_model: str | None, *, region: str = "") -> list[DeploymentVersion]:
+    pair = [DeploymentVersion(name=f"{adapter}/{model}", adapter=adapter, model=model, region=region)]
     if embedding_model is not None:
         name = f"{adapter}/{embedding_model}"
-        pair.append(Deployment(name=name, adapter=adapter, model=embedding_model, task=Task.EMBED, region=region))
+        pair.append(
+            DeploymentVersion(name=name, adapter=adapter, model=embedding_model, task=Task.EMBED, region=region)
+        )
     return pair

@@ -21,7 +21,7 @@ import aiohttp
 
 from tests.bench.peer_environment import installed
 from tests.integration.conftest import free_port
-from tests.support.fake_provider import KEY
+from tests.support.providers.fake import KEY
 
 VERSION: Final = "1.106.2"
 NAME: Final = f"litellm {VERSION}"

@@ -17,7 +17,7 @@ from services.meshkit.core.ids import to_uuid
 from tests.e2e.test_every_rpc import REQUESTS, World, credentials, provider, world
 from tests.support.mesh import RunningMesh
 from tests.support.mesh_databases import connected
-from tests.support.public_rpcs import PUBLIC, Rpc
+from tests.support.public_rpcs import PUBLIC, UNBUILT, Rpc
 
 __all__ = ["provider", "world"]
 
@@ -78,7 +78,9 @@ async def entries(mesh: RunningMesh, rpc: Rpc, request: Message) -> list[Any]:
 
 
 def test_every_audited_rpc_is_driven() -> None:
-    assert {path for path, guard in GUARDS.items() if guard.audit} == {rpc.path for rpc in AUDITED} | INSIDE.keys()
+    unbuilt = {rpc.path for rpc in UNBUILT}
+    audited = {path for path, guard in GUARDS.items() if guard.audit} - unbuilt
+    assert audited == {rpc.path for rpc in AUDITED} | INSIDE.keys()
     assert all(not GUARDS[path].open for path in INSIDE)
 
 

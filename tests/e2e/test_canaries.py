@@ -39,9 +39,9 @@ from tests.e2e.doors import EDGE, at_once, bearer, open_doors, shown_by
 from tests.e2e.owner import asked_inside
 from tests.e2e.terminal import Terminal, browser_of
 from tests.e2e.test_every_rpc import OPERATORS, REQUESTS, World, a_signed_size, provider, walked_tenant
-from tests.support.fake_provider import KEY
 from tests.support.mesh import RunningMesh, running_mesh
 from tests.support.oidc_provider import CLIENT_ID, OidcProvider
+from tests.support.providers.fake import KEY
 from tests.support.public_rpcs import PUBLIC, Rpc
 from tests.support.request_fields import text_fields
 from tests.support.whose import Whose, ids_in

@@ -9,9 +9,9 @@ import pytest
 from comitia_sdk.sync import Client
 from tests.e2e.test_budgets import THINK, status, think
 from tests.e2e.test_command_line import AGENT, Shell
-from tests.support.fake_provider import KEY
 from tests.support.mesh import RunningMesh, running_mesh, running_provider
 from tests.support.mesh_databases import service_url
+from tests.support.providers.fake import KEY
 
 PRICES: Final = (
     "provider,model,start_time,input_usd_per_million,output_usd_per_million\n"

@@ -23,7 +23,7 @@ from tests.e2e.conftest import Rest
 from tests.support.mesh import RunningMesh
 from tests.support.mesh_databases import connected
 from tests.support.oidc_provider import CLIENT_ID, OidcProvider, running_oidc_provider
-from tests.support.public_rpcs import PUBLIC, RestCall, Rpc
+from tests.support.public_rpcs import PUBLIC, UNBUILT, RestCall, Rpc
 
 Request = dict[str, Any]
 RULES: Final = """
@@ -533,6 +533,13 @@ async def test_a_public_rpc_answers_by_grpc_and_by_rest(mesh: RunningMesh, rest:
         if answer is not None:
             check(rpc, answer)
     DRIVEN.add((rpc.path, "rest"))
+
+
+@pytest.mark.parametrize("rpc", UNBUILT, ids=lambda rpc: rpc.name)
+async def test_an_rpc_that_is_not_built_says_so(mesh: RunningMesh, world: World, rpc: Rpc) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await by_grpc(mesh, rpc, {}, world.token)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_nothing_public_is_left_out(request: pytest.FixtureRequest) -> None:

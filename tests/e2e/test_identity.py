@@ -10,7 +10,10 @@ import aiohttp
 import grpc.aio
 import pytest
 
-from comitia.inference.v1 import inference_service_pb2, inference_service_pb2_grpc
+from comitia.inference.v1 import (
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
 from comitia_sdk.errors import ComitiaError
 from comitia_sdk.sync import Client
 from services.meshkit.core.identity import Role
@@ -180,9 +183,9 @@ async def test_a_token_of_the_mesh_reaches_a_service_only_for_its_own_tenant(
 ) -> None:
     other = await make_tenant()
     tokens = [await one.client.identity.token() for one in (tenant, other)]
-    request = inference_service_pb2.ListModelsRequest()
+    request = model_service_pb2.ListModelsRequest()
     async with grpc.aio.insecure_channel(mesh.target) as channel:
-        stub = inference_service_pb2_grpc.ModelServiceStub(channel)
+        stub = model_service_pb2_grpc.ModelServiceStub(channel)
         for token in tokens:
             answer: Any = await stub.ListModels(request, metadata=(("authorization", f"Bearer {token}"),))
             assert answer.models

@@ -15,9 +15,9 @@ import pytest
 from comitia_sdk import Client
 from services.launcher import ports, status
 from services.launcher.layout import DataDir, write_state
-from tests.support.fake_provider import KEY
 from tests.support.mesh import RunningMesh, running_provider
 from tests.support.oidc_provider import running_oidc_provider
+from tests.support.providers.fake import KEY
 from tests.support.readme import BUDGETS, CHECKOUT, Snippet, snippets
 
 BIN = Path(sys.executable).parent

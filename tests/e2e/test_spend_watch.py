@@ -17,11 +17,11 @@ from services.meshkit.core.ids import to_uuid
 from tests.e2e.test_budgets import THINK, status, think
 from tests.e2e.test_command_line import AGENT, Shell
 from tests.e2e.test_degrading import PRICES, models
-from tests.support.fake_provider import KEY
 from tests.support.mesh import RunningMesh, running_mesh, running_provider
 from tests.support.mesh_bus import last_told
 from tests.support.mesh_databases import service_url
 from tests.support.planted_charges import a_charge, plant
+from tests.support.providers.fake import KEY
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.integration.conftest import MakeDatabase, free_port, make_database, nats_server, postgres
 from tests.integration.inference.conftest import InferenceMesh, a_request, running_cost
 from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
-from tests.support.fake_provider import KEY, FakeProvider, fake_provider
 from tests.support.held_calls import held_calls
+from tests.support.providers.fake import KEY, FakeProvider, fake_provider
 
 __all__ = ["make_database", "nats_server", "postgres"]
 

@@ -21,7 +21,7 @@ from comitia.gateway.v1 import (
     identity_service_pb2,
     status_service_pb2,
 )
-from comitia.inference.v1 import generation_pb2, inference_service_pb2
+from comitia.inference.v1 import generation_pb2, inference_service_pb2, model_pb2, model_service_pb2
 from comitia.memory.v1 import memory_service_pb2
 from comitia.policy.v1 import policy_pb2, policy_service_pb2
 from comitia.tools.v1 import tool_service_pb2
@@ -388,21 +388,21 @@ class Money:
 class Models:
     """One model in the chain, and the stub by name."""
 
-    deployments: list[generation_pb2.ModelDeployment] = field(
+    deployments: list[model_pb2.ModelDeployment] = field(
         default_factory=lambda: [
-            generation_pb2.ModelDeployment(
+            model_pb2.ModelDeployment(
                 name="openai/gpt-4o-mini",
                 adapter="openai",
-                task=generation_pb2.MODEL_TASK_GENERATE,
+                task=model_pb2.MODEL_TASK_GENERATE,
                 in_default_chain=True,
                 priced=True,
             ),
-            generation_pb2.ModelDeployment(name="stub", adapter="stub", task=generation_pb2.MODEL_TASK_GENERATE),
+            model_pb2.ModelDeployment(name="stub", adapter="stub", task=model_pb2.MODEL_TASK_GENERATE),
         ]
     )
 
-    def ListModels(self, _request: Any, _context: Any) -> inference_service_pb2.ListModelsResponse:
-        return inference_service_pb2.ListModelsResponse(models=self.deployments)
+    def ListModels(self, _request: Any, _context: Any) -> model_service_pb2.ListModelsResponse:
+        return model_service_pb2.ListModelsResponse(models=self.deployments)
 
     def Generate(self, request: Any, _context: Any) -> inference_service_pb2.GenerateResponse:
         return inference_service_pb2.GenerateResponse(generation=_generation(f"heard: {_prompt(request)}"))

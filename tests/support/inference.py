@@ -8,10 +8,11 @@ from typing import Any
 from services.inference.domain.answer import Finished, StopReason, TextDelta
 from services.inference.domain.call import RecordedCall, SettleState, Unjudged
 from services.inference.domain.cheaper import TokenRates
-from services.inference.domain.deployment import Adapter, Deployment, Task
+from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
 from services.inference.domain.errors import CallArgumentsDiffer, Charge
 from services.inference.domain.prompt import Prompt
 from services.inference.usecases.asked import Asked
+from services.inference.usecases.ports import ProviderCall
 from services.meshkit.calls.ports import Clearance, DispatchedHold, PendingSettlement, Settlement
 from services.meshkit.content import (
     CallContext,
@@ -39,10 +40,10 @@ from services.meshkit.testing.mesh_keys import TENANT
 USER = Label(integrity=Integrity.USER, sources=frozenset({"user:anna"}))
 ANNA = Principal(tenant=TENANT, subject="key_anna", roles=frozenset({Role.TENANT_USER}), token=Secret("token-of-anna"))
 
-OPENAI = Deployment(name="openai/gpt-test", adapter=Adapter.OPENAI, model="gpt-test")
-ANTHROPIC = Deployment(name="anthropic/claude-test", adapter=Adapter.ANTHROPIC, model="claude-test")
-LOCAL = Deployment(name="local/small", adapter=Adapter.LOCAL, model="small")
-STUB = Deployment(name="stub", adapter=Adapter.STUB, model="stub", in_default_chain=False)
+OPENAI = DeploymentVersion(name="openai/gpt-test", adapter=Adapter.OPENAI, model="gpt-test")
+ANTHROPIC = DeploymentVersion(name="anthropic/claude-test", adapter=Adapter.ANTHROPIC, model="claude-test")
+LOCAL = DeploymentVersion(name="local/small", adapter=Adapter.LOCAL, model="small")
+STUB = DeploymentVersion(name="stub", adapter=Adapter.STUB, model="stub", in_default_chain=False)
 
 
 def a_message(text: str = "Should cities ban cars?", role: MessageRole = MessageRole.USER, **changes: Any) -> Message:
@@ -69,6 +70,12 @@ def an_asked(prompt: Prompt | None = None, **changes: Any) -> Asked:
         "deadline": 60.0,
     }
     return Asked(**{**values, **changes})
+
+
+def a_provider_call(
+    deployment: DeploymentVersion, prompt: Prompt, clearance: Clearance, *, seconds: float = 5.0
+) -> ProviderCall:
+    return ProviderCall(deployment=deployment, prompt=prompt, clearance=clearance, seconds=seconds)
 
 
 class FakeLaw:
@@ -208,10 +215,10 @@ class FakePrices:
     def __init__(self, rates: Mapping[str, int]) -> None:
         self.by_name = dict(rates)
 
-    async def priced(self, principal: Principal, deployments: Sequence[Deployment]) -> frozenset[str]:
+    async def priced(self, principal: Principal, deployments: Sequence[DeploymentVersion]) -> frozenset[str]:
         return frozenset(await self.rates(principal, deployments))
 
-    async def rates(self, principal: Principal, deployments: Sequence[Deployment]) -> dict[str, TokenRates]:
+    async def rates(self, principal: Principal, deployments: Sequence[DeploymentVersion]) -> dict[str, TokenRates]:
         del principal
         known = {one.name: self.by_name[one.name] for one in deployments if one.name in self.by_name}
         return {name: TokenRates(input=rate, output=rate) for name, rate in known.items()}
@@ -291,18 +298,14 @@ class ScriptedProvider:
     """Answers as it is told, in order; the last script is used again."""
 
     scripts: list[Script] = field(default_factory=list[Script])
-    asked: list[tuple[Deployment, Prompt, Clearance]] = field(
-        default_factory=list[tuple[Deployment, Prompt, Clearance]]
-    )
+    asked: list[ProviderCall] = field(default_factory=list[ProviderCall])
     #: Streams that were closed before their end.
     closed: int = 0
     #: Called before each piece, such as to wait.
     before_piece: Any = None
 
-    async def stream(
-        self, deployment: Deployment, prompt: Prompt, clearance: Clearance, *, seconds: float
-    ) -> AsyncGenerator[TextDelta | Finished]:
-        self.asked.append((deployment, prompt, clearance))
+    async def stream(self, call: ProviderCall) -> AsyncGenerator[TextDelta | Finished]:
+        self.asked.append(call)
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         ended = False
         try:

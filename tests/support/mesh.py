@@ -18,8 +18,8 @@ from urllib.request import Request, urlopen
 from services.launcher import background, status
 from services.launcher.options import UpOptions
 from services.launcher.record import Addresses
-from tests.support.fake_provider import KEY
 from tests.support.mesh_databases import service_url
+from tests.support.providers.fake import KEY
 
 CHECKOUT: Final = Path(__file__).parents[2]
 _TIMEOUT_SECONDS: Final = 10.0
@@ -118,7 +118,7 @@ class RunningMesh:
 @contextmanager
 def running_provider() -> Iterator[ProviderProcess]:
     """Runs the fake provider while the block runs."""
-    command = [sys.executable, "-m", "tests.support.fake_provider"]
+    command = [sys.executable, "-m", "tests.support.providers.fake"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
     assert process.stdout is not None
     try:

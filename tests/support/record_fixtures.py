@@ -16,15 +16,16 @@ from typing import Any
 import aiohttp
 
 from services.inference.domain.prompt import Prompt, ToolDefinition
-from services.inference.providers import anthropic_wire, openai_wire
-from tests.support.fake_provider import (
+from services.inference.providers.anthropic import wire as anthropic_wire
+from services.inference.providers.openai import chat_wire as openai_wire
+from tests.support.inference import a_message, a_prompt
+from tests.support.providers.fake import (
     Behaviour,
     Dialect,
     Served,
     anthropic_events,
     openai_chunks,
 )
-from tests.support.inference import a_message, a_prompt
 
 FIXTURES = Path(__file__).parents[1] / "contract" / "wire" / "fixtures" / "inference"
 

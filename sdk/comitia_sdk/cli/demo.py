@@ -169,7 +169,7 @@ def _apply(mesh: "Client", agent: str | dict[str, Any], number: int) -> str:
 
 def _show_model(mesh: "Client", asked: str) -> bool:
     """Says who will be asked; tells whether the mesh has an embedder to compare turns by meaning."""
-    from comitia.inference.v1.generation_pb2 import MODEL_TASK_EMBED, MODEL_TASK_GENERATE
+    from comitia.inference.v1.model_pb2 import MODEL_TASK_EMBED, MODEL_TASK_GENERATE
 
     models = mesh.models.list()
     known = [one.name for one in models if one.task == MODEL_TASK_GENERATE]

@@ -235,7 +235,7 @@ def _between_services() -> list[Check]:
 
 
 def _chain(client: "Client") -> Check:
-    from comitia.inference.v1.generation_pb2 import MODEL_TASK_GENERATE
+    from comitia.inference.v1.model_pb2 import MODEL_TASK_GENERATE
 
     models = client.models.list()
     chain = [one.name for one in models if one.in_default_chain and one.task == MODEL_TASK_GENERATE]

@@ -9,7 +9,7 @@ def models(output: FormOption = Form.TABLE) -> None:
 
     Example:  comitia models
     """
-    from comitia.inference.v1.generation_pb2 import ModelTask
+    from comitia.inference.v1.model_pb2 import ModelTask
     from comitia_sdk.enums import short_name
 
     with client() as mesh:

@@ -4,7 +4,14 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from comitia.common.v1 import content_pb2
-from comitia.inference.v1 import generation_pb2, inference_service_pb2, inference_service_pb2_grpc
+from comitia.inference.v1 import (
+    generation_pb2,
+    inference_service_pb2,
+    inference_service_pb2_grpc,
+    model_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
 from comitia_sdk.connection import Connection
 
 #: Longest wait for a model's answer, seconds.
@@ -16,12 +23,12 @@ class AsyncModels:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._models = inference_service_pb2_grpc.ModelServiceStub(connection.channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(connection.channel)
         self._inference = inference_service_pb2_grpc.InferenceServiceStub(connection.channel)
 
-    async def list(self) -> Sequence[generation_pb2.ModelDeployment]:
+    async def list(self) -> Sequence[model_pb2.ModelDeployment]:
         """Gives the models in the order in which the default chain asks them."""
-        request = inference_service_pb2.ListModelsRequest()
+        request = model_service_pb2.ListModelsRequest()
         return (await self._connection.call(self._models.ListModels, request)).models
 
     async def generate(self, prompt: str, *, model: str = "", max_output_tokens: int = 0) -> generation_pb2.Generation:

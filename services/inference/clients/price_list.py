@@ -5,7 +5,7 @@ from typing import Final
 
 from comitia.cost.v1 import pricing_service_pb2, pricing_service_pb2_grpc
 from services.inference.domain.cheaper import TokenRates
-from services.inference.domain.deployment import Deployment
+from services.inference.domain.deployment import DeploymentVersion
 from services.meshkit.content.model_name import NameKey, name_key, priced
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Principal
@@ -27,16 +27,16 @@ class CostPriceList:
         #: By provider, and so bounded by the adapters there are.
         self._models: dict[str, tuple[float, dict[NameKey, TokenRates]]] = {}
 
-    async def priced(self, principal: Principal, deployments: Sequence[Deployment]) -> frozenset[str]:
+    async def priced(self, principal: Principal, deployments: Sequence[DeploymentVersion]) -> frozenset[str]:
         """See `PriceList.priced`."""
         return frozenset(await self.rates(principal, deployments))
 
-    async def rates(self, principal: Principal, deployments: Sequence[Deployment]) -> dict[str, TokenRates]:
+    async def rates(self, principal: Principal, deployments: Sequence[DeploymentVersion]) -> dict[str, TokenRates]:
         """See `PriceList.rates`."""
         found: dict[str, TokenRates] = {}
         for deployment in deployments:
-            models = await self._models_of(principal, deployment.adapter)
-            rates = priced(models, deployment.adapter, deployment.model)
+            models = await self._models_of(principal, deployment.payee)
+            rates = priced(models, deployment.payee, deployment.model)
             if rates is not None:
                 found[deployment.name] = rates
         return found

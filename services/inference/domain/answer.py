@@ -13,12 +13,22 @@ class StopReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
+    #: The provider withheld the answer.
     CONTENT_FILTER = "content_filter"
+    #: The model refuses to answer.
+    REFUSAL = "refusal"
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
     """Text that a provider sent; never empty."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """Thinking that a provider sent: a sign of life, neither shown nor kept."""
 
     text: str
 
@@ -33,6 +43,34 @@ class Finished:
     tool_calls: tuple[ToolCallPart, ...] = ()
     #: Model that answered, as the provider names it.
     model: str = ""
+
+
+#: What a provider sends, piece by piece; `Finished` is the last one.
+Piece = TextDelta | ReasoningDelta | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whole:
+    """An answer that a provider sent as one."""
+
+    text: str
+    finished: Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptNote:
+    """One deployment asked for an answer, and what came of it."""
+
+    deployment: str
+    version: int
+    #: Hold that paid for it; empty when it came to none.
+    hold_id: str
+    #: Why it failed; empty for the one that answered.
+    reason: str
+    #: False when the provider did not report usage: its hold is charged at its bound.
+    usage_known: bool
+    #: Time from the first byte sent to the last received, microseconds.
+    provider_us: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +95,21 @@ class Answer:
     replayed: bool = False
     #: Calls tried before and failed, in order, as `deployment: reason`.
     failed_attempts: tuple[str, ...] = ()
+    #: Every deployment that was asked, in order; the one that answered last.
+    attempts: tuple[AttemptNote, ...] = ()
+    #: Name of the deployment that answered, and its version.
+    deployment: str = ""
+    deployment_version: int = 0
+    #: True when the answer was kept from an equal call. Said of an answer that is given, never recorded.
+    cached: bool = False
+    #: Times that this call was lost before: a hold of each is charged, and nobody got the answer.
+    lost_attempts: int = 0
+    #: Times that a model was asked again because its answer did not keep the wanted form.
+    repairs: int = 0
+    #: Deployment that continued the text of another that broke off; empty: nobody had to.
+    continued_by: str = ""
+    #: Time from the first byte sent to the first received, microseconds.
+    first_byte_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +119,12 @@ class Restarted:
     deployment: str
 
 
-#: What a caller who streams sees: released text, a restart, and the answer as the last event.
-StreamEvent = TextDelta | Restarted | Answer
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """Another deployment continues the released text."""
+
+    deployment: str
+
+
+#: What a caller who streams sees: released text, a restart, a continuation, and the answer as the last event.
+StreamEvent = TextDelta | Restarted | Continued | Answer

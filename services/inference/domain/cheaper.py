@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.inference.domain.deployment import Deployment
+from services.inference.domain.deployment import DeploymentVersion
 from services.inference.domain.money_bound import bound_of
 from services.inference.domain.prompt import Prompt
 
@@ -17,12 +17,12 @@ class TokenRates:
 
 
 def cheapest_of(
-    chain: Sequence[Deployment],
-    known: Sequence[Deployment],
+    chain: Sequence[DeploymentVersion],
+    known: Sequence[DeploymentVersion],
     *,
     rates: Mapping[str, TokenRates],
     prompt: Prompt,
-) -> list[Deployment]:
+) -> list[DeploymentVersion]:
     """Gives those of a chain that cost the least by the bound of this prompt, in the order of the chain.
 
     What costs more is left out even as a fallback: when the cheapest does not answer, a dearer one is not the cheapest.
@@ -38,6 +38,6 @@ def cheapest_of(
     return [one for one in chain if prices.get(one.name) == least]
 
 
-def _price(deployment: Deployment, rates: TokenRates, prompt: Prompt) -> int:
-    bound = bound_of(prompt, deployment.adapter)
+def _price(deployment: DeploymentVersion, rates: TokenRates, prompt: Prompt) -> int:
+    bound = bound_of(prompt, deployment)
     return bound.input * rates.input + bound.output * rates.output

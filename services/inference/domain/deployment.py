@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 from services.inference.domain.errors import ModelNotFound, NoEmbedderConfigured, NoModelConfigured
@@ -12,7 +12,7 @@ DEFAULT: Final = "default"
 
 
 class Adapter(StrEnum):
-    """Who speaks to a deployment; also the provider that the ledger pays."""
+    """Who speaks to a deployment: the adapters that ship with the mesh."""
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
@@ -20,10 +20,40 @@ class Adapter(StrEnum):
     LOCAL = "local"
     STUB = "stub"
 
-    @property
-    def inside_mesh(self) -> bool:
-        """True when content does not leave the mesh for it, so that no rule of residency can be broken."""
-        return self in (Adapter.LOCAL, Adapter.STUB)
+
+class AdapterForm(StrEnum):
+    """How an adapter speaks: by itself, or by the provider's official client."""
+
+    WIRE = "wire"
+    SDK = "sdk"
+
+
+class Capability(StrEnum):
+    """What a model can do beside answering with text."""
+
+    TOOLS = "tools"
+    #: Its provider keeps it to a JSON Schema.
+    JSON_SCHEMA = "json_schema"
+    IMAGES = "images"
+    DOCUMENTS = "documents"
+
+
+class Tier(IntEnum):
+    """How good a model is; one nobody has judged counts as the lowest."""
+
+    UNKNOWN = 0
+    BRONZE = 1
+    SILVER = 2
+    GOLD = 3
+
+
+class VersionState(StrEnum):
+    """Whether a version may be asked."""
+
+    CHECKING = "checking"
+    READY = "ready"
+    REFUSED = "refused"
+    RETIRED = "retired"
 
 
 class Task(StrEnum):
@@ -34,25 +64,59 @@ class Task(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """One model behind one adapter."""
+class DeploymentVersion:
+    """One model behind one adapter, as one version of a deployment describes it. Only its state ever changes."""
 
-    #: Name to ask for, such as `openai/gpt-4o-mini`.
+    #: Name of the deployment, such as `openai/gpt-4o-mini`: what callers ask for.
     name: str
-    adapter: Adapter
+    #: Who speaks to it: an `Adapter`, or one that the installation adds.
+    adapter: str
     #: Model as the provider names it.
     model: str
     task: Task = Task.GENERATE
     in_default_chain: bool = True
     #: Region it runs in; empty means unknown.
     region: str = ""
+    #: Id of the deployment, `dep_…`; empty for one of the settings.
+    deployment_id: str = ""
+    #: Number of the version, from 1; 0 for one of the settings, which every tenant sees and no RPC changes.
+    version: int = 0
+    state: VersionState = VersionState.READY
+    form: AdapterForm = AdapterForm.WIRE
+    #: Who is paid, as price lists know it; empty: whoever the adapter speaks to.
+    provider: str = ""
+    #: Where it is; empty: where the adapter's provider usually is.
+    base_url: str = ""
+    #: Tokens that its window holds, prompt and answer together; 0 means unknown.
+    context_tokens: int = 0
+    #: Longest answer that it gives, tokens; 0 means unknown.
+    max_output_tokens: int = 0
+    #: What it can do; None when nobody said.
+    capabilities: frozenset[Capability] | None = None
+    tier: Tier = Tier.UNKNOWN
+    #: Calls that it takes at once of one replica, in a minute of all, and tokens in a minute of all. 0: any number.
+    max_concurrency: int = 0
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    #: Most tokens that a picture takes; 0: as the adapter knows.
+    image_tokens: int = 0
+
+    @property
+    def payee(self) -> str:
+        """Who the ledger pays."""
+        return self.provider or self.adapter
+
+    @property
+    def inside_mesh(self) -> bool:
+        """True when content does not leave the mesh for it, so that no rule of residency can be broken."""
+        return self.adapter in (Adapter.LOCAL, Adapter.STUB)
 
     def keeps_in(self, *regions: str) -> bool:
         """Says whether content that must stay in all of these may go there: `eu` covers `eu` and `eu-west-1`.
 
         An empty one asks for nothing. A deployment whose region nobody knows keeps no content in any.
         """
-        return self.adapter.inside_mesh or all(
+        return self.inside_mesh or all(
             not region or self.region == region or self.region.startswith(f"{region}-") for region in regions
         )
 
@@ -60,13 +124,13 @@ class Deployment:
 class Deployments:
     """All configured deployments, in the chain's order; those to be asked for by name come last."""
 
-    def __init__(self, deployments: Sequence[Deployment]) -> None:
+    def __init__(self, deployments: Sequence[DeploymentVersion]) -> None:
         self.all: Final = (
             *(one for one in deployments if one.in_default_chain),
             *(one for one in deployments if not one.in_default_chain),
         )
 
-    def generators(self, name: str, *, regions: tuple[str, ...] = ()) -> tuple[Deployment, ...]:
+    def generators(self, name: str, *, regions: tuple[str, ...] = ()) -> tuple[DeploymentVersion, ...]:
         """Gives the deployments to try for a model name, in order; at least one.
 
         Raises: ModelNotFound, NoModelConfigured.
@@ -79,11 +143,11 @@ class Deployments:
             raise NoModelConfigured(region=_both(regions) if found else "")
         return allowed
 
-    def default_generators(self, *, regions: tuple[str, ...] = ()) -> tuple[Deployment, ...]:
+    def default_generators(self, *, regions: tuple[str, ...] = ()) -> tuple[DeploymentVersion, ...]:
         """Gives the chain that is asked when nobody names a model; may be empty."""
         return tuple(one for one in self._named(DEFAULT, Task.GENERATE) if one.keeps_in(*regions))
 
-    def embedder(self, name: str, *, regions: tuple[str, ...] = ()) -> Deployment:
+    def embedder(self, name: str, *, regions: tuple[str, ...] = ()) -> DeploymentVersion:
         """Gives the deployment that embeds. No chain: vectors of different models never compare.
 
         Raises: ModelNotFound, NoEmbedderConfigured, NoModelConfigured (none in the region).
@@ -95,7 +159,7 @@ class Deployments:
             raise NoModelConfigured(region=_both(regions))
         return found[0]
 
-    def _named(self, name: str, task: Task) -> tuple[Deployment, ...]:
+    def _named(self, name: str, task: Task) -> tuple[DeploymentVersion, ...]:
         of_task = tuple(one for one in self.all if one.task is task)
         if name in ("", DEFAULT):
             return tuple(one for one in of_task if one.in_default_chain)

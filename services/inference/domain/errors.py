@@ -1,16 +1,24 @@
 """What can go wrong when a model is asked.
 
 MeshError
+├── Invalid ─────────┬── ContextTooLong            CONTEXT_TOO_LONG
+│                    └── MediaInvalid              MEDIA_INVALID
 ├── NotFound ─────────── ModelNotFound             MODEL_NOT_FOUND
 ├── Precondition ─┬───── NoModelConfigured         NO_MODEL_CONFIGURED
 │                 ├───── NoEmbedderConfigured      NO_EMBEDDER_CONFIGURED
 │                 ├───── CallNotBounded            CALL_NOT_BOUNDED
+│                 ├───── OutputInvalid             OUTPUT_INVALID
+│                 ├───── ModelIncompatible         MODEL_INCOMPATIBLE
+│                 ├───── EgressRefused             EGRESS_REFUSED
 │                 └───── ProviderRefused           PROVIDER_REFUSED       ┐
 ├── Exhausted ─────────┬ ProviderRateLimited       PROVIDER_RATE_LIMITED  ├ ProviderFailure
 ├── Unavailable-kind ──│ ProviderUnavailable       PROVIDER_UNAVAILABLE   ┘
+│                      │ AnswerBrokeOff            ANSWER_BROKE_OFF
 │                      └ ModelBusy                 TOO_MANY_MODEL_CALLS
 ├── PermissionDenied ─── LawBlocked                LAW_BLOCKED
-└── Conflict ─────────── CallArgumentsDiffer       CALL_ARGUMENTS_DIFFER
+└── Conflict ─────────┬─ CallArgumentsDiffer       CALL_ARGUMENTS_DIFFER
+                      ├─ CallInProgress            CALL_IN_PROGRESS
+                      └─ RolloutInProgress         ROLLOUT_IN_PROGRESS
 """
 
 from collections.abc import Mapping
@@ -23,6 +31,7 @@ from services.meshkit.core.errors import (
     Conflict,
     ErrorKind,
     Exhausted,
+    Invalid,
     MeshError,
     NotFound,
     PermissionDenied,
@@ -70,6 +79,56 @@ class CallNotBounded(Precondition):
         super().__init__(f"{field}: {sentence}", field=field)
 
 
+class ContextTooLong(Invalid):
+    """Prompt and longest answer fit into the window of no model that may answer. Shorten one of them."""
+
+    reason = "CONTEXT_TOO_LONG"
+
+    def __init__(self, *, tokens: int, window: int) -> None:
+        super().__init__(
+            "messages",
+            f"prompt and answer take up to {tokens} tokens, {tokens - window} more than the window of {window} holds",
+            tokens=tokens,
+            window=window,
+            over_by=tokens - window,
+        )
+
+
+class MediaInvalid(Invalid):
+    """A picture or a document is not what it says it is, or more than a model may be shown."""
+
+    reason = "MEDIA_INVALID"
+
+
+class OutputInvalid(Precondition):
+    """Models answered, and none of them in the form that was asked for. Ask a model that keeps to schemas itself."""
+
+    reason = "OUTPUT_INVALID"
+
+    def __init__(self, *, place: str, rule: str) -> None:
+        super().__init__(
+            f"no model answered in the wanted form; the last answer broke {rule!r} at {place!r}", place=place, rule=rule
+        )
+
+
+class ModelIncompatible(Precondition):
+    """A version is not what it says it is, or cannot stand in for another. Correct what it claims."""
+
+    reason = "MODEL_INCOMPATIBLE"
+
+    def __init__(self, deployment: str, *, differs: tuple[str, ...]) -> None:
+        super().__init__(f"the model {deployment!r} does not fit: {'; '.join(differs)}", deployment=deployment)
+
+
+class EgressRefused(Precondition):
+    """The installation sends nothing to this address. Its operator can list it."""
+
+    reason = "EGRESS_REFUSED"
+
+    def __init__(self, host: str) -> None:
+        super().__init__(f"this installation sends nothing to {host!r}", host=host)
+
+
 class LawBlocked(PermissionDenied):
     """The law stops the call. The verdict names the rules."""
 
@@ -93,6 +152,24 @@ class CallArgumentsDiffer(Conflict):
 
     def __init__(self, call_id: CallId) -> None:
         super().__init__(f"the call {call_id} was made before with other arguments", call_id=call_id)
+
+
+class CallInProgress(Conflict):
+    """Another replica makes this call. Repeat it, and get its answer."""
+
+    reason = "CALL_IN_PROGRESS"
+
+    def __init__(self, call_id: CallId, *, retry_after: timedelta) -> None:
+        super().__init__(f"the call {call_id} is being made", retry_after=retry_after, call_id=call_id)
+
+
+class RolloutInProgress(Conflict):
+    """A rollout of this route is running. Decide it first."""
+
+    reason = "ROLLOUT_IN_PROGRESS"
+
+    def __init__(self, route: str, *, rollout_id: str) -> None:
+        super().__init__(f"a rollout of the route {route!r} is running", route=route, rollout_id=rollout_id)
 
 
 class ModelBusy(Exhausted):
@@ -158,6 +235,16 @@ class ProviderUnavailable(ProviderFailure):
 
     kind = ErrorKind.UNAVAILABLE
     reason = "PROVIDER_UNAVAILABLE"
+
+
+class AnswerBrokeOff(MeshError):
+    """A model broke off after text was shown, and its caller wants no other to go on. What was shown is not whole."""
+
+    kind = ErrorKind.UNAVAILABLE
+    reason = "ANSWER_BROKE_OFF"
+
+    def __init__(self, deployment: str) -> None:
+        super().__init__(f"the model {deployment!r} broke off; what was shown is not whole", deployment=deployment)
 
 
 #: How promising a repeat is, best first: decides which of several failures of a chain the caller is told.

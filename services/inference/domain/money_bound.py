@@ -15,7 +15,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.inference.domain.deployment import Adapter
+from services.inference.domain.deployment import Adapter, DeploymentVersion
 from services.inference.domain.errors import CallNotBounded
 from services.inference.domain.prompt import Prompt, ToolDefinition
 from services.meshkit.content import (
@@ -52,7 +52,7 @@ class Overhead:
 #: OpenAI: 2833 + 8 * 5667 is gpt-4o-mini's price of the largest picture (2048 x 768 after scaling, 8 tiles).
 #: Anthropic: the largest picture of the models with high resolution takes 4,784 tokens.
 #: Compatible servers: templates such as Harmony write a page of their own; pictures depend on the model.
-OVERHEADS: Final[dict[Adapter, Overhead]] = {
+OVERHEADS: Final[dict[str, Overhead]] = {
     Adapter.OPENAI: Overhead(request=64, message=16, tools=256, tool=64, media=dict.fromkeys(_PICTURES, 48_169)),
     Adapter.ANTHROPIC: Overhead(request=64, message=16, tools=1_024, tool=64, media=dict.fromkeys(_PICTURES, 5_000)),
     Adapter.OPENAI_COMPATIBLE: Overhead(request=1_024, message=32, tools=1_024, tool=128, schema_key=8),
@@ -61,12 +61,12 @@ OVERHEADS: Final[dict[Adapter, Overhead]] = {
 }
 
 
-def bound_of(prompt: Prompt, adapter: Adapter) -> Usage:
+def bound_of(prompt: Prompt, deployment: DeploymentVersion) -> Usage:
     """Gives the most that a call can be billed for.
 
     Raises: CallNotBounded: a part whose tokens nobody can bound.
     """
-    overhead = OVERHEADS[adapter]
+    overhead = OVERHEADS[deployment.adapter]
     tokens = overhead.request
     for index, message in enumerate(prompt.messages):
         tokens += overhead.message + _text(message.name)

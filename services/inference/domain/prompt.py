@@ -5,9 +5,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from typing import Final
 
+from services.inference.domain.output_format import OutputFormat
 from services.meshkit.content import (
     BlobPart,
     DocumentPart,
@@ -52,6 +54,53 @@ class ToolDefinition:
         return _compact(self.input_schema)
 
 
+class ToolChoiceMode(StrEnum):
+    """How free a model is in calling tools."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+    #: It calls the named one.
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolChoice:
+    """Which tools a model may call, and must."""
+
+    mode: ToolChoiceMode = ToolChoiceMode.AUTO
+    #: With `TOOL` only.
+    name: str = ""
+
+
+class ReasoningEffort(StrEnum):
+    """How long a reasoning model may think."""
+
+    MINIMAL = "minimal"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen, beside the temperature; None is the provider's default."""
+
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    reasoning_effort: ReasoningEffort | None = None
+
+
+#: What a prompt says that asks for nothing of these: left out of its identity, so that calls recorded before they were
+#: known keep theirs.
+_ANY_TOOL: Final = ToolChoice()
+_TEXT: Final = OutputFormat()
+_DEFAULT_SAMPLING: Final = Sampling()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """A conversation and how it is to be continued."""
@@ -61,6 +110,11 @@ class Prompt:
     max_output_tokens: int = DEFAULT_OUTPUT_TOKENS
     temperature: float | None = None
     stop_sequences: tuple[str, ...] = ()
+    tool_choice: ToolChoice = _ANY_TOOL
+    #: None is the provider's default.
+    parallel_tool_calls: bool | None = None
+    output_format: OutputFormat = _TEXT
+    sampling: Sampling = _DEFAULT_SAMPLING
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -85,7 +139,7 @@ class Prompt:
 
         Labels count because a repeat with a higher label must not get an answer that carries the lower one.
         """
-        intent = {
+        intent: dict[str, object] = {
             "model": model,
             "messages": [
                 {"role": message.role, "name": message.name, "parts": [_part_identity(part) for part in message.parts]}
@@ -95,8 +149,23 @@ class Prompt:
             "max_output_tokens": self.max_output_tokens,
             "temperature": self.temperature,
             "stop": self.stop_sequences,
+            **self._asked_beside(),
         }
         return hashlib.sha256(_compact(intent).encode("utf-8", "surrogatepass")).digest()
+
+    def _asked_beside(self) -> dict[str, object]:
+        """Gives what the prompt asks for that most do not."""
+        asked: dict[str, object] = {}
+        if self.tool_choice != _ANY_TOOL:
+            asked["tool_choice"] = asdict(self.tool_choice)
+        if self.parallel_tool_calls is not None:
+            asked["parallel_tool_calls"] = self.parallel_tool_calls
+        if self.output_format != _TEXT:
+            wanted = self.output_format
+            asked["output_format"] = [wanted.kind, wanted.name, wanted.schema, wanted.strict]
+        if self.sampling != _DEFAULT_SAMPLING:
+            asked["sampling"] = asdict(self.sampling)
+        return asked
 
 
 def checked_prompt(prompt: Prompt) -> Prompt:

@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from services.inference.providers.openai_wire import Chunk, ToolCalls
+from services.inference.providers.openai.chat_wire import Chunk, ToolCalls
 
 _DECODER: Final = msgspec.json.Decoder(Chunk)
 

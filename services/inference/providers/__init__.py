@@ -1,1 +1,1 @@
-"""Adapters to providers, one file each, behind `usecases.ports.ModelProvider`. Only these open sockets."""
+"""Adapters to providers, one room per dialect, behind `usecases.ports.ModelProvider`. Only these open sockets."""

@@ -8,9 +8,8 @@ from collections.abc import AsyncGenerator
 from typing import Final
 
 from services.inference.domain.answer import Finished, StopReason, TextDelta
-from services.inference.domain.deployment import Deployment
 from services.inference.domain.prompt import Prompt
-from services.meshkit.calls.ports import Clearance
+from services.inference.usecases.ports import ProviderCall
 from services.meshkit.content import Usage, text_of
 
 _NOTICE: Final = "This is the stub model, not a language model."
@@ -31,14 +30,11 @@ _BYTES_PER_TOKEN: Final = 4
 class StubProvider:
     """Answers from the hash of the prompt. Opens no socket, and takes its clearance like all others."""
 
-    async def stream(
-        self, deployment: Deployment, prompt: Prompt, clearance: Clearance, *, seconds: float
-    ) -> AsyncGenerator[TextDelta | Finished]:
+    async def stream(self, call: ProviderCall) -> AsyncGenerator[TextDelta | Finished]:
         """See `ModelProvider.stream`."""
-        del clearance, seconds
-        sentences = _sentences(prompt)
+        sentences = _sentences(call.prompt)
         text = " ".join(sentences)
-        most = prompt.max_output_tokens * _BYTES_PER_TOKEN
+        most = call.prompt.max_output_tokens * _BYTES_PER_TOKEN
         stop_reason = StopReason.STOP
         if len(text) > most:
             text, stop_reason = text[:most], StopReason.LENGTH
@@ -48,8 +44,8 @@ class StubProvider:
             piece = text[start:] if end == 1 else text[start:end]
             start += len(piece)
             yield TextDelta(piece)
-        usage = Usage(input=_tokens(text_of(prompt.parts)), output=_tokens(text))
-        yield Finished(stop_reason=stop_reason, usage=usage, model=deployment.model)
+        usage = Usage(input=_tokens(text_of(call.prompt.parts)), output=_tokens(text))
+        yield Finished(stop_reason=stop_reason, usage=usage, model=call.deployment.model)
 
 
 def _sentences(prompt: Prompt) -> list[str]:

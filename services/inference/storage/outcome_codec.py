@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from services.inference.domain.answer import Answer, StopReason
+from services.inference.domain.answer import Answer, AttemptNote, StopReason
 from services.inference.domain.call import Blocked, Outcome, Unjudged
 from services.meshkit.content import Confidentiality, Integrity, Label, Part, TextPart, ToolCallPart, Usage
 from services.meshkit.content.law import RuleOutcome
@@ -34,7 +34,16 @@ class _Part(msgspec.Struct, array_like=True):
     sources: list[str]
 
 
-class _Answer(msgspec.Struct, tag="answer_v1"):
+class _Attempt(msgspec.Struct, array_like=True):
+    deployment: str
+    version: int
+    hold_id: str
+    reason: str
+    usage_known: bool
+    provider_us: int
+
+
+class _Answer(msgspec.Struct, tag="answer_v1", omit_defaults=True):
     parts: list[_Part]
     stop_reason: str
     usage: list[int]
@@ -48,6 +57,14 @@ class _Answer(msgspec.Struct, tag="answer_v1"):
     provider_us: int
     stub: bool
     failed_attempts: list[str]
+    # What rows written before do not have.
+    attempts: list[_Attempt] = []
+    deployment: str = ""
+    deployment_version: int = 0
+    lost_attempts: int = 0
+    repairs: int = 0
+    continued_by: str = ""
+    first_byte_us: int = 0
 
 
 class _Blocked(msgspec.Struct, tag="blocked_v1"):
@@ -108,6 +125,16 @@ def _answer_to_row(answer: Answer) -> _Answer:
         provider_us=answer.provider_us,
         stub=answer.stub,
         failed_attempts=list(answer.failed_attempts),
+        attempts=[
+            _Attempt(one.deployment, one.version, one.hold_id, one.reason, one.usage_known, one.provider_us)
+            for one in answer.attempts
+        ],
+        deployment=answer.deployment,
+        deployment_version=answer.deployment_version,
+        lost_attempts=answer.lost_attempts,
+        repairs=answer.repairs,
+        continued_by=answer.continued_by,
+        first_byte_us=answer.first_byte_us,
     )
 
 
@@ -130,6 +157,23 @@ def _answer_from_row(row: _Answer) -> Answer:
         provider_us=row.provider_us,
         stub=row.stub,
         failed_attempts=tuple(row.failed_attempts),
+        attempts=tuple(
+            AttemptNote(
+                deployment=one.deployment,
+                version=one.version,
+                hold_id=one.hold_id,
+                reason=one.reason,
+                usage_known=one.usage_known,
+                provider_us=one.provider_us,
+            )
+            for one in row.attempts
+        ),
+        deployment=row.deployment,
+        deployment_version=row.deployment_version,
+        lost_attempts=row.lost_attempts,
+        repairs=row.repairs,
+        continued_by=row.continued_by,
+        first_byte_us=row.first_byte_us,
     )
 
 

@@ -1,4 +1,4 @@
-"""The tables of inference. `migrations/` makes them."""
+"""The table of calls. `migrations/` makes it."""
 
 from typing import Final
 
@@ -10,7 +10,6 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -20,11 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from services.meshkit.sql.audit import audit_entry_tables
-from services.meshkit.sql.data_keys import data_key_table
-from services.meshkit.sql.request_ids import request_id_table
-
-metadata: Final = MetaData()
+from services.inference.storage.metadata import metadata
 
 PK_CALL: Final = "pk_call"
 
@@ -52,12 +47,15 @@ call: Final = Table(
     Column("recorded_time", DateTime(timezone=True)),
     # True while the outcome is an answer that the law has not judged.
     Column("unjudged", Boolean, nullable=False, server_default=text("false")),
+    # Who makes the call, and until when nobody else does; null for calls that were claimed before this was written.
+    Column("replica", Text),
+    Column("claim_until", DateTime(timezone=True)),
+    # Times that it was begun: one more than it was lost.
+    Column("attempts", Integer, nullable=False, server_default=text("1")),
+    # When the engine said that its fact is durable.
+    Column("acknowledged_time", DateTime(timezone=True)),
     PrimaryKeyConstraint("tenant_id", "run_id", "path", "attempt_group", "call_index", name=PK_CALL),
     Index("ix_call_pending", "recorded_time", postgresql_where=text("settle_state = 'pending'")),
     Index("ix_call_created_time", "created_time"),
+    Index("ix_call_acknowledged_time", "acknowledged_time", postgresql_where=text("acknowledged_time IS NOT NULL")),
 )
-
-data_key: Final = data_key_table(metadata)
-audit_entry_tables(metadata)
-
-request_id: Final = request_id_table(metadata)

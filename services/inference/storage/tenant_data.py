@@ -4,4 +4,16 @@ from typing import Final
 
 from services.meshkit.sql.tenant_data import AUDIT_ENTRY, DATA_KEY, REQUEST_ID, deleted
 
-TENANT_DATA: Final = (DATA_KEY, deleted("call"), REQUEST_ID, AUDIT_ENTRY)
+TENANT_DATA: Final = (
+    DATA_KEY,
+    deleted("call"),
+    deleted("model_version"),
+    deleted("model_deployment"),
+    deleted("model_route"),
+    deleted("model_rollout"),
+    deleted("rollout_event"),
+    deleted("rollout_tally"),
+    deleted("bandit_arm"),
+    REQUEST_ID,
+    AUDIT_ENTRY,
+)

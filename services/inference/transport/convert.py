@@ -1,11 +1,10 @@
 """Proto to domain and back, pure."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from comitia.inference.v1 import generation_pb2, inference_service_pb2
-from services.inference.domain.answer import Answer, Restarted, StopReason, StreamEvent, TextDelta
-from services.inference.domain.deployment import DEFAULT, Deployment, Task
+from services.inference.domain.answer import Answer, Continued, Restarted, StopReason, StreamEvent, TextDelta
+from services.inference.domain.deployment import DEFAULT
 from services.inference.domain.prompt import DEFAULT_OUTPUT_TOKENS, Prompt, ToolDefinition, checked_prompt
 from services.inference.usecases.embed import Vectors
 from services.meshkit.content import Message
@@ -22,10 +21,7 @@ _STOP_REASONS: Final = {
     StopReason.LENGTH: generation_pb2.STOP_REASON_LENGTH,
     StopReason.TOOL_CALLS: generation_pb2.STOP_REASON_TOOL_CALLS,
     StopReason.CONTENT_FILTER: generation_pb2.STOP_REASON_CONTENT_FILTER,
-}
-_TASKS: Final = {
-    Task.GENERATE: generation_pb2.MODEL_TASK_GENERATE,
-    Task.EMBED: generation_pb2.MODEL_TASK_EMBED,
+    StopReason.REFUSAL: generation_pb2.STOP_REASON_REFUSAL,
 }
 
 GenerateLike = inference_service_pb2.GenerateRequest | inference_service_pb2.StreamGenerateRequest
@@ -37,6 +33,7 @@ def prompt_of(request: GenerateLike) -> Prompt:
 
     Raises: Invalid, naming the field.
     """
+    _refuse_unbuilt(request, ("tool_choice", "output_format", "sampling", "policy", "parallel_tool_calls"))
     prompt = Prompt(
         messages=_messages(request),
         tools=_tools(request),
@@ -52,7 +49,15 @@ def counted_prompt_of(request: inference_service_pb2.CountTokensRequest) -> Prom
 
     Raises: Invalid, naming the field.
     """
+    _refuse_unbuilt(request, ("output_format",))
     return checked_prompt(Prompt(messages=_messages(request), tools=_tools(request)))
+
+
+def _refuse_unbuilt(request: HasPrompt, fields: tuple[str, ...]) -> None:
+    """Refuses what no adapter sends yet, rather than to pass over it."""
+    for field in fields:
+        if any(descriptor.name == field for descriptor, _ in request.ListFields()):
+            raise Invalid(field, "is not taken yet")
 
 
 def _messages(request: HasPrompt) -> tuple[Message, ...]:
@@ -99,6 +104,24 @@ def generation_to_proto(answer: Answer) -> generation_pb2.Generation:
         stub=answer.stub,
         replayed=answer.replayed,
         failed_attempts=answer.failed_attempts,
+        attempts=[
+            generation_pb2.Attempt(
+                deployment=one.deployment,
+                version=one.version,
+                hold_id=one.hold_id,
+                reason=one.reason,
+                usage_known=one.usage_known,
+                provider_us=one.provider_us,
+            )
+            for one in answer.attempts
+        ],
+        deployment=answer.deployment,
+        deployment_version=answer.deployment_version,
+        cached=answer.cached,
+        lost_attempts=answer.lost_attempts,
+        repairs=answer.repairs,
+        continued_by=answer.continued_by,
+        first_byte_us=answer.first_byte_us,
     )
 
 
@@ -109,6 +132,8 @@ def event_to_proto(event: StreamEvent, sequence: int) -> inference_service_pb2.S
             return inference_service_pb2.StreamGenerateResponse(sequence=sequence, text_delta=text)
         case Restarted(deployment):
             return inference_service_pb2.StreamGenerateResponse(sequence=sequence, restarted_by=deployment)
+        case Continued(deployment):
+            return inference_service_pb2.StreamGenerateResponse(sequence=sequence, continued_by=deployment)
         case Answer():
             generation = generation_to_proto(event)
             return inference_service_pb2.StreamGenerateResponse(sequence=sequence, generation=generation)
@@ -121,6 +146,8 @@ def item_to_proto(event: StreamEvent) -> inference_service_pb2.BatchGenerateResp
             return inference_service_pb2.BatchGenerateResponse.Item(text_delta=text)
         case Restarted(deployment):
             return inference_service_pb2.BatchGenerateResponse.Item(restarted_by=deployment)
+        case Continued(deployment):
+            return inference_service_pb2.BatchGenerateResponse.Item(continued_by=deployment)
         case Answer():
             return inference_service_pb2.BatchGenerateResponse.Item(generation=generation_to_proto(event))
 
@@ -132,19 +159,3 @@ def vectors_to_proto(made: Vectors) -> inference_service_pb2.EmbedResponse:
         model=made.model,
         usage=usage_to_proto(made.usage),
     )
-
-
-def deployments_to_proto(listed: Sequence[tuple[Deployment, bool]]) -> list[generation_pb2.ModelDeployment]:
-    """Writes deployments, each with whether it is priced."""
-    return [
-        generation_pb2.ModelDeployment(
-            name=deployment.name,
-            adapter=deployment.adapter,
-            model=deployment.model,
-            task=_TASKS[deployment.task],
-            in_default_chain=deployment.in_default_chain,
-            priced=priced,
-            region=deployment.region,
-        )
-        for deployment, priced in listed
-    ]

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Final
 
 from comitia.inference.v1 import inference_service_pb2 as pb
-from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer, ModelServiceServicer
+from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from services.inference.domain.answer import Answer
 from services.inference.domain.deployment import Deployments
 from services.inference.domain.errors import CallArgumentsDiffer
@@ -15,7 +15,6 @@ from services.inference.usecases.asked import Asked
 from services.inference.usecases.embed import AskedVectors
 from services.inference.usecases.embed_once import EmbedOnce
 from services.inference.usecases.generate import Generate
-from services.inference.usecases.list_models import ListModels
 from services.inference.usecases.stream_generate import StreamGenerate
 from services.meshkit.batching.serve_batch import serve_items
 from services.meshkit.batching.stream_session import BatchItem
@@ -113,7 +112,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def CountTokens(self, request: pb.CountTokensRequest, context: object) -> pb.CountTokensResponse:
         prompt = convert.counted_prompt_of(request)
         candidates = self._deployments.generators(convert.model_of(request.model))
-        most = max(bound_of(prompt, deployment.adapter).input for deployment in candidates)
+        most = max(bound_of(prompt, deployment).input for deployment in candidates)
         return pb.CountTokensResponse(input_tokens_bound=most)
 
     def _asked(self, request: convert.GenerateLike, caller: Caller, method: str) -> Asked:
@@ -132,14 +131,3 @@ class InferenceServicer(InferenceServiceServicer):
     def _deadline(self) -> float:
         left = seconds_left()
         return self._clock.monotonic() + (60.0 if left is None else left - _MARGIN_SECONDS)
-
-
-class ModelServicer(ModelServiceServicer):
-    """Says which models the mesh can ask."""
-
-    def __init__(self, *, list_models: ListModels) -> None:
-        self._list_models = list_models
-
-    async def ListModels(self, request: pb.ListModelsRequest, context: object) -> pb.ListModelsResponse:
-        listed = await self._list_models(caller_of(context).principal)
-        return pb.ListModelsResponse(models=convert.deployments_to_proto(listed))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from services.inference.domain.call_policy import USUAL, CallPolicy
 from services.inference.domain.prompt import Prompt
 from services.meshkit.content import CallContext, CallKey
 from services.meshkit.core.identity import Principal
@@ -21,6 +22,7 @@ class Asked:
     repeatable: bool
     #: Time of the monotonic clock at which the answer is no longer wanted.
     deadline: float
+    policy: CallPolicy = USUAL
     #: Identity of the intent. Made once: it reads all of the prompt.
     arguments_hash: bytes = field(init=False)
 

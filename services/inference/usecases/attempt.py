@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from services.inference.domain.answer import Finished, StopReason, TextDelta
-from services.inference.domain.deployment import Deployment, Task
+from services.inference.domain.answer import Finished, ReasoningDelta, StopReason, TextDelta
+from services.inference.domain.deployment import DeploymentVersion, Task
 from services.inference.domain.errors import Charge, ProviderFailure, ProviderUnavailable
 from services.inference.domain.law import raise_if_blocked
 from services.inference.domain.money_bound import bound_of
@@ -17,7 +17,7 @@ from services.inference.domain.prompt import Prompt
 from services.inference.domain.text_gate import TextGate
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import Release
-from services.inference.usecases.ports import HoldClient, ModelProvider
+from services.inference.usecases.ports import HoldClient, ModelProvider, ProviderCall
 from services.meshkit.calls.ports import Clearance, DispatchedHold, LawGate
 from services.meshkit.content import Label, Part, Usage, text_of, text_part
 from services.meshkit.content.law import RuleOutcome, Stage, Subject, Verdict
@@ -42,7 +42,7 @@ register(AFTER_RESERVE, AFTER_ANSWER)
 class RawAnswer:
     """What a provider answered, before the law has seen the whole of it."""
 
-    deployment: Deployment
+    deployment: DeploymentVersion
     hold: DispatchedHold
     before: Verdict
     #: Outcomes of rules that did something while the answer streamed.
@@ -54,9 +54,9 @@ class RawAnswer:
     gate: TextGate
 
 
-async def judged_before(asked: Asked, deployment: Deployment, *, law: LawGate) -> Verdict:
+async def judged_before(asked: Asked, deployment: DeploymentVersion, *, law: LawGate) -> Verdict:
     """Has what would be sent to a deployment judged."""
-    bound = bound_of(asked.prompt, deployment.adapter)
+    bound = bound_of(asked.prompt, deployment)
     subject = Subject(
         stage=Stage.BEFORE,
         parts=asked.prompt.parts,
@@ -78,7 +78,7 @@ class Attempt:
     def __init__(
         self,
         asked: Asked,
-        deployment: Deployment,
+        deployment: DeploymentVersion,
         provider: ModelProvider,
         *,
         law: LawGate,
@@ -137,7 +137,7 @@ class Attempt:
         verdict = await before
         raise_if_blocked(verdict, Stage.BEFORE)
         prompt = self._asked.prompt.with_parts(verdict.parts) if verdict.parts else self._asked.prompt
-        hold = await self._hold(bound_of(prompt, self._deployment.adapter))
+        hold = await self._hold(bound_of(prompt, self._deployment))
         sent = False
         try:
             await failpoint(AFTER_RESERVE)
@@ -157,7 +157,7 @@ class Attempt:
             self._asked.principal,
             self._asked.context,
             task=Task.GENERATE,
-            provider=self._deployment.adapter,
+            provider=self._deployment.payee,
             model=self._deployment.model,
             bound=bound,
             ttl=timedelta(seconds=seconds),
@@ -170,7 +170,10 @@ class Attempt:
         What has not been released when the answer is whole is left to the verdict on the whole.
         """
         finished: Finished | None = None
-        stream = self._provider.stream(self._deployment, prompt, clearance, seconds=self._seconds_left())
+        call = ProviderCall(
+            deployment=self._deployment, prompt=prompt, clearance=clearance, seconds=self._seconds_left()
+        )
+        stream = self._provider.stream(call)
         showing: asyncio.Task[None] | None = None
         try:
             async with aclosing(stream):
@@ -178,6 +181,8 @@ class Attempt:
                     if isinstance(piece, Finished):
                         finished = piece
                         break
+                    if isinstance(piece, ReasoningDelta):
+                        continue
                     self._gate.add(piece.text)
                     if release is None or (showing is not None and not showing.done()):
                         continue

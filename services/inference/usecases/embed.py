@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from services.inference.domain.deployment import Adapter, Deployment, Deployments, Task
+from services.inference.domain.deployment import Deployments, DeploymentVersion, Task
 from services.inference.domain.errors import Charge, ModelBusy, ProviderFailure
 from services.inference.domain.law import raise_if_blocked
 from services.inference.domain.money_bound import embedding_bound
@@ -72,7 +72,7 @@ class Embed:
         self,
         *,
         deployments: Deployments,
-        embedders: Mapping[Adapter, EmbeddingProvider],
+        embedders: Mapping[str, EmbeddingProvider],
         law: LawGate,
         holds: HoldClient,
         cache: VectorCache,
@@ -111,7 +111,7 @@ class Embed:
         vectors = tuple(vector for text in asked.texts if (vector := known[text]) is not None)
         return Vectors(vectors=vectors, model=deployment.model, usage=usage)
 
-    async def _bounded(self, asked: AskedVectors, deployment: Deployment, texts: tuple[str, ...]) -> Embedded:
+    async def _bounded(self, asked: AskedVectors, deployment: DeploymentVersion, texts: tuple[str, ...]) -> Embedded:
         if self._running >= self._most_calls:
             metrics.QUEUE_REFUSED.labels(_QUEUE).inc()
             raise ModelBusy(self._most_calls)
@@ -123,7 +123,7 @@ class Embed:
             self._running -= 1
             metrics.QUEUE_ITEMS.labels(_QUEUE).set(self._running)
 
-    async def _make(self, asked: AskedVectors, deployment: Deployment, texts: tuple[str, ...]) -> Embedded:
+    async def _make(self, asked: AskedVectors, deployment: DeploymentVersion, texts: tuple[str, ...]) -> Embedded:
         principal = asked.principal
         seconds = self._seconds_left(asked)
         verdict_id = await self._judge(asked, deployment, texts)
@@ -131,7 +131,7 @@ class Embed:
             principal,
             asked.context,
             task=Task.EMBED,
-            provider=deployment.adapter,
+            provider=deployment.payee,
             model=deployment.model,
             bound=embedding_bound(texts),
             ttl=timedelta(seconds=seconds + _HOLD_MARGIN_SECONDS),
@@ -159,8 +159,8 @@ class Embed:
             raise DeadlineExceeded("the time of this call is used up")
         return left
 
-    async def _judge(self, asked: AskedVectors, deployment: Deployment, texts: tuple[str, ...]) -> str:
-        if deployment.adapter.inside_mesh:
+    async def _judge(self, asked: AskedVectors, deployment: DeploymentVersion, texts: tuple[str, ...]) -> str:
+        if deployment.inside_mesh:
             return ""
         subject = Subject(
             stage=Stage.BEFORE,
@@ -185,6 +185,6 @@ class Embed:
         except MeshError as error:
             log.warning("an embedding's hold is left to expire", hold_id=hold_id, error=error.message)
 
-    def _count(self, deployment: Deployment, usage: Usage | None) -> None:
+    def _count(self, deployment: DeploymentVersion, usage: Usage | None) -> None:
         if usage is not None:
-            metrics.TOKENS_CONSUMED.labels(deployment.adapter, deployment.model, "input").inc(usage.input)
+            metrics.TOKENS_CONSUMED.labels(deployment.payee, deployment.model, "input").inc(usage.input)

@@ -1,6 +1,6 @@
 """Lists what the mesh can ask."""
 
-from services.inference.domain.deployment import Deployment, Deployments
+from services.inference.domain.deployment import Deployments, DeploymentVersion
 from services.inference.usecases.ports import PriceList
 from services.meshkit.core.identity import Principal
 
@@ -12,7 +12,7 @@ class ListModels:
         self._deployments = deployments
         self._prices = prices
 
-    async def __call__(self, principal: Principal) -> list[tuple[Deployment, bool]]:
+    async def __call__(self, principal: Principal) -> list[tuple[DeploymentVersion, bool]]:
         """Gives the deployments.
 
         Raises: Unavailable: cost cannot say which have a price.

@@ -19,7 +19,7 @@ from typing import Final
 from services.inference.domain.answer import Answer, Restarted, TextDelta
 from services.inference.domain.call import Blocked, Outcome, RecordedCall, SettleState, Unjudged
 from services.inference.domain.cheaper import cheapest_of
-from services.inference.domain.deployment import DEFAULT, Adapter, Deployment, Deployments
+from services.inference.domain.deployment import DEFAULT, Adapter, Deployments, DeploymentVersion
 from services.inference.domain.errors import ProviderFailure, most_hopeful
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer, judged_before
@@ -62,7 +62,7 @@ class ModelCall:
         self,
         *,
         deployments: Deployments,
-        providers: Mapping[Adapter, ModelProvider],
+        providers: Mapping[str, ModelProvider],
         law: LawGate,
         holds: HoldClient,
         prices: PriceList,
@@ -105,7 +105,7 @@ class ModelCall:
             return answer
 
     @asynccontextmanager
-    async def _judging(self, asked: Asked, first: Deployment) -> AsyncGenerator[Awaitable[Verdict]]:
+    async def _judging(self, asked: Asked, first: DeploymentVersion) -> AsyncGenerator[Awaitable[Verdict]]:
         """Has the law look at the prompt while the block runs; nothing leaves the mesh by that."""
         before = asyncio.create_task(judged_before(asked, first, law=self._law), name="law before")
         try:
@@ -119,7 +119,7 @@ class ModelCall:
     async def _chain(
         self,
         asked: Asked,
-        candidates: tuple[Deployment, ...],
+        candidates: tuple[DeploymentVersion, ...],
         before: Awaitable[Verdict],
         release: Release | None,
     ) -> tuple[RawAnswer, tuple[str, ...]]:
@@ -164,8 +164,8 @@ class ModelCall:
         raise most_hopeful(failures)
 
     async def _cheapest(
-        self, asked: Asked, chain: Sequence[Deployment], candidates: Sequence[Deployment]
-    ) -> list[Deployment]:
+        self, asked: Asked, chain: Sequence[DeploymentVersion], candidates: Sequence[DeploymentVersion]
+    ) -> list[DeploymentVersion]:
         """Gives those to go on with when a budget lets only the cheapest through; none to give up.
 
         Args:
@@ -178,7 +178,7 @@ class ModelCall:
         return cheapest_of(chain, (*candidates, *default), rates=rates, prompt=asked.prompt)
 
     @contextmanager
-    def _measured(self, deployment: Deployment) -> Generator[None]:
+    def _measured(self, deployment: DeploymentVersion) -> Generator[None]:
         started = perf_counter()
         outcome = "ok"
         try:
@@ -191,7 +191,7 @@ class ModelCall:
             raise
         finally:
             model = self._model_label(deployment.model)
-            metrics.INFERENCE_LATENCY.labels(deployment.adapter, model, outcome).observe(perf_counter() - started)
+            metrics.INFERENCE_LATENCY.labels(deployment.payee, model, outcome).observe(perf_counter() - started)
 
     async def _conclude(self, asked: Asked, raw: RawAnswer, failed: tuple[str, ...]) -> Answer:
         """Settles beside judging and recording an answer. Never interrupted: the money is spent already."""
@@ -279,12 +279,12 @@ class ModelCall:
         verdict = await self._law.evaluate(asked.principal, unjudged.subject(asked.context))
         return await self._calls.judge(replace(call, outcome=unjudged.under(verdict)))
 
-    def _count(self, deployment: Deployment, usage: Usage) -> None:
+    def _count(self, deployment: DeploymentVersion, usage: Usage) -> None:
         model = self._model_label(deployment.model)
         for name in USAGE_CLASSES:
             tokens: int = getattr(usage, name)
             if tokens:
-                metrics.TOKENS_CONSUMED.labels(deployment.adapter, model, name).inc(tokens)
+                metrics.TOKENS_CONSUMED.labels(deployment.payee, model, name).inc(tokens)
 
 
 def _next_may_do_better(failure: MeshError) -> bool:
@@ -298,7 +298,7 @@ def _unjudged(raw: RawAnswer, failed: tuple[str, ...]) -> Unjudged:
         stop_reason=raw.finished.stop_reason,
         usage=raw.finished.usage or Usage(),
         usage_known=raw.finished.usage is not None,
-        provider=raw.deployment.adapter,
+        provider=raw.deployment.payee,
         model=raw.finished.model or raw.deployment.model,
         hold_id=raw.hold.id,
         cost_nano_usd=0,
@@ -306,7 +306,7 @@ def _unjudged(raw: RawAnswer, failed: tuple[str, ...]) -> Unjudged:
         bundle_digest=raw.before.bundle_digest,
         rules=(*raw.before.rules, *raw.during),
         provider_us=raw.provider_us,
-        stub=raw.deployment.adapter is Adapter.STUB,
+        stub=raw.deployment.adapter == Adapter.STUB,
         failed_attempts=failed,
     )
     return Unjudged(draft=draft, target=raw.deployment.model)

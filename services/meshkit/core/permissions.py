@@ -61,6 +61,7 @@ _GOVERN: Final = frozenset(
         "api_keys.write",
         "budgets.limit",
         "costs.reprice",
+        "models.write",
         "oidc_issuers.write",
         "policies.write",
         "security_policy.write",

@@ -6,7 +6,11 @@ from typing import Final
 import grpc.aio
 
 from comitia.cost.v1 import cost_pb2, pricing_service_pb2, pricing_service_pb2_grpc
-from comitia.inference.v1 import generation_pb2, inference_service_pb2, inference_service_pb2_grpc
+from comitia.inference.v1 import (
+    model_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
 from services.meshkit.content.model_name import NameKey, name_key, priced
 from services.meshkit.core.clock import Clock
 from services.meshkit.core.identity import Caller, Principal
@@ -27,7 +31,7 @@ class MeshModelPrices:
     """Implements `ModelPrices`; remembers for a minute."""
 
     def __init__(self, *, inference: grpc.aio.Channel, cost: grpc.aio.Channel, clock: Clock) -> None:
-        self._models = inference_service_pb2_grpc.ModelServiceStub(inference)
+        self._models = model_service_pb2_grpc.ModelServiceStub(inference)
         self._pricing = pricing_service_pb2_grpc.PricingServiceStub(cost)
         self._clock = clock
         #: By name, in the order of the chain; as many as are configured.
@@ -58,13 +62,13 @@ class MeshModelPrices:
         metadata = call_metadata(principal)
         with remote_errors():
             listed = await self._models.ListModels(
-                inference_service_pb2.ListModelsRequest(), timeout=_SECONDS, metadata=metadata
+                model_service_pb2.ListModelsRequest(), timeout=_SECONDS, metadata=metadata
             )
         self._scripted = frozenset(model.name for model in listed.models if model.adapter == _STUB)
         rows = await self._prices(principal)
         found: dict[str, Prices] = {}
         for model in listed.models:
-            if model.task != generation_pb2.MODEL_TASK_GENERATE:
+            if model.task != model_pb2.MODEL_TASK_GENERATE:
                 continue
             price = priced(rows, model.adapter, model.model)
             if price is None:

@@ -38,6 +38,7 @@ _STOP_REASONS: Final[Mapping[int, str]] = {
     generation_pb2.STOP_REASON_LENGTH: "length",
     generation_pb2.STOP_REASON_TOOL_CALLS: "tool_calls",
     generation_pb2.STOP_REASON_CONTENT_FILTER: "content_filter",
+    generation_pb2.STOP_REASON_REFUSAL: "refusal",
 }
 
 

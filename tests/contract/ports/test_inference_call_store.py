@@ -13,11 +13,11 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
-from services.inference.domain.answer import Answer, StopReason
+from services.inference.domain.answer import Answer, AttemptNote, StopReason
 from services.inference.domain.call import Blocked, RecordedCall, SettleState, Unjudged
 from services.inference.domain.errors import CallArgumentsDiffer
+from services.inference.storage import registry_tables, rollout_tables, routing_tables, tables
 from services.inference.storage.call_repository import CallRepository
-from services.inference.storage.tables import metadata
 from services.inference.storage.tenant_data import TENANT_DATA
 from services.inference.usecases.ports import CallStore
 from services.meshkit.calls.ports import Settlement
@@ -60,6 +60,17 @@ ANSWER = Answer(
     rules=(RuleOutcome(rule="words", status="pass", elapsed_us=7, stage="before"),),
     provider_us=1234,
     failed_attempts=("anthropic/x: PROVIDER_REFUSED",),
+    attempts=(
+        AttemptNote(
+            deployment="openai/gpt-test", version=2, hold_id="hold_1", reason="", usage_known=True, provider_us=1234
+        ),
+    ),
+    deployment="openai/gpt-test",
+    deployment_version=2,
+    lost_attempts=1,
+    repairs=1,
+    continued_by="anthropic/x",
+    first_byte_us=99,
 )
 
 
@@ -264,12 +275,32 @@ async def test_every_table_is_guarded(urls: DatabaseUrls) -> None:
     async with sql_engine(urls.migrator) as engine, engine.connect() as connection:
         guards = await audit_catalogue(connection)
     assert {guard.name: guard.faults for guard in guards if guard.faults} == {}
-    assert [guard.name for guard in guards if guard.untenanted] == ["audit_stream", "schema_version_inference"]
+    untenanted = [guard.name for guard in guards if guard.untenanted]
+    assert untenanted == ["audit_stream", "registry_change", "registry_version", "schema_version_inference"]
 
 
 async def test_the_tables_are_what_the_migrations_make_and_migrations_go_back(make_database: MakeDatabase) -> None:
     made = await make_database("inference")
     await migrate("services.inference", made.migrator)
-    assert await drift("services.inference", made.migrator, metadata) == []
+    (described,) = {rows.metadata for rows in (tables, registry_tables, rollout_tables, routing_tables)}
+    assert await drift("services.inference", made.migrator, described) == []
     await migrate("services.inference", made.migrator, to="base", back=True)
     await migrate("services.inference", made.migrator)
+
+
+async def test_every_change_of_the_registry_is_noted_with_a_number_of_its_own(urls: DatabaseUrls) -> None:
+    tenant = TenantId(uuid4())
+    async with sql_engine(urls.app, pool_size=1) as app:
+        for statement in (
+            "INSERT INTO model_route (tenant_id, name, spec, revision) VALUES (:tenant, 'writer', '{}', 1)",
+            "UPDATE model_route SET revision = 2 WHERE tenant_id = :tenant",
+            "DELETE FROM model_route WHERE tenant_id = :tenant",
+        ):
+            async with tenant_scope(app, tenant) as scope:
+                await scope.execute(text(statement), {"tenant": tenant})
+                await scope.commit()
+    async with sql_engine(urls.maintenance, pool_size=1) as maintenance, maintenance_scope(maintenance) as scope:
+        noted = (await scope.execute(text("SELECT * FROM registry_change ORDER BY version"))).all()
+        last = (await scope.execute(text("SELECT version FROM registry_version"))).scalar_one()
+    assert [(row.noun, row.about, row.changed_tenant) for row in noted] == [("route", "writer", tenant)] * 3
+    assert [row.version for row in noted] == [last - 2, last - 1, last]

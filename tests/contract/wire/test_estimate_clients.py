@@ -14,7 +14,11 @@ from comitia.cost.v1 import (
     pricing_service_pb2,
     pricing_service_pb2_grpc,
 )
-from comitia.inference.v1 import generation_pb2, inference_service_pb2, inference_service_pb2_grpc
+from comitia.inference.v1 import (
+    model_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
 from services.meshkit.core.errors import MeshError
 from services.meshkit.core.identity import Caller, Principal
 from services.meshkit.core.secret import Secret
@@ -28,14 +32,12 @@ from services.orchestrator.domain.run_shape import Prices
 ADA = Caller(principal=Principal(tenant=TENANT, subject="key_ada", roles=frozenset(), token=Secret("t")), peer=None)
 
 
-def a_deployment(
-    name: str, adapter: str, *, chain: bool = True, embeds: bool = False
-) -> generation_pb2.ModelDeployment:
-    return generation_pb2.ModelDeployment(
+def a_deployment(name: str, adapter: str, *, chain: bool = True, embeds: bool = False) -> model_pb2.ModelDeployment:
+    return model_pb2.ModelDeployment(
         name=name,
         adapter=adapter,
         model=name.rpartition("/")[2],
-        task=generation_pb2.MODEL_TASK_EMBED if embeds else generation_pb2.MODEL_TASK_GENERATE,
+        task=model_pb2.MODEL_TASK_EMBED if embeds else model_pb2.MODEL_TASK_GENERATE,
         in_default_chain=chain,
     )
 
@@ -51,7 +53,7 @@ def a_price(provider: str, model: str, input_price: int, output_price: int, **fi
 
 
 class Mesh(
-    inference_service_pb2_grpc.ModelServiceServicer,
+    model_service_pb2_grpc.ModelServiceServicer,
     pricing_service_pb2_grpc.PricingServiceServicer,
     budget_service_pb2_grpc.BudgetServiceServicer,
 ):
@@ -79,11 +81,11 @@ class Mesh(
         ]
         self.budgets: dict[str, cost_pb2.Budget] = {}
 
-    async def ListModels(self, request: Any, context: Any) -> inference_service_pb2.ListModelsResponse:
+    async def ListModels(self, request: Any, context: Any) -> model_service_pb2.ListModelsResponse:
         self.asked.append("ListModels")
         if self.refused:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not you")
-        return inference_service_pb2.ListModelsResponse(models=self.models)
+        return model_service_pb2.ListModelsResponse(models=self.models)
 
     async def ListPrices(self, request: Any, context: Any) -> pricing_service_pb2.ListPricesResponse:
         """Gives two prices a page."""
@@ -104,7 +106,7 @@ class Mesh(
 @pytest.fixture
 async def mesh() -> AsyncIterator[tuple[Mesh, grpc.aio.Channel]]:
     mesh, server = Mesh(), grpc.aio.server()  # pyright: ignore[reportAbstractUsage]
-    inference_service_pb2_grpc.add_ModelServiceServicer_to_server(mesh, server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(mesh, server)
     pricing_service_pb2_grpc.add_PricingServiceServicer_to_server(mesh, server)
     budget_service_pb2_grpc.add_BudgetServiceServicer_to_server(mesh, server)
     port = server.add_insecure_port("127.0.0.1:0")

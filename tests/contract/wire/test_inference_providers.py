@@ -16,7 +16,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsStr
 from pydantic import TypeAdapter
 
 from services.inference.domain.answer import Finished, StopReason, TextDelta
-from services.inference.domain.deployment import Adapter, Deployment, Task
+from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
 from services.inference.domain.errors import (
     Charge,
     ProviderFailure,
@@ -25,11 +25,11 @@ from services.inference.domain.errors import (
     ProviderUnavailable,
 )
 from services.inference.domain.prompt import Prompt, ToolDefinition
-from services.inference.providers.anthropic import AnthropicProvider
-from services.inference.providers.embeddings import OpenAiEmbeddings
+from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp, provider_http
-from services.inference.providers.openai import Endpoint, OpenAiProvider
-from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
+from services.inference.providers.openai.chat import Endpoint, OpenAiProvider
+from services.inference.providers.openai.embeddings import OpenAiEmbeddings
+from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
 from services.inference.usecases.ports import ModelProvider
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.content import (
@@ -45,15 +45,15 @@ from services.meshkit.content import (
 )
 from services.meshkit.core.money import NanoUsd
 from services.meshkit.core.secret import Secret
-from tests.support.fake_provider import KEY, Behaviour, FakeProvider, fake_provider
-from tests.support.inference import USER, a_message, a_prompt
+from tests.support.inference import USER, a_message, a_prompt, a_provider_call
+from tests.support.providers.fake import KEY, Behaviour, FakeProvider, fake_provider
 from tests.support.record_fixtures import CASES, FIXTURES, synthetic
 
 CLEARANCE = Clearance(hold=DispatchedHold(id="hold_1", amount=NanoUsd(1)), verdict_id="verdict_1")
 DEPLOYMENTS = {
-    "openai": Deployment(name="openai/gpt-4o-mini", adapter=Adapter.OPENAI, model="gpt-4o-mini"),
-    "anthropic": Deployment(name="anthropic/claude", adapter=Adapter.ANTHROPIC, model="claude-haiku-4-5"),
-    "compatible": Deployment(name="openai_compatible/llama", adapter=Adapter.OPENAI_COMPATIBLE, model="llama"),
+    "openai": DeploymentVersion(name="openai/gpt-4o-mini", adapter=Adapter.OPENAI, model="gpt-4o-mini"),
+    "anthropic": DeploymentVersion(name="anthropic/claude", adapter=Adapter.ANTHROPIC, model="claude-haiku-4-5"),
+    "compatible": DeploymentVersion(name="openai_compatible/llama", adapter=Adapter.OPENAI_COMPATIBLE, model="llama"),
 }
 TOOL = ToolDefinition(name="search", description="Finds.", input_schema={"properties": {"q": {"type": "string"}}})
 CALL = ToolCallPart(tool_call_id="call_1", name="search", arguments={"q": "trams"})
@@ -107,7 +107,7 @@ async def ask(
 ) -> tuple[str, Finished]:
     """Asks to the end; gives the text and the end."""
     texts: list[str] = []
-    stream = provider.stream(DEPLOYMENTS[dialect], prompt or a_prompt(), CLEARANCE, seconds=seconds)
+    stream = provider.stream(a_provider_call(DEPLOYMENTS[dialect], prompt or a_prompt(), CLEARANCE, seconds=seconds))
     async with aclosing(stream):
         async for piece in stream:
             if isinstance(piece, Finished):
@@ -407,7 +407,9 @@ async def test_an_answer_that_takes_too_long_may_be_billed(http: ProviderHttp, s
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 async def test_closing_the_stream_reaches_the_provider(http: ProviderHttp, server: FakeProvider, dialect: str) -> None:
     server.next(Behaviour(text="word " * 500, pause=0.02))
-    stream = adapter_of(dialect, http, server).stream(DEPLOYMENTS[dialect], a_prompt(), CLEARANCE, seconds=30)
+    stream = adapter_of(dialect, http, server).stream(
+        a_provider_call(DEPLOYMENTS[dialect], a_prompt(), CLEARANCE, seconds=30)
+    )
     assert isinstance(await anext(stream), TextDelta)
     await stream.aclose()
     await server.until(lambda meter: meter.calls[0].abandoned)

@@ -18,19 +18,19 @@ from services.cost.domain.price import BEGINNING, Price, Rates, Tier
 from services.cost.domain.price_book import PriceBook
 from services.cost.prices.snapshot import shipped_prices
 from services.inference.domain.answer import Finished
-from services.inference.domain.deployment import Adapter, Deployment, Task
-from services.inference.providers.anthropic import AnthropicProvider
-from services.inference.providers.embeddings import OpenAiEmbeddings
+from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
+from services.inference.providers.anthropic.messages import AnthropicProvider
 from services.inference.providers.http import ProviderHttp, provider_http
-from services.inference.providers.openai import Endpoint, OpenAiProvider
-from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
+from services.inference.providers.openai.chat import Endpoint, OpenAiProvider
+from services.inference.providers.openai.embeddings import OpenAiEmbeddings
+from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.content import Usage
 from services.meshkit.content.usage import MOST_TOKENS
 from services.meshkit.core.money import NANO_PER_USD, NanoUsd
 from services.meshkit.core.secret import Secret
-from tests.support.fake_provider import KEY, Behaviour, FakeProvider, fake_provider
-from tests.support.inference import a_prompt
+from tests.support.inference import a_prompt, a_provider_call
+from tests.support.providers.fake import KEY, Behaviour, FakeProvider, fake_provider
 
 CLEARANCE: Final = Clearance(hold=DispatchedHold(id="hold_1", amount=NanoUsd(1)), verdict_id="verdict_1")
 EXAMPLES: Final = Path(__file__).with_name("fixtures") / "usage"
@@ -95,7 +95,7 @@ class Dialects:
         if dialect == "embeddings":
             vector = {"embedding": [1.0], "index": 0}
             self._server.next(Behaviour(raw=json.dumps({"data": [vector], "usage": reports[-1]})))
-            deployment = Deployment(name="embedder", adapter=Adapter.OPENAI, model="embedder", task=Task.EMBED)
+            deployment = DeploymentVersion(name="embedder", adapter=Adapter.OPENAI, model="embedder", task=Task.EMBED)
             made = await self._embeddings.embed(deployment, ("one",), CLEARANCE, seconds=5)
             assert made.vectors == ((1.0,),)
             return made.usage
@@ -106,9 +106,11 @@ class Dialects:
         return finished.usage
 
     async def _ask(self, dialect: str) -> tuple[Finished, str]:
-        deployment = Deployment(name=dialect, adapter=Adapter.OPENAI, model="model")
+        deployment = DeploymentVersion(name=dialect, adapter=Adapter.OPENAI, model="model")
         text = ""
-        async with aclosing(self._chats[dialect].stream(deployment, a_prompt(), CLEARANCE, seconds=5)) as stream:
+        async with aclosing(
+            self._chats[dialect].stream(a_provider_call(deployment, a_prompt(), CLEARANCE, seconds=5))
+        ) as stream:
             async for piece in stream:
                 if isinstance(piece, Finished):
                     return piece, text

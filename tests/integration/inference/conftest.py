@@ -19,7 +19,8 @@ from comitia.cost.v1 import budget_service_pb2, cost_pb2, ledger_service_pb2
 from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceStub
 from comitia.cost.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from comitia.inference.v1 import inference_service_pb2 as pb
-from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub, ModelServiceStub
+from comitia.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from comitia.inference.v1.model_service_pb2_grpc import ModelServiceStub
 from services.cost.settings import CostSettings
 from services.cost.wiring import cost
 from services.inference.settings import InferenceSettings
@@ -39,8 +40,8 @@ from services.meshkit.sql.scope import maintenance_scope
 from services.meshkit.testing.mesh_keys import MeshKeys
 from tests.integration.conftest import MakeDatabase, free_port
 from tests.support.fake_policy import FakePolicy, fake_policy, keys_in
-from tests.support.fake_provider import KEY, FakeProvider, fake_provider
 from tests.support.held_calls import held_calls
+from tests.support.providers.fake import KEY, FakeProvider, fake_provider
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from services.meshkit.core.identity import Role, TenantId
 from services.meshkit.telemetry import names
 from tests.integration.inference.conftest import InferenceMesh, StartInference, a_context, a_request
 from tests.support.batch_stream import BatchStream, reasons
-from tests.support.fake_provider import Behaviour
+from tests.support.providers.fake import Behaviour
 
 MODEL = "openai/gpt-4o-mini"
 #: A provider that takes longer than any test waits.

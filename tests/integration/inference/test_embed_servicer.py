@@ -2,10 +2,10 @@
 
 import pytest
 
-from comitia.inference.v1 import generation_pb2
 from comitia.inference.v1 import inference_service_pb2 as pb
+from comitia.inference.v1 import model_pb2, model_service_pb2
 from tests.integration.inference.conftest import InferenceMesh, StartInference, Surroundings, a_message, a_request
-from tests.support.fake_provider import KEY, Behaviour
+from tests.support.providers.fake import KEY, Behaviour
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -89,7 +89,7 @@ async def test_models_are_listed_in_the_order_of_the_chain(start: StartInference
         "local_model_url": "http://127.0.0.1:1",
     }
     async with start(**changes) as mesh:
-        listed = (await mesh.call("ListModels", pb.ListModelsRequest())).models
+        listed = (await mesh.call("ListModels", model_service_pb2.ListModelsRequest())).models
     assert [(model.name, model.priced) for model in listed] == [
         ("openai/gpt-4o-mini", True),
         ("anthropic/claude-haiku-4-5", True),
@@ -100,10 +100,10 @@ async def test_models_are_listed_in_the_order_of_the_chain(start: StartInference
     ]
     assert [model.in_default_chain for model in listed] == [True] * 5 + [False]
     assert listed[2].region == "eu"
-    assert listed[4].task == generation_pb2.MODEL_TASK_EMBED
+    assert listed[4].task == model_pb2.MODEL_TASK_EMBED
 
 
 async def test_without_any_model_the_caller_is_told_what_to_configure(start: StartInference) -> None:
     async with start(openai_api_key=None, stub_enabled=False) as mesh:
         assert await mesh.refused("Generate", a_request()) == "precondition/NO_MODEL_CONFIGURED"
-        assert not (await mesh.call("ListModels", pb.ListModelsRequest())).models
+        assert not (await mesh.call("ListModels", model_service_pb2.ListModelsRequest())).models

@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import struct_pb2
 
 from comitia.common.v1 import content_pb2
-from comitia.inference.v1 import generation_pb2
+from comitia.inference.v1 import generation_pb2, model_service_pb2
 from comitia.inference.v1 import inference_service_pb2 as pb
 from services.meshkit.core.errors import Unavailable
 from services.meshkit.core.identity import Role, TenantId
@@ -25,7 +25,7 @@ from tests.integration.inference.conftest import (
     a_message,
     a_request,
 )
-from tests.support.fake_provider import KEY, Behaviour
+from tests.support.providers.fake import KEY, Behaviour
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -340,7 +340,7 @@ async def test_bad_input_is_refused_with_its_field(mesh: InferenceMesh, case: st
 async def test_who_may_not_is_refused(mesh: InferenceMesh) -> None:
     auditor = mesh.speaking_as(mesh.keys.principal(Role.AUDITOR))
     assert await auditor.refused("Generate", a_request()) == "denied/PERMISSION_MISSING"
-    assert (await auditor.call("ListModels", pb.ListModelsRequest())).models
+    assert (await auditor.call("ListModels", model_service_pb2.ListModelsRequest())).models
 
 
 async def test_an_answer_that_could_not_be_settled_is_settled_by_the_sweep(start: StartInference) -> None:

@@ -10,8 +10,8 @@ from comitia.cost.v1.budget_service_pb2_grpc import BudgetServiceStub
 from comitia.inference.v1 import inference_service_pb2 as pb
 from services.meshkit.grpc.channel import call_metadata
 from tests.integration.inference.conftest import InferenceMesh, StartInference
-from tests.support.fake_provider import KEY
 from tests.support.money import MODEL, a_reserve, a_run_id
+from tests.support.providers.fake import KEY
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,24 +12,24 @@ import pytest
 import pytest_asyncio
 
 from services.inference.domain.answer import Finished, StopReason, TextDelta
-from services.inference.domain.deployment import Adapter, Deployment, Task
+from services.inference.domain.deployment import Adapter, DeploymentVersion, Task
 from services.inference.domain.errors import Charge, ProviderRateLimited, ProviderRefused
 from services.inference.domain.money_bound import bound_of
 from services.inference.local import weights
 from services.inference.local.process import serving
 from services.inference.local.settings import LocalModelSettings
-from services.inference.providers.embeddings import OpenAiEmbeddings
 from services.inference.providers.http import provider_http
-from services.inference.providers.openai import Endpoint
-from services.inference.providers.openai_compatible import OpenAiCompatibleProvider
+from services.inference.providers.openai.chat import Endpoint
+from services.inference.providers.openai.embeddings import OpenAiEmbeddings
+from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.core.money import NanoUsd
 from tests.integration.conftest import free_port
-from tests.support.inference import a_message, a_prompt
+from tests.support.inference import a_message, a_prompt, a_provider_call
 
 CLEARANCE = Clearance(hold=DispatchedHold(id="hold_1", amount=NanoUsd(0)), verdict_id="verdict_1")
-CHAT = Deployment(name="local/smollm2", adapter=Adapter.LOCAL, model="smollm2-135m-instruct")
-EMBED = Deployment(name="local/minilm", adapter=Adapter.LOCAL, model="all-minilm-l6-v2", task=Task.EMBED)
+CHAT = DeploymentVersion(name="local/smollm2", adapter=Adapter.LOCAL, model="smollm2-135m-instruct")
+EMBED = DeploymentVersion(name="local/minilm", adapter=Adapter.LOCAL, model="all-minilm-l6-v2", task=Task.EMBED)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -73,7 +73,7 @@ async def health(address: str) -> dict[str, Any]:
 
 async def test_it_answers_in_pieces_and_counts_its_tokens(chat: OpenAiCompatibleProvider) -> None:
     prompt = a_prompt(messages=(a_message("What is the capital of France?"),), max_output_tokens=12, temperature=0.0)
-    pieces = [piece async for piece in chat.stream(CHAT, prompt, CLEARANCE, seconds=60)]
+    pieces = [piece async for piece in chat.stream(a_provider_call(CHAT, prompt, CLEARANCE, seconds=60))]
     text = "".join(piece.text for piece in pieces if isinstance(piece, TextDelta))
     finished = pieces[-1]
     assert isinstance(finished, Finished)
@@ -82,20 +82,20 @@ async def test_it_answers_in_pieces_and_counts_its_tokens(chat: OpenAiCompatible
     assert finished.model == "smollm2-135m-instruct"
     assert finished.usage is not None
     assert 0 < finished.usage.output <= 12
-    bound = bound_of(prompt, Adapter.LOCAL)
+    bound = bound_of(prompt, CHAT)
     assert finished.usage.input + finished.usage.cache_read <= bound.input
 
 
 async def test_it_keeps_the_limit_and_says_so(chat: OpenAiCompatibleProvider) -> None:
     prompt = a_prompt(messages=(a_message("Tell me a very long story."),), max_output_tokens=4)
-    *_, finished = [piece async for piece in chat.stream(CHAT, prompt, CLEARANCE, seconds=60)]
+    *_, finished = [piece async for piece in chat.stream(a_provider_call(CHAT, prompt, CLEARANCE, seconds=60))]
     assert isinstance(finished, Finished)
     assert finished.stop_reason is StopReason.LENGTH
 
 
 async def test_a_prompt_beyond_its_context_is_refused(chat: OpenAiCompatibleProvider) -> None:
     with pytest.raises(ProviderRefused) as refused:
-        await anext(chat.stream(CHAT, a_prompt("hi " * 4000), CLEARANCE, seconds=60))
+        await anext(chat.stream(a_provider_call(CHAT, a_prompt("hi " * 4000), CLEARANCE, seconds=60)))
     assert refused.value.charge is Charge.NOTHING
 
 
@@ -103,14 +103,14 @@ async def test_who_goes_away_stops_the_model_and_too_many_are_refused(
     chat: OpenAiCompatibleProvider, address: str
 ) -> None:
     long = a_prompt(messages=(a_message("Count from one to a thousand."),), max_output_tokens=1500)
-    async with aclosing(chat.stream(CHAT, long, CLEARANCE, seconds=60)) as first:
+    async with aclosing(chat.stream(a_provider_call(CHAT, long, CLEARANCE, seconds=60))) as first:
         await anext(first)
-        waiting = asyncio.ensure_future(anext(chat.stream(CHAT, long, CLEARANCE, seconds=60)))
+        waiting = asyncio.ensure_future(anext(chat.stream(a_provider_call(CHAT, long, CLEARANCE, seconds=60))))
         async with asyncio.timeout(40):
             while (await health(address))["answers_waiting"] < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         with pytest.raises(ProviderRateLimited):
-            await anext(chat.stream(CHAT, long, CLEARANCE, seconds=60))
+            await anext(chat.stream(a_provider_call(CHAT, long, CLEARANCE, seconds=60)))
         waiting.cancel()
         await asyncio.wait([waiting])
     async with asyncio.timeout(40):

@@ -7,7 +7,7 @@ import pytest
 
 from services.meshkit.core.errors import MeshError
 from tests.integration.inference.conftest import InferenceMesh, StartInference, a_request
-from tests.support.fake_provider import Behaviour
+from tests.support.providers.fake import Behaviour
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.inference.domain.answer import Answer, StreamEvent
-from services.inference.domain.deployment import Adapter, Deployment, Deployments
+from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.calls_in_flight import CallsInFlight
 from services.inference.usecases.generate import Generate
@@ -42,7 +42,7 @@ class Room:
     holds: FakeHolds
     calls: MemoryCallStore
     notes: SettledNotes
-    providers: dict[Adapter, ScriptedProvider]
+    providers: dict[str, ScriptedProvider]
     in_flight: CallsInFlight
     generate: Generate
     stream_generate: StreamGenerate
@@ -66,7 +66,7 @@ class Room:
 
 
 def make_room(
-    deployments: Sequence[Deployment] = (OPENAI, ANTHROPIC, LOCAL, STUB),
+    deployments: Sequence[DeploymentVersion] = (OPENAI, ANTHROPIC, LOCAL, STUB),
     *,
     most: int = 8,
     known: KnownTenants | None = None,

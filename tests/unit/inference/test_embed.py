@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from services.inference.domain.deployment import Adapter, Deployment, Deployments, Task
+from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion, Task
 from services.inference.domain.errors import (
     Charge,
     LawBlocked,
@@ -29,8 +29,8 @@ from services.meshkit.testing.mesh_keys import TENANT
 from tests.support.inference import ANNA, FakeHolds, FakeLaw, a_context
 from tests.support.known_tenants import KnownTenants
 
-LOCAL = Deployment(name="local/mini", adapter=Adapter.LOCAL, model="mini", task=Task.EMBED)
-OPENAI = Deployment(name="openai/embed", adapter=Adapter.OPENAI, model="embed", task=Task.EMBED, region="us")
+LOCAL = DeploymentVersion(name="local/mini", adapter=Adapter.LOCAL, model="mini", task=Task.EMBED)
+OPENAI = DeploymentVersion(name="openai/embed", adapter=Adapter.OPENAI, model="embed", task=Task.EMBED, region="us")
 
 
 class FakeEmbedder:
@@ -43,7 +43,7 @@ class FakeEmbedder:
         self.reports_usage = True
 
     async def embed(
-        self, deployment: Deployment, texts: tuple[str, ...], clearance: Clearance, *, seconds: float
+        self, deployment: DeploymentVersion, texts: tuple[str, ...], clearance: Clearance, *, seconds: float
     ) -> Embedded:
         self.asked.append(texts)
         if self.gate is not None:
@@ -54,7 +54,7 @@ class FakeEmbedder:
 
 
 class Room:
-    def __init__(self, *deployments: Deployment, most_calls: int = 4) -> None:
+    def __init__(self, *deployments: DeploymentVersion, most_calls: int = 4) -> None:
         self.known = KnownTenants()
         self.law, self.holds, self.embedder = FakeLaw(), FakeHolds(), FakeEmbedder()
         self.cache = VectorCache(most=3)

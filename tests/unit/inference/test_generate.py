@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from services.inference.domain.call import SettleState
-from services.inference.domain.deployment import Adapter
 from services.inference.domain.errors import (
     CallArgumentsDiffer,
     Charge,
@@ -65,7 +64,7 @@ async def test_the_hold_covers_the_bound_of_the_prompt_and_the_longest_answer(ro
 
 async def test_the_provider_gets_the_dispatched_hold_and_the_verdict(room: Room) -> None:
     await room.ask()
-    _, _, clearance = room.openai.asked[0]
+    clearance = room.openai.asked[0].clearance
     assert clearance.hold.id == "hold_1"
     assert clearance.verdict_id == "verdict_1"
 
@@ -251,11 +250,11 @@ async def test_law_stops_a_prompt_before_a_byte_leaves(room: Room) -> None:
 async def test_law_redacts_a_prompt_and_the_hold_covers_the_longer_text(room: Room) -> None:
     room.law.redact("cars", "[vehicles, in the wording of the law that applies here]")
     await room.ask()
-    _, prompt, _ = room.openai.asked[0]
+    prompt = room.openai.asked[0].prompt
     assert "[vehicles" in text_of(prompt.parts)
     assert room.holds.states == ["settled"]
     [held] = room.holds.holds.values()
-    assert held.bound.input > bound_of(an_asked().prompt, Adapter.OPENAI).input
+    assert held.bound.input > bound_of(an_asked().prompt, OPENAI).input
 
 
 async def test_law_redacts_an_answer(room: Room) -> None:

@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 
-from services.inference.domain.prompt import Prompt, ToolDefinition, checked_prompt
+from services.inference.domain.output_format import OutputFormat, OutputKind
+from services.inference.domain.prompt import (
+    Prompt,
+    ReasoningEffort,
+    Sampling,
+    ToolChoice,
+    ToolChoiceMode,
+    ToolDefinition,
+    checked_prompt,
+)
 from services.meshkit.content import (
     BlobPart,
     ImagePart,
@@ -114,3 +123,57 @@ def test_the_hash_tells_intents_apart_and_is_the_same_for_the_same_one() -> None
 def test_key_order_of_arguments_means_nothing() -> None:
     one, other = a_tool(type="object", title="x"), a_tool(title="x", type="object")
     assert a_prompt(tools=(one,)).arguments_hash("m") == a_prompt(tools=(other,)).arguments_hash("m")
+
+
+def a_rich_prompt() -> Prompt:
+    return Prompt(
+        messages=(
+            Message(role=MessageRole.SYSTEM, parts=(text_part("Be brief.", Label()),)),
+            Message(
+                role=MessageRole.ASSISTANT,
+                name="Athena",
+                parts=(Part(ToolCallPart(tool_call_id="c", name="search", arguments={"q": [1, None]}), USER),),
+            ),
+            Message(
+                role=MessageRole.TOOL,
+                parts=(Part(ToolResultPart(tool_call_id="c", name="search", text="—", failed=False), USER),),
+            ),
+        ),
+        tools=(a_tool(type="object"),),
+        max_output_tokens=64,
+        temperature=0.5,
+        stop_sequences=("END",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "model", "identity"),
+    [
+        (
+            Prompt(messages=(a_message(),)),
+            "default",
+            "fd9f6fa864409fe3eaf3437f978549da068e5481726543f303ecbdc926cfd5be",
+        ),
+        (a_rich_prompt(), "openai/gpt-test", "d102913e9263af05fe1e60f8e600036b288ccfb873e56a869e012ecbe8e591cb"),
+    ],
+    ids=["plain", "rich"],
+)
+def test_prompts_keep_the_identity_under_which_their_calls_are_recorded(
+    prompt: Prompt, model: str, identity: str
+) -> None:
+    assert prompt.arguments_hash(model).hex() == identity
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"tool_choice": ToolChoice(mode=ToolChoiceMode.NONE)},
+        {"parallel_tool_calls": False},
+        {"output_format": OutputFormat(kind=OutputKind.JSON_OBJECT)},
+        {"output_format": OutputFormat(kind=OutputKind.JSON_SCHEMA, name="answer", schema={"type": "object"})},
+        {"sampling": Sampling(top_k=1)},
+        {"sampling": Sampling(reasoning_effort=ReasoningEffort.LOW)},
+    ],
+)
+def test_whatever_else_a_prompt_asks_for_is_part_of_its_identity(asked: dict[str, Any]) -> None:
+    assert a_prompt(**asked).arguments_hash("default") != a_prompt().arguments_hash("default")

@@ -10,14 +10,14 @@ from pydantic import ValidationError
 
 from services.inference.chain import configured
 from services.inference.domain.answer import Finished, StopReason, TextDelta
-from services.inference.domain.deployment import Adapter, Deployment, Deployments
+from services.inference.domain.deployment import Adapter, Deployments, DeploymentVersion
 from services.inference.domain.text_gate import TextGate
 from services.inference.providers.sse import MAX_EVENT_BYTES, EventTooLarge, NotAnEvent, SseEvent, SseParser
 from services.inference.providers.stub import StubProvider
 from services.inference.settings import InferenceSettings
 from services.meshkit.calls.ports import Clearance, DispatchedHold
 from services.meshkit.core.money import NanoUsd
-from tests.support.inference import STUB, a_prompt
+from tests.support.inference import STUB, a_prompt, a_provider_call
 
 ROOT = Path(__file__).parents[3]
 REQUIRED = {
@@ -65,11 +65,11 @@ def test_a_compatible_server_must_name_its_model() -> None:
     [("eu", "eu", True), ("eu-west-1", "eu", True), ("europe", "eu", False), ("", "eu", False), ("us", "", True)],
 )
 def test_a_region_covers_what_lies_in_it(region: str, rule: str, kept: bool) -> None:
-    assert Deployment(name="x", adapter=Adapter.OPENAI, model="x", region=region).keeps_in(rule) is kept
+    assert DeploymentVersion(name="x", adapter=Adapter.OPENAI, model="x", region=region).keeps_in(rule) is kept
 
 
 def test_deployments_outside_the_chain_come_last() -> None:
-    listed = Deployments([STUB, Deployment(name="a", adapter=Adapter.OPENAI, model="a")]).all
+    listed = Deployments([STUB, DeploymentVersion(name="a", adapter=Adapter.OPENAI, model="a")]).all
     assert [one.name for one in listed] == ["a", "stub"]
 
 
@@ -150,7 +150,9 @@ def test_everything_that_the_standard_names_is_let_through(mark: bytes) -> None:
 
 async def stub_answer(**changes: object) -> tuple[str, Finished]:
     clearance = Clearance(hold=DispatchedHold(id="hold_1", amount=NanoUsd(0)), verdict_id="verdict_1")
-    pieces = [one async for one in StubProvider().stream(STUB, a_prompt(**changes), clearance, seconds=1)]
+    pieces = [
+        one async for one in StubProvider().stream(a_provider_call(STUB, a_prompt(**changes), clearance, seconds=1))
+    ]
     text = "".join(one.text for one in pieces if isinstance(one, TextDelta))
     assert isinstance(pieces[-1], Finished)
     return text, pieces[-1]

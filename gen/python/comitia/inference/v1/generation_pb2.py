@@ -24,28 +24,51 @@ _sym_db = _symbol_database.Default()
 
 from comitia.common.v1 import content_pb2 as comitia_dot_common_dot_v1_dot_content__pb2
 from comitia.common.v1 import usage_pb2 as comitia_dot_common_dot_v1_dot_usage__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%comitia/inference/v1/generation.proto\x12\x14\x63omitia.inference.v1\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/usage.proto\x1a\x1cgoogle/protobuf/struct.proto\"b\n\x0eToolDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x0cinput_schema\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"N\n\x0bRuleOutcome\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x12\n\nelapsed_us\x18\x03 \x01(\x03\x12\r\n\x05stage\x18\x04 \x01(\t\"\x89\x03\n\nGeneration\x12&\n\x05parts\x18\x01 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x35\n\x0bstop_reason\x18\x02 \x01(\x0e\x32 .comitia.inference.v1.StopReason\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0f\n\x07hold_id\x18\x06 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x07 \x01(\x03\x12\x13\n\x0bverdict_ids\x18\x08 \x03(\t\x12\x15\n\rbundle_digest\x18\t \x01(\t\x12\x30\n\x05rules\x18\n \x03(\x0b\x32!.comitia.inference.v1.RuleOutcome\x12\x13\n\x0bprovider_us\x18\x0b \x01(\x03\x12\x0c\n\x04stub\x18\x0c \x01(\x08\x12\x10\n\x08replayed\x18\r \x01(\x08\x12\x17\n\x0f\x66\x61iled_attempts\x18\x0e \x03(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xa8\x01\n\x0fModelDeployment\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12-\n\x04task\x18\x04 \x01(\x0e\x32\x1f.comitia.inference.v1.ModelTask\x12\x18\n\x10in_default_chain\x18\x05 \x01(\x08\x12\x0e\n\x06priced\x18\x06 \x01(\x08\x12\x0e\n\x06region\x18\x07 \x01(\t*\x93\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10STOP_REASON_STOP\x10\x01\x12\x16\n\x12STOP_REASON_LENGTH\x10\x02\x12\x1a\n\x16STOP_REASON_TOOL_CALLS\x10\x03\x12\x1e\n\x1aSTOP_REASON_CONTENT_FILTER\x10\x04*V\n\tModelTask\x12\x1a\n\x16MODEL_TASK_UNSPECIFIED\x10\x00\x12\x17\n\x13MODEL_TASK_GENERATE\x10\x01\x12\x14\n\x10MODEL_TASK_EMBED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%comitia/inference/v1/generation.proto\x12\x14\x63omitia.inference.v1\x1a\x1f\x63omitia/common/v1/content.proto\x1a\x1d\x63omitia/common/v1/usage.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\"b\n\x0eToolDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x0cinput_schema\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"N\n\nToolChoice\x12\x32\n\x04mode\x18\x01 \x01(\x0e\x32$.comitia.inference.v1.ToolChoiceMode\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x88\x01\n\x0cOutputFormat\x12\x37\n\x0bjson_object\x18\x01 \x01(\x0b\x32 .comitia.inference.v1.JsonObjectH\x00\x12\x37\n\x0bjson_schema\x18\x02 \x01(\x0b\x32 .comitia.inference.v1.JsonSchemaH\x00\x42\x06\n\x04kind\"\x0c\n\nJsonObject\"S\n\nJsonSchema\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\'\n\x06schema\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0e\n\x06strict\x18\x03 \x01(\x08\"\x8d\x02\n\x08Sampling\x12\x12\n\x05top_p\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\x04seed\x18\x02 \x01(\x03H\x01\x88\x01\x01\x12?\n\x10reasoning_effort\x18\x03 \x01(\x0e\x32%.comitia.inference.v1.ReasoningEffort\x12\x1e\n\x11\x66requency_penalty\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x12\n\x05top_k\x18\x06 \x01(\x05H\x04\x88\x01\x01\x42\x08\n\x06_top_pB\x07\n\x05_seedB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x08\n\x06_top_k\"\xa4\x02\n\nCallPolicy\x12\x33\n\nmid_stream\x18\x01 \x01(\x0e\x32\x1f.comitia.inference.v1.MidStream\x12\x39\n\ron_disconnect\x18\x02 \x01(\x0e\x32\".comitia.inference.v1.OnDisconnect\x12\x33\n\nwork_class\x18\x03 \x01(\x0e\x32\x1f.comitia.inference.v1.WorkClass\x12.\n\x0bhedge_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\x05\x63\x61\x63he\x18\x05 \x01(\x0e\x32\x1e.comitia.inference.v1.CacheUse\x12\x12\n\nsticky_key\x18\x06 \x01(\t\"y\n\x07\x41ttempt\x12\x12\n\ndeployment\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0f\n\x07hold_id\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x13\n\x0busage_known\x18\x05 \x01(\x08\x12\x13\n\x0bprovider_us\x18\x06 \x01(\x03\"N\n\x0bRuleOutcome\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x12\n\nelapsed_us\x18\x03 \x01(\x03\x12\r\n\x05stage\x18\x04 \x01(\t\"\xcf\x04\n\nGeneration\x12&\n\x05parts\x18\x01 \x03(\x0b\x32\x17.comitia.common.v1.Part\x12\x35\n\x0bstop_reason\x18\x02 \x01(\x0e\x32 .comitia.inference.v1.StopReason\x12\'\n\x05usage\x18\x03 \x01(\x0b\x32\x18.comitia.common.v1.Usage\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0f\n\x07hold_id\x18\x06 \x01(\t\x12\x15\n\rcost_nano_usd\x18\x07 \x01(\x03\x12\x13\n\x0bverdict_ids\x18\x08 \x03(\t\x12\x15\n\rbundle_digest\x18\t \x01(\t\x12\x30\n\x05rules\x18\n \x03(\x0b\x32!.comitia.inference.v1.RuleOutcome\x12\x13\n\x0bprovider_us\x18\x0b \x01(\x03\x12\x0c\n\x04stub\x18\x0c \x01(\x08\x12\x10\n\x08replayed\x18\r \x01(\x08\x12\x17\n\x0f\x66\x61iled_attempts\x18\x0e \x03(\t\x12/\n\x08\x61ttempts\x18\x0f \x03(\x0b\x32\x1d.comitia.inference.v1.Attempt\x12\x12\n\ndeployment\x18\x10 \x01(\t\x12\x1a\n\x12\x64\x65ployment_version\x18\x11 \x01(\x05\x12\x0e\n\x06\x63\x61\x63hed\x18\x12 \x01(\x08\x12\x15\n\rlost_attempts\x18\x13 \x01(\x05\x12\x0f\n\x07repairs\x18\x14 \x01(\x05\x12\x14\n\x0c\x63ontinued_by\x18\x15 \x01(\t\x12\x15\n\rfirst_byte_us\x18\x16 \x01(\x03\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02*\xa2\x01\n\x0eToolChoiceMode\x12 \n\x1cTOOL_CHOICE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15TOOL_CHOICE_MODE_AUTO\x10\x01\x12\x19\n\x15TOOL_CHOICE_MODE_NONE\x10\x02\x12\x1d\n\x19TOOL_CHOICE_MODE_REQUIRED\x10\x03\x12\x19\n\x15TOOL_CHOICE_MODE_TOOL\x10\x04*\xa3\x01\n\x0fReasoningEffort\x12 \n\x1cREASONING_EFFORT_UNSPECIFIED\x10\x00\x12\x1c\n\x18REASONING_EFFORT_MINIMAL\x10\x01\x12\x18\n\x14REASONING_EFFORT_LOW\x10\x02\x12\x1b\n\x17REASONING_EFFORT_MEDIUM\x10\x03\x12\x19\n\x15REASONING_EFFORT_HIGH\x10\x04*m\n\tMidStream\x12\x1a\n\x16MID_STREAM_UNSPECIFIED\x10\x00\x12\x13\n\x0fMID_STREAM_FAIL\x10\x01\x12\x16\n\x12MID_STREAM_RESTART\x10\x02\x12\x17\n\x13MID_STREAM_CONTINUE\x10\x03*z\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x17\n\x13ON_DISCONNECT_DRAIN\x10\x02\x12\x18\n\x14ON_DISCONNECT_DETACH\x10\x03*Y\n\tWorkClass\x12\x1a\n\x16WORK_CLASS_UNSPECIFIED\x10\x00\x12\x1a\n\x16WORK_CLASS_INTERACTIVE\x10\x01\x12\x14\n\x10WORK_CLASS_BATCH\x10\x02*e\n\x08\x43\x61\x63heUse\x12\x19\n\x15\x43\x41\x43HE_USE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43\x41\x43HE_USE_DEFAULT\x10\x01\x12\x10\n\x0c\x43\x41\x43HE_USE_NO\x10\x02\x12\x15\n\x11\x43\x41\x43HE_USE_REFRESH\x10\x03*\xac\x01\n\nStopReason\x12\x1b\n\x17STOP_REASON_UNSPECIFIED\x10\x00\x12\x14\n\x10STOP_REASON_STOP\x10\x01\x12\x16\n\x12STOP_REASON_LENGTH\x10\x02\x12\x1a\n\x16STOP_REASON_TOOL_CALLS\x10\x03\x12\x1e\n\x1aSTOP_REASON_CONTENT_FILTER\x10\x04\x12\x17\n\x13STOP_REASON_REFUSAL\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'comitia.inference.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STOPREASON']._serialized_start=934
-  _globals['_STOPREASON']._serialized_end=1081
-  _globals['_MODELTASK']._serialized_start=1083
-  _globals['_MODELTASK']._serialized_end=1169
-  _globals['_TOOLDEFINITION']._serialized_start=157
-  _globals['_TOOLDEFINITION']._serialized_end=255
-  _globals['_RULEOUTCOME']._serialized_start=257
-  _globals['_RULEOUTCOME']._serialized_end=335
-  _globals['_GENERATION']._serialized_start=338
-  _globals['_GENERATION']._serialized_end=731
-  _globals['_EMBEDDING']._serialized_start=733
-  _globals['_EMBEDDING']._serialized_end=760
-  _globals['_MODELDEPLOYMENT']._serialized_start=763
-  _globals['_MODELDEPLOYMENT']._serialized_end=931
+  _globals['_TOOLCHOICEMODE']._serialized_start=2001
+  _globals['_TOOLCHOICEMODE']._serialized_end=2163
+  _globals['_REASONINGEFFORT']._serialized_start=2166
+  _globals['_REASONINGEFFORT']._serialized_end=2329
+  _globals['_MIDSTREAM']._serialized_start=2331
+  _globals['_MIDSTREAM']._serialized_end=2440
+  _globals['_ONDISCONNECT']._serialized_start=2442
+  _globals['_ONDISCONNECT']._serialized_end=2564
+  _globals['_WORKCLASS']._serialized_start=2566
+  _globals['_WORKCLASS']._serialized_end=2655
+  _globals['_CACHEUSE']._serialized_start=2657
+  _globals['_CACHEUSE']._serialized_end=2758
+  _globals['_STOPREASON']._serialized_start=2761
+  _globals['_STOPREASON']._serialized_end=2933
+  _globals['_TOOLDEFINITION']._serialized_start=189
+  _globals['_TOOLDEFINITION']._serialized_end=287
+  _globals['_TOOLCHOICE']._serialized_start=289
+  _globals['_TOOLCHOICE']._serialized_end=367
+  _globals['_OUTPUTFORMAT']._serialized_start=370
+  _globals['_OUTPUTFORMAT']._serialized_end=506
+  _globals['_JSONOBJECT']._serialized_start=508
+  _globals['_JSONOBJECT']._serialized_end=520
+  _globals['_JSONSCHEMA']._serialized_start=522
+  _globals['_JSONSCHEMA']._serialized_end=605
+  _globals['_SAMPLING']._serialized_start=608
+  _globals['_SAMPLING']._serialized_end=877
+  _globals['_CALLPOLICY']._serialized_start=880
+  _globals['_CALLPOLICY']._serialized_end=1172
+  _globals['_ATTEMPT']._serialized_start=1174
+  _globals['_ATTEMPT']._serialized_end=1295
+  _globals['_RULEOUTCOME']._serialized_start=1297
+  _globals['_RULEOUTCOME']._serialized_end=1375
+  _globals['_GENERATION']._serialized_start=1378
+  _globals['_GENERATION']._serialized_end=1969
+  _globals['_EMBEDDING']._serialized_start=1971
+  _globals['_EMBEDDING']._serialized_end=1998
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from comitia.common.v1 import content_pb2 as _content_pb2
 from comitia.common.v1 import usage_pb2 as _usage_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
@@ -21,6 +22,162 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _ToolChoiceMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ToolChoiceModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ToolChoiceMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TOOL_CHOICE_MODE_UNSPECIFIED: _ToolChoiceMode.ValueType  # 0
+    """As AUTO."""
+    TOOL_CHOICE_MODE_AUTO: _ToolChoiceMode.ValueType  # 1
+    """It may call some or none."""
+    TOOL_CHOICE_MODE_NONE: _ToolChoiceMode.ValueType  # 2
+    """It calls none."""
+    TOOL_CHOICE_MODE_REQUIRED: _ToolChoiceMode.ValueType  # 3
+    """It calls at least one."""
+    TOOL_CHOICE_MODE_TOOL: _ToolChoiceMode.ValueType  # 4
+    """It calls the named one."""
+
+class ToolChoiceMode(_ToolChoiceMode, metaclass=_ToolChoiceModeEnumTypeWrapper):
+    """How free a model is in calling tools."""
+
+TOOL_CHOICE_MODE_UNSPECIFIED: ToolChoiceMode.ValueType  # 0
+"""As AUTO."""
+TOOL_CHOICE_MODE_AUTO: ToolChoiceMode.ValueType  # 1
+"""It may call some or none."""
+TOOL_CHOICE_MODE_NONE: ToolChoiceMode.ValueType  # 2
+"""It calls none."""
+TOOL_CHOICE_MODE_REQUIRED: ToolChoiceMode.ValueType  # 3
+"""It calls at least one."""
+TOOL_CHOICE_MODE_TOOL: ToolChoiceMode.ValueType  # 4
+"""It calls the named one."""
+Global___ToolChoiceMode: _TypeAlias = ToolChoiceMode  # noqa: Y015
+
+class _ReasoningEffort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReasoningEffortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReasoningEffort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REASONING_EFFORT_UNSPECIFIED: _ReasoningEffort.ValueType  # 0
+    """The provider's default."""
+    REASONING_EFFORT_MINIMAL: _ReasoningEffort.ValueType  # 1
+    REASONING_EFFORT_LOW: _ReasoningEffort.ValueType  # 2
+    REASONING_EFFORT_MEDIUM: _ReasoningEffort.ValueType  # 3
+    REASONING_EFFORT_HIGH: _ReasoningEffort.ValueType  # 4
+
+class ReasoningEffort(_ReasoningEffort, metaclass=_ReasoningEffortEnumTypeWrapper):
+    """How long a reasoning model may think."""
+
+REASONING_EFFORT_UNSPECIFIED: ReasoningEffort.ValueType  # 0
+"""The provider's default."""
+REASONING_EFFORT_MINIMAL: ReasoningEffort.ValueType  # 1
+REASONING_EFFORT_LOW: ReasoningEffort.ValueType  # 2
+REASONING_EFFORT_MEDIUM: ReasoningEffort.ValueType  # 3
+REASONING_EFFORT_HIGH: ReasoningEffort.ValueType  # 4
+Global___ReasoningEffort: _TypeAlias = ReasoningEffort  # noqa: Y015
+
+class _MidStream:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MidStreamEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MidStream.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MID_STREAM_UNSPECIFIED: _MidStream.ValueType  # 0
+    MID_STREAM_FAIL: _MidStream.ValueType  # 1
+    """The call fails."""
+    MID_STREAM_RESTART: _MidStream.ValueType  # 2
+    """Another deployment answers from the beginning, and the caller is told that what came before is void."""
+    MID_STREAM_CONTINUE: _MidStream.ValueType  # 3
+    """Another deployment continues the text; where it cannot, the call fails."""
+
+class MidStream(_MidStream, metaclass=_MidStreamEnumTypeWrapper):
+    """What becomes of an answer that breaks off after text was shown."""
+
+MID_STREAM_UNSPECIFIED: MidStream.ValueType  # 0
+MID_STREAM_FAIL: MidStream.ValueType  # 1
+"""The call fails."""
+MID_STREAM_RESTART: MidStream.ValueType  # 2
+"""Another deployment answers from the beginning, and the caller is told that what came before is void."""
+MID_STREAM_CONTINUE: MidStream.ValueType  # 3
+"""Another deployment continues the text; where it cannot, the call fails."""
+Global___MidStream: _TypeAlias = MidStream  # noqa: Y015
+
+class _OnDisconnect:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnDisconnect.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_DISCONNECT_UNSPECIFIED: _OnDisconnect.ValueType  # 0
+    ON_DISCONNECT_CANCEL: _OnDisconnect.ValueType  # 1
+    """The provider is told to stop within 1 s."""
+    ON_DISCONNECT_DRAIN: _OnDisconnect.ValueType  # 2
+    """The answer is read to its end, so that its usage is known, and thrown away."""
+    ON_DISCONNECT_DETACH: _OnDisconnect.ValueType  # 3
+    """The call goes on and is recorded: a repeat of its id gets the answer. For calls with an id."""
+
+class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
+    """What becomes of a call that nobody follows any longer."""
+
+ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
+ON_DISCONNECT_CANCEL: OnDisconnect.ValueType  # 1
+"""The provider is told to stop within 1 s."""
+ON_DISCONNECT_DRAIN: OnDisconnect.ValueType  # 2
+"""The answer is read to its end, so that its usage is known, and thrown away."""
+ON_DISCONNECT_DETACH: OnDisconnect.ValueType  # 3
+"""The call goes on and is recorded: a repeat of its id gets the answer. For calls with an id."""
+Global___OnDisconnect: _TypeAlias = OnDisconnect  # noqa: Y015
+
+class _WorkClass:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkClass.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORK_CLASS_UNSPECIFIED: _WorkClass.ValueType  # 0
+    WORK_CLASS_INTERACTIVE: _WorkClass.ValueType  # 1
+    """Somebody waits."""
+    WORK_CLASS_BATCH: _WorkClass.ValueType  # 2
+    """Nobody does: it may wait for what somebody waits for."""
+
+class WorkClass(_WorkClass, metaclass=_WorkClassEnumTypeWrapper):
+    """Whether somebody waits for an answer."""
+
+WORK_CLASS_UNSPECIFIED: WorkClass.ValueType  # 0
+WORK_CLASS_INTERACTIVE: WorkClass.ValueType  # 1
+"""Somebody waits."""
+WORK_CLASS_BATCH: WorkClass.ValueType  # 2
+"""Nobody does: it may wait for what somebody waits for."""
+Global___WorkClass: _TypeAlias = WorkClass  # noqa: Y015
+
+class _CacheUse:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheUseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheUse.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_USE_UNSPECIFIED: _CacheUse.ValueType  # 0
+    CACHE_USE_DEFAULT: _CacheUse.ValueType  # 1
+    """As the route says."""
+    CACHE_USE_NO: _CacheUse.ValueType  # 2
+    """A kept one is not given, and this one is not kept."""
+    CACHE_USE_REFRESH: _CacheUse.ValueType  # 3
+    """A kept one is not given; this one takes its place."""
+
+class CacheUse(_CacheUse, metaclass=_CacheUseEnumTypeWrapper):
+    """Whether an answer may be one that was kept."""
+
+CACHE_USE_UNSPECIFIED: CacheUse.ValueType  # 0
+CACHE_USE_DEFAULT: CacheUse.ValueType  # 1
+"""As the route says."""
+CACHE_USE_NO: CacheUse.ValueType  # 2
+"""A kept one is not given, and this one is not kept."""
+CACHE_USE_REFRESH: CacheUse.ValueType  # 3
+"""A kept one is not given; this one takes its place."""
+Global___CacheUse: _TypeAlias = CacheUse  # noqa: Y015
 
 class _StopReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -37,6 +194,8 @@ class _StopReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StopReason
     """It asks for tool calls."""
     STOP_REASON_CONTENT_FILTER: _StopReason.ValueType  # 4
     """The provider withheld the answer."""
+    STOP_REASON_REFUSAL: _StopReason.ValueType  # 5
+    """The model refuses to answer."""
 
 class StopReason(_StopReason, metaclass=_StopReasonEnumTypeWrapper):
     """Why a model stopped."""
@@ -50,29 +209,9 @@ STOP_REASON_TOOL_CALLS: StopReason.ValueType  # 3
 """It asks for tool calls."""
 STOP_REASON_CONTENT_FILTER: StopReason.ValueType  # 4
 """The provider withheld the answer."""
+STOP_REASON_REFUSAL: StopReason.ValueType  # 5
+"""The model refuses to answer."""
 Global___StopReason: _TypeAlias = StopReason  # noqa: Y015
-
-class _ModelTask:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ModelTaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelTask.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    MODEL_TASK_UNSPECIFIED: _ModelTask.ValueType  # 0
-    MODEL_TASK_GENERATE: _ModelTask.ValueType  # 1
-    """Answers with text."""
-    MODEL_TASK_EMBED: _ModelTask.ValueType  # 2
-    """Answers with vectors."""
-
-class ModelTask(_ModelTask, metaclass=_ModelTaskEnumTypeWrapper):
-    """What a model does."""
-
-MODEL_TASK_UNSPECIFIED: ModelTask.ValueType  # 0
-MODEL_TASK_GENERATE: ModelTask.ValueType  # 1
-"""Answers with text."""
-MODEL_TASK_EMBED: ModelTask.ValueType  # 2
-"""Answers with vectors."""
-Global___ModelTask: _TypeAlias = ModelTask  # noqa: Y015
 
 @_typing.final
 class ToolDefinition(_message.Message):
@@ -105,6 +244,264 @@ class ToolDefinition(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ToolDefinition: _TypeAlias = ToolDefinition  # noqa: Y015
+
+@_typing.final
+class ToolChoice(_message.Message):
+    """Which tools a model may call, and must."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    mode: Global___ToolChoiceMode.ValueType
+    """What it may do."""
+    name: _builtins.str
+    """Name of the one tool that it must call. With `TOOL_CHOICE_MODE_TOOL` only."""
+    def __init__(
+        self,
+        *,
+        mode: Global___ToolChoiceMode.ValueType = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolChoice: _TypeAlias = ToolChoice  # noqa: Y015
+
+@_typing.final
+class OutputFormat(_message.Message):
+    """Form that an answer must have. Text without this."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JSON_OBJECT_FIELD_NUMBER: _builtins.int
+    JSON_SCHEMA_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def json_object(self) -> Global___JsonObject:
+        """A JSON object, whatever is in it."""
+
+    @_builtins.property
+    def json_schema(self) -> Global___JsonSchema:
+        """JSON that keeps a schema."""
+
+    def __init__(
+        self,
+        *,
+        json_object: Global___JsonObject | None = ...,
+        json_schema: Global___JsonSchema | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["json_object", b"json_object", "json_schema", b"json_schema", "kind", b"kind"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_object", b"json_object", "json_schema", b"json_schema", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["json_object", "json_schema"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___OutputFormat: _TypeAlias = OutputFormat  # noqa: Y015
+
+@_typing.final
+class JsonObject(_message.Message):
+    """Any JSON object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JsonObject: _TypeAlias = JsonObject  # noqa: Y015
+
+@_typing.final
+class JsonSchema(_message.Message):
+    """JSON that keeps a schema."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    STRICT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What the provider is told that it is called, 1 to 64 letters, digits, `_` and `-`."""
+    strict: _builtins.bool
+    """True to have the provider itself keep to it, where it can. Every answer is checked here, whether or not."""
+    @_builtins.property
+    def schema(self) -> _struct_pb2.Struct:
+        """The schema, at most 64 KB."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        schema: _struct_pb2.Struct | None = ...,
+        strict: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schema", b"schema"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "schema", b"schema", "strict", b"strict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JsonSchema: _TypeAlias = JsonSchema  # noqa: Y015
+
+@_typing.final
+class Sampling(_message.Message):
+    """How the next token is chosen, beside the temperature. What is absent is the provider's default; what a deployment
+    cannot be told is refused, never dropped.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOP_P_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    REASONING_EFFORT_FIELD_NUMBER: _builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    top_p: _builtins.float
+    """Share of the likeliest tokens that are considered, above 0 to 1."""
+    seed: _builtins.int
+    """Seed of the provider's dice."""
+    reasoning_effort: Global___ReasoningEffort.ValueType
+    """How long a reasoning model may think."""
+    frequency_penalty: _builtins.float
+    """Penalty of what is said often, -2 to 2."""
+    presence_penalty: _builtins.float
+    """Penalty of what was said before, -2 to 2."""
+    top_k: _builtins.int
+    """Number of the likeliest tokens that are considered, 1 to 1,000."""
+    def __init__(
+        self,
+        *,
+        top_p: _builtins.float | None = ...,
+        seed: _builtins.int | None = ...,
+        reasoning_effort: Global___ReasoningEffort.ValueType = ...,
+        frequency_penalty: _builtins.float | None = ...,
+        presence_penalty: _builtins.float | None = ...,
+        top_k: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "presence_penalty", b"presence_penalty", "seed", b"seed", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_presence_penalty", b"_presence_penalty", "_seed", b"_seed", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "presence_penalty", b"presence_penalty", "reasoning_effort", b"reasoning_effort", "seed", b"seed", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
+    _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
+    _WhichOneofArgType__presence_penalty: _TypeAlias = _typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
+    _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
+    _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
+
+Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
+
+@_typing.final
+class CallPolicy(_message.Message):
+    """What is to be done where a call can go more than one way. What is unspecified is the route's, and where that says
+    nothing either, what stands beside the field.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MID_STREAM_FIELD_NUMBER: _builtins.int
+    ON_DISCONNECT_FIELD_NUMBER: _builtins.int
+    WORK_CLASS_FIELD_NUMBER: _builtins.int
+    HEDGE_AFTER_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    STICKY_KEY_FIELD_NUMBER: _builtins.int
+    mid_stream: Global___MidStream.ValueType
+    """When a model breaks off after text was shown. Else RESTART."""
+    on_disconnect: Global___OnDisconnect.ValueType
+    """When the caller leaves before the answer is whole. Else CANCEL."""
+    work_class: Global___WorkClass.ValueType
+    """Whether somebody waits. Else INTERACTIVE."""
+    cache: Global___CacheUse.ValueType
+    """Whether an answer may be one that was kept. Else DEFAULT."""
+    sticky_key: _builtins.str
+    """What a rollout keeps together: calls with the same one go to the same side, at most 255 bytes. Else the run."""
+    @_builtins.property
+    def hedge_after(self) -> _duration_pb2.Duration:
+        """Time without a first byte after which a second deployment is asked beside the first. Absent: never."""
+
+    def __init__(
+        self,
+        *,
+        mid_stream: Global___MidStream.ValueType = ...,
+        on_disconnect: Global___OnDisconnect.ValueType = ...,
+        work_class: Global___WorkClass.ValueType = ...,
+        hedge_after: _duration_pb2.Duration | None = ...,
+        cache: Global___CacheUse.ValueType = ...,
+        sticky_key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hedge_after", b"hedge_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "hedge_after", b"hedge_after", "mid_stream", b"mid_stream", "on_disconnect", b"on_disconnect", "sticky_key", b"sticky_key", "work_class", b"work_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CallPolicy: _TypeAlias = CallPolicy  # noqa: Y015
+
+@_typing.final
+class Attempt(_message.Message):
+    """One deployment asked for an answer, and what came of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    HOLD_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    USAGE_KNOWN_FIELD_NUMBER: _builtins.int
+    PROVIDER_US_FIELD_NUMBER: _builtins.int
+    deployment: _builtins.str
+    """Name of the deployment."""
+    version: _builtins.int
+    """Its version; 0 for one of the settings."""
+    hold_id: _builtins.str
+    """Hold that paid for it, `hold_…`. Empty when it came to none."""
+    reason: _builtins.str
+    """Why it failed, such as `PROVIDER_UNAVAILABLE`. Empty for the one that answered."""
+    usage_known: _builtins.bool
+    """True when the provider reported what it used; else its hold is charged as a whole."""
+    provider_us: _builtins.int
+    """Time from the first byte sent to the last received, microseconds."""
+    def __init__(
+        self,
+        *,
+        deployment: _builtins.str = ...,
+        version: _builtins.int = ...,
+        hold_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        usage_known: _builtins.bool = ...,
+        provider_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deployment", b"deployment", "hold_id", b"hold_id", "provider_us", b"provider_us", "reason", b"reason", "usage_known", b"usage_known", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Attempt: _TypeAlias = Attempt  # noqa: Y015
 
 @_typing.final
 class RuleOutcome(_message.Message):
@@ -160,6 +557,14 @@ class Generation(_message.Message):
     STUB_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     FAILED_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_FIELD_NUMBER: _builtins.int
+    DEPLOYMENT_VERSION_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    LOST_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REPAIRS_FIELD_NUMBER: _builtins.int
+    CONTINUED_BY_FIELD_NUMBER: _builtins.int
+    FIRST_BYTE_US_FIELD_NUMBER: _builtins.int
     stop_reason: Global___StopReason.ValueType
     """Why the model stopped."""
     provider: _builtins.str
@@ -178,6 +583,22 @@ class Generation(_message.Message):
     """True when the stub model answered (asked for by name)."""
     replayed: _builtins.bool
     """True when this is the recorded answer of an earlier call with the same id."""
+    deployment: _builtins.str
+    """Name of the deployment that answered."""
+    deployment_version: _builtins.int
+    """Its version; 0 for one of the settings."""
+    cached: _builtins.bool
+    """True when the answer was kept from an equal call: no model was asked, and nothing was spent."""
+    lost_attempts: _builtins.int
+    """Times that this call was lost before: a model may have been asked, and its hold is charged, but nobody got an
+    answer.
+    """
+    repairs: _builtins.int
+    """Times that a model was asked again because its answer did not keep the wanted form."""
+    continued_by: _builtins.str
+    """Deployment that continued the text of another that broke off. Empty: nobody had to."""
+    first_byte_us: _builtins.int
+    """Time from the first byte sent to the first received, microseconds."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.Part]:
         """The answer as labelled parts: text and tool calls."""
@@ -198,6 +619,10 @@ class Generation(_message.Message):
     def failed_attempts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Calls that were tried before this one and failed, in order, as `deployment: reason`."""
 
+    @_builtins.property
+    def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
+        """Every deployment that was asked, in order; the one that answered last."""
+
     def __init__(
         self,
         *,
@@ -215,10 +640,18 @@ class Generation(_message.Message):
         stub: _builtins.bool = ...,
         replayed: _builtins.bool = ...,
         failed_attempts: _abc.Iterable[_builtins.str] | None = ...,
+        attempts: _abc.Iterable[Global___Attempt] | None = ...,
+        deployment: _builtins.str = ...,
+        deployment_version: _builtins.int = ...,
+        cached: _builtins.bool = ...,
+        lost_attempts: _builtins.int = ...,
+        repairs: _builtins.int = ...,
+        continued_by: _builtins.str = ...,
+        first_byte_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_digest", b"bundle_digest", "cost_nano_usd", b"cost_nano_usd", "failed_attempts", b"failed_attempts", "hold_id", b"hold_id", "model", b"model", "parts", b"parts", "provider", b"provider", "provider_us", b"provider_us", "replayed", b"replayed", "rules", b"rules", "stop_reason", b"stop_reason", "stub", b"stub", "usage", b"usage", "verdict_ids", b"verdict_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "bundle_digest", b"bundle_digest", "cached", b"cached", "continued_by", b"continued_by", "cost_nano_usd", b"cost_nano_usd", "deployment", b"deployment", "deployment_version", b"deployment_version", "failed_attempts", b"failed_attempts", "first_byte_us", b"first_byte_us", "hold_id", b"hold_id", "lost_attempts", b"lost_attempts", "model", b"model", "parts", b"parts", "provider", b"provider", "provider_us", b"provider_us", "repairs", b"repairs", "replayed", b"replayed", "rules", b"rules", "stop_reason", b"stop_reason", "stub", b"stub", "usage", b"usage", "verdict_ids", b"verdict_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,49 +680,3 @@ class Embedding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Embedding: _TypeAlias = Embedding  # noqa: Y015
-
-@_typing.final
-class ModelDeployment(_message.Message):
-    """A model that the mesh can ask."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    ADAPTER_FIELD_NUMBER: _builtins.int
-    MODEL_FIELD_NUMBER: _builtins.int
-    TASK_FIELD_NUMBER: _builtins.int
-    IN_DEFAULT_CHAIN_FIELD_NUMBER: _builtins.int
-    PRICED_FIELD_NUMBER: _builtins.int
-    REGION_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Name to ask for, such as `openai/gpt-4o-mini`."""
-    adapter: _builtins.str
-    """Adapter that speaks to it: `openai`, `anthropic`, `openai_compatible`, `local`, `stub`."""
-    model: _builtins.str
-    """Model as the provider names it."""
-    task: Global___ModelTask.ValueType
-    """What it does."""
-    in_default_chain: _builtins.bool
-    """True when the default chain may use it."""
-    priced: _builtins.bool
-    """True when prices are known, so that a hard budget can hold its calls."""
-    region: _builtins.str
-    """Region it runs in. Empty means unknown."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        adapter: _builtins.str = ...,
-        model: _builtins.str = ...,
-        task: Global___ModelTask.ValueType = ...,
-        in_default_chain: _builtins.bool = ...,
-        priced: _builtins.bool = ...,
-        region: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "in_default_chain", b"in_default_chain", "model", b"model", "name", b"name", "priced", b"priced", "region", b"region", "task", b"task"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ModelDeployment: _TypeAlias = ModelDeployment  # noqa: Y015

@@ -34,6 +34,11 @@ class GenerateRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """`default` (the chain), or a name from ListModels. Empty means `default`."""
     max_output_tokens: _builtins.int
@@ -42,6 +47,8 @@ class GenerateRequest(_message.Message):
     """Sampling temperature, 0 to 2. Absent means the provider's default."""
     request_id: _builtins.str
     """UUID that makes a repeat by a direct caller harmless for 24 h: it becomes the call's id. Not with `context`. Optional."""
+    parallel_tool_calls: _builtins.bool
+    """False to have one tool called at a time. Absent means the provider's default."""
     @_builtins.property
     def context(self) -> _content_pb2.CallContext:
         """Identity of the call and what it spends from. Optional for a direct caller; a service must send it. `run_id` of its
@@ -60,6 +67,22 @@ class GenerateRequest(_message.Message):
     def stop_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sequences that end the answer, at most 4 of 64 characters."""
 
+    @_builtins.property
+    def tool_choice(self) -> _generation_pb2.ToolChoice:
+        """Which tools the model may call. Absent: some or none. Not without tools."""
+
+    @_builtins.property
+    def output_format(self) -> _generation_pb2.OutputFormat:
+        """Form of the answer. Absent: text."""
+
+    @_builtins.property
+    def sampling(self) -> _generation_pb2.Sampling:
+        """How tokens are chosen."""
+
+    @_builtins.property
+    def policy(self) -> _generation_pb2.CallPolicy:
+        """What is to be done where the call can go more than one way."""
+
     def __init__(
         self,
         *,
@@ -71,13 +94,23 @@ class GenerateRequest(_message.Message):
         temperature: _builtins.float | None = ...,
         stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        tool_choice: _generation_pb2.ToolChoice | None = ...,
+        output_format: _generation_pb2.OutputFormat | None = ...,
+        sampling: _generation_pb2.Sampling | None = ...,
+        policy: _generation_pb2.CallPolicy | None = ...,
+        parallel_tool_calls: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "context", b"context", "temperature", b"temperature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "_temperature", b"_temperature", "context", b"context", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "policy", b"policy", "sampling", b"sampling", "temperature", b"temperature", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "context", b"context", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model", b"model", "request_id", b"request_id", "stop_sequences", b"stop_sequences", "temperature", b"temperature", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "_temperature", b"_temperature", "context", b"context", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model", b"model", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "policy", b"policy", "request_id", b"request_id", "sampling", b"sampling", "stop_sequences", b"stop_sequences", "temperature", b"temperature", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
+    _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel_tool_calls) -> _WhichOneofReturnType__parallel_tool_calls | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
 
 Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
@@ -116,6 +149,11 @@ class StreamGenerateRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _builtins.int
     STOP_SEQUENCES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TOOL_CHOICE_FIELD_NUMBER: _builtins.int
+    OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
+    SAMPLING_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    PARALLEL_TOOL_CALLS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As GenerateRequest."""
     max_output_tokens: _builtins.int
@@ -124,6 +162,8 @@ class StreamGenerateRequest(_message.Message):
     """As GenerateRequest."""
     request_id: _builtins.str
     """UUID that makes a repeat by a direct caller harmless for 24 h: it becomes the call's id. Not with `context`. Optional."""
+    parallel_tool_calls: _builtins.bool
+    """As GenerateRequest."""
     @_builtins.property
     def context(self) -> _content_pb2.CallContext:
         """As GenerateRequest."""
@@ -140,6 +180,22 @@ class StreamGenerateRequest(_message.Message):
     def stop_sequences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """As GenerateRequest."""
 
+    @_builtins.property
+    def tool_choice(self) -> _generation_pb2.ToolChoice:
+        """As GenerateRequest."""
+
+    @_builtins.property
+    def output_format(self) -> _generation_pb2.OutputFormat:
+        """As GenerateRequest."""
+
+    @_builtins.property
+    def sampling(self) -> _generation_pb2.Sampling:
+        """As GenerateRequest."""
+
+    @_builtins.property
+    def policy(self) -> _generation_pb2.CallPolicy:
+        """As GenerateRequest."""
+
     def __init__(
         self,
         *,
@@ -151,13 +207,23 @@ class StreamGenerateRequest(_message.Message):
         temperature: _builtins.float | None = ...,
         stop_sequences: _abc.Iterable[_builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        tool_choice: _generation_pb2.ToolChoice | None = ...,
+        output_format: _generation_pb2.OutputFormat | None = ...,
+        sampling: _generation_pb2.Sampling | None = ...,
+        policy: _generation_pb2.CallPolicy | None = ...,
+        parallel_tool_calls: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "context", b"context", "temperature", b"temperature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "_temperature", b"_temperature", "context", b"context", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "policy", b"policy", "sampling", b"sampling", "temperature", b"temperature", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_temperature", b"_temperature", "context", b"context", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model", b"model", "request_id", b"request_id", "stop_sequences", b"stop_sequences", "temperature", b"temperature", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls", "_temperature", b"_temperature", "context", b"context", "max_output_tokens", b"max_output_tokens", "messages", b"messages", "model", b"model", "output_format", b"output_format", "parallel_tool_calls", b"parallel_tool_calls", "policy", b"policy", "request_id", b"request_id", "sampling", b"sampling", "stop_sequences", b"stop_sequences", "temperature", b"temperature", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__parallel_tool_calls: _TypeAlias = _typing.Literal["parallel_tool_calls"]  # noqa: Y015
+    _WhichOneofArgType__parallel_tool_calls: _TypeAlias = _typing.Literal["_parallel_tool_calls", b"_parallel_tool_calls"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__parallel_tool_calls) -> _WhichOneofReturnType__parallel_tool_calls | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
 
 Global___StreamGenerateRequest: _TypeAlias = StreamGenerateRequest  # noqa: Y015
@@ -170,12 +236,15 @@ class StreamGenerateResponse(_message.Message):
     TEXT_DELTA_FIELD_NUMBER: _builtins.int
     RESTARTED_BY_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    CONTINUED_BY_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of the message, from 1."""
     text_delta: _builtins.str
     """Text to append; law has passed it."""
     restarted_by: _builtins.str
     """Another deployment starts the answer again: what came before is void. The text names it."""
+    continued_by: _builtins.str
+    """Another deployment continues the text. The text names it."""
     @_builtins.property
     def generation(self) -> _generation_pb2.Generation:
         """The whole answer. The stream ends after it."""
@@ -187,12 +256,13 @@ class StreamGenerateResponse(_message.Message):
         text_delta: _builtins.str = ...,
         restarted_by: _builtins.str = ...,
         generation: _generation_pb2.Generation | None = ...,
+        continued_by: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "generation", b"generation", "restarted_by", b"restarted_by", "text_delta", b"text_delta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["continued_by", b"continued_by", "event", b"event", "generation", b"generation", "restarted_by", b"restarted_by", "text_delta", b"text_delta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "generation", b"generation", "restarted_by", b"restarted_by", "sequence", b"sequence", "text_delta", b"text_delta"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["continued_by", b"continued_by", "event", b"event", "generation", b"generation", "restarted_by", b"restarted_by", "sequence", b"sequence", "text_delta", b"text_delta"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "restarted_by", "generation"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "restarted_by", "generation", "continued_by"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -236,6 +306,7 @@ class BatchGenerateRequest(_message.Message):
 
     IDENTITIES_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def identities(self) -> _batch_pb2.IdentityTable:
         """Tokens that the items' `identity_index` refers to, appended to those sent before."""
@@ -244,15 +315,20 @@ class BatchGenerateRequest(_message.Message):
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___BatchGenerateRequest.Item]:
         """Items of this frame, at most 512 and 2 MB."""
 
+    @_builtins.property
+    def acknowledged(self) -> _containers.RepeatedCompositeFieldContainer[_content_pb2.CallId]:
+        """Calls whose answers the caller has made durable: they need not be kept for a repeat. Nothing answers this."""
+
     def __init__(
         self,
         *,
         identities: _batch_pb2.IdentityTable | None = ...,
         items: _abc.Iterable[Global___BatchGenerateRequest.Item] | None = ...,
+        acknowledged: _abc.Iterable[_content_pb2.CallId] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "items", b"items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged", b"acknowledged", "identities", b"identities", "items", b"items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -272,8 +348,10 @@ class BatchGenerateResponse(_message.Message):
         TEXT_DELTA_FIELD_NUMBER: _builtins.int
         RESTARTED_BY_FIELD_NUMBER: _builtins.int
         GENERATION_FIELD_NUMBER: _builtins.int
+        CONTINUED_BY_FIELD_NUMBER: _builtins.int
         text_delta: _builtins.str
         restarted_by: _builtins.str
+        continued_by: _builtins.str
         @_builtins.property
         def status(self) -> _batch_pb2.ItemStatus:
             """Which item, and its error if it failed."""
@@ -287,12 +365,13 @@ class BatchGenerateResponse(_message.Message):
             text_delta: _builtins.str = ...,
             restarted_by: _builtins.str = ...,
             generation: _generation_pb2.Generation | None = ...,
+            continued_by: _builtins.str = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "generation", b"generation", "restarted_by", b"restarted_by", "status", b"status", "text_delta", b"text_delta"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["continued_by", b"continued_by", "event", b"event", "generation", b"generation", "restarted_by", b"restarted_by", "status", b"status", "text_delta", b"text_delta"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "generation", b"generation", "restarted_by", b"restarted_by", "status", b"status", "text_delta", b"text_delta"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["continued_by", b"continued_by", "event", b"event", "generation", b"generation", "restarted_by", b"restarted_by", "status", b"status", "text_delta", b"text_delta"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "restarted_by", "generation"]  # noqa: Y015
+        _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["text_delta", "restarted_by", "generation", "continued_by"]  # noqa: Y015
         _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
         def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -357,8 +436,11 @@ class EmbedResponse(_message.Message):
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Model that made them; vectors of different models never compare."""
+    cached: _builtins.bool
+    """True when all vectors were kept from before: no model was asked."""
     @_builtins.property
     def embeddings(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.Embedding]:
         """One vector for each text, in order."""
@@ -373,10 +455,11 @@ class EmbedResponse(_message.Message):
         embeddings: _abc.Iterable[_generation_pb2.Embedding] | None = ...,
         model: _builtins.str = ...,
         usage: _usage_pb2.Usage | None = ...,
+        cached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "model", b"model", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached", b"cached", "embeddings", b"embeddings", "model", b"model", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -389,6 +472,7 @@ class CountTokensRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     MESSAGES_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
+    OUTPUT_FORMAT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """As GenerateRequest."""
     @_builtins.property
@@ -399,16 +483,21 @@ class CountTokensRequest(_message.Message):
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.ToolDefinition]:
         """As GenerateRequest."""
 
+    @_builtins.property
+    def output_format(self) -> _generation_pb2.OutputFormat:
+        """As GenerateRequest."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         messages: _abc.Iterable[_content_pb2.Message] | None = ...,
         tools: _abc.Iterable[_generation_pb2.ToolDefinition] | None = ...,
+        output_format: _generation_pb2.OutputFormat | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output_format", b"output_format"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model", b"model", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "model", b"model", "output_format", b"output_format", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -419,54 +508,29 @@ class CountTokensResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INPUT_TOKENS_BOUND_FIELD_NUMBER: _builtins.int
+    INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
     input_tokens_bound: _builtins.int
     """Bound of the prompt's tokens: never below what the provider will count."""
+    input_tokens: _builtins.int
+    """The prompt's tokens, counted or estimated as `exact` says. 0 when there is nothing to count with."""
+    exact: _builtins.bool
+    """True when `input_tokens` was counted with the model's own vocabulary."""
+    context_tokens: _builtins.int
+    """Tokens that the model's window holds, prompt and answer together. 0 means unknown."""
     def __init__(
         self,
         *,
         input_tokens_bound: _builtins.int = ...,
+        input_tokens: _builtins.int = ...,
+        exact: _builtins.bool = ...,
+        context_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["input_tokens_bound", b"input_tokens_bound"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens", b"context_tokens", "exact", b"exact", "input_tokens", b"input_tokens", "input_tokens_bound", b"input_tokens_bound"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CountTokensResponse: _TypeAlias = CountTokensResponse  # noqa: Y015
-
-@_typing.final
-class ListModelsRequest(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
-
-@_typing.final
-class ListModelsResponse(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    MODELS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def models(self) -> _containers.RepeatedCompositeFieldContainer[_generation_pb2.ModelDeployment]:
-        """All deployments, in the chain's order; models that must be asked for by name come last."""
-
-    def __init__(
-        self,
-        *,
-        models: _abc.Iterable[_generation_pb2.ModelDeployment] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["models", b"models"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015

@@ -81,7 +81,9 @@ class InferenceServiceServicer:
         FAILED_PRECONDITION/PRICE_UNKNOWN,
         FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
         FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
-        RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
+        ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
+        INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
+        FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -291,82 +293,6 @@ class InferenceService:
             '/comitia.inference.v1.InferenceService/BatchGenerate',
             comitia_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateRequest.SerializeToString,
             comitia_dot_inference_dot_v1_dot_inference__service__pb2.BatchGenerateResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-
-class ModelServiceStub:
-    """Says which models the mesh can ask.
-    """
-
-    def __init__(self, channel):
-        """Constructor.
-
-        Args:
-            channel: A grpc.Channel.
-        """
-        self.ListModels = channel.unary_unary(
-                '/comitia.inference.v1.ModelService/ListModels',
-                request_serializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.ListModelsRequest.SerializeToString,
-                response_deserializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.ListModelsResponse.FromString,
-                _registered_method=True)
-
-
-class ModelServiceServicer:
-    """Says which models the mesh can ask.
-    """
-
-    def ListModels(self, request, context):
-        """Lists the configured deployments in the order in which the default chain tries them.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-
-def add_ModelServiceServicer_to_server(servicer, server):
-    rpc_method_handlers = {
-            'ListModels': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListModels,
-                    request_deserializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.ListModelsRequest.FromString,
-                    response_serializer=comitia_dot_inference_dot_v1_dot_inference__service__pb2.ListModelsResponse.SerializeToString,
-            ),
-    }
-    generic_handler = grpc.method_handlers_generic_handler(
-            'comitia.inference.v1.ModelService', rpc_method_handlers)
-    server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('comitia.inference.v1.ModelService', rpc_method_handlers)
-
-
- # This class is part of an EXPERIMENTAL API.
-class ModelService:
-    """Says which models the mesh can ask.
-    """
-
-    @staticmethod
-    def ListModels(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/comitia.inference.v1.ModelService/ListModels',
-            comitia_dot_inference_dot_v1_dot_inference__service__pb2.ListModelsRequest.SerializeToString,
-            comitia_dot_inference_dot_v1_dot_inference__service__pb2.ListModelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,7 +46,9 @@ class InferenceServiceStub:
     FAILED_PRECONDITION/PRICE_UNKNOWN,
     FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
     FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
-    RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
+    ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
+    INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
+    FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
     """
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]
     """Asks a model and streams the answer. Text is sent only after law has passed it; the last message is the answer.
@@ -87,7 +89,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     FAILED_PRECONDITION/PRICE_UNKNOWN,
     FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
     FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
-    RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
+    ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
+    INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
+    FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
     """
     StreamGenerate: _aio.UnaryStreamMultiCallable[_inference_service_pb2.StreamGenerateRequest, _inference_service_pb2.StreamGenerateResponse]  # type: ignore[assignment]
     """Asks a model and streams the answer. Text is sent only after law has passed it; the last message is the answer.
@@ -131,7 +135,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION/PRICE_UNKNOWN,
         FAILED_PRECONDITION/NO_MODEL_CONFIGURED, UNAVAILABLE/PROVIDER_UNAVAILABLE, RESOURCE_EXHAUSTED/PROVIDER_RATE_LIMITED,
         FAILED_PRECONDITION/PROVIDER_REFUSED (key wrong or request refused), ABORTED/CALL_ARGUMENTS_DIFFER,
-        RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
+        ABORTED/CALL_IN_PROGRESS (another replica makes this call), INVALID_ARGUMENT/CONTEXT_TOO_LONG (by how much),
+        INVALID_ARGUMENT/MEDIA_INVALID, FAILED_PRECONDITION/OUTPUT_INVALID (models answered, and none in the wanted form),
+        FAILED_PRECONDITION/EGRESS_REFUSED, UNAVAILABLE/ANSWER_BROKE_OFF, RESOURCE_EXHAUSTED/TOO_MANY_MODEL_CALLS.
         """
 
     @_abc_1.abstractmethod
@@ -179,34 +185,3 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
-
-class ModelServiceStub:
-    """Says which models the mesh can ask."""
-
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
-    ListModels: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]
-    """Lists the configured deployments in the order in which the default chain tries them."""
-
-@_typing.type_check_only
-class ModelServiceAsyncStub(ModelServiceStub):
-    """Says which models the mesh can ask."""
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    ListModels: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ListModelsRequest, _inference_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the configured deployments in the order in which the default chain tries them."""
-
-class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Says which models the mesh can ask."""
-
-    @_abc_1.abstractmethod
-    def ListModels(
-        self,
-        request: _inference_service_pb2.ListModelsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_inference_service_pb2.ListModelsResponse, _abc.Awaitable[_inference_service_pb2.ListModelsResponse]]:
-        """Lists the configured deployments in the order in which the default chain tries them."""
-
-def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

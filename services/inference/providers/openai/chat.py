@@ -8,11 +8,10 @@ from typing import Final
 import msgspec
 
 from services.inference.domain.answer import Finished, StopReason, TextDelta
-from services.inference.domain.deployment import Deployment
-from services.inference.domain.prompt import Prompt
+from services.inference.domain.deployment import DeploymentVersion
 from services.inference.providers import failures
 from services.inference.providers.http import ProviderHttp
-from services.inference.providers.openai_wire import (
+from services.inference.providers.openai.chat_wire import (
     Chunk,
     LimitField,
     ToolCalls,
@@ -20,7 +19,7 @@ from services.inference.providers.openai_wire import (
     request_body,
     stop_reason_of,
 )
-from services.meshkit.calls.ports import Clearance
+from services.inference.usecases.ports import ProviderCall
 from services.meshkit.core.secret import NO_SECRET, Secret
 
 _DECODER: Final = msgspec.json.Decoder(Chunk)
@@ -53,14 +52,15 @@ class OpenAiProvider:
         self._http = http
         self._endpoint = endpoint
 
-    async def stream(
-        self, deployment: Deployment, prompt: Prompt, clearance: Clearance, *, seconds: float
-    ) -> AsyncGenerator[TextDelta | Finished]:
+    async def stream(self, call: ProviderCall) -> AsyncGenerator[TextDelta | Finished]:
         """See `ModelProvider.stream`."""
-        body = request_body(prompt, model=deployment.model, limit_field=self.limit_field, names=self.names)
+        deployment = call.deployment
+        body = request_body(call.prompt, model=deployment.model, limit_field=self.limit_field, names=self.names)
         url = f"{self._endpoint.base_url}/chat/completions"
         answer = _Reader(deployment)
-        events = self._http.events(deployment.name, url, self._endpoint.headers(), body, clearance, seconds=seconds)
+        events = self._http.events(
+            deployment.name, url, self._endpoint.headers(), body, call.clearance, seconds=call.seconds
+        )
         async with aclosing(events):
             async for event in events:
                 if event.data == _DONE:
@@ -75,7 +75,7 @@ class OpenAiProvider:
 class _Reader:
     """Puts one answer together from its chunks."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: DeploymentVersion) -> None:
         self._deployment = deployment
         self._tool_calls = ToolCalls()
         self._finish_reason: str | None = None

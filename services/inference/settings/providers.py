@@ -1,9 +1,8 @@
-"""The settings of inference."""
+"""Settings of the providers: addresses, keys, models."""
 
 from typing import Self
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import SettingsConfigDict
 
 from services.meshkit.settings import ServiceSettings
 
@@ -13,16 +12,12 @@ def _or_as_the_sdk(variable: str) -> AliasChoices:
     return AliasChoices(f"COMITIA_INFERENCE_{variable}", variable)
 
 
-class InferenceSettings(ServiceSettings):
-    """Read once from `COMITIA_INFERENCE_…`.
+class ProviderSettings(ServiceSettings):
+    """Which models are configured.
 
-    What is configured here becomes the chain `default`, in this order: OpenAI, Anthropic, the compatible server, the
-    local model. The first that answers is taken.
+    They become the chain `default`, in this order: OpenAI, Anthropic, the compatible server, the local model. The first
+    that answers is taken.
     """
-
-    model_config = SettingsConfigDict(
-        env_prefix="COMITIA_INFERENCE_", frozen=True, extra="ignore", hide_input_in_errors=True
-    )
 
     openai_api_key: SecretStr | None = Field(
         default=None,
@@ -73,25 +68,7 @@ class InferenceSettings(ServiceSettings):
         default=False,
         description="True to let callers ask for the model `stub`, which is none. For tests and benchmarks.",
     )
-    max_model_calls: int = Field(
-        default=256, ge=1, le=10_000, description="Model calls made at once; one more is refused with a retry hint."
-    )
-    max_embedding_calls: int = Field(
-        default=128, ge=1, le=10_000, description="Embedding calls made at once; one more is refused with a retry hint."
-    )
     max_provider_connections: int = Field(default=256, ge=1, le=10_000, description="Sockets to providers at any time.")
-    vector_cache_entries: int = Field(
-        default=10_000, ge=0, le=1_000_000, description="Vectors kept in memory, about 1.6 KB each for 384 components."
-    )
-    call_retention_hours: float = Field(
-        default=72.0, gt=0, le=24 * 365, description="How long the answer to a call id is kept for repeats."
-    )
-    sweep_seconds: float = Field(
-        default=15.0, gt=0, le=3600, description="Pause between two looks for answers that are not settled yet."
-    )
-    pool_size: int = Field(
-        default=4, ge=2, le=64, description="Connections of the role `app`. A call takes one for two round trips."
-    )
 
     @field_validator("openai_api_key", "anthropic_api_key", "compatible_api_key")
     @classmethod

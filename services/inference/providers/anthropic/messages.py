@@ -8,14 +8,13 @@ from typing import Final
 import msgspec
 
 from services.inference.domain.answer import Finished, StopReason, TextDelta
-from services.inference.domain.deployment import Deployment
-from services.inference.domain.prompt import Prompt
+from services.inference.domain.deployment import DeploymentVersion
 from services.inference.providers import failures
-from services.inference.providers.anthropic_wire import Block, Delta, Event, UsageCounter, request_body, stop_reason_of
+from services.inference.providers.anthropic.wire import Block, Delta, Event, UsageCounter, request_body, stop_reason_of
 from services.inference.providers.http import ProviderHttp
-from services.inference.providers.openai import Endpoint
-from services.inference.providers.openai_wire import tool_call
-from services.meshkit.calls.ports import Clearance
+from services.inference.providers.openai.chat import Endpoint
+from services.inference.providers.openai.chat_wire import tool_call
+from services.inference.usecases.ports import ProviderCall
 from services.meshkit.content import ToolCallPart
 
 _DECODER: Final = msgspec.json.Decoder(Event)
@@ -30,13 +29,13 @@ class AnthropicProvider:
         self._url = f"{endpoint.base_url}/v1/messages"
         self._headers = {"x-api-key": endpoint.key.reveal(), "anthropic-version": _VERSION}
 
-    async def stream(
-        self, deployment: Deployment, prompt: Prompt, clearance: Clearance, *, seconds: float
-    ) -> AsyncGenerator[TextDelta | Finished]:
+    async def stream(self, call: ProviderCall) -> AsyncGenerator[TextDelta | Finished]:
         """See `ModelProvider.stream`."""
-        body = request_body(prompt, model=deployment.model)
-        answer = _Reader(deployment)
-        events = self._http.events(deployment.name, self._url, self._headers, body, clearance, seconds=seconds)
+        body = request_body(call.prompt, model=call.deployment.model)
+        answer = _Reader(call.deployment)
+        events = self._http.events(
+            call.deployment.name, self._url, self._headers, body, call.clearance, seconds=call.seconds
+        )
         async with aclosing(events):
             async for event in events:
                 text = answer.take(event.data)
@@ -59,7 +58,7 @@ class _ToolUse:
 class _Reader:
     """Puts one answer together from its events."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, deployment: DeploymentVersion) -> None:
         self._name = deployment.name
         self._model = deployment.model
         self._usage = UsageCounter()

@@ -1,7 +1,7 @@
 """A provider that speaks OpenAI's and Anthropic's wire formats, misbehaves on request, and meters what it served.
 
 In a test: `async with fake_provider() as provider: ...`. As a process of its own, for tests of the whole mesh:
-`python -m tests.support.fake_provider --port 8099`; then `GET /meter`, `POST /behave`, `POST /release` and
+`python -m tests.support.providers.fake --port 8099`; then `GET /meter`, `POST /behave`, `POST /release` and
 `POST /ledger` take the place of attributes.
 
 Once it knows a ledger it serves only calls whose hold stands there as dispatched, and each hold once; it refuses all

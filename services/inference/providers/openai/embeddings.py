@@ -5,10 +5,10 @@ from typing import Final
 
 import msgspec
 
-from services.inference.domain.deployment import Deployment
+from services.inference.domain.deployment import DeploymentVersion
 from services.inference.providers import failures
 from services.inference.providers.http import ProviderHttp
-from services.inference.providers.openai import Endpoint
+from services.inference.providers.openai.chat import Endpoint
 from services.inference.usecases.ports import Embedded
 from services.meshkit.calls.ports import Clearance
 from services.meshkit.content import Usage
@@ -42,7 +42,7 @@ class OpenAiEmbeddings:
         self._endpoint = endpoint
 
     async def embed(
-        self, deployment: Deployment, texts: tuple[str, ...], clearance: Clearance, *, seconds: float
+        self, deployment: DeploymentVersion, texts: tuple[str, ...], clearance: Clearance, *, seconds: float
     ) -> Embedded:
         """See `EmbeddingProvider.embed`."""
         body = msgspec.json.encode({"model": deployment.model, "input": list(texts), "encoding_format": "float"})

@@ -4,8 +4,8 @@ They take the older name of the limit, and their templates drop the names of spe
 unknown and the hold is charged at its bound: an estimate of ours would be a price that nobody can check.
 """
 
-from services.inference.providers.openai import OpenAiProvider
-from services.inference.providers.openai_wire import LimitField
+from services.inference.providers.openai.chat import OpenAiProvider
+from services.inference.providers.openai.chat_wire import LimitField
 
 
 class OpenAiCompatibleProvider(OpenAiProvider):

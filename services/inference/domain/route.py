@@ -1,0 +1,108 @@
+"""Names to ask for, how they choose among deployments, and what came of a choice."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.inference.domain.call_policy import USUAL, CallPolicy
+from services.inference.domain.deployment import DeploymentVersion, Tier
+
+
+class RouteMode(StrEnum):
+    """How a route chooses."""
+
+    WEIGHTED = "weighted"
+    CHAIN = "chain"
+    TIERED = "tiered"
+    BANDIT_THOMPSON = "bandit_thompson"
+    BANDIT_LINUCB = "bandit_linucb"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteMember:
+    """A deployment that a route may choose."""
+
+    deployment: str
+    #: Its share, thousandths.
+    weight_permille: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopLimits:
+    """How long and how often one deployment is asked in one call."""
+
+    tries: int = 1
+    first_byte_seconds: float = 30.0
+    between_seconds: float = 20.0
+    #: Times that it is asked again when its answer does not keep the wanted form.
+    repairs: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """A deployment that is asked beside, to compare."""
+
+    deployment: str
+    #: Share of the calls, thousandths.
+    permille: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A name to ask for, and how it chooses."""
+
+    name: str
+    mode: RouteMode
+    members: tuple[RouteMember, ...]
+    hop: HopLimits = HopLimits()
+    #: What calls do that do not say it themselves.
+    policy: CallPolicy = USUAL
+    #: How long an answer is given to equal calls, seconds; 0: never.
+    cache_seconds: float = 0.0
+    shadow: Shadow | None = None
+    #: Time in which an answer is to be whole, seconds; None: any.
+    sla_seconds: float | None = None
+    min_tier: Tier = Tier.UNKNOWN
+    #: Grows by one with each change; the basis of `etag`.
+    revision: int = 0
+
+
+class Arm(StrEnum):
+    """The side of a rollout that a call is on."""
+
+    STABLE = "stable"
+    CANARY = "canary"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A version that may take a call, and within which limits."""
+
+    version: DeploymentVersion
+    hop: HopLimits = HopLimits()
+    #: Its side, when it is part of a rollout.
+    arm: Arm | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Whom a call may ask, best first; at least one."""
+
+    candidates: tuple[Candidate, ...]
+    #: None when a deployment was asked for by name.
+    route: Route | None = None
+    #: Why others are not among them, as `deployment: reason`; for people.
+    left_out: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptOutcome:
+    """What came of asking a candidate: what breakers, bandits and rollouts learn from."""
+
+    #: Why it failed, such as `PROVIDER_UNAVAILABLE`; empty: it answered.
+    reason: str = ""
+    latency_us: int
+    #: None when nothing came.
+    first_byte_us: int | None = None
+    cost_nano_usd: int = 0
+    #: 0 to 1; None until somebody says.
+    quality: float | None = None

@@ -1,0 +1,1 @@
+"""OpenAI's dialects, and what servers that imitate it share with it."""

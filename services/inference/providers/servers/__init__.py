@@ -1,0 +1,1 @@
+"""Servers that speak OpenAI's dialect in an accent of their own."""

@@ -1,0 +1,33 @@
+"""The settings of inference."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.inference.settings.providers import ProviderSettings
+
+
+class InferenceSettings(ProviderSettings):
+    """Read once from `COMITIA_INFERENCE_…`. Each part of the service has its own in a file beside this one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COMITIA_INFERENCE_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    max_model_calls: int = Field(
+        default=256, ge=1, le=10_000, description="Model calls made at once; one more is refused with a retry hint."
+    )
+    max_embedding_calls: int = Field(
+        default=128, ge=1, le=10_000, description="Embedding calls made at once; one more is refused with a retry hint."
+    )
+    vector_cache_entries: int = Field(
+        default=10_000, ge=0, le=1_000_000, description="Vectors kept in memory, about 1.6 KB each for 384 components."
+    )
+    call_retention_hours: float = Field(
+        default=72.0, gt=0, le=24 * 365, description="How long the answer to a call id is kept for repeats."
+    )
+    sweep_seconds: float = Field(
+        default=15.0, gt=0, le=3600, description="Pause between two looks for answers that are not settled yet."
+    )
+    pool_size: int = Field(
+        default=4, ge=2, le=64, description="Connections of the role `app`. A call takes one for two round trips."
+    )

@@ -1,0 +1,74 @@
+"""The tables of rollouts. `migrations/` makes them."""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from services.inference.storage.metadata import metadata
+
+UQ_MODEL_ROLLOUT_RUNNING: Final = "uq_model_rollout_running"
+
+model_rollout: Final = Table(
+    "model_rollout",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("rollout_id", Uuid, nullable=False),
+    Column("route", Text, nullable=False),
+    # Versions, kind and steps, as they were asked for.
+    Column("spec", JSONB, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("share_permille", Integer, nullable=False),
+    Column("reason", Text),
+    Column("decided_by", Text),
+    Column("revision", BigInteger, nullable=False),
+    Column("started_time", DateTime(timezone=True), nullable=False),
+    # When the step began.
+    Column("step_time", DateTime(timezone=True), nullable=False),
+    Column("decided_time", DateTime(timezone=True)),
+    PrimaryKeyConstraint("tenant_id", "rollout_id", name="pk_model_rollout"),
+    Index(UQ_MODEL_ROLLOUT_RUNNING, "tenant_id", "route", unique=True, postgresql_where=text("state = 'running'")),
+)
+
+#: Bad events, at most one of a metric for each unit that is assigned to a side.
+rollout_event: Final = Table(
+    "rollout_event",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("rollout_id", Uuid, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("unit", LargeBinary, nullable=False),
+    Column("canary", Boolean, nullable=False),
+    # The canary's share when it happened: how likely it was the canary's if that is no worse.
+    Column("share_permille", Integer, nullable=False),
+    Column("event_time", DateTime(timezone=True), nullable=False),
+    PrimaryKeyConstraint("tenant_id", "rollout_id", "metric", "unit", name="pk_rollout_event"),
+)
+
+#: Units that each replica has seen, and how many of them had a bad event.
+rollout_tally: Final = Table(
+    "rollout_tally",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("rollout_id", Uuid, nullable=False),
+    Column("replica", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("canary", Boolean, nullable=False),
+    Column("units", BigInteger, nullable=False),
+    Column("bad", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "rollout_id", "replica", "metric", "canary", name="pk_rollout_tally"),
+)

@@ -1,0 +1,112 @@
+"""Puts inference together. Each file of this room builds one part; this one says in which order they open."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+
+from comitia.cost.v1.pricing_service_pb2_grpc import PricingServiceStub
+from comitia.guard_table import GUARDS
+from comitia.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
+from comitia.inference.v1.model_service_pb2_grpc import add_ModelServiceServicer_to_server
+from comitia.policy.v1 import policy_pb2
+from services.inference.chain import configured
+from services.inference.clients.hold_client import CostHoldClient
+from services.inference.clients.price_list import CostPriceList
+from services.inference.providers.http import provider_http
+from services.inference.settings import InferenceSettings
+from services.inference.storage.call_repository import CallRepository
+from services.inference.storage.kept_vectors import SqlKeptVectors
+from services.inference.storage.tenant_data import TENANT_DATA
+from services.inference.transport.model_servicer import ModelServicer
+from services.inference.usecases.list_models import ListModels
+from services.inference.wiring.core import core
+from services.meshkit.audit.trail import service_audit
+from services.meshkit.calls.cost_holds import operations
+from services.meshkit.calls.law_gate import PolicyLawGate, evaluations
+from services.meshkit.calls.sweep import Sweep
+from services.meshkit.core.clock import Clock
+from services.meshkit.core.ids import IdSource
+from services.meshkit.grpc.channel import channel
+from services.meshkit.grpc.server import Server
+from services.meshkit.grpc.workload_identity import workload_identity
+from services.meshkit.guard.mesh_guard import mesh_guard
+from services.meshkit.sql.audit_store import SqlAuditStore
+from services.meshkit.sql.engine import sql_engine
+from services.meshkit.sql.request_ids import ForgetRequests
+from services.meshkit.sql.sealing import sealing
+from services.meshkit.sql.tenant_rows import TenantRows
+from services.meshkit.tenant_data.servicer import TenantData
+
+
+@asynccontextmanager
+async def inference(settings: InferenceSettings, *, clock: Clock, ids: IdSource) -> AsyncGenerator[Server]:
+    """Opens what inference needs and gives its server; leaving the block closes everything."""
+    identity = workload_identity(settings, "inference", clock=clock)
+    async with (
+        sql_engine(
+            settings.database_url.get_secret_value(), pool_size=settings.pool_size, application_name="inference"
+        ) as app,
+        sql_engine(
+            settings.maintenance_database_url.get_secret_value(), pool_size=1, application_name="inference-maintenance"
+        ) as maintenance,
+        channel(settings.policy_target, identity=identity) as to_policy,
+        channel(settings.cost_target, identity=identity) as to_cost,
+        provider_http(connections=settings.max_provider_connections) as http,
+        evaluations(to_policy, clock=clock) as to_law,
+        operations(to_cost, clock=clock) as to_money,
+        service_audit("inference", SqlAuditStore(app=app, maintenance=maintenance), clock=clock) as audit,
+        mesh_guard(settings, GUARDS, service="inference", clock=clock, workload=identity, audit=audit) as guard,
+        sealing(
+            settings, service="inference", app=app, maintenance=maintenance, tenants=guard.feed, clock=clock, ids=ids
+        ) as sealed,
+        CallRepository(app, maintenance, keys=sealed.keys).running() as calls,
+    ):
+        holds = CostHoldClient(to_money, ids=ids)
+        prices = CostPriceList(PricingServiceStub(to_cost), clock=clock)
+        deployments = configured(settings)
+        asking = core(
+            settings,
+            deployments=deployments,
+            http=http,
+            law=PolicyLawGate(to_law, operation=policy_pb2.OPERATION_GENERATE),
+            holds=holds,
+            prices=prices,
+            calls=calls,
+            answers=SqlKeptVectors(app, keys=sealed.keys),
+            tenants=guard.feed,
+            clock=clock,
+            ids=ids,
+        )
+        models = ModelServicer(list_models=ListModels(deployments=deployments, prices=prices))
+        yield Server(
+            name="inference",
+            listen=settings.listen,
+            registrations=(
+                partial(add_InferenceServiceServicer_to_server, asking.servicer),
+                partial(add_ModelServiceServicer_to_server, models),
+                TenantData(TenantRows("inference", maintenance, TENANT_DATA), tenants=guard.feed).registration,
+                *guard.registrations,
+            ),
+            admission=guard.admission,
+            tls=identity.tls,
+            refusals=audit.refusals,
+            background=(
+                *asking.background,
+                Sweep(
+                    calls=calls,
+                    holds=holds,
+                    clock=clock,
+                    every_seconds=settings.sweep_seconds,
+                    retention=timedelta(hours=settings.call_retention_hours),
+                ),
+                *sealed.background,
+                ForgetRequests(maintenance, clock=clock),
+                *guard.background,
+            ),
+            ready=guard.ready,
+            metrics_listen=settings.metrics_listen,
+            drain_seconds=settings.drain_seconds,
+            max_concurrent_calls=settings.max_concurrent_calls,
+            clock=clock,
+        )

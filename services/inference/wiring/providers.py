@@ -1,0 +1,52 @@
+"""Opens the adapters of the configured deployments."""
+
+from services.inference.domain.deployment import Adapter
+from services.inference.providers.anthropic.messages import AnthropicProvider
+from services.inference.providers.http import ProviderHttp
+from services.inference.providers.openai.chat import Endpoint, OpenAiProvider
+from services.inference.providers.openai.embeddings import OpenAiEmbeddings
+from services.inference.providers.servers.compatible import OpenAiCompatibleProvider
+from services.inference.providers.stub import StubProvider
+from services.inference.settings import InferenceSettings
+from services.inference.usecases.ports import EmbeddingProvider, ModelProvider
+from services.meshkit.core.secret import NO_SECRET, Secret
+
+
+def providers(settings: InferenceSettings, http: ProviderHttp) -> dict[str, ModelProvider]:
+    """Makes the adapters of what is configured."""
+    made: dict[str, ModelProvider] = {}
+    endpoints = _endpoints(settings)
+    if Adapter.OPENAI in endpoints:
+        made[Adapter.OPENAI] = OpenAiProvider(http, endpoints[Adapter.OPENAI])
+    if settings.anthropic_api_key is not None:
+        endpoint = Endpoint(
+            base_url=settings.anthropic_base_url.rstrip("/"), key=Secret(settings.anthropic_api_key.get_secret_value())
+        )
+        made[Adapter.ANTHROPIC] = AnthropicProvider(http, endpoint)
+    for adapter in (Adapter.OPENAI_COMPATIBLE, Adapter.LOCAL):
+        if adapter in endpoints:
+            made[adapter] = OpenAiCompatibleProvider(http, endpoints[adapter])
+    if settings.stub_enabled:
+        made[Adapter.STUB] = StubProvider()
+    return made
+
+
+def embedders(settings: InferenceSettings, http: ProviderHttp) -> dict[str, EmbeddingProvider]:
+    """Makes the adapters of what is configured to embed."""
+    return {adapter: OpenAiEmbeddings(http, endpoint) for adapter, endpoint in _endpoints(settings).items()}
+
+
+def _endpoints(settings: InferenceSettings) -> dict[str, Endpoint]:
+    """Gives the addresses at which OpenAI's dialect is spoken."""
+    endpoints: dict[str, Endpoint] = {}
+    if settings.openai_api_key is not None:
+        endpoints[Adapter.OPENAI] = Endpoint(
+            base_url=settings.openai_base_url.rstrip("/"), key=Secret(settings.openai_api_key.get_secret_value())
+        )
+    if settings.compatible_base_url is not None:
+        given = settings.compatible_api_key
+        key = NO_SECRET if given is None else Secret(given.get_secret_value())
+        endpoints[Adapter.OPENAI_COMPATIBLE] = Endpoint(base_url=settings.compatible_base_url.rstrip("/"), key=key)
+    if settings.local_model_url is not None:
+        endpoints[Adapter.LOCAL] = Endpoint(base_url=f"{settings.local_model_url.rstrip('/')}/v1")
+    return endpoints
