@@ -17,6 +17,7 @@ from typing import Final
 
 from services.inference.domain.deployment import Adapter, DeploymentVersion
 from services.inference.domain.errors import CallNotBounded
+from services.inference.domain.output_format import IN_WORDS, OutputFormat, OutputKind
 from services.inference.domain.prompt import Prompt, ToolDefinition
 from services.meshkit.content import (
     BlobPart,
@@ -31,6 +32,10 @@ from services.meshkit.content import (
 
 #: Media that can be shown to a model, each with the most tokens one picture takes, is in `Overhead.media`.
 _PICTURES: Final = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
+
+#: What introduces a schema that is told in words, bytes.
+_SAID_OF_A_SCHEMA: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,8 @@ def bound_of(prompt: Prompt, deployment: DeploymentVersion) -> Usage:
             tokens += _part(part, overhead, f"messages[{index}].parts[{number}]")
     if prompt.tools:
         tokens += overhead.tools + sum(_tool(tool, overhead) for tool in prompt.tools)
+    if prompt.output_format.kind is not OutputKind.TEXT:
+        tokens += _form(prompt.output_format, overhead)
     return Usage(input=tokens, output=prompt.max_output_tokens)
 
 
@@ -103,6 +110,12 @@ def _part(part: Part, overhead: Overhead, place: str) -> int:
             )
         case BlobPart():
             raise CallNotBounded(f"{place}.blob", "a blob is not read here; send its content inline")
+
+
+def _form(wanted: OutputFormat, overhead: Overhead) -> int:
+    """Bounds what says the form of an answer: in the provider's words, or in ours, as a message with the schema."""
+    told = 2 * overhead.message + overhead.tools + _text(IN_WORDS) + _SAID_OF_A_SCHEMA + _text(wanted.name)
+    return told if wanted.schema is None else told + _json(dict(wanted.schema), overhead)
 
 
 def _tool(tool: ToolDefinition, overhead: Overhead) -> int:

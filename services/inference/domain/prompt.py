@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
-from services.inference.domain.output_format import OutputFormat
+from services.inference.domain.output_format import OutputFormat, OutputKind, checked_output_format
 from services.meshkit.content import (
     BlobPart,
     DocumentPart,
@@ -24,6 +25,7 @@ from services.meshkit.content import (
     join,
 )
 from services.meshkit.core.errors import Invalid
+from services.meshkit.documents.schema import schema_problem
 
 MAX_PROMPT_BYTES: Final = 256 * 1024
 #: Parts over all messages: what the law judges at once.
@@ -35,9 +37,14 @@ MAX_STOP_SEQUENCES: Final = 4
 MAX_STOP_LENGTH: Final = 64
 MAX_NAME_LENGTH: Final = 64
 MAX_TEMPERATURE: Final = 2.0
+MAX_PENALTY: Final = 2.0
+MAX_TOP_K: Final = 1_000
 
-#: What all providers accept as the name of a tool.
+#: What all providers accept as the name of a tool, and of a schema.
 _TOOL_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+#: Schemas of tools that were looked at before: each call of an agent shows the same ones.
+_KEPT_SCHEMAS: Final = 512
+_NAME_RULE: Final = "must be 1 to 64 letters, digits, `_` and `-`"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +99,10 @@ class Sampling:
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     reasoning_effort: ReasoningEffort | None = None
+
+    def asked(self) -> dict[str, object]:
+        """Gives what is asked for, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 #: What a prompt says that asks for nothing of these: left out of its identity, so that calls recorded before they were
@@ -180,7 +191,10 @@ def checked_prompt(prompt: Prompt) -> Prompt:
     if not 1 <= prompt.max_output_tokens <= MAX_OUTPUT_TOKENS:
         raise Invalid("max_output_tokens", f"must be 1 to {MAX_OUTPUT_TOKENS}, or 0 for {DEFAULT_OUTPUT_TOKENS}")
     _check_sampling(prompt)
+    _check_ways(prompt.sampling)
     _check_tools(prompt.tools)
+    _check_choice(prompt)
+    _check_output_format(prompt.output_format)
     _check_messages(prompt.messages)
     size = sum(_size(part) for part in prompt.parts) + sum(
         len(tool.description.encode()) + len(tool.schema_json()) for tool in prompt.tools
@@ -206,18 +220,53 @@ def _check_sampling(prompt: Prompt) -> None:
             raise Invalid(f"stop_sequences[{index}]", f"must be 1 to {MAX_STOP_LENGTH} characters, not only spaces")
 
 
+def _check_ways(sampling: Sampling) -> None:
+    if sampling.top_p is not None and not 0 < sampling.top_p <= 1:
+        raise Invalid("sampling.top_p", "must be above 0 to 1")
+    if sampling.top_k is not None and not 1 <= sampling.top_k <= MAX_TOP_K:
+        raise Invalid("sampling.top_k", f"must be 1 to {MAX_TOP_K}")
+    for name in ("frequency_penalty", "presence_penalty"):
+        penalty: float | None = getattr(sampling, name)
+        if penalty is not None and not -MAX_PENALTY <= penalty <= MAX_PENALTY:
+            raise Invalid(f"sampling.{name}", f"must be -{MAX_PENALTY:g} to {MAX_PENALTY:g}")
+
+
+def _check_choice(prompt: Prompt) -> None:
+    choice = prompt.tool_choice
+    if choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.TOOL) and not prompt.tools:
+        raise Invalid("tool_choice", "asks for a tool, and none is shown")
+    if choice.mode is ToolChoiceMode.TOOL and choice.name not in {tool.name for tool in prompt.tools}:
+        raise Invalid("tool_choice.name", "names no tool that is shown")
+    if choice.mode is not ToolChoiceMode.TOOL and choice.name:
+        raise Invalid("tool_choice.name", "is taken with TOOL_CHOICE_MODE_TOOL only")
+
+
+def _check_output_format(wanted: OutputFormat) -> None:
+    if wanted.kind is OutputKind.JSON_SCHEMA and _TOOL_NAME.fullmatch(wanted.name) is None:
+        raise Invalid("output_format.json_schema.name", _NAME_RULE)
+    checked_output_format(wanted)
+
+
 def _check_tools(tools: tuple[ToolDefinition, ...]) -> None:
     if len(tools) > MAX_TOOLS:
         raise Invalid("tools", f"must not hold more than {MAX_TOOLS}")
     seen: set[str] = set()
     for index, tool in enumerate(tools):
         if _TOOL_NAME.fullmatch(tool.name) is None:
-            raise Invalid(f"tools[{index}].name", "must be 1 to 64 letters, digits, `_` and `-`")
+            raise Invalid(f"tools[{index}].name", _NAME_RULE)
         if tool.name in seen:
             raise Invalid(f"tools[{index}].name", f"{tool.name!r} stands twice in the list")
         if tool.input_schema.get("type", "object") != "object":
             raise Invalid(f"tools[{index}].input_schema.type", "must be `object`")
+        problem = _schema_problem(tool.schema_json())
+        if problem is not None:
+            raise Invalid(f"tools[{index}].input_schema{problem[0]}", problem[1])
         seen.add(tool.name)
+
+
+@lru_cache(maxsize=_KEPT_SCHEMAS)
+def _schema_problem(schema: str) -> tuple[str, str] | None:
+    return schema_problem(json.loads(schema))
 
 
 def _check_messages(messages: tuple[Message, ...]) -> None:

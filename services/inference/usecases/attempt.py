@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from services.inference.domain.answer import Finished, ReasoningDelta, StopReason, TextDelta
+from services.inference.domain.answer import WITHHELD, Finished, ReasoningDelta, TextDelta
 from services.inference.domain.deployment import DeploymentVersion, Task
-from services.inference.domain.errors import Charge, ProviderFailure, ProviderUnavailable
+from services.inference.domain.errors import Charge, OutputInvalid, ProviderFailure, ProviderUnavailable
 from services.inference.domain.law import raise_if_blocked
 from services.inference.domain.money_bound import bound_of
+from services.inference.domain.output_format import Violation, conform
 from services.inference.domain.prompt import Prompt
 from services.inference.domain.text_gate import TextGate
 from services.inference.usecases.asked import Asked
@@ -54,12 +55,15 @@ class RawAnswer:
     gate: TextGate
 
 
-async def judged_before(asked: Asked, deployment: DeploymentVersion, *, law: LawGate) -> Verdict:
-    """Has what would be sent to a deployment judged."""
-    bound = bound_of(asked.prompt, deployment)
+async def judged_before(
+    asked: Asked, deployment: DeploymentVersion, *, law: LawGate, prompt: Prompt | None = None
+) -> Verdict:
+    """Has what would be sent to a deployment judged: the prompt of the call, or another one in its place."""
+    sent = prompt or asked.prompt
+    bound = bound_of(sent, deployment)
     subject = Subject(
         stage=Stage.BEFORE,
-        parts=asked.prompt.parts,
+        parts=sent.parts,
         measures={"input_tokens_bound": bound.input, "max_output_tokens": bound.output},
         context=asked.context,
         target=deployment.model,
@@ -71,6 +75,7 @@ class Attempt:
     """Asks one deployment once.
 
     Args:
+        prompt: what is sent; that of the call, unless an answer to it is to be repaired.
         cheapest: True when the caller's budget lets only the cheapest through, and this is what is left.
         before: `judged_before` on the same call for the same deployment, if that was begun already.
     """
@@ -84,12 +89,14 @@ class Attempt:
         law: LawGate,
         holds: HoldClient,
         clock: Clock,
+        prompt: Prompt | None = None,
         cheapest: bool = False,
         before: Awaitable[Verdict] | None = None,
     ) -> None:
         self._asked = asked
         self._deployment = deployment
         self._provider = provider
+        self._prompt = prompt or asked.prompt
         self._law = law
         self._holds = holds
         self._clock = clock
@@ -111,12 +118,12 @@ class Attempt:
             release: shows text while it comes, once the law has passed it; None to wait for the whole answer.
         Raises: ProviderFailure, after its hold was dealt with; LawBlocked; what law and money raise.
         """
-        asked = self._asked
         async with self._cleared() as (prompt, before, clearance):
-            label = asked.prompt.label(model=self._deployment.model)
+            label = self._prompt.label(model=self._deployment.model)
             started = time.perf_counter_ns()
             finished = await self._receive(prompt, clearance, label, release)
             elapsed = (time.perf_counter_ns() - started) // 1000
+            self._hold_to_form(finished)
             await failpoint(AFTER_ANSWER)
             return RawAnswer(
                 deployment=self._deployment,
@@ -133,10 +140,10 @@ class Attempt:
     @asynccontextmanager
     async def _cleared(self) -> AsyncGenerator[tuple[Prompt, Verdict, Clearance]]:
         """Gets law, then money, for what is sent, and deals with the hold when the attempt fails."""
-        before = self._before or judged_before(self._asked, self._deployment, law=self._law)
+        before = self._before or judged_before(self._asked, self._deployment, law=self._law, prompt=self._prompt)
         verdict = await before
         raise_if_blocked(verdict, Stage.BEFORE)
-        prompt = self._asked.prompt.with_parts(verdict.parts) if verdict.parts else self._asked.prompt
+        prompt = self._prompt.with_parts(verdict.parts) if verdict.parts else self._prompt
         hold = await self._hold(bound_of(prompt, self._deployment))
         sent = False
         try:
@@ -169,10 +176,33 @@ class Attempt:
 
         What has not been released when the answer is whole is left to the verdict on the whole.
         """
-        finished: Finished | None = None
         call = ProviderCall(
             deployment=self._deployment, prompt=prompt, clearance=clearance, seconds=self._seconds_left()
         )
+        finished = await (self._take_whole(call) if release is None else self._take_stream(call, label, release))
+        if finished is None:
+            raise ProviderUnavailable(
+                f"{self._deployment.name} ended without an answer",
+                charge=Charge.UNKNOWN,
+                deployment=self._deployment.name,
+            )
+        says_nothing = not self._gate.text.strip() and not finished.tool_calls
+        if says_nothing and finished.stop_reason not in WITHHELD:
+            raise ProviderUnavailable(
+                f"{self._deployment.name} answered with nothing",
+                charge=finished.usage or Charge.UNKNOWN,
+                deployment=self._deployment.name,
+            )
+        return finished
+
+    async def _take_whole(self, call: ProviderCall) -> Finished:
+        """Takes an answer that nobody watches: in one piece, which costs the least."""
+        answer = await self._provider.whole(call)
+        self._gate.add(answer.text)
+        return answer.finished
+
+    async def _take_stream(self, call: ProviderCall, label: Label, release: Release) -> Finished | None:
+        finished: Finished | None = None
         stream = self._provider.stream(call)
         showing: asyncio.Task[None] | None = None
         try:
@@ -184,7 +214,7 @@ class Attempt:
                     if isinstance(piece, ReasoningDelta):
                         continue
                     self._gate.add(piece.text)
-                    if release is None or (showing is not None and not showing.done()):
+                    if showing is not None and not showing.done():
                         continue
                     if showing is not None:
                         showing.result()
@@ -196,20 +226,25 @@ class Attempt:
                 showing.cancel()
                 with suppress(asyncio.CancelledError):
                     await showing
-        if finished is None:
-            raise ProviderUnavailable(
-                f"{self._deployment.name} ended without an answer",
-                charge=Charge.UNKNOWN,
-                deployment=self._deployment.name,
-            )
-        says_nothing = not self._gate.text.strip() and not finished.tool_calls
-        if says_nothing and finished.stop_reason is not StopReason.CONTENT_FILTER:
-            raise ProviderUnavailable(
-                f"{self._deployment.name} answered with nothing",
-                charge=finished.usage or Charge.UNKNOWN,
-                deployment=self._deployment.name,
-            )
         return finished
+
+    def _hold_to_form(self, finished: Finished) -> None:
+        """Keeps of the text what has the wanted form.
+
+        Raises: OutputInvalid: it does not have it. Neither a call of a tool nor an answer that was withheld needs to.
+        """
+        if finished.tool_calls or finished.stop_reason in WITHHELD:
+            return
+        kept = conform(self._gate.text, self._prompt.output_format)
+        if isinstance(kept, Violation):
+            raise OutputInvalid(
+                self._deployment.name,
+                place=kept.place,
+                rule=kept.rule,
+                answer=self._gate.text,
+                charge=finished.usage or Charge.UNKNOWN,
+            )
+        self._gate.text = kept.text
 
     async def _show(self, text: str, label: Label, release: Release) -> None:
         """Releases what is due, if the law passes all of the text so far. A blocking verdict ends the attempt."""

@@ -20,7 +20,10 @@ from services.inference.domain.answer import Answer, Restarted, TextDelta
 from services.inference.domain.call import Blocked, Outcome, RecordedCall, SettleState, Unjudged
 from services.inference.domain.cheaper import cheapest_of
 from services.inference.domain.deployment import DEFAULT, Adapter, Deployments, DeploymentVersion
-from services.inference.domain.errors import ProviderFailure, most_hopeful
+from services.inference.domain.errors import OutputInvalid, ProviderFailure, most_hopeful
+from services.inference.domain.output_format import OutputKind
+from services.inference.domain.prompt import Prompt
+from services.inference.domain.repair import MOST_REPAIRS, repaired
 from services.inference.usecases.asked import Asked
 from services.inference.usecases.attempt import Attempt, RawAnswer, judged_before
 from services.inference.usecases.calls_in_flight import Release
@@ -96,7 +99,8 @@ class ModelCall:
                     recorded = await self._calls.claim(asked.key, asked.arguments_hash)
                     if recorded is not None:
                         return await self._replay(asked, recorded)
-                raw, failed = await self._chain(asked, candidates, before, release if streamed else None)
+                watched = streamed and asked.prompt.output_format.kind is OutputKind.TEXT
+                raw, failed = await self._chain(asked, candidates, before, release if watched else None)
             answer = await finish(self._conclude(asked, raw, failed))
             if streamed:
                 rest = raw.gate.passed(text_of(answer.parts))
@@ -132,6 +136,8 @@ class ModelCall:
         notes: list[str] = []
         void = cheapest = False
         waiting = list(candidates)
+        repairs = 0
+        prompt: Prompt | None = None
         while waiting:
             deployment = waiting.pop(0)
             attempt = Attempt(
@@ -141,8 +147,9 @@ class ModelCall:
                 law=self._law,
                 holds=self._holds,
                 clock=self._clock,
+                prompt=prompt,
                 cheapest=cheapest,
-                before=before if deployment is candidates[0] else None,
+                before=before if deployment is candidates[0] and prompt is None else None,
             )
             if void and release is not None:
                 release(Restarted(deployment.name))
@@ -157,6 +164,11 @@ class ModelCall:
                         raise most_hopeful([*failures, failure]) from failure
                 elif not _next_may_do_better(failure):
                     raise
+                if isinstance(failure, OutputInvalid) and repairs < MOST_REPAIRS:
+                    repairs, waiting = repairs + 1, [deployment, *waiting]
+                    prompt = repaired(asked.prompt, failure, model=deployment.model)
+                else:
+                    repairs, prompt = 0, None
                 failures.append(failure)
                 notes.append(f"{deployment.name}: {failure.reason}")
                 log.warning("a model did not answer", deployment=deployment.name, reason=failure.reason)
@@ -308,6 +320,7 @@ def _unjudged(raw: RawAnswer, failed: tuple[str, ...]) -> Unjudged:
         provider_us=raw.provider_us,
         stub=raw.deployment.adapter == Adapter.STUB,
         failed_attempts=failed,
+        repairs=sum(note.endswith(f": {OutputInvalid.reason}") for note in failed),
     )
     return Unjudged(draft=draft, target=raw.deployment.model)
 

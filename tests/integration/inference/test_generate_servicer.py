@@ -92,6 +92,46 @@ async def test_tools_and_their_calls_travel_both_ways(mesh: InferenceMesh) -> No
     assert mesh.provider.meter.calls[0].body["tools"][0]["function"]["name"] == "search"
 
 
+async def test_several_tools_are_called_at_once_and_a_choice_of_them_reaches_the_provider(mesh: InferenceMesh) -> None:
+    calls = (("call_1", "search", '{"q": "trams"}'), ("call_2", "search", '{"q": "buses"}'))
+    mesh.provider.next(Behaviour(text="", tool_calls=calls))
+    answer = await mesh.generate(
+        tools=[generation_pb2.ToolDefinition(name="search")],
+        tool_choice=generation_pb2.ToolChoice(mode=generation_pb2.TOOL_CHOICE_MODE_TOOL, name="search"),
+        parallel_tool_calls=True,
+    )
+    assert [part.tool_call.tool_call_id for part in answer.parts] == ["call_1", "call_2"]
+    body = mesh.provider.meter.calls[0].body
+    assert body["tool_choice"] == {"type": "function", "function": {"name": "search"}}
+    assert body["parallel_tool_calls"] is True
+    assert "stream" not in body, "nobody watches, so nothing is streamed"
+
+
+async def test_a_refusal_of_the_model_is_told_as_one(mesh: InferenceMesh) -> None:
+    mesh.provider.next(Behaviour(text="", refusal="I will not help with that."))
+    answer = await mesh.generate()
+    assert answer.stop_reason == generation_pb2.STOP_REASON_REFUSAL
+    assert answer.parts[0].text.text == "I will not help with that."
+
+
+async def test_an_answer_keeps_its_schema_or_is_repaired_and_every_attempt_is_paid_for(mesh: InferenceMesh) -> None:
+    mesh.provider.next(Behaviour(text='{"n": "three"}'), Behaviour(text='{"n": 3}'))
+    schema = struct_pb2.Struct()
+    schema.update({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
+    wanted = generation_pb2.JsonSchema(name="number", schema=schema)
+    answer = await mesh.generate(output_format=generation_pb2.OutputFormat(json_schema=wanted))
+    assert (answer.parts[0].text.text, answer.repairs) == ('{"n": 3}', 1)
+    assert len(mesh.provider.meter.calls) == 2
+    assert len(await mesh.charges()) == 2
+    assert not mesh.provider.meter.unheld
+
+
+async def test_a_schema_that_no_model_keeps_is_said_with_the_place(mesh: InferenceMesh) -> None:
+    mesh.provider.default = Behaviour(text="no")
+    wanted = generation_pb2.OutputFormat(json_object=generation_pb2.JsonObject())
+    assert await mesh.refused("Generate", a_request(output_format=wanted)) == "precondition/OUTPUT_INVALID"
+
+
 async def test_a_repeat_is_answered_from_the_record_by_any_replica(start: StartInference) -> None:
     async with start() as first, start() as second:
         one = await first.generate(path="rounds/1/Athena")

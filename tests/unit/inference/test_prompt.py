@@ -65,6 +65,8 @@ def with_messages(*messages: Message) -> Prompt:
         (a_prompt(tools=(a_tool("no spaces"),)), "tools[0].name"),
         (a_prompt(tools=(a_tool(), a_tool())), "tools[1].name"),
         (a_prompt(tools=(a_tool(type="array"),)), "tools[0].input_schema.type"),
+        (a_prompt(tools=(a_tool(properties={"q": {"type": "text"}}),)), "tools[0].input_schema.properties.q.type"),
+        (a_prompt(tools=(a_tool(required="q"),)), "tools[0].input_schema.required"),
         (with_messages(a_message(name="x" * 65)), "messages[0].name"),
         (with_messages(said(MessageRole.USER, CALL)), "messages[0].parts[0]"),
         (with_messages(said(MessageRole.USER, RESULT)), "messages[0].parts[0]"),
